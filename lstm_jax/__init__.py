@@ -1,0 +1,35 @@
+"""lstm_jax: train, measure and take apart LSTMs in JAX.
+
+The public names load on first use, so that `import lstm_jax` and `lstm-jax --help` answer at once.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "LSTM": "layers",
+    "Bidirectional": "layers",
+    "ClassifierHead": "layers",
+    "Embedding": "layers",
+    "RecurrentStack": "layers",
+    "CELLS": "cells",
+    "LSTMParams": "cells",
+    "LSTMState": "cells",
+    "DropoutMasks": "dropout",
+    "unroll": "recurrence",
+    "SentimentClassifier": "models",
+    "InputError": "errors",
+    "use_cpu_cores": "sharding",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"lstm_jax.{_HOME[name]}"), name)
+    raise AttributeError(f"module lstm_jax has no attribute {name}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,315 @@
+"""The command line: parses, calls, prints; no logic of its own."""
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from lstm_jax.config import DataConfig, SentimentConfig
+from lstm_jax.errors import InputError
+
+Flat = tyro.conf.OmitArgPrefixes
+Positional = tyro.conf.Positional
+
+
+def _start(devices: int = 0) -> None:
+    from lstm_jax.sharding import use_cpu_cores
+
+    use_cpu_cores(devices)
+
+
+@dataclass(frozen=True)
+class TrainSentiment:
+    """Train the LSTM of the source on reviews: Embedding -> LSTM -> Dense(1, sigmoid)."""
+
+    config: Flat[SentimentConfig] = field(default_factory=SentimentConfig)
+    run: Path = Path("runs/sentiment")
+    """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+    resume: bool = False
+    """Go on with the interrupted run in that folder."""
+    figures: bool = True
+    """Draw the figures at the end."""
+
+    def __call__(self, console: Console) -> None:
+        _start(self.config.train.devices)
+        from lstm_jax.tasks import sentiment
+
+        sentiment.train(self.config, self.run, resume=self.resume, console=console, figures=self.figures)
+        result = json.loads((self.run / "result.json").read_text())
+        for part in ("test", "validation"):
+            if f"{part}_accuracy" in result:
+                console.print(
+                    f"{part} accuracy {result[f'{part}_accuracy']:.4f}, AUC {result[f'{part}_auc']:.4f} (epoch {result['best_epoch']})"
+                )
+                break
+        console.print(f"run in {self.run}: lstm-jax predict --run {self.run} --text '...'", highlight=False)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Loss, accuracy, AUC, confusion matrix and calibration of a run."""
+
+    run: Path = Path("runs/sentiment")
+    """Folder of a run."""
+    split: Literal["test", "validation", "train"] = "test"
+    """Which part of the run's reviews."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self, console: Console) -> None:
+        _start()
+        from lstm_jax.tasks import sentiment
+
+        trained = _load(self.run)
+        row = sentiment.evaluate(trained, split=self.split).to_row()
+        if self.json:
+            print(json.dumps(row))
+            return
+        table = Table(title=f"{self.run}, {self.split} reviews")
+        table.add_column("figure")
+        table.add_column("value", justify="right")
+        for name, value in row.items():
+            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+        console.print(table)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Probability that a review is positive: one a line, for --text, --file, or each line of standard input."""
+
+    run: Path = Path("runs/sentiment")
+    """Folder of a run."""
+    text: tuple[str, ...] = ()
+    """Reviews."""
+    file: Path | None = None
+    """A file with a review a line."""
+    json: bool = False
+    """A JSON object a line, with the text."""
+
+    def __call__(self, console: Console) -> None:
+        del console
+        texts: list[str | bytes] = list(self.text)
+        if self.file is not None:
+            try:
+                texts += self.file.read_bytes().splitlines()
+            except OSError as error:
+                raise InputError(f"file {self.file}", error.strerror, "give a file that can be read") from error
+        if not texts:
+            if sys.stdin.isatty():
+                raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
+            texts += sys.stdin.buffer.read().splitlines()
+        _start()
+        for text, p in zip(texts, _load(self.run).probabilities(texts), strict=True):
+            shown = text if isinstance(text, str) else text.decode(errors="replace")
+            print(json.dumps({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False) if self.json else f"{p:.6f}")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The words nearest to a word in the learned embedding."""
+
+    words: Positional[tuple[str, ...]]
+    """Words."""
+    run: Path = Path("runs/sentiment")
+    """Folder of a run."""
+    count: int = 10
+    """How many neighbours."""
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    """Cosine similarity or Euclidean distance."""
+
+    def __call__(self, console: Console) -> None:
+        _start()
+        from lstm_jax import embedding_space
+
+        trained = _load(self.run)
+        table = trained.params["embedding/embedding"]
+        index = {w: i for w, i in trained.vocabulary.index.items() if i < len(table)}
+        for word in self.words:
+            ids, scores = embedding_space.neighbours(table, embedding_space.lookup(index, word), self.count, self.metric)
+            found = ", ".join(f"{trained.vocabulary.word(int(i))} {score:.2f}" for i, score in zip(ids, scores, strict=True))
+            console.print(f"[bold]{word}[/bold]: {found}", highlight=False)
+
+
+@dataclass(frozen=True)
+class PlotEmbedding:
+    """The learned space in two dimensions, coloured by what the words say about a review."""
+
+    run: Path = Path("runs/sentiment")
+    """Folder of a run."""
+    out: Path = Path("embedding_map.png")
+    """PNG to write; an SVG is put beside it."""
+    words: int = 400
+    """How many words."""
+
+    def __call__(self, console: Console) -> None:
+        _start()
+        from lstm_jax.tasks import sentiment
+
+        trained = _load(self.run)
+        sentiment.draw_embedding(trained.run, trained.params["embedding/embedding"], self.out, self.words)
+        console.print(f"{self.out}", highlight=False)
+
+
+@dataclass(frozen=True)
+class ExportEmbedding:
+    """Write the embedding in word2vec text format, or for TensorBoard's projector."""
+
+    out: Positional[Path]
+    """A file (word2vec) or a folder (projector)."""
+    run: Path = Path("runs/sentiment")
+    """Folder of a run."""
+    format: Literal["word2vec", "projector"] = "word2vec"
+    """What to write."""
+
+    def __call__(self, console: Console) -> None:
+        _start()
+        from lstm_jax.tasks import sentiment
+
+        count = sentiment.export_embedding(_load(self.run), self.out, self.format)
+        console.print(f"{count:,} vectors in {self.out}", highlight=False)
+
+
+@dataclass(frozen=True)
+class PrepareData:
+    """Read, tokenise and cache reviews; with --tfds also build them as a TensorFlow Datasets data set."""
+
+    config: Flat[DataConfig] = field(default_factory=DataConfig)
+    tfds: bool = False
+    """Build the data set lstm_jax_imdb under TFDS_DATA_DIR from --data, or from the archive's address where --data is empty."""
+
+    def __call__(self, console: Console) -> None:
+        from lstm_jax.tasks import prepare
+
+        prepare.prepare(self.config, self.tfds, console)
+
+
+@dataclass(frozen=True)
+class Backends:
+    """The recurrence backends, what each can do, and whether it serves here."""
+
+    json: bool = False
+    """Print JSON lines."""
+
+    def __call__(self, console: Console) -> None:
+        _start()
+        from lstm_jax.recurrence import capability_rows
+
+        rows = capability_rows()
+        if self.json:
+            for row in rows:
+                print(json.dumps(row))
+            return
+        table = Table(title="recurrence backends, in the order of choice")
+        for name in rows[0]:
+            table.add_column(name)
+        for row in rows:
+            table.add_row(*row.values())
+        console.print(table)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train without any download, on synthetic reviews, in about a minute; then predict."""
+
+    run: Path = Path("runs/demo")
+    """Folder of the run; an earlier demo there is replaced."""
+    seed: int = 0
+    """Seed of reviews and weights."""
+
+    def __call__(self, console: Console) -> None:
+        _start()
+        from lstm_jax.tasks import demo
+
+        demo.run(self.run, self.seed, console)
+
+
+COMMANDS: dict[str, Callable] = {
+    "demo": Demo,
+    "train sentiment": TrainSentiment,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "embedding neighbours": Neighbours,
+    "embedding plot": PlotEmbedding,
+    "embedding export": ExportEmbedding,
+    "data prepare": PrepareData,
+    "backends": Backends,
+}
+
+
+def _load(folder: Path):
+    from lstm_jax.tasks import sentiment
+
+    trained = sentiment.load(folder)
+    for note in trained.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    return trained
+
+
+def _usage() -> str:
+    lines = [f"  {name:22} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: lstm-jax COMMAND [options]; lstm-jax COMMAND --help lists them", "", *lines])
+
+
+def _parse(arguments: list[str]) -> Callable[[Console], None]:
+    """The command object of these arguments.
+
+    Raises:
+        InputError: for an unknown command, flag or value.
+    """
+    for size in (1, 2):
+        name = " ".join(arguments[:size])
+        if name in COMMANDS:
+            break
+    else:
+        raise InputError("command", name or "none", f"give one of {', '.join(COMMANDS)}")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(COMMANDS[name], args=arguments[size:], prog=f"lstm-jax {name}")
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        boxless = " ".join("".join(c for c in said.getvalue() if c not in "╭╮╰╯─│").split())
+        raise InputError(f"lstm-jax {name}", boxless.removeprefix("Parsing error "), f"see lstm-jax {name} --help") from stop
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 if all went well, 2 for bad input, 130 if it was interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("lstm-jax"))
+        return 0
+    try:
+        command = _parse(arguments)
+        command(Console())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except RuntimeError as error:
+        if type(error).__name__ != "Interrupted":
+            raise
+        print(f"{error}; the state is saved: run the same command with --resume to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Configs of a run: frozen dataclasses, free of JAX so that `lstm-jax --help` answers at once.
+
+Each field's docstring is the help line of the flag of that name. What is derived is a property.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lstm_jax.errors import require
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which reviews, as which integers, padded how."""
+
+    data: str = ""
+    """Reviews: aclImdb_v1.tar.gz, an aclImdb/ folder, a folder or file of JSON lines (.jsonl, .jsonl.xz), Keras' imdb.npz, a .csv, or 'tfds'. Empty: $LSTM_JAX_DATA/imdb."""
+    test_data: str = ""
+    """A second .csv or .jsonl file that holds the test split, for sources that have no split of their own."""
+    text_column: str = "text"
+    """Column or key of the text in a CSV or JSON-lines file."""
+    label_column: str = "label"
+    """Column or key of the label (0 or 1) in a CSV or JSON-lines file."""
+    vocabulary: Literal["keras", "frequency"] = "keras"
+    """'keras': Keras' word index, its ids and its order of reviews. 'frequency': built from the training text."""
+    num_words: int = 20_000
+    """Ids at or above this become 2 (out of vocabulary)."""
+    maxlen: int = 80
+    """Reviews are padded or cut to this many ids (steps)."""
+    padding: Literal["pre", "post"] = "pre"
+    """Where the zeros go."""
+    truncating: Literal["pre", "post"] = "pre"
+    """Which end of a long review is cut away."""
+    validation: float = 0.0
+    """Share of the training reviews held out for validation, no movie in both parts. 0: none."""
+    cache_dir: str = ""
+    """Folder of tokenised copies. Empty: $XDG_CACHE_HOME/lstm_jax or ~/.cache/lstm_jax."""
+
+    def __post_init__(self):
+        require(self.num_words >= 4, "num_words", self.num_words, "give 4 or more (0, 1 and 2 are reserved)")
+        require(self.maxlen >= 1, "maxlen", self.maxlen, "give 1 or more steps")
+        require(0 <= self.validation < 1, "validation", self.validation, "give a share from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class SentimentModelConfig:
+    """Embedding -> LSTM -> Dense(1, sigmoid)."""
+
+    embed: int = 128
+    """Features of the embedding."""
+    units: int = 128
+    """Units of each LSTM layer."""
+    layers: int = 1
+    """Stacked LSTM layers."""
+    bidirectional: bool = False
+    """Read each layer's input in both directions."""
+    merge: Literal["concat", "sum", "ave", "mul"] = "concat"
+    """How the two directions are joined."""
+    dropout: float = 0.2
+    """Share of each LSTM layer's input features dropped, the same ones at every step."""
+    recurrent_dropout: float = 0.2
+    """Share of the recurrent state dropped, the same units at every step."""
+    dropout_masks: Literal["keras", "per_gate", "variational"] = "keras"
+    """'keras': one mask a gate when recurrent dropout is on, else one shared; 'variational': one shared mask each (Gal & Ghahramani 2016)."""
+    mask_zero: bool = False
+    """Skip padding (id 0) instead of reading it as a word; the source reads it."""
+    cell: Literal["lstm"] = "lstm"
+    """Recurrent cell."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the matrix products; parameters and state stay float32."""
+    backend: Literal["auto", "reference", "hoisted"] = "auto"
+    """Recurrence backend; see `lstm-jax backends`."""
+
+    def __post_init__(self):
+        for name in ("embed", "units", "layers"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
+        for name in ("dropout", "recurrent_dropout"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how fast, from which seed."""
+
+    epochs: int = 3
+    """Passes over the training rows."""
+    batch_size: int = 32
+    """Rows a step, over all devices."""
+    optimizer: str = "adam"
+    """'adam' and 'rmsprop' are Keras'; any other name is looked up in optax (sgd, lion, adamw, ...)."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "linear", "exponential"] = "constant"
+    """Decay of the learning rate over the run, to `final_learning_rate`."""
+    final_learning_rate: float = 0.0
+    """Where a decaying schedule ends (exponential needs more than 0)."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up from 0."""
+    clip_norm: float = 0.0
+    """Largest global norm of the gradient. 0: no clipping."""
+    patience: int = 0
+    """Stop after this many epochs without a better validation loss. 0: never."""
+    seed: int = 0
+    """Seed of initial weights, dropout and order."""
+    checkpoint_steps: int = 0
+    """Also save every so many steps inside an epoch. 0: at the end of each epoch only."""
+    devices: int = 0
+    """Devices in the mesh (on a CPU: cores). 0: all."""
+
+    def __post_init__(self):
+        require(self.epochs >= 1, "epochs", self.epochs, "give 1 or more")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more rows")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a number above 0")
+        require(self.schedule != "exponential" or self.final_learning_rate > 0,
+                "final_learning_rate", self.final_learning_rate, "an exponential schedule ends above 0")
+        for name in ("final_learning_rate", "warmup_steps", "clip_norm", "patience", "checkpoint_steps", "devices", "seed"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
+
+
+@dataclass(frozen=True)
+class SentimentConfig:
+    """The sentiment task: data, model and training of one run."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: SentimentModelConfig = dataclasses.field(default_factory=SentimentModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+
+def to_json(config: Any) -> str:
+    """The whole config as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def sentiment_from_json(path: Path) -> SentimentConfig:
+    """Read back what `to_json` wrote.
+
+    Raises:
+        InputError: if the file is absent, is not JSON, or has fields this version does not know.
+    """
+    try:
+        raw = json.loads(path.read_text())
+        return SentimentConfig(DataConfig(**raw["data"]), SentimentModelConfig(**raw["model"]), TrainConfig(**raw["train"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        require(False, f"config {path}", error, "name the folder of a finished or interrupted run")
+        raise

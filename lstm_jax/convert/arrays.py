@@ -1,0 +1,149 @@
+"""Our own layout, checked: what every converter builds and takes apart. The layout itself is written out in `lstm_jax.convert`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.errors import InputError, require
+from lstm_jax.shapes import GATES
+
+Arrays = dict[str, np.ndarray]
+Layer = dict[str, Any]  # an LSTM's Arrays, or {"forward": Arrays, "backward": Arrays}
+
+DIRECTIONS = ("forward", "backward")
+LSTM_NAMES = ("kernel", "recurrent_kernel", "bias")
+RECURRENT_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(kernel|recurrent_kernel|bias)")
+
+
+def to_numpy(name: str, value: object) -> np.ndarray:
+    """A contiguous copy of `value` in native byte order, as floats of the precision that came in.
+
+    Takes what `np.asarray` takes, and PyTorch tensors on any device.
+
+    Raises:
+        InputError: `value` is no array, or holds no floats.
+    """
+    try:
+        # A tensor that requires a gradient or lies on a GPU has no numpy() of its own, so all of them are detached first.
+        detach = getattr(value, "detach", None)
+        array = np.array(detach().cpu().numpy() if detach else value, order="C")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(name, error, "give an array of floats (a bfloat16 tensor as .float())") from error
+    require(array.dtype.kind == "f" or array.dtype.name == "bfloat16", name, f"dtype {array.dtype}", "give an array of floats")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
+    """`to_numpy(name, value)` when it has the `expected` shape, in which a string names a dimension of any size >= 1."""
+    array = to_numpy(name, value)
+    fits = array.ndim == len(expected) and all(
+        size == wanted or (isinstance(wanted, str) and size > 0) for size, wanted in zip(array.shape, expected, strict=True)
+    )
+    wanted = ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "")
+    require(fits, name, f"shape {array.shape}", f"expected ({wanted})")
+    return array
+
+
+def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, where: str = "") -> Arrays:
+    """An LSTM in our layout from arrays that have it already; a bias of None becomes zeros.
+
+    Args:
+        kernel: (E, 4H).
+        recurrent_kernel: (H, 4H).
+        bias: (4H,) or None.
+        where: prefix of the arrays' names in errors.
+    """
+    recurrent = shaped(f"{where}recurrent_kernel", recurrent_kernel, "H", "4H")
+    units, columns = recurrent.shape
+    fits = columns == GATES * units
+    require(fits, f"{where}recurrent_kernel", f"shape {recurrent.shape}", "expected (H, 4H): is this the recurrent kernel of an LSTM?")
+    first = shaped(f"{where}kernel", kernel, "E", columns)
+    last = np.zeros(columns, first.dtype) if bias is None else shaped(f"{where}bias", bias, columns)
+    return {"kernel": first, "recurrent_kernel": recurrent, "bias": last}
+
+
+def check_keys(thing: str, mapping: Mapping[str, Any], expected: Sequence[str]) -> None:
+    """Raise unless `mapping` has exactly the `expected` keys."""
+    remedy = f"expected exactly {', '.join(expected)}"
+    require(set(mapping) == set(expected), thing, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
+
+
+def check_lstm(params: Mapping[str, Any], where: str = "") -> Arrays:
+    """The checked copy of an LSTM in our layout."""
+    check_keys(f"{where}LSTM", params, LSTM_NAMES)
+    return lstm_arrays(params["kernel"], params["recurrent_kernel"], params["bias"], where)
+
+
+def is_bidirectional(layer: Mapping[str, Any]) -> bool:
+    return any(direction in layer for direction in DIRECTIONS)
+
+
+def check_layer(layer: Mapping[str, Any], where: str = "") -> Layer:
+    """The checked copy of an LSTM or of a pair {"forward", "backward"}, which must agree in E and H."""
+    if not is_bidirectional(layer):
+        return check_lstm(layer, where)
+    check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
+    pair = {direction: check_lstm(layer[direction], f"{where}{direction}/") for direction in DIRECTIONS}
+    shapes = [pair[direction]["kernel"].shape for direction in DIRECTIONS]
+    require(shapes[0] == shapes[1], f"{where}backward/kernel", f"shape {shapes[1]}", f"expected {shapes[0]}, as in the forward direction")
+    return pair
+
+
+def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
+    """Features that a checked layer takes and gives: (E, H), or (E, 2H) for two directions side by side."""
+    if is_bidirectional(layer):
+        taken, units = widths(layer["forward"])
+        return taken, 2 * units
+    return layer["kernel"].shape[0], layer["recurrent_kernel"].shape[0]
+
+
+def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/") -> list[Layer]:
+    """The checked copies of layers that are stacked: each takes what the one below it gives."""
+    require(len(layers) > 0, f"{where}layers", "none", "give at least one LSTM layer")
+    checked = [check_layer(layer, f"{where}{number}/") for number, layer in enumerate(layers)]
+    for number in range(1, len(checked)):
+        (_, below), (taken, _) = widths(checked[number - 1]), widths(checked[number])
+        require(taken == below, f"{where}{number}/", f"takes {taken} features", f"the layer below it gives {below}: they must be equal")
+    return checked
+
+
+def check_model(
+    embedding: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any]
+) -> tuple[Arrays, list[Layer], Arrays]:
+    """The checked copies of a sentiment model's parts: embedding (V, E), stacked layers, head (H or 2H, 1)."""
+    table = shaped("embedding/embedding", embedding["embedding"], "V", "E")
+    stack = check_stack(layers)
+    taken, given = widths(stack[0])[0], widths(stack[-1])[1]
+    require(taken == table.shape[1], "recurrent/0/", f"takes {taken} features", f"the embedding gives {table.shape[1]}: they must be equal")
+    kernel, bias = shaped("head/kernel", head["kernel"], given, 1), shaped("head/bias", head["bias"], 1)
+    return {"embedding": table}, stack, {"kernel": kernel, "bias": bias}
+
+
+def join_model(embedding: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> Arrays:
+    """The flat dict of a sentiment model from its parts, checked."""
+    table, stack, dense = check_model(embedding, layers, head)
+    model = {"embedding/embedding": table["embedding"]}
+    for number, layer in enumerate(stack):
+        parts = {f"{direction}/": layer[direction] for direction in DIRECTIONS} if is_bidirectional(layer) else {"": layer}
+        model |= {f"recurrent/{number}/{part}{name}": arrays[name] for part, arrays in parts.items() for name in LSTM_NAMES}
+    return model | {"head/kernel": dense["kernel"], "head/bias": dense["bias"]}
+
+
+def split_model(params: Mapping[str, Any]) -> tuple[Arrays, list[Layer], Arrays]:
+    """The inverse of `join_model`: embedding, stacked layers and head of a sentiment model's flat dict, checked."""
+    ends = ("embedding/embedding", "head/kernel", "head/bias")
+    found: dict[int, Layer] = {}
+    for path in params:
+        if match := RECURRENT_PATH.fullmatch(path):
+            number, direction, name = match.groups()
+            layer = found.setdefault(int(number), {})
+            (layer.setdefault(direction, {}) if direction else layer)[name] = params[path]
+        else:
+            require(path in ends, "key of a sentiment model", path, f"expected {', '.join(ends)} and recurrent/<number>/...")
+    for path in ends:
+        require(path in params, path, "missing", "a sentiment model needs it")
+    require(sorted(found) == list(range(len(found))), "recurrent/ layers", sorted(found), "number them 0, 1, 2, ... without a gap")
+    head = {"kernel": params["head/kernel"], "bias": params["head/bias"]}
+    return check_model({"embedding": params["embedding/embedding"]}, [found[number] for number in range(len(found))], head)

@@ -1,0 +1,239 @@
+"""Keras 3 weight files, read and written through h5py alone: Keras' own loader can run code, so that it never sees a foreign file.
+
+Source of the layout: keras/src/saving/saving_lib.py (`_save_state`, `_save_container_state`, `H5IOStore`), alike from 3.0 to 3.15. The
+layers of a Sequential or functional model lie in `layers/<class>`, `layers/<class>_1`, ...: named by class and counted in the model's
+order, whatever the user called them. The arrays lie below in `vars/0`, `vars/1`, ... in the order in which the layer made them:
+
+    layers/embedding/vars/0                              layers/dense/vars/{0,1}
+    layers/lstm/cell/vars/{0,1,2}                        layers/bidirectional/{forward,backward}_layer/cell/vars/{0,1,2}
+    layers/rnn/cell/vars/{0,1,2}                         layers/rnn/cell/cells/lstm_cell[_1]/vars/{0,1,2}
+
+A layer without arrays keeps an empty group. HDF5 lists lstm_10 before lstm_2, and the order between classes is not stored at all; a
+`.keras` archive tells it in its config.json.
+"""
+
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.convert.arrays import Arrays, Layer, check_stack, is_bidirectional, join_model, split_model, widths
+from lstm_jax.convert.hdf5 import natural, read_hdf5
+from lstm_jax.convert.keras import (
+    bidirectional_to_keras,
+    dense_from_keras,
+    dense_to_keras,
+    embedding_from_keras,
+    embedding_to_keras,
+    lstm_from_keras,
+    lstm_to_keras,
+)
+from lstm_jax.errors import InputError, require
+
+RECURRENT = ("lstm", "rnn", "bidirectional")
+INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # change nothing when a model predicts
+BY_HAND = "load the model in Keras yourself and convert model.get_weights() with sentiment_from_keras"
+
+# Options that change what a layer computes but leave no trace in its arrays: the values that ours has, Keras' default first.
+OPTIONS: dict[str, dict[str, tuple[object, ...]]] = {
+    "InputLayer": {},
+    "NotEqual": {},  # the mask of Embedding(mask_zero=True) in a functional model
+    "Dropout": {},
+    "SpatialDropout1D": {},
+    "Embedding": {},
+    "LSTM": {"activation": ("tanh",), "recurrent_activation": ("sigmoid",), "go_backwards": (False,)},
+    "LSTMCell": {"activation": ("tanh",), "recurrent_activation": ("sigmoid",)},
+    "RNN": {"go_backwards": (False,)},
+    "StackedRNNCells": {},
+    "Bidirectional": {"merge_mode": ("concat",)},
+    "Dense": {"activation": ("linear", "sigmoid")},
+}
+
+
+def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """path in the file -> array, in natural order, of a Keras 3 `.weights.h5` or of the weights in a `.keras` archive.
+
+    The optimizer's arrays are left out. bfloat16 comes back as float32, everything else as stored.
+
+    Raises:
+        InputError: there is no such file, or it is damaged, foreign or holds more than plain arrays (see `read_hdf5`).
+    """
+    return _read(path)[0]
+
+
+def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
+    """A whole sentiment model in ours from a Keras file of Embedding -> recurrent layers -> Dense(1), Sequential or functional.
+
+    Recurrent layers are LSTM, Bidirectional(LSTM) with merge_mode "concat", and RNN of an LSTMCell or of a list of them. A `.weights.h5`
+    does not order an LSTM against a Bidirectional: there their widths decide, and where these allow two orders, an error asks for a
+    `.keras` archive. Only such an archive shows activations, `go_backwards` and the like, which are then checked.
+
+    Raises:
+        InputError: as `read_keras_weights`; or the model has other layers, options or shapes.
+    """
+    arrays, groups, config = _read(path)
+    thing = f"Keras model {os.fspath(path)}"
+    for array in arrays:
+        require(array.startswith("layers/"), thing, f"array {array}", f"expected a Sequential or functional model of Keras 3; {BY_HAND}")
+    names = [group.removeprefix("layers/") for group in groups if re.fullmatch(r"layers/[^/]+", group)]
+    for name in names:
+        known = _kind(name) in (*RECURRENT, *INACTIVE, "embedding", "dense")
+        require(known, thing, f"layer {name}", f"expected Embedding, LSTM, Bidirectional, RNN and Dense; {BY_HAND}")
+    for kind in ("embedding", "dense"):
+        require(kind in names and f"{kind}_1" not in names, thing, f"layers {', '.join(names)}", f"expected one {kind} layer; {BY_HAND}")
+
+    rest = dict(arrays)
+    embedding, head = embedding_from_keras(_take(rest, "layers/embedding")), dense_from_keras(_take(rest, "layers/dense"))
+    stacks = {name: check_stack(_take_layers(rest, name), f"layers/{name}/") for name in names if _kind(name) in RECURRENT}
+    require(not rest, thing, f"array {next(iter(rest), '')}", f"expected those of embedding, LSTM and dense layers alone; {BY_HAND}")
+    order = _order_by_width(stacks, embedding, head, thing) if config is None else _order_in_config(config, thing)
+    require(set(order) == set(stacks), thing, f"config.json names {', '.join(order)}", f"the arrays are those of {', '.join(stacks)}")
+    return join_model(embedding, [layer for name in order for layer in stacks[name]], head)
+
+
+def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
+    """Write a sentiment model in ours as a file for `model.load_weights` of the matching Keras model, Sequential or functional.
+
+    The Keras model has LSTM and Bidirectional(LSTM) layers with bias, one for each of ours.
+
+    Raises:
+        InputError: a wrong key or shape, a name that does not end in .weights.h5, or a place that cannot be written.
+    """
+    import h5py
+
+    embedding, layers, head = split_model(params)
+    name = os.fspath(path)
+    require(name.endswith(".weights.h5"), "Keras weights", name, "Keras wants a name that ends in .weights.h5")
+    arrays = {"layers/embedding": embedding_to_keras(embedding), "layers/dense": dense_to_keras(head)}
+    counts = {"lstm": 0, "bidirectional": 0}
+    for layer in layers:
+        kind = "bidirectional" if is_bidirectional(layer) else "lstm"
+        group = f"layers/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
+        counts[kind] += 1
+        if kind == "lstm":
+            arrays[f"{group}/cell"] = lstm_to_keras(layer)
+        else:
+            both = bidirectional_to_keras(layer)
+            arrays |= {f"{group}/forward_layer/cell": both[:3], f"{group}/backward_layer/cell": both[3:]}
+    try:
+        with h5py.File(path, "w") as file:
+            for group, values in arrays.items():
+                for number, value in enumerate(values):
+                    dataset = file.create_dataset(f"{group}/vars/{number}", data=value)
+                    if value.dtype.name == "bfloat16":
+                        dataset.attrs["dtype"] = "bfloat16"
+    except OSError as error:
+        raise InputError("Keras weights", name, f"cannot be written: {error}") from error
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
+    """Arrays, group paths and, of a `.keras` archive, the parsed config.json (else None)."""
+    name, skip = os.fspath(path), frozenset({"optimizer"})
+    require(Path(path).is_file(), "Keras weights", name, "there is no such file")
+    if not zipfile.is_zipfile(path):
+        return *read_hdf5(path, name, skip), None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in ("config.json", "model.weights.h5"):
+                require(member in archive.namelist(), f"archive {name}", f"no {member}", "expected what model.save('x.keras') writes")
+                stored = archive.getinfo(member).compress_type == zipfile.ZIP_STORED
+                require(stored, f"archive {name}", f"{member} is compressed", "unzip it and give its model.weights.h5")
+            config = json.loads(archive.read("config.json"))
+            weights = io.BytesIO(archive.read("model.weights.h5"))
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise InputError(f"archive {name}", error, "it is damaged: save the model again") from error
+    return *read_hdf5(weights, f"{name}/model.weights.h5", skip), config
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"_\d+$", "", name)
+
+
+def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
+    """Remove `group`/vars/0, 1, ... from `rest` and return them."""
+    taken: list[np.ndarray] = []
+    while f"{group}/vars/{len(taken)}" in rest:
+        taken.append(rest.pop(f"{group}/vars/{len(taken)}"))
+    return taken
+
+
+def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
+    """Remove the arrays of the recurrent layer `name` from `rest`; an RNN of several cells gives several layers."""
+    group = f"layers/{name}"
+
+    def lstm(cell: str) -> Arrays:
+        return lstm_from_keras(_take(rest, cell), f"{cell}: ")
+
+    if _kind(name) == "bidirectional":
+        return [{direction: lstm(f"{group}/{direction}_layer/cell") for direction in ("forward", "backward")}]
+    stacked = {match.group() for path in rest if (match := re.match(rf"{group}/cell/cells/lstm_cell(_\d+)?(?=/)", path))}
+    return [lstm(cell) for cell in sorted(stacked, key=natural) or [f"{group}/cell"]]
+
+
+def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays, head: Arrays, thing: str) -> list[str]:
+    """The only order of the layers in which each takes as many features as the one below gives; within a class it is that of `stacks`."""
+    queues = [queue for kind in RECURRENT if (queue := [name for name in stacks if _kind(name) == kind])]
+    if len(queues) == 1:
+        return queues[0]
+    ends = {name: (widths(stack[0])[0], widths(stack[-1])[1]) for name, stack in stacks.items()}
+
+    @cache
+    def orders(taken: tuple[int, ...], width: int) -> list[list[str]]:
+        """Up to two orders of what remains after the first `taken` of each queue, which give `width` features."""
+        if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):
+            return [[]] if width == head["kernel"].shape[0] else []
+        found: list[list[str]] = []
+        for place, queue in enumerate(queues):
+            if taken[place] < len(queue) and ends[queue[taken[place]]][0] == width:
+                name = queue[taken[place]]
+                further = (*taken[:place], taken[place] + 1, *taken[place + 1 :])
+                found += [[name, *later] for later in orders(further, ends[name][1])]
+        return found[:2]
+
+    found = orders((0,) * len(queues), embedding["embedding"].shape[1])
+    require(bool(found), thing, f"layers {', '.join(stacks)}", f"their widths fit in no order; {BY_HAND}")
+    require(len(found) == 1, thing, f"layers {', '.join(stacks)}", "their widths fit in several orders: save a .keras archive")
+    return found[0]
+
+
+def _order_in_config(config: Any, thing: str) -> list[str]:
+    """Group names of the recurrent layers in the order of config.json, whose options must be those that ours has."""
+    counts: dict[str, int] = {}
+    order: list[str] = []
+    top: Any = None
+    try:
+        for layer in config["config"]["layers"]:
+            _check_options(layer, thing, backward=False)
+            kind = layer["class_name"].lower()
+            counts[kind] = counts.get(kind, -1) + 1
+            if kind in RECURRENT:
+                order.append(f"{kind}_{counts[kind]}" if counts[kind] else kind)
+                top = layer["config"]["layer"]["config"] if kind == "bidirectional" else layer["config"]
+        sequences = top is not None and top.get("return_sequences")
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(thing, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
+    require(not sequences, thing, "the last recurrent layer returns sequences", "expected one that returns its last output")
+    return order
+
+
+def _check_options(layer: Any, thing: str, backward: bool) -> None:
+    kind, options = layer["class_name"], layer["config"]
+    require(kind in OPTIONS, thing, f"a layer of class {kind}", f"expected one of {', '.join(OPTIONS)}; {BY_HAND}")
+    for option, ours in OPTIONS[kind].items():
+        allowed = (backward,) if option == "go_backwards" else ours
+        value = options.get(option, allowed[0])
+        require(value in allowed, thing, f"{kind} with {option}={value}", f"expected {' or '.join(map(str, allowed))}")
+    for inner in ("layer", "backward_layer", "cell"):
+        if inner in options:
+            _check_options(options[inner], thing, inner == "backward_layer")
+    for cell in options.get("cells", ()):
+        _check_options(cell, thing, backward)

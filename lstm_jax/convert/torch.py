@@ -1,0 +1,156 @@
+"""State dicts of PyTorch's nn.LSTM, nn.Embedding and nn.Linear, to and from ours.
+
+Source of the layout: torch/nn/modules/rnn.py ("Variables" of LSTM). The gates are i, f, g, o as here, but stacked in rows:
+weight_ih_l[k] is (4H, E) and weight_hh_l[k] (4H, H), the transposes of our kernels. There are two biases, bias_ih_l[k] and
+bias_hh_l[k], whose sum is ours; the way back puts our bias into bias_ih and zeros into bias_hh. The backward direction has the suffix
+_reverse. A bidirectional model's last state is cat(h_n[-2], h_n[-1]), not output[:, -1].
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.convert.arrays import (
+    DIRECTIONS,
+    Arrays,
+    Layer,
+    check_keys,
+    check_stack,
+    is_bidirectional,
+    join_model,
+    lstm_arrays,
+    shaped,
+    split_model,
+)
+from lstm_jax.errors import InputError, require
+
+PARAMETER = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(0|[1-9]\d*)(_reverse)?")
+SUFFIXES: dict[str, str] = {"forward": "", "backward": "_reverse"}
+
+
+def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
+    """The layers of an nn.LSTM, lowest first: each an LSTM in ours or a pair {"forward", "backward"}.
+
+    Args:
+        state_dict: name -> array or tensor.
+        prefix: what precedes the LSTM's names in a bigger model's state dict, with its dot ("lstm."); other names are then ignored.
+
+    Raises:
+        InputError: no LSTM there, a projection (`proj_size`), a foreign name, a missing array or a wrong shape.
+    """
+    found: dict[int, dict[str, dict[str, object]]] = {}
+    for name, value in state_dict.items():
+        if not name.startswith(prefix):
+            continue
+        match = PARAMETER.fullmatch(name, len(prefix))
+        require(match is not None, "name in an LSTM's state dict", name, "give the prefix of the nn.LSTM in the bigger model ('lstm.')")
+        kind, number, reverse = match.groups() if match else ("", "0", None)
+        require(kind != "weight_hr", name, "a projection", "train the nn.LSTM without proj_size: there is no such layer here")
+        found.setdefault(int(number), {}).setdefault(DIRECTIONS[bool(reverse)], {})[kind] = value
+    require(bool(found), "LSTM in the state dict", f"none under {prefix!r}", "give the prefix of the nn.LSTM ('lstm.')")
+    require(sorted(found) == list(range(len(found))), "LSTM layers", sorted(found), "give the arrays of all layers, _l0, _l1, ...")
+    layers: list[Layer] = []
+    for number in range(len(found)):
+        pair = {
+            way: _direction_from_torch(arrays, f"{prefix}*_l{number}{SUFFIXES[way]}: ") for way, arrays in sorted(found[number].items())
+        }
+        layers.append(pair["forward"] if list(pair) == ["forward"] else pair)
+    checked = check_stack(layers, prefix)
+    _check_uniform(checked)
+    return checked
+
+
+def _check_uniform(layers: Sequence[Layer]) -> None:
+    """An nn.LSTM has one number of units and of directions."""
+    kinds = [(2, layer["forward"]) if is_bidirectional(layer) else (1, layer) for layer in layers]
+    found = {f"{directions} x {lstm['recurrent_kernel'].shape[0]}" for directions, lstm in kinds}
+    remedy = "an nn.LSTM has one of each in all layers: give all arrays, or convert the layers one by one"
+    require(len(found) == 1, "layers' directions x units", ", ".join(sorted(found)), remedy)
+
+
+def _direction_from_torch(arrays: Mapping[str, object], where: str) -> Arrays:
+    has_bias = any(name.startswith("bias") for name in arrays)
+    check_keys(f"{where}arrays", arrays, ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if has_bias else ())))
+    kernel = shaped(f"{where}weight_ih", arrays["weight_ih"], "4H", "E").T
+    recurrent = shaped(f"{where}weight_hh", arrays["weight_hh"], "4H", "H").T
+    columns = recurrent.shape[1]
+    biases = [shaped(f"{where}{name}", arrays[name], columns) for name in ("bias_ih", "bias_hh") if has_bias]
+    return lstm_arrays(kernel, recurrent, biases[0] + biases[1] if has_bias else None, f"{where}transposed ")
+
+
+def lstm_to_torch(layers: Sequence[Mapping[str, Any]], prefix: str = "") -> dict[str, np.ndarray]:
+    """The state dict, in numpy, of an `nn.LSTM(E, H, num_layers=len(layers), bidirectional=...)`; bias_hh is zeros.
+
+    Raises:
+        InputError: a wrong key or shape, or layers that differ in units or in the number of directions: an nn.LSTM has one of each.
+    """
+    checked = check_stack(layers)
+    _check_uniform(checked)
+    state: dict[str, np.ndarray] = {}
+    for number, layer in enumerate(checked):
+        ways = layer if is_bidirectional(layer) else {"forward": layer}
+        for way, arrays in ways.items():
+            end = f"_l{number}{SUFFIXES[way]}"
+            state[f"{prefix}weight_ih{end}"] = np.ascontiguousarray(arrays["kernel"].T)
+            state[f"{prefix}weight_hh{end}"] = np.ascontiguousarray(arrays["recurrent_kernel"].T)
+            state[f"{prefix}bias_ih{end}"] = arrays["bias"]
+            state[f"{prefix}bias_hh{end}"] = np.zeros_like(arrays["bias"])
+    return state
+
+
+def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
+    """A whole sentiment model in ours from a module that holds an nn.Embedding, an nn.LSTM and an nn.Linear(H or 2H, 1).
+
+    Args:
+        state_dict: name -> array or tensor.
+        embedding, lstm, head: names of the three attributes.
+
+    Raises:
+        InputError: an array is missing, has a wrong shape or belongs to none of the three.
+    """
+    wanted = (f"{embedding}.weight", f"{head}.weight")
+    allowed = (*wanted, f"{head}.bias")
+    for name in state_dict:
+        known = name in allowed or name.startswith(f"{lstm}.")
+        require(known, "name in the state dict", name, f"expected only {', '.join(allowed)} and {lstm}.*; name the attributes")
+    for name in wanted:
+        require(name in state_dict, name, "missing", "name the attributes: embedding=, lstm=, head=")
+    kernel = shaped(f"{head}.weight", state_dict[f"{head}.weight"], 1, "H or 2H").T
+    bias = state_dict.get(f"{head}.bias", np.zeros(1, kernel.dtype))
+    table = shaped(f"{embedding}.weight", state_dict[f"{embedding}.weight"], "V", "E")
+    return join_model({"embedding": table}, lstm_from_torch(state_dict, f"{lstm}."), {"kernel": kernel, "bias": bias})
+
+
+def sentiment_to_torch(
+    params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc"
+) -> dict[str, np.ndarray]:
+    """The inverse of `sentiment_from_torch`, in numpy. Raises InputError as `lstm_to_torch` does."""
+    table, layers, dense = split_model(params)
+    return {
+        f"{embedding}.weight": table["embedding"],
+        **lstm_to_torch(layers, f"{lstm}."),
+        f"{head}.weight": np.ascontiguousarray(dense["kernel"].T),
+        f"{head}.bias": dense["bias"],
+    }
+
+
+def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """name -> array of a `.safetensors` file.
+
+    Raises:
+        InputError: the file is missing, damaged or of another kind. A `.pt` file is a pickle, which can run code: it is never opened.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    remedy = "save the weights with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+    require(Path(path).suffix == ".safetensors", "PyTorch weights", os.fspath(path), remedy)
+    require(Path(path).is_file(), "PyTorch weights", os.fspath(path), "there is no such file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"PyTorch weights {os.fspath(path)}", error, "the file is damaged or foreign; " + remedy) from error

@@ -1,0 +1,47 @@
+"""Text -> tokens -> ids -> padded rows: reading reviews, encoding them as Keras does, keeping them in a cache, splitting them.
+
+A leaf: imports numpy, the standard library and `lstm_jax.errors`; tensorflow-datasets only where it is used.
+"""
+
+from lstm_jax.data.archive import ARCHIVE_BYTES, ARCHIVE_SHA256_PREFIX, ARCHIVE_URL, download_archive, verify_archive
+from lstm_jax.data.cache import default_cache_dir
+from lstm_jax.data.dataset import encode_reviews, prepare
+from lstm_jax.data.encoded import EncodedReviews, EncodedSplit, keras_check_hash
+from lstm_jax.data.grammar import judge, synthetic_reviews, synthetic_splits
+from lstm_jax.data.padding import pad_ragged, pad_sequences
+from lstm_jax.data.reviews import TextSplit
+from lstm_jax.data.sources import find_imdb, load_reviews
+from lstm_jax.data.splits import grouped_split
+from lstm_jax.data.tfds_builder import build_tfds, reviews_from_tfds
+from lstm_jax.data.vocabulary import Vocabulary, build_vocabulary, tokenize
+from lstm_jax.data.word_index import find_word_index, keras_vocabulary
+
+__all__ = [
+    "ARCHIVE_BYTES",
+    "ARCHIVE_SHA256_PREFIX",
+    "ARCHIVE_URL",
+    "EncodedReviews",
+    "EncodedSplit",
+    "TextSplit",
+    "Vocabulary",
+    "build_tfds",
+    "build_vocabulary",
+    "default_cache_dir",
+    "download_archive",
+    "encode_reviews",
+    "find_imdb",
+    "find_word_index",
+    "grouped_split",
+    "judge",
+    "keras_check_hash",
+    "keras_vocabulary",
+    "load_reviews",
+    "pad_ragged",
+    "pad_sequences",
+    "prepare",
+    "reviews_from_tfds",
+    "synthetic_reviews",
+    "synthetic_splits",
+    "tokenize",
+    "verify_archive",
+]

@@ -1,0 +1,138 @@
+"""The Large Movie Review Dataset (Maas et al., ACL 2011) in its own two forms: `aclImdb_v1.tar.gz` and the `aclImdb/` folder."""
+
+import gzip
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from lstm_jax.data.files import download, file_digest
+from lstm_jax.data.reviews import CLASSES, TextSplit, check_splits
+from lstm_jax.errors import InputError, require
+
+ARCHIVE_NAME = "aclImdb_v1.tar.gz"
+ARCHIVE_URL = "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+ARCHIVE_BYTES = 84_125_825
+ARCHIVE_SHA256_PREFIX = "c40f74a1"
+AGAIN = "download it again from " + ARCHIVE_URL
+
+MEMBER = re.compile(r"(train|test)/(?:(pos|neg)/(\d+)_(\d+)|urls_(pos|neg))\.txt")
+MOVIE = re.compile(rb"tt\d+")
+
+
+def verify_archive(path: Path) -> None:
+    """Check the archive's size and the beginning of its SHA-256 (the only part of it that was published to us: 32 bits, which
+    find a broken download; they do not prove that nobody tampered with it).
+
+    Raises:
+        InputError: if either differs.
+    """
+    require(path.is_file(), f"archive {path}", "absent", AGAIN)
+    size = path.stat().st_size
+    require(size == ARCHIVE_BYTES, f"size of {path}", f"{size} bytes instead of {ARCHIVE_BYTES}", AGAIN)
+    digest = file_digest(path)
+    require(digest.startswith(ARCHIVE_SHA256_PREFIX), f"sha256 of {path}", f"{digest[:16]}... instead of {ARCHIVE_SHA256_PREFIX}...", AGAIN)
+
+
+def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None = None) -> Path:
+    """Fetch the archive (84 MB) into `folder`, verified before it gets its name; one that is there already is kept.
+
+    Raises:
+        InputError: without a network, or if the server sends something else.
+    """
+    path = folder / ARCHIVE_NAME
+    if not path.exists():
+        download(ARCHIVE_URL, path, verify_archive, "give --data the path of a local copy", on_bytes)
+    return path
+
+
+def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
+    name = PurePosixPath(member.name)
+    safe = not name.is_absolute() and ".." not in name.parts and (member.isreg() or member.isdir())
+    require(safe, f"member of {path}", member.name, "an archive of reviews holds plain files and folders only; " + AGAIN)
+    return name.as_posix()
+
+
+def read_archive(path: Path) -> dict[str, TextSplit]:
+    """The reviews of a tar.gz, streamed: nothing is extracted to the disk, and other members are skipped.
+
+    Raises:
+        InputError: for a truncated or damaged archive, a member outside it, a link or a device, or no reviews of a class.
+    """
+
+    def members() -> Iterable[tuple[str, bytes]]:
+        # gzip.open rather than tarfile's own "r|gz": the latter takes a truncated stream for the end of the archive.
+        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            for member in archive:
+                name = _safe_name(member, path)
+                if name.startswith("aclImdb/") and MEMBER.fullmatch(name[8:]) and (file := archive.extractfile(member)):
+                    yield name[8:], file.read()
+            while stream.read(1 << 20):  # to the end, so that gzip compares its checksum
+                pass
+
+    try:
+        return _assemble(members(), path)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise InputError(f"archive {path}", error, AGAIN) from error
+
+
+def find_folder(path: Path) -> Path | None:
+    """The `aclImdb` folder that `path` is or holds; None if neither."""
+    return next((folder for folder in (path, path / "aclImdb") if (folder / "train" / "pos").is_dir()), None)
+
+
+def folder_files(folder: Path) -> dict[str, Path]:
+    """Name (`train/pos/0_9.txt`) -> file of everything that `read_folder` reads, sorted by name."""
+    found = {}
+    for split in ("train", "test"):
+        for part in (split, f"{split}/pos", f"{split}/neg"):
+            here = folder / part
+            entries = here.iterdir() if here.is_dir() else ()
+            found |= {name: entry for entry in entries if MEMBER.fullmatch(name := f"{part}/{entry.name}")}
+    return dict(sorted(found.items()))
+
+
+def read_folder(folder: Path) -> dict[str, TextSplit]:
+    """The reviews of an extracted `aclImdb` folder.
+
+    Raises:
+        InputError: if a file cannot be read, or a split lacks a class.
+    """
+    try:
+        return _assemble(((name, path.read_bytes()) for name, path in folder_files(folder).items()), folder)
+    except OSError as error:
+        raise InputError(f"folder {folder}", error, "give one whose files can be read") from error
+
+
+def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, TextSplit]:
+    texts: dict[str, dict[str, bytes]] = {"train": {}, "test": {}}
+    identities: dict[str, int] = {}
+    movies: dict[tuple[str, str], list[str]] = {}
+    for name, content in files:
+        match = MEMBER.fullmatch(name)
+        if match is None:
+            continue
+        split, label, identity, rating, urls_of = match.groups()
+        if urls_of:
+            found = (MOVIE.search(line) for line in content.splitlines())
+            movies[split, urls_of] = [one.group().decode() if one else "" for one in found]
+        else:
+            texts[split][f"{label}/{identity}_{rating}.txt"] = content
+            identities[name] = int(identity)
+
+    def movie(split: str, name: str) -> str:
+        urls, identity = movies.get((split, name[:3]), []), identities[f"{split}/{name}"]
+        return urls[identity] if identity < len(urls) else ""
+
+    splits = {}
+    for split, by_name in texts.items():
+        if by_name:
+            names = tuple(by_name)
+            groups = tuple(movie(split, name) for name in names)
+            labels = np.asarray([CLASSES.index(name[:3]) for name in names], np.int32)
+            splits[split] = TextSplit(tuple(by_name.values()), labels, names, groups if any(groups) else None)
+    check_splits(splits, source)
+    return splits

@@ -1,0 +1,58 @@
+"""The cache of encoded reviews: one .npz a source, named by what it was made from, checked whenever it is read."""
+
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lstm_jax.data.files import file_digest, write_atomically
+
+CACHE_FORMAT = 1
+
+
+def default_cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/lstm_jax`, or `~/.cache/lstm_jax`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm_jax"
+
+
+def content_key(files: Mapping[str, Path], *options: str) -> str:
+    """SHA-256 of the names and contents of the files, the options, and the cache's format.
+
+    Raises:
+        InputError: if a file cannot be read.
+    """
+    rows = [f"{name}\0{file_digest(path)}" for name, path in sorted(files.items())]
+    return hashlib.sha256(repr((CACHE_FORMAT, rows, options)).encode()).hexdigest()
+
+
+def _digest(key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    whole = hashlib.sha256(key.encode())
+    for name, array in sorted(arrays.items()):
+        whole.update(f"|{name} {array.dtype.str} {array.shape}|".encode())
+        whole.update(np.ascontiguousarray(array).data)
+    return np.frombuffer(whole.digest(), np.uint8)
+
+
+def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the arrays and a SHA-256 over the key and all of them.
+
+    Raises:
+        InputError: for a folder that cannot be written, or a full disk; nothing is left behind.
+    """
+    digest = _digest(key, arrays)
+    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, digest=digest, **arrays))
+
+
+def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
+    """What `save_cache` wrote under that key; None if the file is absent, truncated, altered or made from something else."""
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError):
+        return None
+    digest = arrays.pop("digest", None)
+    return arrays if np.array_equal(digest, _digest(key, arrays)) else None

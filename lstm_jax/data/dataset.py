@@ -1,0 +1,156 @@
+"""Reviews as ids: read, encoded, put in order, kept in a cache."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lstm_jax.data.cache import content_key, default_cache_dir, load_cache, save_cache
+from lstm_jax.data.encoded import EncodedReviews, EncodedSplit
+from lstm_jax.data.keras_npz import read_keras_npz
+from lstm_jax.data.reviews import TextSplit, check_splits, name_order
+from lstm_jax.data.sources import Source, find_imdb, read_source, recognise
+from lstm_jax.data.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary
+from lstm_jax.data.word_index import find_word_index, keras_vocabulary
+from lstm_jax.errors import InputError, require
+
+KERAS_SEED = 113
+Progress = Callable[[str, int, int], None]
+
+
+def prepare(
+    *,
+    data: str = "",
+    test_data: str = "",
+    text_column: str = "text",
+    label_column: str = "label",
+    vocabulary: Literal["keras", "frequency"] = "keras",
+    num_words: int | None = 20_000,
+    cache_dir: str = "",
+    verify: bool = True,
+    on_progress: Progress | None = None,
+) -> EncodedReviews:
+    """Reviews from any source, encoded; from the cache where they have been encoded before.
+
+    With the vocabulary "keras", ids, labels and order are those of `keras.datasets.imdb.load_data(num_words=num_words)`. With
+    "frequency" the vocabulary is built from the training texts, and the order is the source's.
+
+    Args:
+        data: a path (see `load_reviews`), Keras' imdb.npz, "tfds" for the set that `build_tfds` made, or "" for `$LSTM_JAX_DATA/imdb`.
+        test_data, text_column, label_column, vocabulary, num_words, cache_dir: as in `lstm_jax.config.DataConfig`; num_words None or 0
+            caps nothing.
+        verify: check a file named aclImdb_v1.tar.gz, and the word index, against the published hashes.
+        on_progress: called with (what is being done, steps done, steps in all).
+
+    Raises:
+        InputError: for a source that cannot be used (see `load_reviews`), or a cache that cannot be written.
+    """
+    require(vocabulary in ("keras", "frequency"), "vocabulary", vocabulary, "give 'keras' or 'frequency'")
+    require(not num_words or num_words >= 4, "num_words", num_words, "give 4 or more (0 to 3 are reserved)")
+    report = on_progress or (lambda stage, done, total: None)
+    report("hashing the source", 0, 4)
+    cache = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    source = _source(data, test_data)
+    word_index = find_word_index(source.path, cache) if vocabulary == "keras" else None
+    index_file = {"word index": word_index} if word_index else {}
+    key = content_key(source.files | index_file, source.form, text_column, label_column, vocabulary, str(verify))
+
+    # The cache holds uncapped ids, so that one file serves every num_words.
+    path = cache / f"reviews-{key[:32]}.npz"
+    arrays = load_cache(path, key)
+    if arrays is None:
+        if source.form == "npz":
+            arrays = _encode_npz(source, word_index, verify)
+        else:
+            report("reading reviews", 1, 4)
+            splits = _texts(source, text_column, label_column, verify)
+            report("encoding reviews", 2, 4)
+            words = keras_vocabulary(word_index, check=verify) if word_index else build_vocabulary(splits["train"].texts)
+            arrays = _encode(splits, words)
+        report("writing the cache", 3, 4)
+        save_cache(path, key, arrays)
+    report("done", 4, 4)
+    return _unpack(arrays, key, num_words)
+
+
+def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -> EncodedReviews:
+    """Reviews that are in memory already (`synthetic_splits`), with a frequency vocabulary of the training texts, in their order.
+
+    Raises:
+        InputError: for a split without reviews of both classes.
+    """
+    check_splits(splits, "memory")
+    arrays = _encode(splits, build_vocabulary(splits["train"].texts))
+    content = hashlib.sha256(b"".join(name.encode() + array.tobytes() for name, array in sorted(arrays.items())))
+    return _unpack(arrays, content.hexdigest(), num_words)
+
+
+def _source(data: str, test_data: str) -> Source:
+    if data == "tfds":
+        require(not test_data, "test_data", test_data, "leave it out: tfds has a test split of its own")
+        from lstm_jax.data.tfds_builder import tfds_source
+
+        return tfds_source()
+    return recognise(find_imdb(data), test_data)
+
+
+def _texts(source: Source, text_column: str, label_column: str, verify: bool) -> dict[str, TextSplit]:
+    if source.form == "tfds":
+        from lstm_jax.data.tfds_builder import reviews_from_tfds
+
+        return reviews_from_tfds()
+    return read_source(source, text_column, label_column, verify)
+
+
+def _shuffles(lengths: Iterable[int]) -> list[np.ndarray]:
+    rng = np.random.RandomState(KERAS_SEED)
+    orders = [np.arange(length) for length in lengths]
+    for order in orders:
+        rng.shuffle(order)
+    return orders
+
+
+def _encode(splits: dict[str, TextSplit], words: Vocabulary) -> dict[str, np.ndarray]:
+    known = sorted({group for split in splits.values() for group in split.groups or () if group})
+    numbers = {"": -1} | {group: number for number, group in enumerate(known)}
+    orders = {name: np.arange(len(split)) for name, split in splits.items()}
+    if words.kind == "keras":
+        shuffles = _shuffles(map(len, splits.values()))
+        orders = {name: name_order(split)[shuffle] for (name, split), shuffle in zip(splits.items(), shuffles, strict=True)}
+    arrays = {"vocabulary": np.frombuffer(words.to_json(), np.uint8)}
+    for name, split in splits.items():
+        order = orders[name]
+        groups = np.asarray([numbers[group] for group in split.groups] if split.groups else [-1] * len(split), np.int32)
+        values, offsets = words.encode_all(split.texts[row] for row in order)
+        arrays |= {f"{name}_values": values, f"{name}_offsets": offsets}
+        arrays |= {f"{name}_labels": split.labels[order], f"{name}_groups": groups[order]}
+    return arrays
+
+
+def _encode_npz(source: Source, word_index: Path | None, verify: bool) -> dict[str, np.ndarray]:
+    if word_index is None:
+        raise InputError(f"data {source.path}", "holds Keras' word ranks", "use --vocabulary keras")
+    words = keras_vocabulary(word_index, check=verify)
+    splits = read_keras_npz(source.path)
+    arrays = {"vocabulary": np.frombuffer(words.to_json(), np.uint8)}
+    shuffles = _shuffles(len(labels) for _, _, labels in splits.values())
+    for (name, (ranks, offsets, labels)), shuffle in zip(splits.items(), shuffles, strict=True):
+        require(int(ranks.max(initial=0)) <= len(words.words), f"data {source.path}", f"rank {ranks.max()}", "give Keras' own imdb.npz")
+        with_start = np.insert(ranks + 3, offsets[:-1], START).astype(np.int32)
+        split = EncodedSplit(with_start, offsets + np.arange(len(offsets)), labels, np.full(len(labels), -1, np.int32)).select(shuffle)
+        arrays |= {f"{name}_values": split.values, f"{name}_offsets": split.offsets}
+        arrays |= {f"{name}_labels": split.labels, f"{name}_groups": split.groups}
+    return arrays
+
+
+def _unpack(arrays: dict[str, np.ndarray], key: str, num_words: int | None) -> EncodedReviews:
+    words = Vocabulary.from_json(arrays["vocabulary"].tobytes()).capped(num_words)
+
+    def split(name: str) -> EncodedSplit:
+        values, offsets, labels, groups = (arrays[f"{name}_{part}"] for part in ("values", "offsets", "labels", "groups"))
+        return EncodedSplit(np.where(values >= words.num_words, np.int32(UNKNOWN), values), offsets, labels, groups)
+
+    fingerprint = hashlib.sha256(f"{key} {words.num_words}".encode()).hexdigest()
+    return EncodedReviews(split("train"), split("test") if "test_labels" in arrays else None, words, fingerprint)

@@ -1,0 +1,171 @@
+"""Synthetic reviews from a small grammar of our own: something to train on without a download.
+
+They are no data about films. Each text has a verdict that `judge` reads off it, and order decides the verdict: a word of praise counts
+the other way round after "not", and for nothing in what the reviewer only concedes ("despite its dull start", "i expected a bore yet",
+"it starts well then", "the acting was brilliant but"). Counting words is hardly better than a coin.
+"""
+
+import random
+
+import numpy as np
+
+from lstm_jax.data.reviews import TextSplit
+from lstm_jax.errors import require
+
+
+def _words(text: str, between: str = " ") -> tuple[str, ...]:
+    return tuple(text.split(between))
+
+
+PRAISE = _words(
+    "good great wonderful superb brilliant gripping charming funny clever moving fresh lovely delightful powerful"
+    " memorable touching witty elegant thrilling honest"
+)
+BLAME = _words(
+    "bad awful terrible dreadful dull boring clumsy tedious stupid shallow stale ugly annoying weak forgettable"
+    " cheap lifeless messy bland pointless"
+)
+WELL = _words("well beautifully brightly strongly")
+BADLY = _words("badly poorly feebly sadly")
+HIT = _words("masterpiece triumph treat gem")
+MISS = _words("bore mess failure disaster")
+ASPECT = _words(
+    "acting plot story script music camera cast dialogue ending direction pacing lighting editing hero villain"
+    " romance humour scenery soundtrack performance"
+)
+PART = _words("start opening beginning premise title trailer poster finale middle")
+WORK = _words("film movie picture show drama comedy thriller")
+DEGREE = _words("very really quite truly rather utterly so")
+WHO = _words("my brother|my sister|a friend|our neighbour|my mother|an old colleague|the whole family|my class", "|")
+WHERE = _words("in paris|in a small town|at sea|on a farm|in the desert|in a hotel|under the city|in the mountains|on a train", "|")
+ABOUT = _words(
+    "a detective|two sisters|a lost dog|a young painter|an old sailor|three thieves|a quiet teacher|a stranger|a lonely king", "|"
+)
+WHEN = _words("last night|on sunday|in the cinema|at home|on a plane|two weeks ago|after work|during the holidays", "|")
+NEUTRAL = (
+    "{who} and i saw this {work} {when}",
+    "{who} picked the {work} {when}",
+    "it tells of {about} {where}",
+    "the {work} follows {about} {where}",
+    "we meet {about} and later {about} {where}",
+    "it lasts about two hours",
+    "the {aspect} came up when i talked to {who}",
+)
+SIGNS = dict.fromkeys((*PRAISE, *WELL, *HIT), 1) | dict.fromkeys((*BLAME, *BADLY, *MISS), -1)
+LONGEST, SHORTEST = 60, 8
+# Words after which the next judgement is a concession; "but" makes one of the judgement before it.
+CONCEDING = ("despite", "though", "expected", "starts")
+NEGATION = "not"
+
+
+def judge(text: str) -> int:
+    """The verdict (0 negative, 1 positive) of a text that the grammar made, from its words alone.
+
+    The rule: a judging word's sign, turned by a "not" since the last judging word; dropped if it is conceded. All the judgements that
+    remain agree.
+
+    Raises:
+        InputError: if nothing remains or they disagree: the grammar did not make such a text.
+    """
+    verdicts: list[int] = []
+    turned = conceded = False
+    for word in text.replace(",", " ").replace(".", " ").split():
+        if word in CONCEDING:
+            conceded = True
+        elif word == NEGATION:
+            turned = True
+        elif word == "but" and verdicts:
+            verdicts.pop()
+        elif word in SIGNS:
+            if not conceded:
+                verdicts.append(-SIGNS[word] if turned else SIGNS[word])
+            turned = conceded = False
+    require(len(set(verdicts)) == 1, "text", text, "give a text that synthetic_reviews made")
+    return int(verdicts[0] > 0)
+
+
+def synthetic_reviews(count: int, seed: int) -> TextSplit:
+    """`count` different synthetic reviews of 8 to 60 words, half of them positive; the same ones for the same seed.
+
+    Names are "synthetic/0" and so on; there are no groups.
+
+    Raises:
+        InputError: for count < 2 (there are two classes).
+    """
+    require(count >= 2, "synthetic reviews", count, "give 2 or more")
+    draw = random.Random(seed)
+    labels = [row % 2 for row in range(count)]
+    draw.shuffle(labels)
+    texts: dict[str, None] = {}
+    for label in labels:
+        before = len(texts)
+        while len(texts) == before:
+            text = _review(draw, label)
+            if SHORTEST <= len(text.replace(",", "").replace(".", "").split()) <= LONGEST:
+                texts[text] = None
+    names = tuple(f"synthetic/{row}" for row in range(count))
+    return TextSplit(tuple(text.encode() for text in texts), np.asarray(labels, np.int32), names)
+
+
+def synthetic_splits(train: int, test: int, seed: int) -> dict[str, TextSplit]:
+    """Synthetic reviews as "train" and "test", with no text in both; both halves of each split differ by one review at most.
+
+    Raises:
+        InputError: for fewer than 2 reviews in a split.
+    """
+    require(min(train, test) >= 2, "synthetic reviews", f"{train} and {test}", "give 2 or more of each")
+    whole = synthetic_reviews(2 * ((train + 1) // 2 + (test + 1) // 2), seed)
+    by_label = [np.flatnonzero(whole.labels == label) for label in (0, 1)]
+    rows_of = {"train": [], "test": []}
+    for rows in by_label:
+        rows_of["train"].extend(rows[: (train + 1) // 2])
+        rows_of["test"].extend(rows[(train + 1) // 2 :])
+    splits = {}
+    for (name, rows), count in zip(rows_of.items(), (train, test), strict=True):
+        kept = sorted(int(row) for row in rows)[:count]
+        texts, names = tuple(whole.texts[row] for row in kept), tuple(whole.names[row] for row in kept)
+        splits[name] = TextSplit(texts, whole.labels[kept], names)
+    return splits
+
+
+def _review(draw: random.Random, label: int) -> str:
+    judgements = [_judgement(draw, label) for _ in range(draw.choice((1, 1, 2, 2, 3)))]
+    fillers = [_neutral(draw) for _ in range(draw.choice((0, 1, 1, 2)))]
+    sentences = judgements + fillers
+    draw.shuffle(sentences)
+    return " ".join(f"{sentence} ." for sentence in sentences)
+
+
+def _neutral(draw: random.Random) -> str:
+    options = {"who": WHO, "work": WORK, "when": WHEN, "about": ABOUT, "where": WHERE, "aspect": ASPECT}
+    return draw.choice(NEUTRAL).format(**{key: draw.choice(words) for key, words in options.items()})
+
+
+def _judgement(draw: random.Random, label: int) -> str:
+    """A sentence whose verdict is `label`; six in ten concede something to the other side."""
+    main, form = _clause(draw, label), draw.randrange(10)
+    if form == 0:
+        return f"{main} despite its {draw.choice((PRAISE, BLAME)[label])} {draw.choice(PART)}"
+    if form == 1:
+        return f"despite its {draw.choice((PRAISE, BLAME)[label])} {draw.choice(PART)} , {main}"
+    if form == 2:
+        return f"i expected a {draw.choice((HIT, MISS)[label])} , yet {main}"
+    if form == 3:
+        first, last = (WELL, BADLY) if label == 0 else (BADLY, WELL)
+        return f"the {draw.choice(WORK)} starts {draw.choice(first)} , then it ends {draw.choice(last)}"
+    if form == 4:
+        return f"{_clause(draw, 1 - label)} , but {main}"
+    if form == 5:
+        return draw.choice(("{main} , though {other}", "though {other} , {main}")).format(main=main, other=_clause(draw, 1 - label))
+    return main
+
+
+def _clause(draw: random.Random, label: int) -> str:
+    """A main clause of that verdict; three in ten say it with "not" and the opposite word."""
+    turned = draw.random() < 0.3
+    sign = 1 - label if turned else label
+    negation = f"{NEGATION} " if turned else ""
+    if draw.random() < 0.2:
+        return f"it is {negation}a {draw.choice((MISS, HIT)[sign])}"
+    degree = f"{draw.choice(DEGREE)} " if draw.random() < 0.5 else ""
+    return f"the {draw.choice((ASPECT, WORK)[draw.random() < 0.3])} was {negation}{degree}{draw.choice((BLAME, PRAISE)[sign])}"

@@ -1,0 +1,99 @@
+"""Rows of one length: zeros before or after, the front or the back of a long row cut away."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.errors import InputError, require
+
+SIDES = ("pre", "post")
+
+
+def _check(maxlen: int, padding: str, truncating: str) -> None:
+    require(maxlen >= 1, "maxlen", maxlen, "give 1 or more steps")
+    require(padding in SIDES, "padding", padding, "give 'pre' or 'post'")
+    require(truncating in SIDES, "truncating", truncating, "give 'pre' or 'post'")
+
+
+def pad_sequences(
+    sequences: Any,
+    maxlen: int | None = None,
+    dtype: Any = "int32",
+    padding: str = "pre",
+    truncating: str = "pre",
+    value: Any = 0.0,
+) -> np.ndarray:
+    """A (N, maxlen, ...) array of N sequences, equal to `keras.utils.pad_sequences` (Keras 3.15) in every argument.
+
+    `pad_ragged` does the same for flat ids, thousands of times faster.
+
+    Args:
+        sequences: N sequences of numbers, strings or equally shaped vectors.
+        maxlen: steps of each row; None: the longest sequence.
+        dtype: of the result; `object` for strings of any length.
+        padding: "pre" or "post", where `value` goes.
+        truncating: "pre" or "post", which end of a long sequence is cut away.
+        value: the padding.
+
+    Raises:
+        InputError: where Keras raises ValueError, and for maxlen < 1.
+    """
+    require(hasattr(sequences, "__len__"), "sequences", type(sequences).__name__, "give a list of sequences")
+    lengths, shape = [], None
+    for row, sequence in enumerate(sequences):
+        if not hasattr(sequence, "__len__"):
+            raise InputError(f"sequence {row}", sequence, "give a list of sequences, each of them a list")
+        lengths.append(len(sequence))
+        if shape is None and len(sequence):
+            shape = np.asarray(sequence).shape[1:]
+    require(maxlen is not None or len(lengths) > 0, "sequences", "empty", "give at least one sequence, or maxlen")
+    steps = max(lengths) if maxlen is None else maxlen
+    if maxlen is not None or steps > 0:
+        _check(steps, padding, truncating)
+    of_strings = np.issubdtype(dtype, np.str_) or np.issubdtype(dtype, np.bytes_)
+    require(bool(not isinstance(value, str) or dtype is object or of_strings), "dtype", dtype, "give dtype=object to pad with a string")
+
+    shape = shape or ()
+    padded = np.full((len(lengths), steps, *shape), value, dtype=dtype)
+    for row, sequence in enumerate(sequences):
+        if not lengths[row]:
+            continue
+        kept = np.asarray(sequence[-steps:] if truncating == "pre" else sequence[:steps], dtype=dtype)
+        require(kept.shape[1:] == shape, f"sequence {row}", f"entries of shape {kept.shape[1:]}", f"all others have {shape}")
+        if padding == "pre":
+            padded[row, -len(kept) :] = kept
+        else:
+            padded[row, : len(kept)] = kept
+    return padded
+
+
+def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
+    """A (N, maxlen) int32 array of N rows that lie end to end in `values`; the padding is 0.
+
+    Args:
+        values: (ids,) all ids, row after row.
+        offsets: (N + 1,) row n is `values[offsets[n]:offsets[n + 1]]`.
+        maxlen, padding, truncating: as in `pad_sequences`.
+
+    Raises:
+        InputError: for maxlen < 1, or a side that is neither "pre" nor "post".
+    """
+    _check(maxlen, padding, truncating)
+    starts, ends = offsets[:-1], offsets[1:]
+    kept = np.minimum(ends - starts, maxlen)
+    first = ends - kept if truncating == "pre" else starts
+    padded = np.zeros((len(starts), maxlen), np.int32)
+    columns = np.arange(maxlen)
+    valid = columns >= (maxlen - kept)[:, None] if padding == "pre" else columns < kept[:, None]
+    within = np.arange(int(kept.sum())) - np.repeat(np.cumsum(kept) - kept, kept)
+    padded[valid] = values[np.repeat(first, kept) + within]
+    return padded
+
+
+def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(ids,) int32 and (N + 1,) int64 offsets of N rows of integers laid end to end."""
+    arrays = [np.asarray(row, np.int32) for row in rows]
+    offsets = np.zeros(len(arrays) + 1, np.int64)
+    np.cumsum([len(row) for row in arrays], out=offsets[1:])
+    return (np.concatenate(arrays) if arrays else np.zeros(0, np.int32)), offsets

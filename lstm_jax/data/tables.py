@@ -1,0 +1,100 @@
+"""Reviews in a table: JSON lines (`.jsonl`, `.jsonl.xz`) or CSV, one review a row."""
+
+import csv
+import json
+import lzma
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.data.reviews import TextSplit, review_name
+from lstm_jax.errors import InputError, require
+
+LABELS = {"0": 0, "1": 1, "neg": 0, "pos": 1, "negative": 0, "positive": 1}
+GROUP_KEYS = ("movie", "group")
+ENDINGS = (".jsonl", ".jsonl.xz", ".csv", ".csv.xz")
+FIELD_LIMIT = 1 << 30  # Python's csv stops at 128 KiB a field by default
+
+
+def is_table(path: Path) -> bool:
+    """Whether the file's ending is one of `ENDINGS`."""
+    return path.name.endswith(ENDINGS)
+
+
+def read_table(path: Path, text_column: str = "text", label_column: str = "label") -> TextSplit:
+    """The reviews of one table, in its order.
+
+    A row has a text and a label (0, 1, "neg", "pos", "negative", "positive"); where it also has `movie` (or `group`), `id` and
+    `rating`, they give the group and the review's name.
+
+    Raises:
+        InputError: naming the line, for invalid UTF-8, JSON or CSV, a label that is none, a column that is not there, a text that
+            is none; for a truncated or absent file.
+    """
+    try:
+        lines = _lines(path)
+        rows = _csv_rows(path, lines) if ".csv" in path.suffixes[-2:] else _json_rows(path, lines)
+        return _collect(path, rows, text_column, label_column)
+    except (EOFError, lzma.LZMAError, OSError) as error:
+        raise InputError(f"file {path}", error, "give a complete file that can be read") from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(f"line {number} of {path}", error, "save the file as UTF-8") from error
+
+
+def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"line {number} of {path}", error, "each line is one JSON object") from error
+        require(isinstance(row, dict), f"line {number} of {path}", line, "each line is one JSON object")
+        yield number, row
+
+
+def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    previous = csv.field_size_limit(FIELD_LIMIT)
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        for row in reader:
+            if None in row:
+                raise csv.Error(f"{len(row[None])} fields too many")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"line {reader.reader.line_num} of {path}", error, "put texts in quotes, one field a column") from error
+    finally:
+        csv.field_size_limit(previous)
+
+
+def _collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column: str, label_column: str) -> TextSplit:
+    texts: list[bytes] = []
+    labels: list[int] = []
+    names: list[str] = []
+    groups: list[str] = []
+    for number, row in rows:
+        here = f"line {number} of {path}"
+        for column, flag in ((text_column, "--text-column"), (label_column, "--label-column")):
+            require(column in row, f"column {column!r} in {here}", f"there are {sorted(map(str, row))}", f"name one with {flag}")
+        text, raw = row[text_column], row[label_column]
+        require(isinstance(text, str), f"{text_column!r} in {here}", repr(text), "give a string")
+        label = None if isinstance(raw, bool) else LABELS.get(str(raw).strip().lower())
+        if label is None:
+            raise InputError(f"label {label_column!r} in {here}", repr(raw), "give 0 or 1")
+        try:
+            texts.append(text.encode())
+        except UnicodeEncodeError as error:
+            raise InputError(f"{text_column!r} in {here}", error, "save the text as UTF-8") from error
+        names.append(review_name(label, len(labels), row.get("id"), row.get("rating")))
+        labels.append(label)
+        groups.append(next((str(row[key]) for key in GROUP_KEYS if row.get(key) is not None), ""))
+    return TextSplit(tuple(texts), np.asarray(labels, np.int32), tuple(names), tuple(groups) if any(groups) else None)

@@ -1,0 +1,64 @@
+"""Keras' word index of the IMDB reviews: `imdb_word_index.json`, word -> rank from 1."""
+
+import json
+import os
+from pathlib import Path
+
+from lstm_jax.data.cache import default_cache_dir
+from lstm_jax.data.files import download, file_digest
+from lstm_jax.data.vocabulary import FIRST_WORD, Vocabulary
+from lstm_jax.errors import InputError, require
+
+WORD_INDEX_NAME = "imdb_word_index.json"
+WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"
+WORD_INDEX_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/imdb_word_index.json"
+REMEDY = f"put Keras' {WORD_INDEX_NAME} beside the data, or use --vocabulary frequency"
+
+
+def _verify(path: Path) -> None:
+    digest = file_digest(path, "md5")
+    require(digest == WORD_INDEX_MD5, f"md5 of word index {path}", f"{digest} instead of {WORD_INDEX_MD5}", REMEDY)
+
+
+def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check: bool = True) -> Vocabulary:
+    """The vocabulary of `keras.datasets.imdb`: 88,584 words.
+
+    Args:
+        word_index_path: Keras' `imdb_word_index.json`.
+        num_words: ids in all; None or 0: 88,588.
+        check: compare the file's MD5 with Keras'.
+
+    Raises:
+        InputError: for another file, or one that does not give the ranks 1, 2, 3, ... to words.
+    """
+    if check:
+        _verify(word_index_path)
+    try:
+        ranks = json.loads(word_index_path.read_bytes())
+        words = sorted(ranks, key=ranks.__getitem__)
+        if [ranks[word] for word in words] != list(range(1, len(words) + 1)):
+            raise ValueError("the ranks are not 1, 2, 3, ...")
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise InputError(f"word index {word_index_path}", error, REMEDY) from error
+    return Vocabulary(tuple(words), FIRST_WORD + len(words), "keras").capped(num_words)
+
+
+def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
+    """Keras' word index: beside the source, in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets`, in the cache, else downloaded there.
+
+    Args:
+        near: the source, a file or a folder.
+        cache_dir: where a download goes; None: `default_cache_dir()`.
+
+    Raises:
+        InputError: if it is nowhere and there is no network.
+    """
+    root, cached = os.environ.get("LSTM_JAX_DATA", ""), (cache_dir or default_cache_dir()) / WORD_INDEX_NAME
+    folders = [near, near.parent] if near.is_dir() else [near.parent]
+    folders += [Path(root).expanduser() / "imdb"] if root else []
+    folders += [Path.home() / ".keras" / "datasets", cached.parent]
+    for folder in folders:
+        if (folder / WORD_INDEX_NAME).is_file():
+            return folder / WORD_INDEX_NAME
+    download(WORD_INDEX_URL, cached, _verify, REMEDY)
+    return cached

@@ -1,0 +1,70 @@
+"""Dropout masks of a recurrent layer: drawn once per call and batch row, constant over time, returned as arrays.
+
+Kinds (`MaskKind`):
+    "keras": what `keras.layers.LSTM` does by default. With recurrent dropout it works in its implementation 1, one input mask and one
+        recurrent mask a gate; without, all gates share one input mask.
+    "per_gate": one mask a gate in any case (Keras' `implementation=1`).
+    "variational": one shared mask each (Gal & Ghahramani 2016).
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.errors import require
+from lstm_jax.shapes import GATES
+
+MaskKind = Literal["keras", "per_gate", "variational"]
+
+
+class DropoutMasks(NamedTuple):
+    """Factors 0 or 1 / (1 - rate), or None for no dropout there.
+
+    input: (B, E) shared by the gates, or (4, B, E) one a gate, i, f, g, o.
+    recurrent: (B, H) or (4, B, H) likewise.
+    """
+
+    input: jax.Array | None = None
+    recurrent: jax.Array | None = None
+
+
+def check_rate(name: str, rate: float) -> float:
+    """Return `rate` if it is in [0, 1).
+
+    Raises:
+        InputError: otherwise.
+    """
+    require(0 <= rate < 1, name, rate, "give a share from 0 to below 1")
+    return rate
+
+
+def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Inverted dropout: 0 with probability `rate`, else 1 / (1 - rate); `shape` in, `shape` out."""
+    keep = 1 - check_rate("dropout", rate)
+    return jnp.where(jax.random.bernoulli(key, keep, shape), jnp.asarray(1 / keep, dtype), jnp.asarray(0, dtype))
+
+
+def draw_masks(
+    key: jax.Array,
+    batch: int,
+    features: int,
+    units: int,
+    dropout: float,
+    recurrent_dropout: float,
+    kind: MaskKind = "keras",
+    dtype=jnp.float32,
+) -> DropoutMasks:
+    """The masks of one call of an LSTM layer.
+
+    Raises:
+        InputError: if a rate is outside [0, 1) or `kind` is unknown.
+    """
+    require(kind in ("keras", "per_gate", "variational"), "dropout_masks", kind, "give keras, per_gate or variational")
+    per_gate = kind == "per_gate" or (kind == "keras" and recurrent_dropout > 0)
+    lead = (GATES,) if per_gate else ()
+    input_key, recurrent_key = jax.random.split(key)
+    return DropoutMasks(
+        draw_mask(input_key, dropout, (*lead, batch, features), dtype) if dropout else None,
+        draw_mask(recurrent_key, recurrent_dropout, (*lead, batch, units), dtype) if recurrent_dropout else None,
+    )

@@ -1,0 +1,221 @@
+"""An embedding table (V, E) looked into: neighbours, projections, the polarity of words, files for other programs. numpy alone."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int, Integer, Shaped
+
+from lstm_jax.data.files import write_atomically
+from lstm_jax.errors import InputError, require
+
+RESERVED_IDS = 4  # padding, start, out of vocabulary, unused
+
+
+def lookup(words_index: Mapping[str, int], word: str) -> int:
+    """The id of a word.
+
+    Raises:
+        InputError: for an unknown word, with words of a similar spelling.
+    """
+    if word not in words_index:
+        close = difflib.get_close_matches(word, words_index, n=5)
+        remedy = (
+            f"close spellings: {', '.join(close)}" if close else "nothing is spelt like it; words are lower-case and hold no punctuation"
+        )
+        raise InputError("unknown word", word, remedy)
+    return words_index[word]
+
+
+def neighbours(
+    table: Float[np.ndarray, "V E"], index: int, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine"
+) -> tuple[Int[np.ndarray, "found"], Float[np.ndarray, "found"]]:
+    """Ids of the words nearest to the word `index`, nearest first, and how near they are.
+
+    Cosine: the similarity, from 1 down to -1, 0 where a vector is zero. Euclidean: the distance, from 0 up. Computed in float64; equal
+    scores are ordered by id. The word itself and the ids below 4 are left out, so there may be fewer than `count`.
+
+    Raises:
+        InputError: on an index outside the table, a count below 1, or an unknown metric.
+    """
+    require(0 <= index < len(table), "word id", index, f"give 0 to {len(table) - 1}")
+    require(count >= 1, "count of neighbours", count, "give 1 or more")
+    wide = table.astype(np.float64)
+    word = wide[index]
+    if metric == "cosine":
+        norms = np.linalg.norm(wide, axis=1) * np.linalg.norm(word)
+        scores = np.divide(wide @ word, norms, out=np.zeros(len(wide)), where=norms > 0)
+        order = np.argsort(-scores, kind="stable")
+    else:
+        require(metric == "euclidean", "metric", metric, "choose cosine or euclidean")
+        scores = np.linalg.norm(wide - word, axis=1)
+        order = np.argsort(scores, kind="stable")
+    ids = order[(order >= RESERVED_IDS) & (order != index)][:count]
+    return ids, scores[ids]
+
+
+def project(
+    rows: Float[np.ndarray, "N E"], method: Literal["pca", "pca+axis"] = "pca", axis: Float[np.ndarray, "E"] | None = None
+) -> Float[np.ndarray, "N 2"]:
+    """Coordinates of N vectors in a plane, in float64, with mean 0.
+
+    "pca": along the two directions of greatest variance. "pca+axis": x along `axis` (mean of positive words minus mean of negative ones,
+    say, or the kernel of a linear head; its length does not matter), y along the direction of greatest variance at right angles to it.
+
+    A principal direction is known but for its sign; here its component of largest magnitude (the first of them) is positive.
+
+    Raises:
+        InputError: on fewer than 2 rows or features, values that are not finite, or an `axis` that is absent, zero or not wanted.
+    """
+    require(min(rows.shape) >= 2, "vectors to project", f"shape {rows.shape}", "give at least 2 rows of at least 2 features")
+    require(bool(np.isfinite(rows).all()), "vectors to project", "not finite", "the model has diverged: lower the learning rate")
+    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    if method == "pca":
+        require(axis is None, "axis", "given", "choose the method pca+axis for it")
+        return centred @ _principal(centred, 2).T
+    require(method == "pca+axis", "method", method, "choose pca or pca+axis")
+    if axis is None:
+        raise InputError("axis", None, "give the direction that x shall follow, or choose the method pca")
+    length = float(np.linalg.norm(axis.astype(np.float64)))
+    require(0 < length < np.inf, "axis", f"length {length}", "give a direction that is finite and not zero")
+    unit = axis.astype(np.float64) / length
+    x = centred @ unit
+    y = centred @ _principal(centred - np.outer(x, unit), 1)[0]
+    return np.stack([x, y], axis=1)
+
+
+def _principal(centred: np.ndarray, count: int) -> np.ndarray:
+    """The first principal directions (count, E), signs fixed."""
+    directions = np.linalg.svd(centred, full_matrices=False)[2][:count]
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1)
+    return directions * np.sign(largest)
+
+
+def word_polarity(
+    values: Integer[np.ndarray, "tokens"],
+    offsets: Integer[np.ndarray, "boundaries"],
+    labels: Shaped[np.ndarray, "reviews"],
+    vocabulary_size: int,
+) -> tuple[Float[np.ndarray, "V"], Int[np.ndarray, "V"]]:
+    """For each id, the share of positive among the reviews that hold it (nan if none does) and the number of reviews that hold it.
+
+    A word that a review repeats counts once.
+
+    Args:
+        values: ids of all reviews, one review after the other.
+        offsets: review r is values[offsets[r] : offsets[r + 1]].
+        labels: 0 or 1 a review.
+        vocabulary_size: V.
+
+    Raises:
+        InputError: if offsets do not fit values and labels, an id lies outside 0 to V - 1, or a label is not 0 or 1.
+    """
+    lengths = np.diff(offsets.astype(np.int64))
+    fits = len(offsets) == len(labels) + 1 and offsets[0] == 0 and offsets[-1] == len(values) and (lengths >= 0).all()
+    require(
+        bool(fits), "offsets", f"{len(offsets)} of them for {len(labels)} labels", "give one a review and the end: 0 to the count of ids"
+    )
+    inside = len(values) == 0 or (values.min() >= 0 and values.max() < vocabulary_size)
+    require(bool(inside), "word ids", "outside the vocabulary", f"give 0 to {vocabulary_size - 1}")
+    require(bool(np.isin(labels, (0, 1)).all()), "labels", "other than 0 and 1", "give 0 or 1")
+    reviews = np.repeat(np.arange(len(labels), dtype=np.int64), lengths)
+    pairs = np.sort(reviews * vocabulary_size + values)
+    once = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique hashes since NumPy 2.3, which is ten times as slow on 6 million ids
+    ids, positive = once % vocabulary_size, np.asarray(labels, np.float64)[once // vocabulary_size]
+    count = np.bincount(ids, minlength=vocabulary_size)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(ids, positive, vocabulary_size) / count, count
+
+
+def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"]) -> None:
+    """Write word2vec's text format, which gensim, spaCy and others read: a line "N E", then a line "word v1 v2 ..." a word.
+
+    Numbers have 9 digits: each float32 reads back exactly. See `escape` for words that would break the lines.
+
+    Raises:
+        InputError: on an empty word, two words of one spelling, counts that differ, values that are not finite, or an unwritable path.
+    """
+    written = _checked_words(words, vectors)
+    lines = (f"{word} {_numbers(vector, ' ')}\n" for word, vector in zip(written, vectors, strict=True))
+    _write_lines(path, [f"{vectors.shape[0]} {vectors.shape[1]}\n", *lines])
+
+
+def export_projector(
+    folder: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"], columns: Mapping[str, Sequence[object] | np.ndarray]
+) -> None:
+    """Write what TensorBoard's projector reads: vectors.tsv, metadata.tsv and, last, projector_config.pbtxt.
+
+    `tensorboard --logdir FOLDER` shows it; projector.tensorflow.org loads the two .tsv files.
+
+    Args:
+        folder: made if absent.
+        words: the labels of the points; escaped as in `export_word2vec`.
+        vectors: one a word.
+        columns: more about each word, by name (count, polarity, ...); may be empty.
+
+    Raises:
+        InputError: as `export_word2vec`, and on a column of another length or a name or value that holds a tab or a line break.
+    """
+    written = _checked_words(words, vectors)
+    table = {"word": written} | {name: [str(value) for value in column] for name, column in columns.items()}
+    require(len(table) == len(columns) + 1, "column", "word", "choose another name: it is taken by the words")
+    for name, column in table.items():
+        require(len(column) == len(words), f"column {name}", f"{len(column)} values for {len(words)} words", "give one a word")
+        for cell in (name, *column):
+            require(not set(cell) & set("\t\r\n") and cell != "", f"column {name}", repr(cell), "give text without tabs and line breaks")
+    # The projector takes the first line for names only where there are two columns or more.
+    head = ["\t".join(table) + "\n"] if columns else []
+    _write_lines(folder / "vectors.tsv", [_numbers(vector, "\t") + "\n" for vector in vectors])
+    _write_lines(folder / "metadata.tsv", head + ["\t".join(row) + "\n" for row in zip(*table.values(), strict=True)])
+    config = (
+        "embeddings {\n"
+        '  tensor_name: "embedding"\n'
+        f"  tensor_shape: {vectors.shape[0]}\n  tensor_shape: {vectors.shape[1]}\n"
+        '  tensor_path: "vectors.tsv"\n'
+        '  metadata_path: "metadata.tsv"\n'
+        "}\n"
+    )
+    _write_lines(folder / "projector_config.pbtxt", [config])
+
+
+def escape(word: str) -> str:
+    """The word with white space, control characters and bytes that are not UTF-8 percent-encoded as in URLs ("a b" -> "a%20b").
+
+    Keras' vocabulary has such words: NEL (U+0085), which many readers take for a line break, and no-break spaces. A "%" stays as it is.
+
+    Raises:
+        InputError: for an empty word, or a str that is no text.
+    """
+    require(word != "", "word", "empty", "leave words without letters out")
+    if word.isprintable() and " " not in word:
+        return word
+    try:
+        return "".join(c if c.isprintable() and c != " " else _percent(c) for c in word)
+    except UnicodeEncodeError as error:
+        raise InputError("word", repr(word), "give valid Unicode") from error
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def _checked_words(words: Sequence[str], vectors: np.ndarray) -> list[str]:
+    require(len(words) == len(vectors), "words", f"{len(words)} for {len(vectors)} vectors", "give one a vector")
+    require(vectors.size > 0, "vectors", f"shape {vectors.shape}", "give at least one, with at least one feature")
+    require(bool(np.isfinite(vectors).all()), "vectors", "not finite", "the model has diverged: lower the learning rate")
+    written = [escape(word) for word in words]
+    seen: set[str] = set()
+    for word in written:
+        require(word not in seen, "word", repr(word), "give each word once: readers keep only one of a spelling")
+        seen.add(word)
+    return written
+
+
+def _numbers(vector: np.ndarray, separator: str) -> str:
+    return separator.join(f"{value:.9g}" for value in vector.tolist())
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    write_atomically(path, lambda file: file.writelines(line.encode() for line in lines))

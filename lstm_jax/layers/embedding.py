@@ -1,0 +1,49 @@
+"""A table of learned vectors, one a token id (Bengio et al. 2003), as `keras.layers.Embedding`."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from lstm_jax import initializers, sharding
+from lstm_jax.errors import require
+
+
+class Embedding(nnx.Module):
+    """ids (...,) int -> vectors (..., features): row `id` of the table (vocabulary, features).
+
+    Args:
+        vocabulary: rows; ids run from 0 to vocabulary - 1. An id outside gives NaN vectors, as `jnp.take` does.
+        features: columns.
+        mask_zero: id 0 is padding; `mask` tells the layers behind it.
+        initializer: (key, shape, dtype) -> table; uniform in [-0.05, 0.05) as Keras has it.
+
+    Raises:
+        InputError: if `vocabulary` or `features` is below 1.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        features: int,
+        *,
+        mask_zero: bool = False,
+        initializer: initializers.Initializer = initializers.uniform_embedding,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        require(vocabulary >= 1, "vocabulary", vocabulary, "give 1 or more")
+        require(features >= 1, "features", features, "give 1 or more")
+        self.mask_zero = mask_zero
+        self.embedding = nnx.Param(initializer(rngs.params(), (vocabulary, features), param_dtype))
+
+    def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... E"]:
+        # on a mesh the table lies there by columns: each device gathers its columns of all rows, then they trade columns for rows
+        vectors = sharding.constrain(jnp.take(self.embedding[...], ids, axis=0), ids.ndim)
+        return sharding.constrain(vectors, ids.ndim - 1) if ids.ndim else vectors
+
+    def mask(self, ids: Int[Array, "..."]) -> Bool[Array, "..."] | None:
+        """True where an id is not padding; None if the layer does not mask."""
+        return ids != 0 if self.mask_zero else None
+
+
+__all__ = ["Embedding"]

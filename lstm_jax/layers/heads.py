@@ -1,0 +1,38 @@
+"""Dense heads over a recurrent layer's output."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lstm_jax import initializers
+from lstm_jax.errors import require
+
+
+class ClassifierHead(nnx.Module):
+    """features (..., D) -> logits (..., classes): x W + b, as `keras.layers.Dense` before its activation.
+
+    For two classes `classes=1` gives the logit of the second, sigmoid(logit) its probability.
+
+    Raises:
+        InputError: if `features` or `classes` is below 1.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int = 1,
+        *,
+        kernel_initializer: initializers.Initializer = initializers.glorot_uniform,
+        bias_initializer: initializers.Initializer = initializers.zeros,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        require(features >= 1, "features", features, "give 1 or more")
+        require(classes >= 1, "classes", classes, "give 1 or more")
+        self.kernel = nnx.Param(kernel_initializer(rngs.params(), (features, classes), param_dtype))
+        self.bias = nnx.Param(bias_initializer(rngs.params(), (classes,), param_dtype))
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... C"]:
+        logits: jax.Array = x @ self.kernel[...]
+        return logits + jnp.broadcast_to(self.bias[...], logits.shape)

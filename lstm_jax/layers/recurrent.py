@@ -1,0 +1,281 @@
+"""Recurrent layers with Keras' arguments and semantics: thin modules that own parameters and call `recurrence.unroll`."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lstm_jax import initializers
+from lstm_jax.cells import CELLS, LSTMParams, LSTMState
+from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_masks
+from lstm_jax.errors import InputError, require
+from lstm_jax.recurrence import unroll
+from lstm_jax.shapes import GATES
+
+
+class CarriedState(nnx.Variable):
+    """State that a layer with `stateful=True` carries from call to call."""
+
+
+class LSTM(nnx.Module):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000), as `keras.layers.LSTM`.
+
+        z = x W + h U + b, split i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
+
+    Args:
+        features: E, size of the input's last axis.
+        units: H.
+        dropout: share of the input features dropped, the same at every step of a call.
+        recurrent_dropout: share of the state h dropped on its way into the gates, likewise.
+        dropout_masks: "keras", "per_gate" or "variational"; see `lstm_jax.dropout`.
+        return_sequences: give the outputs of all steps (B, T, H), else the last (B, H).
+        return_state: give (outputs, LSTMState) instead of outputs.
+        go_backwards: read the reversed sequence; outputs come in processing order.
+        stateful: start each call where the last one ended, after `reset_state(batch)`.
+        unit_forget_bias: the forget gate's bias starts at 1.
+        use_bias: without, there is no bias parameter.
+        zero_output_for_mask: outputs of masked steps are zeros instead of the previous output.
+        dtype: type of the matrix products, e.g. jnp.bfloat16; None for that of the parameters. State and sums keep the parameters' type.
+        backend: name of a recurrence backend; None chooses.
+        rngs: `params` for the weights, `dropout` for masks.
+
+    Raises:
+        InputError: if features or units is below 1, or a rate is outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        units: int,
+        *,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        dropout_masks: MaskKind = "keras",
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unit_forget_bias: bool = True,
+        use_bias: bool = True,
+        zero_output_for_mask: bool = False,
+        kernel_initializer: initializers.Initializer = initializers.glorot_uniform,
+        recurrent_initializer: initializers.Initializer = initializers.orthogonal,
+        bias_initializer: initializers.Initializer | None = None,
+        dtype=None,
+        param_dtype=jnp.float32,
+        backend: str | None = None,
+        rngs: nnx.Rngs,
+    ):
+        require(features >= 1, "features", features, "give 1 or more")
+        require(units >= 1, "units", units, "give 1 or more")
+        require(dropout_masks in ("keras", "per_gate", "variational"), "dropout_masks", dropout_masks, "give keras, per_gate or variational")
+        self.features, self.units = features, units
+        self.dropout = check_rate("dropout", dropout)
+        self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
+        self.dropout_masks: MaskKind = dropout_masks
+        self.return_sequences, self.return_state = return_sequences, return_state
+        self.go_backwards, self.stateful = go_backwards, stateful
+        self.zero_output_for_mask = zero_output_for_mask
+        self.dtype, self.backend = dtype, backend
+        self.deterministic = False
+        self.kernel = nnx.Param(kernel_initializer(rngs.params(), (features, GATES * units), param_dtype))
+        self.recurrent_kernel = nnx.Param(recurrent_initializer(rngs.params(), (units, GATES * units), param_dtype))
+        if bias_initializer is None:
+            bias = initializers.lstm_bias(units, param_dtype, unit_forget_bias)
+        else:
+            bias = bias_initializer(rngs.params(), (GATES * units,), param_dtype)
+            bias = bias.at[units : 2 * units].set(1) if unit_forget_bias else bias
+        self.bias = nnx.Param(bias) if use_bias else None
+        stream = getattr(rngs, "dropout", None) if dropout or recurrent_dropout else None
+        self.rngs = None if stream is None else stream.fork()
+        self.carried = nnx.data(None)
+
+    def cell_params(self) -> LSTMParams:
+        """The cell's parameters as plain arrays; a bias of zeros where the layer has none."""
+        kernel = self.kernel[...]
+        bias = jnp.zeros(kernel.shape[1:], kernel.dtype) if self.bias is None else self.bias[...]
+        return LSTMParams(kernel, self.recurrent_kernel[...], bias)
+
+    def reset_state(self, batch: int) -> None:
+        """Set the carried state of a `stateful` layer to zeros, for calls with `batch` rows."""
+        require(self.stateful, "stateful", self.stateful, "make the layer with stateful=True to carry state")
+        zeros = jnp.zeros((batch, self.units), self.kernel[...].dtype)
+        self.carried = nnx.data(LSTMState(CarriedState(zeros), CarriedState(zeros)))
+
+    def draw_masks(self, batch: int, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None) -> DropoutMasks:
+        """Masks for one call, from `rngs` (a key, a stream or Rngs with `dropout`) or the layer's own stream.
+
+        Raises:
+            InputError: if the layer has dropout and there is no stream to draw from.
+        """
+        if not (self.dropout or self.recurrent_dropout):
+            return DropoutMasks()
+        source = self.rngs if rngs is None else rngs
+        if source is None:
+            raise InputError("rngs", None, "dropout draws from it: give rngs with a `dropout` stream, or deterministic=True")
+        key = source.dropout() if isinstance(source, nnx.Rngs) else source() if isinstance(source, nnx.RngStream) else source
+        dtype = self.kernel[...].dtype
+        return draw_masks(key, batch, self.features, self.units, self.dropout, self.recurrent_dropout, self.dropout_masks, dtype)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        initial_state: LSTMState | None = None,
+        dropout: DropoutMasks | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        time_major: bool = False,
+    ):
+        """Run the layer.
+
+        Args:
+            x: (B, T, E), or (T, B, E) if `time_major`.
+            mask: bool (B, T), False for padding; or `lengths`: int (B,).
+            initial_state: LSTMState of (B, H) arrays; zeros, or the carried state, if None.
+            dropout: masks to use instead of drawn ones.
+            deterministic: no dropout; None takes the attribute that `train()` and `eval()` set.
+            rngs: see `draw_masks`.
+
+        Returns:
+            outputs, or (outputs, LSTMState) with `return_state`; see the class.
+        """
+        batch = x.shape[1 if time_major else 0]
+        deterministic = self.deterministic if deterministic is None else deterministic
+        if dropout is None and not deterministic:
+            dropout = self.draw_masks(batch, rngs)
+        if initial_state is None and self.stateful:
+            if self.carried is None:
+                raise InputError("stateful", "no state yet", "call reset_state(batch) before the first call")
+            initial_state = LSTMState(*(v[...] for v in self.carried))
+        outputs, state = unroll(
+            CELLS["lstm"],
+            self.cell_params(),
+            x,
+            initial_state,
+            mask=mask,
+            lengths=lengths,
+            dropout=dropout,
+            backwards=self.go_backwards,
+            return_sequences=self.return_sequences,
+            zero_output_for_mask=self.zero_output_for_mask,
+            time_major=time_major,
+            compute_dtype=self.dtype,
+            backend=self.backend,
+        )
+        if self.stateful and self.carried is not None:
+            for variable, value in zip(self.carried, state, strict=True):
+                variable[...] = value
+        return (outputs, state) if self.return_state else outputs
+
+
+class Bidirectional(nnx.Module):
+    """Two LSTMs over the sequence and its reverse (Schuster & Paliwal 1997), as `keras.layers.Bidirectional(LSTM(...))`.
+
+    Args:
+        features, units, options: of each LSTM. `go_backwards` and `stateful` are not for it.
+        merge_mode: "concat", "sum", "ave", "mul", or None for both outputs as a tuple.
+
+    As Keras does, with `return_sequences` the outputs of masked steps are zeros, and the backward outputs are turned back into the order of time.
+    With `return_state` it gives (outputs, (forward LSTMState, backward LSTMState)).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        units: int,
+        *,
+        merge_mode: Literal["concat", "sum", "ave", "mul"] | None = "concat",
+        return_sequences: bool = False,
+        return_state: bool = False,
+        rngs: nnx.Rngs,
+        **options,
+    ):
+        require(merge_mode in ("concat", "sum", "ave", "mul", None), "merge_mode", merge_mode, "give concat, sum, ave, mul or None")
+        for name in ("go_backwards", "stateful"):
+            require(not options.get(name), name, options.get(name), "Bidirectional has both directions and carries no state")
+        self.merge_mode, self.return_sequences, self.return_state = merge_mode, return_sequences, return_state
+        options |= {"return_sequences": return_sequences, "return_state": True, "zero_output_for_mask": return_sequences}
+        self.forward = LSTM(features, units, rngs=rngs, **options)
+        self.backward = LSTM(features, units, rngs=rngs, **(options | {"go_backwards": True}))
+
+    @property
+    def output_features(self) -> int:
+        """Size of the output's last axis."""
+        return self.forward.units * (2 if self.merge_mode == "concat" else 1)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        initial_state: tuple[LSTMState, LSTMState] | None = None,
+        dropout: tuple[DropoutMasks, DropoutMasks] | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        time_major: bool = False,
+    ):
+        """As `LSTM.__call__`; `initial_state` and `dropout` are pairs, forward and backward."""
+        keys = (rngs, rngs) if rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream)) else jax.random.split(rngs)
+        results = [
+            layer(
+                x,
+                mask=mask,
+                lengths=lengths,
+                initial_state=None if initial_state is None else initial_state[n],
+                dropout=None if dropout is None else dropout[n],
+                deterministic=deterministic,
+                rngs=keys[n],
+                time_major=time_major,
+            )
+            for n, layer in enumerate((self.forward, self.backward))
+        ]
+        (ahead, ahead_state), (back, back_state) = results
+        if self.return_sequences:
+            back = jnp.flip(back, 0 if time_major else 1)
+        outputs = _merge(self.merge_mode, ahead, back)
+        return (outputs, (ahead_state, back_state)) if self.return_state else outputs
+
+
+def _merge(mode: str | None, ahead: jax.Array, back: jax.Array):
+    match mode:
+        case "concat":
+            return jnp.concatenate([ahead, back], axis=-1)
+        case "sum":
+            return ahead + back
+        case "ave":
+            return (ahead + back) / 2
+        case "mul":
+            return ahead * back
+        case _:
+            return ahead, back
+
+
+class RecurrentStack(nnx.Module):
+    """Recurrent layers one behind the other; all but the last must return sequences, with the same mask for each.
+
+    Args:
+        layers: `LSTM` or `Bidirectional` modules.
+
+    Raises:
+        InputError: if there is none, or an inner one does not return plain sequences.
+    """
+
+    def __init__(self, layers: list[LSTM | Bidirectional]):
+        require(len(layers) >= 1, "layers", len(layers), "give 1 or more")
+        for n, layer in enumerate(layers[:-1]):
+            require(layer.return_sequences and not layer.return_state, f"layer {n}", "inner layer", "make it with return_sequences=True only")
+        self.layers = nnx.List(layers)
+
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None, **options):
+        """As `LSTM.__call__`, except `initial_state` and `dropout`, which are lists with an entry a layer."""
+        per_layer = {name: options.pop(name) for name in ("initial_state", "dropout") if options.get(name) is not None}
+        drawn = rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream))
+        for n, layer in enumerate(self.layers):
+            own = {name: values[n] for name, values in per_layer.items()}
+            x = layer(x, rngs=rngs if drawn else jax.random.fold_in(rngs, n), **(options | own))
+        return x

@@ -1,0 +1,166 @@
+"""The one place where a backend is chosen and a recurrence is run.
+
+    outputs, state = unroll(CELLS["lstm"], params, x)
+
+`BACKENDS` says what each backend can do; `capability_rows` prints it. A backend that is named and cannot serve raises and says what it
+lacks; only `backend=None` chooses, the first of the table that lacks nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.cells import CELLS, Cell
+from lstm_jax.dropout import DropoutMasks
+from lstm_jax.errors import require
+from lstm_jax.recurrence import hoisted, reference
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run a cell over time, and what it can do."""
+
+    name: str
+    run: Callable
+    cells: tuple[str, ...]
+    platforms: tuple[str, ...]
+    compute_dtypes: tuple[str, ...]
+    forward_mode: bool
+    what: str
+
+
+_FLOATS = ("float32", "float64", "bfloat16")
+
+BACKENDS = {
+    "hoisted": Backend(
+        "hoisted", hoisted.run, ("lstm",), ("cpu", "gpu", "tpu"), _FLOATS, False, "custom VJP, GEMMs outside the loop"
+    ),
+    "reference": Backend(
+        "reference", reference.run, tuple(CELLS), ("cpu", "gpu", "tpu"), _FLOATS, True, "lax.scan and autodiff"
+    ),
+}
+
+
+def lacks(backend: Backend, cell: str, platform: str, compute_dtype: str) -> str:
+    """What `backend` lacks for this request; empty if nothing."""
+    if cell not in backend.cells:
+        return f"no cell {cell}"
+    if platform not in backend.platforms:
+        return f"does not run on {platform}"
+    if compute_dtype not in backend.compute_dtypes:
+        return f"no products in {compute_dtype}"
+    return ""
+
+
+def resolve_backend(name: str | None, cell: str = "lstm", compute_dtype="float32") -> Backend:
+    """The backend of that name, or the first of the table that serves if `name` is None.
+
+    Raises:
+        InputError: if `name` is unknown, or that backend lacks something the request needs.
+    """
+    platform, dtype = jax.default_backend(), np.dtype(compute_dtype).name
+    if name is None:
+        return next(b for b in BACKENDS.values() if not lacks(b, cell, platform, dtype))
+    require(name in BACKENDS, "backend", name, f"give one of {', '.join(BACKENDS)}")
+    missing = lacks(BACKENDS[name], cell, platform, dtype)
+    require(not missing, f"backend {name}", missing, "leave the backend out, or see `lstm-jax backends`")
+    return BACKENDS[name]
+
+
+def capability_rows() -> list[dict[str, str]]:
+    """The table as rows of text, in the order in which `backend=None` tries them."""
+    platform = jax.default_backend()
+    return [
+        {
+            "backend": b.name,
+            "cells": " ".join(b.cells),
+            "platforms": " ".join(b.platforms),
+            "products in": " ".join(b.compute_dtypes),
+            "dropout": "input and recurrent, per gate or shared",
+            "mask, lengths": "yes",
+            "derivatives": "reverse and forward" if b.forward_mode else "reverse",
+            "here": lacks(b, b.cells[0], platform, "float32") or "yes",
+            "what": b.what,
+        }
+        for b in BACKENDS.values()
+    ]
+
+
+def unroll(
+    cell: Cell,
+    params,
+    x: jax.Array,
+    initial_state=None,
+    *,
+    mask: jax.Array | None = None,
+    lengths: jax.Array | None = None,
+    dropout: DropoutMasks | None = None,
+    backwards: bool = False,
+    return_sequences: bool = True,
+    zero_output_for_mask: bool = False,
+    time_major: bool = False,
+    compute_dtype=None,
+    backend: str | None = None,
+):
+    """Run `cell` over a batch of sequences, with Keras' semantics.
+
+    Args:
+        cell: a row of `CELLS`.
+        params: its parameters.
+        x: (B, T, E), or (T, B, E) if `time_major`.
+        initial_state: its state, zeros if None.
+        mask: bool (B, T) ((T, B) if `time_major`), False where a step copies the state and repeats the previous output.
+        lengths: int (B,), instead of `mask`: the first `lengths[b]` steps are valid; 0 gives the initial state.
+        dropout: masks, constant over time.
+        backwards: read the reversed sequence; outputs come in processing order.
+        return_sequences: outputs of all steps; else the last one.
+        zero_output_for_mask: outputs of steps that are not valid are zeros instead of the previous output.
+        compute_dtype: type of the matrix products (bfloat16), None for that of `x`; state and sums keep the parameters' type.
+        backend: a name in `BACKENDS`, or None.
+
+    Returns:
+        outputs (B, T, H) ((T, B, H) if `time_major`), or (B, H) without `return_sequences`; and the final state.
+
+    Raises:
+        InputError: if the shapes do not fit, T is 0, both `mask` and `lengths` are given, or the backend cannot serve.
+    """
+    batch, steps, units = _check(cell, params, x, time_major)
+    require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
+    run = resolve_backend(backend, cell.name, compute_dtype or "float32").run
+    x = x if time_major else jnp.swapaxes(x, 0, 1)
+    state = cell.initial_state(batch, units, params[0].dtype) if initial_state is None else initial_state
+    require(state.h.shape == (batch, units), "initial_state.h", state.h.shape, f"give shape ({batch}, {units})")
+    valid = None
+    if lengths is not None:
+        require(lengths.shape == (batch,), "lengths", lengths.shape, f"give shape ({batch},)")
+        valid = jnp.arange(steps)[:, None] < lengths[None, :].astype(jnp.int32)
+    elif mask is not None:
+        valid = (mask if time_major else mask.T).astype(bool)
+        require(valid.shape == (steps, batch), "mask", mask.shape, "give (B, T), or (T, B) if time_major")
+    if backwards:
+        x = jnp.flip(x, 0)
+        valid = None if valid is None else jnp.flip(valid, 0)
+
+    h, final = run(cell, params, x, state, valid, dropout or DropoutMasks(), compute_dtype, return_sequences)
+
+    if not return_sequences:
+        if valid is None:
+            return final.h, final
+        shown = valid[-1] if zero_output_for_mask else valid.any(0)
+        return jnp.where(shown[:, None], final.h, 0), final
+    if valid is not None:
+        shown = valid if zero_output_for_mask else jnp.cumsum(valid, axis=0) > 0
+        h = jnp.where(shown[:, :, None], h, 0)
+    return (h if time_major else jnp.swapaxes(h, 0, 1)), final
+
+
+def _check(cell: Cell, params, x: jax.Array, time_major: bool) -> tuple[int, int, int]:
+    require(x.ndim == 3, "x", x.shape, "give (B, T, E), or (T, B, E) if time_major")
+    features, units = params.kernel.shape[0], params.kernel.shape[1] // cell.gates
+    require(x.shape[2] == features, "x", x.shape, f"the kernel reads {features} features")
+    steps, batch = x.shape[:2] if time_major else (x.shape[1], x.shape[0])
+    require(steps >= 1, "x", x.shape, "give 1 or more time steps")
+    return batch, steps, units

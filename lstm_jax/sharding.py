@@ -1,0 +1,76 @@
+"""The device mesh (CPU cores, GPUs, hosts alike), and where batch, state and optimiser rows live on it.
+
+One axis, "data": the batch's rows are split over it, small parameters are copied to each device, and a large embedding table and its optimiser
+rows are split by columns, so that no device holds or updates them twice. A single device is a mesh of one.
+"""
+
+import contextlib
+import os
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lstm_jax.errors import InputError, require
+
+DATA = "data"
+
+
+def use_cpu_cores(cores: int = 0) -> None:
+    """Give JAX one CPU device a core, in this process. Call it before the first array is made; a GPU or TPU is not affected.
+
+    Args:
+        cores: how many; 0 for all that this process may run on.
+
+    Raises:
+        InputError: if JAX has made its devices already, with another count.
+    """
+    require(cores >= 0, "devices", cores, "give 0 (all) or more")
+    wanted = cores or len(os.sched_getaffinity(0))
+    try:
+        jax.config.update("jax_num_cpu_devices", wanted)
+    except RuntimeError as error:
+        if jax.local_device_count("cpu") != wanted:
+            raise InputError("devices", wanted, "call use_cpu_cores before JAX is first used") from error
+
+
+def make_mesh(devices: int = 0) -> Mesh:
+    """A mesh over the first `devices` devices of all hosts (0: all).
+
+    Raises:
+        InputError: if there are fewer.
+    """
+    found = jax.devices()
+    require(devices <= len(found), "devices", devices, f"this machine shows {len(found)}")
+    return Mesh(np.asarray(found[: devices or len(found)]), (DATA,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Axis number `axis` split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
+
+
+def param_sharding(mesh: Mesh, path: tuple, leaf) -> NamedSharding:
+    """Where a parameter lives: an embedding table by columns if they divide evenly, all else copied."""
+    named = any(getattr(key, "key", getattr(key, "name", None)) == "embedding" for key in path[-2:])
+    if named and leaf.ndim == 2 and leaf.shape[1] % mesh.size == 0:
+        return rows(mesh, 1)
+    return replicated(mesh)
+
+
+def constrain(x: jax.Array, axis: int) -> jax.Array:
+    """Inside a computation under `jax.set_mesh`: split `axis` of `x` over the devices. Elsewhere, or if it does not divide: `x` as it is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or DATA not in mesh.shape or mesh.shape[DATA] == 1 or x.shape[axis] % mesh.shape[DATA]:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, DATA))
+
+
+def on(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Context in which `constrain` speaks of `mesh`."""
+    return jax.set_mesh(mesh)

@@ -1,0 +1,304 @@
+"""Sentiment of reviews: config -> run folder, and what a trained run answers."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from lstm_jax import data, sharding
+from lstm_jax.config import SentimentConfig, sentiment_from_json, to_json
+from lstm_jax.errors import require
+from lstm_jax.files import write_atomically
+from lstm_jax.models import SentimentClassifier, functional, layer_rows
+from lstm_jax.recurrence import resolve_backend
+from lstm_jax.training import checkpoint
+from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
+from lstm_jax.training.loop import FitResult, fit
+from lstm_jax.training.metrics import BinaryMetrics, binary_metrics
+from lstm_jax.training.optimizers import make_optimizer
+from lstm_jax.training.run_folder import RunFolder
+from lstm_jax.training.step import make_predict, steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Rows:
+    """ids: int32 (N, T); labels: int32 (N,)."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Padded rows of a run."""
+
+    train: Rows
+    validation: Rows | None
+    test: Rows | None
+
+
+def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits:
+    """Pad, and hold out the validation part: no movie and no text in both parts."""
+
+    def rows(split: data.EncodedSplit) -> Rows:
+        return Rows(split.padded(config.data.maxlen, config.data.padding, config.data.truncating), split.labels)
+
+    train, validation = encoded.train, None
+    if config.data.validation:
+        keep, held = data.grouped_split(train.labels, train.groups, config.data.validation, config.train.seed, train.hashes())
+        train, validation = train.select(keep), rows(train.select(held))
+    return Splits(rows(train), validation, rows(encoded.test) if encoded.test else None)
+
+
+def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.EncodedReviews:
+    """The config's reviews, tokenised, from the cache where there is one."""
+    fields = {name: value for name, value in asdict(config.data).items() if name not in ("maxlen", "padding", "truncating", "validation")}
+    return data.prepare(**fields, on_progress=on_progress)
+
+
+def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
+    """The model with its initial weights; deterministic in the seed."""
+    return SentimentClassifier(config.model, vocabulary, rngs=nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.train.seed), 1)))
+
+
+def objective(rebuild: Callable) -> Callable:
+    """Binary cross-entropy from logits, in nats, as a `training.step.Objective` over (ids, labels)."""
+
+    def loss(params, batch, weight, key):
+        ids, labels = batch
+        logits = rebuild(params)(ids, deterministic=False, rngs=key)
+        target = labels.astype(logits.dtype)
+        losses = optax.sigmoid_binary_cross_entropy(logits, target) * weight
+        correct = ((logits > 0) == (labels == 1)).astype(logits.dtype) * weight
+        sums = {"loss": losses.sum(), "correct": correct.sum(), "weight": weight.sum()}
+        return sums["loss"] / sums["weight"], sums
+
+    return loss
+
+
+def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """logits(params, ids (N, T)) -> (N,), without dropout."""
+    return make_predict(lambda params, ids: rebuild(params)(ids, deterministic=True), mesh)
+
+
+def train(
+    config: SentimentConfig,
+    folder: Path,
+    *,
+    reviews: data.EncodedReviews | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    callbacks: Sequence[Callback] = (),
+    figures: bool = True,
+) -> FitResult:
+    """Train a run in `folder`: the whole of `lstm-jax train sentiment`.
+
+    Args:
+        config: all of it is written to the folder.
+        folder: new, or with `resume` that of an interrupted run.
+        reviews: in memory already; else those that the config names.
+        console: where to show progress and the table of layers.
+        callbacks: called after each epoch, behind the built-in ones.
+        figures: draw them at the end.
+
+    Returns:
+        What `fit` gives; rows have test_* and validation_* figures where there are such parts.
+
+    Raises:
+        InputError: for bad input. Interrupted: after SIGINT or SIGTERM, when the state is saved.
+    """
+    console = console or Console(quiet=True)
+    mesh = sharding.make_mesh(config.train.devices)
+    backend = resolve_backend(None if config.model.backend == "auto" else config.model.backend, config.model.cell, config.model.dtype).name
+    run = RunFolder(folder)
+    if reviews is None:
+        reviews = _load_with_spinner(config, console)
+    splits = padded_rows(reviews, config)
+    run.start(to_json(config), resume)
+    run.write_environment(mesh, backend)
+    reviews.vocabulary.save(run.vocabulary)
+    model = make_model(config, reviews.vocabulary.size)
+    params, rebuild = functional(model)
+    console.print(_summary(model, config.data.maxlen))
+    held = f"{len(splits.validation.labels):,} held out, " if splits.validation else ""
+    tested = f"{len(splits.test.labels):,} test, " if splits.test else ""
+    console.print(f"{len(splits.train.labels):,} training reviews, {held}{tested}backend {backend}, {mesh.size} devices", highlight=False)
+
+    logits = make_logits(rebuild, mesh)
+    parts = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows is not None}
+
+    def evaluate(params) -> dict[str, float]:
+        figures = {}
+        for name, rows in parts.items():
+            began = time.perf_counter()
+            row = binary_metrics(logits(params, rows.ids), rows.labels).to_row()
+            figures |= {f"{name}_{figure}": row[figure] for figure in ("loss", "accuracy", "auc", "ece")}
+            figures[f"{name}_seconds"] = time.perf_counter() - began
+        return figures
+
+    result = fit(
+        params,
+        objective(rebuild),
+        make_optimizer(config.train, config.train.epochs * steps_per_epoch(len(splits.train.labels), config.train.batch_size)),
+        (splits.train.ids, splits.train.labels),
+        config.train,
+        mesh,
+        evaluate=evaluate,
+        monitor="validation_loss" if splits.validation else "",
+        checkpoints=run.checkpoints,
+        resume=resume,
+        callbacks=(metrics_file(run.metrics), tensorboard(run.events), print_row(console), *callbacks),
+        console=console,
+    )
+    _finish(run, config, result, reviews, splits, logits, figures)
+    return result
+
+
+def _load_with_spinner(config: SentimentConfig, console: Console) -> data.EncodedReviews:
+    with console.status("reading reviews") as status:
+        return load_reviews(config, lambda what, done, total: status.update(f"{what} ({done}/{total})"))
+
+
+def _summary(model: nnx.Module, steps: int) -> Table:
+    rows = layer_rows(model)
+    total = sum(int(row["count"].replace(",", "")) for row in rows)
+    table = Table(title=f"ids (B, {steps}) -> logit (B,)", caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
+    for name in ("layer", "type", "parameters", "count"):
+        table.add_column(name, justify="right" if name == "count" else "left")
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
+def _finish(run, config, result, reviews, splits, logits, figures: bool) -> None:
+    """Final figures of the chosen parameters, what `embedding` needs later, and the pictures."""
+    from lstm_jax import embedding_space
+
+    share, count = embedding_space.word_polarity(
+        reviews.train.values, reviews.train.offsets, reviews.train.labels, reviews.vocabulary.size
+    )
+    write_atomically(run.words, lambda file: np.savez_compressed(file, share=share, count=count))
+    shown = "test" if splits.test else "validation" if splits.validation else ""
+    row: dict[str, Any] = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
+    metrics = None
+    if shown:
+        rows = getattr(splits, shown)
+        scores = logits(result.params, rows.ids)
+        metrics = binary_metrics(scores, rows.labels)
+        row |= {f"{shown}_{name}": value for name, value in metrics.to_row().items()}
+    write_atomically(run.result, json.dumps(row, indent=2) + "\n")
+    if figures:
+        draw_figures(run, result, metrics, (scores, rows.labels) if metrics else None, shown)
+
+
+def draw_figures(run: RunFolder, result: FitResult, metrics: BinaryMetrics | None, scored, part: str) -> None:
+    """Learning curves, confusion matrix, reliability curve and embedding map, as PNG and SVG in the run's folder."""
+    from lstm_jax import plots
+    from lstm_jax.training.metrics import reliability
+
+    plots.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves")
+    if metrics is not None:
+        scores, labels = scored
+        plots.confusion_matrix(metrics.confusion, run.figures / "confusion_matrix.png", f"Confusion matrix, {part} reviews")
+        curve = reliability(1 / (1 + np.exp(-scores.astype(np.float64))), labels)
+        plots.reliability_curve(curve, metrics.ece, run.figures / "reliability.png", f"Reliability, {part} reviews")
+    draw_embedding(run, np.asarray(result.params["embedding/embedding"]), run.figures / "embedding_map.png")
+
+
+def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 400) -> None:
+    """The learned space in two dimensions: the words that occur in 50 reviews or more, the most frequent `words` of the most one-sided ones."""
+    from lstm_jax import embedding_space, plots
+
+    vocabulary = data.Vocabulary.load(run.vocabulary)
+    with np.load(run.words) as file:
+        share, count = file["share"], file["count"]
+    common = np.flatnonzero(count >= min(50, max(1, count.max() // 20)))
+    common = common[common >= 4]
+    if len(common) < 3:
+        return
+    one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]
+    plane = embedding_space.project(table[one_sided])
+    plots.embedding_map(plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run read back: `probabilities(texts)` answers."""
+
+    run: RunFolder
+    config: SentimentConfig
+    vocabulary: data.Vocabulary
+    params: dict[str, np.ndarray]
+    notes: tuple[str, ...]
+    _logits: Callable[[Any, np.ndarray], np.ndarray]
+
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        """Padded ids (N, T) -> logits (N,)."""
+        return self._logits(self.params, ids)
+
+    def probabilities(self, texts: Sequence[str | bytes]) -> np.ndarray:
+        """Probability that each review is positive, float64 (N,); encoded exactly as the training reviews were."""
+        if not texts:
+            return np.zeros(0)
+        values, offsets = self.vocabulary.encode_all(texts)
+        ids = data.pad_ragged(values, offsets, self.config.data.maxlen, self.config.data.padding, self.config.data.truncating)
+        return 1 / (1 + np.exp(-self.logits(ids).astype(np.float64)))
+
+
+def load(folder: Path) -> Trained:
+    """Read a run: the parameters of its best epoch where a validation part chose it, else of its newest.
+
+    Raises:
+        InputError: if the folder is no run, or no good checkpoint is left in it.
+    """
+    run = RunFolder(folder)
+    config = sentiment_from_json(run.config)
+    vocabulary = data.Vocabulary.load(run.vocabulary)
+    mesh = sharding.make_mesh(config.train.devices if config.train.devices <= jax.device_count() else 0)
+    params, rebuild = functional(make_model(config, vocabulary.size))
+    found = checkpoint.restore(run.checkpoints / "best", params)
+    notes = tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)
+    return Trained(run, config, vocabulary, {k: np.asarray(v) for k, v in found.state.items()}, notes, make_logits(rebuild, mesh))
+
+
+def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:
+    """Metrics of a run on a split of its own reviews, or of `reviews`.
+
+    Raises:
+        InputError: if there is no such split.
+    """
+    splits = padded_rows(reviews or load_reviews(trained.config), trained.config)
+    rows = getattr(splits, split)
+    require(rows is not None, "split", split, "this run's data has no such part")
+    return binary_metrics(trained.logits(rows.ids), rows.labels)
+
+
+def export_embedding(trained: Trained, out: Path, form: str) -> int:
+    """Write the vectors of all words with their figures; returns how many.
+
+    Args:
+        out: a file for "word2vec", a folder for "projector".
+    """
+    from lstm_jax import embedding_space
+
+    table = trained.params["embedding/embedding"]
+    ids = range(4, min(len(table), 4 + len(trained.vocabulary.words)))
+    words = [trained.vocabulary.word(i) for i in ids]
+    vectors = table[4 : 4 + len(words)]
+    if form == "word2vec":
+        embedding_space.export_word2vec(out, words, vectors)
+    else:
+        with np.load(trained.run.words) as file:
+            columns = {"reviews": file["count"][4 : 4 + len(words)], "positive_share": file["share"][4 : 4 + len(words)].round(4)}
+        embedding_space.export_projector(out, words, vectors, columns)
+    return len(words)

@@ -1,0 +1,67 @@
+"""What happens at the end of an epoch: functions of a small frozen record, which never get the trainer.
+
+fit(..., callbacks=[lambda record: print(record.row["train_loss"])])
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lstm_jax.files import write_atomically
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """The end of an epoch."""
+
+    epoch: int
+    """From 1."""
+    step: int
+    """Steps done since the start of the run."""
+    row: dict[str, Any]
+    """This epoch's figures: epoch, step, train_loss, train_accuracy, seconds, ... and what `evaluate` gave."""
+    rows: tuple[dict[str, Any], ...]
+    """Those of all epochs, this one last; a resumed run has the earlier ones too."""
+    params: Any = field(repr=False)
+    """The parameters, valid during the call only: the next step takes their memory."""
+    seed: int = 0
+
+
+Callback = Callable[[EpochRecord], object]
+
+
+def metrics_file(path: Path) -> Callback:
+    """Keep `path` as JSON lines, one an epoch; written whole each time, so that a resumed run leaves no line twice."""
+
+    def write(record: EpochRecord) -> None:
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in record.rows))
+
+    return write
+
+
+def tensorboard(folder: Path) -> Callback:
+    """Write each number of a row as a TensorBoard scalar at its step."""
+
+    def write(record: EpochRecord) -> None:
+        from tensorboardX import SummaryWriter
+
+        with SummaryWriter(str(folder)) as writer:
+            for name, value in record.row.items():
+                if isinstance(value, (int, float)) and name not in ("epoch", "step"):
+                    writer.add_scalar(name, value, record.step)
+
+    return write
+
+
+def print_row(console: Console) -> Callback:
+    """One line an epoch."""
+
+    def show(record: EpochRecord) -> None:
+        shown = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in record.row.items() if k.endswith(("_loss", "_accuracy", "_auc"))]
+        console.print(f"epoch {record.epoch}: {', '.join(shown)} ({record.row['seconds']:.1f} s)", highlight=False)
+
+    return show

@@ -1,0 +1,162 @@
+"""Metrics of a binary classifier over a whole split, in numpy and float64: N reviews, one logit and one label (0 or 1) each."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from lstm_jax.errors import require
+
+
+@dataclass(frozen=True)
+class BinaryMetrics:
+    """What a classifier's logits are worth against the labels."""
+
+    loss: float
+    """Mean binary cross-entropy, nats."""
+    accuracy: float
+    """Share of reviews with (p > 0.5) == label, as Keras' BinaryAccuracy: p = 0.5 counts as negative."""
+    auc: float
+    """Area under the ROC curve; nan if all labels are the same."""
+    confusion: tuple[tuple[int, int], tuple[int, int]]
+    """((true negatives, false positives), (false negatives, true positives)): a row a label, a column a prediction."""
+    ece: float
+    """Expected calibration error over 15 bins."""
+    brier: float
+    """Mean squared difference of p and label (Brier 1950, for the positive class alone: 0 to 1)."""
+    count: int
+    """Reviews."""
+
+    def to_row(self, prefix: str = "") -> dict[str, float | int | None]:
+        """A flat dict for a JSON line; confusion becomes four counts, and an undefined AUC None, since JSON has no nan."""
+        row: dict[str, Any] = dataclasses.asdict(self)
+        (tn, fp), (fn, tp) = row.pop("confusion")
+        row |= {"tn": tn, "fp": fp, "fn": fn, "tp": tp, "auc": None if np.isnan(self.auc) else self.auc}
+        return {prefix + name: value for name, value in row.items()}
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Predictions in bins of equal width: how sure the model was and how often it was right to be."""
+
+    edges: Float[np.ndarray, "boundaries"]
+    """From 0 to 1, one more than bins."""
+    confidence: Float[np.ndarray, "bins"]
+    """Mean probability of the positive class in the bin; nan where it is empty."""
+    frequency: Float[np.ndarray, "bins"]
+    """Share of positive labels in the bin; nan where it is empty."""
+    count: Int[np.ndarray, "bins"]
+    """Reviews in the bin."""
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: sum over bins of count/N |frequency - confidence| (Naeini et al. 2015, eq. 1).
+
+        Of the positive class' probability, as Naeini et al. have it; Guo et al. 2017 take the predicted class' instead.
+        """
+        filled = self.count > 0
+        gaps = np.abs(self.frequency[filled] - self.confidence[filled])
+        return float(np.sum(self.count[filled] * gaps) / self.count.sum())
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """Points of the ROC curve from (0, 0) to (1, 1), one a distinct score; both rates nan without both classes."""
+
+    false_positive_rate: Float[np.ndarray, "points"]
+    true_positive_rate: Float[np.ndarray, "points"]
+    thresholds: Float[np.ndarray, "points"]
+    """A review is called positive where its score is at or above this; the first is inf."""
+
+
+def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> BinaryMetrics:
+    """All metrics from logits (N,) or (N, 1) and labels of the same kind.
+
+    With z the logit and y the label the loss is max(z, 0) - z y + log(1 + exp(-|z|)), which no logit overflows and no clip distorts.
+    (Keras clips p to [1e-7, 1 - 1e-7] if given probabilities, so its loss of a single review ends at 16.1.)
+
+    Raises:
+        InputError: on differing lengths, no reviews, a logit that is not finite, or labels other than 0 and 1.
+    """
+    z, y = _checked("logits", logits, labels)
+    probabilities = _sigmoid(z)
+    loss = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
+    positive = z > 0  # the same as p > 0.5, also for logits so small that p rounds to 0.5
+    counts = [[int(np.sum((y == label) & (positive == called))) for called in (False, True)] for label in (0, 1)]
+    (tn, fp), (fn, tp) = counts
+    return BinaryMetrics(
+        loss=float(loss.mean()),
+        accuracy=(tn + tp) / len(y),
+        auc=_auc(z, y),
+        confusion=((tn, fp), (fn, tp)),
+        ece=reliability(probabilities, y).ece,
+        brier=float(np.mean((probabilities - y) ** 2)),
+        count=len(y),
+    )
+
+
+def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."], bins: int = 15) -> Reliability:
+    """Sort probabilities of the positive class into `bins` bins (a, b] of equal width; the first one holds 0 too.
+
+    Raises:
+        InputError: as `binary_metrics`, and on probabilities outside [0, 1] or fewer than 1 bin.
+    """
+    p, y = _checked("probabilities", probabilities, labels)
+    require(bool(np.all((p >= 0) & (p <= 1))), "probabilities", f"from {p.min()} to {p.max()}", "give values from 0 to 1, no logits")
+    require(bins >= 1, "bins", bins, "give 1 or more")
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.clip(np.searchsorted(edges, p, side="left") - 1, 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(index, p, bins) / count
+        frequency = np.bincount(index, y, bins) / count
+    return Reliability(edges, confidence, frequency, count)
+
+
+def roc_curve(scores: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> RocCurve:
+    """The ROC curve of logits or probabilities; its trapezoids add up to `BinaryMetrics.auc`.
+
+    Raises:
+        InputError: as `binary_metrics`.
+    """
+    s, y = _checked("scores", scores, labels)
+    order = np.argsort(-s, kind="stable")
+    s, y = s[order], y[order]
+    last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # tied scores are one point: no threshold parts them
+    true, false = np.cumsum(y)[last], np.cumsum(1 - y)[last]
+    both = true[-1] > 0 and false[-1] > 0
+    rates = [np.append(0.0, hits / hits[-1]) if both else np.full(len(last) + 1, np.nan) for hits in (false, true)]
+    return RocCurve(rates[0], rates[1], np.append(np.inf, s[last]))
+
+
+def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 of shape (N,)."""
+    for thing, array in ((name, values), ("labels", labels)):
+        flat = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
+        require(flat, thing, f"shape {array.shape}", "give one number a review: (N,) or (N, 1)")
+    v, y = values.astype(np.float64).ravel(), labels.astype(np.float64).ravel()
+    require(len(v) == len(y), name, f"{len(v)} of them for {len(y)} labels", "give as many of one as of the other")
+    require(len(v) > 0, name, "none", "give at least one review")
+    finite = np.isfinite(v)
+    require(bool(finite.all()), name, f"{v[~finite][:1]} at review {np.argmin(finite)}", "the model has diverged: lower the learning rate")
+    known = (y == 0) | (y == 1)
+    require(bool(known.all()), "labels", f"{y[~known][:1]} at review {np.argmin(known)}", "give 0 or 1")
+    return v, y
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    small = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1.0, small) / (1.0 + small)
+
+
+def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mann-Whitney: U / (P N) with U = (sum of the positives' ranks) - P (P + 1) / 2, ties sharing their mean rank."""
+    positives = labels.sum()
+    negatives = len(labels) - positives
+    if positives == 0 or negatives == 0:
+        return float("nan")
+    _, group, size = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(size) - (size - 1) / 2)[group]
+    return float((ranks[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))

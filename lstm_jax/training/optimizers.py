@@ -1,0 +1,88 @@
+"""Optimisers by name, with schedule and clipping; Adam and RMSprop as Keras has them."""
+
+import inspect
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lstm_jax.config import TrainConfig
+from lstm_jax.errors import InputError, require
+
+
+def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015) in the form of the last lines of its section 2, as Keras computes it.
+
+        m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt(v') + eps)
+
+    Departs from `optax.adam`, which adds eps after the correction of v: the difference shows where gradients are as small as eps.
+    """
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None):
+        del params
+        count = optax.safe_increment(state.count)
+        m = jax.tree.map(lambda m, g: m + (1 - b1) * (g - m), state.mu, updates)
+        v = jax.tree.map(lambda v, g: v + (1 - b2) * (g * g - v), state.nu, updates)
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        time = count.astype(jnp.float32)
+        scale = rate * jnp.sqrt(1 - b2**time) / (1 - b1**time)
+        steps = jax.tree.map(lambda m, v: -scale.astype(m.dtype) * m / (jnp.sqrt(v) + eps), m, v)
+        return steps, optax.ScaleByAdamState(count, m, v)
+
+    return optax.GradientTransformation(init, update)
+
+
+def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.GradientTransformation:
+    """RMSprop (Tieleman & Hinton 2012) with Keras' defaults: p' = p - lr g / sqrt(v' + eps)."""
+    return optax.rmsprop(learning_rate, decay=rho, eps=eps, eps_in_sqrt=True)
+
+
+OURS: dict[str, Callable] = {"adam": keras_adam, "rmsprop": keras_rmsprop}
+
+
+def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | float:
+    """The learning rate as a function of the step, over `total_steps` steps with the warm-up included."""
+    peak, end, warmup = config.learning_rate, config.final_learning_rate, config.warmup_steps
+    require(warmup < total_steps, "warmup_steps", warmup, f"the run has {total_steps} steps in all")
+    decay_steps = total_steps - warmup
+    match config.schedule:
+        case "cosine":
+            decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=end / peak)
+        case "linear":
+            decay = optax.linear_schedule(peak, end, decay_steps)
+        case "exponential":
+            decay = optax.exponential_decay(peak, decay_steps, end / peak)
+        case _:
+            if not warmup:
+                return peak
+            decay = optax.constant_schedule(peak)
+    if not warmup:
+        return decay
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+
+
+def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:
+    """The optimiser of a run.
+
+    Raises:
+        InputError: if the name is neither ours nor an optimiser of optax that needs a learning rate only.
+    """
+    schedule = make_schedule(config, total_steps)
+    factory = OURS.get(config.optimizer) or getattr(optax, config.optimizer, None)
+    try:
+        parameters = inspect.signature(factory).parameters if callable(factory) else {}
+        require("learning_rate" in parameters, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion, adamw or another of optax")
+        optimizer = factory(learning_rate=schedule)
+        require(
+            isinstance(optimizer, optax.GradientTransformation), "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion or adamw"
+        )
+    except TypeError as error:
+        raise InputError("optimizer", config.optimizer, f"it needs more than a learning rate ({error})") from error
+    if config.clip_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer

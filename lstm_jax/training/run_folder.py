@@ -1,0 +1,104 @@
+"""A run's folder: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from lstm_jax.errors import InputError, require
+from lstm_jax.files import write_atomically
+
+
+class RunFolder:
+    """Names of the files in `path`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.json"
+        self.environment = path / "environment.json"
+        self.vocabulary = path / "vocabulary.json"
+        self.words = path / "words.npz"
+        self.metrics = path / "metrics.jsonl"
+        self.result = path / "result.json"
+        self.events = path / "events"
+        self.figures = path / "figures"
+        self.checkpoints = path / "checkpoints"
+
+    def start(self, config_json: str, resume: bool) -> None:
+        """Make the folder, or enter that of an interrupted run.
+
+        Raises:
+            InputError: if the folder holds a run already and `resume` is not set, or holds one with another config.
+        """
+        if not self.config.exists():
+            require(not self.path.exists() or not any(self.path.iterdir()), f"run folder {self.path}", "not empty", "name a new folder")
+            write_atomically(self.config, config_json)
+            return
+        require(resume, f"run folder {self.path}", "holds a run", "go on with it with --resume, or name another folder")
+        require(
+            _same(self.config.read_text(), config_json),
+            f"run folder {self.path}",
+            "holds a run of another config",
+            "give its config to resume it",
+        )
+
+    def write_environment(self, mesh: Mesh, backend: str) -> None:
+        """Record the machine, the versions and the backend that runs."""
+        write_atomically(self.environment, json.dumps(environment(mesh) | {"backend": backend}, indent=2) + "\n")
+
+
+def _same(old: str, new: str) -> bool:
+    try:
+        return json.loads(old) == json.loads(new)
+    except ValueError as error:
+        raise InputError("config.json", error, "the run folder is damaged; name a new one") from error
+
+
+def environment(mesh: Mesh) -> dict[str, Any]:
+    """Versions, devices and settings that can change a number or a time."""
+    return {
+        "python": sys.version.split()[0],
+        "versions": {name: _version(name) for name in ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")},
+        "git": _git(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "devices": [f"{d.platform}:{d.device_kind}" for d in mesh.devices.flat],
+        "hosts": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git() -> str:
+    """Commit of this package's own checkout, with + if it has changes; empty where it is not one."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", here, "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return commit.stdout.strip()
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

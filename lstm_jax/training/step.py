@@ -1,0 +1,97 @@
+"""Compiled steps over device-resident rows.
+
+An epoch is a table of row numbers (steps, batch), a permutation drawn from `fold_in(key, epoch)`. `make_run_steps` compiles one program that takes
+any stretch of those steps, so that progress, checkpoints and interrupts between stretches cost no compilation and change no number.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from lstm_jax import sharding
+from lstm_jax.training.state import TrainState
+
+# objective(params, rows of a batch, weight (B,), key) -> mean loss, sums for the epoch's totals
+Objective = Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+class Order(NamedTuple):
+    """rows: int32 (steps, B), which rows each step reads; weight: float32 (steps, B), 0 where the last batch is filled up."""
+
+    rows: jax.Array
+    weight: jax.Array
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Steps in an epoch over `count` rows; the last one may be short, as in Keras' `fit`."""
+    return -(-count // batch_size)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
+    """A random permutation of `count` rows cut into batches."""
+    steps = steps_per_epoch(count, batch_size)
+    spare = steps * batch_size - count
+    rows = jnp.concatenate([jax.random.permutation(key, count), jnp.zeros(spare, jnp.int32)]).astype(jnp.int32)
+    weight = (jnp.arange(steps * batch_size) < count).astype(jnp.float32)
+    return Order(rows.reshape(steps, batch_size), weight.reshape(steps, batch_size))
+
+
+def make_run_steps(objective: Objective, optimizer: optax.GradientTransformation, places: TrainState, mesh: Mesh) -> Callable:
+    """Compile `run_steps(state, data, order, start, stop, key) -> state`: steps start..stop-1 of an epoch; the state is donated.
+
+    Args:
+        objective: the loss; its batch is `data` gathered at the step's rows.
+        places: the state's shardings.
+    """
+
+    def run_steps(state: TrainState, data: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
+        def body(n: jax.Array, state: TrainState) -> TrainState:
+            batch = jax.tree.map(lambda rows: jnp.take(rows, order.rows[n], axis=0, mode="clip"), data)
+            step_key = jax.random.fold_in(key, state.step)
+            gradient, sums = jax.grad(objective, has_aux=True)(state.params, batch, order.weight[n], step_key)
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            totals = {name: total + sums[name].astype(jnp.float32) for name, total in state.totals.items()}
+            return TrainState(state.step + 1, params, opt_state, totals)
+
+        return jax.lax.fori_loop(start, stop, body, state)
+
+    compiled = jax.jit(run_steps, donate_argnums=0, out_shardings=places)
+
+    def call(state, data, order, start: int, stop: int, key):
+        with sharding.on(mesh):
+            return compiled(state, data, order, np.int32(start), np.int32(stop), key)
+
+    return call
+
+
+def make_predict(forward: Callable[[Any, Any], jax.Array], mesh: Mesh, batch_size: int = 512) -> Callable[[Any, Any], np.ndarray]:
+    """Compile `predict(params, rows) -> array`: `forward(params, batch)` over all rows (a pytree of arrays (N, ...)), in batches over the mesh."""
+
+    @jax.jit
+    def compiled(params, batches):
+        return jax.lax.map(lambda batch: forward(params, batch), batches)
+
+    def predict(params, rows) -> np.ndarray:
+        count = jax.tree.leaves(rows)[0].shape[0]
+        # small inputs get a small batch, that still divides over the devices
+        size = min(batch_size, max(8, 1 << (count - 1).bit_length())) if count else batch_size
+        size = -(-size // mesh.size) * mesh.size
+        padded = -(-count // size) * size
+
+        def cut(array):
+            array = np.concatenate([array, np.zeros((padded - count, *array.shape[1:]), array.dtype)])
+            return jax.device_put(array.reshape(-1, size, *array.shape[1:]), sharding.replicated(mesh))
+
+        with sharding.on(mesh):
+            outputs = compiled(params, jax.tree.map(lambda a: cut(np.asarray(a)), rows))
+        return np.asarray(outputs).reshape(padded, *outputs.shape[2:])[:count]
+
+    return predict

@@ -1,0 +1,101 @@
+"""Reviews for tests: the real ones where they are, small made ones everywhere. No test here sees the network or the user's folders."""
+
+import io
+import json
+import os
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROWS = 24
+WORDS = ["the", "film", "was", "good", "bad", "a", "plot", "not"]
+
+
+@pytest.fixture(scope="session")
+def imdb() -> Path:
+    """The folder with the real reviews."""
+    root = Path(os.environ.get("LSTM_JAX_DATA") or Path(__file__).parents[3] / "shared" / "data")
+    if not (root / "imdb" / "train.jsonl.xz").is_file():
+        pytest.skip(f"no IMDB reviews in {root / 'imdb'}: set LSTM_JAX_DATA")
+    return root / "imdb"
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, a home of its own, no LSTM_JAX_DATA."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network in tests")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+def made_rows(split: str) -> list[dict]:
+    """24 rows, half of them positive, three to a movie, ids and ratings as in the real data."""
+    rows = []
+    for number in range(ROWS):
+        label = number % 2
+        text = f"The {split} film no. {number} was {'GOOD' if label else 'bad'}: a {WORDS[number % 8]} plot!"
+        rows.append({"id": number // 2, "rating": 9 if label else 2, "label": label, "movie": f"tt{number // 3:07d}", "text": text})
+    return rows
+
+
+def members() -> dict[str, bytes]:
+    """The files of a small `aclImdb` folder."""
+    files = {"README": b"read me", "train/unsup/0_0.txt": b"no label"}
+    for split in ("train", "test"):
+        urls: dict[str, list[str]] = {"pos": [], "neg": []}
+        for row in made_rows(split):
+            side = "pos" if row["label"] else "neg"
+            files[f"{split}/{side}/{row['id']}_{row['rating']}.txt"] = row["text"].encode()
+            urls[side].append(f"http://www.imdb.com/title/{row['movie']}/usercomments\n")
+        files |= {f"{split}/urls_{side}.txt": "".join(lines).encode() for side, lines in urls.items()}
+    return files
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Callable[..., Path]:
+    """archive(extra members..., files=...) writes a small tar.gz and returns its path."""
+
+    def write(*extra: tarfile.TarInfo, files: dict[str, bytes] | None = None) -> Path:
+        path = tmp_path / "small.tar.gz"
+        with tarfile.open(path, "w:gz") as tar:
+            for name, content in (members() if files is None else files).items():
+                info = tarfile.TarInfo(f"aclImdb/{name}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            for info in extra:
+                tar.addfile(info)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An extracted `aclImdb` folder."""
+    for name, content in members().items():
+        path = tmp_path / "aclImdb" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path / "aclImdb"
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Path:
+    """A folder with train.jsonl and test.jsonl, and a word index beside them."""
+    path = tmp_path / "jsonl"
+    path.mkdir()
+    for split in ("train", "test"):
+        (path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made_rows(split)))
+    (path / "imdb_word_index.json").write_text(json.dumps({word: rank for rank, word in enumerate(WORDS, 1)}))
+    return path

@@ -1,0 +1,126 @@
+"""The archive and the folder of the Large Movie Review Dataset, made small; each way in which they can be wrong."""
+
+import gzip
+import tarfile
+import urllib.request
+from io import BytesIO
+
+import pytest
+from conftest import made_rows
+
+from lstm_jax.data import archive as archives
+from lstm_jax.data import download_archive, load_reviews, verify_archive
+from lstm_jax.errors import InputError
+
+
+def check(splits):
+    for name in ("train", "test"):
+        split = splits[name]
+        expected = {f"{'pos' if row['label'] else 'neg'}/{row['id']}_{row['rating']}.txt": row for row in made_rows(name)}
+        assert set(split.names) == set(expected)
+        for text, label, file, movie in zip(split.texts, split.labels, split.names, split.groups, strict=True):
+            row = expected[file]
+            assert (text, label, movie) == (row["text"].encode(), row["label"], row["movie"])
+
+
+def test_archive(archive):
+    check(load_reviews(archive()))
+
+
+def test_folder_and_its_parent(folder):
+    check(load_reviews(folder))
+    check(load_reviews(str(folder.parent)))
+
+
+def test_texts_are_bytes(archive):
+    texts = {"train/pos/0_9.txt": b"\xff\xfe caf\xe9", "train/neg/0_1.txt": b"nul \x00 here", "train/neg/1_1.txt": b""}
+    split = load_reviews(archive(files=texts))["train"]
+    assert split.texts == tuple(texts.values())
+    assert split.groups is None
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../outside.txt", "aclImdb/train/pos/../../../x.txt"])
+def test_member_outside_is_refused(archive, name):
+    with pytest.raises(InputError, match=r"member of .*small.tar.gz: .*(passwd|outside|\.\./x)"):
+        load_reviews(archive(tarfile.TarInfo(name)))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_link_or_device_is_refused(archive, kind):
+    info = tarfile.TarInfo("aclImdb/train/pos/99_9.txt")
+    info.type, info.linkname = kind, "/etc/passwd"
+    with pytest.raises(InputError, match=r"member of .*99_9.txt"):
+        load_reviews(archive(info))
+
+
+def test_every_truncation_is_found(archive):
+    path = archive()
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), max(1, len(whole) // 40)), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"small.tar.gz"):
+            load_reviews(path)
+
+
+def test_every_flip_is_found(archive):
+    path = archive()
+    whole = bytearray(path.read_bytes())
+    for place in range(20, len(whole), max(1, len(whole) // 40)):
+        path.write_bytes(bytes([*whole[:place], whole[place] ^ 16, *whole[place + 1 :]]))
+        with pytest.raises(InputError, match=r"small.tar.gz"):
+            load_reviews(path)
+
+
+def test_gzip_that_is_no_tar(archive):
+    path = archive()
+    path.write_bytes(gzip.compress(b"hello" * 1000))
+    with pytest.raises(InputError, match=r"small.tar.gz"):
+        load_reviews(path)
+
+
+def test_one_class_or_nothing_is_refused(archive, folder):
+    with pytest.raises(InputError, match="1 positive and 0 negative"):
+        load_reviews(archive(files={"train/pos/0_9.txt": b"good"}))
+    with pytest.raises(InputError, match="holds training reviews"):
+        load_reviews(archive(files={"README": b""}))
+    for file in (folder / "test" / "neg").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match=r"test split of .*12 positive and 0 negative"):
+        load_reviews(folder)
+
+
+def test_wrong_checksum(archive, tmp_path, monkeypatch):
+    path = archive().rename(tmp_path / archives.ARCHIVE_NAME)
+    with pytest.raises(InputError, match=r"size of .* instead of 84125825.*download it again"):
+        load_reviews(path)
+    monkeypatch.setattr(archives, "ARCHIVE_BYTES", path.stat().st_size)
+    with pytest.raises(InputError, match=r"sha256 of .* instead of c40f74a1.*download it again"):
+        verify_archive(path)
+    check(load_reviews(path, verify=False))
+    check(load_reviews(tmp_path, verify=False))
+    with pytest.raises(InputError, match="absent"):
+        verify_archive(tmp_path / "nothing.tar.gz")
+
+
+def test_download(archive, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="no network in tests; give --data the path of a local copy"):
+        download_archive(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+    content = archive().read_bytes()
+
+    class Reply(BytesIO):
+        headers = {"Content-Length": str(len(content))}  # noqa: RUF012
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Reply(content))
+    with pytest.raises(InputError, match="size of"):
+        download_archive(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+
+    monkeypatch.setattr(archives, "verify_archive", lambda path: None)
+    seen = []
+    path = download_archive(tmp_path / "new", lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == content
+    assert seen[-1] == (len(content), len(content))
+    monkeypatch.setattr(urllib.request, "urlopen", None)
+    assert download_archive(tmp_path / "new") == path

@@ -1,0 +1,96 @@
+"""Synthetic reviews: the label follows from the text, and counting words does not find it."""
+
+import numpy as np
+import pytest
+
+from lstm_jax.data import build_vocabulary, judge, synthetic_reviews, synthetic_splits, tokenize
+from lstm_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return synthetic_splits(5000, 2000, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("the plot was not bad .", 1),
+        ("the plot was not very good . it is a mess .", 0),
+        ("the film starts well , then it ends badly .", 0),
+        ("the film starts badly , then it ends well .", 1),
+        ("despite its dull start , the cast was superb .", 1),
+        ("the cast was dull despite its superb start .", 0),
+        ("i expected a bore , yet it is a treat .", 1),
+        ("the cast was good , but the script was awful .", 0),
+        ("though the cast was not good , the script was lovely .", 1),
+        ("the script was lovely , though the cast was not good . the plot was not fresh , but it is a gem .", 1),
+    ],
+)
+def test_judge(text, verdict):
+    assert judge(text) == verdict
+
+
+def test_judge_refuses_other_texts():
+    for text in ("it lasts about two hours .", "the plot was good . the cast was bad .", ""):
+        with pytest.raises(InputError, match="synthetic_reviews"):
+            judge(text)
+
+
+def test_labels_follow_from_the_words(splits):
+    for split in splits.values():
+        # the tokens alone are enough: a model sees no punctuation
+        assert [judge(b" ".join(tokenize(text)).decode()) for text in split.texts] == split.labels.tolist()
+
+
+def test_sizes(splits):
+    assert (len(splits["train"]), len(splits["test"])) == (5000, 2000)
+    texts = splits["train"].texts + splits["test"].texts
+    assert len(set(texts)) == 7000
+    assert splits["train"].labels.sum() == 2500
+    assert splits["test"].labels.sum() == 1000
+    lengths = [len(tokenize(text)) for text in texts]
+    assert (min(lengths), max(lengths)) >= (8, 20)
+    assert max(lengths) <= 60
+    assert 150 <= len(build_vocabulary(texts).words) <= 250
+    assert splits["train"].names[0].startswith("synthetic/")
+    assert splits["train"].groups is None
+
+
+def test_seed(splits):
+    again = synthetic_splits(5000, 2000, 0)
+    assert again["train"].texts == splits["train"].texts
+    assert again["test"].labels.tolist() == splits["test"].labels.tolist()
+    assert synthetic_reviews(10, 1).texts != synthetic_reviews(10, 2).texts
+    assert synthetic_reviews(10, 1).texts == synthetic_reviews(10, 1).texts
+    odd = synthetic_splits(7, 5, 0)
+    assert (len(odd["train"]), len(odd["test"])) == (7, 5)
+    assert sorted(np.bincount(odd["train"].labels)) == [3, 4]
+    for count in ((1, 5), (5, 0)):
+        with pytest.raises(InputError, match="synthetic reviews"):
+            synthetic_splits(*count, 0)
+
+
+def test_tens_of_thousands_differ():
+    assert len(set(synthetic_reviews(30_000, 3).texts)) == 30_000
+
+
+def counts(split, vocabulary):
+    table = np.zeros((len(split), vocabulary.size), np.float32)
+    for row, text in enumerate(split.texts):
+        np.add.at(table[row], vocabulary.encode(text), 1)
+    return table
+
+
+def test_a_bag_of_words_fails(splits):
+    vocabulary = build_vocabulary(splits["train"].texts)
+    train, test = (counts(splits[name], vocabulary) for name in ("train", "test"))
+    signs = 2 * splits["train"].labels - 1
+    weights = np.log(1 + train[signs > 0].sum(0)) - np.log(1 + train[signs < 0].sum(0))
+    bayes = ((test @ weights > 0) == splits["test"].labels).mean()
+    weights = np.zeros(vocabulary.size, np.float32)
+    for _ in range(300):
+        weights += 0.3 * train.T @ (signs / (1 + np.exp(signs * (train @ weights)))) / len(signs)
+    logistic = ((test @ weights > 0) == splits["test"].labels).mean()
+    assert bayes < 0.65
+    assert logistic < 0.65

@@ -1,0 +1,67 @@
+"""The real reviews: Keras' ids, order and labels, checked by the two hashes."""
+
+import time
+
+import numpy as np
+import pytest
+
+from lstm_jax.data import find_word_index, grouped_split, keras_check_hash, keras_vocabulary, prepare
+from lstm_jax.errors import InputError
+
+TRAIN = "79fab1839f451a3f076ab3f1e9f47cf60bef48e2849bb542c0e398b3e5d620fc"
+TEST = "2be01e9a5e7d343542f734e9609c8a6fce5138ea4cc01fb22c89a4a21e3c1d5d"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def reviews(imdb, cache):
+    return prepare(data=str(imdb), num_words=None, cache_dir=cache)
+
+
+def test_hashes_and_lengths(reviews):
+    assert (len(reviews.train), len(reviews.test)) == (25_000, 25_000)
+    assert keras_check_hash(reviews.train) == TRAIN
+    assert keras_check_hash(reviews.test) == TEST
+    lengths = np.concatenate([reviews.train.lengths, reviews.test.lengths])
+    assert round(float(lengths.mean()), 2) == 234.76
+    assert round(float(lengths.std()), 2) == 172.91
+    assert reviews.train.labels.sum() == reviews.test.labels.sum() == 12_500
+    assert reviews.vocabulary.decode(reviews.train.row(0)).startswith("this film was just brilliant casting location scenery story")
+    assert reviews.vocabulary.size == 88_588
+
+
+def test_cap_padding_and_second_call(imdb, cache, reviews):
+    started = time.perf_counter()
+    capped = prepare(data=str(imdb), num_words=20_000, cache_dir=cache)
+    assert time.perf_counter() - started < 5  # 0.2 s where nothing else runs
+    assert (capped.train.values.max(), capped.vocabulary.size) == (19_999, 20_000)
+    rows = capped.train.padded(80)
+    assert (rows.shape, rows.dtype) == ((25_000, 80), np.int32)
+    np.testing.assert_array_equal(rows[0], capped.train.row(0)[-80:])
+
+
+def test_validation_shares_no_movie(reviews):
+    labels, groups, hashes = reviews.train.labels, reviews.train.groups, reviews.train.hashes()
+    assert groups.min() == 0
+    train, validation = grouped_split(labels, groups, 0.1, 0, hashes)
+    assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(25_000))
+    assert abs(len(validation) - 2500) <= 25
+    assert abs(float(labels[validation].mean()) - 0.5) <= 0.005
+    assert not np.intersect1d(groups[train], groups[validation]).size
+    assert not np.intersect1d(hashes[train], hashes[validation]).size
+    assert 25_000 - len(np.unique(hashes)) >= 96  # the copies that are known
+
+
+def test_word_index(imdb, tmp_path):
+    path = find_word_index(imdb)
+    assert path == imdb / "imdb_word_index.json"
+    vocabulary = keras_vocabulary(path, 20_000)
+    assert vocabulary.words[:3] == ("the", "and", "a")
+    copy = tmp_path / "imdb_word_index.json"
+    copy.write_bytes(path.read_bytes().replace(b"the", b"teh", 1))
+    with pytest.raises(InputError, match="md5"):
+        keras_vocabulary(copy)

@@ -1,0 +1,91 @@
+"""Padding against the installed Keras."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+from keras.utils import pad_sequences as keras_pad
+
+from lstm_jax.data import pad_ragged, pad_sequences
+from lstm_jax.data.padding import ragged
+from lstm_jax.errors import InputError
+
+ROWS = st.lists(st.lists(st.integers(0, 1000), max_size=12), min_size=1, max_size=8)
+SIDES = st.sampled_from(["pre", "post"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(ROWS, st.none() | st.integers(1, 15), SIDES, SIDES, st.integers(-3, 9))
+def test_integers_equal_keras(rows, maxlen, padding, truncating, value):
+    options = {"maxlen": maxlen, "padding": padding, "truncating": truncating, "value": value}
+    ours = pad_sequences(rows, **options)
+    np.testing.assert_array_equal(ours, keras_pad(rows, **options), strict=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ROWS, st.integers(1, 15), SIDES, SIDES)
+def test_ragged_equals_keras(rows, maxlen, padding, truncating):
+    ours = pad_ragged(*ragged(rows), maxlen, padding, truncating)
+    np.testing.assert_array_equal(ours, keras_pad(rows, maxlen, padding=padding, truncating=truncating), strict=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), max_size=5), min_size=1, max_size=5), SIDES, SIDES)
+def test_vectors_equal_keras(rows, padding, truncating):
+    options = {"maxlen": 3, "padding": padding, "truncating": truncating, "dtype": "float32", "value": 0.5}
+    np.testing.assert_array_equal(pad_sequences(rows, **options), keras_pad(rows, **options), strict=True)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(object, "none"), ("<U5", "none"), ("<U5", 0.0), (object, 0.0), ("float64", -1.5)])
+def test_strings_and_floats_equal_keras(dtype, value):
+    rows = [["1"], ["2", "3"], [], ["4", "5", "6"]]
+    for maxlen in (None, 2):
+        ours, theirs = (pad(rows, maxlen=maxlen, dtype=dtype, value=value) for pad in (pad_sequences, keras_pad))
+        assert ours.dtype == theirs.dtype
+        assert ours.tolist() == theirs.tolist()
+
+
+def test_defaults():
+    np.testing.assert_array_equal(
+        pad_sequences([[1], [2, 3], [4, 5, 6]]), np.asarray([[0, 0, 1], [0, 2, 3], [4, 5, 6]], np.int32), strict=True
+    )
+    np.testing.assert_array_equal(pad_sequences([[1], [2, 3], [4, 5, 6]], maxlen=2), [[0, 1], [2, 3], [5, 6]])
+    assert pad_sequences([[], []]).shape == keras_pad([[], []]).shape == (2, 0)
+    assert pad_sequences([], maxlen=4).shape == keras_pad([], maxlen=4).shape == (0, 4)
+    assert pad_ragged(*ragged([]), 4).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "found"),
+    [
+        ([[1]], {"padding": "left"}, "padding: left"),
+        ([[1]], {"truncating": "left"}, "truncating: left"),
+        ([[1]], {"value": "x"}, "dtype=object"),
+        ([[1], 2], {}, "sequence 1: 2"),
+        (7, {}, "sequences: int"),
+        (iter([[1]]), {}, "list of sequences"),
+        ([], {}, "at least one sequence"),
+        ([[[1, 2]], [[1, 2, 3]]], {}, "shape"),
+    ],
+)
+def test_bad_arguments(rows, options, found):
+    with pytest.raises(InputError, match=found):
+        pad_sequences(rows, **options)
+    with pytest.raises(ValueError):  # Keras refuses them too
+        keras_pad(rows, **options)
+
+
+def test_no_steps():
+    for maxlen in (0, -1):
+        with pytest.raises(InputError, match="maxlen"):
+            pad_sequences([[1, 2]], maxlen=maxlen)
+
+
+def test_bad_arguments_of_ragged():
+    for options in ({"maxlen": 0}, {"maxlen": 3, "padding": "left"}, {"maxlen": 3, "truncating": "left"}):
+        with pytest.raises(InputError):
+            pad_ragged(*ragged([[1]]), **options)

@@ -1,0 +1,228 @@
+"""From a source to ids, through the cache; the cache is rebuilt whenever it is not what it should be."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import WORDS, made_rows
+
+from lstm_jax.data import EncodedSplit, dataset, encode_reviews, keras_check_hash, load_reviews, pad_sequences, prepare
+from lstm_jax.data.cache import load_cache, save_cache
+from lstm_jax.data.files import write_atomically
+from lstm_jax.errors import InputError
+
+
+@pytest.fixture
+def options(jsonl, tmp_path):
+    return {"data": str(jsonl), "cache_dir": str(tmp_path / "cache"), "num_words": 9, "verify": False}
+
+
+def same(one, other):
+    for name in ("train", "test"):
+        for part in ("values", "offsets", "labels", "groups"):
+            np.testing.assert_array_equal(getattr(getattr(one, name), part), getattr(getattr(other, name), part), strict=True)
+    assert (one.vocabulary, one.fingerprint) == (other.vocabulary, other.fingerprint)
+
+
+def test_keras_ids_and_order(options):
+    reviews = prepare(**options)
+    rng = np.random.RandomState(113)
+    for name, split in (("train", reviews.train), ("test", reviews.test)):
+        rows = sorted(made_rows(name), key=lambda row: (-row["label"], f"{row['id']}_{row['rating']}.txt"))
+        order = np.arange(len(rows))
+        rng.shuffle(order)
+        rows = [rows[row] for row in order]
+        for number, row in enumerate(rows):
+            words = row["text"].lower().replace(".", " ").replace(":", " ").replace("!", " ").split()
+            ids = [WORDS.index(word) + 4 for word in words if word in WORDS]
+            assert split.row(number).tolist() == [1, *(2 if one >= 9 else one for one in ids)]
+        assert split.labels.tolist() == [row["label"] for row in rows]
+        assert split.groups.tolist() == [int(row["movie"][2:]) for row in rows]
+        assert (split.labels.dtype, split.values.dtype, split.offsets.dtype) == (np.int32, np.int32, np.int64)
+    assert reviews.vocabulary.words == tuple(WORDS)
+    assert reviews.vocabulary.size == 9
+
+
+def test_one_cache_serves_every_cap(options, tmp_path):
+    whole = prepare(**options | {"num_words": None})
+    assert whole.vocabulary.size == 4 + len(WORDS)
+    files = list((tmp_path / "cache").iterdir())
+    capped = prepare(**options)
+    assert list((tmp_path / "cache").iterdir()) == files
+    assert len(files) == 1
+    np.testing.assert_array_equal(capped.train.values, np.where(whole.train.values >= 9, 2, whole.train.values))
+    assert whole.fingerprint != capped.fingerprint
+    text = made_rows("train")[5]["text"]
+    assert any(np.array_equal(capped.vocabulary.encode(text), capped.train.row(row)) for row in range(len(capped.train)))
+
+
+def test_frequency_keeps_the_order(options):
+    reviews = prepare(**options | {"vocabulary": "frequency"})
+    rows = made_rows("train")
+    assert reviews.train.labels.tolist() == [row["label"] for row in rows]
+    assert reviews.vocabulary.kind == "frequency"
+    assert reviews.vocabulary.words == ("a", "film", "plot", "the", "was")  # 27 times each
+    assert reviews.train.row(0).tolist() == reviews.vocabulary.encode(rows[0]["text"]).tolist()
+    assert 2 in reviews.test.row(0)
+
+
+def test_padded_select_and_hashes(options):
+    split = prepare(**options).train
+    rows = [split.row(number).tolist() for number in range(len(split))]
+    for padding in ("pre", "post"):
+        np.testing.assert_array_equal(split.padded(5, padding, "post"), pad_sequences(rows, 5, padding=padding, truncating="post"))
+    some = split.select(np.asarray([7, 0, 7]))
+    assert [some.row(number).tolist() for number in range(3)] == [rows[7], rows[0], rows[7]]
+    assert some.labels.tolist() == split.labels[[7, 0, 7]].tolist()
+    hashes = split.hashes()
+    for one in range(len(rows)):
+        assert [bool(equal) for equal in hashes == hashes[one]] == [row == rows[one] for row in rows]
+
+
+def test_second_call_reads_nothing_but_the_cache(options, monkeypatch):
+    stages = []
+    first = prepare(**options, on_progress=lambda *stage: stages.append(stage))
+    assert [stage for stage, _, _ in stages] == ["hashing the source", "reading reviews", "encoding reviews", "writing the cache", "done"]
+    monkeypatch.setattr(dataset, "read_source", None)
+    same(prepare(**options), first)
+
+
+def test_another_source_or_option_is_another_cache(options, jsonl, tmp_path):
+    first = prepare(**options)
+    with (jsonl / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "good", "label": 1}) + "\n")
+    second = prepare(**options)
+    assert len(second.train) == len(first.train) + 1
+    assert second.fingerprint != first.fingerprint
+    (jsonl / "imdb_word_index.json").write_text(json.dumps({word: rank for rank, word in enumerate(reversed(WORDS), 1)}))
+    assert prepare(**options).fingerprint != second.fingerprint
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign", "garbage", "pickled"])
+def test_damaged_cache_is_rebuilt(options, tmp_path, damage):
+    first = prepare(**options)
+    (path,) = (tmp_path / "cache").iterdir()
+    whole = path.read_bytes()
+
+    def damaged():
+        if damage == "truncated":
+            yield from (whole[:length] for length in range(1, len(whole), len(whole) // 12))
+        elif damage == "flipped":
+            step = len(whole) // 40
+            yield from (bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]]) for at in range(0, len(whole), step))
+        elif damage == "foreign":
+            with np.load(path) as file:
+                save_cache(path, "another key", {name: file[name] for name in file.files if name != "digest"})
+            yield path.read_bytes()
+        elif damage == "pickled":
+            np.savez(path, digest=np.asarray([{}], object))
+            yield path.read_bytes()
+        else:
+            yield b"" if damage == "empty" else b"garbage"
+
+    for content in damaged():
+        path.write_bytes(content)
+        same(prepare(**options), first)
+        assert path.stat().st_size == len(whole)
+
+
+def test_change_inside_the_cache_is_found(tmp_path):
+    path, arrays = tmp_path / "a.npz", {"one": np.arange(5), "two": np.zeros((2, 3), np.int32)}
+    save_cache(path, "key", arrays)
+    loaded = load_cache(path, "key")
+    assert loaded is not None
+    np.testing.assert_array_equal(loaded["one"], arrays["one"], strict=True)
+    assert load_cache(path, "other") is None
+    assert load_cache(tmp_path / "absent.npz", "key") is None
+    with np.load(path) as file:
+        digest = file["digest"]
+    for change in (
+        {"one": np.arange(1, 6)},
+        {"two": np.zeros((3, 2), np.int32)},
+        {"two": np.zeros((2, 3), np.uint32)},
+        {"three": np.ones(1)},
+    ):
+        np.savez(path, digest=digest, **(arrays | change))
+        assert load_cache(path, "key") is None
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk(options, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(InputError, match=r"writing .*: No space left on device; free some space or name another folder"):
+            prepare(**options)
+    assert list((tmp_path / "cache").iterdir()) == []
+    prepare(**options)
+
+
+def test_folder_that_cannot_be_written(options, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"writing .*: Not a directory"):
+        prepare(**options | {"cache_dir": str(tmp_path / "file" / "cache")})
+
+
+def test_a_crash_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def crash(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, crash)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    write_atomically(path, lambda file: file.write(b"new"))
+    assert path.read_bytes() == b"new"
+
+
+def test_default_cache_and_data(jsonl, tmp_path, monkeypatch):
+    monkeypatch.setenv("LSTM_JAX_DATA", str(tmp_path))
+    jsonl.rename(tmp_path / "imdb")
+    reviews = prepare(verify=False)
+    assert len(list((Path(os.environ["XDG_CACHE_HOME"]) / "lstm_jax").iterdir())) == 1
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    same(prepare(verify=False), reviews)
+    assert len(list((Path.home() / ".cache" / "lstm_jax").iterdir())) == 1
+
+
+def test_every_form_gives_the_same_ids(options, folder, archive, jsonl):
+    expected = prepare(**options)
+    for path in (folder, folder.parent, archive()):
+        index = path.parent / "imdb_word_index.json"
+        index.write_bytes((jsonl / "imdb_word_index.json").read_bytes())
+        reviews = prepare(**options | {"data": str(path)})
+        for name in ("train", "test"):
+            assert keras_check_hash(getattr(reviews, name)) == keras_check_hash(getattr(expected, name))
+            np.testing.assert_array_equal(getattr(reviews, name).groups, getattr(expected, name).groups)
+
+
+def test_training_split_alone(options, jsonl):
+    (jsonl / "test.jsonl").unlink()
+    assert prepare(**options).test is None
+
+
+def test_bad_arguments(options):
+    with pytest.raises(InputError, match="num_words: 3"):
+        prepare(**options | {"num_words": 3})
+
+
+def test_encode_reviews(jsonl):
+    splits = load_reviews(jsonl)
+    reviews = encode_reviews(splits, 100)
+    assert isinstance(reviews.train, EncodedSplit)
+    assert reviews.vocabulary.size == 100
+    assert reviews.train.row(3).tolist() == reviews.vocabulary.encode(splits["train"].texts[3]).tolist()
+    assert encode_reviews(splits, 100).fingerprint == reviews.fingerprint != encode_reviews(splits, 50).fingerprint
+    one_sided = splits["train"].__class__(splits["train"].texts[:1], splits["train"].labels[:1], splits["train"].names[:1])
+    with pytest.raises(InputError, match="0 positive and 1 negative"):
+        encode_reviews({"train": one_sided})

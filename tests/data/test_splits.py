@@ -1,0 +1,105 @@
+"""Validation parts: nothing shared, sizes and classes as asked, the same for a seed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_jax.data import grouped_split
+from lstm_jax.errors import InputError
+
+
+@st.composite
+def rows(draw):
+    count = draw(st.integers(1, 60))
+    labels = draw(st.lists(st.integers(0, 1), min_size=count, max_size=count))
+    groups = draw(st.lists(st.integers(-1, draw(st.integers(0, 30))), min_size=count, max_size=count))
+    hashes = draw(st.none() | st.lists(st.integers(0, 40), min_size=count, max_size=count))
+    return np.asarray(labels, np.int32), np.asarray(groups, np.int32), None if hashes is None else np.asarray(hashes)
+
+
+def inseparable(labels, groups, hashes):
+    """Each row's set, found by joining one pair of rows after the other."""
+    sets = list(range(len(labels)))
+    for one in range(len(labels)):
+        for other in range(one):
+            if (groups[one] == groups[other] >= 0) or (hashes is not None and hashes[one] == hashes[other]):
+                sets = [sets[other] if at == sets[one] else at for at in sets]
+    return sets
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows(), st.floats(0.01, 0.99), st.integers(0, 99))
+def test_parts_are_whole_disjoint_and_share_nothing(made, fraction, seed):
+    labels, groups, hashes = made
+    try:
+        train, validation = grouped_split(labels, groups, fraction, seed, hashes)
+    except InputError:
+        # it may give up only where no split exists: a class whose rows are all in one inseparable set
+        sets = inseparable(labels, groups, hashes)
+        assert min(len({sets[row] for row in np.flatnonzero(labels == label)}) for label in (0, 1)) < 2
+        return
+    assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(len(labels)))
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(validation) > 0).all()
+    assert set(groups[train].tolist()) & set(groups[validation].tolist()) <= {-1}
+    if hashes is not None:
+        assert not set(hashes[train].tolist()) & set(hashes[validation].tolist())
+    assert set(labels[train].tolist()) == set(labels[validation].tolist()) == {0, 1}
+    again = grouped_split(labels, groups, fraction, seed, hashes)
+    assert np.array_equal(again[0], train)
+    assert np.array_equal(again[1], validation)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.9))
+def test_size_and_balance(seed, fraction):
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(-1, 300, size=2000).astype(np.int32)
+    labels = (rng.random(2000) < 0.5).astype(np.int32)
+    _, validation = grouped_split(labels, groups, fraction, seed)
+    assert abs(len(validation) - 2000 * fraction) <= 20
+    assert abs(float(labels[validation].mean() - labels.mean())) <= 0.01
+
+
+def test_seeds_differ():
+    labels, groups = np.arange(400, dtype=np.int32) % 2, np.arange(400, dtype=np.int32) // 4
+    parts = [grouped_split(labels, groups, 0.2, seed)[1].tolist() for seed in range(3)]
+    assert parts[0] != parts[1] != parts[2]
+
+
+def test_chain_of_copies_stays_together():
+    # texts tie the groups 0-1, 1-2 and 2-3: one set of eight rows, beside sixteen rows of their own
+    labels = np.arange(24, dtype=np.int32) % 2
+    groups = np.asarray([0, 0, 1, 1, 2, 2, 3, 3] + [-1] * 16, np.int32)
+    hashes = np.asarray([10, 0, 0, 1, 1, 2, 2, 11, *range(20, 36)])
+    for seed in range(20):
+        _, validation = grouped_split(labels, groups, 0.25, seed, hashes)
+        assert len(set(range(8)) & set(validation.tolist())) in (0, 8)
+
+
+def test_large_group_is_taken_if_there_is_no_other_way():
+    labels, groups = np.asarray([0, 1, 0, 1, 0, 1], np.int32), np.asarray([0, 0, 0, 0, 1, 1], np.int32)
+    train, validation = grouped_split(labels, groups, 0.01, 0)
+    assert (train.tolist(), validation.tolist()) == ([0, 1, 2, 3], [4, 5])
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "found"),
+    [
+        ([0, 1], [0, 0], "part of 2 rows: 0 positive and 0 negative rows"),
+        ([0, 1, 1, 1], [0, 1, 2, 3], "part of 4 rows"),
+        ([0, 0, 1, 1], [0, 0, 1, 1], "part of 4 rows"),
+        ([1, 1, 1], [-1, -1, -1], "part of 3 rows"),
+        ([], [], "part of 0 rows"),
+    ],
+)
+def test_impossible_splits(labels, groups, found):
+    with pytest.raises(InputError, match=found):
+        grouped_split(np.asarray(labels, np.int32), np.asarray(groups, np.int32), 0.5, 0)
+
+
+def test_bad_fraction():
+    for fraction in (0.0, 1.0, -0.5, float("nan")):
+        with pytest.raises(InputError, match="validation"):
+            grouped_split(np.asarray([0, 1], np.int32), np.asarray([0, 1], np.int32), fraction, 0)

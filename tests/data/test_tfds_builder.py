@@ -1,0 +1,96 @@
+"""The TFDS builder: there and back without TensorFlow."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import made_rows
+
+from lstm_jax.data import build_tfds, keras_check_hash, load_reviews, prepare, reviews_from_tfds
+from lstm_jax.errors import InputError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    return tmp_path / "tfds"
+
+
+def test_round_trip(jsonl, home, capfd):
+    builder = build_tfds(jsonl)
+    assert builder.name == "lstm_jax_imdb"
+    assert builder.info.features["label"].names == ["neg", "pos"]
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 24, "test": 24}
+    assert list(home.glob("**/*.array_record*"))
+    first = builder.as_data_source(split="test")[0]
+    row = made_rows("test")[0]
+    assert first == {"text": row["text"].encode(), "label": 0, "id": 0, "rating": 2, "movie": b"tt0000000"}
+
+    expected, back = load_reviews(jsonl), reviews_from_tfds()
+    assert list(back) == list(expected)
+    for name, split in expected.items():
+        assert (back[name].texts, back[name].names, back[name].groups) == (split.texts, split.names, split.groups)
+        np.testing.assert_array_equal(back[name].labels, split.labels, strict=True)
+    assert build_tfds(home / "absent").is_prepared()  # what is there is kept
+    assert "tensorflow" not in sys.modules
+    assert capfd.readouterr() == ("", "")
+
+
+def test_prepare_from_tfds(jsonl, home, tmp_path):
+    build_tfds(jsonl)
+    options = {"cache_dir": str(tmp_path / "cache"), "verify": False, "num_words": None}
+    (home / "imdb_word_index.json").write_bytes((jsonl / "imdb_word_index.json").read_bytes())
+    for version in home.glob("lstm_jax_imdb"):
+        (version / "imdb_word_index.json").write_bytes((jsonl / "imdb_word_index.json").read_bytes())
+    here, there = prepare(data=str(jsonl), **options), prepare(data="tfds", **options)
+    for name in ("train", "test"):
+        assert keras_check_hash(getattr(here, name)) == keras_check_hash(getattr(there, name))
+    with pytest.raises(InputError, match="test_data"):
+        prepare(data="tfds", test_data="more.csv", **options)
+
+
+def test_odd_bytes_and_unknown_ids(tmp_path, archive):
+    files = {"train/pos/0_9.txt": b"\xff \x00 ok", "train/neg/0_1.txt": b""}
+    build_tfds(archive(files=files), tmp_path / "a")
+    back = reviews_from_tfds(tmp_path / "a")["train"]
+    assert (back.texts, back.names, back.groups) == ((b"\xff \x00 ok", b""), ("pos/0_9.txt", "neg/0_1.txt"), None)
+    table = tmp_path / "a.csv"
+    table.write_text("text,label\ngood,1\nbad,0\n")
+    build_tfds(table, tmp_path / "b")
+    assert reviews_from_tfds(tmp_path / "b")["train"].names == ("pos/000000000.txt", "neg/000000001.txt")
+
+
+def test_not_built_no_network_no_package(home, monkeypatch):
+    with pytest.raises(InputError, match="not built yet; build it with `lstm-jax data prepare --data PATH --tfds`"):
+        prepare(data="tfds")
+    with pytest.raises(InputError, match="no network in tests; give --data the path of a local copy"):
+        build_tfds()
+    with pytest.raises(InputError, match="no such file"):
+        build_tfds(home / "absent")
+    monkeypatch.setitem(sys.modules, "array_record", None)
+    with pytest.raises(InputError, match=r'pip install "lstm-jax\[tfds\]"'):
+        prepare(data="tfds")
+
+
+def test_folder_that_cannot_be_written(jsonl, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="TFDS folder"):
+        build_tfds(jsonl, tmp_path / "file" / "tfds")
+
+
+def test_imports_stay_light():
+    code = "import sys, lstm_jax.data; print({'jax', 'flax', 'tensorflow_datasets', 'tensorflow', 'keras'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_tensorflow_is_not_needed(jsonl, tmp_path):
+    code = """
+import sys
+from lstm_jax.data import build_tfds, reviews_from_tfds
+build_tfds(sys.argv[1], sys.argv[2])
+print(len(reviews_from_tfds(sys.argv[2])["train"]), "tensorflow" in sys.modules)
+"""
+    command = [sys.executable, "-W", "error", "-c", code, str(jsonl), str(tmp_path / "tfds")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("24 False\n", "")

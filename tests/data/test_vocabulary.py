@@ -1,0 +1,161 @@
+"""Words, ids, and the word index."""
+
+import json
+import time
+import urllib.request
+from io import BytesIO
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_jax.data import Vocabulary, build_vocabulary, find_word_index, keras_vocabulary, tokenize
+from lstm_jax.data import word_index as word_indexes
+from lstm_jax.data.vocabulary import FILTERED
+from lstm_jax.errors import InputError
+
+KERAS = Vocabulary(("the", "film", "was", "good"), 7, "keras")
+FREQUENCY = Vocabulary(("the", "film", "was"), 7, "frequency")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The film: <br /><br />it's GOOD-ish!", [b"the", b"film", b"br", b"br", b"it's", b"good", b"ish"]),
+        ("  ", []),
+        ("", []),
+        ("ÉCLAIR Été", ["Éclair".encode(), "Été".encode()]),  # ASCII letters only are lowered
+        (b"caf\xe9 \x00Nul\x00 a\rb\x0bc", [b"caf\xe9", b"\x00nul\x00", b"a\rb\x0bc"]),
+        ("tab\tnew\nline", [b"tab", b"new", b"line"]),
+        ('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~', []),
+    ],
+)
+def test_tokenize(text, words):
+    assert tokenize(text) == words
+
+
+@given(st.binary(max_size=60))
+def test_tokenize_follows_the_recipe(text):
+    lowered = text.lower()
+    for byte in FILTERED:
+        lowered = lowered.replace(bytes([byte]), b" ")
+    assert tokenize(text) == [word for word in lowered.split(b" ") if word]
+
+
+def test_encode_decode():
+    # ids 4 the, 5 film, 6 was; good is 7, not below num_words; "odd" is in no index
+    np.testing.assert_array_equal(KERAS.encode("The film was odd, good"), np.asarray([1, 4, 5, 6, 2], np.int32), strict=True)
+    np.testing.assert_array_equal(FREQUENCY.encode(b"The film was odd, good"), np.asarray([1, 4, 5, 6, 2, 2], np.int32), strict=True)
+    assert KERAS.encode("").tolist() == FREQUENCY.encode("").tolist() == [1]
+    assert KERAS.decode([0, 0, 1, 4, 2, 6]) == "the [OOV] was"
+    assert KERAS.index == {"the": 4, "film": 5, "was": 6, "good": 7}
+    assert (KERAS.size, KERAS.word(3), KERAS.word(7)) == (7, "[UNUSED]", "good")
+    values, offsets = KERAS.encode_all(["the", "", "good film"])
+    assert values.tolist() == [1, 4, 1, 1, 2, 5]
+    assert offsets.tolist() == [0, 2, 3, 6]
+    for identity in (-1, 8):
+        with pytest.raises(InputError, match="ids are 0 to 7"):
+            KERAS.word(identity)
+
+
+def test_capping():
+    assert KERAS.capped(5).encode("the film odd").tolist() == [1, 4, 2]
+    assert KERAS.capped(5).capped(None) == Vocabulary(KERAS.words, 8, "keras")
+    assert FREQUENCY.capped(5) == Vocabulary(("the",), 5, "frequency")
+    assert FREQUENCY.capped(20_000).size == 20_000
+    assert KERAS.capped(4).encode("the film odd").tolist() == [1, 2, 2]
+    with pytest.raises(InputError, match="num_words: 3"):
+        KERAS.capped(3)
+
+
+def test_build_vocabulary():
+    texts = ["b a b", b"A c \xff", "b d"]
+    whole = build_vocabulary(texts)
+    assert whole.words == ("b", "a", "c", "d", "\udcff")  # 3, 2, then ties by byte
+    assert (whole.num_words, whole.kind) == (9, "frequency")
+    assert whole.encode(b"\xff d z").tolist() == [1, 8, 7, 2]
+    assert build_vocabulary(texts, 6) == Vocabulary(("b", "a"), 6, "frequency")
+    assert build_vocabulary([]).words == ()
+
+
+def test_long_token_is_quick():
+    started = time.perf_counter()
+    for vocabulary in (KERAS, FREQUENCY, build_vocabulary(["x" * 1_000_000])):
+        assert len(vocabulary.encode("X" * 1_000_000 + " the")) <= 3
+    assert time.perf_counter() - started < 1
+
+
+def test_save_and_load(tmp_path):
+    for vocabulary in (KERAS, FREQUENCY, build_vocabulary([b"\xff caf\xc3\xa9 \x00"])):
+        vocabulary.save(tmp_path / "new" / "vocabulary.json")
+        assert Vocabulary.load(tmp_path / "new" / "vocabulary.json") == vocabulary
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["vocabulary.json"]
+    with pytest.raises(InputError, match="valid Unicode"):
+        KERAS.encode("\ud800")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 9},
+        {"kind": "other"},
+        {"num_words": 3},
+        {"num_words": "7"},
+        {"words": ["a", "a"]},
+        {"words": ["a", ""]},
+        {"words": [1]},
+        {"words": 5},
+    ],
+)
+def test_damaged_vocabulary(tmp_path, change):
+    path = tmp_path / "vocabulary.json"
+    path.write_text(json.dumps(json.loads(KERAS.to_json()) | change))
+    with pytest.raises(InputError, match=r"vocabulary .*vocabulary\.json"):
+        Vocabulary.load(path)
+
+
+def test_absent_or_cut_vocabulary(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        Vocabulary.load(tmp_path / "vocabulary.json")
+    for content in (KERAS.to_json()[:-5], b"[]", b"\xff", b""):
+        (tmp_path / "vocabulary.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"vocabulary .*of a run"):
+            Vocabulary.load(tmp_path / "vocabulary.json")
+
+
+def test_keras_vocabulary(tmp_path):
+    path = tmp_path / "imdb_word_index.json"
+    path.write_text(json.dumps({"film": 2, "the": 1, "café": 3}))
+    with pytest.raises(InputError, match="md5 of word index"):
+        keras_vocabulary(path)
+    made = keras_vocabulary(path, 6, check=False)
+    assert made == Vocabulary(("the", "film", "café"), 6, "keras")
+    assert made.encode("Film café THE").tolist() == [1, 5, 2, 4]
+    for content in ('{"a": 1, "b": 3}', '{"a": "x"}', "[1]", "{", '{"a": 1, "b": 1}'):
+        path.write_text(content)
+        with pytest.raises(InputError, match=r"word index .*--vocabulary frequency"):
+            keras_vocabulary(path, check=False)
+
+
+def test_find_word_index(tmp_path, monkeypatch):
+    near, cache = tmp_path / "near", tmp_path / "cache"
+    near.mkdir()
+    with pytest.raises(InputError, match=r"no network in tests; put Keras' .*--vocabulary frequency"):
+        find_word_index(near, cache)
+    assert list(cache.iterdir()) == []
+
+    monkeypatch.setattr(word_indexes, "WORD_INDEX_MD5", "900150983cd24fb0d6963f7d28e17f72")
+    reply = BytesIO(b"abc")
+    reply.headers = {}
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: reply)
+    assert find_word_index(near, cache).read_bytes() == b"abc"
+    monkeypatch.setattr(urllib.request, "urlopen", None)
+    assert find_word_index(near, cache) == cache / "imdb_word_index.json"
+
+    monkeypatch.setenv("LSTM_JAX_DATA", str(tmp_path / "data"))
+    places = [tmp_path / "data" / "imdb", tmp_path, near]
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "imdb_word_index.json").write_text("{}")
+        assert find_word_index(near, cache) == place / "imdb_word_index.json"

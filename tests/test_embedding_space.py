@@ -1,0 +1,217 @@
+"""Neighbours, projections, polarity and exports of an embedding table, against values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_jax.embedding_space import escape, export_projector, export_word2vec, lookup, neighbours, project, word_polarity
+from lstm_jax.errors import InputError
+
+# Ids 0 to 3 are reserved, although 1 and 2 are nearest to everything.
+TABLE = np.float32([[0, 0], [1, 0], [1, 0.1], [9, 9], [2, 0], [3, 3], [0, 5], [-1, 0], [0, 0], [2, 0]])
+
+
+def test_cosine_neighbours():
+    ids, scores = neighbours(TABLE, 4, count=5)
+    assert ids.tolist() == [9, 5, 6, 8, 7]
+    np.testing.assert_allclose(scores, [1, math.sqrt(0.5), 0, 0, -1], atol=1e-15)
+
+
+def test_euclidean_neighbours():
+    ids, scores = neighbours(TABLE, 4, count=3, metric="euclidean")
+    assert ids.tolist() == [9, 8, 7]
+    np.testing.assert_allclose(scores, [0, 2, 3])
+
+
+def test_there_may_be_fewer_neighbours_than_wanted():
+    ids, scores = neighbours(TABLE, 0, count=100)
+    assert ids.tolist() == [4, 5, 6, 7, 8, 9]
+    assert scores.tolist() == [0] * 6
+
+
+@pytest.mark.parametrize(("index", "count", "message"), [(10, 1, "give 0 to 9"), (-1, 1, "word id"), (4, 0, "count of neighbours")])
+def test_bad_neighbours_are_refused(index, count, message):
+    with pytest.raises(InputError, match=message):
+        neighbours(TABLE, index, count)
+
+
+def test_pca_finds_the_long_and_the_short_side():
+    rows = np.array([[4.0, 0, 1], [-4, 0, 1], [0, 1, 1], [0, -1, 1]])
+    np.testing.assert_allclose(project(rows), [[4, 0], [-4, 0], [0, 1], [0, -1]], atol=1e-14)
+
+
+@given(st.integers(0, 10_000))
+def test_pca_is_centred_uncorrelated_and_fixed_in_sign(seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((12, 5)) * [5, 3, 1, 0.5, 0.1] + 7
+    plane = project(rows)
+    np.testing.assert_allclose(plane.mean(axis=0), 0, atol=1e-12)
+    assert plane[:, 0] @ plane[:, 1] == pytest.approx(0, abs=1e-9)
+    variances = np.linalg.eigvalsh(np.cov(rows.T))[::-1]
+    np.testing.assert_allclose(plane.var(axis=0, ddof=1), variances[:2])
+    shuffled = rng.permutation(12)
+    np.testing.assert_allclose(project(rows[shuffled]), plane[shuffled], atol=1e-9)
+    np.testing.assert_allclose(project(rows + 3), plane, atol=1e-9)
+
+
+def test_an_axis_is_followed_and_y_is_at_right_angles_to_it():
+    rows = np.array([[9.0, 1, 2], [-9, 1, -2], [1, 5, 0], [-1, -7, 0]])
+    plane = project(rows, "pca+axis", axis=np.array([0.0, 3, 0]))
+    np.testing.assert_allclose(plane[:, 0], [1, 1, 5, -7])
+    y_direction = np.linalg.lstsq(rows, plane[:, 1], rcond=None)[0]
+    assert y_direction[1] == pytest.approx(0, abs=1e-12)
+    assert np.linalg.norm(y_direction) == pytest.approx(1)
+    assert y_direction[0] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("rows", "method", "axis", "message"),
+    [
+        (np.ones((1, 3)), "pca", None, "at least 2 rows"),
+        (np.full((3, 3), np.nan), "pca", None, "not finite"),
+        (np.ones((3, 3)), "pca", np.ones(3), "choose the method pca"),
+        (np.ones((3, 3)), "pca+axis", None, "give the direction"),
+        (np.ones((3, 3)), "pca+axis", np.zeros(3), "not zero"),
+    ],
+)
+def test_bad_projections_are_refused(rows, method, axis, message):
+    with pytest.raises(InputError, match=message):
+        project(rows, method, axis)
+
+
+def test_polarity_counts_a_word_once_a_review():
+    values = np.int32([4, 5, 4, 4, 6, 5, 4])  # three reviews and an empty one
+    share, count = word_polarity(values, np.array([0, 4, 4, 6, 7]), np.array([1, 1, 0, 0]), 8)
+    assert count.tolist() == [0, 0, 0, 0, 2, 2, 1, 0]
+    np.testing.assert_array_equal(share, [np.nan] * 4 + [0.5, 0.5, 0, np.nan])
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(0, 6)), st.integers(0, 1)), min_size=1, max_size=8))
+def test_polarity_is_what_sets_say(reviews):
+    values = np.array([word for review, _ in reviews for word in review], np.int32)
+    offsets = np.cumsum([0] + [len(review) for review, _ in reviews])
+    share, count = word_polarity(values, offsets, np.array([label for _, label in reviews]), 7)
+    for word in range(7):
+        holders = [label for review, label in reviews if word in set(review)]
+        assert count[word] == len(holders)
+        assert share[word] == pytest.approx(np.mean(holders)) if holders else np.isnan(share[word])
+
+
+def test_polarity_ids_do_not_overflow_narrow_types():
+    values = np.full(70_000, 250, np.uint8)
+    share, count = word_polarity(values, np.arange(70_001), np.ones(70_000, np.uint8), 60_000)
+    assert (share[250], count[250], count.sum()) == (1, 70_000, 70_000)
+
+
+@pytest.mark.parametrize(
+    ("values", "offsets", "labels", "message"),
+    [
+        ([4], [0, 1], [0, 1], "offsets"),
+        ([4], [0, 2], [0], "offsets"),
+        ([4, 4], [0, 2, 1, 2], [0, 1, 1], "offsets"),
+        ([8], [0, 1], [0], "word ids"),
+        ([-1], [0, 1], [0], "word ids"),
+        ([4], [0, 1], [2], "labels"),
+    ],
+)
+def test_bad_polarity_input_is_refused(values, offsets, labels, message):
+    with pytest.raises(InputError, match=message):
+        word_polarity(np.array(values), np.array(offsets), np.array(labels), 8)
+
+
+def test_word2vec_reads_back_exactly(tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    export_word2vec(tmp_path / "new" / "words.txt", ["good", "don't", "café"], vectors)
+    lines = (tmp_path / "new" / "words.txt").read_text(encoding="utf-8").split("\n")
+    assert lines[0] == "3 4"
+    assert [line.split(" ")[0] for line in lines[1:4]] == ["good", "don't", "café"]
+    np.testing.assert_array_equal(np.float32([line.split(" ")[1:] for line in lines[1:4]]), vectors)
+    assert lines[4:] == [""]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["words.txt"]
+
+
+def test_projector_files(tmp_path):
+    vectors = np.float32([[1, 2.5], [-3, 1e-7]])
+    export_projector(tmp_path, ["good", "ba d"], vectors, {"reviews": np.array([12, 3]), "positive": [0.75, 0.25]})
+    assert (tmp_path / "vectors.tsv").read_text() == "1\t2.5\n-3\t1.00000001e-07\n"
+    assert (tmp_path / "metadata.tsv").read_text() == "word\treviews\tpositive\ngood\t12\t0.75\nba%20d\t3\t0.25\n"
+    config = (tmp_path / "projector_config.pbtxt").read_text()
+    assert 'tensor_path: "vectors.tsv"' in config
+    assert 'metadata_path: "metadata.tsv"' in config
+    assert "tensor_shape: 2\n  tensor_shape: 2\n" in config
+
+
+def test_one_column_has_no_head(tmp_path):
+    export_projector(tmp_path, ["good", "bad"], np.float32([[1], [2]]), {})
+    assert (tmp_path / "metadata.tsv").read_text() == "good\nbad\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "written"),
+    [
+        ("naïve", "naïve"),
+        ("100%", "100%"),
+        ("new york", "new%20york"),
+        ("a\tb\nc", "a%09b%0Ac"),
+        ("\x85the", "%C2%85the"),
+        ("\xa0", "%C2%A0"),
+        ("caf\udce9", "caf%E9"),
+    ],
+)
+def test_escape(word, written):
+    assert escape(word) == written
+
+
+ONE = np.ones((1, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("words", "vectors", "message"),
+    [
+        ([""], ONE, "word: empty"),
+        (["a", "b"], ONE, "2 for 1 vectors"),
+        ([], ONE[:0], "at least one"),
+        (["a"], ONE * np.nan, "not finite"),
+        (["a b", "a%20b"], np.ones((2, 2), np.float32), "give each word once"),
+        (["\ud800"], ONE, "valid Unicode"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(tmp_path, words, vectors, message):
+    with pytest.raises(InputError, match=message):
+        export_word2vec(tmp_path / "words.txt", words, vectors)
+    with pytest.raises(InputError, match=message):
+        export_projector(tmp_path, words, vectors, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"count": [1, 2]}, "2 values for 1 words"),
+        ({"count": ["a\tb"]}, "without tabs"),
+        ({"co\nunt": ["a"]}, "without tabs"),
+        ({"word": ["a"]}, "choose another name"),
+    ],
+)
+def test_bad_columns_are_refused(tmp_path, columns, message):
+    with pytest.raises(InputError, match=message):
+        export_projector(tmp_path, ["good"], ONE, columns)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_path_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file"):
+        export_word2vec(tmp_path / "file" / "words.txt", ["a"], ONE)
+
+
+def test_lookup_suggests_spellings():
+    index = {"wonderful": 4, "terrible": 5, "film": 6}
+    assert lookup(index, "film") == 6
+    with pytest.raises(InputError, match="unknown word: wonderfull; close spellings: wonderful"):
+        lookup(index, "wonderfull")
+    with pytest.raises(InputError, match="nothing is spelt like it"):
+        lookup(index, "zzzzqqq")

@@ -1,0 +1,233 @@
+"""Figures: what they show is read from matplotlib's objects, what they write from the files."""
+
+import subprocess
+import sys
+import threading
+import warnings
+
+import matplotlib
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from lstm_jax import plots
+from lstm_jax.errors import InputError
+from lstm_jax.training.metrics import reliability
+
+ROWS = [
+    {"epoch": 1, "train_loss": 0.4, "train_accuracy": 0.80, "test_loss": 0.38, "test_accuracy": 0.83, "seconds": 9},
+    {"epoch": 2, "train_loss": 0.2, "train_accuracy": 0.92, "test_loss": 0.45, "test_accuracy": 0.82, "validation_loss": None},
+]
+BINS = reliability(np.array([0.1, 0.15, 0.5, 0.9, 0.95]), np.array([0, 1, 1, 1, 0]), bins=5)
+RNG = np.random.default_rng(0)
+WORDS = [f"word{k}" for k in range(300)]
+PLACES, SHARES = RNG.standard_normal((300, 2)), RNG.uniform(0.2, 0.8, 300)
+
+
+@pytest.fixture
+def figure():
+    with matplotlib.rc_context(plots._STYLE):
+        blank = Figure(figsize=(10, 7), layout="constrained")
+        FigureCanvasAgg(blank)
+        yield blank
+
+
+ALL = {
+    "learning": (lambda path: plots.learning_curves(ROWS, path, "Run 1"), (1560, 645)),
+    "one_epoch": (lambda path: plots.learning_curves(ROWS[:1], path, "Run 1"), (1560, 645)),
+    "confusion": (lambda path: plots.confusion_matrix(((40, 10), (20, 30)), path, "Test"), (780, 765)),
+    "no_reviews": (lambda path: plots.confusion_matrix(np.zeros((2, 2), int), path, "Test"), (780, 765)),
+    "reliability": (lambda path: plots.reliability_curve(BINS, BINS.ece, path, "Test"), (930, 1020)),
+    "map": (lambda path: plots.embedding_map(PLACES, WORDS, SHARES, path, "Words"), (1500, 1140)),
+    "one_word": (lambda path: plots.embedding_map(np.zeros((1, 2)), ["a"], np.array([0.5]), path, "Words"), (1500, 1140)),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_files(tmp_path, name):
+    draw, (width, height) = ALL[name]
+    png, svg = draw(tmp_path / "new" / f"{name}.png")
+    image = matplotlib.image.imread(png)
+    assert image.shape == (height, width, 4)
+    assert 0.005 < np.mean(image[..., :3].min(axis=-1) < 0.9) < 0.9
+    assert svg.read_text().startswith("<?xml")
+    assert "<dc:date>" not in svg.read_text()
+    assert sorted(path.name for path in png.parent.iterdir()) == [f"{name}.png", f"{name}.svg"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_is_cut_at_the_edge(tmp_path, figure, monkeypatch, name):
+    drawn = []
+    monkeypatch.setattr(plots, "_write", lambda path, inches, draw: drawn.append((inches, draw)) or (path, path))
+    ALL[name][0](tmp_path / "figure.png")
+    inches, draw = drawn[0]
+    figure.set_size_inches(inches)
+    draw(figure)
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert min(box.x0, box.y0) >= 0
+    assert box.x1 <= inches[0]
+    assert box.y1 <= inches[1]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_same_numbers_give_the_same_svg(tmp_path, name):
+    first, second = (ALL[name][0](tmp_path / folder / "figure.png")[1].read_bytes() for folder in ("a", "b"))
+    assert first == second
+
+
+def test_learning_curves_draw_a_line_a_split(figure):
+    plots._draw_learning_curves(figure, ROWS[::-1], "Run 1")
+    loss, accuracy = figure.axes
+    assert [line.get_label() for line in loss.lines] == ["train", "test"]
+    assert loss.lines[1].get_xdata().tolist() == [1, 2]
+    assert loss.lines[1].get_ydata().tolist() == [0.38, 0.45]
+    assert accuracy.lines[0].get_ydata().tolist() == [0.8, 0.92]
+    assert [text.get_text() for text in loss.texts] == ["train 0.200", "test 0.450"]
+    for text in loss.texts + accuracy.texts:
+        line = next(line for line in loss.lines if line.get_label() == text.get_text().split()[0])
+        assert text.get_color() == line.get_color()
+
+
+def test_a_metric_that_is_absent_has_no_panel(figure):
+    plots._draw_learning_curves(figure, [{"epoch": 1, "train_loss": 2.0, "train_accuracy": None}, {"epoch": 2}], "Run 1")
+    assert len(figure.axes) == 1
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [1]
+
+
+def test_one_epoch_has_one_tick(figure):
+    plots._draw_learning_curves(figure, ROWS[:1], "Run 1")
+    assert figure.axes[0].get_xticks().tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("places", "spread"),
+    [([], []), ([0.1, 0.9], [0.1, 0.9]), ([0.5, 0.5], [0.45, 0.55]), ([0.3, 0.42, 0.44], [0.28667, 0.38667, 0.48667])],
+)
+def test_close_labels_are_pushed_apart(places, spread):
+    assert plots._spread(places, gap=0.1) == pytest.approx(spread, abs=1e-5)
+
+
+def test_confusion_matrix_shows_counts_and_shares_of_rows(figure):
+    plots._draw_confusion_matrix(figure, np.array([[12_345, 5], [1, 3]]), "Test", ("bad", "good"))
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == [
+        "12,345",
+        "100.0% of row",
+        "5",
+        "0.0% of row",
+        "1",
+        "25.0% of row",
+        "3",
+        "75.0% of row",
+    ]
+    assert [text.get_position()[0] for text in axes.texts[::2]] == [0, 1, 0, 1]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["bad", "good"]
+    assert axes.get_title(loc="left") == "99.95% of 12,354 reviews are right"
+
+
+def test_reliability_curve_leaves_empty_bins_out(figure):
+    plots._draw_reliability_curve(figure, BINS, 0.25, "Test")
+    curve, histogram = figure.axes
+    points = curve.lines[1]
+    np.testing.assert_allclose(points.get_xdata(), [0.125, 0.5, 0.925])
+    np.testing.assert_allclose(points.get_ydata(), [0.5, 1, 0.5])
+    assert [bar.get_height() for bar in histogram.patches] == [2, 0, 1, 0, 2]
+    assert "0.250" in curve.get_title(loc="left")
+
+
+def label_boxes(figure):
+    figure.draw_without_rendering()
+    return [text.get_window_extent().extents for text in figure.axes[0].texts]
+
+
+def test_labels_of_a_map_neither_overlap_nor_leave_the_frame(figure):
+    plots._draw_embedding_map(figure, PLACES, WORDS, SHARES, "Words")
+    boxes = label_boxes(figure)
+    assert 60 < len(boxes) < 300
+    for number, box in enumerate(boxes):
+        assert not plots._overlaps(np.array(boxes[:number]).reshape(-1, 4), box).any()
+        assert (box[:2] >= figure.axes[0].bbox.extents[:2]).all()
+        assert (box[2:] <= figure.axes[0].bbox.extents[2:]).all()
+
+
+def test_frequent_and_extreme_words_are_labelled_first(figure):
+    shares = np.full(5, 0.55)
+    shares[4] = 0.1
+    assert plots._label_order(shares)[:2].tolist() == [0, 4]
+    plots._draw_embedding_map(figure, np.zeros((5, 2)), list("abcde"), shares, "Words")
+    assert {"a", "e"} <= {text.get_text() for text in figure.axes[0].texts}
+
+
+def test_the_colour_scale_is_symmetric_around_one_half(figure):
+    shares = np.array([0.5, 0.62, 0.44])
+    plots._draw_embedding_map(figure, np.eye(3, 2), list("abc"), shares, "Words")
+    axes, bar = figure.axes
+    (points,) = axes.collections
+    assert points.get_clim() == pytest.approx((0.35, 0.65))
+    assert to_hex(points.to_rgba([0.5])[0]).upper() == plots._GREY
+    assert bar.get_ylabel() == "share of positive reviews that hold the word"
+
+
+def test_odd_words_are_drawn_as_they_are(tmp_path, figure):
+    words = ["$a_1$", "\x96", "漢字", "\udce9"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        plots._draw_embedding_map(figure, np.eye(4, 2), words, np.full(4, 0.5), "$5 words")
+    assert {text.get_text() for text in figure.axes[0].texts} <= {"$a_1$", r"\x96", "漢字", r"\xdce9"}
+    assert plots.embedding_map(np.eye(4, 2), words, np.full(4, 0.5), tmp_path / "odd.png", "$5 words")[0].exists()
+
+
+def test_words_without_a_share_are_left_out(tmp_path):
+    plots.embedding_map(PLACES[:2], ["a", "b"], np.array([np.nan, 0.6]), tmp_path / "map.png", "Words")
+    with pytest.raises(InputError, match="none with a share"):
+        plots.embedding_map(PLACES[:1], ["a"], np.array([np.nan]), tmp_path / "none.png", "Words")
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda path: plots.learning_curves([], path, ""), "none; train for an epoch"),
+        (lambda path: plots.learning_curves([{"train_loss": 1}], path, ""), "no epoch"),
+        (lambda path: plots.learning_curves([{"epoch": 1}], path, ""), "no loss and no accuracy"),
+        (lambda path: plots.confusion_matrix([[1, 2]], path, ""), "2 by 2"),
+        (lambda path: plots.confusion_matrix([[1, 2], [-1, 2]], path, ""), "2 by 2"),
+        (lambda path: plots.embedding_map(PLACES, ["a"], SHARES, path, ""), "1 for 300 points"),
+        (lambda path: plots.learning_curves(ROWS, path.with_suffix(".pdf"), ""), "end it in .png"),
+        (lambda path: plots.learning_curves(ROWS, path / "figure.png", ""), "name a folder that can be written"),
+    ],
+)
+def test_bad_input_is_refused(tmp_path, draw, message):
+    (tmp_path / "figure.png").write_text("a file, no folder")
+    with pytest.raises(InputError, match=message):
+        draw(tmp_path / "figure.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_a_write_that_fails_leaves_the_old_figure(tmp_path, monkeypatch):
+    path, _ = plots.confusion_matrix(((1, 2), (3, 4)), tmp_path / "figure.png", "old")
+    old = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(plots.os, "replace", full)
+    with pytest.raises(InputError, match="No space left"):
+        plots.confusion_matrix(((4, 3), (2, 1)), path, "new")
+    assert path.read_bytes() == old
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_nothing_global_is_left_behind(tmp_path):
+    before, threads = dict(matplotlib.rcParams), threading.active_count()
+    ALL["confusion"][0](tmp_path / "figure.png")
+    assert dict(matplotlib.rcParams) == before
+    assert threading.active_count() == threads
+
+
+def test_matplotlib_is_imported_when_a_figure_is_drawn():
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import lstm_jax.plots; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
