@@ -17,7 +17,7 @@ import numpy as np
 from lstm_jax.convert.arrays import Arrays, check_keys, check_lstm, lstm_arrays, shaped
 from lstm_jax.shapes import GATES
 
-GATE_NAMES = "igfo"
+GATE_NAMES = "ifgo"
 
 
 def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:

@@ -52,7 +52,7 @@ def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, RuntimeError):
         return None
     digest = arrays.pop("digest", None)
     return arrays if np.array_equal(digest, _digest(key, arrays)) else None

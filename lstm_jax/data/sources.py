@@ -1,7 +1,7 @@
 """Where the reviews are: one path in, its form recognised, texts (or the list of files) out."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +51,7 @@ def recognise(path: Path, test_path: str = "") -> Source:
         test = Path(test_path).expanduser()
         require(source.form == "table" and "test" not in source.files, "test_data", test_path, f"{path} has a test split of its own")
         require(test.is_file() and is_table(test), "test_data", test_path, f"give a file that ends in one of {', '.join(ENDINGS)}")
-        source.files["test"] = test
+        return replace(source, files=source.files | {"test": test})
     return source
 
 

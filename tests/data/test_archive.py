@@ -6,7 +6,7 @@ import urllib.request
 from io import BytesIO
 
 import pytest
-from conftest import made_rows
+from made_reviews import made_rows
 
 from lstm_jax.data import archive as archives
 from lstm_jax.data import download_archive, load_reviews, verify_archive

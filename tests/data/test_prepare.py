@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WORDS, made_rows
+from made_reviews import WORDS, made_rows
 
 from lstm_jax.data import EncodedSplit, dataset, encode_reviews, keras_check_hash, load_reviews, pad_sequences, prepare
 from lstm_jax.data.cache import load_cache, save_cache

@@ -6,7 +6,7 @@ import lzma
 
 import numpy as np
 import pytest
-from conftest import made_rows
+from made_reviews import made_rows
 
 from lstm_jax.data import find_imdb, load_reviews
 from lstm_jax.errors import InputError
@@ -133,7 +133,7 @@ def test_sources_that_are_none(tmp_path, jsonl, monkeypatch):
         load_reviews(tmp_path)
     with pytest.raises(InputError, match="has a test split of its own"):
         load_reviews(jsonl, str(jsonl / "test.jsonl"))
-    with pytest.raises(InputError, match=r"test_data: .*absent"):
+    with pytest.raises(InputError, match=r"test_data: .*; give a file that ends in"):
         load_reviews(jsonl / "train.jsonl", str(jsonl / "absent.jsonl"))
     (jsonl / "train.csv").write_text("text,label\n")
     with pytest.raises(InputError, match="keep one of them"):

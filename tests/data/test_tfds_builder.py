@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import made_rows
+from made_reviews import made_rows
 
 from lstm_jax.data import build_tfds, keras_check_hash, load_reviews, prepare, reviews_from_tfds
 from lstm_jax.errors import InputError

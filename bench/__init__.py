@@ -1,0 +1,1 @@
+"""Measurements: programs that measure append JSON lines to `bench/results/`; programs that report read them."""

@@ -1,0 +1,71 @@
+"""Test accuracy of the source's sentiment model over seeds and epochs, this project's and Keras', on the real IMDB.
+
+    LSTM_JAX_DATA=... python -m bench.sentiment_accuracy            # about 25 minutes on two cores
+    LSTM_JAX_DATA=... python -m bench.sentiment_accuracy --report
+
+Each seed of each side runs in a fresh process; a seed whose rows are there is skipped.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from bench import results
+
+PATH = results.RESULTS / "sentiment_accuracy.jsonl"
+SIDES = {
+    "lstm_jax": ["bench.peers.ours_sentiment", "--epochs", "3"],
+    "keras-jax": ["bench.peers.keras_sentiment", "--epochs", "3"],
+    "lstm_jax-held-out": ["bench.peers.ours_sentiment", "--epochs", "12", "--validation", "0.15", "--patience", "2"],
+}
+
+
+def measure(sides: list[str], seeds: int) -> None:
+    """Run what is missing."""
+    done = {(row["side"], row["seed"]) for row in results.read(PATH)}
+    for seed in range(seeds):
+        for side in sides:
+            if (side, seed) in done:
+                continue
+            command = [sys.executable, "-m", *SIDES[side], "--seed", str(seed)]
+            run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+            for row in rows:
+                results.append(PATH, {"side": side, **row})
+            print(side, seed, [row.get("test_accuracy") for row in rows], flush=True)
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Mean over seeds of the best epoch's test accuracy (of the chosen epoch's where a part was held out), and its spread."""
+    best: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        chosen = row["epoch"] == "best" if row["side"].endswith("held-out") else "test_accuracy" in row
+        if chosen:
+            best[row["side"]][row["seed"]] = max(best[row["side"]].get(row["seed"], 0), row["test_accuracy"])
+    return {
+        side: {"mean": float(np.mean(list(v.values()))), "sd": float(np.std(list(v.values()), ddof=1)) if len(v) > 1 else 0.0, "seeds": v}
+        for side, v in best.items()
+    }
+
+
+def main() -> None:
+    """Measure, or report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", choices=list(SIDES), action="append")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    if not options.report:
+        measure(options.side or list(SIDES), options.seeds)
+    for side, figures in summary(list(results.read(PATH))).items():
+        seeds = ", ".join(f"{seed}: {value:.4f}" for seed, value in sorted(figures["seeds"].items()))
+        print(f"{side}: {figures['mean']:.4f} (sd {figures['sd']:.4f}; {seeds})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Strict JAX with two CPU devices, reproducible hypothesis, and what the tests share. It must run before JAX makes its devices."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+import pytest
+from hypothesis import settings
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU, TF32 would not reach the parity bar
+
+settings.register_profile("lstm_jax", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("lstm_jax")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
+        pytest.skip(f"needs a GPU, JAX runs on {jax.default_backend()}")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with the real data sets: $LSTM_JAX_DATA, or shared/data beside the repository."""
+    folder = Path(os.environ.get("LSTM_JAX_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no data in {folder}: set LSTM_JAX_DATA")
+    return folder
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """float64 within the test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@contextlib.contextmanager
+def _peer_rules() -> Iterator[None]:
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+        # Keras' variables lack the `copy` argument that NumPy 2 asks for
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        yield
+
+
+@pytest.fixture(scope="session")
+def peer_rules() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """A context for a peer's own code, which is not written for strict promotion; nothing of ours runs in it."""
+    return _peer_rules
+
+
+@pytest.fixture(scope="session")
+def keras():
+    return pytest.importorskip("keras", reason="Keras is not installed")
+
+
+@pytest.fixture(scope="session")
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is not installed")

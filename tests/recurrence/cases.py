@@ -1,0 +1,122 @@
+"""One case of a recurrence: its options, its arrays, and outputs with gradients of whatever runs it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+from tables import DROPOUTS, MASKS, SHAPES, Shape
+
+from lstm_jax import CELLS, DropoutMasks, unroll
+
+
+class Case(NamedTuple):
+    shape: Shape = SHAPES[3]
+    mask: str = "none"
+    dropout: str = "none"
+    backwards: bool = False
+    return_sequences: bool = True
+    zero_output: bool = False
+    time_major: bool = False
+    initial_state: bool = True
+    seed: int = 0
+
+
+cases = st.builds(
+    Case,
+    st.sampled_from(SHAPES),
+    st.sampled_from(list(MASKS)),
+    st.sampled_from(list(DROPOUTS)),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 99),
+)
+
+
+class Arrays(NamedTuple):
+    """x (B, T, E) and mask (B, T), batch first in any case; state and mask may be None."""
+
+    params: Any
+    x: jax.Array
+    state: Any
+    dropout: DropoutMasks
+    mask: jax.Array | None
+
+
+def make_arrays(case: Case, dtype: str = "float32", cell: str = "lstm") -> Arrays:
+    rng = np.random.default_rng(case.seed)
+    batch, steps, features, units = case.shape
+    row = CELLS[cell]
+
+    def normal(like):
+        return jnp.asarray(rng.normal(size=like.shape) * 0.7, dtype)
+
+    def factors(width: int) -> jax.Array:
+        lead = (row.gates,) if dropped.per_gate else ()
+        return jnp.asarray((rng.random((*lead, batch, width)) < 0.6) / 0.6, dtype)
+
+    params = jax.tree.map(normal, jax.eval_shape(lambda key: row.init(key, features, units), jax.random.key(0)))
+    state = jax.tree.map(normal, jax.eval_shape(lambda: row.initial_state(batch, units)))
+    dropped = DROPOUTS[case.dropout]
+    mask = MASKS[case.mask](rng, batch, steps)
+    return Arrays(
+        params,
+        jnp.asarray(rng.normal(size=(batch, steps, features)), dtype),
+        state if case.initial_state else None,
+        DropoutMasks(factors(features) if dropped.input else None, factors(units) if dropped.recurrent else None),
+        None if mask is None else jnp.asarray(mask),
+    )
+
+
+def run_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm", **options):
+    """(outputs, final state) of `unroll`, batch first."""
+    x, mask = arrays.x, arrays.mask
+    if case.time_major:
+        x, mask = jnp.swapaxes(x, 0, 1), None if mask is None else mask.T
+    outputs, state = unroll(
+        CELLS[cell],
+        arrays.params,
+        x,
+        arrays.state,
+        mask=mask,
+        dropout=arrays.dropout,
+        backwards=case.backwards,
+        return_sequences=case.return_sequences,
+        zero_output_for_mask=case.zero_output,
+        time_major=case.time_major,
+        backend=backend,
+        **options,
+    )
+    return jnp.swapaxes(outputs, 0, 1) if case.time_major and case.return_sequences else outputs, state
+
+
+def weigh(results: Any, seed: int = 1) -> jax.Array:
+    """A scalar that each entry of `results` moves by a weight of its own, so that its gradients see all of them."""
+    rng = np.random.default_rng(seed)
+    parts = [(leaf * rng.normal(size=leaf.shape).astype(leaf.dtype)).sum() for leaf in jax.tree.leaves(results)]
+    return sum(parts[1:], parts[0])
+
+
+def differentiate(function: Callable, *args) -> tuple[Any, Any]:
+    """`function(*args)` and the gradients of `weigh` of it by every argument, compiled."""
+
+    def loss(*args):
+        results = function(*args)
+        return weigh(results), results
+
+    (_, results), gradients = jax.jit(jax.value_and_grad(loss, tuple(range(len(args))), has_aux=True))(*args)
+    return results, gradients
+
+
+def differentiate_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm", **options):
+    """Results of `run_case` and gradients by params, x, initial state and dropout masks."""
+
+    def function(params, x, state, dropout):
+        return run_case(case, Arrays(params, x, state, dropout, arrays.mask), backend, cell, **options)
+
+    return differentiate(function, *arrays[:4])

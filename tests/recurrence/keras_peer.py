@@ -1,0 +1,67 @@
+"""Keras' own LSTM on a case, with our dropout masks in place of those that it would draw."""
+
+import jax
+from cases import Arrays, Case, differentiate
+from tables import DROPOUTS
+
+
+def inject(cell, gates_share: bool, dropout) -> None:
+    """Make a Keras cell use these masks: one in its implementation 2, a list of four in its implementation 1."""
+
+    def form(mask):
+        return mask if mask is None or gates_share else list(mask) if mask.ndim == 3 else [mask] * 4
+
+    cell.get_dropout_mask = lambda step_input: form(dropout.input)
+    cell.get_recurrent_dropout_mask = lambda step_input: form(dropout.recurrent)
+
+
+def make_layer(keras, case: Case, dtype: str, **options):
+    dropped = DROPOUTS[case.dropout]
+    return keras.layers.LSTM(
+        case.shape.units,
+        return_sequences=case.return_sequences,
+        return_state=True,
+        go_backwards=case.backwards,
+        zero_output_for_mask=case.zero_output,
+        dropout=0.4 if dropped.input else 0.0,
+        recurrent_dropout=0.4 if dropped.recurrent else 0.0,
+        implementation=1 if dropped.per_gate else 2,
+        use_cudnn=False,
+        kernel_initializer="zeros",  # all weights are handed in
+        recurrent_initializer="zeros",
+        dtype=dtype,
+        **options,
+    )
+
+
+def run_keras(keras, case: Case, arrays: Arrays, dtype: str, unroll: bool = False):
+    """((outputs, (h, c)), gradients by params, x and initial state), to be called within `peer_rules`."""
+    layer = make_layer(keras, case, dtype, unroll=unroll)
+    layer.build(arrays.x.shape)
+    fixed = [variable.value for variable in layer.non_trainable_variables]
+
+    def function(params, x, state):
+        inject(layer.cell, layer.cell.implementation == 2, arrays.dropout)
+        start = None if state is None else list(state)
+        (outputs, h, c), _ = layer.stateless_call(list(params), fixed, x, initial_state=start, mask=arrays.mask, training=True)
+        return outputs, (h, c)
+
+    return differentiate(function, arrays.params, arrays.x, arrays.state)
+
+
+def run_keras_bidirectional(keras, case: Case, pair: tuple[Arrays, Arrays], merge_mode: str | None, dtype: str):
+    """((outputs, states), gradients by both params, x and both initial states); x and mask are those of the first of the pair."""
+    ahead, back = pair
+    layer = keras.layers.Bidirectional(make_layer(keras, case, dtype), merge_mode=merge_mode, dtype=dtype)
+    layer.build(ahead.x.shape)
+    fixed = [variable.value for variable in layer.non_trainable_variables]
+
+    def function(params, x, states):
+        for one, arrays in ((layer.forward_layer, ahead), (layer.backward_layer, back)):
+            inject(one.cell, one.cell.implementation == 2, arrays.dropout)
+        start = None if states[0] is None else jax.tree.leaves(states)
+        found, _ = layer.stateless_call(jax.tree.leaves(params), fixed, x, initial_state=start, mask=ahead.mask, training=True)
+        outputs = tuple(found[:-4]) if merge_mode is None else found[0]
+        return outputs, tuple(found[-4:])
+
+    return differentiate(function, (ahead.params, back.params), ahead.x, (ahead.state, back.state))

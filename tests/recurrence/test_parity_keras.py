@@ -1,0 +1,173 @@
+"""`LSTM` and `Bidirectional` against Keras' own: outputs, final states and every gradient, by both backends."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import Case, cases, differentiate, make_arrays, run_case
+from flax import nnx
+from hypothesis import example, given, settings
+from keras_peer import run_keras, run_keras_bidirectional
+from tables import BACKENDS, DROPOUTS, SHAPES, Shape, assert_close, precision
+
+from lstm_jax import LSTM, Bidirectional, LSTMParams, LSTMState
+from lstm_jax.models import functional
+
+EXAMPLES = {"float32": 14, "float64": 6}
+
+
+def run_layer(case: Case, arrays, dtype: str, backend: str):
+    """As `run_keras`, of our layer."""
+    layer = LSTM(
+        case.shape.features,
+        case.shape.units,
+        return_sequences=case.return_sequences,
+        return_state=True,
+        go_backwards=case.backwards,
+        zero_output_for_mask=case.zero_output,
+        param_dtype=jnp.dtype(dtype),
+        backend=backend,
+        rngs=nnx.Rngs(0),
+    )
+    made = functional(layer)
+
+    def function(params, x, state):
+        flip = case.time_major
+        outputs, final = made.rebuild(params._asdict())(
+            jnp.swapaxes(x, 0, 1) if flip else x,
+            mask=arrays.mask.T if flip and arrays.mask is not None else arrays.mask,
+            initial_state=state,
+            dropout=arrays.dropout,
+            time_major=flip,
+        )
+        return jnp.swapaxes(outputs, 0, 1) if flip and case.return_sequences else outputs, final
+
+    return differentiate(function, arrays.params, arrays.x, arrays.state)
+
+
+def leading_gaps(case: Case) -> bool:
+    return case.mask not in ("none", "all valid")
+
+
+def compare(keras, peer_rules, case: Case, dtype: str) -> None:
+    with precision(dtype):
+        arrays = make_arrays(case, dtype)
+        with peer_rules():
+            # where a gap precedes the first valid step, Keras' scan on JAX outputs the initial h, its loop outputs zeros: see below
+            want = run_keras(keras, case, arrays, dtype, unroll=leading_gaps(case) and case.initial_state and not case.zero_output)
+        for backend in BACKENDS:
+            assert_close(run_layer(case, arrays, dtype, backend), want, dtype, f"{backend} {case} ")
+
+
+@pytest.mark.parametrize("dtype", EXAMPLES)
+def test_lstm(keras, peer_rules, dtype: str) -> None:
+    @settings(max_examples=EXAMPLES[dtype])
+    @given(cases)
+    @example(Case(mask="gaps", dropout="both, per gate", backwards=True))
+    @example(Case(mask="an empty row", dropout="recurrent, shared", return_sequences=False, initial_state=False))
+    def check(case: Case) -> None:
+        compare(keras, peer_rules, case, dtype)
+
+    check()
+
+
+@pytest.mark.parametrize("dropout", [name for name, row in DROPOUTS.items() if row.input or row.recurrent])
+def test_each_kind_of_dropout(keras, peer_rules, dropout: str) -> None:
+    compare(keras, peer_rules, Case(SHAPES[2], dropout=dropout), "float64")
+
+
+def test_before_the_first_valid_step(keras, peer_rules) -> None:
+    """Ours gives zeros there, as Keras' loop does; Keras' scan repeats the initial h. Final states are equal in all."""
+    case = Case(Shape(2, 3, 3, 2), mask="leading", seed=1)
+    arrays = make_arrays(case)._replace(mask=jnp.asarray([[False, False, True], [False, False, False]]))
+    with peer_rules():
+        (scanned, scanned_state), _ = run_keras(keras, case, arrays, "float32")
+        (looped, looped_state), _ = run_keras(keras, case, arrays, "float32", unroll=True)
+    outputs, state = run_case(case, arrays, "hoisted")
+    assert_close((outputs, tuple(state)), (looped, looped_state), "float32")
+    assert_close(tuple(state), scanned_state, "float32")
+    np.testing.assert_array_equal(outputs[:, :2], 0)
+    np.testing.assert_array_equal(outputs[1], 0)
+    h = jnp.broadcast_to(arrays.state.h[:, None], (2, 2, 2))
+    assert_close(scanned[:, :2], h, "float32")
+
+
+BOTH_WAYS = [
+    ("concat", Case(mask="gaps", dropout="both, per gate", initial_state=False)),
+    ("concat", Case(mask="leading", return_sequences=False, initial_state=False)),
+    ("sum", Case(mask="trailing", dropout="input, shared")),
+    ("sum", Case(return_sequences=False)),
+    ("ave", Case(mask="an empty row")),
+    ("ave", Case(dropout="recurrent, per gate", return_sequences=False)),
+    ("mul", Case(SHAPES[1])),
+    ("mul", Case(mask="nothing valid", initial_state=False, return_sequences=False)),
+    (None, Case(mask="gaps", dropout="both, shared")),
+    (None, Case(mask="trailing", return_sequences=False, initial_state=False)),
+]
+
+
+@pytest.mark.parametrize(("merge_mode", "case"), BOTH_WAYS)
+def test_bidirectional(keras, peer_rules, merge_mode: str | None, case: Case) -> None:
+    dtype = "float64" if case.mask == "gaps" else "float32"
+    with precision(dtype):
+        pair = make_arrays(case, dtype), make_arrays(case._replace(seed=case.seed + 1), dtype)
+        with peer_rules():
+            want = run_keras_bidirectional(keras, case, pair, merge_mode, dtype)
+        layer = Bidirectional(
+            case.shape.features,
+            case.shape.units,
+            merge_mode=merge_mode,
+            return_sequences=case.return_sequences,
+            return_state=True,
+            param_dtype=jnp.dtype(dtype),
+            rngs=nnx.Rngs(0),
+        )
+        made = functional(layer)
+
+        def function(params, x, states):
+            named = {f"{way}/{n}": a for way, one in zip(("forward", "backward"), params, strict=True) for n, a in one._asdict().items()}
+            outputs, (ahead, back) = made.rebuild(named)(
+                x,
+                mask=pair[0].mask,
+                initial_state=None if states[0] is None else states,
+                dropout=(pair[0].dropout, pair[1].dropout),
+            )
+            return outputs, (*ahead, *back)
+
+        got = differentiate(function, (pair[0].params, pair[1].params), pair[0].x, (pair[0].state, pair[1].state))
+        assert_close(got, want, dtype, f"{merge_mode} {case} ")
+
+
+def test_keras_own_masks(keras, peer_rules) -> None:
+    """With the masks that Keras drew by itself, at the layer's default: four input masks and four recurrent masks, constant over time."""
+    case = Case(dropout="both, per gate")
+    arrays = make_arrays(case)
+    with peer_rules():
+        layer = keras.layers.LSTM(case.shape.units, dropout=0.3, recurrent_dropout=0.3, return_sequences=True, seed=3)
+        layer.build(arrays.x.shape)
+        for variable, value in zip(layer.trainable_variables, arrays.params, strict=True):
+            variable.assign(value)
+        drawn = []
+        reset = layer.cell.reset_dropout_mask
+
+        def note() -> None:
+            drawn.append((layer.cell._dropout_mask, layer.cell._recurrent_dropout_mask))
+            reset()
+
+        layer.cell.reset_dropout_mask = note
+        want = layer(arrays.x, initial_state=list(arrays.state), training=True)
+    input_mask, recurrent_mask = (jnp.stack(masks) for masks in drawn[-1])
+    assert input_mask.shape == (4, 5, 3)
+    assert recurrent_mask.shape == (4, 5, 5)
+    ours = LSTM(3, 5, dropout=0.3, recurrent_dropout=0.3, return_sequences=True, rngs=nnx.Rngs(0))
+    drawn_by_us = ours.draw_masks(5, jax.random.key(0))
+    assert (drawn_by_us.input.shape, drawn_by_us.recurrent.shape) == (input_mask.shape, recurrent_mask.shape)
+    masks = type(arrays.dropout)(input_mask, recurrent_mask)
+    outputs, _ = run_case(case, arrays._replace(dropout=masks), "hoisted")
+    assert_close(outputs, want, "float32")
+
+
+def test_state_order() -> None:
+    """(h, c), as Keras lists them."""
+    assert LSTMState._fields == ("h", "c")
+    assert LSTMParams._fields == ("kernel", "recurrent_kernel", "bias")

@@ -1,0 +1,99 @@
+"""The tables that drive the contract tests: a new cell, backend, shape or dtype joins with a row."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lstm_jax.cells import CELLS as CELL_TABLE
+from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
+
+CELLS = tuple(CELL_TABLE)
+BACKENDS = tuple(BACKEND_TABLE)
+FAST = tuple(name for name in BACKENDS if name != "reference")
+
+
+class Shape(NamedTuple):
+    batch: int
+    steps: int
+    features: int
+    units: int
+
+
+SHAPES = (Shape(1, 1, 1, 1), Shape(3, 1, 2, 5), Shape(2, 4, 3, 2), Shape(5, 7, 3, 5), Shape(1, 6, 5, 3))
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}  # of the array's largest entry, for outputs, states and gradients
+
+
+def _gaps(rng: np.random.Generator, batch: int, steps: int) -> np.ndarray:
+    return rng.random((batch, steps)) < 0.6
+
+
+def _trailing(rng: np.random.Generator, batch: int, steps: int) -> np.ndarray:
+    return np.arange(steps)[None] < lengths(rng, batch, steps)[:, None]
+
+
+def _empty_row(rng: np.random.Generator, batch: int, steps: int) -> np.ndarray:
+    mask = _gaps(rng, batch, steps)
+    mask[0] = False
+    return mask
+
+
+def lengths(rng: np.random.Generator, batch: int, steps: int) -> np.ndarray:
+    """int32 (B,), with 0 and T among them where B allows."""
+    drawn = rng.integers(0, steps + 1, batch)
+    drawn[-1] = 0
+    drawn[0] = steps
+    return drawn.astype(np.int32)
+
+
+MASKS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray | None]] = {
+    "none": lambda rng, batch, steps: None,
+    "all valid": lambda rng, batch, steps: np.ones((batch, steps), bool),
+    "trailing": _trailing,
+    "leading": lambda rng, batch, steps: _trailing(rng, batch, steps)[:, ::-1],
+    "gaps": _gaps,
+    "an empty row": _empty_row,
+    "nothing valid": lambda rng, batch, steps: np.zeros((batch, steps), bool),
+}
+
+
+class Dropped(NamedTuple):
+    """Which products have a dropout mask, and whether each gate has its own."""
+
+    input: bool
+    recurrent: bool
+    per_gate: bool
+
+
+DROPOUTS = {
+    "none": Dropped(False, False, False),
+    "input, shared": Dropped(True, False, False),
+    "input, per gate": Dropped(True, False, True),
+    "recurrent, shared": Dropped(False, True, False),
+    "recurrent, per gate": Dropped(False, True, True),
+    "both, shared": Dropped(True, True, False),
+    "both, per gate": Dropped(True, True, True),
+}
+
+
+def precision(dtype: str) -> contextlib.AbstractContextManager[Any]:
+    """A context in which arrays of `dtype` can be made."""
+    return jax.enable_x64(dtype == "float64")
+
+
+def assert_close(got: Any, want: Any, tolerance: float | str, what: str = "") -> None:
+    """Equal trees, each array within `tolerance` (a number, or a dtype of the table) of its largest entry."""
+    tolerance = TOLERANCE[tolerance] if isinstance(tolerance, str) else tolerance
+    got_leaves, want_leaves = jax.tree.leaves_with_path(got), jax.tree.leaves(want)
+    assert len(got_leaves) == len(want_leaves) > 0, f"{what}: {len(got_leaves)} arrays, {len(want_leaves)} wanted"
+    for (path, a), b in zip(got_leaves, want_leaves, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        name = f"{what}{jax.tree_util.keystr(path)}"
+        assert a.shape == b.shape, f"{name}: shape {a.shape}, {b.shape} wanted"
+        assert np.isfinite(a).all(), f"{name}: not finite"
+        scale = np.abs(b).max(initial=0)
+        distance = np.abs(a - b).max(initial=0)
+        assert distance <= tolerance * scale, f"{name}: {distance:.3g} away, of {scale:.3g}"
