@@ -79,9 +79,13 @@ def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) ->
     if mask is None or mask.ndim == 2:
         z = matmul(x if mask is None else x * _over(mask, x), params.kernel, compute_dtype)
         return z + jnp.broadcast_to(params.bias, z.shape)
-    parts = zip(mask, _split(params.kernel), _split(params.bias), strict=True)
-    z = [(matmul(x * _over(m, x), kernel, compute_dtype), bias) for m, kernel, bias in parts]
-    return tuple(product + jnp.broadcast_to(bias, product.shape) for product, bias in z)
+    rows = x[None] * jnp.broadcast_to(mask[:, None], (GATES, *x.shape))
+    kernel = jnp.stack(_split(params.kernel))
+    if compute_dtype is not None:
+        rows, kernel = rows.astype(compute_dtype), kernel.astype(compute_dtype)
+    z = lax.dot_general(rows, kernel, (((3,), (1,)), ((0,), (0,))), preferred_element_type=x.dtype)
+    z = z + jnp.broadcast_to(params.bias.reshape(GATES, 1, 1, -1), z.shape)
+    return tuple(z)
 
 
 def _forward(compute_dtype, sequences, params, x, state, valid, dropout):
