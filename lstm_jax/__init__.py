@@ -22,8 +22,6 @@ _HOME = {
     "use_cpu_cores": "sharding",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
-
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
@@ -32,4 +30,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(_HOME)

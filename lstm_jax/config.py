@@ -17,7 +17,7 @@ class DataConfig:
     """Which reviews, as which integers, padded how."""
 
     data: str = ""
-    """Reviews: aclImdb_v1.tar.gz, an aclImdb/ folder, a folder or file of JSON lines (.jsonl, .jsonl.xz), Keras' imdb.npz, a .csv, or 'tfds'. Empty: $LSTM_JAX_DATA/imdb."""
+    """aclImdb_v1.tar.gz, a folder aclImdb/, a folder or file of .jsonl[.xz], imdb.npz, a .csv, or 'tfds'. Empty: $LSTM_JAX_DATA/imdb."""
     test_data: str = ""
     """A second .csv or .jsonl file that holds the test split, for sources that have no split of their own."""
     text_column: str = "text"
@@ -64,7 +64,7 @@ class SentimentModelConfig:
     recurrent_dropout: float = 0.2
     """Share of the recurrent state dropped, the same units at every step."""
     dropout_masks: Literal["keras", "per_gate", "variational"] = "keras"
-    """'keras': one mask a gate when recurrent dropout is on, else one shared; 'variational': one shared mask each (Gal & Ghahramani 2016)."""
+    """'keras': a mask a gate if recurrent dropout is on, else one shared; 'variational': one shared mask each (Gal, Ghahramani 2016)."""
     mask_zero: bool = False
     """Skip padding (id 0) instead of reading it as a word; the source reads it."""
     cell: Literal["lstm"] = "lstm"
@@ -114,8 +114,12 @@ class TrainConfig:
         require(self.epochs >= 1, "epochs", self.epochs, "give 1 or more")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more rows")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a number above 0")
-        require(self.schedule != "exponential" or self.final_learning_rate > 0,
-                "final_learning_rate", self.final_learning_rate, "an exponential schedule ends above 0")
+        require(
+            self.schedule != "exponential" or self.final_learning_rate > 0,
+            "final_learning_rate",
+            self.final_learning_rate,
+            "an exponential schedule ends above 0",
+        )
         for name in ("final_learning_rate", "warmup_steps", "clip_norm", "patience", "checkpoint_steps", "devices", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
 

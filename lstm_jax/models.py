@@ -43,9 +43,7 @@ class SentimentClassifier(nnx.Module):
         self.recurrent = RecurrentStack(layers)
         self.head = ClassifierHead(features, 1, rngs=rngs)
 
-    def __call__(
-        self, ids: TokenIds, *, deterministic: bool | None = None, rngs: nnx.Rngs | jax.Array | None = None
-    ) -> Float[Array, "B"]:
+    def __call__(self, ids: TokenIds, *, deterministic: bool | None = None, rngs: nnx.Rngs | jax.Array | None = None) -> Float[Array, "B"]:
         """Logits of a batch; `deterministic` and `rngs` as in `LSTM`."""
         steps_first = ids.T  # the recurrence runs over T first, so gather the vectors in that order
         last = self.recurrent(

@@ -1,7 +1,7 @@
 """The device mesh (CPU cores, GPUs, hosts alike), and where batch, state and optimiser rows live on it.
 
-One axis, "data": the batch's rows are split over it, small parameters are copied to each device, and a large embedding table and its optimiser
-rows are split by columns, so that no device holds or updates them twice. A single device is a mesh of one.
+One axis, "data": the batch's rows are split over it, small parameters are copied to each device, and an embedding table and its
+optimiser's moments are split by columns, so that no device holds or updates them twice. A single device is a mesh of one.
 """
 
 import contextlib
@@ -56,15 +56,15 @@ def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def param_sharding(mesh: Mesh, path: tuple, leaf) -> NamedSharding:
-    """Where a parameter lives: an embedding table by columns if they divide evenly, all else copied."""
-    named = any(getattr(key, "key", getattr(key, "name", None)) == "embedding" for key in path[-2:])
-    if named and leaf.ndim == 2 and leaf.shape[1] % mesh.size == 0:
+    """Where a parameter of that path in a tree lives: an embedding table by columns if they divide evenly, all else copied."""
+    name = str(getattr(path[-1], "key", "")) if path else ""
+    if name.split("/")[-1] == "embedding" and leaf.ndim == 2 and leaf.shape[1] % mesh.size == 0:
         return rows(mesh, 1)
     return replicated(mesh)
 
 
 def constrain(x: jax.Array, axis: int) -> jax.Array:
-    """Inside a computation under `jax.set_mesh`: split `axis` of `x` over the devices. Elsewhere, or if it does not divide: `x` as it is."""
+    """Inside a computation under `jax.set_mesh`: split `axis` of `x` over the devices; elsewhere, or if it does not divide, `x`."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or DATA not in mesh.shape or mesh.shape[DATA] == 1 or x.shape[axis] % mesh.shape[DATA]:
         return x

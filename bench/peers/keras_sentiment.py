@@ -42,13 +42,13 @@ def main() -> None:
     model = make_model(options.seed)
     for epoch in range(1, options.epochs + 1):
         began = time.perf_counter()
-        history = model.fit(x, y, batch_size=32, epochs=epoch, initial_epoch=epoch - 1, verbose=0).history
+        history = model.fit(x, y, batch_size=32, epochs=epoch, initial_epoch=epoch - 1, verbose="0").history
         trained = time.perf_counter() - began
         row = {"peer": "keras-jax", "version": keras.__version__, "seed": options.seed, "epoch": epoch, "seconds": trained}
         row |= {"train_loss": history["loss"][0], "train_accuracy": history["accuracy"][0]}
         if not options.no_evaluation:
             began = time.perf_counter()
-            loss, accuracy = model.evaluate(x_test, y_test, batch_size=32, verbose=0)
+            loss, accuracy = model.evaluate(x_test, y_test, batch_size=32, verbose="0")
             row |= {"test_loss": loss, "test_accuracy": accuracy, "test_seconds": time.perf_counter() - began}
         print(json.dumps(row), flush=True)
 

@@ -1,7 +1,7 @@
 """This project, measured as its peers are: same rows, same protocol, a JSON line an epoch.
 
-    python -m bench.peers.ours_sentiment --seed 0 --epochs 3
-    python -m bench.peers.ours_sentiment --seed 0 --epochs 10 --validation 0.15 --patience 2
+python -m bench.peers.ours_sentiment --seed 0 --epochs 3
+python -m bench.peers.ours_sentiment --seed 0 --epochs 10 --validation 0.15 --patience 2
 """
 
 import argparse

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_jax.data.files import file_digest, write_atomically
+from lstm_jax.data.files import file_digest
+from lstm_jax.files import write_atomically
 
 CACHE_FORMAT = 1
 

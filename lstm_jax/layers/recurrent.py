@@ -1,6 +1,6 @@
 """Recurrent layers with Keras' arguments and semantics: thin modules that own parameters and call `recurrence.unroll`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,9 @@ class LSTM(nnx.Module):
     ):
         require(features >= 1, "features", features, "give 1 or more")
         require(units >= 1, "units", units, "give 1 or more")
-        require(dropout_masks in ("keras", "per_gate", "variational"), "dropout_masks", dropout_masks, "give keras, per_gate or variational")
+        require(
+            dropout_masks in ("keras", "per_gate", "variational"), "dropout_masks", dropout_masks, "give keras, per_gate or variational"
+        )
         self.features, self.units = features, units
         self.dropout = check_rate("dropout", dropout)
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
@@ -101,7 +103,7 @@ class LSTM(nnx.Module):
         """Set the carried state of a `stateful` layer to zeros, for calls with `batch` rows."""
         require(self.stateful, "stateful", self.stateful, "make the layer with stateful=True to carry state")
         zeros = jnp.zeros((batch, self.units), self.kernel[...].dtype)
-        self.carried = nnx.data(LSTMState(CarriedState(zeros), CarriedState(zeros)))
+        self.carried = nnx.data((CarriedState(zeros), CarriedState(zeros)))
 
     def draw_masks(self, batch: int, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None) -> DropoutMasks:
         """Masks for one call, from `rngs` (a key, a stream or Rngs with `dropout`) or the layer's own stream.
@@ -179,7 +181,8 @@ class Bidirectional(nnx.Module):
         features, units, options: of each LSTM. `go_backwards` and `stateful` are not for it.
         merge_mode: "concat", "sum", "ave", "mul", or None for both outputs as a tuple.
 
-    As Keras does, with `return_sequences` the outputs of masked steps are zeros, and the backward outputs are turned back into the order of time.
+    As Keras does, with `return_sequences` the outputs of masked steps are zeros, and the backward outputs are turned back into the order
+    of time.
     With `return_state` it gives (outputs, (forward LSTMState, backward LSTMState)).
     """
 
@@ -198,9 +201,10 @@ class Bidirectional(nnx.Module):
         for name in ("go_backwards", "stateful"):
             require(not options.get(name), name, options.get(name), "Bidirectional has both directions and carries no state")
         self.merge_mode, self.return_sequences, self.return_state = merge_mode, return_sequences, return_state
-        options |= {"return_sequences": return_sequences, "return_state": True, "zero_output_for_mask": return_sequences}
-        self.forward = LSTM(features, units, rngs=rngs, **options)
-        self.backward = LSTM(features, units, rngs=rngs, **(options | {"go_backwards": True}))
+        both: dict[str, Any] = options | {"return_sequences": return_sequences, "return_state": True}
+        both["zero_output_for_mask"] = return_sequences
+        self.forward = LSTM(features, units, rngs=rngs, **both)
+        self.backward = LSTM(features, units, rngs=rngs, go_backwards=True, **both)
 
     @property
     def output_features(self) -> int:
@@ -268,14 +272,17 @@ class RecurrentStack(nnx.Module):
     def __init__(self, layers: list[LSTM | Bidirectional]):
         require(len(layers) >= 1, "layers", len(layers), "give 1 or more")
         for n, layer in enumerate(layers[:-1]):
-            require(layer.return_sequences and not layer.return_state, f"layer {n}", "inner layer", "make it with return_sequences=True only")
+            require(
+                layer.return_sequences and not layer.return_state, f"layer {n}", "inner layer", "make it with return_sequences=True only"
+            )
         self.layers = nnx.List(layers)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None, **options):
         """As `LSTM.__call__`, except `initial_state` and `dropout`, which are lists with an entry a layer."""
         per_layer = {name: options.pop(name) for name in ("initial_state", "dropout") if options.get(name) is not None}
-        drawn = rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream))
+        y: Any = x
         for n, layer in enumerate(self.layers):
             own = {name: values[n] for name, values in per_layer.items()}
-            x = layer(x, rngs=rngs if drawn else jax.random.fold_in(rngs, n), **(options | own))
-        return x
+            key = jax.random.fold_in(rngs, n) if isinstance(rngs, jax.Array) else rngs
+            y = layer(y, rngs=key, **(options | own))
+        return y

@@ -35,12 +35,8 @@ class Backend:
 _FLOATS = ("float32", "float64", "bfloat16")
 
 BACKENDS = {
-    "hoisted": Backend(
-        "hoisted", hoisted.run, ("lstm",), ("cpu", "gpu", "tpu"), _FLOATS, False, "custom VJP, GEMMs outside the loop"
-    ),
-    "reference": Backend(
-        "reference", reference.run, tuple(CELLS), ("cpu", "gpu", "tpu"), _FLOATS, True, "lax.scan and autodiff"
-    ),
+    "hoisted": Backend("hoisted", hoisted.run, ("lstm",), ("cpu", "gpu", "tpu"), _FLOATS, False, "custom VJP, GEMMs outside the loop"),
+    "reference": Backend("reference", reference.run, tuple(CELLS), ("cpu", "gpu", "tpu"), _FLOATS, True, "lax.scan and autodiff"),
 }
 
 

@@ -1,15 +1,16 @@
 """The LSTM with a backward pass of its own (custom VJP): every GEMM that need not be in the loop is outside it.
 
 In the forward loop stays h U, in the backward loop dz U^T. The input projection, the input's gradient and the gradients of kernel and
-recurrent kernel are each one product over all T and B (one a gate where dropout masks differ between the gates). Equations: back-propagation
-through time of cells/lstm.py. Same signature and results as reference.py; reverse mode only.
+recurrent kernel are each one product over all T and B (one a gate where dropout masks differ between the gates). Equations:
+back-propagation through time of cells/lstm.py. Same signature and results as reference.py; reverse mode only.
 
-Kept for the backward pass, a step: the four gates, and h and c as they were before the step; c' is recomputed from them.
+Kept for the backward pass, a step: h as it was before, and the local derivatives (see `Kept`), so that its loop only multiplies.
 
 Three choices are for XLA's CPU compiler, measured there at B 16, H 128 on a core: gates travel as four arrays, so that each fusion writes
 whole vectors; sigmoid is written as a tanh; operands of products are transposed before the loop or the product, not by it.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -29,11 +30,18 @@ Gates = tuple[jax.Array, ...]
 
 
 class Kept(NamedTuple):
-    """Of the forward pass: gates after their activations, h and c before each step; all (T, B, H)."""
+    """Of the forward pass, all (T, B, H), so that with d_c the gradient by c' after what h' adds to it
 
-    gates: Gates
+        d_c += d_h * c_by_h;  d_z[i, f, g] = d_c * z_by[i, f, g];  d_z[o] = d_h * z_by[o];  d_c = d_c * forget
+
+    c_by_h: o (1 - tanh(c')^2); z_by: g i (1 - i), c f (1 - f), i (1 - g^2), tanh(c') o (1 - o); forget: f; h: before the step.
+    A step that is not valid has 0, 0, 1.
+    """
+
+    c_by_h: jax.Array
+    z_by: Gates
+    forget: jax.Array
     h: jax.Array
-    c: jax.Array
 
 
 def run(
@@ -79,13 +87,9 @@ def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) ->
     if mask is None or mask.ndim == 2:
         z = matmul(x if mask is None else x * _over(mask, x), params.kernel, compute_dtype)
         return z + jnp.broadcast_to(params.bias, z.shape)
-    rows = x[None] * jnp.broadcast_to(mask[:, None], (GATES, *x.shape))
-    kernel = jnp.stack(_split(params.kernel))
-    if compute_dtype is not None:
-        rows, kernel = rows.astype(compute_dtype), kernel.astype(compute_dtype)
-    z = lax.dot_general(rows, kernel, (((3,), (1,)), ((0,), (0,))), preferred_element_type=x.dtype)
-    z = z + jnp.broadcast_to(params.bias.reshape(GATES, 1, 1, -1), z.shape)
-    return tuple(z)
+    parts = zip(mask, _split(params.kernel), _split(params.bias), strict=True)
+    z = [(matmul(x * _over(m, x), kernel, compute_dtype), bias) for m, kernel, bias in parts]
+    return tuple(product + jnp.broadcast_to(bias, product.shape) for product, bias in z)
 
 
 def _forward(compute_dtype, sequences, params, x, state, valid, dropout):
@@ -102,10 +106,14 @@ def _forward(compute_dtype, sequences, params, x, state, valid, dropout):
         r_i, r_f, r_g, r_o = r if per_gate else _split(r)
         i, f, g, o = _sigmoid(z_i + r_i), _sigmoid(z_f + r_f), jnp.tanh(z_g + r_g), _sigmoid(z_o + r_o)
         c = f * carry.c + i * g
-        new = LSTMState(o * jnp.tanh(c), c)
+        tanh_c = jnp.tanh(c)
+        new = LSTMState(o * tanh_c, c)
+        z_by = (g * i * (1 - i), carry.c * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o))
+        kept = Kept(o * (1 - tanh_c * tanh_c), z_by, f, carry.h)
         if valid_t is not None:
-            new = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), new, carry)
-        return new, (new.h if sequences else None, Kept((i, f, g, o), carry.h, carry.c))
+            stay = Kept(jnp.zeros_like(c), (jnp.zeros_like(c),) * GATES, jnp.ones_like(c), carry.h)
+            new, kept = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), (new, kept), (carry, stay))
+        return new, (new.h if sequences else None, kept)
 
     final, (h, kept) = lax.scan(body, state, (z, valid))
     return h, final, kept
@@ -125,11 +133,7 @@ def _bwd(compute_dtype, sequences, residuals, cotangents):
     params, x, dropout, valid, kept = residuals
     d_h, d_final = cotangents
     d_h = None if isinstance(d_h, SymbolicZero) else d_h
-    d_state = jax.tree.map(
-        lambda d: jnp.zeros(d.shape, d.dtype) if isinstance(d, SymbolicZero) else d,
-        d_final,
-        is_leaf=lambda d: isinstance(d, SymbolicZero),
-    )
+    d_state = LSTMState(*(jnp.zeros_like(kept.h[0]) if isinstance(d, SymbolicZero) else d for d in d_final))
     mask = dropout.recurrent
     per_gate = _per_gate(mask)
     kernel = params.recurrent_kernel
@@ -140,14 +144,8 @@ def _bwd(compute_dtype, sequences, residuals, cotangents):
     def body(carry: LSTMState, inputs):
         d_h_t, kept_t, valid_t = inputs
         d_h = carry.h if d_h_t is None else carry.h + d_h_t
-        i, f, g, o = kept_t.gates
-        tanh_c = jnp.tanh(f * kept_t.c + i * g)
-        d_c = carry.c + d_h * o * (1 - tanh_c * tanh_c)
-        d_z = (d_c * g * i * (1 - i), d_c * kept_t.c * f * (1 - f), d_c * i * (1 - g * g), d_h * tanh_c * o * (1 - o))
-        d_c_before = d_c * f
-        if valid_t is not None:
-            d_z = tuple(jnp.where(valid_t[:, None], d, 0) for d in d_z)
-            d_c_before = jnp.where(valid_t[:, None], d_c_before, carry.c)
+        d_c = carry.c + d_h * kept_t.c_by_h
+        d_z = tuple(d * by for d, by in zip((d_c, d_c, d_c, d_h), kept_t.z_by, strict=True))
         if per_gate:
             d_h_before = (matmul(jnp.stack(d_z), transposed, compute_dtype) * mask).sum(0)
         else:
@@ -155,45 +153,51 @@ def _bwd(compute_dtype, sequences, residuals, cotangents):
             d_h_before = d_h_before if mask is None else d_h_before * mask
         if valid_t is not None:
             d_h_before = jnp.where(valid_t[:, None], d_h_before, d_h)
-        return LSTMState(d_h_before, d_c_before), jnp.concatenate(d_z, axis=-1) if flat else d_z
+        return LSTMState(d_h_before, d_c * kept_t.forget), jnp.concatenate(d_z, axis=-1) if flat else d_z
 
     d_state, d_z = lax.scan(body, d_state, (d_h, kept, valid), reverse=True)
 
-    d_kernel, d_x, d_input_mask = _product_gradients(x, params.kernel, dropout.input, d_z, compute_dtype)
-    d_recurrent, _, d_recurrent_mask = _product_gradients(kept.h, kernel, mask, d_z, compute_dtype)
-    d_bias = d_z.sum((0, 1)) if flat else jnp.concatenate([d.sum((0, 1)) for d in d_z])
+    gradients: Callable = _flat_gradients if flat else _gate_gradients
+    d_kernel, d_x, d_input_mask = gradients(x, params.kernel, dropout.input, d_z, compute_dtype)
+    d_recurrent, _, d_recurrent_mask = gradients(kept.h, kernel, mask, d_z, compute_dtype)
+    d_bias = jnp.concatenate([d.sum((0, 1)) for d in d_z]) if isinstance(d_z, tuple) else d_z.sum((0, 1))
     return LSTMParams(d_kernel, d_recurrent, d_bias), d_x, d_state, None, DropoutMasks(d_input_mask, d_recurrent_mask)
 
 
-def _product_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array | Gates, compute_dtype):
-    """Gradients of (x * mask) @ kernel by kernel, x and mask, for x (T, B, D), d_z (T, B, 4H) or four (T, B, H).
+def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, compute_dtype):
+    """Gradients of (x * mask) @ kernel by kernel, x and mask, for x (T, B, D), mask None or (B, D), d_z (T, B, 4H).
 
     What the caller, or the caller's caller, does not use is removed by the compiler.
     """
-    x_t = lax.optimization_barrier(x.transpose(2, 0, 1))
-    if not _per_gate(mask):
-        d_z = jnp.concatenate(d_z, axis=-1) if isinstance(d_z, tuple) else d_z
-        d_kernel = _over_time_and_batch(x_t if mask is None else x_t * _spread(mask, x_t), d_z, compute_dtype)
-        d_rows = matmul(d_z, kernel.T, compute_dtype)
-        if mask is None:
-            return d_kernel, d_rows, None
-        return d_kernel, d_rows * _over(mask, x), (d_rows * x).sum(0)
-    d_kernel = [_over_time_and_batch(x_t * _spread(m, x_t), d, compute_dtype) for m, d in zip(mask, d_z, strict=True)]
+    rows = x if mask is None else x * _over(mask, x)
+    d_kernel = _over_time_and_batch(lax.optimization_barrier(rows.transpose(2, 0, 1)), d_z, compute_dtype)
+    d_rows = matmul(d_z, kernel.T, compute_dtype)
+    if mask is None:
+        return d_kernel, d_rows, None
+    return d_kernel, d_rows * _over(mask, x), (d_rows * x).sum(0)
+
+
+def _gate_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Gates, compute_dtype):
+    """The same for d_z four (T, B, H) and mask None, (B, D) or (4, B, D): a product a gate."""
+    masks = [None] * GATES if mask is None else list(mask) if mask.ndim == 3 else [mask] * GATES
+    rows = [x if m is None else x * _over(m, x) for m in masks]
+    # d_z is transposed rather than the rows: once for both kernels, and masks are cheap to apply along the last axis
+    turned = lax.optimization_barrier(tuple(d.transpose(2, 0, 1) for d in d_z))
+    d_kernel = [_over_time_and_batch(d, r, compute_dtype).T for d, r in zip(turned, rows, strict=True)]
     transposed = lax.optimization_barrier(tuple(part.T for part in _split(kernel)))
     d_rows = [matmul(d, part, compute_dtype) for d, part in zip(d_z, transposed, strict=True)]
-    d_x = sum(d * _over(m, x) for m, d in zip(mask, d_rows, strict=True))
-    return jnp.concatenate(d_kernel, axis=-1), d_x, jnp.stack([(d * x).sum(0) for d in d_rows])
+    d_x = sum(d if m is None else d * _over(m, x) for m, d in zip(masks, d_rows, strict=True))
+    d_mask = None
+    if mask is not None:
+        by_gate = jnp.stack([(d * x).sum(0) for d in d_rows])
+        d_mask = by_gate if mask.ndim == 3 else by_gate.sum(0)
+    return jnp.concatenate(d_kernel, axis=-1), d_x, d_mask
 
 
-def _spread(mask: Array, like: Array) -> Array:
-    """A mask (B, D) over `like` (D, T, B)."""
-    return jnp.broadcast_to(mask.T[:, None, :], like.shape)
-
-
-def _over_time_and_batch(x_t: Array, d_z: Array, compute_dtype) -> Array:
-    """sum over t, b of x_t[:, t, b] (outer) d_z[t, b, :], as one product; no reshape, so that a sharded B stays where it is."""
-    operands = (x_t, d_z) if compute_dtype is None else (x_t.astype(compute_dtype), d_z.astype(compute_dtype))
-    return lax.dot_general(*operands, (((1, 2), (0, 1)), ((), ())), preferred_element_type=x_t.dtype)
+def _over_time_and_batch(a: Array, b: Array, compute_dtype) -> Array:
+    """sum over t, b of a[:, t, b] (outer) b[t, b, :], as one product; no reshape, so that a sharded B stays where it is."""
+    operands = (a, b) if compute_dtype is None else (a.astype(compute_dtype), b.astype(compute_dtype))
+    return lax.dot_general(*operands, (((1, 2), (0, 1)), ((), ())), preferred_element_type=a.dtype)
 
 
 _run.defvjp(_fwd, _bwd, symbolic_zeros=True)

@@ -15,11 +15,13 @@ from lstm_jax.training.run_folder import RunFolder
 CONFIG = SentimentConfig(
     DataConfig(data="synthetic", vocabulary="frequency", num_words=1000, maxlen=60),
     SentimentModelConfig(embed=32, units=64),
-    TrainConfig(epochs=10, learning_rate=3e-3),
+    TrainConfig(epochs=5, learning_rate=3e-3),
 )
 ASKED = (
     "the film was good",
     "the film was not good",
+    "it starts well but ends badly",
+    "it starts badly but ends well",
 )
 
 
@@ -31,7 +33,9 @@ def run(folder: Path, seed: int, console: Console) -> None:
     """
     if folder.exists():
         known = RunFolder(folder).config
-        require(known.exists() and '"synthetic"' in known.read_text(), f"folder {folder}", "holds something else", "name a new one with --run")
+        require(
+            known.exists() and '"synthetic"' in known.read_text(), f"folder {folder}", "holds something else", "name a new one with --run"
+        )
         shutil.rmtree(folder)
     console.print("synthetic reviews from a small grammar: a demonstration, no result; see the README for real reviews", highlight=False)
     config = replace(CONFIG, train=replace(CONFIG.train, seed=seed))

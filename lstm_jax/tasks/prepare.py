@@ -17,5 +17,8 @@ def prepare(config: DataConfig, tfds: bool, console: Console) -> None:
     for name, split in (("train", reviews.train), ("test", reviews.test)):
         if split is not None:
             lengths = split.lengths
-            console.print(f"{name}: {len(split):,} reviews, {int(split.labels.sum()):,} positive, {lengths.mean():.1f} ids on average", highlight=False)
+            console.print(
+                f"{name}: {len(split):,} reviews, {int(split.labels.sum()):,} positive, {lengths.mean():.1f} ids on average",
+                highlight=False,
+            )
     console.print(f"vocabulary: {reviews.vocabulary.kind}, {reviews.vocabulary.size:,} ids", highlight=False)

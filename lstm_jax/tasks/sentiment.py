@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -24,7 +23,7 @@ from lstm_jax.recurrence import resolve_backend
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.loop import FitResult, fit
-from lstm_jax.training.metrics import BinaryMetrics, binary_metrics
+from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import make_predict, steps_per_epoch
@@ -78,10 +77,10 @@ def objective(rebuild: Callable) -> Callable:
         ids, labels = batch
         logits = rebuild(params)(ids, deterministic=False, rngs=key)
         target = labels.astype(logits.dtype)
-        losses = optax.sigmoid_binary_cross_entropy(logits, target) * weight
-        correct = ((logits > 0) == (labels == 1)).astype(logits.dtype) * weight
-        sums = {"loss": losses.sum(), "correct": correct.sum(), "weight": weight.sum()}
-        return sums["loss"] / sums["weight"], sums
+        losses = optax.sigmoid_binary_cross_entropy(logits, target)
+        correct = ((logits > 0) == (labels == 1)).astype(logits.dtype)
+        mean = (losses * weight).sum()
+        return mean, {"loss": mean, "accuracy": (correct * weight).sum()}
 
     return loss
 
@@ -184,39 +183,44 @@ def _finish(run, config, result, reviews, splits, logits, figures: bool) -> None
     """Final figures of the chosen parameters, what `embedding` needs later, and the pictures."""
     from lstm_jax import embedding_space
 
-    share, count = embedding_space.word_polarity(
-        reviews.train.values, reviews.train.offsets, reviews.train.labels, reviews.vocabulary.size
-    )
+    share, count = embedding_space.word_polarity(reviews.train.values, reviews.train.offsets, reviews.train.labels, reviews.vocabulary.size)
     write_atomically(run.words, lambda file: np.savez_compressed(file, share=share, count=count))
     shown = "test" if splits.test else "validation" if splits.validation else ""
     row: dict[str, Any] = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
-    metrics = None
+    scored = None
     if shown:
         rows = getattr(splits, shown)
-        scores = logits(result.params, rows.ids)
-        metrics = binary_metrics(scores, rows.labels)
-        row |= {f"{shown}_{name}": value for name, value in metrics.to_row().items()}
+        scored = (logits(result.params, rows.ids), rows.labels)
+        row |= binary_metrics(*scored).to_row(f"{shown}_")
     write_atomically(run.result, json.dumps(row, indent=2) + "\n")
     if figures:
-        draw_figures(run, result, metrics, (scores, rows.labels) if metrics else None, shown)
+        draw_figures(run, result, scored, shown)
 
 
-def draw_figures(run: RunFolder, result: FitResult, metrics: BinaryMetrics | None, scored, part: str) -> None:
-    """Learning curves, confusion matrix, reliability curve and embedding map, as PNG and SVG in the run's folder."""
+def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np.ndarray] | None, part: str) -> None:
+    """Learning curves, confusion matrix, reliability curve and embedding map, as PNG and SVG in the run's folder.
+
+    Args:
+        scored: logits (N,) and labels (N,) of the part of that name.
+    """
     from lstm_jax import plots
-    from lstm_jax.training.metrics import reliability
 
     plots.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves")
-    if metrics is not None:
-        scores, labels = scored
+    if scored is not None:
+        metrics = binary_metrics(*scored)
         plots.confusion_matrix(metrics.confusion, run.figures / "confusion_matrix.png", f"Confusion matrix, {part} reviews")
-        curve = reliability(1 / (1 + np.exp(-scores.astype(np.float64))), labels)
+        curve = reliability(probabilities(scored[0]), scored[1])
         plots.reliability_curve(curve, metrics.ece, run.figures / "reliability.png", f"Reliability, {part} reviews")
     draw_embedding(run, np.asarray(result.params["embedding/embedding"]), run.figures / "embedding_map.png")
 
 
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """sigmoid, in float64."""
+    return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+
 def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 400) -> None:
-    """The learned space in two dimensions: the words that occur in 50 reviews or more, the most frequent `words` of the most one-sided ones."""
+    """The learned space in two dimensions: of the words in 50 reviews or more, the `words` that say most about a review."""
     from lstm_jax import embedding_space, plots
 
     vocabulary = data.Vocabulary.load(run.vocabulary)
@@ -228,7 +232,9 @@ def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 4
         return
     one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]
     plane = embedding_space.project(table[one_sided])
-    plots.embedding_map(plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes")
+    plots.embedding_map(
+        plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes"
+    )
 
 
 @dataclass(frozen=True)
@@ -252,7 +258,7 @@ class Trained:
             return np.zeros(0)
         values, offsets = self.vocabulary.encode_all(texts)
         ids = data.pad_ragged(values, offsets, self.config.data.maxlen, self.config.data.padding, self.config.data.truncating)
-        return 1 / (1 + np.exp(-self.logits(ids).astype(np.float64)))
+        return probabilities(self.logits(ids))
 
 
 def load(folder: Path) -> Trained:

@@ -23,12 +23,11 @@ from lstm_jax.errors import require
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.state import TrainState, create_state
-from lstm_jax.training.step import Objective, epoch_order, make_run_steps, steps_per_epoch
+from lstm_jax.training.step import EXAMPLES, Objective, epoch_order, make_run_steps, steps_per_epoch
 
 STRETCH_SECONDS = 0.5
 KEEP = 3
 """Checkpoints kept of the newest; if the last is damaged, an older one serves."""
-_FIGURES = {"correct": "accuracy"}
 
 
 class Interrupted(RuntimeError):
@@ -100,7 +99,7 @@ def fit(
     config: TrainConfig,
     mesh: Mesh,
     *,
-    totals: tuple[str, ...] = ("loss", "correct", "weight"),
+    figures: tuple[str, ...] = ("loss", "accuracy"),
     evaluate: Callable[[Any], dict[str, Any]] | None = None,
     monitor: str = "",
     checkpoints: Path | None = None,
@@ -112,10 +111,11 @@ def fit(
 
     Args:
         params: initial parameters; left as they are.
-        objective: see `step.Objective`; its sums must have the names in `totals`, with "weight" the count of examples.
+        objective: see `step.Objective`.
         data: pytree of arrays, row n of each is example n; copied to each device.
         config: epochs, batch size, seed, patience.
         mesh: devices.
+        figures: names of what the objective gives beside the loss.
         evaluate: called with the parameters after each epoch; its figures join the epoch's row.
         monitor: name of a figure whose smallest value marks the best epoch, kept apart and used for early stopping; empty for none.
         checkpoints: folder of `latest/` (the whole state, to resume from) and `best/` (parameters of the best epoch, of the newest one
@@ -144,7 +144,7 @@ def fit(
     data = jax.device_put(data, sharding.replicated(mesh))
     key = jax.random.key(config.seed)
     order_key, step_key = jax.random.split(jax.device_put(key, sharding.replicated(mesh)))
-    state, places = create_state(params, optimizer, totals, mesh)
+    state, places = create_state(params, optimizer, (*figures, EXAMPLES), mesh)
     run_steps = make_run_steps(objective, optimizer, places, mesh)
 
     def tree(state: TrainState, best: Any) -> dict[str, Any]:
@@ -190,8 +190,8 @@ def fit(
             trained = time.perf_counter() - epoch_began
             sums = {name: float(total) for name, total in state.totals.items()}
             row = {"epoch": epoch + 1, "step": int(state.step)}
-            row |= {f"train_{_FIGURES.get(n, n)}": v / sums["weight"] for n, v in sums.items() if n != "weight"}
-            row |= {"seconds": trained, "examples_per_second": sums["weight"] / trained}
+            row |= {f"train_{name}": sums[name] / sums[EXAMPLES] for name in figures}
+            row |= {"seconds": trained, "examples_per_second": sums[EXAMPLES] / trained}
             row |= evaluate(state.params) if evaluate else {}
             state = state._replace(totals=jax.tree.map(lambda a: jax.device_put(np.zeros_like(a), a.sharding), state.totals))
             progressed = replace(progressed, rows=(*progressed.rows, row), seconds=time.perf_counter() - began)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +29,8 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
         count = optax.safe_increment(state.count)
         m = jax.tree.map(lambda m, g: m + (1 - b1) * (g - m), state.mu, updates)
         v = jax.tree.map(lambda v, g: v + (1 - b2) * (g * g - v), state.nu, updates)
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        time = count.astype(jnp.float32)
+        rate = jnp.asarray(learning_rate(state.count) if callable(learning_rate) else learning_rate)
+        time = jnp.asarray(count).astype(jnp.float32)
         scale = rate * jnp.sqrt(1 - b2**time) / (1 - b1**time)
         steps = jax.tree.map(lambda m, v: -scale.astype(m.dtype) * m / (jnp.sqrt(v) + eps), m, v)
         return steps, optax.ScaleByAdamState(count, m, v)
@@ -73,14 +74,13 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTrans
         InputError: if the name is neither ours nor an optimiser of optax that needs a learning rate only.
     """
     schedule = make_schedule(config, total_steps)
-    factory = OURS.get(config.optimizer) or getattr(optax, config.optimizer, None)
+    factory: Any = OURS.get(config.optimizer) or getattr(optax, config.optimizer, None)
     try:
         parameters = inspect.signature(factory).parameters if callable(factory) else {}
         require("learning_rate" in parameters, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion, adamw or another of optax")
-        optimizer = factory(learning_rate=schedule)
-        require(
-            isinstance(optimizer, optax.GradientTransformation), "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion or adamw"
-        )
+        optimizer: Any = factory(learning_rate=schedule)
+        known = isinstance(optimizer, optax.GradientTransformation)
+        require(known, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion or adamw")
     except TypeError as error:
         raise InputError("optimizer", config.optimizer, f"it needs more than a learning rate ({error})") from error
     if config.clip_norm:

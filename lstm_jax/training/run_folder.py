@@ -73,7 +73,7 @@ def environment(mesh: Mesh) -> dict[str, Any]:
         "devices": [f"{d.platform}:{d.device_kind}" for d in mesh.devices.flat],
         "hosts": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "matmul_precision": str(jax.config.values.get("jax_default_matmul_precision")),
     }
 
 

@@ -11,12 +11,15 @@ from lstm_jax import sharding
 
 
 class TrainState(NamedTuple):
-    """step: int32 scalar, steps done; params and opt_state: pytrees; totals: float32 sums over the current epoch so far."""
+    """step: int32 scalar, steps done; params and opt_state: pytrees; totals: float32 sums over the rows of the current epoch so far.
 
-    step: jax.Array
+    A tree of this form also holds the shardings of its leaves.
+    """
+
+    step: Any
     params: Any
     opt_state: Any
-    totals: dict[str, jax.Array]
+    totals: dict[str, Any]
 
 
 def state_sharding(params: Any, optimizer: optax.GradientTransformation, totals: tuple[str, ...], mesh: Mesh) -> TrainState:

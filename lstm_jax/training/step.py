@@ -1,7 +1,8 @@
 """Compiled steps over device-resident rows.
 
-An epoch is a table of row numbers (steps, batch), a permutation drawn from `fold_in(key, epoch)`. `make_run_steps` compiles one program that takes
-any stretch of those steps, so that progress, checkpoints and interrupts between stretches cost no compilation and change no number.
+An epoch is a table of row numbers (steps, batch), a permutation drawn from `fold_in(key, epoch)`. `make_run_steps` compiles one
+program that takes any stretch of those steps, so that progress, checkpoints and interrupts between stretches cost no compilation and
+change no number.
 """
 
 from collections.abc import Callable
@@ -17,15 +18,22 @@ from jax.sharding import Mesh
 from lstm_jax import sharding
 from lstm_jax.training.state import TrainState
 
-# objective(params, rows of a batch, weight (B,), key) -> mean loss, sums for the epoch's totals
+# objective(params, rows of a batch, weight (B,), key) -> loss, figures
+# the weights sum to 1, a filled-up row has 0; each figure is a mean by weight
 Objective = Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
+EXAMPLES = "examples"
+"""The total that counts rows; beside it stands the sum over rows of each figure."""
+
+
 class Order(NamedTuple):
-    """rows: int32 (steps, B), which rows each step reads; weight: float32 (steps, B), 0 where the last batch is filled up."""
+    """rows: int32 (steps, B), which rows each step reads; weight: float32 (steps, B), summing to 1 over B, 0 where the last batch is
+    filled up; examples: float32 (steps,), rows that are not."""
 
     rows: jax.Array
     weight: jax.Array
+    examples: jax.Array
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -39,8 +47,9 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
     steps = steps_per_epoch(count, batch_size)
     spare = steps * batch_size - count
     rows = jnp.concatenate([jax.random.permutation(key, count), jnp.zeros(spare, jnp.int32)]).astype(jnp.int32)
-    weight = (jnp.arange(steps * batch_size) < count).astype(jnp.float32)
-    return Order(rows.reshape(steps, batch_size), weight.reshape(steps, batch_size))
+    real = (jnp.arange(steps * batch_size) < count).astype(jnp.float32).reshape(steps, batch_size)
+    counts = real.sum(1)
+    return Order(rows.reshape(steps, batch_size), real / counts[:, None], counts)
 
 
 def make_run_steps(objective: Objective, optimizer: optax.GradientTransformation, places: TrainState, mesh: Mesh) -> Callable:
@@ -55,10 +64,11 @@ def make_run_steps(objective: Objective, optimizer: optax.GradientTransformation
         def body(n: jax.Array, state: TrainState) -> TrainState:
             batch = jax.tree.map(lambda rows: jnp.take(rows, order.rows[n], axis=0, mode="clip"), data)
             step_key = jax.random.fold_in(key, state.step)
-            gradient, sums = jax.grad(objective, has_aux=True)(state.params, batch, order.weight[n], step_key)
+            gradient, figures = jax.grad(objective, has_aux=True)(state.params, batch, order.weight[n], step_key)
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            totals = {name: total + sums[name].astype(jnp.float32) for name, total in state.totals.items()}
+            figures = {name: value.astype(jnp.float32) for name, value in figures.items()} | {EXAMPLES: jnp.ones(())}
+            totals = {name: total + figures[name] * order.examples[n] for name, total in state.totals.items()}
             return TrainState(state.step + 1, params, opt_state, totals)
 
         return jax.lax.fori_loop(start, stop, body, state)
@@ -73,7 +83,7 @@ def make_run_steps(objective: Objective, optimizer: optax.GradientTransformation
 
 
 def make_predict(forward: Callable[[Any, Any], jax.Array], mesh: Mesh, batch_size: int = 512) -> Callable[[Any, Any], np.ndarray]:
-    """Compile `predict(params, rows) -> array`: `forward(params, batch)` over all rows (a pytree of arrays (N, ...)), in batches over the mesh."""
+    """Compile `predict(params, rows) -> array`: `forward(params, batch)` over rows (a pytree of (N, ...)), in batches over the mesh."""
 
     @jax.jit
     def compiled(params, batches):

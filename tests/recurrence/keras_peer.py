@@ -1,18 +1,21 @@
 """Keras' own LSTM on a case, with our dropout masks in place of those that it would draw."""
 
 import jax
+import jax.numpy as jnp
 from cases import Arrays, Case, differentiate
 from tables import DROPOUTS
 
 
-def inject(cell, gates_share: bool, dropout) -> None:
+def inject(cell, dropout) -> None:
     """Make a Keras cell use these masks: one in its implementation 2, a list of four in its implementation 1."""
+    gates_share = cell.implementation == 2
 
     def form(mask):
         return mask if mask is None or gates_share else list(mask) if mask.ndim == 3 else [mask] * 4
 
     cell.get_dropout_mask = lambda step_input: form(dropout.input)
     cell.get_recurrent_dropout_mask = lambda step_input: form(dropout.recurrent)
+    cell.activation = jnp.tanh  # Keras' own tanh on JAX rounds float64 to float32
 
 
 def make_layer(keras, case: Case, dtype: str, **options):
@@ -41,7 +44,7 @@ def run_keras(keras, case: Case, arrays: Arrays, dtype: str, unroll: bool = Fals
     fixed = [variable.value for variable in layer.non_trainable_variables]
 
     def function(params, x, state):
-        inject(layer.cell, layer.cell.implementation == 2, arrays.dropout)
+        inject(layer.cell, arrays.dropout)
         start = None if state is None else list(state)
         (outputs, h, c), _ = layer.stateless_call(list(params), fixed, x, initial_state=start, mask=arrays.mask, training=True)
         return outputs, (h, c)
@@ -58,7 +61,7 @@ def run_keras_bidirectional(keras, case: Case, pair: tuple[Arrays, Arrays], merg
 
     def function(params, x, states):
         for one, arrays in ((layer.forward_layer, ahead), (layer.backward_layer, back)):
-            inject(one.cell, one.cell.implementation == 2, arrays.dropout)
+            inject(one.cell, arrays.dropout)
         start = None if states[0] is None else jax.tree.leaves(states)
         found, _ = layer.stateless_call(jax.tree.leaves(params), fixed, x, initial_state=start, mask=ahead.mask, training=True)
         outputs = tuple(found[:-4]) if merge_mode is None else found[0]

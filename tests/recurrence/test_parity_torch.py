@@ -1,0 +1,127 @@
+"""Stacks of our layers against `torch.nn.LSTM` with the same weights: outputs, states and every gradient, packed sequences included."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import differentiate, weigh
+from flax import nnx
+from tables import BACKENDS, Shape, assert_close, precision
+
+from lstm_jax import LSTM, Bidirectional, LSTMState, convert
+from lstm_jax.models import functional
+
+
+class Stack(NamedTuple):
+    shape: Shape
+    layers: int = 1
+    bidirectional: bool = False
+    lengths: tuple[int, ...] | None = None
+    initial_state: bool = True
+    bias: bool = True
+
+
+STACKS = [
+    Stack(Shape(1, 1, 1, 1)),
+    Stack(Shape(3, 5, 2, 5), bias=False),
+    Stack(Shape(3, 5, 2, 3), layers=2, initial_state=False),
+    Stack(Shape(4, 6, 3, 5), lengths=(6, 1, 3, 2)),
+    Stack(Shape(3, 4, 3, 2), layers=3, lengths=(2, 4, 1)),
+    Stack(Shape(3, 4, 3, 2), layers=2, bidirectional=True),
+    Stack(Shape(3, 4, 1, 3), bidirectional=True, lengths=(1, 4, 2)),
+]
+
+
+def torch_results(torch, stack: Stack, dtype: str):
+    """state dict, x, h0, c0 as numpy; (outputs, h, c); gradients by name, x, h0, c0."""
+    torch.manual_seed(0)
+    batch, steps, features, units = stack.shape
+    directions = 2 if stack.bidirectional else 1
+    options = {"num_layers": stack.layers, "bidirectional": stack.bidirectional, "bias": stack.bias, "batch_first": True}
+    module = torch.nn.LSTM(features, units, dtype=getattr(torch, dtype), **options)
+    x = torch.randn(batch, steps, features, dtype=getattr(torch, dtype), requires_grad=True)
+    start = [torch.randn(stack.layers * directions, batch, units, dtype=getattr(torch, dtype)) for _ in "hc"]
+    start = [(s if stack.initial_state else 0 * s).requires_grad_() for s in start]
+    rnn = torch.nn.utils.rnn
+    if stack.lengths is None:
+        outputs, (h, c) = module(x, tuple(start))
+    else:
+        packed = rnn.pack_padded_sequence(x, torch.tensor(stack.lengths), batch_first=True, enforce_sorted=False)
+        packed_outputs, (h, c) = module(packed, tuple(start))
+        outputs, _ = rnn.pad_packed_sequence(packed_outputs, batch_first=True, total_length=steps)
+    results = (outputs, h, c)
+    # the same weights as `weigh` uses
+    rng = np.random.default_rng(1)
+    sum((r * torch.from_numpy(rng.normal(size=r.shape).astype(dtype))).sum() for r in results).backward()
+    arrays = {name: p.detach().numpy() for name, p in module.named_parameters()}
+    gradients = {name: p.grad.numpy() for name, p in module.named_parameters()}
+    numpy = [a.detach().numpy() for a in (x, *start)]
+    return arrays, numpy, tuple(r.detach().numpy() for r in results), gradients, [a.grad.numpy() for a in (x, *start)]
+
+
+def flat(layer: dict) -> dict[str, jax.Array]:
+    if "forward" not in layer:
+        return {name: jnp.asarray(array) for name, array in layer.items()}
+    return {f"{way}/{name}": jnp.asarray(array) for way, arrays in layer.items() for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("stack", STACKS, ids=str)
+def test_stack(torch, stack: Stack, dtype: str) -> None:
+    weights, inputs, want, weight_gradients, input_gradients = torch_results(torch, stack, dtype)
+    for name, gradient in weight_gradients.items():
+        if name.startswith("bias_hh"):
+            np.testing.assert_array_equal(gradient, weight_gradients[name.replace("bias_hh", "bias_ih")])
+            weight_gradients[name] = np.zeros_like(gradient)  # so that the sum of the two biases' gradients is the one of our bias
+    with precision(dtype):
+        params = [flat(layer) for layer in convert.lstm_from_torch(weights)]
+        wanted_gradients = [flat(layer) for layer in convert.lstm_from_torch(weight_gradients)]
+        lengths = None if stack.lengths is None else jnp.asarray(stack.lengths)
+        x, h, c = (jnp.asarray(a) for a in inputs)
+        for backend in BACKENDS[: None if dtype == "float32" else 1]:
+            outputs, gradients = ours(stack, backend, lengths, params, x, h, c)
+            assert_close(outputs, want, dtype, f"{backend} ")
+            assert_close(gradients[1:], tuple(input_gradients), dtype, f"{backend} gradient ")
+            for got, wanted in zip(gradients[0], wanted_gradients, strict=True):
+                if not stack.bias:
+                    got, wanted = ({n: a for n, a in d.items() if not n.endswith("bias")} for d in (got, wanted))
+                assert_close(got, wanted, dtype, f"{backend} gradient ")
+
+
+def ours(stack: Stack, backend: str, lengths, params, x, h, c):
+    features, units = stack.shape.features, stack.shape.units
+    layers = []
+    for _ in range(stack.layers):
+        options = {"return_sequences": True, "return_state": True, "backend": backend, "rngs": nnx.Rngs(0)}
+        if stack.bidirectional:
+            layers.append(functional(Bidirectional(features, units, **options)))
+            features = 2 * units
+        else:
+            layers.append(functional(LSTM(features, units, zero_output_for_mask=True, **options)))
+            features = units
+
+    def function(params, x, h, c):
+        finals = []
+        for number, (layer, own) in enumerate(zip(layers, params, strict=True)):
+            module = layer.rebuild(own)
+            if stack.bidirectional:
+                start = LSTMState(h[2 * number], c[2 * number]), LSTMState(h[2 * number + 1], c[2 * number + 1])
+                x, states = module(x, lengths=lengths, initial_state=start)
+                finals += states
+            else:
+                x, state = module(x, lengths=lengths, initial_state=LSTMState(h[number], c[number]))
+                finals.append(state)
+        return x, jnp.stack([s.h for s in finals]), jnp.stack([s.c for s in finals])
+
+    return differentiate(function, params, x, h, c)
+
+
+def test_weigh() -> None:
+    """The scalar whose gradients are compared sees every entry with a weight of its own."""
+    gradient = jax.grad(lambda a: weigh((a, a[:2])))(jnp.zeros((3, 2)))
+    rng = np.random.default_rng(1)
+    want = rng.normal(size=(3, 2))
+    want[:2] += rng.normal(size=(2, 2))
+    np.testing.assert_allclose(gradient, want, rtol=1e-6)
