@@ -7,15 +7,12 @@ Each seed of each side runs in a fresh process; a seed whose rows are there is s
 """
 
 import argparse
-import json
-import subprocess
-import sys
 from collections import defaultdict
 from typing import Any
 
 import numpy as np
 
-from bench import results
+from bench import results, timing
 
 PATH = results.RESULTS / "sentiment_accuracy.jsonl"
 SIDES = {
@@ -32,9 +29,7 @@ def measure(sides: list[str], seeds: int) -> None:
         for side in sides:
             if (side, seed) in done:
                 continue
-            command = [sys.executable, "-m", *SIDES[side], "--seed", str(seed)]
-            run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+            rows = timing.run_module([*SIDES[side], "--seed", str(seed)])
             for row in rows:
                 results.append(PATH, {"side": side, **row})
             print(side, seed, [row.get("test_accuracy") for row in rows], flush=True)

@@ -37,9 +37,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--no-evaluation", action="store_true")
+    parser.add_argument("--warm-up", action="store_true", help="compile before the first epoch is timed")
     options = parser.parse_args()
     x, y, x_test, y_test = imdb_rows()
     model = make_model(options.seed)
+    if options.warm_up:
+        model.fit(x[:40], y[:40], batch_size=32, verbose="0")  # a full batch and one of 8, as at an epoch's end
     for epoch in range(1, options.epochs + 1):
         began = time.perf_counter()
         history = model.fit(x, y, batch_size=32, epochs=epoch, initial_epoch=epoch - 1, verbose="0").history

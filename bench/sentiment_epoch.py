@@ -1,0 +1,41 @@
+"""Seconds of a training epoch of the source's sentiment model over the 25,000 IMDB reviews, this project's against Keras' on JAX.
+
+    LSTM_JAX_DATA=... python -m bench.sentiment_epoch            # 5 pairs, about 8 minutes on two quiet cores
+    LSTM_JAX_DATA=... python -m bench.sentiment_epoch --report
+
+Interleaved fresh processes; compilation and evaluation are not in the epoch's time.
+"""
+
+import argparse
+
+from bench import results, timing
+
+PATH = results.RESULTS / "sentiment_epoch.jsonl"
+SIDES = {
+    "keras-jax": ["bench.peers.keras_sentiment", "--epochs", "1", "--warm-up", "--no-evaluation"],
+    "lstm_jax": ["bench.peers.ours_sentiment", "--epochs", "2"],
+}
+
+
+def main() -> None:
+    """Measure what is missing of `--pairs`, and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    done = {(row["side"], row["pair"]) for row in results.read(PATH)}
+    for pair in range(0 if options.report else options.pairs):
+        for side, module in SIDES.items():
+            if (side, pair) not in done:
+                row = timing.run_module(module)[-1]
+                results.append(PATH, {"side": side, "pair": pair, "cores": timing.CORES, "load": timing.load()} | row)
+                print(side, pair, f"{row['seconds']:.1f} s", flush=True)
+    times = {side: [row["seconds"] for row in results.read(PATH) if row["side"] == side] for side in SIDES}
+    ratio, low, high = timing.ratio_interval(times["keras-jax"], times["lstm_jax"])
+    for side, seconds in times.items():
+        print(f"{side}: {', '.join(f'{s:.1f}' for s in sorted(seconds))} s an epoch")
+    print(f"Keras' epoch takes {ratio:.2f} times as long (95 % interval {low:.2f} to {high:.2f})")
+
+
+if __name__ == "__main__":
+    main()

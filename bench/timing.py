@@ -1,0 +1,46 @@
+"""The only timer: sides run interleaved, each time in a fresh process on the same cores; ratios of medians with a bootstrap interval."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+CORES = 2
+
+
+def pinned(cores: int = CORES) -> dict[str, str]:
+    """Environment in which the usual numeric libraries use that many threads."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return os.environ | dict.fromkeys(names, str(cores))
+
+
+def run_module(arguments: Sequence[str], cores: int = CORES) -> list[dict[str, Any]]:
+    """Run `python -m ...` in a fresh process on the first `cores` cores; its JSON lines.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+    """
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
+    command = [sys.executable, "-m", *arguments]
+    run = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=pinned(cores), preexec_fn=lambda: os.sched_setaffinity(0, allowed)
+    )
+    return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+
+
+def ratio_interval(slow: Sequence[float], fast: Sequence[float], seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
+    """median(slow) / median(fast), and the 95 % interval of that ratio by the percentile bootstrap (Efron 1979)."""
+    rng = np.random.default_rng(seed)
+    a, b = np.asarray(slow), np.asarray(fast)
+    ratios = np.median(rng.choice(a, (draws, len(a))), axis=1) / np.median(rng.choice(b, (draws, len(b))), axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(np.median(a) / np.median(b)), float(low), float(high)
+
+
+def load() -> float:
+    """Processes that wanted a core in the last minute; a row notes it, since a busy machine is a noisy one."""
+    return os.getloadavg()[0]

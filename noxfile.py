@@ -1,0 +1,26 @@
+"""`nox`: the tests on Python 3.11 and on the newest Python present; `nox -s lint`: what CI checks beside them."""
+
+import shutil
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+NEWEST = next((version for version in ("3.15", "3.14", "3.13", "3.12") if shutil.which(f"python{version}")), "3.11")
+
+
+@nox.session(python=sorted({"3.11", NEWEST}))
+def tests(session: nox.Session) -> None:
+    """The whole suite. PyTorch's wheels are large: `nox -s tests -- torch` installs them too, else its tests skip."""
+    extras = "tests,torch" if "torch" in session.posargs else "tests"
+    session.install("-e", f".[{extras}]")
+    session.run("python", "-m", "pytest", "-n", "2")
+
+
+@nox.session(python="3.11")
+def lint(session: nox.Session) -> None:
+    """Lint, types and import rules."""
+    session.install("-e", ".[tests,torch,lint]")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("pyright")
+    session.run("lint-imports", ".importlinter")

@@ -1,0 +1,358 @@
+"""What each backend promises: the reference's values and derivatives. The reference itself is held against a loop in numpy."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import Arrays, Case, cases, differentiate_case, make_arrays, run_case, weigh
+from hypothesis import example, given, settings
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+from tables import BACKENDS, CELLS, DROPOUTS, FAST, SHAPES, Shape, assert_close, lengths, precision
+
+from lstm_jax import CELLS as CELL_TABLE
+from lstm_jax import DropoutMasks, InputError, unroll
+from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
+from lstm_jax.recurrence import Backend, api, capability_rows, resolve_backend
+from lstm_jax.sharding import DATA, make_mesh, on
+
+EXAMPLES = {"float32": 12, "float64": 8}
+
+
+def lstm_in_numpy(case: Case, arrays: Arrays) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """The definition, a row and a step at a time, in float64: outputs (B, T, H) or (B, H), and (h, c)."""
+
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
+    def gates(mask, row: int, width: int) -> np.ndarray:  # (4, width), a factor for each gate's input
+        if mask is None:
+            return np.ones((4, width))
+        mask = np.asarray(mask, np.float64)
+        return mask[:, row] if mask.ndim == 3 else np.stack([mask[row]] * 4)
+
+    kernel, recurrent, bias = (np.asarray(a, np.float64) for a in arrays.params)
+    batch, steps, features, units = case.shape
+    outputs = np.zeros((batch, steps, units))
+    h, c = (np.zeros((batch, units)) if arrays.state is None else np.array(a, np.float64) for a in arrays.state or (None, None))
+    for row in range(batch):
+        order = range(steps)[::-1] if case.backwards else range(steps)
+        shown = np.zeros(units)
+        for place, step in enumerate(order):
+            valid = arrays.mask is None or bool(arrays.mask[row, step])
+            if valid:
+                of_x, of_h = gates(arrays.dropout.input, row, features), gates(arrays.dropout.recurrent, row, units)
+                z = [
+                    (np.asarray(arrays.x[row, step], np.float64) * of_x[n]) @ kernel[:, n * units : (n + 1) * units]
+                    + (h[row] * of_h[n]) @ recurrent[:, n * units : (n + 1) * units]
+                    + bias[n * units : (n + 1) * units]
+                    for n in range(4)
+                ]
+                c[row] = sigmoid(z[1]) * c[row] + sigmoid(z[0]) * np.tanh(z[2])
+                h[row] = shown = sigmoid(z[3]) * np.tanh(c[row])
+            outputs[row, place] = 0 if case.zero_output and not valid else shown
+    return (outputs if case.return_sequences else outputs[:, -1]), (h, c)
+
+
+def test_reference_is_the_definition() -> None:
+    @settings(max_examples=25)
+    @given(cases)
+    @example(Case(mask="an empty row", dropout="both, per gate", backwards=True))
+    @example(Case(mask="gaps", dropout="both, shared", return_sequences=False, zero_output=True))
+    def check(case: Case) -> None:
+        with jax.enable_x64(True):
+            arrays = make_arrays(case, "float64")
+            outputs, state = run_case(case, arrays, "reference")
+            assert_close((outputs, (state.h, state.c)), lstm_in_numpy(case, arrays), "float64", f"{case} ")
+
+    check()
+
+
+@pytest.mark.parametrize("dtype", EXAMPLES)
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("cell", CELLS)
+def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
+    """Outputs, final state and gradients by parameters, x, initial state and dropout masks are the reference's."""
+    if cell not in BACKEND_TABLE[backend].cells:
+        with pytest.raises(InputError, match=f"no cell {cell}"):
+            run_case(Case(), make_arrays(Case(), dtype, cell), backend, cell)
+        return
+
+    @settings(max_examples=EXAMPLES[dtype])
+    @given(cases)
+    @example(Case(mask="gaps", dropout="both, per gate", backwards=True, time_major=True))
+    @example(Case(mask="nothing valid", dropout="recurrent, shared", return_sequences=False))
+    def check(case: Case) -> None:
+        with precision(dtype):
+            arrays = make_arrays(case, dtype, cell)
+            got, want = (differentiate_case(case, arrays, name, cell) for name in (backend, "reference"))
+            assert_close(got, want, dtype, f"{case} ")
+
+    check()
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dropout", DROPOUTS)
+def test_each_kind_of_dropout(backend: str, dropout: str) -> None:
+    case = Case(Shape(2, 3, 3, 5), dropout=dropout, mask="gaps")
+    arrays = make_arrays(case)
+    assert_close(differentiate_case(case, arrays, backend), differentiate_case(case, arrays, "reference"), "float32")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("mask", "dropout"), [("none", "none"), ("gaps", "both, per gate"), ("trailing", "both, shared")])
+def test_derivatives_are_those_of_differences(x64: None, backend: str, mask: str, dropout: str) -> None:
+    """Reverse mode of order 1, and of order 2 for the case without masks."""
+    case = Case(Shape(2, 3, 2, 2), mask=mask, dropout=dropout)
+    arrays = make_arrays(case, "float64")
+
+    @jax.jit
+    def function(params, x, state, dropout):
+        return weigh(run_case(case, Arrays(params, x, state, dropout, arrays.mask), backend))
+
+    check_grads(function, arrays[:4], order=2 if mask == "none" else 1, modes=["rev"], atol=1e-6, rtol=1e-6)
+
+
+def test_reference_has_forward_mode(x64: None) -> None:
+    case = Case(Shape(2, 3, 2, 2), mask="gaps", dropout="both, per gate")
+    arrays = make_arrays(case, "float64")
+
+    def function(params, x, state):
+        return weigh(run_case(case, arrays._replace(params=params, x=x, state=state), "reference"))
+
+    check_grads(function, arrays[:3], order=1, modes=["fwd"], atol=1e-6, rtol=1e-6)
+    assert BACKEND_TABLE["reference"].forward_mode
+
+
+@pytest.mark.parametrize("backend", [b.name for b in BACKEND_TABLE.values() if not b.forward_mode])
+def test_no_forward_mode_where_the_table_says_so(backend: str) -> None:
+    arrays = make_arrays(Case())
+    with pytest.raises(TypeError, match="forward-mode autodiff"):
+        jax.jvp(lambda x: run_case(Case(), arrays._replace(x=x), backend)[0], (arrays.x,), (arrays.x,))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wanted", ["outputs", "h", "c"])
+def test_gradient_of_one_result(backend: str, wanted: str) -> None:
+    """A caller that reads only outputs, only h or only c gets that result's gradient alone."""
+    case = Case(Shape(2, 4, 3, 2), mask="gaps")
+    arrays = make_arrays(case)
+
+    def loss(scales, params):
+        outputs, state = run_case(case, arrays._replace(params=params), backend)
+        return scales[0] * weigh(outputs) + scales[1] * weigh(state.h) + scales[2] * weigh(state.c)
+
+    def only(params):
+        outputs, state = run_case(case, arrays._replace(params=params), backend)
+        return weigh({"outputs": outputs, "h": state.h, "c": state.c}[wanted])
+
+    scales = jnp.asarray([name == wanted for name in ("outputs", "h", "c")], jnp.float32)
+    assert_close(jax.grad(only)(arrays.params), jax.grad(loss, 1)(scales, arrays.params), "float32")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_length_zero_gives_the_initial_state(backend: str) -> None:
+    case = Case(SHAPES[3])
+    arrays = make_arrays(case)
+    assert arrays.state is not None
+    counts = jnp.asarray([0, 7, 3, 0, 1])
+    outputs, state = unroll(CELL_TABLE["lstm"], arrays.params, arrays.x, arrays.state, lengths=counts, backend=backend)
+    for row in (0, 3):
+        np.testing.assert_array_equal(state.h[row], arrays.state.h[row])
+        np.testing.assert_array_equal(state.c[row], arrays.state.c[row])
+        np.testing.assert_array_equal(outputs[row], 0)
+    alone = jax.tree.map(lambda a: a[2:3], arrays.state)
+    short_outputs, short_state = unroll(CELL_TABLE["lstm"], arrays.params, arrays.x[2:3, :3], alone, backend=backend)
+    assert_close(jax.tree.map(lambda a: a[2:3], state), short_state, "float32")
+    assert_close(outputs[2:3, :3], short_outputs, "float32")
+    np.testing.assert_array_equal(outputs[2, 3:], jnp.broadcast_to(outputs[2, 2], (4, 5)))  # the last valid output, repeated
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_lengths_are_a_mask(backend: str, backwards: bool) -> None:
+    case = Case(SHAPES[3])
+    arrays = make_arrays(case)
+    counts = lengths(np.random.default_rng(0), 5, 7)
+    assert {0, 7} <= set(counts.tolist())
+    run = partial(unroll, CELL_TABLE["lstm"], arrays.params, arrays.x, arrays.state, backwards=backwards, backend=backend)
+    by_lengths = run(lengths=jnp.asarray(counts))
+    by_mask = run(mask=jnp.asarray(np.arange(7)[None] < counts[:, None]))
+    by_small_lengths = run(lengths=jnp.asarray(counts, jnp.int8))
+    jax.tree.map(np.testing.assert_array_equal, by_lengths, by_mask)
+    jax.tree.map(np.testing.assert_array_equal, by_lengths, by_small_lengths)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_zeros_are_the_default_state(backend: str) -> None:
+    arrays = make_arrays(Case())
+    zeros = jax.tree.map(jnp.zeros_like, arrays.state)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        run_case(Case(), arrays._replace(state=None), backend),
+        run_case(Case(), arrays._replace(state=zeros), backend),
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vmap_over_parameter_sets(backend: str) -> None:
+    case = Case(Shape(2, 4, 3, 5), mask="gaps", dropout="both, per gate")
+    arrays = make_arrays(case)
+    sets = [make_arrays(case._replace(seed=seed)).params for seed in (5, 6, 7)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sets)
+
+    def value_and_gradient(params):
+        def loss(params):
+            results = run_case(case, arrays._replace(params=params), backend)
+            return weigh(results), results
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    together = jax.jit(jax.vmap(value_and_gradient))(stacked)
+    one_at_a_time = jax.jit(value_and_gradient)
+    for n, params in enumerate(sets):
+        assert_close(jax.tree.map(lambda leaf, n=n: leaf[n], together), one_at_a_time(params), "float32", f"set {n} ")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_jit_equals_eager(backend: str) -> None:
+    case = Case(mask="gaps", dropout="both, shared")
+    arrays = make_arrays(case)
+
+    def gradients(params, x):
+        return jax.grad(lambda p, x: weigh(run_case(case, arrays._replace(params=p, x=x), backend)), (0, 1))(params, x)
+
+    assert_close(jax.jit(gradients)(arrays.params, arrays.x), gradients(arrays.params, arrays.x), "float32")
+    eager = run_case(case, arrays, backend)
+    assert_close(jax.jit(lambda a: run_case(case, a, backend))(arrays), eager, "float32")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batch_over_two_devices(backend: str) -> None:
+    """The same values with the batch's rows split over a mesh; they stay split, and no device gathers the others' rows."""
+    if jax.device_count() < 2:
+        pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
+    case = Case(Shape(4, 5, 3, 2), mask="trailing", dropout="both, per gate")
+    arrays = make_arrays(case)
+    mesh = make_mesh(2)
+    by_rows, by_second = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((DATA,), (None, DATA)))
+    copied = NamedSharding(mesh, PartitionSpec())
+    places = Arrays(
+        jax.tree.map(lambda _: copied, arrays.params),
+        by_rows,
+        jax.tree.map(lambda _: by_rows, arrays.state),
+        DropoutMasks(by_second, by_second),
+        by_rows,
+    )
+
+    def function(params, x, state, dropout, mask):
+        def loss(params, x):
+            results = run_case(case, Arrays(params, x, state, dropout, mask), backend)
+            return weigh(results), results
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+
+    (_, want), want_gradients = jax.jit(function)(*arrays)
+    with on(mesh):
+        compiled = jax.jit(function).lower(*jax.device_put(tuple(arrays), tuple(places))).compile()
+        (_, (outputs, state)), gradients = compiled(*jax.device_put(tuple(arrays), tuple(places)))
+    assert_close((outputs, state), want, "float32")
+    assert_close(gradients, want_gradients, "float32")
+    for array in (outputs, state.h, state.c, gradients[1]):
+        assert array.sharding.is_equivalent_to(by_rows, array.ndim), array.sharding
+        assert {shard.data.shape[0] for shard in array.addressable_shards} == {2}
+    assert "all-gather" not in compiled.as_text()
+    assert "all-to-all" not in compiled.as_text()
+    assert "all-reduce" in compiled.as_text()  # the weights' gradients are sums over all rows
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_products_in_bfloat16(backend: str) -> None:
+    case = Case(mask="gaps", dropout="both, per gate")
+    arrays = make_arrays(case)
+    (outputs, state), gradients = differentiate_case(case, arrays, backend, compute_dtype=jnp.bfloat16)
+    want, want_gradients = differentiate_case(case, arrays, backend)
+    assert {leaf.dtype for leaf in jax.tree.leaves((outputs, state, gradients))} == {np.dtype("float32")}
+    assert_close((outputs, state), want, 3e-2)
+    assert_close(gradients, want_gradients, 3e-2)
+    assert not np.allclose(outputs, want[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(AssertionError):
+        assert_close(gradients, want_gradients, "float32")
+
+
+def test_backends_agree_in_bfloat16() -> None:
+    case = Case(mask="gaps")
+    arrays = make_arrays(case)
+    want = run_case(case, arrays, "reference", compute_dtype=jnp.bfloat16)
+    for backend in FAST:
+        # a difference in the last place of float32 can tip a rounding to bfloat16
+        assert_close(run_case(case, arrays, backend, compute_dtype=jnp.bfloat16), want, 3e-3)
+
+
+def test_auto_takes_the_first_that_serves() -> None:
+    assert resolve_backend(None).name == next(iter(BACKEND_TABLE))
+    assert resolve_backend("reference").name == "reference"
+    arrays = make_arrays(Case())
+    jax.tree.map(np.testing.assert_array_equal, run_case(Case(), arrays, None), run_case(Case(), arrays, next(iter(BACKEND_TABLE))))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("cells", ("gru",), "no cell lstm"), ("platforms", ("moon",), "does not run on"), ("compute_dtypes", ("float64",), "no products in float32")],
+)
+def test_a_named_backend_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, column: str, value: tuple, message: str) -> None:
+    row = vars(BACKEND_TABLE["hoisted"]) | {"name": "poor", column: value}
+    monkeypatch.setattr(api, "BACKENDS", {"poor": Backend(**row)} | api.BACKENDS)
+    with pytest.raises(InputError, match=f"^backend poor: {message}"):
+        run_case(Case(), make_arrays(Case()), "poor")
+    assert resolve_backend(None).name != "poor"  # auto passes it over
+    shown = api.capability_rows()[0]
+    assert shown["backend"] == "poor"
+    assert ("yes" if column == "cells" else message) in shown["here"]
+
+
+def test_unknown_backend() -> None:
+    with pytest.raises(InputError, match="^backend: cudnnn; give one of hoisted, reference"):
+        run_case(Case(), make_arrays(Case()), "cudnnn")
+    with pytest.raises(InputError, match="no products in float16"):
+        run_case(Case(), make_arrays(Case()), "hoisted", compute_dtype=jnp.float16)
+
+
+def test_capability_rows() -> None:
+    table = capability_rows()
+    assert [row["backend"] for row in table] == list(BACKEND_TABLE)
+    for row, backend in zip(table, BACKEND_TABLE.values(), strict=True):
+        assert all(isinstance(text, str) and text for text in row.values())
+        assert row["derivatives"] == ("reverse and forward" if backend.forward_mode else "reverse")
+        assert row["cells"].split() == list(backend.cells)
+        assert row["here"] == "yes"
+    assert len({tuple(row) for row in table}) == 1
+
+
+WRONG = {
+    "no steps": (lambda a: {"x": a.x[:, :0]}, "x: (5, 0, 3); give 1 or more time steps"),
+    "no steps, time first": (lambda a: {"x": a.x[:0], "time_major": True}, "x: (0, 7, 3); give 1 or more time steps"),
+    "two axes": (lambda a: {"x": a.x[0]}, "x: (7, 3); give (B, T, E), or (T, B, E) if time_major"),
+    "features": (lambda a: {"x": a.x[:, :, :2]}, "x: (5, 7, 2); the kernel reads 3 features"),
+    "mask and lengths": (
+        lambda a: {"mask": jnp.ones((5, 7), bool), "lengths": jnp.ones(5, jnp.int32)},
+        "lengths: given with mask; give one of the two",
+    ),
+    "mask": (lambda a: {"mask": jnp.ones((7, 5), bool)}, "mask: (7, 5); give (B, T), or (T, B) if time_major"),
+    "lengths": (lambda a: {"lengths": jnp.ones(7, jnp.int32)}, "lengths: (7,); give shape (5,)"),
+    "initial state": (
+        lambda a: {"initial_state": jax.tree.map(lambda s: s[:, :2], a.state)},
+        "initial_state.h: (5, 2); give shape (5, 5)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_line(name: str) -> None:
+    change, message = WRONG[name]
+    arrays = make_arrays(Case())
+    with pytest.raises(InputError) as caught:
+        unroll(CELL_TABLE["lstm"], arrays.params, **({"x": arrays.x, "initial_state": arrays.state} | change(arrays)))
+    assert str(caught.value) == message
