@@ -8,6 +8,7 @@ import contextlib
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -65,10 +66,26 @@ def param_sharding(mesh: Mesh, path: tuple, leaf) -> NamedSharding:
 
 def constrain(x: jax.Array, axis: int) -> jax.Array:
     """Inside a computation under `jax.set_mesh`: split `axis` of `x` over the devices; elsewhere, or if it does not divide, `x`."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or DATA not in mesh.shape or mesh.shape[DATA] == 1 or x.shape[axis] % mesh.shape[DATA]:
+    if not _divides(x, axis):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, DATA))
+
+
+def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Rows `ids` (...,) of `table` (V, E): (..., E), split over the devices along the last axis of `ids`.
+
+    On a mesh the table lies there by columns: each device gathers its columns of all rows, then they trade columns for rows. An id outside
+    the table gives NaN, as `jnp.take` does.
+    """
+    if ids.ndim == 0 or not _divides(table, 1) or not _divides(ids, ids.ndim - 1):
+        return jnp.take(table, ids, axis=0)
+    everywhere = jax.lax.with_sharding_constraint(ids, PartitionSpec())
+    return constrain(constrain(jnp.take(table, everywhere, axis=0), ids.ndim), ids.ndim - 1)
+
+
+def _divides(x: jax.Array, axis: int) -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape.get(DATA, 1) > 1 and x.shape[axis] % mesh.shape[DATA] == 0
 
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:

@@ -37,9 +37,7 @@ class Embedding(nnx.Module):
         self.embedding = nnx.Param(initializer(rngs.params(), (vocabulary, features), param_dtype))
 
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... E"]:
-        # on a mesh the table lies there by columns: each device gathers its columns of all rows, then they trade columns for rows
-        vectors = sharding.constrain(jnp.take(self.embedding[...], ids, axis=0), ids.ndim)
-        return sharding.constrain(vectors, ids.ndim - 1) if ids.ndim else vectors
+        return sharding.gather_columns(self.embedding[...], ids)
 
     def mask(self, ids: Int[Array, "..."]) -> Bool[Array, "..."] | None:
         """True where an id is not padding; None if the layer does not mask."""
