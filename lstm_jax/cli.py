@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lstm_jax.config import DataConfig, SentimentConfig
 from lstm_jax.errors import InputError
@@ -46,11 +49,10 @@ class TrainSentiment:
         result = json.loads((self.run / "result.json").read_text())
         for part in ("test", "validation"):
             if f"{part}_accuracy" in result:
-                console.print(
-                    f"{part} accuracy {result[f'{part}_accuracy']:.4f}, AUC {result[f'{part}_auc']:.4f} (epoch {result['best_epoch']})"
-                )
+                accuracy, auc = result[f"{part}_accuracy"], result[f"{part}_auc"]
+                _say(console, f"{part} accuracy {accuracy:.4f}, AUC {auc or float('nan'):.4f} (epoch {result['best_epoch']})")
                 break
-        console.print(f"run in {self.run}: lstm-jax predict --run {self.run} --text '...'", highlight=False)
+        _say(console, f"run in {self.run}: lstm-jax predict --run {self.run} --text '...'")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Evaluate:
         if self.json:
             print(json.dumps(row))
             return
-        table = Table(title=f"{self.run}, {self.split} reviews")
+        table = Table(title=Text(f"{self.run}, {self.split} reviews"))
         table.add_column("figure")
         table.add_column("value", justify="right")
         for name, value in row.items():
@@ -102,13 +104,13 @@ class Predict:
                 texts += self.file.read_bytes().splitlines()
             except OSError as error:
                 raise InputError(f"file {self.file}", error.strerror, "give a file that can be read") from error
-        if not texts:
+        if not self.text and self.file is None:
             if sys.stdin.isatty():
                 raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
             texts += sys.stdin.buffer.read().splitlines()
         _start()
         for text, p in zip(texts, _load(self.run).probabilities(texts), strict=True):
-            shown = text if isinstance(text, str) else text.decode(errors="replace")
+            shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")
             print(json.dumps({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False) if self.json else f"{p:.6f}")
 
 
@@ -134,8 +136,9 @@ class Neighbours:
         index = {w: i for w, i in trained.vocabulary.index.items() if i < len(table)}
         for word in self.words:
             ids, scores = embedding_space.neighbours(table, embedding_space.lookup(index, word), self.count, self.metric)
-            found = ", ".join(f"{trained.vocabulary.word(int(i))} {score:.2f}" for i, score in zip(ids, scores, strict=True))
-            console.print(f"[bold]{word}[/bold]: {found}", highlight=False)
+            words = (embedding_space.escape(trained.vocabulary.word(int(i))) for i in ids)
+            found = ", ".join(f"{near} {score:.2f}" for near, score in zip(words, scores, strict=True))
+            _say(console, f"{word}: {found}")
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class PlotEmbedding:
 
         trained = _load(self.run)
         sentiment.draw_embedding(trained.run, trained.params["embedding/embedding"], self.out, self.words)
-        console.print(f"{self.out}", highlight=False)
+        _say(console, f"{self.out}")
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ class ExportEmbedding:
         from lstm_jax.tasks import sentiment
 
         count = sentiment.export_embedding(_load(self.run), self.out, self.format)
-        console.print(f"{count:,} vectors in {self.out}", highlight=False)
+        _say(console, f"{count:,} vectors in {self.out}")
 
 
 @dataclass(frozen=True)
@@ -253,6 +256,11 @@ def _load(folder: Path):
     return trained
 
 
+def _say(console: Console, line: str) -> None:
+    """A line as it is: not wrapped, brackets are no markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _usage() -> str:
     lines = [f"  {name:22} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: lstm-jax COMMAND [options]; lstm-jax COMMAND --help lists them", "", *lines])
@@ -277,36 +285,56 @@ def _parse(arguments: list[str]) -> Callable[[Console], None]:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        boxless = " ".join("".join(c for c in said.getvalue() if c not in "╭╮╰╯─│").split())
-        raise InputError(f"lstm-jax {name}", boxless.removeprefix("Parsing error "), f"see lstm-jax {name} --help") from stop
+        raise _complaint(name, stop, said.getvalue()) from stop
+
+
+def _complaint(name: str, stop: BaseException, said: str) -> InputError:
+    """What tyro found wrong: the InputError of a config behind it, else the text of its box, as one line."""
+    cause = stop.__context__
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return InputError(f"--{cause.thing.replace('_', '-')}", cause.value, cause.remedy)
+        cause = cause.__context__
+    lines = [" ".join(line.strip("│ ").split()) for line in said.splitlines() if not line.startswith(("╭", "╰"))]
+    blocks = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")
+    message, help_lines = blocks[0].strip(), f"see lstm-jax {name} --help"
+    if choice := re.search(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)", message):
+        return InputError(choice[2], choice[1], f"give one of {choice[3]}")
+    if value := re.fullmatch(r"Error parsing (--?[\w-]+): (.*)", message):
+        return InputError(value[1], value[2], help_lines)
+    if meant := next((re.findall(r"--[\w-]+", block) for block in blocks if "Perhaps you meant" in block), []):
+        help_lines = f"did you mean {' or '.join(dict.fromkeys(meant))}? {help_lines}"
+    return InputError(f"lstm-jax {name}", message, help_lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 if all went well, 2 for bad input, 130 if it was interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return 0
-    if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("lstm-jax"))
-        return 0
+    command = None
     try:
-        command = _parse(arguments)
-        command(Console())
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_usage())
+        elif arguments[0] == "--version":
+            from importlib.metadata import version
+
+            print(version("lstm-jax"))
+        else:
+            command = _parse(arguments)
+            command(Console())
+        sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 0
+    except BrokenPipeError:  # the reader has left (`| head`); Python flushes once more on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except RuntimeError as error:
         if type(error).__name__ != "Interrupted":
             raise
-        print(f"{error}; the state is saved: run the same command with --resume to go on", file=sys.stderr)
+        saved = "; the state is saved: run the same command with --resume to go on" if hasattr(command, "resume") else ""
+        print(f"{error}{saved}", file=sys.stderr)
         return 130
     return 0
 

@@ -7,9 +7,17 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from lstm_jax.errors import require
+
+
+def _require_choices(config: Any) -> None:
+    """A field of named choices holds one of them; the command line has seen to it, a file or a caller has not."""
+    for field in dataclasses.fields(config):
+        if get_origin(field.type) is Literal:
+            value = getattr(config, field.name)
+            require(value in get_args(field.type), field.name, value, f"give one of {', '.join(map(str, get_args(field.type)))}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class DataConfig:
     """Folder of tokenised copies. Empty: $XDG_CACHE_HOME/lstm_jax or ~/.cache/lstm_jax."""
 
     def __post_init__(self):
+        _require_choices(self)
         require(self.num_words >= 4, "num_words", self.num_words, "give 4 or more (0, 1 and 2 are reserved)")
         require(self.maxlen >= 1, "maxlen", self.maxlen, "give 1 or more steps")
         require(0 <= self.validation < 1, "validation", self.validation, "give a share from 0 to below 1")
@@ -75,6 +84,7 @@ class SentimentModelConfig:
     """Recurrence backend; see `lstm-jax backends`."""
 
     def __post_init__(self):
+        _require_choices(self)
         for name in ("embed", "units", "layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         for name in ("dropout", "recurrent_dropout"):
@@ -111,6 +121,7 @@ class TrainConfig:
     """Devices in the mesh (on a CPU: cores). 0: all."""
 
     def __post_init__(self):
+        _require_choices(self)
         require(self.epochs >= 1, "epochs", self.epochs, "give 1 or more")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more rows")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a number above 0")
@@ -122,6 +133,7 @@ class TrainConfig:
         )
         for name in ("final_learning_rate", "warmup_steps", "clip_norm", "patience", "checkpoint_steps", "devices", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
+        require(self.seed < 2**32, "seed", self.seed, "give a number below 2**32: JAX would drop the rest")
 
 
 @dataclass(frozen=True)
@@ -148,5 +160,6 @@ def sentiment_from_json(path: Path) -> SentimentConfig:
         raw = json.loads(path.read_text())
         return SentimentConfig(DataConfig(**raw["data"]), SentimentModelConfig(**raw["model"]), TrainConfig(**raw["train"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        require(False, f"config {path}", error, "name the folder of a finished or interrupted run")
+        found = error.strerror if isinstance(error, OSError) else error
+        require(False, f"config {path}", found, "name the folder of a finished or interrupted run")
         raise

@@ -13,7 +13,8 @@ class InputError(ValueError):
     def __init__(self, thing: str, value: object, remedy: str):
         shown = " ".join(str(value).split())
         self.thing, self.value, self.remedy = thing, value, remedy
-        super().__init__(f"{thing}: {shown if len(shown) <= 80 else shown[:77] + '...'}; {remedy}")
+        message = f"{thing}: {shown if len(shown) <= 80 else shown[:77] + '...'}; {remedy}"
+        super().__init__(" ".join(message.splitlines()))
 
 
 def require(condition: bool, thing: str, value: object, remedy: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
+import jaxtyping
 import pytest
 from hypothesis import settings
 
@@ -40,6 +41,20 @@ def x64() -> Iterator[None]:
     """float64 within the test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_compiles() -> Iterator[None]:
+    """Half the time for programs that are compiled anew and run once: XLA and LLVM leave most optimisations out."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checks of types at run time, as for a user: the errors that our own code raises come through."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,10 @@ A leaf: imports numpy, the standard library and `lstm_jax.errors`; tensorflow-da
 
 from lstm_jax.data.archive import ARCHIVE_BYTES, ARCHIVE_SHA256_PREFIX, ARCHIVE_URL, download_archive, verify_archive
 from lstm_jax.data.cache import default_cache_dir
+from lstm_jax.data.characters import Characters
+from lstm_jax.data.cleaning import clean
+from lstm_jax.data.corpus import Corpus, prepare_corpus
+from lstm_jax.data.corpus_sources import embedded_articles, read_articles, read_byte_articles
 from lstm_jax.data.dataset import encode_reviews, prepare
 from lstm_jax.data.encoded import EncodedReviews, EncodedSplit, keras_check_hash
 from lstm_jax.data.grammar import judge, synthetic_reviews, synthetic_splits
@@ -14,20 +18,26 @@ from lstm_jax.data.sources import find_imdb, load_reviews
 from lstm_jax.data.splits import grouped_split
 from lstm_jax.data.tfds_builder import build_tfds, reviews_from_tfds
 from lstm_jax.data.vocabulary import Vocabulary, build_vocabulary, tokenize
+from lstm_jax.data.windows import chunks, one_hot, stream_chunks, window_count, window_starts, windows
 from lstm_jax.data.word_index import find_word_index, keras_vocabulary
 
 __all__ = [
     "ARCHIVE_BYTES",
     "ARCHIVE_SHA256_PREFIX",
     "ARCHIVE_URL",
+    "Characters",
+    "Corpus",
     "EncodedReviews",
     "EncodedSplit",
     "TextSplit",
     "Vocabulary",
     "build_tfds",
     "build_vocabulary",
+    "chunks",
+    "clean",
     "default_cache_dir",
     "download_archive",
+    "embedded_articles",
     "encode_reviews",
     "find_imdb",
     "find_word_index",
@@ -36,12 +46,20 @@ __all__ = [
     "keras_check_hash",
     "keras_vocabulary",
     "load_reviews",
+    "one_hot",
     "pad_ragged",
     "pad_sequences",
     "prepare",
+    "prepare_corpus",
+    "read_articles",
+    "read_byte_articles",
     "reviews_from_tfds",
+    "stream_chunks",
     "synthetic_reviews",
     "synthetic_splits",
     "tokenize",
     "verify_archive",
+    "window_count",
+    "window_starts",
+    "windows",
 ]

@@ -22,7 +22,7 @@ from lstm_jax.models import SentimentClassifier, functional, layer_rows
 from lstm_jax.recurrence import resolve_backend
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
-from lstm_jax.training.loop import FitResult, fit
+from lstm_jax.training.loop import FitResult, check_batch_size, fit
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.run_folder import RunFolder
@@ -123,6 +123,10 @@ def train(
     if reviews is None:
         reviews = _load_with_spinner(config, console)
     splits = padded_rows(reviews, config)
+    # whatever can be wrong with the config comes up before the folder is made
+    check_batch_size(config.train.batch_size, mesh)
+    steps = config.train.epochs * steps_per_epoch(len(splits.train.labels), config.train.batch_size)
+    optimizer = make_optimizer(config.train, steps)
     run.start(to_json(config), resume)
     run.write_environment(mesh, backend)
     reviews.vocabulary.save(run.vocabulary)
@@ -148,7 +152,7 @@ def train(
     result = fit(
         params,
         objective(rebuild),
-        make_optimizer(config.train, config.train.epochs * steps_per_epoch(len(splits.train.labels), config.train.batch_size)),
+        optimizer,
         (splits.train.ids, splits.train.labels),
         config.train,
         mesh,
@@ -211,7 +215,9 @@ def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np
         plots.confusion_matrix(metrics.confusion, run.figures / "confusion_matrix.png", f"Confusion matrix, {part} reviews")
         curve = reliability(probabilities(scored[0]), scored[1])
         plots.reliability_curve(curve, metrics.ece, run.figures / "reliability.png", f"Reliability, {part} reviews")
-    draw_embedding(run, np.asarray(result.params["embedding/embedding"]), run.figures / "embedding_map.png")
+    table = np.asarray(result.params["embedding/embedding"])
+    if table.shape[1] >= 2 and len(_common_words(run)[0]) >= 3:
+        draw_embedding(run, table, run.figures / "embedding_map.png")
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -220,21 +226,29 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 400) -> None:
-    """The learned space in two dimensions: of the words in 50 reviews or more, the `words` that say most about a review."""
+    """The learned space in two dimensions: of the words in 50 reviews or more, the `words` that say most about a review.
+
+    Raises:
+        InputError: for fewer than 3 such words or 2 features.
+    """
     from lstm_jax import embedding_space, plots
 
     vocabulary = data.Vocabulary.load(run.vocabulary)
-    with np.load(run.words) as file:
-        share, count = file["share"], file["count"]
-    common = np.flatnonzero(count >= min(50, max(1, count.max() // 20)))
-    common = common[common >= 4]
-    if len(common) < 3:
-        return
+    common, share, count = _common_words(run)
+    require(len(common) >= 3, "words for a map", len(common), "train on more reviews or with a larger --num-words")
     one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]
     plane = embedding_space.project(table[one_sided])
     plots.embedding_map(
         plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes"
     )
+
+
+def _common_words(run: RunFolder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids of the words in 50 reviews or more (fewer in a small data set); of all ids the positive share and the number of reviews."""
+    with np.load(run.words) as file:
+        share, count = file["share"], file["count"]
+    common = np.flatnonzero(count >= min(50, max(1, count.max() // 20)))
+    return common[common >= 4], share, count
 
 
 @dataclass(frozen=True)

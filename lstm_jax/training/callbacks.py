@@ -49,7 +49,8 @@ def tensorboard(folder: Path) -> Callback:
     def write(record: EpochRecord) -> None:
         from tensorboardX import SummaryWriter
 
-        with SummaryWriter(str(folder)) as writer:
+        # the writer names its file after the second and would overwrite that of an epoch in the same second
+        with SummaryWriter(str(folder), filename_suffix=f".{record.step}") as writer:
             for name, value in record.row.items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "step"):
                     writer.add_scalar(name, value, record.step)
@@ -61,7 +62,8 @@ def print_row(console: Console) -> Callback:
     """One line an epoch."""
 
     def show(record: EpochRecord) -> None:
-        shown = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in record.row.items() if k.endswith(("_loss", "_accuracy", "_auc"))]
+        numbers = {k: v for k, v in record.row.items() if isinstance(v, (int, float))}
+        shown = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in numbers.items() if k.endswith(("_loss", "_accuracy", "_auc"))]
         console.print(f"epoch {record.epoch}: {', '.join(shown)} ({record.row['seconds']:.1f} s)", highlight=False)
 
     return show

@@ -91,6 +91,12 @@ def _signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raise `InputError` unless a batch divides over the mesh."""
+    remedy = f"give a multiple of the mesh's {mesh.size} devices, or set --devices 1"
+    require(batch_size % mesh.size == 0, "batch_size", batch_size, remedy)
+
+
 def fit(
     params: Any,
     objective: Objective,
@@ -133,12 +139,7 @@ def fit(
     """
     count = jax.tree.leaves(data)[0].shape[0]
     require(count >= 1, "training rows", count, "give at least one")
-    require(
-        config.batch_size % mesh.size == 0,
-        "batch_size",
-        config.batch_size,
-        f"give a multiple of the mesh's {mesh.size} devices, or set --devices 1",
-    )
+    check_batch_size(config.batch_size, mesh)
     console = console or Console(quiet=True)
     per_epoch = steps_per_epoch(count, config.batch_size)
     data = jax.device_put(data, sharding.replicated(mesh))
@@ -168,14 +169,17 @@ def fit(
             checkpoint.save(latest, int(state.step), tree(state, best_params), kept.to_json())
             checkpoint.prune(latest, KEEP)
 
+    def given_up() -> bool:
+        return bool(monitor and config.patience and len(progressed.rows) - progressed.best_epoch >= config.patience)
+
     began = time.perf_counter() - progressed.seconds
-    stopped = False
+    stopped = given_up()  # a run that had stopped early is not taken further by resuming it
     with _signals() as asked, _progress(console) as progress:
         while len(progressed.rows) < config.epochs and not stopped:
             epoch = len(progressed.rows)
             order = epoch_order(jax.random.fold_in(order_key, epoch), count, config.batch_size)
             order = jax.device_put(order, sharding.replicated(mesh))
-            epoch_began = time.perf_counter()
+            epoch_began, earlier = time.perf_counter(), float(state.totals[EXAMPLES])
             task = progress.add_task(f"epoch {epoch + 1}/{config.epochs}", total=per_epoch, completed=int(state.step) - epoch * per_epoch)
             for start, stop in _stretches(int(state.step) - epoch * per_epoch, per_epoch, config.checkpoint_steps):
                 state = run_steps(state, data, order, start, stop, step_key)
@@ -191,11 +195,14 @@ def fit(
             sums = {name: float(total) for name, total in state.totals.items()}
             row = {"epoch": epoch + 1, "step": int(state.step)}
             row |= {f"train_{name}": sums[name] / sums[EXAMPLES] for name in figures}
-            row |= {"seconds": trained, "examples_per_second": sums[EXAMPLES] / trained}
+            row |= {"seconds": trained, "examples_per_second": (sums[EXAMPLES] - earlier) / trained}
             row |= evaluate(state.params) if evaluate else {}
+            require(not monitor or monitor in row, "monitor", monitor, f"the figures are {', '.join(row)}")
             state = state._replace(totals=jax.tree.map(lambda a: jax.device_put(np.zeros_like(a), a.sharding), state.totals))
             progressed = replace(progressed, rows=(*progressed.rows, row), seconds=time.perf_counter() - began)
-            better = not monitor or row[monitor] < progressed.best_value
+            # the first epoch is the best until a better one comes, even if its figure is nan
+            unset = not progressed.best_epoch or np.isnan(progressed.best_value)
+            better = not monitor or unset or row[monitor] < progressed.best_value
             if monitor and better:
                 progressed = replace(progressed, best_value=row[monitor], best_epoch=epoch + 1)
                 best_params = jax.tree.map(lambda a: a.copy(), state.params)
@@ -206,7 +213,7 @@ def fit(
             for callback in callbacks:
                 callback(record)
             save(progressed.seconds)
-            stopped = bool(monitor and config.patience and epoch + 1 - progressed.best_epoch >= config.patience)
+            stopped = given_up()
             if asked.is_set() and not stopped and epoch + 1 < config.epochs:
                 raise Interrupted(int(state.step))
     best_epoch = progressed.best_epoch or len(progressed.rows)

@@ -79,8 +79,10 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTrans
         parameters = inspect.signature(factory).parameters if callable(factory) else {}
         require("learning_rate" in parameters, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion, adamw or another of optax")
         optimizer: Any = factory(learning_rate=schedule)
-        known = isinstance(optimizer, optax.GradientTransformation)
+        known = isinstance(optimizer, optax.GradientTransformation) and not config.optimizer.startswith("scale_by_")
         require(known, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion or adamw")
+        toy = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}  # a line search asks for the loss too: find out now, not in the first step
+        jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), toy)
     except TypeError as error:
         raise InputError("optimizer", config.optimizer, f"it needs more than a learning rate ({error})") from error
     if config.clip_norm:

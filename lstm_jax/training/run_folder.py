@@ -38,12 +38,13 @@ class RunFolder:
             InputError: if the folder holds a run already and `resume` is not set, or holds one with another config.
         """
         if not self.config.exists():
+            require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
             require(not self.path.exists() or not any(self.path.iterdir()), f"run folder {self.path}", "not empty", "name a new folder")
             write_atomically(self.config, config_json)
             return
         require(resume, f"run folder {self.path}", "holds a run", "go on with it with --resume, or name another folder")
         require(
-            _same(self.config.read_text(), config_json),
+            _same(self.config, config_json),
             f"run folder {self.path}",
             "holds a run of another config",
             "give its config to resume it",
@@ -54,11 +55,11 @@ class RunFolder:
         write_atomically(self.environment, json.dumps(environment(mesh) | {"backend": backend}, indent=2) + "\n")
 
 
-def _same(old: str, new: str) -> bool:
+def _same(config: Path, new: str) -> bool:
     try:
-        return json.loads(old) == json.loads(new)
-    except ValueError as error:
-        raise InputError("config.json", error, "the run folder is damaged; name a new one") from error
+        return json.loads(config.read_bytes()) == json.loads(new)
+    except (OSError, ValueError) as error:
+        raise InputError(f"config {config}", error, "the run folder is damaged; name a new one") from error
 
 
 def environment(mesh: Mesh) -> dict[str, Any]:

@@ -26,13 +26,15 @@ def state_sharding(params: Any, optimizer: optax.GradientTransformation, totals:
     """A TrainState of shardings: each of the optimiser's moments lives where its parameter does."""
     copied = sharding.replicated(mesh)
     places = jax.tree_util.tree_map_with_path(lambda path, leaf: sharding.param_sharding(mesh, path, leaf), params)
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, place: place,
-        jax.eval_shape(optimizer.init, params),
-        places,
-        transform_non_params=lambda _: copied,
-    )
+    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    home = dict(jax.tree_util.tree_leaves_with_path(places))
+
+    def beside(path: tuple, leaf: Any) -> Any:
+        """A moment's path ends in its parameter's; factored moments (adafactor) have another shape and are copied."""
+        ends = (path[n:] for n in range(len(path) + 1))
+        return next((home[end] for end in ends if shapes.get(end) == leaf.shape), copied)
+
+    opt_state = jax.tree_util.tree_map_with_path(beside, jax.eval_shape(optimizer.init, params))
     return TrainState(copied, places, opt_state, dict.fromkeys(totals, copied))
 
 

@@ -24,9 +24,6 @@ class Case(NamedTuple):
     seed: int = 0
 
 
-# each case compiles anew and runs once: half the time without LLVM's optimisation
-QUICK = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-
 cases = st.builds(
     Case,
     st.sampled_from(SHAPES),
@@ -113,7 +110,7 @@ def differentiate(function: Callable, *args) -> tuple[Any, Any]:
         return weigh(results), results
 
     every = jax.value_and_grad(loss, tuple(range(len(args))), has_aux=True)
-    (_, results), gradients = jax.jit(every, compiler_options=QUICK)(*args)
+    (_, results), gradients = jax.jit(every)(*args)
     return results, gradients
 
 

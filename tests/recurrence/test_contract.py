@@ -18,6 +18,8 @@ from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 from lstm_jax.recurrence import Backend, api, capability_rows, resolve_backend
 from lstm_jax.sharding import DATA, make_mesh, on
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 EXAMPLES = {"float32": 12, "float64": 8}
 
 
@@ -119,6 +121,7 @@ def test_reference_has_forward_mode(x64: None) -> None:
     case = Case(Shape(2, 3, 2, 2), mask="gaps", dropout="both, per gate")
     arrays = make_arrays(case, "float64")
 
+    @jax.jit
     def function(params, x, state):
         return weigh(run_case(case, arrays._replace(params=params, x=x, state=state), "reference"))
 
@@ -269,8 +272,9 @@ def test_batch_over_two_devices(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_products_in_bfloat16(backend: str) -> None:
-    case = Case(mask="gaps", dropout="both, per gate")
+@pytest.mark.parametrize("dropout", ["none", "both, shared", "both, per gate"])
+def test_products_in_bfloat16(backend: str, dropout: str) -> None:
+    case = Case(mask="gaps", dropout=dropout)
     arrays = make_arrays(case)
     (outputs, state), gradients = differentiate_case(case, arrays, backend, compute_dtype=jnp.bfloat16)
     want, want_gradients = differentiate_case(case, arrays, backend)

@@ -13,6 +13,8 @@ from tables import BACKENDS, DROPOUTS, SHAPES, Shape, assert_close, precision
 from lstm_jax import LSTM, Bidirectional, LSTMParams, LSTMState
 from lstm_jax.models import functional
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 EXAMPLES = {"float32": 8, "float64": 4}
 
 

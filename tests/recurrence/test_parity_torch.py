@@ -13,6 +13,8 @@ from tables import BACKENDS, Shape, assert_close, precision
 from lstm_jax import LSTM, Bidirectional, LSTMState, convert
 from lstm_jax.models import functional
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 class Stack(NamedTuple):
     name: str

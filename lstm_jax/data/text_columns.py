@@ -1,0 +1,115 @@
+"""The column of texts of a table: CSV, JSON lines, JSON records, or pandas' column form `{"article": {"0": text, ...}}`."""
+
+import json
+import lzma
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.data.tables import _csv_rows, _json_rows, _lines, is_table
+from lstm_jax.data.text_files import decode_utf8, read_content
+from lstm_jax.errors import InputError, require
+
+TEXT_NAMES = ("text", "article", "body", "content")
+JSON_FORMS = 'give [{"text": ...}, ...] or {"text": {"0": ..., ...}}; name it .jsonl if each line is an object'
+
+Columns = dict[str, dict[str, Any]]
+"""Column -> row -> value, as pandas writes it; a row is named as an error names it ("line 3", "row 0")."""
+
+
+def has_columns(path: Path) -> bool:
+    """Whether the file's ending is that of a table: .csv, .jsonl, either with .xz, or .json."""
+    return is_table(Path(path.name.lower())) or path.name.lower().endswith(".json")
+
+
+def read_text_column(path: Path, column: str = "") -> list[str]:
+    """The texts of one table in its order, without the rows whose text is empty, null or absent.
+
+    Args:
+        path: a file that `has_columns`. The first line of a CSV file names its columns.
+        column: the column of the texts. Empty: the only column; else the only one that holds texts (strings, not all of them numbers);
+            else the only one of these that is named text, article, body or content.
+
+    Raises:
+        InputError: naming the columns that there are, if none or several could be meant; for a value that is no text; for invalid
+            UTF-8, JSON or CSV, by line or offset; for an absent or truncated file.
+    """
+    columns = _read_columns(path)
+    if not columns:
+        return []
+    name = column or _guess(columns, path)
+    require(name in columns, f"column {name!r} of {path}", f"there are {sorted(columns)}", "name one with --text-column")
+    texts = []
+    for row, value in columns[name].items():
+        if _is_missing(value):
+            continue
+        here = f"{name!r} in {row} of {path}"
+        require(isinstance(value, str), here, repr(value), "give a string, or name another column with --text-column")
+        try:
+            texts.append(value if value.isascii() else value.encode().decode())
+        except UnicodeEncodeError as error:
+            raise InputError(here, error, "save the text as UTF-8") from error
+    return texts
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN is pandas' null
+
+
+def _guess(columns: Columns, path: Path) -> str:
+    if len(columns) == 1:
+        return next(iter(columns))
+    texts = [name for name, column in columns.items() if _holds_texts(column.values())]
+    if len(texts) != 1:
+        texts = [name for name in texts if name.lower() in TEXT_NAMES]
+    require(len(texts) == 1, f"column of the texts of {path}", f"one of {sorted(columns)}", "name it with --text-column")
+    return texts[0]
+
+
+def _holds_texts(values: Iterable[Any]) -> bool:
+    present = [value for value in values if not _is_missing(value)]
+    return all(isinstance(value, str) for value in present) and not all(map(_is_number, present))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_columns(path: Path) -> Columns:
+    name = path.name.lower()
+    if name.endswith(".json"):
+        return _json_columns(path)
+    try:
+        lines = _lines(path)
+        rows = _csv_rows(path, lines) if ".csv" in name[-7:] else _json_rows(path, lines)
+        return _by_column((f"line {number}", row) for number, row in rows)
+    except (EOFError, lzma.LZMAError, OSError) as error:
+        raise InputError(f"file {path}", error, "give a complete file that can be read") from error
+
+
+def _json_columns(path: Path) -> Columns:
+    try:
+        raw = json.loads(decode_utf8(read_content(path), path))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"JSON {path}", error, JSON_FORMS) from error
+    if isinstance(raw, list):
+        records = [{"text": one} if isinstance(one, str) else one for one in raw]
+        if all(isinstance(record, dict) for record in records):
+            return _by_column((f"record {number}", record) for number, record in enumerate(records, 1))
+    elif isinstance(raw, dict) and all(isinstance(column, dict) for column in raw.values()):
+        return {name: {f"row {row}": value for row, value in column.items()} for name, column in raw.items()}
+    raise InputError(f"JSON {path}", "neither records nor columns", JSON_FORMS)
+
+
+def _by_column(rows: Iterable[tuple[str, dict[str, Any]]]) -> Columns:
+    columns: Columns = {}
+    for number, row in rows:
+        for name, value in row.items():
+            columns.setdefault(name, {})[number] = value
+    return columns

@@ -1,0 +1,89 @@
+"""The cell's pure functions, and the table of cells."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tables import CELLS, assert_close
+
+from lstm_jax import CELLS as CELL_TABLE
+from lstm_jax import InputError, LSTMParams, LSTMState
+from lstm_jax.cells import lstm
+
+
+def sigmoid(z: float) -> float:
+    return float(1 / (1 + np.exp(-z)))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_row_of_the_table(name: str) -> None:
+    """init, initial_state, project and step fit together as `Cell` says."""
+    cell = CELL_TABLE[name]
+    assert cell.name == name
+    params = cell.init(jax.random.key(0), 3, 5, jnp.float32)
+    state = cell.initial_state(2, 5, jnp.float32)
+    assert all(leaf.shape == (2, 5) and not leaf.any() for leaf in jax.tree.leaves(state))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2, 3)), jnp.float32)
+    z = cell.project(params, x, None, None)
+    assert z.shape == (4, 2, cell.gates * 5)
+    new = cell.step(params, state, z[0], None, None)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
+
+
+def test_a_step_by_hand() -> None:
+    """E = H = B = 1, so that the equations can be written out."""
+    params = LSTMParams(jnp.asarray([[0.1, -0.2, 0.3, 0.4]]), jnp.asarray([[0.5, 0.6, -0.7, 0.8]]), jnp.asarray([0.01, 1.0, 0.03, -0.04]))
+    state = LSTMState(jnp.asarray([[0.25]]), jnp.asarray([[-0.5]]))
+    z = lstm.project(params, jnp.asarray([[[2.0]]]))
+    np.testing.assert_allclose(z[0, 0], [0.21, 0.6, 0.63, 0.76], rtol=1e-6)
+    new = lstm.step(params, state, z[0])
+    i, f, g, o = 0.21 + 0.125, 0.6 + 0.15, 0.63 - 0.175, 0.76 + 0.2
+    c = sigmoid(f) * -0.5 + sigmoid(i) * np.tanh(g)
+    np.testing.assert_allclose(new.c, [[c]], rtol=1e-6)
+    np.testing.assert_allclose(new.h, [[sigmoid(o) * np.tanh(c)]], rtol=1e-6)
+
+
+def test_masks_shared_and_a_gate() -> None:
+    rng = np.random.default_rng(0)
+    params = lstm.init(jax.random.key(1), 3, 2)
+    x = jnp.asarray(rng.normal(size=(5, 4, 3)), jnp.float32)
+    mask = jnp.asarray(rng.integers(0, 3, (4, 4, 3)), jnp.float32)
+    z = lstm.project(params, x, mask)
+    for gate in range(4):
+        columns = slice(2 * gate, 2 * gate + 2)
+        alone = lstm.project(params, x * jnp.broadcast_to(mask[gate], x.shape))
+        assert_close(z[..., columns], alone[..., columns], "float32")
+    shared = lstm.project(params, x, mask[0])
+    assert_close(shared, lstm.project(params, x, jnp.stack([mask[0]] * 4)), "float32")
+    assert_close(shared, lstm.project(params, x * jnp.broadcast_to(mask[0], x.shape)), "float32")
+
+
+def test_initial_weights() -> None:
+    params = lstm.init(jax.random.key(0), 3, 5)
+    assert [leaf.shape for leaf in params] == [(3, 20), (5, 20), (20,)]
+    assert {leaf.dtype for leaf in params} == {np.dtype("float32")}
+    np.testing.assert_array_equal(params.bias.reshape(4, 5), [[0] * 5, [1] * 5, [0] * 5, [0] * 5])
+    assert not lstm.init(jax.random.key(0), 3, 5, unit_forget_bias=False).bias.any()
+    other = lstm.init(jax.random.key(1), 3, 5)
+    assert not np.allclose(other.kernel, params.kernel)
+    with jax.enable_x64(True):
+        assert {leaf.dtype for leaf in lstm.init(jax.random.key(0), 3, 5, jnp.float64)} == {np.dtype("float64")}
+
+
+@pytest.mark.parametrize(("features", "units", "message"), [(0, 5, "features: 0; give 1 or more"), (3, 0, "units: 0; give 1 or more")])
+def test_sizes_below_one(features: int, units: int, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        lstm.init(jax.random.key(0), features, units)
+    assert str(caught.value) == message
+
+
+def test_products_in_bfloat16_accumulate_in_the_type_of_the_kernel() -> None:
+    a = jnp.ones((1, 1000), jnp.float32) * jnp.float32(1.001)
+    b = jnp.ones((1000, 1), jnp.float32)
+    product = lstm.matmul(a, b, jnp.bfloat16)
+    assert product.dtype == jnp.float32
+    np.testing.assert_allclose(product, [[1000]], rtol=1e-6)  # 1.001 is rounded to 1, and the sum is not rounded to 1000's bfloat16
+    np.testing.assert_allclose(lstm.matmul(a, b), [[1001]], rtol=1e-5)
+    exact = lstm.matmul(jnp.ones((1, 257), jnp.float32), jnp.ones((257, 1), jnp.float32), jnp.bfloat16)
+    assert float(exact[0, 0]) == 257  # bfloat16 has no 257

@@ -1,0 +1,127 @@
+"""The bag of characters, its two maps, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_jax.data import Characters, characters
+from lstm_jax.errors import InputError
+
+ABC = Characters(("\n", " ", "a", "b", "é", "😀"))
+TEXTS = st.text(max_size=60)
+
+
+@pytest.fixture(params=[3, 1 << 20], ids="block{}".format, scope="module")
+def block(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(characters, "_BLOCK", request.param)
+        yield request.param
+
+
+@given(TEXTS)
+def test_maps_are_the_sources(block, text):
+    bag = Characters.of(text)
+    assert bag.characters == tuple(sorted(set(text)))
+    assert bag.char_to_id == {character: number for number, character in enumerate(sorted(set(text)))}
+    assert bag.id_to_char == dict(enumerate(sorted(set(text))))
+    ids = bag.encode(text)
+    assert ids.dtype == bag.dtype
+    assert ids.tolist() == [bag.char_to_id[character] for character in text]
+    assert bag.decode(ids) == bag.decode(ids.tolist()) == text
+    assert bag.decode_bytes(ids) == text.encode()
+    assert bag.unknown(text) == ()
+
+
+@given(TEXTS, TEXTS)
+def test_unknown(block, known, text):
+    bag = Characters.of(known)
+    missing = tuple(dict.fromkeys(character for character in text if character not in known))
+    assert bag.unknown(text) == missing
+    if missing:
+        with pytest.raises(InputError, match=r"unknown characters: .*; leave them out, or train on a text that has them"):
+            bag.encode(text)
+
+
+@given(st.binary(max_size=60))
+def test_bytes(raw):
+    bag = Characters.all_bytes()
+    ids = bag.encode(raw)
+    assert (bag.size, ids.dtype, ids.tolist()) == (256, np.uint8, list(raw))
+    assert bag.decode_bytes(ids) == raw
+    assert bag.decode(ids) == raw.decode(errors="replace")
+    assert bag.encode("é").tolist() == [0xC3, 0xA9]
+    assert bag.unknown("é😀") == ()
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(2, np.uint8), (256, np.uint8), (257, np.uint16), (65_536, np.uint16), (65_537, np.int32)])
+def test_smallest_type(size, dtype):
+    text = "".join(chr(0xE000 + number) for number in range(size))
+    ids = Characters.of(text).encode(text)
+    np.testing.assert_array_equal(ids, np.arange(size, dtype=dtype), strict=True)
+
+
+def test_refused():
+    with pytest.raises(InputError, match=r"unknown characters: 'z', 'É', '\\t', 'c', 'd' and 2 more; leave them out"):
+        ABC.encode("azÉ\ta zcdef")
+    with pytest.raises(InputError, match=r"unknown characters: '\\ud800'"):
+        ABC.encode("\ud800")
+    with pytest.raises(InputError, match="give characters"):
+        ABC.encode(b"a")
+    with pytest.raises(InputError, match="valid Unicode"):
+        Characters.all_bytes().encode("\ud800")
+    with pytest.raises(InputError, match="single characters"):
+        Characters.of("a\ud800")
+    for ids in ([0, 6], [-1], np.asarray([300])):
+        with pytest.raises(InputError, match=r"character id: (6|-1|300); ids are 0 to 5"):
+            ABC.decode(ids)
+    for ids in (np.zeros(1), np.zeros((2, 2), np.int32), np.asarray(3)):
+        with pytest.raises(InputError, match=r"ids: .*; give \(T,\) integers"):
+            ABC.decode(ids)
+    assert ABC.decode([]) == ABC.decode(np.zeros(0)) == ""
+    for bag in (("b", "a"), ("a", "a"), ("ab",), ("",), ("\udc00",)):
+        with pytest.raises(InputError, match="give single characters, each once, sorted"):
+            Characters(bag)
+    with pytest.raises(InputError, match="there are 256 bytes"):
+        Characters(("a",), "byte")
+
+
+def test_json(tmp_path):
+    for bag in (ABC, Characters(()), Characters.all_bytes(), Characters.of("\x00\u2028\ufeff\U0010ffff")):
+        assert Characters.from_json(bag.to_json()) == bag
+        assert bag.to_json().isascii()
+        bag.save(tmp_path / "run" / "characters.json")
+        assert Characters.load(tmp_path / "run" / "characters.json") == bag
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["characters.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"unit": "word"},
+        {"unit": "byte"},
+        {"characters": None},
+        {"characters": ["a", "b"]},
+        {"characters": "ba"},
+        {"characters": "aa"},
+        {"characters": "\ud800"},
+        {"unit": "word", "characters": None},
+        {"unit": ["byte"]},
+    ],
+)
+def test_damaged_json(tmp_path, change):
+    path = tmp_path / "characters.json"
+    path.write_text(json.dumps(json.loads(ABC.to_json()) | change))
+    with pytest.raises(InputError, match=r"characters .*characters\.json: .*; give the characters\.json of a run"):
+        Characters.load(path)
+
+
+def test_absent_or_cut_json(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        Characters.load(tmp_path / "characters.json")
+    for content in (ABC.to_json()[:-3], b"[]", b"{}", b"\xff", b""):
+        with pytest.raises(InputError, match=r"characters here: .*of a run"):
+            Characters.from_json(content, "here")

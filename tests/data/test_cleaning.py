@@ -1,0 +1,56 @@
+"""The source's cleaning, letter for letter, whatever the block."""
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lstm_jax.data import clean, cleaning
+from lstm_jax.errors import InputError
+
+TEXTS = st.text(st.sampled_from("abZ .,'!;?\n\t-é☃Σ\u00a0\u2028İ0") | st.characters(exclude_categories=("Cs",)), max_size=80)
+
+
+def naive(text):
+    """The two lines of the source."""
+    text = re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower()
+    return " ".join(text.split())
+
+
+@pytest.fixture(params=[1, 7, 1 << 20], ids="block{}".format, scope="module")
+def block(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleaning, "_BLOCK", request.param)
+        yield request.param
+
+
+@given(TEXTS)
+@example("  A - \n b\u00a0")
+@example("---")
+@example("ΑΣ ΣΑΣ")
+def test_recipes(block, text):
+    assert clean(text, "source") == clean(text) == naive(text)
+    assert clean(text, "source-cased").lower() == naive(text)
+    assert clean(text, "source-cased") == " ".join(re.sub(r"[^a-zA-Z .,'!;?]", " ", text).split())
+    assert clean(text, "lower") == text.lower()
+    assert clean(text, "none") == text
+
+
+@given(TEXTS)
+def test_bytes(block, text):
+    raw = text.encode()
+    assert clean(raw, "source") == naive(text).encode()
+    assert clean(raw, "lower") == raw.lower()
+    assert clean(raw, "none") == raw
+
+
+def test_examples():
+    text = "The House—it's on fire!\n\n  (2019)  Ünder\tIt"
+    assert clean(text) == "the house it's on fire! nder it"
+    assert clean(text, "source-cased") == "The House it's on fire! nder It"
+    assert clean(b"caf\xe9 \xff au LAIT") == b"caf au lait"
+    assert (clean(""), clean("1984"), clean(b"")) == ("", "", b"")
+    assert len(set(clean("".join(map(chr, range(0x3000)))))) == 33
+    with pytest.raises(InputError, match=r"clean: lowered; give one of source, source-cased, lower, none"):
+        clean("x", "lowered")

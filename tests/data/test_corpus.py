@@ -1,0 +1,183 @@
+"""Corpora: the source's counts, the held-out tail, what is refused, and a large file."""
+
+import json
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_jax.data import Characters, corpus, prepare_corpus, read_articles, window_count, windows
+from lstm_jax.errors import InputError
+
+
+@pytest.fixture
+def articles(data_dir):
+    path = data_dir / "articles" / "wp_articles.json"
+    if not path.is_file():
+        pytest.skip(f"no {path}: set LSTM_JAX_DATA")
+    return path
+
+
+def write(path, texts):
+    path.write_text(json.dumps(texts))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("recipe", "characters", "distinct", "count"),
+    [("none", 891_910, 121, 178_374), ("source", 873_153, 33, 174_623)],
+)
+def test_counts_of_the_source(articles, recipe, characters, distinct, count):
+    made = prepare_corpus(articles, recipe=recipe, validation=0.0)
+    assert (made.articles, made.copies, len(made.validation)) == (136, 0, 0)
+    assert (len(made.train), made.characters.size, made.train.dtype) == (characters, distinct, np.uint8)
+    assert window_count(characters, 40, 5) == count
+    X, Y = windows(made.train, 40, 5)
+    assert (X.shape, Y.shape) == ((count, 40), (count,))
+    assert np.shares_memory(X, made.train)
+
+
+def test_tail_of_the_articles(articles):
+    made = prepare_corpus(articles)
+    assert (len(made.train), len(made.validation), made.copies) == (785_838, 68_746, 2)
+    whole = made.characters.decode(prepare_corpus(articles, validation=0.0).train)
+    train, tail = made.characters.decode(made.train), made.characters.decode(made.validation)
+    assert whole.startswith(train)
+    assert whole.endswith(tail[-1000:])
+    with pytest.raises(InputError, match=r"characters that only the validation part has: 'ﬂ', 'ã', '\{'; clean the text"):
+        prepare_corpus(articles, recipe="none", validation=0.2)
+    dropped = prepare_corpus(articles, recipe="none", validation=0.2, unseen="drop")
+    assert len(prepare_corpus(articles, recipe="none", validation=0.0).train) > len(dropped.train) + len(dropped.validation)
+
+
+def test_embedded_is_the_default():
+    made = prepare_corpus()
+    assert made.characters.size <= 33
+    assert made.articles > 60
+    assert len(made.validation) == pytest.approx(0.1 * (len(made.train) + len(made.validation)), abs=1)
+    for empty in ("", [], ()):
+        assert prepare_corpus(empty).fingerprint == made.fingerprint
+    assert prepare_corpus(unit="byte").characters.decode(prepare_corpus(unit="byte").train) == made.characters.decode(made.train)
+
+
+def naive_parts(articles, share):
+    """Character by character: whose it is, and whether it is behind the cut."""
+    text = " ".join(articles)
+    cut = len(text) - round(share * len(text))
+    pieces, copies, start = [], 0, 0
+    for article in articles:
+        if start + len(article) > cut:
+            begun = [one for at, one in enumerate(articles) if sum(map(len, articles[:at])) + at < cut]
+            if start >= cut and article in begun:
+                copies += 1
+            else:
+                pieces.append(article[max(cut - start, 0) :])
+        start += len(article) + 1
+    return text[:cut], " ".join(pieces), copies
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=8), st.floats(0.01, 0.99))
+def test_hold_out(texts, share):
+    cut, held, copies = corpus._hold_out(texts, share)
+    assert (" ".join(texts)[:cut], " ".join(held), copies) == naive_parts(texts, share)
+    assert corpus._hold_out([text.encode() for text in texts], share) == (cut, [text.encode() for text in held], copies)
+    assert corpus._hold_out(texts, 0.0) == (len(" ".join(texts)), [], 0)
+
+
+def test_articles_that_are_empty_after_cleaning(tmp_path):
+    path = write(tmp_path / "a.json", ["Ab c", "1984", "", "d - e"])
+    made = prepare_corpus(path, validation=0.0, length=3)
+    assert (made.characters.decode(made.train), made.articles) == ("ab c d e", 2)
+    made = prepare_corpus(path, validation=0.0, length=3, recipe="none")
+    assert (made.characters.decode(made.train), made.articles) == ("Ab c 1984 d - e", 3)
+    with pytest.raises(InputError, match="training part: 0 characters"):
+        prepare_corpus(write(tmp_path / "b.json", ["1984", "--"]))
+
+
+def test_unicode_and_wide_ids(tmp_path):
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 300))) + "😀e\u0301"
+    path = tmp_path / "a.txt"
+    path.write_text(text, encoding="utf-8")
+    made = prepare_corpus(path, recipe="none", validation=0.0)
+    assert (made.train.dtype, made.characters.size, len(made.train)) == (np.uint16, 303, 303)
+    assert made.characters.decode(made.train) == text
+    made = prepare_corpus(path, recipe="none", validation=0.0, unit="byte")
+    assert (made.train.dtype, made.characters.size, made.train.tobytes()) == (np.uint8, 256, text.encode())
+
+
+def test_bytes_read_any_encoding(tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes("Müller straße ".encode("latin-1") * 20)
+    with pytest.raises(InputError, match="byte 0xfc at offset 1"):
+        prepare_corpus(path, recipe="none")
+    made = prepare_corpus(path, recipe="none", unit="byte", length=8)
+    assert made.train.tobytes() + made.validation.tobytes() == path.read_bytes()
+    table = write(tmp_path / "b.json", [{"one": "abcabc", "two": "xyzxyz"}])
+    for unit in ("byte", "character"):
+        made = prepare_corpus(table, "two", unit=unit, validation=0.0, length=3)
+        assert made.characters.decode(made.train) == "xyzxyz"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "found"),
+    [
+        ("a" * 500, {}, r"training part: only 'a', 450 times; give a text of two distinct characters or more"),
+        ("a" * 500, {"unit": "byte"}, r"training part: only 'a'"),
+        ("ab" * 20, {"validation": 0.0}, "training part: 40 characters; a window and its next character need 41"),
+        ("ab" * 100, {}, "validation part: 20 characters; a window and its next character need 41"),
+        ("ab" * 100 + "xyz1]-^q" * 5, {"recipe": "none", "validation": 0.17}, r"'x', 'y', 'z', '1', '\]' and 3 more; clean the text"),
+        ("ab", {"validation": 1.0}, "validation: 1.0; give a share from 0 to below 1"),
+        ("ab", {"validation": float("nan")}, "validation: nan"),
+        ("ab", {"length": 0}, "length: 0"),
+    ],
+)
+def test_refused(tmp_path, text, options, found):
+    path = tmp_path / "a.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=found):
+        prepare_corpus(path, **options)
+
+
+def test_unseen_dropped(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("ab" * 100 + "xa]b-a^b" * 10)
+    made = prepare_corpus(path, recipe="none", validation=80 / 280, unseen="drop", length=8)
+    assert made.characters == Characters(("a", "b"))
+    assert made.characters.decode(made.validation) == "ab" * 20
+
+
+def test_fingerprint(tmp_path):
+    paths = [write(tmp_path / f"{n}.json", texts) for n, texts in enumerate((["abc", "cab"], ["abc cab"], ["abc", "cba"], ["xyz", "zxy"]))]
+    prints = [prepare_corpus(path, validation=0.0, length=3).fingerprint for path in paths]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+    assert prepare_corpus(paths[0], validation=0.5, length=2).fingerprint not in prints
+
+
+@pytest.mark.parametrize("recipe", ["source", "lower", "none"])
+def test_large_file(tmp_path, recipe):
+    # 5 MiB; 50 MiB take 1 to 4 s and 200 to 260 MiB
+    path = tmp_path / "a.txt"
+    line = "It was the best of times, it was the worst of times — it was the age of wisdom ...\n"
+    content = line.encode() * (5 * 1024 * 1024 // len(line.encode()))
+    path.write_bytes(content)
+    started = time.perf_counter()
+    made = prepare_corpus(path, recipe=recipe)
+    X, _ = windows(made.train, 40, 1)
+    assert time.perf_counter() - started < 10  # 0.3 s where nothing else runs
+    assert len(X) > 4_000_000
+    tracemalloc.start()
+    prepare_corpus(path, recipe=recipe)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # the file's bytes, and its text and joined text at two bytes a character; more for one block of a mebibyte
+    assert peak < 8 * len(content) + 100 * 2**20
+
+
+def test_reading_is_what_preparing_reads(tmp_path):
+    path = write(tmp_path / "a.json", ["ab", "cd"])
+    made = prepare_corpus(path, recipe="none", validation=0.0, length=2)
+    assert made.characters.decode(made.train) == " ".join(read_articles(path))

@@ -1,0 +1,127 @@
+"""Windows and streams are views, and what naive loops give."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_jax.data import chunks, one_hot, stream_chunks, window_count, window_starts, windows
+from lstm_jax.errors import InputError
+
+
+def made_ids(n):
+    return np.random.default_rng(n).integers(0, 33, n).astype(np.uint8)
+
+
+def source_windows(text, length, step):
+    """The source's loop."""
+    sentences, following = [], []
+    for start in range(0, len(text) - length, step):
+        sentences.append(text[start : start + length])
+        following.append(text[start + length])
+    return sentences, following
+
+
+@given(st.integers(0, 200), st.integers(1, 50), st.integers(1, 60))
+def test_windows(n, length, step):
+    ids = made_ids(n)
+    sentences, following = source_windows(ids.tolist(), length, step)
+    assert window_count(n, length, step) == len(sentences)
+    starts = window_starts(n, length, step)
+    assert (starts.dtype, starts.tolist()) == (np.int64, list(range(0, n - length, step)))
+    if not sentences:
+        with pytest.raises(InputError, match=f"text: {n} characters; a window and its next character need {length + 1}: give more text"):
+            windows(ids, length, step)
+        return
+    X, Y = windows(ids, length, step)
+    assert (X.shape, X.dtype, Y.shape) == ((len(sentences), length), np.uint8, (len(sentences),))
+    assert X.tolist() == sentences
+    assert Y.tolist() == following
+    for view in (X, Y):
+        assert not view.flags.writeable
+        assert np.shares_memory(view, ids)
+    assert ids.flags.writeable
+
+
+def test_defaults_are_the_sources():
+    ids = made_ids(873_153)
+    X, Y = windows(ids)
+    assert (X.shape, len(Y), X.strides) == ((174_623, 40), 174_623, (5, 1))
+
+
+@given(st.integers(2, 60), st.integers(1, 9), st.integers(1, 9))
+def test_one_hot(n, length, step):
+    ids = made_ids(n) % 7
+    sentences, following = source_windows(ids.tolist(), length, step)
+    if not sentences:
+        return
+    x = np.zeros((len(sentences), length, 7), dtype=bool)
+    y = np.zeros((len(sentences), 7), dtype=bool)
+    for number, sentence in enumerate(sentences):
+        for at, character in enumerate(sentence):
+            x[number, at, character] = True
+        y[number, following[number]] = True
+    made = one_hot(*windows(ids, length, step), 7)
+    np.testing.assert_array_equal(made[0], x, strict=True)
+    np.testing.assert_array_equal(made[1], y, strict=True)
+
+
+def test_one_hot_bounds():
+    X, Y = np.asarray([[0, 3]]), np.asarray([1])
+    with pytest.raises(InputError, match="size: 3; give the number of distinct characters"):
+        one_hot(X, Y, 3)
+    with pytest.raises(InputError, match="size: 4"):
+        one_hot(X, -Y, 4)
+    assert [part.shape for part in one_hot(X[:0], Y[:0], 4)] == [(0, 2, 4), (0, 4)]
+
+
+@given(st.integers(0, 200), st.integers(1, 20))
+def test_chunks(n, length):
+    ids = made_ids(n)
+    text = ids.tolist()
+    pairs = [(text[at : at + length], text[at + 1 : at + 1 + length]) for at in range(0, n, length)]
+    pairs = [pair for pair in pairs if len(pair[1]) == length]
+    if not pairs:
+        with pytest.raises(InputError, match=f"text: {n} characters; a window and its next character need {length + 1}"):
+            chunks(ids, length)
+        return
+    X, Y = chunks(ids, length)
+    assert list(zip(X.tolist(), Y.tolist(), strict=True)) == pairs
+    assert n - 1 - X.size < length
+    for view in (X, Y):
+        assert not view.flags.writeable
+        assert np.shares_memory(view, ids)
+
+
+@given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 9))
+def test_streams(n, length, batch):
+    ids = made_ids(n)
+    steps = (n - 1) // (batch * length)
+    if steps < 1:
+        with pytest.raises(InputError, match=f"{batch} streams of {length} characters need {batch * length + 1}"):
+            stream_chunks(n, length, batch)
+        return
+    rows = stream_chunks(n, length, batch)
+    assert (rows.shape, rows.dtype) == ((steps, batch), np.int64)
+    X, Y = chunks(ids, length)
+    for stream in range(batch):
+        begin, end = stream * steps * length, (stream + 1) * steps * length
+        np.testing.assert_array_equal(np.concatenate(X[rows[:, stream]]), ids[begin:end])
+        np.testing.assert_array_equal(np.concatenate(Y[rows[:, stream]]), ids[begin + 1 : end + 1])
+    assert sorted(rows.ravel().tolist()) == list(range(steps * batch))
+    assert 0 <= n - 1 - steps * batch * length < batch * length
+
+
+def test_bad_arguments():
+    ids = made_ids(100)
+    for call in (
+        lambda: windows(ids, 0, 1),
+        lambda: windows(ids, 1, 0),
+        lambda: window_count(9, -1, 1),
+        lambda: window_starts(9, 1, 0),
+        lambda: chunks(ids, 0),
+        lambda: stream_chunks(100, 0, 1),
+        lambda: stream_chunks(100, 1, 0),
+    ):
+        with pytest.raises(InputError, match=r"(length|step|batch): (0|-1); give 1 or more"):
+            call()

@@ -1,0 +1,213 @@
+"""Bidirectional, RecurrentStack and ClassifierHead against what they are made of."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tables import assert_close
+
+from lstm_jax import CELLS, LSTM, Bidirectional, ClassifierHead, DropoutMasks, InputError, LSTMState, RecurrentStack, unroll
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+B, T, E, H = 3, 6, 4, 5
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(B, T, E)), jnp.float32)
+LENGTHS = jnp.asarray([6, 0, 3])
+
+
+@partial(nnx.jit, static_argnames="deterministic")
+def call(layer, x: jax.Array, **options):
+    """Compiled once for calls that differ in values only."""
+    return layer(x, **options)
+
+
+def states(units: int = H) -> tuple[LSTMState, LSTMState]:
+    h, c, h_back, c_back = (jnp.asarray(RNG.normal(size=(B, units)), jnp.float32) for _ in range(4))
+    return LSTMState(h, c), LSTMState(h_back, c_back)
+
+
+MERGES = {
+    "concat": lambda ahead, back: jnp.concatenate([ahead, back], -1),
+    "sum": lambda ahead, back: ahead + back,
+    "ave": lambda ahead, back: 0.5 * (ahead + back),
+    "mul": lambda ahead, back: ahead * back,
+    None: lambda ahead, back: (ahead, back),
+}
+
+
+@pytest.mark.parametrize("sequences", [True, False])
+@pytest.mark.parametrize("merge_mode", MERGES)
+def test_merges(merge_mode: Any, sequences: bool) -> None:
+    """The forward layer over the sequence, the backward layer over its reverse, turned back into the order of time."""
+    layer = Bidirectional(E, H, merge_mode=merge_mode, return_sequences=sequences, return_state=True, rngs=nnx.Rngs(0))
+    start = states()
+    outputs, finals = layer(X, initial_state=start)
+    ahead, ahead_state = unroll(CELLS["lstm"], layer.forward.cell_params(), X, start[0], return_sequences=sequences)
+    back, back_state = unroll(CELLS["lstm"], layer.backward.cell_params(), jnp.flip(X, 1), start[1], return_sequences=sequences)
+    back = jnp.flip(back, 1) if sequences else back
+    assert_close((outputs, finals), (MERGES[merge_mode](ahead, back), (ahead_state, back_state)), "float32")
+    assert layer.output_features == (2 * H if merge_mode == "concat" else H)
+
+
+def test_bidirectional_with_lengths() -> None:
+    layer = Bidirectional(E, H, return_sequences=True, return_state=True, rngs=nnx.Rngs(0))
+    outputs, (ahead, back) = layer(X, lengths=LENGTHS)
+    for row, length in enumerate(LENGTHS.tolist()):
+        np.testing.assert_array_equal(outputs[row, length:], 0)
+        if length:
+            alone, (alone_ahead, alone_back) = layer(X[row : row + 1, :length])
+            assert_close(outputs[row, :length], alone[0], "float32")
+            assert_close((ahead.h[row], back.c[row]), (alone_ahead.h[0], alone_back.c[0]), "float32")
+        else:
+            assert not ahead.h[row].any()
+            assert not back.c[row].any()
+    by_mask, _ = layer(X, mask=jnp.arange(T)[None] < LENGTHS[:, None])
+    np.testing.assert_array_equal(outputs, by_mask)
+    steps_first, _ = layer(jnp.swapaxes(X, 0, 1), lengths=LENGTHS, time_major=True)
+    assert_close(jnp.swapaxes(steps_first, 0, 1), outputs, "float32")
+
+
+def test_bidirectional_dropout() -> None:
+    layer = Bidirectional(E, H, dropout=0.4, recurrent_dropout=0.4, return_sequences=True, rngs=nnx.Rngs(0, dropout=1))
+    masks = layer.forward.draw_masks(B, jax.random.key(2)), layer.backward.draw_masks(B, jax.random.key(3))
+    given = call(layer, X, dropout=masks)
+    ahead = unroll(CELLS["lstm"], layer.forward.cell_params(), X, dropout=masks[0])[0]
+    back = unroll(CELLS["lstm"], layer.backward.cell_params(), X, dropout=masks[1], backwards=True)[0]
+    assert_close(given, jnp.concatenate([ahead, jnp.flip(back, 1)], -1), "float32")
+    key = jax.random.key(9)
+    np.testing.assert_array_equal(call(layer, X, rngs=key), call(layer, X, rngs=key))
+    assert not np.allclose(call(layer, X, rngs=key), call(layer, X, rngs=jax.random.key(8)))
+    keys = jax.random.split(key)
+    by_key = layer.forward.draw_masks(B, keys[0]), layer.backward.draw_masks(B, keys[1])
+    assert_close(call(layer, X, rngs=key), call(layer, X, dropout=by_key), "float32")
+    assert by_key[0].input is not None
+    assert not np.array_equal(by_key[0].input, by_key[1].input)  # each direction draws its own
+    layer.eval()
+    assert_close(call(layer, X), call(layer, X, dropout=(DropoutMasks(), DropoutMasks())), "float32")
+
+
+def test_bidirectional_directions_start_apart() -> None:
+    layer = Bidirectional(E, H, rngs=nnx.Rngs(0))
+    assert not np.allclose(layer.forward.kernel[...], layer.backward.kernel[...])
+
+
+def test_bidirectional_errors(unchecked: None) -> None:
+    mode: Any = "max"
+    with pytest.raises(InputError, match="^merge_mode: max; give concat, sum, ave, mul or None$"):
+        Bidirectional(E, H, merge_mode=mode, rngs=nnx.Rngs(0))
+    for name in ("go_backwards", "stateful"):
+        with pytest.raises(InputError, match=f"^{name}: True; Bidirectional has both directions and carries no state$"):
+            Bidirectional(E, H, rngs=nnx.Rngs(0), **{name: True})
+    with pytest.raises(InputError, match="^units: 0; give 1 or more$"):
+        Bidirectional(E, 0, rngs=nnx.Rngs(0))
+
+
+def make_stack(**options) -> RecurrentStack:
+    rngs = nnx.Rngs(0, dropout=1)
+    first = Bidirectional(E, H, return_sequences=True, rngs=rngs, **options)
+    second = LSTM(first.output_features, 7, return_sequences=True, rngs=rngs, **options)
+    return RecurrentStack([first, second, LSTM(7, 2, return_state=True, rngs=rngs, **options)])
+
+
+def test_stack_is_its_layers_in_turn() -> None:
+    stack = make_stack()
+    outputs, state = stack(X, lengths=LENGTHS)
+    assert outputs.shape == (B, 2)
+    y = X
+    for layer in stack.layers[:-1]:
+        y = layer(y, lengths=LENGTHS)
+    assert_close((outputs, state), stack.layers[-1](y, lengths=LENGTHS), "float32")
+    starts = [states(), states(7)[0], states(2)[0]]
+    got, _ = stack(X, initial_state=starts)
+    y = X
+    for layer, start in zip(stack.layers, starts, strict=True):
+        y = layer(y, initial_state=start)
+    assert_close(got, y[0], "float32")
+
+
+def test_stack_dropout() -> None:
+    stack = make_stack(dropout=0.3, recurrent_dropout=0.3)
+    key = jax.random.key(5)
+    outputs, _ = call(stack, X, rngs=key)
+    np.testing.assert_array_equal(outputs, call(stack, X, rngs=key)[0])
+    assert not np.allclose(outputs, call(stack, X, rngs=jax.random.key(6))[0])
+    both, second, third = stack.layers
+    keys = jax.random.split(jax.random.fold_in(key, 0))
+    pair = both.forward.draw_masks(B, keys[0]), both.backward.draw_masks(B, keys[1])
+    masks = [pair, *(layer.draw_masks(B, jax.random.fold_in(key, n)) for n, layer in ((1, second), (2, third)))]
+    plain, _ = call(stack, X, deterministic=True)
+    assert_close(outputs, call(stack, X, dropout=masks)[0], "float32")
+    by_rngs = call(stack, X, rngs=nnx.Rngs(dropout=3))[0]
+    np.testing.assert_array_equal(by_rngs, call(stack, X, rngs=nnx.Rngs(dropout=3))[0])
+    assert not np.allclose(outputs, plain)
+    stack.eval()
+    assert_close(call(stack, X)[0], plain, "float32")
+
+
+def test_stack_in_jax() -> None:
+    stack = make_stack()
+    graph, params, rest = nnx.split(stack, nnx.Param, ...)
+
+    def loss(params):
+        outputs, state = nnx.merge(graph, params, rest)(X)
+        return (outputs * state.c).sum()
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(params)
+    assert_close(value, loss(params), "float32")
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+    outputs, state = nnx.jit(lambda stack, x: stack(x))(stack, X)
+    assert_close((outputs * state.c).sum(), value, "float32")
+
+
+def test_stack_errors() -> None:
+    with pytest.raises(InputError, match="^layers: 0; give 1 or more$"):
+        RecurrentStack([])
+    inner = LSTM(E, H, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="^layer 0: inner layer; make it with return_sequences=True only$"):
+        RecurrentStack([inner, LSTM(H, H, rngs=nnx.Rngs(0))])
+    inner = LSTM(E, H, return_sequences=True, return_state=True, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="^layer 0: inner layer"):
+        RecurrentStack([inner, LSTM(H, H, rngs=nnx.Rngs(0))])
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+def test_head(lead: tuple[int, ...]) -> None:
+    head = ClassifierHead(4, 3, bias_initializer=jax.nn.initializers.normal(), rngs=nnx.Rngs(0))
+    x = jnp.asarray(RNG.normal(size=(*lead, 4)), jnp.float32)
+    wanted = np.asarray(x, np.float64) @ np.asarray(head.kernel[...], np.float64) + np.asarray(head.bias[...], np.float64)
+    assert_close(head(x), wanted, "float32")
+
+
+def test_head_starts_as_keras_dense() -> None:
+    head = ClassifierHead(100, rngs=nnx.Rngs(0))
+    assert head.kernel[...].shape == (100, 1)
+    np.testing.assert_array_equal(head.bias[...], [0])
+    limit = np.sqrt(6 / 101)
+    assert 0.9 * limit < np.abs(head.kernel[...]).max() <= limit
+
+
+@pytest.mark.parametrize(("sizes", "message"), [((0, 1), "features: 0; give 1 or more"), ((4, 0), "classes: 0; give 1 or more")])
+def test_head_errors(sizes: tuple[int, int], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        ClassifierHead(*sizes, rngs=nnx.Rngs(0))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("kind", ["bidirectional", "head"])
+def test_as_linen_modules(kind: str) -> None:
+    module = nnx.bridge.to_linen(Bidirectional, E, H, dropout=0.3) if kind == "bidirectional" else nnx.bridge.to_linen(ClassifierHead, E, 2)
+    variables = module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
+    if kind == "head":
+        assert_close(module.apply(variables, X), X @ variables["params"]["kernel"], "float32")
+        return
+    ahead, back = (CELLS["lstm"].init(jax.random.key(0), E, H)._replace(**variables["params"][way]) for way in ("forward", "backward"))
+    wanted = [unroll(CELLS["lstm"], p, X, backwards=b, return_sequences=False)[0] for p, b in ((ahead, False), (back, True))]
+    assert_close(module.apply(variables, X, deterministic=True), jnp.concatenate(wanted, -1), "float32")
+    dropped = module.apply(variables, X, rngs={"dropout": jax.random.key(2)})
+    np.testing.assert_array_equal(dropped, module.apply(variables, X, rngs={"dropout": jax.random.key(2)}))
+    assert not np.allclose(dropped, jnp.concatenate(wanted, -1))

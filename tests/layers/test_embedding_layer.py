@@ -1,0 +1,87 @@
+"""The embedding against a product with one-hot rows, its mask, and Keras' layer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tables import assert_close
+
+from lstm_jax import Embedding, InputError
+from lstm_jax.models import functional
+
+V, E = 11, 5
+IDS = jnp.asarray([[0, 3, 3, 10], [7, 0, 1, 3]])
+
+
+@pytest.mark.parametrize("ids", [IDS, IDS[0], IDS[0, 0], IDS[None], IDS[:, :0], IDS.astype(jnp.int8)], ids=lambda ids: f"{ids.dtype}{ids.shape}")
+def test_rows_of_the_table(ids: jax.Array) -> None:
+    layer = Embedding(V, E, rngs=nnx.Rngs(0))
+    vectors = layer(ids)
+    assert vectors.shape == (*ids.shape, E)
+    np.testing.assert_array_equal(vectors, np.asarray(layer.embedding[...])[np.asarray(ids)])
+
+
+def test_gradient_is_that_of_one_hot_rows() -> None:
+    layer = Embedding(V, E, rngs=nnx.Rngs(0))
+    weight = jnp.asarray(np.random.default_rng(0).normal(size=(*IDS.shape, E)), jnp.float32)
+    made = functional(layer)
+    table = made.params["embedding"]
+
+    def by_layer(table):
+        vectors = made.rebuild({"embedding": table})(IDS)
+        return (vectors * vectors * weight).sum()
+
+    def by_product(table):
+        vectors = jax.nn.one_hot(IDS, V) @ table
+        return (vectors * vectors * weight).sum()
+
+    (value, gradient), (wanted, dense) = (jax.jit(jax.value_and_grad(f))(table) for f in (by_layer, by_product))
+    assert_close(value, wanted, "float32")
+    assert_close(gradient, dense, "float32")
+    unused = np.setdiff1d(np.arange(V), np.asarray(IDS))
+    np.testing.assert_array_equal(gradient[unused], 0)
+
+
+def test_mask() -> None:
+    np.testing.assert_array_equal(Embedding(V, E, mask_zero=True, rngs=nnx.Rngs(0)).mask(IDS), np.asarray(IDS) != 0)
+    assert Embedding(V, E, rngs=nnx.Rngs(0)).mask(IDS) is None
+
+
+def test_an_id_outside_is_not_a_number() -> None:
+    layer = Embedding(V, E, rngs=nnx.Rngs(0))
+    assert np.isnan(layer(jnp.asarray([V]))).all()
+    assert np.isfinite(layer(jnp.asarray([V - 1]))).all()
+
+
+def test_initial_table() -> None:
+    table = Embedding(200, 50, rngs=nnx.Rngs(0)).embedding[...]
+    assert table.dtype == jnp.float32
+    assert -0.05 <= float(table.min()) < -0.0499
+    assert 0.0499 < float(table.max()) < 0.05
+    ones = Embedding(V, E, initializer=jax.nn.initializers.ones, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)).embedding[...]
+    np.testing.assert_array_equal(ones, jnp.ones((V, E), jnp.bfloat16))
+
+
+def test_equals_keras(keras, peer_rules) -> None:
+    ours = Embedding(V, E, mask_zero=True, rngs=nnx.Rngs(0))
+    with peer_rules():
+        theirs = keras.layers.Embedding(V, E, mask_zero=True)
+        theirs.build()
+        theirs.set_weights([np.asarray(ours.embedding[...])])
+        vectors, mask = np.asarray(theirs(IDS)), np.asarray(theirs.compute_mask(IDS))
+    np.testing.assert_array_equal(ours(IDS), vectors)
+    np.testing.assert_array_equal(ours.mask(IDS), mask)
+
+
+@pytest.mark.parametrize(("sizes", "message"), [((0, E), "vocabulary: 0; give 1 or more"), ((V, 0), "features: 0; give 1 or more")])
+def test_errors(sizes: tuple[int, int], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Embedding(*sizes, rngs=nnx.Rngs(0))
+    assert str(caught.value) == message
+
+
+def test_as_a_linen_module() -> None:
+    module = nnx.bridge.to_linen(Embedding, V, E)
+    variables = module.init({"params": jax.random.key(0)}, IDS)
+    np.testing.assert_array_equal(module.apply(variables, IDS), variables["params"]["embedding"][IDS])

@@ -1,0 +1,227 @@
+"""The LSTM layer: its arguments, carried state, train and eval, and life in nnx, jax and linen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from tables import assert_close
+
+from lstm_jax import CELLS, LSTM, DropoutMasks, InputError, LSTMParams, LSTMState, unroll
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+B, T, E, H = 3, 6, 4, 5
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(B, T, E)), jnp.float32)
+MASK = jnp.asarray(RNG.random((B, T)) < 0.7)
+STATE = LSTMState(*(jnp.asarray(RNG.normal(size=(B, H)), jnp.float32) for _ in "hc"))
+
+
+def make(**options) -> LSTM:
+    return LSTM(E, H, rngs=nnx.Rngs(0, dropout=1), **options)
+
+
+def plain(layer: LSTM, **options):
+    return unroll(CELLS["lstm"], layer.cell_params(), X, **options)
+
+
+def test_outputs_and_state() -> None:
+    layer = make(return_sequences=True, return_state=True)
+    outputs, state = layer(X)
+    assert outputs.shape == (B, T, H)
+    assert isinstance(state, LSTMState)
+    np.testing.assert_array_equal(outputs[:, -1], state.h)
+    np.testing.assert_array_equal(make()(X), state.h)  # the default: the last output alone
+    last, same = make(return_state=True)(X)
+    np.testing.assert_array_equal(last, state.h)
+    np.testing.assert_array_equal(same.c, state.c)
+    np.testing.assert_array_equal(outputs, plain(layer)[0])
+
+
+def test_arguments_of_the_call() -> None:
+    layer = make(return_sequences=True, return_state=True)
+    masked = layer(X, mask=MASK, initial_state=STATE)
+    jax.tree.map(np.testing.assert_array_equal, masked, plain(layer, mask=MASK, initial_state=STATE))
+    lengths = jnp.asarray([0, 6, 2])
+    jax.tree.map(np.testing.assert_array_equal, layer(X, lengths=lengths), plain(layer, lengths=lengths))
+    steps_first = layer(jnp.swapaxes(X, 0, 1), mask=MASK.T, initial_state=STATE, time_major=True)
+    assert_close((jnp.swapaxes(steps_first[0], 0, 1), steps_first[1]), masked, "float32")
+    masks = DropoutMasks(jnp.full((B, E), 0.5), jnp.full((4, B, H), 2.0))
+    jax.tree.map(np.testing.assert_array_equal, layer(X, dropout=masks), plain(layer, dropout=masks))
+
+
+def test_go_backwards() -> None:
+    ahead, back = make(return_sequences=True), make(return_sequences=True, go_backwards=True)
+    assert_close(back(X), ahead(jnp.flip(X, 1)), "float32")
+    assert_close(back(X, mask=MASK), ahead(jnp.flip(X, 1), mask=jnp.flip(MASK, 1)), "float32")
+
+
+def test_zero_output_for_mask() -> None:
+    zeros, repeats = make(return_sequences=True, zero_output_for_mask=True), make(return_sequences=True)
+    outputs = repeats(X, mask=MASK)
+    np.testing.assert_array_equal(zeros(X, mask=MASK), jnp.where(MASK[:, :, None], outputs, 0))
+    assert not np.array_equal(outputs, zeros(X, mask=MASK))
+
+
+@pytest.mark.parametrize("backend", ["hoisted", "reference"])
+def test_backend(backend: str) -> None:
+    layer = make(backend=backend, return_sequences=True)
+    np.testing.assert_array_equal(layer(X), plain(layer, backend=backend)[0])
+
+
+def test_dtype_is_that_of_the_products() -> None:
+    layer = make(dtype=jnp.bfloat16, return_sequences=True)
+    outputs = layer(X)
+    assert outputs.dtype == jnp.float32
+    assert layer.kernel[...].dtype == jnp.float32
+    np.testing.assert_array_equal(outputs, plain(layer, compute_dtype=jnp.bfloat16)[0])
+    assert_close(outputs, make(return_sequences=True)(X), 3e-2)
+    assert not np.array_equal(outputs, make(return_sequences=True)(X))
+
+
+def test_bias() -> None:
+    np.testing.assert_array_equal(make().bias[...].reshape(4, H).sum(1), [0, H, 0, 0])
+    assert not make(unit_forget_bias=False).bias[...].any()
+    ones = make(bias_initializer=jax.nn.initializers.constant(3.0))
+    np.testing.assert_array_equal(ones.bias[...].reshape(4, H)[:, 0], [3, 1, 3, 3])
+    without = make(use_bias=False)
+    assert without.bias is None
+    assert set(nnx.to_flat_state(nnx.state(without, nnx.Param)).paths) == {("kernel",), ("recurrent_kernel",)}
+    zeros = LSTMParams(without.kernel[...], without.recurrent_kernel[...], jnp.zeros(4 * H))
+    np.testing.assert_array_equal(without(X), unroll(CELLS["lstm"], zeros, X, return_sequences=False)[0])
+
+
+def test_initializers() -> None:
+    layer = make(kernel_initializer=jax.nn.initializers.ones, recurrent_initializer=jax.nn.initializers.constant(0.5))
+    np.testing.assert_array_equal(layer.kernel[...], jnp.ones((E, 4 * H)))
+    np.testing.assert_array_equal(layer.recurrent_kernel[...], jnp.full((H, 4 * H), 0.5))
+    assert not np.array_equal(make().kernel[...], LSTM(E, H, rngs=nnx.Rngs(5)).kernel[...])
+
+
+def test_stateful() -> None:
+    """Two calls over the halves are one call over the whole."""
+    whole, whole_state = make(return_sequences=True, return_state=True)(X)
+    layer = make(stateful=True, return_sequences=True, return_state=True)
+    layer.reset_state(B)
+    first, _ = layer(X[:, :2])
+    second, state = layer(X[:, 2:])
+    assert_close((jnp.concatenate([first, second], 1), state), (whole, whole_state), "float32")
+    layer.reset_state(B)
+    assert_close(layer(X)[0], whole, "float32")
+    given, _ = layer(X, initial_state=STATE)  # an initial state that is given goes before the carried one
+    assert_close(given, plain(layer, initial_state=STATE)[0], "float32")
+
+
+def test_stateful_within_jit() -> None:
+    whole = make(return_sequences=True)(X)
+    layer = make(stateful=True, return_sequences=True)
+    layer.reset_state(B)
+    step = nnx.jit(lambda layer, x: layer(x))
+    parts = [step(layer, X[:, n : n + 2]) for n in (0, 2, 4)]
+    assert_close(jnp.concatenate(parts, 1), whole, "float32")
+
+
+def test_stateful_errors() -> None:
+    with pytest.raises(InputError, match=r"^stateful: no state yet; call reset_state\(batch\) before the first call$"):
+        make(stateful=True)(X)
+    with pytest.raises(InputError, match="^stateful: False; make the layer with stateful=True to carry state$"):
+        make().reset_state(B)
+    layer = make(stateful=True)
+    layer.reset_state(B + 1)
+    with pytest.raises(InputError, match=r"^initial_state.h: \(4, 5\); give shape \(3, 5\)$"):
+        layer(X)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": 0}, "features: 0; give 1 or more"),
+        ({"units": 0}, "units: 0; give 1 or more"),
+        ({"units": -3}, "units: -3; give 1 or more"),
+        ({"dropout": 1.2}, "dropout: 1.2; give a share from 0 to below 1"),
+        ({"recurrent_dropout": 1.0}, "recurrent_dropout: 1.0; give a share from 0 to below 1"),
+    ],
+)
+def test_errors(options: dict, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        LSTM(**({"features": E, "units": H} | options), rngs=nnx.Rngs(0))
+    assert str(caught.value) == message
+
+
+def test_unknown_backend_raises_in_the_call() -> None:
+    with pytest.raises(InputError, match="^backend: cudnn; give one of "):
+        make(backend="cudnn")(X)
+
+
+def loss(outputs: jax.Array) -> jax.Array:
+    return (outputs * outputs).sum()
+
+
+def test_in_plain_jax() -> None:
+    """split, then jax.jit and jax.grad over merge, give what `unroll` gives."""
+    layer = make()
+    graph, params, rest = nnx.split(layer, nnx.Param, ...)
+    gradient = jax.jit(jax.grad(lambda params: loss(nnx.merge(graph, params, rest)(X))))(params)
+    wanted = jax.grad(lambda params: loss(unroll(CELLS["lstm"], params, X, return_sequences=False)[0]))(layer.cell_params())
+    got = LSTMParams(gradient["kernel"][...], gradient["recurrent_kernel"][...], gradient["bias"][...])
+    assert_close(got, wanted, "float32")
+
+
+def test_in_nnx_transforms_and_an_optimizer() -> None:
+    layer = make(dropout=0.2, recurrent_dropout=0.2)
+    optimizer = nnx.Optimizer(layer, optax.sgd(0.1), wrt=nnx.Param)
+    reference = make(dropout=0.2, recurrent_dropout=0.2)
+
+    @nnx.jit
+    def step(layer: LSTM, optimizer: nnx.Optimizer):
+        value, gradients = nnx.value_and_grad(lambda layer: loss(layer(X)))(layer)
+        optimizer.update(layer, gradients)
+        return value
+
+    first, second = step(layer, optimizer), step(layer, optimizer)
+    assert float(second) != float(first)  # weights and masks have moved on
+    masks = reference.draw_masks(B)  # the same stream, hence the same masks
+
+    def value(params):
+        return loss(unroll(CELLS["lstm"], params, X, dropout=masks, return_sequences=False)[0])
+
+    wanted, gradients = jax.value_and_grad(value)(reference.cell_params())
+    assert_close(first, wanted, "float32")
+    one = jax.tree.map(lambda p, g: p - 0.1 * g, reference.cell_params(), gradients)
+    masks = reference.draw_masks(B)
+    assert_close(second, loss(unroll(CELLS["lstm"], one, X, dropout=masks, return_sequences=False)[0]), "float32")
+
+
+def test_train_and_eval_reach_nested_layers() -> None:
+    stack = nnx.List([make(dropout=0.3), make(dropout=0.3)])
+    holder = nnx.Sequential(*stack)
+    holder.eval()
+    assert all(layer.deterministic for layer in holder.layers)
+    holder.train()
+    assert not any(layer.deterministic for layer in holder.layers)
+
+
+def test_as_a_linen_module() -> None:
+    module = nnx.bridge.to_linen(LSTM, E, H, dropout=0.3, recurrent_dropout=0.3, return_sequences=True)
+    variables = module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
+    assert jax.tree.map(jnp.shape, dict(variables["params"])) == {
+        "kernel": (E, 4 * H),
+        "recurrent_kernel": (H, 4 * H),
+        "bias": (4 * H,),
+    }
+    params = LSTMParams(**variables["params"])
+    wanted = unroll(CELLS["lstm"], params, X)[0]
+    np.testing.assert_array_equal(module.apply(variables, X, deterministic=True), wanted)
+    dropped = [module.apply(variables, X, rngs={"dropout": jax.random.key(n)}) for n in (2, 2, 3)]
+    np.testing.assert_array_equal(dropped[0], dropped[1])
+    assert not np.allclose(dropped[0], dropped[2])
+    assert not np.allclose(dropped[0], wanted)
+
+    def value(params):
+        return loss(module.apply({**variables, "params": params}, X, deterministic=True))
+
+    gradient = jax.grad(value)(variables["params"])
+    want = jax.grad(lambda params: loss(unroll(CELLS["lstm"], params, X)[0]))(params)
+    assert_close(LSTMParams(**gradient), want, "float32")

@@ -1,0 +1,92 @@
+"""What `hoisted` is for: in its two loops there is nothing but the products by the recurrent kernel."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import Case, make_arrays, run_case, weigh
+from tables import Shape
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+BATCH, STEPS, FEATURES, UNITS = 3, 11, 5, 7
+RECURRENT = {"forward": BATCH * 4 * UNITS, "backward": BATCH * UNITS}  # entries of h U and of dz U^T
+
+
+def inner(equation) -> Iterator:
+    for value in equation.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            item = getattr(item, "jaxpr", item)
+            if hasattr(item, "eqns"):
+                yield item
+
+
+def walk(jaxpr, in_scan: bool = False) -> Iterator:
+    """(equation, whether it lies in a scan's body), through all nested programs."""
+    for equation in jaxpr.eqns:
+        yield equation, in_scan
+        for nested in inner(equation):
+            yield from walk(nested, in_scan or equation.primitive.name == "scan")
+
+
+def loops(function, *args) -> list[list[int]]:
+    """The sizes of the products in each scan's body, in program order."""
+    found = []
+    for equation, in_scan in walk(jax.make_jaxpr(function)(*args).jaxpr):
+        if equation.primitive.name == "scan" and not in_scan:
+            bodies = [pair for nested in inner(equation) for pair in walk(nested)]
+            found.append([e.outvars[0].aval.size for e, _ in bodies if e.primitive.name == "dot_general"])
+    return found
+
+
+def gradient_of(case: Case, backend: str):
+    arrays = make_arrays(case)
+
+    def loss(params, x, state):
+        return weigh(run_case(case, arrays._replace(params=params, x=x, state=state), backend))
+
+    return jax.grad(loss, (0, 1, 2)), arrays[:3]
+
+
+@pytest.mark.parametrize("mask", ["none", "gaps"])
+@pytest.mark.parametrize("dropout", ["none", "input, shared", "both, shared"])
+def test_the_loops_hold_only_recurrent_products(mask: str, dropout: str) -> None:
+    case = Case(Shape(pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+BATCH, STEPS, FEATURES, UNITS), mask=mask, dropout=dropout)
+    gradient, arrays = gradient_of(case, "hoisted")
+    assert loops(gradient, *arrays) == [[RECURRENT["forward"]], [RECURRENT["backward"]]]
+
+
+def test_the_reference_makes_weight_gradients_in_its_loop() -> None:
+    """So that the count above can fail: autodiff puts dU, of (H, 4H), into the backward loop."""
+    gradient, arrays = gradient_of(Case(Shape(pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+BATCH, STEPS, FEATURES, UNITS)), "reference")
+    forward, backward = loops(gradient, *arrays)
+    assert forward == [RECURRENT["forward"]]
+    assert UNITS * 4 * UNITS in backward
+    assert RECURRENT["backward"] in backward
+
+
+@pytest.mark.parametrize("dropout", ["recurrent, per gate", "both, per gate"])
+def test_with_a_mask_a_gate_no_weight_gradient_is_in_the_loop(dropout: str) -> None:
+    case = Case(Shape(pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+BATCH, STEPS, FEATURES, UNITS), dropout=dropout)
+    gradient, arrays = gradient_of(case, "hoisted")
+    forward, backward = loops(gradient, *arrays)
+    assert sum(forward) == RECURRENT["forward"]
+    assert sum(backward) == 4 * RECURRENT["backward"]  # one product a gate, summed after its mask
+    assert not {FEATURES * 4 * UNITS, UNITS * 4 * UNITS, FEATURES * UNITS, UNITS * UNITS} & {*forward, *backward}
+
+
+def test_saturated_gates_have_finite_gradients() -> None:
+    case = Case(Shape(pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+BATCH, STEPS, FEATURES, UNITS))
+    gradient, (params, x, state) = gradient_of(case, "hoisted")
+    large = jax.tree.map(lambda a: a * 1e4, params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient(large, x * jnp.float32(1e4), state)))

@@ -1,0 +1,35 @@
+"""Small made reviews as files, and a small config to train on them."""
+
+import csv
+import json
+from pathlib import Path
+
+from lstm_jax import data
+from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
+
+
+def write_csvs(folder: Path, train: int = 240, test: int = 80) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, split in data.synthetic_splits(train, test, seed=4).items():
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["text", "label"])
+            rows.writerows((text.decode(), label) for text, label in zip(split.texts, split.labels, strict=True))
+
+
+def write_jsonl_with_movies(path: Path, movies: int = 40, each: int = 5) -> None:
+    """Reviews of both classes; each names its movie in a word of its own."""
+    rows = [
+        {"text": f"review {n} of movie{m} was {('bad', 'good')[(m + n) % 2]}", "label": (m + n) % 2, "movie": f"tt{m}", "id": n, "rating": 7}
+        for n in range(each)
+        for m in range(movies)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def small_config(source: Path, cache: Path, **train) -> SentimentConfig:
+    return SentimentConfig(
+        DataConfig(data=str(source), vocabulary="frequency", num_words=300, maxlen=20, cache_dir=str(cache)),
+        SentimentModelConfig(embed=8, units=8),
+        TrainConfig(**({"epochs": 2, "batch_size": 16, "learning_rate": 0.01} | train)),
+    )

@@ -1,0 +1,286 @@
+"""A run from files to answers, held against what can be computed by hand."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from made_runs import small_config, write_csvs, write_jsonl_with_movies
+
+from lstm_jax import data
+from lstm_jax.config import SentimentConfig, to_json
+from lstm_jax.errors import InputError
+from lstm_jax.tasks import sentiment
+from lstm_jax.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(folder, config, what `train` gave)."""
+    root = tmp_path_factory.mktemp("sentiment")
+    write_csvs(root / "reviews")
+    config = small_config(root / "reviews", root / "cache")
+    return root / "run", config, sentiment.train(config, root / "run")
+
+
+@pytest.fixture(scope="module")
+def trained(run) -> sentiment.Trained:
+    return sentiment.load(run[0])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_folder_s_contents(run):
+    folder, config, result = run
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "events",
+        "figures",
+        "result.json",
+        "vocabulary.json",
+        "words.npz",
+        "checkpoints",
+    }
+    assert (folder / "config.json").read_text() == to_json(config)
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["backend"] == "hoisted"
+    assert len(environment["devices"]) >= 1
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == list(result.rows)
+    assert len(list((folder / "events").iterdir())) == 2
+    for stem in ("learning_curves", "confusion_matrix", "reliability", "embedding_map"):
+        assert (folder / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "figures" / f"{stem}.svg").is_file()
+    assert checkpoint.steps(folder / "checkpoints" / "latest") == [15, 30]
+
+
+def test_rows_and_result(run):
+    folder, _, result = run
+    assert [row["step"] for row in result.rows] == [15, 30]
+    for row in result.rows:
+        figures = {f"test_{name}" for name in ("loss", "accuracy", "auc", "ece", "seconds")}
+        assert set(row) == {"epoch", "step", "train_loss", "train_accuracy", "seconds", "examples_per_second"} | figures
+    found = json.loads((folder / "result.json").read_text())
+    assert (found["best_epoch"], found["stopped_early"], found["test_count"]) == (2, False, 80)
+    for name in ("loss", "accuracy", "auc", "ece"):
+        assert found[f"test_{name}"] == result.rows[-1][f"test_{name}"]
+    assert found["test_tp"] + found["test_tn"] == round(80 * found["test_accuracy"])
+
+
+def test_words_npz(run):
+    folder, config, _ = run
+    reviews = sentiment.load_reviews(config)
+    with np.load(folder / "words.npz") as file:
+        share, count = file["share"], file["count"]
+    identity = 4
+    holds = np.array([identity in reviews.train.row(n) for n in range(240)])
+    assert count[identity] == holds.sum()
+    assert share[identity] == reviews.train.labels[holds].mean()
+
+
+def test_load_and_evaluate_agree_with_the_last_row(run, trained):
+    _, config, result = run
+    assert trained.config == config
+    assert trained.notes == ()
+    found = sentiment.evaluate(trained)
+    assert found.count == 80
+    assert found.accuracy == result.rows[-1]["test_accuracy"]
+    assert found.loss == pytest.approx(result.rows[-1]["test_loss"], rel=1e-6)
+    on_train = sentiment.evaluate(trained, split="train")
+    assert on_train.count == 240
+    with pytest.raises(InputError, match="split: validation; this run's data has no such part"):
+        sentiment.evaluate(trained, split="validation")
+    for name, array in result.params.items():
+        assert np.asarray(array).tobytes() == trained.params[name].tobytes()
+
+
+def by_hand(trained: sentiment.Trained, text: bytes) -> float:
+    """ids -> embedding -> LSTM -> Dense -> sigmoid in float64, one review at a time, from the equations."""
+    words = text.lower()
+    for sign in b'!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n':
+        words = words.replace(bytes([sign]), b" ")
+    index = trained.vocabulary.index
+    ids = [1] + [index.get(word.decode("utf-8", "surrogateescape"), 2) for word in words.split(b" ") if word]
+    ids = [0] * max(0, 20 - len(ids)) + ids[-20:]
+    p = {name: array.astype(np.float64) for name, array in trained.params.items()}
+
+    def sigmoid(z):
+        return 1 / (1 + np.exp(-z))
+
+    h, c = np.zeros(8), np.zeros(8)
+    for one in ids:
+        z = p["embedding/embedding"][one] @ p["recurrent/0/kernel"] + h @ p["recurrent/0/recurrent_kernel"] + p["recurrent/0/bias"]
+        i, f, g, o = np.split(z, 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+    return float(sigmoid(h @ p["head/kernel"][:, 0] + p["head/bias"][0]))
+
+
+TEXTS = [
+    b"the film was good",
+    b"The FILM was, well: not good!",
+    b"",
+    b"nonsense quux",
+    b"bad\x00nul \xff\xfe bytes",
+    b"the plot was dull . " * 20,
+    "ünï \u2028 film".encode(),
+]
+
+
+def test_probabilities_by_hand(trained):
+    found = trained.probabilities(TEXTS)
+    assert found.dtype == np.float64
+    assert found == pytest.approx([by_hand(trained, text) for text in TEXTS], abs=1e-6)
+    assert found.std() > 1e-4
+    as_text = trained.probabilities([text.decode("utf-8", "surrogateescape") for text in TEXTS])
+    assert as_text.tolist() == found.tolist()
+    assert trained.probabilities([]).shape == (0,)
+
+
+def test_probabilities_of_test_texts_are_those_of_the_test_rows(run, trained):
+    texts = data.load_reviews(run[1].data.data)["test"].texts
+    rows = sentiment.padded_rows(sentiment.load_reviews(run[1]), run[1]).test
+    assert rows is not None
+    wanted = sentiment.probabilities(trained.logits(rows.ids))
+    assert trained.probabilities(texts) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_run_is_not_overwritten(run):
+    folder, config, result = run
+    before = contents(folder)
+    with pytest.raises(InputError, match="holds a run; go on with it with --resume"):
+        sentiment.train(config, folder)
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=9))
+    with pytest.raises(InputError, match="holds a run of another config"):
+        sentiment.train(other, folder, resume=True)
+    assert contents(folder) == before
+    again = sentiment.train(config, folder, resume=True, figures=False)
+    assert again.rows == result.rows
+
+
+def test_a_damaged_newest_checkpoint_is_noted(run, trained, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "copy")
+    (folder / "checkpoints" / "best" / "30.manifest.json").write_text("{}")
+    found = sentiment.load(folder)
+    assert len(found.notes) == 1
+    assert "checkpoint of step 30 is damaged" in found.notes[0]
+    assert np.abs(found.params["head/kernel"] - trained.params["head/kernel"]).max() > 0
+    (folder / "checkpoints" / "best" / "15.manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="all are damaged"):
+        sentiment.load(folder)
+
+
+@pytest.mark.parametrize(("broken", "message"), [("config.json", "config .*config.json"), ("vocabulary.json", "vocabulary .*vocabulary.json")])
+def test_a_folder_that_is_no_run(broken, message, run, tmp_path):
+    with pytest.raises(InputError, match="No such file or directory; name the folder of a finished or interrupted run"):
+        sentiment.load(tmp_path / "none")
+    folder = shutil.copytree(run[0], tmp_path / "copy")
+    (folder / broken).write_bytes(b"\xff{")
+    with pytest.raises(InputError, match=message):
+        sentiment.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [({"optimizer": "nonsense"}, "^optimizer: nonsense"), ({"warmup_steps": 99}, "^warmup_steps: 99"), ({"batch_size": 7}, "^batch_size: 7")],
+)
+def test_a_config_that_cannot_run_leaves_no_folder(train, message, run, tmp_path):
+    config = dataclasses.replace(run[1], train=dataclasses.replace(run[1].train, **train))
+    with pytest.raises(InputError, match=message):
+        sentiment.train(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_data_leaves_no_folder(run, tmp_path):
+    config = dataclasses.replace(run[1], data=dataclasses.replace(run[1].data, data=str(tmp_path / "none.csv")))
+    with pytest.raises(InputError, match=r"none\.csv: no such file or folder"):
+        sentiment.train(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def with_movies(tmp_path) -> SentimentConfig:
+    write_jsonl_with_movies(tmp_path / "movies.jsonl")
+    config = small_config(tmp_path / "movies.jsonl", tmp_path / "cache", patience=1, epochs=3)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.25))
+
+
+def test_validation_shares_no_movie_and_decides_the_best_epoch(with_movies, tmp_path):
+    reviews = sentiment.load_reviews(with_movies)
+    splits = sentiment.padded_rows(reviews, with_movies)
+    assert splits.validation is not None
+    assert splits.test is None
+    assert (len(splits.train.labels), len(splits.validation.labels)) == (150, 50)
+    movie_ids = {identity for word, identity in reviews.vocabulary.index.items() if word.startswith("movie")}
+    assert len(movie_ids) == 40
+    seen, held = (movie_ids & set(part.ids.ravel().tolist()) for part in (splits.train, splits.validation))
+    assert not seen & held
+    assert seen | held == movie_ids
+    assert splits.validation.labels.mean() == pytest.approx(0.5, abs=0.1)
+
+    result = sentiment.train(with_movies, tmp_path / "run", figures=False)
+    losses = [row["validation_loss"] for row in result.rows]
+    assert result.best_epoch == 1 + int(np.argmin(losses))
+    found = sentiment.evaluate(sentiment.load(tmp_path / "run"), split="validation")
+    assert found.accuracy == result.rows[result.best_epoch - 1]["validation_accuracy"]
+    assert found.loss == pytest.approx(min(losses), rel=1e-6)
+    assert not (tmp_path / "run" / "figures").exists()
+    shown = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert shown["validation_accuracy"] == found.accuracy
+    assert shown["best_epoch"] == result.best_epoch
+
+
+def test_one_feature_is_enough_to_train(run, tmp_path):
+    """Too little for a map in the plane, and no reason to fail at the end of a run."""
+    config = dataclasses.replace(run[1], model=dataclasses.replace(run[1].model, embed=1), train=dataclasses.replace(run[1].train, epochs=1))
+    sentiment.train(config, tmp_path / "run")
+    assert (tmp_path / "run" / "figures" / "learning_curves.png").is_file()
+    assert not (tmp_path / "run" / "figures" / "embedding_map.png").exists()
+    with pytest.raises(InputError, match="give at least 2 rows of at least 2 features"):
+        found = sentiment.load(tmp_path / "run")
+        sentiment.draw_embedding(found.run, found.params["embedding/embedding"], tmp_path / "map.png")
+
+
+def test_padded_rows_are_keras_rows_in_keras_order(keras, tmp_path):
+    """Keras sorts nothing it has not shuffled: positive first, by name, then RandomState(113), a shuffle a split."""
+    folder = tmp_path / "reviews"
+    folder.mkdir()
+    names, words = {}, ["the", "film", "was", "good", "bad"]
+    for split in ("train", "test"):
+        rows = [{"text": " ".join(words[(n + k) % 5] for k in range(1 + n % 7)), "label": n % 2, "id": n // 2, "rating": 5} for n in range(20)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        names[split] = sorted(rows, key=lambda row: (-row["label"], f"{('neg', 'pos')[row['label']]}/{row['id']}_{row['rating']}.txt"))
+    (folder / "imdb_word_index.json").write_text(json.dumps({word: rank for rank, word in enumerate(words, 1)}))
+    for padding, truncating in (("pre", "pre"), ("post", "post")):
+        config = small_config(folder, tmp_path / "cache")
+        options = {"vocabulary": "keras", "num_words": 7, "maxlen": 5, "padding": padding, "truncating": truncating}
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, **options))
+        # a word index of our own is none of the published one: `prepare` would refuse it
+        reviews = data.prepare(data=str(folder), vocabulary="keras", num_words=7, cache_dir=str(tmp_path / "cache"), verify=False)
+        splits = sentiment.padded_rows(reviews, config)
+        shuffler = np.random.RandomState(113)
+        for split, found in (("train", splits.train), ("test", splits.test)):
+            assert found is not None
+            order = np.arange(20)
+            shuffler.shuffle(order)
+            rows = [names[split][row] for row in order]
+            ids = [[1] + [words.index(word) + 4 if words.index(word) + 4 < 7 else 2 for word in row["text"].split()] for row in rows]
+            wanted = keras.utils.pad_sequences(ids, maxlen=5, padding=padding, truncating=truncating)
+            assert found.ids.tolist() == wanted.tolist()
+            assert found.labels.tolist() == [row["label"] for row in rows]
+            assert found.ids.dtype == found.labels.dtype == np.int32
+
+
+def test_the_objective_by_hand():
+    loss, figures = sentiment.objective(lambda params: lambda ids, deterministic, rngs: params)(
+        jnp.log(jnp.array([9.0, 1 / 4, 3.0])), (None, jnp.array([1, 0, 0])), jnp.array([0.5, 0.5, 0.0]), None
+    )
+    assert float(loss) == pytest.approx(-(np.log(0.9) + np.log(0.8)) / 2, rel=1e-6)
+    assert (float(figures["loss"]), float(figures["accuracy"])) == (float(loss), 1.0)

@@ -1,0 +1,194 @@
+"""Dropout masks: values, shares, shapes, keys; and their use by the layer."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables import assert_close
+
+from lstm_jax import LSTM, DropoutMasks, InputError, unroll
+from lstm_jax.cells import CELLS
+from lstm_jax.dropout import check_rate, draw_mask, draw_masks
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@settings(max_examples=10)
+@given(st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.integers(0, 2**32 - 1))
+def test_values_and_share(rate: float, seed: int) -> None:
+    mask = np.asarray(draw_mask(jax.random.key(seed), rate, (100, 200)))
+    kept = mask != 0
+    np.testing.assert_allclose(mask[kept], 1 / (1 - rate), rtol=1e-6)
+    deviation = np.sqrt(rate * (1 - rate) / mask.size)
+    assert abs(kept.mean() - (1 - rate)) < 5 * deviation
+    assert abs(mask.mean() - 1) < 5 * deviation / (1 - rate)  # the expectation of x * mask is x
+    # rows and columns are drawn independently of each other
+    assert abs(kept.mean(0) - (1 - rate)).max() < 6 * np.sqrt(rate * (1 - rate) / 100)
+    assert abs(kept.mean(1) - (1 - rate)).max() < 6 * np.sqrt(rate * (1 - rate) / 200)
+
+
+SHAPES = [
+    # kind, dropout, recurrent dropout, input mask, recurrent mask
+    ("keras", 0.2, 0.0, (3, 5), None),
+    ("keras", 0.0, 0.2, None, (4, 3, 7)),
+    ("keras", 0.2, 0.2, (4, 3, 5), (4, 3, 7)),
+    ("per_gate", 0.2, 0.0, (4, 3, 5), None),
+    ("per_gate", 0.2, 0.2, (4, 3, 5), (4, 3, 7)),
+    ("variational", 0.2, 0.2, (3, 5), (3, 7)),
+    ("variational", 0.0, 0.2, None, (3, 7)),
+    ("keras", 0.0, 0.0, None, None),
+]
+
+
+@pytest.mark.parametrize(("kind", "dropout", "recurrent", "input_shape", "recurrent_shape"), SHAPES)
+def test_kinds(kind, dropout: float, recurrent: float, input_shape, recurrent_shape) -> None:
+    masks = draw_masks(jax.random.key(0), 3, 5, 7, dropout, recurrent, kind)
+    assert tuple(None if mask is None else mask.shape for mask in masks) == (input_shape, recurrent_shape)
+
+
+def test_masks_differ_between_gates_rows_and_keys() -> None:
+    masks = draw_masks(jax.random.key(0), 8, 64, 64, 0.5, 0.5, "keras")
+    assert masks.input is not None
+    assert masks.recurrent is not None
+    for mask in masks:
+        flat = np.asarray(mask).reshape(32, 64)
+        assert len({row.tobytes() for row in flat}) == 32
+    assert not np.array_equal(masks.input, masks.recurrent)
+    again = draw_masks(jax.random.key(0), 8, 64, 64, 0.5, 0.5, "keras")
+    other = draw_masks(jax.random.key(1), 8, 64, 64, 0.5, 0.5, "keras")
+    np.testing.assert_array_equal(masks.input, again.input)
+    np.testing.assert_array_equal(masks.recurrent, again.recurrent)
+    assert not np.array_equal(masks.input, other.input)
+
+
+def test_dtype() -> None:
+    assert draw_mask(jax.random.key(0), 0.5, (4,), jnp.bfloat16).dtype == jnp.bfloat16
+    with jax.enable_x64(True):
+        mask = draw_mask(jax.random.key(0), 0.3, (100,), jnp.float64)
+        assert set(np.unique(mask)) == {0.0, 1 / 0.7}
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.2, float("nan")])
+def test_rates(rate: float) -> None:
+    with pytest.raises(InputError, match=r"^dropout: .*; give a share from 0 to below 1$"):
+        draw_mask(jax.random.key(0), rate, (2,))
+    with pytest.raises(InputError, match=f"^recurrent_dropout: {rate}"):
+        check_rate("recurrent_dropout", rate)
+    with pytest.raises(InputError, match="^dropout: "):
+        LSTM(3, 5, dropout=rate, rngs=nnx.Rngs(0))
+    assert check_rate("dropout", 0.25) == 0.25
+
+
+def test_unknown_kind(unchecked: None) -> None:
+    kind: Any = "gal"
+    with pytest.raises(InputError, match="^dropout_masks: gal; give keras, per_gate or variational$"):
+        LSTM(3, 5, dropout_masks=kind, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="^dropout_masks: gal; give keras, per_gate or variational$"):
+        draw_masks(jax.random.key(0), 1, 3, 5, 0.2, 0.2, kind)
+
+
+def make_layer(**options) -> LSTM:
+    return LSTM(3, 5, return_sequences=True, rngs=nnx.Rngs(0, dropout=1), **({"dropout": 0.4, "recurrent_dropout": 0.3} | options))
+
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 3)), jnp.float32)
+
+
+@partial(nnx.jit, static_argnames="deterministic")
+def call(layer, x: jax.Array, **options):
+    """Compiled once for calls that differ in values only."""
+    return layer(x, **options)
+
+
+def test_the_layer_applies_the_same_mask_at_each_step() -> None:
+    """Input dropout alone equals an input that is multiplied by one mask (B, 1, E)."""
+    layer = make_layer(recurrent_dropout=0.0)
+    key = jax.random.key(3)
+    masks = layer.draw_masks(4, key)
+    assert masks.input is not None
+    outputs = call(layer, X, rngs=key)
+    dropped = X * jnp.broadcast_to(masks.input[:, None], X.shape)
+    assert_close(outputs, call(layer, dropped, deterministic=True), "float32")
+    with pytest.raises(AssertionError):
+        assert_close(outputs, call(layer, X, deterministic=True), "float32")
+
+
+def test_the_layer_passes_its_masks_on() -> None:
+    layer = make_layer()
+    key = jax.random.key(3)
+    masks = layer.draw_masks(4, key)
+    drawn = call(layer, X, rngs=key)
+    np.testing.assert_array_equal(drawn, call(layer, X, dropout=masks))
+    np.testing.assert_array_equal(drawn, unroll(CELLS["lstm"], layer.cell_params(), X, dropout=masks)[0])
+
+
+def test_deterministic() -> None:
+    layer = make_layer()
+    plain = unroll(CELLS["lstm"], layer.cell_params(), X)[0]
+    np.testing.assert_array_equal(call(layer, X, deterministic=True), plain)
+    assert not np.allclose(call(layer, X), plain)
+    layer.eval()
+    assert layer.deterministic is True
+    np.testing.assert_array_equal(call(layer, X), plain)
+    assert not np.allclose(call(layer, X, deterministic=False), plain)
+    layer.train()
+    assert layer.deterministic is False
+    assert not np.allclose(call(layer, X), plain)
+
+
+def test_given_masks_are_used_even_when_deterministic() -> None:
+    layer = make_layer()
+    masks = layer.draw_masks(4, jax.random.key(0))
+    np.testing.assert_array_equal(call(layer, X, dropout=masks, deterministic=True), call(layer, X, dropout=masks))
+
+
+def test_sources_of_randomness() -> None:
+    """A key, a stream, Rngs, or the layer's own stream."""
+    layer = make_layer()
+    key = jax.random.key(7)
+    np.testing.assert_array_equal(call(layer, X, rngs=key), call(layer, X, rngs=key))
+    assert not np.allclose(call(layer, X, rngs=key), call(layer, X, rngs=jax.random.key(8)))
+    by_rngs = call(layer, X, rngs=nnx.Rngs(dropout=7))
+    np.testing.assert_array_equal(by_rngs, call(layer, X, rngs=nnx.Rngs(dropout=7)))
+    np.testing.assert_array_equal(by_rngs, call(layer, X, rngs=nnx.Rngs(dropout=7).dropout))
+    rngs = nnx.Rngs(dropout=7)
+    np.testing.assert_array_equal(by_rngs, call(layer, X, rngs=rngs))
+    assert not np.allclose(by_rngs, call(layer, X, rngs=rngs))  # the stream has moved on
+    first, second = call(layer, X), call(layer, X)
+    assert not np.allclose(first, second)
+    np.testing.assert_array_equal(first, call(make_layer(), X))  # the same seed
+
+
+def test_no_stream_to_draw_from() -> None:
+    layer = LSTM(3, 5, dropout=0.2, rngs=nnx.Rngs(params=0))
+    with pytest.raises(InputError, match="^rngs: None; dropout draws from it"):
+        layer(X)
+    assert layer(X, deterministic=True).shape == (4, 5)
+    assert layer(X, rngs=jax.random.key(0)).shape == (4, 5)
+    assert LSTM(3, 5, rngs=nnx.Rngs(params=0))(X).shape == (4, 5)  # no dropout, no stream needed
+
+
+def test_expectation_of_a_linear_layer() -> None:
+    """Averaged over many masks, the projected input is that without dropout."""
+    cell, layer = CELLS["lstm"], make_layer()
+    params = layer.cell_params()
+    count = 4000
+    key = jax.random.key(0)
+    masks = draw_masks(key, count, 3, 5, 0.4, 0.3)
+    x = jnp.broadcast_to(X[0, :1, None], (1, count, 3))
+    mean = cell.project(params, x, masks.input, None)[0].mean(0)
+    wanted = cell.project(params, x[:, :1], None, None)[0, 0]
+    spread = float(jnp.abs(params.kernel).max() * jnp.abs(X[0, 0]).max()) * np.sqrt(3 * 0.4 / 0.6 / count)
+    assert np.abs(mean - wanted).max() < 5 * spread
+
+
+def test_masks_are_a_pytree() -> None:
+    masks = DropoutMasks(jnp.ones((2, 3)), None)
+    assert len(jax.tree.leaves(masks)) == 1
+    assert DropoutMasks() == (None, None)

@@ -1,0 +1,92 @@
+"""A file is written whole or not at all."""
+
+import errno
+import os
+import pathlib
+import threading
+
+import pytest
+
+from lstm_jax.errors import InputError
+from lstm_jax.files import write_atomically
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"), [("ünï\n", "ünï\n".encode()), (b"\x00\xff", b"\x00\xff"), (lambda file: file.write(b"abc"), b"abc"), ("", b"")]
+)
+def test_creates_folders_and_replaces(content, wanted, tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    for _ in range(2):
+        write_atomically(path, content)
+        assert path.read_bytes() == wanted
+        assert names(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt(), MemoryError()])
+def test_a_writer_that_raises_leaves_the_old_file(error, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def half(file):
+        file.write(b"ne")
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        write_atomically(path, half)
+    assert raised.value is error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("where", ["write", "fsync", "rename"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_full_or_broken_disk(where, code, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    if where == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    if where == "rename":
+        monkeypatch.setattr(pathlib.Path, "replace", fail)
+    with pytest.raises(InputError) as raised:
+        write_atomically(path, fail if where == "write" else "new")
+    assert str(raised.value) == f"writing {path}: {os.strerror(code)}; free some space or name another folder"
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_what_cannot_be_a_file(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "below", tmp_path / "folder", tmp_path / ("x" * 300)):
+        with pytest.raises(InputError, match="^writing "):
+            write_atomically(path, "new")
+    assert names(tmp_path) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path = tmp_path / "file"
+    whole = {letter * 100_000 for letter in "ab"}
+    write_atomically(path, "a" * 100_000)
+    seen, done = set(), threading.Event()
+
+    def read():
+        while not done.is_set():
+            seen.add(path.read_text())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for letter in "ba" * 10:
+        write_atomically(path, letter * 100_000)
+    done.set()
+    reader.join()
+    assert seen
+    assert seen <= whole

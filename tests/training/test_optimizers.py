@@ -1,0 +1,128 @@
+"""Optimisers against Keras' own, and schedules and clipping against values worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lstm_jax.config import TrainConfig
+from lstm_jax.errors import InputError
+from lstm_jax.training.optimizers import keras_adam, keras_rmsprop, make_optimizer, make_schedule
+
+STEPS = 5
+
+
+def gradients() -> list[np.ndarray]:
+    """Magnitudes from 1e-12 to 1e2, of either sign, with some exact zeros."""
+    rng = np.random.default_rng(3)
+    size = np.logspace(-12, 2, 64)
+    made = [(size * rng.uniform(0.5, 2, 64) * rng.choice([-1, 1], 64)).astype(np.float32) for _ in range(STEPS)]
+    for gradient in made:
+        gradient[::16] = 0
+    return made
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(keras_adam, "Adam"), (keras_rmsprop, "RMSprop")])
+def test_same_as_keras(ours, theirs, keras, peer_rules):
+    with peer_rules():
+        peer = getattr(keras.optimizers, theirs)(learning_rate=1e-3)
+        variable = keras.Variable(np.zeros(64, np.float32))
+        wanted = []
+        for gradient in gradients():
+            peer.apply([jnp.asarray(gradient)], [variable])
+            wanted.append(np.asarray(variable.value))
+
+    params = {"w": jnp.zeros(64)}
+    optimizer = ours(1e-3)
+    state = optimizer.init(params)
+    travelled = np.zeros(64)
+    for n, gradient in enumerate(gradients()):
+        updates, state = optimizer.update({"w": jnp.asarray(gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+        travelled += np.abs(np.asarray(updates["w"]))
+        assert (np.abs(np.asarray(params["w"]) - wanted[n]) <= 1e-6 * travelled).all()
+    assert (travelled > 0).sum() == 60
+
+
+def test_adam_departs_from_optax_where_gradients_are_as_small_as_epsilon(peer_rules):
+    gradient = {"w": jnp.full(1, 1e-7)}
+    ours, theirs = keras_adam(1.0), optax.adam(1.0, eps=1e-7)
+    mine, _ = ours.update(gradient, ours.init(gradient))
+    with peer_rules():
+        other, _ = theirs.update(gradient, theirs.init(gradient))
+    # sqrt(v) = 1e-7 sqrt(0.001): Keras divides that by itself + 1e-7, optax divides the corrected 1e-7 by 2e-7
+    assert float(mine["w"][0]) == pytest.approx(-np.sqrt(1e-3) / (1 + np.sqrt(1e-3)), rel=1e-3)
+    assert float(other["w"][0]) == pytest.approx(-0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lion", "adamw", "adam", "rmsprop"])
+def test_names(name, peer_rules):
+    params = {"w": jnp.full(3, 2.0)}
+    with peer_rules():  # optax' Adam raises a float to an integer
+        optimizer = make_optimizer(TrainConfig(optimizer=name, learning_rate=0.5), 10)
+        updates, _ = optimizer.update({"w": jnp.array([1.0, -2.0, 4.0])}, optimizer.init(params), params)
+    assert np.sign(updates["w"]).tolist() == [-1, 1, -1]
+    if name == "adamw":  # decoupled weight decay 1e-4
+        assert np.asarray(updates["w"]) == pytest.approx([-0.5001, 0.4999, -0.5001], rel=1e-5)
+    if name == "sgd":
+        assert np.asarray(updates["w"]).tolist() == [-0.5, 1.0, -2.0]
+    if name == "lion":  # the sign of the interpolated gradient, and decoupled weight decay 1e-3
+        assert np.asarray(updates["w"]) == pytest.approx([-0.501, 0.499, -0.501], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "chain", "global_norm", "scale_by_rprop", "scale_by_learning_rate", "lbfgs", "__doc__", ""])
+def test_a_name_that_is_no_optimiser_is_refused(name):
+    with pytest.raises(InputError, match=f"^optimizer: {name}; .+"):
+        make_optimizer(TrainConfig(optimizer=name), 10)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle"),
+    [("cosine", (0.4 + 0.1) / 2), ("linear", (0.4 + 0.1) / 2), ("exponential", (0.4 * 0.1) ** 0.5), ("constant", 0.4)],
+)
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_schedules(schedule, middle, warmup):
+    config = TrainConfig(schedule=schedule, learning_rate=0.4, final_learning_rate=0.1, warmup_steps=warmup)
+    rate = make_schedule(config, 100 + warmup)
+    if not callable(rate):
+        assert (schedule, warmup, rate) == ("constant", 0, 0.4)
+        return
+    if warmup:
+        assert [float(rate(step)) for step in (0, 5, 10)] == pytest.approx([0, 0.2, 0.4], rel=1e-6)
+    end = 0.4 if schedule == "constant" else 0.1
+    assert [float(rate(warmup + step)) for step in (0, 50, 100)] == pytest.approx([0.4, middle, end], rel=1e-5)
+
+
+def test_a_cosine_quarter_of_the_way():
+    rate = make_schedule(TrainConfig(schedule="cosine", learning_rate=1.0), 100)
+    assert callable(rate)
+    assert float(rate(25)) == pytest.approx((1 + np.cos(np.pi / 4)) / 2, rel=1e-6)
+
+
+def test_warm_up_starts_at_zero_and_moves_the_parameters():
+    optimizer = make_optimizer(TrainConfig(optimizer="sgd", learning_rate=1.0, warmup_steps=2), 4)
+    params = {"w": jnp.zeros(())}
+    state, seen = optimizer.init(params), []
+    for _ in range(4):
+        updates, state = optimizer.update({"w": jnp.ones(())}, state, params)
+        seen.append(float(updates["w"]))
+    assert seen == [0, -0.5, -1, -1]
+
+
+def test_a_warm_up_longer_than_the_run_is_refused():
+    with pytest.raises(InputError, match="warmup_steps: 10; the run has 10 steps"):
+        make_optimizer(TrainConfig(warmup_steps=10), 10)
+
+
+def test_clipping_bounds_the_global_norm():
+    optimizer = make_optimizer(TrainConfig(optimizer="sgd", learning_rate=1.0, clip_norm=0.5), 10)
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
+    state = optimizer.init(params)
+    large = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([4.0])}
+    updates, _ = optimizer.update(large, state, params)
+    assert float(optax.tree_utils.tree_norm(updates)) == pytest.approx(0.5, rel=1e-6)
+    assert np.asarray(updates["a"]) == pytest.approx([-0.3, 0], abs=1e-7)
+    small = jax.tree.map(lambda g: g / 100, large)
+    updates, _ = optimizer.update(small, state, params)
+    assert np.asarray(updates["b"]) == pytest.approx([-0.04], rel=1e-6)
