@@ -132,7 +132,8 @@ class Neighbours:
         from lstm_jax import embedding_space
 
         trained = _load(self.run)
-        table = trained.params["embedding/embedding"]
+        # a small vocabulary leaves rows without a word
+        table = trained.params["embedding/embedding"][: max(trained.vocabulary.index.values(), default=-1) + 1]
         index = {w: i for w, i in trained.vocabulary.index.items() if i < len(table)}
         for word in self.words:
             ids, scores = embedding_space.neighbours(table, embedding_space.lookup(index, word), self.count, self.metric)
@@ -211,10 +212,11 @@ class Backends:
                 print(json.dumps(row))
             return
         table = Table(title="recurrence backends, in the order of choice")
-        for name in rows[0]:
+        for name in ("", *(row["backend"] for row in rows)):
             table.add_column(name)
-        for row in rows:
-            table.add_row(*row.values())
+        for name in rows[0]:
+            if name != "backend":
+                table.add_row(name, *(row[name] for row in rows))
         console.print(table)
 
 

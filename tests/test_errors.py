@@ -24,5 +24,5 @@ def test_always_one_line():
 
 def test_require():
     require(True, "a", 1, "b")
-    with pytest.raises(InputError, match="^a: 1; b$"):
+    with pytest.raises(InputError, match=r"^a: 1; b$"):
         require(False, "a", 1, "b")

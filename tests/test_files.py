@@ -66,7 +66,7 @@ def test_what_cannot_be_a_file(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "below", tmp_path / "folder", tmp_path / ("x" * 300)):
-        with pytest.raises(InputError, match="^writing "):
+        with pytest.raises(InputError, match=r"^writing "):
             write_atomically(path, "new")
     assert names(tmp_path) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "old"

@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -341,11 +342,24 @@ def _checkpointer() -> Iterator[Any]:
         yield checkpointer
 
 
+@contextlib.contextmanager
+def _plain_path(arrays: Path) -> Iterator[Path]:
+    """`arrays`, or a link to its folder if orbax would misread it: it globs below the path, so that with "[x]" in a name it saves half."""
+    path = arrays.absolute()
+    if not set(str(path)) & set("[]*?\\") and str(path).isprintable():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="lstm_jax_") as folder:
+        link = Path(folder) / "checkpoints"
+        link.symlink_to(path.parent)
+        yield link / path.name
+
+
 def _orbax_save(arrays: Path, leaves: dict[str, Any]) -> None:
     import orbax.checkpoint as ocp
 
-    with _checkpointer() as checkpointer:
-        checkpointer.save(arrays.absolute(), args=ocp.args.PyTreeSave(leaves))
+    with _checkpointer() as checkpointer, _plain_path(arrays) as path:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(leaves))
 
 
 def _orbax_restore(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -359,5 +373,5 @@ def _orbax_restore(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
     arguments = {name: how(leaf) for name, leaf in wanted.items()}
     shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
-    with _checkpointer() as checkpointer:
-        return checkpointer.restore(arrays.absolute(), args=ocp.args.PyTreeRestore(item=shapes, restore_args=arguments))
+    with _checkpointer() as checkpointer, _plain_path(arrays) as path:
+        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=shapes, restore_args=arguments))

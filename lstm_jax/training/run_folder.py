@@ -86,15 +86,16 @@ def _version(package: str) -> str:
 
 
 def _git() -> str:
-    """Commit of this package's own checkout, with + if it has changes; empty where it is not one."""
-    here = Path(__file__).parent
+    """Commit of this package's own checkout, with + if its code differs from it; empty where it is not one."""
+    here = Path(__file__).parent.parent
+    commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "."])
     try:
-        commit = subprocess.run(
-            ["git", "-C", here, "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True, timeout=5
+        commit, changes = (
+            subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, timeout=5).stdout.strip() for command in commands
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return commit.stdout.strip()
+    return commit + ("+" if commit and changes else "")
 
 
 def _cpu() -> str:

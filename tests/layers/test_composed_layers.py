@@ -45,12 +45,15 @@ MERGES = {
 def test_merges(merge_mode: Any, sequences: bool) -> None:
     """The forward layer over the sequence, the backward layer over its reverse, turned back into the order of time."""
     layer = Bidirectional(E, H, merge_mode=merge_mode, return_sequences=sequences, return_state=True, rngs=nnx.Rngs(0))
-    start = states()
-    outputs, finals = layer(X, initial_state=start)
-    ahead, ahead_state = unroll(CELLS["lstm"], layer.forward.cell_params(), X, start[0], return_sequences=sequences)
-    back, back_state = unroll(CELLS["lstm"], layer.backward.cell_params(), jnp.flip(X, 1), start[1], return_sequences=sequences)
-    back = jnp.flip(back, 1) if sequences else back
-    assert_close((outputs, finals), (MERGES[merge_mode](ahead, back), (ahead_state, back_state)), "float32")
+
+    @nnx.jit
+    def both(layer: Bidirectional, start: tuple[LSTMState, LSTMState]):
+        ahead, ahead_state = unroll(CELLS["lstm"], layer.forward.cell_params(), X, start[0], return_sequences=sequences)
+        back, back_state = unroll(CELLS["lstm"], layer.backward.cell_params(), jnp.flip(X, 1), start[1], return_sequences=sequences)
+        back = jnp.flip(back, 1) if sequences else back
+        return layer(X, initial_state=start), (MERGES[merge_mode](ahead, back), (ahead_state, back_state))
+
+    assert_close(*both(layer, states()), "float32")
     assert layer.output_features == (2 * H if merge_mode == "concat" else H)
 
 
@@ -98,12 +101,12 @@ def test_bidirectional_directions_start_apart() -> None:
 
 def test_bidirectional_errors(unchecked: None) -> None:
     mode: Any = "max"
-    with pytest.raises(InputError, match="^merge_mode: max; give concat, sum, ave, mul or None$"):
+    with pytest.raises(InputError, match=r"^merge_mode: max; give concat, sum, ave, mul or None$"):
         Bidirectional(E, H, merge_mode=mode, rngs=nnx.Rngs(0))
     for name in ("go_backwards", "stateful"):
         with pytest.raises(InputError, match=f"^{name}: True; Bidirectional has both directions and carries no state$"):
             Bidirectional(E, H, rngs=nnx.Rngs(0), **{name: True})
-    with pytest.raises(InputError, match="^units: 0; give 1 or more$"):
+    with pytest.raises(InputError, match=r"^units: 0; give 1 or more$"):
         Bidirectional(E, 0, rngs=nnx.Rngs(0))
 
 
@@ -115,19 +118,16 @@ def make_stack(**options) -> RecurrentStack:
 
 
 def test_stack_is_its_layers_in_turn() -> None:
-    stack = make_stack()
-    outputs, state = stack(X, lengths=LENGTHS)
-    assert outputs.shape == (B, 2)
-    y = X
-    for layer in stack.layers[:-1]:
-        y = layer(y, lengths=LENGTHS)
-    assert_close((outputs, state), stack.layers[-1](y, lengths=LENGTHS), "float32")
-    starts = [states(), states(7)[0], states(2)[0]]
-    got, _ = stack(X, initial_state=starts)
-    y = X
-    for layer, start in zip(stack.layers, starts, strict=True):
-        y = layer(y, initial_state=start)
-    assert_close(got, y[0], "float32")
+    @nnx.jit
+    def both(stack: RecurrentStack, starts: list):
+        y = X
+        for layer, start in zip(stack.layers, starts, strict=True):
+            y = layer(y, initial_state=start, lengths=LENGTHS)
+        return stack(X, initial_state=starts, lengths=LENGTHS), y
+
+    got, want = both(make_stack(), [states(), states(7)[0], states(2)[0]])
+    assert got[0].shape == (B, 2)
+    assert_close(got, want, "float32")
 
 
 def test_stack_dropout() -> None:
@@ -165,13 +165,13 @@ def test_stack_in_jax() -> None:
 
 
 def test_stack_errors() -> None:
-    with pytest.raises(InputError, match="^layers: 0; give 1 or more$"):
+    with pytest.raises(InputError, match=r"^layers: 0; give 1 or more$"):
         RecurrentStack([])
     inner = LSTM(E, H, rngs=nnx.Rngs(0))
-    with pytest.raises(InputError, match="^layer 0: inner layer; make it with return_sequences=True only$"):
+    with pytest.raises(InputError, match=r"^layer 0: inner layer; make it with return_sequences=True only$"):
         RecurrentStack([inner, LSTM(H, H, rngs=nnx.Rngs(0))])
     inner = LSTM(E, H, return_sequences=True, return_state=True, rngs=nnx.Rngs(0))
-    with pytest.raises(InputError, match="^layer 0: inner layer"):
+    with pytest.raises(InputError, match=r"^layer 0: inner layer"):
         RecurrentStack([inner, LSTM(H, H, rngs=nnx.Rngs(0))])
 
 

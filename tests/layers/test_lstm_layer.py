@@ -126,7 +126,7 @@ def test_stateful_within_jit() -> None:
 def test_stateful_errors() -> None:
     with pytest.raises(InputError, match=r"^stateful: no state yet; call reset_state\(batch\) before the first call$"):
         make(stateful=True)(X)
-    with pytest.raises(InputError, match="^stateful: False; make the layer with stateful=True to carry state$"):
+    with pytest.raises(InputError, match=r"^stateful: False; make the layer with stateful=True to carry state$"):
         make().reset_state(B)
     layer = make(stateful=True)
     layer.reset_state(B + 1)
@@ -151,7 +151,7 @@ def test_errors(options: dict, message: str) -> None:
 
 
 def test_unknown_backend_raises_in_the_call() -> None:
-    with pytest.raises(InputError, match="^backend: cudnn; give one of "):
+    with pytest.raises(InputError, match=r"^backend: cudnn; give one of "):
         make(backend="cudnn")(X)
 
 

@@ -53,18 +53,14 @@ def gradient_of(case: Case, backend: str):
 @pytest.mark.parametrize("mask", ["none", "gaps"])
 @pytest.mark.parametrize("dropout", ["none", "input, shared", "both, shared"])
 def test_the_loops_hold_only_recurrent_products(mask: str, dropout: str) -> None:
-    case = Case(Shape(pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-BATCH, STEPS, FEATURES, UNITS), mask=mask, dropout=dropout)
+    case = Case(Shape(BATCH, STEPS, FEATURES, UNITS), mask=mask, dropout=dropout)
     gradient, arrays = gradient_of(case, "hoisted")
     assert loops(gradient, *arrays) == [[RECURRENT["forward"]], [RECURRENT["backward"]]]
 
 
 def test_the_reference_makes_weight_gradients_in_its_loop() -> None:
     """So that the count above can fail: autodiff puts dU, of (H, 4H), into the backward loop."""
-    gradient, arrays = gradient_of(Case(Shape(pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-BATCH, STEPS, FEATURES, UNITS)), "reference")
+    gradient, arrays = gradient_of(Case(Shape(BATCH, STEPS, FEATURES, UNITS)), "reference")
     forward, backward = loops(gradient, *arrays)
     assert forward == [RECURRENT["forward"]]
     assert UNITS * 4 * UNITS in backward
@@ -73,9 +69,7 @@ BATCH, STEPS, FEATURES, UNITS)), "reference")
 
 @pytest.mark.parametrize("dropout", ["recurrent, per gate", "both, per gate"])
 def test_with_a_mask_a_gate_no_weight_gradient_is_in_the_loop(dropout: str) -> None:
-    case = Case(Shape(pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-BATCH, STEPS, FEATURES, UNITS), dropout=dropout)
+    case = Case(Shape(BATCH, STEPS, FEATURES, UNITS), dropout=dropout)
     gradient, arrays = gradient_of(case, "hoisted")
     forward, backward = loops(gradient, *arrays)
     assert sum(forward) == RECURRENT["forward"]
@@ -84,9 +78,7 @@ BATCH, STEPS, FEATURES, UNITS), dropout=dropout)
 
 
 def test_saturated_gates_have_finite_gradients() -> None:
-    case = Case(Shape(pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-BATCH, STEPS, FEATURES, UNITS))
+    case = Case(Shape(BATCH, STEPS, FEATURES, UNITS))
     gradient, (params, x, state) = gradient_of(case, "hoisted")
     large = jax.tree.map(lambda a: a * 1e4, params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient(large, x * jnp.float32(1e4), state)))

@@ -20,7 +20,13 @@ def write_csvs(folder: Path, train: int = 240, test: int = 80) -> None:
 def write_jsonl_with_movies(path: Path, movies: int = 40, each: int = 5) -> None:
     """Reviews of both classes; each names its movie in a word of its own."""
     rows = [
-        {"text": f"review {n} of movie{m} was {('bad', 'good')[(m + n) % 2]}", "label": (m + n) % 2, "movie": f"tt{m}", "id": n, "rating": 7}
+        {
+            "text": f"review {n} of movie{m} was {('bad', 'good')[(m + n) % 2]}",
+            "label": (m + n) % 2,
+            "movie": f"tt{m}",
+            "id": n,
+            "rating": 7,
+        }
         for n in range(each)
         for m in range(movies)
     ]

@@ -13,8 +13,11 @@ from lstm_jax.tasks import demo, sentiment
 
 @pytest.fixture
 def small(monkeypatch):
-    config = replace(demo.CONFIG, model=SentimentModelConfig(embed=4, units=4), train=TrainConfig(epochs=1))
+    config = replace(
+        demo.CONFIG, data=replace(demo.CONFIG.data, maxlen=10), model=SentimentModelConfig(embed=4, units=4), train=TrainConfig(epochs=1)
+    )
     monkeypatch.setattr(demo, "CONFIG", config)
+    monkeypatch.setattr(sentiment, "draw_figures", lambda *_: None)
     monkeypatch.setattr(demo, "TRAIN_REVIEWS", 120)
     monkeypatch.setattr(demo, "TEST_REVIEWS", 40)
 
@@ -24,14 +27,14 @@ def test_the_demo_trains_answers_and_replaces_only_itself(small, tmp_path):
     console = Console(file=said, width=300)
     folder = tmp_path / "demo"
     folder.mkdir()
-    demo.run(folder, 3, console)
+    (folder / "config.json").write_text(sentiment.to_json(replace(demo.CONFIG, train=TrainConfig(seed=3))))
     (folder / "left.over").write_text("of an earlier demo")
     demo.run(folder, 4, console)
     assert not (folder / "left.over").exists()
     trained = sentiment.load(folder)
     assert trained.config.train.seed == 4
     text = said.getvalue()
-    assert text.count("accuracy on 40 unseen synthetic reviews: 0.") == 2
+    assert text.count("accuracy on 40 unseen synthetic reviews: 0.") == 1
     for asked, p in zip(demo.ASKED, trained.probabilities(demo.ASKED), strict=True):
         assert f"  {p:.3f}  {asked}\n" in text
 

@@ -15,6 +15,7 @@ from lstm_jax.config import SentimentConfig, to_json
 from lstm_jax.errors import InputError
 from lstm_jax.tasks import sentiment
 from lstm_jax.training import checkpoint
+from lstm_jax.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,9 @@ def test_a_damaged_newest_checkpoint_is_noted(run, trained, tmp_path):
         sentiment.load(folder)
 
 
-@pytest.mark.parametrize(("broken", "message"), [("config.json", "config .*config.json"), ("vocabulary.json", "vocabulary .*vocabulary.json")])
+@pytest.mark.parametrize(
+    ("broken", "message"), [("config.json", "config .*config.json"), ("vocabulary.json", "vocabulary .*vocabulary.json")]
+)
 def test_a_folder_that_is_no_run(broken, message, run, tmp_path):
     with pytest.raises(InputError, match="No such file or directory; name the folder of a finished or interrupted run"):
         sentiment.load(tmp_path / "none")
@@ -189,7 +192,11 @@ def test_a_folder_that_is_no_run(broken, message, run, tmp_path):
 
 @pytest.mark.parametrize(
     ("train", "message"),
-    [({"optimizer": "nonsense"}, "^optimizer: nonsense"), ({"warmup_steps": 99}, "^warmup_steps: 99"), ({"batch_size": 7}, "^batch_size: 7")],
+    [
+        ({"optimizer": "nonsense"}, "^optimizer: nonsense"),
+        ({"warmup_steps": 99}, "^warmup_steps: 99"),
+        ({"batch_size": 7}, "^batch_size: 7"),
+    ],
 )
 def test_a_config_that_cannot_run_leaves_no_folder(train, message, run, tmp_path):
     config = dataclasses.replace(run[1], train=dataclasses.replace(run[1].train, **train))
@@ -237,15 +244,16 @@ def test_validation_shares_no_movie_and_decides_the_best_epoch(with_movies, tmp_
     assert shown["best_epoch"] == result.best_epoch
 
 
-def test_one_feature_is_enough_to_train(run, tmp_path):
+def test_one_feature_is_enough_to_train(run, trained, tmp_path):
     """Too little for a map in the plane, and no reason to fail at the end of a run."""
-    config = dataclasses.replace(run[1], model=dataclasses.replace(run[1].model, embed=1), train=dataclasses.replace(run[1].train, epochs=1))
-    sentiment.train(config, tmp_path / "run")
-    assert (tmp_path / "run" / "figures" / "learning_curves.png").is_file()
-    assert not (tmp_path / "run" / "figures" / "embedding_map.png").exists()
+    folder = RunFolder(Path(shutil.copytree(run[0], tmp_path / "copy")))
+    shutil.rmtree(folder.figures)
+    table = trained.params["embedding/embedding"][:, :1]
+    sentiment.draw_figures(folder, dataclasses.replace(run[2], params={"embedding/embedding": table}), None, "")
+    assert (folder.figures / "learning_curves.png").is_file()
+    assert not (folder.figures / "embedding_map.png").exists()
     with pytest.raises(InputError, match="give at least 2 rows of at least 2 features"):
-        found = sentiment.load(tmp_path / "run")
-        sentiment.draw_embedding(found.run, found.params["embedding/embedding"], tmp_path / "map.png")
+        sentiment.draw_embedding(folder, table, tmp_path / "map.png")
 
 
 def test_padded_rows_are_keras_rows_in_keras_order(keras, tmp_path):
@@ -254,7 +262,9 @@ def test_padded_rows_are_keras_rows_in_keras_order(keras, tmp_path):
     folder.mkdir()
     names, words = {}, ["the", "film", "was", "good", "bad"]
     for split in ("train", "test"):
-        rows = [{"text": " ".join(words[(n + k) % 5] for k in range(1 + n % 7)), "label": n % 2, "id": n // 2, "rating": 5} for n in range(20)]
+        rows = [
+            {"text": " ".join(words[(n + k) % 5] for k in range(1 + n % 7)), "label": n % 2, "id": n // 2, "rating": 5} for n in range(20)
+        ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         names[split] = sorted(rows, key=lambda row: (-row["label"], f"{('neg', 'pos')[row['label']]}/{row['id']}_{row['rating']}.txt"))
     (folder / "imdb_word_index.json").write_text(json.dumps({word: rank for rank, word in enumerate(words, 1)}))

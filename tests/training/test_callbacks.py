@@ -41,8 +41,10 @@ def test_tensorboard_scalars(tmp_path):
             found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
             content = content[16 + size :]
     assert sorted(found) == sorted(
-        [("train_loss", 6, 0.75), ("train_accuracy", 6, 0.5), ("seconds", 6, 2.0)]
-        + [("train_loss", 12, 0.5), ("train_accuracy", 12, 0.5), ("seconds", 12, 2.0), ("test_auc", 12, 0.875)]
+        [
+            *[("train_loss", 6, 0.75), ("train_accuracy", 6, 0.5), ("seconds", 6, 2.0)],
+            *[("train_loss", 12, 0.5), ("train_accuracy", 12, 0.5), ("seconds", 12, 2.0), ("test_auc", 12, 0.875)],
+        ]
     )
 
 

@@ -276,6 +276,18 @@ def test_resume_without_a_checkpoint_starts_anew(uninterrupted, tmp_path):
     assert_same_as(uninterrupted, train(resume=True, checkpoints=tmp_path, evaluate=evaluate, monitor="test_loss"), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["[x]", "a*b?", "back\\slash", "line\nbreak", "not utf-8 \udcff"])
+def test_folders_of_any_name(name, tmp_path):
+    """orbax reads "[x]" as a pattern and saved what it could not read."""
+    (tmp_path / "axb!").mkdir()
+    config = dataclasses.replace(CONFIG, epochs=1)
+    first = train(config, checkpoints=tmp_path / name)
+    again = train(config, checkpoints=tmp_path / name, resume=True)
+    assert_bits(again.params, first.params)
+    assert again.rows == first.rows
+    assert [path.name for path in (tmp_path / name / "latest").iterdir() if path.is_dir()] == ["6"]
+
+
 def test_all_damaged_is_an_error(tmp_path):
     train(dataclasses.replace(CONFIG, epochs=1), checkpoints=tmp_path)
     (tmp_path / "latest" / "6.manifest.json").write_text("{}")
@@ -305,7 +317,7 @@ def test_input_errors():
     made = tiny()
     with pytest.raises(InputError, match="training rows: 0"):
         train(made=Tiny(made.params, (made.data[0][:0], made.data[1][:0])))
-    with pytest.raises(InputError, match="monitor: held_loss; the figures are .*test_loss"):
+    with pytest.raises(InputError, match=r"monitor: held_loss; the figures are .*test_loss"):
         train(evaluate=evaluate, monitor="held_loss")
 
 

@@ -1,0 +1,394 @@
+"""The command line, in this process but for what only a fresh one shows: help, answers, and errors of one line that name the remedy."""
+
+import ast
+import csv
+import dataclasses
+import inspect
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import get_type_hints
+
+import numpy as np
+import pytest
+
+from lstm_jax import cli, config, data
+from lstm_jax.tasks import sentiment
+from lstm_jax.training.loop import Interrupted
+
+_SIZES = "--vocabulary frequency --num-words 300 --maxlen 20 --embed 8 --units 8 --epochs 1 --batch-size 16 --no-figures"
+SIZES = _SIZES.split()
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    """`use_cpu_cores` asks for one device a core; the tests have two, whatever the machine has."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("reviews")
+    for name, split in data.synthetic_splits(160, 60, seed=4).items():
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["text", "label"])
+            rows.writerows((text.decode(), label) for text, label in zip(split.texts, split.labels, strict=True))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(reviews, tmp_path_factory) -> str:
+    """A run that `lstm-jax train sentiment` made."""
+    root = tmp_path_factory.mktemp("cli")
+    folder = root / "a long name of a folder that would not fit into a line of eighty characters" / "[bold]run[/x]"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+        code = cli.main(["train", "sentiment", "--data", str(reviews), "--cache-dir", str(root / "cache"), "--run", str(folder), *SIZES])
+    assert code == 0
+    return str(folder)
+
+
+@pytest.fixture
+def ask(capfd, monkeypatch):
+    """ask(arguments, stdin=b"") -> (exit code, standard output, standard error)."""
+
+    def call(*arguments: object, stdin: bytes | None = None) -> tuple[int, str, str]:
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capfd.readouterr()
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def probabilities(run: str, texts: list) -> list[float]:
+    return sentiment.load(Path(run)).probabilities(texts).tolist()
+
+
+# help
+
+
+def test_help_lists_all_commands(ask):
+    for arguments in ([], ["--help"], ["-h"]):
+        code, out, err = ask(*arguments)
+        assert (code, err) == (0, "")
+        for name, command in cli.COMMANDS.items():
+            assert f"  {name} " in out
+            assert (command.__doc__ or "").splitlines()[0] in out
+
+
+def test_version(ask):
+    code, out, _ = ask("--version")
+    assert code == 0
+    assert out.strip().count(".") == 2
+
+
+def help_lines(part: type) -> dict[str, str]:
+    """Each field's docstring: the string behind its annotation."""
+    body = ast.parse(inspect.getsource(part)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            assert isinstance(text.value, ast.Constant)
+            found[field.target.id] = str(text.value.value)
+    return found
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_field_is_a_flag_with_a_help_line(name, ask):
+    code, out, err = ask(*name.split(), "--help")
+    assert (code, err) == (0, "")
+    squeezed = "".join(out.replace("│", "").split())
+    parts = [cli.COMMANDS[name]]
+    while parts:
+        part = parts.pop()
+        documented, types_of = help_lines(part), get_type_hints(part)
+        for field in dataclasses.fields(part):
+            if dataclasses.is_dataclass(types_of[field.name]):
+                parts.append(types_of[field.name])
+                continue
+            positional = {"embedding neighbours": "words", "embedding export": "out"}.get(name) == field.name
+            assert positional or f"--{field.name.replace('_', '-')}" in out, field.name
+            assert "".join(documented[field.name].split()) in squeezed, field.name
+
+
+def test_starts_without_jax():
+    """`lstm-jax --help` and errors in flags answer at once."""
+    code = "import sys; from lstm_jax import cli; cli.main(['--help']); cli.main(['evaluate', '--nonsense']); "
+    code += "print([m for m in ('jax', 'flax', 'optax', 'orbax', 'matplotlib', 'numpy', 'tensorboardX') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_leaves(tmp_path):
+    """`lstm-jax --help | true`: neither a traceback nor Python's own complaint at exit."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-m", "lstm_jax.cli", "--help"], stdout=pipe, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+# errors
+
+
+def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
+    code, _, err = answer
+    assert code == 2
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    for needle in needles:
+        assert needle in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needles"),
+    [
+        ("nonsense", ["command: nonsense; give one of demo, train sentiment, evaluate"]),
+        ("train", ["command: train; give one of", "train sentiment"]),
+        ("train nonsense", ["command: train nonsense; give one of"]),
+        ("train sentiment --nonsense 3", ["--nonsense", "see lstm-jax train sentiment --help"]),
+        ("train sentiment --unit 3", ["--unit", "did you mean --units?"]),
+        ("train sentiment --units", ["--units", "see lstm-jax train sentiment --help"]),
+        ("train sentiment --units many", ["--units: ", "'many'", "see lstm-jax train sentiment --help"]),
+        ("train sentiment --units 0", ["error: --units: 0; give 1 or more"]),
+        ("train sentiment --dropout 1.2", ["error: --dropout: 1.2; give a share from 0 to below 1"]),
+        ("train sentiment --recurrent-dropout nan", ["error: --recurrent-dropout: nan; give a share from 0 to below 1"]),
+        ("train sentiment --maxlen 0", ["error: --maxlen: 0; give 1 or more steps"]),
+        ("train sentiment --num-words 3", ["error: --num-words: 3; give 4 or more (0, 1 and 2 are reserved)"]),
+        ("train sentiment --seed 4294967296", ["error: --seed: 4294967296; give a number below 2**32"]),
+        ("train sentiment --schedule exponential", ["error: --final-learning-rate: 0.0; an exponential schedule ends above 0"]),
+        ("train sentiment --cell gru", ["error: --cell: gru; give one of 'lstm'"]),
+        ("evaluate --split nonsense", ["error: --split: nonsense; give one of 'test', 'validation', 'train'"]),
+        ("train sentiment --data {tmp}/none.csv", ["none.csv: no such file or folder; give ", ".csv"]),
+        ("train sentiment --data {tmp}/bad.csv", ["label 'label' in line 3 of ", "bad.csv: '7'; give 0 or 1"]),
+        ("train sentiment --data {tmp}/bad.csv --label-column sign", ["column 'sign'", "['label', 'text']", "--label-column"]),
+        ("train sentiment --data {tmp}/one.csv", ["one.csv: 2 positive and 0 negative reviews; give reviews of both classes"]),
+        ("train sentiment --data {tmp}/thing.txt", ["thing.txt: no reviews of a known form; give "]),
+        ("train sentiment --data {reviews} --optimizer nonsense", ["optimizer: nonsense; give adam"]),
+        ("train sentiment --data {reviews} --batch-size 7", ["batch_size: 7; give a multiple of the mesh's 2 devices"]),
+        ("train sentiment --data {reviews} --devices 3", ["devices: 3; "]),
+        ("train sentiment --data {reviews} --run {tmp}/thing.txt", ["thing.txt: is a file; name a new folder"]),
+        ("train sentiment --data {reviews} --run {tmp}", ["not empty; name a new folder"]),
+        ("evaluate --run {tmp}/none", ["none/config.json: No such file or directory; name the folder of a finished or interrupted run"]),
+        ("predict --run {tmp} --text good", ["config.json: No such file or directory; name the folder"]),
+        ("predict --file {tmp}/none.txt", ["file ", "none.txt: No such file or directory; give a file that can be read"]),
+        ("predict --file {tmp}", [": Is a directory; give a file"]),
+        ("embedding neighbours --run {tmp} good", ["config.json: No such file"]),
+        ("embedding neighbours --run {run} gooood", ["unknown word: gooood; close spellings: ", "good"]),
+        ("embedding neighbours --run {run} xqzw", ["unknown word: xqzw; nothing is spelt like it"]),
+        ("embedding neighbours --run {run} --count 0 good", ["count of neighbours: 0; give 1 or more"]),
+        ("embedding export", ["PATH", "see lstm-jax embedding export --help"]),
+        ("embedding export --run {run} {tmp}", ["writing ", "Is a directory"]),
+        ("embedding plot --run {run} --words 1", ["vectors to project", "give at least 2 rows"]),
+        ("evaluate --run {run} --split validation", ["split: validation; this run's data has no such part"]),
+        ("data prepare --data {tmp}/none", ["none: no such file or folder"]),
+        ("demo --run {tmp}", ["holds something else; name a new one with --run"]),
+    ],
+)
+def test_errors_are_one_line(arguments, needles, ask, run, reviews, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "bad.csv").write_text("text,label\ngood,1\nbad,7\n")
+    (tmp_path / "one.csv").write_text("text,label\ngood,1\nfine,1\n")
+    (tmp_path / "thing.txt").write_text("x")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    filled = [word.format(tmp=tmp_path, run=run, reviews=reviews) for word in arguments.split()]
+    if "--data" in filled and filled[0] == "train":
+        filled += ["--vocabulary", "frequency"] + ([] if "--run" in filled else ["--run", str(tmp_path / "new")])
+    assert_error(ask(*filled), *needles)
+    assert {path.name for path in tmp_path.iterdir()} <= {*before, "cache"}
+
+
+def test_data_that_no_one_named(ask, monkeypatch):
+    monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
+    assert_error(ask("train", "sentiment"), "data: not given; give --data, or set LSTM_JAX_DATA")
+
+
+def test_an_existing_run_is_left_alone(ask, run, reviews, tmp_path):
+    before = {path: path.read_bytes() for path in Path(run).rglob("*") if path.is_file()}
+    common = ["train", "sentiment", "--data", reviews, "--cache-dir", Path(run).parents[2] / "cache", "--run", run, *SIZES]
+    assert_error(ask(*common), "holds a run; go on with it with --resume, or name another folder")
+    assert_error(ask(*common, "--resume", "--seed", "1"), "holds a run of another config; give its config to resume it")
+    assert {path: path.read_bytes() for path in Path(run).rglob("*") if path.is_file()} == before
+    code, out, _ = ask(*common, "--resume")
+    assert code == 0
+    assert "test accuracy 0." in out
+    assert f"run in {run}: lstm-jax predict --run {run} --text '...'\n" in out  # neither wrapped nor read as markup
+
+
+def test_an_unknown_error_keeps_its_traceback(monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "backends", lambda: lambda console: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["backends"])
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "said"),
+    [
+        ("demo", KeyboardInterrupt(), "interrupted\n"),
+        ("demo", Interrupted(7), "interrupted after step 7\n"),
+        ("train sentiment", Interrupted(7), "interrupted after step 7; the state is saved: run the same command with --resume to go on\n"),
+    ],
+)
+def test_interrupts(command, error, said, ask, monkeypatch):
+    def stop(self, console):
+        raise error
+
+    monkeypatch.setattr(cli.COMMANDS[command], "__call__", stop)
+    assert ask(*command.split()) == (130, "", said)
+
+
+# answers
+
+
+def test_predict_from_arguments_file_and_standard_input(ask, run, tmp_path):
+    texts = ["the film was good", "the film was not good", ""]
+    wanted = "".join(f"{p:.6f}\n" for p in probabilities(run, texts))
+    assert ask("predict", "--run", run, "--text", *texts) == (0, wanted, "")
+    (tmp_path / "texts").write_text("\n".join(texts) + "\n")
+    assert ask("predict", "--run", run, "--file", tmp_path / "texts") == (0, wanted, "")
+    assert ask("predict", "--run", run, stdin="\n".join(texts).encode() + b"\n") == (0, wanted, "")
+    assert ask("predict", "--run", run, stdin="\r\n".join(texts).encode() + b"\r\n") == (0, wanted, "")
+
+
+def test_predict_json_lines(ask, run):
+    lines = [b"", b"nul\x00byte", b"bad \xff\xfe bytes", "ünï \u2028 film [bold]".encode(), b"it is good"]
+    code, out, err = ask("predict", "--run", run, "--json", stdin=b"\n".join(lines) + b"\n")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.rstrip("\n").split("\n")]
+    assert [row["text"] for row in rows] == [line.decode(errors="replace") for line in lines]
+    assert [row["probability"] for row in rows] == [round(p, 6) for p in probabilities(run, lines)]
+
+
+def test_predict_an_argument_of_invalid_bytes(ask, run):
+    raw = b"bad \xff good"
+    code, out, err = ask("predict", "--run", run, "--json", "--text", os.fsdecode(raw))
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"probability": round(probabilities(run, [raw])[0], 6), "text": raw.decode(errors="replace")}
+
+
+def test_predict_nothing(ask, run, tmp_path, monkeypatch):
+    assert ask("predict", "--run", run, stdin=b"") == (0, "", "")
+    (tmp_path / "empty").write_bytes(b"")
+    assert ask("predict", "--run", run, "--file", tmp_path / "empty", stdin=b"not to be read\n") == (0, "", "")
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    assert_error(ask("predict", "--run", run), "text: none given; give --text, --file, or reviews on standard input")
+
+
+def test_evaluate(ask, run):
+    result = json.loads((Path(run) / "result.json").read_text())
+    code, out, err = ask("evaluate", "--run", run, "--json")
+    assert (code, err) == (0, "")
+    row = json.loads(out)
+    assert row == pytest.approx({name.removeprefix("test_"): value for name, value in result.items() if name.startswith("test_")})
+    code, out, _ = ask("evaluate", "--run", run, "--split", "train")
+    assert code == 0
+    assert "160" in out
+
+
+def test_neighbours(ask, run):
+    trained = sentiment.load(Path(run))
+    table = trained.params["embedding/embedding"].astype(np.float64)
+    assert len(table) > 4 + len(trained.vocabulary.words)  # rows that stand for no word are no neighbours
+    table = table[: 4 + len(trained.vocabulary.words)]
+    word = trained.vocabulary.index["good"]
+    cosine = table @ table[word] / (np.linalg.norm(table, axis=1) * np.linalg.norm(table[word]))
+    near = [n for n in np.argsort(-cosine).tolist() if n >= 4 and n != word][:15]
+    code, out, err = ask("embedding", "neighbours", "--run", run, "--count", "15", "good", "bad")
+    assert (code, err) == (0, "")
+    first, second = out.splitlines()  # a long line stays one
+    assert first == "good: " + ", ".join(f"{trained.vocabulary.word(n)} {cosine[n]:.2f}" for n in near)
+    assert second.startswith("bad: ")
+    assert second.count(",") == 14
+    code, out, _ = ask("embedding", "neighbours", "--run", run, "--count", "1", "--metric", "euclidean", "good")
+    distances = np.linalg.norm(table - table[word], axis=1)
+    distances[[0, 1, 2, 3, word]] = np.inf
+    assert out == f"good: {trained.vocabulary.word(int(distances.argmin()))} {distances.min():.2f}\n"
+
+
+def test_plot(ask, run, tmp_path):
+    code, out, _ = ask("embedding", "plot", "--run", run, "--words", "30", "--out", tmp_path / "deep" / "map.png")
+    assert (code, out) == (0, f"{tmp_path / 'deep' / 'map.png'}\n")
+    assert (tmp_path / "deep" / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "deep" / "map.svg").is_file()
+
+
+def test_export(ask, run, tmp_path):
+    trained = sentiment.load(Path(run))
+    words = trained.vocabulary.words
+    vectors = trained.params["embedding/embedding"][4 : 4 + len(words)]
+    code, out, _ = ask("embedding", "export", "--run", run, tmp_path / "vectors.txt")
+    assert (code, out) == (0, f"{len(words):,} vectors in {tmp_path / 'vectors.txt'}\n")
+    head, *lines = (tmp_path / "vectors.txt").read_text().splitlines()
+    assert head == f"{len(words)} 8"
+    assert [line.split(" ")[0] for line in lines] == list(words)
+    assert np.array([line.split(" ")[1:] for line in lines], np.float32).tolist() == vectors.tolist()
+
+    code, out, _ = ask("embedding", "export", "--run", run, "--format", "projector", tmp_path / "projector")
+    assert code == 0
+    written = np.loadtxt(tmp_path / "projector" / "vectors.tsv", dtype=np.float32, delimiter="\t")
+    assert written.tolist() == vectors.tolist()
+    names, *rows = [line.split("\t") for line in (tmp_path / "projector" / "metadata.tsv").read_text().splitlines()]
+    assert names == ["word", "reviews", "positive_share"]
+    with np.load(Path(run) / "words.npz") as file:
+        assert [int(row[1]) for row in rows] == file["count"][4 : 4 + len(words)].tolist()
+        assert [float(row[2]) for row in rows] == pytest.approx(file["share"][4 : 4 + len(words)], abs=1e-4)
+
+
+def test_backends(ask):
+    code, out, _ = ask("backends", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [row["backend"] for row in rows] == list(dict.fromkeys(row["backend"] for row in rows))
+    assert {"hoisted", "reference"} <= {row["backend"] for row in rows}
+    assert all(row["here"] for row in rows)
+    code, out, _ = ask("backends")
+    assert code == 0
+    assert "recurrence backends" in out
+    assert "reference" in out
+
+
+def test_prepare(ask, reviews, tmp_path):
+    arguments = ["data", "prepare", "--data", reviews / "train.csv", "--test-data", reviews / "test.csv", "--vocabulary", "frequency"]
+    code, out, _ = ask(*arguments, "--cache-dir", tmp_path)
+    assert code == 0
+    assert out.splitlines()[0].startswith("train: 160 reviews, 80 positive, ")
+    assert out.splitlines()[1].startswith("test: 60 reviews, 30 positive, ")
+    assert len(list(tmp_path.glob("reviews-*.npz"))) == 1
+
+
+def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
+    folder = Path(shutil.copytree(run, tmp_path / "copy"))
+    best = folder / "checkpoints" / "best"
+    newest = next(best.glob("*.manifest.json"))
+    shutil.copytree(best / newest.name.split(".")[0], best / "99")
+    (best / "99.manifest.json").write_text("{}")
+    code, out, err = ask("predict", "--run", folder, "--text", "good")
+    assert (code, out) == (0, f"{probabilities(run, ['good'])[0]:.6f}\n")
+    assert err == "warning: checkpoint of step 99 is damaged (the manifest is damaged); an older one is used\n"
+
+
+def test_flags_reach_the_config():
+    command = cli._parse(
+        ["train", "sentiment", "--bidirectional", "--merge", "sum", "--optimizer", "lion", "--validation", "0.1", "--resume"]
+    )
+    assert isinstance(command, cli.TrainSentiment)
+    assert command.resume
+    assert command.config == config.SentimentConfig(
+        config.DataConfig(validation=0.1),
+        config.SentimentModelConfig(bidirectional=True, merge="sum"),
+        config.TrainConfig(optimizer="lion"),
+    )

@@ -1,0 +1,240 @@
+"""The sentiment model: its size, its life as a pure function, and Keras' model with the same weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from tables import BACKENDS, assert_close
+
+from lstm_jax import InputError, SentimentClassifier, convert
+from lstm_jax.config import SentimentModelConfig
+from lstm_jax.models import functional, layer_rows
+from lstm_jax.training.optimizers import keras_adam
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+V, E, H, B, T = 50, 6, 5, 8, 7
+RNG = np.random.default_rng(0)
+IDS = RNG.integers(0, V, (B, T)).astype(np.int32)
+IDS[0, :5] = 0  # padding, read like any id
+LABELS = (RNG.random(B) < 0.5).astype(np.float32)
+
+
+def small(**options) -> SentimentClassifier:
+    config = SentimentModelConfig(**({"embed": E, "units": H} | options))
+    return SentimentClassifier(config, V, rngs=nnx.Rngs(0, dropout=1))
+
+
+@nnx.jit
+def plain(model: SentimentClassifier, ids: jax.Array) -> jax.Array:
+    """Logits without dropout."""
+    return model(ids, deterministic=True)
+
+
+def probabilities(model: nnx.Module, ids: np.ndarray = IDS) -> jax.Array:
+    return jax.nn.sigmoid(plain(model, jnp.asarray(ids)))
+
+
+def keras_model(keras, dropout: float, dtype: str = "float32", seed: int = 0):
+    """As the imdb_lstm example: no mask, dropout and recurrent dropout on the LSTM."""
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.layers.Embedding(V, E, dtype=dtype),
+            keras.layers.LSTM(H, dropout=dropout, recurrent_dropout=dropout, dtype=dtype),
+            keras.layers.Dense(1, activation="sigmoid", dtype=dtype),
+        ]
+    )
+    model.build((None, T))
+    return model
+
+
+def test_parameters_at_the_defaults() -> None:
+    """2,691,713, as Keras' example prints."""
+    model = nnx.eval_shape(lambda: SentimentClassifier(SentimentModelConfig(), 20_000, rngs=nnx.Rngs(0)))
+    shapes = jax.tree.leaves(nnx.state(model, nnx.Param))
+    assert sum(int(np.prod(leaf.shape)) for leaf in shapes) == 2_691_713 == 20_000 * 128 + 4 * 128 * (128 + 128 + 1) + 129
+
+
+def test_layer_rows() -> None:
+    assert layer_rows(small()) == [
+        {"layer": "embedding", "type": "Embedding", "parameters": "embedding (50, 6)", "count": "300"},
+        {
+            "layer": "recurrent/0",
+            "type": "LSTM",
+            "parameters": "bias (20,), kernel (6, 20), recurrent_kernel (5, 20)",
+            "count": "240",
+        },
+        {"layer": "head", "type": "ClassifierHead", "parameters": "bias (1,), kernel (5, 1)", "count": "6"},
+    ]
+    names = [row["layer"] for row in layer_rows(small(layers=2, bidirectional=True))]
+    assert names == [
+        "embedding",
+        "recurrent/0/backward",
+        "recurrent/0/forward",
+        "recurrent/1/backward",
+        "recurrent/1/forward",
+        "head",
+    ]
+    big = SentimentModelConfig(embed=40, units=10)
+    assert layer_rows(SentimentClassifier(big, 1000, rngs=nnx.Rngs(0)))[0]["count"] == "40,000"
+
+
+def test_functional() -> None:
+    model = small(layers=2)
+    made = functional(model)
+    assert set(made.params) == {
+        "embedding/embedding",
+        *(f"recurrent/{n}/{name}" for n in (0, 1) for name in ("kernel", "recurrent_kernel", "bias")),
+        "head/kernel",
+        "head/bias",
+    }
+    rebuilt = made.rebuild(made.params)
+    np.testing.assert_array_equal(probabilities(rebuilt), probabilities(model))
+    again = functional(rebuilt).params
+    assert list(again) == list(made.params)
+    jax.tree.map(np.testing.assert_array_equal, again, made.params)
+    changed = made.rebuild(made.params | {"head/bias": jnp.asarray([2.0])})
+    np.testing.assert_allclose(plain(changed, jnp.asarray(IDS)) - plain(model, jnp.asarray(IDS)), 2, rtol=1e-5)
+    np.testing.assert_array_equal(model.head.bias[...], [0])  # the model itself is as it was
+
+
+def test_functional_in_jit_and_grad() -> None:
+    made = functional(small())
+
+    def loss(params):
+        return (made.rebuild(params)(jnp.asarray(IDS), deterministic=True) ** 2).sum()
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(made.params)
+    assert_close(value, loss(made.params), "float32")
+    assert set(gradients) == set(made.params)
+    logits = plain(small(), jnp.asarray(IDS))
+    assert_close(gradients["head/bias"], 2 * logits.sum()[None], "float32")
+    unread = np.setdiff1d(np.arange(V), IDS)
+    np.testing.assert_array_equal(gradients["embedding/embedding"][unread], 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"head/bias": jnp.zeros(2)}, r"parameters: head/bias \((1|2),\)"),
+        ({"head/extra": jnp.zeros(2)}, r"parameters: head/extra \(2,\)"),
+        ({"head/bias": None}, r"parameters: head/bias \(1,\)"),
+    ],
+)
+def test_functional_error(change: dict, named: str) -> None:
+    made = functional(small())
+    params = {name: array for name, array in (made.params | change).items() if array is not None}
+    with pytest.raises(InputError, match=f"^{named}; give arrays of the model's own config$"):
+        made.rebuild(params)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_probabilities_equal_keras(keras, peer_rules, backend: str) -> None:
+    with peer_rules():
+        model = keras_model(keras, 0.2)
+        wanted = model.predict(IDS, verbose=0)[:, 0]
+        weights = model.get_weights()
+    params = {name: jnp.asarray(array) for name, array in convert.sentiment_from_keras(weights).items()}
+    ours = functional(small(backend=backend)).rebuild(params)
+    assert_close(probabilities(ours), wanted, "float32")
+    back = convert.sentiment_to_keras({name: np.asarray(array) for name, array in functional(ours).params.items()})
+    for mine, theirs in zip(back, weights, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_adam_steps_equal_keras(keras, peer_rules, steps: int) -> None:
+    """`train_on_batch` with binary cross-entropy and Adam, and ours from logits: every parameter moves the same way."""
+    with peer_rules():
+        model = keras_model(keras, 0.0)
+        before = convert.sentiment_from_keras(model.get_weights())
+        model.compile(loss="binary_crossentropy", optimizer="adam")
+        losses = [float(model.train_on_batch(IDS, LABELS[:, None])) for _ in range(steps)]
+        after = convert.sentiment_from_keras(model.get_weights())
+    made = functional(small(dropout=0.0, recurrent_dropout=0.0))
+    optimizer = keras_adam(1e-3)
+
+    def loss(params):
+        logits = made.rebuild(params)(jnp.asarray(IDS))
+        return optax.sigmoid_binary_cross_entropy(logits, jnp.asarray(LABELS)).mean()
+
+    @jax.jit
+    def step(params, state):
+        value, gradients = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(params, updates), state, value
+
+    params = {name: jnp.asarray(array) for name, array in before.items()}
+    state, ours = optimizer.init(params), []
+    for _ in range(steps):
+        params, state, value = step(params, state)
+        ours.append(float(value))
+    np.testing.assert_allclose(ours, losses, rtol=1e-5)
+    for name, array in params.items():
+        moved = np.abs(after[name] - before[name]).max()
+        assert 0.9e-3 * steps < moved < 1.1e-3 * steps  # about the learning rate a step
+        distance = np.abs(np.asarray(array) - after[name])
+        rounding = steps * np.spacing(np.abs(after[name]))  # of a parameter that is large next to its step
+        assert (distance <= 1e-5 * moved + rounding).all(), f"{name}: {distance.max():.3g} of {moved:.3g}"
+
+
+VARIANTS = [
+    {},
+    {"layers": 2},
+    {"bidirectional": True},
+    {"bidirectional": True, "layers": 2, "merge": "sum"},
+    {"bidirectional": True, "merge": "mul", "mask_zero": True},
+    {"mask_zero": True},
+    {"dtype": "bfloat16"},
+    {"dropout_masks": "variational", "backend": "reference"},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_variants(options: dict) -> None:
+    """Each is a function of its ids with a gradient for every parameter, dropout on; and dropout off is deterministic."""
+    model = small(**options)
+    made = functional(model)
+
+    @jax.jit
+    def value_and_gradient(params, key):
+        return jax.value_and_grad(lambda params: (made.rebuild(params)(jnp.asarray(IDS), rngs=key) ** 2).sum())(params)
+
+    first, gradients = value_and_gradient(made.params, jax.random.key(0))
+    again, _ = value_and_gradient(made.params, jax.random.key(0))
+    other, _ = value_and_gradient(made.params, jax.random.key(1))
+    assert first == again != other
+    for name, gradient in gradients.items():
+        assert gradient.dtype == jnp.float32
+        assert np.isfinite(gradient).all(), name
+        assert np.abs(gradient).max() > 0, name
+    logits = plain(model, jnp.asarray(IDS))
+    assert logits.shape == (B,)
+    assert logits.dtype == jnp.float32
+    model.eval()
+    assert_close(nnx.jit(lambda model, ids: model(ids))(model, jnp.asarray(IDS)), logits, "float32")
+
+
+def test_masked_padding_is_not_read() -> None:
+    padded = np.concatenate([np.zeros((B, 3), np.int32), IDS[:, -4:]], 1)
+    padded[:, -4:] = np.maximum(padded[:, -4:], 1)
+    masked, reading = small(mask_zero=True), small()
+    assert_close(probabilities(masked, padded), probabilities(masked, padded[:, 3:]), "float32")
+    assert_close(probabilities(masked, padded[:, 3:]), probabilities(reading, padded[:, 3:]), "float32")
+    assert not np.allclose(probabilities(reading, padded), probabilities(reading, padded[:, 3:]), rtol=1e-5)
+
+
+def test_merge_sets_the_width_of_the_next_layer() -> None:
+    assert functional(small(bidirectional=True, layers=2)).params["recurrent/1/forward/kernel"].shape == (2 * H, 4 * H)
+    assert functional(small(bidirectional=True, layers=2, merge="ave")).params["recurrent/1/forward/kernel"].shape == (H, 4 * H)
+    assert functional(small(bidirectional=True)).params["head/kernel"].shape == (2 * H, 1)
+
+
+def test_dropout_needs_a_stream() -> None:
+    model = SentimentClassifier(SentimentModelConfig(embed=E, units=H), V, rngs=nnx.Rngs(params=0))
+    with pytest.raises(InputError, match=r"^rngs: None"):
+        model(jnp.asarray(IDS))
+    assert np.isfinite(model(jnp.asarray(IDS), rngs=nnx.Rngs(dropout=0))).all()

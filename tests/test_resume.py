@@ -1,0 +1,100 @@
+"""`kill -9` at any moment, then --resume: the checkpoint at the end has the bits of an uninterrupted run."""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lstm_jax import data
+
+EPOCHS, PER_EPOCH = 3, 15
+_SIZES = f"--vocabulary frequency --num-words 300 --maxlen 20 --embed 8 --units 8 --epochs {EPOCHS} --batch-size 16 --no-figures"
+SIZES = _SIZES.split()
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> list[str]:
+    """The command line of a run, but for --run."""
+    root = tmp_path_factory.mktemp("reviews")
+    for name, split in data.synthetic_splits(240, 60, seed=4).items():
+        with (root / f"{name}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["text", "label"])
+            rows.writerows((text.decode(), label) for text, label in zip(split.texts, split.labels, strict=True))
+    source = ["--data", str(root / "train.csv"), "--test-data", str(root / "test.csv"), "--cache-dir", str(root / "cache")]
+    return [sys.executable, "-m", "lstm_jax.cli", "train", "sentiment", *source, *SIZES, "--checkpoint-steps", "5"]
+
+
+def manifests(latest: Path) -> list[int]:
+    return sorted(int(path.name.split(".")[0]) for path in latest.glob("*.manifest.json")) if latest.is_dir() else []
+
+
+def final(run: Path) -> dict[str, Any]:
+    """The sums of all arrays of the last checkpoint (parameters, moments, totals), and the rows without times."""
+    latest = run / "checkpoints" / "latest"
+    manifest = json.loads((latest / f"{manifests(latest)[-1]}.manifest.json").read_text().partition("\n")[2])
+    rows = [{k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k} for row in manifest["extra"]["rows"]]
+    return {"step": manifest["step"], "leaves": manifest["leaves"], "rows": rows, "best": best(run)}
+
+
+def best(run: Path) -> dict[str, Any]:
+    folder = run / "checkpoints" / "best"
+    return json.loads((folder / f"{manifests(folder)[-1]}.manifest.json").read_text().partition("\n")[2])["leaves"]
+
+
+def stop_when(command: list[str], run: Path, step: int, delay: float, number: int) -> tuple[int, str]:
+    """Start the run and send a signal `delay` seconds after the first checkpoint at or beyond `step`."""
+    with subprocess.Popen([*command, "--run", str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline and max(manifests(run / "checkpoints" / "latest"), default=0) < step:
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+        return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, tmp_path_factory) -> dict[str, Any]:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run([*command, "--run", str(run)], check=True, stdout=subprocess.DEVNULL, timeout=120)
+    found = final(run)
+    assert found["step"] == EPOCHS * PER_EPOCH
+    assert sum(name.startswith("state.params") for name in found["leaves"]) == 6
+    assert sum(".mu." in name or ".nu." in name for name in found["leaves"]) == 12
+    return found
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_kill_and_resume(seed, command, uninterrupted, tmp_path):
+    draw = random.Random(seed)
+    run = tmp_path / "run"
+    code, _ = stop_when(command, run, draw.randint(1, 30), draw.uniform(0, 0.15), signal.SIGKILL)
+    assert code == -signal.SIGKILL, "it ended before the signal came"
+    assert not (run / "result.json").exists()
+    for _ in range(3):
+        done = subprocess.run([*command, "--run", str(run), "--resume"], capture_output=True, text=True, timeout=120)
+        if done.returncode == 0:
+            break
+    assert done.returncode == 0, done.stderr
+    assert "resumed after step " in done.stdout
+    assert final(run) == uninterrupted
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
+
+
+def test_control_c(command, tmp_path):
+    code, said = stop_when(command, tmp_path / "run", 5, 0, signal.SIGINT)
+    assert code == 130
+    assert said.splitlines()[-1].startswith("interrupted after step ")
+    assert "run the same command with --resume to go on" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    step = int(said.split("after step ")[1].split(";")[0])
+    assert manifests(tmp_path / "run" / "checkpoints" / "latest")[-1] == step

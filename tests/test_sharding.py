@@ -1,0 +1,188 @@
+"""The mesh, where parameters live on it, and that a split embedding changes no number."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from tables import assert_close
+
+from lstm_jax import Embedding, InputError, SentimentClassifier
+from lstm_jax.config import SentimentModelConfig
+from lstm_jax.models import functional
+from lstm_jax.sharding import DATA, constrain, gather_columns, make_mesh, on, param_sharding, replicated, rows, use_cpu_cores
+
+two_devices = pytest.mark.skipif("jax.device_count() < 2", reason="needs two devices")
+
+
+def spec(*axes) -> PartitionSpec:
+    return PartitionSpec(*axes)
+
+
+def split(array: jax.Array) -> list[tuple[int, ...]]:
+    return [shard.data.shape for shard in array.addressable_shards]
+
+
+@two_devices
+def test_make_mesh() -> None:
+    assert make_mesh().size == jax.device_count()
+    assert make_mesh(1).size == 1
+    assert list(make_mesh(2).devices) == jax.devices()[:2]
+    assert make_mesh(2).axis_names == (DATA,)
+
+
+@pytest.mark.parametrize("devices", [-1, 10_000])
+def test_make_mesh_errors(devices: int) -> None:
+    with pytest.raises(InputError, match=f"^devices: {devices}; "):
+        make_mesh(devices)
+
+
+def test_use_cpu_cores() -> None:
+    """Before JAX is used it sets the number of devices; after, it refuses another number."""
+    program = "from lstm_jax import use_cpu_cores; use_cpu_cores({}); import jax; print(jax.device_count('cpu'))"
+    for given, wanted in ((3, "3"), (0, None)):
+        found = subprocess.run([sys.executable, "-c", program.format(given)], capture_output=True, text=True, check=True).stdout.strip()
+        assert found == wanted if wanted else int(found) >= 1
+    here = jax.local_device_count("cpu")
+    use_cpu_cores(here)
+    with pytest.raises(InputError, match=f"^devices: {here + 1}; call use_cpu_cores before JAX is first used$"):
+        use_cpu_cores(here + 1)
+    with pytest.raises(InputError, match=r"^devices: -1; give 0 \(all\) or more$"):
+        use_cpu_cores(-1)
+
+
+@two_devices
+def test_rows_and_copies() -> None:
+    mesh = make_mesh(2)
+    x = jnp.arange(24.0).reshape(4, 6)
+    assert split(jax.device_put(x, rows(mesh))) == [(2, 6)] * 2
+    assert split(jax.device_put(x, rows(mesh, 1))) == [(4, 3)] * 2
+    assert split(jax.device_put(x, replicated(mesh))) == [(4, 6)] * 2
+
+
+@two_devices
+def test_where_parameters_live() -> None:
+    """The embedding by columns, all else copied; also under the names of a nested tree, and in the optimiser's moments."""
+    mesh = make_mesh(2)
+
+    def places(tree) -> dict[str, PartitionSpec]:
+        found = jax.tree_util.tree_map_with_path(lambda path, leaf: param_sharding(mesh, path, leaf), tree)
+        return {jax.tree_util.keystr(path): place.spec for path, place in jax.tree.leaves_with_path(found)}
+
+    model = SentimentClassifier(SentimentModelConfig(embed=6, units=5), 50, rngs=nnx.Rngs(0))
+    columns, copied = spec(None, DATA), spec()
+    flat = places(functional(model).params)
+    assert flat.pop("['embedding/embedding']") == columns
+    assert set(flat.values()) == {copied}
+    assert places({"embedding": {"embedding": jnp.zeros((3, 4))}, "head": jnp.zeros((4, 4))}) == {
+        "['embedding']['embedding']": columns,
+        "['head']": copied,
+    }
+    odd = {"embedding/embedding": jnp.zeros((4, 3)), "embedding": jnp.zeros(4), "my_embedding": jnp.zeros((4, 4))}
+    assert set(places(odd).values()) == {copied}
+    assert param_sharding(mesh, (), jnp.zeros((4, 4))).spec == copied
+
+
+def test_constrain_outside_a_mesh() -> None:
+    x = jnp.ones((4, 6))
+    assert constrain(x, 0) is x
+    assert "sharding_constraint" not in str(jax.make_jaxpr(lambda x: constrain(x, 0))(x))
+    with on(make_mesh(1)):
+        assert constrain(x, 0) is x
+
+
+@two_devices
+def test_constrain_on_a_mesh() -> None:
+    x = jnp.arange(24.0).reshape(4, 6)
+    mesh = make_mesh(2)
+    with on(mesh):
+        by_rows, by_columns = (jax.jit(lambda x, axis=axis: constrain(2 * x, axis))(x) for axis in (0, 1))
+        assert constrain(jnp.ones((3, 2)), 0).shape == (3, 2)  # 3 rows do not divide: left as they are
+    assert split(by_rows) == [(2, 6)] * 2
+    assert split(by_columns) == [(4, 3)] * 2
+    np.testing.assert_array_equal(by_rows, 2 * x)
+    np.testing.assert_array_equal(by_columns, 2 * x)
+    other = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(other):
+        assert constrain(x, 0) is x
+
+
+@two_devices
+@pytest.mark.parametrize("shape", [(4, 6), (7, 4), (8,)], ids=str)
+def test_embedding_by_columns(shape: tuple[int, ...]) -> None:
+    """A table split by columns gives the rows and the gradient of a whole one; the gradient lies where the table does."""
+    mesh = make_mesh(2)
+    layer = functional(Embedding(11, 6, rngs=nnx.Rngs(0)))
+    table = layer.params["embedding"]
+    rng = np.random.default_rng(0)
+    ids = jnp.asarray(rng.integers(0, 11, shape))
+    weight = jnp.asarray(rng.normal(size=(*shape, 6)), jnp.float32)
+
+    def function(table, ids):
+        def loss(table):
+            vectors = layer.rebuild({"embedding": table})(ids)
+            return (vectors * vectors * weight).sum(), vectors
+
+        return jax.value_and_grad(loss, has_aux=True)(table)
+
+    (_, want), want_gradient = jax.jit(function)(table, ids)
+    with on(mesh):
+        places = rows(mesh, 1), rows(mesh, ids.ndim - 1)
+        (_, vectors), gradient = jax.jit(function)(jax.device_put(table, places[0]), jax.device_put(ids, places[1]))
+    np.testing.assert_array_equal(vectors, want)
+    assert_close(gradient, want_gradient, "float32")
+    assert gradient.sharding.is_equivalent_to(rows(mesh, 1), 2), gradient.sharding
+    assert vectors.sharding.is_equivalent_to(rows(mesh, ids.ndim - 1), vectors.ndim), vectors.sharding
+
+
+@two_devices
+def test_no_device_gathers_the_table() -> None:
+    """Devices trade vectors (all-to-all) and ids; the table itself, here the largest array by far, does not travel."""
+    mesh = make_mesh(2)
+    table, ids = jnp.zeros((999, 6)), jnp.zeros((4, 8), jnp.int32)
+    with on(mesh):
+        compiled = jax.jit(gather_columns).lower(jax.device_put(table, rows(mesh, 1)), jax.device_put(ids, rows(mesh, 1))).compile()
+    lines = [line for line in compiled.as_text().splitlines() if "all-gather(" in line or "all-reduce(" in line]
+    assert not [line for line in lines if "999" in line], lines
+    assert "all-to-all" in compiled.as_text()
+
+
+@two_devices
+@pytest.mark.parametrize(("table", "ids"), [((11, 5), (4, 6)), ((11, 6), (4, 5)), ((11, 6), ())], ids=str)
+def test_gather_that_does_not_divide(table: tuple, ids: tuple) -> None:
+    rng = np.random.default_rng(0)
+    values, places = jnp.asarray(rng.normal(size=table), jnp.float32), jnp.asarray(rng.integers(0, 11, ids))
+    with on(make_mesh(2)):
+        np.testing.assert_array_equal(jax.jit(gather_columns)(values, places), values[places])
+
+
+def test_an_id_outside_is_not_a_number_on_a_mesh() -> None:
+    with on(make_mesh()):
+        vectors = jax.jit(gather_columns)(jnp.ones((3, 4)), jnp.asarray([[0, 3], [2, 1]]))
+    np.testing.assert_array_equal(np.isnan(vectors).all(-1), [[False, True], [False, False]])
+
+
+@two_devices
+def test_the_whole_model_on_two_devices() -> None:
+    mesh = make_mesh(2)
+    made = functional(SentimentClassifier(SentimentModelConfig(embed=6, units=5), 50, rngs=nnx.Rngs(0)))
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 50, (4, 7)))
+
+    def function(params, ids):
+        def loss(params):
+            logits = made.rebuild(params)(ids, deterministic=True)
+            return (logits**2).sum(), logits
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    want = jax.jit(function)(made.params, ids)
+    with on(mesh):
+        places = jax.tree_util.tree_map_with_path(lambda path, leaf: param_sharding(mesh, path, leaf), made.params)
+        params = {name: jax.device_put(array, places[name]) for name, array in made.params.items()}
+        (value, logits), gradients = jax.jit(function)(params, jax.device_put(ids, rows(mesh)))
+    assert_close(((value, logits), gradients), want, "float32")
+    assert logits.sharding.is_equivalent_to(NamedSharding(mesh, spec(DATA)), 1), logits.sharding
