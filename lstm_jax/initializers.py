@@ -14,8 +14,13 @@ from lstm_jax.shapes import GATES
 Initializer = Callable[..., jax.Array]
 
 glorot_uniform: Initializer = jax.nn.initializers.glorot_uniform()
-orthogonal: Initializer = jax.nn.initializers.orthogonal()
 zeros: Initializer = jax.nn.initializers.zeros
+
+
+def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Orthonormal rows or columns, whichever are fewer; drawn in float32 where `dtype` is shorter, since QR needs it."""
+    drawn_in = jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
+    return jax.nn.initializers.orthogonal()(key, shape, drawn_in).astype(dtype)
 
 
 def uniform_embedding(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:

@@ -39,10 +39,10 @@ def make_mesh(devices: int = 0) -> Mesh:
     """A mesh over the first `devices` devices of all hosts (0: all).
 
     Raises:
-        InputError: if there are fewer.
+        InputError: if there are fewer, or `devices` is below 0.
     """
     found = jax.devices()
-    require(devices <= len(found), "devices", devices, f"this machine shows {len(found)}")
+    require(0 <= devices <= len(found), "devices", devices, f"give 0 (all) to {len(found)}")
     return Mesh(np.asarray(found[: devices or len(found)]), (DATA,), axis_types=(AxisType.Auto,))
 
 

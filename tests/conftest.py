@@ -65,6 +65,13 @@ def _peer_rules() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def only_peers() -> Iterator[None]:
+    """The same for a whole module in which JAX runs nothing but peers."""
+    with _peer_rules():
+        yield
+
+
 @pytest.fixture(scope="session")
 def peer_rules() -> Callable[[], contextlib.AbstractContextManager[None]]:
     """A context for a peer's own code, which is not written for strict promotion; nothing of ours runs in it."""

@@ -13,7 +13,10 @@ from lstm_jax import convert
 from lstm_jax.errors import InputError
 
 # Keras' variables lack the `copy` argument that NumPy 2 asks for.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),
+    pytest.mark.usefixtures("only_peers"),
+]
 
 SIZES = st.sampled_from([1, 2, 3, 5, 7])
 SHAPES = st.tuples(SIZES, SIZES, SIZES, SIZES)  # B, T, E, H

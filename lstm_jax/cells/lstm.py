@@ -72,13 +72,13 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
     return jnp.concatenate(gates, axis=-1)
 
 
-def project(params: LSTMParams, x: Float[Array, "T B E"], mask: Array | None = None, compute_dtype=None) -> Float[Array, "T B 4*H"]:
+def project(params: LSTMParams, x: Float[Array, "T B E"], mask: Array | None = None, compute_dtype=None) -> Float[Array, "T B Z"]:
     """The input's part of z for all steps at once: x W + b."""
     z = masked_matmul(x, params.kernel, mask, compute_dtype)
     return z + jnp.broadcast_to(params.bias, z.shape)
 
 
-def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B 4*H"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
+def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
     """One step from `state`, given this step's projected input `z`; `mask` is the recurrent dropout's, (B, H) or (4, B, H)."""
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     i, f, g, o = jnp.split(z, GATES, axis=-1)

@@ -106,7 +106,7 @@ def unroll(
     Args:
         cell: a row of `CELLS`.
         params: its parameters.
-        x: (B, T, E), or (T, B, E) if `time_major`.
+        x: (B, T, E), or (T, B, E) if `time_major`; read in the parameters' type.
         initial_state: its state, zeros if None.
         mask: bool (B, T) ((T, B) if `time_major`), False where a step copies the state and repeats the previous output.
         lengths: int (B,), instead of `mask`: the first `lengths[b]` steps are valid; 0 gives the initial state.
@@ -128,11 +128,17 @@ def unroll(
     run = resolve_backend(backend, cell.name, compute_dtype or "float32").run
     x = x if time_major else jnp.swapaxes(x, 0, 1)
     state = cell.initial_state(batch, units, params[0].dtype) if initial_state is None else initial_state
-    require(state.h.shape == (batch, units), "initial_state.h", state.h.shape, f"give shape ({batch}, {units})")
+    for name, part in zip(state._fields, state, strict=True):
+        require(part.shape == (batch, units), f"initial_state.{name}", part.shape, f"give shape ({batch}, {units})")
+    dropout = dropout or DropoutMasks()
+    for name, mask_of, size in (("input", dropout.input, x.shape[2]), ("recurrent", dropout.recurrent, units)):
+        fits = mask_of is None or mask_of.shape in ((batch, size), (cell.gates, batch, size))
+        shown = "" if mask_of is None else mask_of.shape
+        require(fits, f"dropout.{name}", shown, f"give shape ({batch}, {size}) or ({cell.gates}, {batch}, {size})")
     valid = None
     if lengths is not None:
         require(lengths.shape == (batch,), "lengths", lengths.shape, f"give shape ({batch},)")
-        valid = jnp.arange(steps)[:, None] < lengths[None, :].astype(jnp.int32)
+        valid = jnp.arange(steps, dtype=jnp.int32)[:, None] < lengths[None, :].astype(jnp.int32)
     elif mask is not None:
         valid = (mask if time_major else mask.T).astype(bool)
         require(valid.shape == (steps, batch), "mask", mask.shape, "give (B, T), or (T, B) if time_major")
@@ -140,7 +146,7 @@ def unroll(
         x = jnp.flip(x, 0)
         valid = None if valid is None else jnp.flip(valid, 0)
 
-    h, final = run(cell, params, x, state, valid, dropout or DropoutMasks(), compute_dtype, return_sequences)
+    h, final = run(cell, params, x.astype(params.kernel.dtype), state, valid, dropout, compute_dtype, return_sequences)
 
     if not return_sequences:
         if valid is None:
@@ -154,6 +160,7 @@ def unroll(
 
 
 def _check(cell: Cell, params, x: jax.Array, time_major: bool) -> tuple[int, int, int]:
+    require(jnp.issubdtype(x.dtype, jnp.floating), "x", x.dtype.name, "give floats; ids go through an Embedding first")
     require(x.ndim == 3, "x", x.shape, "give (B, T, E), or (T, B, E) if time_major")
     features, units = params.kernel.shape[0], params.kernel.shape[1] // cell.gates
     require(x.shape[2] == features, "x", x.shape, f"the kernel reads {features} features")

@@ -183,7 +183,8 @@ def _gate_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Gates, com
     rows = [x if m is None else x * _over(m, x) for m in masks]
     # d_z is transposed rather than the rows: once for both kernels, and masks are cheap to apply along the last axis
     turned = lax.optimization_barrier(tuple(d.transpose(2, 0, 1) for d in d_z))
-    d_kernel = [_over_time_and_batch(d, r, compute_dtype).T for d, r in zip(turned, rows, strict=True)]
+    # the barrier keeps the last transposition out of the product: XLA's CPU backend has no transposed bfloat16 product
+    d_kernel = [lax.optimization_barrier(_over_time_and_batch(d, r, compute_dtype)).T for d, r in zip(turned, rows, strict=True)]
     transposed = lax.optimization_barrier(tuple(part.T for part in _split(kernel)))
     d_rows = [matmul(d, part, compute_dtype) for d, part in zip(d_z, transposed, strict=True)]
     d_x = sum(d if m is None else d * _over(m, x) for m, d in zip(masks, d_rows, strict=True))

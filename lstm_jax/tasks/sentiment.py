@@ -129,6 +129,7 @@ def train(
     optimizer = make_optimizer(config.train, steps)
     run.start(to_json(config), resume)
     run.write_environment(mesh, backend)
+    run.fix_data(reviews.fingerprint)
     reviews.vocabulary.save(run.vocabulary)
     model = make_model(config, reviews.vocabulary.size)
     params, rebuild = functional(model)

@@ -30,7 +30,7 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
         m = jax.tree.map(lambda m, g: m + (1 - b1) * (g - m), state.mu, updates)
         v = jax.tree.map(lambda v, g: v + (1 - b2) * (g * g - v), state.nu, updates)
         rate = jnp.asarray(learning_rate(state.count) if callable(learning_rate) else learning_rate)
-        time = jnp.asarray(count).astype(jnp.float32)
+        time = jnp.asarray(count).astype(rate.dtype)
         scale = rate * jnp.sqrt(1 - b2**time) / (1 - b1**time)
         steps = jax.tree.map(lambda m, v: -scale.astype(m.dtype) * m / (jnp.sqrt(v) + eps), m, v)
         return steps, optax.ScaleByAdamState(count, m, v)

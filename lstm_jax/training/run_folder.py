@@ -22,6 +22,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.config = path / "config.json"
+        self.data = path / "data.sha256"
         self.environment = path / "environment.json"
         self.vocabulary = path / "vocabulary.json"
         self.words = path / "words.npz"
@@ -49,6 +50,17 @@ class RunFolder:
             "holds a run of another config",
             "give its config to resume it",
         )
+
+    def fix_data(self, fingerprint: str) -> None:
+        """Record what the run is trained on, or see that it is still the same.
+
+        Raises:
+            InputError: if it was something else when the run began.
+        """
+        if not self.data.exists():
+            write_atomically(self.data, fingerprint + "\n")
+        same = self.data.read_text().strip() == fingerprint
+        require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
     def write_environment(self, mesh: Mesh, backend: str) -> None:
         """Record the machine, the versions and the backend that runs."""

@@ -69,3 +69,12 @@ def test_environment_without_git_or_proc(tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "run")
     run.write_environment(sharding.make_mesh(1), "reference")
     assert json.loads(run.environment.read_text())["git"] == ""
+
+
+def test_data_that_changed_is_noticed(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.fix_data("abc")
+    run.fix_data("abc")
+    with pytest.raises(InputError, match="changed since the run began"):
+        run.fix_data("abd")
+    assert run.data.read_text() == "abc\n"
