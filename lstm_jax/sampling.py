@@ -36,7 +36,7 @@ class Rules(NamedTuple):
     """How a character is drawn; arrays, so that a change compiles nothing anew.
 
     temperature: float32 scalar, 0 for greedy; top_k: int32 scalar, only the k likeliest (V: all); top_p: float32 scalar, only the likeliest
-    that together reach p (1: all; Holtzman et al. 2020).
+    that together reach p (1: all; Holtzman et al. 2020). Characters as likely as the last one kept are kept too.
     """
 
     temperature: jax.Array
