@@ -145,6 +145,43 @@ class SentimentConfig:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
 
+@dataclass(frozen=True)
+class GenerationModelConfig:
+    """One-hot characters (or an embedding) -> LSTM -> softmax over the characters."""
+
+    units: int = 128
+    """Units of each LSTM layer."""
+    layers: int = 1
+    """Stacked LSTM layers."""
+    embed: int = 0
+    """Features of an embedding of the characters. 0: one-hot."""
+    tied: bool = False
+    """Use the embedding's table as the head's kernel too; needs embed = units."""
+    dropout: float = 0.0
+    """Share of each LSTM layer's input features dropped, the same ones at every step."""
+    recurrent_dropout: float = 0.0
+    """Share of the recurrent state dropped, the same units at every step."""
+    dropout_masks: Literal["keras", "per_gate", "variational"] = "keras"
+    """See `lstm_jax.dropout`."""
+    cell: Literal["lstm"] = "lstm"
+    """Recurrent cell."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the matrix products; parameters and state stay float32."""
+    backend: Literal["auto", "reference", "hoisted"] = "auto"
+    """Recurrence backend; see `lstm-jax backends`."""
+
+    def __post_init__(self):
+        _require_choices(self)
+        for name in ("units", "layers"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
+        require(self.embed >= 0, "embed", self.embed, "give 0 (one-hot) or more")
+        require(
+            not self.tied or self.embed == self.units, "tied", f"embed {self.embed}, units {self.units}", "tied weights need embed = units"
+        )
+        for name in ("dropout", "recurrent_dropout"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
+
+
 def to_json(config: Any) -> str:
     """The whole config as indented JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"

@@ -1,17 +1,32 @@
 """Models: config -> Module."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lstm_jax.config import SentimentModelConfig
+from lstm_jax.cells import LSTMState
+from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
 from lstm_jax.errors import InputError
-from lstm_jax.layers import LSTM, Bidirectional, ClassifierHead, Embedding, RecurrentStack
-from lstm_jax.shapes import TokenIds
+from lstm_jax.layers import LSTM, Bidirectional, ClassifierHead, Embedding, RecurrentStack, TiedHead
+from lstm_jax.shapes import TokenIds, ValidSteps
+
+
+def _make_layer(kind: Callable, features: int, config: SentimentModelConfig | GenerationModelConfig, **options) -> Any:
+    """An `LSTM` or `Bidirectional` as the config wants it."""
+    return kind(
+        features,
+        config.units,
+        dropout=config.dropout,
+        recurrent_dropout=config.recurrent_dropout,
+        dropout_masks=config.dropout_masks,
+        dtype=None if config.dtype == "float32" else jnp.dtype(config.dtype),
+        backend=None if config.backend == "auto" else config.backend,
+        **options,
+    )
 
 
 class SentimentClassifier(nnx.Module):
@@ -25,19 +40,12 @@ class SentimentClassifier(nnx.Module):
         layers: list[LSTM | Bidirectional] = []
         features = config.embed
         for n in range(config.layers):
-            options = {
-                "dropout": config.dropout,
-                "recurrent_dropout": config.recurrent_dropout,
-                "dropout_masks": config.dropout_masks,
-                "return_sequences": n < config.layers - 1,
-                "dtype": None if config.dtype == "float32" else jnp.dtype(config.dtype),
-                "backend": None if config.backend == "auto" else config.backend,
-            }
+            inner = n < config.layers - 1
             if config.bidirectional:
-                layer = Bidirectional(features, config.units, merge_mode=config.merge, rngs=rngs, **options)
+                layer = _make_layer(Bidirectional, features, config, merge_mode=config.merge, return_sequences=inner, rngs=rngs)
                 features = layer.output_features
             else:
-                layer = LSTM(features, config.units, rngs=rngs, **options)
+                layer = _make_layer(LSTM, features, config, return_sequences=inner, rngs=rngs)
                 features = config.units
             layers.append(layer)
         self.recurrent = RecurrentStack(layers)
@@ -46,7 +54,7 @@ class SentimentClassifier(nnx.Module):
     def __call__(self, ids: TokenIds, *, deterministic: bool | None = None, rngs: nnx.Rngs | jax.Array | None = None) -> Float[Array, "B"]:
         """Logits of a batch; `deterministic` and `rngs` as in `LSTM`."""
         steps_first = ids.T  # the recurrence runs over T first, so gather the vectors in that order
-        last = self.recurrent(
+        last: Any = self.recurrent(
             self.embedding(steps_first),
             mask=self.embedding.mask(steps_first),
             deterministic=deterministic,
@@ -54,6 +62,51 @@ class SentimentClassifier(nnx.Module):
             time_major=True,
         )
         return self.head(last)[:, 0]
+
+
+class CharGenerator(nnx.Module):
+    """One-hot characters, or an embedding -> LSTMs -> Dense(V): ids (B, T) -> logits of the next character.
+
+    With the source's config (33 characters, 128 units) these are the 87,201 parameters of Keras' lstm_text_generation example.
+    """
+
+    def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
+        self.embedding = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
+        layers: list[LSTM | Bidirectional] = []
+        for n in range(config.layers):
+            features = config.units if n else config.embed or vocabulary
+            layers.append(_make_layer(LSTM, features, config, return_sequences=True, return_state=True, rngs=rngs))
+        self.recurrent = RecurrentStack(layers)
+        self.head: ClassifierHead | TiedHead = (
+            TiedHead(vocabulary, rngs=rngs) if config.tied else ClassifierHead(config.units, vocabulary, rngs=rngs)
+        )
+
+    def __call__(
+        self,
+        ids: TokenIds,
+        *,
+        mask: ValidSteps | None = None,
+        state: list[LSTMState] | None = None,
+        last: bool = False,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | jax.Array | None = None,
+    ) -> tuple[Float[Array, "..."], list[LSTMState]]:
+        """Logits of each step's next character (B, T, V), or of the last step's (B, V) with `last`; and the layers' states.
+
+        Args:
+            ids: characters (B, T), T at least 1.
+            mask: False where a step is to be passed over.
+            state: states to start from; zeros if None.
+        """
+        steps_first = ids.T
+        x: jax.Array = steps_first if self.embedding is None else self.embedding(steps_first)
+        valid = None if mask is None else mask.T
+        h, states = self.recurrent(x, mask=valid, initial_state=state, deterministic=deterministic, rngs=rngs, time_major=True)
+        h = states[-1].h if last else jnp.swapaxes(h, 0, 1)
+        if isinstance(self.head, TiedHead) and self.embedding is not None:
+            return self.head(h, self.embedding.embedding[...]), states
+        assert isinstance(self.head, ClassifierHead)
+        return self.head(h), states
 
 
 class Functional(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lstm_jax import initializers
 from lstm_jax.errors import require
@@ -72,9 +72,18 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
     return jnp.concatenate(gates, axis=-1)
 
 
-def project(params: LSTMParams, x: Float[Array, "T B E"], mask: Array | None = None, compute_dtype=None) -> Float[Array, "T B Z"]:
-    """The input's part of z for all steps at once: x W + b."""
-    z = masked_matmul(x, params.kernel, mask, compute_dtype)
+def project(
+    params: LSTMParams, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
+) -> Float[Array, "T B Z"]:
+    """The input's part of z for all steps at once: x W + b.
+
+    x may also be int ids (T, B), which stand for one-hot rows: their product with W is a gather of W's rows.
+    """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        require(mask is None, "input mask", "given with ids", "give x as one-hot rows to drop some of it")
+        z = jnp.take(params.kernel, x, axis=0)
+    else:
+        z = masked_matmul(x, params.kernel, mask, compute_dtype)
     return z + jnp.broadcast_to(params.bias, z.shape)
 
 

@@ -36,3 +36,15 @@ class ClassifierHead(nnx.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... C"]:
         logits: jax.Array = x @ self.kernel[...]
         return logits + jnp.broadcast_to(self.bias[...], logits.shape)
+
+
+class TiedHead(nnx.Module):
+    """features (..., D), table (V, D) -> logits (..., V): x table^T + b, sharing the embedding's table (Press & Wolf 2017)."""
+
+    def __init__(self, classes: int, *, param_dtype=jnp.float32, rngs: nnx.Rngs):
+        require(classes >= 1, "classes", classes, "give 1 or more")
+        self.bias = nnx.Param(initializers.zeros(rngs.params(), (classes,), param_dtype))
+
+    def __call__(self, x: Float[Array, "... D"], table: Float[Array, "C D"]) -> Float[Array, "... C"]:
+        logits: jax.Array = x @ table.T
+        return logits + jnp.broadcast_to(self.bias[...], logits.shape)

@@ -135,7 +135,7 @@ class LSTM(nnx.Module):
         """Run the layer.
 
         Args:
-            x: (B, T, E), or (T, B, E) if `time_major`.
+            x: (B, T, E), or (T, B, E) if `time_major`; or int ids that stand for one-hot rows, see `unroll`.
             mask: bool (B, T), False for padding; or `lengths`: int (B,).
             initial_state: LSTMState of (B, H) arrays; zeros, or the carried state, if None.
             dropout: masks to use instead of drawn ones.
@@ -260,29 +260,35 @@ def _merge(mode: str | None, ahead: jax.Array, back: jax.Array):
 
 
 class RecurrentStack(nnx.Module):
-    """Recurrent layers one behind the other; all but the last must return sequences, with the same mask for each.
+    """Recurrent layers one behind the other, with the same mask for each.
 
     Args:
-        layers: `LSTM` or `Bidirectional` modules.
+        layers: `LSTM` or `Bidirectional` modules; all but the last return sequences, and all or none return their state.
+
+    With states it gives (outputs, [state of each layer]).
 
     Raises:
-        InputError: if there is none, or an inner one does not return plain sequences.
+        InputError: if there is no layer, or they do not fit so.
     """
 
     def __init__(self, layers: list[LSTM | Bidirectional]):
         require(len(layers) >= 1, "layers", len(layers), "give 1 or more")
-        for n, layer in enumerate(layers[:-1]):
-            require(
-                layer.return_sequences and not layer.return_state, f"layer {n}", "inner layer", "make it with return_sequences=True only"
-            )
+        for n, layer in enumerate(layers):
+            require(layer.return_sequences or n == len(layers) - 1, f"layer {n}", "returns its last output", "set return_sequences=True")
+            alike = layer.return_state == layers[0].return_state
+            require(alike, f"layer {n}", f"return_state={layer.return_state}", "set it for all layers or none")
         self.layers = nnx.List(layers)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None, **options):
         """As `LSTM.__call__`, except `initial_state` and `dropout`, which are lists with an entry a layer."""
         per_layer = {name: options.pop(name) for name in ("initial_state", "dropout") if options.get(name) is not None}
         y: Any = x
+        states = []
         for n, layer in enumerate(self.layers):
             own = {name: values[n] for name, values in per_layer.items()}
             key = jax.random.fold_in(rngs, n) if isinstance(rngs, jax.Array) else rngs
             y = layer(y, rngs=key, **(options | own))
-        return y
+            if layer.return_state:
+                y, state = y
+                states.append(state)
+        return (y, states) if states else y

@@ -106,7 +106,8 @@ def unroll(
     Args:
         cell: a row of `CELLS`.
         params: its parameters.
-        x: (B, T, E), or (T, B, E) if `time_major`; read in the parameters' type.
+        x: (B, T, E), or (T, B, E) if `time_major`; read in the parameters' type. Or int ids (B, T), or (T, B), that stand for one-hot rows
+            of E features: their product with the kernel is a gather of its rows.
         initial_state: its state, zeros if None.
         mask: bool (B, T) ((T, B) if `time_major`), False where a step copies the state and repeats the previous output.
         lengths: int (B,), instead of `mask`: the first `lengths[b]` steps are valid; 0 gives the initial state.
@@ -128,13 +129,11 @@ def unroll(
     run = resolve_backend(backend, cell.name, compute_dtype or "float32").run
     x = x if time_major else jnp.swapaxes(x, 0, 1)
     state = cell.initial_state(batch, units, params[0].dtype) if initial_state is None else initial_state
-    for name, part in zip(state._fields, state, strict=True):
-        require(part.shape == (batch, units), f"initial_state.{name}", part.shape, f"give shape ({batch}, {units})")
     dropout = dropout or DropoutMasks()
-    for name, mask_of, size in (("input", dropout.input, x.shape[2]), ("recurrent", dropout.recurrent, units)):
-        fits = mask_of is None or mask_of.shape in ((batch, size), (cell.gates, batch, size))
-        shown = "" if mask_of is None else mask_of.shape
-        require(fits, f"dropout.{name}", shown, f"give shape ({batch}, {size}) or ({cell.gates}, {batch}, {size})")
+    _check_state_and_masks(cell, params, state, dropout, batch, units)
+    if x.ndim == 2 and dropout.input is not None:
+        x = jax.nn.one_hot(x, params.kernel.shape[0], dtype=params.kernel.dtype)
+    x = x if x.ndim == 2 else x.astype(params.kernel.dtype)
     valid = None
     if lengths is not None:
         require(lengths.shape == (batch,), "lengths", lengths.shape, f"give shape ({batch},)")
@@ -146,7 +145,7 @@ def unroll(
         x = jnp.flip(x, 0)
         valid = None if valid is None else jnp.flip(valid, 0)
 
-    h, final = run(cell, params, x.astype(params.kernel.dtype), state, valid, dropout, compute_dtype, return_sequences)
+    h, final = run(cell, params, x, state, valid, dropout, compute_dtype, return_sequences)
 
     if not return_sequences:
         if valid is None:
@@ -160,10 +159,20 @@ def unroll(
 
 
 def _check(cell: Cell, params, x: jax.Array, time_major: bool) -> tuple[int, int, int]:
-    require(jnp.issubdtype(x.dtype, jnp.floating), "x", x.dtype.name, "give floats; ids go through an Embedding first")
-    require(x.ndim == 3, "x", x.shape, "give (B, T, E), or (T, B, E) if time_major")
+    ids = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
+    require(ids or jnp.issubdtype(x.dtype, jnp.floating), "x", x.dtype.name, "give floats (B, T, E), or int ids (B, T)")
+    require(ids or x.ndim == 3, "x", x.shape, "give (B, T, E), or (T, B, E) if time_major")
     features, units = params.kernel.shape[0], params.kernel.shape[1] // cell.gates
-    require(x.shape[2] == features, "x", x.shape, f"the kernel reads {features} features")
+    require(ids or x.shape[2] == features, "x", x.shape, f"the kernel reads {features} features")
     steps, batch = x.shape[:2] if time_major else (x.shape[1], x.shape[0])
     require(steps >= 1, "x", x.shape, "give 1 or more time steps")
     return batch, steps, units
+
+
+def _check_state_and_masks(cell: Cell, params, state, dropout: DropoutMasks, batch: int, units: int) -> None:
+    for name, part in zip(state._fields, state, strict=True):
+        require(part.shape == (batch, units), f"initial_state.{name}", part.shape, f"give shape ({batch}, {units})")
+    for name, mask, size in (("input", dropout.input, params.kernel.shape[0]), ("recurrent", dropout.recurrent, units)):
+        if mask is not None:
+            fits = mask.shape in ((batch, size), (cell.gates, batch, size))
+            require(fits, f"dropout.{name}", mask.shape, f"give shape ({batch}, {size}) or ({cell.gates}, {batch}, {size})")

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
-from lstm_jax.cells.lstm import matmul
+from lstm_jax.cells.lstm import matmul, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.shapes import GATES
 
@@ -47,7 +47,7 @@ class Kept(NamedTuple):
 def run(
     cell: Cell,
     params: LSTMParams,
-    x: Float[Array, "T B E"],
+    x: Float[Array, "T B E"] | Int[Array, "T B"],
     state: LSTMState,
     valid: Array | None,
     dropout: DropoutMasks,
@@ -84,8 +84,10 @@ def _sigmoid(x: Array) -> Array:
 
 def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) -> Array | Gates:
     """x W + b: (T, B, 4H) from one product, or four (T, B, H) where each gate has its own mask."""
-    if mask is None or mask.ndim == 2:
-        z = matmul(x if mask is None else x * _over(mask, x), params.kernel, compute_dtype)
+    if mask is None:
+        return project(params, x, None, compute_dtype)
+    if mask.ndim == 2:
+        z = matmul(x * _over(mask, x), params.kernel, compute_dtype)
         return z + jnp.broadcast_to(params.bias, z.shape)
     parts = zip(mask, _split(params.kernel), _split(params.bias), strict=True)
     z = [(matmul(x * _over(m, x), kernel, compute_dtype), bias) for m, kernel, bias in parts]
@@ -158,7 +160,11 @@ def _bwd(compute_dtype, sequences, residuals, cotangents):
     d_state, d_z = lax.scan(body, d_state, (d_h, kept, valid), reverse=True)
 
     gradients: Callable = _flat_gradients if flat else _gate_gradients
-    d_kernel, d_x, d_input_mask = gradients(x, params.kernel, dropout.input, d_z, compute_dtype)
+    if jnp.issubdtype(x.dtype, jnp.integer):  # one-hot rows: the product x^T d_z adds each d_z to its id's row
+        all_gates = jnp.concatenate(d_z, axis=-1) if isinstance(d_z, tuple) else d_z
+        d_kernel, d_x, d_input_mask = jnp.zeros_like(params.kernel).at[x].add(all_gates), None, None
+    else:
+        d_kernel, d_x, d_input_mask = gradients(x, params.kernel, dropout.input, d_z, compute_dtype)
     d_recurrent, _, d_recurrent_mask = gradients(kept.h, kernel, mask, d_z, compute_dtype)
     d_bias = jnp.concatenate([d.sum((0, 1)) for d in d_z]) if isinstance(d_z, tuple) else d_z.sum((0, 1))
     return LSTMParams(d_kernel, d_recurrent, d_bias), d_x, d_state, None, DropoutMasks(d_input_mask, d_recurrent_mask)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
@@ -12,7 +12,7 @@ from lstm_jax.dropout import DropoutMasks
 def run(
     cell: Cell,
     params,
-    x: Float[Array, "T B E"],
+    x: Float[Array, "T B E"] | Int[Array, "T B"],
     state,
     valid: Array | None,
     dropout: DropoutMasks,

@@ -1,0 +1,79 @@
+"""The character model: size, parity with Keras' lstm_text_generation, states, tied weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lstm_jax import convert
+from lstm_jax.config import GenerationModelConfig
+from lstm_jax.errors import InputError
+from lstm_jax.models import CharGenerator, functional
+
+
+def _model(vocabulary: int = 7, **config) -> CharGenerator:
+    return CharGenerator(GenerationModelConfig(**({"units": 6} | config)), vocabulary, rngs=nnx.Rngs(params=0))
+
+
+def test_the_source_has_87201_parameters():
+    params, _ = functional(CharGenerator(GenerationModelConfig(), 33, rngs=nnx.Rngs(params=0)))
+    assert sum(array.size for array in params.values()) == 87_201
+
+
+def test_keras_weights_give_the_same_probabilities(keras, peer_rules):
+    model = _model()
+    params, rebuild = functional(model)
+    ids = jax.random.randint(jax.random.key(1), (5, 9), 0, 7)
+    with peer_rules():
+        layers = [keras.Input((9, 7)), keras.layers.LSTM(6), keras.layers.Dense(7, activation="softmax")]
+        peer = keras.Sequential(layers)
+        weights = [np.asarray(array) for array in peer.get_weights()]
+        wanted = np.asarray(peer(np.eye(7, dtype="float32")[np.asarray(ids)]))
+    ours = convert.lstm_from_keras(weights[:3])
+    loaded = {f"recurrent/0/{name}": jnp.asarray(array) for name, array in ours.items()}
+    loaded |= {f"head/{name}": jnp.asarray(array) for name, array in convert.dense_from_keras(weights[3:]).items()}
+    assert loaded.keys() == params.keys()
+    logits, _ = rebuild(loaded)(ids, last=True, deterministic=True)
+    np.testing.assert_allclose(jax.nn.softmax(logits), wanted, rtol=0, atol=1e-6)
+
+
+def test_the_last_step_is_the_last_of_all():
+    model, ids = _model(layers=2), jnp.array([[1, 2, 3, 4], [0, 6, 5, 1]])
+    all_steps, states = model(ids, deterministic=True)
+    last, same = model(ids, last=True, deterministic=True)
+    assert all_steps.shape == (2, 4, 7)
+    np.testing.assert_allclose(all_steps[:, -1], last, atol=1e-6)
+    assert len(states) == 2
+    np.testing.assert_array_equal(states[0].c, same[0].c)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_two_halves_with_the_state_carried_equal_the_whole(layers):
+    model, ids = _model(layers=layers), jax.random.randint(jax.random.key(2), (3, 8), 0, 7)
+    whole, _ = model(ids, deterministic=True)
+    first, state = model(ids[:, :5], deterministic=True)
+    second, _ = model(ids[:, 5:], state=state, deterministic=True)
+    np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, atol=1e-6)
+
+
+def test_masked_steps_in_front_change_nothing():
+    model, ids = _model(), jnp.array([[3, 1, 2]])
+    padded, valid = jnp.array([[0, 0, 3, 1, 2]]), jnp.array([[False, False, True, True, True]])
+    np.testing.assert_allclose(
+        model(padded, mask=valid, last=True, deterministic=True)[0], model(ids, last=True, deterministic=True)[0], atol=1e-6
+    )
+
+
+def test_tied_weights_share_the_table():
+    params, rebuild = functional(_model(embed=6, tied=True))
+    assert "head/kernel" not in params
+    ids = jnp.array([[1, 2]])
+
+    def first_logit(params):
+        return rebuild(params)(ids, last=True, deterministic=True)[0][0, 0]
+
+    gradient = jax.grad(first_logit)(params)["embedding/embedding"]
+    assert np.abs(gradient[0]).max() > 0  # row 0 is read by the head alone
+    with pytest.raises(InputError, match="tied"):
+        GenerationModelConfig(units=6, embed=5, tied=True)

@@ -1,0 +1,94 @@
+"""Drawing characters: both ways agree on the first, the rules do what they say, draws follow the model's distribution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_jax.config import GenerationModelConfig
+from lstm_jax.errors import InputError
+from lstm_jax.models import CharGenerator, functional
+from lstm_jax.sampling import Sampler, allowed_logits, draw, make_rules
+
+V = 7
+PARAMS, REBUILD = functional(CharGenerator(GenerationModelConfig(units=12, layers=2), V, rngs=nnx.Rngs(params=3)))
+BOTH = {mode: Sampler(REBUILD, V, mode, 5) for mode in ("carried", "window")}
+
+
+@jax.jit
+def _likeliest(ids: jax.Array, valid: jax.Array) -> jax.Array:
+    logits, _ = REBUILD(PARAMS)(ids, mask=valid, last=True, deterministic=True)
+    return jnp.argmax(logits[0])
+
+
+def _by_hand(prompt: list[int], chars: int, window: int | None) -> list[int]:
+    """Greedy, by reading the whole text (or its last `window`) anew for each character."""
+    text = list(prompt)
+    for _ in range(chars):
+        read = text if window is None else text[-window:]
+        room = 20 - len(read)  # one length, one compilation
+        text.append(int(_likeliest(jnp.array([[0] * room + read]), jnp.arange(20)[None] >= room)))
+    return text[len(prompt) :]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 5])
+def test_both_ways_agree_on_the_first_character(size):
+    prompt = jax.random.randint(jax.random.key(size), (2, size), 0, V)
+    carried, window = (BOTH[mode].start(PARAMS, jax.random.key(0), prompt).logits for mode in ("carried", "window"))
+    np.testing.assert_allclose(carried, window, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["carried", "window"])
+@pytest.mark.parametrize("prompt", [[2], [1, 4, 2], [0, 1, 2, 3, 4, 5, 6, 0]])
+def test_greedy_equals_reading_anew(mode, prompt):
+    rules = make_rules(V, temperature=0.0)
+    got = BOTH[mode].generate(PARAMS, jax.random.key(0), jnp.array([prompt]), 9, rules)
+    assert got.tolist() == [_by_hand(prompt, 9, 5 if mode == "window" else None)]
+
+
+@pytest.mark.parametrize("mode", ["carried", "window"])
+def test_pieces_equal_the_whole_and_the_seed_decides(mode):
+    sampler, rules, prompt = BOTH[mode], make_rules(V, 0.8), jnp.array([[1, 2], [3, 0]])
+    whole = sampler.generate(PARAMS, jax.random.key(1), prompt, 12, rules)
+    drawing = sampler.start(PARAMS, jax.random.key(1), prompt)
+    drawing, first = sampler.advance(PARAMS, drawing, rules, 5)
+    _, second = sampler.advance(PARAMS, drawing, rules, 7)
+    assert jnp.concatenate([first, second], axis=1).tolist() == whole.tolist()
+    assert sampler.generate(PARAMS, jax.random.key(1), prompt, 12, rules).tolist() == whole.tolist()
+    assert sampler.generate(PARAMS, jax.random.key(2), prompt, 12, rules).tolist() != whole.tolist()
+
+
+def test_draws_follow_the_distribution():
+    logits = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05])), (20_000, 4))
+    for temperature in (1.0, 0.5, 2.0):
+        p = np.array([0.5, 0.3, 0.15, 0.05]) ** (1 / temperature)
+        share = np.bincount(draw(jax.random.key(4), logits, make_rules(4, temperature)), minlength=4) / 20_000
+        np.testing.assert_allclose(share, p / p.sum(), atol=0.015)
+
+
+@given(st.lists(st.integers(-32, 32), min_size=2, max_size=9, unique=True), st.integers(1, 9), st.floats(0.05, 1.0))
+def test_top_k_and_top_p_keep_the_likeliest(eighths, k, p):
+    logits = [n / 8 for n in eighths]
+    got = np.isfinite(allowed_logits(jnp.array([logits], jnp.float32), make_rules(len(logits), 1.0, k, p))[0])
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    order = np.argsort(-probabilities)
+    assert got[order[0]]
+    kept = got[order]
+    assert not np.any(np.diff(kept.astype(int)) > 0)  # the kept ones are the likeliest
+    assert kept.sum() <= min(k, len(logits))
+    if k >= len(logits):  # the fewest that reach p, up to rounding at the edge
+        before = np.cumsum(probabilities[order]) - probabilities[order]
+        assert np.all(kept[before < p - 1e-5])
+        assert not np.any(kept[before > p + 1e-5])
+
+
+def test_bad_rules():
+    for bad in ({"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):
+        with pytest.raises(InputError, match=next(iter(bad))):
+            make_rules(V, **bad)
+    with pytest.raises(InputError, match="chars"):
+        BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), -1, make_rules(V))
+    assert BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), 0, make_rules(V)).shape == (1, 0)
