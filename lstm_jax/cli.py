@@ -126,20 +126,18 @@ class Neighbours:
     """How many neighbours."""
     metric: Literal["cosine", "euclidean"] = "cosine"
     """Cosine similarity or Euclidean distance."""
+    min_reviews: int = 100
+    """Only words that so many training reviews hold; a rarer word has hardly moved from where it was drawn."""
 
     def __call__(self, console: Console) -> None:
         _start()
         from lstm_jax import embedding_space
+        from lstm_jax.tasks import sentiment
 
         trained = _load(self.run)
-        # a small vocabulary leaves rows without a word
-        table = trained.params["embedding/embedding"][: max(trained.vocabulary.index.values(), default=-1) + 1]
-        index = {w: i for w, i in trained.vocabulary.index.items() if i < len(table)}
         for word in self.words:
-            ids, scores = embedding_space.neighbours(table, embedding_space.lookup(index, word), self.count, self.metric)
-            words = (embedding_space.escape(trained.vocabulary.word(int(i))) for i in ids)
-            found = ", ".join(f"{near} {score:.2f}" for near, score in zip(words, scores, strict=True))
-            _say(console, f"{word}: {found}")
+            near = sentiment.neighbours(trained, word, self.count, self.metric, self.min_reviews)
+            _say(console, f"{word}: " + ", ".join(f"{embedding_space.escape(found)} {score:.2f}" for found, score in near))
 
 
 @dataclass(frozen=True)

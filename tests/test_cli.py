@@ -307,16 +307,20 @@ def test_neighbours(ask, run):
     word = trained.vocabulary.index["good"]
     cosine = table @ table[word] / (np.linalg.norm(table, axis=1) * np.linalg.norm(table[word]))
     near = [n for n in np.argsort(-cosine).tolist() if n >= 4 and n != word][:15]
-    code, out, err = ask("embedding", "neighbours", "--run", run, "--count", "15", "good", "bad")
+    code, out, err = ask("embedding", "neighbours", "--run", run, "--count", "15", "--min-reviews", "0", "good", "bad")
     assert (code, err) == (0, "")
     first, second = out.splitlines()  # a long line stays one
     assert first == "good: " + ", ".join(f"{trained.vocabulary.word(n)} {cosine[n]:.2f}" for n in near)
     assert second.startswith("bad: ")
     assert second.count(",") == 14
-    code, out, _ = ask("embedding", "neighbours", "--run", run, "--count", "1", "--metric", "euclidean", "good")
+    code, out, _ = ask("embedding", "neighbours", "--run", run, "--count", "1", "--min-reviews", "0", "--metric", "euclidean", "good")
     distances = np.linalg.norm(table - table[word], axis=1)
     distances[[0, 1, 2, 3, word]] = np.inf
     assert out == f"good: {trained.vocabulary.word(int(distances.argmin()))} {distances.min():.2f}\n"
+    with np.load(trained.run.words) as file:
+        common = {trained.vocabulary.word(n) for n in np.flatnonzero(file["count"] >= 40) if n >= 4}
+    code, out, _ = ask("embedding", "neighbours", "--run", run, "--count", "500", "--min-reviews", "40", "good")
+    assert {found.rsplit(" ", 1)[0] for found in out.strip().removeprefix("good: ").split(", ")} == common - {"good"}
 
 
 def test_plot(ask, run, tmp_path):

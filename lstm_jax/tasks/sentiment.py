@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -302,6 +302,30 @@ def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split
     rows = getattr(splits, split)
     require(rows is not None, "split", split, "this run's data has no such part")
     return binary_metrics(trained.logits(rows.ids), rows.labels)
+
+
+def neighbours(
+    trained: Trained, word: str, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine", min_reviews: int = 100
+) -> list[tuple[str, float]]:
+    """The `count` words nearest to `word` in the embedding, with similarity or distance.
+
+    Args:
+        min_reviews: only words that so many training reviews hold; a rarer one has hardly moved from where it was drawn.
+
+    Raises:
+        InputError: for a word that the run does not know.
+    """
+    from lstm_jax import embedding_space
+
+    table = trained.params["embedding/embedding"]
+    index = {known: number for known, number in trained.vocabulary.index.items() if number < len(table)}
+    own = embedding_space.lookup(index, word)
+    with np.load(trained.run.words) as file:
+        seen = file["count"]
+    # reserved ids stay in front, as `embedding_space.neighbours` leaves them out
+    kept = [*range(4), *(number for number in sorted(index.values()) if seen[number] >= min_reviews or number == own)]
+    ids, scores = embedding_space.neighbours(table[kept], kept.index(own), count, metric)
+    return [(trained.vocabulary.word(kept[int(i)]), float(score)) for i, score in zip(ids, scores, strict=True)]
 
 
 def export_embedding(trained: Trained, out: Path, form: str) -> int:
