@@ -318,7 +318,7 @@ def test_neighbours(ask, run):
     distances[[0, 1, 2, 3, word]] = np.inf
     assert out == f"good: {trained.vocabulary.word(int(distances.argmin()))} {distances.min():.2f}\n"
     with np.load(trained.run.words) as file:
-        common = {trained.vocabulary.word(n) for n in np.flatnonzero(file["count"] >= 40) if n >= 4}
+        common = {trained.vocabulary.word(int(n)) for n in np.flatnonzero(file["count"] >= 40) if n >= 4}
     code, out, _ = ask("embedding", "neighbours", "--run", run, "--count", "500", "--min-reviews", "40", "good")
     assert {found.rsplit(" ", 1)[0] for found in out.strip().removeprefix("good: ").split(", ")} == common - {"good"}
 
