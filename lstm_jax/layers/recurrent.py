@@ -263,9 +263,9 @@ class RecurrentStack(nnx.Module):
     """Recurrent layers one behind the other, with the same mask for each.
 
     Args:
-        layers: `LSTM` or `Bidirectional` modules; all but the last return sequences, and all or none return their state.
+        layers: `LSTM` or `Bidirectional` modules; all but the last return sequences. States are returned by all, by the last or by none.
 
-    With states it gives (outputs, [state of each layer]).
+    It gives what its last layer gives; where all layers return their state, (outputs, [state of each layer]).
 
     Raises:
         InputError: if there is no layer, or they do not fit so.
@@ -273,11 +273,12 @@ class RecurrentStack(nnx.Module):
 
     def __init__(self, layers: list[LSTM | Bidirectional]):
         require(len(layers) >= 1, "layers", len(layers), "give 1 or more")
-        for n, layer in enumerate(layers):
-            require(layer.return_sequences or n == len(layers) - 1, f"layer {n}", "returns its last output", "set return_sequences=True")
-            alike = layer.return_state == layers[0].return_state
-            require(alike, f"layer {n}", f"return_state={layer.return_state}", "set it for all layers or none")
+        for n, layer in enumerate(layers[:-1]):
+            require(layer.return_sequences, f"layer {n}", "returns its last output", "set return_sequences=True")
+            alike = layer.return_state == layers[0].return_state and layers[-1].return_state >= layer.return_state
+            require(alike, f"layer {n}", f"return_state={layer.return_state}", "return states from all layers, the last or none")
         self.layers = nnx.List(layers)
+        self.all_states = layers[0].return_state
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None, **options):
         """As `LSTM.__call__`, except `initial_state` and `dropout`, which are lists with an entry a layer."""
@@ -288,7 +289,7 @@ class RecurrentStack(nnx.Module):
             own = {name: values[n] for name, values in per_layer.items()}
             key = jax.random.fold_in(rngs, n) if isinstance(rngs, jax.Array) else rngs
             y = layer(y, rngs=key, **(options | own))
-            if layer.return_state:
+            if self.all_states:
                 y, state = y
                 states.append(state)
-        return (y, states) if states else y
+        return (y, states) if self.all_states else y

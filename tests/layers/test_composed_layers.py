@@ -168,10 +168,10 @@ def test_stack_errors() -> None:
     with pytest.raises(InputError, match=r"^layers: 0; give 1 or more$"):
         RecurrentStack([])
     inner = LSTM(E, H, rngs=nnx.Rngs(0))
-    with pytest.raises(InputError, match=r"^layer 0: inner layer; make it with return_sequences=True only$"):
+    with pytest.raises(InputError, match=r"^layer 0: returns its last output; set return_sequences=True$"):
         RecurrentStack([inner, LSTM(H, H, rngs=nnx.Rngs(0))])
     inner = LSTM(E, H, return_sequences=True, return_state=True, rngs=nnx.Rngs(0))
-    with pytest.raises(InputError, match=r"^layer 0: inner layer"):
+    with pytest.raises(InputError, match=r"^layer 0: return_state=True; return states from all layers, the last or none$"):
         RecurrentStack([inner, LSTM(H, H, rngs=nnx.Rngs(0))])
 
 

@@ -41,6 +41,7 @@ def test_the_folder_s_contents(run):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "config.json",
+        "data.sha256",
         "environment.json",
         "metrics.jsonl",
         "events",
