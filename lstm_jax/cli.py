@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lstm_jax.config import DataConfig, SentimentConfig
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, Interrupted
 
 Flat = tyro.conf.OmitArgPrefixes
 Positional = tyro.conf.Positional
@@ -330,9 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if type(error).__name__ != "Interrupted":
-            raise
+    except Interrupted as error:
         saved = "; the state is saved: run the same command with --resume to go on" if hasattr(command, "resume") else ""
         print(f"{error}{saved}", file=sys.stderr)
         return 130

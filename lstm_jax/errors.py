@@ -1,4 +1,4 @@
-"""The one error that a user can cause: it names the thing, the value and the remedy in a line."""
+"""The one error that a user can cause: it names the thing, the value and the remedy in a line. And the interrupt that is none."""
 
 
 class InputError(ValueError):
@@ -15,6 +15,14 @@ class InputError(ValueError):
         self.thing, self.value, self.remedy = thing, value, remedy
         message = f"{thing}: {shown if len(shown) <= 80 else shown[:77] + '...'}; {remedy}"
         super().__init__(" ".join(message.splitlines()))
+
+
+class Interrupted(RuntimeError):
+    """SIGINT or SIGTERM came; the state up to `step` is saved. The command line exits with code 130."""
+
+    def __init__(self, step: int):
+        self.step = step
+        super().__init__(f"interrupted after step {step}")
 
 
 def require(condition: bool, thing: str, value: object, remedy: str) -> None:

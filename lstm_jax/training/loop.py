@@ -19,7 +19,7 @@ from rich.text import Text
 
 from lstm_jax import sharding
 from lstm_jax.config import TrainConfig
-from lstm_jax.errors import require
+from lstm_jax.errors import Interrupted, require
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.state import TrainState, create_state
@@ -28,14 +28,6 @@ from lstm_jax.training.step import EXAMPLES, Objective, epoch_order, make_run_st
 STRETCH_SECONDS = 0.5
 KEEP = 3
 """Checkpoints kept of the newest; if the last is damaged, an older one serves."""
-
-
-class Interrupted(RuntimeError):
-    """SIGINT or SIGTERM came; the state up to `step` is saved."""
-
-    def __init__(self, step: int):
-        self.step = step
-        super().__init__(f"interrupted after step {step}")
 
 
 @dataclass(frozen=True)
