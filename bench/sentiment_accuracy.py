@@ -1,7 +1,7 @@
 """Test accuracy of the source's sentiment model over seeds and epochs, this project's and Keras', on the real IMDB.
 
     LSTM_JAX_DATA=... python -m bench.sentiment_accuracy            # about 25 minutes on two cores
-    LSTM_JAX_DATA=... python -m bench.sentiment_accuracy --report
+    LSTM_JAX_DATA=... python -m bench.sentiment_accuracy --report --first-seed 100 --seeds 20
 
 Each seed of each side runs in a fresh process; a seed whose rows are there is skipped.
 """
@@ -22,10 +22,10 @@ SIDES = {
 }
 
 
-def measure(sides: list[str], seeds: int) -> None:
+def measure(sides: list[str], seeds: range) -> None:
     """Run what is missing."""
     done = {(row["side"], row["seed"]) for row in results.read(PATH)}
-    for seed in range(seeds):
+    for seed in seeds:
         for side in sides:
             if (side, seed) in done:
                 continue
@@ -53,11 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", choices=list(SIDES), action="append")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     if not options.report:
-        measure(options.side or list(SIDES), options.seeds)
-    for side, figures in summary(list(results.read(PATH))).items():
+        measure(options.side or list(SIDES), seeds)
+    for side, figures in summary([row for row in results.read(PATH) if row["seed"] in seeds]).items():
         seeds = ", ".join(f"{seed}: {value:.4f}" for seed, value in sorted(figures["seeds"].items()))
         print(f"{side}: {figures['mean']:.4f} (sd {figures['sd']:.4f}; {seeds})")
 
