@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import results, timing
+from bench import results
+from bench.seeds import run_missing
 
 PATH = results.RESULTS / "sentiment_accuracy.jsonl"
 SIDES = {
@@ -20,19 +21,6 @@ SIDES = {
     "keras-jax": ["bench.peers.keras_sentiment", "--epochs", "3"],
     "lstm_jax-held-out": ["bench.peers.ours_sentiment", "--epochs", "12", "--validation", "0.15", "--patience", "2"],
 }
-
-
-def measure(sides: list[str], seeds: range) -> None:
-    """Run what is missing."""
-    done = {(row["side"], row["seed"]) for row in results.read(PATH)}
-    for seed in seeds:
-        for side in sides:
-            if (side, seed) in done:
-                continue
-            rows = timing.run_module([*SIDES[side], "--seed", str(seed)])
-            for row in rows:
-                results.append(PATH, {"side": side, **row})
-            print(side, seed, [row.get("test_accuracy") for row in rows], flush=True)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -58,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     if not options.report:
-        measure(options.side or list(SIDES), seeds)
+        run_missing(PATH, {side: SIDES[side] for side in options.side or SIDES}, seeds, "test_accuracy")
     for side, figures in summary([row for row in results.read(PATH) if row["seed"] in seeds]).items():
         seeds = ", ".join(f"{seed}: {value:.4f}" for seed, value in sorted(figures["seeds"].items()))
         print(f"{side}: {figures['mean']:.4f} (sd {figures['sd']:.4f}; {seeds})")

@@ -5,11 +5,14 @@ Each field's docstring is the help line of the flag of that name. What is derive
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
+
+T = TypeVar("T")
 
 
 def _require_choices(config: Any) -> None:
@@ -182,6 +185,65 @@ class GenerationModelConfig:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
 
 
+@dataclass(frozen=True)
+class TextConfig:
+    """Which text, as which characters, cut how."""
+
+    data: tuple[str, ...] = ()
+    """Text files, folders of them, .csv, .json or .jsonl files, or - for standard input; one or several. Empty: Python's documentation."""
+    text_column: str = ""
+    """Column or key of the text in a table. Empty: the only one that can be meant."""
+    clean: Literal["source", "source-cased", "lower", "none"] = "source"
+    """'source': English letters, lowered, and . , ' ! ; ? alone; 'source-cased': with their case; 'lower': lower case; 'none'."""
+    unit: Literal["character", "byte"] = "character"
+    """What is read and drawn: Unicode characters, or bytes of any encoding."""
+    regime: Literal["windows", "stream"] = "windows"
+    """'windows': from a zero state, each window of the text to the one character after it, as the source does. 'stream': every character
+    to the next one, the state carried from batch to batch (truncated back-propagation through time)."""
+    length: int = 40
+    """Characters of a window, or of the stretch that a stream's gradient runs back over."""
+    step: int = 5
+    """Characters from one window's start to the next one's."""
+    validation: float = 0.1
+    """Share of the text, at its end, held out for validation. 0: none."""
+    unseen: Literal["error", "drop"] = "error"
+    """Characters that the held-out part alone has: refuse them, or leave them out of it."""
+
+    def __post_init__(self):
+        _require_choices(self)
+        for name in ("length", "step"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more characters")
+        require(0 <= self.validation < 1, "validation", self.validation, "give a share from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """What is drawn after each epoch."""
+
+    sample_chars: int = 400
+    """Characters drawn after each epoch. 0: none."""
+    sample_prompt: int = 40
+    """Characters of the random prompt from the training text that they go on from."""
+    sample_temperatures: tuple[float, ...] = (0.5, 1.0)
+    """A sample at each; 0: always the likeliest character."""
+
+    def __post_init__(self):
+        for name in ("sample_chars", "sample_prompt"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more characters")
+        for temperature in self.sample_temperatures:
+            require(temperature >= 0, "sample_temperatures", temperature, "give 0 (always the likeliest) or more")
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """The text-generation task: text, model, training and samples of one run."""
+
+    data: TextConfig = dataclasses.field(default_factory=TextConfig)
+    model: GenerationModelConfig = dataclasses.field(default_factory=GenerationModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(epochs=10))
+    sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
+
+
 def to_json(config: Any) -> str:
     """The whole config as indented JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
@@ -191,12 +253,37 @@ def sentiment_from_json(path: Path) -> SentimentConfig:
     """Read back what `to_json` wrote.
 
     Raises:
-        InputError: if the file is absent, is not JSON, or has fields this version does not know.
+        InputError: if the file is absent, is not JSON, is of a run of another task, or has fields this version does not know.
     """
+    raw = _read_json(path)
+    require("sample" not in raw, f"run {path.parent}", "text generation", "use generate or score, or name a sentiment run")
+    return _from_raw(path, raw, SentimentConfig, data=DataConfig, model=SentimentModelConfig, train=TrainConfig)
+
+
+def generation_from_json(path: Path) -> GenerationConfig:
+    """The same for a run of text generation."""
+    raw = _read_json(path)
+    require("sample" in raw, f"run {path.parent}", "sentiment", "use predict or evaluate, or name a run of text generation")
+    return _from_raw(path, raw, GenerationConfig, data=TextConfig, model=GenerationModelConfig, train=TrainConfig, sample=SampleConfig)
+
+
+_REMEDY = "name the folder of a finished or interrupted run"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text())
-        return SentimentConfig(DataConfig(**raw["data"]), SentimentModelConfig(**raw["model"]), TrainConfig(**raw["train"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        found = error.strerror if isinstance(error, OSError) else error
-        require(False, f"config {path}", found, "name the folder of a finished or interrupted run")
-        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"config {path}", error.strerror if isinstance(error, OSError) else error, _REMEDY) from error
+    require(isinstance(raw, dict), f"config {path}", type(raw).__name__, _REMEDY)
+    return raw
+
+
+def _from_raw(path: Path, raw: dict[str, Any], kind: Callable[..., T], **parts: type) -> T:
+    def tuples(fields: dict[str, Any]) -> dict[str, Any]:  # JSON has lists only
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+    try:
+        return kind(**{name: part(**tuples(raw[name])) for name, part in parts.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"config {path}", error, _REMEDY) from error

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from lstm_jax.cells import LSTMState
+from lstm_jax import sharding
+from lstm_jax.cells import CELLS, LSTMState
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.layers import LSTM, Bidirectional, ClassifierHead, Embedding, RecurrentStack, TiedHead
@@ -71,6 +72,7 @@ class CharGenerator(nnx.Module):
     """
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
+        self.units = config.units
         self.embedding = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
         layers: list[LSTM | Bidirectional] = []
         for n in range(config.layers):
@@ -80,6 +82,32 @@ class CharGenerator(nnx.Module):
         self.head: ClassifierHead | TiedHead = (
             TiedHead(vocabulary, rngs=rngs) if config.tied else ClassifierHead(config.units, vocabulary, rngs=rngs)
         )
+
+    def initial_state(self, batch: int) -> list[LSTMState]:
+        """Zeros, an LSTMState of (B, H) arrays a layer."""
+        return [CELLS["lstm"].initial_state(batch, self.units) for _ in self.recurrent.layers]
+
+    def hidden(
+        self,
+        ids: TokenIds,
+        *,
+        mask: ValidSteps | None = None,
+        state: list[LSTMState] | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | jax.Array | None = None,
+    ) -> tuple[Float[Array, "T B H"], list[LSTMState]]:
+        """The last LSTM's output after each character, time first, and the layers' states; arguments as in `__call__`."""
+        steps_first = ids.T
+        x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first)
+        valid = None if mask is None else mask.T
+        return self.recurrent(x, mask=valid, initial_state=state, deterministic=deterministic, rngs=rngs, time_major=True)
+
+    def logits(self, hidden: Float[Array, "... H"]) -> Float[Array, "... V"]:
+        """Logits of the next character from what `hidden` gives."""
+        if isinstance(self.head, TiedHead) and self.embedding is not None:
+            return self.head(hidden, self.embedding.embedding[...])
+        assert isinstance(self.head, ClassifierHead)
+        return self.head(hidden)
 
     def __call__(
         self,
@@ -98,15 +126,8 @@ class CharGenerator(nnx.Module):
             mask: False where a step is to be passed over.
             state: states to start from; zeros if None.
         """
-        steps_first = ids.T
-        x: jax.Array = steps_first if self.embedding is None else self.embedding(steps_first)
-        valid = None if mask is None else mask.T
-        h, states = self.recurrent(x, mask=valid, initial_state=state, deterministic=deterministic, rngs=rngs, time_major=True)
-        h = states[-1].h if last else jnp.swapaxes(h, 0, 1)
-        if isinstance(self.head, TiedHead) and self.embedding is not None:
-            return self.head(h, self.embedding.embedding[...]), states
-        assert isinstance(self.head, ClassifierHead)
-        return self.head(h), states
+        h, states = self.hidden(ids, mask=mask, state=state, deterministic=deterministic, rngs=rngs)
+        return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states
 
 
 class Functional(NamedTuple):

@@ -56,13 +56,16 @@ class Bins(Protocol):
     def count(self) -> np.ndarray: ...
 
 
-def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> tuple[Path, Path]:
-    """Loss and accuracy over epochs, a line a split.
+def learning_curves(
+    rows: Sequence[Mapping[str, Any]], path: Path, title: str, metrics: Sequence[str] = ("loss", "accuracy")
+) -> tuple[Path, Path]:
+    """Figures over epochs, a panel a metric, a line a split.
 
     Args:
-        rows: one an epoch, with `epoch` (from 1) and any of {train,validation,test}_{loss,accuracy}; what is absent or None is left out.
+        rows: one an epoch, with `epoch` (from 1) and any of {train,validation,test}_{metric}; what is absent or None is left out.
         path: ends in .png.
         title: above the figure.
+        metrics: of "loss" (nats), "bits" (a character) and "accuracy".
 
     Returns:
         Paths of the .png and the .svg.
@@ -72,7 +75,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -
     """
     require(len(rows) > 0, "rows of a learning curve", "none", "train for an epoch first")
     require(all("epoch" in row for row in rows), "row of a learning curve", "no epoch in it", "give one row an epoch")
-    return _write(path, (10.4, 4.3), lambda figure: _draw_learning_curves(figure, rows, title))
+    return _write(path, (10.4, 4.3), lambda figure: _draw_learning_curves(figure, rows, title, metrics))
 
 
 def confusion_matrix(
@@ -157,14 +160,17 @@ def _set_title(figure: Any, title: str) -> None:
     figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
 
 
-def _draw_learning_curves(figure: Any, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+def _draw_learning_curves(
+    figure: Any, rows: Sequence[Mapping[str, Any]], title: str, metrics: Sequence[str] = ("loss", "accuracy")
+) -> None:
     from matplotlib.ticker import MaxNLocator
 
     rows = sorted(rows, key=lambda row: row["epoch"])
     epochs = np.array([row["epoch"] for row in rows])
-    lines = {metric: _lines(rows, metric) for metric in ("loss", "accuracy")}
+    lines = {metric: _lines(rows, metric) for metric in metrics}
     panels = [metric for metric in lines if lines[metric]]
-    require(bool(panels), "rows of a learning curve", "no loss and no accuracy in them", "give train_loss, test_accuracy or the like")
+    missing = f"no {' and no '.join(metrics)} in them"
+    require(bool(panels), "rows of a learning curve", missing, f"give train_{metrics[0]}, validation_{metrics[0]} or the like")
     _set_title(figure, title)
     figure.set_size_inches(5.2 * len(panels), 4.3)
     figure.get_layout_engine().set(w_pad=0.08, wspace=0.05)
@@ -173,7 +179,7 @@ def _draw_learning_curves(figure: Any, rows: Sequence[Mapping[str, Any]], title:
             seen = np.isfinite(values)
             style = {"lw": 2, "marker": "o", "ms": 5 if len(rows) <= 30 else 0, "clip_on": False}
             axes.plot(epochs[seen], values[seen], color=_SPLITS[split], label=split, **style)
-        axes.set_title({"loss": "Loss (nats)", "accuracy": "Accuracy"}[metric], pad=10)
+        axes.set_title({"loss": "Loss (nats)", "bits": "Loss (bits a character)", "accuracy": "Accuracy"}[metric], pad=10)
         axes.set_xlabel("epoch")
         axes.grid(axis="x", visible=False)
         axes.margins(x=0.02, y=0.08)

@@ -86,3 +86,18 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
     lead = "Each unit's output after each character: orange towards 1, blue towards -1."
     rules = _rules("p", "high") + "\n" + _rules("n", "low")
     write_atomically(path, _PAGE.format(title=html.escape(title), lead=lead, rules=rules, body="\n".join(sections)))
+
+
+def most_active(activations: np.ndarray, count: int, over: int = 10) -> list[int]:
+    """The `count` units (columns) that go furthest up and down and stay there, the most active first.
+
+    A unit's activity is the standard deviation over the text of its mean over `over` characters: neither a unit that rests at one value
+    nor one that flickers with every character has much of it, one that is on within a quotation and off outside has.
+
+    Args:
+        activations: (N, H), N at least 1.
+    """
+    over = min(over, len(activations))
+    sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations.astype(np.float64)]), axis=0)
+    activity = ((sums[over:] - sums[:-over]) / over).std(axis=0)
+    return [int(unit) for unit in np.argsort(-activity, kind="stable")[:count]]

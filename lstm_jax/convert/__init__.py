@@ -6,7 +6,9 @@ Ours, gates i, f, g, o side by side:
 - a layer is an LSTM, or `{"forward": LSTM, "backward": LSTM}`;
 - an embedding is `{"embedding": (V, E)}`, a dense layer `{"kernel": (in, out), "bias": (out,)}`;
 - a sentiment model is one flat dict with the keys `embedding/embedding`, `recurrent/0/kernel`, `recurrent/0/recurrent_kernel`,
-  `recurrent/0/bias` (bidirectional: `recurrent/0/forward/kernel` and so on), `recurrent/1/...`, `head/kernel`, `head/bias`.
+  `recurrent/0/bias` (bidirectional: `recurrent/0/forward/kernel` and so on), `recurrent/1/...`, `head/kernel`, `head/bias`;
+- a character model is such a dict too, with a head of V outputs and no bidirectional layer: without `embedding/embedding` its input is
+  one-hot, without `head/kernel` the embedding's table is the head's kernel as well (tied).
 
 Every array that comes back is a copy with its own memory, in the dtype that came in. Whatever does not fit raises `InputError`.
 """
@@ -19,13 +21,23 @@ from lstm_jax.convert.keras import (
     dense_to_keras,
     embedding_from_keras,
     embedding_to_keras,
+    generation_from_keras,
+    generation_to_keras,
     lstm_from_keras,
     lstm_to_keras,
     sentiment_from_keras,
     sentiment_to_keras,
 )
-from lstm_jax.convert.keras_files import read_keras_weights, sentiment_from_keras_file, write_keras_weights
-from lstm_jax.convert.torch import lstm_from_torch, lstm_to_torch, read_torch_file, sentiment_from_torch, sentiment_to_torch
+from lstm_jax.convert.keras_files import generation_from_keras_file, read_keras_weights, sentiment_from_keras_file, write_keras_weights
+from lstm_jax.convert.torch import (
+    generation_from_torch,
+    generation_to_torch,
+    lstm_from_torch,
+    lstm_to_torch,
+    read_torch_file,
+    sentiment_from_torch,
+    sentiment_to_torch,
+)
 
 __all__ = [
     "bidirectional_from_keras",
@@ -34,6 +46,11 @@ __all__ = [
     "dense_to_keras",
     "embedding_from_keras",
     "embedding_to_keras",
+    "generation_from_keras",
+    "generation_from_keras_file",
+    "generation_from_torch",
+    "generation_to_keras",
+    "generation_to_torch",
     "lstm_from_keras",
     "lstm_from_linen",
     "lstm_from_nnx",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,10 @@ from lstm_jax.shapes import GATES
 
 Arrays = dict[str, np.ndarray]
 Layer = dict[str, Any]  # an LSTM's Arrays, or {"forward": Arrays, "backward": Arrays}
+
+Kind = Literal["sentiment model", "character model"]  # as errors call it
+SENTIMENT: Kind = "sentiment model"  # always with an embedding, one output
+CHARACTER: Kind = "character model"  # one-hot or with an embedding, an output for each character
 
 DIRECTIONS = ("forward", "backward")
 LSTM_NAMES = ("kernel", "recurrent_kernel", "bias")
@@ -110,29 +114,53 @@ def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/") 
 
 
 def check_model(
-    embedding: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any]
-) -> tuple[Arrays, list[Layer], Arrays]:
-    """The checked copies of a sentiment model's parts: embedding (V, E), stacked layers, head (H or 2H, 1)."""
-    table = shaped("embedding/embedding", embedding["embedding"], "V", "E")
+    embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind
+) -> tuple[Arrays | None, list[Layer], Arrays]:
+    """The checked copies of a model's parts; a tied head comes back with its own kernel, the table transposed.
+
+    Args:
+        embedding: {"embedding": (V, E)}, or None for a character model whose input is one-hot.
+        layers: stacked layers, lowest first; a character model's have one direction.
+        head: {"kernel": (H or 2H, 1), "bias": (1,)} of a sentiment model; (H, V) and (V,) of a character model, without kernel when tied.
+    """
+    table = None if embedding is None else shaped("embedding/embedding", embedding["embedding"], "V", "E")
     stack = check_stack(layers)
     taken, given = widths(stack[0])[0], widths(stack[-1])[1]
-    require(taken == table.shape[1], "recurrent/0/", f"takes {taken} features", f"the embedding gives {table.shape[1]}: they must be equal")
-    kernel, bias = shaped("head/kernel", head["kernel"], given, 1), shaped("head/bias", head["bias"], 1)
-    return {"embedding": table}, stack, {"kernel": kernel, "bias": bias}
+    if table is not None:
+        fits = taken == table.shape[1]
+        require(fits, "recurrent/0/", f"takes {taken} features", f"the embedding gives {table.shape[1]}: they must be equal")
+    if kind == CHARACTER:
+        both = [number for number, layer in enumerate(stack) if is_bidirectional(layer)]
+        require(not both, f"recurrent/ layers {both}", "two directions", "a character model reads forwards alone: give one LSTM a layer")
+    kernel = head.get("kernel")
+    if kernel is None and table is not None:
+        remedy = f"only a model whose embedding ({table.shape[1]}) is as wide as its last layer ({given}) can go without: the two are tied"
+        require(table.shape[1] == given, "head/kernel", "missing", remedy)
+        kernel = table.T
+    kernel = shaped("head/kernel", kernel, given, 1 if kind == SENTIMENT else "V")
+    outputs = kernel.shape[1]
+    bias = shaped("head/bias", head["bias"], outputs)
+    if kind == CHARACTER and table is None:
+        remedy = f"the head gives {outputs} outputs: without an embedding, one-hot characters, they must be equal"
+        require(taken == outputs, "recurrent/0/", f"takes {taken} features", remedy)
+    elif kind == CHARACTER and table is not None:
+        remedy = f"the head gives {outputs} outputs: both must be the number of characters"
+        require(len(table) == outputs, "embedding/embedding", f"{len(table)} rows", remedy)
+    return None if table is None else {"embedding": table}, stack, {"kernel": kernel, "bias": bias}
 
 
-def join_model(embedding: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any]) -> Arrays:
-    """The flat dict of a sentiment model from its parts, checked."""
-    table, stack, dense = check_model(embedding, layers, head)
-    model = {"embedding/embedding": table["embedding"]}
+def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind) -> Arrays:
+    """The flat dict of a model from its parts, checked."""
+    table, stack, dense = check_model(embedding, layers, head, kind)
+    model = {} if table is None else {"embedding/embedding": table["embedding"]}
     for number, layer in enumerate(stack):
         parts = {f"{direction}/": layer[direction] for direction in DIRECTIONS} if is_bidirectional(layer) else {"": layer}
         model |= {f"recurrent/{number}/{part}{name}": arrays[name] for part, arrays in parts.items() for name in LSTM_NAMES}
     return model | {"head/kernel": dense["kernel"], "head/bias": dense["bias"]}
 
 
-def split_model(params: Mapping[str, Any]) -> tuple[Arrays, list[Layer], Arrays]:
-    """The inverse of `join_model`: embedding, stacked layers and head of a sentiment model's flat dict, checked."""
+def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, list[Layer], Arrays]:
+    """The inverse of `join_model`: embedding, stacked layers and head of a model's flat dict, checked."""
     ends = ("embedding/embedding", "head/kernel", "head/bias")
     found: dict[int, Layer] = {}
     for path in params:
@@ -141,9 +169,12 @@ def split_model(params: Mapping[str, Any]) -> tuple[Arrays, list[Layer], Arrays]
             layer = found.setdefault(int(number), {})
             (layer.setdefault(direction, {}) if direction else layer)[name] = params[path]
         else:
-            require(path in ends, "key of a sentiment model", path, f"expected {', '.join(ends)} and recurrent/<number>/...")
-    for path in ends:
-        require(path in params, path, "missing", "a sentiment model needs it")
+            require(path in ends, f"key of a {kind}", path, f"expected {', '.join(ends)} and recurrent/<number>/...")
+    embedded = "embedding/embedding" in params
+    needed = ends if kind == SENTIMENT else ends[2:] if embedded else ends[1:]  # a character model's table may be the head's kernel too
+    for path in needed:
+        require(path in params, path, "missing", f"a {kind} needs it")
     require(sorted(found) == list(range(len(found))), "recurrent/ layers", sorted(found), "number them 0, 1, 2, ... without a gap")
-    head = {"kernel": params["head/kernel"], "bias": params["head/bias"]}
-    return check_model({"embedding": params["embedding/embedding"]}, [found[number] for number in range(len(found))], head)
+    embedding = {"embedding": params["embedding/embedding"]} if embedded else None
+    head = {path.removeprefix("head/"): params[path] for path in ends[1:] if path in params}
+    return check_model(embedding, [found[number] for number in range(len(found))], head, kind)

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.convert.arrays import (
+    CHARACTER,
     DIRECTIONS,
     LSTM_NAMES,
+    SENTIMENT,
     Arrays,
+    Kind,
     Layer,
     check_keys,
     check_layer,
@@ -75,12 +78,17 @@ def embedding_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
     return [shaped("embedding", params["embedding"], "V", "E")]
 
 
-def dense_from_keras(weights: Sequence[Any]) -> Arrays:
-    """{"kernel": (in, out), "bias": (out,)} from a Dense layer's [kernel, bias] or [kernel]. Raises InputError on a wrong shape."""
-    require(len(weights) in (1, 2), "Dense weights", f"{len(weights)} arrays", "give kernel and, if any, bias")
-    kernel = shaped("kernel", weights[0], "in", "out")
+def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
+    """{"kernel": (in, out), "bias": (out,)} from a Dense layer's [kernel, bias] or [kernel].
+
+    Raises:
+        InputError: another number of arrays, or a wrong shape; `where` prefixes the array's name.
+    """
+    require(len(weights) in (1, 2), f"{where}Dense weights", f"{len(weights)} arrays", "give kernel and, if any, bias")
+    kernel = shaped(f"{where}kernel", weights[0], "in", "out")
     outputs = kernel.shape[1]
-    return {"kernel": kernel, "bias": shaped("bias", weights[1], outputs) if len(weights) == 2 else np.zeros(outputs, kernel.dtype)}
+    bias = shaped(f"{where}bias", weights[1], outputs) if len(weights) == 2 else np.zeros(outputs, kernel.dtype)
+    return {"kernel": kernel, "bias": bias}
 
 
 def dense_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
@@ -101,11 +109,46 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
         InputError: the arrays are not those of such a model.
     """
     remedy = "expected those of Embedding -> LSTM or Bidirectional(LSTM) layers -> Dense(1)"
+    return _from_list(weights, SENTIMENT, remedy)
+
+
+def sentiment_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
+    """The list for `model.set_weights` of the matching Keras model (every layer with bias). Raises InputError on a wrong key or shape."""
+    return _to_list(params, SENTIMENT)
+
+
+def generation_from_keras(weights: Sequence[Any]) -> Arrays:
+    """A whole character model in ours from `model.get_weights()` of LSTM, one or more -> Dense(V), V characters, or Embedding before it.
+
+    The list has no names. An LSTM has two matrices (and a bias or none), the Dense one and an Embedding one, so that an even number of
+    matrices shows an embedding. Without one the input is one-hot: the first LSTM must take as many features as the Dense gives outputs;
+    with one, the table must have as many rows. A list cannot show that a Bidirectional sums or averages its directions, nor other
+    activations; `generation_from_keras_file` of a `.keras` file can.
+
+    Raises:
+        InputError: the arrays are not those of such a model.
+    """
+    remedy = "expected those of LSTM layers -> Dense(V), or with an Embedding before them"
+    return _from_list(weights, CHARACTER, remedy)
+
+
+def generation_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
+    """The list for `model.set_weights` of the matching Keras model (every layer with bias); a tied head gets its own kernel (H, V).
+
+    Raises InputError on a wrong key or shape.
+    """
+    return _to_list(params, CHARACTER)
+
+
+def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
+    """The model of a list of all its arrays; `remedy` says in errors which ones those are."""
     arrays = [to_numpy(f"weights[{place}]", array) for place, array in enumerate(weights)]
-    require(len(arrays) >= 4, "model weights", f"{len(arrays)} arrays", remedy)
+    matrices = sum(array.ndim == 2 for array in arrays)  # two an LSTM, one the Dense: an even number has a table besides
+    first = 1 if kind == SENTIMENT or matrices % 2 == 0 else 0
+    require(len(arrays) >= first + 3, "model weights", f"{len(arrays)} arrays", remedy)
     head_at = len(arrays) - (2 if arrays[-1].ndim == 1 else 1)
-    head = dense_from_keras(arrays[head_at:])
-    lstms = _lstms_in(arrays[1:head_at], remedy)
+    head = dense_from_keras(arrays[head_at:], f"Dense from weights[{head_at}]: ")
+    lstms = _lstms_in(arrays[first:head_at], first, remedy)
     layers: list[Layer] = []
     while lstms:
         pair = lstms[:2]
@@ -116,24 +159,24 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
         else:
             layers.append(pair[0])
         lstms = lstms[2:] if is_bidirectional(layers[-1]) else lstms[1:]
-    return join_model(embedding_from_keras(arrays[:1]), layers, head)
+    return join_model(embedding_from_keras(arrays[:1]) if first else None, layers, head, kind)
 
 
-def _lstms_in(arrays: Sequence[np.ndarray], remedy: str) -> list[Arrays]:
-    """Cut the arrays between embedding and head into LSTMs: two matrices, then a vector where there is a bias."""
+def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arrays]:
+    """Cut the arrays from weights[first] to the head into LSTMs: two matrices, then a vector where there is a bias."""
     lstms, place = [], 0
     while place < len(arrays):
         size = 3 if [array.ndim for array in arrays[place : place + 3]] == [2, 2, 1] else 2
         try:
-            lstms.append(lstm_from_keras(arrays[place : place + size], f"LSTM {len(lstms)} from weights[{place + 1}]: "))
+            lstms.append(lstm_from_keras(arrays[place : place + size], f"LSTM {len(lstms)} from weights[{place + first}]: "))
         except InputError as error:
             raise InputError(error.thing, error.value, f"{error.remedy}; {remedy}") from error
         place += size
     return lstms
 
 
-def sentiment_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """The list for `model.set_weights` of the matching Keras model (every layer with bias). Raises InputError on a wrong key or shape."""
-    embedding, layers, head = split_model(params)
+def _to_list(params: Mapping[str, Any], kind: Kind) -> list[np.ndarray]:
+    embedding, layers, head = split_model(params, kind)
     middle = [bidirectional_to_keras(layer) if is_bidirectional(layer) else lstm_to_keras(layer) for layer in layers]
-    return [*embedding_to_keras(embedding), *(array for layer in middle for array in layer), *dense_to_keras(head)]
+    table = [] if embedding is None else embedding_to_keras(embedding)
+    return [*table, *(array for layer in middle for array in layer), *dense_to_keras(head)]

@@ -24,7 +24,19 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.convert.arrays import Arrays, Layer, check_stack, is_bidirectional, join_model, split_model, widths
+from lstm_jax.convert.arrays import (
+    CHARACTER,
+    SENTIMENT,
+    Arrays,
+    Kind,
+    Layer,
+    check_stack,
+    is_bidirectional,
+    join_model,
+    split_model,
+    to_numpy,
+    widths,
+)
 from lstm_jax.convert.hdf5 import natural, read_hdf5
 from lstm_jax.convert.keras import (
     bidirectional_to_keras,
@@ -39,9 +51,10 @@ from lstm_jax.errors import InputError, require
 
 RECURRENT = ("lstm", "rnn", "bidirectional")
 INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # change nothing when a model predicts
-BY_HAND = "load the model in Keras yourself and convert model.get_weights() with sentiment_from_keras"
+BY_HAND = "load the model in Keras yourself and convert model.get_weights() with sentiment_from_keras or generation_from_keras"
 
-# Options that change what a layer computes but leave no trace in its arrays: the values that ours has, Keras' default first.
+# Options that change what a layer computes but leave no trace in its arrays: the values that ours has, Keras' default first. The Dense's
+# depend on the model.
 OPTIONS: dict[str, dict[str, tuple[object, ...]]] = {
     "InputLayer": {},
     "NotEqual": {},  # the mask of Embedding(mask_zero=True) in a functional model
@@ -53,8 +66,8 @@ OPTIONS: dict[str, dict[str, tuple[object, ...]]] = {
     "RNN": {"go_backwards": (False,)},
     "StackedRNNCells": {},
     "Bidirectional": {"merge_mode": ("concat",)},
-    "Dense": {"activation": ("linear", "sigmoid")},
 }
+HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmoid"), CHARACTER: ("linear", "softmax")}
 
 
 def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -78,6 +91,22 @@ def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     Raises:
         InputError: as `read_keras_weights`; or the model has other layers, options or shapes.
     """
+    return _from_file(path, SENTIMENT)
+
+
+def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
+    """A whole character model in ours from a Keras file of LSTM or RNN layers -> Dense(V), with an Embedding before them or one-hot input.
+
+    Otherwise as `sentiment_from_keras_file`; the last layer may return its last output or all. The padding of an Embedding with
+    `mask_zero` is not in the arrays: give our model a mask.
+
+    Raises:
+        InputError: as `sentiment_from_keras_file`; or a layer has two directions.
+    """
+    return _from_file(path, CHARACTER)
+
+
+def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
     arrays, groups, config = _read(path)
     thing = f"Keras model {os.fspath(path)}"
     for array in arrays:
@@ -86,32 +115,38 @@ def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     for name in names:
         known = _kind(name) in (*RECURRENT, *INACTIVE, "embedding", "dense")
         require(known, thing, f"layer {name}", f"expected Embedding, LSTM, Bidirectional, RNN and Dense; {BY_HAND}")
-    for kind in ("embedding", "dense"):
-        require(kind in names and f"{kind}_1" not in names, thing, f"layers {', '.join(names)}", f"expected one {kind} layer; {BY_HAND}")
+    for layer in ("embedding", "dense"):
+        optional = kind == CHARACTER and layer == "embedding"
+        fits = (optional or layer in names) and f"{layer}_1" not in names
+        wanted = f"expected one {layer} layer{' or none' if optional else ''}"
+        require(fits, thing, f"layers {', '.join(names)}", f"{wanted}; {BY_HAND}")
 
     rest = dict(arrays)
-    embedding, head = embedding_from_keras(_take(rest, "layers/embedding")), dense_from_keras(_take(rest, "layers/dense"))
+    embedding = embedding_from_keras(_take(rest, "layers/embedding")) if "embedding" in names else None
+    head = dense_from_keras(_take(rest, "layers/dense"))
     stacks = {name: check_stack(_take_layers(rest, name), f"layers/{name}/") for name in names if _kind(name) in RECURRENT}
     require(not rest, thing, f"array {next(iter(rest), '')}", f"expected those of embedding, LSTM and dense layers alone; {BY_HAND}")
-    order = _order_by_width(stacks, embedding, head, thing) if config is None else _order_in_config(config, thing)
+    order = _order_by_width(stacks, embedding, head, thing) if config is None else _order_in_config(config, kind, thing)
     require(set(order) == set(stacks), thing, f"config.json names {', '.join(order)}", f"the arrays are those of {', '.join(stacks)}")
-    return join_model(embedding, [layer for name in order for layer in stacks[name]], head)
+    return join_model(embedding, [layer for name in order for layer in stacks[name]], head, kind)
 
 
 def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
-    """Write a sentiment model in ours as a file for `model.load_weights` of the matching Keras model, Sequential or functional.
+    """Write a sentiment or character model in ours as a file for `model.load_weights` of the matching Keras model.
 
-    The Keras model has LSTM and Bidirectional(LSTM) layers with bias, one for each of ours.
+    The Keras model, Sequential or functional, has LSTM and Bidirectional(LSTM) layers with bias, one for each of ours, and a Dense with
+    bias, for a tied head too. A head with one output is that of a sentiment model.
 
     Raises:
         InputError: a wrong key or shape, a name that does not end in .weights.h5, or a place that cannot be written.
     """
     import h5py
 
-    embedding, layers, head = split_model(params)
+    bias = params.get("head/bias")
+    embedding, layers, head = split_model(params, SENTIMENT if bias is None or to_numpy("head/bias", bias).shape == (1,) else CHARACTER)
     name = os.fspath(path)
     require(name.endswith(".weights.h5"), "Keras weights", name, "Keras wants a name that ends in .weights.h5")
-    arrays = {"layers/embedding": embedding_to_keras(embedding), "layers/dense": dense_to_keras(head)}
+    arrays = {"layers/dense": dense_to_keras(head)} | ({} if embedding is None else {"layers/embedding": embedding_to_keras(embedding)})
     counts = {"lstm": 0, "bidirectional": 0}
     for layer in layers:
         kind = "bidirectional" if is_bidirectional(layer) else "lstm"
@@ -179,7 +214,7 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
     return [lstm(cell) for cell in sorted(stacked, key=natural) or [f"{group}/cell"]]
 
 
-def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays, head: Arrays, thing: str) -> list[str]:
+def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, head: Arrays, thing: str) -> list[str]:
     """The only order of the layers in which each takes as many features as the one below gives; within a class it is that of `stacks`."""
     queues = [queue for kind in RECURRENT if (queue := [name for name in stacks if _kind(name) == kind])]
     if len(queues) == 1:
@@ -199,20 +234,21 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays, head: Arr
                 found += [[name, *later] for later in orders(further, ends[name][1])]
         return found[:2]
 
-    found = orders((0,) * len(queues), embedding["embedding"].shape[1])
+    found = orders((0,) * len(queues), (head["kernel"] if embedding is None else embedding["embedding"]).shape[1])
     require(bool(found), thing, f"layers {', '.join(stacks)}", f"their widths fit in no order; {BY_HAND}")
     require(len(found) == 1, thing, f"layers {', '.join(stacks)}", "their widths fit in several orders: save a .keras archive")
     return found[0]
 
 
-def _order_in_config(config: Any, thing: str) -> list[str]:
+def _order_in_config(config: Any, model: Kind, thing: str) -> list[str]:
     """Group names of the recurrent layers in the order of config.json, whose options must be those that ours has."""
+    options = OPTIONS | {"Dense": {"activation": HEAD_ACTIVATIONS[model]}}
     counts: dict[str, int] = {}
     order: list[str] = []
     top: Any = None
     try:
         for layer in config["config"]["layers"]:
-            _check_options(layer, thing, backward=False)
+            _check_options(layer, options, thing, backward=False)
             kind = layer["class_name"].lower()
             counts[kind] = counts.get(kind, -1) + 1
             if kind in RECURRENT:
@@ -221,19 +257,25 @@ def _order_in_config(config: Any, thing: str) -> list[str]:
         sequences = top is not None and top.get("return_sequences")
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(thing, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
-    require(not sequences, thing, "the last recurrent layer returns sequences", "expected one that returns its last output")
+    # A character model predicts at each step: the Dense is the same at all of them.
+    require(
+        model == CHARACTER or not sequences,
+        thing,
+        "the last recurrent layer returns sequences",
+        "expected one that returns its last output",
+    )
     return order
 
 
-def _check_options(layer: Any, thing: str, backward: bool) -> None:
+def _check_options(layer: Any, ours: Mapping[str, Mapping[str, tuple[object, ...]]], thing: str, backward: bool) -> None:
     kind, options = layer["class_name"], layer["config"]
-    require(kind in OPTIONS, thing, f"a layer of class {kind}", f"expected one of {', '.join(OPTIONS)}; {BY_HAND}")
-    for option, ours in OPTIONS[kind].items():
-        allowed = (backward,) if option == "go_backwards" else ours
+    require(kind in ours, thing, f"a layer of class {kind}", f"expected one of {', '.join(ours)}; {BY_HAND}")
+    for option, values in ours[kind].items():
+        allowed = (backward,) if option == "go_backwards" else values
         value = options.get(option, allowed[0])
         require(value in allowed, thing, f"{kind} with {option}={value}", f"expected {' or '.join(map(str, allowed))}")
     for inner in ("layer", "backward_layer", "cell"):
         if inner in options:
-            _check_options(options[inner], thing, inner == "backward_layer")
+            _check_options(options[inner], ours, thing, inner == "backward_layer")
     for cell in options.get("cells", ()):
-        _check_options(cell, thing, backward)
+        _check_options(cell, ours, thing, backward)

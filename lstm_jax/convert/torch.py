@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.convert.arrays import (
+    CHARACTER,
     DIRECTIONS,
+    SENTIMENT,
     Arrays,
+    Kind,
     Layer,
     check_keys,
     check_stack,
@@ -112,26 +115,61 @@ def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedd
     Raises:
         InputError: an array is missing, has a wrong shape or belongs to none of the three.
     """
-    wanted = (f"{embedding}.weight", f"{head}.weight")
-    allowed = (*wanted, f"{head}.bias")
-    for name in state_dict:
-        known = name in allowed or name.startswith(f"{lstm}.")
-        require(known, "name in the state dict", name, f"expected only {', '.join(allowed)} and {lstm}.*; name the attributes")
-    for name in wanted:
-        require(name in state_dict, name, "missing", "name the attributes: embedding=, lstm=, head=")
-    kernel = shaped(f"{head}.weight", state_dict[f"{head}.weight"], 1, "H or 2H").T
-    bias = state_dict.get(f"{head}.bias", np.zeros(1, kernel.dtype))
-    table = shaped(f"{embedding}.weight", state_dict[f"{embedding}.weight"], "V", "E")
-    return join_model({"embedding": table}, lstm_from_torch(state_dict, f"{lstm}."), {"kernel": kernel, "bias": bias})
+    return _from_state(state_dict, embedding, lstm, head, SENTIMENT)
 
 
 def sentiment_to_torch(
     params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc"
 ) -> dict[str, np.ndarray]:
     """The inverse of `sentiment_from_torch`, in numpy. Raises InputError as `lstm_to_torch` does."""
-    table, layers, dense = split_model(params)
+    return _to_state(params, embedding, lstm, head, SENTIMENT)
+
+
+def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
+    """A whole character model in ours from a module that holds an nn.LSTM, an nn.Linear(H, V), V characters, and an nn.Embedding or none.
+
+    Without `embedding`.weight the input is one-hot, and the LSTM must take V features. Tied weights, which a state dict holds under both
+    names, come back as `embedding/embedding` and `head/kernel`; without the latter they are those of a tied model of ours.
+
+    Args:
+        state_dict: name -> array or tensor.
+        embedding, lstm, head: names of the attributes; "encoder", "rnn" and "decoder" in PyTorch's word_language_model.
+
+    Raises:
+        InputError: an array is missing, has a wrong shape or belongs to none of the three; or the LSTM has two directions.
+    """
+    return _from_state(state_dict, embedding, lstm, head, CHARACTER)
+
+
+def generation_to_torch(
+    params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc"
+) -> dict[str, np.ndarray]:
+    """The inverse of `generation_from_torch`, in numpy; of a tied model, the table under both names.
+
+    Raises InputError as `lstm_to_torch` does.
+    """
+    return _to_state(params, embedding, lstm, head, CHARACTER)
+
+
+def _from_state(state_dict: Mapping[str, Any], embedding: str, lstm: str, head: str, kind: Kind) -> Arrays:
+    table_name, kernel_name, bias_name = f"{embedding}.weight", f"{head}.weight", f"{head}.bias"
+    for name in state_dict:
+        known = name in (table_name, kernel_name, bias_name) or name.startswith(f"{lstm}.")
+        remedy = f"expected only {table_name}, {kernel_name}, {bias_name} and {lstm}.*; name the attributes"
+        require(known, "name in the state dict", name, remedy)
+    for name in (table_name, kernel_name) if kind == SENTIMENT else (kernel_name,):
+        require(name in state_dict, name, "missing", "name the attributes: embedding=, lstm=, head=")
+    rows, columns = (1, "H or 2H") if kind == SENTIMENT else ("V", "H")
+    kernel = shaped(kernel_name, state_dict[kernel_name], rows, columns).T
+    bias = state_dict.get(bias_name, np.zeros(kernel.shape[1], kernel.dtype))
+    table = {"embedding": shaped(table_name, state_dict[table_name], "V", "E")} if table_name in state_dict else None
+    return join_model(table, lstm_from_torch(state_dict, f"{lstm}."), {"kernel": kernel, "bias": bias}, kind)
+
+
+def _to_state(params: Mapping[str, Any], embedding: str, lstm: str, head: str, kind: Kind) -> dict[str, np.ndarray]:
+    table, layers, dense = split_model(params, kind)
     return {
-        f"{embedding}.weight": table["embedding"],
+        **({} if table is None else {f"{embedding}.weight": table["embedding"]}),
         **lstm_to_torch(layers, f"{lstm}."),
         f"{head}.weight": np.ascontiguousarray(dense["kernel"].T),
         f"{head}.bias": dense["bias"],

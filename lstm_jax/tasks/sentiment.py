@@ -1,6 +1,5 @@
 """Sentiment of reviews: config -> run folder, and what a trained run answers."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,23 +9,19 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
-from flax import nnx
 from rich.console import Console
-from rich.table import Table
 
 from lstm_jax import data, sharding
-from lstm_jax.config import SentimentConfig, sentiment_from_json, to_json
+from lstm_jax.config import SentimentConfig, sentiment_from_json
 from lstm_jax.errors import require
 from lstm_jax.files import write_atomically
-from lstm_jax.models import SentimentClassifier, functional, layer_rows
-from lstm_jax.recurrence import resolve_backend
-from lstm_jax.training import checkpoint
-from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
-from lstm_jax.training.loop import FitResult, check_batch_size, fit
+from lstm_jax.models import SentimentClassifier, functional
+from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
+from lstm_jax.training.callbacks import Callback
+from lstm_jax.training.loop import FitResult, fit
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
-from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.run_folder import RunFolder
-from lstm_jax.training.step import make_predict, steps_per_epoch
+from lstm_jax.training.step import Examples, make_predict
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int],
 
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
     """The model with its initial weights; deterministic in the seed."""
-    return SentimentClassifier(config.model, vocabulary, rngs=nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.train.seed), 1)))
+    return SentimentClassifier(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
 def objective(rebuild: Callable) -> Callable:
@@ -118,25 +113,19 @@ def train(
     """
     console = console or Console(quiet=True)
     mesh = sharding.make_mesh(config.train.devices)
-    backend = resolve_backend(None if config.model.backend == "auto" else config.model.backend, config.model.cell, config.model.dtype).name
-    run = RunFolder(folder)
     if reviews is None:
         reviews = _load_with_spinner(config, console)
     splits = padded_rows(reviews, config)
-    # whatever can be wrong with the config comes up before the folder is made
-    check_batch_size(config.train.batch_size, mesh)
-    steps = config.train.epochs * steps_per_epoch(len(splits.train.labels), config.train.batch_size)
-    optimizer = make_optimizer(config.train, steps)
-    run.start(to_json(config), resume)
-    run.write_environment(mesh, backend)
-    run.fix_data(reviews.fingerprint)
-    reviews.vocabulary.save(run.vocabulary)
+    run = begin(config, folder, mesh, len(splits.train.labels), reviews.fingerprint, resume)
+    reviews.vocabulary.save(run.folder.vocabulary)
     model = make_model(config, reviews.vocabulary.size)
     params, rebuild = functional(model)
-    console.print(_summary(model, config.data.maxlen))
+    console.print(summary(model, f"ids (B, {config.data.maxlen}) -> logit (B,)"))
     held = f"{len(splits.validation.labels):,} held out, " if splits.validation else ""
     tested = f"{len(splits.test.labels):,} test, " if splits.test else ""
-    console.print(f"{len(splits.train.labels):,} training reviews, {held}{tested}backend {backend}, {mesh.size} devices", highlight=False)
+    console.print(
+        f"{len(splits.train.labels):,} training reviews, {held}{tested}backend {run.backend}, {mesh.size} devices", highlight=False
+    )
 
     logits = make_logits(rebuild, mesh)
     parts = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows is not None}
@@ -153,35 +142,24 @@ def train(
     result = fit(
         params,
         objective(rebuild),
-        optimizer,
-        (splits.train.ids, splits.train.labels),
+        run.optimizer,
+        Examples.of_rows((splits.train.ids, splits.train.labels)),
         config.train,
         mesh,
         evaluate=evaluate,
         monitor="validation_loss" if splits.validation else "",
-        checkpoints=run.checkpoints,
+        checkpoints=run.folder.checkpoints,
         resume=resume,
-        callbacks=(metrics_file(run.metrics), tensorboard(run.events), print_row(console), *callbacks),
+        callbacks=run.callbacks(console, callbacks),
         console=console,
     )
-    _finish(run, config, result, reviews, splits, logits, figures)
+    _finish(run.folder, config, result, reviews, splits, logits, figures)
     return result
 
 
 def _load_with_spinner(config: SentimentConfig, console: Console) -> data.EncodedReviews:
     with console.status("reading reviews") as status:
         return load_reviews(config, lambda what, done, total: status.update(f"{what} ({done}/{total})"))
-
-
-def _summary(model: nnx.Module, steps: int) -> Table:
-    rows = layer_rows(model)
-    total = sum(int(row["count"].replace(",", "")) for row in rows)
-    table = Table(title=f"ids (B, {steps}) -> logit (B,)", caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
-    for name in ("layer", "type", "parameters", "count"):
-        table.add_column(name, justify="right" if name == "count" else "left")
-    for row in rows:
-        table.add_row(*row.values())
-    return table
 
 
 def _finish(run, config, result, reviews, splits, logits, figures: bool) -> None:
@@ -191,13 +169,12 @@ def _finish(run, config, result, reviews, splits, logits, figures: bool) -> None
     share, count = embedding_space.word_polarity(reviews.train.values, reviews.train.offsets, reviews.train.labels, reviews.vocabulary.size)
     write_atomically(run.words, lambda file: np.savez_compressed(file, share=share, count=count))
     shown = "test" if splits.test else "validation" if splits.validation else ""
-    row: dict[str, Any] = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
-    scored = None
+    row, scored = {}, None
     if shown:
         rows = getattr(splits, shown)
         scored = (logits(result.params, rows.ids), rows.labels)
-        row |= binary_metrics(*scored).to_row(f"{shown}_")
-    write_atomically(run.result, json.dumps(row, indent=2) + "\n")
+        row = binary_metrics(*scored).to_row(f"{shown}_")
+    write_result(run, result, row)
     if figures:
         draw_figures(run, result, scored, shown)
 
@@ -285,11 +262,9 @@ def load(folder: Path) -> Trained:
     run = RunFolder(folder)
     config = sentiment_from_json(run.config)
     vocabulary = data.Vocabulary.load(run.vocabulary)
-    mesh = sharding.make_mesh(config.train.devices if config.train.devices <= jax.device_count() else 0)
-    params, rebuild = functional(make_model(config, vocabulary.size))
-    found = checkpoint.restore(run.checkpoints / "best", params)
-    notes = tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)
-    return Trained(run, config, vocabulary, {k: np.asarray(v) for k, v in found.state.items()}, notes, make_logits(rebuild, mesh))
+    like, rebuild = functional(make_model(config, vocabulary.size))
+    params, notes = load_params(run, like)
+    return Trained(run, config, vocabulary, params, notes, make_logits(rebuild, mesh_of(config)))
 
 
 def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:

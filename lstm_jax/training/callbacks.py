@@ -63,7 +63,8 @@ def print_row(console: Console) -> Callback:
 
     def show(record: EpochRecord) -> None:
         numbers = {k: v for k, v in record.row.items() if isinstance(v, (int, float))}
-        shown = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in numbers.items() if k.endswith(("_loss", "_accuracy", "_auc"))]
+        told = ("_loss", "_bits", "_accuracy", "_auc")
+        shown = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in numbers.items() if k.endswith(told)]
         console.print(f"epoch {record.epoch}: {', '.join(shown)} ({record.row['seconds']:.1f} s)", highlight=False)
 
     return show

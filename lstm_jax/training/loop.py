@@ -23,7 +23,7 @@ from lstm_jax.errors import Interrupted, require
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.state import TrainState, create_state
-from lstm_jax.training.step import EXAMPLES, Objective, epoch_order, make_run_steps, steps_per_epoch
+from lstm_jax.training.step import EXAMPLES, Examples, Objective, make_run_steps, steps_per_epoch
 
 STRETCH_SECONDS = 0.5
 KEEP = 3
@@ -93,11 +93,13 @@ def fit(
     params: Any,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    data: Any,
+    examples: Examples,
     config: TrainConfig,
     mesh: Mesh,
     *,
+    carry: Any = (),
     figures: tuple[str, ...] = ("loss", "accuracy"),
+    derive: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     evaluate: Callable[[Any], dict[str, Any]] | None = None,
     monitor: str = "",
     checkpoints: Path | None = None,
@@ -110,10 +112,12 @@ def fit(
     Args:
         params: initial parameters; left as they are.
         objective: see `step.Objective`.
-        data: pytree of arrays, row n of each is example n; copied to each device.
+        examples: what an epoch reads.
         config: epochs, batch size, seed, patience.
         mesh: devices.
+        carry: what the first step of each epoch is handed, pytree of (B, ...) arrays; () if steps hand nothing on.
         figures: names of what the objective gives beside the loss.
+        derive: further figures of an epoch, computed from its row's training figures.
         evaluate: called with the parameters after each epoch; its figures join the epoch's row.
         monitor: name of a figure whose smallest value marks the best epoch, kept apart and used for early stopping; empty for none.
         checkpoints: folder of `latest/` (the whole state, to resume from) and `best/` (parameters of the best epoch, of the newest one
@@ -129,16 +133,17 @@ def fit(
         InputError: if sizes do not fit, or checkpoints are damaged beyond use.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
-    count = jax.tree.leaves(data)[0].shape[0]
-    require(count >= 1, "training rows", count, "give at least one")
+    count = examples.count
+    require(count >= 1, "training examples", count, "give at least one")
     check_batch_size(config.batch_size, mesh)
     console = console or Console(quiet=True)
     per_epoch = steps_per_epoch(count, config.batch_size)
-    data = jax.device_put(data, sharding.replicated(mesh))
+    arrays = jax.device_put(examples.arrays, sharding.replicated(mesh))
+    carry = jax.tree.map(np.asarray, carry)  # not a device's own memory, which the first step would take
     key = jax.random.key(config.seed)
     order_key, step_key = jax.random.split(jax.device_put(key, sharding.replicated(mesh)))
-    state, places = create_state(params, optimizer, (*figures, EXAMPLES), mesh)
-    run_steps = make_run_steps(objective, optimizer, places, mesh)
+    state, places = create_state(params, optimizer, (*figures, EXAMPLES), mesh, carry)
+    run_steps = make_run_steps(objective, optimizer, places, mesh, examples.gather)
 
     def tree(state: TrainState, best: Any) -> dict[str, Any]:
         return {"state": state} if best is None else {"state": state, "best": best}
@@ -169,12 +174,12 @@ def fit(
     with _signals() as asked, _progress(console) as progress:
         while len(progressed.rows) < config.epochs and not stopped:
             epoch = len(progressed.rows)
-            order = epoch_order(jax.random.fold_in(order_key, epoch), count, config.batch_size)
+            order = examples.order(jax.random.fold_in(order_key, epoch), count, config.batch_size)
             order = jax.device_put(order, sharding.replicated(mesh))
             epoch_began, earlier = time.perf_counter(), float(state.totals[EXAMPLES])
             task = progress.add_task(f"epoch {epoch + 1}/{config.epochs}", total=per_epoch, completed=int(state.step) - epoch * per_epoch)
             for start, stop in _stretches(int(state.step) - epoch * per_epoch, per_epoch, config.checkpoint_steps):
-                state = run_steps(state, data, order, start, stop, step_key)
+                state = run_steps(state, arrays, order, start, stop, step_key)
                 jax.block_until_ready(state)
                 progress.update(task, completed=stop)
                 due = config.checkpoint_steps and stop % config.checkpoint_steps == 0 and stop < per_epoch
@@ -188,9 +193,11 @@ def fit(
             row = {"epoch": epoch + 1, "step": int(state.step)}
             row |= {f"train_{name}": sums[name] / sums[EXAMPLES] for name in figures}
             row |= {"seconds": trained, "examples_per_second": (sums[EXAMPLES] - earlier) / trained}
+            row |= derive(row) if derive else {}
             row |= evaluate(state.params) if evaluate else {}
             require(not monitor or monitor in row, "monitor", monitor, f"the figures are {', '.join(row)}")
-            state = state._replace(totals=jax.tree.map(lambda a: jax.device_put(np.zeros_like(a), a.sharding), state.totals))
+            zeros = jax.tree.map(lambda a: jax.device_put(np.zeros_like(a), a.sharding), state.totals)
+            state = state._replace(totals=zeros, carry=jax.tree.map(jax.device_put, carry, places.carry))
             progressed = replace(progressed, rows=(*progressed.rows, row), seconds=time.perf_counter() - began)
             # the first epoch is the best until a better one comes, even if its figure is nan
             unset = not progressed.best_epoch or np.isnan(progressed.best_value)

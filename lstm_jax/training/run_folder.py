@@ -26,6 +26,8 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.vocabulary = path / "vocabulary.json"
         self.words = path / "words.npz"
+        self.characters = path / "characters.json"
+        self.samples = path / "samples.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.result = path / "result.json"
         self.events = path / "events"

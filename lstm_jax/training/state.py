@@ -11,7 +11,8 @@ from lstm_jax import sharding
 
 
 class TrainState(NamedTuple):
-    """step: int32 scalar, steps done; params and opt_state: pytrees; totals: float32 sums over the rows of the current epoch so far.
+    """step: int32 scalar, steps done; params and opt_state: pytrees; totals: float32 sums over the rows of the current epoch so far;
+    carry: pytree of (B, ...) arrays that each step hands to the next one, () for none.
 
     A tree of this form also holds the shardings of its leaves.
     """
@@ -20,10 +21,13 @@ class TrainState(NamedTuple):
     params: Any
     opt_state: Any
     totals: dict[str, Any]
+    carry: Any = ()
 
 
-def state_sharding(params: Any, optimizer: optax.GradientTransformation, totals: tuple[str, ...], mesh: Mesh) -> TrainState:
-    """A TrainState of shardings: each of the optimiser's moments lives where its parameter does."""
+def state_sharding(
+    params: Any, optimizer: optax.GradientTransformation, totals: tuple[str, ...], mesh: Mesh, carry: Any = ()
+) -> TrainState:
+    """A TrainState of shardings: each of the optimiser's moments lives where its parameter does, the carry with the batch's rows."""
     copied = sharding.replicated(mesh)
     places = jax.tree_util.tree_map_with_path(lambda path, leaf: sharding.param_sharding(mesh, path, leaf), params)
     shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
@@ -35,17 +39,19 @@ def state_sharding(params: Any, optimizer: optax.GradientTransformation, totals:
         return next((home[end] for end in ends if shapes.get(end) == leaf.shape), copied)
 
     opt_state = jax.tree_util.tree_map_with_path(beside, jax.eval_shape(optimizer.init, params))
-    return TrainState(copied, places, opt_state, dict.fromkeys(totals, copied))
+    rows = jax.tree.map(lambda leaf: sharding.rows(mesh), carry)
+    return TrainState(copied, places, opt_state, dict.fromkeys(totals, copied), rows)
 
 
 def create_state(
-    params: Any, optimizer: optax.GradientTransformation, totals: tuple[str, ...], mesh: Mesh
+    params: Any, optimizer: optax.GradientTransformation, totals: tuple[str, ...], mesh: Mesh, carry: Any = ()
 ) -> tuple[TrainState, TrainState]:
-    """A new state on the mesh, and its shardings. `params` are copied, so that donating the state leaves them alone."""
-    places = state_sharding(params, optimizer, totals, mesh)
+    """A new state on the mesh, and its shardings. What is given is copied, so that donating the state leaves it alone."""
+    places = state_sharding(params, optimizer, totals, mesh, carry)
 
-    def make(params):
+    def make(params, carry):
         zeros = {name: jnp.zeros((), jnp.float32) for name in totals}
-        return TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params), optimizer.init(params), zeros)
+        params, carry = jax.tree.map(jnp.copy, (params, carry))
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zeros, carry)
 
-    return jax.jit(make, out_shardings=places)(params), places
+    return jax.jit(make, out_shardings=places)(params, carry), places

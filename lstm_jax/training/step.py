@@ -1,11 +1,12 @@
 """Compiled steps over device-resident rows.
 
-An epoch is a table of row numbers (steps, batch), a permutation drawn from `fold_in(key, epoch)`. `make_run_steps` compiles one
-program that takes any stretch of those steps, so that progress, checkpoints and interrupts between stretches cost no compilation and
-change no number.
+An epoch is a table of numbers of examples (steps, batch), a permutation drawn from `fold_in(key, epoch)` unless the examples have an
+order of their own. `make_run_steps` compiles one program that takes any stretch of those steps, so that progress, checkpoints and
+interrupts between stretches cost no compilation and change no number.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,9 +19,10 @@ from jax.sharding import Mesh
 from lstm_jax import sharding
 from lstm_jax.training.state import TrainState
 
-# objective(params, rows of a batch, weight (B,), key) -> loss, figures
+# objective(params, batch, weight (B,), key) -> loss, figures
 # the weights sum to 1, a filled-up row has 0; each figure is a mean by weight
-Objective = Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+# where the state has a carry: objective(params, batch, weight, key, carry) -> loss, (figures, carry for the next step)
+Objective = Callable[..., tuple[jax.Array, Any]]
 
 
 EXAMPLES = "examples"
@@ -28,7 +30,7 @@ EXAMPLES = "examples"
 
 
 class Order(NamedTuple):
-    """rows: int32 (steps, B), which rows each step reads; weight: float32 (steps, B), summing to 1 over B, 0 where the last batch is
+    """rows: int32 (steps, B), which examples each step reads; weight: float32 (steps, B), summing to 1 over B, 0 where the last batch is
     filled up; examples: float32 (steps,), rows that are not."""
 
     rows: jax.Array
@@ -52,32 +54,70 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
     return Order(rows.reshape(steps, batch_size), real / counts[:, None], counts)
 
 
-def make_run_steps(objective: Objective, optimizer: optax.GradientTransformation, places: TrainState, mesh: Mesh) -> Callable:
-    """Compile `run_steps(state, data, order, start, stop, key) -> state`: steps start..stop-1 of an epoch; the state is donated.
+def take_rows(arrays: Any, numbers: jax.Array) -> Any:
+    """Rows `numbers` (B,) of each array of a pytree."""
+    return jax.tree.map(lambda rows: jnp.take(rows, numbers, axis=0, mode="clip"), arrays)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What an epoch reads."""
+
+    arrays: Any
+    """Pytree of arrays, copied to each device."""
+    count: int
+    """Examples in an epoch."""
+    gather: Callable[[Any, jax.Array], Any] = take_rows
+    """gather(arrays, numbers (B,)) -> batch, compiled into the step."""
+    order: Callable[[jax.Array, int, int], Order] = epoch_order
+    """order(key of the epoch, count, batch size) -> Order."""
+
+    @staticmethod
+    def of_rows(arrays: Any) -> "Examples":
+        """Row n of each array is example n; an epoch is a permutation of them."""
+        return Examples(arrays, jax.tree.leaves(arrays)[0].shape[0])
+
+
+def make_run_steps(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    places: TrainState,
+    mesh: Mesh,
+    gather: Callable[[Any, jax.Array], Any] = take_rows,
+) -> Callable:
+    """Compile `run_steps(state, arrays, order, start, stop, key) -> state`: steps start..stop-1 of an epoch; the state is donated.
 
     Args:
-        objective: the loss; its batch is `data` gathered at the step's rows.
+        objective: the loss; its batch is what `gather` takes from `arrays` for the step's numbers.
         places: the state's shardings.
     """
+    carries = bool(jax.tree.leaves(places.carry))
 
-    def run_steps(state: TrainState, data: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
+    def loss(params, batch, weight, key, carry):
+        if carries:
+            return objective(params, batch, weight, key, carry)
+        value, figures = objective(params, batch, weight, key)
+        return value, (figures, carry)
+
+    def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
         def body(n: jax.Array, state: TrainState) -> TrainState:
-            batch = jax.tree.map(lambda rows: jnp.take(rows, order.rows[n], axis=0, mode="clip"), data)
+            batch = gather(arrays, order.rows[n])
             step_key = jax.random.fold_in(key, state.step)
-            gradient, figures = jax.grad(objective, has_aux=True)(state.params, batch, order.weight[n], step_key)
+            gradient, aux = jax.grad(loss, has_aux=True)(state.params, batch, order.weight[n], step_key, state.carry)
+            figures, carry = aux
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             figures = {name: value.astype(jnp.float32) for name, value in figures.items()} | {EXAMPLES: jnp.ones(())}
             totals = {name: total + figures[name] * order.examples[n] for name, total in state.totals.items()}
-            return TrainState(state.step + 1, params, opt_state, totals)
+            return TrainState(state.step + 1, params, opt_state, totals, carry)
 
         return jax.lax.fori_loop(start, stop, body, state)
 
     compiled = jax.jit(run_steps, donate_argnums=0, out_shardings=places)
 
-    def call(state, data, order, start: int, stop: int, key):
+    def call(state, arrays, order, start: int, stop: int, key):
         with sharding.on(mesh):
-            return compiled(state, data, order, np.int32(start), np.int32(stop), key)
+            return compiled(state, arrays, order, np.int32(start), np.int32(stop), key)
 
     return call
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from lstm_jax.config import SentimentModelConfig, TrainConfig
+from lstm_jax.config import SentimentModelConfig, TrainConfig, to_json
 from lstm_jax.errors import InputError
 from lstm_jax.tasks import demo, sentiment
 
@@ -27,7 +27,7 @@ def test_the_demo_trains_answers_and_replaces_only_itself(small, tmp_path):
     console = Console(file=said, width=300)
     folder = tmp_path / "demo"
     folder.mkdir()
-    (folder / "config.json").write_text(sentiment.to_json(replace(demo.CONFIG, train=TrainConfig(seed=3))))
+    (folder / "config.json").write_text(to_json(replace(demo.CONFIG, train=TrainConfig(seed=3))))
     (folder / "left.over").write_text("of an earlier demo")
     demo.run(folder, 4, console)
     assert not (folder / "left.over").exists()
@@ -41,7 +41,7 @@ def test_the_demo_trains_answers_and_replaces_only_itself(small, tmp_path):
     foreign = tmp_path / "run"
     config = replace(demo.CONFIG, data=replace(demo.CONFIG.data, text_column="synthetic"))
     (foreign / "notes").mkdir(parents=True)
-    for spoil in ("", sentiment.to_json(config), "{"):
+    for spoil in ("", to_json(config), "{"):
         (foreign / "config.json").write_text(spoil)
         with pytest.raises(InputError, match="holds something else; name a new one with --run"):
             demo.run(foreign, 0, console)

@@ -21,6 +21,7 @@ from lstm_jax.errors import InputError
 from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.loop import FitResult, Interrupted, fit
 from lstm_jax.training.optimizers import make_optimizer
+from lstm_jax.training.step import Examples
 
 CONFIG = TrainConfig(epochs=3, batch_size=4, learning_rate=0.05)
 PER_EPOCH = 6
@@ -29,7 +30,7 @@ PER_EPOCH = 6
 def train(config: TrainConfig = CONFIG, made: Tiny | None = None, loss=objective, **options: Any) -> FitResult:
     made = made or tiny()
     mesh = sharding.make_mesh(config.devices)
-    return fit(made.params, loss, make_optimizer(config, 100), made.data, config, mesh, **options)
+    return fit(made.params, loss, make_optimizer(config, 100), Examples.of_rows(made.data), config, mesh, **options)
 
 
 def evaluate(params) -> dict[str, float]:
@@ -315,7 +316,7 @@ def test_input_errors():
         train(dataclasses.replace(CONFIG, batch_size=5))
     assert len(train(dataclasses.replace(CONFIG, batch_size=5, devices=1)).rows) == 3
     made = tiny()
-    with pytest.raises(InputError, match="training rows: 0"):
+    with pytest.raises(InputError, match="training examples: 0"):
         train(made=Tiny(made.params, (made.data[0][:0], made.data[1][:0])))
     with pytest.raises(InputError, match=r"monitor: held_loss; the figures are .*test_loss"):
         train(evaluate=evaluate, monitor="held_loss")

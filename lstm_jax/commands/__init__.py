@@ -1,0 +1,25 @@
+"""The commands: frozen dataclasses whose fields are their flags. `COMMANDS` is the only table of them: name -> command."""
+
+from collections.abc import Callable
+
+from lstm_jax.commands.generation import Generate, Score, TrainGeneration, Units
+from lstm_jax.commands.sentiment import Evaluate, ExportEmbedding, Neighbours, PlotEmbedding, Predict, TrainSentiment
+from lstm_jax.commands.tools import Backends, Demo, PrepareData
+
+COMMANDS: dict[str, Callable] = {
+    "demo": Demo,
+    "train sentiment": TrainSentiment,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "embedding neighbours": Neighbours,
+    "embedding plot": PlotEmbedding,
+    "embedding export": ExportEmbedding,
+    "train generation": TrainGeneration,
+    "generate": Generate,
+    "score": Score,
+    "units": Units,
+    "data prepare": PrepareData,
+    "backends": Backends,
+}
+
+__all__ = ["COMMANDS"]

@@ -1,0 +1,28 @@
+"""What the commands share: starting JAX, and printing lines as they are."""
+
+import sys
+from collections.abc import Iterable
+
+import tyro
+from rich.console import Console
+
+Flat = tyro.conf.OmitArgPrefixes
+Positional = tyro.conf.Positional
+
+
+def start(devices: int = 0) -> None:
+    """Give JAX a device a core, before it is first used."""
+    from lstm_jax.sharding import use_cpu_cores
+
+    use_cpu_cores(devices)
+
+
+def warn(notes: Iterable[str]) -> None:
+    """Notes as warnings on standard error."""
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
+
+
+def say(console: Console, line: str) -> None:
+    """A line as it is: not wrapped, brackets are no markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

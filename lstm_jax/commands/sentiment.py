@@ -1,0 +1,173 @@
+"""`lstm-jax train sentiment`, and what a run of it answers."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lstm_jax.commands.common import Flat, Positional, say, start, warn
+from lstm_jax.config import SentimentConfig
+from lstm_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainSentiment:
+    """Train the LSTM of the source on reviews: Embedding -> LSTM -> Dense(1, sigmoid)."""
+
+    config: Flat[SentimentConfig] = field(default_factory=SentimentConfig)
+    run: Path = Path("runs/sentiment")
+    """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+    resume: bool = False
+    """Go on with the interrupted run in that folder."""
+    figures: bool = True
+    """Draw the figures at the end."""
+
+    def __call__(self, console: Console) -> None:
+        start(self.config.train.devices)
+        from lstm_jax.tasks import sentiment
+
+        sentiment.train(self.config, self.run, resume=self.resume, console=console, figures=self.figures)
+        result = json.loads((self.run / "result.json").read_text())
+        for part in ("test", "validation"):
+            if f"{part}_accuracy" in result:
+                accuracy, auc = result[f"{part}_accuracy"], result[f"{part}_auc"]
+                say(console, f"{part} accuracy {accuracy:.4f}, AUC {auc or float('nan'):.4f} (epoch {result['best_epoch']})")
+                break
+        say(console, f"run in {self.run}: lstm-jax predict --run {self.run} --text '...'")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Loss, accuracy, AUC, confusion matrix and calibration of a run."""
+
+    run: Path = Path("runs/sentiment")
+    """Folder of a run."""
+    split: Literal["test", "validation", "train"] = "test"
+    """Which part of the run's reviews."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self, console: Console) -> None:
+        start()
+        from lstm_jax.tasks import sentiment
+
+        trained = _load(self.run)
+        row = sentiment.evaluate(trained, split=self.split).to_row()
+        if self.json:
+            print(json.dumps(row))
+            return
+        table = Table(title=Text(f"{self.run}, {self.split} reviews"))
+        table.add_column("figure")
+        table.add_column("value", justify="right")
+        for name, value in row.items():
+            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+        console.print(table)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Probability that a review is positive: one a line, for --text, --file, or each line of standard input."""
+
+    run: Path = Path("runs/sentiment")
+    """Folder of a run."""
+    text: tuple[str, ...] = ()
+    """Reviews."""
+    file: Path | None = None
+    """A file with a review a line."""
+    json: bool = False
+    """A JSON object a line, with the text."""
+
+    def __call__(self, console: Console) -> None:
+        del console
+        texts: list[str | bytes] = list(self.text)
+        if self.file is not None:
+            try:
+                texts += self.file.read_bytes().splitlines()
+            except OSError as error:
+                raise InputError(f"file {self.file}", error.strerror, "give a file that can be read") from error
+        if not self.text and self.file is None:
+            if sys.stdin.isatty():
+                raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
+            texts += sys.stdin.buffer.read().splitlines()
+        start()
+        for text, p in zip(texts, _load(self.run).probabilities(texts), strict=True):
+            shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")
+            print(json.dumps({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False) if self.json else f"{p:.6f}")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The words nearest to a word in the learned embedding."""
+
+    words: Positional[tuple[str, ...]]
+    """Words."""
+    run: Path = Path("runs/sentiment")
+    """Folder of a run."""
+    count: int = 10
+    """How many neighbours."""
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    """Cosine similarity or Euclidean distance."""
+    min_reviews: int = 100
+    """Only words that so many training reviews hold; a rarer word has hardly moved from where it was drawn."""
+
+    def __call__(self, console: Console) -> None:
+        start()
+        from lstm_jax import embedding_space
+        from lstm_jax.tasks import sentiment
+
+        trained = _load(self.run)
+        for word in self.words:
+            near = sentiment.neighbours(trained, word, self.count, self.metric, self.min_reviews)
+            say(console, f"{word}: " + ", ".join(f"{embedding_space.escape(found)} {score:.2f}" for found, score in near))
+
+
+@dataclass(frozen=True)
+class PlotEmbedding:
+    """The learned space in two dimensions, coloured by what the words say about a review."""
+
+    run: Path = Path("runs/sentiment")
+    """Folder of a run."""
+    out: Path = Path("embedding_map.png")
+    """PNG to write; an SVG is put beside it."""
+    words: int = 400
+    """How many words."""
+
+    def __call__(self, console: Console) -> None:
+        start()
+        from lstm_jax.tasks import sentiment
+
+        trained = _load(self.run)
+        sentiment.draw_embedding(trained.run, trained.params["embedding/embedding"], self.out, self.words)
+        say(console, f"{self.out}")
+
+
+@dataclass(frozen=True)
+class ExportEmbedding:
+    """Write the embedding in word2vec text format, or for TensorBoard's projector."""
+
+    out: Positional[Path]
+    """A file (word2vec) or a folder (projector)."""
+    run: Path = Path("runs/sentiment")
+    """Folder of a run."""
+    format: Literal["word2vec", "projector"] = "word2vec"
+    """What to write."""
+
+    def __call__(self, console: Console) -> None:
+        start()
+        from lstm_jax.tasks import sentiment
+
+        count = sentiment.export_embedding(_load(self.run), self.out, self.format)
+        say(console, f"{count:,} vectors in {self.out}")
+
+
+def _load(folder: Path):
+    from lstm_jax.tasks import sentiment
+
+    trained = sentiment.load(folder)
+    warn(trained.notes)
+    return trained

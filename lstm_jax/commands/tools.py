@@ -1,0 +1,66 @@
+"""`lstm-jax demo`, `data prepare` and `backends`."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lstm_jax.commands.common import Flat, start
+from lstm_jax.config import DataConfig
+
+
+@dataclass(frozen=True)
+class PrepareData:
+    """Read, tokenise and cache reviews; with --tfds also build them as a TensorFlow Datasets data set."""
+
+    config: Flat[DataConfig] = field(default_factory=DataConfig)
+    tfds: bool = False
+    """Build the data set lstm_jax_imdb under TFDS_DATA_DIR from --data, or from the archive's address where --data is empty."""
+
+    def __call__(self, console: Console) -> None:
+        from lstm_jax.tasks import prepare
+
+        prepare.prepare(self.config, self.tfds, console)
+
+
+@dataclass(frozen=True)
+class Backends:
+    """The recurrence backends, what each can do, and whether it serves here."""
+
+    json: bool = False
+    """Print JSON lines."""
+
+    def __call__(self, console: Console) -> None:
+        start()
+        from lstm_jax.recurrence import capability_rows
+
+        rows = capability_rows()
+        if self.json:
+            for row in rows:
+                print(json.dumps(row))
+            return
+        table = Table(title="recurrence backends, in the order of choice")
+        for name in ("", *(row["backend"] for row in rows)):
+            table.add_column(name)
+        for name in rows[0]:
+            if name != "backend":
+                table.add_row(name, *(row[name] for row in rows))
+        console.print(table)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train without any download, on synthetic reviews, in about a minute; then predict."""
+
+    run: Path = Path("runs/demo")
+    """Folder of the run; an earlier demo there is replaced."""
+    seed: int = 0
+    """Seed of reviews and weights."""
+
+    def __call__(self, console: Console) -> None:
+        start()
+        from lstm_jax.tasks import demo
+
+        demo.run(self.run, self.seed, console)

@@ -1,0 +1,89 @@
+"""A text on the device as training examples, in the two regimes, and what is learned from them.
+
+Numbers of examples are positions in the text, so that a batch is one gather from it: neither windows nor one-hot rows are kept.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lstm_jax import data
+from lstm_jax.training.step import Examples, Objective, Order, epoch_order
+
+# params -> CharGenerator
+Rebuild = Callable[..., Any]
+
+
+def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """numbers (B,) -> ids (B, length + 1) of the text from number * step on."""
+
+    def gather(text: jax.Array, numbers: jax.Array) -> jax.Array:
+        places = (numbers * step)[:, None] + jnp.arange(length + 1, dtype=numbers.dtype)[None, :]
+        return jnp.take(text, places, mode="clip").astype(jnp.int32)
+
+    return gather
+
+
+def window_examples(text: np.ndarray, length: int, step: int) -> Examples:
+    """Windows of `length` characters every `step` and the character after each, in random order: those of `data.windows`.
+
+    Raises:
+        InputError: if the text is shorter than a window and its next character.
+    """
+    X, _ = data.windows(text, length, step)
+    return Examples(text, len(X), _gather(length, step), epoch_order)
+
+
+def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
+    """`batch` streams that lie end to end, read in stretches of `length` characters: row b of a step goes on where that of the step
+    before ended. Each epoch begins at another character below `length`, so that the gradient is cut elsewhere.
+
+    Raises:
+        InputError: if the text is too short for one step.
+    """
+    chunks = data.stream_chunks(len(text) - length + 1, length, batch)
+
+    def order(key: jax.Array, count: int, batch_size: int) -> Order:
+        shift = jax.random.randint(key, (), 0, length)
+        rows = jnp.asarray(chunks * length, jnp.int32).reshape(count // batch_size, batch_size) + shift
+        return Order(rows, jnp.full(rows.shape, 1 / batch_size), jnp.full(len(rows), batch_size, jnp.float32))
+
+    return Examples(text, chunks.size, _gather(length, 1), order)
+
+
+def _figures(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Cross-entropy in nats and accuracy, logits (..., B, V), targets (..., B), weighted over B and averaged over what is in front."""
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    correct = (jnp.argmax(logits, axis=-1) == targets).astype(nats.dtype)
+    front = tuple(range(nats.ndim - 1))
+    loss, accuracy = ((figure.mean(front) * weight).sum() for figure in (nats, correct))
+    return loss, {"loss": loss, "accuracy": accuracy}
+
+
+def window_objective(rebuild: Rebuild) -> Objective:
+    """Nats of the character after each window, from a zero state, over ids (B, length + 1)."""
+
+    def objective(params, ids, weight, key):
+        logits, _ = rebuild(params)(ids[:, :-1], last=True, deterministic=False, rngs=key)
+        return _figures(logits, ids[:, -1], weight)
+
+    return objective
+
+
+def stream_objective(rebuild: Rebuild) -> Objective:
+    """Nats of every next character, mean over a stretch of ids (B, length + 1), from the state that the step before handed on.
+
+    The gradient ends at the stretch's first character: truncated back-propagation through time (Williams & Peng 1990).
+    """
+
+    def objective(params, ids, weight, key, state):
+        model = rebuild(params)
+        h, state = model.hidden(ids[:, :-1], state=state, deterministic=False, rngs=key)
+        loss, figures = _figures(model.logits(h), ids[:, 1:].T, weight)
+        return loss, (figures, state)
+
+    return objective
