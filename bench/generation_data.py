@@ -9,6 +9,9 @@ from lstm_jax import data
 from lstm_jax.config import GenerationConfig, TextConfig
 from lstm_jax.tasks import generation
 
+LENGTH, CHARACTERS, CHARS = 40, 33, 400
+"""Of the source: a window, the distinct characters, the characters drawn after an epoch."""
+
 
 def articles(config: TextConfig) -> TextConfig:
     """The config with the articles as its text, unless it names another."""
@@ -17,6 +20,6 @@ def articles(config: TextConfig) -> TextConfig:
 
 
 def article_windows(validation: float) -> tuple[np.ndarray, np.ndarray, data.Corpus]:
-    """X (N, 40) and Y (N,) ids, every 5 characters of the training part; and the corpus."""
+    """X (N, LENGTH) and Y (N,) ids, every 5 characters of the training part; and the corpus."""
     corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=validation))))
-    return *data.windows(corpus.train, 40, 5), corpus
+    return *data.windows(corpus.train, LENGTH, 5), corpus

@@ -18,6 +18,7 @@ _HOME = {
     "DropoutMasks": "dropout",
     "unroll": "recurrence",
     "SentimentClassifier": "models",
+    "CharGenerator": "models",
     "InputError": "errors",
     "use_cpu_cores": "sharding",
 }

@@ -1,35 +1,44 @@
 """Drawing characters: one compiled call draws them all.
 
-Two ways. `carried`: each character is one step from the carried state. `window`: each character re-reads the last `length` characters from
-a zero state, as the source does. Both start from the same prompt; where the prompt is not longer than the window they agree on the first
-character. A draw is p -> log p / temperature -> softmax -> one categorical draw; temperature 0 takes the likeliest.
+Two ways. `carried`: each character is one step from the carried state. `window`: each character is drawn after reading the last `length`
+characters from a zero state, as the source does. Both start from the same prompt; where the prompt is not longer than the window they agree
+on the first character. A draw is p -> log p / temperature -> softmax -> one categorical draw; temperature 0 takes the likeliest.
+
+A character lies in `length` windows, and a window's state after it is one step from its state before it. So the states of all windows that
+are open are kept, and a drawn character is read by all of them at once: a step over `length` rows instead of `length` steps.
 """
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Integer
 
+from lstm_jax import sharding
 from lstm_jax.errors import require
-from lstm_jax.models import CharGenerator
 
 Mode = Literal["carried", "window"]
+
+NOISE = 1 << 24
+"""Random numbers that are held at once, one a character drawn, a text and a character that could be drawn; more are drawn in pieces."""
 
 
 class Drawing(NamedTuple):
     """What goes on from one stretch of characters to the next.
 
-    key; logits (B, V) of the next character; state: the layers' states ("carried"), or None; recent: the last `length` ids (B, length) and
-    how many of them there are ("window"), or None.
+    key; drawn: int32 scalar, characters so far; logits (B, V) of the next character; state: the layers' states, of B rows ("carried"), or
+    of B * length rows, where row b * length + n is the window of text b that will be full n characters from now; in a text that is still
+    shorter than a window the first of them all begin with it ("window").
     """
 
     key: jax.Array
+    drawn: jax.Array
     logits: jax.Array
     state: Any
-    recent: Any
 
 
 class Rules(NamedTuple):
@@ -57,27 +66,28 @@ def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p:
 
 
 def allowed_logits(logits: Float[Array, "B V"], rules: Rules) -> Float[Array, "B V"]:
-    """log p / temperature with what top-k and top-p exclude at -inf; temperature 0 leaves the likeliest alone."""
-    logits = jax.nn.log_softmax(logits.astype(jnp.float32))
-    scaled = jax.nn.log_softmax(logits / jnp.where(rules.temperature > 0, rules.temperature, 1.0))
+    """log p / temperature, but for a constant a row, and -inf for what top-k and top-p exclude; temperature 0 leaves the likeliest."""
+    scaled = logits.astype(jnp.float32) / jnp.where(rules.temperature > 0, rules.temperature, 1.0)
+    everything = (rules.top_k >= scaled.shape[-1]) & (rules.top_p >= 1)  # then nothing needs to be sorted
+    allowed = jax.lax.cond(everything, lambda scaled: scaled, lambda scaled: _likeliest(scaled, rules), scaled)
+    greedy = jnp.where(scaled >= scaled.max(axis=-1, keepdims=True), scaled, -jnp.inf)
+    return jnp.where(rules.temperature > 0, allowed, greedy)
+
+
+def _likeliest(scaled: jax.Array, rules: Rules) -> jax.Array:
+    scaled = jax.nn.log_softmax(scaled)
     ordered = jnp.sort(scaled, axis=-1, descending=True)
     kth = jnp.take(ordered, rules.top_k - 1, axis=-1)[:, None]
     before = jnp.cumsum(jnp.exp(ordered), axis=-1) - jnp.exp(ordered)  # probability of all that are likelier
     kept = jnp.where(before < rules.top_p, ordered, jnp.inf)
     smallest = jnp.minimum(kept.min(axis=-1, keepdims=True), ordered[:, :1])
-    floor = jnp.maximum(kth, smallest)
-    floor = jnp.where(rules.temperature > 0, floor, ordered[:, :1])
-    return jnp.where(scaled >= jnp.broadcast_to(floor, scaled.shape), scaled, -jnp.inf)
+    return jnp.where(scaled >= jnp.broadcast_to(jnp.maximum(kth, smallest), scaled.shape), scaled, -jnp.inf)
 
 
-def draw(key: jax.Array, logits: Float[Array, "B V"], rules: Rules) -> Int[Array, "B"]:
-    """One character a row."""
-    allowed = allowed_logits(logits, rules)
-    return jnp.where(rules.temperature > 0, jax.random.categorical(key, allowed), jnp.argmax(logits, axis=-1)).astype(jnp.int32)
-
-
-def _read(model: CharGenerator, ids: jax.Array, valid: jax.Array, state=None) -> tuple[jax.Array, Any]:
-    return model(ids, mask=valid, state=state, last=True, deterministic=True)
+def draw(noise: Float[Array, "B V"], logits: Float[Array, "B V"], rules: Rules) -> Int[Array, "B"]:
+    """One character a row: the largest of log p plus standard Gumbel noise is a categorical draw (Gumbel 1954). Temperature 0: no noise."""
+    noise = jnp.where(rules.temperature > 0, noise, 0.0)
+    return jnp.argmax(allowed_logits(logits, rules) + noise, axis=-1).astype(jnp.int32)
 
 
 class Sampler:
@@ -88,74 +98,91 @@ class Sampler:
         vocabulary: V.
         mode: "carried" or "window".
         length: of the window.
+        mesh: several texts are split over its devices if they divide evenly; None for one device. It changes no draw.
     """
 
-    def __init__(self, rebuild: Callable, vocabulary: int, mode: Mode = "carried", length: int = 40):
+    def __init__(self, rebuild: Callable, vocabulary: int, mode: Mode = "carried", length: int = 40, mesh: Mesh | None = None):
         require(mode in ("carried", "window"), "mode", mode, "give carried or window")
         require(length >= 1, "length", length, "give 1 or more characters")
-        self.vocabulary, self.mode, self.length = vocabulary, mode, length
+        self.vocabulary, self.mode, self.length, self.mesh = vocabulary, mode, length, mesh
+        windows = length if mode == "window" else 1
+
+        def first_logits(model, state, batch):
+            """Of the oldest window of each text, the full one."""
+            oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
+            return model.logits(sharding.constrain(oldest, 0))
 
         @jax.jit
         def start(params, key, ids, valid):
-            logits, state = _read(rebuild(params), ids, valid)
-            return Drawing(key, logits, state, None)
+            model = rebuild(params)
+            batch = ids.shape[0]
+            if mode == "window":  # row n of a text's windows reads its characters from n on
+                opened = jnp.arange(length)[None, :, None] <= jnp.arange(length)[None, None, :]
+                valid = (valid[:, None, :] & opened).reshape(batch * length, length)
+                ids = jnp.repeat(ids, length, axis=0)
+            _, state = model.hidden(sharding.constrain(ids, 0), mask=valid, deterministic=True)
+            return Drawing(key, jnp.zeros((), jnp.int32), first_logits(model, state, batch), state)
 
-        @jax.jit
-        def start_window(params, key, ids, count):
-            logits, _ = _read(rebuild(params), ids, self._valid(ids, count))
-            return Drawing(key, logits, None, (ids, count))
+        def shifted(part):
+            """The oldest window is closed, and one with a zero state is opened."""
+            rows = part.reshape(-1, length, part.shape[-1])
+            return jnp.concatenate([rows[:, 1:], jnp.zeros_like(rows[:, :1])], axis=1).reshape(part.shape)
 
         @partial(jax.jit, static_argnames="chars")
         def advance(params, drawing: Drawing, rules: Rules, chars: int):
             model = rebuild(params)
 
-            def one(drawing: Drawing, _):
-                key, now = jax.random.split(drawing.key)
-                drawn = draw(now, drawing.logits, rules)
-                if self.mode == "carried":
-                    logits, state = model(drawn[:, None], state=drawing.state, last=True, deterministic=True)
-                    return Drawing(key, logits, state, None), drawn
-                ids, count = drawing.recent
-                ids = jnp.concatenate([ids[:, 1:], drawn[:, None]], axis=1)
-                count = jnp.minimum(count + 1, self.length)
-                logits, _ = _read(model, ids, self._valid(ids, count))
-                return Drawing(key, logits, None, (ids, count)), drawn
+            # of all characters at once: within the loop the few random numbers of a step take longer than the step
+            numbers = drawing.drawn + jnp.arange(chars, dtype=jnp.int32)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(drawing.key, numbers)
+            noise = jax.vmap(lambda key: jax.random.gumbel(key, drawing.logits.shape))(keys)
 
-            drawing, drawn = jax.lax.scan(one, drawing, None, length=chars)
+            def one(drawing: Drawing, noise):
+                drawn = draw(noise, drawing.logits, rules)
+                state = jax.tree.map(shifted, drawing.state) if mode == "window" else drawing.state
+                _, state = model.hidden(jnp.repeat(drawn, windows)[:, None], state=state, deterministic=True)
+                return Drawing(drawing.key, drawing.drawn + 1, first_logits(model, state, len(drawn)), state), drawn
+
+            drawing, drawn = jax.lax.scan(one, drawing, sharding.constrain(noise, 1))
             return drawing, drawn.T
 
-        self._start, self._start_window, self._advance = start, start_window, advance
+        self._start, self._advance = start, advance
 
-    def _valid(self, ids: jax.Array, count: jax.Array) -> jax.Array:
-        """The last `count` of the window are real."""
-        return jnp.broadcast_to(jnp.arange(self.length) >= self.length - count, ids.shape)
+    def _devices(self, batch: int) -> contextlib.AbstractContextManager:
+        split = self.mesh is not None and self.mesh.size > 1 and batch % self.mesh.size == 0
+        return sharding.on(self.mesh) if split and self.mesh is not None else contextlib.nullcontext()
 
-    def start(self, params: Any, key: jax.Array, prompt: Int[Array, "B P"]) -> Drawing:
+    def start(self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"]) -> Drawing:
         """Read the prompts; P may be 0, then the model starts from its zero state.
 
         In "window" mode only the last `length` characters of a longer prompt are read, as the source's window does.
         """
-        batch, size = prompt.shape
         prompt = prompt.astype(jnp.int32)
         if self.mode == "window":
-            recent = prompt[:, -self.length :] if size else prompt
-            padding = jnp.zeros((batch, self.length - recent.shape[1]), jnp.int32)
-            return self._start_window(params, key, jnp.concatenate([padding, recent], axis=1), jnp.int32(recent.shape[1]))
-        # padded in front to a power of two, so that prompts of many sizes share a few compilations
-        room = 1 << max(0, size - 1).bit_length()
+            prompt = prompt[:, max(0, prompt.shape[1] - self.length) :]
+        batch, size = prompt.shape
+        # padded in front, so that prompts of many sizes share a few compilations
+        room = self.length if self.mode == "window" else 1 << max(0, size - 1).bit_length()
         ids = jnp.concatenate([jnp.zeros((batch, room - size), jnp.int32), prompt], axis=1)
         valid = jnp.broadcast_to(jnp.arange(room) >= room - size, ids.shape)
-        return self._start(params, key, ids, valid)
+        with self._devices(batch):
+            return self._start(params, key, ids, valid)
 
     def advance(self, params: Any, drawing: Drawing, rules: Rules, chars: int) -> tuple[Drawing, Int[Array, "B N"]]:
         """Draw `chars` characters; compiled once for each number."""
-        return self._advance(params, drawing, rules, chars)
+        with self._devices(drawing.logits.shape[0]):
+            return self._advance(params, drawing, rules, chars)
 
-    def generate(self, params: Any, key: jax.Array, prompt: Int[Array, "B P"], chars: int, rules: Rules) -> Int[Array, "B N"]:
+    def generate(self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], chars: int, rules: Rules) -> Int[Array, "B N"]:
         """The drawn ids (B, chars) that go on the prompts; the same key gives the same ids.
 
         Raises:
             InputError: if `chars` is below 0.
         """
         require(chars >= 0, "chars", chars, "give 0 or more")
-        return self.advance(params, self.start(params, key, prompt), rules, chars)[1]
+        drawing, parts = self.start(params, key, prompt), []
+        most = max(1, NOISE // drawing.logits.size)
+        for done in range(0, max(chars, 1), most):
+            drawing, drawn = self.advance(params, drawing, rules, min(most, chars - done))
+            parts.append(drawn)
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)

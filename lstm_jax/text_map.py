@@ -60,7 +60,7 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str) -> None:
     top = 8.0
     levels = np.clip(np.rint(np.minimum(bits, top) / top * (_LEVELS - 1)), 0, _LEVELS - 1).astype(int)
     classes = ["", *(f"s{n}" if n else "" for n in levels)]
-    lead = f"{len(text):,} characters, {bits.mean():.3f} bits a character. White: expected; full colour: {top:.0f} bits or more."
+    lead = f"{len(text):,} characters, {bits.mean():.3f} bits a character. No colour: expected; full colour: {top:.0f} bits or more."
     page = _PAGE.format(title=html.escape(title), lead=lead, rules=_rules("s", "high"), body=f"<pre>{_runs(text, classes)}</pre>")
     write_atomically(path, page)
 
@@ -88,7 +88,7 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
     write_atomically(path, _PAGE.format(title=html.escape(title), lead=lead, rules=rules, body="\n".join(sections)))
 
 
-def most_active(activations: np.ndarray, count: int, over: int = 10) -> list[int]:
+def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:
     """The `count` units (columns) that go furthest up and down and stay there, the most active first.
 
     A unit's activity is the standard deviation over the text of its mean over `over` characters: neither a unit that rests at one value

@@ -1,7 +1,9 @@
 """Strict JAX with two CPU devices, reproducible hypothesis, and what the tests share. It must run before JAX makes its devices."""
 
 import contextlib
+import io
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +57,28 @@ def quick_compiles() -> Iterator[None]:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """No checks of types at run time, as for a user: the errors that our own code raises come through."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def ask(capfd, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """ask(arguments, stdin=b"") -> (exit code, standard output, standard error) of a command line in this process."""
+    from lstm_jax import cli  # not above: what is imported before the tests are is not checked for types
+
+    # `use_cpu_cores` asks for one device a core; the tests have two, whatever the machine has
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+
+    def call(*arguments: object, stdin: bytes | None = None) -> tuple[int, str, str]:
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capfd.readouterr()
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
 
 
 @contextlib.contextmanager

@@ -65,6 +65,38 @@ def test_masked_steps_in_front_change_nothing():
     )
 
 
+@pytest.mark.parametrize("config", [{}, {"embed": 5}, {"embed": 6, "tied": True}, {"layers": 2}, {"embed": 6, "tied": True, "layers": 2}])
+def test_logits_of_what_is_hidden_are_the_model_s(config):
+    params, rebuild = functional(_model(**config))
+    model = rebuild(params | {"head/bias": jnp.linspace(-1, 1, 7)})
+    ids = jax.random.randint(jax.random.key(4), (3, 8), 0, 7)
+    hidden, states = model.hidden(ids, deterministic=True)
+    wanted, same = model(ids, deterministic=True)
+    assert hidden.shape == (8, 3, 6)
+    np.testing.assert_array_equal(hidden[-1], states[-1].h)
+    np.testing.assert_allclose(jnp.swapaxes(model.logits(hidden), 0, 1), wanted, rtol=0, atol=1e-6)
+    kernel = np.asarray(params["embedding/embedding"].T if config.get("tied") else params["head/kernel"], np.float64)
+    by_hand = np.asarray(hidden, np.float64) @ kernel + np.linspace(-1, 1, 7)
+    np.testing.assert_allclose(jnp.swapaxes(wanted, 0, 1), by_hand, rtol=0, atol=1e-6)
+    for got, other in zip(jax.tree.leaves(states), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(got, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_initial_state_is_zeros_and_what_none_means(layers):
+    model, ids = _model(layers=layers), jnp.array([[1, 2, 3], [0, 6, 5]])
+    state = model.initial_state(2)
+    assert len(state) == layers
+    for part in jax.tree.leaves(state):
+        np.testing.assert_array_equal(part, np.zeros((2, 6), np.float32), strict=True)
+    none, after = model.hidden(ids, deterministic=True)
+    zeros, _ = model.hidden(ids, state=state, deterministic=True)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    np.testing.assert_array_equal(none, zeros)
+    ones, _ = model.hidden(ids, state=jax.tree.map(jnp.ones_like, state), deterministic=True)
+    assert jnp.abs(ones - zeros).max() > 0.01
+
+
 def test_tied_weights_share_the_table():
     params, rebuild = functional(_model(embed=6, tied=True))
     assert "head/kernel" not in params

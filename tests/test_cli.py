@@ -4,7 +4,6 @@ import ast
 import csv
 import dataclasses
 import inspect
-import io
 import json
 import os
 import shutil
@@ -18,17 +17,13 @@ import numpy as np
 import pytest
 
 from lstm_jax import cli, config, data
+from lstm_jax.commands import TrainSentiment
 from lstm_jax.tasks import sentiment
 from lstm_jax.training.loop import Interrupted
 
 _SIZES = "--vocabulary frequency --num-words 300 --maxlen 20 --embed 8 --units 8 --epochs 1 --batch-size 16 --no-figures"
 SIZES = _SIZES.split()
-
-
-@pytest.fixture(autouse=True)
-def two_cores(monkeypatch):
-    """`use_cpu_cores` asks for one device a core; the tests have two, whatever the machine has."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+POSITIONAL = {"embedding neighbours": "words", "embedding export": "out", "score": "data", "units": "data"}
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +47,6 @@ def run(reviews, tmp_path_factory) -> str:
         code = cli.main(["train", "sentiment", "--data", str(reviews), "--cache-dir", str(root / "cache"), "--run", str(folder), *SIZES])
     assert code == 0
     return str(folder)
-
-
-@pytest.fixture
-def ask(capfd, monkeypatch):
-    """ask(arguments, stdin=b"") -> (exit code, standard output, standard error)."""
-
-    def call(*arguments: object, stdin: bytes | None = None) -> tuple[int, str, str]:
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capfd.readouterr()
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def probabilities(run: str, texts: list) -> list[float]:
@@ -119,8 +96,7 @@ def test_every_field_is_a_flag_with_a_help_line(name, ask):
             if dataclasses.is_dataclass(types_of[field.name]):
                 parts.append(types_of[field.name])
                 continue
-            positional = {"embedding neighbours": "words", "embedding export": "out"}.get(name) == field.name
-            assert positional or f"--{field.name.replace('_', '-')}" in out, field.name
+            assert field.name == POSITIONAL.get(name) or f"--{field.name.replace('_', '-')}" in out, field.name
             assert "".join(documented[field.name].split()) in squeezed, field.name
 
 
@@ -389,7 +365,7 @@ def test_flags_reach_the_config():
     command = cli._parse(
         ["train", "sentiment", "--bidirectional", "--merge", "sum", "--optimizer", "lion", "--validation", "0.1", "--resume"]
     )
-    assert isinstance(command, cli.TrainSentiment)
+    assert isinstance(command, TrainSentiment)
     assert command.resume
     assert command.config == config.SentimentConfig(
         config.DataConfig(validation=0.1),

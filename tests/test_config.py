@@ -8,10 +8,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig, sentiment_from_json, to_json
+from lstm_jax.config import (
+    DataConfig,
+    GenerationConfig,
+    GenerationModelConfig,
+    SampleConfig,
+    SentimentConfig,
+    SentimentModelConfig,
+    TextConfig,
+    TrainConfig,
+    generation_from_json,
+    sentiment_from_json,
+    to_json,
+)
 from lstm_jax.errors import InputError
 
-PARTS = (DataConfig, SentimentModelConfig, TrainConfig)
+PARTS = (DataConfig, SentimentModelConfig, TrainConfig, TextConfig, GenerationModelConfig, SampleConfig)
+READERS = {SentimentConfig: sentiment_from_json, GenerationConfig: generation_from_json}
+NUMBERS = {
+    SentimentConfig: {"data": "maxlen", "model": "units", "train": "epochs"},
+    GenerationConfig: {"data": "step", "model": "layers", "train": "batch_size", "sample": "sample_chars"},
+}
+CHOICES = {
+    SentimentConfig: {"data": "padding", "model": "dtype", "train": "schedule"},
+    GenerationConfig: {"data": "regime", "model": "dropout_masks", "train": "schedule"},
+}
 
 
 def test_the_default_is_the_source_s_model():
@@ -20,6 +41,10 @@ def test_the_default_is_the_source_s_model():
     assert (config.model.embed, config.model.units, config.model.dropout, config.model.recurrent_dropout) == (128, 128, 0.2, 0.2)
     assert (config.train.batch_size, config.train.optimizer, config.train.learning_rate) == (32, "adam", 1e-3)
     assert not config.model.mask_zero
+    generation = GenerationConfig()
+    assert (generation.data.length, generation.data.step, generation.data.clean, generation.data.regime) == (40, 5, "source", "windows")
+    assert (generation.model.units, generation.model.layers, generation.model.embed, generation.model.dropout) == (128, 1, 0, 0.0)
+    assert (generation.train.batch_size, generation.train.optimizer, generation.train.epochs) == (32, "adam", 10)
 
 
 @given(st.integers(4, 10**6), st.integers(1, 500), st.floats(0, 0.99), st.text(max_size=20), st.sampled_from(["pre", "post"]))
@@ -34,32 +59,71 @@ def test_json_round_trip(tmp_path_factory, num_words, maxlen, share, text, side)
     assert sentiment_from_json(path) == config
 
 
-@pytest.mark.parametrize("part", ["data", "model", "train"])
-def test_unknown_missing_and_wrong_fields(part, tmp_path):
+WORDS = st.text(max_size=20).map(lambda text: text.encode(errors="replace").decode())
+
+
+@given(
+    st.lists(WORDS, max_size=3).map(tuple),
+    st.lists(st.floats(0, 2), max_size=3).map(tuple),
+    st.integers(1, 500),
+    st.floats(0, 0.99),
+    st.sampled_from(["windows", "stream"]),
+)
+def test_json_round_trip_of_tuples(tmp_path_factory, paths, temperatures, length, share, regime):
+    config = GenerationConfig(
+        TextConfig(data=paths, length=length, regime=regime, validation=share, unseen="drop"),
+        GenerationModelConfig(units=length, embed=length, tied=True, dropout=share),
+        TrainConfig(learning_rate=share + 1e-9),
+        SampleConfig(sample_chars=0, sample_prompt=length, sample_temperatures=temperatures),
+    )
+    path = tmp_path_factory.getbasetemp() / "config.json"
+    path.write_text(to_json(config))
+    assert generation_from_json(path) == config
+
+
+def test_a_run_of_the_other_task(tmp_path):
     path = tmp_path / "config.json"
-    whole = json.loads(to_json(SentimentConfig()))
+    path.write_text(to_json(GenerationConfig()))
+    with pytest.raises(InputError, match=f"run {tmp_path}: text generation; use generate or score, or name a sentiment run"):
+        sentiment_from_json(path)
+    path.write_text(to_json(SentimentConfig()))
+    with pytest.raises(InputError, match=f"run {tmp_path}: sentiment; use predict or evaluate, or name a run of text generation"):
+        generation_from_json(path)
+
+
+@pytest.mark.parametrize(("kind", "part"), [(kind, part) for kind, parts in NUMBERS.items() for part in parts])
+def test_unknown_missing_and_wrong_fields(kind, part, tmp_path):
+    path = tmp_path / "config.json"
+    whole = json.loads(to_json(kind()))
+    number = NUMBERS[kind][part]
     cases = [
         whole | {part: whole[part] | {"colour": "red"}},
-        {name: value for name, value in whole.items() if name != part},
         whole | {part: None},
-        whole | {part: whole[part] | {{"data": "maxlen", "model": "units", "train": "epochs"}[part]: "many"}},
-        whole | {part: whole[part] | {{"data": "maxlen", "model": "units", "train": "epochs"}[part]: 0}},
-        whole | {part: whole[part] | {{"data": "padding", "model": "dtype", "train": "schedule"}[part]: "sideways"}},
+        whole | {part: [1]},
+        whole | {part: whole[part] | {number: "many"}},
+        whole | {part: whole[part] | {number: -1}},
     ]
+    if part != "sample":  # by which the tasks are told apart
+        cases.append({name: value for name, value in whole.items() if name != part})
+        cases.append(whole | {part: whole[part] | {CHOICES[kind][part]: "sideways"}})
     for case in cases:
         path.write_text(json.dumps(case))
         with pytest.raises(InputError, match=r"config\.json: .+; name the folder of a finished or interrupted run"):
-            sentiment_from_json(path)
+            READERS[kind](path)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"null", b'{"data": {}}'])
-def test_no_config(content, tmp_path):
+@pytest.mark.parametrize(
+    ("read", "content"),
+    [(read, content) for read in READERS.values() for content in (b"", b"[]", b"{", b"\xff\xfe", b"null")]
+    + [(sentiment_from_json, b'{"data": {}}'), (generation_from_json, b'{"data": {}, "sample": {}}')],
+)
+def test_no_config(read, content, tmp_path):
     path = tmp_path / "config.json"
     with pytest.raises(InputError, match=r"config\.json: No such file or directory; name the folder"):
-        sentiment_from_json(path)
+        read(path)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json: .+; name the folder"):
-        sentiment_from_json(path)
+        read(path)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +151,17 @@ def test_no_config(content, tmp_path):
         (TrainConfig, "seed", 2**32),
         (TrainConfig, "checkpoint_steps", -1),
         (TrainConfig, "devices", -1),
+        (TextConfig, "length", 0),
+        (TextConfig, "step", 0),
+        (TextConfig, "validation", 1.0),
+        (TextConfig, "validation", float("nan")),
+        (GenerationModelConfig, "units", 0),
+        (GenerationModelConfig, "layers", 0),
+        (GenerationModelConfig, "embed", -1),
+        (GenerationModelConfig, "dropout", 1.0),
+        (GenerationModelConfig, "recurrent_dropout", -0.1),
+        (SampleConfig, "sample_chars", -1),
+        (SampleConfig, "sample_prompt", -1),
     ],
 )
 def test_bounds(part, field, value):
@@ -100,9 +175,22 @@ def test_an_exponential_schedule_needs_an_end():
     assert TrainConfig(schedule="exponential", final_learning_rate=1e-5).final_learning_rate == 1e-5
 
 
+def test_each_temperature_is_bounded():
+    for bad in (-0.1, float("nan")):
+        with pytest.raises(InputError, match=f"^sample_temperatures: {bad}; give 0"):
+            SampleConfig(sample_temperatures=(0.5, bad))
+
+
+def test_tied_weights_need_an_embedding_as_wide_as_the_units():
+    for embed in (0, 64):
+        with pytest.raises(InputError, match=f"^tied: embed {embed}, units 128; tied weights need embed = units"):
+            GenerationModelConfig(embed=embed, tied=True)
+    assert GenerationModelConfig(embed=128, tied=True).tied
+
+
 def test_named_choices_are_choices():
     chosen = [(part, f) for part in PARTS for f in dataclasses.fields(part) if get_origin(f.type) is Literal]
-    assert len(chosen) == 9
+    assert len(chosen) == 17
     for part, f in chosen:
         extra = {"final_learning_rate": 1e-9} if f.name == "schedule" else {}
         for choice in get_args(f.type):
@@ -114,7 +202,7 @@ def test_named_choices_are_choices():
 
 
 def test_frozen():
-    for part in (*PARTS, SentimentConfig):
+    for part in (*PARTS, SentimentConfig, GenerationConfig):
         config = part()
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(config, dataclasses.fields(part)[0].name, None)

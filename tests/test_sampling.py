@@ -8,10 +8,12 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lstm_jax import sampling
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
 from lstm_jax.sampling import Sampler, allowed_logits, draw, make_rules
+from lstm_jax.sharding import make_mesh
 
 V = 7
 PARAMS, REBUILD = functional(CharGenerator(GenerationModelConfig(units=12, layers=2), V, rngs=nnx.Rngs(params=3)))
@@ -65,8 +67,29 @@ def test_draws_follow_the_distribution():
     logits = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05])), (20_000, 4))
     for temperature in (1.0, 0.5, 2.0):
         p = np.array([0.5, 0.3, 0.15, 0.05]) ** (1 / temperature)
-        share = np.bincount(draw(jax.random.key(4), logits, make_rules(4, temperature)), minlength=4) / 20_000
+        noise = jax.random.gumbel(jax.random.key(4), logits.shape)
+        share = np.bincount(draw(noise, logits, make_rules(4, temperature)), minlength=4) / 20_000
         np.testing.assert_allclose(share, p / p.sum(), atol=0.015)
+
+
+def test_a_sampler_draws_as_a_categorical_of_each_characters_key():
+    """Of key `fold_in(key, number of the character)`; in pieces of few random numbers too, and on one device or two."""
+    rules, prompt, key = make_rules(V, 0.8), jnp.array([[1, 2], [3, 0], [1, 1], [0, 5]]), jax.random.key(9)
+    text = prompt
+    for number in range(6):
+        logits, _ = REBUILD(PARAMS)(text, last=True, deterministic=True)
+        drawn = jax.random.categorical(jax.random.fold_in(key, number), logits / 0.8)
+        text = jnp.concatenate([text, drawn[:, None].astype(text.dtype)], axis=1)
+    on_two = Sampler(REBUILD, V, "carried", mesh=make_mesh(2))
+    for sampler in (BOTH["carried"], on_two):
+        assert sampler.generate(PARAMS, key, prompt, 6, rules).tolist() == text[:, 2:].tolist()
+
+
+def test_many_random_numbers_are_drawn_in_pieces(monkeypatch):
+    rules, prompt, key = make_rules(V), jnp.array([[1, 2], [3, 0]]), jax.random.key(9)
+    whole = BOTH["window"].generate(PARAMS, key, prompt, 7, rules)
+    monkeypatch.setattr(sampling, "NOISE", 3 * 2 * V)
+    assert BOTH["window"].generate(PARAMS, key, prompt, 7, rules).tolist() == whole.tolist()
 
 
 @given(st.lists(st.integers(-32, 32), min_size=2, max_size=9, unique=True), st.integers(1, 9), st.floats(0.05, 1.0))

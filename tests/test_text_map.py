@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lstm_jax.errors import InputError
-from lstm_jax.text_map import surprise_page, units_page
+from lstm_jax.text_map import most_active, surprise_page, units_page
 
 TEXT = 'if a < b & c:\n  "tag" </pre><script>'
 
@@ -44,3 +44,26 @@ def test_sizes_that_do_not_fit(tmp_path):
     with pytest.raises(InputError, match="activations"):
         units_page("abc", np.zeros((2, 1)), [0], tmp_path / "x.html", "t")
     assert not list(tmp_path.iterdir())
+
+
+def by_hand(column: np.ndarray, over: int) -> float:
+    return float(np.std([np.mean(column[at : at + over], dtype=np.float64) for at in range(len(column) - over + 1)]))
+
+
+def test_a_unit_that_stays_on_beats_one_that_rests_or_flickers():
+    at = np.arange(200)
+    slow, flickering = np.where(at // 50 % 2, 0.9, -0.9), np.where(at % 2, 1.0, -1.0)
+    faint = 0.3 * slow
+    activations = np.stack([np.ones(200), flickering, faint, np.full(200, -0.7), slow], axis=1).astype(np.float32)
+    assert most_active(activations, 2) == [4, 2]
+    assert set(most_active(activations, 5)) == set(range(5))
+    assert most_active(activations, 9) == most_active(activations, 5)
+    assert most_active(activations, 1, over=1) == [1]  # character by character the flickering one moves most
+
+
+def test_activity_is_the_deviation_of_the_mean_over_some_characters():
+    activations = np.random.default_rng(0).uniform(-1, 1, (40, 8)).cumsum(axis=0).astype(np.float32)
+    for over in (1, 7, 40):
+        activity = [by_hand(activations[:, unit], over) for unit in range(8)]
+        assert over == 40 or most_active(activations, 8, over) == np.argsort(activity)[::-1].tolist()
+    assert most_active(activations, 3, over=40) == [0, 1, 2]  # one mean alone does not move

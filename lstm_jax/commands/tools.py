@@ -52,12 +52,12 @@ class Backends:
 
 @dataclass(frozen=True)
 class Demo:
-    """Train without any download, on synthetic reviews, in about a minute; then predict."""
+    """Train both tasks without any download, in about two minutes; then predict and write."""
 
     run: Path = Path("runs/demo")
-    """Folder of the run; an earlier demo there is replaced."""
+    """Folder of the two runs; an earlier demo there is replaced."""
     seed: int = 0
-    """Seed of reviews and weights."""
+    """Seed of reviews, weights and draws."""
 
     def __call__(self, console: Console) -> None:
         start()

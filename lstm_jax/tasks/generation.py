@@ -173,7 +173,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]  # a text may hold other line ends (U+2028)
     except ValueError as error:
         raise InputError(f"samples {path}", error, "move the file away") from error
 
@@ -201,6 +201,7 @@ def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.nda
     """An HTML page of the text, once for each of the `count` most active hidden units, coloured by its output."""
     from lstm_jax import text_map
 
+    require(count >= 1, "count", count, "give 1 unit or more")
     units = text_map.most_active(activations, count)
     text_map.units_page(_shown(characters, ids), activations, units, path, f"The {len(units)} most active of {activations.shape[1]} units")
 
@@ -233,9 +234,9 @@ class Trained:
         """
         known = self.characters
         if known.unit == "byte":
-            content = text if isinstance(text, bytes) else text.encode()
+            content = text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
             return known.encode(data.clean(content, self.config.data.clean) if clean else content)
-        shown = text.decode() if isinstance(text, bytes) else text
+        shown = text.decode(errors="surrogateescape") if isinstance(text, bytes) else text
         if clean:
             shown = data.clean(shown, self.config.data.clean)
         if unknown:
@@ -269,11 +270,12 @@ class Trained:
         P may be 0, then the model begins from its zero state; in "window" mode only the last `length` ids of a longer prompt are read.
 
         Raises:
-            InputError: if `chars` is below 0 or `samples` below 1.
+            InputError: if `chars` is below 0, `samples` below 1 or `seed` no number from 0 to below 2**32.
         """
         require(chars >= 0, "chars", chars, "give 0 or more")
         require(samples >= 1, "samples", samples, "give 1 or more")
-        sampler = Sampler(self.rebuild, self.characters.size, self.mode(mode), self.config.data.length)
+        require(0 <= seed < 2**32, "seed", seed, "give a number from 0 to below 2**32")
+        sampler = Sampler(self.rebuild, self.characters.size, self.mode(mode), self.config.data.length, mesh_of(self.config))
         prompts = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (samples, len(prompt)))
         return self._stretches(sampler, sampler.start(self.params, jax.random.key(seed), prompts), chars, rules)
 
@@ -335,14 +337,17 @@ def read_ids(
         most: characters at most, from the beginning; 0 for all.
 
     Raises:
-        InputError: for both a text and files; for a run without a held-out part; for what cannot be read or is unknown.
+        InputError: for both a text and files; for a run without a held-out part, or whose data are others now; for what cannot be read or
+            is unknown.
     """
     require(not (text and paths), "text", "given with files", "give one of the two")
     require(most >= 0, "chars", most, "give 1 or more, or 0 for all")
     if text:
         ids = trained.encode(text, clean, unknown)
     elif not paths:
-        ids = load_corpus(trained.config).validation
+        corpus = load_corpus(trained.config)
+        trained.run.fix_data(corpus.fingerprint)  # of other data the ids would be other characters
+        ids = corpus.validation
         require(len(ids) > 0, "text", "none given, and the run held none out", "name files, - for standard input, or --text")
     elif trained.characters.unit == "byte":
         ids = trained.encode(b" ".join(data.read_byte_articles(paths, text_column)), clean)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from lstm_jax import data
+from lstm_jax.errors import require
 from lstm_jax.training.step import Examples, Objective, Order, epoch_order
 
 # params -> CharGenerator
@@ -45,6 +46,9 @@ def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
     Raises:
         InputError: if the text is too short for one step.
     """
+    needed = (batch + 1) * length  # the last stretch may begin length - 1 characters further, and a target follows it
+    remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
+    require(len(text) >= needed, "text", f"{len(text)} characters", remedy)
     chunks = data.stream_chunks(len(text) - length + 1, length, batch)
 
     def order(key: jax.Array, count: int, batch_size: int) -> Order:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
+from jaxtyping import Integer
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lstm_jax import sharding
@@ -63,7 +63,8 @@ class Scorer:
 
     def __init__(self, rebuild: Callable, mesh: Mesh, mode: Mode, length: int = 40):
         self.mode, self.length, self.mesh = mode, length, mesh
-        self._initial_state = lambda params, batch: rebuild(params).initial_state(batch)
+        # outside of jit, where `rebuild` wants JAX's arrays
+        self._initial_state = lambda params, batch: rebuild(jax.tree.map(jnp.asarray, params)).initial_state(batch)
 
         def window(params, ids):
             ids = ids.astype(jnp.int32)
@@ -82,12 +83,12 @@ class Scorer:
 
         self._window, self._stretch, self._hidden = make_predict(window, mesh), stretch, hidden
 
-    def windows(self, params: Any, ids: Int[np.ndarray, "N L"]) -> Scores:
+    def windows(self, params: Any, ids: Integer[np.ndarray, "N L"]) -> Scores:
         """The last character of each row, given those before it in the row."""
         scored = self._window(params, ids)
         return Scores(scored[:, 0], scored[:, 1] > 0)
 
-    def text(self, params: Any, ids: Int[np.ndarray, "N"]) -> Scores:
+    def text(self, params: Any, ids: Integer[np.ndarray, "N"]) -> Scores:
         """Characters 1 .. N - 1 of a text.
 
         A carried text of `2 * STREAM` characters or more is cut into streams, each of which first reads the `WARM_UP` characters before its
@@ -131,8 +132,13 @@ class Scorer:
 
         return Scores(joined(nats), joined(correct))
 
-    def activations(self, params: Any, ids: Int[np.ndarray, "N"]) -> np.ndarray:
-        """The last LSTM's output after each character, the state carried: float32 (N, H)."""
+    def activations(self, params: Any, ids: Integer[np.ndarray, "N"]) -> np.ndarray:
+        """The last LSTM's output after each character, the state carried: float32 (N, H).
+
+        Raises:
+            InputError: if N is 0.
+        """
+        require(len(ids) >= 1, "text", "0 characters", "give 1 or more")
         size = min(STRETCH, 1 << max(0, len(ids) - 1).bit_length())
         padded = np.concatenate([ids, np.zeros(-len(ids) % size, ids.dtype)]).astype(np.int32)
         state, parts = self._initial_state(params, 1), []

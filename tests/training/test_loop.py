@@ -21,7 +21,7 @@ from lstm_jax.errors import InputError
 from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.loop import FitResult, Interrupted, fit
 from lstm_jax.training.optimizers import make_optimizer
-from lstm_jax.training.step import Examples
+from lstm_jax.training.step import Examples, Order
 
 CONFIG = TrainConfig(epochs=3, batch_size=4, learning_rate=0.05)
 PER_EPOCH = 6
@@ -116,6 +116,42 @@ def test_keeps_the_newest_checkpoints(tmp_path):
     train(dataclasses.replace(CONFIG, epochs=5), checkpoints=tmp_path)
     assert checkpoint.steps(tmp_path / "latest") == [6 * epoch for epoch in range(1, 6)][-loop.KEEP :]
     assert checkpoint.steps(tmp_path / "best") == [24, 30]
+
+
+def test_derived_figures_join_the_row():
+    seen = []
+
+    def derive(row):
+        seen.append(dict(row))
+        return {"train_bits": row["train_loss"] / float(np.log(2)), "left": 3.0 - row["epoch"]}
+
+    result = train(derive=derive, evaluate=evaluate, monitor="left")
+    assert len(seen) == 3
+    for row, given in zip(result.rows, seen, strict=True):
+        assert given.keys() == {"epoch", "step", "train_loss", "train_accuracy", "seconds", "examples_per_second"}
+        assert row["train_bits"] == pytest.approx(row["train_loss"] * 1.4426950408889634)
+        assert row == given | {"train_bits": row["train_bits"], "left": 3.0 - row["epoch"], "test_loss": row["test_loss"]}
+    assert result.best_epoch == 3
+
+
+def test_an_order_of_their_own():
+    """Each epoch has a key of its own, and reads what the examples make of it."""
+    keys = []
+
+    def order(key, count, batch_size):
+        assert (count, batch_size) == (8, 4)
+        keys.append(jax.random.key_data(key).tolist())
+        return Order(jnp.array([[0, 0, 0, 0], [1, 1, 2, 2]]) + len(keys), jnp.full((2, 4), 0.25), jnp.full(2, 4.0))
+
+    made = tiny()
+    examples = Examples(made.data, 8, order=order)
+    config = dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=1e-12)
+    result = fit(made.params, quiet_objective, make_optimizer(config, 100), examples, config, sharding.make_mesh(2))
+    assert len({tuple(key) for key in keys}) == 3
+    z = np.asarray(logits(made.params, jnp.asarray(made.data[0])), np.float64)
+    losses = np.log1p(np.exp(-z)) + (1 - made.data[1]) * z
+    for epoch, row in enumerate(result.rows, start=1):
+        assert row["train_loss"] == pytest.approx((4 * losses[epoch] + 2 * losses[epoch + 1] + 2 * losses[epoch + 2]) / 8, rel=1e-6)
 
 
 @pytest.mark.parametrize(

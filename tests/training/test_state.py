@@ -9,20 +9,22 @@ from jax.sharding import PartitionSpec
 from test_step import BATCH, COUNT, TOTALS, objective, tiny
 
 from lstm_jax import sharding
+from lstm_jax.cells import LSTMState
 from lstm_jax.config import TrainConfig
 from lstm_jax.training.optimizers import keras_adam, make_optimizer
 from lstm_jax.training.state import create_state, state_sharding
 from lstm_jax.training.step import epoch_order, make_run_steps
 
 COLUMNS = PartitionSpec(None, "data")
+ROWS = PartitionSpec("data")
 
 
-def one_step(params, optimizer):
+def one_step(params, optimizer, loss=objective, carry=()):
     mesh = sharding.make_mesh(2)
     everywhere = sharding.replicated(mesh)
-    state, places = create_state(params, optimizer, TOTALS, mesh)
+    state, places = create_state(params, optimizer, TOTALS, mesh, carry)
     order = jax.device_put(epoch_order(jax.random.key(0), COUNT, BATCH), everywhere)
-    run_steps = make_run_steps(objective, optimizer, places, mesh)
+    run_steps = make_run_steps(loss, optimizer, places, mesh)
     return state, run_steps(state, jax.device_put(tiny().data, everywhere), order, 0, 1, jax.device_put(jax.random.key(1), everywhere))
 
 
@@ -72,6 +74,30 @@ def test_a_step_takes_the_state_and_leaves_the_given_parameters():
         assert not array.is_deleted()
         assert np.asarray(array).tobytes() == before[name].tobytes()
         assert np.abs(np.asarray(new.params[name]) - before[name]).max() > 0.01
+
+
+def plus_one(params, batch, weight, key, carry):
+    loss, figures = objective(params, batch, weight, key)
+    return loss, (figures, jax.tree.map(lambda array: array + jnp.ones((), array.dtype), carry))
+
+
+def test_a_carry_lives_by_rows_before_and_after_a_step_and_the_given_one_is_left():
+    carry = [LSTMState(jnp.arange(12.0).reshape(BATCH, 3), jnp.zeros((BATCH, 3))), {"seen": jnp.full(BATCH, 7)}]
+    before = jax.tree.map(np.array, carry)
+    mesh = sharding.make_mesh(2)
+    new, places = create_state(tiny().params, keras_adam(0.1), TOTALS, mesh, carry)
+    assert jax.tree.structure(new) == jax.tree.structure(places)
+    old, after = one_step(tiny().params, keras_adam(0.1), plus_one, carry)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+    for state, added in ((new, 0), (after, 1)):
+        assert jax.tree.structure(state.carry) == jax.tree.structure(carry)
+        for array, given, first in zip(*map(jax.tree.leaves, (state.carry, carry, before)), strict=True):
+            assert array.sharding.spec == ROWS
+            assert [shard.data.shape for shard in array.addressable_shards] == [(BATCH // 2, *first.shape[1:])] * 2
+            assert array.dtype == given.dtype
+            assert array.tolist() == (first + added).tolist()
+            assert given.tolist() == first.tolist()
+    assert create_state(tiny().params, keras_adam(0.1), TOTALS, mesh)[0].carry == ()
 
 
 @pytest.mark.parametrize("name", ["sgd", "lion", "adamw", "adafactor", "novograd", "sm3"])

@@ -11,7 +11,7 @@ import pytest
 from lstm_jax import sharding
 from lstm_jax.training.optimizers import keras_adam
 from lstm_jax.training.state import create_state
-from lstm_jax.training.step import epoch_order, make_predict, make_run_steps, steps_per_epoch
+from lstm_jax.training.step import Examples, Order, epoch_order, make_predict, make_run_steps, steps_per_epoch, take_rows
 
 TOTALS = ("loss", "accuracy", "examples")
 COUNT, BATCH = 22, 4  # the last of 6 steps has 2 rows
@@ -154,6 +154,73 @@ def test_one_device_as_two():
     assert_close(one.params, two.params, 1e-5)
     assert_close(one.opt_state, two.opt_state, 1e-5)
     assert_close(one.totals, two.totals, 1e-5)
+
+
+def test_examples_of_rows():
+    rows = {"a": np.arange(10).reshape(5, 2), "b": np.arange(5) * 100}
+    examples = Examples.of_rows(rows)
+    assert (examples.arrays, examples.count, examples.gather, examples.order) == (rows, 5, take_rows, epoch_order)
+    batch = examples.gather(jax.tree.map(jnp.asarray, rows), jnp.array([3, 0, 3]))
+    assert jax.tree.map(lambda a: a.tolist(), batch) == {"a": [[6, 7], [0, 1], [6, 7]], "b": [300, 0, 300]}
+
+
+ORDER = Order(jnp.array([[3, 0], [2, 3], [1, 1]]), jnp.array([[0.5, 0.5], [0.25, 0.75], [1, 0]]), jnp.array([2.0, 2, 1]))
+
+
+def test_a_step_reads_what_its_examples_gather_in_their_order():
+    """Numbers are places in the array; the batch is what stands there and behind it. The loss is 0 wherever w is."""
+    values = np.array([5, 7, 11, 13, 17], np.float32)
+
+    def pairs(array, numbers):
+        return jnp.take(array, numbers) + 100 * jnp.take(array, numbers + 1)
+
+    def loss(params, batch, weight, key):
+        mean = (batch * weight).sum()
+        return params["w"] * mean, {"loss": mean, "accuracy": jnp.zeros(())}
+
+    mesh = sharding.make_mesh(2)
+    state, places = create_state({"w": jnp.zeros(())}, optax.sgd(1.0), TOTALS, mesh)
+    run_steps = make_run_steps(loss, optax.sgd(1.0), places, mesh, pairs)
+    array, order, key = jax.device_put((values, ORDER, jax.random.key(0)), sharding.replicated(mesh))
+    state = run_steps(state, array, order, 0, 3, key)
+    means = [(1713 + 705) / 2, 0.25 * 1311 + 0.75 * 1713, 1107]
+    assert float(state.totals["loss"]) == pytest.approx(2 * means[0] + 2 * means[1] + means[2], rel=1e-6)
+    assert float(state.params["w"]) == pytest.approx(-sum(means), rel=1e-6)
+
+
+def faded(params, batch, weight, key, carry):
+    """Each row's carry is halved and its value added; w has a gradient of the mean carry."""
+    del key
+    carry = carry / 2 + batch
+    mean = (carry * weight).sum()
+    return params["w"] * mean, ({"loss": mean, "accuracy": jnp.zeros(())}, carry)
+
+
+def run_faded(parts: list[tuple[int, int]], devices: int = 2):
+    mesh = sharding.make_mesh(devices)
+    carry = np.array([8, 40], np.float32)
+    state, places = create_state({"w": jnp.zeros(())}, optax.sgd(1.0), TOTALS, mesh, carry)
+    run_steps = make_run_steps(faded, optax.sgd(1.0), places, mesh)
+    values = np.array([5, 7, 11, 13], np.float32)
+    array, order, key = jax.device_put((values, ORDER, jax.random.key(0)), sharding.replicated(mesh))
+    for start, stop in parts:
+        state = run_steps(state, array, order, start, stop, key)
+    return state
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_step_hands_its_carry_to_the_next(devices):
+    state = run_faded([(0, 3)], devices)
+    carries = [(4 + 13, 20 + 5), (8.5 + 11, 12.5 + 13), (9.75 + 7, 12.75 + 7)]
+    means = [0.5 * 17 + 0.5 * 25, 0.25 * 19.5 + 0.75 * 25.5, 16.75]
+    assert state.carry.tolist() == list(carries[2])
+    assert float(state.totals["loss"]) == pytest.approx(2 * means[0] + 2 * means[1] + means[2], rel=1e-6)
+    assert float(state.params["w"]) == pytest.approx(-sum(means), rel=1e-6)
+
+
+@pytest.mark.parametrize("parts", [[(0, 1), (1, 3)], [(0, 2), (2, 3)], [(0, 3), (3, 3)]])
+def test_the_carry_outlives_a_stretch(parts):
+    assert_bits(run_faded(parts), run_faded([(0, 3)]))
 
 
 @pytest.mark.parametrize("devices", [1, 2])

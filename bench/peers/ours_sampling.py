@@ -1,0 +1,53 @@
+"""This project: 400 characters in one compiled call, with the state carried and in sliding windows, one text and 64 at once.
+
+python -m bench.peers.ours_sampling --weights model.weights.h5
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from bench.generation_data import CHARACTERS, CHARS, LENGTH
+from lstm_jax import convert
+from lstm_jax.config import GenerationConfig
+from lstm_jax.models import functional
+from lstm_jax.sampling import Mode, Sampler, make_rules
+from lstm_jax.sharding import make_mesh, use_cpu_cores
+from lstm_jax.tasks import generation
+from lstm_jax.training.run_folder import environment
+
+MODES: tuple[Mode, ...] = ("carried", "window")
+
+
+def main() -> None:
+    """Time each way; the quickest of three calls, as a loop of 400 predicts evens out what a call of milliseconds does not."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, required=True)
+    options = parser.parse_args()
+    use_cpu_cores()
+    like, rebuild = functional(generation.make_model(GenerationConfig(), CHARACTERS))
+    params = convert.generation_from_keras_file(options.weights)
+    assert params.keys() == like.keys()
+    rules, prompt = make_rules(CHARACTERS), np.random.default_rng(0).integers(0, CHARACTERS, LENGTH)
+    mesh = make_mesh()
+    version = environment(mesh)["git"]
+    for mode in MODES:
+        sampler = Sampler(rebuild, CHARACTERS, mode, LENGTH, mesh)
+        for samples in (1, 64):
+            prompts = jax.numpy.asarray(np.tile(prompt, (samples, 1)), jax.numpy.int32)
+            seconds = []
+            for _ in range(4):  # the first one compiles
+                began = time.perf_counter()
+                np.asarray(sampler.generate(params, jax.random.key(0), prompts, CHARS, rules))
+                seconds.append(time.perf_counter() - began)
+            way = mode if samples == 1 else f"{mode}, {samples} samples"
+            row = {"peer": "lstm_jax", "version": version, "way": way, "seconds": min(seconds[1:]), "compile_seconds": seconds[0]}
+            print(json.dumps(row | {"samples": seconds[1:]}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""A text-generation run from a file to its answers, in both regimes, held against an LSTM written out in NumPy."""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import string
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from made_texts import (
+    BATCH,
+    CHARS,
+    CUT,
+    LENGTH,
+    PROMPT,
+    STEP,
+    TEXT,
+    greedy_by_hand,
+    ids_of,
+    log_p_by_hand,
+    nats_by_hand,
+    shown,
+    small_config,
+    window_of,
+)
+
+from lstm_jax import data, plots
+from lstm_jax.config import GenerationConfig, TextConfig, to_json
+from lstm_jax.errors import InputError, Interrupted
+from lstm_jax.models import functional
+from lstm_jax.tasks import generation
+from lstm_jax.training import loop
+from lstm_jax.training.callbacks import EpochRecord
+from lstm_jax.training.loop import FitResult
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+TRAIN = {f"train_{name}" for name in ("loss", "bits", "perplexity", "accuracy")}
+BYTES = ("ab\u2028 c\x85d".encode() + b"\xfc ") * 30
+REGIMES = pytest.mark.parametrize("regime", ["windows", "stream"])
+
+
+class Made(NamedTuple):
+    """A run, what a callback saw after each epoch (record, the parameters, samples so far), and the run read back."""
+
+    folder: Path
+    config: GenerationConfig
+    result: FitResult
+    seen: list[tuple[EpochRecord, dict[str, np.ndarray], int]]
+    trained: generation.Trained
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(text, tmp_path_factory, quick_compiles) -> Callable[[str], Made]:
+    """made(regime), trained once."""
+    root = tmp_path_factory.mktemp("generation")
+
+    @functools.cache
+    def train(regime: str) -> Made:
+        folder, config, seen = root / regime, small_config(text, regime), []
+
+        def look(record: EpochRecord) -> None:
+            lines = (folder / "samples.jsonl").read_text().count("\n")
+            seen.append((record, {name: np.array(array) for name, array in record.params.items()}, lines))
+
+        result = generation.train(config, folder, callbacks=[look])
+        return Made(folder, config, result, seen, generation.load(folder))
+
+    return train
+
+
+# training
+
+
+@REGIMES
+def test_the_folder_s_contents(regime, made):
+    folder, config, result, seen, _ = made(regime)
+    names = {"config.json", "data.sha256", "environment.json", "characters.json", "metrics.jsonl", "samples.jsonl", "result.json"}
+    assert {path.name for path in folder.iterdir()} == names | {"events", "figures", "checkpoints"}
+    assert (folder / "config.json").read_text() == to_json(config)
+    assert data.Characters.load(folder / "characters.json").characters == tuple(sorted(set(TEXT)))
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == list(result.rows)
+    figures = {"learning_curves.png", "learning_curves.svg", "surprise.html", "units.html"}
+    assert {path.name for path in (folder / "figures").iterdir()} == figures
+    assert (folder / "figures" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert shown(folder / "figures" / "surprise.html") == [TEXT[CUT:]]
+    assert shown(folder / "figures" / "units.html") == [TEXT[CUT:]] * 8
+    assert [(record.epoch, record.row, lines) for record, _, lines in seen] == [(n, result.rows[n - 1], 2 * n) for n in (1, 2, 3)]
+
+
+@REGIMES
+def test_rows_and_result(regime, made):
+    folder, _, result, seen, trained = made(regime)
+    windows = len(range(0, CUT - LENGTH, STEP))
+    steps = -(-windows // BATCH) if regime == "windows" else (CUT - LENGTH) // (LENGTH * BATCH)
+    assert [row["step"] for row in result.rows] == [steps, 2 * steps, 3 * steps]
+    figures = {f"{part}_{name}" for part in ("train", "validation") for name in ("loss", "bits", "perplexity", "accuracy")}
+    held_out = ids_of(TEXT[CUT:])
+    for row, (_, params, _) in zip(result.rows, seen, strict=True):
+        assert set(row) == figures | {"epoch", "step", "seconds", "examples_per_second"}
+        for part in ("train", "validation"):
+            assert row[f"{part}_bits"] == pytest.approx(row[f"{part}_loss"] / np.log(2), rel=1e-12)
+            assert row[f"{part}_perplexity"] == pytest.approx(np.exp(row[f"{part}_loss"]), rel=1e-12)
+        # of the windows that are trained on elsewhere; a stream has all characters
+        part = slice(LENGTH - 1, None, STEP) if regime == "windows" else slice(None)
+        log_p = log_p_by_hand(params, held_out, window_of(regime))[part]
+        targets = np.array(held_out[1:])[part]
+        assert row["validation_loss"] == pytest.approx(-log_p[np.arange(len(targets)), targets].mean(), rel=1e-5)
+        assert row["validation_accuracy"] == pytest.approx((log_p.argmax(1) == targets).mean(), abs=1e-6)
+    shares = np.array(list(Counter(TEXT[:CUT]).values())) / CUT
+    entropy = -(shares * np.log(shares)).sum()
+    assert result.rows[0]["train_loss"] > result.rows[-1]["train_loss"]
+    assert entropy > result.rows[-1]["train_loss"]
+    assert entropy > result.rows[-1]["validation_loss"]
+    found = json.loads((folder / "result.json").read_text())
+    assert found["best_epoch"] == 1 + int(np.argmin([row["validation_loss"] for row in result.rows]))
+    assert found["validation_loss"] == pytest.approx(nats_by_hand(trained.params, held_out, window_of(regime)).mean(), rel=1e-5)
+    assert found["validation_bits"] == pytest.approx(found["validation_loss"] / np.log(2), rel=1e-12)
+    assert set(found) == {"best_epoch", "stopped_early", "seconds"} | {name for name in figures if name.startswith("validation")}
+
+
+@REGIMES
+def test_training_figures_by_hand(regime, text, tmp_path):
+    """Of weights that do not move: over all windows from a zero state; over streams that begin anywhere in a stretch, each in one piece."""
+    train = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-12}
+    config = small_config(text, regime, validation=0.0, sample={"sample_chars": 0}, train=train)
+    result = generation.train(config, tmp_path / "run", figures=False)
+    ids, (row,) = np.array(ids_of(TEXT)), result.rows
+    if regime == "windows":
+        tries = [[ids[at : at + LENGTH + 1] for at in range(0, len(ids) - LENGTH, STEP)]]
+    else:
+        size = (len(ids) - LENGTH) // (LENGTH * BATCH) * LENGTH
+        tries = [[ids[shift + b * size :][: size + 1] for b in range(BATCH)] for shift in range(LENGTH)]
+    read_ones = slice(-1, None) if regime == "windows" else slice(None)
+    losses = [np.mean([nats_by_hand(result.params, piece, None)[read_ones].mean() for piece in pieces]) for pieces in tries]
+    assert row["train_loss"] == pytest.approx(min(losses, key=lambda loss: abs(loss - row["train_loss"])), rel=1e-6)
+
+
+def test_parameters_of_the_source(tmp_path):
+    (tmp_path / "text.txt").write_text((string.ascii_uppercase + " .,'!;? 0-9") * 4)
+    config = GenerationConfig(TextConfig(data=(str(tmp_path / "text.txt"),), validation=0.0))
+    corpus = generation.load_corpus(config)
+    assert corpus.characters.size == 33
+    params = functional(generation.make_model(config, corpus.characters.size)).params
+    assert sum(array.size for array in params.values()) == 87_201
+
+
+@REGIMES
+def test_samples(regime, made):
+    folder, _, _, seen, _ = made(regime)
+    rows = generation.read_samples(folder / "samples.jsonl")
+    assert [(row["epoch"], row["temperature"]) for row in rows] == [(epoch, t) for epoch in (1, 2, 3) for t in (0.0, 1.0)]
+    assert rows == [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert set(row) == {"epoch", "seed", "temperature", "mode", "prompt", "text"}
+        assert (row["seed"], row["mode"]) == (0, "window" if regime == "windows" else "carried")
+        assert (len(row["prompt"]), len(row["text"])) == (PROMPT, CHARS)
+        assert row["prompt"] in TEXT[:CUT]
+    assert len({row["prompt"] for row in rows}) == 3
+    for greedy, drawn, (_, params, _) in zip(rows[::2], rows[1::2], seen, strict=True):
+        assert greedy["prompt"] == drawn["prompt"]
+        assert greedy["text"] != drawn["text"]
+        assert ids_of(greedy["text"]) == greedy_by_hand(params, ids_of(greedy["prompt"]), CHARS, window_of(regime))
+
+
+def test_the_seed_decides(made, text, tmp_path):
+    config = small_config(text, train={"seed": 1, "epochs": 1})
+    said = []
+    generation.train(config, tmp_path / "run", callbacks=[lambda record: said.append(record.row["train_loss"])], figures=False)
+    first, other = (generation.read_samples(folder / "samples.jsonl")[:2] for folder in (made("windows").folder, tmp_path / "run"))
+    assert [row["seed"] for row in other] == [1, 1]
+    assert first[0]["prompt"] != other[0]["prompt"]
+    assert {row["text"] for row in first}.isdisjoint(row["text"] for row in other)
+    assert len(said) == 1
+    assert said[0] != made("windows").result.rows[0]["train_loss"]
+    assert not (tmp_path / "run" / "figures").exists()
+
+
+def timeless(rows) -> list[dict]:
+    return [{name: value for name, value in row.items() if name not in ("seconds", "examples_per_second")} for row in rows]
+
+
+@REGIMES
+def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
+    """After the first epoch; and in the middle of the second, where a stream's state is on its way."""
+    config, run = small_config(text, regime), tmp_path / "run"
+    whole = made(regime)
+    steps = whole.result.rows[0]["step"]
+
+    def stop(record: EpochRecord) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=f"after step {steps}$"):
+        generation.train(config, run, callbacks=[stop])
+    assert [row["epoch"] for row in generation.read_samples(run / "samples.jsonl")] == [1, 1]
+    assert not (run / "result.json").exists()
+    with (run / "samples.jsonl").open("a") as file:  # as if killed behind the second epoch's samples, before its state was saved
+        file.write(json.dumps({"epoch": 2, "text": "of another try"}) + "\n")
+
+    def one_by_one(start, end, every):
+        for step in range(start, end):
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield step, step + 1
+
+    if regime == "stream":
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "_stretches", one_by_one)
+            with pytest.raises(Interrupted, match=f"after step {steps + 5}$"):
+                generation.train(config, run, resume=True)
+    result = generation.train(config, run, resume=True, figures=False)
+    assert timeless(result.rows) == timeless(whole.result.rows)
+    for name, array in whole.result.params.items():
+        assert np.asarray(array).tobytes() == np.asarray(result.params[name]).tobytes()
+    for name in ("samples.jsonl", "characters.json", "data.sha256"):
+        assert (run / name).read_bytes() == (whole.folder / name).read_bytes()
+    wanted, found = (json.loads((folder / "result.json").read_text()) for folder in (whole.folder, run))
+    assert found | {"seconds": 0} == wanted | {"seconds": 0}
+
+
+def test_nothing_held_out_and_nothing_drawn(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "learning_curves", lambda *_: None)
+    run = tmp_path / "run"
+    result = generation.train(small_config(text, validation=0.0, sample={"sample_chars": 0}, train={"epochs": 2}), run)
+    assert all(set(row) == {"epoch", "step", "seconds", "examples_per_second"} | TRAIN for row in result.rows)
+    assert json.loads((run / "result.json").read_text()) == {"best_epoch": 2, "stopped_early": False, "seconds": result.seconds}
+    assert not (run / "samples.jsonl").exists()
+    assert "Surprise, training text" in (run / "figures" / "surprise.html").read_text()
+    trained = generation.load(run)
+    for name, array in result.params.items():
+        assert np.asarray(array).tobytes() == trained.params[name].tobytes()
+    with pytest.raises(InputError, match="text: none given, and the run held none out; name files, - for standard input, or --text"):
+        generation.read_ids(trained)
+
+
+def test_bytes(tmp_path, monkeypatch):
+    """Of no encoding; and U+2028 and U+0085, which end lines for Python but not in JSON lines."""
+    monkeypatch.setattr(plots, "learning_curves", lambda *_: None)
+    (tmp_path / "bytes.txt").write_bytes(BYTES)
+    sample = {"sample_prompt": 30, "sample_chars": 2}
+    config = small_config(tmp_path / "bytes.txt", unit="byte", clean="none", sample=sample, train={"epochs": 2})
+    generation.train(config, tmp_path / "run")
+    rows = generation.read_samples(tmp_path / "run" / "samples.jsonl")
+    assert [row["epoch"] for row in rows] == [1, 1, 2, 2]
+    assert {"\u2028", "\x85", "\ufffd"} <= set(rows[0]["prompt"])
+    trained = generation.load(tmp_path / "run")
+    assert trained.characters.size == 256
+    cut = len(BYTES) - round(0.1 * len(BYTES))
+    assert generation.read_ids(trained).tobytes() == BYTES[cut:]
+    assert generation.read_ids(trained, [str(tmp_path / "bytes.txt")]).tobytes() == BYTES
+    assert trained.encode("Aü").tolist() == [65, 0xC3, 0xBC]
+    for raw in (b"A\xfc", os.fsdecode(b"A\xfc")):
+        assert trained.encode(raw).tolist() == [65, 0xFC]
+    found = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert found["validation_loss"] == pytest.approx(nats_by_hand(trained.params, list(BYTES[cut:]), LENGTH).mean(), rel=1e-5)
+    assert shown(tmp_path / "run" / "figures" / "surprise.html") == [BYTES[cut:].decode("latin-1")]
+
+
+def test_what_cannot_run_leaves_no_folder(text, tmp_path):
+    cases = [
+        (small_config(text, "stream", train={"batch_size": 106}), r"^text: 85\d characters; 106 streams of 8 characters need 856"),
+        (small_config(text, train={"batch_size": 7}), "^batch_size: 7; give a multiple"),
+        (small_config(text, train={"optimizer": "nonsense"}), "^optimizer: nonsense"),
+        (small_config(text, length=95), r"^validation part: 9\d characters; a window and its next character need 96"),
+        (small_config(tmp_path / "none.txt"), r"none\.txt: no such file or folder"),
+    ]
+    for config, message in cases:
+        with pytest.raises(InputError, match=message):
+            generation.train(config, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_on_another_text(made, tmp_path):
+    folder = Path(shutil.copytree(made("windows").folder, tmp_path / "run"))
+    (tmp_path / "text.txt").write_text(TEXT.replace("cat", "car"))
+    config = small_config(tmp_path / "text.txt")
+    (folder / "config.json").write_text(to_json(config))
+    with pytest.raises(InputError, match="holds a run; go on with it with --resume"):
+        generation.train(config, folder)
+    for call in (lambda: generation.train(config, folder, resume=True), lambda: generation.read_ids(generation.load(folder))):
+        with pytest.raises(InputError, match="changed since the run began"):
+            call()
+    assert (folder / "samples.jsonl").read_bytes() == (made("windows").folder / "samples.jsonl").read_bytes()
+
+
+# a run read back
+
+
+@REGIMES
+def test_load_and_score(regime, made):
+    folder, config, result, _, trained = made(regime)
+    assert (trained.config, trained.notes) == (config, ())
+    for name, array in result.params.items():
+        assert np.asarray(array).tobytes() == trained.params[name].tobytes()
+    ids = generation.read_ids(trained)
+    assert ids.tolist() == ids_of(TEXT[CUT:])
+    wanted = json.loads((folder / "result.json").read_text())
+    figures = trained.score(ids).figures()
+    assert figures == {name: wanted[f"validation_{name}"] for name in ("loss", "bits", "perplexity", "accuracy")}
+    for mode, window in (("window", LENGTH), ("carried", None)):
+        assert trained.mode(mode) == mode
+        np.testing.assert_allclose(trained.score(ids[:40], mode).nats, nats_by_hand(trained.params, ids[:40], window), rtol=0, atol=1e-5)
+    assert trained.mode() == ("window" if regime == "windows" else "carried")
+    with pytest.raises(InputError, match="text: 1 characters; give 2 or more"):
+        trained.score(ids[:1])
+
+
+def test_a_folder_that_is_no_run(made, tmp_path):
+    with pytest.raises(InputError, match="No such file or directory; name the folder of a finished or interrupted run"):
+        generation.load(tmp_path / "none")
+    folder = Path(shutil.copytree(made("windows").folder, tmp_path / "copy"))
+    (folder / "characters.json").write_bytes(b"\xff{")
+    with pytest.raises(InputError, match=r"characters .*characters\.json"):
+        generation.load(folder)
+    (folder / "samples.jsonl").write_bytes(b'{"epoch": 1')
+    with pytest.raises(InputError, match=r"samples .*samples\.jsonl: .*; move the file away"):
+        generation.read_samples(folder / "samples.jsonl")

@@ -1,0 +1,108 @@
+"""What a run of text generation writes, reads and draws, held against an LSTM written out in NumPy."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from made_texts import CUT, LENGTH, TEXT, greedy_by_hand, ids_of, nats_by_hand, read, shown, small_config
+
+from lstm_jax.errors import InputError
+from lstm_jax.sampling import Sampler
+from lstm_jax.tasks import generation
+from lstm_jax.text_map import most_active
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, quick_compiles) -> generation.Trained:
+    root = tmp_path_factory.mktemp("answers")
+    (root / "text.txt").write_text(TEXT)
+    generation.train(small_config(root / "text.txt", sample={"sample_chars": 0}), root / "run", figures=False)
+    return generation.load(root / "run")
+
+
+def test_write(trained):
+    prompt, rules = trained.encode("the cat "), trained.rules(0.9)
+    key = jax.random.key(5)
+    sampler = Sampler(trained.rebuild, trained.characters.size, "window", LENGTH)
+    whole = sampler.generate(trained.params, key, jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (3, 8)), 30, rules)
+    pieces = list(trained.write(prompt, 30, rules, seed=5, samples=3))
+    assert [piece.shape for piece in pieces] == [(3, 25), (3, 5)]
+    assert np.concatenate(pieces, axis=1).tolist() == whole.tolist()
+    texts = trained.texts(pieces, 3)
+    assert [ids_of(text) for text in texts] == whole.tolist()
+    assert len(set(texts)) == 3
+    assert trained.texts(trained.write(prompt, 0, rules, samples=2), 2) == ["", ""]
+    assert trained.texts(trained.write(prompt, 25, rules, seed=6, samples=3), 3) != [text[:25] for text in texts]
+    for bad in ({"chars": -1}, {"samples": 0}, {"seed": -1}, {"seed": 2**32}):
+        (name, value), *_ = bad.items()
+        with pytest.raises(InputError, match=f"^{name}: {value}; give "):
+            trained.write(prompt, rules=rules, **({"chars": 3} | bad))
+
+
+@pytest.mark.parametrize("prompt", ["", "t", "the red house, and t"])
+def test_write_goes_on_from_any_prompt(prompt, trained):
+    ids, firsts = trained.encode(prompt), []
+    for mode, window in (("window", LENGTH), ("carried", None)):
+        drawn = np.concatenate(list(trained.write(ids, 12, trained.rules(0.0), mode=mode)), axis=1)[0].tolist()
+        assert drawn == greedy_by_hand(trained.params, ids, 12, window)
+        firsts.append(drawn[0])
+    assert firsts[0] == firsts[1] or len(prompt) > LENGTH
+
+
+def test_encode(trained):
+    assert trained.encode("the cat").tolist() == trained.encode(b"the cat").tolist() == ids_of("the cat")
+    assert len(trained.encode("")) == 0
+    with pytest.raises(
+        InputError, match=r"^characters that the run does not know: 'T', 'C', 'é'; treat .* \(--clean\).* \(--unknown ' '\)"
+    ):
+        trained.encode("The Caté T")
+    assert trained.encode("The  Cat\n", clean=True).tolist() == ids_of("the cat")
+    assert trained.encode("The Caté", unknown="!").tolist() == ids_of("!he !at!")
+    assert trained.encode("The Caté", clean=True, unknown="!").tolist() == ids_of("the cat")
+    with pytest.raises(InputError, match="unknown: #; give one character that the run knows"):
+        trained.encode("the", unknown="#")
+    with pytest.raises(InputError, match=r"the run does not know: '\\udcff'"):
+        trained.encode(b"the \xff")
+
+
+def test_read_ids(trained, tmp_path):
+    (tmp_path / "a.txt").write_text("the cat")
+    (tmp_path / "b.json").write_text(json.dumps([{"body": "a dog", "n": 1}, {"body": "", "n": 2}, {"body": "ran!", "n": 3}]))
+    paths = [str(tmp_path / name) for name in ("a.txt", "b.json")]
+    assert generation.read_ids(trained, paths, text_column="body").tolist() == ids_of("the cat a dog ran!")
+    assert generation.read_ids(trained, paths, most=9).tolist() == ids_of("the cat a")
+    assert generation.read_ids(trained, text="The Cat", clean=True).tolist() == ids_of("the cat")
+    assert generation.read_ids(trained, text="THE cat", unknown=".", most=5).tolist() == ids_of("... c")
+    assert generation.read_ids(trained, most=7).tolist() == ids_of(TEXT[CUT:][:7])
+    (tmp_path / "a.txt").write_text("The cat")
+    with pytest.raises(InputError, match="the run does not know: 'T'"):
+        generation.read_ids(trained, paths)
+    with pytest.raises(InputError, match=r"^text: given with files; give one of the two"):
+        generation.read_ids(trained, paths, "the cat")
+    with pytest.raises(InputError, match=r"^chars: -1; give 1 or more, or 0 for all"):
+        generation.read_ids(trained, most=-1)
+
+
+def test_pages(trained, tmp_path):
+    ids = trained.encode(TEXT[:200])
+    scores = trained.score(ids)
+    generation.draw_surprise(trained.characters, ids, scores, tmp_path / "surprise.html", "a title")
+    bits = nats_by_hand(trained.params, ids, LENGTH).mean() / np.log(2)
+    assert f"200 characters, {bits:.3f} bits a character" in (tmp_path / "surprise.html").read_text()
+    assert shown(tmp_path / "surprise.html") == [TEXT[:200]]
+
+    activations = trained.activations(ids)
+    np.testing.assert_allclose(activations, read(trained.params, ids)[0], rtol=0, atol=1e-5)
+    generation.draw_units(trained.characters, ids, activations, tmp_path / "units.html", 3)
+    page = (tmp_path / "units.html").read_text()
+    assert shown(tmp_path / "units.html") == [TEXT[:200]] * 3
+    assert [int(unit) for unit in re.findall(r"<h2>unit (\d+)</h2>", page)] == most_active(read(trained.params, ids)[0], 3)
+    assert "The 3 most active of 8 units" in page
+    with pytest.raises(InputError, match=r"^count: 0; give 1 unit or more"):
+        generation.draw_units(trained.characters, ids, activations, tmp_path / "none.html", 0)
+    with pytest.raises(InputError, match=r"^text: 0 characters; give 1 or more"):
+        trained.activations(ids[:0])
+    assert not (tmp_path / "none.html").exists()

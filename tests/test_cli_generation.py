@@ -1,0 +1,244 @@
+"""The command line of text generation, in this process: training, what a run writes and scores, and errors of one line."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_texts import SENTENCES, shown
+from test_cli import assert_error
+
+from lstm_jax import cli
+from lstm_jax.config import SentimentConfig, to_json
+from lstm_jax.tasks import generation
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+TEXT = " ".join([SENTENCES] * 8)
+_SIZES = "--units 8 --length 8 --step 2 --batch-size 8 --learning-rate 0.03 --sample-prompt 6 --no-figures"
+SIZES = _SIZES.split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, quick_compiles) -> str:
+    """A run that `lstm-jax train generation` made."""
+    root = tmp_path_factory.mktemp("cli")
+    (root / "text.txt").write_text(TEXT)
+    folder = root / "a long name of a folder that would not fit into a line of eighty characters" / "[bold]run[/x]"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+        options = ["--data", str(root / "text.txt"), "--run", str(folder), "--epochs", "2", "--sample-chars", "10", *SIZES]
+        assert cli.main(["train", "generation", *options]) == 0
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(run) -> generation.Trained:
+    return generation.load(Path(run))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_train_and_resume(ask, run):
+    result = json.loads((Path(run) / "result.json").read_text())
+    before = contents(Path(run))
+    common = ["train", "generation", "--data", Path(run).parents[2] / "text.txt", "--run", run, "--epochs", 2, "--sample-chars", 10, *SIZES]
+    assert_error(ask(*common), "holds a run; go on with it with --resume, or name another folder")
+    assert_error(ask(*common, "--resume", "--seed", 1), "holds a run of another config; give its config to resume it")
+    assert contents(Path(run)) == before
+    code, out, err = ask(*common, "--resume")
+    assert (code, err) == (0, "")
+    assert "1 articles, 568 characters (18 distinct), 63 held out; 280 windows every 2" in " ".join(out.split())
+    assert f"held-out text: {result['validation_bits']:.4f} bits a character (epoch 2)\n" in out
+    assert out.endswith(f"run in {run}: lstm-jax generate --run {run} --prompt '...'\n")  # neither wrapped nor read as markup
+
+
+# what a run writes
+
+
+def test_generate_streams_what_json_tells(ask, run, trained):
+    common = ["generate", "--run", run, "--prompt", "the ca", "--chars", 60, "--seed", 3, "--temperature", 0.8]
+    pieces = trained.write(trained.encode("the ca"), 60, trained.rules(0.8), seed=3)
+    (text,) = trained.texts(pieces, 1)
+    assert len(text) == 60
+    assert ask(*common) == (0, f"the ca{text}\n", "")
+    code, out, err = ask(*common, "--json")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    assert json.loads(out) == {"sample": 1, "seed": 3, "temperature": 0.8, "prompt": "the ca", "text": text}
+
+
+def test_the_prompt_is_shown_before_anything_is_drawn(ask, run, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generation.Sampler, "advance", stop)
+    assert ask("generate", "--run", run, "--prompt", "the ca") == (130, "the ca", "interrupted\n")
+
+
+def test_generate_several(ask, run):
+    common = ["generate", "--run", run, "--prompt", "THE  Mat", "--clean", "--chars", 12, "--samples", 3]
+    rows = [json.loads(line) for line in ask(*common, "--json")[1].splitlines()]
+    assert [(row["sample"], row["prompt"], len(row["text"])) for row in rows] == [(n, "the mat", 12) for n in (1, 2, 3)]
+    assert len({row["text"] for row in rows}) == 3
+    code, out, _ = ask(*common)
+    assert (code, out) == (0, "".join(f"--- {row['sample']}\nthe mat{row['text']}\n" for row in rows))
+
+
+def test_generate_nothing(ask, run):
+    assert ask("generate", "--run", run, "--prompt", "the ca", "--chars", 0) == (0, "the ca\n", "")
+    assert ask("generate", "--run", run, "--prompt", "Abé d", "--unknown", ".", "--chars", 0) == (0, "... d\n", "")
+
+
+def test_rules_reach_the_draws(ask, run):
+    greedy = ask("generate", "--run", run, "--prompt", "a", "--chars", 12, "--temperature", 0)
+    assert greedy[0] == 0
+    for rules in (("--top-k", 1, "--seed", 4), ("--top-p", 1e-6, "--temperature", 3)):
+        assert ask("generate", "--run", run, "--prompt", "a", "--chars", 12, *rules) == greedy
+
+
+# scores
+
+
+def test_score_reads_files_text_and_standard_input(ask, run, trained, tmp_path):
+    (tmp_path / "a.txt").write_text("the cat ran")
+    (tmp_path / "b.csv").write_text('text\n"to the mat."\n\n""\na dog\n')
+    text = "the cat ran to the mat. a dog"
+    ids = trained.encode(text)
+    wanted = {"characters": len(text) - 1, **trained.score(ids).figures()}
+    for asked in ([tmp_path / "a.txt", tmp_path / "b.csv"], ["--text", text], ["--text", text.upper(), "--clean"]):
+        code, out, err = ask("score", "--run", run, "--json", *asked)
+        assert (code, err, json.loads(out)) == (0, "", wanted)
+    assert json.loads(ask("score", "--run", run, "--json", "-", stdin=text.encode())[1]) == wanted
+    carried = json.loads(ask("score", "--run", run, "--json", "--mode", "carried", "--text", text)[1])
+    assert carried == {"characters": len(text) - 1, **trained.score(ids, "carried").figures()}
+    assert carried["loss"] != wanted["loss"]
+
+
+def test_score_the_held_out_text(ask, run, tmp_path):
+    result = json.loads((Path(run) / "result.json").read_text())
+    held_out = TEXT[len(TEXT) - round(0.1 * len(TEXT)) :]
+    code, out, err = ask("score", "--run", run, "--html", tmp_path / "deep" / "page.html")
+    loss, bits, perplexity, accuracy = (result[f"validation_{name}"] for name in ("loss", "bits", "perplexity", "accuracy"))
+    assert code == 0
+    assert out.splitlines() == [
+        f"{bits:.4f} bits a character ({loss:.4f} nats, perplexity {perplexity:.3f})",
+        f"{len(held_out) - 1} characters, {accuracy:.1%} of them were the likeliest",
+    ]
+    assert bits == pytest.approx(np.log2(perplexity))
+    assert err == f"{tmp_path / 'deep' / 'page.html'}\n"
+    assert shown(tmp_path / "deep" / "page.html") == [held_out]
+
+
+def test_units(ask, run, tmp_path):
+    page = tmp_path / "deep" / "page.html"
+    code, out, err = ask("units", "--run", run, "--text", TEXT, "--chars", 70, "--count", 3, "--out", page)
+    assert (code, out, err) == (0, f"{page}\n", "")
+    assert shown(page) == [TEXT[:70]] * 3
+    assert ask("units", "--run", run, "--count", 20, "--out", page)[0] == 0
+    assert shown(page) == [TEXT[len(TEXT) - round(0.1 * len(TEXT)) :]] * 8
+
+
+# bad input
+
+
+FILES = {
+    "text.md": TEXT.encode(),
+    "short.txt": b"abcdefgh",
+    "one.txt": b"a" * 500,
+    "unseen.txt": TEXT.encode() + b" x[y]" * 3,
+    "latin.txt": "ein Müller, eine Straße. ".encode() * 20 + "ein Müller ".encode("latin-1") * 9,
+    "empty.csv": b'text\n""\n\n""\n',
+    "two.csv": b"one,two\nabc,abc\n",
+}
+TRAIN = f"train generation {_SIZES} --epochs 1 --run {{tmp}}/new --data "
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needles"),
+    [
+        (TRAIN + "{tmp}/short.txt --validation 0", ["training part: 8 characters; a window and its next character need 9: give more text"]),
+        (TRAIN + "{tmp}/none.md", ["none.md: no such file or folder; give a text file, a folder"]),
+        (TRAIN + "{tmp}/one.txt", ["training part: only 'a', 450 times; give a text of two distinct characters or more"]),
+        (TRAIN + "{tmp}/unseen.txt --clean none --validation 0.06", ["only the validation part has: 'x', '[', 'y', ']'; clean", "'drop'"]),
+        (TRAIN + "{tmp}/latin.txt", ["latin.txt: byte 0xfc at offset 545 is not UTF-8; convert the file to UTF-8, or read", "'byte'"]),
+        (TRAIN + "{tmp}/empty.csv", ["empty.csv", ": no text; give a text file"]),
+        (TRAIN + "{tmp}/two.csv", ["two.csv: one of ['one', 'two']; name it with --text-column"]),
+        (TRAIN + "{tmp}/two.csv --text-column three", ["column 'three' of ", "there are ['one', 'two']; name one with --text-column"]),
+        (TRAIN + "{tmp}/text.md --regime stream --batch-size 90", ["text: 568 characters; 90 streams of 8 characters need 728: give"]),
+        (TRAIN + "{tmp}/text.md --batch-size 7", ["batch_size: 7; give a multiple of the mesh's 2 devices"]),
+        (TRAIN + "{tmp}/text.md --length 63", ["validation part: 63 characters; a window and its next character need 64"]),
+        (TRAIN + "{tmp}/text.md --run {tmp}", ["not empty; name a new folder"]),
+        (TRAIN + "{tmp}/text.md --validation 1.5", ["error: --validation: 1.5; give a share from 0 to below 1"]),
+        (TRAIN + "{tmp}/text.md --sample-temperatures 0.5 -1", ["error: --sample-temperatures: -1.0; give 0 (always the likeliest)"]),
+        (TRAIN + "{tmp}/text.md --sample-chars -1", ["error: --sample-chars: -1; give 0 or more characters"]),
+        (TRAIN + "{tmp}/text.md --tied", ["error: --tied: embed 0, units 8; tied weights need embed = units"]),
+        (TRAIN + "{tmp}/text.md --regime sideways", ["error: --regime: sideways; give one of 'windows', 'stream'"]),
+        ("generate --run {tmp}/new", ["new/config.json: No such file or directory; name the folder of a finished or interrupted run"]),
+        ("generate --run {tmp}/sentiment", ["sentiment: sentiment; use predict or evaluate, or name a run of text generation"]),
+        ("generate --run {run} --prompt The@Cat", ["characters that the run does not know: 'T', '@', 'C'; ", "--clean", "--unknown"]),
+        ("generate --run {run} --unknown #", ["unknown: #; give one character that the run knows"]),
+        ("generate --run {run} --temperature -0.5", ["temperature: -0.5; give 0 (always the likeliest) or more"]),
+        ("generate --run {run} --temperature nan", ["temperature: nan; give 0"]),
+        ("generate --run {run} --chars -1", ["chars: -1; give 0 or more"]),
+        ("generate --run {run} --samples 0", ["samples: 0; give 1 or more"]),
+        ("generate --run {run} --top-p 0", ["top_p: 0.0; give a share above 0, at most 1"]),
+        ("generate --run {run} --top-k -1", ["top_k: -1; give 0 (all) or more"]),
+        ("generate --run {run} --seed 99999999999999999999", ["seed: 99999999999999999999; give a number from 0 to below 2**32"]),
+        ("generate --run {run} --mode sideways", ["error: --mode: sideways; give one of 'auto', 'carried', 'window'"]),
+        ("score --run {tmp}/sentiment", ["sentiment: sentiment; use predict or evaluate"]),
+        ("score --run {run} --text the {tmp}/text.md", ["text: given with files; give one of the two"]),
+        ("score --run {run} --text t", ["text: 1 characters; give 2 or more: the first has nothing before it"]),
+        ("score --run {run} {tmp}/none.md", ["none.md: no such file or folder; give a text file"]),
+        ("score --run {run} {tmp}/latin.txt", ["latin.txt: byte 0xfc at offset 545 is not UTF-8"]),
+        (
+            "score --run {run} {tmp}/unseen.txt",
+            ["characters that the run does not know: 'x', '[', 'y', ']'; treat the text as the run's own"],
+        ),
+        ("score --run {run} --text the --html {tmp}", ["writing ", "Is a directory"]),
+        ("units --run {run} --count 0 --out {tmp}/new", ["count: 0; give 1 unit or more"]),
+        ("units --run {run} --chars -1 --out {tmp}/new", ["chars: -1; give 1 or more, or 0 for all"]),
+        ("units --run {run} --text 1984 --clean --out {tmp}/new", ["text: 0 characters; give 1 or more"]),
+        ("predict --run {run} --text good", ["[bold]run[/x]: text generation; use generate or score, or name a sentiment run"]),
+        ("evaluate --run {run}", ["text generation; use generate or score"]),
+    ],
+)
+def test_errors_are_one_line(arguments, needles, ask, run, tmp_path):
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "sentiment").mkdir()
+    (tmp_path / "sentiment" / "config.json").write_text(to_json(SentimentConfig()))
+    before = contents(tmp_path) | contents(Path(run))
+    assert_error(ask(*[word.format(tmp=tmp_path, run=run) for word in arguments.split()]), *needles)
+    assert contents(tmp_path) | contents(Path(run)) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_unseen_characters_dropped_from_standard_input(ask, tmp_path):
+    arguments = ["train", "generation", *SIZES, "--epochs", 1, "--sample-chars", 0, "--clean", "none", "--unseen", "drop", "--data", "-"]
+    code, out, err = ask(*arguments, "--validation", 0.06, "--run", tmp_path / "run", stdin=FILES["unseen.txt"])
+    assert (code, err) == (0, "")
+    whole = FILES["unseen.txt"].decode()
+    cut = len(whole) - round(0.06 * len(whole))
+    held_out = re.sub(r"[x\[\]y]", "", whole[cut:])
+    assert f"{cut} characters (18 distinct), {len(held_out)} held out" in " ".join(out.split())
+    assert not (tmp_path / "run" / "samples.jsonl").exists()
+
+
+def test_bytes_of_mixed_encodings(ask, tmp_path):
+    (tmp_path / "mixed.txt").write_bytes(FILES["latin.txt"])
+    run = tmp_path / "run"
+    arguments = ["train", "generation", *SIZES, "--epochs", 1, "--sample-chars", 0, "--unit", "byte", "--clean", "none"]
+    code, out, err = ask(*arguments, "--data", tmp_path / "mixed.txt", "--run", run)
+    assert (code, err) == (0, "")
+    count = len(FILES["latin.txt"])
+    assert f"{count - round(0.1 * count)} characters (256 distinct), {round(0.1 * count)} held out" in " ".join(out.split())
+    assert json.loads(ask("score", "--run", run, "--json", tmp_path / "mixed.txt")[1])["characters"] == count - 1
+    trained = generation.load(run)
+    prompt = "ü".encode() + b"\xfc"  # an argument that is not UTF-8
+    drawn = np.concatenate(list(trained.write(np.frombuffer(prompt, np.uint8), 40, trained.rules(), seed=2)), axis=1)[0]
+    code, out, err = ask("generate", "--run", run, "--prompt", os.fsdecode(prompt), "--chars", 40, "--seed", 2)
+    assert (code, err, out) == (0, "", "ü\ufffd" + bytes(drawn.tolist()).decode(errors="replace") + "\n")

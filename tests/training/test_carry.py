@@ -1,0 +1,133 @@
+"""What a step hands to the next one, over epochs: begun anew in each, saved within one, and the caller's own left alone."""
+
+import dataclasses
+import os
+import signal
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+from test_loop import CONFIG, assert_same_as, evaluate, leaf_sums, timeless
+from test_step import BATCH, COUNT, assert_bits, logits, tiny
+
+from lstm_jax import sharding
+from lstm_jax.config import TrainConfig
+from lstm_jax.training import checkpoint, loop
+from lstm_jax.training.loop import FitResult, Interrupted, fit
+from lstm_jax.training.optimizers import make_optimizer
+from lstm_jax.training.step import Examples
+
+FIGURES = ("loss", "accuracy", "seen")
+
+
+def objective(params, batch, weight, key, carry):
+    """Noisy logits to which half of those of the step before are added; how many steps each row of the carry has seen."""
+    ids, labels = batch
+    z = logits(params, ids) + 0.1 * jax.random.normal(key, labels.shape) + carry["logits"] / 2
+    loss = (optax.sigmoid_binary_cross_entropy(z, labels.astype(z.dtype)) * weight).sum()
+    accuracy = (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()
+    figures = {"loss": loss, "accuracy": accuracy, "seen": (carry["seen"].astype(z.dtype) * weight).sum()}
+    return loss, (figures, {"logits": z, "seen": carry["seen"] + 1})
+
+
+def made_carry() -> dict[str, np.ndarray]:
+    return {"logits": np.linspace(-2, 2, BATCH, dtype=np.float32), "seen": np.full(BATCH, 100, np.int32)}
+
+
+def train(config: TrainConfig = CONFIG, carry: Any = None, **options: Any) -> FitResult:
+    made = tiny()
+    carry = made_carry() if carry is None else carry
+    options = {"carry": carry, "figures": FIGURES, "evaluate": evaluate, "monitor": "test_loss"} | options
+    return fit(made.params, objective, make_optimizer(config, 100), Examples.of_rows(made.data), config, sharding.make_mesh(0), **options)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> tuple[FitResult, dict]:
+    folder = tmp_path_factory.mktemp("whole")
+    result = train(checkpoints=folder)
+    return result, leaf_sums(folder)
+
+
+def test_each_epoch_begins_with_the_given_carry(uninterrupted):
+    """Six steps see 100 .. 105 before them, the last of them with 2 rows of 4."""
+    seen = (4 * (100 + 101 + 102 + 103 + 104) + 2 * 105) / COUNT
+    assert [row["train_seen"] for row in uninterrupted[0].rows] == pytest.approx([seen] * 3, rel=1e-6)
+    assert sum("carry" in name for name in uninterrupted[1]) == 2
+
+
+def test_the_losses_of_an_epoch_by_hand():
+    """Without noise or learning to speak of, from the order that the seed gives."""
+
+    def quiet(params, batch, weight, key, carry):
+        return objective(params, batch, weight, key, carry | {"logits": carry["logits"] - 0.2 * jax.random.normal(key, weight.shape)})
+
+    orders = []
+
+    def order(key, count, batch_size):
+        orders.append(Examples.of_rows(made.data).order(key, count, batch_size))
+        return orders[-1]
+
+    made, config = tiny(), dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=1e-12)
+    examples = dataclasses.replace(Examples.of_rows(made.data), order=order)
+    mesh = sharding.make_mesh(2)
+    result = fit(made.params, quiet, make_optimizer(config, 100), examples, config, mesh, carry=made_carry(), figures=FIGURES)
+    own = np.asarray(logits(made.params, jnp.asarray(made.data[0])), np.float64)
+    assert len(orders) == 3
+    for row, (rows, weight, counts) in zip(result.rows, orders, strict=True):
+        z, total = made_carry()["logits"].astype(np.float64), 0.0
+        for numbers, parts, count in zip(*map(np.asarray, (rows, weight, counts)), strict=True):
+            z = own[numbers] + z / 2
+            total += count * (parts * (np.log1p(np.exp(-z)) + (1 - made.data[1][numbers]) * z)).sum()
+        assert row["train_loss"] == pytest.approx(total / COUNT, rel=1e-6)
+
+
+def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch):
+    """After step 9 of 18, the third of the second epoch."""
+
+    def one_by_one(start, stop, every):
+        for step in range(start, stop):
+            if step == 2 and checkpoint.steps(tmp_path / "latest") == [6]:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield step, step + 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_stretches", one_by_one)
+        with pytest.raises(Interrupted, match="after step 9"):
+            train(checkpoints=tmp_path)
+    assert checkpoint.steps(tmp_path / "latest") == [6, 9]
+    restore, kept = checkpoint.restore, []
+
+    def noting(folder, like):
+        found = restore(folder, like)
+        seen = found.state["state"].carry["seen"]
+        kept.append((seen.tolist(), seen.sharding.spec))
+        return found
+
+    monkeypatch.setattr(checkpoint, "restore", noting)
+    assert_same_as(uninterrupted, train(checkpoints=tmp_path, resume=True), tmp_path)
+    assert kept == [([103] * BATCH, PartitionSpec("data"))]
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_the_caller_s_carry_is_left_as_it_was(kind, devices):
+    """Wide enough for whole pages, which JAX may share with NumPy instead of copying them."""
+
+    def wide(params, batch, weight, key, carry):
+        loss, (figures, after) = objective(params, batch, weight, key, {name: array[:, 0] for name, array in carry.items()})
+        return loss, (figures, {name: jnp.broadcast_to(array[:, None], carry[name].shape) for name, array in after.items()})
+
+    carry = {name: kind(np.repeat(array[:, None], 1 << 13, axis=1)) for name, array in made_carry().items()}
+    before = jax.tree.map(np.array, carry)
+    made, mesh, optimizer = tiny(), sharding.make_mesh(devices), make_optimizer(CONFIG, 100)
+    rows = []
+    for _ in range(2):
+        result = fit(made.params, wide, optimizer, Examples.of_rows(made.data), CONFIG, mesh, carry=carry, figures=FIGURES)
+        rows.append(timeless(result.rows))
+        assert_bits(carry, before)
+    assert rows[0] == rows[1]
+    assert [row["train_seen"] for row in rows[0]] == [rows[0][0]["train_seen"]] * 3

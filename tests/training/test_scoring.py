@@ -1,0 +1,174 @@
+"""Scores of a text: every character against the model run on what precedes it, in both ways, in streams, on one and two devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lstm_jax import sharding
+from lstm_jax.config import GenerationModelConfig
+from lstm_jax.errors import InputError
+from lstm_jax.models import CharGenerator, functional
+from lstm_jax.training import scoring
+from lstm_jax.training.scoring import Scorer, Scores, bits_and_perplexity
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+V, LENGTH = 7, 5
+
+
+def made(**config):
+    """Parameters large enough that a character is felt for long, and rebuild."""
+    params, rebuild = functional(CharGenerator(GenerationModelConfig(units=6, **config), V, rngs=nnx.Rngs(params=1)))
+    rng = np.random.default_rng(1)
+    return {name: jnp.asarray(rng.standard_normal(array.shape), jnp.float32) for name, array in sorted(params.items())}, rebuild
+
+
+PARAMS, REBUILD = made()
+DEEP, DEEP_REBUILD = made(embed=6, tied=True, layers=2)
+ONE = sharding.make_mesh(1)
+
+
+def made_ids(n: int) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, V, n).astype(np.uint8)
+
+
+@jax.jit
+def _logits(ids: jax.Array) -> jax.Array:
+    return REBUILD(PARAMS)(ids.astype(jnp.int32), deterministic=True)[0]
+
+
+def surprise(logits, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """-log softmax and hits of ids in float64, logits (..., V)."""
+    z = np.asarray(logits, np.float64)
+    p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    return -np.log(np.take_along_axis(p, ids[..., None].astype(int), -1)[..., 0]), z.argmax(-1) == ids
+
+
+def read_through(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of characters 1 .. N - 1, in one pass."""
+    return surprise(_logits(ids[None, :-1])[0], ids[1:])
+
+
+def assert_scores(got: Scores, nats, correct):
+    assert (got.nats.dtype, got.correct.dtype) == (np.float32, bool)
+    assert got.nats.shape == got.correct.shape == nats.shape
+    assert np.abs(got.nats - nats).max() <= 1e-5 * nats.max()
+    assert got.correct.tolist() == correct.tolist()
+    assert nats.size < 9 or 0 < correct.sum() < nats.size
+
+
+@pytest.mark.parametrize("n", [2, 3, 9, 16, 17, 18, 60])
+def test_a_carried_text_as_one_pass(n, monkeypatch):
+    """Also over several stretches, the last of them filled up."""
+    monkeypatch.setattr(scoring, "STRETCH", 16)
+    ids = made_ids(n)
+    assert_scores(Scorer(REBUILD, ONE, "carried").text(PARAMS, ids), *read_through(ids))
+
+
+@pytest.mark.parametrize("n", [2, 5, 6, 7, 40])
+def test_windows_as_one_character_after_the_other(n):
+    ids = made_ids(n)
+    logits = [_logits(ids[None, max(0, at - LENGTH) : at])[0, -1] for at in range(1, n)]
+    assert_scores(Scorer(REBUILD, ONE, "window", LENGTH).text(PARAMS, ids), *surprise(np.stack(logits), ids[1:]))
+
+
+def test_the_windows_of_a_long_text():
+    """More than are copied at a time."""
+    ids = made_ids((1 << 16) + 100)
+    windows = np.lib.stride_tricks.sliding_window_view(ids, LENGTH + 1)
+    wanted = surprise(_logits(windows[:, :-1])[:, -1], windows[:, -1])
+    scores = Scorer(REBUILD, ONE, "window", LENGTH).text(PARAMS, ids)
+    assert len(scores.nats) == len(ids) - 1
+    assert_scores(Scores(scores.nats[LENGTH - 1 :], scores.correct[LENGTH - 1 :]), *wanted)
+
+
+def test_rows_of_one_size():
+    rows = made_ids(160).reshape(40, 4)
+    assert_scores(Scorer(REBUILD, ONE, "window", 3).windows(PARAMS, rows), *surprise(_logits(rows[:, :-1])[:, -1], rows[:, -1]))
+
+
+@pytest.fixture
+def small_streams(monkeypatch):
+    for name, value in {"STRETCH": 8, "STREAM": 10, "STREAMS": 4, "WARM_UP": 6}.items():
+        monkeypatch.setattr(scoring, name, value)
+
+
+@pytest.mark.parametrize(
+    ("n", "streams", "own"),
+    [
+        (20, 1, 19),
+        (21, 2, 10),
+        (48, 4, 12),  # the last stream has 11
+        (131, 4, 33),  # no more than 4
+    ],
+)
+def test_a_long_text_in_streams(n, streams, own, small_streams):
+    ids = made_ids(n)
+    parts = []
+    for begin in range(0, n - 1, own):
+        end, first = min(begin + own, n - 1), max(0, begin - 6)
+        parts.append([figure[begin - first :] for figure in read_through(ids[first : end + 1])])
+    assert len(parts) == streams
+    nats, correct = (np.concatenate(part) for part in zip(*parts, strict=True))
+    scores = Scorer(REBUILD, ONE, "carried").text(PARAMS, ids)
+    assert_scores(scores, nats, correct)
+    again = Scorer(REBUILD, ONE, "carried").text(jax.tree.map(np.asarray, PARAMS), ids)
+    assert again.nats.tolist() == scores.nats.tolist()
+    if streams > 1:  # where a stream begins it knows less than one pass does
+        assert np.abs(scores.nats - read_through(ids)[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("n", [21, 48, 131])
+def test_streams_that_read_the_whole_text_before_equal_one_pass(n, small_streams, monkeypatch):
+    monkeypatch.setattr(scoring, "WARM_UP", n)
+    ids = made_ids(n)
+    assert_scores(Scorer(REBUILD, ONE, "carried").text(PARAMS, ids), *read_through(ids))
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 21])
+def test_activations_are_the_model_s_own(n, monkeypatch):
+    monkeypatch.setattr(scoring, "STRETCH", 8)
+    ids = made_ids(n)
+    hidden, _ = REBUILD(PARAMS).hidden(jnp.asarray(ids, jnp.int32)[None], deterministic=True)
+    scorer = Scorer(REBUILD, ONE, "window", LENGTH)
+    for params in (PARAMS, jax.tree.map(np.asarray, PARAMS)):  # those of a run that is read back are NumPy's
+        found = scorer.activations(params, ids)
+        assert (found.dtype, found.shape) == (np.float32, (n, 6))
+        np.testing.assert_allclose(found, hidden[:, 0], rtol=0, atol=1e-6)
+
+
+def test_two_devices_as_one(small_streams):
+    """The parameters lie as they do while a run trains, the table by columns."""
+    ids = made_ids(60)
+    both = []
+    for devices in (1, 2):
+        mesh = sharding.make_mesh(devices)
+        places = jax.tree_util.tree_map_with_path(lambda path, leaf, mesh=mesh: sharding.param_sharding(mesh, path, leaf), DEEP)
+        params = jax.device_put(DEEP, places)
+        carried, window = (Scorer(DEEP_REBUILD, mesh, mode, LENGTH) for mode in ("carried", "window"))
+        both.append((carried.text(params, ids), window.text(params, ids), carried.activations(params, ids)))
+    for one, two in zip(both[0][:2], both[1][:2], strict=True):
+        assert_scores(two, *one)
+    np.testing.assert_allclose(both[0][2], both[1][2], rtol=0, atol=1e-6)
+    assert np.abs(both[0][0].nats - both[0][1].nats).max() > 1e-3
+    assert params["embedding/embedding"].addressable_shards[0].data.shape == (V, 3)
+
+
+def test_figures():
+    scores = Scores(np.log(np.array([2, 8, 4], np.float32)), np.array([True, False, False]))
+    wanted = {"loss": np.log(4), "bits": 2, "perplexity": 4, "accuracy": 1 / 3}
+    assert scores.figures() == pytest.approx(wanted, rel=1e-6)
+    assert scores.figures("test_") == pytest.approx({f"test_{name}": value for name, value in wanted.items()}, rel=1e-6)
+    assert all(isinstance(value, float) for value in scores.figures().values())
+    assert bits_and_perplexity(0.0) == {"bits": 0, "perplexity": 1}
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_nothing_to_score(n):
+    for mode in ("carried", "window"):
+        with pytest.raises(InputError, match=f"text: {n} characters; give 2 or more"):
+            Scorer(REBUILD, ONE, mode, LENGTH).text(PARAMS, made_ids(n))
+    with pytest.raises(InputError, match="text: 0 characters; give 1 or more"):
+        Scorer(REBUILD, ONE, "carried").activations(PARAMS, made_ids(0))
