@@ -23,9 +23,6 @@ from lstm_jax.errors import require
 
 Mode = Literal["carried", "window"]
 
-NOISE = 1 << 24
-"""Random numbers that are held at once, one a character drawn, a text and a character that could be drawn; more are drawn in pieces."""
-
 
 class Drawing(NamedTuple):
     """What goes on from one stretch of characters to the next.
@@ -84,10 +81,12 @@ def _likeliest(scaled: jax.Array, rules: Rules) -> jax.Array:
     return jnp.where(scaled >= jnp.broadcast_to(jnp.maximum(kth, smallest), scaled.shape), scaled, -jnp.inf)
 
 
-def draw(noise: Float[Array, "B V"], logits: Float[Array, "B V"], rules: Rules) -> Int[Array, "B"]:
-    """One character a row: the largest of log p plus standard Gumbel noise is a categorical draw (Gumbel 1954). Temperature 0: no noise."""
-    noise = jnp.where(rules.temperature > 0, noise, 0.0)
-    return jnp.argmax(allowed_logits(logits, rules) + noise, axis=-1).astype(jnp.int32)
+def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules) -> Int[Array, "B"]:
+    """One character a row: the first whose cumulated probability exceeds that row's number in [0, 1); temperature 0 takes the likeliest."""
+    allowed = allowed_logits(logits, rules)
+    p = jnp.exp(allowed - allowed.max(axis=-1, keepdims=True))
+    reached = jnp.cumsum(p, axis=-1)
+    return (reached <= uniform[:, None] * reached[:, -1:]).sum(axis=-1, dtype=jnp.int32)
 
 
 class Sampler:
@@ -135,15 +134,15 @@ class Sampler:
             # of all characters at once: within the loop the few random numbers of a step take longer than the step
             numbers = drawing.drawn + jnp.arange(chars, dtype=jnp.int32)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(drawing.key, numbers)
-            noise = jax.vmap(lambda key: jax.random.gumbel(key, drawing.logits.shape))(keys)
+            uniform = jax.vmap(lambda key: jax.random.uniform(key, drawing.logits.shape[:1]))(keys)
 
-            def one(drawing: Drawing, noise):
-                drawn = draw(noise, drawing.logits, rules)
+            def one(drawing: Drawing, uniform):
+                drawn = draw(uniform, drawing.logits, rules)
                 state = jax.tree.map(shifted, drawing.state) if mode == "window" else drawing.state
                 _, state = model.hidden(jnp.repeat(drawn, windows)[:, None], state=state, deterministic=True)
                 return Drawing(drawing.key, drawing.drawn + 1, first_logits(model, state, len(drawn)), state), drawn
 
-            drawing, drawn = jax.lax.scan(one, drawing, sharding.constrain(noise, 1))
+            drawing, drawn = jax.lax.scan(one, drawing, sharding.constrain(uniform, 1))
             return drawing, drawn.T
 
         self._start, self._advance = start, advance
@@ -180,9 +179,4 @@ class Sampler:
             InputError: if `chars` is below 0.
         """
         require(chars >= 0, "chars", chars, "give 0 or more")
-        drawing, parts = self.start(params, key, prompt), []
-        most = max(1, NOISE // drawing.logits.size)
-        for done in range(0, max(chars, 1), most):
-            drawing, drawn = self.advance(params, drawing, rules, min(most, chars - done))
-            parts.append(drawn)
-        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+        return self.advance(params, self.start(params, key, prompt), rules, chars)[1]

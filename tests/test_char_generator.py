@@ -82,11 +82,10 @@ def test_logits_of_what_is_hidden_are_the_model_s(config):
         np.testing.assert_allclose(got, other, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_the_initial_state_is_zeros_and_what_none_means(layers):
-    model, ids = _model(layers=layers), jnp.array([[1, 2, 3], [0, 6, 5]])
+def test_the_initial_state_is_zeros_and_what_none_means():
+    model, ids = _model(layers=2), jnp.array([[1, 2, 3], [0, 6, 5]])
     state = model.initial_state(2)
-    assert len(state) == layers
+    assert len(state) == 2
     for part in jax.tree.leaves(state):
         np.testing.assert_array_equal(part, np.zeros((2, 6), np.float32), strict=True)
     none, after = model.hidden(ids, deterministic=True)

@@ -8,7 +8,6 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax import sampling
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
@@ -67,29 +66,32 @@ def test_draws_follow_the_distribution():
     logits = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05])), (20_000, 4))
     for temperature in (1.0, 0.5, 2.0):
         p = np.array([0.5, 0.3, 0.15, 0.05]) ** (1 / temperature)
-        noise = jax.random.gumbel(jax.random.key(4), logits.shape)
-        share = np.bincount(draw(noise, logits, make_rules(4, temperature)), minlength=4) / 20_000
+        uniform = jax.random.uniform(jax.random.key(4), (20_000,))
+        share = np.bincount(draw(uniform, logits, make_rules(4, temperature)), minlength=4) / 20_000
         np.testing.assert_allclose(share, p / p.sum(), atol=0.015)
 
 
-def test_a_sampler_draws_as_a_categorical_of_each_characters_key():
-    """Of key `fold_in(key, number of the character)`; in pieces of few random numbers too, and on one device or two."""
+def test_a_draw_is_where_the_number_falls_among_the_cumulated_probabilities():
+    logits = jnp.log(jnp.array([[0.2, 0.5, 0.3]] * 6 + [[0.0, 1.0, 0.0]] * 2))
+    uniform = jnp.array([0.0, 0.19, 0.21, 0.69, 0.71, 1 - 2**-24, 0.0, 1 - 2**-24], jnp.float32)
+    assert draw(uniform, logits, make_rules(3)).tolist() == [0, 0, 1, 1, 2, 2, 1, 1]
+    assert draw(uniform[:6], logits[:6], make_rules(3, top_k=2)).tolist() == [1, 1, 1, 2, 2, 2]
+    assert set(draw(uniform[:6], logits[:6], make_rules(3, 0.0)).tolist()) == {1}
+
+
+def test_each_character_has_a_key_of_its_own():
+    """`fold_in(key, number of the character)`, on one device or two."""
     rules, prompt, key = make_rules(V, 0.8), jnp.array([[1, 2], [3, 0], [1, 1], [0, 5]]), jax.random.key(9)
     text = prompt
     for number in range(6):
         logits, _ = REBUILD(PARAMS)(text, last=True, deterministic=True)
-        drawn = jax.random.categorical(jax.random.fold_in(key, number), logits / 0.8)
-        text = jnp.concatenate([text, drawn[:, None].astype(text.dtype)], axis=1)
+        reached = np.cumsum(jax.nn.softmax(logits.astype(float) / 0.8), axis=1, dtype=float)
+        uniform = np.asarray(jax.random.uniform(jax.random.fold_in(key, number), (4,)))
+        drawn = [int(np.searchsorted(row, u, side="right")) for row, u in zip(reached, uniform, strict=True)]
+        text = jnp.concatenate([text, jnp.array(drawn, text.dtype)[:, None]], axis=1)
     on_two = Sampler(REBUILD, V, "carried", mesh=make_mesh(2))
     for sampler in (BOTH["carried"], on_two):
         assert sampler.generate(PARAMS, key, prompt, 6, rules).tolist() == text[:, 2:].tolist()
-
-
-def test_many_random_numbers_are_drawn_in_pieces(monkeypatch):
-    rules, prompt, key = make_rules(V), jnp.array([[1, 2], [3, 0]]), jax.random.key(9)
-    whole = BOTH["window"].generate(PARAMS, key, prompt, 7, rules)
-    monkeypatch.setattr(sampling, "NOISE", 3 * 2 * V)
-    assert BOTH["window"].generate(PARAMS, key, prompt, 7, rules).tolist() == whole.tolist()
 
 
 @given(st.lists(st.integers(-32, 32), min_size=2, max_size=9, unique=True), st.integers(1, 9), st.floats(0.05, 1.0))
