@@ -19,10 +19,13 @@ PRINTED = (2.4947, 2.0049, 1.8619, 1.7592, 1.6842, 1.6206, 1.5732, 1.5312, 1.488
 """What the source's notebook printed, epochs 1 to 10."""
 OURS, KERAS = "bench.peers.ours_generation", "bench.peers.keras_generation"
 STREAM = [OURS, "--regime", "stream"]
+FAST = ["--learning-rate", "5e-3", "--schedule", "cosine", "--clip-norm", "1"]
 RECIPES = {
     "windows": [OURS],
     "keras-jax windows": [KERAS, "--validation", "0.1"],
     "stream": [*STREAM, "--length", "100", "--epochs", "10"],
+    "stream 60": [*STREAM, "--length", "100", "--epochs", "60", *FAST],
+    "stream 150": [*STREAM, "--length", "100", "--epochs", "150", *FAST],
 }
 
 

@@ -231,7 +231,7 @@ class SampleConfig:
         for name in ("sample_chars", "sample_prompt"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more characters")
         for temperature in self.sample_temperatures:
-            require(temperature >= 0, "sample_temperatures", temperature, "give 0 (always the likeliest) or more")
+            require(0 <= temperature <= 1e6, "sample_temperatures", temperature, "give 0 (always the likeliest) to 1e6 (all alike)")
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,9 @@ def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p:
     """Check and build `Rules`; `top_k` 0 for all.
 
     Raises:
-        InputError: for a temperature below 0, top_k below 0 or top_p outside (0, 1].
+        InputError: for a temperature below 0 or above 1e6, top_k below 0 or top_p outside (0, 1].
     """
-    require(temperature >= 0, "temperature", temperature, "give 0 (always the likeliest) or more")
+    require(0 <= temperature <= 1e6, "temperature", temperature, "give 0 (always the likeliest) to 1e6 (all alike)")
     require(top_k >= 0, "top_k", top_k, "give 0 (all) or more")
     require(0 < top_p <= 1, "top_p", top_p, "give a share above 0, at most 1")
     return Rules(jnp.float32(temperature), jnp.int32(min(top_k or vocabulary, vocabulary)), jnp.float32(top_p))

@@ -91,13 +91,14 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
 def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:
     """The `count` units (columns) that go furthest up and down and stay there, the most active first.
 
-    A unit's activity is the standard deviation over the text of its mean over `over` characters: neither a unit that rests at one value
-    nor one that flickers with every character has much of it, one that is on within a quotation and off outside has.
+    A unit's activity is the standard deviation over the text of its mean over `over` characters (in a short text over half of it): neither a
+    unit that rests at one value nor one that flickers with every character has much of it, one that is on within a quotation and off
+    outside has.
 
     Args:
         activations: (N, H), N at least 1.
     """
-    over = min(over, len(activations))
+    over = min(over, max(1, len(activations) // 2))
     sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations.astype(np.float64)]), axis=0)
     activity = ((sums[over:] - sums[:-over]) / over).std(axis=0)
     return [int(unit) for unit in np.argsort(-activity, kind="stable")[:count]]

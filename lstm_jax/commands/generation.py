@@ -97,7 +97,7 @@ class Score:
     """Text files, folders, tables, or - for standard input."""
     run: Path = Path("runs/generation")
     """Folder of a run."""
-    text: str = ""
+    text: str | None = None
     """A text, instead of files."""
     text_column: str = ""
     """Column or key of the text in a table."""
@@ -138,7 +138,7 @@ class Units:
     """Text files, folders, tables, or - for standard input. None: the run's held-out text."""
     run: Path = Path("runs/generation")
     """Folder of a run."""
-    text: str = ""
+    text: str | None = None
     """A text, instead of files."""
     text_column: str = ""
     """Column or key of the text in a table."""

@@ -322,7 +322,7 @@ def load(folder: Path) -> Trained:
 def read_ids(
     trained: Trained,
     paths: Sequence[str] = (),
-    text: str = "",
+    text: str | None = None,
     text_column: str = "",
     clean: bool = False,
     unknown: str = "",
@@ -340,9 +340,9 @@ def read_ids(
         InputError: for both a text and files; for a run without a held-out part, or whose data are others now; for what cannot be read or
             is unknown.
     """
-    require(not (text and paths), "text", "given with files", "give one of the two")
+    require(text is None or not paths, "text", "given with files", "give one of the two")
     require(most >= 0, "chars", most, "give 1 or more, or 0 for all")
-    if text:
+    if text is not None:
         ids = trained.encode(text, clean, unknown)
     elif not paths:
         corpus = load_corpus(trained.config)
