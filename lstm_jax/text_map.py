@@ -91,9 +91,9 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
 def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:
     """The `count` units (columns) that go furthest up and down and stay there, the most active first.
 
-    A unit's activity is the standard deviation over the text of its mean over `over` characters (in a short text over half of it): neither a
-    unit that rests at one value nor one that flickers with every character has much of it, one that is on within a quotation and off
-    outside has.
+    A unit's activity is the standard deviation over the text of its mean over `over` characters (in a short text over half of it). A unit
+    that rests at one value has little of it, as has one that flickers with every character; one that is on within a quotation and off
+    outside has much.
 
     Args:
         activations: (N, H), N at least 1.
