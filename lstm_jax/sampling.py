@@ -22,6 +22,8 @@ from lstm_jax import sharding
 from lstm_jax.errors import require
 
 Mode = Literal["carried", "window"]
+FEW = 256
+"""Up to so many distinct characters sums are cumulated by a product."""
 
 
 class Drawing(NamedTuple):
@@ -62,11 +64,19 @@ def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p:
     return Rules(jnp.float32(temperature), jnp.int32(min(top_k or vocabulary, vocabulary)), jnp.float32(top_p))
 
 
-def allowed_logits(logits: Float[Array, "B V"], rules: Rules) -> Float[Array, "B V"]:
-    """log p / temperature, but for a constant a row, and -inf for what top-k and top-p exclude; temperature 0 leaves the likeliest."""
+def excludes(rules: Rules, vocabulary: int) -> bool:
+    """Whether top-k or top-p can exclude anything; where they cannot, nothing needs to be sorted."""
+    return bool(rules.top_k < vocabulary) or bool(rules.top_p < 1)
+
+
+def allowed_logits(logits: Float[Array, "B V"], rules: Rules, cut: bool = True) -> Float[Array, "B V"]:
+    """log p / temperature, but for a constant a row, and -inf for what top-k and top-p exclude; temperature 0 leaves the likeliest.
+
+    Args:
+        cut: False where the rules exclude nothing, see `excludes`.
+    """
     scaled = logits.astype(jnp.float32) / jnp.where(rules.temperature > 0, rules.temperature, 1.0)
-    everything = (rules.top_k >= scaled.shape[-1]) & (rules.top_p >= 1)  # then nothing needs to be sorted
-    allowed = jax.lax.cond(everything, lambda scaled: scaled, lambda scaled: _likeliest(scaled, rules), scaled)
+    allowed = _likeliest(scaled, rules) if cut else scaled
     greedy = jnp.where(scaled >= scaled.max(axis=-1, keepdims=True), scaled, -jnp.inf)
     return jnp.where(rules.temperature > 0, allowed, greedy)
 
@@ -81,12 +91,20 @@ def _likeliest(scaled: jax.Array, rules: Rules) -> jax.Array:
     return jnp.where(scaled >= jnp.broadcast_to(jnp.maximum(kth, smallest), scaled.shape), scaled, -jnp.inf)
 
 
-def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules) -> Int[Array, "B"]:
+def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, cut: bool = True) -> Int[Array, "B"]:
     """One character a row: the first whose cumulated probability exceeds that row's number in [0, 1); temperature 0 takes the likeliest."""
-    allowed = allowed_logits(logits, rules)
+    allowed = allowed_logits(logits, rules, cut)
     p = jnp.exp(allowed - allowed.max(axis=-1, keepdims=True))
-    reached = jnp.cumsum(p, axis=-1)
+    reached = _cumulated(p)
     return (reached <= uniform[:, None] * reached[:, -1:]).sum(axis=-1, dtype=jnp.int32)
+
+
+def _cumulated(p: jax.Array) -> jax.Array:
+    """Sums along the last axis. Over few characters a product with ones is quicker: XLA's CPU backend makes five fusions of a cumsum."""
+    size = p.shape[-1]
+    if size > FEW:
+        return jnp.cumsum(p, axis=-1)
+    return jnp.matmul(p, jnp.triu(jnp.ones((size, size), p.dtype)), precision=jax.lax.Precision.HIGHEST)
 
 
 class Sampler:
@@ -127,8 +145,13 @@ class Sampler:
             rows = part.reshape(-1, length, part.shape[-1])
             return jnp.concatenate([rows[:, 1:], jnp.zeros_like(rows[:, :1])], axis=1).reshape(part.shape)
 
-        @partial(jax.jit, static_argnames="chars")
-        def advance(params, drawing: Drawing, rules: Rules, chars: int):
+        @partial(jax.jit, static_argnames="samples")
+        def repeat(logits, state, samples: int):
+            """The one text that was read, as `samples` of them."""
+            return jax.tree.map(lambda part: sharding.constrain(jnp.tile(part, (samples, 1)), 0), (logits, state))
+
+        @partial(jax.jit, static_argnames=("chars", "cut"))
+        def advance(params, drawing: Drawing, rules: Rules, chars: int, cut: bool):
             model = rebuild(params)
 
             # of all characters at once: within the loop the few random numbers of a step take longer than the step
@@ -137,7 +160,7 @@ class Sampler:
             uniform = jax.vmap(lambda key: jax.random.uniform(key, drawing.logits.shape[:1]))(keys)
 
             def one(drawing: Drawing, uniform):
-                drawn = draw(uniform, drawing.logits, rules)
+                drawn = draw(uniform, drawing.logits, rules, cut)
                 state = jax.tree.map(shifted, drawing.state) if mode == "window" else drawing.state
                 _, state = model.hidden(jnp.repeat(drawn, windows)[:, None], state=state, deterministic=True)
                 return Drawing(drawing.key, drawing.drawn + 1, first_logits(model, state, len(drawn)), state), drawn
@@ -145,17 +168,27 @@ class Sampler:
             drawing, drawn = jax.lax.scan(one, drawing, sharding.constrain(uniform, 1))
             return drawing, drawn.T
 
-        self._start, self._advance = start, advance
+        self._start, self._repeat, self._advance = start, repeat, advance
 
     def _devices(self, batch: int) -> contextlib.AbstractContextManager:
         split = self.mesh is not None and self.mesh.size > 1 and batch % self.mesh.size == 0
         return sharding.on(self.mesh) if split and self.mesh is not None else contextlib.nullcontext()
 
-    def start(self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"]) -> Drawing:
+    def start(self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], samples: int = 1) -> Drawing:
         """Read the prompts; P may be 0, then the model starts from its zero state.
 
         In "window" mode only the last `length` characters of a longer prompt are read, as the source's window does.
+
+        Args:
+            samples: texts that go on from a single prompt (B = 1), which is read once.
+
+        Raises:
+            InputError: if `samples` is below 1, or above 1 with several prompts.
         """
+        require(samples >= 1, "samples", samples, "give 1 or more")
+        require(
+            samples == 1 or len(prompt) == 1, "samples", f"{samples} of {len(prompt)} prompts", "give one prompt, or one sample of each"
+        )
         prompt = prompt.astype(jnp.int32)
         if self.mode == "window":
             prompt = prompt[:, max(0, prompt.shape[1] - self.length) :]
@@ -165,18 +198,25 @@ class Sampler:
         ids = jnp.concatenate([jnp.zeros((batch, room - size), jnp.int32), prompt], axis=1)
         valid = jnp.broadcast_to(jnp.arange(room) >= room - size, ids.shape)
         with self._devices(batch):
-            return self._start(params, key, ids, valid)
+            drawing = self._start(params, key, ids, valid)
+        if samples == 1:
+            return drawing
+        with self._devices(samples):
+            logits, state = self._repeat(drawing.logits, drawing.state, samples)
+        return drawing._replace(logits=logits, state=state)
 
     def advance(self, params: Any, drawing: Drawing, rules: Rules, chars: int) -> tuple[Drawing, Int[Array, "B N"]]:
         """Draw `chars` characters; compiled once for each number."""
         with self._devices(drawing.logits.shape[0]):
-            return self._advance(params, drawing, rules, chars)
+            return self._advance(params, drawing, rules, chars, excludes(rules, self.vocabulary))
 
-    def generate(self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], chars: int, rules: Rules) -> Int[Array, "B N"]:
-        """The drawn ids (B, chars) that go on the prompts; the same key gives the same ids.
+    def generate(
+        self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], chars: int, rules: Rules, samples: int = 1
+    ) -> Int[Array, "S N"]:
+        """The drawn ids (B, chars) that go on the prompts, or (samples, chars) that go on from one; the same key gives the same ids.
 
         Raises:
-            InputError: if `chars` is below 0.
+            InputError: if `chars` is below 0; and as `start`.
         """
         require(chars >= 0, "chars", chars, "give 0 or more")
-        return self.advance(params, self.start(params, key, prompt), rules, chars)[1]
+        return self.advance(params, self.start(params, key, prompt, samples), rules, chars)[1]

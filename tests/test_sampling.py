@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
-from lstm_jax.sampling import Sampler, allowed_logits, draw, make_rules
+from lstm_jax.sampling import Sampler, allowed_logits, draw, excludes, make_rules
 from lstm_jax.sharding import make_mesh
 
 V = 7
@@ -79,6 +79,16 @@ def test_a_draw_is_where_the_number_falls_among_the_cumulated_probabilities():
     assert set(draw(uniform[:6], logits[:6], make_rules(3, 0.0)).tolist()) == {1}
 
 
+@pytest.mark.parametrize("vocabulary", [200, 300])
+def test_a_draw_from_many_characters(vocabulary):
+    """Sums are cumulated in another way from 257 on."""
+    logits = jax.random.normal(jax.random.key(0), (50, vocabulary))
+    uniform = jax.random.uniform(jax.random.key(1), (50,))
+    reached = np.cumsum(np.exp(np.asarray(logits, float)), axis=1)
+    wanted = [int(np.searchsorted(row, float(u) * row[-1], side="right")) for row, u in zip(reached, uniform, strict=True)]
+    assert draw(uniform, logits, make_rules(vocabulary)).tolist() == wanted
+
+
 def test_each_character_has_a_key_of_its_own():
     """`fold_in(key, number of the character)`, on one device or two."""
     rules, prompt, key = make_rules(V, 0.8), jnp.array([[1, 2], [3, 0], [1, 1], [0, 5]]), jax.random.key(9)
@@ -92,6 +102,27 @@ def test_each_character_has_a_key_of_its_own():
     on_two = Sampler(REBUILD, V, "carried", mesh=make_mesh(2))
     for sampler in (BOTH["carried"], on_two):
         assert sampler.generate(PARAMS, key, prompt, 6, rules).tolist() == text[:, 2:].tolist()
+
+
+@pytest.mark.parametrize("mode", ["carried", "window"])
+def test_texts_that_share_a_prompt_read_it_once_and_are_those_of_as_many_prompts(mode):
+    rules, key, prompt = make_rules(V, 0.8), jax.random.key(9), jnp.array([[3, 0, 2]])
+    wanted = BOTH[mode].generate(PARAMS, key, jnp.tile(prompt, (4, 1)), 8, rules)
+    on_two = Sampler(REBUILD, V, mode, 5, make_mesh(2))
+    for sampler in (BOTH[mode], on_two):
+        assert sampler.generate(PARAMS, key, prompt, 8, rules, samples=4).tolist() == wanted.tolist()
+    assert len(set(map(tuple, wanted.tolist()))) > 1
+
+
+def test_rules_that_exclude_nothing_need_no_sorting():
+    logits = jax.random.normal(jax.random.key(0), (5, V))
+    uniform = jax.random.uniform(jax.random.key(1), (5,))
+    for temperature in (0.0, 0.7):
+        rules = make_rules(V, temperature)
+        assert not excludes(rules, V)
+        assert draw(uniform, logits, rules, cut=False).tolist() == draw(uniform, logits, rules, cut=True).tolist()
+    assert excludes(make_rules(V, top_k=V - 1), V)
+    assert excludes(make_rules(V, top_p=0.99), V)
 
 
 @given(st.lists(st.integers(-32, 32), min_size=2, max_size=9, unique=True), st.integers(1, 9), st.floats(0.05, 1.0))
@@ -114,6 +145,9 @@ def test_bad_rules():
     for bad in ({"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):
         with pytest.raises(InputError, match=next(iter(bad))):
             make_rules(V, **bad)
+    for samples, prompts in ((0, [[1]]), (2, [[1], [2]])):
+        with pytest.raises(InputError, match="samples"):
+            BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array(prompts), 1, make_rules(V), samples)
     with pytest.raises(InputError, match="chars"):
         BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), -1, make_rules(V))
     assert BOTH["carried"].generate(PARAMS, jax.random.key(0), jnp.array([[1]]), 0, make_rules(V)).shape == (1, 0)

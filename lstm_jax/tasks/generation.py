@@ -273,11 +273,10 @@ class Trained:
             InputError: if `chars` is below 0, `samples` below 1 or `seed` no number from 0 to below 2**32.
         """
         require(chars >= 0, "chars", chars, "give 0 or more")
-        require(samples >= 1, "samples", samples, "give 1 or more")
         require(0 <= seed < 2**32, "seed", seed, "give a number from 0 to below 2**32")
         sampler = Sampler(self.rebuild, self.characters.size, self.mode(mode), self.config.data.length, mesh_of(self.config))
-        prompts = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (samples, len(prompt)))
-        return self._stretches(sampler, sampler.start(self.params, jax.random.key(seed), prompts), chars, rules)
+        drawing = sampler.start(self.params, jax.random.key(seed), jnp.asarray(prompt, jnp.int32)[None], samples)
+        return self._stretches(sampler, drawing, chars, rules)
 
     def _stretches(self, sampler: Sampler, drawing: Any, chars: int, rules: Rules) -> Iterator[np.ndarray]:
         for done in range(0, chars, STRETCH):
