@@ -231,7 +231,8 @@ class SampleConfig:
         for name in ("sample_chars", "sample_prompt"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more characters")
         for temperature in self.sample_temperatures:
-            require(0 <= temperature <= 1e6, "sample_temperatures", temperature, "give 0 (always the likeliest) to 1e6 (all alike)")
+            good = temperature == 0 or 1e-6 <= temperature <= 1e6
+            require(good, "sample_temperatures", temperature, "give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)")
 
 
 @dataclass(frozen=True)

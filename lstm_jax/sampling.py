@@ -22,6 +22,8 @@ from lstm_jax import sharding
 from lstm_jax.errors import require
 
 Mode = Literal["carried", "window"]
+Way = Literal["likeliest", "some", "all"]
+
 FEW = 256
 """Up to so many distinct characters sums are cumulated by a product."""
 
@@ -41,7 +43,7 @@ class Drawing(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """How a character is drawn; arrays, so that a change compiles nothing anew.
+    """How a character is drawn; arrays, so that another value compiles nothing anew (another `way_of` does).
 
     temperature: float32 scalar, 0 for greedy; top_k: int32 scalar, only the k likeliest (V: all); top_p: float32 scalar, only the likeliest
     that together reach p (1: all; Holtzman et al. 2020). Characters as likely as the last one kept are kept too.
@@ -56,29 +58,25 @@ def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p:
     """Check and build `Rules`; `top_k` 0 for all.
 
     Raises:
-        InputError: for a temperature below 0 or above 1e6, top_k below 0 or top_p outside (0, 1].
+        InputError: for a temperature neither 0 nor from 1e-6 to 1e6, top_k below 0 or top_p outside (0, 1].
     """
-    require(0 <= temperature <= 1e6, "temperature", temperature, "give 0 (always the likeliest) to 1e6 (all alike)")
+    good = temperature == 0 or 1e-6 <= temperature <= 1e6  # beyond, float32 overflows
+    require(good, "temperature", temperature, "give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)")
     require(top_k >= 0, "top_k", top_k, "give 0 (all) or more")
     require(0 < top_p <= 1, "top_p", top_p, "give a share above 0, at most 1")
     return Rules(jnp.float32(temperature), jnp.int32(min(top_k or vocabulary, vocabulary)), jnp.float32(top_p))
 
 
-def excludes(rules: Rules, vocabulary: int) -> bool:
-    """Whether top-k or top-p can exclude anything; where they cannot, nothing needs to be sorted."""
-    return bool(rules.top_k < vocabulary) or bool(rules.top_p < 1)
+def way_of(rules: Rules, vocabulary: int) -> Way:
+    """What a draw by these rules takes: "likeliest" at temperature 0, "some" where top-k or top-p may exclude some, else "all"."""
+    if rules.temperature == 0:
+        return "likeliest"
+    return "some" if rules.top_k < vocabulary or rules.top_p < 1 else "all"
 
 
-def allowed_logits(logits: Float[Array, "B V"], rules: Rules, cut: bool = True) -> Float[Array, "B V"]:
-    """log p / temperature, but for a constant a row, and -inf for what top-k and top-p exclude; temperature 0 leaves the likeliest.
-
-    Args:
-        cut: False where the rules exclude nothing, see `excludes`.
-    """
-    scaled = logits.astype(jnp.float32) / jnp.where(rules.temperature > 0, rules.temperature, 1.0)
-    allowed = _likeliest(scaled, rules) if cut else scaled
-    greedy = jnp.where(scaled >= scaled.max(axis=-1, keepdims=True), scaled, -jnp.inf)
-    return jnp.where(rules.temperature > 0, allowed, greedy)
+def allowed_logits(logits: Float[Array, "B V"], rules: Rules) -> Float[Array, "B V"]:
+    """log p / temperature with what top-k and top-p exclude at -inf; for temperatures above 0."""
+    return _likeliest(logits.astype(jnp.float32) / rules.temperature, rules)
 
 
 def _likeliest(scaled: jax.Array, rules: Rules) -> jax.Array:
@@ -91,11 +89,17 @@ def _likeliest(scaled: jax.Array, rules: Rules) -> jax.Array:
     return jnp.where(scaled >= jnp.broadcast_to(jnp.maximum(kth, smallest), scaled.shape), scaled, -jnp.inf)
 
 
-def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, cut: bool = True) -> Int[Array, "B"]:
-    """One character a row: the first whose cumulated probability exceeds that row's number in [0, 1); temperature 0 takes the likeliest."""
-    allowed = allowed_logits(logits, rules, cut)
-    p = jnp.exp(allowed - allowed.max(axis=-1, keepdims=True))
-    reached = _cumulated(p)
+def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, way: Way | None = None) -> Int[Array, "B"]:
+    """One character a row: the first whose cumulated probability exceeds that row's number in [0, 1); temperature 0 takes the likeliest.
+
+    Args:
+        way: that of the rules, where they are being traced.
+    """
+    way = way or way_of(rules, logits.shape[-1])
+    if way == "likeliest":
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    allowed = allowed_logits(logits, rules) if way == "some" else logits.astype(jnp.float32) / rules.temperature
+    reached = _cumulated(jnp.exp(allowed - allowed.max(axis=-1, keepdims=True)))
     return (reached <= uniform[:, None] * reached[:, -1:]).sum(axis=-1, dtype=jnp.int32)
 
 
@@ -150,8 +154,8 @@ class Sampler:
             """The one text that was read, as `samples` of them."""
             return jax.tree.map(lambda part: sharding.constrain(jnp.tile(part, (samples, 1)), 0), (logits, state))
 
-        @partial(jax.jit, static_argnames=("chars", "cut"))
-        def advance(params, drawing: Drawing, rules: Rules, chars: int, cut: bool):
+        @partial(jax.jit, static_argnames=("chars", "way"))
+        def advance(params, drawing: Drawing, rules: Rules, chars: int, way: Way):
             model = rebuild(params)
 
             # of all characters at once: within the loop the few random numbers of a step take longer than the step
@@ -160,7 +164,7 @@ class Sampler:
             uniform = jax.vmap(lambda key: jax.random.uniform(key, drawing.logits.shape[:1]))(keys)
 
             def one(drawing: Drawing, uniform):
-                drawn = draw(uniform, drawing.logits, rules, cut)
+                drawn = draw(uniform, drawing.logits, rules, way)
                 state = jax.tree.map(shifted, drawing.state) if mode == "window" else drawing.state
                 _, state = model.hidden(jnp.repeat(drawn, windows)[:, None], state=state, deterministic=True)
                 return Drawing(drawing.key, drawing.drawn + 1, first_logits(model, state, len(drawn)), state), drawn
@@ -208,7 +212,7 @@ class Sampler:
     def advance(self, params: Any, drawing: Drawing, rules: Rules, chars: int) -> tuple[Drawing, Int[Array, "B N"]]:
         """Draw `chars` characters; compiled once for each number."""
         with self._devices(drawing.logits.shape[0]):
-            return self._advance(params, drawing, rules, chars, excludes(rules, self.vocabulary))
+            return self._advance(params, drawing, rules, chars, way_of(rules, self.vocabulary))
 
     def generate(
         self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], chars: int, rules: Rules, samples: int = 1

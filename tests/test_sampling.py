@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
-from lstm_jax.sampling import Sampler, allowed_logits, draw, excludes, make_rules
+from lstm_jax.sampling import Sampler, allowed_logits, draw, make_rules, way_of
 from lstm_jax.sharding import make_mesh
 
 V = 7
@@ -117,12 +117,11 @@ def test_texts_that_share_a_prompt_read_it_once_and_are_those_of_as_many_prompts
 def test_rules_that_exclude_nothing_need_no_sorting():
     logits = jax.random.normal(jax.random.key(0), (5, V))
     uniform = jax.random.uniform(jax.random.key(1), (5,))
-    for temperature in (0.0, 0.7):
-        rules = make_rules(V, temperature)
-        assert not excludes(rules, V)
-        assert draw(uniform, logits, rules, cut=False).tolist() == draw(uniform, logits, rules, cut=True).tolist()
-    assert excludes(make_rules(V, top_k=V - 1), V)
-    assert excludes(make_rules(V, top_p=0.99), V)
+    rules = make_rules(V, 0.7)
+    assert draw(uniform, logits, rules, "all").tolist() == draw(uniform, logits, rules, "some").tolist()
+    assert way_of(rules, V) == "all"
+    assert way_of(make_rules(V, 0.0, top_k=2), V) == "likeliest"
+    assert way_of(make_rules(V, top_k=V - 1), V) == way_of(make_rules(V, top_p=0.99), V) == "some"
 
 
 @given(st.lists(st.integers(-32, 32), min_size=2, max_size=9, unique=True), st.integers(1, 9), st.floats(0.05, 1.0))
