@@ -2,6 +2,7 @@
 
     LSTM_JAX_DATA=... python -m bench.sampling            # 5 pairs, about 5 minutes on two quiet cores
     LSTM_JAX_DATA=... python -m bench.sampling --report
+    LSTM_JAX_DATA=... python -m bench.sampling --first-pair 5     # another five, on another machine or version
 
 Interleaved fresh processes, after compilation. Both sides load the weights of one file, which the first process writes.
 """
@@ -20,12 +21,14 @@ def main() -> None:
     """Measure what is missing of `--pairs`, and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--first-pair", type=int, default=0, help="measure and report pairs from this number on")
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
+    pairs = range(options.first_pair, options.first_pair + options.pairs)
     done = {(row["side"], row["pair"]) for row in results.read(PATH)}
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "model.weights.h5"
-        for pair in range(0 if options.report else options.pairs):
+        for pair in () if options.report else pairs:
             for side, module in SIDES.items():
                 if (side, pair) in done:
                     continue
@@ -34,7 +37,8 @@ def main() -> None:
                     print(side, pair, row["way"], f"{row['seconds']:.3f} s", flush=True)
     times: dict[str, list[float]] = {}
     for row in results.read(PATH):
-        times.setdefault(row["way"], []).append(row["seconds"])
+        if row["pair"] in pairs:
+            times.setdefault(row["way"], []).append(row["seconds"])
     for way in ("carried", "window"):
         ratio, low, high = timing.ratio_interval(times["predict loop"], times[way])
         print(f"{way}: {ratio:.1f} times faster than Keras' predict loop (95 % interval {low:.1f} to {high:.1f})")
