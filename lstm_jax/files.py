@@ -10,6 +10,11 @@ from typing import IO
 from lstm_jax.errors import InputError
 
 
+def default_cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/lstm_jax`, or `~/.cache/lstm_jax`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm_jax"
+
+
 def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
     """Create or replace `path`: a crash leaves the old file or none, never half of one.
 

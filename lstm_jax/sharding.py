@@ -84,8 +84,13 @@ def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def _divides(x: jax.Array, axis: int) -> bool:
+    return splits(x.shape[axis])
+
+
+def splits(size: int) -> bool:
+    """Whether, inside a computation under `jax.set_mesh`, an axis of that size is split over several devices."""
     mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.shape.get(DATA, 1) > 1 and x.shape[axis] % mesh.shape[DATA] == 0
+    return not mesh.empty and mesh.shape.get(DATA, 1) > 1 and size % mesh.shape[DATA] == 0
 
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:

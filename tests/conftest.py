@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,16 @@ jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU, TF32 w
 
 settings.register_profile("lstm_jax", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("lstm_jax")
+
+
+def pytest_sessionstart() -> None:
+    """Keep out of the user's cache, and build the compiled backend where there is a compiler; both are kept from run to run."""
+    from lstm_jax.errors import InputError  # not above: what is imported before jaxtyping's hook is not checked for types
+    from lstm_jax.recurrence import build_native
+
+    os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"lstm_jax-tests-{os.getuid()}")
+    with contextlib.suppress(InputError):
+        build_native()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -11,7 +11,7 @@ from lstm_jax.cells import CELLS as CELL_TABLE
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 
 CELLS = tuple(CELL_TABLE)
-BACKENDS = tuple(BACKEND_TABLE)
+BACKENDS = tuple(name for name, backend in BACKEND_TABLE.items() if not backend.why_not())  # those that serve here
 FAST = tuple(name for name in BACKENDS if name != "reference")
 
 

@@ -147,19 +147,24 @@ def test_probabilities_equal_keras(keras, peer_rules, backend: str) -> None:
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_adam_steps_equal_keras(keras, peer_rules, steps: int) -> None:
-    """`train_on_batch` with binary cross-entropy and Adam, and ours from logits: every parameter moves the same way."""
-    with peer_rules():
-        model = keras_model(keras, 0.0)
+    """`train_on_batch` with binary cross-entropy and Adam, and ours from logits: every parameter moves the same way.
+
+    In float64, since Adam divides by a gradient's own size and so blows up float32's rounding of the small ones: on one seed in two, two
+    programs in float32, Keras' own among them, are more than 1e-5 of a step away from the exact one. Even so Keras computes something in
+    float32: its gradients are 1e-9 off.
+    """
+    with peer_rules(), jax.enable_x64(True):
+        model = keras_model(keras, 0.0, "float64")
         before = convert.sentiment_from_keras(model.get_weights())
         model.compile(loss="binary_crossentropy", optimizer="adam")
-        losses = [float(model.train_on_batch(IDS, LABELS[:, None])) for _ in range(steps)]
+        losses = [float(model.train_on_batch(IDS, LABELS[:, None].astype("float64"))) for _ in range(steps)]
         after = convert.sentiment_from_keras(model.get_weights())
     made = functional(small(dropout=0.0, recurrent_dropout=0.0))
     optimizer = keras_adam(1e-3)
 
     def loss(params):
         logits = made.rebuild(params)(jnp.asarray(IDS))
-        return optax.sigmoid_binary_cross_entropy(logits, jnp.asarray(LABELS)).mean()
+        return optax.sigmoid_binary_cross_entropy(logits, jnp.asarray(LABELS, logits.dtype)).mean()
 
     @jax.jit
     def step(params, state):
@@ -167,18 +172,19 @@ def test_adam_steps_equal_keras(keras, peer_rules, steps: int) -> None:
         updates, state = optimizer.update(gradients, state)
         return optax.apply_updates(params, updates), state, value
 
-    params = {name: jnp.asarray(array) for name, array in before.items()}
-    state, ours = optimizer.init(params), []
-    for _ in range(steps):
-        params, state, value = step(params, state)
-        ours.append(float(value))
-    np.testing.assert_allclose(ours, losses, rtol=1e-5)
+    with jax.enable_x64(True):
+        params = {name: jnp.asarray(array, jnp.float64) for name, array in before.items()}
+        state, ours = optimizer.init(params), []
+        for _ in range(steps):
+            params, state, value = step(params, state)
+            ours.append(float(value))
+    np.testing.assert_allclose(ours, losses, rtol=2e-7)  # Keras reports its loss in float32
     for name, array in params.items():
+        assert array.dtype == np.float64
         moved = np.abs(after[name] - before[name]).max()
         assert 0.9e-3 * steps < moved < 1.1e-3 * steps  # about the learning rate a step
         distance = np.abs(np.asarray(array) - after[name])
-        rounding = steps * np.spacing(np.abs(after[name]))  # of a parameter that is large next to its step
-        assert (distance <= 1e-5 * moved + rounding).all(), f"{name}: {distance.max():.3g} of {moved:.3g}"
+        assert distance.max() <= 1e-5 * moved, f"{name}: {distance.max():.3g} of {moved:.3g}"
 
 
 VARIANTS = [

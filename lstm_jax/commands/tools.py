@@ -31,11 +31,16 @@ class Backends:
 
     json: bool = False
     """Print JSON lines."""
+    build: bool = False
+    """Compile the backend native for this CPU first (about ten seconds, once; kept in the user's cache). Needs a C++ compiler: the one in
+    CXX, c++, g++ or clang++, or that which the extra `native` brings."""
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax.recurrence import capability_rows
+        from lstm_jax.recurrence import build_native, capability_rows
 
+        if self.build:
+            build_native()
         rows = capability_rows()
         if self.json:
             for row in rows:

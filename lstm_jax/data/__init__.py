@@ -4,7 +4,6 @@ A leaf: imports numpy, the standard library and `lstm_jax.errors`; tensorflow-da
 """
 
 from lstm_jax.data.archive import ARCHIVE_BYTES, ARCHIVE_SHA256_PREFIX, ARCHIVE_URL, download_archive, verify_archive
-from lstm_jax.data.cache import default_cache_dir
 from lstm_jax.data.characters import Characters
 from lstm_jax.data.cleaning import clean
 from lstm_jax.data.corpus import Corpus, prepare_corpus
@@ -35,7 +34,6 @@ __all__ = [
     "build_vocabulary",
     "chunks",
     "clean",
-    "default_cache_dir",
     "download_archive",
     "embedded_articles",
     "encode_reviews",

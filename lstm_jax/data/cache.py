@@ -1,7 +1,6 @@
 """The cache of encoded reviews: one .npz a source, named by what it was made from, checked whenever it is read."""
 
 import hashlib
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -13,11 +12,6 @@ from lstm_jax.data.files import file_digest
 from lstm_jax.files import write_atomically
 
 CACHE_FORMAT = 1
-
-
-def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/lstm_jax`, or `~/.cache/lstm_jax`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm_jax"
 
 
 def content_key(files: Mapping[str, Path], *options: str) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lstm_jax.data.cache import content_key, default_cache_dir, load_cache, save_cache
+from lstm_jax.data.cache import content_key, load_cache, save_cache
 from lstm_jax.data.encoded import EncodedReviews, EncodedSplit
 from lstm_jax.data.keras_npz import read_keras_npz
 from lstm_jax.data.reviews import TextSplit, check_splits, name_order
@@ -15,6 +15,7 @@ from lstm_jax.data.sources import Source, find_imdb, read_source, recognise
 from lstm_jax.data.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary
 from lstm_jax.data.word_index import find_word_index, keras_vocabulary
 from lstm_jax.errors import InputError, require
+from lstm_jax.files import default_cache_dir
 
 KERAS_SEED = 113
 Progress = Callable[[str, int, int], None]

@@ -4,10 +4,10 @@ import json
 import os
 from pathlib import Path
 
-from lstm_jax.data.cache import default_cache_dir
 from lstm_jax.data.files import download, file_digest
 from lstm_jax.data.vocabulary import FIRST_WORD, Vocabulary
 from lstm_jax.errors import InputError, require
+from lstm_jax.files import default_cache_dir
 
 WORD_INDEX_NAME = "imdb_word_index.json"
 WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"

@@ -16,7 +16,7 @@ import numpy as np
 from lstm_jax.cells import CELLS, Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
-from lstm_jax.recurrence import hoisted, reference
+from lstm_jax.recurrence import hoisted, native, reference
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,32 @@ class Backend:
     compute_dtypes: tuple[str, ...]
     forward_mode: bool
     what: str
+    mixed: bool = True
+    """Whether products may be in another type than the parameters."""
+    why_not: Callable[[], str] = str
+    """Why it does not serve in this installation; empty if it does."""
 
 
 _FLOATS = ("float32", "float64", "bfloat16")
 
 BACKENDS = {
+    "native": Backend(
+        "native",
+        native.run,
+        ("lstm",),
+        ("cpu",),
+        ("float32", "float64"),
+        False,
+        "hoisted, with both loops compiled for this CPU; optional",
+        mixed=False,
+        why_not=native.why_not,
+    ),
     "hoisted": Backend("hoisted", hoisted.run, ("lstm",), ("cpu", "gpu", "tpu"), _FLOATS, False, "custom VJP, GEMMs outside the loop"),
     "reference": Backend("reference", reference.run, tuple(CELLS), ("cpu", "gpu", "tpu"), _FLOATS, True, "lax.scan and autodiff"),
 }
 
 
-def lacks(backend: Backend, cell: str, platform: str, compute_dtype: str) -> str:
+def lacks(backend: Backend, cell: str, platform: str, dtype: str, compute_dtype: str) -> str:
     """What `backend` lacks for this request; empty if nothing."""
     if cell not in backend.cells:
         return f"no cell {cell}"
@@ -48,20 +63,28 @@ def lacks(backend: Backend, cell: str, platform: str, compute_dtype: str) -> str
         return f"does not run on {platform}"
     if compute_dtype not in backend.compute_dtypes:
         return f"no products in {compute_dtype}"
-    return ""
+    if dtype != compute_dtype and not backend.mixed:
+        return f"no products in {compute_dtype} for parameters in {dtype}"
+    return backend.why_not()
 
 
-def resolve_backend(name: str | None, cell: str = "lstm", compute_dtype="float32") -> Backend:
+def resolve_backend(name: str | None, cell: str = "lstm", dtype="float32", compute_dtype=None) -> Backend:
     """The backend of that name, or the first of the table that serves if `name` is None.
 
+    `dtype` is that of the parameters, `compute_dtype` that of the products, the parameters' own if None.
+
     Raises:
-        InputError: if `name` is unknown, or that backend lacks something the request needs.
+        InputError: if `name` is unknown, or that backend lacks something the request needs; without a name, if all of them do.
     """
-    platform, dtype = jax.default_backend(), np.dtype(compute_dtype).name
+    platform = jax.default_backend()
+    request = (cell, platform, np.dtype(dtype).name, np.dtype(compute_dtype or dtype).name)
     if name is None:
-        return next(b for b in BACKENDS.values() if not lacks(b, cell, platform, dtype))
+        missing = {b.name: lacks(b, *request) for b in BACKENDS.values()}
+        serves = [b for b in missing if not missing[b]]
+        require(bool(serves), "backend", "; ".join(f"{b}: {why}" for b, why in missing.items()), "see `lstm-jax backends`")
+        return BACKENDS[serves[0]]
     require(name in BACKENDS, "backend", name, f"give one of {', '.join(BACKENDS)}")
-    missing = lacks(BACKENDS[name], cell, platform, dtype)
+    missing = lacks(BACKENDS[name], *request)
     require(not missing, f"backend {name}", missing, "leave the backend out, or see `lstm-jax backends`")
     return BACKENDS[name]
 
@@ -78,7 +101,7 @@ def capability_rows() -> list[dict[str, str]]:
             "dropout": "input and recurrent, per gate or shared",
             "mask, lengths": "yes",
             "derivatives": "reverse and forward" if b.forward_mode else "reverse",
-            "here": lacks(b, b.cells[0], platform, "float32") or "yes",
+            "here": lacks(b, b.cells[0], platform, "float32", "float32") or "yes",
             "what": b.what,
         }
         for b in BACKENDS.values()
@@ -126,7 +149,7 @@ def unroll(
     """
     batch, steps, units = _check(cell, params, x, time_major)
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
-    run = resolve_backend(backend, cell.name, compute_dtype or "float32").run
+    run = resolve_backend(backend, cell.name, params[0].dtype, compute_dtype).run
     x = x if time_major else jnp.swapaxes(x, 0, 1)
     state = cell.initial_state(batch, units, params[0].dtype) if initial_state is None else initial_state
     dropout = dropout or DropoutMasks()

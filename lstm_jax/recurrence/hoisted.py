@@ -6,6 +6,8 @@ back-propagation through time of cells/lstm.py. Same signature and results as re
 
 Kept for the backward pass, a step: h as it was before, and the local derivatives (see `Kept`), so that its loop only multiplies.
 
+The loops themselves are an argument (`Loops`), so that another backend can bring its own (native/).
+
 Three choices are for XLA's CPU compiler, measured there at B 16, H 128 on a core: gates travel as four arrays, so that each fusion writes
 whole vectors; sigmoid is written as a tanh; operands of products are transposed before the loop or the product, not by it.
 """
@@ -44,6 +46,18 @@ class Kept(NamedTuple):
     h: jax.Array
 
 
+class Loops(NamedTuple):
+    """The two loops over time, once all that can be is taken out of them.
+
+    forward(sequences, keep, kernel (H, 4H), z, state, mask, valid, compute_dtype) -> h of all steps or None, final state, kept or None;
+    z is one (T, B, 4H), or a (T, B, H) a gate; kept is what backward reads, kept.h (T, B, H) is h before each step.
+    backward(split, kernel, kept, d_h (T, B, H) or None, d_final, mask, valid, compute_dtype) -> d of the first state, d_z as z.
+    """
+
+    forward: Callable
+    backward: Callable
+
+
 def run(
     cell: Cell,
     params: LSTMParams,
@@ -56,12 +70,13 @@ def run(
 ):
     """See `reference.run`."""
     del cell  # the capability table lets only the LSTM come here
-    return _run(compute_dtype, sequences, params, x, state, valid, dropout)
+    return run_loops(LOOPS, compute_dtype, sequences, params, x, state, valid, dropout)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(compute_dtype, sequences, params, x, state, valid, dropout):
-    h, final, _ = _forward(compute_dtype, sequences, params, x, state, valid, dropout)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def run_loops(loops: Loops, compute_dtype, sequences, params, x, state, valid, dropout):
+    """The LSTM over time by these loops; the other arguments as those of `run`."""
+    h, final, _ = _forward(loops, compute_dtype, sequences, False, params, x, state, valid, dropout)
     return h, final
 
 
@@ -94,11 +109,15 @@ def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) ->
     return tuple(product + jnp.broadcast_to(bias, product.shape) for product, bias in z)
 
 
-def _forward(compute_dtype, sequences, params, x, state, valid, dropout):
+def _forward(loops: Loops, compute_dtype, sequences, keep, params, x, state, valid, dropout):
     z = _project(params, x, dropout.input, compute_dtype)
-    mask = dropout.recurrent
+    return loops.forward(sequences, keep, params.recurrent_kernel, z, state, dropout.recurrent, valid, compute_dtype)
+
+
+def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
+    """See `Loops`."""
     per_gate = _per_gate(mask)
-    kernel = jnp.stack(_split(params.recurrent_kernel)) if per_gate else params.recurrent_kernel
+    kernel = jnp.stack(_split(kernel)) if per_gate else kernel
 
     def body(carry: LSTMState, inputs):
         z_t, valid_t = inputs
@@ -110,6 +129,10 @@ def _forward(compute_dtype, sequences, params, x, state, valid, dropout):
         c = f * carry.c + i * g
         tanh_c = jnp.tanh(c)
         new = LSTMState(o * tanh_c, c)
+        if not keep:
+            if valid_t is not None:
+                new = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), new, carry)
+            return new, (new.h if sequences else None, None)
         z_by = (g * i * (1 - i), carry.c * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o))
         kept = Kept(o * (1 - tanh_c * tanh_c), z_by, f, carry.h)
         if valid_t is not None:
@@ -121,27 +144,20 @@ def _forward(compute_dtype, sequences, params, x, state, valid, dropout):
     return h, final, kept
 
 
-def _fwd(compute_dtype, sequences, params, x, state, valid, dropout):
+def _fwd(loops, compute_dtype, sequences, params, x, state, valid, dropout):
     # symbolic_zeros wraps every leaf, to say which cotangents are wanted; only the values matter here
     params, x, state, valid, dropout = jax.tree.map(
         lambda leaf: leaf.value, (params, x, state, valid, dropout), is_leaf=lambda leaf: hasattr(leaf, "perturbed")
     )
-    h, final, kept = _forward(compute_dtype, sequences, params, x, state, valid, dropout)
+    h, final, kept = _forward(loops, compute_dtype, sequences, True, params, x, state, valid, dropout)
     return (h, final), (params, x, dropout, valid, kept)
 
 
-def _bwd(compute_dtype, sequences, residuals, cotangents):
-    del sequences
-    params, x, dropout, valid, kept = residuals
-    d_h, d_final = cotangents
-    d_h = None if isinstance(d_h, SymbolicZero) else d_h
-    d_state = LSTMState(*(jnp.zeros_like(kept.h[0]) if isinstance(d, SymbolicZero) else d for d in d_final))
-    mask = dropout.recurrent
+def backward_loop(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype):
+    """See `Loops`."""
     per_gate = _per_gate(mask)
-    kernel = params.recurrent_kernel
     # the barrier keeps the compiler from folding the transposition into the loop's product, which then repeats it each step
     transposed = lax.optimization_barrier(jnp.stack([part.T for part in _split(kernel)]) if per_gate else kernel.T)
-    flat = not (per_gate or _per_gate(dropout.input))
 
     def body(carry: LSTMState, inputs):
         d_h_t, kept_t, valid_t = inputs
@@ -155,11 +171,22 @@ def _bwd(compute_dtype, sequences, residuals, cotangents):
             d_h_before = d_h_before if mask is None else d_h_before * mask
         if valid_t is not None:
             d_h_before = jnp.where(valid_t[:, None], d_h_before, d_h)
-        return LSTMState(d_h_before, d_c * kept_t.forget), jnp.concatenate(d_z, axis=-1) if flat else d_z
+        return LSTMState(d_h_before, d_c * kept_t.forget), d_z if split else jnp.concatenate(d_z, axis=-1)
 
-    d_state, d_z = lax.scan(body, d_state, (d_h, kept, valid), reverse=True)
+    return lax.scan(body, d_final, (d_h, kept, valid), reverse=True)
 
-    gradients: Callable = _flat_gradients if flat else _gate_gradients
+
+def _bwd(loops, compute_dtype, sequences, residuals, cotangents):
+    del sequences
+    params, x, dropout, valid, kept = residuals
+    d_h, d_final = cotangents
+    d_h = None if isinstance(d_h, SymbolicZero) else d_h
+    d_final = LSTMState(*(jnp.zeros_like(kept.h[0]) if isinstance(d, SymbolicZero) else d for d in d_final))
+    mask, kernel = dropout.recurrent, params.recurrent_kernel
+    split = _per_gate(mask) or _per_gate(dropout.input)
+    d_state, d_z = loops.backward(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype)
+
+    gradients: Callable = _gate_gradients if split else _flat_gradients
     if jnp.issubdtype(x.dtype, jnp.integer):  # one-hot rows: the product x^T d_z adds each d_z to its id's row
         all_gates = jnp.concatenate(d_z, axis=-1) if isinstance(d_z, tuple) else d_z
         d_kernel, d_x, d_input_mask = jnp.zeros_like(params.kernel).at[x].add(all_gates), None, None
@@ -207,4 +234,6 @@ def _over_time_and_batch(a: Array, b: Array, compute_dtype) -> Array:
     return lax.dot_general(*operands, (((1, 2), (0, 1)), ((), ())), preferred_element_type=a.dtype)
 
 
-_run.defvjp(_fwd, _bwd, symbolic_zeros=True)
+run_loops.defvjp(_fwd, _bwd, symbolic_zeros=True)
+
+LOOPS = Loops(forward_loop, backward_loop)

@@ -52,7 +52,8 @@ def begin(config: Config, folder: Path, mesh: jax.sharding.Mesh, examples: int, 
     Raises:
         InputError: for a config that does not fit, before the folder is made; for a folder that cannot be taken.
     """
-    backend = resolve_backend(None if config.model.backend == "auto" else config.model.backend, config.model.cell, config.model.dtype).name
+    asked = None if config.model.backend == "auto" else config.model.backend
+    backend = resolve_backend(asked, config.model.cell, compute_dtype=config.model.dtype).name
     check_batch_size(config.train.batch_size, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
     run = RunFolder(folder)

@@ -291,7 +291,10 @@ def test_batch_over_two_devices(backend: str) -> None:
     assert "all-reduce" in compiled.as_text()  # the weights' gradients are sums over all rows
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+IN_BFLOAT16 = [name for name in BACKENDS if "bfloat16" in BACKEND_TABLE[name].compute_dtypes]
+
+
+@pytest.mark.parametrize("backend", IN_BFLOAT16)
 @pytest.mark.parametrize("dropout", ["none", "both, shared", "both, per gate"])
 def test_products_in_bfloat16(backend: str, dropout: str) -> None:
     case = Case(mask="gaps", dropout=dropout)
@@ -310,16 +313,16 @@ def test_backends_agree_in_bfloat16() -> None:
     case = Case(mask="gaps")
     arrays = make_arrays(case)
     want = run_case(case, arrays, "reference", compute_dtype=jnp.bfloat16)
-    for backend in FAST:
+    for backend in set(IN_BFLOAT16) - {"reference"}:
         # a difference in the last place of float32 can tip a rounding to bfloat16
         assert_close(run_case(case, arrays, backend, compute_dtype=jnp.bfloat16), want, 3e-3)
 
 
 def test_auto_takes_the_first_that_serves() -> None:
-    assert resolve_backend(None).name == next(iter(BACKEND_TABLE))
+    assert resolve_backend(None).name == BACKENDS[0]
     assert resolve_backend("reference").name == "reference"
     arrays = make_arrays(Case())
-    jax.tree.map(np.testing.assert_array_equal, run_case(Case(), arrays, None), run_case(Case(), arrays, next(iter(BACKEND_TABLE))))
+    jax.tree.map(np.testing.assert_array_equal, run_case(Case(), arrays, None), run_case(Case(), arrays, BACKENDS[0]))
 
 
 @pytest.mark.parametrize(
@@ -342,7 +345,7 @@ def test_a_named_backend_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, col
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(InputError, match=r"^backend: cudnnn; give one of hoisted, reference"):
+    with pytest.raises(InputError, match=r"^backend: cudnnn; give one of native, hoisted, reference"):
         run_case(Case(), make_arrays(Case()), "cudnnn")
     with pytest.raises(InputError, match="no products in float16"):
         run_case(Case(), make_arrays(Case()), "hoisted", compute_dtype=jnp.float16)
@@ -355,7 +358,7 @@ def test_capability_rows() -> None:
         assert all(isinstance(text, str) and text for text in row.values())
         assert row["derivatives"] == ("reverse and forward" if backend.forward_mode else "reverse")
         assert row["cells"].split() == list(backend.cells)
-        assert row["here"] == "yes"
+        assert row["here"] == (backend.why_not() or "yes")
     assert len({tuple(row) for row in table}) == 1
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from made_runs import small_config, write_csvs, write_jsonl_with_movies
+from tables import BACKENDS
 
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig, to_json
@@ -53,7 +54,7 @@ def test_the_folder_s_contents(run):
     }
     assert (folder / "config.json").read_text() == to_json(config)
     environment = json.loads((folder / "environment.json").read_text())
-    assert environment["backend"] == "hoisted"
+    assert environment["backend"] == BACKENDS[0]
     assert len(environment["devices"]) >= 1
     assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == list(result.rows)
     assert len(list((folder / "events").iterdir())) == 2
