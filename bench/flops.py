@@ -1,0 +1,52 @@
+"""Arithmetic and memory traffic of a step, counted on paper. A multiply-add is 2; only matrix products count.
+
+A product forward has two backward, by each operand, of the same size. A one-hot input is a gather of kernel rows, its gradient a scatter:
+no product. Elementwise work (about 30 operations a unit and step) and the optimiser are left out.
+"""
+
+from bench.workloads import Workload
+
+FLOAT = 4
+
+
+def parameters(work: Workload) -> dict[str, int]:
+    """Numbers of parameters."""
+    H, E = work.units, work.features
+    counts = {"lstm": (E + H + 1) * 4 * H}
+    if work.classes:
+        counts["head"] = (H + 1) * work.classes
+    if work.kind == "sentiment":
+        counts["embedding"] = work.vocabulary * E
+    return counts
+
+
+def forward_flops(work: Workload) -> dict[str, int]:
+    """FLOPs of the products of a forward pass."""
+    rows = work.batch * work.length
+    return {
+        "projection": 0 if work.kind == "characters" else 2 * rows * work.features * 4 * work.units,
+        "recurrence": 2 * rows * work.units * 4 * work.units,
+        "head": 2 * work.batch * work.units * work.classes,
+    }
+
+
+def step_flops(work: Workload) -> int:
+    """FLOPs of a step: forward, and twice that backward."""
+    return 3 * sum(forward_flops(work).values())
+
+
+def least_bytes(work: Workload) -> int:
+    """Bytes that a step moves at least, were all that it keeps for itself held in cache.
+
+    Each parameter is read, and its gradient written; Adam reads the gradient and reads and writes parameter and both moments. Of a dense
+    table's gradient only the rows in the batch count. Ids are read; a recurrence reads x and the cotangent and writes h and x's gradient.
+    """
+    counts, rows = parameters(work), work.batch * work.length
+    if work.kind == "recurrence":
+        return FLOAT * (2 * counts["lstm"] + 2 * rows * work.features + 2 * rows * work.units)
+    small = counts["lstm"] + counts["head"]
+    moved = 9 * small  # read; gradient written, read; parameter and two moments read, written
+    if work.kind == "sentiment":
+        touched = min(rows, work.vocabulary) * work.features
+        moved += 6 * counts["embedding"] + 3 * touched
+    return FLOAT * (moved + rows + work.batch)

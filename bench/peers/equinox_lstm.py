@@ -1,0 +1,79 @@
+"""Equinox: eqx.nn.LSTMCell under lax.scan, one sequence, vmapped over the batch as its documentation shows."""
+
+from typing import Any
+
+import equinox as eqx  # pyright: ignore[reportMissingImports]
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench.peer import Built, Options, no_recurrent_dropout
+from bench.peers import jax_step
+from bench.workloads import Arrays, Workload
+
+
+class Net(eqx.Module):
+    """What the workload has of embedding, LSTM and head, for one sequence."""
+
+    embedding: Any
+    dropout: Any
+    cell: Any
+    head: Any
+
+    def __init__(self, work: Workload, rate: float, key):
+        self.embedding = eqx.nn.Embedding(work.vocabulary, work.features, key=key) if work.kind == "sentiment" else None
+        self.dropout = eqx.nn.Dropout(rate)
+        self.cell = eqx.nn.LSTMCell(work.features, work.units, key=key)
+        self.head = eqx.nn.Linear(work.units, work.classes, key=key) if work.classes else None
+
+    def __call__(self, x, key):
+        if self.embedding is not None:
+            x = jax.vmap(self.embedding)(x)
+            x = self.dropout(x, key=key, inference=key is None)
+        zeros = jnp.zeros(self.cell.hidden_size)
+
+        def body(state, x_t):
+            state = self.cell(x_t, state)
+            return state, state[0] if self.head is None else None
+
+        (h, _), outputs = jax.lax.scan(body, (zeros, zeros), x)
+        if self.head is None:
+            return outputs
+        logits = self.head(h)
+        return logits if self.embedding is None else logits[0]
+
+
+def _to_ours(tree: Any) -> dict[str, np.ndarray]:
+    cell = tree.cell
+    ours = {"recurrent/0/kernel": cell.weight_ih.T, "recurrent/0/recurrent_kernel": cell.weight_hh.T, "recurrent/0/bias": cell.bias}
+    if tree.head is not None:
+        ours |= {"head/kernel": tree.head.weight.T, "head/bias": tree.head.bias}
+    if tree.embedding is not None:
+        ours["embedding/embedding"] = tree.embedding.weight
+    return {name: np.asarray(array) for name, array in ours.items()}
+
+
+def build(work: Workload, arrays: Arrays, options: Options) -> Built:
+    """See `bench.peer`."""
+    weights, lstm = arrays.weights, arrays.lstm()
+    net = Net(work, options.dropout, jax.random.key(0))
+    put = [
+        (lambda n: n.cell.weight_ih, lstm["kernel"].T),
+        (lambda n: n.cell.weight_hh, lstm["recurrent_kernel"].T),
+        (lambda n: n.cell.bias, lstm["bias"]),
+    ]
+    if work.classes:
+        put += [(lambda n: n.head.weight, weights["head/kernel"].T), (lambda n: n.head.bias, weights["head/bias"])]
+    if work.kind == "sentiment":
+        put += [(lambda n: n.embedding.weight, weights["embedding/embedding"])]
+    for where, array in put:
+        net = eqx.tree_at(where, net, jnp.asarray(array))
+    params, static = eqx.partition(net, eqx.is_array)
+
+    def forward(params, x, key):
+        net = eqx.combine(params, static)
+        if key is None:
+            return jax.vmap(lambda row: net(row, None))(x)
+        return jax.vmap(net)(x, jax.random.split(key, x.shape[0]))
+
+    return jax_step.build(work, arrays, jax_step.Model(params, forward, _to_ours, no_recurrent_dropout(options)))

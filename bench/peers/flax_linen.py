@@ -1,0 +1,52 @@
+"""Flax Linen: nn.RNN over nn.OptimizedLSTMCell; its parameters are a kernel a gate, joined in every step."""
+
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from bench.peer import Built, Options, no_recurrent_dropout
+from bench.peers import jax_step
+from bench.workloads import Arrays, Workload
+from lstm_jax import convert
+
+
+class Net(nn.Module):
+    """What the workload has of embedding, LSTM and head."""
+
+    work: Workload
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        work = self.work
+        if work.kind == "sentiment":
+            x = nn.Embed(work.vocabulary, work.features, name="embedding")(x)
+            x = nn.Dropout(self.rate)(x, deterministic=not train)
+        result: Any = nn.RNN(nn.OptimizedLSTMCell(work.units, name="cell", parent=None), return_carry=True, name="rnn")(x)
+        (_, h), outputs = result
+        if not work.classes:
+            return outputs
+        logits = nn.Dense(work.classes, name="head")(h)
+        return logits[:, 0] if work.kind == "sentiment" else logits
+
+
+def _to_ours(tree: Any) -> dict[str, np.ndarray]:
+    ours = {f"recurrent/0/{name}": array for name, array in convert.lstm_from_linen(tree["rnn"]).items()}
+    ours |= {f"head/{name}": np.asarray(array) for name, array in tree.get("head", {}).items()}
+    return ours | ({"embedding/embedding": np.asarray(tree["embedding"]["embedding"])} if "embedding" in tree else {})
+
+
+def build(work: Workload, arrays: Arrays, options: Options) -> Built:
+    """See `bench.peer`."""
+    net, weights = Net(work, options.dropout), arrays.weights
+    tree: dict[str, Any] = {"rnn": convert.lstm_to_linen(arrays.lstm(), rnn=True)}
+    if work.classes:
+        tree["head"] = {"kernel": weights["head/kernel"], "bias": weights["head/bias"]}
+    if work.kind == "sentiment":
+        tree["embedding"] = {"embedding": weights["embedding/embedding"]}
+
+    def forward(params, x, key) -> Any:
+        return net.apply({"params": params}, x, key is not None, rngs=None if key is None else {"dropout": key})
+
+    return jax_step.build(work, arrays, jax_step.Model(tree, forward, _to_ours, no_recurrent_dropout(options)))

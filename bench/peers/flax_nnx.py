@@ -1,0 +1,61 @@
+"""Flax NNX: nnx.RNN over nnx.OptimizedLSTMCell, with two wide layers, or over the nnx.LSTMCell, with eight, where `backend` names it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from bench.peer import Built, Options, no_recurrent_dropout
+from bench.peers import jax_step
+from bench.workloads import Arrays, Workload
+from lstm_jax import convert
+
+CELLS = {"OptimizedLSTMCell": nnx.OptimizedLSTMCell, "LSTMCell": nnx.LSTMCell}
+
+
+class Net(nnx.Module):
+    """What the workload has of embedding, LSTM and head."""
+
+    def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
+        self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.kind == "sentiment" else None
+        self.dropout = nnx.Dropout(rate)
+        self.rnn = nnx.RNN(CELLS[cell](work.features, work.units, rngs=rngs), return_carry=True, rngs=False)
+        self.head = nnx.Linear(work.units, work.classes, rngs=rngs) if work.classes else None
+
+    def __call__(self, x, key):
+        if self.embedding is not None:
+            x = self.embedding(x)
+            x = x if key is None else self.dropout(x, deterministic=False, rngs=nnx.Rngs(dropout=key))
+        result: Any = self.rnn(x, rngs=nnx.Rngs(0))  # what it draws are zeros
+        (_, h), outputs = result
+        if self.head is None:
+            return outputs
+        logits = self.head(h)
+        return logits[:, 0] if self.embedding is not None else logits
+
+
+def _to_ours(state: Any) -> dict[str, np.ndarray]:
+    tree: dict[str, Any] = nnx.to_pure_dict(state)
+    ours = {f"recurrent/0/{name}": array for name, array in convert.lstm_from_nnx(tree["rnn"]).items()}
+    ours |= {f"head/{name}": np.asarray(array) for name, array in tree.get("head", {}).items()}
+    return ours | ({"embedding/embedding": np.asarray(tree["embedding"]["embedding"])} if "embedding" in tree else {})
+
+
+def build(work: Workload, arrays: Arrays, options: Options) -> Built:
+    """See `bench.peer`."""
+    cell = options.backend or "OptimizedLSTMCell"
+    net, weights = Net(work, options.dropout, cell, nnx.Rngs(0)), arrays.weights
+    graph, state, rest = nnx.split(net, nnx.Param, ...)
+    tree: dict[str, Any] = {"rnn": convert.lstm_to_nnx(arrays.lstm(), optimized=cell == "OptimizedLSTMCell", rnn=True)}
+    if work.classes:
+        tree["head"] = {"kernel": weights["head/kernel"], "bias": weights["head/bias"]}
+    if work.kind == "sentiment":
+        tree["embedding"] = {"embedding": weights["embedding/embedding"]}
+    nnx.replace_by_pure_dict(state, tree)
+
+    def forward(params, x, key):
+        return nnx.merge(graph, params, rest)(x, key)
+
+    built = jax_step.build(work, arrays, jax_step.Model(state, forward, _to_ours, no_recurrent_dropout(options)))
+    return replace(built, backend=cell)

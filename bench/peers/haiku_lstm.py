@@ -1,0 +1,61 @@
+"""Haiku: hk.dynamic_unroll over hk.LSTM; one kernel for [x, h], gates i, g, f, o, and 1 is added to the forget gate."""
+
+from typing import Any
+
+import haiku as hk  # pyright: ignore[reportMissingImports]
+import numpy as np
+
+from bench.peer import Built, Options, no_recurrent_dropout
+from bench.peers import jax_step
+from bench.workloads import Arrays, Workload
+
+FORGET = 1.0
+
+
+def _reordered(array: np.ndarray) -> np.ndarray:
+    """Last axis i, f, g, o to i, g, f, o, or back."""
+    i, second, third, o = np.split(np.asarray(array), 4, axis=-1)
+    return np.concatenate([i, third, second, o], axis=-1)
+
+
+def _forget(units: int) -> np.ndarray:
+    """What haiku adds to z, in our order."""
+    return np.repeat(np.array([0, FORGET, 0, 0], np.float32), units)
+
+
+def build(work: Workload, arrays: Arrays, options: Options) -> Built:
+    """See `bench.peer`."""
+    weights, lstm, units = arrays.weights, arrays.lstm(), work.units
+    w = _reordered(np.concatenate([lstm["kernel"], lstm["recurrent_kernel"]]))
+    tree = {"lstm/linear": {"w": w, "b": _reordered(lstm["bias"] - _forget(units))}}
+    if work.classes:
+        tree["head"] = {"w": weights["head/kernel"], "b": weights["head/bias"]}
+    if work.kind == "sentiment":
+        tree["embedding"] = {"embeddings": weights["embedding/embedding"]}
+
+    def net(x, train: bool):
+        if work.kind == "sentiment":
+            x = hk.Embed(work.vocabulary, work.features, name="embedding")(x)
+            x = hk.dropout(hk.next_rng_key(), options.dropout, x) if train and options.dropout else x
+        core = hk.LSTM(units, name="lstm")
+        result: Any = hk.dynamic_unroll(core, x, core.initial_state(x.shape[0]), time_major=False)
+        outputs, state = result
+        if not work.classes:
+            return outputs
+        logits = hk.Linear(work.classes, name="head")(state.hidden)
+        return logits[:, 0] if work.kind == "sentiment" else logits
+
+    apply = hk.transform(net).apply
+
+    def to_ours(tree: Any) -> dict[str, np.ndarray]:
+        w, b = _reordered(tree["lstm/linear"]["w"]), _reordered(tree["lstm/linear"]["b"])
+        ours = {"recurrent/0/kernel": w[: work.features], "recurrent/0/recurrent_kernel": w[work.features :]}
+        ours["recurrent/0/bias"] = b if work.kind == "recurrence" else b + _forget(units)  # a gradient has no constant to put back
+        if "head" in tree:
+            ours |= {"head/kernel": np.asarray(tree["head"]["w"]), "head/bias": np.asarray(tree["head"]["b"])}
+        return ours | ({"embedding/embedding": np.asarray(tree["embedding"]["embeddings"])} if "embedding" in tree else {})
+
+    def forward(params, x, key):
+        return apply(params, key, x, key is not None)
+
+    return jax_step.build(work, arrays, jax_step.Model(tree, forward, to_ours, no_recurrent_dropout(options)))

@@ -1,0 +1,98 @@
+"""The training step that the JAX peers share: one jit over the whole of it, state donated, on JAX's own choice of device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from bench.peer import Built, comparable
+from bench.workloads import BATCHES, Arrays, Workload, one_hot
+
+
+@dataclass(frozen=True)
+class Model:
+    """params: the peer's own tree; forward(params, inputs, key or None for no dropout) -> logits (B,) or (B, V), or h (B, T, H); characters
+    come as float one-hot rows. to_ours(tree like params) -> arrays named as ours."""
+
+    params: Any
+    forward: Callable[[Any, jax.Array, jax.Array | None], jax.Array]
+    to_ours: Callable[[Any], dict[str, np.ndarray]]
+    note: str = ""
+
+
+def build(work: Workload, arrays: Arrays, model: Model) -> Built:
+    """See `bench.peer`."""
+    return _recurrence(arrays, model) if work.kind == "recurrence" else _training(work, arrays, model)
+
+
+def _devices() -> list[str]:
+    return [f"{jax.devices()[0].platform}:{jax.devices()[0].device_kind}"]
+
+
+def _recurrence(arrays: Arrays, model: Model) -> Built:
+    x, cotangent = jax.device_put((arrays.inputs, arrays.targets))
+    params = jax.tree.map(jax.numpy.asarray, model.params)
+
+    @jax.jit
+    def step(params, x, cotangent):
+        h, back = jax.vjp(lambda params, x: model.forward(params, x, None), params, x)
+        return h, back(cotangent)
+
+    def run(count: int) -> None:
+        result: Any = None
+        for _ in range(count):
+            result = step(params, x, cotangent)
+        jax.block_until_ready(result)
+
+    def gradients() -> dict[str, np.ndarray]:
+        by_params, by_x = step(params, x, cotangent)[1]
+        return model.to_ours(by_params) | {"x": np.asarray(by_x)}
+
+    return Built(run, lambda: np.asarray(step(params, x, cotangent)[0]), gradients, "corrected", _devices(), model.note)
+
+
+def _training(work: Workload, arrays: Arrays, model: Model) -> Built:
+    optimizer = optax.adam(1e-3, eps=1e-7)
+    inputs = arrays.inputs if work.kind == "sentiment" else one_hot(arrays.inputs, work.vocabulary)
+    batches = [jax.device_put(pair) for pair in zip(np.split(inputs, BATCHES), np.split(arrays.targets, BATCHES), strict=True)]
+
+    def loss(params, inputs, targets, key):
+        logits = model.forward(params, inputs, key)
+        if work.kind == "sentiment":
+            return optax.sigmoid_binary_cross_entropy(logits, targets.astype(logits.dtype)).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+    def make(dropout: bool):
+        def step(state, inputs, targets):
+            params, opt_state, number = state
+            key = jax.random.fold_in(jax.random.key(0), number) if dropout else None
+            value, gradient = jax.value_and_grad(loss)(params, inputs, targets, key)
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state, number + 1), value
+
+        return jax.jit(step, donate_argnums=0)
+
+    def start():
+        params = jax.tree.map(lambda array: jax.numpy.array(array, copy=True), model.params)
+        return params, optimizer.init(params), jax.numpy.zeros((), jax.numpy.int32)
+
+    step, state, taken = make(bool(work.dropout)), start(), 0
+
+    def run(count: int) -> None:
+        nonlocal state, taken
+        for _ in range(count):
+            state, _ = step(state, *batches[taken % BATCHES])
+            taken += 1
+        jax.block_until_ready(state)
+
+    def outputs() -> np.ndarray:
+        return comparable(work, np.asarray(jax.jit(model.forward, static_argnums=2)(model.params, batches[0][0], None)))
+
+    def after_one_step() -> dict[str, np.ndarray]:
+        (params, _, _), value = make(False)(start(), *batches[0])
+        return model.to_ours(params) | {"loss": np.asarray(value)}
+
+    return Built(run, outputs, after_one_step, "corrected", _devices(), model.note)

@@ -1,0 +1,140 @@
+"""Keras 3 on the backend that KERAS_BACKEND names: its examples' models trained by `fit`; keras.layers.LSTM under the backend's autodiff.
+
+A step's time is that of a `fit` over many batches, its start included, as its users run it.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import keras
+import numpy as np
+
+from bench.peer import Built, Options, comparable
+from bench.workloads import BATCHES, Arrays, Workload
+from lstm_jax import convert, data
+
+REPEATED = "Adam squares the gradients of a word's places in the batch before it adds them, so that words that repeat move otherwise"
+NAMES = ("kernel", "recurrent_kernel", "bias")
+
+
+def build(work: Workload, arrays: Arrays, options: Options) -> Built:
+    """See `bench.peer`."""
+    keras.utils.set_random_seed(0)
+    return _recurrence(work, arrays) if work.kind == "recurrence" else _training(work, arrays, options)
+
+
+def _devices() -> list[str]:
+    return [f"cpu, Keras on {keras.backend.backend()}"]
+
+
+def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
+    words = work.kind == "sentiment"
+    to_keras = convert.sentiment_to_keras if words else convert.generation_to_keras
+    from_keras = convert.sentiment_from_keras if words else convert.generation_from_keras
+    x, y = (arrays.inputs, arrays.targets) if words else data.one_hot(arrays.inputs, arrays.targets, work.vocabulary)
+    first = x[: work.batch], y[: work.batch]
+
+    def start(dropout: float, recurrent_dropout: float) -> Any:
+        layers = [
+            keras.Input((work.length,), dtype="int32") if words else keras.Input((work.length, work.vocabulary)),
+            *([keras.layers.Embedding(work.vocabulary, work.features)] if words else []),
+            keras.layers.LSTM(work.units, dropout=dropout, recurrent_dropout=recurrent_dropout),
+            keras.layers.Dense(work.classes, activation="sigmoid" if words else "softmax"),
+        ]
+        model: Any = keras.Sequential(layers)
+        loss, metrics = ("binary_crossentropy", ["accuracy"]) if words else ("categorical_crossentropy", None)
+        model.compile(loss=loss, optimizer="adam", metrics=metrics)  # Keras' Adam has our epsilon
+        model.set_weights(to_keras(arrays.weights))
+        return model
+
+    model = start(options.dropout, options.recurrent_dropout)
+
+    @lru_cache(maxsize=1)
+    def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
+        numbers = np.arange(count * work.batch) % (BATCHES * work.batch)
+        return x[numbers], y[numbers]
+
+    def run(count: int) -> None:
+        model.fit(*rows(count), batch_size=work.batch, shuffle=False, verbose="0")
+
+    def outputs() -> np.ndarray:
+        p = np.asarray(start(0.0, 0.0).predict_on_batch(first[0]), np.float64)
+        return comparable(work, np.log(p) - (np.log1p(-p) if words else 0))
+
+    def after_one_step() -> dict[str, np.ndarray]:
+        model = start(0.0, 0.0)
+        loss = np.ravel(model.train_on_batch(*first))[0]
+        return from_keras([np.asarray(array) for array in model.get_weights()]) | {"loss": np.asarray(loss)}
+
+    note, apart = "", {}
+    if words and keras.backend.backend() == "tensorflow":
+        seen = np.bincount(first[0].ravel(), minlength=work.vocabulary)
+        note, apart = REPEATED, {"embedding/embedding": seen > 1}
+    return Built(run, outputs, after_one_step, "keras", _devices(), note, block_seconds=1.0, apart=apart)
+
+
+def _numpy(array: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(array))
+
+
+def _recurrence(work: Workload, arrays: Arrays) -> Built:
+    layer: Any = keras.layers.LSTM(work.units, return_sequences=True)
+    layer.build((work.batch, work.length, work.features))
+    layer.set_weights([arrays.lstm()[name] for name in NAMES])
+    step, block = _differentiated(layer, arrays)
+
+    def run(count: int) -> None:
+        result: Any = None
+        for _ in range(count):
+            result = step()
+        block(result)
+
+    def gradients() -> dict[str, np.ndarray]:
+        *by_weights, by_x = (_numpy(array) for array in step()[1])
+        return {f"recurrent/0/{name}": array for name, array in zip(NAMES, by_weights, strict=True)} | {"x": by_x}
+
+    return Built(run, lambda: _numpy(step()[0]), gradients, "keras", _devices())
+
+
+def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
+    """step() -> h, gradients of weights and x, as the backend's own user writes it; and what waits for a result."""
+    match keras.backend.backend():
+        case "jax":
+            import jax
+
+            weights = [variable.value for variable in layer.trainable_variables]
+            others = [variable.value for variable in layer.non_trainable_variables]
+            x, cotangent = jax.device_put((arrays.inputs, arrays.targets))
+
+            @jax.jit
+            def compiled(weights, x, cotangent):
+                h, back = jax.vjp(lambda weights, x: layer.stateless_call(weights, others, x)[0], weights, x)
+                by_weights, by_x = back(cotangent)
+                return h, (*by_weights, by_x)
+
+            return lambda: compiled(weights, x, cotangent), jax.block_until_ready
+        case "torch":
+            import torch  # pyright: ignore[reportMissingImports]
+
+            x, cotangent = torch.tensor(arrays.inputs, requires_grad=True), torch.tensor(arrays.targets)
+            leaves = [variable.value for variable in layer.trainable_variables]
+
+            def eager():
+                h = layer(x)
+                return h.detach(), torch.autograd.grad(h, (*leaves, x), cotangent)
+
+            return eager, lambda result: None
+        case _:
+            import tensorflow as tf  # pyright: ignore[reportMissingImports]
+
+            x, cotangent = tf.constant(arrays.inputs), tf.constant(arrays.targets)
+            variables = [variable.value for variable in layer.trainable_variables]
+
+            @tf.function
+            def traced(x, cotangent):
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    h = layer(x)
+                return h, tape.gradient(h, (*variables, x), output_gradients=cotangent)
+
+            return lambda: traced(x, cotangent), lambda result: None

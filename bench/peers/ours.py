@@ -1,0 +1,160 @@
+"""This project: its models in its own training steps, `make_run_steps` with the batch over the CPU's cores; `unroll` alone likewise."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bench.peer import Built, Options, comparable
+from bench.workloads import BATCHES, STEP, Arrays, Workload
+from lstm_jax import CELLS, LSTMParams, sharding, unroll
+from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
+from lstm_jax.models import functional
+from lstm_jax.recurrence import resolve_backend
+from lstm_jax.tasks import generation, sentiment
+from lstm_jax.tasks.text_examples import window_examples, window_objective
+from lstm_jax.training.optimizers import keras_adam
+from lstm_jax.training.state import create_state
+from lstm_jax.training.step import EXAMPLES, Examples, Order, make_predict, make_run_steps
+
+STRETCH = 128
+"""The longest stretch of steps in a call, in batches of `BATCHES`; about what an epoch's progress bar takes."""
+
+
+def _mesh(work: Workload) -> jax.sharding.Mesh:
+    """All cores; one device that has them all where the batch does not divide over them."""
+    sharding.use_cpu_cores(0 if work.batch % len(os.sched_getaffinity(0)) == 0 else 1)
+    return sharding.make_mesh()
+
+
+def _devices(mesh: jax.sharding.Mesh) -> list[str]:
+    return [f"{device.platform}:{device.device_kind}" for device in mesh.devices.flat]
+
+
+def build(work: Workload, arrays: Arrays, options: Options) -> Built:
+    """See `bench.peer`."""
+    mesh, backend = _mesh(work), resolve_backend(options.backend).name
+    if work.kind == "recurrence":
+        return _recurrence(arrays, mesh, backend)
+    training = _Training(work, arrays, options, mesh, keras_adam(1e-3))
+
+    def after_one_step() -> dict[str, np.ndarray]:
+        return _one_step(work, arrays, options.backend, mesh, keras_adam(1e-3))
+
+    return Built(
+        training.run,
+        lambda: _outputs(work, arrays, options.backend, mesh),
+        after_one_step,
+        "keras",
+        _devices(mesh),
+        "Keras' dropout and recurrent dropout" if work.dropout else "",
+        backend,
+    )
+
+
+def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
+    """Outputs and one step, or gradients, by which the peers are checked; the step in both forms of Adam."""
+    mesh = _mesh(work)
+    if work.kind == "recurrence":
+        built = _recurrence(arrays, mesh, backend)
+        parts, outputs = {"gradients": built.after_one_step()}, built.outputs()
+    else:
+        forms = {"keras": keras_adam(1e-3), "corrected": optax.adam(1e-3, eps=1e-7)}
+        parts = {form: _one_step(work, arrays, backend, mesh, optimizer) for form, optimizer in forms.items()}
+        outputs = _outputs(work, arrays, backend, mesh)
+    flat: dict[str, Any] = {f"{part}/{name}": array for part, named in parts.items() for name, array in named.items()}
+    np.savez(path, outputs=outputs, **flat)
+
+
+def _recurrence(arrays: Arrays, mesh: jax.sharding.Mesh, backend: str) -> Built:
+    rows, copied = sharding.rows(mesh), sharding.replicated(mesh)
+    x, cotangent = jax.device_put((arrays.inputs, arrays.targets), rows)
+    params = jax.device_put(LSTMParams(**arrays.lstm()), copied)
+
+    def forward_and_backward(params, x, cotangent):
+        h, back = jax.vjp(lambda params, x: unroll(CELLS["lstm"], params, x, backend=backend)[0], params, x)
+        return h, back(cotangent)
+
+    compiled = jax.jit(forward_and_backward, out_shardings=(rows, (copied, rows)))
+
+    def run(count: int) -> None:
+        result: Any = None
+        with sharding.on(mesh):
+            for _ in range(count):
+                result = compiled(params, x, cotangent)
+                if mesh.size > 1:  # XLA's CPU runtime can lock up with the all-reduces of two calls on their way
+                    jax.block_until_ready(result)
+            jax.block_until_ready(result)
+
+    def results():
+        with sharding.on(mesh):
+            return compiled(params, x, cotangent)
+
+    def gradients() -> dict[str, np.ndarray]:
+        by_params, by_x = results()[1]
+        return {f"recurrent/0/{name}": np.asarray(array) for name, array in by_params._asdict().items()} | {"x": np.asarray(by_x)}
+
+    return Built(run, lambda: np.asarray(results()[0]), gradients, "keras", _devices(mesh), "", backend)
+
+
+def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
+    """rebuild(params) -> model, and the objective of its task."""
+    name: Any = options.backend or "auto"
+    rates: Any = {"dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
+    if work.kind == "sentiment":
+        config = SentimentConfig(model=SentimentModelConfig(embed=work.features, units=work.units, backend=name, **rates))
+        _, rebuild = functional(sentiment.make_model(config, work.vocabulary))
+        return rebuild, sentiment.objective(rebuild)
+    characters = GenerationConfig(model=GenerationModelConfig(units=work.units, backend=name, **rates))
+    _, rebuild = functional(generation.make_model(characters, work.vocabulary))
+    return rebuild, window_objective(rebuild)
+
+
+class _Training:
+    """The steps of a run: what `fit` does between two looks at the clock."""
+
+    def __init__(self, work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh, optimizer):
+        words = work.kind == "sentiment"
+        examples = Examples.of_rows((arrays.inputs, arrays.targets)) if words else window_examples(arrays.text, work.length, STEP)
+        copied = sharding.replicated(mesh)
+        self.arrays = jax.device_put(examples.arrays, copied)
+        numbers = np.tile(np.arange(BATCHES * work.batch, dtype=np.int32).reshape(BATCHES, work.batch), (STRETCH, 1))
+        weight = np.full(numbers.shape, 1 / work.batch, np.float32)
+        order = Order(*(jnp.asarray(array) for array in (numbers, weight, np.full(len(numbers), work.batch, np.float32))))
+        self.order = jax.device_put(order, copied)
+        self.key = jax.device_put(jax.random.key(0), copied)
+        _, objective = _model(work, options)
+        params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
+        self.state, places = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
+        self.run_steps = make_run_steps(objective, optimizer, places, mesh, examples.gather)
+
+    def run(self, count: int) -> None:
+        """That many steps."""
+        while count:
+            steps = min(count, len(self.order.rows))
+            self.state = self.run_steps(self.state, self.arrays, self.order, 0, steps, self.key)
+            jax.block_until_ready(self.state)
+            count -= steps
+
+
+def _one_step(work: Workload, arrays: Arrays, backend: str | None, mesh: jax.sharding.Mesh, optimizer) -> dict[str, np.ndarray]:
+    training = _Training(work, arrays, Options(backend), mesh, optimizer)
+    training.run(1)
+    loss = np.asarray(training.state.totals["loss"]) / work.batch
+    return {name: np.asarray(array) for name, array in training.state.params.items()} | {"loss": loss}
+
+
+def _outputs(work: Workload, arrays: Arrays, backend: str | None, mesh: jax.sharding.Mesh) -> np.ndarray:
+    rebuild, _ = _model(work, Options(backend))
+
+    def forward(params, ids):
+        model = rebuild(params)
+        return model(ids, deterministic=True) if work.kind == "sentiment" else model(ids, last=True, deterministic=True)[0]
+
+    params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
+    return comparable(work, make_predict(forward, mesh)(params, arrays.inputs[: work.batch]))

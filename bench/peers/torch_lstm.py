@@ -1,0 +1,112 @@
+"""PyTorch: nn.LSTM, eager, torch.optim.Adam(fused=True)."""
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+
+from bench.peer import Built, Options, comparable, no_recurrent_dropout
+from bench.workloads import BATCHES, Arrays, Workload
+from lstm_jax import convert
+
+BIASES = "two biases, each with a step of its own"
+
+
+class Net(nn.Module):
+    """What the workload has of embedding, LSTM and head."""
+
+    def __init__(self, work: Workload, rate: float):
+        super().__init__()
+        self.embedding = nn.Embedding(work.vocabulary, work.features) if work.kind == "sentiment" else None
+        self.dropout = nn.Dropout(rate)
+        self.lstm = nn.LSTM(work.features, work.units, batch_first=True)
+        self.fc = nn.Linear(work.units, work.classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.embedding is not None:
+            x = self.dropout(self.embedding(x))
+        _, (h, _) = self.lstm(x)
+        logits = self.fc(h[-1])
+        return logits if self.embedding is None else logits[:, 0]
+
+
+def build(work: Workload, arrays: Arrays, options: Options) -> Built:
+    """See `bench.peer`."""
+    return _recurrence(work, arrays) if work.kind == "recurrence" else _training(work, arrays, options)
+
+
+def _devices() -> list[str]:
+    return [f"cpu, {torch.get_num_threads()} threads"]
+
+
+def _loaded(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:
+    module.load_state_dict({name: torch.tensor(array) for name, array in state.items()})
+    return module
+
+
+def _recurrence(work: Workload, arrays: Arrays) -> Built:
+    lstm = _loaded(nn.LSTM(work.features, work.units, batch_first=True), convert.lstm_to_torch([arrays.lstm()]))
+    x = torch.tensor(arrays.inputs, requires_grad=True)
+    cotangent = torch.tensor(arrays.targets)
+    names, leaves = zip(*lstm.named_parameters(), strict=True)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            h, _ = lstm(x)
+            torch.autograd.grad(h, (*leaves, x), cotangent)
+
+    def outputs() -> np.ndarray:
+        return lstm(x)[0].detach().numpy()
+
+    def gradients() -> dict[str, np.ndarray]:
+        h, _ = lstm(x)
+        *by_params, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
+        state = dict(zip(names, by_params, strict=True))
+        state["bias_hh_l0"] = torch.zeros_like(state["bias_hh_l0"])  # the same as that of bias_ih
+        ours = convert.lstm_from_torch(state)[0]
+        return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": by_x.numpy()}
+
+    return Built(run, outputs, gradients, "corrected", _devices(), "two biases")
+
+
+def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
+    words = work.kind == "sentiment"
+    to_torch = convert.sentiment_to_torch if words else convert.generation_to_torch
+    from_torch = convert.sentiment_from_torch if words else convert.generation_from_torch
+    ids = torch.tensor(arrays.inputs, dtype=torch.int64)
+    inputs = ids if words else nn.functional.one_hot(ids, work.vocabulary).float()
+    targets = torch.tensor(arrays.targets, dtype=torch.float32 if words else torch.int64)
+    batches = list(zip(inputs.chunk(BATCHES), targets.chunk(BATCHES), strict=True))
+    loss_of = nn.BCEWithLogitsLoss() if words else nn.CrossEntropyLoss()
+
+    def start(rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+        net = _loaded(Net(work, rate), to_torch(arrays.weights))
+        return net, torch.optim.Adam(net.parameters(), lr=1e-3, eps=1e-7, fused=True)
+
+    def step(net: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    net, optimizer = start(options.dropout)
+    taken = 0
+
+    def run(count: int) -> None:
+        nonlocal taken
+        for _ in range(count):
+            step(net, optimizer, *batches[taken % BATCHES])
+            taken += 1
+
+    def outputs() -> np.ndarray:
+        return comparable(work, start(0.0)[0](batches[0][0]).detach().numpy())
+
+    def after_one_step() -> dict[str, np.ndarray]:
+        net, optimizer = start(0.0)
+        loss = step(net, optimizer, *batches[0])
+        state = {name: array.numpy() for name, array in net.state_dict().items()}
+        state["lstm.bias_hh_l0"] = np.zeros_like(state["lstm.bias_hh_l0"])  # it made the same step from zero as bias_ih did
+        return from_torch(state) | {"loss": loss.detach().numpy()}
+
+    note = ", ".join(part for part in (no_recurrent_dropout(options), BIASES) if part)
+    return Built(run, outputs, after_one_step, "corrected", _devices(), note)

@@ -1,0 +1,195 @@
+"""One peer on one workload in this process: checked against the reference, then timed; a JSON line.
+
+    python -m bench.worker ours A --write-reference a.npz --backend reference
+    python -m bench.worker torch_lstm A --reference a.npz --seconds 5
+    python -m bench.worker ours recurrence:H=64,T=80,B=32 --backend hoisted --reference r.npz
+
+A peer that fails prints a line with "error" and exits with 1. `--dropout` and `--recurrent-dropout` replace the workload's rates.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import flops
+from bench.peer import PEERS, Built, Options
+from bench.workloads import Arrays, Workload, make_arrays, workload
+
+TOLERANCE = 1e-4
+"""Of the reference array's largest entry."""
+BLOCKS = 50
+
+
+def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
+    """Import the peer and build it."""
+    os.environ.update(PEERS[peer].environment)
+    return import_module(f"bench.peers.{PEERS[peer].module}").build(work, arrays, options)
+
+
+def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """How far outputs and one step (or gradients) are from the reference, relative to each array's largest entry.
+
+    Raises:
+        ValueError: if an array is missing, has another shape or is further away than `TOLERANCE`.
+    """
+    form = "gradients" if work.kind == "recurrence" else built.adam
+    wanted = {name.split("/", 1)[1]: reference[name] for name in reference if name.startswith(f"{form}/")}
+    wanted["outputs"] = reference["outputs"]
+    found = built.after_one_step() | {"outputs": built.outputs()}
+    if found.keys() != wanted.keys():
+        raise ValueError(f"arrays {sorted(found)} instead of {sorted(wanted)}")
+    far = {}
+    for name, want in wanted.items():
+        got = np.asarray(found[name])
+        if got.shape != want.shape:
+            raise ValueError(f"{name}: shape {got.shape} instead of {want.shape}")
+        gaps = np.abs(got - want)
+        if name in built.apart:
+            gaps = gaps[~built.apart[name]]
+        far[name] = float(gaps.max() / np.abs(want).max())
+        if not far[name] <= TOLERANCE:  # nan too
+            raise ValueError(f"{name}: {far[name]:.2g} of its largest entry away from the reference")
+    return far
+
+
+def _time(run: Callable[[int], None], count: int) -> float:
+    began = time.perf_counter()
+    run(count)
+    return time.perf_counter() - began
+
+
+def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
+    """Steps a block, and milliseconds a step of each block; blocks of `block_seconds` or more, at most about `BLOCKS` of them."""
+    least, count = max(block_seconds, seconds / BLOCKS), 1
+    while (took := _time(run, count)) < 0.8 * least:
+        count = max(count + 1, min(10 * count, math.ceil(count * least / took)))
+    _time(run, count)
+    samples, end = [], time.perf_counter() + seconds
+    while not samples or time.perf_counter() < end:
+        samples.append(1000 * _time(run, count) / count)
+    return count, samples
+
+
+def first_step(built: Built) -> dict[str, float | None]:
+    """Seconds of the first step, and those of them in XLA's compiler where JAX runs."""
+    jax: Any = sys.modules.get("jax")
+    compiling: list[float] = []
+    if jax is not None:
+
+        def note(event: str, duration: float, **_: Any) -> None:
+            if event == "/jax/core/compile/backend_compile_duration":
+                compiling.append(duration)
+
+        jax.monitoring.register_event_duration_secs_listener(note)
+    took = _time(built.run, 1)
+    return {"first_step_seconds": took, "compile_seconds": sum(compiling) if compiling else None}
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had; `ru_maxrss` may hold its parent's."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _versions(peer: str) -> dict[str, str]:
+    found = {}
+    for package in PEERS[peer].packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def timed_row(peer: str, work: Workload, options: Options, reference: Path, seconds: float) -> dict[str, Any]:
+    """Build, check, time."""
+    began = time.perf_counter()
+    built = build(peer, work, make_arrays(work), options)
+    row: dict[str, Any] = {"build_seconds": time.perf_counter() - began}
+    row |= first_step(built)
+    with np.load(reference) as file:
+        far = distances(work, built, file)
+    steps, samples = measure(built.run, seconds, built.block_seconds)
+    median = float(np.median(samples))
+    row |= {"peak_memory_mib": peak_mib()}
+    # only now: a peer without JAX is not to carry it while it is measured
+    from lstm_jax.sharding import make_mesh
+    from lstm_jax.training.run_folder import environment
+
+    machine = environment(make_mesh())
+    count = flops.step_flops(work)
+    row |= {
+        "ms_per_step": median,
+        "steps_per_second": 1000 / median,
+        "tokens_per_second": 1000 / median * work.batch * work.length,
+        "flops": count,
+        "gflops": count / median / 1e6,
+        "least_bytes": flops.least_bytes(work),
+        "steps_per_block": steps,
+        "samples": samples,
+        "farthest": max(far.values()),
+        "note": built.note,
+        "backend_ran": built.backend,
+        "dtype": "float32",
+        "devices": built.devices,
+        "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "versions": machine.pop("versions") | _versions(peer),
+    }
+    del machine["devices"]
+    return row | machine
+
+
+def described(peer: str, work: Workload, options: Options) -> dict[str, Any]:
+    """The fields that say what a row is of."""
+    sizes = {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
+    asked = {"backend": options.backend, "dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
+    return {"peer": peer, "workload": work.name, "kind": work.kind} | sizes | asked
+
+
+def main() -> None:
+    """Write a reference, or time a peer."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peer", choices=list(PEERS))
+    parser.add_argument("workload", type=workload)
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--write-reference", type=Path)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--backend", default=None)
+    parser.add_argument("--dropout", type=float, default=None)
+    parser.add_argument("--recurrent-dropout", type=float, default=None)
+    options = parser.parse_args()
+    work: Workload = options.workload
+    if options.write_reference:
+        from bench.peers import ours
+
+        ours.write_reference(options.write_reference, work, make_arrays(work), options.backend or "reference")
+        return
+    if not options.reference:
+        parser.error("give --reference, or --write-reference")
+    rates = [work.dropout if rate is None else rate for rate in (options.dropout, options.recurrent_dropout)]
+    asked = Options(options.backend, *rates)
+    try:
+        row = timed_row(options.peer, work, asked, options.reference, options.seconds)
+    except Exception as error:
+        line = str(error).strip().splitlines() or [""]
+        print(json.dumps(described(options.peer, work, asked) | {"error": f"{type(error).__name__}: {line[0][:300]}"}), flush=True)
+        raise
+    print(json.dumps(described(options.peer, work, asked) | row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

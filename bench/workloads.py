@@ -1,0 +1,141 @@
+"""What is timed: the two tasks of the source as whole training steps, and the recurrence alone over a grid of sizes.
+
+    workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32")
+
+A: Embedding(20000, 128) -> LSTM(128, dropout 0.2, recurrent dropout 0.2) -> Dense(1), 80 words, batch 32, Adam.
+B: 33 one-hot characters -> LSTM(128) -> Dense(33), softmax cross-entropy of the character after 40, batch 128, Adam.
+recurrence: x (B, T, E) -> h (B, T, H) from a zero state, and for a given cotangent of h the gradients of kernel, recurrent kernel, bias
+and x.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal
+
+import numpy as np
+
+from lstm_jax import data
+
+BATCHES = 8
+"""Different batches that a training workload goes round."""
+STEP = 5
+"""Characters from one window's start to the next one's."""
+RATE = 0.2
+"""Both dropout rates of A."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """name: as `workload` reads it; the sizes are B, T, H, E (one-hot: V) and V (recurrence: 0)."""
+
+    name: str
+    kind: Literal["sentiment", "characters", "recurrence"]
+    batch: int
+    length: int
+    units: int
+    features: int
+    vocabulary: int
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the head; 0 for none."""
+        return {"sentiment": 1, "characters": self.vocabulary, "recurrence": 0}[self.kind]
+
+    @property
+    def dropout(self) -> float:
+        """The rate of both dropouts that the workload has."""
+        return RATE if self.kind == "sentiment" else 0.0
+
+
+WORKLOADS = {
+    "A": Workload("A", "sentiment", 32, 80, 128, 128, 20_000),
+    "B": Workload("B", "characters", 128, 40, 128, 33, 33),
+    "recurrence": Workload("recurrence", "recurrence", 32, 80, 128, 128, 0),
+}
+UNITS, LENGTHS, BATCH_SIZES = (32, 64, 128, 256, 512), (20, 80, 320), (1, 32, 128)
+LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "vocabulary"}
+
+
+def workload(name: str) -> Workload:
+    """A workload of the table, with other sizes where the name gives them: "A:B=4,T=5,H=8,E=8,V=30".
+
+    Raises:
+        ValueError: if there is no such workload or size.
+    """
+    base, _, changes = name.partition(":")
+    try:
+        sizes = {LETTERS[part.split("=")[0]]: int(part.split("=")[1]) for part in changes.split(",") if part}
+        found = WORKLOADS[base]
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"workload {name!r}: give one of {', '.join(WORKLOADS)}, sizes as in recurrence:H=64,T=80,B=32") from error
+    if found.kind == "characters" and "vocabulary" in sizes:
+        sizes["features"] = sizes["vocabulary"]
+    if found.kind == "recurrence" and "units" in sizes:
+        sizes = {"features": sizes["units"]} | sizes
+    return replace(found, name=name, **sizes)
+
+
+def recurrence(units: int, length: int, batch: int) -> Workload:
+    """A cell of the grid; E = H."""
+    return workload(f"recurrence:H={units},T={length},B={batch}")
+
+
+def grid(units=UNITS, lengths=LENGTHS, batches=BATCH_SIZES) -> Iterator[Workload]:
+    """The cells of the grid."""
+    for cell in product(units, lengths, batches):
+        yield recurrence(*cell)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What every peer is given.
+
+    weights: float32, named and laid out as in `lstm_jax.convert`, gates i, f, g, o; a recurrence has those of "recurrent/0/" only.
+    inputs, targets: sentiment: ids (N, T), labels (N,); characters: ids (N, T) and the next one (N,), cut from `text` every `STEP`;
+        N is BATCHES batches. Recurrence: x (B, T, E) and the cotangent of h (B, T, H).
+    """
+
+    weights: dict[str, np.ndarray]
+    inputs: np.ndarray
+    targets: np.ndarray
+    text: np.ndarray
+
+    def lstm(self) -> dict[str, np.ndarray]:
+        """kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,)."""
+        return {name: self.weights[f"recurrent/0/{name}"] for name in ("kernel", "recurrent_kernel", "bias")}
+
+
+def make_arrays(work: Workload, seed: int = 0) -> Arrays:
+    """Weights near Keras' initial ones, but with a bias that tells the gates apart; deterministic in the seed."""
+    rng = np.random.default_rng(seed)
+    B, T, H, E, V = work.batch, work.length, work.units, work.features, work.vocabulary
+
+    def uniform(limit: float, *shape: int) -> np.ndarray:
+        return rng.uniform(-limit, limit, shape).astype(np.float32)
+
+    bias = uniform(0.1, 4 * H)
+    bias[H : 2 * H] += 1
+    weights = {
+        "recurrent/0/kernel": uniform((6 / (E + 4 * H)) ** 0.5, E, 4 * H),
+        "recurrent/0/recurrent_kernel": (rng.standard_normal((H, 4 * H)) / (4 * H) ** 0.5).astype(np.float32),
+        "recurrent/0/bias": bias,
+    }
+    empty = np.zeros(0, np.int32)
+    if work.kind == "recurrence":
+        x, cotangent = (rng.standard_normal((B, T, size)).astype(np.float32) for size in (E, H))
+        return Arrays(weights, x, cotangent, empty)
+    weights |= {"head/kernel": uniform((6 / (H + work.classes)) ** 0.5, H, work.classes), "head/bias": uniform(0.1, work.classes)}
+    count = BATCHES * B
+    if work.kind == "sentiment":
+        weights["embedding/embedding"] = uniform(0.05, V, E)
+        ids = np.floor(float(V) ** rng.random((count, T))).astype(np.int32)  # log-uniform: frequencies as in Zipf's law
+        return Arrays(weights, ids, rng.integers(0, 2, count, dtype=np.int32), empty)
+    text = rng.integers(0, V, (count - 1) * STEP + T + 1, dtype=np.int32)
+    X, Y = data.windows(text, T, STEP)
+    return Arrays(weights, np.ascontiguousarray(X), np.ascontiguousarray(Y), text)
+
+
+def one_hot(ids: np.ndarray, size: int) -> np.ndarray:
+    """ids (...) -> float32 (..., size)."""
+    return np.eye(size, dtype=np.float32)[ids]

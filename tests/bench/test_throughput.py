@@ -1,0 +1,172 @@
+"""The throughput benchmark: peers do the same work as ours, FLOPs are counted right, a failure is a row. Nothing is timed in earnest.
+
+Peers run in processes of their own: they warn at import, and Keras takes one backend a process.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from bench import flops, throughput, worker  # noqa: E402
+from bench.peer import PEERS, Built  # noqa: E402
+from bench.workloads import make_arrays, recurrence, workload  # noqa: E402
+from lstm_jax.recurrence import BACKENDS  # noqa: E402
+
+TINY = ("A:B=4,T=5,H=8,E=6,V=30", "B:B=4,T=5,H=8,V=7", "recurrence:B=4,T=5,H=8")
+RATE = 0.2
+
+CHECK = """
+import json, sys
+import numpy as np
+from pathlib import Path
+from bench import worker
+from bench.peer import Options
+from bench.workloads import make_arrays, workload
+
+if "jax" in sys.argv[1]:
+    import jax
+    jax.config.update("jax_disable_most_optimizations", True)
+folder, peers, names = Path(sys.argv[2]), sys.argv[3].split(), sys.argv[4].split()
+for name in names:
+    work = workload(name)
+    arrays = make_arrays(work)
+    path = folder / f"{work.kind}.npz"
+    if not path.exists():
+        from bench.peers import ours
+        ours.write_reference(path, work, arrays, "reference")
+    for peer in peers:
+        built = worker.build(peer, work, arrays, Options(None, work.dropout, work.dropout))
+        if work.kind == "sentiment":
+            built.run(1)
+        with np.load(path) as reference:
+            print(json.dumps({"peer": peer, "kind": work.kind, "far": worker.distances(work, built, reference), "note": built.note}))
+"""
+
+
+def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+def _check(folder: Path, peers: Sequence[str]) -> dict[tuple[str, str], dict]:
+    run = _run(["-c", CHECK, "" if "torch_lstm" in peers else "jax", str(folder), " ".join(peers), " ".join(TINY)])
+    assert run.returncode == 0, run.stderr[-3000:]
+    rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    found = {(row["peer"], row["kind"]): row for row in rows}
+    assert len(found) == len(peers) * len(TINY)
+    return found
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the references, against which ours has been checked."""
+    folder = tmp_path_factory.mktemp("references")
+    for row in _check(folder, ["ours"]).values():
+        assert max(row["far"].values()) < 1e-5
+    return folder
+
+
+@pytest.mark.parametrize(
+    "peers",
+    [["flax_nnx", "flax_linen"], ["haiku"], ["equinox"], ["torch_lstm", "keras_torch"], ["keras_jax"], ["keras_tensorflow"]],
+    ids=" ".join,
+)
+def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
+    for peer in peers:
+        for name in PEERS[peer].imports:
+            if find_spec(name) is None:
+                pytest.skip(f"{name} is not installed")
+    rows = _check(references, peers)  # raises beyond 1e-4
+    for (peer, kind), row in rows.items():
+        if kind == "sentiment" and not peer.startswith("keras"):
+            assert "no recurrent dropout" in row["note"]
+
+
+def test_an_answer_that_is_off_is_refused() -> None:
+    work = workload(TINY[0])
+    right = {"w": np.ones(3), "loss": np.ones(())}
+    reference = {"outputs": np.ones(4), "keras/w": np.ones(3), "keras/loss": np.ones(())}
+
+    def built(outputs: np.ndarray, step: dict[str, np.ndarray], **options) -> Built:
+        return Built(lambda count: None, lambda: outputs, lambda: step, "keras", [], **options)
+
+    assert max(worker.distances(work, built(np.ones(4), right), reference).values()) == 0
+    off = right | {"w": np.array([1, 1, 1.001])}
+    for wrong in (built(np.full(4, 1.001), right), built(np.ones(4), off), built(np.ones(3), right), built(np.full(4, np.nan), right)):
+        with pytest.raises(ValueError, match=r"outputs|w: "):
+            worker.distances(work, wrong, reference)
+    with pytest.raises(ValueError, match="arrays"):
+        worker.distances(work, built(np.ones(4), {"w": np.ones(3)}), reference)
+    worker.distances(work, built(np.ones(4), off, apart={"w": np.array([False, False, True])}), reference)
+
+
+def test_flops_by_hand() -> None:
+    a = workload("A:B=2,T=3,H=4,E=5,V=7")
+    # six rows: by kernel 5 x 16, by recurrent kernel 4 x 16; a head of 4 x 1 on two rows; backward twice the forward
+    assert flops.forward_flops(a) == {"projection": 6 * 80 * 2, "recurrence": 6 * 64 * 2, "head": 2 * 4 * 2}
+    assert flops.step_flops(a) == 3 * (960 + 768 + 16)
+    assert flops.parameters(a) == {"lstm": 80 + 64 + 16, "head": 5, "embedding": 35}
+    # 165 small parameters 9 times, the table 6 times and its 6 touched rows of 5 thrice, 6 ids, 2 labels
+    assert flops.least_bytes(a) == 4 * (9 * 165 + 6 * 35 + 3 * 30 + 6 + 2)
+    b = workload("B:B=2,T=3,H=4,V=7")
+    assert flops.step_flops(b) == 3 * (768 + 2 * 4 * 7 * 2)
+    cell = recurrence(4, 3, 2)
+    assert flops.step_flops(cell) == 3 * (6 * 64 * 2 + 6 * 64 * 2)
+    assert flops.least_bytes(cell) == 4 * (2 * (64 + 64 + 16) + 4 * 24)
+    assert [round(flops.step_flops(workload(name)) / 1e9, 1) for name in "AB"] == [2.0, 2.0]
+
+
+def test_arrays_are_the_same_each_time() -> None:
+    for name in TINY:
+        work = workload(name)
+        first, again = make_arrays(work), make_arrays(work)
+        assert first.weights.keys() == again.weights.keys()
+        for key, array in first.weights.items():
+            np.testing.assert_array_equal(array, again.weights[key])
+            assert array.dtype == np.float32
+        np.testing.assert_array_equal(first.inputs, again.inputs)
+    with pytest.raises(ValueError, match="give one of"):
+        workload("C")
+    with pytest.raises(ValueError, match="sizes"):
+        workload("A:Q=3")
+
+
+def test_sides_are_read() -> None:
+    plain, changed = throughput.side("ours"), throughput.side("ours:backend=reference:recurrent=0")
+    assert plain.key(workload("A")) == ("ours", "A", None, RATE, RATE)
+    assert changed.key(workload("A")) == ("ours", "A", "reference", RATE, 0.0)
+    assert changed.arguments() == ["ours", "--backend", "reference", "--recurrent-dropout", "0.0"]
+    with pytest.raises(ValueError, match="give one of"):
+        throughput.side("ours:colour=red")
+
+
+def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
+    """A row a process, skipped when it is there; a peer that fails leaves a row that says so, and is tried again."""
+    path, work = tmp_path / "rows.jsonl", "recurrence:B=2,T=3,H=4"
+    arguments = ["--workload", work, "--peer", "ours", "ours:backend=none", "--rounds", "1", "--seconds", "0.05", "--results", str(path)]
+    # the peak is not what is tested, and takes its time
+    quick = "from bench import peak, throughput; peak.measure = lambda: {'gemm_gflops_2': 100.0, 'copy_gbs_2': 10.0}; throughput.main()"
+    run = _run(["-c", quick, *arguments])
+    assert run.returncode == 0, run.stderr[-3000:]
+    peak, good, bad = (json.loads(line) for line in path.read_text().splitlines())
+    assert peak["peer"] == "peak"
+    assert good["ms_per_step"] > 0
+    assert good["samples"]
+    assert good["backend_ran"] in BACKENDS
+    assert good["flops"] == flops.step_flops(workload(work))
+    assert "InputError" in bad["error"]
+    assert "ms_per_step" not in bad
+    assert "failed" in run.stdout
+    again = _run(["-c", quick, *arguments, "--report"])
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert len(path.read_text().splitlines()) == 3
