@@ -56,12 +56,12 @@ def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
 
 
-def param_sharding(mesh: Mesh, path: tuple, leaf) -> NamedSharding:
+def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
     """Where a parameter of that path in a tree lives: an embedding table by columns if they divide evenly, all else copied."""
     name = str(getattr(path[-1], "key", "")) if path else ""
-    if name.split("/")[-1] == "embedding" and leaf.ndim == 2 and leaf.shape[1] % mesh.size == 0:
-        return rows(mesh, 1)
-    return replicated(mesh)
+    if name.split("/")[-1] == "embedding" and leaf.ndim == 2 and leaf.shape[1] % devices == 0:
+        return PartitionSpec(None, DATA)
+    return PartitionSpec()
 
 
 def constrain(x: jax.Array, axis: int) -> jax.Array:
@@ -89,8 +89,13 @@ def _divides(x: jax.Array, axis: int) -> bool:
 
 def splits(size: int) -> bool:
     """Whether, inside a computation under `jax.set_mesh`, an axis of that size is split over several devices."""
+    return devices() > 1 and size % devices() == 0
+
+
+def devices() -> int:
+    """Devices of the mesh, inside a computation under `jax.set_mesh`; elsewhere 1."""
     mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.shape.get(DATA, 1) > 1 and size % mesh.shape[DATA] == 0
+    return 1 if mesh.empty else mesh.shape.get(DATA, 1)
 
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:

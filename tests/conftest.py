@@ -27,12 +27,12 @@ settings.load_profile("lstm_jax")
 
 def pytest_sessionstart() -> None:
     """Keep out of the user's cache, and build the compiled backend where there is a compiler; both are kept from run to run."""
-    from lstm_jax.errors import InputError  # not above: what is imported before jaxtyping's hook is not checked for types
-    from lstm_jax.recurrence import build_native
+    from lstm_jax import native  # not above: what is imported before jaxtyping's hook is not checked for types
+    from lstm_jax.errors import InputError
 
     os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"lstm_jax-tests-{os.getuid()}")
     with contextlib.suppress(InputError):
-        build_native()
+        native.build()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -14,7 +14,7 @@ from tables import assert_close
 from lstm_jax import Embedding, InputError, SentimentClassifier
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.models import functional
-from lstm_jax.sharding import DATA, constrain, gather_columns, make_mesh, on, param_sharding, replicated, rows, use_cpu_cores
+from lstm_jax.sharding import DATA, constrain, gather_columns, make_mesh, on, param_spec, replicated, rows, use_cpu_cores
 
 two_devices = pytest.mark.skipif("jax.device_count() < 2", reason="needs two devices")
 
@@ -70,7 +70,7 @@ def test_where_parameters_live() -> None:
     mesh = make_mesh(2)
 
     def places(tree) -> dict[str, PartitionSpec]:
-        found = jax.tree_util.tree_map_with_path(lambda path, leaf: param_sharding(mesh, path, leaf), tree)
+        found = jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, param_spec(mesh.size, path, leaf)), tree)
         return {jax.tree_util.keystr(path): place.spec for path, place in jax.tree.leaves_with_path(found)}
 
     model = SentimentClassifier(SentimentModelConfig(embed=6, units=5), 50, rngs=nnx.Rngs(0))
@@ -84,7 +84,7 @@ def test_where_parameters_live() -> None:
     }
     odd = {"embedding/embedding": jnp.zeros((4, 3)), "embedding": jnp.zeros(4), "my_embedding": jnp.zeros((4, 4))}
     assert set(places(odd).values()) == {copied}
-    assert param_sharding(mesh, (), jnp.zeros((4, 4))).spec == copied
+    assert param_spec(mesh.size, (), jnp.zeros((4, 4))) == copied
 
 
 def test_constrain_outside_a_mesh() -> None:
@@ -181,7 +181,7 @@ def test_the_whole_model_on_two_devices() -> None:
 
     want = jax.jit(function)(made.params, ids)
     with on(mesh):
-        places = jax.tree_util.tree_map_with_path(lambda path, leaf: param_sharding(mesh, path, leaf), made.params)
+        places = jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, param_spec(mesh.size, path, leaf)), made.params)
         params = {name: jax.device_put(array, places[name]) for name, array in made.params.items()}
         (value, logits), gradients = jax.jit(function)(params, jax.device_put(ids, rows(mesh)))
     assert_close(((value, logits), gradients), want, "float32")

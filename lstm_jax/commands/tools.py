@@ -37,10 +37,11 @@ class Backends:
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax.recurrence import build_native, capability_rows
+        from lstm_jax import native
+        from lstm_jax.recurrence import capability_rows
 
         if self.build:
-            build_native()
+            native.build()
         rows = capability_rows()
         if self.json:
             for row in rows:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lstm_jax import native as compiled
 from lstm_jax.cells import CELLS, Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
@@ -48,7 +49,7 @@ BACKENDS = {
         False,
         "hoisted, with both loops compiled for this CPU; optional",
         mixed=False,
-        why_not=native.why_not,
+        why_not=compiled.why_not,
     ),
     "hoisted": Backend("hoisted", hoisted.run, ("lstm",), ("cpu", "gpu", "tpu"), _FLOATS, False, "custom VJP, GEMMs outside the loop"),
     "reference": Backend("reference", reference.run, tuple(CELLS), ("cpu", "gpu", "tpu"), _FLOATS, True, "lax.scan and autodiff"),

@@ -186,15 +186,21 @@ def _bwd(loops, compute_dtype, sequences, residuals, cotangents):
     split = _per_gate(mask) or _per_gate(dropout.input)
     d_state, d_z = loops.backward(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype)
 
-    gradients: Callable = _gate_gradients if split else _flat_gradients
+    d_params, d_x, d_masks = gradients(params, x, dropout, kept.h, d_z, compute_dtype)
+    return d_params, d_x, d_state, None, d_masks
+
+
+def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z: Array | Gates, compute_dtype=None):
+    """By parameters, x (None for ids) and masks, from d_z as a loop gives it and h (T, B, H) before each step."""
+    by_operands: Callable = _gate_gradients if isinstance(d_z, tuple) else _flat_gradients
     if jnp.issubdtype(x.dtype, jnp.integer):  # one-hot rows: the product x^T d_z adds each d_z to its id's row
         all_gates = jnp.concatenate(d_z, axis=-1) if isinstance(d_z, tuple) else d_z
         d_kernel, d_x, d_input_mask = jnp.zeros_like(params.kernel).at[x].add(all_gates), None, None
     else:
-        d_kernel, d_x, d_input_mask = gradients(x, params.kernel, dropout.input, d_z, compute_dtype)
-    d_recurrent, _, d_recurrent_mask = gradients(kept.h, kernel, mask, d_z, compute_dtype)
+        d_kernel, d_x, d_input_mask = by_operands(x, params.kernel, dropout.input, d_z, compute_dtype)
+    d_recurrent, _, d_recurrent_mask = by_operands(h, params.recurrent_kernel, dropout.recurrent, d_z, compute_dtype)
     d_bias = jnp.concatenate([d.sum((0, 1)) for d in d_z]) if isinstance(d_z, tuple) else d_z.sum((0, 1))
-    return LSTMParams(d_kernel, d_recurrent, d_bias), d_x, d_state, None, DropoutMasks(d_input_mask, d_recurrent_mask)
+    return LSTMParams(d_kernel, d_recurrent, d_bias), d_x, DropoutMasks(d_input_mask, d_recurrent_mask)
 
 
 def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, compute_dtype):

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
+from lstm_jax import native, sharding
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
 
@@ -27,15 +29,46 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
     def update(updates, state, params=None):
         del params
         count = optax.safe_increment(state.count)
-        m = jax.tree.map(lambda m, g: m + (1 - b1) * (g - m), state.mu, updates)
-        v = jax.tree.map(lambda v, g: v + (1 - b2) * (g * g - v), state.nu, updates)
         rate = jnp.asarray(learning_rate(state.count) if callable(learning_rate) else learning_rate)
         time = jnp.asarray(count).astype(rate.dtype)
         scale = rate * jnp.sqrt(1 - b2**time) / (1 - b1**time)
-        steps = jax.tree.map(lambda m, v: -scale.astype(m.dtype) * m / (jnp.sqrt(v) + eps), m, v)
+
+        def leaf(path, m, v, g):
+            step = _in_one_pass if _serves(m) else _adam_step
+            return step(path, m, v, g, scale.astype(m.dtype), b1, b2, eps)
+
+        parts = jax.tree_util.tree_map_with_path(leaf, state.mu, state.nu, updates)
+        steps, m, v = jax.tree.transpose(jax.tree.structure(state.mu), None, parts)
         return steps, optax.ScaleByAdamState(count, m, v)
 
     return optax.GradientTransformation(init, update)
+
+
+def _adam_step(path, m, v, g, scale, b1, b2, eps):
+    del path
+    m = m + (1 - b1) * (g - m)
+    v = v + (1 - b2) * (g * g - v)
+    return -scale * m / (jnp.sqrt(v) + eps), m, v
+
+
+LEAST = 2**14
+"""Numbers in a parameter from which a call of compiled code pays."""
+
+
+def _serves(m) -> bool:
+    return m.size >= LEAST and m.dtype in (jnp.float32, jnp.float64) and jax.default_backend() == "cpu" and not native.why_not()
+
+
+def _in_one_pass(path, m, v, g, scale, b1, b2, eps):
+    """`_adam_step` in compiled code: one pass over memory for XLA's three."""
+
+    def call(m, v, g, scale):
+        return tuple(native.call("lstm_jax_adam", (m, m, v), (m, v, g, scale), {0: 1, 1: 2, 2: 0}, b1=b1, b2=b2, eps=eps))
+
+    place = sharding.param_spec(sharding.devices(), path, m)
+    if sharding.devices() == 1:
+        return call(m, v, g, scale)
+    return jax.shard_map(call, in_specs=(place, place, place, PartitionSpec()), out_specs=place, check_vma=False)(m, v, g, scale)
 
 
 def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.GradientTransformation:

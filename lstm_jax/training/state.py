@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from lstm_jax import sharding
 
@@ -29,7 +29,7 @@ def state_sharding(
 ) -> TrainState:
     """A TrainState of shardings: each of the optimiser's moments lives where its parameter does, the carry with the batch's rows."""
     copied = sharding.replicated(mesh)
-    places = jax.tree_util.tree_map_with_path(lambda path, leaf: sharding.param_sharding(mesh, path, leaf), params)
+    places = jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, sharding.param_spec(mesh.size, path, leaf)), params)
     shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     home = dict(jax.tree_util.tree_leaves_with_path(places))
 

@@ -1,4 +1,4 @@
-"""The compiled loops: against their JAX twins over odd sizes, with threads of their own, and what building says when it cannot."""
+"""The compiled recurrence: against its JAX twins over odd sizes, with threads of their own, and what building says when it cannot."""
 
 import os
 import subprocess
@@ -11,58 +11,109 @@ import numpy as np
 import pytest
 from tables import BACKENDS, assert_close
 
-from lstm_jax.cells import CELLS, LSTMState
+from lstm_jax.cells import CELLS, LSTMParams, LSTMState
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError
+from lstm_jax.native import library
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
+from lstm_jax.recurrence import native as recurrence
 from lstm_jax.recurrence import unroll
-from lstm_jax.recurrence.native import library, loops
 
 built = pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with")
 
 # around every border of the blocks: 16 (float32, AVX-512), 8 and 4 lanes, 1, 2 and 4 vectors at a time, 6 rows forward, 6 to 12 backward
-SIZES = [(1, 1), (2, 3), (5, 7), (7, 9), (13, 16), (14, 17), (4, 32), (11, 33), (25, 47), (9, 65)]
-KINDS = [("none", False, False), ("shared", False, True), ("per gate", True, True), ("none", True, True)]
-STEPS = 3
+# around every border of the blocks: 16 (float32, AVX-512), 8 and 4 lanes, 1, 2 and 4 vectors at a time, 6 rows forward, 6 to 12 backward
+SIZES = [(1, 1, 1), (2, 3, 17), (5, 7, 2), (7, 9, 40), (13, 16, 16), (14, 17, 5), (4, 32, 31), (11, 33, 70), (25, 47, 3), (9, 65, 8)]
+KINDS = [
+    ("none", "none", False),
+    ("per gate", "shared", True),
+    ("ids", "shared", True),
+    ("shared", "per gate", False),
+    ("per gate", "per gate", True),
+]
+STEPS = 6
 
-if "native" in BACKENDS:
-    library.register()
 
-
-def _arrays(batch: int, units: int, dtype: str, dropout: str, split: bool, masked: bool):
+def _arrays(batch: int, units: int, features: int, dtype: str, input_kind: str, kind: str, masked: bool):
     rng = np.random.default_rng(batch * 100 + units)
 
     def normal(*shape: int) -> jax.Array:
         return jnp.asarray(rng.standard_normal(shape), dtype)
 
-    z = normal(STEPS, batch, 4 * units)
-    shape = {"shared": (batch, units), "per gate": (4, batch, units)}.get(dropout)
-    mask = None if shape is None else jnp.asarray(rng.integers(0, 2, shape) * 2.0, dtype)
+    def mask(kind: str, size: int) -> jax.Array | None:
+        shape = {"shared": (batch, size), "per gate": (4, batch, size)}.get(kind)
+        return None if shape is None else jnp.asarray(rng.integers(0, 2, shape) * 2.0, dtype)
+
+    params = LSTMParams(normal(features, 4 * units) / features**0.5, normal(units, 4 * units) / units**0.5, normal(4 * units))
+    ids = jnp.asarray(rng.integers(-features, features, (STEPS, batch)), jnp.int32)
+    x = ids if input_kind == "ids" else normal(STEPS, batch, features)
+    dropout = DropoutMasks(mask(input_kind, features), mask(kind, units))
     valid = jnp.asarray(rng.integers(0, 2, (STEPS, batch)).astype(bool)) if masked else None
-    kernel = normal(units, 4 * units) / units**0.5
-    state = LSTMState(normal(batch, units), normal(batch, units))
-    d_final = LSTMState(normal(batch, units), normal(batch, units))
-    return kernel, tuple(jnp.split(z, 4, axis=-1)) if split else z, state, mask, valid, normal(STEPS, batch, units), d_final
+    state, d_final = (LSTMState(normal(batch, units), normal(batch, units)) for _ in range(2))
+    return params, x, state, dropout, valid, normal(STEPS, batch, units), d_final
 
 
 @built
-@pytest.mark.parametrize(("batch", "units"), SIZES)
+@pytest.mark.parametrize(("batch", "units", "features"), SIZES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_loops_equal_their_twins(batch: int, units: int, dtype: str) -> None:
-    tolerance = 2e-6 if dtype == "float32" else 1e-14
+def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: str) -> None:
+    tolerance = "float32" if dtype == "float32" else 1e-13
+    turn = SIZES.index((batch, units, features)) + (dtype == "float64")
     with jax.enable_x64(dtype == "float64"):
-        for kind in KINDS:
-            dropout, split, _ = kind
-            kernel, z, state, mask, valid, d_h, d_final = _arrays(batch, units, dtype, *kind)
-            want = jax.jit(loops._twin_forward, static_argnums=(0, 1))(True, True, kernel, z, state, mask, valid)
-            got = loops._call_forward(True, True, kernel, z, state, mask, valid)
-            assert_close(got, want, tolerance, dropout)
+        for kind in (KINDS[turn % 5], KINDS[(turn + 2) % 5]):
+            params, x, state, dropout, valid, d_h, d_final = _arrays(batch, units, features, dtype, *kind)
+            args = (params, x, state, dropout, valid)
+            want = jax.jit(recurrence._twin_forward, static_argnums=(0, 1))(True, True, *args)
+            got = recurrence._call_forward(True, True, *args)
+            assert_close(got, want, tolerance, str(kind))
             for sequences in (False, True):
-                part = loops._call_forward(sequences, False, kernel, z, state, mask, valid)
+                part = recurrence._call_forward(sequences, False, *args)
                 jax.tree.map(np.testing.assert_array_equal, part[:2], (got[0] if sequences else None, got[1]))
-            d_h = None if kind == KINDS[batch % len(KINDS)] else d_h
-            args = (split, kernel, want[2], d_h, d_final, mask, valid)
-            assert_close(loops._call_backward(*args), jax.jit(loops._twin_backward, static_argnums=0)(*args), tolerance, dropout)
+            d_h = None if kind == KINDS[turn % 5] else d_h
+            back = (kind[0] != "ids", params, x, want[2], d_h, d_final, dropout, valid)
+            assert_close(
+                recurrence._call_backward(*back), jax.jit(recurrence._twin_backward, static_argnums=0)(*back), tolerance, str(kind)
+            )
+
+
+@built
+def test_long_sequences_in_stretches() -> None:
+    """More steps than a stretch has, and not a multiple of it."""
+    rng = np.random.default_rng(0)
+    params = CELLS["lstm"].init(jax.random.key(0), 3, 5)
+    for batch, steps in ((1, 150), (3, 50), (40, 5), (100, 3)):
+        x = jnp.asarray(rng.standard_normal((batch, steps, 3)), jnp.float32)
+
+        def loss(params, x, backend):
+            return (unroll(CELLS["lstm"], params, x, backend=backend)[0] ** 2).sum()
+
+        got, want = (jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(params, x, backend) for backend in ("native", "reference"))
+        assert_close(got, want, "float32")
+
+
+@built
+def test_ids_that_are_not_there() -> None:
+    """As the other backends: negative ids count from the end, others out of range give NaN and no gradient."""
+    params = CELLS["lstm"].init(jax.random.key(0), 4, 3)
+    for ids in ([[0, -1, 3]], [[1, 4, 2]], [[-5, 0, 1]]):
+        x = jnp.asarray(ids)
+        outputs = [np.asarray(unroll(CELLS["lstm"], params, x, backend=backend)[0]) for backend in ("native", "hoisted")]
+        np.testing.assert_allclose(*outputs, atol=1e-6)
+
+
+@built
+def test_gradients_by_masks() -> None:
+    """They come from the twin, and the others with them."""
+    rng = np.random.default_rng(0)
+    params = CELLS["lstm"].init(jax.random.key(0), 3, 5)
+    x = jnp.asarray(rng.standard_normal((2, 4, 3)), jnp.float32)
+    masks = DropoutMasks(jnp.asarray(rng.random((4, 2, 3)), jnp.float32), jnp.asarray(rng.random((2, 5)), jnp.float32))
+
+    def loss(params, x, masks, backend):
+        return (unroll(CELLS["lstm"], params, x, dropout=masks, backend=backend)[0] ** 2).sum()
+
+    got, want = (jax.grad(loss, (0, 1, 2))(params, x, masks, backend) for backend in ("native", "reference"))
+    assert_close(got, want, "float32")
 
 
 @built
@@ -72,19 +123,23 @@ def test_gates_far_out(dtype: str) -> None:
     with jax.enable_x64(dtype == "float64"):
         x = np.concatenate([[0.0, 1e-30, 1e-8, 1e-4, 0.3, 1, 10, 50, 100, 1e4, 1e30, np.inf], np.linspace(0, 20, 500)])
         x = np.concatenate([x, -x]).astype(dtype)
-        units, zero = len(x), jnp.zeros((1, len(x)), dtype)
+        units = len(x)
+
+        def gates(bias: jax.Array, units: int) -> np.ndarray:
+            params = LSTMParams(jnp.zeros((1, 4 * units), dtype), jnp.zeros((units, 4 * units), dtype), bias)
+            state = LSTMState(*jnp.zeros((2, 1, units), dtype))
+            kept = recurrence._call_forward(False, True, params, jnp.zeros((1, 1, 1), dtype), state, DropoutMasks(), None)[2]
+            return np.asarray(kept.gates, np.float64).reshape(4, units)
+
         for gate in range(4):
-            z = jnp.zeros((1, 1, 4, units), dtype).at[0, 0, gate].set(x).reshape(1, 1, 4 * units)
-            kept = loops._call_forward(False, True, jnp.zeros((units, 4 * units), dtype), z, LSTMState(zero, zero), None, None)[2]
-            got = np.asarray(kept.gates, np.float64).reshape(4, units)[gate]
+            got = gates(jnp.zeros((4, units), dtype).at[gate].set(x).reshape(4 * units), units)[gate]
             exact = x.astype(np.longdouble)
             want = (np.tanh(exact) if gate == 2 else 1 / (1 + np.exp(-np.maximum(exact, -11_000)))).astype(np.float64)
             unit = np.finfo(dtype).eps
             assert np.abs(got - want).max() <= 2 * unit
-            assert (np.abs(got - want) <= 4 * unit * np.abs(want) + np.finfo(dtype).tiny * (1 / unit)).all() or gate != 2
-        z = jnp.full((1, 1, 4 * 3), np.nan, dtype)
-        final = loops._call_forward(False, False, jnp.zeros((3, 12), dtype), z, LSTMState(zero[:, :3], zero[:, :3]), None, None)[1]
-        assert np.isnan(np.asarray(final.h)).all()
+            if gate == 2:  # small ones too to the last places
+                assert (np.abs(got - want) <= 4 * unit * np.abs(want) + np.finfo(dtype).tiny / unit).all()
+        assert np.isnan(gates(jnp.full(12, np.nan, dtype), 3)).all()
 
 
 THREADS = """
@@ -97,21 +152,26 @@ params = LSTMParams(*(rng.standard_normal(shape).astype("float32") for shape in 
 x = rng.standard_normal((int(sys.argv[2]), 7, 5)).astype("float32")
 run = jax.jit(jax.value_and_grad(lambda params, x: (unroll(CELLS["lstm"], params, x, backend="native")[0] ** 2).sum(), (0, 1)))
 for _ in range(20):  # the pool's threads come in any order
+    value, (_, by_x) = run(params, x)
+    outputs = np.asarray(unroll(CELLS["lstm"], params, x, backend="native")[0])
+    print("rows", hashlib.sha256(outputs.tobytes() + np.asarray(by_x).tobytes()).hexdigest())
     parts = [np.asarray(part).tobytes() for part in jax.tree.leaves(run(params, x))]
-    print(hashlib.sha256(b"".join(parts)).hexdigest())
+    print("sums", sys.argv[1], hashlib.sha256(b"".join(parts)).hexdigest())
 """
 
 
 @built
 @pytest.mark.parametrize("batch", [1, 3, 26])
 def test_threads_change_nothing(batch: int) -> None:
-    """One CPU device that has all cores: the rows are shared out over its pool, and every bit stays."""
-    found = set()
-    for threads in (1, 2, 3, 40):
+    """One CPU device that has all cores: the rows are shared out over its pool, and every bit stays; of the sums over all rows, every bit
+    from run to run."""
+    counts, lines = (1, 2, 3, 40), []
+    for threads in counts:
         run = subprocess.run([sys.executable, "-c", THREADS, str(threads), str(batch)], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr[-2000:]
-        found |= set(run.stdout.split())
-    assert len(found) == 1
+        lines += run.stdout.splitlines()
+    assert len({line for line in lines if line.startswith("rows")}) == 1
+    assert len({line for line in lines if line.startswith("sums")}) == len(counts)
 
 
 @built
@@ -137,7 +197,7 @@ def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library, "library_path", lambda: tmp_path / "none.so")
     library.register.cache_clear()
     assert BACKEND_TABLE["native"].why_not() == "not built: run lstm-jax backends --build"
-    with pytest.raises(InputError, match=r"^backend native: not built; run lstm-jax backends --build"):
+    with pytest.raises(InputError, match=r"^native code: not built; run lstm-jax backends --build"):
         library.register()
     with pytest.raises(InputError, match=r"^backend native: not built"):
         unroll(CELLS["lstm"], CELLS["lstm"].init(jax.random.key(0), 2, 3), jnp.ones((1, 1, 2)), backend="native")

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from lstm_jax import sharding
 from lstm_jax.config import GenerationModelConfig
@@ -145,7 +146,9 @@ def test_two_devices_as_one(small_streams):
     both = []
     for devices in (1, 2):
         mesh = sharding.make_mesh(devices)
-        places = jax.tree_util.tree_map_with_path(lambda path, leaf, mesh=mesh: sharding.param_sharding(mesh, path, leaf), DEEP)
+        places = jax.tree_util.tree_map_with_path(
+            lambda path, leaf, mesh=mesh: NamedSharding(mesh, sharding.param_spec(mesh.size, path, leaf)), DEEP
+        )
         params = jax.device_put(DEEP, places)
         carried, window = (Scorer(DEEP_REBUILD, mesh, mode, LENGTH) for mode in ("carried", "window"))
         both.append((carried.text(params, ids), window.text(params, ids), carried.activations(params, ids)))

@@ -1,4 +1,4 @@
-"""Compiling lstm.cc for the machine at hand, once, into the user's cache; and loading what was compiled."""
+"""Compiling the C++ here for the machine at hand, once, into the user's cache; loading and calling what was compiled."""
 
 import ctypes
 import functools
@@ -10,17 +10,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from lstm_jax.errors import InputError
 from lstm_jax.files import default_cache_dir, write_atomically
 
-SOURCE = Path(__file__).with_name("lstm.cc")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w")
-TARGETS = {"forward": "lstm_jax_forward", "backward": "lstm_jax_backward"}
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "adam.cc"))
+HEADER = Path(__file__).with_name("threads.h")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
+TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam")
 REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
 
 
@@ -37,7 +40,7 @@ def _processor() -> str:
 @functools.cache
 def library_path() -> Path:
     """Where the library for this source, this jaxlib and this processor lies, or will."""
-    parts = (SOURCE.read_text(), version("jaxlib"), _processor(), *FLAGS)
+    parts = (*(path.read_text() for path in (*SOURCES, HEADER)), version("jaxlib"), _processor(), *FLAGS)
     return default_cache_dir() / "native" / f"lstm-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
 
 
@@ -66,7 +69,7 @@ def build() -> Path:
         compiler = _compiler()
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "lstm.so"
-            command = [*compiler, *FLAGS, "-I", jax.ffi.include_dir(), str(SOURCE), "-o", str(made)]
+            command = [*compiler, *FLAGS, "-I", jax.ffi.include_dir(), *map(str, SOURCES), "-o", str(made)]
             run = subprocess.run(command, capture_output=True, text=True, check=False)
             if run.returncode != 0:
                 complaint = next((line for line in run.stderr.splitlines() if "error" in line), f"exit code {run.returncode}")
@@ -80,7 +83,7 @@ def build() -> Path:
 
 
 def why_not() -> str:
-    """Why the compiled loops do not serve here; empty if they do."""
+    """Why what is compiled does not serve here; empty if they do."""
     return "" if library_path().exists() else "not built: run lstm-jax backends --build"
 
 
@@ -93,7 +96,25 @@ def register() -> None:
     """
     path = library_path()
     if not path.exists():
-        raise InputError("backend native", "not built", "run lstm-jax backends --build")
+        raise InputError("native code", "not built", "run lstm-jax backends --build")
     library = ctypes.CDLL(str(path))
-    for name in TARGETS.values():
+    for name in TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+
+
+def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], **options) -> list[jax.Array]:
+    """The function of that name on this device's arrays.
+
+    Args:
+        results: what has the shapes and dtypes of the results.
+        args: None for one that is left out.
+        aliases: number of an argument -> number of the result that may take its place.
+        options: bool, int or float.
+    """
+    register()
+    fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
+    # cores for one device's call: all of them shared out
+    fixed["threads"] = np.int64(max(1, len(os.sched_getaffinity(0)) // jax.local_device_count("cpu")))
+    shapes = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
+    function = jax.ffi.ffi_call(name, shapes, vmap_method="sequential", input_output_aliases=aliases)
+    return list(function(*(arg for arg in args if arg is not None), **fixed))

@@ -1,0 +1,660 @@
+// The LSTM over time for CPUs, forward and backward, each in one call through XLA's foreign function interface. Same values as hoisted.py.
+//
+// Rows of a batch do not depend on each other, so threads take rows and never wait for each other; only the gradients of the kernels are
+// sums over all of them. A thread goes through time in stretches of some steps, short enough for what passes between the products of a
+// stretch to stay in its cache: forward x W for the stretch and then its steps, backward its steps and then the gradients of x, W and U.
+// Of each step's product h U the four gates of a vector of units stay in registers, where the gates' functions follow at once.
+// Kept for the backward pass are the gates, h and c; writing more costs more than computing it again.
+
+#include "gates.h"
+#include "products.h"
+#include "threads.h"
+#include "vectors.h"
+
+namespace {
+
+struct Sizes {
+  int64_t steps, batch, features, units;
+};
+
+// A dropout mask, constant over time: none, one for all gates (B, size), or one a gate (4, B, size).
+template <typename T>
+struct Mask {
+  int64_t kinds = 0;
+  const T* data = nullptr;
+  int64_t batch = 0, size = 0;
+  const T* row(int64_t gate, int64_t row) const { return data + ((kinds == kGates ? gate * batch : 0) + row) * size; }
+};
+
+// Steps in a stretch for a thread with so many rows.
+constexpr int64_t kStretch = 64;
+int64_t stretch_of(int64_t rows, int64_t steps) { return std::min(steps, std::max<int64_t>(1, kStretch / rows)); }
+
+template <typename T>
+struct Forward {
+  Sizes sizes;
+  const T* x;          // (T, B, E), or null with
+  const int32_t* ids;  // (T, B): x W is a row of W
+  const T *w, *bias;
+  Kernel<T> kernel, recurrent;
+  Mask<T> input_mask, mask;
+  const T *h, *c;
+  const bool* valid;  // (T, B) or null
+  T *final_h, *final_c;
+  // null where nobody asks; h and c have T + 1 times, the initial ones first; gates is (T, B, 4H)
+  T *h_trail, *c_trail, *gates;
+};
+
+// A thread's own.
+template <typename T>
+struct ForwardPlace {
+  int64_t first, rows;  // of the batch
+  T *h, *h_next;        // (rows, H)
+  T* z;                 // (steps of the stretch, rows, 4H), or in `gates`
+  int64_t by_step;      // from a step's z to the next one's
+};
+
+// The row of W of an id: negative ones count from the end; null for one that is not there.
+template <typename T>
+const T* row_of(const T* w, int64_t id, const Sizes& sizes) {
+  id = id < 0 ? id + sizes.features : id;
+  return id < 0 || id >= sizes.features ? nullptr : w + id * kGates * sizes.units;
+}
+
+// z = x W + b of a group of rows of a step, `BLOCKS` blocks of units; a: the rows of x for each gate.
+template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
+void project_block(const Forward<T>& run, const T* const* a, int64_t block, T* z) {
+  const int64_t units = run.sizes.units;
+  Vec<T> sums[BLOCKS][ROWS][kGates];
+  for (int n = 0; n < BLOCKS; ++n) {
+    const int64_t column = (block + n) * kLanes<T>;
+    const int count = std::min<int64_t>(kLanes<T>, units - column);
+#pragma GCC unroll 4
+    for (int g = 0; g < kGates; ++g) {
+      const Vec<T> bias = load(run.bias + g * units + column, count);
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r) sums[n][r][g] = bias;
+    }
+  }
+  add_products<T, ROWS, BLOCKS, PER_GATE>(sums, a, run.sizes.features, run.kernel, block, run.sizes.features);
+  for (int n = 0; n < BLOCKS; ++n) {
+    const int64_t column = (block + n) * kLanes<T>;
+    const int count = std::min<int64_t>(kLanes<T>, units - column);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates; ++g) store(z + (r * kGates + g) * units + column, sums[n][r][g], count);
+    }
+  }
+}
+
+// A step of a group of rows from `begin` on, `BLOCKS` blocks of units.
+template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
+void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, int64_t begin, const T* z, const T* const* a, int64_t block) {
+  const int64_t units = run.sizes.units, batch = run.sizes.batch, row = place.first + begin;
+  Vec<T> sums[BLOCKS][ROWS][kGates];
+  for (int n = 0; n < BLOCKS; ++n) {
+    const int64_t column = (block + n) * kLanes<T>;
+    const int count = std::min<int64_t>(kLanes<T>, units - column);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      const T* z_r = run.ids ? row_of(run.w, run.ids[t * batch + row + r], run.sizes) : z + r * kGates * units;
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates; ++g) {
+        sums[n][r][g] = z_r ? load(z_r + g * units + column, count) : all<T>(std::numeric_limits<T>::quiet_NaN());
+        if (run.ids) sums[n][r][g] += load(run.bias + g * units + column, count);
+      }
+    }
+  }
+  add_products<T, ROWS, BLOCKS, PER_GATE>(sums, a, units, run.recurrent, block, units);
+  for (int n = 0; n < BLOCKS; ++n) {
+    const int64_t column = (block + n) * kLanes<T>;
+    const int count = std::min<int64_t>(kLanes<T>, units - column);
+    Vec<T>(&gates)[ROWS][kGates] = sums[n];
+    // a loop for each function's chain of dependent operations, so that the chains of several rows overlap
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+      for (int g = 0; g < kGates; ++g) gates[r][g] = g == 2 ? hyperbolic_tangent<T>(gates[r][g]) : sigmoid<T>(gates[r][g]);
+    }
+    Vec<T> h_new[ROWS], c_new[ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      c_new[r] = gates[r][1] * load(run.final_c + (row + r) * units + column, count) + gates[r][0] * gates[r][2];
+      h_new[r] = gates[r][3] * hyperbolic_tangent<T>(c_new[r]);
+    }
+    for (int r = 0; r < ROWS; ++r) {
+      const int64_t state = (row + r) * units + column, after = (batch + t * batch + row + r) * units + column;
+      const int64_t own = (begin + r) * units + column;
+      if (run.valid && !run.valid[t * batch + row + r]) {
+        h_new[r] = load(place.h + own, count);
+        c_new[r] = load(run.final_c + state, count);
+        for (int g = 0; g < kGates; ++g) gates[r][g] = Vec<T>{};
+      }
+      store(run.final_c + state, c_new[r], count);
+      store(place.h_next + own, h_new[r], count);
+      if (run.h_trail) store(run.h_trail + after, h_new[r], count);
+      if (run.gates) {
+        store(run.c_trail + after, c_new[r], count);
+        for (int g = 0; g < kGates; ++g) store(run.gates + ((t * batch + row + r) * kGates + g) * units + column, gates[r][g], count);
+      }
+    }
+  }
+}
+
+// f(ROWS, BLOCKS, PER_GATE, block, begin) over all blocks of units and groups of rows.
+template <typename T, typename F>
+LSTM_INLINE void over_blocks(int64_t units, int64_t rows, bool per_gate, const F& f) {
+  const int64_t blocks = blocks_of<T>(units);
+  for (int64_t block = 0; block < blocks; ++block) {
+    const bool two = per_gate && block + 1 < blocks;
+    in_groups(rows, kRows, [&](int64_t begin, int64_t count) {
+      with_rows<kRows>(count, [&](auto ROWS) {
+        constexpr std::integral_constant<int, 1> one{};
+        if (two) return f(ROWS, std::integral_constant<int, 2>{}, std::true_type{}, block, begin);
+        if (per_gate) return f(ROWS, one, std::true_type{}, block, begin);
+        f(ROWS, one, std::false_type{}, block, begin);
+      });
+    });
+    block += two;
+  }
+}
+
+// to[gate] = from * mask of the gate, for rows that begin with the batch's row number `row`; as many as the mask has kinds.
+template <typename T>
+void drop(const T* from, const Mask<T>& mask, int64_t row, int64_t rows, T* to, int64_t by_gate) {
+  const int64_t size = rows * mask.size;
+  for (int64_t gate = 0; gate < mask.kinds; ++gate) {
+    const T* m = mask.row(gate, row);
+    for (int64_t n = 0; n < size; ++n) to[gate * by_gate + n] = from[n] * m[n];
+  }
+}
+
+// z of steps t0..t1-1.
+template <typename T>
+void project(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t0, int64_t t1, T* dropped) {
+  const auto [steps, batch, features, units] = run.sizes;
+  const int64_t size = place.rows * features, by_gate = (t1 - t0) * size;
+  const Mask<T>& mask = run.input_mask;
+  for (int64_t t = t0; t < t1 && mask.kinds; ++t) {
+    drop(run.x + (t * batch + place.first) * features, mask, place.first, place.rows, dropped + (t - t0) * size, by_gate);
+  }
+  const int64_t stretch = t1 - t0;
+  over_blocks<T>(units, place.rows, mask.kinds == kGates, [&](auto ROWS, auto BLOCKS, auto PER_GATE, int64_t block, int64_t begin) {
+    for (int64_t s = 0; s < stretch; ++s) {
+      const T* a[kGates];
+      for (int g = 0; g < kGates; ++g) {
+        a[g] = mask.kinds ? dropped + (mask.kinds == kGates ? g * by_gate : 0) + s * size + begin * features
+                          : run.x + ((t0 + s) * batch + place.first + begin) * features;
+      }
+      project_block<T, ROWS, BLOCKS, PER_GATE>(run, a, block, place.z + s * place.by_step + begin * kGates * units);
+    }
+  });
+}
+
+// Rows first..last-1, all T.
+template <typename T>
+void forward_part(const Forward<T>& run, int64_t first, int64_t last) {
+  const auto [steps, batch, features, units] = run.sizes;
+  const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps);
+  ForwardPlace<T> place{first, rows};
+  const int64_t z_size = run.ids || run.gates ? 0 : stretch * kGates * size;
+  Aligned<T> state(2 * size), dropped(run.mask.kinds * size), dropped_x(run.input_mask.kinds * stretch * rows * features), z(z_size);
+  place.h = state.get();
+  place.h_next = place.h + size;
+  place.by_step = kGates * (run.gates ? batch : rows) * units;
+  std::memcpy(place.h, run.h + first * units, size * sizeof(T));
+  std::memcpy(run.final_c + first * units, run.c + first * units, size * sizeof(T));
+  if (run.h_trail) std::memcpy(run.h_trail + first * units, place.h, size * sizeof(T));
+  if (run.c_trail) std::memcpy(run.c_trail + first * units, run.c + first * units, size * sizeof(T));
+  for (int64_t t0 = 0; t0 < steps; t0 += stretch) {
+    const int64_t t1 = std::min(steps, t0 + stretch);
+    place.z = run.gates ? run.gates + (t0 * batch + first) * kGates * units : z.get();
+    if (!run.ids) project(run, place, t0, t1, dropped_x.get());
+    for (int64_t t = t0; t < t1; ++t) {
+      drop(place.h, run.mask, first, rows, dropped.get(), size);
+      const int64_t kinds = run.mask.kinds;
+      over_blocks<T>(units, rows, kinds == kGates, [&](auto ROWS, auto BLOCKS, auto PER_GATE, int64_t block, int64_t begin) {
+        const T* a[kGates];
+        for (int g = 0; g < kGates; ++g) {
+          a[g] = (kinds ? dropped.get() + (kinds == kGates ? g * size : 0) : place.h) + begin * units;
+        }
+        const T* z_t = place.z + (t - t0) * place.by_step + begin * kGates * units;
+        step_block<T, ROWS, BLOCKS, PER_GATE>(run, place, t, begin, z_t, a, block);
+      });
+      std::swap(place.h, place.h_next);
+    }
+  }
+  std::memcpy(run.final_h + first * units, place.h, size * sizeof(T));
+}
+
+template <typename T>
+struct Backward {
+  Sizes sizes;
+  const T* x;
+  const int32_t* ids;
+  const T *transposed_kernel, *transposed_recurrent;  // packed by `pack_backward`
+  Mask<T> input_mask, mask;
+  const T *gates, *h_trail, *c_trail, *d_h, *d_final_h, *d_final_c;  // d_h may be null
+  const bool* valid;
+  T *d_first_h, *d_first_c, *d_x;  // d_x may be null
+};
+
+// The sums over a thread's rows. Panels of `width` columns: by_kernel (4, panels, E, width), by_recurrent (4, panels, H, width),
+// by_bias (4, panels, width); by_ids (V, 4H) in place of by_kernel.
+template <typename T>
+struct Sums {
+  Sums(const Sizes& sizes, bool ids)
+      : width(vectors_of<T>(sizes.units) * kLanes<T>),
+        panels((sizes.units + width - 1) / width),
+        kernel_size(ids ? sizes.features * kGates * sizes.units : kGates * panels * padded(sizes.features) * width),
+        recurrent_size(kGates * panels * padded(sizes.units) * width),
+        data(kernel_size + recurrent_size + kGates * panels * width) {
+    by_kernel = data.get();
+    by_recurrent = by_kernel + kernel_size;
+    by_bias = by_recurrent + recurrent_size;
+    std::fill(by_kernel, by_bias + kGates * panels * width, T(0));
+  }
+  static int64_t padded(int64_t size) { return blocks_of<T>(size) * kLanes<T>; }
+  int64_t width, panels, kernel_size, recurrent_size;
+  Aligned<T> data;
+  T *by_kernel, *by_recurrent, *by_bias;
+};
+
+// A thread's own: d_z of a stretch, (4, panels, rows of the stretch, width); and rows of x or h, (size / lanes, rows of the stretch, lanes).
+template <typename T>
+struct BackwardPlace {
+  int64_t first, rows, stretch, width, panels;
+  T *d_z, *turned;
+  T* panel(int64_t gate, int64_t number) const { return d_z + (gate * panels + number) * stretch * rows * width; }
+};
+
+// out[r], VECTORS vectors from `column` on: the sum over gates of mask * (d_z kernel^T), for ROWS rows of the stretch from `row` on.
+// numbers: the rows' places in the batch. A row whose `out` is null is left out.
+template <typename T, int ROWS, int VECTORS>
+void back_block(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t units, int64_t row, int64_t column, int64_t size,
+                const T* kernel, const int64_t* numbers, T* const* out) {
+  const bool per_gate = mask.kinds == kGates;
+  Vec<T> total[ROWS][VECTORS], sums[ROWS][VECTORS];
+  for (int gate = 0; gate < kGates; ++gate) {
+    if (gate == 0 || per_gate) {
+#pragma GCC unroll 24
+      for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v) sums[r][v] = Vec<T>{};
+      }
+    }
+    for (int64_t panel = 0; panel < place.panels; ++panel) {
+      const int64_t depth = std::min(place.width, units - panel * place.width);
+      multiply<T, ROWS, VECTORS>(sums, place.panel(gate, panel) + row * place.width, place.width, 1, kernel, depth);
+      kernel += depth * VECTORS * kLanes<T>;
+    }
+    if (per_gate) {
+      for (int r = 0; r < ROWS; ++r) {
+        for (int v = 0; v < VECTORS; ++v) {
+          const int64_t at = column + v * kLanes<T>;
+          const int count = std::clamp<int64_t>(size - at, 0, kLanes<T>);
+          const Vec<T> kept = sums[r][v] * load(mask.row(gate, numbers[r]) + at, count);
+          total[r][v] = gate == 0 ? kept : total[r][v] + kept;
+        }
+      }
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    if (!out[r]) continue;
+    for (int v = 0; v < VECTORS; ++v) {
+      const int64_t at = column + v * kLanes<T>;
+      const int count = std::clamp<int64_t>(size - at, 0, kLanes<T>);
+      if (count == 0) continue;
+      Vec<T> d = per_gate ? total[r][v] : sums[r][v];
+      if (mask.kinds == 1) d *= load(mask.row(0, numbers[r]) + at, count);
+      store(out[r] + at, d, count);
+    }
+  }
+}
+
+constexpr int kMostRows = 12;
+
+// The same for `rows` rows of the stretch from `row` on; at(n) gives row n's place in the batch and in `out`.
+template <typename T, int VECTORS, typename At>
+void back_rows(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t units, int64_t row, int64_t rows, int64_t size,
+               const T* kernel, const At& at) {
+  constexpr int kMost = std::min(kSums / VECTORS, kMostRows);
+  for (int64_t column = 0; column < size; column += VECTORS * kLanes<T>, kernel += kGates * units * VECTORS * kLanes<T>) {
+    in_groups(rows, kMost, [&](int64_t begin, int64_t count) {
+      int64_t numbers[kMost];
+      T* out[kMost];
+      for (int64_t n = 0; n < count; ++n) at(row + begin + n, numbers[n], out[n]);
+      with_rows<kMost>(count, [&](auto ROWS) {
+        back_block<T, ROWS, VECTORS>(place, mask, units, row + begin, column, size, kernel, numbers, out);
+      });
+    });
+  }
+}
+
+template <typename T, typename At>
+void back(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t units, int64_t row, int64_t rows, int64_t size, const T* kernel,
+          const At& at) {
+  switch (vectors_of<T>(size)) {
+    case 1:
+      return back_rows<T, 1>(place, mask, units, row, rows, size, kernel, at);
+    case 2:
+      return back_rows<T, 2>(place, mask, units, row, rows, size, kernel, at);
+    default:
+      return back_rows<T, 4>(place, mask, units, row, rows, size, kernel, at);
+  }
+}
+
+// sums[gate] += (rows * mask of the gate)^T d_z over the stretch's steps t0..t1-1; data: (T, B, size).
+template <typename T, int VECTORS>
+void add_outer(const Backward<T>& run, const BackwardPlace<T>& place, const T* data, const Mask<T>& mask, int64_t size, int64_t t0,
+               int64_t t1, T* sums) {
+  const int64_t depth = (t1 - t0) * place.rows, blocks = blocks_of<T>(size);
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    for (int64_t k = 0; k < depth && (gate == 0 || mask.kinds == kGates); ++k) {
+      const int64_t row = place.first + k % place.rows;
+      const T* from = data + ((t0 + k / place.rows) * run.sizes.batch + row) * size;
+      const T* m = mask.kinds ? mask.row(gate, row) : nullptr;
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t column = block * kLanes<T>;
+        const int count = std::min<int64_t>(kLanes<T>, size - column);
+        const Vec<T> value = load(from + column, count);
+        store(place.turned + (block * depth + k) * kLanes<T>, m ? value * load(m + column, count) : value);
+      }
+    }
+    for (int64_t panel = 0; panel < place.panels; ++panel) {
+      const T* d_z = place.panel(gate, panel);
+      for (int64_t block = 0; block < blocks; ++block, sums += kLanes<T> * place.width) {
+        in_groups(kLanes<T>, kSums / VECTORS, [&](int64_t begin, int64_t count) {
+          with_rows<std::min(kSums / VECTORS, kLanes<T>)>(count, [&](auto ROWS) {
+            T* const to = sums + begin * place.width;
+            Vec<T> part[ROWS][VECTORS];
+#pragma GCC unroll 24
+            for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+              for (int v = 0; v < VECTORS; ++v) part[r][v] = load(to + r * place.width + v * kLanes<T>);
+            }
+            multiply<T, ROWS, VECTORS>(part, place.turned + block * depth * kLanes<T> + begin, 1, kLanes<T>, d_z, depth);
+#pragma GCC unroll 24
+            for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+              for (int v = 0; v < VECTORS; ++v) store(to + r * place.width + v * kLanes<T>, part[r][v]);
+            }
+          });
+        });
+      }
+    }
+  }
+}
+
+// d_z of step t from d_h and d_c, which lie in d_first_h and d_first_c; d_c of the step before.
+template <typename T>
+void back_through_gates(const Backward<T>& run, const BackwardPlace<T>& place, int64_t t, int64_t t0) {
+  const auto [steps, batch, features, units] = run.sizes;
+  for (int64_t r = 0; r < place.rows; ++r) {
+    const int64_t row = place.first + r, k = (t - t0) * place.rows + r;
+    const bool valid = !run.valid || run.valid[t * batch + row];
+    for (int64_t at = 0; at < units; at += kLanes<T>) {
+      const int count = std::min<int64_t>(kLanes<T>, units - at);
+      const int64_t state = row * units + at, step = (t * batch + row) * units + at;
+      Vec<T> d = load(run.d_first_h + state, count);
+      if (run.d_h) {
+        d += load(run.d_h + step, count);
+        store(run.d_first_h + state, d, count);
+      }
+      Vec<T> d_z[kGates] = {};
+      if (valid) {
+        Vec<T> gates[kGates];
+        for (int g = 0; g < kGates; ++g) gates[g] = load(run.gates + ((t * batch + row) * kGates + g) * units + at, count);
+        const auto& [i, f, g, o] = gates;
+        const Vec<T> tanh_c = hyperbolic_tangent<T>(load(run.c_trail + step + batch * units, count));
+        const Vec<T> by_c = load(run.d_first_c + state, count) + d * o * (T(1) - tanh_c * tanh_c);
+        d_z[0] = by_c * g * i * (T(1) - i);
+        d_z[1] = by_c * load(run.c_trail + step, count) * f * (T(1) - f);
+        d_z[2] = by_c * i * (T(1) - g * g);
+        d_z[3] = d * tanh_c * o * (T(1) - o);
+        store(run.d_first_c + state, by_c * f, count);
+      }
+      for (int g = 0; g < kGates; ++g) store(place.panel(g, at / place.width) + k * place.width + at % place.width, d_z[g]);
+    }
+  }
+}
+
+// The gradients by the kernels and the bias, from a stretch's d_z.
+template <typename T>
+void add_gradients(const Backward<T>& run, const BackwardPlace<T>& place, int64_t t0, int64_t t1, const Sums<T>& sums) {
+  const auto [steps, batch, features, units] = run.sizes;
+  const int64_t depth = (t1 - t0) * place.rows;
+  const auto outer = [&](const T* data, const Mask<T>& mask, int64_t size, T* to) {
+    switch (vectors_of<T>(run.sizes.units)) {
+      case 1:
+        return add_outer<T, 1>(run, place, data, mask, size, t0, t1, to);
+      case 2:
+        return add_outer<T, 2>(run, place, data, mask, size, t0, t1, to);
+      default:
+        return add_outer<T, 4>(run, place, data, mask, size, t0, t1, to);
+    }
+  };
+  outer(run.h_trail, run.mask, units, sums.by_recurrent);
+  if (run.x) outer(run.x, run.input_mask, features, sums.by_kernel);
+  for (int64_t k = 0; k < depth; ++k) {
+    T* row = nullptr;
+    if (run.ids) row = const_cast<T*>(row_of(sums.by_kernel, run.ids[(t0 + k / place.rows) * batch + place.first + k % place.rows], run.sizes));
+    for (int64_t gate = 0; gate < kGates; ++gate) {
+      for (int64_t at = 0; at < units; at += kLanes<T>) {
+        const int64_t panel = at / place.width, within = at % place.width;
+        const Vec<T> d_z = load(place.panel(gate, panel) + k * place.width + within);
+        T* bias = sums.by_bias + (gate * place.panels + panel) * place.width + within;
+        store(bias, load(bias) + d_z);
+        const int count = std::min<int64_t>(kLanes<T>, units - at);
+        if (row) store(row + gate * units + at, load(row + gate * units + at, count) + d_z, count);
+      }
+    }
+  }
+}
+
+// Rows first..last-1, all T.
+template <typename T>
+void backward_part(const Backward<T>& run, const Sums<T>& sums, int64_t first, int64_t last) {
+  const auto [steps, batch, features, units] = run.sizes;
+  const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps);
+  const int64_t wide = std::max(units, run.x ? features : 0);
+  Aligned<T> d_z(kGates * sums.panels * sums.width * stretch * rows), turned(blocks_of<T>(wide) * kLanes<T> * stretch * rows);
+  BackwardPlace<T> place{first, rows, stretch, sums.width, sums.panels, d_z.get(), turned.get()};
+  std::fill(d_z.get(), d_z.get() + kGates * sums.panels * sums.width * stretch * rows, T(0));  // columns that fill a panel up stay so
+  std::memcpy(run.d_first_h + first * units, run.d_final_h + first * units, size * sizeof(T));
+  std::memcpy(run.d_first_c + first * units, run.d_final_c + first * units, size * sizeof(T));
+  for (int64_t t1 = steps; t1 > 0; t1 -= std::min(stretch, t1)) {
+    const int64_t t0 = std::max<int64_t>(0, t1 - stretch);
+    place.stretch = t1 - t0;
+    for (int64_t t = t1 - 1; t >= t0; --t) {
+      back_through_gates(run, place, t, t0);
+      back(place, run.mask, units, (t - t0) * rows, rows, units, run.transposed_recurrent, [&](int64_t k, int64_t& number, T*& out) {
+        number = first + k - (t - t0) * rows;
+        const bool valid = !run.valid || run.valid[t * batch + number];
+        out = valid ? run.d_first_h + number * units : nullptr;  // else d_h goes on as it is
+      });
+    }
+    add_gradients(run, place, t0, t1, sums);
+    if (run.d_x) {
+      back(place, run.input_mask, units, 0, (t1 - t0) * rows, features, run.transposed_kernel, [&](int64_t k, int64_t& number, T*& out) {
+        number = first + k % rows;
+        out = run.d_x + ((t0 + k / rows) * batch + number) * features;
+      });
+    }
+  }
+}
+
+// The arguments or results of a call, in order.
+struct Arguments {
+  const ffi::RemainingArgs& args;
+  size_t next = 0;
+  template <typename T>
+  const T* take() {
+    return data_of<const T>(*args.get<ffi::AnyBuffer>(next++));
+  }
+  template <typename T>
+  Mask<T> mask(int64_t kinds, int64_t batch, int64_t size) {
+    return kinds ? Mask<T>{kinds, take<T>(), batch, size} : Mask<T>{};
+  }
+};
+
+struct Results {
+  const ffi::RemainingRets& rets;
+  size_t next = 0;
+  template <typename T>
+  T* take() {
+    return data_of<T>(**rets.get<ffi::AnyBuffer>(next++));
+  }
+};
+
+// x (T, B, E) or ids (T, B) first, kernel (E, 4H) second.
+Sizes sizes_of(const ffi::RemainingArgs& args) {
+  const auto x = args.get<ffi::AnyBuffer>(0)->dimensions(), kernel = args.get<ffi::AnyBuffer>(1)->dimensions();
+  return {x[0], x[1], kernel[0], kernel[1] / kGates};
+}
+
+// In order: x or ids, kernel, recurrent kernel, bias, h, c, input mask (unless `input_masks` is 0), recurrent mask (likewise), valid.
+// Results: final h, final c, the trail of h (if `sequences` or `keep`), and if `keep` that of c and the gates (T, B, 4H).
+template <typename T>
+ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool ids, int64_t input_masks,
+                   int64_t recurrent_masks, bool masked, bool sequences, bool keep, int64_t threads) {
+  Arguments in{args};
+  Results out{rets};
+  Forward<T> run{sizes_of(args)};
+  const auto [steps, batch, features, units] = run.sizes;
+  if (ids) run.ids = in.take<int32_t>();
+  if (!ids) run.x = in.take<T>();
+  run.w = in.take<T>();
+  const T* recurrent = in.take<T>();
+  run.bias = in.take<T>();
+  run.h = in.take<T>();
+  run.c = in.take<T>();
+  run.input_mask = in.mask<T>(input_masks, batch, features);
+  run.mask = in.mask<T>(recurrent_masks, batch, units);
+  if (masked) run.valid = in.take<bool>();
+  run.final_h = out.take<T>();
+  run.final_c = out.take<T>();
+  if (sequences || keep) run.h_trail = out.take<T>();
+  if (keep) {
+    run.c_trail = out.take<T>();
+    run.gates = out.take<T>();
+  }
+  // packing costs about as much as two rows' step
+  const bool packed = units % kLanes<T> != 0 || steps * batch > 4 * kRows;
+  const int64_t column = blocks_of<T>(units) * kLanes<T> * kGates;
+  Aligned<T> room(packed ? column * ((ids ? 0 : features) + units) : 0);
+  const auto as_read = [&](const T* kernel, int64_t depth, T* to) {
+    if (!packed) return Kernel<T>{kernel, kLanes<T>, kGates * units, units};
+    pack_forward(kernel, depth, units, to);
+    return Kernel<T>{to, depth * kGates * kLanes<T>, kGates * kLanes<T>, kLanes<T>};
+  };
+  run.recurrent = as_read(recurrent, units, room.get());
+  if (!ids) run.kernel = as_read(run.w, features, room.get() + (packed ? column * units : 0));
+  share_out(pool, parts_of(pool, threads, batch), batch, [&](int64_t part, int64_t first, int64_t last) { forward_part(run, first, last); });
+  return ffi::Error::Success();
+}
+
+// In order: x or ids, kernel, recurrent kernel, gates, trail of h, that of c, d of final h, d of final c, d of outputs (if `sequences`),
+// input mask, recurrent mask, valid. Results: d of h, c, kernel, recurrent kernel, bias, and if `d_x` of x.
+template <typename T>
+ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool ids, int64_t input_masks,
+                    int64_t recurrent_masks, bool masked, bool sequences, bool d_x, int64_t threads) {
+  Arguments in{args};
+  Results out{rets};
+  Backward<T> run{sizes_of(args)};
+  const auto [steps, batch, features, units] = run.sizes;
+  if (ids) run.ids = in.take<int32_t>();
+  if (!ids) run.x = in.take<T>();
+  const T *kernel = in.take<T>(), *recurrent = in.take<T>();
+  run.gates = in.take<T>();
+  run.h_trail = in.take<T>();
+  run.c_trail = in.take<T>();
+  run.d_final_h = in.take<T>();
+  run.d_final_c = in.take<T>();
+  if (sequences) run.d_h = in.take<T>();
+  run.input_mask = in.mask<T>(input_masks, batch, features);
+  run.mask = in.mask<T>(recurrent_masks, batch, units);
+  if (masked) run.valid = in.take<bool>();
+  run.d_first_h = out.take<T>();
+  run.d_first_c = out.take<T>();
+  T *by_kernel = out.take<T>(), *by_recurrent = out.take<T>(), *by_bias = out.take<T>();
+  if (d_x) run.d_x = out.take<T>();
+  const auto width_of = [](int64_t size) { return vectors_of<T>(size) * kLanes<T>; };
+  const auto size_of = [&](int64_t size) { return (size + width_of(size) - 1) / width_of(size) * width_of(size) * kGates * units; };
+  Aligned<T> room(size_of(units) + (d_x ? size_of(features) : 0));
+  pack_backward(recurrent, units, units, width_of(units), room.get());
+  run.transposed_recurrent = room.get();
+  run.transposed_kernel = room.get() + size_of(units);
+  if (d_x) pack_backward(kernel, features, units, width_of(features), room.get() + size_of(units));
+
+  const int64_t parts = parts_of(pool, threads, batch);
+  std::vector<Sums<T>> sums;
+  for (int64_t part = 0; part < parts; ++part) sums.emplace_back(run.sizes, ids);
+  share_out(pool, parts, batch, [&](int64_t part, int64_t first, int64_t last) { backward_part(run, sums[part], first, last); });
+  const int64_t width = sums[0].width, panels = sums[0].panels;
+  // (4, panels, padded size, width), a part each -> (size, 4H)
+  const auto gather = [&](T* Sums<T>::* member, int64_t size, int64_t padded, T* to) {
+    for (int64_t row = 0; row < size; ++row) {
+      for (int64_t panel = 0; panel < kGates * panels; ++panel) {
+        const int64_t column = panel % panels * width, count = std::min(width, units - column);
+        T* const place = to + row * kGates * units + panel / panels * units + column;
+        for (int64_t part = 0; part < parts; ++part) {
+          const T* from = sums[part].*member + (panel * padded + row) * width;
+          for (int64_t n = 0; n < count; ++n) place[n] = part == 0 ? from[n] : place[n] + from[n];
+        }
+      }
+    }
+  };
+  gather(&Sums<T>::by_recurrent, units, Sums<T>::padded(units), by_recurrent);
+  gather(&Sums<T>::by_bias, 1, 1, by_bias);
+  if (!ids) gather(&Sums<T>::by_kernel, features, Sums<T>::padded(features), by_kernel);
+  for (int64_t n = 0; ids && n < features * kGates * units; ++n) {
+    by_kernel[n] = 0;
+    for (int64_t part = 0; part < parts; ++part) by_kernel[n] += sums[part].by_kernel[n];
+  }
+  return ffi::Error::Success();
+}
+
+// The type of the numbers is the kernel's.
+bool wide(const ffi::RemainingArgs& args) { return args.get<ffi::AnyBuffer>(1)->element_type() == ffi::F64; }
+
+template <typename... Rest>
+ffi::Error any_forward(ffi::ThreadPool pool, ffi::RemainingArgs args, Rest... rest) {
+  return wide(args) ? forward<double>(pool, args, rest...) : forward<float>(pool, args, rest...);
+}
+
+template <typename... Rest>
+ffi::Error any_backward(ffi::ThreadPool pool, ffi::RemainingArgs args, Rest... rest) {
+  return wide(args) ? backward<double>(pool, args, rest...) : backward<float>(pool, args, rest...);
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward,
+                              (any_forward<ffi::RemainingRets, bool, int64_t, int64_t, bool, bool, bool, int64_t>),
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<bool>("ids")
+                                  .Attr<int64_t>("input_masks")
+                                  .Attr<int64_t>("recurrent_masks")
+                                  .Attr<bool>("masked")
+                                  .Attr<bool>("sequences")
+                                  .Attr<bool>("keep")
+                                  .Attr<int64_t>("threads"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward,
+                              (any_backward<ffi::RemainingRets, bool, int64_t, int64_t, bool, bool, bool, int64_t>),
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<bool>("ids")
+                                  .Attr<int64_t>("input_masks")
+                                  .Attr<int64_t>("recurrent_masks")
+                                  .Attr<bool>("masked")
+                                  .Attr<bool>("sequences")
+                                  .Attr<bool>("d_x")
+                                  .Attr<int64_t>("threads"));
