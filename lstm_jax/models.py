@@ -52,11 +52,18 @@ class SentimentClassifier(nnx.Module):
         self.recurrent = RecurrentStack(layers)
         self.head = ClassifierHead(features, 1, rngs=rngs)
 
-    def __call__(self, ids: TokenIds, *, deterministic: bool | None = None, rngs: nnx.Rngs | jax.Array | None = None) -> Float[Array, "B"]:
-        """Logits of a batch; `deterministic` and `rngs` as in `LSTM`."""
+    def __call__(
+        self,
+        ids: TokenIds,
+        *,
+        vectors: Float[Array, "T B E"] | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | jax.Array | None = None,
+    ) -> Float[Array, "B"]:
+        """Logits of a batch; `deterministic` and `rngs` as in `LSTM`. `vectors`, time first, stand in for the embedding's of `ids`."""
         steps_first = ids.T  # the recurrence runs over T first, so gather the vectors in that order
         last: Any = self.recurrent(
-            self.embedding(steps_first),
+            self.embedding(steps_first) if vectors is None else vectors,
             mask=self.embedding.mask(steps_first),
             deterministic=deterministic,
             rngs=rngs,

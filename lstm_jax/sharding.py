@@ -83,6 +83,11 @@ def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
     return constrain(constrain(jnp.take(table, everywhere, axis=0), ids.ndim), ids.ndim - 1)
 
 
+def rows_to_columns(rows: jax.Array) -> jax.Array:
+    """What `gather_columns` gave, or its gradient (..., B, E), back from the batch's rows to the table's columns."""
+    return constrain(constrain(rows, rows.ndim - 2), rows.ndim - 1)
+
+
 def _divides(x: jax.Array, axis: int) -> bool:
     return splits(x.shape[axis])
 

@@ -23,7 +23,7 @@ from lstm_jax.files import default_cache_dir, write_atomically
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "adam.cc"))
 HEADER = Path(__file__).with_name("threads.h")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
-TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam")
+TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam", "lstm_jax_adam_rows")
 REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
 
 

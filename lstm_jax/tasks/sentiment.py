@@ -21,7 +21,7 @@ from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
 from lstm_jax.training.run_folder import RunFolder
-from lstm_jax.training.step import Examples, make_predict
+from lstm_jax.training.step import Examples, LookupObjective, make_predict
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,16 @@ def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
 def objective(rebuild: Callable) -> Callable:
     """Binary cross-entropy from logits, in nats, as a `training.step.Objective` over (ids, labels)."""
 
-    def loss(params, batch, weight, key):
+    def loss(params, batch, weight, key, vectors=None):
         ids, labels = batch
-        logits = rebuild(params)(ids, deterministic=False, rngs=key)
+        logits = rebuild(params)(ids, vectors=vectors, deterministic=False, rngs=key)
         target = labels.astype(logits.dtype)
         losses = optax.sigmoid_binary_cross_entropy(logits, target)
         correct = ((logits > 0) == (labels == 1)).astype(logits.dtype)
         mean = (losses * weight).sum()
         return mean, {"loss": mean, "accuracy": (correct * weight).sum()}
 
-    return loss
+    return LookupObjective(loss, "embedding/embedding", lambda batch: batch[0].T)
 
 
 def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, np.ndarray], np.ndarray]:

@@ -14,34 +14,60 @@ from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
 
 
-def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> optax.GradientTransformation:
+class RowOptimizer(optax.GradientTransformation):
+    """An optimiser that can take a table's gradient by rows."""
+
+    serves: Callable[[jax.Array], bool]
+    """Whether it can here, for that table."""
+    update_by_rows: Callable
+    """update_by_rows(gradient of the others, name of the table, ids (..., B), their gradients (..., B, E), state, params) -> params, state,
+    as with a gradient of zeros but for those rows."""
+
+
+def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> RowOptimizer:
     """Adam (Kingma & Ba 2015) in the form of the last lines of its section 2, as Keras computes it.
 
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt(v') + eps)
 
     Departs from `optax.adam`, which adds eps after the correction of v: the difference shows where gradients are as small as eps.
     """
+    rates = {"b1": b1, "b2": b2, "eps": eps}
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, params)
         return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates, state, params=None):
-        del params
+    def advance(state):
+        """Steps with this one, and what they make of the learning rate."""
         count = optax.safe_increment(state.count)
         rate = jnp.asarray(learning_rate(state.count) if callable(learning_rate) else learning_rate)
         time = jnp.asarray(count).astype(rate.dtype)
-        scale = rate * jnp.sqrt(1 - b2**time) / (1 - b1**time)
+        return count, rate * jnp.sqrt(1 - b2**time) / (1 - b1**time)
+
+    def update(updates, state, params=None):
+        del params
+        count, scale = advance(state)
 
         def leaf(path, m, v, g):
-            step = _in_one_pass if _serves(m) else _adam_step
-            return step(path, m, v, g, scale.astype(m.dtype), b1, b2, eps)
+            step = _in_one_pass if m.size >= LEAST and _compiled(m) else _adam_step
+            return step(path, m, v, g, scale.astype(m.dtype), **rates)
 
         parts = jax.tree_util.tree_map_with_path(leaf, state.mu, state.nu, updates)
         steps, m, v = jax.tree.transpose(jax.tree.structure(state.mu), None, parts)
         return steps, optax.ScaleByAdamState(count, m, v)
 
-    return optax.GradientTransformation(init, update)
+    def update_by_rows(updates, name, ids, rows, state, params):
+        _, scale = advance(state)
+        rest, mu, nu = ({key: leaf for key, leaf in tree.items() if key != name} for tree in (params, state.mu, state.nu))
+        steps, new = update(updates, optax.ScaleByAdamState(state.count, mu, nu))
+        table, m, v = _adam_rows(name, params[name], state.mu[name], state.nu[name], ids, rows, scale, **rates)
+        moments: Any = new
+        state = optax.ScaleByAdamState(new.count, moments.mu | {name: m}, moments.nu | {name: v})
+        return jax.tree.map(jnp.add, rest, steps) | {name: table}, state
+
+    optimizer = RowOptimizer(init, update)
+    optimizer.serves, optimizer.update_by_rows = _compiled, update_by_rows
+    return optimizer
 
 
 def _adam_step(path, m, v, g, scale, b1, b2, eps):
@@ -55,20 +81,39 @@ LEAST = 2**14
 """Numbers in a parameter from which a call of compiled code pays."""
 
 
-def _serves(m) -> bool:
-    return m.size >= LEAST and m.dtype in (jnp.float32, jnp.float64) and jax.default_backend() == "cpu" and not native.why_not()
+def _compiled(param) -> bool:
+    """Whether compiled code serves this parameter here."""
+    return param.dtype in (jnp.float32, jnp.float64) and jax.default_backend() == "cpu" and not native.why_not()
 
 
-def _in_one_pass(path, m, v, g, scale, b1, b2, eps):
-    """`_adam_step` in compiled code: one pass over memory for XLA's three."""
+def _in_one_pass(path, m, v, g, scale, **rates):
+    """`_adam_step`, compiled."""
 
     def call(m, v, g, scale):
-        return tuple(native.call("lstm_jax_adam", (m, m, v), (m, v, g, scale), {0: 1, 1: 2, 2: 0}, b1=b1, b2=b2, eps=eps))
+        return tuple(native.call("lstm_jax_adam", (m, m, v), (m, v, g, scale), {0: 1, 1: 2, 2: 0}, **rates))
 
     place = sharding.param_spec(sharding.devices(), path, m)
+    return _on_mesh(call, (place, place, place, PartitionSpec()), place, m, v, g, scale)
+
+
+def _adam_rows(name, table, m, v, ids, rows, scale, **rates):
+    """New table, m, v (V, E), compiled: `_adam_step` and its addition in a pass, with the rows' gradients where there are any."""
+
+    def call(table, m, v, ids, rows, scale):
+        args = (table, m, v, ids.reshape(-1), rows.reshape(-1, rows.shape[-1]), scale)
+        return tuple(native.call("lstm_jax_adam_rows", (table, m, v), args, {0: 0, 1: 1, 2: 2}, **rates))
+
+    place = sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table)
+    by_columns = PartitionSpec(*[None] * ids.ndim, *place[1:])
+    specs = (place, place, place, PartitionSpec(), by_columns, PartitionSpec())
+    rows = sharding.rows_to_columns(rows) if place else rows
+    return _on_mesh(call, specs, place, table, m, v, ids.astype(jnp.int32), rows, scale.astype(table.dtype))
+
+
+def _on_mesh(call: Callable, in_specs: tuple, out_specs, *args):
     if sharding.devices() == 1:
-        return call(m, v, g, scale)
-    return jax.shard_map(call, in_specs=(place, place, place, PartitionSpec()), out_specs=place, check_vma=False)(m, v, g, scale)
+        return call(*args)
+    return jax.shard_map(call, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
 
 
 def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.GradientTransformation:

@@ -17,12 +17,32 @@ import optax
 from jax.sharding import Mesh
 
 from lstm_jax import sharding
+from lstm_jax.training.optimizers import RowOptimizer
 from lstm_jax.training.state import TrainState
 
 # objective(params, batch, weight (B,), key) -> loss, figures
 # the weights sum to 1, a filled-up row has 0; each figure is a mean by weight
 # where the state has a carry: objective(params, batch, weight, key, carry) -> loss, (figures, carry for the next step)
 Objective = Callable[..., tuple[jax.Array, Any]]
+
+
+@dataclass(frozen=True)
+class LookupObjective:
+    """An objective that reads one parameter, a table, only by looking rows up in it.
+
+    A step then differentiates by the rows looked up, at most B x T of them, and never makes the table's gradient, where the optimiser can
+    take it by rows.
+    """
+
+    loss: Callable
+    """loss(params, batch, weight, key, vectors=None) as `Objective`; `vectors` are the rows that it would look up."""
+    table: str
+    """The parameter's name."""
+    ids: Callable[[Any], jax.Array]
+    """ids(batch) -> the rows' numbers, of the shape that `vectors` has without its last axis, the last of which is the batch's."""
+
+    def __call__(self, *args, **options) -> tuple[jax.Array, Any]:
+        return self.loss(*args, **options)
 
 
 EXAMPLES = "examples"
@@ -99,14 +119,36 @@ def make_run_steps(
         value, figures = objective(params, batch, weight, key)
         return value, (figures, carry)
 
+    def update(state: TrainState, batch, weight, key):
+        """New parameters and state of the optimiser, figures, carry."""
+        gradient, (figures, carry) = jax.grad(loss, has_aux=True)(state.params, batch, weight, key, state.carry)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        return optax.apply_updates(state.params, updates), opt_state, figures, carry
+
+    def update_by_rows(lookup: LookupObjective, by_rows: RowOptimizer, state: TrainState, batch, weight, key):
+        table, ids = state.params[lookup.table], lookup.ids(batch)
+        others = {name: param for name, param in state.params.items() if name != lookup.table}
+
+        def loss_of(others, vectors):
+            return lookup.loss(others | {lookup.table: table}, batch, weight, key, vectors)
+
+        vectors = sharding.gather_columns(table, ids)
+        (gradient, rows), figures = jax.grad(loss_of, (0, 1), has_aux=True)(others, vectors)
+        params, opt_state = by_rows.update_by_rows(gradient, lookup.table, ids, rows, state.opt_state, state.params)
+        return params, opt_state, figures, state.carry
+
     def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
+        step: Callable = update
+        if (
+            isinstance(objective, LookupObjective)
+            and isinstance(optimizer, RowOptimizer)
+            and optimizer.serves(state.params[objective.table])
+        ):
+            step = partial(update_by_rows, objective, optimizer)
+
         def body(n: jax.Array, state: TrainState) -> TrainState:
-            batch = gather(arrays, order.rows[n])
             step_key = jax.random.fold_in(key, state.step)
-            gradient, aux = jax.grad(loss, has_aux=True)(state.params, batch, order.weight[n], step_key, state.carry)
-            figures, carry = aux
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            params, opt_state, figures, carry = step(state, gather(arrays, order.rows[n]), order.weight[n], step_key)
             figures = {name: value.astype(jnp.float32) for name, value in figures.items()} | {EXAMPLES: jnp.ones(())}
             totals = {name: total + figures[name] * order.examples[n] for name, total in state.totals.items()}
             return TrainState(state.step + 1, params, opt_state, totals, carry)

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tables import BACKENDS
 
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
-from lstm_jax.training.optimizers import keras_adam, keras_rmsprop, make_optimizer, make_schedule
+from lstm_jax.training import optimizers
+from lstm_jax.training.optimizers import LEAST, keras_adam, keras_rmsprop, make_optimizer, make_schedule
 
 STEPS = 5
 
@@ -43,6 +45,48 @@ def test_same_as_keras(ours, theirs, keras, peer_rules):
         travelled += np.abs(np.asarray(updates["w"]))
         assert (np.abs(np.asarray(params["w"]) - wanted[n]) <= 1e-6 * travelled).all()
     assert (travelled > 0).sum() == 60
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.parametrize("shape", [(LEAST,), (129, 131)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_compiled_adam(shape, dtype, monkeypatch):
+    """Large parameters take their step in compiled code; it is that of the formula."""
+    with jax.enable_x64(dtype == "float64"):
+        rng = np.random.default_rng(0)
+        made = [jnp.asarray(rng.standard_normal(shape) * 10.0 ** rng.integers(-12, 2, shape), dtype) for _ in range(STEPS)]
+        found = []
+        for compiled in (True, False):
+            if not compiled:
+                monkeypatch.setattr(optimizers, "_compiled", lambda param: False)
+            optimizer = keras_adam(1e-3)
+            state, update = optimizer.init({"w": made[0]}), jax.jit(optimizer.update)
+            for gradient in made:
+                updates, state = update({"w": gradient}, state)
+            found.append((updates, state))
+        unit = np.finfo(dtype).eps
+        for got, want in zip(*map(jax.tree.leaves, found), strict=True):
+            assert got.dtype == want.dtype
+            np.testing.assert_allclose(got, want, rtol=20 * unit, atol=1e-30)
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.parametrize("columns", [1, 5, 64, 70])
+def test_adam_by_rows(columns):
+    """Rows that come twice add up, negative ids count from the end, ids that are not there are passed over; the other rows go on too."""
+    rng = np.random.default_rng(columns)
+    params = {name: jnp.asarray(rng.standard_normal((7, columns)), jnp.float32) for name in ("table", "other")}
+    optimizer = keras_adam(lambda step: 0.01 * (step + 1).astype(jnp.float32))
+    by_rows, whole = ((params, optimizer.init(params)) for _ in range(2))
+    for _ in range(STEPS):
+        ids = jnp.asarray(rng.integers(-9, 9, (3, 2)), jnp.int32)
+        rows, other = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((3, 2, columns), (7, columns)))
+        by_rows = optimizer.update_by_rows({"other": other}, "table", ids, rows, by_rows[1], by_rows[0])[:2]
+        gradient = {"table": jnp.zeros((7, columns)).at[ids].add(rows), "other": other}
+        updates, state = optimizer.update(gradient, whole[1])
+        whole = optax.apply_updates(whole[0], updates), state
+    for got, want in zip(*map(jax.tree.leaves, (by_rows, whole)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_adam_departs_from_optax_where_gradients_are_as_small_as_epsilon(peer_rules):

@@ -11,7 +11,7 @@ import pytest
 from lstm_jax import sharding
 from lstm_jax.training.optimizers import keras_adam
 from lstm_jax.training.state import create_state
-from lstm_jax.training.step import Examples, Order, epoch_order, make_predict, make_run_steps, steps_per_epoch, take_rows
+from lstm_jax.training.step import Examples, LookupObjective, Order, epoch_order, make_predict, make_run_steps, steps_per_epoch, take_rows
 
 TOTALS = ("loss", "accuracy", "examples")
 COUNT, BATCH = 22, 4  # the last of 6 steps has 2 rows
@@ -139,6 +139,23 @@ def test_as_a_plain_loop():
     assert_close(state.opt_state, opt_state, 2e-6)
     assert float(state.totals["examples"]) == COUNT
     assert {name: float(value) for name, value in state.totals.items()} == pytest.approx(totals, rel=1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_by_rows_as_by_the_whole_table(devices):
+    """The objective given the rows that it would look up, and the optimiser their gradients: as the plain loop, rounding apart."""
+
+    def loss(params, batch, weight, key, vectors=None):
+        ids, labels = batch
+        vectors = jnp.take(params["embedding/embedding"], ids.T, axis=0) if vectors is None else vectors
+        z = vectors.mean(0) @ params["head/w"] + params["head/b"] + 0.1 * jax.random.normal(key, labels.shape)
+        mean = (optax.sigmoid_binary_cross_entropy(z, labels.astype(z.dtype)) * weight).sum()
+        return mean, {"loss": mean, "accuracy": (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()}
+
+    state = run([(0, 2), (2, 6)], devices, LookupObjective(loss, "embedding/embedding", lambda batch: batch[0].T))
+    params, opt_state, totals = plain_loop(objective, tiny(), cut=False)
+    assert_close((state.params, state.opt_state), (params, opt_state), 1e-5)
+    assert {name: float(total) for name, total in state.totals.items()} == pytest.approx(totals, rel=1e-5)
 
 
 def test_rows_that_fill_up_the_last_batch_have_no_influence():
