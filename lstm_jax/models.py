@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from lstm_jax import sharding
 from lstm_jax.cells import CELLS, LSTMState
+from lstm_jax.cells.lstm import matmul
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.layers import LSTM, Bidirectional, ClassifierHead, Embedding, RecurrentStack, TiedHead
@@ -38,6 +39,7 @@ class SentimentClassifier(nnx.Module):
 
     def __init__(self, config: SentimentModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
         self.embedding = Embedding(vocabulary, config.embed, mask_zero=config.mask_zero, rngs=rngs)
+        self.folded = False
         layers: list[LSTM | Bidirectional] = []
         features = config.embed
         for n in range(config.layers):
@@ -62,14 +64,26 @@ class SentimentClassifier(nnx.Module):
     ) -> Float[Array, "B"]:
         """Logits of a batch; `deterministic` and `rngs` as in `LSTM`. `vectors`, time first, stand in for the embedding's of `ids`."""
         steps_first = ids.T  # the recurrence runs over T first, so gather the vectors in that order
+        if vectors is None:
+            vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first)
         last: Any = self.recurrent(
-            self.embedding(steps_first) if vectors is None else vectors,
+            vectors,
             mask=self.embedding.mask(steps_first),
             deterministic=deterministic,
             rngs=rngs,
             time_major=True,
         )
         return self.head(last)[:, 0]
+
+    def fold(self) -> "SentimentClassifier":
+        """Multiply the table into the first layer's kernels, once for all words: (V, E) (E, 4H), so that a word's projection is a row that
+        is looked up. For use without dropout: input dropout would drop words then, not features."""
+        first = self.recurrent.layers[0]
+        table = sharding.constrain(self.embedding.embedding[...], 0)
+        for lstm in (first.forward, first.backward) if isinstance(first, Bidirectional) else (first,):
+            lstm.kernel = nnx.Param(sharding.replicate(matmul(table, lstm.kernel[...], lstm.dtype)))
+        self.folded = True
+        return self
 
 
 class CharGenerator(nnx.Module):

@@ -71,6 +71,11 @@ def constrain(x: jax.Array, axis: int) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, DATA))
 
 
+def replicate(x: jax.Array) -> jax.Array:
+    """Inside a computation under `jax.set_mesh`: a copy of `x` on each device."""
+    return x if devices() == 1 else jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
 def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
     """Rows `ids` (...,) of `table` (V, E): (..., E), split over the devices along the last axis of `ids`.
 
@@ -79,8 +84,7 @@ def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
     """
     if ids.ndim == 0 or not _divides(table, 1) or not _divides(ids, ids.ndim - 1):
         return jnp.take(table, ids, axis=0)
-    everywhere = jax.lax.with_sharding_constraint(ids, PartitionSpec())
-    return constrain(constrain(jnp.take(table, everywhere, axis=0), ids.ndim), ids.ndim - 1)
+    return constrain(constrain(jnp.take(table, replicate(ids), axis=0), ids.ndim), ids.ndim - 1)
 
 
 def rows_to_columns(rows: jax.Array) -> jax.Array:

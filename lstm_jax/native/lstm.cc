@@ -192,9 +192,12 @@ void project(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t0, in
   });
 }
 
+// A thread takes its rows in tiles, each through all T, so that what a step touches stays in its cache.
+constexpr int64_t kTile = 64;
+
 // Rows first..last-1, all T.
 template <typename T>
-void forward_part(const Forward<T>& run, int64_t first, int64_t last) {
+void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   const auto [steps, batch, features, units] = run.sizes;
   const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps);
   ForwardPlace<T> place{first, rows};
@@ -455,7 +458,7 @@ void add_gradients(const Backward<T>& run, const BackwardPlace<T>& place, int64_
 
 // Rows first..last-1, all T.
 template <typename T>
-void backward_part(const Backward<T>& run, const Sums<T>& sums, int64_t first, int64_t last) {
+void backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, int64_t last) {
   const auto [steps, batch, features, units] = run.sizes;
   const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps);
   const int64_t wide = std::max(units, run.x ? features : 0);
@@ -551,7 +554,9 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   };
   run.recurrent = as_read(recurrent, units, room.get());
   if (!ids) run.kernel = as_read(run.w, features, room.get() + (packed ? column * units : 0));
-  share_out(pool, parts_of(pool, threads, batch), batch, [&](int64_t part, int64_t first, int64_t last) { forward_part(run, first, last); });
+  share_out(pool, parts_of(pool, threads, batch), batch, [&](int64_t part, int64_t first, int64_t last) {
+    in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { forward_tile(run, first + begin, first + begin + count); });
+  });
   return ffi::Error::Success();
 }
 
@@ -591,7 +596,9 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   const int64_t parts = parts_of(pool, threads, batch);
   std::vector<Sums<T>> sums;
   for (int64_t part = 0; part < parts; ++part) sums.emplace_back(run.sizes, ids);
-  share_out(pool, parts, batch, [&](int64_t part, int64_t first, int64_t last) { backward_part(run, sums[part], first, last); });
+  share_out(pool, parts, batch, [&](int64_t part, int64_t first, int64_t last) {
+    in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { backward_tile(run, sums[part], first + begin, first + begin + count); });
+  });
   const int64_t width = sums[0].width, panels = sums[0].panels;
   // (4, panels, padded size, width), a part each -> (size, 4H)
   const auto gather = [&](T* Sums<T>::* member, int64_t size, int64_t padded, T* to) {

@@ -80,9 +80,19 @@ def objective(rebuild: Callable) -> Callable:
     return LookupObjective(loss, "embedding/embedding", lambda batch: batch[0].T)
 
 
-def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """logits(params, ids (N, T)) -> (N,), without dropout."""
-    return make_predict(lambda params, ids: rebuild(params)(ids, deterministic=True), mesh)
+def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """logits(params, ids (N, T)) -> (N,), without dropout.
+
+    `fold`: multiply embedding and projection first, see `SentimentClassifier.fold`; None does so where there are more rows to read than words.
+    """
+
+    def prepare(params, count: int):
+        model = rebuild(params)
+        words = params["embedding/embedding"].shape[0]
+        # of T words in a row; with as many words to read as there are in the table, it is as dear as what it saves
+        return model.fold() if (count > words if fold is None else fold) else model
+
+    return make_predict(lambda model, ids: model(ids, deterministic=True), mesh, prepare=prepare)
 
 
 def train(

@@ -164,12 +164,22 @@ def make_run_steps(
     return call
 
 
-def make_predict(forward: Callable[[Any, Any], jax.Array], mesh: Mesh, batch_size: int = 512) -> Callable[[Any, Any], np.ndarray]:
-    """Compile `predict(params, rows) -> array`: `forward(params, batch)` over rows (a pytree of (N, ...)), in batches over the mesh."""
+def make_predict(
+    forward: Callable[[Any, Any], jax.Array],
+    mesh: Mesh,
+    batch_size: int = 512,
+    prepare: Callable[[Any, int], Any] = lambda params, count: params,
+) -> Callable[[Any, Any], np.ndarray]:
+    """Compile `predict(params, rows) -> array`: `forward(params, batch)` over rows (a pytree of (N, ...)), in batches over the mesh.
+
+    `prepare(params, rows in all)` gives what `forward` is called with in place of the parameters; it runs once a call.
+    """
 
     @jax.jit
     def compiled(params, batches):
-        return jax.lax.map(lambda batch: forward(params, batch), batches)
+        leaf = jax.tree.leaves(batches)[0]
+        ready = prepare(params, leaf.shape[0] * leaf.shape[1])
+        return jax.lax.map(lambda batch: forward(ready, batch), batches)
 
     def predict(params, rows) -> np.ndarray:
         count = jax.tree.leaves(rows)[0].shape[0]
