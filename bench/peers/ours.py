@@ -105,12 +105,12 @@ def _recurrence(arrays: Arrays, mesh: jax.sharding.Mesh, backend: str) -> Built:
 def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
     """rebuild(params) -> model, and the objective of its task."""
     name: Any = options.backend or "auto"
-    rates: Any = {"dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
+    choices: Any = {"dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout, "remat": options.remat}
     if work.kind == "sentiment":
-        config = SentimentConfig(model=SentimentModelConfig(embed=work.features, units=work.units, backend=name, **rates))
+        config = SentimentConfig(model=SentimentModelConfig(embed=work.features, units=work.units, backend=name, **choices))
         _, rebuild = functional(sentiment.make_model(config, work.vocabulary))
         return rebuild, sentiment.objective(rebuild)
-    characters = GenerationConfig(model=GenerationModelConfig(units=work.units, backend=name, **rates))
+    characters = GenerationConfig(model=GenerationModelConfig(units=work.units, backend=name, **choices))
     _, rebuild = functional(generation.make_model(characters, work.vocabulary))
     return rebuild, window_objective(rebuild)
 

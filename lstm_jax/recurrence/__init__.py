@@ -2,5 +2,6 @@
 
 from lstm_jax.recurrence.api import BACKENDS, Backend, capability_rows, resolve_backend, unroll
 from lstm_jax.recurrence.native import build as build_native
+from lstm_jax.recurrence.segments import Remat, check_remat
 
-__all__ = ["BACKENDS", "Backend", "build_native", "capability_rows", "resolve_backend", "unroll"]
+__all__ = ["BACKENDS", "Backend", "Remat", "build_native", "capability_rows", "check_remat", "resolve_backend", "unroll"]
