@@ -4,8 +4,8 @@
     python -m bench.memory --report
 
 Fresh processes, the source's sizes (V 20,000, E 128, H 128, B 32, both dropouts 0.2, Adam), two steps each. Rows that are there already, of
-the same commit, are skipped. The exponents are those of a log-log fit of what a process needs above one with a single step of time, which has
-the libraries, the parameters and the compiler too.
+the same commit, are skipped. The exponents are those of a log-log fit of what a process needs above one with T = 1, that has the
+libraries, the parameters and the compiler too.
 """
 
 import argparse
