@@ -5,7 +5,6 @@ import functools
 import hashlib
 import importlib.util
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import jax
 
 from lstm_jax.errors import InputError
 from lstm_jax.files import default_cache_dir, write_atomically
+from lstm_jax.machine import processor
 
 SOURCE = Path(__file__).with_name("lstm.cc")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-w")
@@ -24,20 +24,10 @@ TARGETS = {"forward": "lstm_jax_forward", "backward": "lstm_jax_backward"}
 REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
 
 
-def _processor() -> str:
-    """What code for this machine may use: its architecture and, where Linux lists them, the processor's features."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        features = platform.processor()
-    return f"{platform.system()} {platform.machine()} {features}"
-
-
 @functools.cache
 def library_path() -> Path:
     """Where the library for this source, this jaxlib and this processor lies, or will."""
-    parts = (SOURCE.read_text(), version("jaxlib"), _processor(), *FLAGS)
+    parts = (SOURCE.read_text(), version("jaxlib"), processor(), *FLAGS)
     return default_cache_dir() / "native" / f"lstm-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
 
 
