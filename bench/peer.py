@@ -44,11 +44,14 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Options:
-    """backend: of our recurrence, None chooses; of Flax NNX, the cell. The rates are A's, and what a peer lacks of them its note says."""
+    """backend: of our recurrence, None chooses; of Flax NNX, the cell. The rates are A's, and what a peer lacks of them its note says.
+    remat: of our recurrence, see `unroll`; devices: of our mesh, 0 for one a core."""
 
     backend: str | None = None
     dropout: float = 0.0
     recurrent_dropout: float = 0.0
+    remat: str = "none"
+    devices: int = 0
 
 
 @dataclass(frozen=True)

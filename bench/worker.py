@@ -180,8 +180,8 @@ def main() -> None:
         return
     if not options.reference:
         parser.error("give --reference, or --write-reference")
-    rates = [work.dropout if rate is None else rate for rate in (options.dropout, options.recurrent_dropout)]
-    asked = Options(options.backend, *rates)
+    dropout, recurrent = (work.dropout if rate is None else rate for rate in (options.dropout, options.recurrent_dropout))
+    asked = Options(options.backend, dropout, recurrent)
     try:
         row = timed_row(options.peer, work, asked, options.reference, options.seconds)
     except Exception as error:

@@ -53,6 +53,8 @@ def _complaint(name: str, stop: BaseException, said: str) -> InputError:
     message, help_lines = blocks[0].strip(), f"see lstm-jax {name} --help"
     if choice := re.search(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)", message):
         return InputError(choice[2], choice[1], f"give one of {choice[3]}")
+    if union := re.match(r"Error parsing (--?[\w-]+): no type matching (\S+) could be instantiated from \['(.*?)'\]", message):
+        return InputError(union[1], union[3], f"give {union[2]}")
     if value := re.fullmatch(r"Error parsing (--?[\w-]+): (.*)", message):
         return InputError(value[1], value[2], help_lines)
     if meant := next((re.findall(r"--[\w-]+", block) for block in blocks if "Perhaps you meant" in block), []):

@@ -23,6 +23,11 @@ def _require_choices(config: Any) -> None:
             require(value in get_args(field.type), field.name, value, f"give one of {', '.join(map(str, get_args(field.type)))}")
 
 
+def _require_segments(remat: Any) -> None:
+    count = isinstance(remat, int) and not isinstance(remat, bool) and remat >= 1
+    require(count or remat in ("none", "sqrt"), "remat", remat, "give none, sqrt, or 1 or more segments")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which reviews, as which integers, padded how."""
@@ -85,9 +90,13 @@ class SentimentModelConfig:
     """Type of the matrix products; parameters and state stay float32."""
     backend: Literal["auto", "reference", "hoisted", "native"] = "auto"
     """Recurrence backend; see `lstm-jax backends`."""
+    remat: Literal["none", "sqrt"] | int = "none"
+    """For long sequences: run each of so many segments of time once more in the backward pass instead of keeping it. 'sqrt': the square
+    root of the steps, least memory. 'none': keep all."""
 
     def __post_init__(self):
         _require_choices(self)
+        _require_segments(self.remat)
         for name in ("embed", "units", "layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         for name in ("dropout", "recurrent_dropout"):
@@ -172,9 +181,13 @@ class GenerationModelConfig:
     """Type of the matrix products; parameters and state stay float32."""
     backend: Literal["auto", "reference", "hoisted", "native"] = "auto"
     """Recurrence backend; see `lstm-jax backends`."""
+    remat: Literal["none", "sqrt"] | int = "none"
+    """For long sequences: run each of so many segments of time once more in the backward pass instead of keeping it. 'sqrt': the square
+    root of the steps, least memory. 'none': keep all."""
 
     def __post_init__(self):
         _require_choices(self)
+        _require_segments(self.remat)
         for name in ("units", "layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         require(self.embed >= 0, "embed", self.embed, "give 0 (one-hot) or more")

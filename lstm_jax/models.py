@@ -27,6 +27,7 @@ def _make_layer(kind: Callable, features: int, config: SentimentModelConfig | Ge
         dropout_masks=config.dropout_masks,
         dtype=None if config.dtype == "float32" else jnp.dtype(config.dtype),
         backend=None if config.backend == "auto" else config.backend,
+        remat=None if config.remat == "none" else config.remat,
         **options,
     )
 

@@ -75,7 +75,7 @@ def learning_curves(
     """
     require(len(rows) > 0, "rows of a learning curve", "none", "train for an epoch first")
     require(all("epoch" in row for row in rows), "row of a learning curve", "no epoch in it", "give one row an epoch")
-    return _write(path, (10.4, 4.3), lambda figure: _draw_learning_curves(figure, rows, title, metrics))
+    return write_figure(path, (10.4, 4.3), lambda figure: _draw_learning_curves(figure, rows, title, metrics))
 
 
 def confusion_matrix(
@@ -90,7 +90,7 @@ def confusion_matrix(
     """
     counts = np.asarray(confusion)
     require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", counts.tolist(), "give 2 by 2 counts")
-    return _write(path, (5.2, 5.1), lambda figure: _draw_confusion_matrix(figure, counts, title, class_names))
+    return write_figure(path, (5.2, 5.1), lambda figure: _draw_confusion_matrix(figure, counts, title, class_names))
 
 
 def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> tuple[Path, Path]:
@@ -98,7 +98,7 @@ def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> 
 
     Returns and raises as `learning_curves`.
     """
-    return _write(path, (6.2, 6.8), lambda figure: _draw_reliability_curve(figure, reliability, ece, title))
+    return write_figure(path, (6.2, 6.8), lambda figure: _draw_reliability_curve(figure, reliability, ece, title))
 
 
 def embedding_map(
@@ -121,10 +121,10 @@ def embedding_map(
     known = np.isfinite(colours)
     require(bool(known.any()), "words of a map", "none with a share", "give words that occur in the reviews")
     shown = [word for word, is_known in zip(words, known, strict=True) if is_known]
-    return _write(path, (10.0, 7.6), lambda figure: _draw_embedding_map(figure, coordinates[known], shown, colours[known], title))
+    return write_figure(path, (10.0, 7.6), lambda figure: _draw_embedding_map(figure, coordinates[known], shown, colours[known], title))
 
 
-def _write(path: Path, inches: tuple[float, float], draw: Callable[[Any], object]) -> tuple[Path, Path]:
+def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], object]) -> tuple[Path, Path]:
     """Draw, then write both files, each whole or not at all."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tables import assert_close
 
-from lstm_jax import convert
+from lstm_jax import LSTMState, convert
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
@@ -80,6 +81,24 @@ def test_logits_of_what_is_hidden_are_the_model_s(config):
     np.testing.assert_allclose(jnp.swapaxes(wanted, 0, 1), by_hand, rtol=0, atol=1e-6)
     for got, other in zip(jax.tree.leaves(states), jax.tree.leaves(same), strict=True):
         np.testing.assert_allclose(got, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_remat_changes_no_value():
+    """Ids whose one-hot features are dropped, the state carried in."""
+    ids = jax.random.randint(jax.random.key(1), (3, 9), 0, 7)
+
+    def results(remat):
+        params, rebuild = functional(_model(dropout=0.3, dropout_masks="variational", remat=remat))
+        state = [LSTMState(jnp.full((3, 6), 0.1), jnp.full((3, 6), 0.2))]
+
+        def loss(params):
+            logits, last = rebuild(params)(ids, state=state, rngs=jax.random.key(2))
+            return (logits**2).sum() + sum((part.c**2).sum() for part in last), (logits, last)
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    assert_close(results(4), results("none"), "float32")
 
 
 def test_the_initial_state_is_zeros_and_what_none_means():

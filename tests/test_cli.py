@@ -147,6 +147,8 @@ def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
         ("train sentiment --num-words 3", ["error: --num-words: 3; give 4 or more (0, 1 and 2 are reserved)"]),
         ("train sentiment --seed 4294967296", ["error: --seed: 4294967296; give a number below 2**32"]),
         ("train sentiment --schedule exponential", ["error: --final-learning-rate: 0.0; an exponential schedule ends above 0"]),
+        ("train sentiment --remat cbrt", ["error: --remat: cbrt; give {none,sqrt}|INT"]),
+        ("train sentiment --remat 0", ["error: --remat: 0; give none, sqrt, or 1 or more segments"]),
         ("train sentiment --cell gru", ["error: --cell: gru; give one of 'lstm'"]),
         ("evaluate --split nonsense", ["error: --split: nonsense; give one of 'test', 'validation', 'train'"]),
         ("train sentiment --data {tmp}/none.csv", ["none.csv: no such file or folder; give ", ".csv"]),
@@ -363,12 +365,15 @@ def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
 
 def test_flags_reach_the_config():
     command = cli._parse(
-        ["train", "sentiment", "--bidirectional", "--merge", "sum", "--optimizer", "lion", "--validation", "0.1", "--resume"]
+        [
+            *("train", "sentiment", "--bidirectional", "--merge", "sum", "--remat", "sqrt"),
+            *("--optimizer", "lion", "--validation", "0.1", "--resume"),
+        ]
     )
     assert isinstance(command, TrainSentiment)
     assert command.resume
     assert command.config == config.SentimentConfig(
         config.DataConfig(validation=0.1),
-        config.SentimentModelConfig(bidirectional=True, merge="sum"),
+        config.SentimentModelConfig(bidirectional=True, merge="sum", remat="sqrt"),
         config.TrainConfig(optimizer="lion"),
     )

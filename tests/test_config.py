@@ -52,7 +52,7 @@ def test_the_default_is_the_source_s_model():
 def test_json_round_trip(tmp_path_factory, num_words, maxlen, share, text, side):
     config = SentimentConfig(
         DataConfig(data=text.encode(errors="replace").decode(), num_words=num_words, maxlen=maxlen, validation=share, padding=side),
-        SentimentModelConfig(dropout=share, bidirectional=True),
+        SentimentModelConfig(dropout=share, bidirectional=True, remat=maxlen if maxlen % 2 else "sqrt"),
         TrainConfig(learning_rate=share + 1e-9, seed=2**32 - 1),
     )
     path = tmp_path_factory.getbasetemp() / "config.json"
@@ -140,6 +140,7 @@ def test_no_config(read, content, tmp_path):
         (SentimentModelConfig, "dropout", 1.0),
         (SentimentModelConfig, "dropout", float("nan")),
         (SentimentModelConfig, "recurrent_dropout", -0.1),
+        (SentimentModelConfig, "remat", 0),
         (TrainConfig, "epochs", 0),
         (TrainConfig, "batch_size", 0),
         (TrainConfig, "learning_rate", 0.0),
@@ -161,6 +162,7 @@ def test_no_config(read, content, tmp_path):
         (GenerationModelConfig, "embed", -1),
         (GenerationModelConfig, "dropout", 1.0),
         (GenerationModelConfig, "recurrent_dropout", -0.1),
+        (GenerationModelConfig, "remat", -1),
         (SampleConfig, "sample_chars", -1),
         (SampleConfig, "sample_prompt", -1),
     ],

@@ -224,6 +224,22 @@ def test_variants(options: dict) -> None:
     assert_close(nnx.jit(lambda model, ids: model(ids))(model, jnp.asarray(IDS)), logits, "float32")
 
 
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "layers": 2, "mask_zero": True}], ids=str)
+def test_remat_changes_no_value(options: dict) -> None:
+    """Logits and gradients with dropout on, from one stream of masks, whether the recurrence is run in segments or not."""
+
+    def value_and_gradient(remat):
+        made = functional(small(remat=remat, **options))
+
+        def loss(params):
+            logits = made.rebuild(params)(jnp.asarray(IDS), rngs=jax.random.key(0))
+            return (logits**2).sum(), logits
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(made.params)
+
+    assert_close(value_and_gradient("sqrt"), value_and_gradient("none"), "float32")
+
+
 def test_masked_padding_is_not_read() -> None:
     padded = np.concatenate([np.zeros((B, 3), np.int32), IDS[:, -4:]], 1)
     padded[:, -4:] = np.maximum(padded[:, -4:], 1)

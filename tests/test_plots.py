@@ -61,7 +61,7 @@ def test_files(tmp_path, name):
 @pytest.mark.parametrize("name", ALL)
 def test_nothing_is_cut_at_the_edge(tmp_path, figure, monkeypatch, name):
     drawn = []
-    monkeypatch.setattr(plots, "_write", lambda path, inches, draw: drawn.append((inches, draw)) or (path, path))
+    monkeypatch.setattr(plots, "write_figure", lambda path, inches, draw: drawn.append((inches, draw)) or (path, path))
     ALL[name][0](tmp_path / "figure.png")
     inches, draw = drawn[0]
     figure.set_size_inches(inches)

@@ -26,9 +26,9 @@ STRETCH = 128
 """The longest stretch of steps in a call, in batches of `BATCHES`; about what an epoch's progress bar takes."""
 
 
-def _mesh(work: Workload) -> jax.sharding.Mesh:
-    """All cores; one device that has them all where the batch does not divide over them."""
-    sharding.use_cpu_cores(0 if work.batch % len(os.sched_getaffinity(0)) == 0 else 1)
+def _mesh(work: Workload, devices: int = 0) -> jax.sharding.Mesh:
+    """So many devices that share the cores; 0: one a core, or one that has them all where the batch does not divide over them."""
+    sharding.use_cpu_cores(devices or (0 if work.batch % len(os.sched_getaffinity(0)) == 0 else 1))
     return sharding.make_mesh()
 
 
@@ -38,7 +38,7 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """See `bench.peer`."""
-    mesh, backend = _mesh(work), resolve_backend(options.backend).name
+    mesh, backend = _mesh(work, options.devices), resolve_backend(options.backend).name
     if work.kind == "recurrence":
         return _recurrence(arrays, mesh, backend)
     training = _Training(work, arrays, options, mesh, keras_adam(1e-3))
@@ -105,12 +105,12 @@ def _recurrence(arrays: Arrays, mesh: jax.sharding.Mesh, backend: str) -> Built:
 def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
     """rebuild(params) -> model, and the objective of its task."""
     name: Any = options.backend or "auto"
-    rates: Any = {"dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
+    choices: Any = {"dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout, "remat": options.remat}
     if work.kind == "sentiment":
-        config = SentimentConfig(model=SentimentModelConfig(embed=work.features, units=work.units, backend=name, **rates))
+        config = SentimentConfig(model=SentimentModelConfig(embed=work.features, units=work.units, backend=name, **choices))
         _, rebuild = functional(sentiment.make_model(config, work.vocabulary))
         return rebuild, sentiment.objective(rebuild)
-    characters = GenerationConfig(model=GenerationModelConfig(units=work.units, backend=name, **rates))
+    characters = GenerationConfig(model=GenerationModelConfig(units=work.units, backend=name, **choices))
     _, rebuild = functional(generation.make_model(characters, work.vocabulary))
     return rebuild, window_objective(rebuild)
 

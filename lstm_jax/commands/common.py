@@ -11,10 +11,12 @@ Positional = tyro.conf.Positional
 
 
 def start(devices: int = 0) -> None:
-    """Give JAX a device a core, before it is first used."""
+    """Give JAX a device a core, before it is first used, and let it keep what it compiles."""
+    from lstm_jax.compilation_cache import keep_compiled
     from lstm_jax.sharding import use_cpu_cores
 
     use_cpu_cores(devices)
+    keep_compiled()
 
 
 def warn(notes: Iterable[str]) -> None:

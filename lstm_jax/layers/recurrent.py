@@ -10,7 +10,7 @@ from lstm_jax import initializers
 from lstm_jax.cells import CELLS, LSTMParams, LSTMState
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_masks
 from lstm_jax.errors import InputError, require
-from lstm_jax.recurrence import unroll
+from lstm_jax.recurrence import Remat, check_remat, unroll
 from lstm_jax.shapes import GATES
 
 
@@ -38,10 +38,11 @@ class LSTM(nnx.Module):
         zero_output_for_mask: outputs of masked steps are zeros instead of the previous output.
         dtype: type of the matrix products, e.g. jnp.bfloat16; None for that of the parameters. State and sums keep the parameters' type.
         backend: name of a recurrence backend; None chooses.
+        remat: "sqrt" or a number of segments: less memory for long sequences, for the time of a second forward pass; see `unroll`.
         rngs: `params` for the weights, `dropout` for masks.
 
     Raises:
-        InputError: if features or units is below 1, or a rate is outside [0, 1).
+        InputError: if features, units or remat is below 1, or a rate is outside [0, 1).
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class LSTM(nnx.Module):
         dtype=None,
         param_dtype=jnp.float32,
         backend: str | None = None,
+        remat: Remat = None,
         rngs: nnx.Rngs,
     ):
         require(features >= 1, "features", features, "give 1 or more")
@@ -80,6 +82,7 @@ class LSTM(nnx.Module):
         self.go_backwards, self.stateful = go_backwards, stateful
         self.zero_output_for_mask = zero_output_for_mask
         self.dtype, self.backend = dtype, backend
+        self.remat: Remat = check_remat(remat)
         self.deterministic = False
         self.kernel = nnx.Param(kernel_initializer(rngs.params(), (features, GATES * units), param_dtype))
         self.recurrent_kernel = nnx.Param(recurrent_initializer(rngs.params(), (units, GATES * units), param_dtype))
@@ -167,6 +170,7 @@ class LSTM(nnx.Module):
             time_major=time_major,
             compute_dtype=self.dtype,
             backend=self.backend,
+            remat=self.remat,
         )
         if self.stateful and self.carried is not None:
             for variable, value in zip(self.carried, state, strict=True):

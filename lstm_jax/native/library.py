@@ -5,7 +5,6 @@ import functools
 import hashlib
 import importlib.util
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -19,28 +18,19 @@ import numpy as np
 
 from lstm_jax.errors import InputError
 from lstm_jax.files import default_cache_dir, write_atomically
+from lstm_jax.machine import processor
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "adam.cc"))
-HEADER = Path(__file__).with_name("threads.h")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
 TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam", "lstm_jax_adam_rows")
 REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
 
 
-def _processor() -> str:
-    """What code for this machine may use: its architecture and, where Linux lists them, the processor's features."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        features = platform.processor()
-    return f"{platform.system()} {platform.machine()} {features}"
-
-
 @functools.cache
 def library_path() -> Path:
     """Where the library for this source, this jaxlib and this processor lies, or will."""
-    parts = (*(path.read_text() for path in (*SOURCES, HEADER)), version("jaxlib"), _processor(), *FLAGS)
+    files = sorted(path for pattern in ("*.cc", "*.h") for path in SOURCES[0].parent.glob(pattern))
+    parts = (*(path.read_text() for path in files), version("jaxlib"), processor(), *FLAGS)
     return default_cache_dir() / "native" / f"lstm-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
 
 

@@ -8,6 +8,7 @@ lacks; only `backend=None` chooses, the first of the table that lacks nothing.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from lstm_jax.cells import CELLS, Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
 from lstm_jax.recurrence import hoisted, native, reference
+from lstm_jax.recurrence.segments import Remat, check_remat, in_segments
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def unroll(
     time_major: bool = False,
     compute_dtype=None,
     backend: str | None = None,
+    remat: Remat = None,
 ):
     """Run `cell` over a batch of sequences, with Keras' semantics.
 
@@ -141,22 +144,24 @@ def unroll(
         zero_output_for_mask: outputs of steps that are not valid are zeros instead of the previous output.
         compute_dtype: type of the matrix products (bfloat16), None for that of `x`; state and sums keep the parameters' type.
         backend: a name in `BACKENDS`, or None.
+        remat: for long sequences, the segments of which the backward pass keeps the first state alone and computes the rest again, as
+            `jax.remat` does: "sqrt" for ceil(sqrt(T)), or about how many (Chen et al. 2016); None keeps all. Same values.
 
     Returns:
         outputs (B, T, H) ((T, B, H) if `time_major`), or (B, H) without `return_sequences`; and the final state.
 
     Raises:
-        InputError: if the shapes do not fit, T is 0, both `mask` and `lengths` are given, or the backend cannot serve.
+        InputError: if the shapes do not fit, T is 0, both `mask` and `lengths` are given, `remat` is below 1, or the backend cannot serve.
     """
     batch, steps, units = _check(cell, params, x, time_major)
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
-    run = resolve_backend(backend, cell.name, params[0].dtype, compute_dtype).run
+    run = partial(_run_rows, resolve_backend(backend, cell.name, params[0].dtype, compute_dtype).run)
+    remat = check_remat(remat)
+    run = run if remat is None else in_segments(run, remat)
     x = x if time_major else jnp.swapaxes(x, 0, 1)
     state = cell.initial_state(batch, units, params[0].dtype) if initial_state is None else initial_state
     dropout = dropout or DropoutMasks()
     _check_state_and_masks(cell, params, state, dropout, batch, units)
-    if x.ndim == 2 and dropout.input is not None:
-        x = jax.nn.one_hot(x, params.kernel.shape[0], dtype=params.kernel.dtype)
     x = x if x.ndim == 2 else x.astype(params.kernel.dtype)
     valid = None
     if lengths is not None:
@@ -180,6 +185,13 @@ def unroll(
         shown = valid if zero_output_for_mask else jnp.cumsum(valid, axis=0) > 0
         h = jnp.where(shown[:, :, None], h, 0)
     return (h if time_major else jnp.swapaxes(h, 0, 1)), final
+
+
+def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, compute_dtype, sequences: bool):
+    """A backend's `run`; where features of ids are dropped, on the rows that the ids stand for."""
+    if x.ndim == 2 and dropout.input is not None:
+        x = jax.nn.one_hot(x, params.kernel.shape[0], dtype=params.kernel.dtype)
+    return run(cell, params, x, state, valid, dropout, compute_dtype, sequences)
 
 
 def _check(cell: Cell, params, x: jax.Array, time_major: bool) -> tuple[int, int, int]:

@@ -83,7 +83,7 @@ def objective(rebuild: Callable) -> Callable:
 def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
     """logits(params, ids (N, T)) -> (N,), without dropout.
 
-    `fold`: multiply embedding and projection first, see `SentimentClassifier.fold`; None does so where there are more rows to read than words.
+    `fold`: multiply embedding and projection first, see `SentimentClassifier.fold`; None does so where there are more rows than words.
     """
 
     def prepare(params, count: int):

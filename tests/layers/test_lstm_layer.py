@@ -141,6 +141,7 @@ def test_stateful_errors() -> None:
         ({"units": 0}, "units: 0; give 1 or more"),
         ({"units": -3}, "units: -3; give 1 or more"),
         ({"dropout": 1.2}, "dropout: 1.2; give a share from 0 to below 1"),
+        ({"remat": 0}, "remat: 0; give None, 'sqrt', or 1 or more segments"),
         ({"recurrent_dropout": 1.0}, "recurrent_dropout: 1.0; give a share from 0 to below 1"),
     ],
 )

@@ -1,0 +1,94 @@
+"""Compiled programs kept from run to run: JAX's persistent compilation cache, in the user's cache folder, for the command line.
+
+A library's import leaves JAX's settings alone; `keep_compiled` is for programs. JAX's own environment variables go before: one that names
+another folder (JAX_COMPILATION_CACHE_DIR) or turns it off (JAX_ENABLE_COMPILATION_CACHE=false) is obeyed.
+"""
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import serialize_executable
+
+from lstm_jax.errors import InputError
+from lstm_jax.files import default_cache_dir, write_atomically
+from lstm_jax.machine import processor
+
+MOST_BYTES = 2**30
+"""Beyond it the oldest programs go, at the start of a run: JAX itself never removes one."""
+VERDICT = "loads.txt"
+
+
+def compilation_cache_dir() -> Path:
+    """Where programs of this jaxlib for this processor are kept: of another one's, in a home that machines share, none is ever loaded."""
+    key = f"{version('jaxlib')} {processor()}"
+    return default_cache_dir() / "xla" / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def keep_compiled() -> None:
+    """Switch the cache on in this process, for programs of any size; not where the folder cannot be written or XLA cannot load quietly."""
+    if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
+        return
+    folder = compilation_cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _prune(folder)
+        if not _loads(folder / VERDICT):
+            return
+    except (OSError, InputError):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has dozens of programs of a second or less
+
+
+def _prune(folder: Path) -> None:
+    found = sorted(((path.stat(), path) for path in folder.glob("*-cache")), key=lambda entry: entry[0].st_mtime)
+    spare = sum(stat.st_size for stat, _ in found) - MOST_BYTES
+    for stat, path in found:
+        if spare <= 0:
+            break
+        path.unlink(missing_ok=True)  # another run removes them too
+        spare -= stat.st_size
+
+
+def _loads(verdict: Path) -> bool:
+    """Whether XLA loads without complaint what it has compiled here; found out once, and written to `verdict`.
+
+    On some processors it takes tuning flags of its own for features that the machine lacks (openxla/xla issue 44565), says so of each
+    program at length, and may refuse it.
+    """
+    if not verdict.exists():
+        complaint = _said(_load_a_program) if jax.default_backend() == "cpu" else ""
+        write_atomically(verdict, complaint or "yes")
+    return verdict.read_text() == "yes"
+
+
+def _load_a_program() -> None:
+    compiled = jax.jit(lambda x: x + 1).lower(jnp.zeros(())).compile()
+    serialize_executable.deserialize_and_load(*serialize_executable.serialize(compiled))
+
+
+def _said(function: Callable[[], object]) -> str:
+    """What the process, its C++ parts too, writes to standard error meanwhile; or the error that is raised."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        error = ""
+        try:
+            function()
+        except Exception as raised:
+            error = f"{type(raised).__name__}: {raised}"
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+        file.seek(0)
+        return file.read().decode(errors="replace") + error
