@@ -15,24 +15,24 @@ def parameters(work: Workload) -> dict[str, int]:
     counts = {"lstm": (E + H + 1) * 4 * H}
     if work.classes:
         counts["head"] = (H + 1) * work.classes
-    if work.kind == "sentiment":
+    if work.words:
         counts["embedding"] = work.vocabulary * E
     return counts
 
 
 def forward_flops(work: Workload) -> dict[str, int]:
     """FLOPs of the products of a forward pass."""
-    rows = work.batch * work.length
+    rows = work.examples * work.length
     return {
         "projection": 0 if work.kind == "characters" else 2 * rows * work.features * 4 * work.units,
         "recurrence": 2 * rows * work.units * 4 * work.units,
-        "head": 2 * work.batch * work.units * work.classes,
+        "head": 2 * work.examples * work.units * work.classes,
     }
 
 
 def step_flops(work: Workload) -> int:
-    """FLOPs of a step: forward, and twice that backward."""
-    return 3 * sum(forward_flops(work).values())
+    """FLOPs of a step: forward, and twice that backward; of an evaluation forward."""
+    return (1 if work.kind == "evaluation" else 3) * sum(forward_flops(work).values())
 
 
 def least_bytes(work: Workload) -> int:
@@ -41,12 +41,14 @@ def least_bytes(work: Workload) -> int:
     Each parameter is read, and its gradient written; Adam reads the gradient and reads and writes parameter and both moments. Of a dense
     table's gradient only the rows in the batch count. Ids are read; a recurrence reads x and the cotangent and writes h and x's gradient.
     """
-    counts, rows = parameters(work), work.batch * work.length
+    counts, rows = parameters(work), work.examples * work.length
     if work.kind == "recurrence":
         return FLOAT * (2 * counts["lstm"] + 2 * rows * work.features + 2 * rows * work.units)
     small = counts["lstm"] + counts["head"]
+    if work.kind == "evaluation":
+        return FLOAT * (small + counts["embedding"] + rows + work.examples)
     moved = 9 * small  # read; gradient written, read; parameter and two moments read, written
-    if work.kind == "sentiment":
+    if work.words:
         touched = min(rows, work.vocabulary) * work.features
         moved += 6 * counts["embedding"] + 3 * touched
     return FLOAT * (moved + rows + work.batch)

@@ -58,11 +58,13 @@ class Options:
 class Built:
     """A workload in a peer's hands.
 
-    run(count): that many training steps (recurrence: forward and backward passes) on arrays that lie on the device; returns when they
-        are done.
-    outputs(): without dropout, of the first batch under the given weights: logits (B,), logits less their mean (B, V), or h (B, T, H).
+    run(count): that many training steps (recurrence: forward and backward passes; evaluation: of all reviews) on arrays that lie on the
+        device; returns when they are done.
+    outputs(): without dropout, of the first batch under the given weights: logits (B,), logits less their mean (B, V), or h (B, T, H);
+        of an evaluation logits of all reviews.
     after_one_step(): weights after one step of Adam (learning rate 1e-3, epsilon 1e-7) on the first batch, without dropout, and that
-        batch's "loss"; of a recurrence the gradients, that of the input as "x". Names and layout are those of `Arrays.weights`.
+        batch's "loss"; of a recurrence the gradients, that of the input as "x"; of an evaluation nothing. Names and layout are those of
+        `Arrays.weights`.
     adam: "keras" adds epsilon to the square root of the second moment as it is, "corrected" after its correction, as the paper's
         algorithm 1 and optax do.
     note: what it does otherwise than ours.
@@ -81,10 +83,20 @@ class Built:
     apart: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
+    """Of `evaluate() -> logits` of all reviews."""
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            evaluate()
+
+    return Built(run, lambda: comparable(work, evaluate()), dict, "keras", devices, note, backend)
+
+
 def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
     """Logits without the constant that a softmax does not see."""
     logits = np.asarray(logits)
-    return logits - logits.mean(-1, keepdims=True) if work.kind == "characters" else logits.reshape(work.batch)
+    return logits - logits.mean(-1, keepdims=True) if work.kind == "characters" else logits.reshape(-1)
 
 
 def no_recurrent_dropout(options: Options) -> str:

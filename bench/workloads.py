@@ -1,9 +1,10 @@
 """What is timed: the two tasks of the source as whole training steps, and the recurrence alone over a grid of sizes.
 
-    workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32")
+    workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32"), workload("evaluation")
 
 A: Embedding(20000, 128) -> LSTM(128, dropout 0.2, recurrent dropout 0.2) -> Dense(1), 80 words, batch 32, Adam.
 B: 33 one-hot characters -> LSTM(128) -> Dense(33), softmax cross-entropy of the character after 40, batch 128, Adam.
+evaluation: A's model, without dropout, on the 25,000 IMDB test reviews in batches of 512; `$LSTM_JAX_DATA` or the cache must have them.
 recurrence: x (B, T, E) -> h (B, T, H) from a zero state, and for a given cotangent of h the gradients of kernel, recurrent kernel, bias
 and x.
 """
@@ -21,6 +22,8 @@ BATCHES = 8
 """Different batches that a training workload goes round."""
 STEP = 5
 """Characters from one window's start to the next one's."""
+EVALUATED = 25_000
+"""Test reviews."""
 RATE = 0.2
 """Both dropout rates of A."""
 
@@ -30,7 +33,7 @@ class Workload:
     """name: as `workload` reads it; the sizes are B, T, H, E (one-hot: V) and V (recurrence: 0)."""
 
     name: str
-    kind: Literal["sentiment", "characters", "recurrence"]
+    kind: Literal["sentiment", "characters", "evaluation", "recurrence"]
     batch: int
     length: int
     units: int
@@ -40,7 +43,17 @@ class Workload:
     @property
     def classes(self) -> int:
         """Outputs of the head; 0 for none."""
-        return {"sentiment": 1, "characters": self.vocabulary, "recurrence": 0}[self.kind]
+        return {"sentiment": 1, "characters": self.vocabulary, "evaluation": 1, "recurrence": 0}[self.kind]
+
+    @property
+    def words(self) -> bool:
+        """Whether inputs are ids for an embedding."""
+        return self.kind in ("sentiment", "evaluation")
+
+    @property
+    def examples(self) -> int:
+        """That a step reads; an evaluation counts as one."""
+        return EVALUATED if self.kind == "evaluation" else self.batch
 
     @property
     def dropout(self) -> float:
@@ -51,6 +64,7 @@ class Workload:
 WORKLOADS = {
     "A": Workload("A", "sentiment", 32, 80, 128, 128, 20_000),
     "B": Workload("B", "characters", 128, 40, 128, 33, 33),
+    "evaluation": Workload("evaluation", "evaluation", 512, 80, 128, 128, 20_000),
     "recurrence": Workload("recurrence", "recurrence", 32, 80, 128, 128, 0),
 }
 UNITS, LENGTHS, BATCH_SIZES = (32, 64, 128, 256, 512), (20, 80, 320), (1, 32, 128)
@@ -92,7 +106,7 @@ class Arrays:
     """What every peer is given.
 
     weights: float32, named and laid out as in `lstm_jax.convert`, gates i, f, g, o; a recurrence has those of "recurrent/0/" only.
-    inputs, targets: sentiment: ids (N, T), labels (N,); characters: ids (N, T) and the next one (N,), cut from `text` every `STEP`;
+    inputs, targets: words: ids (N, T), labels (N,); characters: ids (N, T) and the next one (N,), cut from `text` every `STEP`;
         N is BATCHES batches. Recurrence: x (B, T, E) and the cotangent of h (B, T, H).
     """
 
@@ -127,8 +141,14 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
         return Arrays(weights, x, cotangent, empty)
     weights |= {"head/kernel": uniform((6 / (H + work.classes)) ** 0.5, H, work.classes), "head/bias": uniform(0.1, work.classes)}
     count = BATCHES * B
-    if work.kind == "sentiment":
+    if work.words:
         weights["embedding/embedding"] = uniform(0.05, V, E)
+    if work.kind == "evaluation":
+        from bench.sentiment_data import imdb_rows  # reads the reviews with this project; other workloads need neither
+
+        _, _, ids, labels = imdb_rows()
+        return Arrays(weights, ids[:, -T:] % V, labels, empty)
+    if work.words:
         ids = np.floor(float(V) ** rng.random((count, T))).astype(np.int32)  # log-uniform: frequencies as in Zipf's law
         return Arrays(weights, ids, rng.integers(0, 2, count, dtype=np.int32), empty)
     text = rng.integers(0, V, (count - 1) * STEP + T + 1, dtype=np.int32)

@@ -8,9 +8,10 @@ import pytest
 from flax import nnx
 from tables import BACKENDS, assert_close
 
-from lstm_jax import InputError, SentimentClassifier, convert
+from lstm_jax import InputError, SentimentClassifier, convert, sharding
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.models import functional, layer_rows
+from lstm_jax.tasks import sentiment
 from lstm_jax.training.optimizers import keras_adam
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -222,6 +223,23 @@ def test_variants(options: dict) -> None:
     assert logits.dtype == jnp.float32
     model.eval()
     assert_close(nnx.jit(lambda model, ids: model(ids))(model, jnp.asarray(IDS)), logits, "float32")
+    vectors = model.embedding(jnp.asarray(IDS).T)
+    assert_close(nnx.jit(lambda model, vectors: model(jnp.asarray(IDS), vectors=vectors))(model, vectors), logits, "float32")
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_embedding_and_projection_folded(options: dict, devices: int) -> None:
+    """One table for both gives the same logits; it is made where there are more rows to read than words."""
+    made = functional(small(**options))
+    mesh = sharding.make_mesh(devices)
+    ids = np.random.default_rng(0).integers(0, V, (V + 9, T), dtype=np.int32)
+    whole, folded, chosen = (sentiment.make_logits(made.rebuild, mesh, fold)(made.params, ids) for fold in (False, True, None))
+    assert_close(folded, whole, 2e-2 if options.get("dtype") == "bfloat16" else "float32")
+    np.testing.assert_array_equal(chosen, folded)
+    few = ids[: V // 2]
+    choose, apart = sentiment.make_logits(made.rebuild, mesh), sentiment.make_logits(made.rebuild, mesh, False)
+    np.testing.assert_array_equal(choose(made.params, few), apart(made.params, few))
 
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "layers": 2, "mask_zero": True}], ids=str)

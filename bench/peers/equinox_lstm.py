@@ -21,7 +21,7 @@ class Net(eqx.Module):
     head: Any
 
     def __init__(self, work: Workload, rate: float, key):
-        self.embedding = eqx.nn.Embedding(work.vocabulary, work.features, key=key) if work.kind == "sentiment" else None
+        self.embedding = eqx.nn.Embedding(work.vocabulary, work.features, key=key) if work.words else None
         self.dropout = eqx.nn.Dropout(rate)
         self.cell = eqx.nn.LSTMCell(work.features, work.units, key=key)
         self.head = eqx.nn.Linear(work.units, work.classes, key=key) if work.classes else None
@@ -64,7 +64,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     ]
     if work.classes:
         put += [(lambda n: n.head.weight, weights["head/kernel"].T), (lambda n: n.head.bias, weights["head/bias"])]
-    if work.kind == "sentiment":
+    if work.words:
         put += [(lambda n: n.embedding.weight, weights["embedding/embedding"])]
     for where, array in put:
         net = eqx.tree_at(where, net, jnp.asarray(array))

@@ -20,7 +20,7 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         work = self.work
-        if work.kind == "sentiment":
+        if work.words:
             x = nn.Embed(work.vocabulary, work.features, name="embedding")(x)
             x = nn.Dropout(self.rate)(x, deterministic=not train)
         result: Any = nn.RNN(nn.OptimizedLSTMCell(work.units, name="cell", parent=None), return_carry=True, name="rnn")(x)
@@ -28,7 +28,7 @@ class Net(nn.Module):
         if not work.classes:
             return outputs
         logits = nn.Dense(work.classes, name="head")(h)
-        return logits[:, 0] if work.kind == "sentiment" else logits
+        return logits[:, 0] if work.words else logits
 
 
 def _to_ours(tree: Any) -> dict[str, np.ndarray]:
@@ -43,7 +43,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     tree: dict[str, Any] = {"rnn": convert.lstm_to_linen(arrays.lstm(), rnn=True)}
     if work.classes:
         tree["head"] = {"kernel": weights["head/kernel"], "bias": weights["head/bias"]}
-    if work.kind == "sentiment":
+    if work.words:
         tree["embedding"] = {"embedding": weights["embedding/embedding"]}
 
     def forward(params, x, key) -> Any:

@@ -18,7 +18,7 @@ class Net(nnx.Module):
     """What the workload has of embedding, LSTM and head."""
 
     def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
-        self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.kind == "sentiment" else None
+        self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
         self.dropout = nnx.Dropout(rate)
         self.rnn = nnx.RNN(CELLS[cell](work.features, work.units, rngs=rngs), return_carry=True, rngs=False)
         self.head = nnx.Linear(work.units, work.classes, rngs=rngs) if work.classes else None
@@ -50,7 +50,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     tree: dict[str, Any] = {"rnn": convert.lstm_to_nnx(arrays.lstm(), optimized=cell == "OptimizedLSTMCell", rnn=True)}
     if work.classes:
         tree["head"] = {"kernel": weights["head/kernel"], "bias": weights["head/bias"]}
-    if work.kind == "sentiment":
+    if work.words:
         tree["embedding"] = {"embedding": weights["embedding/embedding"]}
     nnx.replace_by_pure_dict(state, tree)
 

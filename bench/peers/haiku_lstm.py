@@ -30,11 +30,11 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     tree = {"lstm/linear": {"w": w, "b": _reordered(lstm["bias"] - _forget(units))}}
     if work.classes:
         tree["head"] = {"w": weights["head/kernel"], "b": weights["head/bias"]}
-    if work.kind == "sentiment":
+    if work.words:
         tree["embedding"] = {"embeddings": weights["embedding/embedding"]}
 
     def net(x, train: bool):
-        if work.kind == "sentiment":
+        if work.words:
             x = hk.Embed(work.vocabulary, work.features, name="embedding")(x)
             x = hk.dropout(hk.next_rng_key(), options.dropout, x) if train and options.dropout else x
         core = hk.LSTM(units, name="lstm")
@@ -43,7 +43,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
         if not work.classes:
             return outputs
         logits = hk.Linear(work.classes, name="head")(state.hidden)
-        return logits[:, 0] if work.kind == "sentiment" else logits
+        return logits[:, 0] if work.words else logits
 
     apply = hk.transform(net).apply
 

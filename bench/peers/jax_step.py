@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from bench.peer import Built, comparable
+from bench.peer import Built, comparable, evaluation
 from bench.workloads import BATCHES, Arrays, Workload, one_hot
 
 
@@ -25,6 +25,8 @@ class Model:
 
 def build(work: Workload, arrays: Arrays, model: Model) -> Built:
     """See `bench.peer`."""
+    if work.kind == "evaluation":
+        return _evaluation(work, arrays, model)
     return _recurrence(arrays, model) if work.kind == "recurrence" else _training(work, arrays, model)
 
 
@@ -54,14 +56,26 @@ def _recurrence(arrays: Arrays, model: Model) -> Built:
     return Built(run, lambda: np.asarray(step(params, x, cotangent)[0]), gradients, "corrected", _devices(), model.note)
 
 
+def _evaluation(work: Workload, arrays: Arrays, model: Model) -> Built:
+    params = jax.tree.map(jax.numpy.asarray, model.params)
+    spare = np.zeros((-len(arrays.inputs) % work.batch, work.length), arrays.inputs.dtype)
+    batches = jax.device_put(np.concatenate([arrays.inputs, spare]).reshape(-1, work.batch, work.length))
+    forward = jax.jit(lambda params, ids: model.forward(params, ids, None))
+
+    def evaluate() -> np.ndarray:
+        return np.concatenate([np.asarray(logits) for logits in [forward(params, batch) for batch in batches]])[: len(arrays.inputs)]
+
+    return evaluation(work, evaluate, _devices(), model.note)
+
+
 def _training(work: Workload, arrays: Arrays, model: Model) -> Built:
     optimizer = optax.adam(1e-3, eps=1e-7)
-    inputs = arrays.inputs if work.kind == "sentiment" else one_hot(arrays.inputs, work.vocabulary)
+    inputs = arrays.inputs if work.words else one_hot(arrays.inputs, work.vocabulary)
     batches = [jax.device_put(pair) for pair in zip(np.split(inputs, BATCHES), np.split(arrays.targets, BATCHES), strict=True)]
 
     def loss(params, inputs, targets, key):
         logits = model.forward(params, inputs, key)
-        if work.kind == "sentiment":
+        if work.words:
             return optax.sigmoid_binary_cross_entropy(logits, targets.astype(logits.dtype)).mean()
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 

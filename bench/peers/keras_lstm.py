@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from bench.peer import Built, Options, comparable
+from bench.peer import Built, Options, comparable, evaluation
 from bench.workloads import BATCHES, Arrays, Workload
 from lstm_jax import convert, data
 
@@ -28,7 +28,7 @@ def _devices() -> list[str]:
 
 
 def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
-    words = work.kind == "sentiment"
+    words = work.words
     to_keras = convert.sentiment_to_keras if words else convert.generation_to_keras
     from_keras = convert.sentiment_from_keras if words else convert.generation_from_keras
     x, y = (arrays.inputs, arrays.targets) if words else data.one_hot(arrays.inputs, arrays.targets, work.vocabulary)
@@ -46,6 +46,15 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         model.compile(loss=loss, optimizer="adam", metrics=metrics)  # Keras' Adam has our epsilon
         model.set_weights(to_keras(arrays.weights))
         return model
+
+    if work.kind == "evaluation":
+        model = start(0.0, 0.0)
+
+        def evaluate() -> np.ndarray:
+            p = model.predict(x, batch_size=work.batch, verbose="0").astype(np.float64)
+            return np.log(p) - np.log1p(-p)
+
+        return evaluation(work, evaluate, _devices())
 
     model = start(options.dropout, options.recurrent_dropout)
 

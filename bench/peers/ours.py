@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bench.peer import Built, Options, comparable
+from bench.peer import Built, Options, comparable, evaluation
 from bench.workloads import BATCHES, STEP, Arrays, Workload
 from lstm_jax import CELLS, LSTMParams, sharding, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
@@ -41,6 +41,9 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     mesh, backend = _mesh(work, options.devices), resolve_backend(options.backend).name
     if work.kind == "recurrence":
         return _recurrence(arrays, mesh, backend)
+    if work.kind == "evaluation":
+        evaluate = _logits(work, arrays, options.backend, mesh)
+        return evaluation(work, evaluate, _devices(mesh), "embedding and projection multiplied first", backend)
     training = _Training(work, arrays, options, mesh, keras_adam(1e-3))
 
     def after_one_step() -> dict[str, np.ndarray]:
@@ -63,6 +66,8 @@ def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) ->
     if work.kind == "recurrence":
         built = _recurrence(arrays, mesh, backend)
         parts, outputs = {"gradients": built.after_one_step()}, built.outputs()
+    elif work.kind == "evaluation":
+        parts, outputs = {}, comparable(work, _logits(work, arrays, backend, mesh)())
     else:
         forms = {"keras": keras_adam(1e-3), "corrected": optax.adam(1e-3, eps=1e-7)}
         parts = {form: _one_step(work, arrays, backend, mesh, optimizer) for form, optimizer in forms.items()}
@@ -106,7 +111,7 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
     """rebuild(params) -> model, and the objective of its task."""
     name: Any = options.backend or "auto"
     choices: Any = {"dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout, "remat": options.remat}
-    if work.kind == "sentiment":
+    if work.words:
         config = SentimentConfig(model=SentimentModelConfig(embed=work.features, units=work.units, backend=name, **choices))
         _, rebuild = functional(sentiment.make_model(config, work.vocabulary))
         return rebuild, sentiment.objective(rebuild)
@@ -119,7 +124,7 @@ class _Training:
     """The steps of a run: what `fit` does between two looks at the clock."""
 
     def __init__(self, work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh, optimizer):
-        words = work.kind == "sentiment"
+        words = work.words
         examples = Examples.of_rows((arrays.inputs, arrays.targets)) if words else window_examples(arrays.text, work.length, STEP)
         copied = sharding.replicated(mesh)
         self.arrays = jax.device_put(examples.arrays, copied)
@@ -154,7 +159,16 @@ def _outputs(work: Workload, arrays: Arrays, backend: str | None, mesh: jax.shar
 
     def forward(params, ids):
         model = rebuild(params)
-        return model(ids, deterministic=True) if work.kind == "sentiment" else model(ids, last=True, deterministic=True)[0]
+        return model(ids, deterministic=True) if work.words else model(ids, last=True, deterministic=True)[0]
 
     params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
     return comparable(work, make_predict(forward, mesh)(params, arrays.inputs[: work.batch]))
+
+
+def _logits(work: Workload, arrays: Arrays, backend: str | None, mesh: jax.sharding.Mesh) -> Callable[[], np.ndarray]:
+    """Of all reviews, as `lstm-jax evaluate` computes them."""
+    rebuild, _ = _model(work, Options(backend))
+    copied = sharding.replicated(mesh)
+    params = jax.device_put({name: jnp.asarray(array) for name, array in arrays.weights.items()}, copied)
+    logits = sentiment.make_logits(rebuild, mesh)
+    return lambda: logits(params, arrays.inputs)

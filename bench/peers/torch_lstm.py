@@ -4,7 +4,7 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
-from bench.peer import Built, Options, comparable, no_recurrent_dropout
+from bench.peer import Built, Options, comparable, evaluation, no_recurrent_dropout
 from bench.workloads import BATCHES, Arrays, Workload
 from lstm_jax import convert
 
@@ -16,7 +16,7 @@ class Net(nn.Module):
 
     def __init__(self, work: Workload, rate: float):
         super().__init__()
-        self.embedding = nn.Embedding(work.vocabulary, work.features) if work.kind == "sentiment" else None
+        self.embedding = nn.Embedding(work.vocabulary, work.features) if work.words else None
         self.dropout = nn.Dropout(rate)
         self.lstm = nn.LSTM(work.features, work.units, batch_first=True)
         self.fc = nn.Linear(work.units, work.classes)
@@ -31,6 +31,8 @@ class Net(nn.Module):
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """See `bench.peer`."""
+    if work.kind == "evaluation":
+        return _evaluation(work, arrays)
     return _recurrence(work, arrays) if work.kind == "recurrence" else _training(work, arrays, options)
 
 
@@ -68,8 +70,19 @@ def _recurrence(work: Workload, arrays: Arrays) -> Built:
     return Built(run, outputs, gradients, "corrected", _devices(), "two biases")
 
 
+def _evaluation(work: Workload, arrays: Arrays) -> Built:
+    net = _loaded(Net(work, 0.0), convert.sentiment_to_torch(arrays.weights)).eval()
+    batches = torch.tensor(arrays.inputs, dtype=torch.int64).split(work.batch)
+
+    @torch.inference_mode()
+    def evaluate() -> np.ndarray:
+        return torch.cat([net(batch) for batch in batches]).numpy()
+
+    return evaluation(work, evaluate, _devices(), BIASES)
+
+
 def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
-    words = work.kind == "sentiment"
+    words = work.words
     to_torch = convert.sentiment_to_torch if words else convert.generation_to_torch
     from_torch = convert.sentiment_from_torch if words else convert.generation_from_torch
     ids = torch.tensor(arrays.inputs, dtype=torch.int64)

@@ -120,6 +120,8 @@ def test_flops_by_hand() -> None:
     assert flops.least_bytes(a) == 4 * (9 * 165 + 6 * 35 + 3 * 30 + 6 + 2)
     b = workload("B:B=2,T=3,H=4,V=7")
     assert flops.step_flops(b) == 3 * (768 + 2 * 4 * 7 * 2)
+    evaluation = workload("evaluation:T=3,H=4,E=5,V=7")
+    assert flops.step_flops(evaluation) == 25_000 * (3 * 80 * 2 + 3 * 64 * 2 + 8)
     cell = recurrence(4, 3, 2)
     assert flops.step_flops(cell) == 3 * (6 * 64 * 2 + 6 * 64 * 2)
     assert flops.least_bytes(cell) == 4 * (2 * (64 + 64 + 16) + 4 * 24)
