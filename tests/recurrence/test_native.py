@@ -17,6 +17,7 @@ from lstm_jax.errors import InputError
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 from lstm_jax.recurrence import unroll
 from lstm_jax.recurrence.native import library, loops
+from lstm_jax.recurrence.trail import backward_twin, forward_twin
 
 built = pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with")
 
@@ -54,15 +55,15 @@ def test_loops_equal_their_twins(batch: int, units: int, dtype: str) -> None:
         for kind in KINDS:
             dropout, split, _ = kind
             kernel, z, state, mask, valid, d_h, d_final = _arrays(batch, units, dtype, *kind)
-            want = jax.jit(loops._twin_forward, static_argnums=(0, 1))(True, True, kernel, z, state, mask, valid)
-            got = loops._call_forward(True, True, kernel, z, state, mask, valid)
+            want = jax.jit(forward_twin, static_argnums=(0, 1, 2))(True, True, None, kernel, z, state, mask, valid)
+            got = loops._call_forward(True, True, None, kernel, z, state, mask, valid)
             assert_close(got, want, tolerance, dropout)
             for sequences in (False, True):
-                part = loops._call_forward(sequences, False, kernel, z, state, mask, valid)
+                part = loops._call_forward(sequences, False, None, kernel, z, state, mask, valid)
                 jax.tree.map(np.testing.assert_array_equal, part[:2], (got[0] if sequences else None, got[1]))
             d_h = None if kind == KINDS[batch % len(KINDS)] else d_h
-            args = (split, kernel, want[2], d_h, d_final, mask, valid)
-            assert_close(loops._call_backward(*args), jax.jit(loops._twin_backward, static_argnums=0)(*args), tolerance, dropout)
+            args = (split, None, kernel, want[2], d_h, d_final, mask, valid)
+            assert_close(loops._call_backward(*args), jax.jit(backward_twin, static_argnums=(0, 1))(*args), tolerance, dropout)
 
 
 @built
@@ -75,7 +76,7 @@ def test_gates_far_out(dtype: str) -> None:
         units, zero = len(x), jnp.zeros((1, len(x)), dtype)
         for gate in range(4):
             z = jnp.zeros((1, 1, 4, units), dtype).at[0, 0, gate].set(x).reshape(1, 1, 4 * units)
-            kept = loops._call_forward(False, True, jnp.zeros((units, 4 * units), dtype), z, LSTMState(zero, zero), None, None)[2]
+            kept = loops._call_forward(False, True, None, jnp.zeros((units, 4 * units), dtype), z, LSTMState(zero, zero), None, None)[2]
             got = np.asarray(kept.gates, np.float64).reshape(4, units)[gate]
             exact = x.astype(np.longdouble)
             want = (np.tanh(exact) if gate == 2 else 1 / (1 + np.exp(-np.maximum(exact, -11_000)))).astype(np.float64)
@@ -83,7 +84,7 @@ def test_gates_far_out(dtype: str) -> None:
             assert np.abs(got - want).max() <= 2 * unit
             assert (np.abs(got - want) <= 4 * unit * np.abs(want) + np.finfo(dtype).tiny * (1 / unit)).all() or gate != 2
         z = jnp.full((1, 1, 4 * 3), np.nan, dtype)
-        final = loops._call_forward(False, False, jnp.zeros((3, 12), dtype), z, LSTMState(zero[:, :3], zero[:, :3]), None, None)[1]
+        final = loops._call_forward(False, False, None, jnp.zeros((3, 12), dtype), z, LSTMState(zero[:, :3], zero[:, :3]), None, None)[1]
         assert np.isnan(np.asarray(final.h)).all()
 
 
