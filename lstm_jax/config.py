@@ -83,7 +83,7 @@ class SentimentModelConfig:
     """Recurrent cell."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; parameters and state stay float32."""
-    backend: Literal["auto", "reference", "hoisted", "native", "pallas"] = "auto"
+    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas"] = "auto"
     """Recurrence backend; see `lstm-jax backends`."""
 
     def __post_init__(self):
@@ -170,7 +170,7 @@ class GenerationModelConfig:
     """Recurrent cell."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; parameters and state stay float32."""
-    backend: Literal["auto", "reference", "hoisted", "native", "pallas"] = "auto"
+    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas"] = "auto"
     """Recurrence backend; see `lstm-jax backends`."""
 
     def __post_init__(self):

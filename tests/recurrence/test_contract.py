@@ -415,7 +415,7 @@ def test_wrong_input_is_one_line(name: str) -> None:
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY_CASE)
 @pytest.mark.parametrize(
     ("masks", "name"),
     [
