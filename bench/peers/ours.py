@@ -1,4 +1,5 @@
-"""This project: its models in its own training steps, `make_run_steps` with the batch over the CPU's cores; `unroll` alone likewise."""
+"""This project: its models in its own training steps, `make_run_steps` with the batch over the CPU's cores or on a GPU; `unroll` alone
+likewise."""
 
 import os
 from collections.abc import Callable
@@ -27,9 +28,9 @@ STRETCH = 128
 
 
 def _mesh(work: Workload) -> jax.sharding.Mesh:
-    """All cores; one device that has them all where the batch does not divide over them."""
+    """All cores; one device that has them all where the batch does not divide over them. Of GPUs the first, as the peers have it."""
     sharding.use_cpu_cores(0 if work.batch % len(os.sched_getaffinity(0)) == 0 else 1)
-    return sharding.make_mesh()
+    return sharding.make_mesh(0 if jax.default_backend() == "cpu" else 1)
 
 
 def _devices(mesh: jax.sharding.Mesh) -> list[str]:
