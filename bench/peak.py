@@ -1,4 +1,4 @@
-"""What the machine can do: float32 GFLOP/s of a large matrix product, and GB/s of a copy, on one and on two cores.
+"""What the machine can do: float32 GFLOP/s of a large matrix product, and GB/s of a copy, on one and on two cores, and on its GPU.
 
     python -m bench.peak
 
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bench import timing
+from bench import device, timing
 
 SIDE = 2048
 COPIED = 64 * 2**20
@@ -54,9 +54,27 @@ def copy_gbs(threads: int) -> float:
     return 2 * source.nbytes / seconds / 1e9
 
 
+def on_gpu() -> dict[str, float]:
+    """The same of JAX's first device, in float32 proper."""
+    import jax
+
+    @jax.jit
+    def product(a):
+        return jax.numpy.matmul(a, a, precision="highest")
+
+    @jax.jit
+    def copy(a):
+        return a + 1
+
+    a = jax.numpy.ones((4 * SIDE, 4 * SIDE))
+    flops, moved = 2 * len(a) ** 3, 2 * a.nbytes
+    by_product, by_copy = (_best(lambda run=run: jax.block_until_ready(run(a))) for run in (product, copy))
+    return {"gemm_gflops_gpu": flops / by_product / 1e9, "copy_gbs_gpu": moved / by_copy / 1e9}
+
+
 def measure() -> dict[str, float]:
-    """Both figures on one core and on `timing.CORES`, each in a process of its own."""
-    found = {}
+    """Both figures on one core, on `timing.CORES` and on a GPU if there is one, each in a process of its own."""
+    found = timing.run_module(["bench.peak", "--gpu"])[-1] if device.gpu() else {}
     for cores in (1, timing.CORES):
         row = timing.run_module(["bench.peak", "--threads", str(cores)], cores)[-1]
         found |= {f"{name}_{cores}": value for name, value in row.items()}
@@ -67,7 +85,12 @@ def main() -> None:
     """Print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=0, help="measure in this process, whose libraries have that many")
-    threads = parser.parse_args().threads
+    parser.add_argument("--gpu", action="store_true", help="measure the GPU in this process")
+    options = parser.parse_args()
+    threads = options.threads
+    if options.gpu:
+        print(json.dumps(on_gpu()))
+        return
     if not threads:
         print(json.dumps(measure()))
         return

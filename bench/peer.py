@@ -7,22 +7,25 @@ from typing import Literal
 
 import numpy as np
 
+from bench import device
 from bench.workloads import Workload
 
 
 @dataclass(frozen=True)
 class Peer:
     """module: in bench/peers, with `build(workload, arrays, options) -> Built`; imports: what must be there; packages: whose versions are
-    noted; environment: set before the import."""
+    noted; environment: set before the import; gpu: whether it runs on nothing else."""
 
     module: str
     imports: tuple[str, ...]
     packages: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
+    gpu: bool = False
 
     def missing(self) -> list[str]:
-        """What is not installed."""
-        return [name for name in self.imports if find_spec(name) is None]
+        """What is not here of packages, and of a GPU where it needs one."""
+        packages = [name for name in self.imports if find_spec(name) is None]
+        return packages + ["a GPU"] * (self.gpu and not device.gpu())
 
 
 def _keras(backend: str, package: str) -> Peer:
@@ -32,6 +35,7 @@ def _keras(backend: str, package: str) -> Peer:
 PEERS = {
     "ours": Peer("ours", (), ()),
     "torch_lstm": Peer("torch_lstm", ("torch",), ("torch",)),
+    "jax_rnn": Peer("jax_rnn", (), ("jax",), gpu=True),
     "flax_nnx": Peer("flax_nnx", (), ("flax",)),
     "flax_linen": Peer("flax_linen", (), ("flax",)),
     "haiku": Peer("haiku_lstm", ("haiku",), ("dm-haiku",)),

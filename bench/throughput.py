@@ -7,6 +7,8 @@
 A peer may have options: `ours:backend=reference`, and A's rates, `ours:dropout=0:recurrent=0`. Fresh processes on two cores, the peers of a
 workload in turn; each is checked against the reference before it is timed. Rows that are there already, of the same commit, are skipped;
 those of peers that failed are tried again. The machine's own peak is measured with each run.
+
+Where there is a GPU, all run on the first one, in float32 without TF32, and the rows have a file of their own.
 """
 
 import argparse
@@ -20,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import peak, results, timing
+from bench import device, peak, results, timing
 from bench.peer import PEERS
 from bench.workloads import BATCH_SIZES, LENGTHS, UNITS, WORKLOADS, Workload, grid, workload
 
-PATH = results.RESULTS / "throughput.jsonl"
+PATH = results.RESULTS / ("throughput_gpu.jsonl" if device.gpu() else "throughput.jsonl")
 BASE = "ours"
 """The side that the others are compared with."""
 
@@ -93,7 +95,7 @@ def installed(sides: Iterable[Side]) -> list[Side]:
     found = []
     for one in sides:
         if missing := PEERS[one.peer].missing():
-            print(f"{one.name}: skipped, {', '.join(missing)} is not installed", flush=True)
+            print(f"{one.name}: skipped, {' and '.join(missing)} is missing", flush=True)
         else:
             found.append(one)
     return found
@@ -123,9 +125,11 @@ def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds
 def report(works: Sequence[Workload], sides: Sequence[Side], path: Path, sha: str) -> None:
     """Print each workload's medians and ratios, and the geometric mean of the ratios over the grid."""
     rows = [row for row in results.read(path) if row.get("git") == sha]
-    peaks = {name: [row[name] for row in rows if name in row] for name in (f"gemm_gflops_{timing.CORES}", f"copy_gbs_{timing.CORES}")}
+    where = "gpu" if device.gpu() else str(timing.CORES)
+    peaks = {name: [row[name] for row in rows if name in row] for name in (f"gemm_gflops_{where}", f"copy_gbs_{where}")}
     gemm, copy = (max(values) if values else float("nan") for values in peaks.values())
-    print(f"commit {sha or 'unknown'}; {timing.CORES} cores: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
+    what = "a GPU" if device.gpu() else f"{timing.CORES} cores"
+    print(f"commit {sha or 'unknown'}; {what}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
     loads = [row["load"] for row in rows if "ms_per_step" in row]
     if loads:
         print(f"processes that wanted a core in the minute before a row: {min(loads):.1f} to {max(loads):.1f}")

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from bench import device
+
 CORES = 2
 
 
 def pinned(cores: int = CORES) -> dict[str, str]:
-    """Environment in which the usual numeric libraries use that many threads."""
+    """Environment in which the usual numeric libraries use that many threads, and a GPU computes in float32."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return os.environ | dict.fromkeys(names, str(cores))
+    return os.environ | dict.fromkeys(names, str(cores)) | device.settings()
 
 
 def run_module(arguments: Sequence[str], cores: int = CORES) -> list[dict[str, Any]]:

@@ -88,7 +88,7 @@ class SentimentModelConfig:
     """Recurrent cell."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; parameters and state stay float32."""
-    backend: Literal["auto", "reference", "hoisted", "native"] = "auto"
+    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas"] = "auto"
     """Recurrence backend; see `lstm-jax backends`."""
     remat: Literal["none", "sqrt"] | int = "none"
     """For long sequences: run each of so many segments of time once more in the backward pass instead of keeping it. 'sqrt': the square
@@ -179,7 +179,7 @@ class GenerationModelConfig:
     """Recurrent cell."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; parameters and state stay float32."""
-    backend: Literal["auto", "reference", "hoisted", "native"] = "auto"
+    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas"] = "auto"
     """Recurrence backend; see `lstm-jax backends`."""
     remat: Literal["none", "sqrt"] | int = "none"
     """For long sequences: run each of so many segments of time once more in the backward pass instead of keeping it. 'sqrt': the square

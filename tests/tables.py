@@ -9,9 +9,24 @@ import numpy as np
 
 from lstm_jax.cells import CELLS as CELL_TABLE
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
+from lstm_jax.recurrence import DROPOUTS as DROPOUT_KINDS
+from lstm_jax.recurrence import Request, lacks
 
 CELLS = tuple(CELL_TABLE)
-BACKENDS = tuple(name for name, backend in BACKEND_TABLE.items() if not backend.why_not())  # those that serve here
+
+
+def lacking(backend: str, **request: Any) -> str:
+    """What a backend lacks here for a request, fields as in `recurrence.Request`; empty if it serves."""
+    return lacks(BACKEND_TABLE[backend], Request(**request), jax.default_backend())
+
+
+def serving(dtype: str = "float32", **request: Any) -> tuple[str, ...]:
+    """Backends that serve here."""
+    return tuple(name for name in BACKEND_TABLE if not lacking(name, dtype=dtype, compute_dtype=dtype, **request))
+
+
+BACKENDS = serving()
+EVERY_CASE = serving(dropout=DROPOUT_KINDS, mask="mask")  # those of them that refuse no dropout and no mask
 FAST = tuple(name for name in BACKENDS if name != "reference")
 
 

@@ -23,8 +23,24 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     return _recurrence(work, arrays) if work.kind == "recurrence" else _training(work, arrays, options)
 
 
+def _platform() -> str:
+    match keras.backend.backend():
+        case "jax":
+            import jax
+
+            return jax.default_backend()
+        case "torch":
+            import torch  # pyright: ignore[reportMissingImports]
+
+            return "gpu" if torch.cuda.is_available() else "cpu"
+        case _:
+            import tensorflow as tf  # pyright: ignore[reportMissingImports]
+
+            return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+
+
 def _devices() -> list[str]:
-    return [f"cpu, Keras on {keras.backend.backend()}"]
+    return [f"{_platform()}, Keras on {keras.backend.backend()}"]
 
 
 def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
@@ -125,14 +141,15 @@ def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
         case "torch":
             import torch  # pyright: ignore[reportMissingImports]
 
-            x, cotangent = torch.tensor(arrays.inputs, requires_grad=True), torch.tensor(arrays.targets)
             leaves = [variable.value for variable in layer.trainable_variables]
+            there = leaves[0].device
+            x, cotangent = torch.tensor(arrays.inputs, requires_grad=True, device=there), torch.tensor(arrays.targets, device=there)
 
             def eager():
                 h = layer(x)
                 return h.detach(), torch.autograd.grad(h, (*leaves, x), cotangent)
 
-            return eager, lambda result: None
+            return eager, lambda result: torch.cuda.synchronize() if there.type == "cuda" else None
         case _:
             import tensorflow as tf  # pyright: ignore[reportMissingImports]
 

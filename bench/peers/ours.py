@@ -1,4 +1,5 @@
-"""This project: its models in its own training steps, `make_run_steps` with the batch over the CPU's cores; `unroll` alone likewise."""
+"""This project: its models in its own training steps, `make_run_steps` with the batch over the CPU's cores or on a GPU; `unroll` alone
+likewise."""
 
 import os
 from collections.abc import Callable
@@ -27,9 +28,10 @@ STRETCH = 128
 
 
 def _mesh(work: Workload, devices: int = 0) -> jax.sharding.Mesh:
-    """So many devices that share the cores; 0: one a core, or one that has them all where the batch does not divide over them."""
+    """So many devices that share the cores; 0: one a core, or one that has them all where the batch does not divide over them. Of GPUs
+    the first, as the peers have it."""
     sharding.use_cpu_cores(devices or (0 if work.batch % len(os.sched_getaffinity(0)) == 0 else 1))
-    return sharding.make_mesh()
+    return sharding.make_mesh(0 if jax.default_backend() == "cpu" else 1)
 
 
 def _devices(mesh: jax.sharding.Mesh) -> list[str]:

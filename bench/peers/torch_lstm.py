@@ -1,4 +1,4 @@
-"""PyTorch: nn.LSTM, eager, torch.optim.Adam(fused=True)."""
+"""PyTorch: nn.LSTM (cuDNN's on a GPU), eager, torch.optim.Adam(fused=True)."""
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -8,6 +8,8 @@ from bench.peer import Built, Options, comparable, evaluation, no_recurrent_drop
 from bench.workloads import BATCHES, Arrays, Workload
 from lstm_jax import convert
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32, as ours
 BIASES = "two biases, each with a step of its own"
 
 
@@ -37,35 +39,45 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def _devices() -> list[str]:
-    return [f"cpu, {torch.get_num_threads()} threads"]
+    return [f"cpu, {torch.get_num_threads()} threads" if DEVICE == "cpu" else f"gpu:{torch.cuda.get_device_name()}"]
+
+
+def _wait() -> None:
+    if DEVICE != "cpu":
+        torch.cuda.synchronize()
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
 
 
 def _loaded(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:
     module.load_state_dict({name: torch.tensor(array) for name, array in state.items()})
-    return module
+    return module.to(DEVICE)
 
 
 def _recurrence(work: Workload, arrays: Arrays) -> Built:
     lstm = _loaded(nn.LSTM(work.features, work.units, batch_first=True), convert.lstm_to_torch([arrays.lstm()]))
-    x = torch.tensor(arrays.inputs, requires_grad=True)
-    cotangent = torch.tensor(arrays.targets)
+    x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE)
+    cotangent = torch.tensor(arrays.targets, device=DEVICE)
     names, leaves = zip(*lstm.named_parameters(), strict=True)
 
     def run(count: int) -> None:
         for _ in range(count):
             h, _ = lstm(x)
             torch.autograd.grad(h, (*leaves, x), cotangent)
+        _wait()
 
     def outputs() -> np.ndarray:
-        return lstm(x)[0].detach().numpy()
+        return _numpy(lstm(x)[0])
 
     def gradients() -> dict[str, np.ndarray]:
         h, _ = lstm(x)
         *by_params, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
-        state = dict(zip(names, by_params, strict=True))
-        state["bias_hh_l0"] = torch.zeros_like(state["bias_hh_l0"])  # the same as that of bias_ih
+        state = {name: _numpy(gradient) for name, gradient in zip(names, by_params, strict=True)}
+        state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the same as that of bias_ih
         ours = convert.lstm_from_torch(state)[0]
-        return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": by_x.numpy()}
+        return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": _numpy(by_x)}
 
     return Built(run, outputs, gradients, "corrected", _devices(), "two biases")
 
@@ -85,9 +97,9 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     words = work.words
     to_torch = convert.sentiment_to_torch if words else convert.generation_to_torch
     from_torch = convert.sentiment_from_torch if words else convert.generation_from_torch
-    ids = torch.tensor(arrays.inputs, dtype=torch.int64)
+    ids = torch.tensor(arrays.inputs, dtype=torch.int64, device=DEVICE)
     inputs = ids if words else nn.functional.one_hot(ids, work.vocabulary).float()
-    targets = torch.tensor(arrays.targets, dtype=torch.float32 if words else torch.int64)
+    targets = torch.tensor(arrays.targets, dtype=torch.float32 if words else torch.int64, device=DEVICE)
     batches = list(zip(inputs.chunk(BATCHES), targets.chunk(BATCHES), strict=True))
     loss_of = nn.BCEWithLogitsLoss() if words else nn.CrossEntropyLoss()
 
@@ -110,16 +122,17 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         for _ in range(count):
             step(net, optimizer, *batches[taken % BATCHES])
             taken += 1
+        _wait()
 
     def outputs() -> np.ndarray:
-        return comparable(work, start(0.0)[0](batches[0][0]).detach().numpy())
+        return comparable(work, _numpy(start(0.0)[0](batches[0][0])))
 
     def after_one_step() -> dict[str, np.ndarray]:
         net, optimizer = start(0.0)
         loss = step(net, optimizer, *batches[0])
-        state = {name: array.numpy() for name, array in net.state_dict().items()}
+        state = {name: _numpy(array) for name, array in net.state_dict().items()}
         state["lstm.bias_hh_l0"] = np.zeros_like(state["lstm.bias_hh_l0"])  # it made the same step from zero as bias_ih did
-        return from_torch(state) | {"loss": loss.detach().numpy()}
+        return from_torch(state) | {"loss": _numpy(loss)}
 
     note = ", ".join(part for part in (no_recurrent_dropout(options), BIASES) if part)
     return Built(run, outputs, after_one_step, "corrected", _devices(), note)

@@ -1,6 +1,30 @@
 """Run a cell over time; see api.py."""
 
-from lstm_jax.recurrence.api import BACKENDS, Backend, capability_rows, resolve_backend, unroll
+from lstm_jax.recurrence.api import (
+    BACKENDS,
+    DROPOUTS,
+    MASKS,
+    Backend,
+    Request,
+    capability_rows,
+    dropout_kinds,
+    lacks,
+    resolve_backend,
+    unroll,
+)
 from lstm_jax.recurrence.segments import Remat, check_remat
 
-__all__ = ["BACKENDS", "Backend", "Remat", "capability_rows", "check_remat", "resolve_backend", "unroll"]
+__all__ = [
+    "BACKENDS",
+    "DROPOUTS",
+    "MASKS",
+    "Backend",
+    "Remat",
+    "Request",
+    "capability_rows",
+    "check_remat",
+    "dropout_kinds",
+    "lacks",
+    "resolve_backend",
+    "unroll",
+]

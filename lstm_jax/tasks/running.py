@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lstm_jax import sharding
-from lstm_jax.config import GenerationConfig, SentimentConfig, to_json
+from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig, to_json
+from lstm_jax.dropout import draw_masks
 from lstm_jax.files import write_atomically
 from lstm_jax.models import layer_rows
-from lstm_jax.recurrence import resolve_backend
+from lstm_jax.recurrence import dropout_kinds, resolve_backend
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.loop import FitResult, check_batch_size
@@ -53,7 +54,7 @@ def begin(config: Config, folder: Path, mesh: jax.sharding.Mesh, examples: int, 
         InputError: for a config that does not fit, before the folder is made; for a folder that cannot be taken.
     """
     asked = None if config.model.backend == "auto" else config.model.backend
-    backend = resolve_backend(asked, config.model.cell, compute_dtype=config.model.dtype).name
+    backend = resolve_backend(asked, config.model.cell, compute_dtype=config.model.dtype, **_asked(config.model)).name
     check_batch_size(config.train.batch_size, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
     run = RunFolder(folder)
@@ -61,6 +62,13 @@ def begin(config: Config, folder: Path, mesh: jax.sharding.Mesh, examples: int, 
     run.write_environment(mesh, backend)
     run.fix_data(fingerprint)
     return Run(run, mesh, backend, optimizer)
+
+
+def _asked(model: SentimentModelConfig | GenerationModelConfig) -> dict[str, Any]:
+    """What training asks of a backend, as `recurrence.Request` has it."""
+    rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
+    masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates))
+    return {"dropout": dropout_kinds(masks), "mask": "mask" if getattr(model, "mask_zero", False) else "", "units": model.units}
 
 
 def initial_rngs(seed: int) -> nnx.Rngs:

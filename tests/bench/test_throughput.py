@@ -17,8 +17,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bench import flops, throughput, worker  # noqa: E402
-from bench.peer import PEERS, Built  # noqa: E402
+from bench import device, flops, throughput, timing, worker  # noqa: E402
+from bench.peer import PEERS, Built, Options  # noqa: E402
 from bench.workloads import make_arrays, recurrence, workload  # noqa: E402
 from lstm_jax.recurrence import BACKENDS  # noqa: E402
 
@@ -90,6 +90,38 @@ def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
     for (peer, kind), row in rows.items():
         if kind == "sentiment" and not peer.startswith("keras"):
             assert "no recurrent dropout" in row["note"]
+
+
+def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without one it is skipped, and the reason said; with one its processes compute in float32, and its rows are kept apart."""
+    sides = [throughput.side("ours"), throughput.side("jax_rnn")]
+    monkeypatch.setattr(device, "gpu", lambda: False)
+    assert throughput.installed(sides) == sides[:1]
+    assert capsys.readouterr().out == "jax_rnn: skipped, a GPU is missing\n"
+    assert "NVIDIA_TF32_OVERRIDE" not in timing.pinned()
+    monkeypatch.setattr(device, "gpu", lambda: True)
+    assert throughput.installed(sides) == sides
+    assert timing.pinned().items() >= device.SETTINGS.items()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_cudnn_without_it(monkeypatch: pytest.MonkeyPatch, references: Path, peer_rules, name: str) -> None:
+    """With jax.experimental.rnn's reference in its place the peer does the same work; its weights come back as they went."""
+    from jax.experimental import rnn
+
+    from bench.peers import jax_rnn, jax_step
+
+    def lstm(x, h, c, weights, lengths, features: int, units: int, *options):
+        return rnn.lstm_ref(x, h, c, *rnn.unpack_lstm_weights(weights, features, units, 1, False), lengths, features, units, *options[:3])
+
+    monkeypatch.setattr(rnn, "lstm", lstm)
+    work = workload(name)
+    arrays = make_arrays(work)
+    model = jax_rnn.model(work, arrays, Options())
+    for key, array in model.to_ours(model.params).items():
+        np.testing.assert_array_equal(array, arrays.weights[key])
+    with np.load(references / f"{work.kind}.npz") as reference, peer_rules():
+        assert max(worker.distances(work, jax_step.build(work, arrays, model), reference).values()) < 1e-5
 
 
 def test_an_answer_that_is_off_is_refused() -> None:

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import strategies as st
-from tables import DROPOUTS, MASKS, SHAPES, Shape
+from tables import DROPOUTS, MASKS, SHAPES, Shape, lacking, precision
 
-from lstm_jax import CELLS, DropoutMasks, unroll
+from lstm_jax import CELLS, DropoutMasks, InputError, unroll
 
 
 class Case(NamedTuple):
@@ -36,6 +37,25 @@ cases = st.builds(
     st.booleans(),
     st.integers(0, 99),
 )
+
+
+def request(case: Case, **more: str) -> dict[str, Any]:
+    """What the case asks of a backend, as `recurrence.Request` has it; its arrays come with a mask, not with lengths."""
+    dropped, each = DROPOUTS[case.dropout], " per gate" * DROPOUTS[case.dropout].per_gate
+    kinds = [name + each for name, there in (("input dropout", dropped.input), ("recurrent dropout", dropped.recurrent)) if there]
+    return {"dropout": tuple(kinds), "mask": "" if case.mask == "none" else "mask", "units": case.shape.units} | more
+
+
+def refused(case: Case, backend: str, dtype: str = "float32", compute_dtype: str = "", **options) -> bool:
+    """Whether the backend refuses the case, in which case this has seen it do so, by name and in a line."""
+    asked = request(case, dtype=dtype, compute_dtype=compute_dtype or dtype)
+    why = lacking(backend, **asked)
+    if why:
+        if compute_dtype:
+            options["compute_dtype"] = compute_dtype
+        with precision(dtype), pytest.raises(InputError, match=f"^backend {backend}: {why}; "):
+            run_case(case, make_arrays(case, dtype), backend, **options)
+    return bool(why)
 
 
 class Arrays(NamedTuple):

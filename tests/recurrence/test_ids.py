@@ -4,16 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import EVERY_CASE
 
 from lstm_jax.cells import CELLS, LSTMState
 from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import InputError
-from lstm_jax.recurrence import BACKENDS, unroll
+from lstm_jax.recurrence import unroll
 
 CELL = CELLS["lstm"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY_CASE)
 @pytest.mark.parametrize(("dropout", "recurrent_dropout"), [(0.0, 0.0), (0.0, 0.3), (0.2, 0.3)])
 def test_ids_equal_one_hot_rows(backend, dropout, recurrent_dropout):
     batch, steps, features, units = 3, 7, 5, 4

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Case, cases, differentiate, make_arrays, run_case
+from cases import Case, cases, differentiate, make_arrays, request, run_case
 from flax import nnx
 from hypothesis import example, given, settings
 from keras_peer import run_keras, run_keras_bidirectional
-from tables import BACKENDS, DROPOUTS, SHAPES, Shape, assert_close, precision
+from tables import DROPOUTS, SHAPES, Shape, assert_close, precision, serving
 
 from lstm_jax import LSTM, Bidirectional, LSTMParams, LSTMState
 from lstm_jax.models import functional
@@ -57,7 +57,7 @@ def compare(keras, peer_rules, case: Case, dtype: str) -> None:
         with peer_rules():
             # where a gap precedes the first valid step, Keras' scan on JAX outputs the initial h, its loop outputs zeros: see below
             want = run_keras(keras, case, arrays, dtype, unroll=leading_gaps(case) and case.initial_state and not case.zero_output)
-        for backend in BACKENDS:
+        for backend in serving(dtype, **request(case)):
             assert_close(run_layer(case, arrays, dtype, backend), want, dtype, f"{backend} {case} ")
 
 

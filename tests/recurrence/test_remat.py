@@ -145,7 +145,7 @@ def test_less_is_kept(backend: str) -> None:
 
     whole = steps * 8 * units * 4
     best, halves, all_kept = (allotted(remat) for remat in ("sqrt", 2, None))
-    assert all_kept > 8 * whole  # z, gates, h and c
+    assert all_kept >= 6 * whole  # gates, h and c
     assert best < 2.5 * whole + 2**20 // 2
     assert best < halves < 0.8 * all_kept
 

@@ -1,0 +1,65 @@
+"""jax.experimental.rnn: cuDNN's LSTM, on a GPU alone."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import rnn
+
+from bench.peer import Built, Options, no_recurrent_dropout
+from bench.peers import jax_step
+from bench.workloads import Arrays, Workload
+
+BIASES = "two biases, each with a step of its own"
+
+
+def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
+    """cuDNN's flat weights: both kernels transposed, the bias, and a second bias of 0; gates i, f, g, o as ours."""
+    parts = (lstm["kernel"].T, lstm["recurrent_kernel"].T, lstm["bias"], np.zeros_like(lstm["bias"]))
+    return np.concatenate([part.ravel() for part in parts])
+
+
+def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
+    """Ours, with the first of the biases: the second has the same gradient."""
+    kernel, recurrent, bias, _ = (np.asarray(part[0]) for part in rnn.unpack_lstm_weights(jnp.asarray(weights), features, units, 1, False))
+    return {"kernel": kernel.T, "recurrent_kernel": recurrent.T, "bias": bias}
+
+
+def build(work: Workload, arrays: Arrays, options: Options) -> Built:
+    """See `bench.peer`.
+
+    Raises:
+        RuntimeError: if JAX does not run on a GPU.
+    """
+    if jax.default_backend() != "gpu":
+        raise RuntimeError(f"cuDNN needs a GPU, JAX runs on {jax.default_backend()}")
+    return jax_step.build(work, arrays, model(work, arrays, options))
+
+
+def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
+    """What the workload has of embedding, LSTM and head."""
+    weights, units = arrays.weights, work.units
+    tree = {"lstm": pack(arrays.lstm())} | {name: array for name, array in weights.items() if not name.startswith("recurrent/")}
+
+    def forward(params, x, key):
+        if work.kind == "sentiment":
+            x = jnp.take(params["embedding/embedding"], x, axis=0)
+            if key is not None:
+                x = jnp.where(jax.random.bernoulli(key, 1 - options.dropout, x.shape), x / (1 - options.dropout), 0)
+        zeros = jnp.zeros((1, len(x), units), x.dtype)
+        lengths = jnp.full(len(x), x.shape[1], jnp.int32)
+        result: Any = rnn.lstm(x, zeros, zeros, params["lstm"], lengths, x.shape[2], units, 1, 0.0, False, None)
+        outputs, h, _ = result
+        if not work.classes:
+            return outputs
+        logits = h[0] @ params["head/kernel"] + params["head/bias"]
+        return logits[:, 0] if work.kind == "sentiment" else logits
+
+    def to_ours(tree) -> dict[str, np.ndarray]:
+        lstm = unpack(tree["lstm"], work.features, units)
+        rest = {name: np.asarray(array) for name, array in tree.items() if name != "lstm"}
+        return {f"recurrent/0/{name}": array for name, array in lstm.items()} | rest
+
+    note = ", ".join(part for part in (no_recurrent_dropout(options), "" if work.kind == "recurrence" else BIASES) if part)
+    return jax_step.Model(tree, forward, to_ours, note)

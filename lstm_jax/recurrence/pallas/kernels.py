@@ -1,0 +1,257 @@
+"""The LSTM's two loops over time as persistent kernels, written in Pallas and lowered through Triton.
+
+A program owns `ROWS` rows of the batch for all T, so that programs have nothing to tell each other: h and c (backward: their gradients)
+stay in its registers. Units come in blocks of a power of two, as Triton wants them; what lies beyond the edge of the batch or of the units
+is read as 0 and not written. The recurrent kernel stays on the chip where it is small (`Tiling.resident`). Else each step reads it anew,
+tile by tile, from the cache that all programs share; the loop over tiles reads its left operand, h or dz, back from where the step has
+written it.
+
+Products follow `jax_default_matmul_precision`, as all others do: TF32 for float32 unless it is "highest". Sums and state are float32.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from lstm_jax.shapes import GATES
+
+ROWS = 16
+"""The least that the matrix units take."""
+NARROWEST, WIDEST = 16, 64
+"""Units of a block; the least that the matrix units take, and four tiles twice in shared memory."""
+RESIDENT = 128 * 1024
+"""Bytes of recurrent kernel that a program keeps, of the 227 KiB of shared memory that an H100 gives it."""
+
+Blocks = tuple[jax.Array, ...]
+"""A program's rows of an array (B, H): (ROWS, width) for each block of units."""
+Side = tuple[jax.Array, jax.Array | None]
+"""Indices along an axis, and which of them lie in the array; None for all."""
+
+
+class Carry(NamedTuple):
+    """LSTMState in blocks, or its gradient."""
+
+    h: Blocks
+    c: Blocks
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How B rows and H units are cut; `resident`: whether the recurrent kernel is read once."""
+
+    batch: int
+    units: int
+    resident: bool
+
+    @classmethod
+    def of(cls, batch: int, units: int, dtype) -> "Tiling":
+        """For products in that type."""
+        whole = GATES * pl.next_power_of_2(units) ** 2 * jnp.dtype(dtype).itemsize
+        return cls(batch, units, whole <= RESIDENT)
+
+    @property
+    def width(self) -> int:
+        """Units of a block."""
+        return min(WIDEST, max(NARROWEST, pl.next_power_of_2(self.units)))
+
+    @property
+    def blocks(self) -> range:
+        """The blocks of units."""
+        return range(pl.cdiv(self.units, self.width))
+
+    @property
+    def programs(self) -> int:
+        """Programs that share the batch out."""
+        return pl.cdiv(self.batch, ROWS)
+
+    def side(self, block, gate=0) -> Side:
+        """A block's units, where gates lie side by side."""
+        units = block * self.width + lax.iota(jnp.int32, self.width)
+        return gate * self.units + units, None if self.units % self.width == 0 else units < self.units
+
+    def rows(self) -> Side:
+        """This program's rows of the batch. Ask outside of loops: in them the interpreter does not know which program it is."""
+        rows = pl.program_id(0) * ROWS + lax.iota(jnp.int32, ROWS)
+        return rows, None if self.batch % ROWS == 0 else rows < self.batch
+
+
+class Tile:
+    """Where rows and columns meet in the last two axes of an array."""
+
+    def __init__(self, rows: Side, columns: Side):
+        (row, row_there), (column, column_there) = rows, columns
+        self.at = (row[:, None], column[None, :])
+        self.there = None if row_there is None else row_there[:, None]
+        if column_there is not None:
+            self.there = column_there[None, :] if self.there is None else self.there & column_there[None, :]
+
+    def read(self, ref, *leading) -> jax.Array:
+        """Zeros where there is nothing."""
+        return plgpu.load(ref.at[(*leading, *self.at)], mask=self.there, other=None if self.there is None else 0.0)
+
+    def write(self, ref, value: jax.Array, *leading) -> None:
+        """What is there."""
+        plgpu.store(ref.at[(*leading, *self.at)], value, mask=self.there)
+
+
+class Part:
+    """A program's rows of arrays (..., B, H), a block of units at a time; with `gates` one (T, B, 4H) or four (T, B, H)."""
+
+    def __init__(self, tiling: Tiling):
+        self.tiling, self.rows = tiling, tiling.rows()
+
+    def tile(self, block, gate=0) -> Tile:
+        return Tile(self.rows, self.tiling.side(block, gate))
+
+    def read(self, ref, *leading) -> Blocks:
+        return tuple(self.tile(n).read(ref, *leading) for n in self.tiling.blocks)
+
+    def write(self, ref, blocks: Blocks | list[jax.Array], *leading) -> None:
+        for n in self.tiling.blocks:
+            self.tile(n).write(ref, blocks[n], *leading)
+
+    def read_gate(self, gates, t, gate: int, block) -> jax.Array:
+        return self.tile(block).read(gates[gate], t) if isinstance(gates, tuple) else self.tile(block, gate).read(gates, t)
+
+    def write_gate(self, gates, t, gate: int, block, value: jax.Array) -> None:
+        if isinstance(gates, tuple):
+            self.tile(block).write(gates[gate], value, t)
+        else:
+            self.tile(block, gate).write(gates, value, t)
+
+    def mask(self, ref, block) -> Blocks:
+        """A dropout mask's block: one for all gates, of (B, H), or four, of (4, B, H)."""
+        shared = len(ref.shape) == 2
+        return (self.tile(block).read(ref),) if shared else tuple(self.tile(block).read(ref, gate) for gate in range(GATES))
+
+    def valid(self, ref, t) -> jax.Array | None:
+        """(ROWS, 1): whether step t is valid; None for all."""
+        if ref is None:
+            return None
+        rows, there = self.rows
+        return (plgpu.load(ref.at[t, rows], mask=there, other=None if there is None else 0.0) > 0)[:, None]
+
+
+def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array]:
+    """read(k, gate, n): tile of the kernel (H, 4H) in row block k and column block n of a gate; of its transpose (4H, H) in row block k of
+    the gate and column block n."""
+
+    def read(k, gate: int, n: int) -> jax.Array:
+        return Tile(tiling.side(k, gate * transposed), tiling.side(n, gate * (not transposed))).read(kernel)
+
+    if not tiling.resident:
+        return read
+    kept = {(k, gate, n): read(k, gate, n) for k in tiling.blocks for gate in range(GATES) for n in tiling.blocks}
+    return lambda *tile: kept[tile]
+
+
+def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, tile: Callable) -> Blocks:
+    """To the sum of each gate, that of operand(gate, k) @ tile(k, gate) over the blocks k."""
+
+    def add(k, sums: Blocks) -> Blocks:
+        pairs = [(operand(gate, k), tile(k, gate)) for gate in range(GATES)]
+        products = [jnp.dot(a.astype(b.dtype), b, preferred_element_type=jnp.float32) for a, b in pairs]
+        return tuple(total + product for total, product in zip(sums, products, strict=True))
+
+    if not tiling.resident:
+        return lax.fori_loop(jnp.int32(0), jnp.int32(len(tiling.blocks)), add, sums)
+    for k in tiling.blocks:
+        sums = add(k, sums)
+    return sums
+
+
+def _choose(there: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
+    return a if there is None else jnp.where(there, a, b)
+
+
+def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, state, mask, valid, final, h_trail, c_trail, gates) -> None:
+    """The equations of cells/lstm.py for this program's rows. Refs: kernel in the products' type, valid float32 (T, B), the others as in
+    trail.py; None for what is not there or not wanted, but without a resident kernel h_trail is always there."""
+    part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=False)
+    masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}
+    start = Carry(part.read(state.h), part.read(state.c))
+    for trail, first in ((h_trail, start.h), (c_trail, start.c)):
+        if trail is not None:
+            part.write(trail, first, 0)
+
+    def body(t, carry: Carry) -> Carry:
+        h, c = carry
+        there = part.valid(valid, t)
+        if not tiling.resident:
+            barrier()  # the program's other threads have written their share of h
+
+        def operand(gate: int, k) -> jax.Array:
+            before = h[k] if tiling.resident else part.tile(k).read(h_trail, t)
+            if mask is None:
+                return before
+            factors = masks[k] if tiling.resident else part.mask(mask, k)
+            return before * factors[gate % len(factors)]
+
+        new_h, new_c = [], []
+        for n in blocks:
+            sums = tuple(part.read_gate(z, t, gate, n) for gate in range(GATES))
+            sums = _add_products(tiling, sums, operand, lambda k, gate, n=n: read(k, gate, n))
+            i, f, g, o = jax.nn.sigmoid(sums[0]), jax.nn.sigmoid(sums[1]), jnp.tanh(sums[2]), jax.nn.sigmoid(sums[3])
+            after = f * c[n] + i * g
+            new_c.append(_choose(there, after, c[n]))
+            new_h.append(_choose(there, o * jnp.tanh(after), h[n]))
+            if gates is not None:
+                for gate, value in enumerate((i, f, g, o)):
+                    part.write_gate(gates, t, gate, n, _choose(there, value, jnp.zeros_like(value)))
+        for trail, new in ((h_trail, new_h), (c_trail, new_c)):
+            if trail is not None:
+                part.write(trail, new, t + 1)
+        return Carry(tuple(new_h), tuple(new_c))
+
+    last = lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, start)
+    part.write(final.h, last.h)
+    part.write(final.c, last.c)
+
+
+def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates, c_trail, d_h, d_final, mask, valid, d_state, d_z) -> None:
+    """Back-propagation through `forward_kernel`, from the last step. Refs likewise; kernel: the recurrent kernel's transpose (4H, H)."""
+    part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=True)
+    masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}
+
+    def body(done, carry: Carry) -> Carry:
+        t = steps - 1 - done
+        there = part.valid(valid, t)
+        d_hs, d_cs, d_zs = [], [], []
+        for n in blocks:
+            tile = part.tile(n)
+            i, f, g, o = (part.read_gate(gates, t, gate, n) for gate in range(GATES))
+            c_before, tanh_c = tile.read(c_trail, t), jnp.tanh(tile.read(c_trail, t + 1))
+            d_h_n = carry.h[n] if d_h is None else carry.h[n] + tile.read(d_h, t)
+            d_c = carry.c[n] + d_h_n * o * (1 - tanh_c * tanh_c)
+            by_gate = (d_c * g * i * (1 - i), d_c * c_before * f * (1 - f), d_c * i * (1 - g * g), d_h_n * tanh_c * o * (1 - o))
+            for gate, value in enumerate(by_gate):
+                part.write_gate(d_z, t, gate, n, value)
+            d_hs.append(d_h_n)
+            d_cs.append(_choose(there, d_c * f, d_c))
+            d_zs.append(tuple(value.astype(kernel.dtype) for value in by_gate))
+        if not tiling.resident:
+            barrier()  # the program's other threads have written their share of dz
+
+        def operand(gate: int, k) -> jax.Array:
+            return d_zs[k][gate] if tiling.resident else part.read_gate(d_z, t, gate, k)
+
+        before = []
+        for n in blocks:
+            sums = (jnp.zeros((ROWS, tiling.width), jnp.float32),) * GATES
+            sums = _add_products(tiling, sums, operand, lambda k, gate, n=n: read(k, gate, n))
+            if mask is not None:
+                factors = masks[n] if tiling.resident else part.mask(mask, n)
+                sums = tuple(value * factors[gate % len(factors)] for gate, value in enumerate(sums))
+            before.append(_choose(there, sums[0] + sums[1] + sums[2] + sums[3], d_hs[n]))
+        return Carry(tuple(before), tuple(d_cs))
+
+    start = Carry(part.read(d_final.h), part.read(d_final.c))
+    first = lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, start)
+    part.write(d_state.h, first.h)
+    part.write(d_state.c, first.c)

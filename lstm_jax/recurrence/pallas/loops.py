@@ -1,0 +1,98 @@
+"""The two loops of hoisted.py as calls of kernels.py, one launch for all T; see trail.py for what they keep."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from lstm_jax.cells import Cell, LSTMParams, LSTMState
+from lstm_jax.dropout import DropoutMasks
+from lstm_jax.recurrence import hoisted
+from lstm_jax.recurrence.hoisted import Loops
+from lstm_jax.recurrence.pallas.kernels import Tiling, backward_kernel, forward_kernel
+from lstm_jax.recurrence.trail import Trail, backward_on_mesh, backward_twin, differentiable, forward_on_mesh, forward_twin
+from lstm_jax.shapes import GATES
+
+LARGEST = 256
+"""Units. Blocks of them are unrolled: with 512 a kernel takes Triton a minute, and registers spill."""
+
+
+def run(cell: Cell, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, compute_dtype=None, sequences: bool = True):
+    """See `reference.run`."""
+    del cell  # the capability table lets only the LSTM come here
+    return hoisted.run_loops(LOOPS, compute_dtype, sequences, params, x, state, valid, dropout)
+
+
+def _launch(kernel: Callable, tiling: Tiling, steps: int, results, interpret: bool, *args):
+    # of the loops, only that over tiles that are read anew may run ahead of itself: the one over time reads what its last turn has written
+    options = plgpu.CompilerParams(num_warps=max(4, tiling.width // 8), num_stages=1 if tiling.resident else 2)
+    barrier = (lambda: None) if interpret else plgpu.debug_barrier
+    body = partial(kernel, tiling, steps, barrier)
+    return pl.pallas_call(body, results, grid=(tiling.programs,), compiler_params=options, interpret=interpret)(*args)
+
+
+def _shapes(state: LSTMState):
+    return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype), state)
+
+
+def _gates(like, split: bool):
+    """Four (T, B, H) where gates travel apart, else one (T, B, 4H)."""
+    steps, batch, units = like
+    if split:
+        return tuple(jax.ShapeDtypeStruct((steps, batch, units), jnp.float32) for _ in range(GATES))
+    return jax.ShapeDtypeStruct((steps, batch, GATES * units), jnp.float32)
+
+
+def _floats(valid):
+    return None if valid is None else valid.astype(jnp.float32)
+
+
+def _call_forward(interpret: bool, sequences: bool, keep: bool, compute_dtype, kernel, z, state, mask, valid):
+    def call(kernel, z, state, mask, valid):
+        batch, units = state.h.shape
+        steps = (z[0] if isinstance(z, tuple) else z).shape[0]
+        split = isinstance(z, tuple) or (mask is not None and mask.ndim == 3)
+        trail = jax.ShapeDtypeStruct((steps + 1, batch, units), jnp.float32)
+        final = _shapes(state)
+        gates = _gates((steps, batch, units), split) if keep else None
+        kernel = kernel.astype(compute_dtype or kernel.dtype)
+        tiling = Tiling.of(batch, units, kernel.dtype)
+        results = (final, trail if sequences or keep or not tiling.resident else None, trail if keep else None, gates)
+        args = (kernel, z, state, mask, _floats(valid))
+        final, h_trail, c_trail, gates = _launch(forward_kernel, tiling, steps, results, interpret, *args)
+        return h_trail[1:] if sequences else None, final, Trail(gates, h_trail, c_trail) if keep else None
+
+    return forward_on_mesh(call, kernel, z, state, mask, valid)
+
+
+def _call_backward(interpret: bool, split: bool, compute_dtype, kernel, kept: Trail, d_h, d_final, mask, valid):
+    def call(kernel, kept, d_h, d_final, mask, valid):
+        batch, units = d_final.h.shape
+        steps = kept.c_trail.shape[0] - 1
+        d_state = _shapes(d_final)
+        results = (d_state, _gates((steps, batch, units), split))
+        transposed = kernel.T.astype(compute_dtype or kernel.dtype)
+        args = (transposed, kept.gates, kept.c_trail, d_h, d_final, mask, _floats(valid))
+        return _launch(backward_kernel, Tiling.of(batch, units, transposed.dtype), steps, results, interpret, *args)
+
+    return backward_on_mesh(call, kernel, kept, d_h, d_final, mask, valid)
+
+
+_forward = differentiable(_call_forward, lambda interpret, *args: forward_twin(*args), 4)
+_backward = differentiable(_call_backward, lambda interpret, *args: backward_twin(*args), 3)
+
+
+def _forward_loop(interpret, sequences, keep, kernel, z, state, mask, valid, compute_dtype):
+    return _forward(interpret, sequences, keep, compute_dtype, kernel, z, state, mask, valid)
+
+
+def _backward_loop(interpret, split, kernel, kept, d_h, d_final, mask, valid, compute_dtype):
+    return _backward(interpret, split, compute_dtype, kernel, kept, d_h, d_final, mask, valid)
+
+
+LOOPS = Loops(partial(_forward_loop, False), partial(_backward_loop, False))
+INTERPRETED = Loops(partial(_forward_loop, True), partial(_backward_loop, True))
+"""Any platform, and slow: for tests."""

@@ -1,0 +1,186 @@
+"""cuDNN's backend without cuDNN: its weights against jax.experimental.rnn's own unpacking, and all around the library's call with that
+module's reference in its place."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import Case, differentiate_case, make_arrays, run_case, weigh
+from jax.experimental import rnn
+from jax.sharding import NamedSharding, PartitionSpec
+from tables import Shape, assert_close, lengths
+
+from lstm_jax.cells import CELLS
+from lstm_jax.errors import InputError
+from lstm_jax.recurrence import BACKENDS, api, cudnn, unroll
+from lstm_jax.sharding import DATA, make_mesh, on
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+SHAPE = Shape(5, 7, 3, 4)
+LENGTHS = lengths(np.random.default_rng(0), 5, 7)
+
+
+def _library(x, h, c, weights, seq_lengths, sizes: tuple[int, int]):
+    """What cuDNN is asked for, in JAX."""
+    parts = rnn.unpack_lstm_weights(weights, *sizes, 1, False)
+    return rnn.lstm_ref(x, h, c, *parts, seq_lengths, *sizes, 1, 0.0, False)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """jax.experimental.rnn's reference in the place of cuDNN, and the backend in the table of this platform."""
+
+    def lstm_fwd(x, h, c, weights, seq_lengths, input_size: int, hidden_size: int, layers: int, dropout: float, both: bool, precision):
+        assert (layers, dropout, both, precision) == (1, 0.0, False, jax.lax.Precision.HIGHEST)
+        arrays = (x, h, c, weights, seq_lengths)
+        return _library(*arrays, (input_size, hidden_size)), arrays
+
+    def lstm_bwd(input_size: int, hidden_size: int, layers: int, dropout: float, both: bool, precision, kept, cotangents):
+        assert (layers, dropout, both, precision) == (1, 0.0, False, jax.lax.Precision.HIGHEST)
+        *arrays, seq_lengths = kept
+        _, pull = jax.vjp(lambda *arrays: _library(*arrays, seq_lengths, (input_size, hidden_size)), *arrays)
+        return (*pull(cotangents), jnp.zeros_like(seq_lengths))
+
+    monkeypatch.setattr(cudnn.rnn, "lstm_fwd", lstm_fwd)
+    monkeypatch.setattr(cudnn.rnn, "lstm_bwd", lstm_bwd)
+    row = replace(BACKENDS["cudnn"], platforms=("cpu", "gpu"), why_not=str)
+    monkeypatch.setitem(api.BACKENDS, "cudnn", row)
+
+
+def test_weights() -> None:
+    """Packed as jax.experimental.rnn unpacks them, and back."""
+    params = make_arrays(Case(SHAPE)).params
+    weights = cudnn.pack(params)
+    assert weights.shape == (rnn.get_num_params_in_lstm(3, 4, 1, False),)
+    parts = rnn.unpack_lstm_weights(weights, 3, 4, 1, False)
+    wanted = (params.kernel.T, params.recurrent_kernel.T, params.bias, 0 * params.bias)
+    for part, want in zip(parts, wanted, strict=True):
+        np.testing.assert_array_equal(part[0], want)
+    jax.tree.map(np.testing.assert_array_equal, cudnn.unpack(weights, 3, 4), params)
+    twice = weights.at[-16:].set(1)
+    np.testing.assert_array_equal(cudnn.unpack(twice, 3, 4).bias, params.bias + 1)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(SHAPE),
+        Case(SHAPE, dropout="input, shared", backwards=True, return_sequences=False),
+        Case(Shape(1, 1, 1, 1), time_major=True, initial_state=False),
+    ],
+    ids=str,
+)
+def test_gradients_are_the_references(library: None, case: Case) -> None:
+    arrays = make_arrays(case)
+    assert_close(differentiate_case(case, arrays, "cudnn"), differentiate_case(case, arrays, "reference"), "float32")
+
+
+@pytest.mark.parametrize("zero_output", [False, True])
+def test_lengths(library: None, zero_output: bool) -> None:
+    """Of 0 and of T among them; ids for one-hot rows."""
+    arrays = make_arrays(Case(SHAPE))
+    ids = jnp.asarray(np.random.default_rng(1).integers(0, 3, (5, 7)))
+    for x in (arrays.x, ids):
+
+        def results(params, state, backend: str, x=x):
+            options = {"lengths": jnp.asarray(LENGTHS), "zero_output_for_mask": zero_output, "backend": backend}
+            found = unroll(CELLS["lstm"], params, x, state, **options)
+            return weigh(found), found
+
+        run = jax.jit(jax.grad(results, (0, 1), has_aux=True), static_argnums=2)
+        assert_close(*(run(arrays.params, arrays.state, backend) for backend in ("cudnn", "reference")), "float32")
+
+
+def test_vmap_and_mesh(library: None) -> None:
+    """Parameter sets one after the other; each device its rows, the weights' gradients summed over them."""
+    case = Case(Shape(4, 3, 3, 2))
+    arrays = make_arrays(case)
+
+    def gradients(params, x):
+        return jax.value_and_grad(lambda params: weigh(run_case(case, arrays._replace(params=params, x=x), "cudnn")))(params)
+
+    alone = jax.jit(gradients)(arrays.params, arrays.x)
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), arrays.params)
+    together = jax.jit(jax.vmap(gradients, (0, None)))(stacked, arrays.x)
+    assert_close(jax.tree.map(lambda leaf: leaf[0], together), alone, "float32")
+    if jax.device_count() < 2:
+        return
+    mesh = make_mesh(2)
+    with on(mesh):
+        rows = jax.device_put(arrays.x, NamedSharding(mesh, PartitionSpec(DATA)))
+        assert_close(jax.jit(gradients)(arrays.params, rows), alone, "float32")
+
+
+def test_no_second_derivative(library: None) -> None:
+    arrays = make_arrays(Case(SHAPE))
+
+    def norm(x):
+        return (jax.grad(lambda x: weigh(run_case(Case(SHAPE), arrays._replace(x=x), "cudnn")))(x) ** 2).sum()
+
+    with pytest.raises(InputError, match=r"^backend cudnn: asked for a derivative of order 2; "):
+        jax.grad(norm)(arrays.x)
+
+
+def test_precision() -> None:
+    for name, exact in (("highest", True), ("float32", True), ("default", False), ("high", False)):
+        with jax.default_matmul_precision(name):
+            assert cudnn._precision() == (jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"dropout": "recurrent, shared"}, "no recurrent dropout"),
+        ({"dropout": "both, per gate"}, "no input dropout per gate"),
+        ({"mask": "trailing"}, "no mask"),
+    ],
+)
+def test_what_it_refuses(library: None, change: dict[str, str], why: str) -> None:
+    case = Case(SHAPE)._replace(**change)
+    with pytest.raises(InputError, match=f"^backend cudnn: {why}; leave the backend out, or see `lstm-jax backends`$"):
+        run_case(case, make_arrays(case), "cudnn")
+
+
+def test_what_else_it_refuses(library: None) -> None:
+    arrays = make_arrays(Case(SHAPE))
+    options = {"lengths": jnp.asarray(LENGTHS), "backwards": True, "backend": "cudnn"}
+    with pytest.raises(InputError, match=r"^backend cudnn: no lengths read backwards; "):
+        unroll(CELLS["lstm"], arrays.params, arrays.x, **options)
+    with pytest.raises(InputError, match=r"^backend cudnn: no products in bfloat16; "):
+        run_case(Case(SHAPE), arrays, "cudnn", compute_dtype=jnp.bfloat16)
+
+
+def test_without_the_library() -> None:
+    if jax.default_backend() == "gpu":
+        pytest.skip("there is one")
+    assert api.lacks(BACKENDS["cudnn"], api.Request(), "cpu") == "does not run on cpu"
+    assert api.lacks(BACKENDS["cudnn"], api.Request(), "gpu") == "jaxlib has no cuDNN: install jax[cuda12]"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu() -> None:
+    """The library itself, with lengths, and without TF32."""
+    arrays = make_arrays(Case(Shape(33, 40, 20, 64)))
+    counts = jnp.asarray(lengths(np.random.default_rng(0), 33, 40))
+
+    def results(params, state, x, backend: str):
+        found = unroll(CELLS["lstm"], jax.tree.map(lambda p: p / 8, params), x, state, lengths=counts, backend=backend)
+        return weigh(found), found
+
+    run = jax.jit(jax.grad(results, (0, 1, 2), has_aux=True), static_argnums=3)
+    assert_close(*(run(arrays.params, arrays.state, arrays.x, backend) for backend in ("cudnn", "reference")), 2e-5)
+
+
+def test_the_librarys_own_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One forward and one backward of jax.experimental.rnn's, traced as for a GPU; true float32 where that is asked for."""
+    monkeypatch.setattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *_: (0, 16), raising=False)
+    monkeypatch.setitem(api.BACKENDS, "cudnn", replace(BACKENDS["cudnn"], platforms=("cpu", "gpu"), why_not=str))
+    arrays = make_arrays(Case(SHAPE))
+    for name, tf32 in (("highest", False), ("default", True)):
+        with jax.default_matmul_precision(name):
+            program = str(jax.make_jaxpr(jax.grad(lambda x: weigh(run_case(Case(SHAPE), arrays._replace(x=x), "cudnn"))))(arrays.x))
+        assert (program.count(" rnn_fwd["), program.count(" rnn_bwd[")) == (1, 1)
+        assert program.count(f"cudnn_allow_tf32={tf32}") == 2

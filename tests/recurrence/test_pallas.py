@@ -1,0 +1,158 @@
+"""The Triton kernels, interpreted: against the twins of their loops over odd sizes, then whole gradients against the reference. That they
+lower for a GPU is checked without one."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import Case, differentiate_case, make_arrays
+from tables import Shape, assert_close
+
+from lstm_jax.cells import LSTMState
+from lstm_jax.errors import InputError
+from lstm_jax.recurrence import BACKENDS, api, hoisted, unroll
+from lstm_jax.recurrence.pallas import kernels, loops
+from lstm_jax.recurrence.trail import backward_twin, forward_twin
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+# dropout of the state, gates that travel apart, a valid mask
+PLAIN, SHARED, EACH, ALONE, APART = (
+    ("none", False, False),
+    ("shared", False, True),
+    ("per gate", True, True),
+    ("per gate", False, False),
+    ("none", True, True),
+)
+PRODUCTS = {None: 1e-5, "bfloat16": 3e-3}
+STEPS = 3
+
+
+@pytest.fixture
+def read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No recurrent kernel is small enough to stay."""
+    monkeypatch.setattr(kernels, "RESIDENT", 0)
+
+
+def _arrays(batch: int, units: int, kind: tuple[str, bool, bool]):
+    dropout, split, masked = kind
+    rng = np.random.default_rng(batch * 100 + units)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape), "float32")
+
+    z = normal(STEPS, batch, 4 * units)
+    shape = {"shared": (batch, units), "per gate": (4, batch, units)}.get(dropout)
+    mask = None if shape is None else jnp.asarray(rng.integers(0, 2, shape) * 2.0, "float32")
+    valid = jnp.asarray(rng.integers(0, 2, (STEPS, batch)).astype(bool)) if masked else None
+    kernel = normal(units, 4 * units) / units**0.5
+    state, d_final = (LSTMState(normal(batch, units), normal(batch, units)) for _ in range(2))
+    return kernel, tuple(jnp.split(z, 4, axis=-1)) if split else z, state, mask, valid, normal(STEPS, batch, units), d_final
+
+
+def _compare(batch: int, units: int, kind: tuple[str, bool, bool], products: str | None) -> None:
+    kernel, z, state, mask, valid, d_h, d_final = _arrays(batch, units, kind)
+    split, tolerance = kind[1] or kind[0] == "per gate", PRODUCTS[products]
+    want = jax.jit(forward_twin, static_argnums=(0, 1, 2))(True, True, products, kernel, z, state, mask, valid)
+    forward = jax.jit(loops._call_forward, static_argnums=(0, 1, 2, 3))
+    assert_close(forward(True, True, True, products, kernel, z, state, mask, valid), want, tolerance, kind[0])
+    sequences = kind[1]
+    part = forward(True, sequences, False, products, kernel, z, state, mask, valid)
+    assert_close(part[:2], (want[0] if sequences else None, want[1]), tolerance, kind[0])
+    args = (split, products, kernel, want[2], None if kind == APART else d_h, d_final, mask, valid)
+    backward = jax.jit(loops._call_backward, static_argnums=(0, 1, 2))
+    assert_close(backward(True, *args), jax.jit(backward_twin, static_argnums=(0, 1))(*args), tolerance, kind[0])
+
+
+# rows around the 16 of a program, units around blocks of 16 and 64
+@pytest.mark.parametrize(
+    ("size", "kind", "products"),
+    [
+        ((1, 1), PLAIN, None),
+        ((17, 33), EACH, None),
+        ((16, 16), ALONE, None),
+        ((3, 5), APART, "bfloat16"),
+        ((5, 65), SHARED, "bfloat16"),
+    ],
+    ids=str,
+)
+def test_loops_equal_their_twins(size: tuple[int, int], kind: tuple[str, bool, bool], products: str | None) -> None:
+    assert kernels.Tiling.of(*size, products or "float32").resident
+    _compare(*size, kind, products)
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "products"), [((16, 16), PLAIN, None), ((5, 65), EACH, None), ((33, 20), SHARED, "bfloat16")], ids=str
+)
+def test_a_kernel_read_anew_each_step(read_anew: None, size: tuple[int, int], kind: tuple[str, bool, bool], products: str | None) -> None:
+    _compare(*size, kind, products)
+
+
+def _interpreted(cell, params, x, state, valid, dropout, compute_dtype=None, sequences: bool = True):
+    return hoisted.run_loops(loops.INTERPRETED, compute_dtype, sequences, params, x, state, valid, dropout)
+
+
+CASES = [
+    (Case(Shape(17, 3, 2, 5), mask="gaps", dropout="both, per gate", backwards=True, time_major=True), None),
+    (Case(Shape(1, 3, 3, 18), mask="trailing", dropout="both, shared", return_sequences=False), None),
+    (Case(Shape(3, 3, 2, 4), dropout="input, per gate"), "bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("case", "products"), CASES, ids=str)
+def test_gradients_are_the_references(monkeypatch: pytest.MonkeyPatch, case: Case, products: str | None) -> None:
+    monkeypatch.setitem(api.BACKENDS, "pallas", replace(BACKENDS["pallas"], run=_interpreted, platforms=("cpu", "gpu")))
+    arrays = make_arrays(case)
+    got = differentiate_case(case, arrays, "pallas", compute_dtype=products)
+    assert_close(got, differentiate_case(case, arrays, "reference"), 1e-5 if products is None else 3e-2)
+
+
+def _triton_calls(function, *args) -> int:
+    lowered = jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",))
+    return lowered.as_text().count("__gpu$xla.gpu.triton") or lowered.as_text().count("triton_kernel_call")
+
+
+@pytest.mark.parametrize("products", PRODUCTS, ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (32, 128), (3, 256)], ids=str)
+def test_lowers_for_a_gpu(size: tuple[int, int], products: str | None) -> None:
+    """One launch forward and one backward, for every kind of mask: Triton takes no size that is not a power of two, and few primitives."""
+    for kind in (PLAIN, SHARED, EACH, ALONE):
+        kernel, z, state, mask, valid, d_h, d_final = _arrays(*size, kind)
+
+        def both(kernel, z, state, mask, valid, d_h, d_final, split=kind[1] or kind[0] == "per gate"):
+            h, final, kept = loops.LOOPS.forward(True, True, kernel, z, state, mask, valid, products)
+            return h, final, loops.LOOPS.backward(split, kernel, kept, d_h, d_final, mask, valid, products)
+
+        assert _triton_calls(both, kernel, z, state, mask, valid, d_h, d_final) == 2
+
+
+def test_what_it_refuses() -> None:
+    case = Case(Shape(2, 3, 3, 5))
+    arrays = make_arrays(case)
+    here = jax.default_backend()
+    if here != "gpu":
+        with pytest.raises(InputError, match=f"^backend pallas: does not run on {here}; "):
+            unroll(api.CELLS["lstm"], arrays.params, arrays.x, backend="pallas")
+    lacks = [
+        (api.Request(dtype="bfloat16", compute_dtype="bfloat16"), "no parameters in bfloat16"),
+        (api.Request(dtype="float64", compute_dtype="float64"), "no products in float64"),
+        (api.Request(units=257), "no 257 units, 256 at most"),
+        (api.Request(compute_dtype="bfloat16", dropout=api.DROPOUTS, mask="mask", units=256), ""),
+    ]
+    for request, why in lacks:
+        assert api.lacks(BACKENDS["pallas"], request, "gpu") == why
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("products", PRODUCTS, ids=str)
+@pytest.mark.parametrize("size", [(3, 5), (33, 128), (17, 200)], ids=str)
+def test_kernels_on_a_gpu(size: tuple[int, int], products: str | None) -> None:
+    """Compiled; the recurrent kernel of the second stays on the chip in bfloat16 alone, that of the third in neither."""
+    batch, units = size
+    case = Case(Shape(batch, 40, 7, units), mask="gaps", dropout="both, per gate")
+    arrays = make_arrays(case)
+    arrays = arrays._replace(params=jax.tree.map(lambda p: p / units**0.5, arrays.params))
+    got, want = (differentiate_case(case, arrays, name, compute_dtype=products) for name in ("pallas", "reference"))
+    assert_close(got, want, 2e-5 if products is None else 3e-2)
