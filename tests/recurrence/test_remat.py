@@ -147,7 +147,7 @@ def test_less_is_kept(backend: str) -> None:
     best, halves, all_kept = (allotted(remat) for remat in ("sqrt", 2, None))
     assert all_kept >= 6 * whole  # gates, h and c
     assert best < 2.5 * whole + 2**20 // 2
-    assert best < halves < 0.8 * all_kept
+    assert best < halves < 0.9 * all_kept
 
 
 @pytest.mark.parametrize("remat", [0, -1, "all", 2.0, True])
