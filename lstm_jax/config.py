@@ -130,7 +130,7 @@ class TrainConfig:
     checkpoint_steps: int = 0
     """Also save every so many steps inside an epoch. 0: at the end of each epoch only."""
     devices: int = 0
-    """Devices in the mesh (on a CPU: cores). 0: all."""
+    """Devices in the mesh. 0: all; on a CPU one a core, or where the backend native runs one that shares out all cores."""
 
     def __post_init__(self):
         _require_choices(self)

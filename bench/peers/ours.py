@@ -13,7 +13,7 @@ import optax
 
 from bench.peer import Built, Options, comparable, evaluation
 from bench.workloads import BATCHES, STEP, Arrays, Workload
-from lstm_jax import CELLS, LSTMParams, sharding, unroll
+from lstm_jax import CELLS, LSTMParams, native, sharding, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.models import functional
 from lstm_jax.recurrence import resolve_backend
@@ -27,10 +27,11 @@ STRETCH = 128
 """The longest stretch of steps in a call, in batches of `BATCHES`; about what an epoch's progress bar takes."""
 
 
-def _mesh(work: Workload, devices: int = 0) -> jax.sharding.Mesh:
-    """So many devices that share the cores; 0: one a core, or one that has them all where the batch does not divide over them. Of GPUs
-    the first, as the peers have it."""
-    sharding.use_cpu_cores(devices or (0 if work.batch % len(os.sched_getaffinity(0)) == 0 else 1))
+def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
+    """So many devices as asked for, or as suit the backend; one where the batch does not divide over them. Of GPUs the first, as the peers
+    have it."""
+    cores = len(os.sched_getaffinity(0))
+    sharding.use_cpu_cores(options.devices or (native.cpu_devices(options.backend, "float32") if work.batch % cores == 0 else 1))
     return sharding.make_mesh(0 if jax.default_backend() == "cpu" else 1)
 
 
@@ -40,7 +41,7 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """See `bench.peer`."""
-    mesh, backend = _mesh(work, options.devices), resolve_backend(options.backend).name
+    mesh, backend = _mesh(work, options), resolve_backend(options.backend).name
     if work.kind == "recurrence":
         return _recurrence(arrays, mesh, backend)
     if work.kind == "evaluation":
@@ -64,7 +65,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
     """Outputs and one step, or gradients, by which the peers are checked; the step in both forms of Adam."""
-    mesh = _mesh(work)
+    mesh = _mesh(work, Options(backend))
     if work.kind == "recurrence":
         built = _recurrence(arrays, mesh, backend)
         parts, outputs = {"gradients": built.after_one_step()}, built.outputs()

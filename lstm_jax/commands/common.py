@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import tyro
 from rich.console import Console
 
+from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
+
 Flat = tyro.conf.OmitArgPrefixes
 Positional = tyro.conf.Positional
 
@@ -17,6 +19,13 @@ def start(devices: int = 0) -> None:
 
     use_cpu_cores(devices)
     keep_compiled()
+
+
+def start_training(devices: int, model: SentimentModelConfig | GenerationModelConfig) -> None:
+    """The same for a run with that model: without a number of devices, that which suits it."""
+    from lstm_jax import native
+
+    start(devices or native.cpu_devices(model.backend, model.dtype))
 
 
 def warn(notes: Iterable[str]) -> None:

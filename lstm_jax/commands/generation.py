@@ -9,7 +9,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from lstm_jax.commands.common import Flat, Positional, say, start, warn
+from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import GenerationConfig
 
 Mode = Literal["auto", "carried", "window"]
@@ -28,7 +28,7 @@ class TrainGeneration:
     """Draw the figures at the end."""
 
     def __call__(self, console: Console) -> None:
-        start(self.config.train.devices)
+        start_training(self.config.train.devices, self.config.model)
         from lstm_jax.tasks import generation
 
         generation.train(self.config, self.run, resume=self.resume, console=console, figures=self.figures)

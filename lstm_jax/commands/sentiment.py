@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_jax.commands.common import Flat, Positional, say, start, warn
+from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 
@@ -28,7 +28,7 @@ class TrainSentiment:
     """Draw the figures at the end."""
 
     def __call__(self, console: Console) -> None:
-        start(self.config.train.devices)
+        start_training(self.config.train.devices, self.config.model)
         from lstm_jax.tasks import sentiment
 
         sentiment.train(self.config, self.run, resume=self.resume, console=console, figures=self.figures)

@@ -8,6 +8,8 @@ namespace {
 
 // Compilers make vectors only of what cannot overlap, and a result may lie where an argument does: numbers pass through pieces of this size.
 constexpr int64_t kPiece = 64;
+// Parts a thread: one that wakes late takes fewer.
+constexpr int64_t kFine = 8;
 
 template <typename T>
 struct Adam {
@@ -34,7 +36,8 @@ ffi::Error adam(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRet
   T *step = ret(0), *m_new = ret(1), *v_new = ret(2);
   const Adam<T> adam(*arg(3), b1, b2, eps);
   const int64_t size = args.get<ffi::AnyBuffer>(0)->element_count();
-  share_out(pool, parts_of(pool, threads, size), size, [&](int64_t part, int64_t first, int64_t last) {
+  threads = threads_for(pool, threads, size);
+  share_out(pool, threads, kFine * threads, size, [&](int64_t part, int64_t first, int64_t last) {
     T g_n[kPiece] = {}, m_n[kPiece] = {}, v_n[kPiece] = {}, step_n[kPiece];
     for (; first < last; first += kPiece) {
       const size_t bytes = std::min(kPiece, last - first) * sizeof(T);
@@ -81,7 +84,8 @@ ffi::Error adam_rows(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaini
     }
   }
   const Adam<T> adam(*scale, b1, b2, eps);
-  share_out(pool, parts_of(pool, threads, count), count, [&](int64_t part, int64_t first, int64_t last) {
+  threads = threads_for(pool, threads, count);
+  share_out(pool, threads, kFine * threads, count, [&](int64_t part, int64_t first, int64_t last) {
     T g_n[kPiece], p_n[kPiece] = {}, m_n[kPiece] = {}, v_n[kPiece] = {}, step_n[kPiece];
     for (int64_t id = first; id < last; ++id) {
       for (int64_t c = 0; c < columns; c += kPiece) {

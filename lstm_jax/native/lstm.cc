@@ -554,7 +554,8 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   };
   run.recurrent = as_read(recurrent, units, room.get());
   if (!ids) run.kernel = as_read(run.w, features, room.get() + (packed ? column * units : 0));
-  share_out(pool, parts_of(pool, threads, batch), batch, [&](int64_t part, int64_t first, int64_t last) {
+  threads = threads_for(pool, threads, batch);
+  share_out(pool, threads, threads, batch, [&](int64_t part, int64_t first, int64_t last) {
     in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { forward_tile(run, first + begin, first + begin + count); });
   });
   return ffi::Error::Success();
@@ -593,10 +594,10 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   run.transposed_kernel = room.get() + size_of(units);
   if (d_x) pack_backward(kernel, features, units, width_of(features), room.get() + size_of(units));
 
-  const int64_t parts = parts_of(pool, threads, batch);
+  const int64_t parts = threads_for(pool, threads, batch);
   std::vector<Sums<T>> sums;
   for (int64_t part = 0; part < parts; ++part) sums.emplace_back(run.sizes, ids);
-  share_out(pool, parts, batch, [&](int64_t part, int64_t first, int64_t last) {
+  share_out(pool, parts, parts, batch, [&](int64_t part, int64_t first, int64_t last) {
     in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { backward_tile(run, sums[part], first + begin, first + begin + count); });
   });
   const int64_t width = sums[0].width, panels = sums[0].panels;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
@@ -17,21 +18,22 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-// Into how many parts work on 0..size-1 is cut for that many threads.
-inline int64_t parts_of(ffi::ThreadPool pool, int64_t threads, int64_t size) {
+// How many of that many threads serve for work on 0..size-1.
+inline int64_t threads_for(ffi::ThreadPool pool, int64_t threads, int64_t size) {
   return std::max<int64_t>(1, std::min({threads, size, pool.num_threads()}));
 }
 
-// work(part, first, last) on 0..size-1. Parts are taken from a counter, by this thread too, so that it only ever waits for parts that have
+constexpr std::chrono::microseconds kPatience{500};
+
+// work(part, first, last) on 0..size-1 in so many parts. Parts are taken from a counter, by this thread too, so that it only ever waits for parts that have
 // begun: a pool whose threads all wait in here cannot lock up.
 template <typename Work>
-void share_out(ffi::ThreadPool pool, int64_t parts, int64_t size, const Work& work) {
-  if (parts == 1) return work(int64_t{0}, int64_t{0}, size);
+void share_out(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t size, const Work& work) {
+  if (threads == 1 && parts == 1) return work(int64_t{0}, int64_t{0}, size);
   struct Shared {
-    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> next{0}, done{0};
     std::mutex mutex;
     std::condition_variable changed;
-    int64_t done = 0;
   };
   auto shared = std::make_shared<Shared>();
   const auto take = [shared, parts, size, &work] {
@@ -41,8 +43,12 @@ void share_out(ffi::ThreadPool pool, int64_t parts, int64_t size, const Work& wo
       if (++shared->done == parts) shared->changed.notify_one();
     }
   };
-  for (int64_t part = 1; part < parts; ++part) pool.Schedule([take] { take(); });
+  for (int64_t thread = 1; thread < threads; ++thread) pool.Schedule([take] { take(); });
   take();
+  // the others are about to end: a thread that sleeps takes as long to wake as a tenth of a call
+  for (const auto began = std::chrono::steady_clock::now(); std::chrono::steady_clock::now() - began < kPatience;) {
+    if (shared->done == parts) return;
+  }
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->changed.wait(lock, [&] { return shared->done == parts; });
 }
