@@ -2,7 +2,8 @@
 
     python -m bench.peak
 
-prints a JSON line. Each figure is the best of a few, the product that of NumPy or of PyTorch where it is installed.
+prints a JSON line. Each figure is the best of a few, the product that of XLA, of NumPy or of PyTorch where it is installed: none of them is
+the fastest on every processor.
 """
 
 import argparse
@@ -37,6 +38,11 @@ def gemm_gflops() -> dict[str, float]:
     a, b = rng.standard_normal((2, SIDE, SIDE), dtype=np.float32)
     out, flops = np.empty_like(a), 2 * SIDE**3
     found = {"numpy": flops / _best(lambda: np.matmul(a, b, out=out)) / 1e9}
+    import jax
+
+    on_cpu = jax.device_put((a, b), jax.devices("cpu")[0])
+    product = jax.jit(jax.numpy.matmul)
+    found["xla"] = flops / _best(lambda: jax.block_until_ready(product(*on_cpu))) / 1e9
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:

@@ -507,9 +507,14 @@ struct Results {
   size_t next = 0;
   template <typename T>
   T* take() {
-    return data_of<T>(**rets.get<ffi::AnyBuffer>(next++));
+    const auto buffer = **rets.get<ffi::AnyBuffer>(next++);
+    prefer_large_pages(buffer.untyped_data(), buffer.size_bytes());
+    return data_of<T>(buffer);
   }
 };
+
+// Numbers in a kernel from which moving it about is worth waking threads for.
+constexpr int64_t kLargeKernel = 1 << 18;
 
 // x (T, B, E) or ids (T, B) first, kernel (E, 4H) second.
 Sizes sizes_of(const ffi::RemainingArgs& args) {
@@ -547,15 +552,18 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   const bool packed = units % kLanes<T> != 0 || steps * batch > 4 * kRows;
   const int64_t column = blocks_of<T>(units) * kLanes<T> * kGates;
   Aligned<T> room(packed ? column * ((ids ? 0 : features) + units) : 0);
+  threads = threads_for(pool, threads, batch);
   const auto as_read = [&](const T* kernel, int64_t depth, T* to) {
     if (!packed) return Kernel<T>{kernel, kLanes<T>, kGates * units, units};
-    pack_forward(kernel, depth, units, to);
+    const int64_t parts = depth * units < kLargeKernel / kGates ? 1 : threads;
+    share_out(pool, parts, parts, blocks_of<T>(units), [&](int64_t, int64_t first, int64_t last) {
+      pack_forward(kernel, depth, units, to, first, last);
+    });
     return Kernel<T>{to, depth * kGates * kLanes<T>, kGates * kLanes<T>, kLanes<T>};
   };
   run.recurrent = as_read(recurrent, units, room.get());
   if (!ids) run.kernel = as_read(run.w, features, room.get() + (packed ? column * units : 0));
-  threads = threads_for(pool, threads, batch);
-  share_out(pool, threads, threads, batch, [&](int64_t part, int64_t first, int64_t last) {
+  share_out(pool, threads, threads, batch, [&](int64_t, int64_t first, int64_t last) {
     in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { forward_tile(run, first + begin, first + begin + count); });
   });
   return ffi::Error::Success();
@@ -589,37 +597,47 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   const auto width_of = [](int64_t size) { return vectors_of<T>(size) * kLanes<T>; };
   const auto size_of = [&](int64_t size) { return (size + width_of(size) - 1) / width_of(size) * width_of(size) * kGates * units; };
   Aligned<T> room(size_of(units) + (d_x ? size_of(features) : 0));
-  pack_backward(recurrent, units, units, width_of(units), room.get());
   run.transposed_recurrent = room.get();
   run.transposed_kernel = room.get() + size_of(units);
-  if (d_x) pack_backward(kernel, features, units, width_of(features), room.get() + size_of(units));
-
   const int64_t parts = threads_for(pool, threads, batch);
-  std::vector<Sums<T>> sums;
-  for (int64_t part = 0; part < parts; ++part) sums.emplace_back(run.sizes, ids);
+  const auto shared = [&](int64_t depth, int64_t size, const auto& work) {
+    const int64_t some = depth * units < kLargeKernel / kGates ? 1 : parts;
+    share_out(pool, some, some, size, [&](int64_t, int64_t first, int64_t last) { work(first, last); });
+  };
+  const auto transpose = [&](const T* from, int64_t depth, T* to) {
+    const int64_t panels = (depth + width_of(depth) - 1) / width_of(depth);
+    shared(depth, panels, [&](int64_t first, int64_t last) { pack_backward(from, depth, units, width_of(depth), to, first, last); });
+  };
+  transpose(recurrent, units, room.get());
+  if (d_x) transpose(kernel, features, room.get() + size_of(units));
+
+  std::vector<std::unique_ptr<Sums<T>>> sums(parts);
   share_out(pool, parts, parts, batch, [&](int64_t part, int64_t first, int64_t last) {
-    in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { backward_tile(run, sums[part], first + begin, first + begin + count); });
+    sums[part] = std::make_unique<Sums<T>>(run.sizes, ids);
+    in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { backward_tile(run, *sums[part], first + begin, first + begin + count); });
   });
-  const int64_t width = sums[0].width, panels = sums[0].panels;
+  const int64_t width = sums[0]->width, panels = sums[0]->panels;
   // (4, panels, padded size, width), a part each -> (size, 4H)
   const auto gather = [&](T* Sums<T>::* member, int64_t size, int64_t padded, T* to) {
-    for (int64_t row = 0; row < size; ++row) {
-      for (int64_t panel = 0; panel < kGates * panels; ++panel) {
-        const int64_t column = panel % panels * width, count = std::min(width, units - column);
-        T* const place = to + row * kGates * units + panel / panels * units + column;
-        for (int64_t part = 0; part < parts; ++part) {
-          const T* from = sums[part].*member + (panel * padded + row) * width;
-          for (int64_t n = 0; n < count; ++n) place[n] = part == 0 ? from[n] : place[n] + from[n];
+    shared(size, size, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        for (int64_t panel = 0; panel < kGates * panels; ++panel) {
+          const int64_t column = panel % panels * width, count = std::min(width, units - column);
+          T* const place = to + row * kGates * units + panel / panels * units + column;
+          for (int64_t part = 0; part < parts; ++part) {
+            const T* from = (*sums[part]).*member + (panel * padded + row) * width;
+            for (int64_t n = 0; n < count; ++n) place[n] = part == 0 ? from[n] : place[n] + from[n];
+          }
         }
       }
-    }
+    });
   };
   gather(&Sums<T>::by_recurrent, units, Sums<T>::padded(units), by_recurrent);
   gather(&Sums<T>::by_bias, 1, 1, by_bias);
   if (!ids) gather(&Sums<T>::by_kernel, features, Sums<T>::padded(features), by_kernel);
   for (int64_t n = 0; ids && n < features * kGates * units; ++n) {
     by_kernel[n] = 0;
-    for (int64_t part = 0; part < parts; ++part) by_kernel[n] += sums[part].by_kernel[n];
+    for (int64_t part = 0; part < parts; ++part) by_kernel[n] += sums[part]->by_kernel[n];
   }
   return ffi::Error::Success();
 }

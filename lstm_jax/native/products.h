@@ -115,10 +115,11 @@ LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kGates], const T* const*
   }
 }
 
-// (K, 4H) -> (H / lanes, K, 4, lanes), filled up with zeros.
+// (K, 4H) -> (H / lanes, K, 4, lanes), filled up with zeros; blocks first..last-1 of them.
 template <typename T>
-void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed) {
-  for (int64_t block = 0; block < blocks_of<T>(units); ++block) {
+void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last) {
+  packed += first * depth * kGates * kLanes<T>;
+  for (int64_t block = first; block < last; ++block) {
     const int count = std::min<int64_t>(kLanes<T>, units - block * kLanes<T>);
     for (int64_t k = 0; k < depth; ++k) {
       for (int gate = 0; gate < kGates; ++gate, packed += kLanes<T>) {
@@ -135,12 +136,14 @@ int vectors_of(int64_t columns) {
   return blocks > 2 ? 4 : static_cast<int>(blocks);
 }
 
-// (K, 4H) -> (K / width, 4H, width), transposed, filled up with zeros; by squares, so that few lines of memory are in use at once.
+// (K, 4H) -> (K / width, 4H, width), transposed, filled up with zeros; panels begin..end-1 of them. By squares, so that few lines of memory are
+// in use at once.
 template <typename T>
-void pack_backward(const T* kernel, int64_t depth, int64_t units, int64_t width, T* packed) {
+void pack_backward(const T* kernel, int64_t depth, int64_t units, int64_t width, T* packed, int64_t begin, int64_t end) {
   constexpr int64_t kSide = 16;
   const int64_t columns = kGates * units;
-  for (int64_t first = 0; first < depth; first += width, packed += columns * width) {
+  packed += begin * columns * width;
+  for (int64_t first = begin * width; first < std::min(depth, end * width); first += width, packed += columns * width) {
     const int64_t there = std::min(width, depth - first);
     if (there < width) std::fill(packed, packed + columns * width, T(0));
     for (int64_t k = 0; k < columns; k += kSide) {

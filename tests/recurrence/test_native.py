@@ -148,9 +148,15 @@ os.sched_getaffinity = lambda _: range(int(sys.argv[1]))
 import jax, numpy as np
 from lstm_jax import CELLS, LSTMParams, unroll
 rng = np.random.default_rng(0)
-params = LSTMParams(*(rng.standard_normal(shape).astype("float32") for shape in ((5, 88), (22, 88), (88,))))
-x = rng.standard_normal((int(sys.argv[2]), 7, 5)).astype("float32")
-run = jax.jit(jax.value_and_grad(lambda params, x: (unroll(CELLS["lstm"], params, x, backend="native")[0] ** 2).sum(), (0, 1)))
+units = int(sys.argv[3])
+shapes = ((units, 4 * units), (units, 4 * units), (4 * units,))
+params = LSTMParams(*(rng.standard_normal(shape).astype("float32") / units**0.5 for shape in shapes))
+x = rng.standard_normal((int(sys.argv[2]), 7, units)).astype("float32")
+def make(backend):
+    return jax.jit(jax.value_and_grad(lambda params, x: (unroll(CELLS["lstm"], params, x, backend=backend)[0] ** 2).sum(), (0, 1)))
+run = make("native")
+for a, b in zip(jax.tree.leaves(run(params, x)), jax.tree.leaves(make("hoisted")(params, x))):
+    assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
 for _ in range(20):  # the pool's threads come in any order
     value, (_, by_x) = run(params, x)
     outputs = np.asarray(unroll(CELLS["lstm"], params, x, backend="native")[0])
@@ -161,13 +167,13 @@ for _ in range(20):  # the pool's threads come in any order
 
 
 @built
-@pytest.mark.parametrize("batch", [1, 3, 26])
-def test_threads_change_nothing(batch: int) -> None:
+@pytest.mark.parametrize(("batch", "units"), [(1, 22), (3, 22), (26, 22), (3, 260)])
+def test_threads_change_nothing(batch: int, units: int) -> None:
     """One CPU device that has all cores: the rows are shared out over its pool, and every bit stays; of the sums over all rows, every bit
     from run to run."""
     counts, lines = (1, 2, 3, 40), []
     for threads in counts:
-        run = subprocess.run([sys.executable, "-c", THREADS, str(threads), str(batch)], capture_output=True, text=True)
+        run = subprocess.run([sys.executable, "-c", THREADS, str(threads), str(batch), str(units)], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr[-2000:]
         lines += run.stdout.splitlines()
     assert len({line for line in lines if line.startswith("rows")}) == 1
