@@ -35,6 +35,12 @@ def use_cpu_cores(cores: int = 0) -> None:
             raise InputError("devices", wanted, "call use_cpu_cores before JAX is first used") from error
 
 
+def prefer_cpu_devices(count: int) -> None:
+    """Give JAX so many CPU devices, in this process; where it has made its devices already, they stay as they are."""
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+
+
 def make_mesh(devices: int = 0) -> Mesh:
     """A mesh over the first `devices` devices of all hosts (0: all).
 

@@ -30,8 +30,11 @@ STRETCH = 128
 def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
     """So many devices as asked for, or as suit the backend; one where the batch does not divide over them. Of GPUs the first, as the peers
     have it."""
-    cores = len(os.sched_getaffinity(0))
-    sharding.use_cpu_cores(options.devices or (native.cpu_devices(options.backend, "float32") if work.batch % cores == 0 else 1))
+    suited = native.cpu_devices(options.backend, "float32") if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
+    if options.devices or not suited:
+        sharding.use_cpu_cores(options.devices)
+    else:
+        sharding.prefer_cpu_devices(suited)
     return sharding.make_mesh(0 if jax.default_backend() == "cpu" else 1)
 
 

@@ -24,8 +24,15 @@ def start(devices: int = 0) -> None:
 def start_training(devices: int, model: SentimentModelConfig | GenerationModelConfig) -> None:
     """The same for a run with that model: without a number of devices, that which suits it."""
     from lstm_jax import native
+    from lstm_jax.compilation_cache import keep_compiled
+    from lstm_jax.sharding import prefer_cpu_devices
 
-    start(devices or native.cpu_devices(model.backend, model.dtype))
+    suited = native.cpu_devices(model.backend, model.dtype)
+    if devices or not suited:
+        start(devices)
+    else:
+        prefer_cpu_devices(suited)
+        keep_compiled()
 
 
 def warn(notes: Iterable[str]) -> None:

@@ -152,8 +152,8 @@ def test_errors(options: dict, message: str) -> None:
 
 
 def test_unknown_backend_raises_in_the_call() -> None:
-    with pytest.raises(InputError, match=r"^backend: cudnn; give one of "):
-        make(backend="cudnn")(X)
+    with pytest.raises(InputError, match=r"^backend: cudnnn; give one of "):
+        make(backend="cudnnn")(X)
 
 
 def loss(outputs: jax.Array) -> jax.Array:
