@@ -74,7 +74,7 @@ BACKENDS = {
         ("cpu",),
         ("float32", "float64"),
         False,
-        "hoisted, with both loops compiled for this CPU; optional",
+        "the whole of it compiled for this CPU; optional (--build)",
         mixed=False,
         why_not=compiled.why_not,
     ),

@@ -6,7 +6,7 @@ back-propagation through time of cells/lstm.py. Same signature and results as re
 
 Kept for the backward pass, a step: h as it was before, and the local derivatives (see `Kept`), so that its loop only multiplies.
 
-The loops themselves are an argument (`Loops`), so that another backend can bring its own (native/).
+The loops themselves are an argument (`Loops`), so that another backend can bring its own (pallas/).
 
 Three choices are for XLA's CPU compiler, measured there at B 16, H 128 on a core: gates travel as four arrays, so that each fusion writes
 whole vectors; sigmoid is written as a tanh; operands of products are transposed before the loop or the product, not by it.
