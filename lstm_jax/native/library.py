@@ -49,7 +49,7 @@ def _compiler() -> list[str]:
 
 
 def build() -> Path:
-    """Compile, unless that has been done; about ten seconds.
+    """Compile, unless that has been done; some twenty seconds.
 
     Raises:
         InputError: if there is no compiler, it fails, or what it made cannot be loaded.
