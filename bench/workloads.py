@@ -18,8 +18,6 @@ import numpy as np
 
 from lstm_jax import data
 
-BATCHES = 8
-"""Different batches that a training workload goes round."""
 STEP = 5
 """Characters from one window's start to the next one's."""
 EVALUATED = 25_000
@@ -54,6 +52,11 @@ class Workload:
     def examples(self) -> int:
         """That a step reads; an evaluation counts as one."""
         return EVALUATED if self.kind == "evaluation" else self.batch
+
+    @property
+    def batches(self) -> int:
+        """Different batches that training goes round: of words so many that, as in an epoch, nearly every word of the table comes."""
+        return 128 if self.kind == "sentiment" else 8
 
     @property
     def dropout(self) -> float:
@@ -107,7 +110,7 @@ class Arrays:
 
     weights: float32, named and laid out as in `lstm_jax.convert`, gates i, f, g, o; a recurrence has those of "recurrent/0/" only.
     inputs, targets: words: ids (N, T), labels (N,); characters: ids (N, T) and the next one (N,), cut from `text` every `STEP`;
-        N is BATCHES batches. Recurrence: x (B, T, E) and the cotangent of h (B, T, H).
+        N is `batches` batches. Recurrence: x (B, T, E) and the cotangent of h (B, T, H).
     """
 
     weights: dict[str, np.ndarray]
@@ -140,7 +143,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
         x, cotangent = (rng.standard_normal((B, T, size)).astype(np.float32) for size in (E, H))
         return Arrays(weights, x, cotangent, empty)
     weights |= {"head/kernel": uniform((6 / (H + work.classes)) ** 0.5, H, work.classes), "head/bias": uniform(0.1, work.classes)}
-    count = BATCHES * B
+    count = work.batches * B
     if work.words:
         weights["embedding/embedding"] = uniform(0.05, V, E)
     if work.kind == "evaluation":

@@ -11,7 +11,9 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from lstm_jax import native, sharding
 from lstm_jax.errors import require
 from lstm_jax.shapes import GATES
 
@@ -42,7 +44,18 @@ def check_rate(name: str, rate: float) -> float:
 def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """Inverted dropout: 0 with probability `rate`, else 1 / (1 - rate); `shape` in, `shape` out."""
     keep = 1 - check_rate("dropout", rate)
+    if _compiled(key, dtype):
+        words = jax.random.key_data(key)
+        fixed = {"keep": np.float32(keep), "scale": np.float32(1 / keep)}
+        return native.call("lstm_jax_mask", [jax.ShapeDtypeStruct(shape, dtype)], [words], {}, **fixed)[0]
     return jnp.where(jax.random.bernoulli(key, keep, shape), jnp.asarray(1 / keep, dtype), jnp.asarray(0, dtype))
+
+
+def _compiled(key: jax.Array, dtype) -> bool:
+    """Whether compiled code draws this mask here, from the same bits."""
+    known = jax.config.jax_threefry_partitionable and not jax.config.jax_enable_x64 and dtype == jnp.float32
+    key_type = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and str(jax.random.key_impl(key)) == "threefry2x32"
+    return bool(known and key_type and sharding.devices() == 1 and jax.default_backend() == "cpu" and not native.why_not())
 
 
 def draw_masks(

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import assert_close
+from tables import BACKENDS, assert_close
 
-from lstm_jax import LSTM, DropoutMasks, InputError, unroll
+from lstm_jax import LSTM, DropoutMasks, InputError, dropout, unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.dropout import check_rate, draw_mask, draw_masks
 
@@ -31,6 +31,20 @@ def test_values_and_share(rate: float, seed: int) -> None:
     # rows and columns are drawn independently of each other
     assert abs(kept.mean(0) - (1 - rate)).max() < 6 * np.sqrt(rate * (1 - rate) / 100)
     assert abs(kept.mean(1) - (1 - rate)).max() < 6 * np.sqrt(rate * (1 - rate) / 200)
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled draw with")
+@pytest.mark.parametrize("shape", [(), (1,), (37,), (4, 3, 129), (5, 20_000)])
+@pytest.mark.parametrize("rate", [1e-7, 0.2, 0.5, 0.9])
+def test_compiled_draws_are_those_of_jax(shape, rate, monkeypatch) -> None:
+    key = jax.random.fold_in(jax.random.key(3), 2**31)
+    found = []
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr(dropout, "_compiled", lambda key, dtype: False)
+        assert compiled == dropout._compiled(key, jnp.float32)
+        found.append(draw_mask(key, rate, shape))
+    np.testing.assert_array_equal(*found)
 
 
 SHAPES = [

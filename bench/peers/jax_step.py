@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from bench.peer import Built, comparable, evaluation
-from bench.workloads import BATCHES, Arrays, Workload, one_hot
+from bench.workloads import Arrays, Workload, one_hot
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _evaluation(work: Workload, arrays: Arrays, model: Model) -> Built:
 def _training(work: Workload, arrays: Arrays, model: Model) -> Built:
     optimizer = optax.adam(1e-3, eps=1e-7)
     inputs = arrays.inputs if work.words else one_hot(arrays.inputs, work.vocabulary)
-    batches = [jax.device_put(pair) for pair in zip(np.split(inputs, BATCHES), np.split(arrays.targets, BATCHES), strict=True)]
+    batches = [jax.device_put(pair) for pair in zip(np.split(inputs, work.batches), np.split(arrays.targets, work.batches), strict=True)]
 
     def loss(params, inputs, targets, key):
         logits = model.forward(params, inputs, key)
@@ -98,7 +98,7 @@ def _training(work: Workload, arrays: Arrays, model: Model) -> Built:
     def run(count: int) -> None:
         nonlocal state, taken
         for _ in range(count):
-            state, _ = step(state, *batches[taken % BATCHES])
+            state, _ = step(state, *batches[taken % work.batches])
             taken += 1
         jax.block_until_ready(state)
 

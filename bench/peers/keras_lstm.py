@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from bench.peer import Built, Options, comparable, evaluation
-from bench.workloads import BATCHES, Arrays, Workload
+from bench.workloads import Arrays, Workload
 from lstm_jax import convert, data
 
 REPEATED = "Adam squares the gradients of a word's places in the batch before it adds them, so that words that repeat move otherwise"
@@ -76,7 +76,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
 
     @lru_cache(maxsize=1)
     def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
-        numbers = np.arange(count * work.batch) % (BATCHES * work.batch)
+        numbers = np.arange(count * work.batch) % (work.batches * work.batch)
         return x[numbers], y[numbers]
 
     def run(count: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from bench.peer import Built, Options, comparable, evaluation
-from bench.workloads import BATCHES, STEP, Arrays, Workload
+from bench.workloads import STEP, Arrays, Workload
 from lstm_jax import CELLS, LSTMParams, native, sharding, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.models import functional
@@ -23,8 +23,8 @@ from lstm_jax.training.optimizers import keras_adam
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import EXAMPLES, Examples, Order, make_predict, make_run_steps
 
-STRETCH = 128
-"""The longest stretch of steps in a call, in batches of `BATCHES`; about what an epoch's progress bar takes."""
+EPOCH = 1024
+"""Steps of an epoch: the longest stretch in a call."""
 
 
 def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
@@ -134,7 +134,7 @@ class _Training:
         examples = Examples.of_rows((arrays.inputs, arrays.targets)) if words else window_examples(arrays.text, work.length, STEP)
         copied = sharding.replicated(mesh)
         self.arrays = jax.device_put(examples.arrays, copied)
-        numbers = np.tile(np.arange(BATCHES * work.batch, dtype=np.int32).reshape(BATCHES, work.batch), (STRETCH, 1))
+        numbers = np.arange(EPOCH * work.batch, dtype=np.int32).reshape(EPOCH, work.batch) % (work.batches * work.batch)
         weight = np.full(numbers.shape, 1 / work.batch, np.float32)
         order = Order(*(jnp.asarray(array) for array in (numbers, weight, np.full(len(numbers), work.batch, np.float32))))
         self.order = jax.device_put(order, copied)
@@ -142,14 +142,17 @@ class _Training:
         _, objective = _model(work, options)
         params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
         self.state, places = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
+        self.taken = 0
         self.run_steps = make_run_steps(objective, optimizer, places, mesh, examples.gather)
 
     def run(self, count: int) -> None:
-        """That many steps."""
+        """That many steps more."""
         while count:
-            steps = min(count, len(self.order.rows))
-            self.state = self.run_steps(self.state, self.arrays, self.order, 0, steps, self.key)
+            start = self.taken % EPOCH
+            steps = min(count, EPOCH - start)
+            self.state = self.run_steps(self.state, self.arrays, self.order, start, start + steps, self.key)
             jax.block_until_ready(self.state)
+            self.taken += steps
             count -= steps
 
 

@@ -5,7 +5,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
 from bench.peer import Built, Options, comparable, evaluation, no_recurrent_dropout
-from bench.workloads import BATCHES, Arrays, Workload
+from bench.workloads import Arrays, Workload
 from lstm_jax import convert
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -100,7 +100,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     ids = torch.tensor(arrays.inputs, dtype=torch.int64, device=DEVICE)
     inputs = ids if words else nn.functional.one_hot(ids, work.vocabulary).float()
     targets = torch.tensor(arrays.targets, dtype=torch.float32 if words else torch.int64, device=DEVICE)
-    batches = list(zip(inputs.chunk(BATCHES), targets.chunk(BATCHES), strict=True))
+    batches = list(zip(inputs.chunk(work.batches), targets.chunk(work.batches), strict=True))
     loss_of = nn.BCEWithLogitsLoss() if words else nn.CrossEntropyLoss()
 
     def start(rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -120,7 +120,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     def run(count: int) -> None:
         nonlocal taken
         for _ in range(count):
-            step(net, optimizer, *batches[taken % BATCHES])
+            step(net, optimizer, *batches[taken % work.batches])
             taken += 1
         _wait()
 

@@ -1,7 +1,9 @@
 // Adam's step as Keras has it, in one pass over memory; XLA makes three, each of which reads again what it needs.
 
 #include <cstring>
+#include <numeric>
 
+#include "gates.h"
 #include "threads.h"
 
 namespace {
@@ -53,89 +55,228 @@ ffi::Error adam(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRet
   return ffi::Error::Success();
 }
 
-// A table whose gradient is zero but in some rows. In order: table, m, v (V, C), ids (N,), their gradients (N, C), of which those of the same
-// id add up, scale. Results: table, m, v, in place.
+// A table (V, C) with moments m and v, of whose rows most have no gradient in a step. Such a row stays behind until it is read, and then takes
+// the steps that it has missed at once: m and v shrink by powers of b1 and b2, only the table needs each step's own scale.
 template <typename T>
-ffi::Error adam_rows(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps,
-                     int64_t threads) {
-  auto ret = [&](size_t n) { return data_of<T>(**rets.get<ffi::AnyBuffer>(n)); };
-  T *const p = ret(0), *const m = ret(1), *const v = ret(2);
-  const int32_t* ids = data_of<const int32_t>(*args.get<ffi::AnyBuffer>(3));
-  const T *rows = data_of<const T>(*args.get<ffi::AnyBuffer>(4)), *scale = data_of<const T>(*args.get<ffi::AnyBuffer>(5));
-  const auto shape = args.get<ffi::AnyBuffer>(0)->dimensions();
-  const int64_t count = shape[0], columns = shape[1], given = args.get<ffi::AnyBuffer>(3)->element_count();
-  for (size_t n = 0; n < 3; ++n) {
-    const T* from = data_of<const T>(*args.get<ffi::AnyBuffer>(n));
-    if (from != ret(n)) std::memcpy(ret(n), from, count * columns * sizeof(T));
-  }
-  std::vector<int32_t> place(count, -1);  // of a row's gradient among the sums
-  std::vector<T> sums;
-  sums.reserve(given * columns);
-  for (int64_t n = 0; n < given; ++n) {
-    const int64_t id = ids[n] < 0 ? ids[n] + count : ids[n];
-    if (id < 0 || id >= count) continue;
-    const T* row = rows + n * columns;
-    if (place[id] < 0) {
-      place[id] = sums.size() / columns;
-      sums.insert(sums.end(), row, row + columns);
-    } else {
-      T* sum = sums.data() + place[id] * columns;
-      for (int64_t c = 0; c < columns; ++c) sum[c] += row[c];
+struct Table {
+  const Adam<T> rates;  // but for the scale
+  T *p, *m, *v;
+  int32_t* done;  // steps that each row has taken
+  const T* scales;
+  T b1, root_b2, eps, largest;
+  std::vector<T> m_powers, v_powers;
+  int64_t columns;
+
+  Table(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, double b1, double b2, double eps)
+      : rates(0, b1, b2, eps),
+        p(data_of<T>(**rets.get<ffi::AnyBuffer>(0))),
+        m(data_of<T>(**rets.get<ffi::AnyBuffer>(1))),
+        v(data_of<T>(**rets.get<ffi::AnyBuffer>(2))),
+        done(data_of<int32_t>(**rets.get<ffi::AnyBuffer>(3))),
+        scales(data_of<const T>(*args.get<ffi::AnyBuffer>(4))),
+        b1(b1),
+        root_b2(std::sqrt(b2)),
+        eps(eps),
+        columns(args.get<ffi::AnyBuffer>(0)->dimensions()[1]) {
+    for (size_t n = 0; n < 4; ++n) {
+      const auto from = args.get<ffi::AnyBuffer>(n);
+      if (from->untyped_data() != (*rets.get<ffi::AnyBuffer>(n))->untyped_data()) {
+        std::memcpy((*rets.get<ffi::AnyBuffer>(n))->untyped_data(), from->untyped_data(), from->size_bytes());
+      }
+    }
+    const int64_t steps = args.get<ffi::AnyBuffer>(4)->element_count();
+    largest = *std::max_element(scales, scales + steps);
+    double m_power = 1, v_power = 1;
+    for (int64_t n = 0; n <= steps; ++n, m_power *= b1, v_power *= b2) {
+      m_powers.push_back(m_power);
+      v_powers.push_back(v_power);
     }
   }
-  const Adam<T> adam(*scale, b1, b2, eps);
-  threads = threads_for(pool, threads, count);
-  share_out(pool, threads, kFine * threads, count, [&](int64_t part, int64_t first, int64_t last) {
-    T g_n[kPiece], p_n[kPiece] = {}, m_n[kPiece] = {}, v_n[kPiece] = {}, step_n[kPiece];
-    for (int64_t id = first; id < last; ++id) {
-      for (int64_t c = 0; c < columns; c += kPiece) {
-        const int64_t at = id * columns + c, size = std::min(kPiece, columns - c);
-        std::fill(g_n, g_n + kPiece, T(0));
-        if (place[id] >= 0) std::memcpy(g_n, sums.data() + place[id] * columns + c, size * sizeof(T));
-        std::memcpy(p_n, p + at, size * sizeof(T));
-        std::memcpy(m_n, m + at, size * sizeof(T));
-        std::memcpy(v_n, v + at, size * sizeof(T));
-        adam(g_n, m_n, v_n, step_n);
-        for (int64_t n = 0; n < kPiece; ++n) p_n[n] += step_n[n];
-        std::memcpy(p + at, p_n, size * sizeof(T));
-        std::memcpy(m + at, m_n, size * sizeof(T));
-        std::memcpy(v + at, v_n, size * sizeof(T));
+
+  // Whether any p still moves under steps no larger than the next. Later ones are smaller: m / sqrt(v) shrinks by b1 / sqrt(b2) a step.
+  static constexpr int kVectors = 4;
+  bool moves(const Vec<T>* p, const Vec<T>* m, const Vec<T>* root) const {
+    typename Numbers<T>::Bits any{};
+    for (int n = 0; n < kVectors; ++n) {
+      const Vec<T> step = largest * m[n] * reciprocal(root[n] + eps);
+      any |= (p[n] + step != p[n]) | (p[n] - step != p[n]);
+    }
+    typename std::decay<decltype(any[0])>::type sum = 0;
+    for (int n = 0; n < kLanes<T>; ++n) sum |= any[n];
+    return sum != 0;
+  }
+
+  // Ask for a row's numbers: the memory's delay is longer than the arithmetic.
+  void prefetch(int64_t row) const {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    for (int64_t at = row * columns; at < (row + 1) * columns; at += kLine) {
+      for (const T* numbers : {p, m, v}) __builtin_prefetch(numbers + at, 1);
+    }
+  }
+
+  // A row's steps up to number `to`, without a gradient.
+  void catch_up(int64_t row, int64_t to) const {
+    constexpr int kLook = 8, kWidth = kVectors * kLanes<T>;
+    const int64_t from = done[row], missed = to - from;
+    done[row] = to;
+    if (missed <= 0) return;
+    for (int64_t c = 0; c < columns; c += kWidth) {
+      Vec<T> p_n[kVectors], m_n[kVectors], root[kVectors];
+      T* const at[] = {p + row * columns + c, m + row * columns + c, v + row * columns + c};
+      int count[kVectors];
+      for (int n = 0; n < kVectors; ++n) {
+        count[n] = std::clamp<int64_t>(columns - c - n * kLanes<T>, 0, kLanes<T>);
+        p_n[n] = load(at[0] + n * kLanes<T>, count[n]);
+        m_n[n] = load(at[1] + n * kLanes<T>, count[n]);
+        const Vec<T> v_n = load(at[2] + n * kLanes<T>, count[n]);
+        for (int lane = 0; lane < kLanes<T>; ++lane) root[n][lane] = std::sqrt(v_n[lane]);
+        store(at[1] + n * kLanes<T>, m_n[n] * m_powers[missed], count[n]);
+        store(at[2] + n * kLanes<T>, v_n * v_powers[missed], count[n]);
       }
+      for (int64_t step = from; step < to;) {
+        if ((step > from || missed > kLook) && !moves(p_n, m_n, root)) break;
+        for (const int64_t last = std::min(step + kLook, to); step < last; ++step) {
+#pragma GCC unroll 4
+          for (int n = 0; n < kVectors; ++n) {
+            m_n[n] *= b1;
+            root[n] *= root_b2;
+            p_n[n] -= scales[step] * m_n[n] * reciprocal(root[n] + eps);
+          }
+        }
+      }
+      for (int n = 0; n < kVectors; ++n) store(at[0] + n * kLanes<T>, p_n[n], count[n]);
+    }
+  }
+
+  // A row's step number `at` under the sum of `count` gradients.
+  void step(int64_t row, int64_t at, const T* gradients, const int32_t* numbers, int64_t count) const {
+    catch_up(row, at);
+    done[row] = at + 1;
+    Adam<T> adam = rates;
+    adam.scale = scales[at];
+    for (int64_t c = 0; c < columns; c += kPiece) {
+      T g_n[kPiece] = {}, p_n[kPiece] = {}, m_n[kPiece] = {}, v_n[kPiece] = {}, step_n[kPiece];
+      const int64_t first = row * columns + c, size = std::min(kPiece, columns - c), bytes = size * sizeof(T);
+      for (int64_t n = 0; n < count; ++n) {
+        const T* g = gradients + numbers[n] * columns + c;
+        for (int64_t k = 0; k < size; ++k) g_n[k] += g[k];
+      }
+      std::memcpy(p_n, p + first, bytes);
+      std::memcpy(m_n, m + first, bytes);
+      std::memcpy(v_n, v + first, bytes);
+      adam(g_n, m_n, v_n, step_n);
+      for (int64_t n = 0; n < kPiece; ++n) p_n[n] += step_n[n];
+      std::memcpy(p + first, p_n, bytes);
+      std::memcpy(m + first, m_n, bytes);
+      std::memcpy(v + first, v_n, bytes);
+    }
+  }
+};
+
+// The different rows that ids name, and for each where in ids it comes.
+struct Named {
+  std::vector<int32_t> rows, starts, places;  // row rows[n] comes at places[starts[n]..starts[n + 1] - 1]
+
+  Named(const ffi::AnyBuffer& buffer, int64_t count) {
+    const int32_t* ids = data_of<const int32_t>(buffer);
+    const int64_t given = buffer.element_count();
+    std::vector<int32_t> number(count, -1), of(given, -1), sizes;
+    for (int64_t n = 0; n < given; ++n) {
+      const int64_t id = ids[n] < 0 ? ids[n] + count : ids[n];
+      if (id < 0 || id >= count) continue;
+      if (number[id] < 0) {
+        number[id] = rows.size();
+        rows.push_back(id);
+        sizes.push_back(0);
+      }
+      of[n] = number[id];
+      ++sizes[of[n]];
+    }
+    starts.resize(rows.size() + 1);
+    std::partial_sum(sizes.begin(), sizes.end(), starts.begin() + 1);
+    places.resize(starts.back());
+    std::vector<int32_t> next(starts.begin(), starts.end() - 1);
+    for (int64_t n = 0; n < given; ++n) {
+      if (of[n] >= 0) places[next[of[n]]++] = n;
+    }
+  }
+};
+
+// Steps that rows have missed, of those that ids name or, without ids, of all. In order: table, m, v (V, C), steps done by each row (V,), scale
+// of each step (S,), steps to be done, ids. Results: the first four, in place.
+template <typename T>
+ffi::Error adam_catch_up(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps,
+                         int64_t threads) {
+  const Table<T> table(args, rets, b1, b2, eps);
+  const int64_t to = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(5)), count = args.get<ffi::AnyBuffer>(0)->dimensions()[0];
+  const auto all_rows = [&](int64_t part, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) table.catch_up(row, to);
+  };
+  if (args.size() == 6) {
+    threads = threads_for(pool, threads, count);
+    share_out(pool, threads, kFine * threads, count, all_rows);
+    return ffi::Error::Success();
+  }
+  const std::vector<int32_t> rows = Named(*args.get<ffi::AnyBuffer>(6), count).rows;
+  threads = threads_for(pool, threads, rows.size());
+  share_out(pool, threads, kFine * threads, rows.size(), [&](int64_t part, int64_t first, int64_t last) {
+    for (; first < last; ++first) {
+      if (first + 1 < last) table.prefetch(rows[first + 1]);
+      table.catch_up(rows[first], to);
     }
   });
   return ffi::Error::Success();
 }
 
-bool wide(const ffi::RemainingArgs& args) { return args.get<ffi::AnyBuffer>(0)->element_type() == ffi::F64; }
-
-template <typename... Rest>
-ffi::Error any_adam(ffi::ThreadPool pool, ffi::RemainingArgs args, Rest... rest) {
-  return wide(args) ? adam<double>(pool, args, rest...) : adam<float>(pool, args, rest...);
+// The step of the rows that have a gradient, caught up first. In order: table, m, v (V, C), steps done by each row (V,), scale of each step (S,),
+// number of the step, ids (N,), their gradients (N, C), of which those of the same id add up. Results: the first four, in place.
+template <typename T>
+ffi::Error adam_rows(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps,
+                     int64_t threads) {
+  const Table<T> table(args, rets, b1, b2, eps);
+  const int64_t at = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(5));
+  const Named named(*args.get<ffi::AnyBuffer>(6), args.get<ffi::AnyBuffer>(0)->dimensions()[0]);
+  const T* gradients = data_of<const T>(*args.get<ffi::AnyBuffer>(7));
+  const int64_t count = named.rows.size();
+  threads = threads_for(pool, threads, count);
+  share_out(pool, threads, kFine * threads, count, [&](int64_t part, int64_t first, int64_t last) {
+    for (; first < last; ++first) {
+      if (first + 1 < last) table.prefetch(named.rows[first + 1]);
+      const int32_t start = named.starts[first];
+      table.step(named.rows[first], at, gradients, named.places.data() + start, named.starts[first + 1] - start);
+    }
+  });
+  return ffi::Error::Success();
 }
 
-template <typename... Rest>
-ffi::Error any_adam_rows(ffi::ThreadPool pool, ffi::RemainingArgs args, Rest... rest) {
-  return wide(args) ? adam_rows<double>(pool, args, rest...) : adam_rows<float>(pool, args, rest...);
+// float or double, as the first argument is.
+#define EITHER(function)                                                                \
+  template <typename... Rest>                                                           \
+  ffi::Error any_##function(ffi::ThreadPool pool, ffi::RemainingArgs args, Rest... rest) { \
+    const bool wide = args.get<ffi::AnyBuffer>(0)->element_type() == ffi::F64;          \
+    return wide ? function<double>(pool, args, rest...) : function<float>(pool, args, rest...); \
+  }
+
+EITHER(adam)
+EITHER(adam_catch_up)
+EITHER(adam_rows)
+
+auto binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .RemainingArgs()
+      .RemainingRets()
+      .Attr<double>("b1")
+      .Attr<double>("b2")
+      .Attr<double>("eps")
+      .Attr<int64_t>("threads");
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_adam, (any_adam<ffi::RemainingRets, double, double, double, int64_t>),
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .RemainingArgs()
-                                  .RemainingRets()
-                                  .Attr<double>("b1")
-                                  .Attr<double>("b2")
-                                  .Attr<double>("eps")
-                                  .Attr<int64_t>("threads"));
+#define HANDLER(function) \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_##function, (any_##function<ffi::RemainingRets, double, double, double, int64_t>), binding());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_adam_rows, (any_adam_rows<ffi::RemainingRets, double, double, double, int64_t>),
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .RemainingArgs()
-                                  .RemainingRets()
-                                  .Attr<double>("b1")
-                                  .Attr<double>("b2")
-                                  .Attr<double>("eps")
-                                  .Attr<int64_t>("threads"));
+HANDLER(adam)
+HANDLER(adam_catch_up)
+HANDLER(adam_rows)

@@ -20,9 +20,9 @@ from lstm_jax.errors import InputError
 from lstm_jax.files import default_cache_dir, write_atomically
 from lstm_jax.machine import processor
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "adam.cc"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "adam.cc", "dropout.cc"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
-TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam", "lstm_jax_adam_rows")
+TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam", "lstm_jax_adam_catch_up", "lstm_jax_adam_rows", "lstm_jax_mask")
 REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
 
 
@@ -106,7 +106,7 @@ def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], 
         results: what has the shapes and dtypes of the results.
         args: None for one that is left out.
         aliases: number of an argument -> number of the result that may take its place.
-        options: bool, int or float.
+        options: bool, int or float, or a number of NumPy.
     """
     register()
     fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}

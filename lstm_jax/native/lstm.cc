@@ -36,7 +36,9 @@ struct Forward {
   const T* x;          // (T, B, E), or null with
   const int32_t* ids;  // (T, B): x W is a row of W
   const T *w, *bias;
-  Kernel<T> kernel, recurrent;
+  Kernel<T> recurrent;
+  const T* kernel;  // W as `pack_panels` has it, or itself
+  int64_t by_panel, by_k, by_gate;
   Mask<T> input_mask, mask;
   const T *h, *c;
   const bool* valid;  // (T, B) or null
@@ -61,32 +63,7 @@ const T* row_of(const T* w, int64_t id, const Sizes& sizes) {
   return id < 0 || id >= sizes.features ? nullptr : w + id * kGates * sizes.units;
 }
 
-// z = x W + b of a group of rows of a step, `BLOCKS` blocks of units; a: the rows of x for each gate.
-template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
-void project_block(const Forward<T>& run, const T* const* a, int64_t block, T* z) {
-  const int64_t units = run.sizes.units;
-  Vec<T> sums[BLOCKS][ROWS][kGates];
-  for (int n = 0; n < BLOCKS; ++n) {
-    const int64_t column = (block + n) * kLanes<T>;
-    const int count = std::min<int64_t>(kLanes<T>, units - column);
-#pragma GCC unroll 4
-    for (int g = 0; g < kGates; ++g) {
-      const Vec<T> bias = load(run.bias + g * units + column, count);
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r) sums[n][r][g] = bias;
-    }
-  }
-  add_products<T, ROWS, BLOCKS, PER_GATE>(sums, a, run.sizes.features, run.kernel, block, run.sizes.features);
-  for (int n = 0; n < BLOCKS; ++n) {
-    const int64_t column = (block + n) * kLanes<T>;
-    const int count = std::min<int64_t>(kLanes<T>, units - column);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 4
-      for (int g = 0; g < kGates; ++g) store(z + (r * kGates + g) * units + column, sums[n][r][g], count);
-    }
-  }
-}
+constexpr int kMostRows = 12;
 
 // A step of a group of rows from `begin` on, `BLOCKS` blocks of units.
 template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
@@ -160,36 +137,73 @@ LSTM_INLINE void over_blocks(int64_t units, int64_t rows, bool per_gate, const F
   }
 }
 
-// to[gate] = from * mask of the gate, for rows that begin with the batch's row number `row`; as many as the mask has kinds.
+// to = from * mask of the gate, for rows that begin with the batch's row number `row`.
 template <typename T>
-void drop(const T* from, const Mask<T>& mask, int64_t row, int64_t rows, T* to, int64_t by_gate) {
-  const int64_t size = rows * mask.size;
-  for (int64_t gate = 0; gate < mask.kinds; ++gate) {
-    const T* m = mask.row(gate, row);
-    for (int64_t n = 0; n < size; ++n) to[gate * by_gate + n] = from[n] * m[n];
+void drop(const T* from, const Mask<T>& mask, int64_t gate, int64_t row, int64_t rows, T* to) {
+  const T* m = mask.row(gate, row);
+  for (int64_t n = 0; n < rows * mask.size; ++n) to[n] = from[n] * m[n];
+}
+
+// A gate's z = x W + b of steps t0..t1-1; x (steps, rows, E) with so much from a step to the next.
+template <typename T, int VECTORS>
+void project_gate(const Forward<T>& run, const ForwardPlace<T>& place, int64_t gate, const T* x, int64_t by_step, int64_t steps) {
+  const int64_t units = run.sizes.units, features = run.sizes.features, width = VECTORS * kLanes<T>;
+  constexpr int kMost = std::min(kSums / VECTORS, kMostRows);
+  for (int64_t column = 0, panel = 0; column < units; column += width, ++panel) {
+    int count[VECTORS];
+    Vec<T> bias[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) {
+      count[v] = std::clamp<int64_t>(units - column - v * kLanes<T>, 0, kLanes<T>);
+      bias[v] = load(run.bias + gate * units + column + v * kLanes<T>, count[v]);
+    }
+    const T* kernel = run.kernel + gate * run.by_gate + panel * run.by_panel;
+    for (int64_t s = 0; s < steps; ++s) {
+      in_groups(place.rows, kMost, [&](int64_t begin, int64_t rows) {
+        with_rows<kMost>(rows, [&](auto ROWS) {
+          Vec<T> sums[ROWS][VECTORS];
+#pragma GCC unroll 24
+          for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; ++v) sums[r][v] = bias[v];
+          }
+          multiply<T, ROWS, VECTORS>(sums, x + s * by_step + begin * features, features, 1, kernel, features, run.by_k);
+          T* const z = place.z + s * place.by_step + (begin * kGates + gate) * units + column;
+#pragma GCC unroll 24
+          for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; ++v) {
+              if (count[v]) store(z + r * kGates * units + v * kLanes<T>, sums[r][v], count[v]);
+            }
+          }
+        });
+      });
+    }
   }
 }
 
-// z of steps t0..t1-1.
+// z of steps t0..t1-1, a gate at a time: of its panel of W and its masked x, one at least stays in the first cache.
 template <typename T>
 void project(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t0, int64_t t1, T* dropped) {
   const auto [steps, batch, features, units] = run.sizes;
-  const int64_t size = place.rows * features, by_gate = (t1 - t0) * size;
-  const Mask<T>& mask = run.input_mask;
-  for (int64_t t = t0; t < t1 && mask.kinds; ++t) {
-    drop(run.x + (t * batch + place.first) * features, mask, place.first, place.rows, dropped + (t - t0) * size, by_gate);
-  }
-  const int64_t stretch = t1 - t0;
-  over_blocks<T>(units, place.rows, mask.kinds == kGates, [&](auto ROWS, auto BLOCKS, auto PER_GATE, int64_t block, int64_t begin) {
-    for (int64_t s = 0; s < stretch; ++s) {
-      const T* a[kGates];
-      for (int g = 0; g < kGates; ++g) {
-        a[g] = mask.kinds ? dropped + (mask.kinds == kGates ? g * by_gate : 0) + s * size + begin * features
-                          : run.x + ((t0 + s) * batch + place.first + begin) * features;
-      }
-      project_block<T, ROWS, BLOCKS, PER_GATE>(run, a, block, place.z + s * place.by_step + begin * kGates * units);
+  const int64_t size = place.rows * features;
+  const T* x = run.x + (t0 * batch + place.first) * features;
+  const int64_t kinds = run.input_mask.kinds, by_step = kinds ? size : batch * features;
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    for (int64_t t = t0; t < t1 && gate < kinds; ++t) {
+      drop(x + (t - t0) * batch * features, run.input_mask, gate, place.first, place.rows, dropped + (t - t0) * size);
     }
-  });
+    const T* a = kinds ? dropped : x;
+    switch (vectors_of<T>(units)) {
+      case 1:
+        project_gate<T, 1>(run, place, gate, a, by_step, t1 - t0);
+        break;
+      case 2:
+        project_gate<T, 2>(run, place, gate, a, by_step, t1 - t0);
+        break;
+      default:
+        project_gate<T, 4>(run, place, gate, a, by_step, t1 - t0);
+    }
+  }
 }
 
 // A thread takes its rows in tiles, each through all T, so that what a step touches stays in its cache.
@@ -202,7 +216,7 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps);
   ForwardPlace<T> place{first, rows};
   const int64_t z_size = run.ids || run.gates ? 0 : stretch * kGates * size;
-  Aligned<T> state(2 * size), dropped(run.mask.kinds * size), dropped_x(run.input_mask.kinds * stretch * rows * features), z(z_size);
+  Aligned<T> state(2 * size), dropped(run.mask.kinds * size), dropped_x(run.input_mask.kinds ? stretch * rows * features : 0), z(z_size);
   place.h = state.get();
   place.h_next = place.h + size;
   place.by_step = kGates * (run.gates ? batch : rows) * units;
@@ -215,8 +229,8 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
     place.z = run.gates ? run.gates + (t0 * batch + first) * kGates * units : z.get();
     if (!run.ids) project(run, place, t0, t1, dropped_x.get());
     for (int64_t t = t0; t < t1; ++t) {
-      drop(place.h, run.mask, first, rows, dropped.get(), size);
       const int64_t kinds = run.mask.kinds;
+      for (int64_t gate = 0; gate < kinds; ++gate) drop(place.h, run.mask, gate, first, rows, dropped.get() + gate * size);
       over_blocks<T>(units, rows, kinds == kGates, [&](auto ROWS, auto BLOCKS, auto PER_GATE, int64_t block, int64_t begin) {
         const T* a[kGates];
         for (int g = 0; g < kGates; ++g) {
@@ -315,8 +329,6 @@ void back_block(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t unit
     }
   }
 }
-
-constexpr int kMostRows = 12;
 
 // The same for `rows` rows of the stretch from `row` on; at(n) gives row n's place in the batch and in `out`.
 template <typename T, int VECTORS, typename At>
@@ -549,20 +561,28 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
     run.gates = out.take<T>();
   }
   // packing costs about as much as two rows' step
-  const bool packed = units % kLanes<T> != 0 || steps * batch > 4 * kRows;
-  const int64_t column = blocks_of<T>(units) * kLanes<T> * kGates;
-  Aligned<T> room(packed ? column * ((ids ? 0 : features) + units) : 0);
+  const int64_t width = vectors_of<T>(units) * kLanes<T>, panels = (units + width - 1) / width;
+  const bool packed = units % width != 0 || steps * batch > 4 * kRows;
+  const int64_t recurrent_size = packed ? blocks_of<T>(units) * kLanes<T> * kGates * units : 0;
+  Aligned<T> room(recurrent_size + (packed && !ids ? kGates * panels * width * features : 0));
   threads = threads_for(pool, threads, batch);
-  const auto as_read = [&](const T* kernel, int64_t depth, T* to) {
-    if (!packed) return Kernel<T>{kernel, kLanes<T>, kGates * units, units};
+  const auto pack = [&](int64_t depth, int64_t pieces, const auto& work) {
     const int64_t parts = depth * units < kLargeKernel / kGates ? 1 : threads;
-    share_out(pool, parts, parts, blocks_of<T>(units), [&](int64_t, int64_t first, int64_t last) {
-      pack_forward(kernel, depth, units, to, first, last);
-    });
-    return Kernel<T>{to, depth * kGates * kLanes<T>, kGates * kLanes<T>, kLanes<T>};
+    share_out(pool, parts, parts, pieces, [&](int64_t, int64_t first, int64_t last) { work(first, last); });
   };
-  run.recurrent = as_read(recurrent, units, room.get());
-  if (!ids) run.kernel = as_read(run.w, features, room.get() + (packed ? column * units : 0));
+  run.recurrent = Kernel<T>{recurrent, kLanes<T>, kGates * units, units};
+  run.kernel = run.w;
+  run.by_panel = width, run.by_k = kGates * units, run.by_gate = units;
+  if (packed) {
+    run.recurrent = Kernel<T>{room.get(), units * kGates * kLanes<T>, kGates * kLanes<T>, kLanes<T>};
+    pack(units, blocks_of<T>(units), [&](int64_t first, int64_t last) { pack_forward(recurrent, units, units, room.get(), first, last); });
+  }
+  if (packed && !ids) {
+    T* const to = room.get() + recurrent_size;
+    run.kernel = to;
+    run.by_panel = features * width, run.by_k = width, run.by_gate = panels * run.by_panel;
+    pack(features, kGates * panels, [&](int64_t first, int64_t last) { pack_panels(run.w, features, units, width, to, first, last); });
+  }
   share_out(pool, threads, threads, batch, [&](int64_t, int64_t first, int64_t last) {
     in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { forward_tile(run, first + begin, first + begin + count); });
   });

@@ -44,10 +44,11 @@ LSTM_INLINE void in_groups(int64_t size, int64_t most, const F& f) {
   }
 }
 
-// sums[r][v] += sum over k of a[r, k] b[k, v]; b has VECTORS vectors a k, side by side.
+// sums[r][v] += sum over k of a[r, k] b[k, v]; b has VECTORS vectors a k, side by side, and the next k's so much further on.
 template <typename T, int ROWS, int VECTORS>
-LSTM_INLINE void multiply(Vec<T> (&sums)[ROWS][VECTORS], const T* a, int64_t by_row, int64_t by_k, const T* b, int64_t depth) {
-  for (int64_t k = 0; k < depth; ++k, a += by_k, b += VECTORS * kLanes<T>) {
+LSTM_INLINE void multiply(Vec<T> (&sums)[ROWS][VECTORS], const T* a, int64_t by_row, int64_t by_k, const T* b, int64_t depth,
+                          int64_t further = VECTORS * kLanes<T>) {
+  for (int64_t k = 0; k < depth; ++k, a += by_k, b += further) {
     Vec<T> weights[VECTORS];
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) weights[v] = load(b + v * kLanes<T>);
@@ -134,6 +135,21 @@ template <typename T>
 int vectors_of(int64_t columns) {
   const int64_t blocks = blocks_of<T>(columns);
   return blocks > 2 ? 4 : static_cast<int>(blocks);
+}
+
+// (K, 4H) -> (4, H / width, K, width), filled up with zeros; panels first..last-1 of all gates'.
+template <typename T>
+void pack_panels(const T* kernel, int64_t depth, int64_t units, int64_t width, T* packed, int64_t first, int64_t last) {
+  const int64_t panels = (units + width - 1) / width;
+  packed += first * depth * width;
+  for (int64_t n = first; n < last; ++n) {
+    const int64_t column = n % panels * width, count = std::min(width, units - column);
+    const T* from = kernel + n / panels * units + column;
+    for (int64_t k = 0; k < depth; ++k, packed += width, from += kGates * units) {
+      std::memcpy(packed, from, count * sizeof(T));
+      std::fill(packed + count, packed + width, T(0));
+    }
+  }
 }
 
 // (K, 4H) -> (K / width, 4H, width), transposed, filled up with zeros; panels begin..end-1 of them. By squares, so that few lines of memory are

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,31 @@ from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
 
 
+class Lag(NamedTuple):
+    """How far behind the rows of a table are, which take a step only when they are read or have a gradient.
+
+    scales: (S,) what the coming S steps make of the learning rate; at: int32 (), steps of them begun; done: int32 (V,), steps of them that
+    each row has taken.
+    """
+
+    scales: jax.Array
+    at: jax.Array
+    done: jax.Array
+
+
 class RowOptimizer(optax.GradientTransformation):
-    """An optimiser that can take a table's gradient by rows."""
+    """An optimiser that can take a table's gradient by rows, and leave the other rows for when they are read."""
 
     serves: Callable[[jax.Array], bool]
     """Whether it can here, for that table."""
+    begin: Callable
+    """begin(table (V, E), state, steps S) -> Lag, for at most S steps."""
+    catch_up: Callable
+    """catch_up(name of the table, ids (..., B), lag, state, params) -> lag, state, params: rows `ids`, or all if None, have taken
+    every step begun."""
     update_by_rows: Callable
-    """update_by_rows(gradient of the others, name of the table, ids (..., B), their gradients (..., B, E), state, params) -> params, state,
-    as with a gradient of zeros but for those rows."""
+    """update_by_rows(gradient of the others, name of the table, ids (..., B), their gradients (..., B, E), lag, state, params)
+    -> lag, state, params: those rows have taken this step, and after `catch_up` all have, as with a gradient of zeros but for theirs."""
 
 
 def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> RowOptimizer:
@@ -56,17 +73,31 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
         steps, m, v = jax.tree.transpose(jax.tree.structure(state.mu), None, parts)
         return steps, optax.ScaleByAdamState(count, m, v)
 
-    def update_by_rows(updates, name, ids, rows, state, params):
-        _, scale = advance(state)
+    def begin(table, state, steps):
+        counts = state.count + jnp.arange(steps, dtype=state.count.dtype)
+        scales = jax.vmap(lambda count: advance(state._replace(count=count))[1])(counts)
+        return Lag(scales.astype(table.dtype), jnp.zeros((), jnp.int32), jnp.zeros(len(table), jnp.int32))
+
+    def on_rows(target, name, lag, state, params, *given):
+        """The table, its moments and `lag` after a call of compiled code."""
+        table, m, v, done = _rows_compiled(target, name, params[name], state.mu[name], state.nu[name], lag, given, **rates)
+        state = state._replace(mu=state.mu | {name: m}, nu=state.nu | {name: v})
+        return lag._replace(done=done), state, params | {name: table}
+
+    def catch_up(name, ids, lag, state, params):
+        return on_rows("lstm_jax_adam_catch_up", name, lag, state, params, *(() if ids is None else (ids,)))
+
+    def update_by_rows(updates, name, ids, rows, lag, state, params):
+        lag, state, params = on_rows("lstm_jax_adam_rows", name, lag, state, params, ids, rows)
         rest, mu, nu = ({key: leaf for key, leaf in tree.items() if key != name} for tree in (params, state.mu, state.nu))
-        steps, new = update(updates, optax.ScaleByAdamState(state.count, mu, nu))
-        table, m, v = _adam_rows(name, params[name], state.mu[name], state.nu[name], ids, rows, scale, **rates)
+        steps, new = update(updates, state._replace(mu=mu, nu=nu))
         moments: Any = new
-        state = optax.ScaleByAdamState(new.count, moments.mu | {name: m}, moments.nu | {name: v})
-        return jax.tree.map(jnp.add, rest, steps) | {name: table}, state
+        state = new._replace(mu=moments.mu | {name: state.mu[name]}, nu=moments.nu | {name: state.nu[name]})
+        params = jax.tree.map(jnp.add, rest, steps) | {name: params[name]}
+        return lag._replace(at=lag.at + 1), state, params
 
     optimizer = RowOptimizer(init, update)
-    optimizer.serves, optimizer.update_by_rows = _compiled, update_by_rows
+    optimizer.serves, optimizer.begin, optimizer.catch_up, optimizer.update_by_rows = _compiled, begin, catch_up, update_by_rows
     return optimizer
 
 
@@ -96,18 +127,20 @@ def _in_one_pass(path, m, v, g, scale, **rates):
     return _on_mesh(call, (place, place, place, PartitionSpec()), place, m, v, g, scale)
 
 
-def _adam_rows(name, table, m, v, ids, rows, scale, **rates):
-    """New table, m, v (V, E), compiled: `_adam_step` and its addition in a pass, with the rows' gradients where there are any."""
+def _rows_compiled(target, name, table, m, v, lag, given, **rates):
+    """Table, m, v (V, E) and lag.done (V,) after that function of the compiled code; `given` are ids, and the gradients of their rows."""
 
-    def call(table, m, v, ids, rows, scale):
-        args = (table, m, v, ids.reshape(-1), rows.reshape(-1, rows.shape[-1]), scale)
-        return tuple(native.call("lstm_jax_adam_rows", (table, m, v), args, {0: 0, 1: 1, 2: 2}, **rates))
+    def call(table, m, v, done, scales, at, *given):
+        args = (table, m, v, done, scales, at, *(array.reshape(-1, *array.shape[ids.ndim :]) for array in given))
+        return tuple(native.call(target, (table, m, v, done), args, {0: 0, 1: 1, 2: 2, 3: 3}, **rates))
 
-    place = sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table)
-    by_columns = PartitionSpec(*[None] * ids.ndim, *place[1:])
-    specs = (place, place, place, PartitionSpec(), by_columns, PartitionSpec())
-    rows = sharding.rows_to_columns(rows) if place else rows
-    return _on_mesh(call, specs, place, table, m, v, ids.astype(jnp.int32), rows, scale.astype(table.dtype))
+    place, copied = sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table), PartitionSpec()
+    specs = [place, place, place, copied, copied, copied]
+    if given:
+        ids, *rows = given
+        given = (ids.astype(jnp.int32), *(sharding.rows_to_columns(array) if place else array for array in rows))
+        specs += [copied, PartitionSpec(*[None] * ids.ndim, *place[1:])][: len(given)]
+    return _on_mesh(call, tuple(specs), (place, place, place, copied), table, m, v, lag.done, lag.scales, lag.at, *given)
 
 
 def _on_mesh(call: Callable, in_specs: tuple, out_specs, *args):

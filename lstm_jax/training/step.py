@@ -119,41 +119,48 @@ def make_run_steps(
         value, figures = objective(params, batch, weight, key)
         return value, (figures, carry)
 
-    def update(state: TrainState, batch, weight, key):
+    def update(state: TrainState, lag, batch, weight, key):
         """New parameters and state of the optimiser, figures, carry."""
         gradient, (figures, carry) = jax.grad(loss, has_aux=True)(state.params, batch, weight, key, state.carry)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        return optax.apply_updates(state.params, updates), opt_state, figures, carry
+        return lag, opt_state, optax.apply_updates(state.params, updates), figures, carry
 
-    def update_by_rows(lookup: LookupObjective, by_rows: RowOptimizer, state: TrainState, batch, weight, key):
-        table, ids = state.params[lookup.table], lookup.ids(batch)
-        others = {name: param for name, param in state.params.items() if name != lookup.table}
+    def update_by_rows(lookup: LookupObjective, by_rows: RowOptimizer, state: TrainState, lag, batch, weight, key):
+        name, ids = lookup.table, lookup.ids(batch)
+        lag, opt_state, params = by_rows.catch_up(name, ids, lag, state.opt_state, state.params)
+        others = {key: param for key, param in params.items() if key != name}
 
         def loss_of(others, vectors):
-            return lookup.loss(others | {lookup.table: table}, batch, weight, key, vectors)
+            return lookup.loss(others | {name: params[name]}, batch, weight, key, vectors)
 
-        vectors = sharding.gather_columns(table, ids)
+        vectors = sharding.gather_columns(params[name], ids)
         (gradient, rows), figures = jax.grad(loss_of, (0, 1), has_aux=True)(others, vectors)
-        params, opt_state = by_rows.update_by_rows(gradient, lookup.table, ids, rows, state.opt_state, state.params)
-        return params, opt_state, figures, state.carry
+        return *by_rows.update_by_rows(gradient, name, ids, rows, lag, opt_state, params), figures, state.carry
 
     def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
         step: Callable = update
+        lag, finish = (), lambda lag, state: state
         if (
             isinstance(objective, LookupObjective)
             and isinstance(optimizer, RowOptimizer)
             and optimizer.serves(state.params[objective.table])
         ):
-            step = partial(update_by_rows, objective, optimizer)
+            step, lookup, by_rows = partial(update_by_rows, objective, optimizer), objective, optimizer
+            lag = by_rows.begin(state.params[lookup.table], state.opt_state, len(order.rows))
 
-        def body(n: jax.Array, state: TrainState) -> TrainState:
+            def finish(lag, state):
+                _, opt_state, params = by_rows.catch_up(lookup.table, None, lag, state.opt_state, state.params)
+                return state._replace(params=params, opt_state=opt_state)
+
+        def body(n: jax.Array, carried: tuple[Any, TrainState]) -> tuple[Any, TrainState]:
+            lag, state = carried
             step_key = jax.random.fold_in(key, state.step)
-            params, opt_state, figures, carry = step(state, gather(arrays, order.rows[n]), order.weight[n], step_key)
+            lag, opt_state, params, figures, carry = step(state, lag, gather(arrays, order.rows[n]), order.weight[n], step_key)
             figures = {name: value.astype(jnp.float32) for name, value in figures.items()} | {EXAMPLES: jnp.ones(())}
             totals = {name: total + figures[name] * order.examples[n] for name, total in state.totals.items()}
-            return TrainState(state.step + 1, params, opt_state, totals, carry)
+            return lag, TrainState(state.step + 1, params, opt_state, totals, carry)
 
-        return jax.lax.fori_loop(start, stop, body, state)
+        return finish(*jax.lax.fori_loop(start, stop, body, (lag, state)))
 
     compiled = jax.jit(run_steps, donate_argnums=0, out_shardings=places)
 

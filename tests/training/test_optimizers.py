@@ -71,22 +71,74 @@ def test_compiled_adam(shape, dtype, monkeypatch):
 
 
 @pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("columns", [1, 5, 64, 70])
-def test_adam_by_rows(columns):
-    """Rows that come twice add up, negative ids count from the end, ids that are not there are passed over; the other rows go on too."""
-    rng = np.random.default_rng(columns)
-    params = {name: jnp.asarray(rng.standard_normal((7, columns)), jnp.float32) for name in ("table", "other")}
-    optimizer = keras_adam(lambda step: 0.01 * (step + 1).astype(jnp.float32))
-    by_rows, whole = ((params, optimizer.init(params)) for _ in range(2))
-    for _ in range(STEPS):
-        ids = jnp.asarray(rng.integers(-9, 9, (3, 2)), jnp.int32)
-        rows, other = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((3, 2, columns), (7, columns)))
-        by_rows = optimizer.update_by_rows({"other": other}, "table", ids, rows, by_rows[1], by_rows[0])[:2]
-        gradient = {"table": jnp.zeros((7, columns)).at[ids].add(rows), "other": other}
-        updates, state = optimizer.update(gradient, whole[1])
-        whole = optax.apply_updates(whole[0], updates), state
-    for got, want in zip(*map(jax.tree.leaves, (by_rows, whole)), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+def test_adam_by_rows(columns, dtype):
+    """Rows left behind and caught up are where dense Adam takes them, when they are read and at the end.
+
+    Rows that come twice add up, negative ids count from the end, ids that are not there are passed over.
+    """
+    count, steps, rng = 40, 60, np.random.default_rng(columns)
+    with jax.enable_x64(dtype == "float64"):
+        params = {name: jnp.asarray(rng.standard_normal((count, columns)), dtype) for name in ("table", "other")}
+        optimizer = keras_adam(lambda step: 0.01 / 30 * (step + 1).astype(jnp.float32))
+        dense, lazy = (params, optimizer.init(params)), (optimizer.init(params), params)
+        update = jax.jit(optimizer.update)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        reached = {
+            "params": jax.tree.map(jnp.abs, params),
+            "mu": zeros,
+            "nu": zeros,
+        }  # the sizes that rounding is measured by: a moment can go through 0
+
+        def check(rows, lazy, dense):
+            pairs = {"params": (lazy[1], dense[0]), "mu": (lazy[0].mu, dense[1].mu), "nu": (lazy[0].nu, dense[1].nu)}
+            for kind, (got, want) in pairs.items():
+                for name in params:
+                    far = steps * np.finfo(dtype).eps * reached[kind][name]
+                    assert (np.abs(got[name] - want[name]) <= far)[rows].all(), (kind, name)
+
+        for call in range(2):  # each begins where the one before it has caught up
+            lag = optimizer.begin(params["table"], lazy[0], steps)
+            for _ in range(steps // (call + 1)):
+                ids = jnp.asarray(np.floor(float(3 * count) ** rng.random((3, 2))) - 2 * count // 3, jnp.int32)
+                scale = 10.0 ** rng.integers(-9, 1, columns)  # some gradients are as small as epsilon
+                rows, other = (jnp.asarray(rng.standard_normal((*shape, columns)) * scale, dtype) for shape in (ids.shape, (count,)))
+                lag, *lazy = optimizer.catch_up("table", ids, lag, *lazy)
+                check(ids[(ids >= -count) & (ids < count)], lazy, dense)
+                lag, *lazy = optimizer.update_by_rows({"other": other}, "table", ids, rows, lag, *lazy)
+                gradient = {"table": jnp.zeros((count, columns), dtype).at[ids].add(rows), "other": other}
+                updates, state = update(gradient, dense[1])
+                dense = optax.apply_updates(dense[0], updates), state
+                reached = {
+                    "params": jax.tree.map(lambda far, step: far + jnp.abs(step), reached["params"], updates),
+                    "mu": jax.tree.map(lambda far, m: jnp.maximum(far, jnp.abs(m)), reached["mu"], state.mu),
+                    "nu": jax.tree.map(jnp.maximum, reached["nu"], state.nu),
+                }
+            assert (lag.done < lag.at).any()
+            lag, *lazy = optimizer.catch_up("table", None, lag, *lazy)
+            check(slice(None), lazy, dense)
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+def test_rows_far_behind():
+    """A row that stands still is passed over, one that has just moved takes each of a thousand steps."""
+    with jax.enable_x64(False):
+        params = {"table": jnp.ones((4, 40))}
+        optimizer = keras_adam(1e-3)
+        state = optimizer.init(params)
+        start = jnp.tile(jnp.array([[0.0], [1.0], [1e-8], [1e15]]), 40)
+        state = state._replace(mu={"table": start}, nu={"table": start * start}, count=state.count + 5)
+        dense, whole, update = params, state, jax.jit(optimizer.update)
+        for _ in range(1000):
+            updates, whole = update({"table": jnp.zeros((4, 40))}, whole)
+            dense = optax.apply_updates(dense, updates)
+        lag = optimizer.begin(params["table"], state, 2000)._replace(at=jnp.int32(1000))
+        _, state, params = optimizer.catch_up("table", None, lag, state, params)
+        np.testing.assert_allclose(params["table"], dense["table"], rtol=1e-6)
+        assert (params["table"][0] == 1).all()
+        assert (params["table"][1] < 1).all()
+        np.testing.assert_allclose(state.nu["table"], whole.nu["table"], rtol=1e-4)
 
 
 def test_adam_departs_from_optax_where_gradients_are_as_small_as_epsilon(peer_rules):
