@@ -28,7 +28,9 @@ struct Mask {
 
 // Steps in a stretch for a thread with so many rows.
 constexpr int64_t kStretch = 64;
-int64_t stretch_of(int64_t rows, int64_t steps) { return std::min(steps, std::max<int64_t>(1, kStretch / rows)); }
+int64_t stretch_of(int64_t rows, int64_t steps, int64_t together = kStretch) {
+  return std::min(steps, std::max<int64_t>(1, together / rows));
+}
 
 template <typename T>
 struct Forward {
@@ -54,6 +56,7 @@ struct ForwardPlace {
   T *h, *h_next;        // (rows, H)
   T* z;                 // (steps of the stretch, rows, 4H), or in `gates`
   int64_t by_step;      // from a step's z to the next one's
+  T* part;              // (rows, blocks, 4, lanes): the sums of a block of units, or two, of the depth so far
 };
 
 // The row of W of an id: negative ones count from the end; null for one that is not there.
@@ -65,14 +68,31 @@ const T* row_of(const T* w, int64_t id, const Sizes& sizes) {
 
 constexpr int kMostRows = 12;
 
-// A step of a group of rows from `begin` on, `BLOCKS` blocks of units.
+// The depth of a product in pieces that the kernel's part for it stays in the first cache: f(k0, k1).
+constexpr int64_t kDepth = 128;
+template <typename F>
+LSTM_INLINE void in_depths(int64_t depth, const F& f) {
+  in_groups(depth, kDepth, [&](int64_t k0, int64_t count) { f(k0, k0 + count); });
+}
+
+// A step of a group of rows from `begin` on, `BLOCKS` blocks of units; of the depth of its product k0..k1-1.
 template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
-void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, int64_t begin, const T* z, const T* const* a, int64_t block) {
+void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, int64_t begin, const T* z, const T* const* a, int64_t block,
+                int64_t k0, int64_t k1) {
   const int64_t units = run.sizes.units, batch = run.sizes.batch, row = place.first + begin;
   Vec<T> sums[BLOCKS][ROWS][kGates];
+  T* const part = place.part + begin * BLOCKS * kGates * kLanes<T>;
   for (int n = 0; n < BLOCKS; ++n) {
     const int64_t column = (block + n) * kLanes<T>;
     const int count = std::min<int64_t>(kLanes<T>, units - column);
+    if (k0 > 0) {
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+        for (int g = 0; g < kGates; ++g) sums[n][r][g] = load(part + ((n * ROWS + r) * kGates + g) * kLanes<T>);
+      }
+      continue;
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
       const T* z_r = run.ids ? row_of(run.w, run.ids[t * batch + row + r], run.sizes) : z + r * kGates * units;
@@ -83,8 +103,16 @@ void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, 
       }
     }
   }
-  add_products<T, ROWS, BLOCKS, PER_GATE>(sums, a, units, run.recurrent, block, units);
+  add_products<T, ROWS, BLOCKS, PER_GATE>(sums, a, units, run.recurrent, block, k0, k1);
   for (int n = 0; n < BLOCKS; ++n) {
+    if (k1 < units) {
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+        for (int g = 0; g < kGates; ++g) store(part + ((n * ROWS + r) * kGates + g) * kLanes<T>, sums[n][r][g]);
+      }
+      continue;
+    }
     const int64_t column = (block + n) * kLanes<T>;
     const int count = std::min<int64_t>(kLanes<T>, units - column);
     Vec<T>(&gates)[ROWS][kGates] = sums[n];
@@ -119,18 +147,20 @@ void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, 
   }
 }
 
-// f(ROWS, BLOCKS, PER_GATE, block, begin) over all blocks of units and groups of rows.
+// f(ROWS, BLOCKS, PER_GATE, block, begin, k0, k1) over all blocks of units, pieces of the depth and groups of rows.
 template <typename T, typename F>
 LSTM_INLINE void over_blocks(int64_t units, int64_t rows, bool per_gate, const F& f) {
   const int64_t blocks = blocks_of<T>(units);
   for (int64_t block = 0; block < blocks; ++block) {
     const bool two = per_gate && block + 1 < blocks;
-    in_groups(rows, kRows, [&](int64_t begin, int64_t count) {
-      with_rows<kRows>(count, [&](auto ROWS) {
-        constexpr std::integral_constant<int, 1> one{};
-        if (two) return f(ROWS, std::integral_constant<int, 2>{}, std::true_type{}, block, begin);
-        if (per_gate) return f(ROWS, one, std::true_type{}, block, begin);
-        f(ROWS, one, std::false_type{}, block, begin);
+    in_depths(units, [&](int64_t k0, int64_t k1) {
+      in_groups(rows, kRows, [&](int64_t begin, int64_t count) {
+        with_rows<kRows>(count, [&](auto ROWS) {
+          constexpr std::integral_constant<int, 1> one{};
+          if (two) return f(ROWS, std::integral_constant<int, 2>{}, std::true_type{}, block, begin, k0, k1);
+          if (per_gate) return f(ROWS, one, std::true_type{}, block, begin, k0, k1);
+          f(ROWS, one, std::false_type{}, block, begin, k0, k1);
+        });
       });
     });
     block += two;
@@ -157,27 +187,30 @@ void project_gate(const Forward<T>& run, const ForwardPlace<T>& place, int64_t g
       bias[v] = load(run.bias + gate * units + column + v * kLanes<T>, count[v]);
     }
     const T* kernel = run.kernel + gate * run.by_gate + panel * run.by_panel;
-    for (int64_t s = 0; s < steps; ++s) {
-      in_groups(place.rows, kMost, [&](int64_t begin, int64_t rows) {
-        with_rows<kMost>(rows, [&](auto ROWS) {
-          Vec<T> sums[ROWS][VECTORS];
+    in_depths(features, [&](int64_t k0, int64_t k1) {
+      for (int64_t s = 0; s < steps; ++s) {
+        in_groups(place.rows, kMost, [&](int64_t begin, int64_t rows) {
+          with_rows<kMost>(rows, [&](auto ROWS) {
+            T* const z = place.z + s * place.by_step + (begin * kGates + gate) * units + column;
+            Vec<T> sums[ROWS][VECTORS];
 #pragma GCC unroll 24
-          for (int r = 0; r < ROWS; ++r) {
+            for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v) sums[r][v] = bias[v];
-          }
-          multiply<T, ROWS, VECTORS>(sums, x + s * by_step + begin * features, features, 1, kernel, features, run.by_k);
-          T* const z = place.z + s * place.by_step + (begin * kGates + gate) * units + column;
-#pragma GCC unroll 24
-          for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v) {
-              if (count[v]) store(z + r * kGates * units + v * kLanes<T>, sums[r][v], count[v]);
+              for (int v = 0; v < VECTORS; ++v) sums[r][v] = k0 == 0 ? bias[v] : load(z + r * kGates * units + v * kLanes<T>, count[v]);
             }
-          }
+            const T* a = x + s * by_step + begin * features + k0;
+            multiply<T, ROWS, VECTORS>(sums, a, features, 1, kernel + k0 * run.by_k, k1 - k0, run.by_k);
+#pragma GCC unroll 24
+            for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+              for (int v = 0; v < VECTORS; ++v) {
+                if (count[v]) store(z + r * kGates * units + v * kLanes<T>, sums[r][v], count[v]);
+              }
+            }
+          });
         });
-      });
-    }
+      }
+    });
   }
 }
 
@@ -217,6 +250,8 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   ForwardPlace<T> place{first, rows};
   const int64_t z_size = run.ids || run.gates ? 0 : stretch * kGates * size;
   Aligned<T> state(2 * size), dropped(run.mask.kinds * size), dropped_x(run.input_mask.kinds ? stretch * rows * features : 0), z(z_size);
+  Aligned<T> part(units > kDepth ? 2 * rows * kGates * kLanes<T> : 0);
+  place.part = part.get();
   place.h = state.get();
   place.h_next = place.h + size;
   place.by_step = kGates * (run.gates ? batch : rows) * units;
@@ -231,13 +266,13 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
     for (int64_t t = t0; t < t1; ++t) {
       const int64_t kinds = run.mask.kinds;
       for (int64_t gate = 0; gate < kinds; ++gate) drop(place.h, run.mask, gate, first, rows, dropped.get() + gate * size);
-      over_blocks<T>(units, rows, kinds == kGates, [&](auto ROWS, auto BLOCKS, auto PER_GATE, int64_t block, int64_t begin) {
+      over_blocks<T>(units, rows, kinds == kGates, [&](auto ROWS, auto BLOCKS, auto PER_GATE, int64_t block, int64_t begin, int64_t k0, int64_t k1) {
         const T* a[kGates];
         for (int g = 0; g < kGates; ++g) {
           a[g] = (kinds ? dropped.get() + (kinds == kGates ? g * size : 0) : place.h) + begin * units;
         }
         const T* z_t = place.z + (t - t0) * place.by_step + begin * kGates * units;
-        step_block<T, ROWS, BLOCKS, PER_GATE>(run, place, t, begin, z_t, a, block);
+        step_block<T, ROWS, BLOCKS, PER_GATE>(run, place, t, begin, z_t, a, block, k0, k1);
       });
       std::swap(place.h, place.h_next);
     }
@@ -278,54 +313,61 @@ struct Sums {
   T *by_kernel, *by_recurrent, *by_bias;
 };
 
-// A thread's own: d_z of a stretch, (4, panels, rows of the stretch, width); and rows of x or h, (size / lanes, rows of the stretch, lanes).
+// A thread's own: d_z of a stretch, (4, panels, rows of the stretch, width); rows of x or h, (size / lanes, rows of the stretch, lanes); and
+// what `back_block` sums up, twice (rows of the stretch, 4 vectors).
 template <typename T>
 struct BackwardPlace {
   int64_t first, rows, stretch, width, panels;
-  T *d_z, *turned;
+  T *d_z, *turned, *part;
   T* panel(int64_t gate, int64_t number) const { return d_z + (gate * panels + number) * stretch * rows * width; }
 };
 
-// out[r], VECTORS vectors from `column` on: the sum over gates of mask * (d_z kernel^T), for ROWS rows of the stretch from `row` on.
-// numbers: the rows' places in the batch. A row whose `out` is null is left out.
+// What `back` sums up for a panel of columns: (rows, width) over the depth so far, and for masks that differ between the gates over gates.
+template <typename T>
+struct BackPart {
+  T *sums, *total;
+};
+
+// out[r], VECTORS vectors from `column` on: the sum over gates of mask * (d_z kernel^T), for ROWS rows of the stretch from `row` on; of the sum
+// panels first..last-1 of all gates'. numbers: the rows' places in the batch. A row whose `out` is null is left out.
 template <typename T, int ROWS, int VECTORS>
 void back_block(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t units, int64_t row, int64_t column, int64_t size,
-                const T* kernel, const int64_t* numbers, T* const* out) {
+                const T* kernel, int64_t first, int64_t last, const BackPart<T>& part, const int64_t* numbers, T* const* out) {
+  constexpr int64_t kWidth = VECTORS * kLanes<T>;
   const bool per_gate = mask.kinds == kGates;
-  Vec<T> total[ROWS][VECTORS], sums[ROWS][VECTORS];
-  for (int gate = 0; gate < kGates; ++gate) {
-    if (gate == 0 || per_gate) {
+  const int64_t gate = first / place.panels, count = per_gate ? place.panels : kGates * place.panels;
+  Vec<T> sums[ROWS][VECTORS];
 #pragma GCC unroll 24
-      for (int r = 0; r < ROWS; ++r) {
+  for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) sums[r][v] = Vec<T>{};
-      }
-    }
-    for (int64_t panel = 0; panel < place.panels; ++panel) {
-      const int64_t depth = std::min(place.width, units - panel * place.width);
-      multiply<T, ROWS, VECTORS>(sums, place.panel(gate, panel) + row * place.width, place.width, 1, kernel, depth);
-      kernel += depth * VECTORS * kLanes<T>;
-    }
-    if (per_gate) {
-      for (int r = 0; r < ROWS; ++r) {
-        for (int v = 0; v < VECTORS; ++v) {
-          const int64_t at = column + v * kLanes<T>;
-          const int count = std::clamp<int64_t>(size - at, 0, kLanes<T>);
-          const Vec<T> kept = sums[r][v] * load(mask.row(gate, numbers[r]) + at, count);
-          total[r][v] = gate == 0 ? kept : total[r][v] + kept;
-        }
-      }
-    }
+    for (int v = 0; v < VECTORS; ++v) sums[r][v] = first % count == 0 ? Vec<T>{} : load(part.sums + r * kWidth + v * kLanes<T>);
   }
+  for (int64_t panel = first; panel < last; ++panel) {
+    const int64_t from = panel % place.panels * place.width, depth = std::min(place.width, units - from);
+    const T* b = kernel + (panel / place.panels * units + from) * kWidth;
+    multiply<T, ROWS, VECTORS>(sums, place.panel(panel / place.panels, panel % place.panels) + row * place.width, place.width, 1, b, depth);
+  }
+  if (last % count != 0) {
+#pragma GCC unroll 24
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) store(part.sums + r * kWidth + v * kLanes<T>, sums[r][v]);
+    }
+    return;
+  }
+  const bool whole = last == kGates * place.panels;
   for (int r = 0; r < ROWS; ++r) {
     if (!out[r]) continue;
     for (int v = 0; v < VECTORS; ++v) {
       const int64_t at = column + v * kLanes<T>;
-      const int count = std::clamp<int64_t>(size - at, 0, kLanes<T>);
-      if (count == 0) continue;
-      Vec<T> d = per_gate ? total[r][v] : sums[r][v];
-      if (mask.kinds == 1) d *= load(mask.row(0, numbers[r]) + at, count);
-      store(out[r] + at, d, count);
+      const int lanes = std::clamp<int64_t>(size - at, 0, kLanes<T>);
+      if (lanes == 0) continue;
+      Vec<T> d = sums[r][v];
+      if (mask.kinds) d *= load(mask.row(gate, numbers[r]) + at, lanes);
+      T* const total = part.total + r * kWidth + v * kLanes<T>;
+      if (per_gate && gate > 0) d += load(total);
+      if (whole) store(out[r] + at, d, lanes);
+      if (!whole) store(total, d);
     }
   }
 }
@@ -335,15 +377,25 @@ template <typename T, int VECTORS, typename At>
 void back_rows(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t units, int64_t row, int64_t rows, int64_t size,
                const T* kernel, const At& at) {
   constexpr int kMost = std::min(kSums / VECTORS, kMostRows);
-  for (int64_t column = 0; column < size; column += VECTORS * kLanes<T>, kernel += kGates * units * VECTORS * kLanes<T>) {
-    in_groups(rows, kMost, [&](int64_t begin, int64_t count) {
-      int64_t numbers[kMost];
-      T* out[kMost];
-      for (int64_t n = 0; n < count; ++n) at(row + begin + n, numbers[n], out[n]);
-      with_rows<kMost>(count, [&](auto ROWS) {
-        back_block<T, ROWS, VECTORS>(place, mask, units, row + begin, column, size, kernel, numbers, out);
+  constexpr int64_t kWidth = VECTORS * kLanes<T>;
+  const int64_t together = units > kDepth ? std::max<int64_t>(1, kDepth / place.width) : kGates * place.panels;
+  const auto panels = [&](int64_t column, int64_t begin_panel, int64_t end_panel) {
+    in_groups(end_panel - begin_panel, together, [&](int64_t first, int64_t some) {
+      first += begin_panel;
+      in_groups(rows, kMost, [&](int64_t begin, int64_t count) {
+        int64_t numbers[kMost];
+        T* out[kMost];
+        for (int64_t n = 0; n < count; ++n) at(row + begin + n, numbers[n], out[n]);
+        const BackPart<T> part{place.part + begin * kWidth, place.part + (rows + begin) * kWidth};
+        with_rows<kMost>(count, [&](auto ROWS) {
+          back_block<T, ROWS, VECTORS>(place, mask, units, row + begin, column, size, kernel, first, first + some, part, numbers, out);
+        });
       });
     });
+  };
+  for (int64_t column = 0; column < size; column += kWidth, kernel += kGates * units * kWidth) {
+    const int64_t parts = mask.kinds == kGates ? kGates : 1, count = kGates / parts * place.panels;
+    for (int64_t n = 0; n < parts; ++n) panels(column, n * count, (n + 1) * count);
   }
 }
 
@@ -472,10 +524,12 @@ void add_gradients(const Backward<T>& run, const BackwardPlace<T>& place, int64_
 template <typename T>
 void backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, int64_t last) {
   const auto [steps, batch, features, units] = run.sizes;
-  const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps);
+  // the gradients of large kernels do not stay in the cache: fewer passes over them
+  const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps, std::max(kStretch, units / 2));
   const int64_t wide = std::max(units, run.x ? features : 0);
+  Aligned<T> part(2 * stretch * rows * 4 * kLanes<T>);
   Aligned<T> d_z(kGates * sums.panels * sums.width * stretch * rows), turned(blocks_of<T>(wide) * kLanes<T> * stretch * rows);
-  BackwardPlace<T> place{first, rows, stretch, sums.width, sums.panels, d_z.get(), turned.get()};
+  BackwardPlace<T> place{first, rows, stretch, sums.width, sums.panels, d_z.get(), turned.get(), part.get()};
   std::fill(d_z.get(), d_z.get() + kGates * sums.panels * sums.width * stretch * rows, T(0));  // columns that fill a panel up stay so
   std::memcpy(run.d_first_h + first * units, run.d_final_h + first * units, size * sizeof(T));
   std::memcpy(run.d_first_c + first * units, run.d_final_c + first * units, size * sizeof(T));

@@ -67,14 +67,14 @@ struct Kernel {
   int64_t by_block, by_k, by_gate;
 };
 
-// z[block][r][gate] += sum over k of a[gate][r, k] kernel[k, gate, block]; PER_GATE: a differs between the gates. Of two blocks (for PER_GATE
+// z[block][r][gate] += sum over k in k0..k1-1 of a[gate][r, k] kernel[k, gate, block]; PER_GATE: a differs between the gates. Of two blocks (for PER_GATE
 // only) two gates at a time: a number of a, once loaded, serves two vectors.
 template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
 LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kGates], const T* const* a, int64_t by_row, const Kernel<T>& kernel, int64_t block,
-                              int64_t depth) {
-  const T* b = kernel.data + block * kernel.by_block;
+                              int64_t k0, int64_t k1) {
+  const T* b = kernel.data + block * kernel.by_block + k0 * kernel.by_k;
   if constexpr (BLOCKS == 1) {
-    for (int64_t k = 0; k < depth; ++k, b += kernel.by_k) {
+    for (int64_t k = k0; k < k1; ++k, b += kernel.by_k) {
       Vec<T> weights[kGates];
 #pragma GCC unroll 4
       for (int g = 0; g < kGates; ++g) weights[g] = load(b + g * kernel.by_gate);
@@ -93,7 +93,7 @@ LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kGates], const T* const*
 #pragma GCC unroll 4
         for (int n = 0; n < 4; ++n) sums[r][n / 2][n % 2] = z[n % 2][r][pair + n / 2];
       }
-      for (int64_t k = 0; k < depth; ++k, b_k += kernel.by_k) {
+      for (int64_t k = k0; k < k1; ++k, b_k += kernel.by_k) {
         Vec<T> weights[2][2];
 #pragma GCC unroll 4
         for (int n = 0; n < 4; ++n) weights[n / 2][n % 2] = load(b_k + (n / 2) * kernel.by_gate + (n % 2) * kernel.by_block);

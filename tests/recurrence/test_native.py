@@ -21,9 +21,22 @@ from lstm_jax.recurrence import unroll
 
 built = pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with")
 
-# around every border of the blocks: 16 (float32, AVX-512), 8 and 4 lanes, 1, 2 and 4 vectors at a time, 6 rows forward, 6 to 12 backward
-# around every border of the blocks: 16 (float32, AVX-512), 8 and 4 lanes, 1, 2 and 4 vectors at a time, 6 rows forward, 6 to 12 backward
-SIZES = [(1, 1, 1), (2, 3, 17), (5, 7, 2), (7, 9, 40), (13, 16, 16), (14, 17, 5), (4, 32, 31), (11, 33, 70), (25, 47, 3), (9, 65, 8)]
+# around every border of the blocks: 16 (float32, AVX-512), 8 and 4 lanes, 1, 2 and 4 vectors at a time, 6 rows forward, 6 to 12 backward,
+# a depth of 128, tiles of 64 rows a thread
+SIZES = [
+    (1, 1, 1),
+    (2, 3, 17),
+    (5, 7, 2),
+    (7, 9, 40),
+    (13, 16, 16),
+    (14, 17, 5),
+    (4, 32, 31),
+    (11, 33, 70),
+    (25, 47, 3),
+    (9, 65, 8),
+    (13, 150, 131),
+    (150, 4, 3),
+]
 KINDS = [
     ("none", "none", False),
     ("per gate", "shared", True),
