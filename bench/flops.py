@@ -49,6 +49,5 @@ def least_bytes(work: Workload) -> int:
         return FLOAT * (small + counts["embedding"] + rows + work.examples)
     moved = 9 * small  # read; gradient written, read; parameter and two moments read, written
     if work.words:
-        touched = min(rows, work.vocabulary) * work.features
-        moved += 6 * counts["embedding"] + 3 * touched
+        moved += 9 * min(rows, work.vocabulary) * work.features
     return FLOAT * (moved + rows + work.batch)

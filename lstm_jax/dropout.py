@@ -7,7 +7,7 @@ Kinds (`MaskKind`):
     "variational": one shared mask each (Gal & Ghahramani 2016).
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,8 @@ def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.flo
 
 def _compiled(key: jax.Array, dtype) -> bool:
     """Whether compiled code draws this mask here, from the same bits."""
-    known = jax.config.jax_threefry_partitionable and not jax.config.jax_enable_x64 and dtype == jnp.float32
+    config: Any = jax.config
+    known = config.jax_threefry_partitionable and not config.jax_enable_x64 and dtype == jnp.float32
     key_type = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and str(jax.random.key_impl(key)) == "threefry2x32"
     return bool(known and key_type and sharding.devices() == 1 and jax.default_backend() == "cpu" and not native.why_not())
 
