@@ -1,7 +1,7 @@
 """What a training step is made of: its parts' times by XLA's own profiler beside the step's, and for each part a floor.
 
-    python -m bench.breakdown                      # A and B, about a minute on two quiet cores
-    python -m bench.breakdown --report
+    python -m bench breakdown                      # A and B, about a minute on two quiet cores
+    python -m bench breakdown --report
 
 A part is a call of compiled code, or all that XLA compiled itself ("XLA"); "between" is what the step takes beyond their sum. A floor
 is what its products take at the peak of XLA's product, or its least bytes at the speed of a copy, both measured in the same run.
@@ -103,17 +103,15 @@ def measure(name: str) -> dict[str, Any]:
         parts: defaultdict[str, float] = defaultdict(float)
         for operation, ms in traced(built.run, trace).items():
             parts[PARTS.get(by_target.get(operation, ""), "XLA")] += ms
-        measured = peak.measure()
+    found = {"ms_per_step": float(np.median(times)), "samples_ms": times, "parts_ms": dict(parts)}
+    return {"git": commit(), "workload": name, "backend": built.backend} | found
+
+
+def with_floors(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with what the machine can do, measured now, and the floors by that."""
+    work, measured = workload(row["workload"]), peak.measure()
     gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]
-    row = {
-        "git": commit(),
-        "workload": name,
-        "backend": built.backend,
-        "ms_per_step": float(np.median(times)),
-        "samples_ms": times,
-        "parts_ms": dict(parts),
-    }
-    return row | {"floors_ms": floors(work, arrays, gflops, copy_gbs), "gemm_gflops": gflops, "copy_gbs": copy_gbs}
+    return row | {"floors_ms": floors(work, make_arrays(work), gflops, copy_gbs), "gemm_gflops": gflops, "copy_gbs": copy_gbs}
 
 
 def report(row: dict[str, Any]) -> None:
@@ -139,12 +137,8 @@ def main() -> None:
         return
     for name in options.workload:
         if not options.report:
-            row = timing.run_module(["bench.breakdown", "--one", "--workload", name])[-1]
+            row = with_floors(timing.run_module(["bench", "breakdown", "--one", "--workload", name])[-1])
             results.append(PATH, {"cores": timing.CORES, "load": timing.load()} | row)
         rows = [row for row in results.read(PATH) if row["workload"] == name]
         if rows:
             report(rows[-1])
-
-
-if __name__ == "__main__":
-    main()

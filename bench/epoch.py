@@ -1,8 +1,8 @@
 """Seconds of a training epoch of the source's two tasks on their real data, this project's against Keras' on JAX.
 
-    LSTM_JAX_DATA=... python -m bench.epoch sentiment            # 5 pairs, about 8 minutes on two quiet cores
-    LSTM_JAX_DATA=... python -m bench.epoch generation           # 5 pairs, about 10 minutes
-    LSTM_JAX_DATA=... python -m bench.epoch sentiment --report
+    LSTM_JAX_DATA=... python -m bench epoch sentiment            # 5 pairs, about 8 minutes on two quiet cores
+    LSTM_JAX_DATA=... python -m bench epoch generation           # 5 pairs, about 10 minutes
+    LSTM_JAX_DATA=... python -m bench epoch sentiment --report
 
 Interleaved fresh processes; compilation and evaluation are not in the epoch's time.
 """
@@ -43,7 +43,3 @@ def main() -> None:
     for side, seconds in times.items():
         print(f"{side}: {', '.join(f'{s:.1f}' for s in sorted(seconds))} s an epoch")
     print(f"Keras' epoch takes {ratio:.2f} times as long (95 % interval {low:.2f} to {high:.2f})")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """The source's text generation on its articles: training loss by epoch, and held-out bits a character of its and of other recipes.
 
-    LSTM_JAX_DATA=... python -m bench.generation_loss            # loss: three seeds, and one of Keras; about 25 minutes on two cores
-    LSTM_JAX_DATA=... python -m bench.generation_loss --held-out # recipes, a tenth of the text held out; about an hour
-    LSTM_JAX_DATA=... python -m bench.generation_loss --report
+    LSTM_JAX_DATA=... python -m bench generation_loss            # loss: three seeds, and one of Keras; about 25 minutes on two cores
+    LSTM_JAX_DATA=... python -m bench generation_loss --held-out # recipes, a tenth of the text held out; about an hour
+    LSTM_JAX_DATA=... python -m bench generation_loss --report
 
 Every recipe has the source's 87,201 parameters: one-hot, LSTM(128), softmax over 33 characters.
 """
@@ -62,7 +62,3 @@ def main() -> None:
         run_missing(LOSS, {"keras-jax": [KERAS]}, range(1), "train_loss")
     report_loss()
     report_held_out()
-
-
-if __name__ == "__main__":
-    main()

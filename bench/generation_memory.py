@@ -1,7 +1,7 @@
 """Peak memory of a training run of text generation on tiny Shakespeare, windows of 100 characters every one: 1.1 million of them.
 
-    LSTM_JAX_DATA=... python -m bench.generation_memory            # about 5 minutes on two cores
-    LSTM_JAX_DATA=... python -m bench.generation_memory --report
+    LSTM_JAX_DATA=... python -m bench generation_memory            # about 5 minutes on two cores
+    LSTM_JAX_DATA=... python -m bench generation_memory --report
 
 The command line is run as a user runs it, one epoch; its largest resident size is the kernel's figure (ru_maxrss).
 """
@@ -36,7 +36,3 @@ def main() -> None:
         results.append(PATH, {"peer": "lstm_jax", "flags": FLAGS, "peak_mib": peak, "seconds": time.perf_counter() - began})
     for row in results.read(PATH):
         print(f"{row['flags']}: {row['peak_mib']:.0f} MiB resident at most, {row['seconds']:.0f} s")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Peak memory of a training step of the sentiment model over T, all kept and in segments (`remat`), JAX included.
 
-    python -m bench.memory                         # about a minute on two cores
-    python -m bench.memory --report
+    python -m bench memory                         # about a minute on two cores
+    python -m bench memory --report
 
 Fresh processes, the source's sizes (V 20,000, E 128, H 128, B 32, both dropouts 0.2, Adam), two steps each. Rows that are there already, of
 the same commit, are skipped. The exponents are those of a log-log fit of what a process needs above one with T = 1, that has the
@@ -78,10 +78,6 @@ def main() -> None:
             name = f"A:T={length}" + (f",{options.sizes}" if options.sizes else "")
             known = {"git": sha, "workload": name, "asked": options.backend, "remat": remat}
             if not any(known.items() <= row.items() for row in results.read(options.results)):
-                row = timing.run_module(["bench.memory", "--here", name, remat, *extra])[-1]
+                row = timing.run_module(["bench", "memory", "--here", name, remat, *extra])[-1]
                 results.append(options.results, known | {"cores": timing.CORES} | row)
     report([row for row in results.read(options.results) if row["git"] == sha and row["asked"] == options.backend])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """What the machine can do: float32 GFLOP/s of a large matrix product, and GB/s of a copy, on one and on two cores, and on its GPU.
 
-    python -m bench.peak
+    python -m bench peak
 
 prints a JSON line. Each figure is the best of a few, the product that of XLA, of NumPy or of PyTorch where it is installed: none of them is
 the fastest on every processor.
@@ -80,9 +80,9 @@ def on_gpu() -> dict[str, float]:
 
 def measure() -> dict[str, float]:
     """Both figures on one core, on `timing.CORES` and on a GPU if there is one, each in a process of its own."""
-    found = timing.run_module(["bench.peak", "--gpu"])[-1] if device.gpu() else {}
+    found = timing.run_module(["bench", "peak", "--gpu"])[-1] if device.gpu() else {}
     for cores in (1, timing.CORES):
-        row = timing.run_module(["bench.peak", "--threads", str(cores)], cores)[-1]
+        row = timing.run_module(["bench", "peak", "--threads", str(cores)], cores)[-1]
         found |= {f"{name}_{cores}": value for name, value in row.items()}
     return found
 
@@ -102,7 +102,3 @@ def main() -> None:
         return
     by_library = gemm_gflops()
     print(json.dumps({"gemm_gflops": max(by_library.values()), "copy_gbs": copy_gbs(threads)}))
-
-
-if __name__ == "__main__":
-    main()

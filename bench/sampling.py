@@ -1,8 +1,8 @@
 """Seconds to draw 400 characters from the source's model, this project's against a loop of Keras' `predict`, same weights.
 
-    LSTM_JAX_DATA=... python -m bench.sampling            # 5 pairs, about 5 minutes on two quiet cores
-    LSTM_JAX_DATA=... python -m bench.sampling --report
-    LSTM_JAX_DATA=... python -m bench.sampling --first-pair 5     # another five, on another machine or version
+    LSTM_JAX_DATA=... python -m bench sampling            # 5 pairs, about 5 minutes on two quiet cores
+    LSTM_JAX_DATA=... python -m bench sampling --report
+    LSTM_JAX_DATA=... python -m bench sampling --first-pair 5     # another five, on another machine or version
 
 Interleaved fresh processes, after compilation. Both sides load the weights of one file, which the first process writes.
 """
@@ -44,7 +44,3 @@ def main() -> None:
         print(f"{way}: {ratio:.1f} times faster than Keras' predict loop (95 % interval {low:.1f} to {high:.1f})")
         ratio, low, high = timing.ratio_interval(times[f"{way}, 64 samples"], times[way])
         print(f"{way}: 64 samples cost {ratio:.2f} times one (95 % interval {low:.2f} to {high:.2f})")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """How time and memory of the recurrence, forward and backward, grow with T, H and B: each varied alone about T 80, H 128, B 32 (E = H).
 
-    python -m bench.scaling                        # about 3 minutes on two quiet cores
-    python -m bench.scaling --report
+    python -m bench scaling                        # about 3 minutes on two quiet cores
+    python -m bench scaling --report
 
 On one CPU device that has both cores, and on two with a core each; fresh processes, rounds over all points in turn. Rows that are there
 already, of the same commit, are skipped. Prints exponents: of time by a log-log fit, and from the last two sizes alone; of memory by a fit
@@ -80,7 +80,7 @@ def sweep(wanted: Sequence[tuple[int, Sizes, int]], seconds: float, path: Path, 
         if any(asked.items() <= line.items() for line in done):
             continue
         load = timing.load()
-        here = ["bench.scaling", "--here", json.dumps(point), "--devices", str(devices), "--seconds", str(seconds)]
+        here = ["bench", "scaling", "--here", json.dumps(point), "--devices", str(devices), "--seconds", str(seconds)]
         line = {"git": sha, "round": number, "cores": timing.CORES, "load": load} | timing.run_module(here)[-1]
         results.append(path, line)
         shown = ", ".join(f"{letter} {size}" for letter, size in point.items())
@@ -195,7 +195,3 @@ def main() -> None:
         draw(
             found, options.figure, "A forward and a backward pass about " + ", ".join(f"{letter} {size}" for letter, size in middle.items())
         )
-
-
-if __name__ == "__main__":
-    main()

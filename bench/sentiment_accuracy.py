@@ -1,7 +1,7 @@
 """Test accuracy of the source's sentiment model over seeds and epochs, this project's and Keras', on the real IMDB.
 
-    LSTM_JAX_DATA=... python -m bench.sentiment_accuracy            # about 25 minutes on two cores
-    LSTM_JAX_DATA=... python -m bench.sentiment_accuracy --report --first-seed 100 --seeds 20
+    LSTM_JAX_DATA=... python -m bench sentiment_accuracy            # about 25 minutes on two cores
+    LSTM_JAX_DATA=... python -m bench sentiment_accuracy --report --first-seed 100 --seeds 20
 
 Each seed of each side runs in a fresh process; a seed whose rows are there is skipped.
 """
@@ -50,7 +50,3 @@ def main() -> None:
     for side, figures in summary([row for row in results.read(PATH) if row["seed"] in seeds]).items():
         seeds = ", ".join(f"{seed}: {value:.4f}" for seed, value in sorted(figures["seeds"].items()))
         print(f"{side}: {figures['mean']:.4f} (sd {figures['sd']:.4f}; {seeds})")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,10 @@
 """Milliseconds a step, ours and its peers', on the source's two tasks and on the recurrence over a grid of sizes.
 
-    python -m bench.throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3
-    python -m bench.throughput --workload recurrence --peer ours torch_lstm haiku --units 32,64 --length 20,80 --batch 32,128
-    python -m bench.throughput --workload A B recurrence --report
+    python -m bench throughput --preset quick
+    python -m bench throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3
+    python -m bench throughput --workload A --units 32,64,128 --length 20,80
+    python -m bench throughput --workload recurrence --peer ours torch_lstm haiku --units 32,64 --length 20,80 --batch 32,128
+    python -m bench throughput --workload A B recurrence --report
 
 A peer may have options: `ours:backend=reference`, and A's rates, `ours:dropout=0:recurrent=0`. Fresh processes on two cores, the peers of a
 workload in turn; each is checked against the reference before it is timed. Rows that are there already, of the same commit, are skipped;
@@ -15,16 +17,22 @@ import argparse
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
-from bench import device, peak, results, timing
+from bench import device, peak, progress, results, schema, timing
 from bench.peer import PEERS
-from bench.workloads import BATCH_SIZES, LENGTHS, UNITS, WORKLOADS, Workload, grid, workload
+from bench.workloads import BATCH_SIZES, LENGTHS, UNITS, WORKLOADS, Workload, workload
+from lstm_jax.errors import InputError
 
 PATH = results.RESULTS / ("throughput_gpu.jsonl" if device.gpu() else "throughput.jsonl")
 BASE = "ours"
@@ -56,19 +64,35 @@ def side(name: str) -> Side:
     """Read a side: PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE].
 
     Raises:
-        ValueError: for an unknown peer or option.
+        InputError: for an unknown peer or option.
     """
     peer, *options = name.split(":")
     pairs = {option.split("=")[0]: option.partition("=")[2] for option in options}
     if peer not in PEERS or not pairs.keys() <= {"backend", "dropout", "recurrent"}:
-        raise ValueError(f"{name}: give one of {', '.join(PEERS)}, with :backend=, :dropout= or :recurrent=")
-    rates = {option: float(pairs[option]) for option in ("dropout", "recurrent") if option in pairs}
+        raise InputError("peer", name, f"give one of {', '.join(PEERS)}, with :backend=, :dropout= or :recurrent=")
+    try:
+        rates = {option: float(pairs[option]) for option in ("dropout", "recurrent") if option in pairs}
+    except ValueError as error:
+        raise InputError("peer", name, "give its rates as in ours:dropout=0.2") from error
     return Side(name, peer, pairs.get("backend"), **rates)
 
 
 def row_key(row: dict[str, Any]) -> tuple:
     """As `Side.key`."""
     return tuple(row[name] for name in ("peer", "workload", "backend", "dropout", "recurrent_dropout"))
+
+
+def rows_in(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a file, each checked.
+
+    Raises:
+        InputError: if one is not as `bench.schema` has it.
+    """
+    return results.read(path, schema.check)
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    results.append(path, {"schema": schema.VERSION} | row)
 
 
 def commit() -> str:
@@ -101,94 +125,266 @@ def installed(sides: Iterable[Side]) -> list[Side]:
     return found
 
 
+SPREAD, TRIES = 0.1, 3
+"""A row is noisy whose middle half of samples spreads over more than this share of their median; so often it is run again."""
+
+
+def noise(row: dict[str, Any]) -> str:
+    """Why a row is not to be trusted; empty if it is."""
+    if "samples" not in row:
+        return ""
+    low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
+    if (high - low) / middle > SPREAD:
+        return f"samples spread over {100 * (high - low) / middle:.0f} % of their median"
+    busy = row["load"] > 2 * row["cores"]
+    return f"{row['load']:.1f} processes wanted a core" if busy else ""
+
+
+def kept(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row of each round of each side: the last one that is not noisy, else the last; a failed one where none was timed."""
+    found: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        if row["peer"] == schema.PEAK:
+            continue
+        key = (row["git"], *row_key(row), row["round"])
+        rank = {"error": 0, "noisy": 1}.get(next((name for name in ("error", "noisy") if row.get(name)), ""), 2)
+        if key not in found or rank >= found[key]["rank"]:
+            found[key] = row | {"rank": rank}
+    return [{name: value for name, value in row.items() if name != "rank"} for row in found.values()]
+
+
 def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds: float, path: Path, sha: str) -> None:
-    """Measure what is missing."""
-    done = {(*row_key(row), row["round"]) for row in results.read(path) if row.get("git") == sha and "ms_per_step" in row}
+    """Measure what is missing; noisy rows again."""
+    tries = Counter((*row_key(row), row["round"]) for row in rows_in(path) if row.get("git") == sha and row.get("noisy"))
+    done = {
+        (*row_key(row), row["round"]) for row in rows_in(path) if row.get("git") == sha and "ms_per_step" in row and not row.get("noisy")
+    }
+    done |= {key for key, count in tries.items() if count >= TRIES}
     missing = {work: [(n, s) for n in range(rounds) for s in sides if (*s.key(work), n) not in done] for work in works}
     if not any(missing.values()):
         return
-    results.append(path, {"peer": "peak", "git": sha, "cores": timing.CORES, "load": timing.load()} | peak.measure())
-    for work, runs in missing.items():
-        if not runs:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            reference = Path(folder) / "reference.npz"
-            timing.run_module(["bench.worker", "ours", work.name, "--backend", "reference", "--write-reference", str(reference)])
-            for number, one in runs:
-                load = timing.load()
-                row = attempt(one, work, reference, seconds)
-                results.append(path, {"side": one.name, "round": number, "git": sha, "cores": timing.CORES, "load": load} | row)
-                said = row["error"] if "error" in row else f"{row['ms_per_step']:.3f} ms a step"
-                print(f"{work.name} {one.name} round {number}: {said}", flush=True)
+    _append(path, {"peer": schema.PEAK, "git": sha, "cores": timing.CORES, "load": timing.load()} | peak.measure())
+    with progress.bar("rows", sum(map(len, missing.values()))) as advance:
+        for work, runs in missing.items():
+            if not runs:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                reference = Path(folder) / "reference.npz"
+                timing.run_module(["bench.worker", "ours", work.name, "--backend", "reference", "--write-reference", str(reference)])
+                for number, one in runs:
+                    key = (*one.key(work), number)
+                    for _ in range(tries[key], TRIES):
+                        about = {"side": one.name, "round": number, "git": sha, "cores": timing.CORES, "load": timing.load()}
+                        row = about | attempt(one, work, reference, seconds)
+                        row["noisy"] = noise(row)
+                        _append(path, row)
+                        if not row["noisy"]:
+                            break
+                    said = row["error"] if "error" in row else f"{row['ms_per_step']:.3f} ms a step"
+                    advance(f"{work.name} {one.name} round {number}: {said}" + (f", noisy: {row['noisy']}" if row["noisy"] else ""))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A side on a workload: medians over its processes. ratio: its time over ours, with the 95 % interval, None for ours or without rows of
+    ours; error: of a side that has no timed row."""
+
+    work: Workload
+    side: str
+    processes: int = 0
+    ms: float = float("nan")
+    tokens_per_second: float = float("nan")
+    gflops: float = float("nan")
+    gbs: float = float("nan")
+    compile_seconds: float | None = None
+    memory_mib: float = float("nan")
+    ratio: tuple[float, float, float] | None = None
+    note: str = ""
+    error: str = ""
+
+
+def summary(works: Sequence[Workload], sides: Sequence[Side], rows: Sequence[dict[str, Any]]) -> list[Line]:
+    """A line for each workload and side that has rows; ours first."""
+    base = next((one for one in sides if one.name == BASE), side(BASE))
+    found, rows = [], kept(rows)
+    for work in works:
+        of = {one.name: [row for row in rows if row_key(row) == one.key(work)] for one in (base, *sides)}
+        timed = {name: [row for row in those if "ms_per_step" in row] for name, those in of.items()}
+        for name, those in of.items():
+            good = timed[name]
+            if not good:
+                found += [Line(work, name, error=those[-1]["error"])] if those else []
+                continue
+
+            def median(field: str, good=good) -> float:
+                return float(np.median([row[field] for row in good]))
+
+            ms = median("ms_per_step")
+            compared = name != BASE and timed[BASE]
+            ratio = timing.ratio_interval(*([row["ms_per_step"] for row in timed[side]] for side in (name, BASE))) if compared else None
+            compiling = None if good[-1]["compile_seconds"] is None else median("compile_seconds")
+            figures = (ms, median("tokens_per_second"), median("gflops"), median("least_bytes") / ms / 1e6, compiling)
+            found.append(Line(work, name, len(good), *figures, median("peak_memory_mib"), ratio, good[-1]["note"]))
+    return found
+
+
+def peaks(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """GFLOP/s of a product and GB/s of a copy, the best that these rows have."""
+    where = "gpu" if device.gpu() else str(timing.CORES)
+    values = [[row[name] for row in rows if name in row] for name in (f"gemm_gflops_{where}", f"copy_gbs_{where}")]
+    gemm, copy = (max(found) if found else float("nan") for found in values)
+    return gemm, copy
+
+
+def geometric_means(lines: Sequence[Line]) -> dict[str, list[tuple[float, float]]]:
+    """Of each side, the ratios over recurrences and their intervals' lower ends."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        if line.ratio and line.work.kind == "recurrence":
+            found.setdefault(line.side, []).append(line.ratio[:2])
+    return found
 
 
 def report(works: Sequence[Workload], sides: Sequence[Side], path: Path, sha: str) -> None:
-    """Print each workload's medians and ratios, and the geometric mean of the ratios over the grid."""
-    rows = [row for row in results.read(path) if row.get("git") == sha]
-    where = "gpu" if device.gpu() else str(timing.CORES)
-    peaks = {name: [row[name] for row in rows if name in row] for name in (f"gemm_gflops_{where}", f"copy_gbs_{where}")}
-    gemm, copy = (max(values) if values else float("nan") for values in peaks.values())
+    """Print a table, and the geometric mean of the ratios over the grid."""
+    rows = [row for row in rows_in(path) if row.get("git") == sha]
+    gemm, copy = peaks(rows)
+    lines = summary(works, sides, rows)
     what = "a GPU" if device.gpu() else f"{timing.CORES} cores"
     print(f"commit {sha or 'unknown'}; {what}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
+    noisy = sum(bool(row.get("noisy")) for row in kept(rows))
+    if noisy:
+        print(f"{noisy} rows are noisy though run {TRIES} times")
     loads = [row["load"] for row in rows if "ms_per_step" in row]
     if loads:
         print(f"processes that wanted a core in the minute before a row: {min(loads):.1f} to {max(loads):.1f}")
-    base = next((one for one in sides if one.name == BASE), side(BASE))
-    over_grid: dict[str, list[tuple[float, float]]] = {}
-    for work in works:
-        found = {one.name: [row for row in rows if row["peer"] != "peak" and row_key(row) == one.key(work)] for one in (base, *sides)}
-        times = {name: [row["ms_per_step"] for row in kept if "ms_per_step" in row] for name, kept in found.items()}
-        if not any(found.values()):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    heads = (
+        "workload",
+        "side",
+        "ms a step",
+        f"times {BASE}' (95 %)",
+        "tokens/s",
+        "% of product",
+        "% of copy",
+        "compile s",
+        "MiB",
+        "processes",
+    )
+    for n, head in enumerate(heads):
+        table.add_column(head, justify="left" if n < 2 else "right", overflow="fold")
+    notes: dict[str, str] = {}
+    for n, line in enumerate(lines):
+        work = line.work
+        name = work.name if n == 0 or lines[n - 1].work != work else ""
+        if line.error:
+            table.add_row(name, line.side, f"failed: {line.error}")
             continue
-        print(f"\n{work.name}: B {work.batch}, T {work.length}, H {work.units}, E {work.features}")
-        for name, kept in found.items():
-            good = [row for row in kept if "ms_per_step" in row]
-            if not good:
-                print(f"  {name:<28} {'failed: ' + kept[-1]['error'] if kept else 'no rows'}")
-                continue
-            share, moved = (float(np.median([row[field] for row in good])) for field in ("gflops", "least_bytes"))
-            median = float(np.median(times[name]))
-            line = f"  {name:<28} {median:9.3f} ms, {len(good)} processes, {100 * share / gemm:3.0f} % of the product's peak, "
-            line += f"{moved / median / 1e6 / copy * 100:3.0f} % of the copy's"
-            if name != BASE and times[BASE]:
-                ratio, low, high = timing.ratio_interval(times[name], times[BASE])
-                line += f"; {ratio:.2f} times {BASE} ({low:.2f} to {high:.2f})"
-                if work.kind == "recurrence":
-                    over_grid.setdefault(name, []).append((ratio, low))
-            print(line + (f"; {good[-1]['note']}" if good[-1]["note"] else ""))
-    for name, ratios in over_grid.items():
+        if line.note:
+            notes[line.side] = line.note
+        ratio = "" if line.ratio is None else "{:.2f} ({:.2f} to {:.2f})".format(*line.ratio)
+        compiling = "" if line.compile_seconds is None else f"{line.compile_seconds:.1f}"
+        shares = (f"{100 * line.gflops / gemm:.0f}", f"{100 * line.gbs / copy:.0f}")
+        figures = (
+            f"{line.ms:.3f}",
+            ratio,
+            f"{line.tokens_per_second:,.0f}",
+            *shares,
+            compiling,
+            f"{line.memory_mib:.0f}",
+            f"{line.processes}",
+        )
+        table.add_row(name, line.side, *figures)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+    for name, note in notes.items():
+        print(f"{name}: {note}")
+    print(f"times {BASE}': its time a step over {BASE}', medians of processes, with a bootstrap interval; above 1 it is slower")
+    for name, ratios in geometric_means(lines).items():
         mean = float(np.exp(np.mean([np.log(ratio) for ratio, _ in ratios])))
         line = f"{mean:.2f} times {BASE} in the geometric mean ({min(ratios)[0]:.2f} to {max(ratios)[0]:.2f})"
-        print(f"\n{name} over {len(ratios)} recurrences: {line}; slower in {sum(low > 1 for _, low in ratios)} by the interval's lower end")
+        print(f"{name} over {len(ratios)} recurrences: {line}; slower in {sum(low > 1 for _, low in ratios)} by the interval's lower end")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What is measured where nothing else is asked for."""
+
+    workloads: tuple[str, ...]
+    rounds: int
+    seconds: float
+    axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+PRESETS = {
+    "quick": Preset(("A", "B"), 2, 0.7),
+    "standard": Preset(("A", "B"), 3, 1.0, {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}),
+    "full": Preset(("A", "B", "recurrence", "evaluation"), 5, 3.0, {"H": UNITS, "T": LENGTHS, "B": (32, 128)}),
+}
+"""quick takes some four minutes on two cores, standard about two hours, full a night."""
+
+
+def works_of(names: Iterable[str], axes: dict[str, tuple[int, ...]]) -> list[Workload]:
+    """The workloads over these axes (letters of `bench.workloads.LETTERS`), those without the axes that do not change it.
+
+    Raises:
+        InputError: if there is no such workload.
+    """
+    found = {}
+    for name in names:
+        over = ({"H": UNITS, "T": LENGTHS, "B": BATCH_SIZES} | axes) if name == "recurrence" else {} if name == "evaluation" else axes
+        for sizes in product(*over.values()):
+            changes = ",".join(f"{letter}={size}" for letter, size in zip(over, sizes, strict=True))
+            try:
+                work = workload(name + (f":{changes}" if changes and ":" not in name else ""))
+            except ValueError as error:
+                raise InputError("workload", name, str(error).partition(": ")[2]) from error
+            # the source's own sizes keep its name
+            plain = workload(name.partition(":")[0])
+            work = plain if name != "recurrence" and replace(work, name=plain.name) == plain else work
+            found[work.name] = work
+    return list(found.values())
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    """20,40 or 32..512, each twice the one before.
+
+    Raises:
+        ValueError: otherwise, which argparse tells as a bad value.
+    """
+    first, dots, last = text.partition("..")
+    if not dots:
+        return tuple(int(part) for part in text.split(","))
+    sizes = [int(first)]
+    while 2 * sizes[-1] <= int(last):
+        sizes.append(2 * sizes[-1])
+    return tuple(sizes)
 
 
 def main() -> None:
     """Measure what is missing, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workload", nargs="+", default=["A", "B"], help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128")
-    parser.add_argument("--peer", nargs="+", type=side, default=[side(name) for name in PEERS])
-    parser.add_argument("--units", type=_numbers, default=UNITS, help="of the recurrence")
-    parser.add_argument("--length", type=_numbers, default=LENGTHS, help="of the recurrence")
-    parser.add_argument("--batch", type=_numbers, default=BATCH_SIZES, help="of the recurrence")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="timed in each process")
+    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
+    parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
+    parser.add_argument("--peer", nargs="+", default=list(PEERS), metavar="PEER", help=f"{', '.join(PEERS)}; all if not given")
+    for name in ("units", "length", "batch"):
+        parser.add_argument(f"--{name}", type=_numbers, help="sizes, as in 32,64,128 or 32..512")
+    parser.add_argument("--rounds", type=int, help="processes a side; else the preset's")
+    parser.add_argument("--seconds", type=float, help="timed in each process; else the preset's")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     parser.add_argument("--commit", default=None, help="whose rows to report; this checkout's if not given")
     parser.add_argument("--results", type=Path, default=PATH)
     options = parser.parse_args()
-    works: list[Workload] = []
-    for name in options.workload:
-        works += list(grid(options.units, options.length, options.batch)) if name == "recurrence" else [workload(name)]
+    preset = PRESETS[options.preset]
+    given = {letter: getattr(options, name) for letter, name in (("H", "units"), ("T", "length"), ("B", "batch"))}
+    axes = {letter: sizes for letter, sizes in given.items() if sizes}
+    works = works_of(options.workload or preset.workloads, axes if options.workload else preset.axes | axes)
     sha = options.commit or commit()
-    sides = options.peer if options.report else installed(options.peer)
+    sides = [side(name) for name in options.peer]
+    sides = sides if options.report else installed(sides)
     if not options.report:
-        sweep(works, sides, options.rounds, options.seconds, options.results, sha)
+        rounds, seconds = options.rounds or preset.rounds, options.seconds or preset.seconds
+        sweep(works, sides, rounds, seconds, options.results, sha)
     report(works, sides, options.results, sha)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lstm_jax import machine
 from lstm_jax.errors import InputError, require
 
 DATA = "data"
@@ -19,6 +20,8 @@ DATA = "data"
 
 def use_cpu_cores(cores: int = 0) -> None:
     """Give JAX one CPU device a core, in this process. Call it before the first array is made; a GPU or TPU is not affected.
+
+    The process keeps its memory too, see `machine.keep_freed_memory`.
 
     Args:
         cores: how many; 0 for all that this process may run on.
@@ -28,6 +31,7 @@ def use_cpu_cores(cores: int = 0) -> None:
     """
     require(cores >= 0, "devices", cores, "give 0 (all) or more")
     wanted = cores or len(os.sched_getaffinity(0))
+    machine.keep_freed_memory()
     try:
         jax.config.update("jax_num_cpu_devices", wanted)
     except RuntimeError as error:
@@ -36,7 +40,11 @@ def use_cpu_cores(cores: int = 0) -> None:
 
 
 def prefer_cpu_devices(count: int) -> None:
-    """Give JAX so many CPU devices, in this process; where it has made its devices already, they stay as they are."""
+    """Give JAX so many CPU devices, in this process; where it has made its devices already, they stay as they are.
+
+    The process keeps its memory too, see `machine.keep_freed_memory`.
+    """
+    machine.keep_freed_memory()
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
 

@@ -305,7 +305,8 @@ struct Sums {
     by_kernel = data.get();
     by_recurrent = by_kernel + kernel_size;
     by_bias = by_recurrent + recurrent_size;
-    std::fill(by_kernel, by_bias + kGates * panels * width, T(0));
+    if (ids) std::fill(by_kernel, by_recurrent, T(0));  // the others are written before they are added to
+    std::fill(by_bias, by_bias + kGates * panels * width, T(0));
   }
   static int64_t padded(int64_t size) { return blocks_of<T>(size) * kLanes<T>; }
   int64_t width, panels, kernel_size, recurrent_size;
@@ -412,10 +413,10 @@ void back(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t units, int
   }
 }
 
-// sums[gate] += (rows * mask of the gate)^T d_z over the stretch's steps t0..t1-1; data: (T, B, size).
+// sums[gate] += (rows * mask of the gate)^T d_z over the stretch's steps t0..t1-1, or the first of these sums; data: (T, B, size).
 template <typename T, int VECTORS>
 void add_outer(const Backward<T>& run, const BackwardPlace<T>& place, const T* data, const Mask<T>& mask, int64_t size, int64_t t0,
-               int64_t t1, T* sums) {
+               int64_t t1, bool first, T* sums) {
   const int64_t depth = (t1 - t0) * place.rows, blocks = blocks_of<T>(size);
   for (int64_t gate = 0; gate < kGates; ++gate) {
     for (int64_t k = 0; k < depth && (gate == 0 || mask.kinds == kGates); ++k) {
@@ -439,7 +440,7 @@ void add_outer(const Backward<T>& run, const BackwardPlace<T>& place, const T* d
 #pragma GCC unroll 24
             for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 4
-              for (int v = 0; v < VECTORS; ++v) part[r][v] = load(to + r * place.width + v * kLanes<T>);
+              for (int v = 0; v < VECTORS; ++v) part[r][v] = first ? Vec<T>{} : load(to + r * place.width + v * kLanes<T>);
             }
             multiply<T, ROWS, VECTORS>(part, place.turned + block * depth * kLanes<T> + begin, 1, kLanes<T>, d_z, depth);
 #pragma GCC unroll 24
@@ -489,17 +490,18 @@ void back_through_gates(const Backward<T>& run, const BackwardPlace<T>& place, i
 
 // The gradients by the kernels and the bias, from a stretch's d_z.
 template <typename T>
-void add_gradients(const Backward<T>& run, const BackwardPlace<T>& place, int64_t t0, int64_t t1, const Sums<T>& sums) {
+void add_gradients(const Backward<T>& run, const BackwardPlace<T>& place, int64_t t0, int64_t t1, bool first,
+                   const Sums<T>& sums) {
   const auto [steps, batch, features, units] = run.sizes;
   const int64_t depth = (t1 - t0) * place.rows;
   const auto outer = [&](const T* data, const Mask<T>& mask, int64_t size, T* to) {
     switch (vectors_of<T>(run.sizes.units)) {
       case 1:
-        return add_outer<T, 1>(run, place, data, mask, size, t0, t1, to);
+        return add_outer<T, 1>(run, place, data, mask, size, t0, t1, first, to);
       case 2:
-        return add_outer<T, 2>(run, place, data, mask, size, t0, t1, to);
+        return add_outer<T, 2>(run, place, data, mask, size, t0, t1, first, to);
       default:
-        return add_outer<T, 4>(run, place, data, mask, size, t0, t1, to);
+        return add_outer<T, 4>(run, place, data, mask, size, t0, t1, first, to);
     }
   };
   outer(run.h_trail, run.mask, units, sums.by_recurrent);
@@ -520,9 +522,9 @@ void add_gradients(const Backward<T>& run, const BackwardPlace<T>& place, int64_
   }
 }
 
-// Rows first..last-1, all T.
+// Rows first..last-1, all T; `begins`: the first that these sums get.
 template <typename T>
-void backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, int64_t last) {
+void backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, int64_t last, bool begins) {
   const auto [steps, batch, features, units] = run.sizes;
   // the gradients of large kernels do not stay in the cache: fewer passes over them
   const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps, std::max(kStretch, units / 2));
@@ -544,7 +546,7 @@ void backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, i
         out = valid ? run.d_first_h + number * units : nullptr;  // else d_h goes on as it is
       });
     }
-    add_gradients(run, place, t0, t1, sums);
+    add_gradients(run, place, t0, t1, begins && t1 == steps, sums);
     if (run.d_x) {
       back(place, run.input_mask, units, 0, (t1 - t0) * rows, features, run.transposed_kernel, [&](int64_t k, int64_t& number, T*& out) {
         number = first + k % rows;
@@ -688,7 +690,9 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   std::vector<std::unique_ptr<Sums<T>>> sums(parts);
   share_out(pool, parts, parts, batch, [&](int64_t part, int64_t first, int64_t last) {
     sums[part] = std::make_unique<Sums<T>>(run.sizes, ids);
-    in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { backward_tile(run, *sums[part], first + begin, first + begin + count); });
+    in_groups(last - first, kTile, [&](int64_t begin, int64_t count) {
+      backward_tile(run, *sums[part], first + begin, first + begin + count, begin == 0);
+    });
   });
   const int64_t width = sums[0]->width, panels = sums[0]->panels;
   // (4, panels, padded size, width), a part each -> (size, 4H)

@@ -19,7 +19,7 @@ TINY = "A:B=4,T=5,H=8,E=6,V=30"
 
 
 def test_a_row_names_the_parts() -> None:
-    command = [sys.executable, "-m", "bench.breakdown", "--one", "--workload", TINY]
+    command = [sys.executable, "-m", "bench", "breakdown", "--one", "--workload", TINY]
     row = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
     assert row["workload"] == TINY
     assert len(row["samples_ms"]) == breakdown.ROUNDS

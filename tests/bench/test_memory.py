@@ -25,7 +25,7 @@ def test_a_row_a_process(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
     path = tmp_path / "rows.jsonl"
     arguments = ["--lengths", "5", "--sizes", "B=4,H=4,E=4,V=9", "--results", str(path)]
     run = subprocess.run(
-        [sys.executable, "-m", "bench.memory", *arguments],
+        [sys.executable, "-m", "bench", "memory", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -45,7 +45,7 @@ def test_exponents_above_a_constant(power: float) -> None:
 
 def test_a_sweep(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     path, figure = tmp_path / "rows.jsonl", tmp_path / "figures" / "scaling.png"
-    command = [sys.executable, "-m", "bench.scaling", "--grid", "T=3:6", "--middle", "T=3,H=4,B=2", "--devices", "2", "--rounds", "1"]
+    command = [sys.executable, "-m", "bench", "scaling", "--grid", "T=3:6", "--middle", "T=3,H=4,B=2", "--devices", "2", "--rounds", "1"]
     command += ["--seconds", "0.02", "--results", str(path), "--figure", str(figure)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert run.returncode == 0, run.stderr[-3000:]

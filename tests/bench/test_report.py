@@ -1,0 +1,125 @@
+"""The report: what the page, the summary and the figures say, and the page in a browser."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rows import ROOT, timed
+
+
+def _rows() -> list[dict]:
+    rows = [{"schema": 2, "peer": "peak", "git": "abc", "cores": 2, "load": 1.0, "gemm_gflops_2": 400.0, "copy_gbs_2": 50.0}]
+    for side, factor in (("ours", 1.0), ("torch_lstm", 2.0), ("flax_nnx", 0.5)):
+        for number in range(3):
+            for name in ("A", "recurrence:H=32,T=20,B=32", "recurrence:H=32,T=80,B=32", "recurrence:H=64,T=80,B=32"):
+                rows.append(timed(name, side, 4.0 * factor * (1 + number / 100), number))
+    failed = {name: rows[1][name] for name in ("peer", "side", "git", "round", "workload", "backend", "dropout", "recurrent_dropout")}
+    failed |= {"peer": "haiku", "side": "haiku", "cores": 2, "load": 1.0, "error": "no </script> memory"}
+    return [*rows, failed]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in _rows()))
+    run = _report("--results", str(path), "--out", str(folder / "page"))
+    assert run.returncode == 0, run.stderr
+    return folder / "page"
+
+
+def _report(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", "report", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def test_what_the_page_holds(page: Path) -> None:
+    text = (page / "index.html").read_text()
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)  # opens offline
+    (found,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
+    data = json.loads(found)
+    assert (data["gemm"], data["copy"]) == (400.0, 50.0)
+    assert len(data["rows"]) == 3 * 3 * 4 + 1
+    line = next(line for line in data["lines"] if (line["name"], line["side"]) == ("A", "torch_lstm"))
+    assert line["ms"] == pytest.approx(8.08)
+    assert line["ratio"][0] == pytest.approx(2.0)
+    assert line["ratio"][1] <= 2.0 <= line["ratio"][2]
+    column = data["columns"].index("error")
+    assert "no </script> memory" in [row[column] for row in data["rows"]]
+
+
+def test_summary_and_figures(page: Path) -> None:
+    text = (page / "summary.md").read_text()
+    assert "| ours | 4.04 |" in text
+    assert re.search(r"\| torch_lstm \| 8.08: 2.00 times \(1.9\d to 2.0\d\) \|", text)
+    assert "The recurrence alone, 3 sizes: flax_nnx takes 0.50 times as long in the geometric mean (0.50 to 0.50)." in text
+    for side in ("torch_lstm", "flax_nnx"):
+        assert {(page / f"grid_{side}.{ending}").exists() for ending in ("png", "svg")} == {True}
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    run = _report("--results", str(tmp_path / "none.jsonl"))
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"bench: rows: {tmp_path}/none.jsonl; run bench throughput first")
+    path = tmp_path / "two.jsonl"
+    path.write_text("".join(json.dumps(timed("A", "ours", 1.0, n, cpu=f"chip {n}")) + "\n" for n in range(2)))
+    run = _report("--results", str(path), "--out", str(tmp_path / "page"))
+    assert run.stderr == "bench: machines: chip 0, 2 cores and chip 1, 2 cores; report rows of one machine\n"
+    assert not (tmp_path / "page").exists()
+
+
+@pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="needs chromium and chromedriver")
+def test_in_a_browser(page: Path, tmp_path: Path) -> None:
+    """No console error; the selectors change the figures; the table sorts, filters and downloads."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium.webdriver.support.select import Select
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    flags = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-component-update")
+    for flag in (*flags, "disable-sync", f"user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(f"--{flag}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    with webdriver.Chrome(options=options, service=service) as browser:
+        browser.get((page / "index.html").as_uri())
+
+        def text(selector: str) -> str:
+            return browser.execute_script("return document.querySelector(arguments[0]).innerHTML", selector)
+
+        def choose(name: str, place: str, value: str) -> None:
+            box = browser.find_element("css selector", f'#{place} select[aria-label="{name}"]')
+            Select(box).select_by_value(value)
+
+        before = text("#heat")
+        assert "2.00" in before
+        choose("side", "heat-controls", "flax_nnx")
+        assert "0.50" in text("#heat") != before
+        curve = text("#curve")
+        choose("what", "curve-controls", "ms")
+        assert text("#curve") != curve
+
+        def column(number: int) -> list[str]:
+            return [cell.text for cell in browser.find_elements("css selector", f"#rows tbody td:nth-child({number})")]
+
+        browser.find_element("css selector", "#rows th:nth-child(4)").click()
+        times = [float(value) for value in column(4) if value]
+        assert times == sorted(times)
+        browser.find_element("css selector", "#rows th:nth-child(4)").click()
+        assert [float(value) for value in column(4) if value] == times[::-1]
+        browser.find_element("id", "filter").send_keys("torch h=64")
+        assert set(column(1)) == {"recurrence:H=64,T=80,B=32"}
+        assert "3 of 37 rows" in text("#count")
+        browser.find_element("id", "csv").click()
+        WebDriverWait(browser, 10).until(lambda _: list(tmp_path.glob("*.csv")))
+        lines = (tmp_path / "lstm_jax_bench.csv").read_text().splitlines()
+        assert len(lines) == 4
+        assert lines[0].startswith("workload,side,round,ms_per_step")
+        errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not errors

@@ -1,0 +1,56 @@
+"""The schema of rows: what is committed keeps to it, older rows are read, what does not fit is named."""
+
+import pytest
+from rows import timed
+
+from bench import schema, throughput
+from lstm_jax import InputError
+
+
+def test_committed_rows_keep_to_it() -> None:
+    kinds = {schema.kind_of(row) for row in throughput.rows_in(throughput.PATH)}
+    assert {schema.TIMED, schema.PEAK} <= kinds
+
+
+def test_older_rows_are_read() -> None:
+    row = timed("A", "ours", 1.0)
+    old = {name: value for name, value in row.items() if name not in ("schema", "noisy")}
+    assert schema.check(old, "here")["schema"] == schema.VERSION
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"ms_per_step": None}, "here: ms_per_step: None; give float or int"),
+        ({"ms_per_step": True}, "here: ms_per_step: True; give float or int"),
+        ({"samples": 3}, "here: samples: 3; give list"),
+        ({"schema": 99}, "here: schema: 99; give rows of versions 1 to 2, or a newer bench"),
+    ],
+)
+def test_what_does_not_fit(changes: dict, complaint: str) -> None:
+    with pytest.raises(InputError) as error:
+        schema.check(timed("A", "ours", 1.0) | changes, "here")
+    assert str(error.value).startswith(complaint)
+
+
+def test_what_is_missing() -> None:
+    row = timed("A", "ours", 1.0)
+    del row["load"]
+    with pytest.raises(InputError, match=r"^here: load: missing; a row of kind timed has it"):
+        schema.check(row, "here")
+    with pytest.raises(InputError, match="each an object"):
+        schema.check([1], "here")
+
+
+def test_noisy_rows_give_way() -> None:
+    steady, noisy = [1.0, 1.01, 0.99, 1.0], [1.0, 1.3, 0.8, 1.2]
+    assert throughput.noise({"samples": steady, "load": 2.0, "cores": 2}) == ""
+    assert throughput.noise({"samples": noisy, "load": 2.0, "cores": 2}).startswith("samples spread")
+    assert throughput.noise({"samples": steady, "load": 9.0, "cores": 2}) == "9.0 processes wanted a core"
+    first, second = timed("A", "ours", 2.0, noisy="yes"), timed("A", "ours", 1.0)
+    failed = {name: first[name] for name in ("peer", "side", "git", "round", "workload", "backend", "dropout", "recurrent_dropout")}
+    failed |= {"error": "out of memory"}
+    for order in ([first, second, failed], [second, first], [failed, second, first]):
+        assert [row["ms_per_step"] for row in throughput.kept(order)] == [1.0]
+    assert throughput.kept([failed, first])[0]["ms_per_step"] == 2.0
+    assert throughput.kept([failed]) == [failed]
