@@ -12,7 +12,7 @@ import argparse
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -92,7 +92,9 @@ def changes(old: list[dict[str, Any]], new: list[dict[str, Any]], level: float =
     found = []
     for key in shared:
         before, after = times[0][key], times[1][key]
-        found.append(Change(*names[key], *ratio_interval(after, before), permutation_p(before, after)))
+        work, side = names[key]
+        ratio, low, high = ratio_interval(after, before)
+        found.append(Change(work, side, ratio, low, high, permutation_p(before, after)))
     return _judged(found, level, least)
 
 
@@ -105,7 +107,7 @@ def _judged(found: list[Change], level: float, least: float) -> list[Change]:
             break
         if abs(math.log(found[n].ratio)) >= math.log1p(least):
             verdicts[n] = "slower" if found[n].ratio > 1 else "faster"
-    return [Change(**(vars(change) | {"verdict": verdicts.get(n, "same")})) for n, change in enumerate(found)]
+    return [replace(change, verdict=verdicts.get(n, "same")) for n, change in enumerate(found)]
 
 
 def main() -> int:

@@ -173,6 +173,7 @@ def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds
                 timing.run_module(["bench.worker", "ours", work.name, "--backend", "reference", "--write-reference", str(reference)])
                 for number, one in runs:
                     key = (*one.key(work), number)
+                    row: dict[str, Any] = {}
                     for _ in range(tries[key], TRIES):
                         about = {"side": one.name, "round": number, "git": sha, "cores": timing.CORES, "load": timing.load()}
                         row = about | attempt(one, work, reference, seconds)
@@ -221,7 +222,8 @@ def summary(works: Sequence[Workload], sides: Sequence[Side], rows: Sequence[dic
 
             ms = median("ms_per_step")
             compared = name != BASE and timed[BASE]
-            ratio = timing.ratio_interval(*([row["ms_per_step"] for row in timed[side]] for side in (name, BASE))) if compared else None
+            mine, base_ms = ([row["ms_per_step"] for row in timed[one]] for one in (name, BASE))
+            ratio = timing.ratio_interval(mine, base_ms) if compared else None
             compiling = None if good[-1]["compile_seconds"] is None else median("compile_seconds")
             figures = (ms, median("tokens_per_second"), median("gflops"), median("least_bytes") / ms / 1e6, compiling)
             found.append(Line(work, name, len(good), *figures, median("peak_memory_mib"), ratio, good[-1]["note"]))

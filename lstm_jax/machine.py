@@ -23,8 +23,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep what it frees for what it allocates next, up to 2 GiB at the heap's end; whether that could be set.
 
     glibc gives each large block back to the system when it is freed, and writing to a new one costs a page fault for each 4 KiB: a third of
-    the time of a long LSTM's gradients. JAX allocates what it computes anew in each call. LSTM_JAX_KEEP_MEMORY=0 leaves everything as it is;
-    so does another C library.
+    the time of a long LSTM's gradients. JAX allocates what it computes anew in each call. LSTM_JAX_KEEP_MEMORY=0 leaves all as it is; so
+    does another C library.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("LSTM_JAX_KEEP_MEMORY") == "0":
         return False

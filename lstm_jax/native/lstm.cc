@@ -56,6 +56,8 @@ struct ForwardPlace {
   T *h, *h_next;        // (rows, H)
   T* z;                 // (steps of the stretch, rows, 4H), or in `gates`
   int64_t by_step;      // from a step's z to the next one's
+  Kernel<T> kernel;     // U, or of it
+  int64_t offset;       // blocks that it leaves out in front
   T* part;              // (rows, blocks, 4, lanes): the sums of a block of units, or two, of the depth so far
 };
 
@@ -103,7 +105,7 @@ void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, 
       }
     }
   }
-  add_products<T, ROWS, BLOCKS, PER_GATE>(sums, a, units, run.recurrent, block, k0, k1);
+  add_products<T, ROWS, BLOCKS, PER_GATE>(sums, a, units, place.kernel, block - place.offset, k0, k1);
   for (int n = 0; n < BLOCKS; ++n) {
     if (k1 < units) {
 #pragma GCC unroll 8
@@ -252,6 +254,11 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   Aligned<T> state(2 * size), dropped(run.mask.kinds * size), dropped_x(run.input_mask.kinds ? stretch * rows * features : 0), z(z_size);
   Aligned<T> part(units > kDepth ? 2 * rows * kGates * kLanes<T> : 0);
   place.part = part.get();
+  place.kernel = run.recurrent;
+  place.offset = 0;
+  constexpr int64_t kBlock = kGates * kLanes<T>;
+  const bool by_block = run.recurrent.by_gate != kLanes<T> && rows > 2 * kRows;
+  Aligned<T> blocks(by_block ? 2 * kBlock * units : 0);
   place.h = state.get();
   place.h_next = place.h + size;
   place.by_step = kGates * (run.gates ? batch : rows) * units;
@@ -267,6 +274,11 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
       const int64_t kinds = run.mask.kinds;
       for (int64_t gate = 0; gate < kinds; ++gate) drop(place.h, run.mask, gate, first, rows, dropped.get() + gate * size);
       over_blocks<T>(units, rows, kinds == kGates, [&](auto ROWS, auto BLOCKS, auto PER_GATE, int64_t block, int64_t begin, int64_t k0, int64_t k1) {
+        if (by_block && begin == 0 && k0 == 0) {
+          pack_forward(run.recurrent.data, units, units, blocks.get(), block, block + BLOCKS);
+          place.kernel = {blocks.get(), kBlock * units, kBlock, kLanes<T>};
+          place.offset = block;
+        }
         const T* a[kGates];
         for (int g = 0; g < kGates; ++g) {
           a[g] = (kinds ? dropped.get() + (kinds == kGates ? g * size : 0) : place.h) + begin * units;
@@ -616,9 +628,9 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
     run.c_trail = out.take<T>();
     run.gates = out.take<T>();
   }
-  // packing costs about as much as two rows' step
+  // packing costs about as much as two rows' step; for a single one each block is packed when it is its turn
   const int64_t width = vectors_of<T>(units) * kLanes<T>, panels = (units + width - 1) / width;
-  const bool packed = units % width != 0 || steps * batch > 4 * kRows;
+  const bool packed = units % width != 0 || (steps > 1 && steps * batch > 4 * kRows);
   const int64_t recurrent_size = packed ? blocks_of<T>(units) * kLanes<T> * kGates * units : 0;
   Aligned<T> room(recurrent_size + (packed && !ids ? kGates * panels * width * features : 0));
   threads = threads_for(pool, threads, batch);
@@ -631,7 +643,9 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   run.by_panel = width, run.by_k = kGates * units, run.by_gate = units;
   if (packed) {
     run.recurrent = Kernel<T>{room.get(), units * kGates * kLanes<T>, kGates * kLanes<T>, kLanes<T>};
-    pack(units, blocks_of<T>(units), [&](int64_t first, int64_t last) { pack_forward(recurrent, units, units, room.get(), first, last); });
+    pack(units, blocks_of<T>(units), [&](int64_t first, int64_t last) {
+      pack_forward(recurrent, units, units, room.get() + first * run.recurrent.by_block, first, last);
+    });
   }
   if (packed && !ids) {
     T* const to = room.get() + recurrent_size;

@@ -116,10 +116,9 @@ LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kGates], const T* const*
   }
 }
 
-// (K, 4H) -> (H / lanes, K, 4, lanes), filled up with zeros; blocks first..last-1 of them.
+// (K, 4H) -> (blocks, K, 4, lanes), filled up with zeros: blocks first..last-1 of the H / lanes.
 template <typename T>
 void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last) {
-  packed += first * depth * kGates * kLanes<T>;
   for (int64_t block = first; block < last; ++block) {
     const int count = std::min<int64_t>(kLanes<T>, units - block * kLanes<T>);
     for (int64_t k = 0; k < depth; ++k) {

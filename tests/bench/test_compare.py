@@ -79,4 +79,4 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert "2 compared; this project slower in 1: A" in run.stdout
     run = _run(str(files["old"]), "none")
     assert run.returncode == 2
-    assert run.stderr == "bench: rows: none; give a file of rows, or a commit that throughput.jsonl has timed rows of\n"
+    assert run.stderr.splitlines()[-1] == "bench: rows: none; give a file of rows, or a commit that throughput.jsonl has timed rows of"

@@ -58,7 +58,7 @@ def test_a_sweep(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "T 3 to 6, devices 2: time " in run.stdout
     for form in (figure, figure.with_suffix(".svg")):
         assert 0 < form.stat().st_size < 2**20
-    monkeypatch.setattr(sys, "argv", command[2:])
+    monkeypatch.setattr(sys, "argv", command[3:])
     monkeypatch.setattr(scaling.timing, "run_module", lambda arguments: pytest.fail("what is there is not measured again"))
     scaling.main()
     assert capsys.readouterr().out == "".join(line + "\n" for line in run.stdout.splitlines() if not line.startswith("round"))
