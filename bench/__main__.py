@@ -7,6 +7,7 @@ from lstm_jax.errors import InputError
 
 COMMANDS = {
     "throughput": "milliseconds a step, ours and its peers'",
+    "accuracy": "what training reaches over length, step and units",
     "report": "a page, figures and a summary of the rows of throughput",
     "compare": "what became faster or slower between two sets of rows",
     "schema": "the fields of a row of throughput",

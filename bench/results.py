@@ -27,10 +27,10 @@ def read(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, p
         yield check(row, f"{path}, line {number}")
 
 
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a row at the end, handed to the system before this returns."""
+def append(path: Path, *rows: dict[str, Any]) -> None:
+    """Add rows at the end, handed to the system in one piece before this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
     with path.open("a") as file:
-        file.write(("\n" if torn else "") + json.dumps(row) + "\n")
+        file.write(("\n" if torn else "") + "".join(json.dumps(row) + "\n" for row in rows))
         file.flush()

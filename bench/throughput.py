@@ -350,7 +350,7 @@ def works_of(names: Iterable[str], axes: dict[str, tuple[int, ...]]) -> list[Wor
     return list(found.values())
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def sizes(text: str) -> tuple[int, ...]:
     """20,40 or 32..512, each twice the one before.
 
     Raises:
@@ -359,10 +359,10 @@ def _numbers(text: str) -> tuple[int, ...]:
     first, dots, last = text.partition("..")
     if not dots:
         return tuple(int(part) for part in text.split(","))
-    sizes = [int(first)]
-    while 2 * sizes[-1] <= int(last):
-        sizes.append(2 * sizes[-1])
-    return tuple(sizes)
+    found = [int(first)]
+    while 2 * found[-1] <= int(last):
+        found.append(2 * found[-1])
+    return tuple(found)
 
 
 def main() -> None:
@@ -372,7 +372,7 @@ def main() -> None:
     parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
     parser.add_argument("--peer", nargs="+", default=list(PEERS), metavar="PEER", help=f"{', '.join(PEERS)}; all if not given")
     for name in ("units", "length", "batch"):
-        parser.add_argument(f"--{name}", type=_numbers, help="sizes, as in 32,64,128 or 32..512")
+        parser.add_argument(f"--{name}", type=sizes, help="sizes, as in 32,64,128 or 32..512")
     parser.add_argument("--rounds", type=int, help="processes a side; else the preset's")
     parser.add_argument("--seconds", type=float, help="timed in each process; else the preset's")
     parser.add_argument("--report", action="store_true", help="measure nothing")

@@ -1,0 +1,33 @@
+"""What a process does with memory that it frees, counted in page faults."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource
+from lstm_jax import machine
+print(machine.keep_freed_memory())
+block = lambda: b"x" * 2**26
+block()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    block()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_kept() -> None:
+    found = {}
+    for keep in ("1", "0"):
+        environment = os.environ | {"LSTM_JAX_KEEP_MEMORY": keep}
+        run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, check=True)
+        set_, faults = run.stdout.split()
+        assert set_ == str(keep == "1")
+        found[keep] = int(faults)
+    # a fault for each page of 4 KiB, or of 2 MiB where the system makes large ones
+    assert found["1"] < 100 <= found["0"]
