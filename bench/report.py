@@ -94,6 +94,8 @@ def markdown(lines: Sequence[Line], rows: Sequence[dict[str, Any]], sha: str) ->
             cells.append(said + (": {:.2f} times ({:.2f} to {:.2f})".format(*line.ratio) if line and line.ratio else ""))
         text += f"| {name} | {' | '.join(cells)} |\n"
     for name, ratios in geometric_means(lines).items():
+        if name.startswith(BASE):
+            continue
         values = [ratio for ratio, _ in ratios]
         mean = np.exp(np.mean(np.log(values)))
         text += f"\nThe recurrence alone, {len(values)} sizes: {name} takes {mean:.2f} times as long in the geometric mean "
@@ -156,6 +158,6 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "index.html", page(lines, rows, curves, html.escape(sha)).encode())
     write_atomically(options.out / "summary.md", markdown(lines, rows, sha).encode())
-    for name in geometric_means(lines):
+    for name in (name for name in geometric_means(lines) if not name.startswith(BASE)):
         draw_grid(lines, name, options.out / f"grid_{name.replace(':', '_').replace('=', '_')}.png")
     print(f"{options.out / 'index.html'}: {len(timed)} rows, {len(works)} workloads, {len(sides)} sides")
