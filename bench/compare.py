@@ -93,12 +93,17 @@ def changes(old: list[dict[str, Any]], new: list[dict[str, Any]], level: float =
     for key in shared:
         before, after = times[0][key], times[1][key]
         work, side = names[key]
-        ratio, low, high = ratio_interval(after, before)
-        found.append(Change(work, side, ratio, low, high, permutation_p(before, after)))
-    return _judged(found, level, least)
+        found.append(change(work, side, before, after))
+    return judged(found, level, least)
 
 
-def _judged(found: list[Change], level: float, least: float) -> list[Change]:
+def change(work: str, side: str, before: Sequence[float], after: Sequence[float]) -> Change:
+    """Of two sides' times, without a verdict."""
+    ratio, low, high = ratio_interval(after, before)
+    return Change(work, side, ratio, low, high, permutation_p(before, after))
+
+
+def judged(found: list[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
     """Holm's procedure: the k-th smallest p against level / (number - k), up to the first that is larger."""
     verdicts: dict[int, Verdict] = {}
     order = sorted(range(len(found)), key=lambda n: found[n].p)

@@ -35,6 +35,7 @@ def _keras(backend: str, package: str) -> Peer:
 PEERS = {
     "ours": Peer("ours", (), ()),
     "torch_lstm": Peer("torch_lstm", ("torch",), ("torch",)),
+    "torch_compiled": Peer("torch_compiled", ("torch",), ("torch",)),
     "jax_rnn": Peer("jax_rnn", (), ("jax",), gpu=True),
     "flax_nnx": Peer("flax_nnx", (), ("flax",)),
     "flax_linen": Peer("flax_linen", (), ("flax",)),
@@ -49,13 +50,16 @@ PEERS = {
 @dataclass(frozen=True)
 class Options:
     """backend: of our recurrence, None chooses; of Flax NNX, the cell. The rates are A's, and what a peer lacks of them its note says.
-    remat: of our recurrence, see `unroll`; devices: of our mesh, 0 for one a core."""
+    remat: of our recurrence, see `unroll`; devices: of our mesh, 0 for one a core. dtype: that we compute in; a peer knows float32 alone.
+    slower: the share of steps that we take on top of those that are counted, to see whether a slowdown is found."""
 
     backend: str | None = None
     dropout: float = 0.0
     recurrent_dropout: float = 0.0
     remat: str = "none"
     devices: int = 0
+    dtype: str = "float32"
+    slower: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rows of `bench.throughput` and `bench.scaling` as one page that opens offline, static figures and a summary in Markdown.
+"""Rows of `throughput`, `accuracy` and `scaling` as one page that opens offline, static figures and a summary in Markdown.
 
 python -m bench report                              # of the newest commit that has rows, into bench/report/
 python -m bench report --commit 32f0c1 --out page
@@ -8,14 +8,14 @@ python -m bench report --results mine.jsonl
 import argparse
 import html
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import results, scaling
+from bench import accuracy, results, scaling
 from bench.throughput import BASE, PATH, Line, geometric_means, kept, peaks, rows_in, side, summary
 from bench.workloads import Workload, workload
 from lstm_jax import plots
@@ -25,6 +25,20 @@ from lstm_jax.files import write_atomically
 TEMPLATE = Path(__file__).with_name("report.html")
 COLUMNS = ("workload", "side", "round", "ms_per_step", "tokens_per_second", "gflops", "compile_seconds", "first_step_seconds")
 COLUMNS += ("peak_memory_mib", "backend_ran", "dtype", "B", "T", "H", "E", "V", "load", "noisy", "error", "git")
+TITLES = {
+    "ours": "this project",
+    "torch_lstm": "PyTorch {torch}, nn.LSTM, fused Adam",
+    "torch_compiled": "PyTorch {torch}, the same under torch.compile",
+    "jax_rnn": "jax.experimental.rnn {jax}",
+    "flax_nnx": "Flax {flax}, nnx.RNN",
+    "flax_linen": "Flax {flax}, Linen",
+    "haiku": "Haiku {dm-haiku}",
+    "equinox": "Equinox {equinox}",
+    "keras_jax": "Keras {keras} on JAX, `fit`",
+    "keras_torch": "Keras {keras} on PyTorch, `fit`",
+    "keras_tensorflow": "Keras {keras} on TensorFlow, `fit`",
+}
+"""Of sides, with the versions of a row."""
 MACHINE = ("cpu", "cores", "platform", "python", "devices", "threads", "versions", "xla_flags", "matmul_precision", "git")
 
 
@@ -38,6 +52,12 @@ def newest(path: Path) -> str:
     if not commits:
         raise InputError("rows", path, "run bench throughput first, or name a file with rows in --results")
     return commits[-1]
+
+
+def newest_trained(path: Path) -> list[dict[str, Any]]:
+    """Rows of `bench.accuracy` of the last commit that has some."""
+    rows = list(results.read(path))
+    return [row for row in rows if row["git"] == rows[-1]["git"]]
 
 
 def _finite(value: float) -> float | None:
@@ -57,8 +77,28 @@ def line_record(line: Line, row: dict[str, Any] | None) -> dict[str, Any]:
     return about | sizes | where | {name: _finite(value) for name, value in figures.items()} | {"compile": line.compile_seconds}
 
 
-def page(lines: Sequence[Line], rows: Sequence[dict[str, Any]], curves: Sequence[scaling.Curve], sha: str) -> str:
-    """The page's HTML."""
+def accuracy_records(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the page knows of the cells of `bench.accuracy`."""
+    lines = accuracy.summary(rows)
+    ahead = accuracy.front(lines)
+    found = []
+    for line in lines:
+        scores = line["scores"]
+        reached = float(np.median(line["to_accuracy"])) if line["to_accuracy"] else float("nan")
+        record = {name: line[name] for name in ("task", "side", *accuracy.FLAGS, "seeds")}
+        record |= {"score": float(np.mean(scores)), "low": min(scores), "high": max(scores), "speed": line["examples_per_second"]}
+        found.append(record | {"reached": _finite(reached), "front": line in ahead})
+    return found
+
+
+def page(
+    lines: Sequence[Line],
+    rows: Sequence[dict[str, Any]],
+    curves: Sequence[scaling.Curve],
+    sha: str,
+    trained: Sequence[dict[str, Any]] = (),
+) -> str:
+    """The page's HTML; trained: rows of `bench.accuracy`."""
     gemm, copy = peaks(rows)
     timed = [row for row in rows if row["peer"] != "peak"]
     example = {(row["workload"], row.get("side", row["peer"])): row for row in timed if "ms_per_step" in row}
@@ -69,6 +109,9 @@ def page(lines: Sequence[Line], rows: Sequence[dict[str, Any]], curves: Sequence
         "copy": _finite(copy),
         "lines": [line_record(line, example.get((line.work.name, line.side))) for line in lines if not line.error],
         "scaling": [vars(curve) | {"exponent": scaling.exponent(curve.sizes[-2:], curve.ms[-2:])} for curve in curves],
+        "accuracy": accuracy_records(trained),
+        "accuracy_commit": trained[0]["git"] if trained else "",
+        "reached": accuracy.REACHED,
         "columns": COLUMNS,
         "rows": [[row.get(name) for name in COLUMNS] for row in timed],
         "environments": [(json.loads(machine), count) for machine, count in machines.most_common()],
@@ -77,30 +120,79 @@ def page(lines: Sequence[Line], rows: Sequence[dict[str, Any]], curves: Sequence
     return TEMPLATE.read_text().replace("DATA</script>", json.dumps(data, allow_nan=False).replace("</", "<\\/") + "</script>", 1)
 
 
+def title(name: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Of a side, with the versions that its rows have."""
+    versions = next((row["versions"] for row in rows if row.get("side") == name and "versions" in row), {})
+    peer, _, options = name.partition(":")
+    short = {package: ".".join(text.split("+")[0].split(".")[:2]) for package, text in versions.items()}
+    return TITLES[peer].format_map(defaultdict(str, short)) + (f", {options.replace(':', ', ')}" if options else "")
+
+
+def over_sizes(lines: Sequence[Line], kind: str) -> list[tuple[str, list[tuple[float, float, float]]]]:
+    """Sides, and their ratios over the sizes that a kind of workload was measured at."""
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for line in lines:
+        if line.ratio and line.work.kind == kind:
+            found.setdefault(line.side, []).append(line.ratio)
+    return [(name, ratios) for name, ratios in found.items() if len(ratios) > 1]
+
+
 def markdown(lines: Sequence[Line], rows: Sequence[dict[str, Any]], sha: str) -> str:
-    """A table of the source's workloads, and a line on the grid."""
+    """A table of the source's workloads, and one of the ratios over other sizes."""
     gemm, copy = peaks(rows)
     plain = [line for line in lines if ":" not in line.work.name and not line.error]
     names = list(dict.fromkeys(line.work.name for line in plain))
     sides = list(dict.fromkeys(line.side for line in plain))
-    text = f"Milliseconds a step, medians of fresh processes; in brackets the 95 % interval of the ratio to this project. Commit {sha}, "
-    text += f"{gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.\n\n"
+    most = max((line.processes for line in plain), default=0)
+    text = f"Milliseconds a step, medians of fresh processes ({most} a side); in brackets the 95 % interval of the ratio to this project. "
+    text += f"Commit {sha}, {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.\n\n"
     text += f"| | {' | '.join(names)} |\n|{' --- |' * (len(names) + 1)}\n"
     for name in sides:
         cells = []
         for work in names:
             line = next((line for line in plain if (line.work.name, line.side) == (work, name)), None)
-            said = "" if line is None else f"{line.ms:,.3g}" if line.ms < 100 else f"{line.ms:,.0f}"
+            said = "" if line is None else f"{line.ms:#.3g}" if line.ms < 100 else f"{line.ms:,.0f}"
             cells.append(said + (": {:.2f} times ({:.2f} to {:.2f})".format(*line.ratio) if line and line.ratio else ""))
-        text += f"| {name} | {' | '.join(cells)} |\n"
-    for name, ratios in geometric_means(lines).items():
-        if name.startswith(BASE):
-            continue
-        values = [ratio for ratio, _ in ratios]
-        mean = np.exp(np.mean(np.log(values)))
-        text += f"\nThe recurrence alone, {len(values)} sizes: {name} takes {mean:.2f} times as long in the geometric mean "
-        text += f"({min(values):.2f} to {max(values):.2f}).\n"
+        text += f"| {title(name, rows)} | {' | '.join(cells)} |\n"
+    kinds = {"sentiment": "A", "characters": "B", "recurrence": "the recurrence alone"}
+    grids = {kind: dict(over_sizes(lines, kind)) for kind in kinds}
+    others = [name for name in dict.fromkeys(name for grid in grids.values() for name in grid) if not name.startswith(BASE)]
+    if not others:
+        return text
+    shown = [kind for kind in kinds if grids[kind]]
+    heads = [f"{kinds[kind]}, {max(map(len, grids[kind].values()))} sizes" for kind in shown]
+    text += (
+        "\nTimes as long as this project over other sizes: the geometric mean, the least and the most, and at how many sizes this project "
+    )
+    text += f"is slower.\n\n| | {' | '.join(heads)} |\n|{' --- |' * (len(heads) + 1)}\n"
+    for name in others:
+        cells = []
+        for kind in shown:
+            ratios = [ratio for ratio, _, _ in grids[kind].get(name, [])]
+            slower = sum(ratio < 1 for ratio in ratios)
+            said = f"{np.exp(np.mean(np.log(ratios))):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), slower at {slower}" if ratios else ""
+            cells.append(said)
+        text += f"| {title(name, rows)} | {' | '.join(cells)} |\n"
     return text
+
+
+def trained_markdown(trained: Sequence[dict[str, Any]]) -> str:
+    """Tables of what `bench.accuracy` found: units over length, the mean over seeds, of generation a table a step."""
+    records = [record for record in accuracy_records(trained) if record["side"] == BASE]
+    text = ""
+    for task, step in dict.fromkeys((record["task"], record["S"]) for record in records):
+        those = {(record["H"], record["T"]): record for record in records if (record["task"], record["S"]) == (task, step)}
+        lengths, units = (sorted({sizes[n] for sizes in those}) for n in (1, 0))
+        of = "Sentiment: test accuracy" if task == "sentiment" else f"Generation, windows every {step}: held-out bits a character"
+        seeds = max(record["seeds"] for record in those.values())
+        text += f"{of}, mean of {seeds} seeds; in brackets thousand training examples a second. Commit {trained[0]['git']}.\n\n"
+        text += f"| units | {' | '.join(f'length {T}' for T in lengths)} |\n|{' --- |' * (len(lengths) + 1)}\n"
+        for H in units:
+            cells = (those.get((H, T)) for T in lengths)
+            told = (f"{cell['score']:.4f}{'*' * cell['front']} ({cell['speed'] / 1000:.2g})" if cell else "" for cell in cells)
+            text += f"| {H} | {' | '.join(told)} |\n"
+        text += "\n"
+    return text + "\\*: no other cell of the task is both better and faster.\n" if text else ""
 
 
 def draw_grid(lines: Sequence[Line], peer: str, path: Path) -> None:
@@ -135,29 +227,43 @@ def works_in(rows: Sequence[dict[str, Any]]) -> list[Workload]:
     return [workload(name) for name in sorted(names, key=lambda name: ":" in name)]
 
 
+def of_commit(path: Path, sha: str) -> tuple[list[dict[str, Any]], list[Line]]:
+    """Rows of a commit, and what they come to.
+
+    Raises:
+        InputError: if it has no timed rows, or some of several machines.
+    """
+    rows = [row for row in rows_in(path) if row["git"].startswith(sha)]
+    timed = [row for row in kept(rows) if "ms_per_step" in row]
+    if not timed:
+        raise InputError("commit", sha, f"give one that {path} has timed rows of")
+    machines = sorted({f"{row['cpu']}, {row['cores']} cores" for row in timed})
+    if len(machines) > 1:
+        raise InputError("machines", " and ".join(machines), "report rows of one machine")
+    sides = [side(name) for name in dict.fromkeys(row["side"] for row in kept(rows))]
+    return rows, summary(works_in(rows), sides, rows)
+
+
 def main() -> None:
     """Write page, figures and summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=PATH)
+    parser.add_argument(
+        "--accuracy", type=Path, default=accuracy.PATH, help="rows of bench accuracy, of which the newest commit's are shown"
+    )
     parser.add_argument("--commit", default=None, help="whose rows; the newest that has some if not given")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("report"))
     options = parser.parse_args()
     sha = options.commit or newest(options.results)
-    rows = [row for row in rows_in(options.results) if row["git"].startswith(sha)]
-    if not any("ms_per_step" in row for row in rows):
-        raise InputError("commit", sha, f"give one that {options.results} has timed rows of")
+    rows, lines = of_commit(options.results, sha)
     timed = kept(rows)
-    machines = sorted({f"{row['cpu']}, {row['cores']} cores" for row in timed if "ms_per_step" in row})
-    if len(machines) > 1:
-        raise InputError("machines", " and ".join(machines), "report rows of one machine")
-    works = works_in(rows)
-    sides = [side(name) for name in dict.fromkeys(row["side"] for row in timed)]
-    lines = summary(works, sides, rows)
     of_scaling = [line for line in results.read(scaling.PATH) if line["git"].startswith(sha)] if options.results == PATH else []
+    trained = newest_trained(options.accuracy)
     curves = list(scaling.curves(of_scaling, scaling.MIDDLE, scaling.DEVICES))
     options.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.out / "index.html", page(lines, rows, curves, html.escape(sha)).encode())
-    write_atomically(options.out / "summary.md", markdown(lines, rows, sha).encode())
+    write_atomically(options.out / "index.html", page(lines, rows, curves, html.escape(sha), trained).encode())
+    write_atomically(options.out / "summary.md", "\n".join((markdown(lines, rows, sha), trained_markdown(trained))).encode())
     for name in (name for name in geometric_means(lines) if not name.startswith(BASE)):
         draw_grid(lines, name, options.out / f"grid_{name.replace(':', '_').replace('=', '_')}.png")
+    works, sides = {line.work.name for line in lines}, {line.side for line in lines}
     print(f"{options.out / 'index.html'}: {len(timed)} rows, {len(works)} workloads, {len(sides)} sides")

@@ -54,7 +54,7 @@ FIELDS = {
     "flops": Field(WHOLE, (TIMED,), "of the products of a step, counted on paper (`bench.flops`)"),
     "gflops": Field(NUMBER, (TIMED,), "flops / ms_per_step, in 1e9 a second"),
     "least_bytes": Field(WHOLE, (TIMED,), "that a step moves at least (`bench.flops`)"),
-    "farthest": Field(NUMBER, (TIMED,), "largest relative distance from the reference, in outputs and after a step"),
+    "farthest": Field(NUMBER, (TIMED,), "largest relative distance from the reference, in outputs and after a step; found once a commit"),
     "note": Field(TEXT, (TIMED,), "what the peer does otherwise"),
     "backend_ran": Field(TEXT, (TIMED,), "backend that ran"),
     "dtype": Field(TEXT, (TIMED,), "of parameters and products"),
@@ -67,6 +67,7 @@ FIELDS = {
     "hosts": Field(WHOLE, (TIMED,), "processes of JAX"),
     "xla_flags": Field(TEXT, (TIMED,), "XLA_FLAGS"),
     "matmul_precision": Field(TEXT, (TIMED,), "jax_default_matmul_precision"),
+    "slower": Field(NUMBER, (), "share of steps taken on top of those counted, to see whether `compare` finds it; 0 if absent"),
     "noisy": Field(TEXT, (), "why its time is not to be trusted, empty if it is"),
     "error": Field(TEXT, (FAILED,), "first line of what went wrong"),
 }

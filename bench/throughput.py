@@ -6,9 +6,9 @@
     python -m bench throughput --workload recurrence --peer ours torch_lstm haiku --units 32,64 --length 20,80 --batch 32,128
     python -m bench throughput --workload A B recurrence --report
 
-A peer may have options: `ours:backend=reference`, and A's rates, `ours:dropout=0:recurrent=0`. Fresh processes on two cores, the peers of a
-workload in turn; each is checked against the reference before it is timed. Rows that are there already, of the same commit, are skipped;
-those of peers that failed are tried again. The machine's own peak is measured with each run.
+A peer may have options: `ours:backend=reference`, `ours:dtype=bfloat16`, and A's rates, `ours:dropout=0:recurrent=0`. Fresh processes on
+two cores, the peers of a workload in turn; each is checked against the reference before it is first timed. Rows that are there already, of
+the same commit, are skipped; those of peers that failed are tried again. The machine's own peak is measured with each run.
 
 Where there is a GPU, all run on the first one, in float32 without TF32, and the rows have a file of their own.
 """
@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from rich.table import Table
 from bench import device, peak, progress, results, schema, timing
 from bench.peer import PEERS
 from bench.workloads import BATCH_SIZES, LENGTHS, UNITS, WORKLOADS, Workload, workload
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, require
+from lstm_jax.recurrence import BACKENDS
 
 PATH = results.RESULTS / ("throughput_gpu.jsonl" if device.gpu() else "throughput.jsonl")
 BASE = "ours"
@@ -48,38 +49,48 @@ class Side:
     backend: str | None = None
     dropout: float | None = None
     recurrent: float | None = None
+    dtype: str = "float32"
+    slower: float = 0.0
 
     def arguments(self) -> list[str]:
         """For `bench.worker`."""
         named = {"--backend": self.backend, "--dropout": self.dropout, "--recurrent-dropout": self.recurrent}
+        named |= {"--dtype": self.dtype if self.dtype != "float32" else None, "--slower": self.slower or None}
         return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
 
     def key(self, work: Workload) -> tuple:
         """By which its rows are known."""
         dropout, recurrent = (work.dropout if rate is None else rate for rate in (self.dropout, self.recurrent))
-        return (self.peer, work.name, self.backend, dropout, recurrent)
+        return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)
 
 
 def side(name: str) -> Side:
-    """Read a side: PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE].
+    """Read a side: PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=bfloat16][:slower=SHARE], the last two of ours alone.
 
     Raises:
         InputError: for an unknown peer or option.
     """
     peer, *options = name.split(":")
     pairs = {option.split("=")[0]: option.partition("=")[2] for option in options}
-    if peer not in PEERS or not pairs.keys() <= {"backend", "dropout", "recurrent"}:
-        raise InputError("peer", name, f"give one of {', '.join(PEERS)}, with :backend=, :dropout= or :recurrent=")
+    if peer not in PEERS or not pairs.keys() <= {"backend", "dropout", "recurrent", "dtype", "slower"}:
+        raise InputError("peer", name, f"give one of {', '.join(PEERS)}, with :backend=, :dropout=, :recurrent= or :dtype=")
+    dtype, backend = pairs.get("dtype", "float32"), pairs.get("backend")
+    require(dtype in ("float32", "bfloat16"), "dtype", dtype, "give float32 or bfloat16")
+    require(peer == BASE or not pairs.keys() & {"dtype", "slower"}, "peer", name, f"give dtype and slower to {BASE} alone")
+    require(peer != BASE or backend is None or backend in BACKENDS, "backend", backend, f"give one of {', '.join(BACKENDS)}")
     try:
-        rates = {option: float(pairs[option]) for option in ("dropout", "recurrent") if option in pairs}
+        rates = {option: float(pairs[option]) for option in ("dropout", "recurrent", "slower") if option in pairs}
     except ValueError as error:
         raise InputError("peer", name, "give its rates as in ours:dropout=0.2") from error
-    return Side(name, peer, pairs.get("backend"), **rates)
+    return Side(name, peer, backend, dtype=dtype, **rates)
+
+
+KEY = ("peer", "workload", "backend", "dropout", "recurrent_dropout")
 
 
 def row_key(row: dict[str, Any]) -> tuple:
     """As `Side.key`."""
-    return tuple(row[name] for name in ("peer", "workload", "backend", "dropout", "recurrent_dropout"))
+    return (*(row[name] for name in KEY), row.get("dtype", "float32"), row.get("slower", 0.0))
 
 
 def rows_in(path: Path) -> Iterator[dict[str, Any]]:
@@ -102,15 +113,16 @@ def commit() -> str:
     return run_folder._git()
 
 
-def attempt(one: Side, work: Workload, reference: Path, seconds: float) -> dict[str, Any]:
-    """A row of a fresh process; of one that fails, a row with "error"."""
-    module = ["bench.worker", *one.arguments(), "--reference", str(reference), "--seconds", str(seconds)]
+def attempt(one: Side, work: Workload, checked: float | None, reference: Path, seconds: float) -> dict[str, Any]:
+    """A row of a fresh process; of one that fails, a row with "error". checked: how far from the reference it was found, if it was."""
+    against = ["--reference", str(reference)] if checked is None else ["--checked", str(checked)]
+    module = ["bench.worker", *one.arguments(), *against, "--seconds", str(seconds)]
     module.insert(2, work.name)
     try:
         return timing.run_module(module)[-1]
     except subprocess.CalledProcessError as error:
         lines = [line for line in (error.stdout or "").splitlines() if line.startswith("{")]
-        known = dict(zip(("peer", "workload", "backend", "dropout", "recurrent_dropout"), one.key(work), strict=True))
+        known = dict(zip((*KEY, "dtype", "slower"), one.key(work), strict=True))
         return known | (json.loads(lines[-1]) if lines else {"error": f"ended with code {error.returncode}"})
 
 
@@ -155,10 +167,10 @@ def kept(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds: float, path: Path, sha: str) -> None:
     """Measure what is missing; noisy rows again."""
-    tries = Counter((*row_key(row), row["round"]) for row in rows_in(path) if row.get("git") == sha and row.get("noisy"))
-    done = {
-        (*row_key(row), row["round"]) for row in rows_in(path) if row.get("git") == sha and "ms_per_step" in row and not row.get("noisy")
-    }
+    there = [row for row in rows_in(path) if row["git"] == sha and "ms_per_step" in row]
+    tries = Counter((*row_key(row), row["round"]) for row in there if row.get("noisy"))
+    checked = {row_key(row): row["farthest"] for row in there}
+    done = {(*row_key(row), row["round"]) for row in there if not row.get("noisy")}
     done |= {key for key, count in tries.items() if count >= TRIES}
     missing = {work: [(n, s) for n in range(rounds) for s in sides if (*s.key(work), n) not in done] for work in works}
     if not any(missing.values()):
@@ -170,13 +182,16 @@ def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 reference = Path(folder) / "reference.npz"
-                timing.run_module(["bench.worker", "ours", work.name, "--backend", "reference", "--write-reference", str(reference)])
+                if any(one.key(work) not in checked for _, one in runs):
+                    timing.run_module(["bench.worker", BASE, work.name, "--backend", "reference", "--write-reference", str(reference)])
                 for number, one in runs:
                     key = (*one.key(work), number)
                     row: dict[str, Any] = {}
                     for _ in range(tries[key], TRIES):
                         about = {"side": one.name, "round": number, "git": sha, "cores": timing.CORES, "load": timing.load()}
-                        row = about | attempt(one, work, reference, seconds)
+                        row = about | attempt(one, work, checked.get(one.key(work)), reference, seconds)
+                        if "farthest" in row:
+                            checked[one.key(work)] = row["farthest"]
                         row["noisy"] = noise(row)
                         _append(path, row)
                         if not row["noisy"]:
@@ -232,9 +247,13 @@ def summary(works: Sequence[Workload], sides: Sequence[Side], rows: Sequence[dic
 
 def peaks(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
     """GFLOP/s of a product and GB/s of a copy, the best that these rows have."""
-    where = "gpu" if device.gpu() else str(timing.CORES)
-    values = [[row[name] for row in rows if name in row] for name in (f"gemm_gflops_{where}", f"copy_gbs_{where}")]
-    gemm, copy = (max(found) if found else float("nan") for found in values)
+
+    def best(name: str) -> float:
+        measured = [row for row in rows if row["peer"] == schema.PEAK]
+        values = [row.get(f"{name}_{'gpu' if device.gpu() else row['cores']}") for row in measured]
+        return max((value for value in values if value is not None), default=float("nan"))
+
+    gemm, copy = best("gemm_gflops"), best("copy_gbs")
     return gemm, copy
 
 
@@ -312,20 +331,21 @@ def report(works: Sequence[Workload], sides: Sequence[Side], path: Path, sha: st
 
 @dataclass(frozen=True)
 class Preset:
-    """What is measured where nothing else is asked for."""
+    """What is measured where nothing else is asked for: workloads with their axes, and the peers that are left out."""
 
-    workloads: tuple[str, ...]
+    workloads: dict[str, dict[str, tuple[int, ...]]]
     rounds: int
     seconds: float
-    axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
 
+EVERY = {"H": UNITS, "T": LENGTHS, "B": (32, 128)}
 PRESETS = {
-    "quick": Preset(("A", "B"), 2, 0.7),
-    "standard": Preset(("A", "B"), 3, 1.0, {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}),
-    "full": Preset(("A", "B", "recurrence", "evaluation"), 5, 3.0, {"H": UNITS, "T": LENGTHS, "B": (32, 128)}),
+    "quick": Preset({"A": {}, "B": {}}, 2, 0.7, ("torch_compiled", "keras_torch")),
+    "standard": Preset({"A": {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}, "B": {}}, 3, 1.0),
+    "full": Preset({"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0),
 }
-"""quick takes some four minutes on two cores, standard about two hours, full a night."""
+"""quick takes some four minutes on two cores and leaves out the peers that are slow to start, standard an hour, full a night."""
 
 
 def works_of(names: Iterable[str], axes: dict[str, tuple[int, ...]]) -> list[Workload]:
@@ -350,6 +370,18 @@ def works_of(names: Iterable[str], axes: dict[str, tuple[int, ...]]) -> list[Wor
     return list(found.values())
 
 
+def sides_of(peers: Iterable[str], backends: Iterable[str | None], dtypes: Iterable[str]) -> list[Side]:
+    """The peers, and in place of ours without options one for each backend and dtype."""
+    found = []
+    for name in peers:
+        of_ours = product(backends, dtypes) if name == BASE else [(None, "float32")]
+        parts = [
+            (f":backend={backend}" if backend else "") + (f":dtype={dtype}" if dtype != "float32" else "") for backend, dtype in of_ours
+        ]
+        found += [side(name + options) for options in parts]
+    return found
+
+
 def sizes(text: str) -> tuple[int, ...]:
     """20,40 or 32..512, each twice the one before.
 
@@ -370,9 +402,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
-    parser.add_argument("--peer", nargs="+", default=list(PEERS), metavar="PEER", help=f"{', '.join(PEERS)}; all if not given")
+    parser.add_argument("--peer", nargs="+", metavar="PEER", help=f"{', '.join(PEERS)}; the preset's if not given")
     for name in ("units", "length", "batch"):
         parser.add_argument(f"--{name}", type=sizes, help="sizes, as in 32,64,128 or 32..512")
+    parser.add_argument("--backend", nargs="+", help=f"of ours, a side each: {', '.join(BACKENDS)}")
+    parser.add_argument("--dtype", nargs="+", default=["float32"], help="of ours, a side each: float32, bfloat16")
     parser.add_argument("--rounds", type=int, help="processes a side; else the preset's")
     parser.add_argument("--seconds", type=float, help="timed in each process; else the preset's")
     parser.add_argument("--report", action="store_true", help="measure nothing")
@@ -382,9 +416,11 @@ def main() -> None:
     preset = PRESETS[options.preset]
     given = {letter: getattr(options, name) for letter, name in (("H", "units"), ("T", "length"), ("B", "batch"))}
     axes = {letter: sizes for letter, sizes in given.items() if sizes}
-    works = works_of(options.workload or preset.workloads, axes if options.workload else preset.axes | axes)
+    asked = dict.fromkeys(options.workload, axes) if options.workload else {name: own | axes for name, own in preset.workloads.items()}
+    works = [work for name, over in asked.items() for work in works_of([name], over)]
     sha = options.commit or commit()
-    sides = [side(name) for name in options.peer]
+    peers = options.peer or [peer for peer in PEERS if peer not in preset.without]
+    sides = sides_of(peers, options.backend or [None], options.dtype)
     sides = sides if options.report else installed(sides)
     if not options.report:
         rounds, seconds = options.rounds or preset.rounds, options.seconds or preset.seconds

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench import device
 
-CORES = 2
+CORES = min(2, len(os.sched_getaffinity(0)))
 
 
 def pinned(cores: int = CORES) -> dict[str, str]:

@@ -44,20 +44,20 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """See `bench.peer`."""
-    mesh, backend = _mesh(work, options), resolve_backend(options.backend).name
+    mesh, backend = _mesh(work, options), resolve_backend(options.backend, compute_dtype=options.dtype).name
     if work.kind == "recurrence":
-        return _recurrence(arrays, mesh, backend)
+        return _recurrence(arrays, mesh, backend, options.dtype)
     if work.kind == "evaluation":
-        evaluate = _logits(work, arrays, options.backend, mesh)
+        evaluate = _logits(work, arrays, options, mesh)
         return evaluation(work, evaluate, _devices(mesh), "embedding and projection multiplied first", backend)
     training = _Training(work, arrays, options, mesh, keras_adam(1e-3))
 
     def after_one_step() -> dict[str, np.ndarray]:
-        return _one_step(work, arrays, options.backend, mesh, keras_adam(1e-3))
+        return _one_step(work, arrays, options, mesh, keras_adam(1e-3))
 
     return Built(
         training.run,
-        lambda: _outputs(work, arrays, options.backend, mesh),
+        lambda: _outputs(work, arrays, options, mesh),
         after_one_step,
         "keras",
         _devices(mesh),
@@ -68,27 +68,28 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
     """Outputs and one step, or gradients, by which the peers are checked; the step in both forms of Adam."""
-    mesh = _mesh(work, Options(backend))
+    options = Options(backend)
+    mesh = _mesh(work, options)
     if work.kind == "recurrence":
         built = _recurrence(arrays, mesh, backend)
         parts, outputs = {"gradients": built.after_one_step()}, built.outputs()
     elif work.kind == "evaluation":
-        parts, outputs = {}, comparable(work, _logits(work, arrays, backend, mesh)())
+        parts, outputs = {}, comparable(work, _logits(work, arrays, options, mesh)())
     else:
         forms = {"keras": keras_adam(1e-3), "corrected": optax.adam(1e-3, eps=1e-7)}
-        parts = {form: _one_step(work, arrays, backend, mesh, optimizer) for form, optimizer in forms.items()}
-        outputs = _outputs(work, arrays, backend, mesh)
+        parts = {form: _one_step(work, arrays, options, mesh, optimizer) for form, optimizer in forms.items()}
+        outputs = _outputs(work, arrays, options, mesh)
     flat: dict[str, Any] = {f"{part}/{name}": array for part, named in parts.items() for name, array in named.items()}
     np.savez(path, outputs=outputs, **flat)
 
 
-def _recurrence(arrays: Arrays, mesh: jax.sharding.Mesh, backend: str) -> Built:
+def _recurrence(arrays: Arrays, mesh: jax.sharding.Mesh, backend: str, dtype: str = "float32") -> Built:
     rows, copied = sharding.rows(mesh), sharding.replicated(mesh)
     x, cotangent = jax.device_put((arrays.inputs, arrays.targets), rows)
     params = jax.device_put(LSTMParams(**arrays.lstm()), copied)
 
     def forward_and_backward(params, x, cotangent):
-        h, back = jax.vjp(lambda params, x: unroll(CELLS["lstm"], params, x, backend=backend)[0], params, x)
+        h, back = jax.vjp(lambda params, x: unroll(CELLS["lstm"], params, x, backend=backend, compute_dtype=dtype)[0], params, x)
         return h, back(cotangent)
 
     compiled = jax.jit(forward_and_backward, out_shardings=(rows, (copied, rows)))
@@ -116,7 +117,12 @@ def _recurrence(arrays: Arrays, mesh: jax.sharding.Mesh, backend: str) -> Built:
 def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
     """rebuild(params) -> model, and the objective of its task."""
     name: Any = options.backend or "auto"
-    choices: Any = {"dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout, "remat": options.remat}
+    choices: Any = {
+        "dropout": options.dropout,
+        "recurrent_dropout": options.recurrent_dropout,
+        "remat": options.remat,
+        "dtype": options.dtype,
+    }
     if work.words:
         config = SentimentConfig(model=SentimentModelConfig(embed=work.features, units=work.units, backend=name, **choices))
         _, rebuild = functional(sentiment.make_model(config, work.vocabulary))
@@ -142,11 +148,12 @@ class _Training:
         _, objective = _model(work, options)
         params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
         self.state, places = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
-        self.taken = 0
+        self.taken, self.slower = 0, options.slower
         self.run_steps = make_run_steps(objective, optimizer, places, mesh, examples.gather)
 
     def run(self, count: int) -> None:
-        """That many steps more."""
+        """That many steps more, and those that `Options.slower` adds."""
+        count += round(count * self.slower)
         while count:
             start = self.taken % EPOCH
             steps = min(count, EPOCH - start)
@@ -156,15 +163,16 @@ class _Training:
             count -= steps
 
 
-def _one_step(work: Workload, arrays: Arrays, backend: str | None, mesh: jax.sharding.Mesh, optimizer) -> dict[str, np.ndarray]:
-    training = _Training(work, arrays, Options(backend), mesh, optimizer)
+def _one_step(work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh, optimizer) -> dict[str, np.ndarray]:
+    plain = Options(options.backend, dtype=options.dtype)
+    training = _Training(work, arrays, plain, mesh, optimizer)
     training.run(1)
     loss = np.asarray(training.state.totals["loss"]) / work.batch
     return {name: np.asarray(array) for name, array in training.state.params.items()} | {"loss": loss}
 
 
-def _outputs(work: Workload, arrays: Arrays, backend: str | None, mesh: jax.sharding.Mesh) -> np.ndarray:
-    rebuild, _ = _model(work, Options(backend))
+def _outputs(work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh) -> np.ndarray:
+    rebuild, _ = _model(work, options)
 
     def forward(params, ids):
         model = rebuild(params)
@@ -174,9 +182,9 @@ def _outputs(work: Workload, arrays: Arrays, backend: str | None, mesh: jax.shar
     return comparable(work, make_predict(forward, mesh)(params, arrays.inputs[: work.batch]))
 
 
-def _logits(work: Workload, arrays: Arrays, backend: str | None, mesh: jax.sharding.Mesh) -> Callable[[], np.ndarray]:
+def _logits(work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh) -> Callable[[], np.ndarray]:
     """Of all reviews, as `lstm-jax evaluate` computes them."""
-    rebuild, _ = _model(work, Options(backend))
+    rebuild, _ = _model(work, options)
     copied = sharding.replicated(mesh)
     params = jax.device_put({name: jnp.asarray(array) for name, array in arrays.weights.items()}, copied)
     logits = sentiment.make_logits(rebuild, mesh)

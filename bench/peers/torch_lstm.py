@@ -1,4 +1,8 @@
-"""PyTorch: nn.LSTM (cuDNN's on a GPU), eager, torch.optim.Adam(fused=True)."""
+"""PyTorch: nn.LSTM (cuDNN's on a GPU), eager or compiled, torch.optim.Adam(fused=True)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -11,6 +15,7 @@ from lstm_jax import convert
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32, as ours
 BIASES = "two biases, each with a step of its own"
+COMPILED = "torch.compile around nn.LSTM, which stays PyTorch's own operator"
 
 
 class Net(nn.Module):
@@ -31,11 +36,12 @@ class Net(nn.Module):
         return logits if self.embedding is None else logits[:, 0]
 
 
-def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """See `bench.peer`."""
-    if work.kind == "evaluation":
-        return _evaluation(work, arrays)
-    return _recurrence(work, arrays) if work.kind == "recurrence" else _training(work, arrays, options)
+def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = False) -> Built:
+    """See `bench.peer`; compiled: by torch.compile."""
+    wrapped = torch.compile if compiled else lambda net: net
+    make = {"evaluation": _evaluation, "recurrence": _recurrence}.get(work.kind, _training)
+    built = make(work, arrays, options, wrapped)
+    return replace(built, note=f"{built.note}; {COMPILED}") if compiled else built
 
 
 def _devices() -> list[str]:
@@ -56,11 +62,12 @@ def _loaded(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:
     return module.to(DEVICE)
 
 
-def _recurrence(work: Workload, arrays: Arrays) -> Built:
+def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
     lstm = _loaded(nn.LSTM(work.features, work.units, batch_first=True), convert.lstm_to_torch([arrays.lstm()]))
     x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE)
     cotangent = torch.tensor(arrays.targets, device=DEVICE)
     names, leaves = zip(*lstm.named_parameters(), strict=True)
+    lstm = wrapped(lstm)
 
     def run(count: int) -> None:
         for _ in range(count):
@@ -82,8 +89,8 @@ def _recurrence(work: Workload, arrays: Arrays) -> Built:
     return Built(run, outputs, gradients, "corrected", _devices(), "two biases")
 
 
-def _evaluation(work: Workload, arrays: Arrays) -> Built:
-    net = _loaded(Net(work, 0.0), convert.sentiment_to_torch(arrays.weights)).eval()
+def _evaluation(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
+    net = wrapped(_loaded(Net(work, 0.0), convert.sentiment_to_torch(arrays.weights)).eval())
     batches = torch.tensor(arrays.inputs, dtype=torch.int64).split(work.batch)
 
     @torch.inference_mode()
@@ -93,7 +100,7 @@ def _evaluation(work: Workload, arrays: Arrays) -> Built:
     return evaluation(work, evaluate, _devices(), BIASES)
 
 
-def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
+def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
     words = work.words
     to_torch = convert.sentiment_to_torch if words else convert.generation_to_torch
     from_torch = convert.sentiment_from_torch if words else convert.generation_from_torch
@@ -107,14 +114,15 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         net = _loaded(Net(work, rate), to_torch(arrays.weights))
         return net, torch.optim.Adam(net.parameters(), lr=1e-3, eps=1e-7, fused=True)
 
-    def step(net: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def step(net: Any, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad()
         loss = loss_of(net(x), y)
         loss.backward()
         optimizer.step()
         return loss
 
-    net, optimizer = start(options.dropout)
+    trained, optimizer = start(options.dropout)
+    net = wrapped(trained)
     taken = 0
 
     def run(count: int) -> None:
@@ -125,11 +133,11 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         _wait()
 
     def outputs() -> np.ndarray:
-        return comparable(work, _numpy(start(0.0)[0](batches[0][0])))
+        return comparable(work, _numpy(wrapped(start(0.0)[0])(batches[0][0])))
 
     def after_one_step() -> dict[str, np.ndarray]:
         net, optimizer = start(0.0)
-        loss = step(net, optimizer, *batches[0])
+        loss = step(wrapped(net), optimizer, *batches[0])
         state = {name: _numpy(array) for name, array in net.state_dict().items()}
         state["lstm.bias_hh_l0"] = np.zeros_like(state["lstm.bias_hh_l0"])  # it made the same step from zero as bias_ih did
         return from_torch(state) | {"loss": _numpy(loss)}

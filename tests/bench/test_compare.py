@@ -43,12 +43,12 @@ def test_noise_is_not_called_a_change_and_a_tenth_is(slower: float, least: int, 
 def test_many_workloads_are_allowed_for() -> None:
     """Holm: the same p is enough among one and not among twenty."""
     found = [compare.Change(str(n), "ours", 1.2, 1.1, 1.3, 0.008 if n == 0 else 0.5) for n in range(20)]
-    assert [change.verdict for change in compare._judged(found[:1], 0.02, 0.03)] == ["slower"]
-    assert {change.verdict for change in compare._judged(found, 0.02, 0.03)} == {"same"}
+    assert [change.verdict for change in compare.judged(found[:1], 0.02, 0.03)] == ["slower"]
+    assert {change.verdict for change in compare.judged(found, 0.02, 0.03)} == {"same"}
     small = [compare.Change("A", "ours", 1.01, 1.005, 1.015, 0.001)]
-    assert compare._judged(small, 0.02, 0.03)[0].verdict == "same"
+    assert compare.judged(small, 0.02, 0.03)[0].verdict == "same"
     faster = [compare.Change("A", "ours", 0.8, 0.7, 0.9, 0.001)]
-    assert compare._judged(faster, 0.02, 0.03)[0].verdict == "faster"
+    assert compare.judged(faster, 0.02, 0.03)[0].verdict == "faster"
 
 
 def test_what_cannot_be_compared() -> None:

@@ -23,12 +23,28 @@ def _rows() -> list[dict]:
     return [*rows, failed]
 
 
+def _trained() -> list[dict]:
+    """Two seeds of sentiment at two lengths and units, of which one is worse than a faster one; generation at two steps."""
+    rows = []
+    for seed in range(2):
+        for T, H in ((20, 32), (20, 64), (80, 32), (80, 64)):
+            about = {"git": "def", "task": "sentiment", "side": "ours", "T": T, "H": H, "seed": seed, "epochs": 1}
+            score = 0.80 + T / 2000 + H / 32000 + seed / 1000 - 0.02 * ((T, H) == (20, 64))
+            rows.append(about | {"epoch": 1, "seconds": T * H / 100, "test_accuracy": score, "examples_per_second": 1e6 / T / H})
+        for S in (3, 5):
+            about = {"git": "def", "task": "generation", "side": "ours", "T": 20, "S": S, "H": 32, "seed": seed, "epochs": 1}
+            rows.append(about | {"epoch": 1, "seconds": 30 / S, "validation_bits": 2.0 + S / 10, "examples_per_second": 1000.0 * S})
+    return rows
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in _rows()))
-    run = _report("--results", str(path), "--out", str(folder / "page"))
+    trained = folder / "accuracy.jsonl"
+    trained.write_text("".join(json.dumps(row) + "\n" for row in _trained()))
+    run = _report("--results", str(path), "--accuracy", str(trained), "--out", str(folder / "page"))
     assert run.returncode == 0, run.stderr
     return folder / "page"
 
@@ -49,15 +65,25 @@ def test_what_the_page_holds(page: Path) -> None:
     assert line["ms"] == pytest.approx(8.08)
     assert line["ratio"][0] == pytest.approx(2.0)
     assert line["ratio"][1] <= 2.0 <= line["ratio"][2]
+    trained = {(line["task"], line["T"], line["S"], line["H"]): line for line in data["accuracy"]}
+    assert len(trained) == 4 + 2
+    best = trained["sentiment", 80, None, 64]
+    assert (best["score"], best["low"], best["high"]) == pytest.approx((0.8425, 0.842, 0.843))
+    assert best["reached"] == pytest.approx(51.2)
+    assert trained["sentiment", 20, None, 32]["reached"] is None
+    assert {key for key, line in trained.items() if not line["front"]} == {("sentiment", 20, None, 64)}
     column = data["columns"].index("error")
     assert "no </script> memory" in [row[column] for row in data["rows"]]
 
 
 def test_summary_and_figures(page: Path) -> None:
     text = (page / "summary.md").read_text()
-    assert "| ours | 4.04 |" in text
-    assert re.search(r"\| torch_lstm \| 8.08: 2.00 times \(1.9\d to 2.0\d\) \|", text)
-    assert "The recurrence alone, 3 sizes: flax_nnx takes 0.50 times as long in the geometric mean (0.50 to 0.50)." in text
+    assert "| this project | 4.04 |" in text
+    assert re.search(r"\| PyTorch , nn.LSTM, fused Adam \| 8.08: 2.00 times \(1.9\d to 2.0\d\) \|", text)
+    assert "| | the recurrence alone, 3 sizes |" in text
+    assert re.search(r"\| Flax , nnx.RNN \| 0.50 \(0.50 to 0.50\), slower at 3 \|", text)
+    assert "| 64 | 0.7925 (0.78) | 0.8425* (0.2) |" in text
+    assert "Generation, windows every 3: held-out bits a character, mean of 2 seeds" in text
     for side in ("torch_lstm", "flax_nnx"):
         assert {(page / f"grid_{side}.{ending}").exists() for ending in ("png", "svg")} == {True}
 
@@ -104,6 +130,17 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
         curve = text("#curve")
         choose("what", "curve-controls", "ms")
         assert text("#curve") != curve
+
+        scores = text("#accuracy")
+        assert "T 20</span>" not in scores
+        choose("against", "accuracy-controls", "H")
+        assert "T 20</span>" in text("#accuracy")
+        choose("task", "accuracy-controls", "generation")
+        assert "held-out bits" in text("#accuracy")
+        assert "0.8425" in text("#front")
+        choose("task", "front-controls", "generation")
+        assert "2.3000" in text("#front")
+        assert "51.2 s" in text("#reach")
 
         def column(number: int) -> list[str]:
             return [cell.text for cell in browser.find_elements("css selector", f"#rows tbody td:nth-child({number})")]

@@ -5,8 +5,11 @@ Peers run in processes of their own: they warn at import, and Keras takes one ba
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +28,29 @@ from lstm_jax.recurrence import BACKENDS  # noqa: E402
 TINY = ("A:B=4,T=5,H=8,E=6,V=30", "B:B=4,T=5,H=8,V=7", "recurrence:B=4,T=5,H=8")
 RATE = 0.2
 
+PERTURBED = """
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from bench import worker
+from bench.peer import Options
+from bench.workloads import make_arrays, workload
+
+folder, peer, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3].split()
+for name in names:
+    work = workload(name)
+    arrays = make_arrays(work)
+    with np.load(folder / f"{work.kind}.npz") as reference:
+        for off in arrays.weights:
+            weights = arrays.weights | {off: 1.01 * arrays.weights[off]}
+            built = worker.build(peer, work, replace(arrays, weights=weights), Options(None))
+            try:
+                print("passed", work.kind, off, worker.distances(work, built, reference))
+            except ValueError as error:
+                print("refused", work.kind, off, error)
+"""
 CHECK = """
 import json, sys
 import numpy as np
@@ -53,9 +79,10 @@ for name in names:
 """
 
 
-def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run(arguments: Sequence[str], first: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """first: what the command starts with, before Python."""
     environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
+    return subprocess.run([*first, sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
 def _check(folder: Path, peers: Sequence[str]) -> dict[tuple[str, str], dict]:
@@ -90,6 +117,16 @@ def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
     for (peer, kind), row in rows.items():
         if kind == "sentiment" and not peer.startswith("keras"):
             assert "no recurrent dropout" in row["note"]
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path) -> None:
+    """Whichever array of weights it is."""
+    run = _run(["-c", PERTURBED, str(references), "torch_lstm", " ".join(TINY)])
+    assert run.returncode == 0, run.stderr[-3000:]
+    lines = run.stdout.splitlines()
+    assert len(lines) == sum(len(make_arrays(workload(name)).weights) for name in TINY)
+    assert all(line.startswith("refused") for line in lines), run.stdout
 
 
 def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,31 +214,71 @@ def test_arrays_are_the_same_each_time() -> None:
 
 def test_sides_are_read() -> None:
     plain, changed = throughput.side("ours"), throughput.side("ours:backend=reference:recurrent=0")
-    assert plain.key(workload("A")) == ("ours", "A", None, RATE, RATE)
-    assert changed.key(workload("A")) == ("ours", "A", "reference", RATE, 0.0)
+    assert plain.key(workload("A")) == ("ours", "A", None, RATE, RATE, "float32", 0.0)
+    assert changed.key(workload("A")) == ("ours", "A", "reference", RATE, 0.0, "float32", 0.0)
     assert changed.arguments() == ["ours", "--backend", "reference", "--recurrent-dropout", "0.0"]
-    with pytest.raises(ValueError, match="give one of"):
-        throughput.side("ours:colour=red")
+    assert plain.key(workload("A")) != throughput.side("ours:dtype=bfloat16").key(workload("A"))
+    for wrong in ("ours:colour=red", "theirs", "ours:backend=none", "ours:dtype=int8", "torch_lstm:dtype=bfloat16", "ours:dropout=half"):
+        with pytest.raises(ValueError, match=r"give "):
+            throughput.side(wrong)
+    sides = throughput.sides_of(["ours", "haiku"], ["native", "hoisted"], ["float32", "bfloat16"])
+    assert [one.name for one in sides] == [
+        "ours:backend=native",
+        "ours:backend=native:dtype=bfloat16",
+        "ours:backend=hoisted",
+        "ours:backend=hoisted:dtype=bfloat16",
+        "haiku",
+    ]
+
+
+# the peak is not what is tested, and takes its time
+QUICK = "from bench import peak, throughput; throughput.noise = lambda row: ''; peak.measure = lambda: "
+QUICK += "{f'{name}_{n}': 10.0 for name in ('gemm_gflops', 'copy_gbs') for n in (1, 2)}; throughput.main()"
+
+
+def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
+    """kill -9 while a process is timed, and a torn last line as a machine that goes down may leave: no row lost, none doubled."""
+    path = tmp_path / "rows.jsonl"
+    arguments = ["--workload", "recurrence:B=2,T=3,H=4", "--peer", "ours", "ours:backend=reference", "--rounds", "3", "--seconds", "0.05"]
+    command = [sys.executable, "-c", QUICK, *arguments, "--results", str(path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT, env=environment, start_new_session=True) as sweep:
+        while not path.exists() or len(path.read_text().splitlines()) < 3:
+            assert sweep.poll() is None
+            time.sleep(0.02)
+        os.killpg(sweep.pid, signal.SIGKILL)
+    before = [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open("a") as file:
+        file.write('{"peer": "ours", "rou')
+    run = _run(command[1:])
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "torn, passed over" in run.stderr
+    rows = list(throughput.results.read(path))
+    assert rows[: len(before)] == before
+    timed = [(row["side"], row["round"]) for row in rows if row["peer"] != "peak"]
+    assert sorted(timed) == sorted((side, number) for side in ("ours", "ours:backend=reference") for number in range(3))
+    # those that a process was checked for are not checked again
+    assert len({row["farthest"] for row in rows if row.get("side") == "ours"}) == 1
 
 
 def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
-    """A row a process, skipped when it is there; a peer that fails leaves a row that says so, and is tried again."""
+    """A row a process, skipped when it is there; a peer that fails leaves a row that says so, and is tried again. One core suffices."""
     path, work = tmp_path / "rows.jsonl", "recurrence:B=2,T=3,H=4"
-    arguments = ["--workload", work, "--peer", "ours", "ours:backend=none", "--rounds", "1", "--seconds", "0.05", "--results", str(path)]
-    # the peak is not what is tested, and takes its time
-    quick = "from bench import peak, throughput; throughput.noise = lambda row: ''; peak.measure = lambda: "
-    quick += "{'gemm_gflops_2': 100.0, 'copy_gbs_2': 10.0}; throughput.main()"
-    run = _run(["-c", quick, *arguments])
+    failing = "ours:backend=cudnn"  # needs a GPU
+    arguments = ["--workload", work, "--peer", "ours", failing, "--rounds", "1", "--seconds", "0.05", "--results", str(path)]
+    one_core = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
+    run = _run(["-c", QUICK, *arguments], one_core)
     assert run.returncode == 0, run.stderr[-3000:]
     peak, good, bad = (json.loads(line) for line in path.read_text().splitlines())
     assert peak["peer"] == "peak"
     assert good["ms_per_step"] > 0
+    assert good["cores"] == (1 if one_core else timing.CORES)
     assert good["samples"]
     assert good["backend_ran"] in BACKENDS
     assert good["flops"] == flops.step_flops(workload(work))
     assert "InputError" in bad["error"]
     assert "ms_per_step" not in bad
     assert "failed" in run.stdout
-    again = _run(["-c", quick, *arguments, "--report"])
+    again = _run(["-c", QUICK, *arguments, "--report"])
     assert again.returncode == 0, again.stderr[-3000:]
     assert len(path.read_text().splitlines()) == 3

@@ -1,0 +1,29 @@
+"""How often `compare` is wrong: the experiment's order, and what its report makes of rows. Nothing is timed."""
+
+from rows import ROOT  # noqa: F401
+
+from bench import false_alarms
+
+
+def test_the_sides_run_in_turn() -> None:
+    runs = false_alarms.wanted(2, 1, 2)
+    assert runs[:6] == [(0, number, side) for number in range(2) for side in ("old", "new", "slower")]
+    assert runs[6:] == [(1, number, side) for number in range(2) for side in ("old", "new")]
+    assert false_alarms.SIDES["slower"].arguments() == ["ours", "--slower", "0.1"]
+
+
+def test_verdicts_by_hand(capsys) -> None:
+    """Of two comparisons the first sees a slower side, the second a difference where there is none."""
+    times = {
+        (0, "old"): [1.0, 1.01, 0.99, 1.0, 1.02],
+        (0, "new"): [1.01, 1.0, 0.98, 1.02, 1.0],
+        (0, "slower"): [1.1, 1.12, 1.11, 1.09, 1.1],
+        (1, "old"): [1.0, 1.01, 0.99, 1.0, 1.02],
+        (1, "new"): [0.9, 0.91, 0.89, 0.9, 0.92],
+    }
+    rows = [{"comparison": number, "side": side, "ms_per_step": ms} for (number, side), many in times.items() for ms in many]
+    found = false_alarms.verdicts(rows)
+    assert [one.verdict for one in found["new"]] == ["same", "faster"]
+    assert [one.verdict for one in found["slower"]] == ["slower"]
+    false_alarms.report(rows)
+    assert "the same called different in 1 of 2 comparisons\n10 % slower found in 1 of 1\n" in capsys.readouterr().out
