@@ -8,6 +8,9 @@ from typing import Any
 
 _HOME = {
     "LSTM": "layers",
+    "GRU": "layers",
+    "SimpleRNN": "layers",
+    "Recurrent": "layers",
     "Bidirectional": "layers",
     "ClassifierHead": "layers",
     "Embedding": "layers",
@@ -15,6 +18,7 @@ _HOME = {
     "CELLS": "cells",
     "LSTMParams": "cells",
     "LSTMState": "cells",
+    "HiddenState": "cells",
     "DropoutMasks": "dropout",
     "unroll": "recurrence",
     "SentimentClassifier": "models",

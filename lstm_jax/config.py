@@ -13,6 +13,24 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from lstm_jax.errors import InputError, require
 
 T = TypeVar("T")
+CellName = Literal[
+    "lstm",
+    "gru",
+    "gru_reset_before",
+    "simple_rnn",
+    "lstm_layernorm",
+    "lstm_peephole",
+    "lstm_no_input_gate",
+    "lstm_no_forget_gate",
+    "lstm_no_output_gate",
+    "lstm_coupled",
+    "lstm_no_input_activation",
+    "lstm_no_output_activation",
+    "lstm_full_gate_recurrence",
+    "min_lstm",
+    "min_gru",
+]
+"""Those of `lstm_jax.cells.CELLS`, told here so that the command line's help needs no JAX."""
 
 
 def _require_choices(config: Any) -> None:
@@ -21,6 +39,14 @@ def _require_choices(config: Any) -> None:
         if get_origin(field.type) is Literal:
             value = getattr(config, field.name)
             require(value in get_args(field.type), field.name, value, f"give one of {', '.join(map(str, get_args(field.type)))}")
+
+
+def _require_droppable(config: Any) -> None:
+    """Gates that do not see the state have no product with it."""
+    for name in ("recurrent_dropout", "weight_drop"):
+        rate = getattr(config, name)
+        have = not config.cell.startswith("min_")
+        require(have or not rate, name, rate, f"the cell {config.cell} multiplies no state by a kernel: give 0")
 
 
 def _require_segments(remat: Any) -> None:
@@ -84,11 +110,13 @@ class SentimentModelConfig:
     """'keras': a mask a gate if recurrent dropout is on, else one shared; 'variational': one shared mask each (Gal, Ghahramani 2016)."""
     mask_zero: bool = False
     """Skip padding (id 0) instead of reading it as a word; the source reads it."""
-    cell: Literal["lstm"] = "lstm"
-    """Recurrent cell."""
+    weight_drop: float = 0.0
+    """Share of each recurrent kernel's entries dropped, the same at every step of a batch (DropConnect; Merity et al. 2018)."""
+    cell: CellName = "lstm"
+    """Recurrent cell; see `lstm_jax.cells`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; parameters and state stay float32."""
-    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas"] = "auto"
+    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas", "associative"] = "auto"
     """Recurrence backend; see `lstm-jax backends`."""
     remat: Literal["none", "sqrt"] | int = "none"
     """For long sequences: run each of so many segments of time once more in the backward pass instead of keeping it. 'sqrt': the square
@@ -97,9 +125,10 @@ class SentimentModelConfig:
     def __post_init__(self):
         _require_choices(self)
         _require_segments(self.remat)
+        _require_droppable(self)
         for name in ("embed", "units", "layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
-        for name in ("dropout", "recurrent_dropout"):
+        for name in ("dropout", "recurrent_dropout", "weight_drop"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
 
 
@@ -175,11 +204,13 @@ class GenerationModelConfig:
     """Share of the recurrent state dropped, the same units at every step."""
     dropout_masks: Literal["keras", "per_gate", "variational"] = "keras"
     """See `lstm_jax.dropout`."""
-    cell: Literal["lstm"] = "lstm"
-    """Recurrent cell."""
+    weight_drop: float = 0.0
+    """Share of each recurrent kernel's entries dropped, the same at every step of a batch (DropConnect; Merity et al. 2018)."""
+    cell: CellName = "lstm"
+    """Recurrent cell; see `lstm_jax.cells`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; parameters and state stay float32."""
-    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas"] = "auto"
+    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas", "associative"] = "auto"
     """Recurrence backend; see `lstm-jax backends`."""
     remat: Literal["none", "sqrt"] | int = "none"
     """For long sequences: run each of so many segments of time once more in the backward pass instead of keeping it. 'sqrt': the square
@@ -188,13 +219,14 @@ class GenerationModelConfig:
     def __post_init__(self):
         _require_choices(self)
         _require_segments(self.remat)
+        _require_droppable(self)
         for name in ("units", "layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         require(self.embed >= 0, "embed", self.embed, "give 0 (one-hot) or more")
         require(
             not self.tied or self.embed == self.units, "tied", f"embed {self.embed}, units {self.units}", "tied weights need embed = units"
         )
-        for name in ("dropout", "recurrent_dropout"):
+        for name in ("dropout", "recurrent_dropout", "weight_drop"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
 
 

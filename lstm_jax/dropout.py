@@ -1,8 +1,8 @@
 """Dropout masks of a recurrent layer: drawn once per call and batch row, constant over time, returned as arrays.
 
 Kinds (`MaskKind`):
-    "keras": what `keras.layers.LSTM` does by default. With recurrent dropout it works in its implementation 1, one input mask and one
-        recurrent mask a gate; without, all gates share one input mask.
+    "keras": what `keras.layers.LSTM` does by default, for any cell. With recurrent dropout it works in its implementation 1, one input
+        mask and one recurrent mask a gate; without, all gates share one input mask.
     "per_gate": one mask a gate in any case (Keras' `implementation=1`).
     "variational": one shared mask each (Gal & Ghahramani 2016).
 """
@@ -68,15 +68,16 @@ def draw_masks(
     recurrent_dropout: float,
     kind: MaskKind = "keras",
     dtype=jnp.float32,
+    gates: int = GATES,
 ) -> DropoutMasks:
-    """The masks of one call of an LSTM layer.
+    """The masks of one call of a recurrent layer whose cell has so many gates.
 
     Raises:
         InputError: if a rate is outside [0, 1) or `kind` is unknown.
     """
     require(kind in ("keras", "per_gate", "variational"), "dropout_masks", kind, "give keras, per_gate or variational")
     per_gate = kind == "per_gate" or (kind == "keras" and recurrent_dropout > 0)
-    lead = (GATES,) if per_gate else ()
+    lead = (gates,) if per_gate and gates > 1 else ()
     input_key, recurrent_key = jax.random.split(key)
     return DropoutMasks(
         draw_mask(input_key, dropout, (*lead, batch, features), dtype) if dropout else None,

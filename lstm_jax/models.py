@@ -9,19 +9,21 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lstm_jax import sharding
-from lstm_jax.cells import CELLS, LSTMState
-from lstm_jax.cells.lstm import matmul
+from lstm_jax.cells import CELLS
+from lstm_jax.cells.products import matmul
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
 from lstm_jax.errors import InputError
-from lstm_jax.layers import LSTM, Bidirectional, ClassifierHead, Embedding, RecurrentStack, TiedHead
+from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
 from lstm_jax.shapes import TokenIds, ValidSteps
 
 
 def _make_layer(kind: Callable, features: int, config: SentimentModelConfig | GenerationModelConfig, **options) -> Any:
-    """An `LSTM` or `Bidirectional` as the config wants it."""
+    """A layer or `Bidirectional` as the config wants it."""
     return kind(
         features,
         config.units,
+        cell=config.cell,
+        weight_drop=config.weight_drop,
         dropout=config.dropout,
         recurrent_dropout=config.recurrent_dropout,
         dropout_masks=config.dropout_masks,
@@ -33,7 +35,7 @@ def _make_layer(kind: Callable, features: int, config: SentimentModelConfig | Ge
 
 
 class SentimentClassifier(nnx.Module):
-    """Embedding -> one or more LSTMs, the last one's last output -> Dense(1): ids (B, T) -> logits (B,).
+    """Embedding -> one or more recurrent layers, the last one's last output -> Dense(1): ids (B, T) -> logits (B,).
 
     sigmoid(logit) is the probability of label 1. With the default config these are the 2,691,713 parameters of Keras' imdb_lstm example.
     """
@@ -41,7 +43,7 @@ class SentimentClassifier(nnx.Module):
     def __init__(self, config: SentimentModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
         self.embedding = Embedding(vocabulary, config.embed, mask_zero=config.mask_zero, rngs=rngs)
         self.folded = False
-        layers: list[LSTM | Bidirectional] = []
+        layers: list[Recurrent | Bidirectional] = []
         features = config.embed
         for n in range(config.layers):
             inner = n < config.layers - 1
@@ -49,7 +51,7 @@ class SentimentClassifier(nnx.Module):
                 layer = _make_layer(Bidirectional, features, config, merge_mode=config.merge, return_sequences=inner, rngs=rngs)
                 features = layer.output_features
             else:
-                layer = _make_layer(LSTM, features, config, return_sequences=inner, rngs=rngs)
+                layer = _make_layer(recurrent, features, config, return_sequences=inner, rngs=rngs)
                 features = config.units
             layers.append(layer)
         self.recurrent = RecurrentStack(layers)
@@ -63,7 +65,7 @@ class SentimentClassifier(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> Float[Array, "B"]:
-        """Logits of a batch; `deterministic` and `rngs` as in `LSTM`. `vectors`, time first, stand in for the embedding's of `ids`."""
+        """Logits of a batch; `deterministic` and `rngs` as in `Recurrent`. `vectors`, time first, stand in for the embedding's of `ids`."""
         steps_first = ids.T  # the recurrence runs over T first, so gather the vectors in that order
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first)
@@ -77,48 +79,48 @@ class SentimentClassifier(nnx.Module):
         return self.head(last)[:, 0]
 
     def fold(self) -> "SentimentClassifier":
-        """Multiply the table into the first layer's kernels, once for all words: (V, E) (E, 4H), so that a word's projection is a row that
+        """Multiply the table into the first layer's kernels, once for all words: (V, E) (E, G H), so that a word's projection is a row that
         is looked up. For use without dropout: input dropout would drop words then, not features."""
         first = self.recurrent.layers[0]
         table = sharding.constrain(self.embedding.embedding[...], 0)
-        for lstm in (first.forward, first.backward) if isinstance(first, Bidirectional) else (first,):
-            lstm.kernel = nnx.Param(sharding.replicate(matmul(table, lstm.kernel[...], lstm.dtype)))
+        for layer in (first.forward, first.backward) if isinstance(first, Bidirectional) else (first,):
+            layer.kernel = nnx.Param(sharding.replicate(matmul(table, layer.kernel[...], layer.dtype)))
         self.folded = True
         return self
 
 
 class CharGenerator(nnx.Module):
-    """One-hot characters, or an embedding -> LSTMs -> Dense(V): ids (B, T) -> logits of the next character.
+    """One-hot characters, or an embedding -> recurrent layers -> Dense(V): ids (B, T) -> logits of the next character.
 
     With the source's config (33 characters, 128 units) these are the 87,201 parameters of Keras' lstm_text_generation example.
     """
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
-        self.units = config.units
+        self.units, self.cell = config.units, config.cell
         self.embedding = Embedding(vocabulary, config.embed, rngs=rngs) if config.embed else None
-        layers: list[LSTM | Bidirectional] = []
+        layers: list[Recurrent | Bidirectional] = []
         for n in range(config.layers):
             features = config.units if n else config.embed or vocabulary
-            layers.append(_make_layer(LSTM, features, config, return_sequences=True, return_state=True, rngs=rngs))
+            layers.append(_make_layer(recurrent, features, config, return_sequences=True, return_state=True, rngs=rngs))
         self.recurrent = RecurrentStack(layers)
         self.head: ClassifierHead | TiedHead = (
             TiedHead(vocabulary, rngs=rngs) if config.tied else ClassifierHead(config.units, vocabulary, rngs=rngs)
         )
 
-    def initial_state(self, batch: int) -> list[LSTMState]:
-        """Zeros, an LSTMState of (B, H) arrays a layer."""
-        return [CELLS["lstm"].initial_state(batch, self.units) for _ in self.recurrent.layers]
+    def initial_state(self, batch: int) -> list[Any]:
+        """Zeros, a state of (B, H) arrays a layer, an `LSTMState` for LSTMs."""
+        return [CELLS[self.cell].initial_state(batch, self.units) for _ in self.recurrent.layers]
 
     def hidden(
         self,
         ids: TokenIds,
         *,
         mask: ValidSteps | None = None,
-        state: list[LSTMState] | None = None,
+        state: list[Any] | None = None,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
-    ) -> tuple[Float[Array, "T B H"], list[LSTMState]]:
-        """The last LSTM's output after each character, time first, and the layers' states; arguments as in `__call__`."""
+    ) -> tuple[Float[Array, "T B H"], list[Any]]:
+        """The last layer's output after each character, time first, and the layers' states; arguments as in `__call__`."""
         steps_first = ids.T
         x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first)
         valid = None if mask is None else mask.T
@@ -136,11 +138,11 @@ class CharGenerator(nnx.Module):
         ids: TokenIds,
         *,
         mask: ValidSteps | None = None,
-        state: list[LSTMState] | None = None,
+        state: list[Any] | None = None,
         last: bool = False,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
-    ) -> tuple[Float[Array, "..."], list[LSTMState]]:
+    ) -> tuple[Float[Array, "..."], list[Any]]:
         """Logits of each step's next character (B, T, V), or of the last step's (B, V) with `last`; and the layers' states.
 
         Args:

@@ -27,6 +27,7 @@ def serving(dtype: str = "float32", **request: Any) -> tuple[str, ...]:
 
 BACKENDS = serving()
 EVERY_CASE = serving(dropout=DROPOUT_KINDS, mask="mask")  # those of them that refuse no dropout and no mask
+EVERY_BACKEND = tuple(name for name in BACKEND_TABLE if not all(lacking(name, cell=cell) for cell in CELLS))  # those that have a cell here
 FAST = tuple(name for name in BACKENDS if name != "reference")
 
 

@@ -60,6 +60,23 @@ def test_train_and_resume(ask, run):
 # what a run writes
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm_full_gate_recurrence", "min_gru"])
+def test_another_cell(cell, ask, run, tmp_path):
+    """Trained, drawn from both ways, scored."""
+    text, folder = Path(run).parents[2] / "text.txt", tmp_path / "run"
+    code, _, err = ask("train", "generation", "--data", text, "--run", folder, "--epochs", 1, "--cell", cell, "--sample-chars", 0, *SIZES)
+    assert (code, err) == (0, "")
+    assert json.loads((folder / "config.json").read_text())["model"]["cell"] == cell
+    for mode in ("carried", "window"):
+        code, out, _ = ask("generate", "--run", folder, "--prompt", "the cat ", "--chars", 12, "--mode", mode)
+        assert code == 0
+        assert len(out.rstrip("\n")) >= 12
+    assert ask("score", "--run", folder)[0] == 0
+    refused = ["train", "generation", "--data", text, "--run", tmp_path / "new", "--cell", "min_gru", "--recurrent-dropout", 0.5, *SIZES]
+    assert_error(ask(*refused), "the cell min_gru multiplies no state by a kernel")
+    assert not (tmp_path / "new").exists()
+
+
 def test_generate_streams_what_json_tells(ask, run, trained):
     common = ["generate", "--run", run, "--prompt", "the ca", "--chars", 60, "--seed", 3, "--temperature", 0.8]
     pieces = trained.write(trained.encode("the ca"), 60, trained.rules(0.8), seed=3)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from lstm_jax import initializers
-from lstm_jax.errors import require
+from lstm_jax.cells.products import check_sizes, masked_matmul, zeros
 from lstm_jax.shapes import GATES
 
 
@@ -31,14 +31,16 @@ class LSTMState(NamedTuple):
     c: jax.Array
 
 
+bias = initializers.lstm_bias
+
+
 def init(key: Array, features: int, units: int, dtype=jnp.float32, *, unit_forget_bias: bool = True) -> LSTMParams:
     """Keras' initial weights.
 
     Raises:
         InputError: if `features` or `units` is below 1.
     """
-    require(features >= 1, "features", features, "give 1 or more")
-    require(units >= 1, "units", units, "give 1 or more")
+    check_sizes(features, units)
     kernel_key, recurrent_key = jax.random.split(key)
     return LSTMParams(
         initializers.glorot_uniform(kernel_key, (features, GATES * units), dtype),
@@ -49,42 +51,7 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32, *, unit_forge
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
     """Zeros (B, H)."""
-    return LSTMState(jnp.zeros((batch, units), dtype), jnp.zeros((batch, units), dtype))
-
-
-def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
-    """`a @ b` in `compute_dtype` (None: as they are), accumulated and returned in the type of `b`."""
-    if compute_dtype is None:
-        return a @ b
-    return jnp.matmul(a.astype(compute_dtype), b.astype(compute_dtype), preferred_element_type=b.dtype)
-
-
-def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=None) -> Array:
-    """(x * mask) @ kernel for x (..., B, D), kernel (D, 4H), mask None, (B, D) or (4, B, D), where gate g reads x * mask[g]."""
-    if mask is None:
-        return matmul(x, kernel, compute_dtype)
-    if mask.ndim == 2:
-        return matmul(x * jnp.broadcast_to(mask, x.shape), kernel, compute_dtype)
-    gates = [
-        matmul(x * jnp.broadcast_to(m, x.shape), part, compute_dtype)
-        for m, part in zip(mask, jnp.split(kernel, GATES, axis=-1), strict=True)
-    ]
-    return jnp.concatenate(gates, axis=-1)
-
-
-def project(
-    params: LSTMParams, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
-) -> Float[Array, "T B Z"]:
-    """The input's part of z for all steps at once: x W + b.
-
-    x may also be int ids (T, B), which stand for one-hot rows: their product with W is a gather of W's rows.
-    """
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        require(mask is None, "input mask", "given with ids", "give x as one-hot rows to drop some of it")
-        z = jnp.take(params.kernel, x, axis=0)
-    else:
-        z = masked_matmul(x, params.kernel, mask, compute_dtype)
-    return z + jnp.broadcast_to(params.bias, z.shape)
+    return LSTMState(zeros(batch, units, dtype), zeros(batch, units, dtype))
 
 
 def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:

@@ -27,7 +27,7 @@ def start_training(devices: int, model: SentimentModelConfig | GenerationModelCo
     from lstm_jax.compilation_cache import keep_compiled
     from lstm_jax.sharding import prefer_cpu_devices
 
-    suited = native.cpu_devices(model.backend, model.dtype)
+    suited = native.cpu_devices(model.backend, model.dtype, model.cell)
     if devices or not suited:
         start(devices)
     else:

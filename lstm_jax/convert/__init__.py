@@ -2,7 +2,7 @@
 
 Ours, gates i, f, g, o side by side:
 
-- an LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`;
+- an LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`, a GRU or simple RNN likewise, see `cell_from_keras`;
 - a layer is an LSTM, or `{"forward": LSTM, "backward": LSTM}`;
 - an embedding is `{"embedding": (V, E)}`, a dense layer `{"kernel": (in, out), "bias": (out,)}`;
 - a sentiment model is one flat dict with the keys `embedding/embedding`, `recurrent/0/kernel`, `recurrent/0/recurrent_kernel`,
@@ -13,6 +13,7 @@ Ours, gates i, f, g, o side by side:
 Every array that comes back is a copy with its own memory, in the dtype that came in. Whatever does not fit raises `InputError`.
 """
 
+from lstm_jax.convert.cells import cell_from_keras, cell_from_torch, cell_to_keras, cell_to_torch
 from lstm_jax.convert.flax import lstm_from_linen, lstm_from_nnx, lstm_to_linen, lstm_to_nnx
 from lstm_jax.convert.keras import (
     bidirectional_from_keras,
@@ -42,6 +43,10 @@ from lstm_jax.convert.torch import (
 __all__ = [
     "bidirectional_from_keras",
     "bidirectional_to_keras",
+    "cell_from_keras",
+    "cell_from_torch",
+    "cell_to_keras",
+    "cell_to_torch",
     "dense_from_keras",
     "dense_to_keras",
     "embedding_from_keras",

@@ -2,6 +2,17 @@
 
 from lstm_jax.layers.embedding import Embedding
 from lstm_jax.layers.heads import ClassifierHead, TiedHead
-from lstm_jax.layers.recurrent import LSTM, Bidirectional, RecurrentStack
+from lstm_jax.layers.recurrent import GRU, LSTM, Bidirectional, Recurrent, RecurrentStack, SimpleRNN, recurrent
 
-__all__ = ["LSTM", "Bidirectional", "ClassifierHead", "Embedding", "RecurrentStack", "TiedHead"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "Bidirectional",
+    "ClassifierHead",
+    "Embedding",
+    "Recurrent",
+    "RecurrentStack",
+    "SimpleRNN",
+    "TiedHead",
+    "recurrent",
+]

@@ -77,11 +77,11 @@ def why_not() -> str:
     return "" if library_path().exists() else "not built: run lstm-jax backends --build"
 
 
-def cpu_devices(backend: str | None, dtype: str) -> int:
-    """How many CPU devices suit training with that backend and those products, for `use_cpu_cores`: 1, whose compiled calls share out all
-    cores and need no exchange, where it is compiled code that runs; else 0, one a core."""
-    compiled = backend in (None, "auto", "native") and dtype in ("float32", "float64") and not why_not()
-    return 1 if compiled else 0
+def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
+    """How many CPU devices suit training of that cell with that backend and those products, for `use_cpu_cores`: 1, whose compiled calls
+    share out all cores and need no exchange, where it is compiled code that runs; else 0, one a core."""
+    compiled = backend in (None, "auto", "native") and dtype in ("float32", "float64") and cell == "lstm"
+    return 1 if compiled and not why_not() else 0
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from lstm_jax import native as compiled
 from lstm_jax.cells import CELLS, Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
-from lstm_jax.recurrence import cudnn, hoisted, native, pallas, reference
+from lstm_jax.recurrence import associative, cudnn, hoisted, native, pallas, reference
 from lstm_jax.recurrence.segments import Remat, check_remat, in_segments
 
 DROPOUTS = ("input dropout", "input dropout per gate", "recurrent dropout", "recurrent dropout per gate")
@@ -105,6 +105,16 @@ BACKENDS = {
         dtypes=("float32",),
         largest=pallas.LARGEST,
     ),
+    "associative": Backend(
+        "associative",
+        associative.run,
+        tuple(name for name, cell in CELLS.items() if cell.linear),
+        ("cpu", "gpu", "tpu"),
+        _FLOATS,
+        True,
+        "a parallel scan over time",
+        dropouts=("input dropout", "input dropout per gate"),
+    ),
     "reference": Backend("reference", reference.run, tuple(CELLS), ("cpu", "gpu", "tpu"), _FLOATS, True, "lax.scan and autodiff"),
 }
 
@@ -158,7 +168,7 @@ def capability_rows() -> list[dict[str, str]]:
     return [
         {
             "backend": b.name,
-            "cells": " ".join(b.cells),
+            "cells": "all" if len(b.cells) == len(CELLS) else " ".join(b.cells),
             "platforms": " ".join(b.platforms),
             "products in": " ".join(b.compute_dtypes),
             "dropout": "input and recurrent, per gate or shared" if b.dropouts == DROPOUTS else ", ".join(b.dropouts),
@@ -278,6 +288,7 @@ def _check(cell: Cell, params, x: jax.Array, time_major: bool) -> tuple[int, int
     ids = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
     require(ids or jnp.issubdtype(x.dtype, jnp.floating), "x", x.dtype.name, "give floats (B, T, E), or int ids (B, T)")
     require(ids or x.ndim == 3, "x", x.shape, "give (B, T, E), or (T, B, E) if time_major")
+    require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
     features, units = params.kernel.shape[0], params.kernel.shape[1] // cell.gates
     require(ids or x.shape[2] == features, "x", x.shape, f"the kernel reads {features} features")
     steps, batch = x.shape[:2] if time_major else (x.shape[1], x.shape[0])
@@ -290,5 +301,11 @@ def _check_state_and_masks(cell: Cell, params, state, dropout: DropoutMasks, bat
         require(part.shape == (batch, units), f"initial_state.{name}", part.shape, f"give shape ({batch}, {units})")
     for name, mask, size in (("input", dropout.input, params.kernel.shape[0]), ("recurrent", dropout.recurrent, units)):
         if mask is not None:
+            require(
+                name == "input" or cell.linear is None,
+                f"dropout.{name}",
+                mask.shape,
+                f"the cell {cell.name} multiplies no state by a kernel",
+            )
             fits = mask.shape in ((batch, size), (cell.gates, batch, size))
             require(fits, f"dropout.{name}", mask.shape, f"give shape ({batch}, {size}) or ({cell.gates}, {batch}, {size})")

@@ -23,7 +23,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
-from lstm_jax.cells.lstm import matmul, project
+from lstm_jax.cells.products import matmul, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.shapes import GATES
 

@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from lstm_jax import native, sharding
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
-from lstm_jax.cells.lstm import project
+from lstm_jax.cells.products import project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.recurrence import hoisted
 from lstm_jax.recurrence.trail import (

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from lstm_jax import sharding
 from lstm_jax.cells import LSTMState
-from lstm_jax.cells.lstm import masked_matmul
+from lstm_jax.cells.products import masked_matmul
 from lstm_jax.recurrence import hoisted
 from lstm_jax.shapes import GATES
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lstm_jax import sharding
+from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig, to_json
 from lstm_jax.dropout import draw_masks
 from lstm_jax.files import write_atomically
@@ -67,7 +68,7 @@ def begin(config: Config, folder: Path, mesh: jax.sharding.Mesh, examples: int, 
 def _asked(model: SentimentModelConfig | GenerationModelConfig) -> dict[str, Any]:
     """What training asks of a backend, as `recurrence.Request` has it."""
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
-    masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates))
+    masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
     return {"dropout": dropout_kinds(masks), "mask": "mask" if getattr(model, "mask_zero", False) else "", "units": model.units}
 
 

@@ -113,8 +113,13 @@ def _git() -> str:
 
 
 def _cpu() -> str:
+    """Its name, and the family and model that tell processors of one name apart."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    pairs = [[part.strip() for part in line.partition(":")[::2]] for line in reversed(lines)]
+    first = {name: value for name, value in pairs if name in ("model name", "cpu family", "model")}
+    told = [first.get("model name") or platform.processor()]
+    told += [f"{name.removeprefix('cpu ')} {first[name]}" for name in ("cpu family", "model") if name in first]
+    return ", ".join(told)

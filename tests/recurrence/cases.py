@@ -46,15 +46,15 @@ def request(case: Case, **more: str) -> dict[str, Any]:
     return {"dropout": tuple(kinds), "mask": "" if case.mask == "none" else "mask", "units": case.shape.units} | more
 
 
-def refused(case: Case, backend: str, dtype: str = "float32", compute_dtype: str = "", **options) -> bool:
+def refused(case: Case, backend: str, dtype: str = "float32", compute_dtype: str = "", cell: str = "lstm", **options) -> bool:
     """Whether the backend refuses the case, in which case this has seen it do so, by name and in a line."""
-    asked = request(case, dtype=dtype, compute_dtype=compute_dtype or dtype)
+    asked = request(case, dtype=dtype, compute_dtype=compute_dtype or dtype, cell=cell)
     why = lacking(backend, **asked)
     if why:
         if compute_dtype:
             options["compute_dtype"] = compute_dtype
         with precision(dtype), pytest.raises(InputError, match=f"^backend {backend}: {why}; "):
-            run_case(case, make_arrays(case, dtype), backend, **options)
+            run_case(case, make_arrays(case, dtype, cell), backend, cell, **options)
     return bool(why)
 
 

@@ -1,0 +1,118 @@
+"""The LSTM with a part taken away or added: the variants of Greff et al. 2017, "LSTM: a search space odyssey", section 3.
+
+    no_input_gate: i = 1;  no_forget_gate: f = 1;  no_output_gate: o = 1;  coupled: f = 1 - i
+    no_input_activation: z_g in place of tanh(z_g);  no_output_activation: h' = sigmoid(o) c'
+    full_gate_recurrence: z of i, f and o also reads the step's last i, f and o, by nine more matrices (R)
+
+A gate that is gone has no weights. Departs from the paper: no peepholes anywhere, which is its variant NP.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lstm_jax import initializers
+from lstm_jax.cells.lstm import LSTMParams, LSTMState
+from lstm_jax.cells.products import check_sizes, masked_matmul, matmul, zeros
+
+VARIANTS = {
+    "no_input_gate": "fgo",
+    "no_forget_gate": "igo",
+    "no_output_gate": "ifg",
+    "coupled": "igo",
+    "no_input_activation": "ifgo",
+    "no_output_activation": "ifgo",
+    "full_gate_recurrence": "ifgo",
+}
+"""The gates that have weights, side by side in this order."""
+
+
+class GateRecurrentParams(NamedTuple):
+    """kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,), gate_kernel (3H, 3H): from i, f, o of the last step to z of i, f, o."""
+
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    bias: jax.Array
+    gate_kernel: jax.Array
+
+
+class GateRecurrentState(NamedTuple):
+    """h, c and the gates i, f, o of the last step, each (B, H)."""
+
+    h: jax.Array
+    c: jax.Array
+    i: jax.Array
+    f: jax.Array
+    o: jax.Array
+
+
+def make_bias(gates: str) -> Callable[..., jax.Array]:
+    """bias(units, dtype) -> (G H,): zeros, ones for the forget gate."""
+
+    def bias(units: int, dtype=jnp.float32) -> jax.Array:
+        return jnp.concatenate([jnp.full((units,), float(gate == "f"), dtype) for gate in gates])
+
+    return bias
+
+
+def make_init(gates: str) -> Callable[..., LSTMParams]:
+    """init(key, features, units, dtype) with as many gates."""
+
+    def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
+        check_sizes(features, units)
+        kernel_key, recurrent_key = jax.random.split(key)
+        columns = len(gates) * units
+        return LSTMParams(
+            initializers.glorot_uniform(kernel_key, (features, columns), dtype),
+            initializers.orthogonal(recurrent_key, (units, columns), dtype),
+            make_bias(gates)(units, dtype),
+        )
+
+    return init
+
+
+def make_step(variant: str) -> Callable[..., LSTMState]:
+    """step(params, state, z, mask, compute_dtype) of a variant other than full_gate_recurrence."""
+    gates = VARIANTS[variant]
+
+    def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
+        z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
+        of = dict(zip(gates, jnp.split(z, len(gates), axis=-1), strict=True))
+        i, f, o = (jax.nn.sigmoid(of[gate]) if gate in of else jnp.ones_like(state.c) for gate in "ifo")
+        f = 1 - i if variant == "coupled" else f
+        c = f * state.c + i * (of["g"] if variant == "no_input_activation" else jnp.tanh(of["g"]))
+        return LSTMState(o * (c if variant == "no_output_activation" else jnp.tanh(c)), c)
+
+    return step
+
+
+def init_gate_recurrent(key: Array, features: int, units: int, dtype=jnp.float32) -> GateRecurrentParams:
+    """The LSTM's initial weights, and orthogonal ones from gates to gates.
+
+    Raises:
+        InputError: if `features` or `units` is below 1.
+    """
+    own, gates = jax.random.split(key)
+    plain = make_init("ifgo")(own, features, units, dtype)
+    return GateRecurrentParams(*plain, initializers.orthogonal(gates, (3 * units, 3 * units), dtype))
+
+
+def initial_gate_recurrent_state(batch: int, units: int, dtype=jnp.float32) -> GateRecurrentState:
+    """Zeros (B, H)."""
+    return GateRecurrentState(*(zeros(batch, units, dtype) for _ in GateRecurrentState._fields))
+
+
+def step_gate_recurrent(
+    params: GateRecurrentParams, state: GateRecurrentState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
+) -> GateRecurrentState:
+    """One step of full_gate_recurrence; `mask` is the recurrent dropout's, (B, H) or (4, B, H)."""
+    z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
+    z_i, z_f, z_g, z_o = jnp.split(z, 4, axis=-1)
+    last = jnp.concatenate([state.i, state.f, state.o], axis=-1)
+    r_i, r_f, r_o = jnp.split(matmul(last, params.gate_kernel, compute_dtype), 3, axis=-1)
+    i, f, o = jax.nn.sigmoid(z_i + r_i), jax.nn.sigmoid(z_f + r_f), jax.nn.sigmoid(z_o + r_o)
+    c = f * state.c + i * jnp.tanh(z_g)
+    return GateRecurrentState(o * jnp.tanh(c), c, i, f, o)

@@ -1,0 +1,65 @@
+"""Products that the cells share: in the type asked for, of inputs some of which are dropped, of ids that stand for one-hot rows."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lstm_jax.errors import require
+
+
+def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
+    """`a @ b` in `compute_dtype` (None: as they are), accumulated and returned in the type of `b`."""
+    if compute_dtype is None:
+        return a @ b
+    return jnp.matmul(a.astype(compute_dtype), b.astype(compute_dtype), preferred_element_type=b.dtype)
+
+
+def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=None) -> Array:
+    """(x * mask) @ kernel for x (..., B, D), kernel (D, G H), mask None, (B, D) or (G, B, D), where gate g reads x * mask[g]."""
+    if mask is None:
+        return matmul(x, kernel, compute_dtype)
+    if mask.ndim == 2:
+        return matmul(x * jnp.broadcast_to(mask, x.shape), kernel, compute_dtype)
+    gates = [
+        matmul(x * jnp.broadcast_to(m, x.shape), part, compute_dtype)
+        for m, part in zip(mask, jnp.split(kernel, len(mask), axis=-1), strict=True)
+    ]
+    return jnp.concatenate(gates, axis=-1)
+
+
+def multiplied(
+    kernel: Array, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
+) -> Float[Array, "T B Z"]:
+    """x W for all steps at once.
+
+    x may also be int ids (T, B), which stand for one-hot rows: their product with W is a gather of W's rows.
+    """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        require(mask is None, "input mask", "given with ids", "give x as one-hot rows to drop some of it")
+        return jnp.take(kernel, x, axis=0)
+    return masked_matmul(x, kernel, mask, compute_dtype)
+
+
+def project(
+    params: Any, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
+) -> Float[Array, "T B Z"]:
+    """The input's part of z for all steps at once: x W + b, of a cell's `kernel` and `bias`; ids as in `multiplied`."""
+    z = multiplied(params.kernel, x, mask, compute_dtype)
+    return z + jnp.broadcast_to(params.bias, z.shape)
+
+
+def check_sizes(features: int, units: int) -> None:
+    """Of a cell.
+
+    Raises:
+        InputError: if one is below 1.
+    """
+    require(features >= 1, "features", features, "give 1 or more")
+    require(units >= 1, "units", units, "give 1 or more")
+
+
+def zeros(batch: int, units: int, dtype=jnp.float32) -> jax.Array:
+    """(B, H), a part of an initial state."""
+    return jnp.zeros((batch, units), dtype)

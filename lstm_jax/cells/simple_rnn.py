@@ -1,0 +1,57 @@
+"""The simple recurrent network (Elman 1990), as `keras.layers.SimpleRNN` and `torch.nn.RNN`.
+
+h' = tanh(x W + h U + b)
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lstm_jax import initializers
+from lstm_jax.cells.products import check_sizes, masked_matmul, zeros
+
+
+class SimpleRNNParams(NamedTuple):
+    """kernel (E, H), recurrent_kernel (H, H), bias (H,)."""
+
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    bias: jax.Array
+
+
+class HiddenState(NamedTuple):
+    """h (B, H): the output and the only memory."""
+
+    h: jax.Array
+
+
+def bias(units: int, dtype=jnp.float32) -> jax.Array:
+    """Zeros (H,)."""
+    return jnp.zeros((units,), dtype)
+
+
+def init(key: Array, features: int, units: int, dtype=jnp.float32) -> SimpleRNNParams:
+    """Keras' initial weights.
+
+    Raises:
+        InputError: if `features` or `units` is below 1.
+    """
+    check_sizes(features, units)
+    kernel_key, recurrent_key = jax.random.split(key)
+    return SimpleRNNParams(
+        initializers.glorot_uniform(kernel_key, (features, units), dtype),
+        initializers.orthogonal(recurrent_key, (units, units), dtype),
+        bias(units, dtype),
+    )
+
+
+def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
+    """Zeros (B, H)."""
+    return HiddenState(zeros(batch, units, dtype))
+
+
+def step(params: SimpleRNNParams, state: HiddenState, z: Float[Array, "B H"], mask: Array | None = None, compute_dtype=None) -> HiddenState:
+    """One step from `state`, given this step's projected input `z`; `mask` is the recurrent dropout's, (B, H) or (1, B, H)."""
+    return HiddenState(jnp.tanh(z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)))

@@ -1,0 +1,93 @@
+"""Weights of GRU and simple RNN layers as Keras' `get_weights()` and PyTorch's state dicts have them, to and from ours.
+
+Sources of the layouts: keras/src/layers/rnn/gru.py and simple_rnn.py of Keras 3.15 (`build`), torch/nn/modules/rnn.py. Ours is named as the
+fields of the cell's parameters in `lstm_jax.cells`. Keras' GRU has our gate order (it calls u "z") and both biases of a GRU in one array
+(2, 3H). PyTorch stacks r, u, n in rows; it has two biases in either layer, of which a simple RNN's are summed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.convert.arrays import Arrays, check_keys, shaped
+from lstm_jax.errors import require
+
+NAMES = {
+    "gru": ("kernel", "recurrent_kernel", "bias", "recurrent_bias"),
+    "gru_reset_before": ("kernel", "recurrent_kernel", "bias"),
+    "simple_rnn": ("kernel", "recurrent_kernel", "bias"),
+}
+GATES = {"gru": 3, "gru_reset_before": 3, "simple_rnn": 1}
+TORCH = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+
+
+def _checked(cell: str, params: Mapping[str, Any]) -> Arrays:
+    require(cell in NAMES, "cell", cell, f"give one of {', '.join(NAMES)}; LSTMs have functions of their own")
+    check_keys(cell, params, NAMES[cell])
+    recurrent = shaped("recurrent_kernel", params["recurrent_kernel"], "H", "G H")
+    units, columns = recurrent.shape
+    require(columns == GATES[cell] * units, "recurrent_kernel", f"shape {recurrent.shape}", f"expected (H, {GATES[cell]} H) of a {cell}")
+    found = {"kernel": shaped("kernel", params["kernel"], "E", columns), "recurrent_kernel": recurrent}
+    return found | {name: shaped(name, params[name], columns) for name in NAMES[cell][2:]}
+
+
+def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
+    """Ours from a GRU's or SimpleRNN's [kernel (E, G H), recurrent kernel (H, G H), bias], the bias being optional.
+
+    Raises:
+        InputError: for another cell, another number of arrays or a shape that the cell does not have.
+    """
+    require(len(weights) in (2, 3), f"{cell} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
+    kernel, recurrent = weights[:2]
+    columns = np.shape(kernel)[-1]
+    kind = np.asarray(kernel).dtype
+    if cell == "gru":
+        bias = np.zeros((2, columns), kind) if len(weights) == 2 else shaped("bias", weights[2], 2, columns)
+        return _checked(cell, {"kernel": kernel, "recurrent_kernel": recurrent, "bias": bias[0], "recurrent_bias": bias[1]})
+    bias = np.zeros(columns, kind) if len(weights) == 2 else weights[2]
+    return _checked(cell, {"kernel": kernel, "recurrent_kernel": recurrent, "bias": bias})
+
+
+def cell_to_keras(cell: str, params: Mapping[str, Any]) -> list[np.ndarray]:
+    """The list for `layer.set_weights`. Raises InputError on a wrong cell, key or shape."""
+    checked = _checked(cell, params)
+    bias = np.stack([checked["bias"], checked["recurrent_bias"]]) if cell == "gru" else checked["bias"]
+    return [checked["kernel"], checked["recurrent_kernel"], bias]
+
+
+def _reordered(cell: str, array: np.ndarray) -> np.ndarray:
+    """u, r, n as r, u, n and back, along the last axis."""
+    if cell == "simple_rnn":
+        return array
+    u, r, n = np.split(array, 3, axis=-1)
+    return np.concatenate([r, u, n], axis=-1)
+
+
+def _check_torch(cell: str) -> None:
+    require(cell in ("gru", "simple_rnn"), "cell", cell, "PyTorch has gru and simple_rnn; LSTMs have functions of their own")
+
+
+def cell_from_torch(cell: str, state_dict: Mapping[str, Any]) -> Arrays:
+    """Ours from the state dict of an nn.GRU or nn.RNN (tanh) of one layer and one direction, with biases.
+
+    Raises:
+        InputError: for another cell, a missing or foreign name or a wrong shape.
+    """
+    _check_torch(cell)
+    check_keys(f"{cell} state dict", state_dict, TORCH)
+    rows = f"{GATES[cell]} H"
+    kernel, recurrent = shaped(TORCH[0], state_dict[TORCH[0]], rows, "E").T, shaped(TORCH[1], state_dict[TORCH[1]], rows, "H").T
+    first, second = (shaped(name, state_dict[name], kernel.shape[1]) for name in TORCH[2:])
+    ours = {"kernel": kernel, "recurrent_kernel": recurrent} | ({"bias": first + second} if cell == "simple_rnn" else {"bias": first})
+    ours |= {"recurrent_bias": second} if cell == "gru" else {}
+    return _checked(cell, {name: _reordered(cell, array) for name, array in ours.items()})
+
+
+def cell_to_torch(cell: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The state dict, in numpy, of an nn.GRU or nn.RNN of one layer; a simple RNN's bias_hh is zeros. Raises InputError as above."""
+    _check_torch(cell)
+    checked = {name: _reordered(cell, array) for name, array in _checked(cell, params).items()}
+    second = checked.get("recurrent_bias", np.zeros_like(checked["bias"]))
+    arrays = (checked["kernel"].T, checked["recurrent_kernel"].T, checked["bias"], second)
+    return dict(zip(TORCH, map(np.ascontiguousarray, arrays), strict=True))

@@ -1,0 +1,130 @@
+"""Layers of every cell, weight drop, and the two models built of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tables import CELLS, assert_close
+
+from lstm_jax import CELLS as CELL_TABLE
+from lstm_jax import GRU, LSTM, Bidirectional, CharGenerator, InputError, Recurrent, SentimentClassifier, SimpleRNN, unroll
+from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
+from lstm_jax.models import functional, layer_rows
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+B, T, E, H = 3, 6, 4, 5
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(B, T, E)), jnp.float32)
+
+
+def make(cell: str, **options) -> Recurrent:
+    return Recurrent(E, H, cell=cell, rngs=nnx.Rngs(0, dropout=1), **options)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_layer_is_unroll_with_its_cell(cell: str) -> None:
+    layer = make(cell, return_sequences=True, return_state=True)
+    params = layer.cell_params()
+    fresh = CELL_TABLE[cell].init(jax.random.key(3), E, H)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, fresh)
+    np.testing.assert_array_equal(params.bias, fresh.bias)
+    jax.tree.map(np.testing.assert_array_equal, layer(X), unroll(CELL_TABLE[cell], params, X))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_stateful_continues(cell: str) -> None:
+    layer = make(cell, return_sequences=True, stateful=True)
+    layer.reset_state(B)
+    parts = jnp.concatenate([layer(X[:, :2]), layer(X[:, 2:])], axis=1)
+    assert_close(parts, make(cell, return_sequences=True)(X), "float32")
+
+
+def test_named_layers() -> None:
+    assert isinstance(GRU(E, H, rngs=nnx.Rngs(0)).cell_params(), CELL_TABLE["gru"].params)
+    assert isinstance(GRU(E, H, reset_after=False, rngs=nnx.Rngs(0)).cell_params(), CELL_TABLE["gru_reset_before"].params)
+    assert isinstance(SimpleRNN(E, H, rngs=nnx.Rngs(0)).cell_params(), CELL_TABLE["simple_rnn"].params)
+    assert isinstance(Bidirectional(E, H, rngs=nnx.Rngs(0)).forward, LSTM)
+    both = Bidirectional(E, H, cell="gru", return_state=True, rngs=nnx.Rngs(0))
+    outputs, (ahead, back) = both(X)
+    assert_close(outputs, jnp.concatenate([ahead.h, back.h], -1), "float32")
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_without_bias_and_without_forget_bias(cell: str) -> None:
+    params = make(cell, use_bias=False).cell_params()
+    assert not params.bias.any()
+    assert cell != "gru" or not params.recurrent_bias.any()
+    assert "bias" not in str(functional(make(cell, use_bias=False)).params.keys())
+    assert make("lstm", unit_forget_bias=False).cell_params().bias.sum() == 0
+    assert make("lstm").cell_params().bias.sum() == H
+
+
+def test_masks_have_as_many_gates_as_the_cell() -> None:
+    assert make("gru", dropout=0.5, recurrent_dropout=0.5).draw_masks(B).recurrent.shape == (3, B, H)
+    assert make("simple_rnn", dropout=0.5, recurrent_dropout=0.5).draw_masks(B).input.shape == (B, E)
+    assert make("min_gru", dropout=0.5, dropout_masks="per_gate").draw_masks(B).input.shape == (2, B, E)
+
+
+def test_weight_drop() -> None:
+    """The outputs are those of a kernel some of whose entries are gone and the others larger; none are without training."""
+    layer = make("lstm", weight_drop=0.5, return_sequences=True)
+    key = jax.random.key(7)
+    outputs = layer(X, rngs=key)
+    np.testing.assert_array_equal(outputs, layer(X, rngs=key))
+    assert not np.allclose(outputs, layer(X, rngs=jax.random.key(8)))
+    np.testing.assert_array_equal(layer(X, deterministic=True), make("lstm", return_sequences=True)(X))
+
+    made = functional(layer)
+
+    def by_kernel(kernel):
+        return (made.rebuild(made.params | {"recurrent_kernel": kernel})(X, rngs=key) ** 2).sum()
+
+    kernel = made.params["recurrent_kernel"]
+    gradient = jax.grad(by_kernel)(kernel)
+    dropped = float((gradient == 0).mean())
+    assert 0.3 < dropped < 0.7  # those entries have no part in the outputs
+    shifted = jnp.where(gradient == 0, kernel + 10, kernel)
+    assert_close(by_kernel(shifted), by_kernel(kernel), "float32")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cell": "lstn"}, "cell: lstn; give one of lstm, gru"),
+        ({"cell": "min_gru", "recurrent_dropout": 0.2}, "recurrent_dropout: 0.2; the cell min_gru multiplies no state by a kernel: give 0"),
+        ({"cell": "min_lstm", "weight_drop": 0.2}, "weight_drop: 0.2; the cell min_lstm multiplies no state by a kernel: give 0"),
+        ({"cell": "gru", "weight_drop": 1.0}, "weight_drop: 1.0; give a share from 0 to below 1"),
+    ],
+)
+def test_bad_options(options: dict, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Recurrent(E, H, rngs=nnx.Rngs(0), **options)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_both_models(cell: str) -> None:
+    """Of any cell: logits, gradients of all parameters, and the folded table's logits."""
+    rate = 0.0 if CELL_TABLE[cell].linear else 0.2  # the config refuses more
+    config = SentimentModelConfig(embed=E, units=H, layers=2, cell=cell, recurrent_dropout=rate)  # pyright: ignore[reportArgumentType]
+    model = SentimentClassifier(config, 9, rngs=nnx.Rngs(0, dropout=1))
+    ids = jnp.asarray(RNG.integers(0, 9, (B, T)), jnp.int32)
+    made = functional(model)
+
+    def loss(params):
+        return (made.rebuild(params)(ids, rngs=jax.random.key(2)) ** 2).sum()
+
+    gradients = jax.grad(loss)(made.params)
+    assert all(np.isfinite(g).all() and g.any() for g in gradients.values())
+    plain = model(ids, deterministic=True)
+    assert_close(model.fold()(ids, deterministic=True), plain, "float32")
+    assert layer_rows(model)[1]["type"] == ("LSTM" if cell == "lstm" else "Recurrent")
+    generator = CharGenerator(GenerationModelConfig(units=H, cell=cell), 9, rngs=nnx.Rngs(0))  # pyright: ignore[reportArgumentType]
+    logits, states = generator(ids)
+    first, carried = generator(ids[:, :2], state=generator.initial_state(B))
+    rest, _ = generator(ids[:, 2:], state=carried)
+    assert_close(jnp.concatenate([first, rest], 1), logits, "float32")
+    assert_close(generator(ids, last=True)[0], logits[:, -1], "float32")
+    assert jax.tree.map(jnp.shape, states) == jax.tree.map(jnp.shape, generator.initial_state(B))
