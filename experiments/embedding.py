@@ -1,0 +1,144 @@
+"""Does training bring similar words nearer to each other, and which are similar to it?
+
+    python -m experiments.embedding --preset toy        # seconds
+    LSTM_JAX_DATA=... python -m experiments.embedding   # about ten minutes on two cores
+
+The source says that an embedding learned in context is to "minimize the euclidean distance of the similar words". Put to the test on IMDB
+with the source's model, two epochs, three seeds: mean Euclidean distance of pairs within groups of words that people call similar, over
+that of pairs across groups, before and after training; against the same with the labels shuffled, where nothing can be learned but by
+heart.
+
+Expected: words that praise come nearer to each other than to words that blame; family, numbers and roles stay where chance put them, for
+the loss sees the verdict alone.
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments import runs, study
+from lstm_jax import data, embedding_space, plots
+from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
+
+GROUPS = {
+    "praise": "great excellent wonderful superb brilliant fantastic amazing perfect masterpiece favorite good",
+    "blame": "awful terrible worst horrible poor boring waste stupid dull lame bad",
+    "family": "mother father brother sister son daughter wife husband",
+    "numbers": "two three four five six seven eight nine ten",
+    "roles": "actor actress director writer producer cast",
+    "small words": "the a of in on at by with from to",
+}
+ASKED = ("great", "awful", "mother", "three")
+
+
+@dataclass(frozen=True)
+class Config:
+    """labels: the reviews' own, or the same in a random order; task: the run."""
+
+    labels: Literal["own", "shuffled"] = "own"
+    task: SentimentConfig = field(default_factory=SentimentConfig)
+
+
+def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
+    """Group, or two groups joined by /, -> the mean Euclidean distance of its pairs, or across them."""
+    found = {}
+    for name, words in ids.items():
+        pairs = [np.linalg.norm(table[a] - table[b]) for a, b in combinations(words, 2)]
+        found[name] = float(np.mean(pairs))
+    for one, other in combinations(ids, 2):
+        found[f"{one}/{other}"] = float(np.mean([np.linalg.norm(table[a] - table[b]) for a, b in product(ids[one], ids[other])]))
+    return found
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Distances before and after, neighbours, and a plane of the groups' words."""
+    from lstm_jax.models import functional
+    from lstm_jax.tasks import sentiment
+
+    def shuffled(reviews: data.EncodedReviews) -> data.EncodedReviews:
+        order = np.random.default_rng(config.task.train.seed).permutation(len(reviews.train))
+        return replace(reviews, train=replace(reviews.train, labels=reviews.train.labels[order]))
+
+    reviews, result = runs.train_sentiment(config.task, shuffled if config.labels == "shuffled" else None)
+    words = {word: number for word, number in reviews.vocabulary.index.items() if number < reviews.vocabulary.size}
+    ids = {name: [words[word] for word in text.split() if word in words] for name, text in GROUPS.items()}
+    ids = {name: found for name, found in ids.items() if len(found) > 1}
+    before = np.asarray(functional(sentiment.make_model(config.task, reviews.vocabulary.size)).params["embedding/embedding"])
+    after = np.asarray(result.params["embedding/embedding"])
+    every = [number for group in ids.values() for number in group]
+    near = {}
+    for word in (word for word in ASKED if word in words):
+        found, _ = embedding_space.neighbours(after[: max(words.values()) + 1], words[word], 8, "euclidean")
+        near[word] = " ".join(reviews.vocabulary.word(int(number)) for number in found)
+    return {
+        "before": list(distances(before, ids).items()),
+        "after": list(distances(after, ids).items()),
+        "neighbours": list(near.items()),
+        "map": embedding_space.project(after[every]).tolist(),
+        "words": [[reviews.vocabulary.word(number), name] for name, group in ids.items() for number in group],
+        "test_accuracy": result.rows[-1]["test_accuracy"],
+    }
+
+
+def ratio(pairs: Any, name: str) -> float:
+    """Mean distance within a group over that across it and the others."""
+    found = dict(pairs)
+    across = [value for key, value in found.items() if "/" in key and name in key.split("/")]
+    return found[name] / float(np.mean(across))
+
+
+def verdict(rows: study.Rows) -> str:
+    """A line a group, and neighbours of the first seed."""
+    lines = []
+    for labels in ("own", "shuffled"):
+        those = [row for row in rows if row["labels"] == labels]
+        for name in (name for name in GROUPS if those and name in dict(those[0]["after"])):
+            before, after = (np.mean([ratio(row[when], name) for row in those]) for when in ("before", "after"))
+            lines.append(f"{labels} labels, {name}: within over across {before:.3f} before, {after:.3f} after")
+    first = next((row for row in rows if row["labels"] == "own"), rows[0])
+    return "\n".join(lines + [f"near {word}: {found}" for word, found in first["neighbours"]])
+
+
+def draw(rows: study.Rows, path: Path) -> object:
+    """Ratios before, after, and after shuffled labels; the words in a plane."""
+
+    def fill(figure: Any) -> None:
+        bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
+        inks = dict(zip(GROUPS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#777777"), strict=True))
+        own, shuffled = ([row for row in rows if row["labels"] == labels] for labels in ("own", "shuffled"))
+        names = [name for name in GROUPS if name in dict(rows[0]["after"])]
+        for place, name in enumerate(names):
+            for those, when, mark in ((own, "before", "|"), (own, "after", "o"), (shuffled, "after", "x")):
+                if those:
+                    bars.plot(np.mean([ratio(row[when], name) for row in those]), place, mark, color=inks[name], markersize=9)
+        bars.set_yticks(range(len(names)), names)
+        bars.invert_yaxis()
+        bars.axvline(1, color="#222222", linewidth=0.8)
+        bars.set_xlabel("distance within the group over across groups\n| untrained   o trained   x on shuffled labels")
+        first = (own or shuffled)[0]
+        for (word, name), (x, y) in zip(first["words"], first["map"], strict=True):
+            plane.text(x, y, word, color=inks[name], fontsize=8, ha="center", va="center")
+        at = np.asarray(first["map"])
+        plane.set_xlim(at[:, 0].min() * 1.1, at[:, 0].max() * 1.1)
+        plane.set_ylim(at[:, 1].min() * 1.1, at[:, 1].max() * 1.1)
+        plane.set_title("trained vectors, first two principal components")
+
+    return plots.write_figure(path, (11.0, 4.8), fill)
+
+
+def configs(base: SentimentConfig, seeds: int) -> list[Config]:
+    """Own and shuffled labels."""
+    seeded = [replace(base, train=replace(base.train, seed=seed)) for seed in range(seeds)]
+    return [Config(labels, task) for labels in ("own", "shuffled") for task in seeded]
+
+
+SMALL = SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
+FULL = configs(SentimentConfig(train=TrainConfig(epochs=2)), 3)
+STUDY = study.Study("embedding", run, {"toy": configs(SMALL, 1), "full": FULL}, draw, verdict)
+
+if __name__ == "__main__":
+    sys.exit(study.main(STUDY))

@@ -1,0 +1,23 @@
+"""Cells of equal size: how many units of one have as many parameters as so many of another."""
+
+import jax
+
+from lstm_jax.cells import CELLS
+
+
+def cell_parameters(cell: str, features: int, units: int) -> int:
+    """Numbers in the parameters of a layer of that cell."""
+    shapes = jax.eval_shape(lambda key: CELLS[cell].init(key, features, units), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def equal_units(cell: str, features: int, units: int, like: str = "lstm") -> int:
+    """The most units of `cell` that have no more parameters than `units` of `like`, at least 1."""
+    budget = cell_parameters(like, features, units)
+    low, high = 1, 2
+    while cell_parameters(cell, features, high) <= budget:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cell_parameters(cell, features, middle) <= budget else (low, middle)
+    return low

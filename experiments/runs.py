@@ -1,0 +1,61 @@
+"""Runs of the library's two tasks for studies: config -> figures. A study's config is the task's own, so that any field can be an axis."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.generation_data import articles
+from lstm_jax import data
+from lstm_jax.commands.common import start_training
+from lstm_jax.config import GenerationConfig, SentimentConfig
+
+ARTICLES = "articles"
+"""As a text's name: the articles of $LSTM_JAX_DATA."""
+TOY_REVIEWS = 400, 200
+"""For training and for the test, where a config's data are "synthetic"."""
+
+
+def _spent(rows: Any) -> dict[str, float]:
+    """Of the epochs but the first, where there are more: it compiles in others' company."""
+    timed = [row for row in rows if row["epoch"] > 1] or list(rows)
+    return {"epoch_seconds": min(row["seconds"] for row in timed), "examples_per_second": max(row["examples_per_second"] for row in timed)}
+
+
+def train_sentiment(config: SentimentConfig, change: Callable[[data.EncodedReviews], data.EncodedReviews] | None = None) -> tuple[Any, Any]:
+    """The reviews, changed first if that is asked for, and what `fit` gives."""
+    start_training(config.train.devices, config.model)
+    from lstm_jax.tasks import sentiment as task
+
+    if config.data.data == "synthetic":
+        reviews = data.encode_reviews(data.synthetic_splits(*TOY_REVIEWS, config.train.seed), config.data.num_words)
+    else:
+        reviews = task.load_reviews(config)
+    reviews = change(reviews) if change else reviews
+    with tempfile.TemporaryDirectory() as folder:
+        return reviews, task.train(config, Path(folder) / "run", reviews=reviews, figures=False)
+
+
+def sentiment(config: SentimentConfig) -> dict[str, Any]:
+    """Accuracy, calibration and cost: of the best epoch on the validation part where there is one, else of the last on the test set."""
+    _, result = train_sentiment(config)
+    part = "validation" if config.data.validation else "test"
+    row = result.rows[result.best_epoch - 1] if config.data.validation else result.rows[-1]
+    figures = {name: row[f"{part}_{name}"] for name in ("accuracy", "loss", "ece")} | {"test_accuracy": row["test_accuracy"]}
+    by_epoch = [epoch[f"{part}_accuracy"] for epoch in result.rows]
+    return figures | _spent(result.rows) | {"by_epoch": by_epoch, "parameters": sum(a.size for a in result.params.values())}
+
+
+def generation(config: GenerationConfig) -> dict[str, Any]:
+    """Bits a character of the held-out text, best and by epoch, and cost."""
+    if config.data.data == (ARTICLES,):
+        config = replace(config, data=articles(replace(config.data, data=())))
+    start_training(config.train.devices, config.model)
+    from lstm_jax.tasks import generation as task
+
+    with tempfile.TemporaryDirectory() as folder:
+        result = task.train(config, Path(folder) / "run", figures=False)
+    by_epoch = [row["validation_bits"] for row in result.rows]
+    figures = {"bits": min(by_epoch), "last_bits": by_epoch[-1], "train_bits": result.rows[-1]["train_bits"], "by_epoch": by_epoch}
+    return figures | _spent(result.rows) | {"parameters": sum(a.size for a in result.params.values())}

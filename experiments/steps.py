@@ -1,0 +1,113 @@
+"""Is a smaller step between windows like a lower learning rate, and a longer window like a larger batch?
+
+    python -m experiments.steps --preset toy        # seconds
+    LSTM_JAX_DATA=... python -m experiments.steps   # about two hours on two cores
+
+The source says of the windows that are cut from the text: "smaller number is similar to lowering the learning rate; increasing the length
+of the sequence is similar to train with larger batch size". Put to the test on the articles, 64 units, Adam, the last tenth held out:
+
+- steps: windows of 40 every 1, 2, 5, 10, 20 characters, batch 128, for 1, 2, 5, 10, 20 epochs, which is the same number of updates, each at
+  three learning rates; after a run's first epoch all have seen the same characters, with as many updates as they have windows;
+- lengths: windows of 10, 20, 40, 80 every 5 at batches of 32, 64, 128, 256, for 1, 2, 4, 8 epochs, which is the same number of updates.
+
+If a step were a learning rate, a small step at a high rate would do as a large step at a low one, at equal updates.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments import runs, study, sweep
+from lstm_jax import plots
+from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
+
+STEPS, RATES, SEEDS = (1, 2, 5, 10, 20), (3e-4, 1e-3, 3e-3), 2
+LENGTHS, BATCHES = (10, 20, 40, 80), (32, 64, 128, 256)
+BASE = GenerationConfig(
+    TextConfig(data=(runs.ARTICLES,)), GenerationModelConfig(units=64), TrainConfig(batch_size=128), SampleConfig(sample_chars=0)
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """part: of the study; task: the run."""
+
+    part: Literal["steps", "lengths"] = "steps"
+    task: GenerationConfig = field(default_factory=GenerationConfig)
+
+
+def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batches: Any, seeds: int) -> list[Config]:
+    """Both grids."""
+    by_step = [
+        Config("steps", sweep.override(base, {"data.step": step, "train.epochs": step // min(steps), "train.learning_rate": rate}))
+        for step in steps
+        for rate in rates
+    ]
+    by_length = [
+        Config("lengths", sweep.override(base, {"data.length": length, "train.batch_size": batch, "train.epochs": batch // min(batches)}))
+        for length in lengths
+        for batch in batches
+    ]
+    return [sweep.override(config, {"task.train.seed": seed}) for config in by_step + by_length for seed in range(seeds)]
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Held-out bits, by epoch and at the end."""
+    return runs.generation(config.task)
+
+
+def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
+    """(step, rate) or (length, batch) -> mean bits at equal updates, and after one pass over the text."""
+    names = {"steps": ("task.data.step", "task.train.learning_rate"), "lengths": ("task.data.length", "task.train.batch_size")}[part]
+    those = [dict(row, first=row["by_epoch"][0]) for row in rows if row["part"] == part]
+    last, first = study.grouped(those, names, "last_bits"), study.grouped(those, names, "first")
+    return {key: (float(np.mean(last[key])), float(np.mean(first[key]))) for key in sorted(last)}
+
+
+def verdict(rows: study.Rows) -> str:
+    """A line a cell."""
+    lines = [
+        f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
+    ]
+    lines += [f"length {a}, batch {b}: {x:.3f} bits at equal updates" for (a, b), (x, _) in cells(rows, "lengths").items()]
+    return "\n".join(lines)
+
+
+def draw(rows: study.Rows, path: Path) -> object:
+    """Bits over steps, a line a learning rate, at equal updates and after one pass; bits over batches, a line a length."""
+
+    def fill(figure: Any) -> None:
+        updates, characters, lengths = figure.subplots(1, 3)
+        steps, by_length = cells(rows, "steps"), cells(rows, "lengths")
+        for axes, which in ((updates, 0), (characters, 1)):
+            for rate in sorted({rate for _, rate in steps}):
+                line = [(step, bits[which]) for (step, of), bits in steps.items() if of == rate]
+                axes.plot(*zip(*line, strict=True), "o-", label=f"rate {rate:g}")
+            axes.set_xscale("log")
+            axes.set_xlabel("characters from window to window")
+            axes.legend(fontsize=8)
+        updates.set_title("equal updates")
+        characters.set_title("one pass over the text")
+        updates.set_ylabel("held-out bits a character")
+        for length in sorted({length for length, _ in by_length}):
+            line = [(batch, bits[0]) for (of, batch), bits in by_length.items() if of == length]
+            lengths.plot(*zip(*line, strict=True), "o-", label=f"length {length}")
+        lengths.set_xscale("log")
+        lengths.set_xlabel("batch")
+        lengths.set_title("equal updates")
+        lengths.legend(fontsize=8)
+
+    return plots.write_figure(path, (12.0, 4.0), fill)
+
+
+SMALL = GenerationConfig(
+    TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(batch_size=8), SampleConfig(sample_chars=0)
+)
+TOY = configs(SMALL, (900, 1800), (1e-3,), (4, 8), (8, 16), 1)
+STUDY = study.Study("steps", run, {"toy": TOY, "full": configs(BASE, STEPS, RATES, LENGTHS, BATCHES, SEEDS)}, draw, verdict)
+
+if __name__ == "__main__":
+    sys.exit(study.main(STUDY))

@@ -1,0 +1,47 @@
+"""A sweep of twelve runs, two of which go wrong, in a module that their processes find."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments import sweep
+
+
+@dataclass(frozen=True)
+class Inner:
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Config:
+    number: int = 0
+    wrong: str = ""
+    log: str = ""
+    sizes: tuple[int, ...] = (1, 2)
+    inner: Inner = field(default_factory=Inner)
+
+
+def score(config: Config) -> dict[str, float]:
+    """Leaves a mark that it ran, and goes wrong as asked."""
+    with Path(config.log).open("a") as file:
+        file.write(f"{config.number}\n")
+    if config.wrong == "raise":
+        raise ValueError("no such thing")
+    if config.wrong == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.wrong == "slow":
+        time.sleep(0.3)
+    return {"score": config.number * config.inner.scale + sum(config.sizes)}
+
+
+def configs(log: Path) -> list[Config]:
+    wrong = {3: "raise", 7: "killed"}
+    return [Config(number, wrong.get(number, "slow"), str(log), inner=Inner(2.0)) for number in range(12)]
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    sweep.run(score, configs(folder / "log"), folder / "rows.jsonl", "processes", workers=2)

@@ -1,0 +1,85 @@
+"""Every study's toy preset runs, draws and says something; what its parts compute, by hand where that can be."""
+
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import equal, memory, study, sweep
+from lstm_jax import InputError
+from lstm_jax.cells import CELLS
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+STUDIES = ("memory", "gates", "dropout", "steps", "targets", "embedding", "scaling")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_toy(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(f"experiments.{name}")
+    assert study.main(module.STUDY, ["--preset", "toy", "--where", "here", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "failed" not in said
+    rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+    assert len(rows) == len(module.STUDY.presets["toy"])
+    assert {(tmp_path / f"{name}.{ending}").stat().st_size > 5000 for ending in ("png", "svg")} == {True}
+    assert study.main(module.STUDY, ["--preset", "toy", "--report", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == said[said.index(module.STUDY.verdict(study.finished(rows)).splitlines()[0]) :]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_full_presets_are_different_runs(name: str) -> None:
+    module = importlib.import_module(f"experiments.{name}")
+    full = module.STUDY.presets["full"]
+    assert len({sweep.content(module.STUDY.run, config) for config in full}) == len(full) >= 6
+
+
+def test_report_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert study.main(memory.STUDY, ["--report", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("memory: rows of memory: none in ")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_equal_units(cell: str) -> None:
+    units = equal.equal_units(cell, 7, 20)
+    assert equal.cell_parameters(cell, 7, units) <= equal.cell_parameters("lstm", 7, 20) < equal.cell_parameters(cell, 7, units + 1)
+
+
+def test_adding_and_order() -> None:
+    x, target = memory.adding(jax.random.key(0), 50, 30)
+    np.testing.assert_array_equal(x[..., 1].sum(1), 2)
+    np.testing.assert_array_equal(x[:, :15, 1].sum(1), 1)
+    np.testing.assert_allclose(target, (x[..., 0] * x[..., 1]).sum(1), rtol=1e-6)
+    x, target = memory.order(jax.random.key(0), 50, 30)
+    ids = np.asarray(x.argmax(-1))
+    found = [[symbol - 4 for symbol in row if symbol >= 4] for row in ids]
+    np.testing.assert_array_equal([2 * a + b for a, b in found], target)
+    assert {int(np.flatnonzero(row >= 4)[0]) for row in ids} <= {0, 1, 2}
+    assert set(np.asarray(target).tolist()) == {0, 1, 2, 3}
+
+
+def test_copy() -> None:
+    x, target = memory.copy(jax.random.key(0), 5, 7)
+    ids = np.asarray(x.argmax(-1))
+    assert ids.shape == (5, 10 + 7 + 10)
+    np.testing.assert_array_equal(ids[:, :10], target)
+    np.testing.assert_array_equal(ids[:, 10:], [[8] * 6 + [9] + [8] * 10] * 5)
+
+
+def test_gradient_sizes_by_hand() -> None:
+    """A minimal GRU's gradient decays by 1 - u a step; a cell whose u is known."""
+    config = memory.Config("adding", "min_gru", lag=6, units=2, batch=3)
+    params = memory.initial(config)
+    still = params.cell._replace(kernel=jnp.zeros_like(params.cell.kernel), bias=jnp.zeros_like(params.cell.bias))  # u is 1/2
+    sizes = memory.gradient_sizes(config, params._replace(cell=still), jax.random.key(1))
+    assert sizes[2] / sizes[1] == pytest.approx(0.5, rel=1e-5)
+    assert sizes[5] / sizes[1] == pytest.approx(0.5**4, rel=1e-5)
+
+
+def test_bad_axis() -> None:
+    with pytest.raises(InputError, match=r"^field: colour; SentimentModelConfig has embed"):
+        sweep.grid(importlib.import_module("experiments.dropout").BASE, **{"model.colour": ["red"]})

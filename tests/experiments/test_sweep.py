@@ -1,0 +1,107 @@
+"""The planner: grids, ids, rows; runs that crash, are killed, or whose sweep is killed."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import made_sweep
+import pytest
+from made_sweep import Config, Inner
+
+from bench import results
+from experiments import sweep
+from lstm_jax.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_grids_and_overrides() -> None:
+    found = sweep.grid(Config(), number=[1, 2], **{"inner.scale": [0.5, 2.0]})
+    assert [(c.number, c.inner.scale) for c in found] == [(1, 0.5), (1, 2.0), (2, 0.5), (2, 2.0)]
+    assert sweep.each(Config(), [{"number": 5}, {"inner.scale": 3.0}]) == [Config(5), Config(inner=Inner(3.0))]
+    with pytest.raises(InputError, match=r"^field: colour; Config has number, wrong, log"):
+        sweep.grid(Config(), colour=["red"])
+    with pytest.raises(InputError, match=r"^field: width; Inner has scale"):
+        sweep.override(Config(), {"inner.width": 1})
+
+
+def test_ids_are_of_the_content() -> None:
+    assert sweep.content(made_sweep.score, Config(1)) == sweep.content(made_sweep.score, Config(1, inner=Inner(1.0)))
+    different = {sweep.content(made_sweep.score, Config(n)) for n in range(3)} | {sweep.content(made_sweep.configs, Config(1))}
+    assert len(different) == 4
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+
+
+def test_a_sweep_of_twelve(tmp_path: Path, environment: dict[str, str]) -> None:
+    """One run raises, one is killed, and so is the sweep in the middle: restarted it ends with twelve rows, and no row was run twice."""
+    path = tmp_path / "rows.jsonl"
+    command = [sys.executable, str(Path(made_sweep.__file__)), str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as first:
+        while not path.exists() or len(path.read_text().splitlines()) < 4:
+            assert first.poll() is None
+            time.sleep(0.02)
+        os.killpg(first.pid, signal.SIGKILL)
+    before = list(results.read(path))
+    assert 4 <= len(before) < 12
+    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    rows = list(results.read(path))
+    assert rows[: len(before)] == before
+    assert sorted(row["config"]["number"] for row in rows) == list(range(12))
+    assert len({row["id"] for row in rows}) == 12
+    by_number = {row["config"]["number"]: row for row in rows}
+    assert {number for number, row in by_number.items() if row["status"] == "failed"} == {3, 7}
+    assert by_number[3]["error"] == "ValueError: no such thing"
+    assert by_number[7]["error"] == "killed by signal 9"
+    assert by_number[5]["result"] == {"score": 13.0}  # the tuple and the config within went to the process and came back
+    ran = Counter((tmp_path / "log").read_text().split())
+    finished = {str(row["config"]["number"]) for row in before}
+    assert all(ran[number] == 1 for number in finished)
+    assert set(ran) == {str(number) for number in range(12)}
+    third = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (third.returncode, third.stdout) == (0, "")
+    assert list(results.read(path)) == rows
+
+
+def test_here_retry_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    wanted = [Config(n, "raise" if n == 1 else "", str(tmp_path / "log")) for n in range(3)]
+    rows = sweep.run(made_sweep.score, wanted, path)
+    assert [row["status"] for row in rows] == ["done", "failed", "done"]
+    assert sweep.run(made_sweep.score, [*wanted, wanted[0]], path) == rows
+    assert len(path.read_text().splitlines()) == 3
+    sweep.run(made_sweep.score, wanted, path, retry=True)
+    assert len(path.read_text().splitlines()) == 4  # only the failed one
+    sweep.write_table(rows, tmp_path / "table.csv")
+    head, *lines = list(csv.reader((tmp_path / "table.csv").read_text().splitlines()))
+    assert head == ["id", "status", "number", "wrong", "log", "sizes", "inner.scale", "score", "error", "seconds"]
+    assert [(line[2], line[7], line[8]) for line in lines] == [("0", "3.0", ""), ("1", "", "ValueError: no such thing"), ("2", "5.0", "")]
+    assert "failed" in capsys.readouterr().out
+
+
+def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"^where: moon; give here, processes or slurm"):
+        sweep.run(made_sweep.score, [], tmp_path / "rows", where="moon")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=r"^workers: -1; "):
+        sweep.run(made_sweep.score, [], tmp_path / "rows", workers=-1)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(InputError, match=r"^submitit: not installed; pip install"):
+        sweep.run(made_sweep.score, [Config()], tmp_path / "rows", "slurm")
+
+
+def test_slurm_s_library_in_processes_of_its_own(tmp_path: Path) -> None:
+    """submitit's cluster "local", which takes the same way as Slurm."""
+    pytest.importorskip("submitit")
+    wanted = [Config(n, "raise" if n == 1 else "", str(tmp_path / "log")) for n in range(2)]
+    rows = sweep.run(made_sweep.score, wanted, tmp_path / "rows.jsonl", "slurm", options={"cluster": "local", "timeout_min": 2})
+    assert [row["status"] for row in rows] == ["done", "failed"]
+    assert rows[0]["result"] == {"score": 3.0}
