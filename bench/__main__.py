@@ -7,7 +7,10 @@ from lstm_jax.errors import InputError
 
 COMMANDS = {
     "throughput": "milliseconds a step, ours and its peers'",
+    "memory": "peak memory over T, with and without remat",
     "accuracy": "what training reaches over length, step and units",
+    "generation": "seconds to draw characters, ours and Keras'",
+    "compile": "seconds until the first step is done, ours and its peers', with and without a cache",
     "report": "a page, figures and a summary of the rows of throughput",
     "readme": "the README's tables, written from rows",
     "compare": "what became faster or slower between two sets of rows",
@@ -15,10 +18,8 @@ COMMANDS = {
     "schema": "the fields of a row of throughput",
     "breakdown": "what a training step is made of",
     "scaling": "how time and memory grow with T, H and B",
-    "memory": "peak memory over T, with and without remat",
     "peak": "what the machine can do",
     "epoch": "seconds of a training epoch, ours and Keras'",
-    "sampling": "seconds to draw characters, ours and Keras'",
     "sentiment_accuracy": "test accuracy on IMDB over seeds",
     "generation_loss": "loss and bits a character of text generation",
     "generation_memory": "peak memory of a run on a million windows",

@@ -19,7 +19,7 @@ from bench.throughput import BASE, Side, attempt, commit, works_of
 PATH = results.RESULTS / "false_alarms.jsonl"
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
 """Comparisons of the same, and of the slower one; by how much it is slower."""
-PROCESSES = 8
+PROCESSES = 6
 """A side of a comparison."""
 SIDES = {"old": Side("old", BASE), "new": Side("new", BASE), "slower": Side("slower", BASE, slower=SHARE)}
 

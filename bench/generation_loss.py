@@ -26,7 +26,7 @@ RECIPES = {
     "stream": [*STREAM, "--length", "100", "--epochs", "10"],
     "stream 60": [*STREAM, "--length", "100", "--epochs", "60", *FAST],
     "stream 150": [*STREAM, "--length", "100", "--epochs", "150", *FAST],
-    "stream 300, recurrent dropout 0.1": [*STREAM, "--length", "100", "--epochs", "300", *FAST, "--recurrent-dropout", "0.1"],
+    "stream 120, recurrent dropout 0.1": [*STREAM, "--length", "100", "--epochs", "120", *FAST, "--recurrent-dropout", "0.1"],
 }
 
 

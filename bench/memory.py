@@ -17,12 +17,12 @@ import numpy as np
 
 from bench import results, timing
 from bench.peer import Options
-from bench.throughput import commit
+from bench.throughput import commit, sizes
 from bench.worker import peak_mib
 from bench.workloads import make_arrays, workload
 
 PATH = results.RESULTS / "memory.jsonl"
-LENGTHS = (1, 100, 1000, 10_000)
+LENGTHS = {"quick": (1, 100, 1000), "standard": (1, 100, 1000, 10_000), "full": (1, 100, 300, 1000, 3000, 10_000, 30_000)}
 REMATS = ("none", "sqrt")
 
 
@@ -59,7 +59,8 @@ def report(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measure what is missing, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=lambda text: [int(part) for part in text.split(",")], default=LENGTHS)
+    parser.add_argument("--preset", choices=list(LENGTHS), default="standard")
+    parser.add_argument("--length", type=sizes, help="as in 1,100,1000; the preset's if not given")
     parser.add_argument("--sizes", default="", help="other sizes, as in B=4,H=8,E=8,V=30")
     parser.add_argument("--backend", default=None)
     parser.add_argument("--report", action="store_true", help="measure nothing")
@@ -73,7 +74,7 @@ def main() -> None:
         return
     sha = options.commit or commit()
     extra = ["--backend", options.backend] if options.backend else []
-    for length in () if options.report else options.lengths:
+    for length in () if options.report else options.length or LENGTHS[options.preset]:
         for remat in REMATS:
             name = f"A:T={length}" + (f",{options.sizes}" if options.sizes else "")
             known = {"git": sha, "workload": name, "asked": options.backend, "remat": remat}

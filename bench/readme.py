@@ -3,7 +3,7 @@
     python -m bench readme           # rewrites what lies between the marks
     python -m bench readme --check   # ends with 1 if that would change something
 
-A mark names what is written, and the commit whose rows it is written from: `<!-- bench throughput c5e447ebe3d5 -->` or
+A mark names a file of rows, and the commit whose rows of it are written about: `<!-- bench throughput c5e447ebe3d5 -->` or
 `<!-- bench accuracy c5e447ebe3d5 -->`, up to `<!-- end -->`.
 """
 
@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 
 from bench import accuracy, report, results
-from bench.throughput import PATH
 from lstm_jax.errors import InputError
 from lstm_jax.files import write_atomically
 
@@ -26,14 +25,15 @@ def table(what: str, sha: str) -> str:
     Raises:
         InputError: if there is no such table, or there are no rows of the commit.
     """
-    if what == "throughput":
-        rows, lines = report.of_commit(PATH, sha)
+    path = results.RESULTS / f"{what}.jsonl"
+    if what.startswith("throughput") and path.exists():
+        rows, lines = report.of_commit(path, sha)
         return report.markdown(lines, rows, sha)
     if what == "accuracy":
         rows = [row for row in results.read(accuracy.PATH) if row["git"].startswith(sha)]
         if rows:
             return report.trained_markdown(rows)
-    raise InputError("mark", f"{what} {sha}", "name throughput or accuracy, and a commit that has rows of it")
+    raise InputError("mark", f"{what} {sha}", "name a file of rows of throughput or accuracy, and a commit that has some")
 
 
 def written(text: str) -> str:

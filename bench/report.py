@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import accuracy, results, scaling
+from bench import accuracy, results, scaling, schema
 from bench.throughput import BASE, PATH, Line, geometric_means, kept, peaks, rows_in, side, summary
 from bench.workloads import Workload, workload
 from lstm_jax import plots
@@ -56,7 +56,7 @@ def newest(path: Path) -> str:
 
 def newest_trained(path: Path) -> list[dict[str, Any]]:
     """Rows of `bench.accuracy` of the last commit that has some."""
-    rows = list(results.read(path))
+    rows = list(results.read(path, schema.check))
     return [row for row in rows if row["git"] == rows[-1]["git"]]
 
 

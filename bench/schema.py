@@ -1,8 +1,8 @@
-"""The fields of a row of `bench.throughput`, and their check when rows are read.
+"""The fields of a row of `bench.throughput` and of `bench.accuracy`, and their check when rows are read.
 
     python -m bench schema
 
-prints them. Rows are JSON lines, only ever appended. Version 1 had no "schema"; it is otherwise the same.
+prints them. Rows are JSON lines, only ever appended. Version 1 had no "schema", and no rows of accuracy; it is otherwise the same.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,10 @@ class Field:
     meaning: str
 
 
-TIMED, FAILED, PEAK = "timed", "failed", "peak"
+TIMED, FAILED, PEAK, TRAINED = "timed", "failed", "peak", "trained"
 TEXT, NUMBER, WHOLE, LIST, NONE = (str,), (float, int), (int,), (list,), type(None)
-RUN, SIDE = (TIMED, FAILED, PEAK), (TIMED, FAILED)
+RUN, SIDE = (TIMED, FAILED, PEAK, TRAINED), (TIMED, FAILED, TRAINED)
+TRIED = (TIMED, FAILED)
 FIELDS = {
     "schema": Field(WHOLE, (), f"version of these fields, now {VERSION}"),
     "peer": Field(TEXT, RUN, 'name in `bench.peer.PEERS`, or "peak" for the machine itself'),
@@ -32,16 +33,24 @@ FIELDS = {
     "cores": Field(WHOLE, RUN, "cores that the process could use"),
     "load": Field(NUMBER, RUN, "processes that wanted a core in the minute before"),
     "side": Field(TEXT, SIDE, "peer and its options, as --peer takes them"),
-    "round": Field(WHOLE, SIDE, "number of the round in which its process ran"),
-    "workload": Field(TEXT, SIDE, "as `bench.workloads.workload` reads it"),
-    "backend": Field((str, NONE), SIDE, "backend asked for, null for the choice of the peer"),
-    "dropout": Field(NUMBER, SIDE, "rate of input dropout"),
-    "recurrent_dropout": Field(NUMBER, SIDE, "rate of recurrent dropout; what a peer lacks of it, its note says"),
+    "round": Field(WHOLE, TRIED, "number of the round in which its process ran"),
+    "workload": Field(TEXT, TRIED, "as `bench.workloads.workload` reads it"),
+    "backend": Field((str, NONE), TRIED, "backend asked for, null for the choice of the peer"),
+    "dropout": Field(NUMBER, TRIED, "rate of input dropout"),
+    "recurrent_dropout": Field(NUMBER, TRIED, "rate of recurrent dropout; what a peer lacks of it, its note says"),
     "kind": Field(TEXT, (TIMED,), "sentiment, characters, evaluation or recurrence"),
     **{
-        letter: Field(WHOLE, (TIMED,), meaning)
+        letter: Field(WHOLE, (TIMED, TRAINED) if letter in "TH" else (TIMED,), meaning)
         for letter, meaning in zip("BTHEV", ("batch", "steps", "units", "features", "vocabulary"), strict=True)
     },
+    "S": Field(WHOLE, (), "characters from one window to the next, of generation"),
+    "task": Field(TEXT, (TRAINED,), "sentiment or generation"),
+    "seed": Field(WHOLE, (TRAINED,), "of weights, dropout and order"),
+    "epochs": Field(WHOLE, (TRAINED,), "that the run was to take"),
+    "epoch": Field(WHOLE, (TRAINED,), "that the row is of, from 1"),
+    "seconds": Field(NUMBER, (TRAINED,), "of the epoch's training, compilation and evaluation apart"),
+    "test_accuracy": Field(NUMBER, (), "share of 25,000 reviews, of sentiment"),
+    "validation_bits": Field(NUMBER, (), "bits a character of the last tenth of the text, of generation"),
     "build_seconds": Field(NUMBER, (TIMED,), "importing the peer and building the model"),
     "first_step_seconds": Field(NUMBER, (TIMED,), "the first step, compilation in it"),
     "compile_seconds": Field((float, int, NONE), (TIMED,), "of these in XLA's compiler; null where JAX does not run"),
@@ -77,6 +86,8 @@ def kind_of(row: dict[str, Any]) -> str:
     """The kind of a row."""
     if row.get("peer") == PEAK:
         return PEAK
+    if "task" in row:
+        return TRAINED
     return FAILED if "error" in row else TIMED
 
 
@@ -96,6 +107,9 @@ def check(row: Any, place: str) -> dict[str, Any]:
         raise InputError(f"{place}: schema", version, f"give rows of versions 1 to {VERSION}, or a newer bench")
     row = row | {"schema": VERSION}
     kind = kind_of(row)
+    score = {"sentiment": "test_accuracy", "generation": "validation_bits"}.get(str(row.get("task")))
+    if kind == TRAINED and (score is None or score not in row):
+        raise InputError(f"{place}: task", row["task"], "give sentiment with test_accuracy, or generation with validation_bits")
     for name, field in FIELDS.items():
         if kind in field.of and name not in row:
             raise InputError(f"{place}: {name}", "missing", f"a row of kind {kind} has it ({field.meaning})")

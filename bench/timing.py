@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,19 @@ def pinned(cores: int = CORES) -> dict[str, str]:
     return os.environ | dict.fromkeys(names, str(cores)) | device.settings()
 
 
-def run_module(arguments: Sequence[str], cores: int = CORES) -> list[dict[str, Any]]:
-    """Run `python -m ...` in a fresh process on the first `cores` cores; its JSON lines.
+def run_module(
+    arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0
+) -> list[dict[str, Any]]:
+    """Run `python -m ...` in a fresh process on `cores` cores from the `first` on, with these variables besides; its JSON lines.
 
     Raises:
         subprocess.CalledProcessError: if it fails.
     """
-    allowed = sorted(os.sched_getaffinity(0))[:cores]
+    allowed = sorted(os.sched_getaffinity(0))[first : first + cores]
     command = [sys.executable, "-m", *arguments]
+    settings = {**pinned(cores), **(environment or {})}
     run = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env=pinned(cores), preexec_fn=lambda: os.sched_setaffinity(0, allowed)
+        command, stdout=subprocess.PIPE, text=True, check=True, env=settings, preexec_fn=lambda: os.sched_setaffinity(0, allowed)
     )
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
 

@@ -29,7 +29,7 @@ def _blocks(language: str) -> list[str]:
 
 def test_tree_names_every_file():
     tree = _blocks("")[0]
-    for folder in ("lstm_jax", "bench"):
+    for folder in ("lstm_jax", "experiments", "bench"):
         below = re.split(r"^\S", tree.split(f"{folder}/\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
         for path in (ROOT / folder).rglob("*.py"):
             name = path.relative_to(ROOT / folder).as_posix()

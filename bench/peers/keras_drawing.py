@@ -1,6 +1,6 @@
 """Keras 3 on JAX: 400 characters as its lstm_text_generation example draws them, one `predict` of a one-hot window a character.
 
-    python -m bench.peers.keras_sampling --weights model.weights.h5
+    python -m bench.peers.keras_drawing --weights model.weights.h5
 
 prints a JSON line. The file is written if it is not there, with the model's initial weights.
 """
@@ -37,9 +37,11 @@ def main() -> None:
     """Time one drawing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--units", type=int, default=128)
+    parser.add_argument("--chars", type=int, default=CHARS)
     options = parser.parse_args()
     keras.utils.set_random_seed(0)
-    model = make_model(CHARACTERS)
+    model = make_model(CHARACTERS, LENGTH, options.units)
     if options.weights.exists():
         model.load_weights(options.weights)
     else:
@@ -48,7 +50,7 @@ def main() -> None:
     ids = rng.integers(0, CHARACTERS, LENGTH)
     draw(model, ids, 3, rng)  # compiles
     began = time.perf_counter()
-    draw(model, ids, CHARS, rng)
+    draw(model, ids, options.chars, rng)
     row = {"peer": "keras-jax", "version": keras.__version__, "way": "predict loop", "seconds": time.perf_counter() - began}
     print(json.dumps(row), flush=True)
 

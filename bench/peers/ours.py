@@ -30,7 +30,7 @@ EPOCH = 1024
 def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
     """So many devices as asked for, or as suit the backend; one where the batch does not divide over them. Of GPUs the first, as the peers
     have it."""
-    suited = native.cpu_devices(options.backend, "float32") if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
+    suited = native.cpu_devices(options.backend, options.dtype) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:
         sharding.use_cpu_cores(options.devices)
     else:

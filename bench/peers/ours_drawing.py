@@ -1,6 +1,6 @@
-"""This project: 400 characters in one compiled call, with the state carried and in sliding windows, one text and 64 at once.
+"""This project: 400 characters in one compiled call, with the state carried and in sliding windows, one text and several at once.
 
-python -m bench.peers.ours_sampling --weights model.weights.h5
+python -m bench.peers.ours_drawing --weights model.weights.h5
 """
 
 import argparse
@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.generation_data import CHARACTERS, CHARS, LENGTH
 from lstm_jax import convert
-from lstm_jax.config import GenerationConfig
+from lstm_jax.config import GenerationConfig, GenerationModelConfig
 from lstm_jax.models import functional
 from lstm_jax.sampling import Mode, Sampler, make_rules
 from lstm_jax.sharding import make_mesh, use_cpu_cores
@@ -27,9 +27,12 @@ def main() -> None:
     """Time each way: the median of nine calls, since a call takes milliseconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--units", type=int, default=128)
+    parser.add_argument("--chars", type=int, default=CHARS)
+    parser.add_argument("--samples", type=int, nargs="+", default=[1, 64])
     options = parser.parse_args()
     use_cpu_cores()
-    like, rebuild = functional(generation.make_model(GenerationConfig(), CHARACTERS))
+    like, rebuild = functional(generation.make_model(GenerationConfig(model=GenerationModelConfig(units=options.units)), CHARACTERS))
     params = convert.generation_from_keras_file(options.weights)
     assert params.keys() == like.keys()
     rules, prompt = make_rules(CHARACTERS), np.random.default_rng(0).integers(0, CHARACTERS, (1, LENGTH))
@@ -38,11 +41,11 @@ def main() -> None:
     version = environment(mesh)["git"]
     for mode in MODES:
         sampler = Sampler(rebuild, CHARACTERS, mode, LENGTH, mesh)
-        for samples in (1, 64):
+        for samples in sorted({1, *options.samples}):
             seconds = []
             for _ in range(10):  # the first one compiles
                 began = time.perf_counter()
-                np.asarray(sampler.generate(params, jax.random.key(0), prompt, CHARS, rules, samples))
+                np.asarray(sampler.generate(params, jax.random.key(0), prompt, options.chars, rules, samples))
                 seconds.append(time.perf_counter() - began)
             way = mode if samples == 1 else f"{mode}, {samples} samples"
             row = {

@@ -15,8 +15,8 @@ from pathlib import Path
 import tyro
 
 from bench.generation_data import articles
+from lstm_jax.commands.common import start_training
 from lstm_jax.config import GenerationConfig, SampleConfig, TrainConfig
-from lstm_jax.sharding import use_cpu_cores
 
 DEFAULT = GenerationConfig(train=TrainConfig(epochs=10), sample=SampleConfig(sample_chars=0))
 
@@ -25,7 +25,7 @@ def main() -> None:
     """Train and print."""
     config = tyro.cli(tyro.conf.OmitArgPrefixes[GenerationConfig], default=DEFAULT)
     config = replace(config, data=articles(config.data))
-    use_cpu_cores(config.train.devices)
+    start_training(config.train.devices, config.model)
 
     from lstm_jax.tasks import generation
 

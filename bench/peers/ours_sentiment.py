@@ -10,8 +10,8 @@ from pathlib import Path
 
 import tyro
 
+from lstm_jax.commands.common import start_training
 from lstm_jax.config import DataConfig, SentimentConfig
-from lstm_jax.sharding import use_cpu_cores
 
 DEFAULT = SentimentConfig(data=DataConfig(validation=0.0))
 
@@ -19,7 +19,7 @@ DEFAULT = SentimentConfig(data=DataConfig(validation=0.0))
 def main() -> None:
     """Train and print; with `--validation` a last line has the honest test figures of the best epoch."""
     config = tyro.cli(tyro.conf.OmitArgPrefixes[SentimentConfig], default=DEFAULT)
-    use_cpu_cores(config.train.devices)
+    start_training(config.train.devices, config.model)
 
     from lstm_jax.tasks import sentiment
 

@@ -23,7 +23,7 @@ def test_exponents() -> None:
 
 def test_a_row_a_process(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "rows.jsonl"
-    arguments = ["--lengths", "5", "--sizes", "B=4,H=4,E=4,V=9", "--results", str(path)]
+    arguments = ["--length", "5", "--sizes", "B=4,H=4,E=4,V=9", "--results", str(path)]
     run = subprocess.run(
         [sys.executable, "-m", "bench", "memory", *arguments],
         capture_output=True,

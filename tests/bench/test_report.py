@@ -23,16 +23,19 @@ def _rows() -> list[dict]:
     return [*rows, failed]
 
 
+ABOUT = {"schema": 2, "peer": "lstm_jax", "git": "def", "side": "ours", "cores": 1, "load": 1.0}
+
+
 def _trained() -> list[dict]:
     """Two seeds of sentiment at two lengths and units, of which one is worse than a faster one; generation at two steps."""
     rows = []
     for seed in range(2):
         for T, H in ((20, 32), (20, 64), (80, 32), (80, 64)):
-            about = {"git": "def", "task": "sentiment", "side": "ours", "T": T, "H": H, "seed": seed, "epochs": 1}
+            about = ABOUT | {"task": "sentiment", "T": T, "H": H, "seed": seed, "epochs": 1}
             score = 0.80 + T / 2000 + H / 32000 + seed / 1000 - 0.02 * ((T, H) == (20, 64))
             rows.append(about | {"epoch": 1, "seconds": T * H / 100, "test_accuracy": score, "examples_per_second": 1e6 / T / H})
         for S in (3, 5):
-            about = {"git": "def", "task": "generation", "side": "ours", "T": 20, "S": S, "H": 32, "seed": seed, "epochs": 1}
+            about = ABOUT | {"task": "generation", "T": 20, "S": S, "H": 32, "seed": seed, "epochs": 1}
             rows.append(about | {"epoch": 1, "seconds": 30 / S, "validation_bits": 2.0 + S / 10, "examples_per_second": 1000.0 * S})
     return rows
 
@@ -130,6 +133,9 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
         curve = text("#curve")
         choose("what", "curve-controls", "ms")
         assert text("#curve") != curve
+        assert "flax_nnx" in text("#curve")
+        choose("side", "curve-controls", "torch_lstm")
+        assert "flax_nnx" not in text("#curve")
 
         scores = text("#accuracy")
         assert "T 20</span>" not in scores

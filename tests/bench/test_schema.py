@@ -3,13 +3,26 @@
 import pytest
 from rows import timed
 
-from bench import schema, throughput
+from bench import accuracy, results, schema, throughput
 from lstm_jax import InputError
 
 
 def test_committed_rows_keep_to_it() -> None:
-    kinds = {schema.kind_of(row) for row in throughput.rows_in(throughput.PATH)}
+    paths = sorted(results.RESULTS.glob("throughput*.jsonl"))
+    kinds = {schema.kind_of(row) for path in paths for row in throughput.rows_in(path)}
     assert {schema.TIMED, schema.PEAK} <= kinds
+    trained = list(results.read(accuracy.PATH, schema.check))
+    assert {schema.kind_of(row) for row in trained} == {schema.TRAINED}
+
+
+def test_a_row_of_accuracy() -> None:
+    row = {"peer": "lstm_jax", "git": "abc", "cores": 1, "load": 1.0, "side": "ours", "task": "sentiment", "T": 80, "H": 128, "seed": 0}
+    row |= {"epochs": 3, "epoch": 1, "seconds": 2.0, "test_accuracy": 0.8}
+    assert schema.check(row, "here") == row | {"schema": schema.VERSION}
+    with pytest.raises(InputError, match=r"^here: task: generation; give sentiment with test_accuracy"):
+        schema.check(row | {"task": "generation"}, "here")
+    with pytest.raises(InputError, match=r"^here: seed: missing; a row of kind trained"):
+        schema.check({name: value for name, value in row.items() if name != "seed"}, "here")
 
 
 def test_older_rows_are_read() -> None:
