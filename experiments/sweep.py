@@ -192,8 +192,9 @@ def _slurm(run: Run, missing: Mapping[str, Any], folder: Path, options: Mapping[
         try:
             yield number, job.result()
         except Exception as error:  # of the job: killed, out of time or of memory
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            yield number, {"config": dataclasses.asdict(missing[number]), "status": FAILED, "error": lines[-1], "seconds": float("nan")}
+            lines = str(error).strip().splitlines() or [""]
+            told = f"{type(error).__name__}: {lines[0]}"
+            yield number, {"config": dataclasses.asdict(missing[number]), "status": FAILED, "error": told, "seconds": 0.0}
 
 
 def run(

@@ -290,6 +290,85 @@ class GenerationConfig:
     sample: SampleConfig = dataclasses.field(default_factory=SampleConfig)
 
 
+@dataclass(frozen=True)
+class SeriesConfig:
+    """Which series, cut how."""
+
+    csv: str = ""
+    """A .csv or .jsonl file with a column of times and one of values; rows without a value are left out."""
+    time: str = "time"
+    """Column of the times: numbers, or ISO dates; increasing."""
+    value: str = "value"
+    """Column of the values."""
+    context: int = 48
+    """Entries that are read."""
+    horizon: int = 12
+    """Entries that are forecast."""
+    gaps: bool = True
+    """Give the network the time since the entry before, and how far ahead each forecast lies."""
+    level: bool = True
+    """Give the network the values themselves beside their distance from the last one read."""
+    validation: float = 0.15
+    """Share of the series, before the test part, that chooses the epoch."""
+    test: float = 0.15
+    """Share of the series, at its end, that is forecast at last."""
+
+    def __post_init__(self):
+        for name in ("context", "horizon"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more entries")
+        for name in ("validation", "test"):
+            require(0 < getattr(self, name) < 1, name, getattr(self, name), "give a share between 0 and 1")
+        require(self.validation + self.test < 1, "test", self.test, f"with validation {self.validation} nothing is left to train on")
+
+
+@dataclass(frozen=True)
+class ForecastModelConfig:
+    """LSTM -> a mean and a spread for each entry ahead."""
+
+    units: int = 32
+    """Units of each layer."""
+    layers: int = 1
+    """Stacked recurrent layers."""
+    dropout: float = 0.0
+    """Share of each layer's input features dropped, the same ones at every step."""
+    recurrent_dropout: float = 0.0
+    """Share of the recurrent state dropped, the same units at every step."""
+    dropout_masks: Literal["keras", "per_gate", "variational"] = "keras"
+    """See `lstm_jax.dropout`."""
+    weight_drop: float = 0.0
+    """Share of each recurrent kernel's entries dropped, the same at every step of a batch (DropConnect; Merity et al. 2018)."""
+    cell: CellName = "lstm"
+    """Recurrent cell; see `lstm_jax.cells`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the matrix products; parameters and state stay float32."""
+    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas", "associative"] = "auto"
+    """Recurrence backend; see `lstm-jax backends`."""
+    remat: Literal["none", "sqrt"] | int = "none"
+    """As for the other tasks."""
+
+    def __post_init__(self):
+        _require_choices(self)
+        _require_segments(self.remat)
+        _require_droppable(self)
+        for name in ("units", "layers"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
+        for name in ("dropout", "recurrent_dropout", "weight_drop"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class ForecastConfig:
+    """The forecasting task: series, model and training of one run."""
+
+    data: SeriesConfig = dataclasses.field(default_factory=SeriesConfig)
+    model: ForecastModelConfig = dataclasses.field(default_factory=ForecastModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(epochs=100, patience=15, learning_rate=3e-3, clip_norm=1.0))
+
+
+ModelConfig = SentimentModelConfig | GenerationModelConfig | ForecastModelConfig
+RunConfig = SentimentConfig | GenerationConfig | ForecastConfig
+
+
 def to_json(config: Any) -> str:
     """The whole config as indented JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
@@ -302,15 +381,31 @@ def sentiment_from_json(path: Path) -> SentimentConfig:
         InputError: if the file is absent, is not JSON, is of a run of another task, or has fields this version does not know.
     """
     raw = _read_json(path)
-    require("sample" not in raw, f"run {path.parent}", "text generation", "use generate or score, or name a sentiment run")
+    _require_task(path, raw, "sentiment")
     return _from_raw(path, raw, SentimentConfig, data=DataConfig, model=SentimentModelConfig, train=TrainConfig)
 
 
 def generation_from_json(path: Path) -> GenerationConfig:
     """The same for a run of text generation."""
     raw = _read_json(path)
-    require("sample" in raw, f"run {path.parent}", "sentiment", "use predict or evaluate, or name a run of text generation")
+    _require_task(path, raw, "text generation")
     return _from_raw(path, raw, GenerationConfig, data=TextConfig, model=GenerationModelConfig, train=TrainConfig, sample=SampleConfig)
+
+
+def forecast_from_json(path: Path) -> ForecastConfig:
+    """The same for a forecast's run."""
+    raw = _read_json(path)
+    _require_task(path, raw, "forecast")
+    return _from_raw(path, raw, ForecastConfig, data=SeriesConfig, model=ForecastModelConfig, train=TrainConfig)
+
+
+_COMMANDS = {"sentiment": "predict or evaluate", "text generation": "generate or score", "forecast": "forecast"}
+
+
+def _require_task(path: Path, raw: dict[str, Any], wanted: str) -> None:
+    series = isinstance(raw.get("data"), dict) and "horizon" in raw["data"]
+    task = "text generation" if "sample" in raw else "forecast" if series else "sentiment"
+    require(task == wanted, f"run {path.parent}", task, f"use {_COMMANDS[task]}, or name a run of {wanted}")
 
 
 _REMEDY = "name the folder of a finished or interrupted run"

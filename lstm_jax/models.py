@@ -11,13 +11,13 @@ from jaxtyping import Array, Float
 from lstm_jax import sharding
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.products import matmul
-from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
+from lstm_jax.config import ForecastModelConfig, GenerationModelConfig, ModelConfig, SentimentModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
 from lstm_jax.shapes import TokenIds, ValidSteps
 
 
-def _make_layer(kind: Callable, features: int, config: SentimentModelConfig | GenerationModelConfig, **options) -> Any:
+def _make_layer(kind: Callable, features: int, config: ModelConfig, **options) -> Any:
     """A layer or `Bidirectional` as the config wants it."""
     return kind(
         features,
@@ -152,6 +152,34 @@ class CharGenerator(nnx.Module):
         """
         h, states = self.hidden(ids, mask=mask, state=state, deterministic=deterministic, rngs=rngs)
         return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states
+
+
+class Forecaster(nnx.Module):
+    """Recurrent layers -> Dense(2 K): entries read (B, T, F) and times ahead (B, K) -> mean and log of the spread of each entry ahead.
+
+    The means are distances from the last entry read, in the units of `entries`' values. The times ahead join the last output.
+    """
+
+    def __init__(self, config: ForecastModelConfig, features: int, horizon: int, *, rngs: nnx.Rngs):
+        layers: list[Recurrent | Bidirectional] = []
+        for n in range(config.layers):
+            size = config.units if n else features
+            layers.append(_make_layer(recurrent, size, config, return_sequences=n < config.layers - 1, rngs=rngs))
+        self.recurrent = RecurrentStack(layers)
+        self.head = ClassifierHead(config.units + horizon, 2 * horizon, rngs=rngs)
+
+    def __call__(
+        self,
+        entries: Float[Array, "B T F"],
+        ahead: Float[Array, "B K"],
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | jax.Array | None = None,
+    ) -> Float[Array, "B 2 K"]:
+        """Means and logs of spreads; `deterministic` and `rngs` as in `Recurrent`."""
+        h: Any = self.recurrent(entries, deterministic=deterministic, rngs=rngs)
+        out = self.head(jnp.concatenate([h, ahead], axis=-1))
+        return out.reshape(*ahead.shape[:1], 2, -1)
 
 
 class Functional(NamedTuple):

@@ -124,6 +124,43 @@ def embedding_map(
     return write_figure(path, (10.0, 7.6), lambda figure: _draw_embedding_map(figure, coordinates[known], shown, colours[known], title))
 
 
+def forecast(
+    times: np.ndarray,
+    values: np.ndarray,
+    ahead: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    level: float,
+    dated: bool,
+    path: Path,
+) -> tuple[Path, Path]:
+    """A series (N,) and forecasts of it.
+
+    Args:
+        ahead: times, means and bounds of each forecast, (K,) each.
+        level: of the bounds' interval.
+        dated: whether times are days since 1970.
+
+    Raises:
+        InputError: if the figure cannot be written.
+    """
+
+    def fill(figure: Any) -> None:
+        axes = figure.subplots()
+
+        def places(moments: np.ndarray) -> np.ndarray:
+            return moments.astype("datetime64[D]") if dated else moments
+
+        for number, (moments, mean, low, high) in enumerate(ahead):
+            axes.fill_between(
+                places(moments), low, high, color=_ORANGE, alpha=0.2, linewidth=0, label=f"{100 * level:g} %" * (number == 0) or None
+            )
+            axes.plot(places(moments), mean, color=_ORANGE, label="forecast" if number == 0 else None)
+        axes.plot(places(times), values, color=_INK, linewidth=1, label="series")
+        axes.legend(loc="upper left")
+        _set_title(figure, "Each forecast from what was known when it begins")
+
+    return write_figure(path, (10.0, 4.2), fill)
+
+
 def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], object]) -> tuple[Path, Path]:
     """Draw, then write both files, each whole or not at all."""
     import matplotlib

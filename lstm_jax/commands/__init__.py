@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from lstm_jax.commands.forecast import Forecast, TrainForecast
 from lstm_jax.commands.generation import Generate, Score, TrainGeneration, Units
 from lstm_jax.commands.sentiment import Evaluate, ExportEmbedding, Neighbours, PlotEmbedding, Predict, TrainSentiment
 from lstm_jax.commands.tools import Backends, Demo, PrepareData
@@ -18,6 +19,8 @@ COMMANDS: dict[str, Callable] = {
     "generate": Generate,
     "score": Score,
     "units": Units,
+    "train forecast": TrainForecast,
+    "forecast": Forecast,
     "data prepare": PrepareData,
     "backends": Backends,
 }

@@ -13,6 +13,7 @@ from lstm_jax.data.encoded import EncodedReviews, EncodedSplit, keras_check_hash
 from lstm_jax.data.grammar import judge, synthetic_reviews, synthetic_splits
 from lstm_jax.data.padding import pad_ragged, pad_sequences
 from lstm_jax.data.reviews import TextSplit
+from lstm_jax.data.series import Series, SeriesWindows, read_series, series_windows
 from lstm_jax.data.sources import find_imdb, load_reviews
 from lstm_jax.data.splits import grouped_split
 from lstm_jax.data.tfds_builder import build_tfds, reviews_from_tfds
@@ -28,6 +29,8 @@ __all__ = [
     "Corpus",
     "EncodedReviews",
     "EncodedSplit",
+    "Series",
+    "SeriesWindows",
     "TextSplit",
     "Vocabulary",
     "build_tfds",
@@ -51,7 +54,9 @@ __all__ = [
     "prepare_corpus",
     "read_articles",
     "read_byte_articles",
+    "read_series",
     "reviews_from_tfds",
+    "series_windows",
     "stream_chunks",
     "synthetic_reviews",
     "synthetic_splits",

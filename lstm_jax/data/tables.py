@@ -1,4 +1,4 @@
-"""Reviews in a table: JSON lines (`.jsonl`, `.jsonl.xz`) or CSV, one review a row."""
+"""Tables: JSON lines (`.jsonl`, `.jsonl.xz`) or CSV; of reviews, one a row."""
 
 import csv
 import json
@@ -33,10 +33,18 @@ def read_table(path: Path, text_column: str = "text", label_column: str = "label
         InputError: naming the line, for invalid UTF-8, JSON or CSV, a label that is none, a column that is not there, a text that
             is none; for a truncated or absent file.
     """
+    return _collect(path, table_rows(path), text_column, label_column)
+
+
+def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers and rows of a CSV or JSON-lines file.
+
+    Raises:
+        InputError: as `read_table`.
+    """
     try:
         lines = _lines(path)
-        rows = _csv_rows(path, lines) if ".csv" in path.suffixes[-2:] else _json_rows(path, lines)
-        return _collect(path, rows, text_column, label_column)
+        yield from _csv_rows(path, lines) if ".csv" in path.suffixes[-2:] else _json_rows(path, lines)
     except (EOFError, lzma.LZMAError, OSError) as error:
         raise InputError(f"file {path}", error, "give a complete file that can be read") from error
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from lstm_jax import sharding
 from lstm_jax.cells import CELLS
-from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig, to_json
+from lstm_jax.config import ModelConfig, RunConfig, to_json
 from lstm_jax.dropout import draw_masks
 from lstm_jax.files import write_atomically
 from lstm_jax.models import layer_rows
@@ -26,8 +26,6 @@ from lstm_jax.training.loop import FitResult, check_batch_size
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import steps_per_epoch
-
-Config = SentimentConfig | GenerationConfig
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Run:
         return (metrics_file(self.folder.metrics), tensorboard(self.folder.events), print_row(console), *own)
 
 
-def begin(config: Config, folder: Path, mesh: jax.sharding.Mesh, examples: int, fingerprint: str, resume: bool) -> Run:
+def begin(config: RunConfig, folder: Path, mesh: jax.sharding.Mesh, examples: int, fingerprint: str, resume: bool) -> Run:
     """Make the run's folder, or enter that of an interrupted run.
 
     Args:
@@ -65,7 +63,7 @@ def begin(config: Config, folder: Path, mesh: jax.sharding.Mesh, examples: int, 
     return Run(run, mesh, backend, optimizer)
 
 
-def _asked(model: SentimentModelConfig | GenerationModelConfig) -> dict[str, Any]:
+def _asked(model: ModelConfig) -> dict[str, Any]:
     """What training asks of a backend, as `recurrence.Request` has it."""
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
@@ -95,7 +93,7 @@ def write_result(run: RunFolder, result: FitResult, figures: dict[str, Any]) -> 
     write_atomically(run.result, json.dumps(row | figures, indent=2) + "\n")
 
 
-def mesh_of(config: Config) -> jax.sharding.Mesh:
+def mesh_of(config: RunConfig) -> jax.sharding.Mesh:
     """The config's mesh; all devices if this machine has fewer."""
     return sharding.make_mesh(config.train.devices if config.train.devices <= jax.device_count() else 0)
 

@@ -27,6 +27,7 @@ class RunFolder:
         self.vocabulary = path / "vocabulary.json"
         self.words = path / "words.npz"
         self.characters = path / "characters.json"
+        self.scale = path / "scale.json"
         self.samples = path / "samples.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.result = path / "result.json"

@@ -98,9 +98,10 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sweep.run(made_sweep.score, [Config()], tmp_path / "rows", "slurm")
 
 
-def test_slurm_s_library_in_processes_of_its_own(tmp_path: Path) -> None:
+def test_slurm_s_library_in_processes_of_its_own(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """submitit's cluster "local", which takes the same way as Slurm."""
     pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
     wanted = [Config(n, "raise" if n == 1 else "", str(tmp_path / "log")) for n in range(2)]
     rows = sweep.run(made_sweep.score, wanted, tmp_path / "rows.jsonl", "slurm", options={"cluster": "local", "timeout_min": 2})
     assert [row["status"] for row in rows] == ["done", "failed"]

@@ -1,0 +1,76 @@
+"""Series from tables, their gaps and windows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_jax import InputError
+from lstm_jax.data import Series, read_series, series_windows
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_dates_numbers_and_missing_values(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "when,sold,more", "2026-01-01,1,x", "2026-01-02,,x", "2026-01-03,NA,x", "2026-01-05T12:00,4.5,x")
+    series = read_series(path, "when", "sold")
+    np.testing.assert_array_equal(series.values, [1, 4.5])
+    np.testing.assert_allclose(np.diff(series.times), [4.5])
+    assert (series.dated, series.skipped, len(series)) == (True, 2, 2)
+    assert [series.shown(t) for t in series.times] == ["2026-01-01", "2026-01-05T12:00:00"]
+    months = read_series(write(tmp_path / "m.csv", "time,value", "1958-03,315.7", "1958-04,317.5", "1958-05,317.6"))
+    np.testing.assert_array_equal(np.diff(months.times), [31, 30])
+    assert months.shown(months.times[0]) == "1958-03-01"
+    numbers = read_series(
+        write(tmp_path / "n.jsonl", '{"time": 0.5, "value": 1}', '{"time": 2, "value": null}', '{"time": 3, "value": -2}')
+    )
+    np.testing.assert_array_equal(numbers.times, [0.5, 3])
+    assert (numbers.dated, numbers.skipped) == (False, 1)
+    assert numbers.shown(0.5) == "0.5"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["time,value", "1,2", "1,3"], "'time' in line 3 of {path}: '1'; sort the rows by time, one row a time"),
+        (["time,value", "2,2", "1,3"], "'time' in line 3 of {path}: '1'; sort the rows by time"),
+        (["time,value", "1,2", "2026-01-01,3"], "'time' in line 3 of {path}: '2026-01-01'; give numbers or dates, not both"),
+        (["time,value", "soon,2"], "'time' in line 2 of {path}: 'soon'; give a number, or a date"),
+        (["time,value", "1,much"], "'value' in line 2 of {path}: 'much'; give a number, or nothing"),
+        (["time,value", "1,inf"], "'value' in line 2 of {path}: inf; give a finite number"),
+        (["when,value", "1,2"], "column 'time' in line 2 of {path}: there are when, value; name one with --time"),
+        (["time,value", "1,2"], "rows of {path}: 1; give two or more with a value"),
+    ],
+)
+def test_what_is_wrong(tmp_path: Path, lines: list[str], message: str) -> None:
+    path = write(tmp_path / "series.csv", *lines)
+    with pytest.raises(InputError) as caught:
+        read_series(path)
+    assert str(caught.value).startswith(message.format(path=path))
+
+
+def test_absent(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give a complete file"):
+        read_series(tmp_path / "none.csv")
+
+
+@given(st.integers(2, 12), st.integers(1, 5), st.integers(1, 4), st.integers(0, 6), st.integers(0, 12), st.integers(0, 99))
+def test_windows(count: int, context: int, horizon: int, first: int, last: int, seed: int) -> None:
+    """Each is what stands in the series around its origin; none reaches outside of its part."""
+    rng = np.random.default_rng(seed)
+    last = min(last, count) or count
+    series = Series(np.cumsum(rng.integers(1, 4, count)).astype(float), rng.normal(size=count), False)
+    found = series_windows(series, context, horizon, first, last)
+    origins = [n for n in range(count) if n >= context and first <= n and n + horizon <= last]
+    assert found.origin.tolist() == origins
+    for number, origin in enumerate(origins):
+        np.testing.assert_array_equal(found.read[number, :, 0], series.values[origin - context : origin])
+        np.testing.assert_array_equal(found.read[number, :, 1], series.gaps[origin - context : origin])
+        np.testing.assert_array_equal(found.target[number], series.values[origin : origin + horizon])
+        apart = (series.times[origin : origin + horizon] - series.times[origin - 1]) / series.usual_gap
+        np.testing.assert_allclose(found.ahead[number], apart)

@@ -1,0 +1,136 @@
+"""Forecasting: what the network is given, its loss by hand, a run from a file to a forecast, and its errors."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from lstm_jax import InputError
+from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
+from lstm_jax.data import Series
+from lstm_jax.tasks import forecast
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+CONFIG = ForecastConfig(SeriesConfig("none", context=6, horizon=3), ForecastModelConfig(units=8), TrainConfig(epochs=3, batch_size=16))
+
+
+def wave(count: int = 160, seed: int = 0) -> Series:
+    """A wave with noise, at times that are not even."""
+    rng = np.random.default_rng(seed)
+    times = np.cumsum(rng.choice([1.0, 1.0, 1.0, 2.0], count))
+    return Series(times, 50 + 10 * np.sin(2 * np.pi * times / 12) + rng.normal(size=count), False)
+
+
+def test_parts_do_not_share_targets() -> None:
+    series = wave()
+    parts, scale = forecast.parts_of(series, CONFIG)
+    cuts = forecast.cuts(len(series), CONFIG)
+    assert cuts == {"train": (0, 112), "validation": (112, 136), "test": (136, 160)}
+    targets = {name: {int(n) + k for n in part.origin for k in range(3)} for name, part in parts.items()}
+    for name, (first, last) in cuts.items():
+        assert targets[name] == set(range(max(first, 6), last))
+    assert scale.mean == pytest.approx(series.values[:112].mean())  # nothing of what is to be forecast
+
+
+def test_what_is_read() -> None:
+    series = wave()
+    parts, scale = forecast.parts_of(series, CONFIG)
+    part, n = parts["test"], 4
+    origin = int(part.origin[n])
+    values = series.values[origin - 6 : origin]
+    np.testing.assert_allclose(part.entries[n, :, 0], (values - values[-1]) / scale.spread, atol=1e-6)
+    np.testing.assert_allclose(part.entries[n, :, 1], (values - scale.mean) / scale.spread, atol=1e-6)
+    np.testing.assert_allclose(part.entries[n, :, 2], np.log(series.gaps[origin - 6 : origin]), atol=1e-6)
+    apart = (series.times[origin : origin + 3] - series.times[origin - 1]) / series.usual_gap
+    np.testing.assert_allclose(part.ahead[n], np.log(apart / [1, 2, 3]), atol=1e-6)
+    plain, _ = forecast.parts_of(series, replace(CONFIG, data=replace(CONFIG.data, gaps=False, level=False)))
+    assert plain["test"].entries.shape[-1] == 1
+    assert not plain["test"].ahead.any()
+
+
+def test_loss_is_that_of_a_normal_distribution() -> None:
+    rng = np.random.default_rng(0)
+    given, target = rng.normal(size=(5, 2, 3)), rng.normal(size=(5, 3))
+    want = -stats.norm.logpdf(target, given[:, 0], np.exp(given[:, 1]))
+    np.testing.assert_allclose(forecast.negative_log_likelihood(jnp.asarray(given), jnp.asarray(target)), want, rtol=1e-5)
+
+
+def test_figures_by_hand() -> None:
+    series = wave()
+    parts, scale = forecast.parts_of(series, CONFIG)
+    part = parts["test"]
+    exact = np.stack([part.target, np.full_like(part.target, -2.0)], 1)
+    found = forecast.figures_of(exact, part, scale)
+    assert found["mae"] == found["rmse"] == 0
+    assert found["coverage"] == 1
+    off = exact.copy()
+    off[:, 0] += 1.0
+    found = forecast.figures_of(off, part, scale)
+    assert found["mae"] == pytest.approx(scale.spread, rel=1e-5)
+    assert found["coverage"] == 0
+
+
+def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
+    """Better than saying the last value; the interval covers about as much as it says; the same again from its folder."""
+    series, folder = wave(400), tmp_path / "run"
+    config = replace(CONFIG, train=TrainConfig(epochs=40, batch_size=32, learning_rate=1e-2))
+    forecast.train(config, folder, series=series, figures=False)
+    result = json.loads((folder / "result.json").read_text())
+    parts, scale = forecast.parts_of(series, config)
+    last = float(np.abs(parts["test"].target).mean() * scale.spread)
+    assert result["test_mae"] < 0.5 * last
+    assert 0.7 < result["test_coverage"] <= 1
+    trained = forecast.load(folder)
+    found = trained.ahead(series)
+    np.testing.assert_allclose(np.diff(found.times), 1)
+    truth = 50 + 10 * np.sin(2 * np.pi * found.times / 12)
+    assert np.abs(found.mean - truth).max() < 5
+    assert (found.low < found.mean).all()
+    assert (found.mean < found.high).all()
+    wider = trained.ahead(series, 0.99)
+    assert (wider.high - wider.low > found.high - found.low).all()
+
+
+def test_the_command_line(ask, tmp_path: Path) -> None:
+    series = wave(80)
+    path = tmp_path / "series.csv"
+    path.write_text("day,sold\n" + "".join(f"{t},{v}\n" for t, v in zip(series.times, series.values, strict=True)))
+    common = ["--csv", path, "--time", "day", "--value", "sold", "--context", 6, "--horizon", 3, "--units", 4, "--epochs", 2]
+    code, out, err = ask("train", "forecast", *common, "--run", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "test part: mae" in out
+    assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} >= {"forecast.png", "forecast.svg", "learning_curves.png"}
+    code, out, err = ask("forecast", "--run", tmp_path / "run")
+    assert (code, err) == (0, "")
+    rows = [[float(part) for part in line.split(",")] for line in out.splitlines()]
+    assert len(rows) == 3
+    assert all(low < mean < high for _, mean, low, high in rows)
+    code, out, _ = ask("forecast", "--run", tmp_path / "run", "--json", "--level", 0.5)
+    assert set(json.loads(out.splitlines()[0])) == {"time", "mean", "low", "high"}
+    code, out, err = ask("train", "forecast", *common, "--run", tmp_path / "run", "--resume")
+    assert (code, err) == (0, "")
+    for arguments, message in (
+        (["train", "forecast", "--run", tmp_path / "new"], "csv: none given; name a .csv or .jsonl file"),
+        (
+            ["train", "forecast", *common, "--run", tmp_path / "new", "--context", 70],
+            "give a longer series, or a shorter context or horizon",
+        ),
+        (["train", "forecast", *common, "--run", tmp_path / "new", "--test", 0.9], "nothing is left to train on"),
+        (["forecast", "--run", tmp_path / "run", "--level", 1.5], "level: 1.5; give a share between 0 and 1"),
+        (["predict", "--run", tmp_path / "run", "--text", "x"], "forecast; use forecast, or name a run of sentiment"),
+    ):
+        code, out, err = ask(*arguments)
+        assert code == 2
+        assert message in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_series_that_does_not_vary() -> None:
+    with pytest.raises(InputError, match="all the same where trained on; give a series that varies"):
+        forecast.parts_of(Series(np.arange(50.0), np.ones(50), False), CONFIG)
