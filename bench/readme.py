@@ -38,7 +38,7 @@ def table(what: str, sha: str) -> str:
 
 def written(text: str) -> str:
     """The README with today's tables."""
-    return MARK.sub(lambda found: f"{found[1]}\n{table(found[2], found[3])}\n{found[4]}", text)
+    return MARK.sub(lambda found: f"{found[1]}\n{table(found[2], found[3])}\n{found[5]}", text)
 
 
 def main() -> int:

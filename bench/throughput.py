@@ -226,7 +226,10 @@ def summary(works: Sequence[Workload], sides: Sequence[Side], rows: Sequence[dic
     for work in works:
         of = {one.name: [row for row in rows if row_key(row) == one.key(work)] for one in (base, *sides)}
         timed = {name: [row for row in those if "ms_per_step" in row] for name, those in of.items()}
+        alike = {one.name for one in sides if one.name != BASE and one.key(work) == base.key(work)}  # what they change it has not
         for name, those in of.items():
+            if name in alike:
+                continue
             good = timed[name]
             if not good:
                 found += [Line(work, name, error=those[-1]["error"])] if those else []
