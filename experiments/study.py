@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments import sweep
+from lstm_jax import plots
 from lstm_jax.errors import InputError, require
 
 HERE = Path(__file__).parent
@@ -101,3 +102,38 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     if not toy:
         print(f"rows in {rows_path}, figure in {figures / study.name}.png and .svg")
     return 0
+
+
+def beside(old: Path, new: Path, out: Path) -> object:
+    """Draw two figures side by side, with their paths above.
+
+    Raises:
+        InputError: if one cannot be read, or the result cannot be written.
+    """
+    from matplotlib import image
+
+    pictures = []
+    for path in (old, new):
+        try:
+            pictures.append(image.imread(path))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise InputError(f"figure {path}", error, "name a .png that a study drew") from error
+
+    def fill(figure: Any) -> None:
+        for axes, path, picture in zip(figure.subplots(1, 2), (old, new), pictures, strict=True):
+            axes.imshow(picture)
+            axes.set_axis_off()
+            axes.set_title(str(path))
+
+    return plots.write_figure(out, (14.0, 14.0 * max(p.shape[0] / p.shape[1] for p in pictures) / 2 + 0.5), fill)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        print("usage: python -m experiments.study OLD.png NEW.png BOTH.png", file=sys.stderr)
+        sys.exit(2)
+    try:
+        beside(*map(Path, sys.argv[1:]))
+    except InputError as error:
+        print(f"study: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -102,6 +102,10 @@ class SentimentModelConfig:
     """Read each layer's input in both directions."""
     merge: Literal["concat", "sum", "ave", "mul"] = "concat"
     """How the two directions are joined."""
+    pooling: Literal["last", "mean", "max", "mean+max"] = "last"
+    """What the head reads of the last layer: its last output, or the mean, the largest or both over all words, padding (id 0) left out."""
+    word_dropout: float = 0.0
+    """Share of the words whose vectors are zeros in training, drawn anew each time."""
     dropout: float = 0.2
     """Share of each LSTM layer's input features dropped, the same ones at every step."""
     recurrent_dropout: float = 0.2
@@ -128,7 +132,7 @@ class SentimentModelConfig:
         _require_droppable(self)
         for name in ("embed", "units", "layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
-        for name in ("dropout", "recurrent_dropout", "weight_drop"):
+        for name in ("dropout", "recurrent_dropout", "weight_drop", "word_dropout"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
 
 

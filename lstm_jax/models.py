@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lstm_jax import sharding
 from lstm_jax.cells import CELLS
@@ -35,7 +35,7 @@ def _make_layer(kind: Callable, features: int, config: ModelConfig, **options) -
 
 
 class SentimentClassifier(nnx.Module):
-    """Embedding -> one or more recurrent layers, the last one's last output -> Dense(1): ids (B, T) -> logits (B,).
+    """Embedding -> one or more recurrent layers, the last one's last output, or its outputs pooled -> Dense(1): ids (B, T) -> logits (B,).
 
     sigmoid(logit) is the probability of label 1. With the default config these are the 2,691,713 parameters of Keras' imdb_lstm example.
     """
@@ -43,10 +43,11 @@ class SentimentClassifier(nnx.Module):
     def __init__(self, config: SentimentModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
         self.embedding = Embedding(vocabulary, config.embed, mask_zero=config.mask_zero, rngs=rngs)
         self.folded = False
+        self.pooling, self.word_dropout = config.pooling, config.word_dropout
         layers: list[Recurrent | Bidirectional] = []
         features = config.embed
         for n in range(config.layers):
-            inner = n < config.layers - 1
+            inner = n < config.layers - 1 or config.pooling != "last"
             if config.bidirectional:
                 layer = _make_layer(Bidirectional, features, config, merge_mode=config.merge, return_sequences=inner, rngs=rngs)
                 features = layer.output_features
@@ -55,7 +56,7 @@ class SentimentClassifier(nnx.Module):
                 features = config.units
             layers.append(layer)
         self.recurrent = RecurrentStack(layers)
-        self.head = ClassifierHead(features, 1, rngs=rngs)
+        self.head = ClassifierHead(features * (1 + (config.pooling == "mean+max")), 1, rngs=rngs)
 
     def __call__(
         self,
@@ -69,14 +70,32 @@ class SentimentClassifier(nnx.Module):
         steps_first = ids.T  # the recurrence runs over T first, so gather the vectors in that order
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first)
-        last: Any = self.recurrent(
+        training = not (self.recurrent.layers[0].deterministic if deterministic is None else deterministic)
+        if self.word_dropout and training:
+            kept = jax.random.bernoulli(self._key(rngs), 1 - self.word_dropout, (*steps_first.shape, 1))
+            vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)
+        h: Any = self.recurrent(
             vectors,
             mask=self.embedding.mask(steps_first),
             deterministic=deterministic,
             rngs=rngs,
             time_major=True,
         )
-        return self.head(last)[:, 0]
+        return self.head(h if self.pooling == "last" else self._pooled(h, steps_first))[:, 0]
+
+    def _key(self, rngs: nnx.Rngs | jax.Array | None) -> jax.Array:
+        if isinstance(rngs, jax.Array):
+            return jax.random.fold_in(rngs, len(self.recurrent.layers))  # the layers have the numbers before
+        if rngs is None:
+            raise InputError("rngs", None, "word dropout draws from it: give rngs with a `dropout` stream, or deterministic=True")
+        return rngs.dropout()
+
+    def _pooled(self, h: Float[Array, "T B D"], ids: Int[Array, "T B"]) -> Float[Array, "B P"]:
+        """Over the words of each row; zeros where it has none."""
+        real = jnp.broadcast_to((ids != 0)[..., None], h.shape)
+        mean = jnp.where(real, h, 0).sum(0) / jnp.maximum(real.sum(0), 1).astype(h.dtype)
+        largest = jnp.where(real.any(0), jnp.where(real, h, -jnp.inf).max(0), 0)
+        return {"mean": mean, "max": largest, "mean+max": jnp.concatenate([mean, largest], -1)}[self.pooling]
 
     def fold(self) -> "SentimentClassifier":
         """Multiply the table into the first layer's kernels, once for all words: (V, E) (E, G H), so that a word's projection is a row that

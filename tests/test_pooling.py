@@ -1,0 +1,81 @@
+"""What the sentiment model's head reads: pooling over words by hand and against Keras, and word dropout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tables import assert_close
+
+from lstm_jax import InputError, SentimentClassifier, convert
+from lstm_jax.config import SentimentModelConfig
+from lstm_jax.models import functional
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+V, E, H, B, T = 20, 4, 3, 5, 6
+IDS = np.random.default_rng(0).integers(1, V, (B, T)).astype(np.int32)
+IDS[0, :4], IDS[1] = 0, 0  # padding in front, and a row of nothing else
+
+
+def make(**options) -> SentimentClassifier:
+    return SentimentClassifier(SentimentModelConfig(**({"embed": E, "units": H} | options)), V, rngs=nnx.Rngs(0, dropout=1))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "max", "mean+max"])
+def test_by_hand(pooling: str, bidirectional: bool) -> None:
+    model = make(pooling=pooling, bidirectional=bidirectional)
+    steps = jnp.asarray(IDS.T)
+    h = np.asarray(model.recurrent(model.embedding(steps), deterministic=True, time_major=True))
+    rows = []
+    for row in range(B):
+        words = h[IDS[row] != 0, row]
+        none = np.zeros(h.shape[-1])
+        parts = {"mean": words.mean(0) if len(words) else none, "max": words.max(0) if len(words) else none}
+        rows.append(np.concatenate([parts[name] for name in pooling.split("+")]))
+    want = np.asarray(rows) @ np.asarray(model.head.kernel[...]) + np.asarray(model.head.bias[...])
+    assert_close(model(jnp.asarray(IDS), deterministic=True), want[:, 0], "float32")
+    assert_close(model.fold()(jnp.asarray(IDS), deterministic=True), want[:, 0], "float32")
+
+
+def test_gradients_are_finite_where_a_row_has_no_word() -> None:
+    made = functional(make(pooling="mean+max"))
+
+    def loss(params):
+        return (made.rebuild(params)(jnp.asarray(IDS), rngs=jax.random.key(0)) ** 2).sum()
+
+    assert all(np.isfinite(g).all() and g.any() for g in jax.grad(loss)(made.params).values())
+
+
+def test_keras_pools_alike(keras, peer_rules) -> None:
+    """Bidirectional(LSTM) and GlobalMaxPooling1D, without padding, which Keras' layer would pool too."""
+    full = np.maximum(IDS, 1)
+    with peer_rules():
+        keras.utils.set_random_seed(0)
+        two_ways = keras.layers.Bidirectional(keras.layers.LSTM(H, return_sequences=True))
+        layers = [keras.layers.Embedding(V, E), two_ways, keras.layers.GlobalMaxPooling1D(), keras.layers.Dense(1, activation="sigmoid")]
+        model = keras.Sequential(layers)
+        model.build((None, T))
+        want = np.asarray(model.predict_on_batch(full))[:, 0]
+        weights = [np.asarray(array) for array in model.get_weights()]
+    params = {name: jnp.asarray(array) for name, array in convert.sentiment_from_keras(weights).items()}
+    ours = functional(make(pooling="max", bidirectional=True)).rebuild(params)
+    assert_close(jax.nn.sigmoid(ours(jnp.asarray(full), deterministic=True)), want, "float32")
+
+
+def test_word_dropout() -> None:
+    """The logits are those of vectors some of which are zeros; without training none are."""
+    model = make(word_dropout=0.5, dropout=0.0, recurrent_dropout=0.0)
+    ids, key = jnp.asarray(IDS), jax.random.key(3)
+    vectors = model.embedding(ids.T)
+    logits = model(ids, rngs=key, deterministic=False)
+    kept = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, (T, B, 1))
+    plain = make(dropout=0.0, recurrent_dropout=0.0)
+    assert_close(logits, plain(ids, vectors=vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)), "float32")
+    assert 0.2 < float(kept.mean()) < 0.8
+    np.testing.assert_array_equal(model(ids, deterministic=True), plain(ids, deterministic=True))
+    with pytest.raises(InputError, match="word dropout draws from it"):
+        model(ids, deterministic=False)
+    with pytest.raises(InputError, match=r"word_dropout: 1.0; give a share from 0 to below 1"):
+        SentimentModelConfig(word_dropout=1.0)
