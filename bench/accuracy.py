@@ -14,6 +14,7 @@ evaluation.
 
 import argparse
 import os
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ REVIEWS = 25_000
 SOURCE = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 5, "H": 128}}
 """Length, step and units of the source."""
 FLAGS = {"T": "--length", "S": "--step", "H": "--units"}
+TASK_FLAGS = {"sentiment": FLAGS | {"T": "--maxlen"}, "generation": FLAGS}
 PEERS = {
     ("ours", "sentiment"): ["bench.peers.ours_sentiment"],
     ("ours", "generation"): ["bench.peers.ours_generation", "--validation", "0.1"],
@@ -83,7 +85,8 @@ class Cell:
 
     def arguments(self, peer: str, seed: int, epochs: int) -> list[str]:
         """Of `python -m` for a seed."""
-        own = [text for letter, size in self.sizes.items() for text in (FLAGS[letter], str(size))] if peer == "ours" else []
+        flags = TASK_FLAGS[self.task]
+        own = [text for letter, size in self.sizes.items() for text in (flags[letter], str(size))] if peer == "ours" else []
         return [*PEERS[peer, self.task], *own, "--epochs", str(epochs), "--seed", str(seed)]
 
 
@@ -207,7 +210,7 @@ def main() -> None:
             epochs = options.epochs or preset.epochs[cell.task]
             known = {"task": cell.task, "side": peer, "seed": seed, "epochs": epochs} | cell.sizes
             runs += [] if key(known) in done else [(cell, known)]
-        free: Queue[int] = Queue()
+        failed, free = 0, Queue[int]()
         for number in range(there // options.cores):
             free.put(number * options.cores)
 
@@ -226,13 +229,21 @@ def main() -> None:
             try:
                 for done_one in as_completed(under_way):
                     cell, known = under_way[done_one]
-                    new = done_one.result()
+                    about = f"{cell.name}, {known['side']}, seed {known['seed']}"
+                    try:
+                        new = done_one.result()
+                    except subprocess.CalledProcessError as error:  # no row: the same command tries it again
+                        advance(f"{about}: failed, ended with code {error.returncode}")
+                        failed += 1
+                        continue
                     # of a process all rows or none: one that was killed is run again
                     results.append(options.results, *({"schema": schema.VERSION} | row for row in new))
                     rows += new
                     scores = ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in new)
-                    advance(f"{cell.name}, {known['side']}, seed {known['seed']}: {scores}")
+                    advance(f"{about}: {scores}")
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        if failed:
+            print(f"{failed} runs failed; what they said stands above, and the same command tries them again")
     report(rows)

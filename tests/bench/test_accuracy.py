@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import tyro
 from rows import ROOT
 
 from bench import accuracy
@@ -27,8 +29,12 @@ def test_cells_and_who_runs_them() -> None:
     cell = next(cell for cell, peer, _ in runs if peer == "keras_jax")
     assert cell.sizes == {"T": 80, "H": 128}
     assert cell.arguments("keras_jax", 1, 3) == ["bench.peers.keras_sentiment", "--warm-up", "--epochs", "3", "--seed", "1"]
-    words = cell.arguments("ours", 1, 3)
-    assert words[1:5] == ["--length", "80", "--units", "128"]
+    for cell in (cell, accuracy.Cell("generation", {"T": 20, "S": 5, "H": 64})):
+        module = import_module(f"bench.peers.ours_{cell.task}")
+        kind = type(module.DEFAULT)
+        config = tyro.cli(tyro.conf.OmitArgPrefixes[kind], default=module.DEFAULT, args=cell.arguments("ours", 1, 3)[1:])
+        length = config.data.maxlen if cell.task == "sentiment" else config.data.length
+        assert (length, config.model.units, config.train.epochs, config.train.seed) == (cell.sizes["T"], cell.sizes["H"], 3, 1)
 
 
 def test_summary_by_hand() -> None:
