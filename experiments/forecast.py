@@ -30,7 +30,7 @@ from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, T
 from lstm_jax.errors import InputError
 
 SEASON = {"sunspots": 11, "co2": 52}
-METHODS = ("lstm", "lstm without times", "seasonal naive", "smoothing")
+METHODS: tuple[str, ...] = ("lstm", "lstm without times", "seasonal naive", "smoothing")
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,13 @@ def load(config: Config) -> data.Series:
         from statsmodels import datasets
     except ImportError as error:
         raise InputError("statsmodels", "not installed", 'pip install ".[experiments]"') from error
+    table: Any
     if config.series == "sunspots":
         table = datasets.sunspots.load_pandas().data
         times, values = table["YEAR"].to_numpy(float), table["SUNACTIVITY"].to_numpy(float)
     else:
-        table = datasets.co2.load_pandas().data["co2"]
+        table = datasets.co2.load_pandas().data
+        table = table["co2"]
         times = table.index.to_numpy().astype("datetime64[D]").astype(float)
         values = table.to_numpy(float)
     keep = np.isfinite(values) & (np.random.default_rng(0).random(len(values)) >= config.missing)

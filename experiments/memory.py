@@ -42,11 +42,14 @@ BACK = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 TESTED = 1000
 
 
+Task = Literal["adding", "order", "copy"]
+
+
 @dataclass(frozen=True)
 class Config:
     """units: of an LSTM with as many parameters; lag: steps between what is to be kept and when it is asked for."""
 
-    task: Literal["adding", "order", "copy"] = "adding"
+    task: Task = "adding"
     cell: str = "lstm"
     lag: int = 100
     units: int = 64
@@ -96,7 +99,7 @@ def copy(key: jax.Array, batch: int, lag: int) -> Batch:
     return Batch(jax.nn.one_hot(jnp.concatenate([symbols, blanks, go, rest], 1), SYMBOLS + 2), symbols)
 
 
-TASKS: dict[str, tuple[Callable[[jax.Array, int, int], Batch], int, int]] = {
+TASKS: dict[Task, tuple[Callable[[jax.Array, int, int], Batch], int, int]] = {
     "adding": (adding, 2, 1),
     "order": (order, 6, ORDERS),
     "copy": (copy, SYMBOLS + 2, SYMBOLS),

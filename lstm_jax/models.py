@@ -70,7 +70,9 @@ class SentimentClassifier(nnx.Module):
         steps_first = ids.T  # the recurrence runs over T first, so gather the vectors in that order
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first)
-        training = not (self.recurrent.layers[0].deterministic if deterministic is None else deterministic)
+        first = self.recurrent.layers[0]
+        alone = first.forward if isinstance(first, Bidirectional) else first
+        training = not (alone.deterministic if deterministic is None else deterministic)
         if self.word_dropout and training:
             kept = jax.random.bernoulli(self._key(rngs), 1 - self.word_dropout, (*steps_first.shape, 1))
             vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)

@@ -29,12 +29,12 @@ def test_cells_and_who_runs_them() -> None:
     cell = next(cell for cell, peer, _ in runs if peer == "keras_jax")
     assert cell.sizes == {"T": 80, "H": 128}
     assert cell.arguments("keras_jax", 1, 3) == ["bench.peers.keras_sentiment", "--warm-up", "--epochs", "3", "--seed", "1"]
-    for cell in (cell, accuracy.Cell("generation", {"T": 20, "S": 5, "H": 64})):
-        module = import_module(f"bench.peers.ours_{cell.task}")
+    for one in (cell, accuracy.Cell("generation", {"T": 20, "S": 5, "H": 64})):
+        module = import_module(f"bench.peers.ours_{one.task}")
         kind = type(module.DEFAULT)
-        config = tyro.cli(tyro.conf.OmitArgPrefixes[kind], default=module.DEFAULT, args=cell.arguments("ours", 1, 3)[1:])
-        length = config.data.maxlen if cell.task == "sentiment" else config.data.length
-        assert (length, config.model.units, config.train.epochs, config.train.seed) == (cell.sizes["T"], cell.sizes["H"], 3, 1)
+        config = tyro.cli(tyro.conf.OmitArgPrefixes[kind], default=module.DEFAULT, args=one.arguments("ours", 1, 3)[1:])
+        length = config.data.maxlen if one.task == "sentiment" else config.data.length
+        assert (length, config.model.units, config.train.epochs, config.train.seed) == (one.sizes["T"], one.sizes["H"], 3, 1)
 
 
 def test_summary_by_hand() -> None:
