@@ -79,7 +79,7 @@ def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
     """Outputs, final state and gradients by parameters, x, initial state and dropout masks are the reference's."""
     if cell not in BACKEND_TABLE[backend].cells:
         with pytest.raises(InputError, match=f"no cell {cell}"):
-            run_case(Case(), make_arrays(Case(), dtype, cell), backend, cell)
+            run_case(Case(), make_arrays(Case(), cell=cell), backend, cell)
         return
 
     @settings(max_examples=EXAMPLES[dtype])
