@@ -66,6 +66,7 @@ PRESETS = {
             "generation": {"T": (10, 20, 40, 80), "S": (5, 10, 20), "H": (16, 32, 64, 128)},
         },
         3,
+        {"sentiment": 3, "generation": 1},
     ),
 }
 """quick takes a minute on two cores, standard three quarters of an hour."""

@@ -8,7 +8,7 @@ from tables import CELLS, assert_close
 
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import InputError, LSTMParams, LSTMState
-from lstm_jax.cells import lstm
+from lstm_jax.cells import lstm, products
 
 
 def sigmoid(z: float) -> float:
@@ -35,7 +35,7 @@ def test_a_step_by_hand() -> None:
     """E = H = B = 1, so that the equations can be written out."""
     params = LSTMParams(jnp.asarray([[0.1, -0.2, 0.3, 0.4]]), jnp.asarray([[0.5, 0.6, -0.7, 0.8]]), jnp.asarray([0.01, 1.0, 0.03, -0.04]))
     state = LSTMState(jnp.asarray([[0.25]]), jnp.asarray([[-0.5]]))
-    z = lstm.project(params, jnp.asarray([[[2.0]]]))
+    z = products.project(params, jnp.asarray([[[2.0]]]))
     np.testing.assert_allclose(z[0, 0], [0.21, 0.6, 0.63, 0.76], rtol=1e-6)
     new = lstm.step(params, state, z[0])
     i, f, g, o = 0.21 + 0.125, 0.6 + 0.15, 0.63 - 0.175, 0.76 + 0.2
@@ -49,14 +49,14 @@ def test_masks_shared_and_a_gate() -> None:
     params = lstm.init(jax.random.key(1), 3, 2)
     x = jnp.asarray(rng.normal(size=(5, 4, 3)), jnp.float32)
     mask = jnp.asarray(rng.integers(0, 3, (4, 4, 3)), jnp.float32)
-    z = lstm.project(params, x, mask)
+    z = products.project(params, x, mask)
     for gate in range(4):
         columns = slice(2 * gate, 2 * gate + 2)
-        alone = lstm.project(params, x * jnp.broadcast_to(mask[gate], x.shape))
+        alone = products.project(params, x * jnp.broadcast_to(mask[gate], x.shape))
         assert_close(z[..., columns], alone[..., columns], "float32")
-    shared = lstm.project(params, x, mask[0])
-    assert_close(shared, lstm.project(params, x, jnp.stack([mask[0]] * 4)), "float32")
-    assert_close(shared, lstm.project(params, x * jnp.broadcast_to(mask[0], x.shape)), "float32")
+    shared = products.project(params, x, mask[0])
+    assert_close(shared, products.project(params, x, jnp.stack([mask[0]] * 4)), "float32")
+    assert_close(shared, products.project(params, x * jnp.broadcast_to(mask[0], x.shape)), "float32")
 
 
 def test_initial_weights() -> None:
@@ -81,9 +81,9 @@ def test_sizes_below_one(features: int, units: int, message: str) -> None:
 def test_products_in_bfloat16_accumulate_in_the_type_of_the_kernel() -> None:
     a = jnp.ones((1, 1000), jnp.float32) * jnp.float32(1.001)
     b = jnp.ones((1000, 1), jnp.float32)
-    product = lstm.matmul(a, b, jnp.bfloat16)
+    product = products.matmul(a, b, jnp.bfloat16)
     assert product.dtype == jnp.float32
     np.testing.assert_allclose(product, [[1000]], rtol=1e-6)  # 1.001 is rounded to 1, and the sum is not rounded to 1000's bfloat16
-    np.testing.assert_allclose(lstm.matmul(a, b), [[1001]], rtol=1e-5)
-    exact = lstm.matmul(jnp.ones((1, 257), jnp.float32), jnp.ones((257, 1), jnp.float32), jnp.bfloat16)
+    np.testing.assert_allclose(products.matmul(a, b), [[1001]], rtol=1e-5)
+    exact = products.matmul(jnp.ones((1, 257), jnp.float32), jnp.ones((257, 1), jnp.float32), jnp.bfloat16)
     assert float(exact[0, 0]) == 257  # bfloat16 has no 257
