@@ -177,7 +177,7 @@ def test_every_cell_is_here_and_in_the_config() -> None:
 
 @pytest.mark.parametrize("cell", STEPS)
 def test_reference_is_the_definition(cell: str) -> None:
-    @settings(max_examples=6)
+    @settings(max_examples=4)
     @given(cases)
     def check(case: Case) -> None:
         with jax.enable_x64(True):
@@ -211,7 +211,11 @@ def test_gates_that_are_zero_in_the_minimal_lstm() -> None:
     assert np.isfinite(outputs).all()
 
 
-@pytest.mark.parametrize("cell", STEPS)
+OF_EACH_KIND = ("gru_reset_before", "lstm_layernorm", "lstm_coupled", "lstm_full_gate_recurrence", "min_lstm")
+"""Whose step, state and projection differ in kind; derivatives are JAX's own of what the test above has seen."""
+
+
+@pytest.mark.parametrize("cell", OF_EACH_KIND)
 def test_derivatives_are_those_of_differences(x64: None, cell: str) -> None:
     """By parameters, x and initial state."""
     linear = CELLS[cell].linear is not None
@@ -225,7 +229,7 @@ def test_derivatives_are_those_of_differences(x64: None, cell: str) -> None:
     check_grads(function, arrays[:3], order=1, modes=["rev", "fwd"], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("cell", STEPS)
+@pytest.mark.parametrize("cell", OF_EACH_KIND)
 def test_batch_over_two_devices_and_in_segments(cell: str) -> None:
     """The same values with the batch's rows split over a mesh, and with segments computed again."""
     if jax.device_count() < 2:

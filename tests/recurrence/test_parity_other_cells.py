@@ -84,7 +84,7 @@ def run_keras(keras, cell: str, case: Case, arrays: Any, dtype: str, unroll: boo
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cell", LAYERS)
 def test_keras(keras, peer_rules, cell: str, dtype: str) -> None:
-    @settings(max_examples=4)
+    @settings(max_examples=3)
     @given(cases)
     def check(case: Case) -> None:
         case = case._replace(time_major=False)
