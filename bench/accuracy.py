@@ -117,12 +117,16 @@ def summary(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple, list[list[dict[str, Any]]]] = {}
     for epochs in runs.values():
         first = epochs[0]
-        groups.setdefault((first["task"], first["side"], *(first.get(letter) for letter in FLAGS)), []).append(epochs)
+        groups.setdefault((first["task"], first["side"], first["epochs"], *(first.get(letter) for letter in FLAGS)), []).append(epochs)
     lines = []
-    for (task, side, *values), found in groups.items():
+    for (task, side, planned, *values), found in groups.items():
         name, best = ("test_accuracy", max) if task == "sentiment" else ("validation_bits", min)
         scores = [best(row[name] for row in epochs) for epochs in found]
-        line = {"task": task, "side": side} | dict(zip(FLAGS, values, strict=True)) | {"seeds": len(found), "scores": scores}
+        line = (
+            {"task": task, "side": side, "epochs": planned}
+            | dict(zip(FLAGS, values, strict=True))
+            | {"seeds": len(found), "scores": scores}
+        )
         line["examples_per_second"] = float(np.median([speed(row) for epochs in found for row in epochs]))
         line["epoch_seconds"] = float(np.median([row["seconds"] for epochs in found for row in epochs]))
         line["to_accuracy"] = [seconds_to(epochs) for epochs in found] if task == "sentiment" else []

@@ -176,6 +176,10 @@ def markdown(lines: Sequence[Line], rows: Sequence[dict[str, Any]], sha: str) ->
     return text
 
 
+def _thousands(value: float) -> str:
+    return f"{value / 1000:.2g}" if value < 1e5 else f"{value / 1000:.0f}"
+
+
 def trained_markdown(trained: Sequence[dict[str, Any]]) -> str:
     """Tables of what `bench.accuracy` found: units over length, the mean over seeds, of generation a table a step."""
     records = [record for record in accuracy_records(trained) if record["side"] == BASE]
@@ -189,7 +193,7 @@ def trained_markdown(trained: Sequence[dict[str, Any]]) -> str:
         text += f"| units | {' | '.join(f'length {T}' for T in lengths)} |\n|{' --- |' * (len(lengths) + 1)}\n"
         for H in units:
             cells = (those.get((H, T)) for T in lengths)
-            told = (f"{cell['score']:.4f}{'*' * cell['front']} ({cell['speed'] / 1000:.2g})" if cell else "" for cell in cells)
+            told = (f"{cell['score']:.4f}{'*' * cell['front']} ({_thousands(cell['speed'])})" if cell else "" for cell in cells)
             text += f"| {H} | {' | '.join(told)} |\n"
         text += "\n"
     return text + "\\*: no other cell of the task is both better and faster.\n" if text else ""
