@@ -90,7 +90,7 @@ def name_of(thing: Any) -> str:
     if module == "__main__":
         main = sys.modules["__main__"]
         spec = getattr(main, "__spec__", None)  # of python -m; a script's folder is on the path
-        module = spec.name if spec else Path(main.__file__ or "").stem
+        module = spec.name if spec else Path(getattr(main, "__file__", None) or module).stem
     return f"{module}:{thing.__qualname__}"
 
 

@@ -221,7 +221,7 @@ TRAIN = f"train generation {_SIZES} --epochs 1 --run {{tmp}}/new --data "
         ("units --run {run} --count 0 --out {tmp}/new", ["count: 0; give 1 unit or more"]),
         ("units --run {run} --chars -1 --out {tmp}/new", ["chars: -1; give 1 or more, or 0 for all"]),
         ("units --run {run} --text 1984 --clean --out {tmp}/new", ["text: 0 characters; give 1 or more"]),
-        ("predict --run {run} --text good", ["[bold]run[/x]: text generation; use generate or score, or name a sentiment run"]),
+        ("predict --run {run} --text good", ["[bold]run[/x]: text generation; use generate or score, or name a run of sentiment"]),
         ("evaluate --run {run}", ["text generation; use generate or score"]),
     ],
 )

@@ -47,12 +47,11 @@ class Backends:
             for row in rows:
                 print(json.dumps(row))
             return
-        table = Table(title="recurrence backends, in the order of choice")
-        for name in ("", *(row["backend"] for row in rows)):
-            table.add_column(name)
-        for name in rows[0]:
-            if name != "backend":
-                table.add_row(name, *(row[name] for row in rows))
+        table = Table("backend", "", "", title="recurrence backends, in the order of choice")
+        for row in rows:
+            for number, name in enumerate(name for name in row if name != "backend"):
+                table.add_row(row["backend"] if number == 0 else "", name, row[name])
+            table.add_section()
         console.print(table)
 
 
