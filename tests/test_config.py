@@ -195,7 +195,7 @@ def test_named_choices_are_choices():
     chosen = [(part, f) for part in PARTS for f in dataclasses.fields(part) if get_origin(f.type) is Literal]
     assert len(chosen) == 18
     for part, f in chosen:
-        extra = {"final_learning_rate": 1e-9} if f.name == "schedule" else {}
+        extra: dict = {"schedule": {"final_learning_rate": 1e-9}, "cell": {"recurrent_dropout": 0.0}}.get(f.name, {})
         for choice in get_args(f.type):
             assert getattr(part(**{f.name: choice}, **extra), f.name) == choice
         config = part(**extra)
