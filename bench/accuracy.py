@@ -6,10 +6,9 @@
     LSTM_JAX_DATA=... python -m bench accuracy --task sentiment --peer ours keras_jax --report
 
 A seed of a cell is a fresh process on one core, with as many at a time as there are cores (`--cores 2`: one at a time on both); those that
-are there, of the same commit, are skipped. Sentiment trains on all 25,000 reviews and
-tells the best test accuracy of its epochs, as the source does; generation holds out the last tenth of the text and tells its bits a
-character under the best epoch. Time to an accuracy is that of the epochs up to the first that reaches it, without compilation or
-evaluation.
+are there, of the same commit, are skipped. Sentiment trains on all 25,000 reviews and tells the best test accuracy of its epochs, as the
+source does; generation holds out the last tenth of the text and tells its bits a character under the best epoch. Time to an accuracy is
+that of the epochs up to the first that reaches it, without compilation or evaluation.
 """
 
 import argparse
@@ -69,7 +68,7 @@ PRESETS = {
         {"sentiment": 3, "generation": 1},
     ),
 }
-"""quick takes a minute on two cores, standard three quarters of an hour."""
+"""standard took fifty minutes on two cores that did other work at times."""
 
 
 @dataclass(frozen=True)

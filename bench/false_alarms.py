@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import compare, progress, results, timing
 from bench.throughput import BASE, Side, attempt, commit, works_of
+from lstm_jax.errors import InputError
 
 PATH = results.RESULTS / "false_alarms.jsonl"
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
@@ -79,6 +80,8 @@ def main() -> None:
             load = timing.load()
             # unchecked: what it computes is the same on all sides
             row = attempt(SIDES[name], work, 0.0, Path(), options.seconds)
+            if "error" in row:
+                raise InputError("process", row["error"], "see what it said above; the rows so far are kept")
             kept = {field: row[field] for field in ("ms_per_step", "samples", "cpu", "slower") if field in row}
             about = {"comparison": comparison, "round": number, "side": name, "workload": work.name, "git": sha}
             rows.append(about | kept | {"cores": timing.CORES, "load": load})

@@ -1,7 +1,7 @@
 """What do input and recurrent dropout do, and does it matter whether each gate has its own mask?
 
     python -m experiments.dropout --preset toy        # seconds
-    LSTM_JAX_DATA=... python -m experiments.dropout   # about two hours on two cores
+    LSTM_JAX_DATA=... python -m experiments.dropout   # two hours on two cores by an estimate, not yet run
 
 Sentiment of IMDB as the source trains it (80 words, 128 units, Adam), three epochs, 15 % of the training reviews held out, no movie in
 both parts: rates 0, 0.2, 0.4, 0.6 of input and of recurrent dropout with Keras' masks (one a gate with recurrent dropout), and, at equal

@@ -1,7 +1,7 @@
 """Does training bring similar words nearer to each other, and which are similar to it?
 
     python -m experiments.embedding --preset toy        # seconds
-    LSTM_JAX_DATA=... python -m experiments.embedding   # about ten minutes on two cores
+    LSTM_JAX_DATA=... python -m experiments.embedding   # ten minutes on two cores by an estimate, not yet run
 
 The source says that an embedding learned in context is to "minimize the euclidean distance of the similar words". Put to the test on IMDB
 with the source's model, two epochs, three seeds: mean Euclidean distance of pairs within groups of words that people call similar, over

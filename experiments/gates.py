@@ -1,7 +1,7 @@
 """Which part of the LSTM does the work? The ablations of Greff et al. 2017 on sentiment and on characters, with equal parameters.
 
     python -m experiments.gates --preset toy        # seconds
-    LSTM_JAX_DATA=... python -m experiments.gates   # about two hours on two cores
+    LSTM_JAX_DATA=... python -m experiments.gates   # two hours on two cores by an estimate, not yet run
 
 Each variant has as many parameters in its recurrent layer as the LSTM of 64 units (`experiments.equal`), and three seeds. Sentiment: IMDB,
 80 words, embedding of 64, dropout and recurrent dropout 0.2, two epochs, 15 % of the training reviews held out, no movie in both parts.

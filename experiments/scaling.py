@@ -1,7 +1,7 @@
 """Where does more of everything stop to help: units, length, vocabulary, data?
 
     python -m experiments.scaling --preset toy        # seconds
-    LSTM_JAX_DATA=... python -m experiments.scaling   # about an hour and a half on two cores
+    LSTM_JAX_DATA=... python -m experiments.scaling   # an hour and a half on two cores by an estimate, not yet run
 
 One thing changes at a time, two seeds. Sentiment: the source's model with 64 units and an embedding of 64, three epochs, the last one's
 accuracy on the test set; units 8 to 256, words read 10 to 320, vocabulary 200 to 20,000, training reviews a thirty-second to all of them.

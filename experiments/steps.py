@@ -1,7 +1,7 @@
 """Is a smaller step between windows like a lower learning rate, and a longer window like a larger batch?
 
     python -m experiments.steps --preset toy        # seconds
-    LSTM_JAX_DATA=... python -m experiments.steps   # about two hours on two cores
+    LSTM_JAX_DATA=... python -m experiments.steps   # two hours on two cores by an estimate, not yet run
 
 The source says of the windows that are cut from the text: "smaller number is similar to lowering the learning rate; increasing the length
 of the sequence is similar to train with larger batch size". Put to the test on the articles, 64 units, Adam, the last tenth held out:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from lstm_jax import data, sharding
 from lstm_jax.config import ForecastConfig, forecast_from_json
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 from lstm_jax.files import write_atomically
 from lstm_jax.models import Forecaster, functional
 from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
@@ -290,6 +290,5 @@ def load(folder: Path) -> Trained:
     try:
         scale = Scale(**json.loads(run.scale.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        require(False, f"scale {run.scale}", error, "name the folder of a finished or interrupted run")
-        raise
+        raise InputError(f"scale {run.scale}", error, "name the folder of a finished or interrupted run") from error
     return Trained(config, params, rebuild, scale, notes)
