@@ -41,14 +41,6 @@ def _require_choices(config: Any) -> None:
             require(value in get_args(field.type), field.name, value, f"give one of {', '.join(map(str, get_args(field.type)))}")
 
 
-def _require_droppable(config: Any) -> None:
-    """Gates that do not see the state have no product with it."""
-    for name in ("recurrent_dropout", "weight_drop"):
-        rate = getattr(config, name)
-        have = not config.cell.startswith("min_")
-        require(have or not rate, name, rate, f"the cell {config.cell} multiplies no state by a kernel: give 0")
-
-
 def _require_segments(remat: Any) -> None:
     count = isinstance(remat, int) and not isinstance(remat, bool) and remat >= 1
     require(count or remat in ("none", "sqrt"), "remat", remat, "give none, sqrt, or 1 or more segments")
@@ -89,31 +81,19 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class SentimentModelConfig:
-    """Embedding -> LSTM -> Dense(1, sigmoid)."""
+class RecurrentConfig:
+    """What the recurrent layers of every task have."""
 
-    embed: int = 128
-    """Features of the embedding."""
     units: int = 128
-    """Units of each LSTM layer."""
+    """Units of each recurrent layer."""
     layers: int = 1
-    """Stacked LSTM layers."""
-    bidirectional: bool = False
-    """Read each layer's input in both directions."""
-    merge: Literal["concat", "sum", "ave", "mul"] = "concat"
-    """How the two directions are joined."""
-    pooling: Literal["last", "mean", "max", "mean+max"] = "last"
-    """What the head reads of the last layer: its last output, or the mean, the largest or both over all words, padding (id 0) left out."""
-    word_dropout: float = 0.0
-    """Share of the words whose vectors are zeros in training, drawn anew each time."""
-    dropout: float = 0.2
-    """Share of each LSTM layer's input features dropped, the same ones at every step."""
-    recurrent_dropout: float = 0.2
+    """Stacked recurrent layers."""
+    dropout: float = 0.0
+    """Share of each recurrent layer's input features dropped, the same ones at every step."""
+    recurrent_dropout: float = 0.0
     """Share of the recurrent state dropped, the same units at every step."""
     dropout_masks: Literal["keras", "per_gate", "variational"] = "keras"
     """'keras': a mask a gate if recurrent dropout is on, else one shared; 'variational': one shared mask each (Gal, Ghahramani 2016)."""
-    mask_zero: bool = False
-    """Skip padding (id 0) instead of reading it as a word; the source reads it."""
     weight_drop: float = 0.0
     """Share of each recurrent kernel's entries dropped, the same at every step of a batch (DropConnect; Merity et al. 2018)."""
     cell: CellName = "lstm"
@@ -129,11 +109,40 @@ class SentimentModelConfig:
     def __post_init__(self):
         _require_choices(self)
         _require_segments(self.remat)
-        _require_droppable(self)
-        for name in ("embed", "units", "layers"):
+        for name in ("units", "layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
-        for name in ("dropout", "recurrent_dropout", "weight_drop", "word_dropout"):
+        for name in ("dropout", "recurrent_dropout", "weight_drop"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
+        for name in ("recurrent_dropout", "weight_drop"):  # gates that do not see the state have no product with it
+            have, rate = not self.cell.startswith("min_"), getattr(self, name)
+            require(have or not rate, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
+
+
+@dataclass(frozen=True)
+class SentimentModelConfig(RecurrentConfig):
+    """Embedding -> LSTM -> Dense(1, sigmoid)."""
+
+    dropout: float = 0.2
+    """Share of each recurrent layer's input features dropped, the same ones at every step."""
+    recurrent_dropout: float = 0.2
+    """Share of the recurrent state dropped, the same units at every step."""
+    embed: int = 128
+    """Features of the embedding."""
+    bidirectional: bool = False
+    """Read each layer's input in both directions."""
+    merge: Literal["concat", "sum", "ave", "mul"] = "concat"
+    """How the two directions are joined."""
+    pooling: Literal["last", "mean", "max", "mean+max"] = "last"
+    """What the head reads of the last layer: its last output, or the mean, the largest or both over all words, padding (id 0) left out."""
+    word_dropout: float = 0.0
+    """Share of the words whose vectors are zeros in training, drawn anew each time."""
+    mask_zero: bool = False
+    """Skip padding (id 0) instead of reading it as a word; the source reads it."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.embed >= 1, "embed", self.embed, "give 1 or more")
+        require(0 <= self.word_dropout < 1, "word_dropout", self.word_dropout, "give a share from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -191,47 +200,20 @@ class SentimentConfig:
 
 
 @dataclass(frozen=True)
-class GenerationModelConfig:
+class GenerationModelConfig(RecurrentConfig):
     """One-hot characters (or an embedding) -> LSTM -> softmax over the characters."""
 
-    units: int = 128
-    """Units of each LSTM layer."""
-    layers: int = 1
-    """Stacked LSTM layers."""
     embed: int = 0
     """Features of an embedding of the characters. 0: one-hot."""
     tied: bool = False
     """Use the embedding's table as the head's kernel too; needs embed = units."""
-    dropout: float = 0.0
-    """Share of each LSTM layer's input features dropped, the same ones at every step."""
-    recurrent_dropout: float = 0.0
-    """Share of the recurrent state dropped, the same units at every step."""
-    dropout_masks: Literal["keras", "per_gate", "variational"] = "keras"
-    """See `lstm_jax.dropout`."""
-    weight_drop: float = 0.0
-    """Share of each recurrent kernel's entries dropped, the same at every step of a batch (DropConnect; Merity et al. 2018)."""
-    cell: CellName = "lstm"
-    """Recurrent cell; see `lstm_jax.cells`."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the matrix products; parameters and state stay float32."""
-    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas", "associative"] = "auto"
-    """Recurrence backend; see `lstm-jax backends`."""
-    remat: Literal["none", "sqrt"] | int = "none"
-    """For long sequences: run each of so many segments of time once more in the backward pass instead of keeping it. 'sqrt': the square
-    root of the steps, least memory. 'none': keep all."""
 
     def __post_init__(self):
-        _require_choices(self)
-        _require_segments(self.remat)
-        _require_droppable(self)
-        for name in ("units", "layers"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
+        super().__post_init__()
         require(self.embed >= 0, "embed", self.embed, "give 0 (one-hot) or more")
         require(
             not self.tied or self.embed == self.units, "tied", f"embed {self.embed}, units {self.units}", "tied weights need embed = units"
         )
-        for name in ("dropout", "recurrent_dropout", "weight_drop"):
-            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -326,38 +308,11 @@ class SeriesConfig:
 
 
 @dataclass(frozen=True)
-class ForecastModelConfig:
+class ForecastModelConfig(RecurrentConfig):
     """LSTM -> a mean and a spread for each entry ahead."""
 
     units: int = 32
-    """Units of each layer."""
-    layers: int = 1
-    """Stacked recurrent layers."""
-    dropout: float = 0.0
-    """Share of each layer's input features dropped, the same ones at every step."""
-    recurrent_dropout: float = 0.0
-    """Share of the recurrent state dropped, the same units at every step."""
-    dropout_masks: Literal["keras", "per_gate", "variational"] = "keras"
-    """See `lstm_jax.dropout`."""
-    weight_drop: float = 0.0
-    """Share of each recurrent kernel's entries dropped, the same at every step of a batch (DropConnect; Merity et al. 2018)."""
-    cell: CellName = "lstm"
-    """Recurrent cell; see `lstm_jax.cells`."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the matrix products; parameters and state stay float32."""
-    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas", "associative"] = "auto"
-    """Recurrence backend; see `lstm-jax backends`."""
-    remat: Literal["none", "sqrt"] | int = "none"
-    """As for the other tasks."""
-
-    def __post_init__(self):
-        _require_choices(self)
-        _require_segments(self.remat)
-        _require_droppable(self)
-        for name in ("units", "layers"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
-        for name in ("dropout", "recurrent_dropout", "weight_drop"):
-            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
+    """Units of each recurrent layer."""
 
 
 @dataclass(frozen=True)
@@ -369,7 +324,6 @@ class ForecastConfig:
     train: TrainConfig = dataclasses.field(default_factory=lambda: TrainConfig(epochs=100, patience=15, learning_rate=3e-3, clip_norm=1.0))
 
 
-ModelConfig = SentimentModelConfig | GenerationModelConfig | ForecastModelConfig
 RunConfig = SentimentConfig | GenerationConfig | ForecastConfig
 
 

@@ -11,13 +11,13 @@ from jaxtyping import Array, Float, Int
 from lstm_jax import sharding
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.products import matmul
-from lstm_jax.config import ForecastModelConfig, GenerationModelConfig, ModelConfig, SentimentModelConfig
+from lstm_jax.config import ForecastModelConfig, GenerationModelConfig, RecurrentConfig, SentimentModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
 from lstm_jax.shapes import TokenIds, ValidSteps
 
 
-def _make_layer(kind: Callable, features: int, config: ModelConfig, **options) -> Any:
+def _make_layer(kind: Callable, features: int, config: RecurrentConfig, **options) -> Any:
     """A layer or `Bidirectional` as the config wants it."""
     return kind(
         features,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import tyro
 from rich.console import Console
 
-from lstm_jax.config import ModelConfig
+from lstm_jax.config import RecurrentConfig
 
 Flat = tyro.conf.OmitArgPrefixes
 Positional = tyro.conf.Positional
@@ -21,7 +21,7 @@ def start(devices: int = 0) -> None:
     keep_compiled()
 
 
-def start_training(devices: int, model: ModelConfig) -> None:
+def start_training(devices: int, model: RecurrentConfig) -> None:
     """The same for a run with that model: without a number of devices, that which suits it."""
     from lstm_jax import native
     from lstm_jax.compilation_cache import keep_compiled

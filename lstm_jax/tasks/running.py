@@ -15,7 +15,7 @@ from rich.table import Table
 
 from lstm_jax import sharding
 from lstm_jax.cells import CELLS
-from lstm_jax.config import ModelConfig, RunConfig, to_json
+from lstm_jax.config import RecurrentConfig, RunConfig, to_json
 from lstm_jax.dropout import draw_masks
 from lstm_jax.files import write_atomically
 from lstm_jax.models import layer_rows
@@ -63,7 +63,7 @@ def begin(config: RunConfig, folder: Path, mesh: jax.sharding.Mesh, examples: in
     return Run(run, mesh, backend, optimizer)
 
 
-def _asked(model: ModelConfig) -> dict[str, Any]:
+def _asked(model: RecurrentConfig) -> dict[str, Any]:
     """What training asks of a backend, as `recurrence.Request` has it."""
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
