@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import progress, results, schema, timing
-from bench.throughput import commit, sizes
+from bench.axes import add_flags
+from bench.throughput import commit
 from lstm_jax.errors import require
 
 PATH = results.RESULTS / "accuracy.jsonl"
@@ -189,8 +190,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     parser.add_argument("--task", nargs="+", choices=list(SOURCE), default=list(SOURCE))
     parser.add_argument("--peer", nargs="+", choices=sorted({peer for peer, _ in PEERS}), default=["ours"])
-    for name in ("length", "step", "units"):
-        parser.add_argument(f"--{name}", type=sizes, help="sizes, as in 20,40,80 or 32..256")
+    add_flags(parser, ("length", "step", "units"))
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--cores", type=int, default=1, help="of a process; the other cores have processes of their own")

@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bench.throughput import BASE, PATH, kept, row_key, rows_in
+from bench.sides import BASE, row_key
+from bench.throughput import PATH, kept, rows_in
 from bench.timing import ratio_interval
 from lstm_jax.errors import InputError, require
 

@@ -22,8 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import progress, results, timing
+from bench.axes import add_flags, given, works_of
 from bench.peer import PEERS
-from bench.throughput import Side, commit, installed, side, sizes, works_of
+from bench.sides import Side, installed, side
+from bench.throughput import commit
 from bench.workloads import Workload
 
 PATH = results.RESULTS / "compile.jsonl"
@@ -100,16 +102,14 @@ def main() -> None:
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     parser.add_argument("--workload", nargs="+", help="as for throughput; the preset's if not given")
     parser.add_argument("--peer", nargs="+", default=list(PEERS), metavar="PEER", help="as for throughput; all if not given")
-    for name in ("units", "length", "batch"):
-        parser.add_argument(f"--{name}", type=sizes, help="sizes, as in 32,64,128 or 32..512")
+    add_flags(parser)
     parser.add_argument("--rounds", type=int, help="pairs of processes a side; else the preset's")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     parser.add_argument("--commit", default=None, help="whose rows to report; this checkout's if not given")
     parser.add_argument("--results", type=Path, default=PATH)
     options = parser.parse_args()
     preset = PRESETS[options.preset]
-    given = {letter: getattr(options, name) for letter, name in (("H", "units"), ("T", "length"), ("B", "batch"))}
-    axes = {letter: values for letter, values in given.items() if values}
+    axes = given(options)
     works = works_of(options.workload or preset.workloads, axes if options.workload else preset.axes | axes)
     sides = [side(name) for name in options.peer]
     sides = sides if options.report else installed(sides)

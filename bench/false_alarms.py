@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import compare, progress, results, timing
-from bench.throughput import BASE, Side, attempt, commit, works_of
+from bench.axes import works_of
+from bench.sides import BASE, Side
+from bench.throughput import attempt, commit
 from lstm_jax.errors import InputError
 
 PATH = results.RESULTS / "false_alarms.jsonl"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import progress, results, timing
+from bench.axes import sizes
 from bench.generation_data import CHARS
-from bench.throughput import sizes
 from lstm_jax.errors import InputError, require
 
 PATH = results.RESULTS / "generation.jsonl"

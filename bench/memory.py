@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from bench import results, timing
+from bench.axes import sizes
 from bench.peer import Options
-from bench.throughput import commit, sizes
+from bench.throughput import commit
 from bench.worker import peak_mib
 from bench.workloads import make_arrays, workload
 

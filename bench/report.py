@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from bench import accuracy, results, scaling, schema
-from bench.throughput import BASE, PATH, Line, geometric_means, kept, peaks, rows_in, side, summary
+from bench.sides import BASE, side
+from bench.throughput import PATH, Line, geometric_mean, kept, over_sizes, peaks, rows_in, summary
 from bench.workloads import Workload, workload
 from lstm_jax import plots
 from lstm_jax.errors import InputError
@@ -124,17 +125,8 @@ def title(name: str, rows: Sequence[dict[str, Any]]) -> str:
     """Of a side, with the versions that its rows have."""
     versions = next((row["versions"] for row in rows if row.get("side") == name and "versions" in row), {})
     peer, _, options = name.partition(":")
-    short = {package: ".".join(text.split("+")[0].split(".")[:2]) for package, text in versions.items()}
+    short = {package: text.split("+")[0] for package, text in versions.items()}
     return TITLES[peer].format_map(defaultdict(str, short)) + (f", {options.replace(':', ', ')}" if options else "")
-
-
-def over_sizes(lines: Sequence[Line], kind: str) -> list[tuple[str, list[tuple[float, float, float]]]]:
-    """Sides, and their ratios over the sizes that a kind of workload was measured at."""
-    found: dict[str, list[tuple[float, float, float]]] = {}
-    for line in lines:
-        if line.ratio and line.work.kind == kind:
-            found.setdefault(line.side, []).append(line.ratio)
-    return [(name, ratios) for name, ratios in found.items() if len(ratios) > 1]
 
 
 def markdown(lines: Sequence[Line], rows: Sequence[dict[str, Any]], sha: str) -> str:
@@ -155,7 +147,7 @@ def markdown(lines: Sequence[Line], rows: Sequence[dict[str, Any]], sha: str) ->
             cells.append(said + (": {:.2f} times ({:.2f} to {:.2f})".format(*line.ratio) if line and line.ratio else ""))
         text += f"| {title(name, rows)} | {' | '.join(cells)} |\n"
     kinds = {"sentiment": "A", "characters": "B", "recurrence": "the recurrence alone"}
-    grids = {kind: dict(over_sizes(lines, kind)) for kind in kinds}
+    grids = {kind: over_sizes(lines, kind) for kind in kinds}
     others = [name for name in dict.fromkeys(name for grid in grids.values() for name in grid) if not name.startswith(BASE)]
     if not others:
         return text
@@ -168,10 +160,10 @@ def markdown(lines: Sequence[Line], rows: Sequence[dict[str, Any]], sha: str) ->
     for name in others:
         cells = []
         for kind in shown:
-            ratios = [ratio for ratio, _, _ in grids[kind].get(name, [])]
-            slower = sum(ratio < 1 for ratio in ratios)
-            said = f"{np.exp(np.mean(np.log(ratios))):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), slower at {slower}" if ratios else ""
-            cells.append(said)
+            ratios = grids[kind].get(name)
+            slower = sum(ratio < 1 for ratio, _, _ in ratios or ())
+            told = f"({min(ratios)[0]:.2f} to {max(ratios)[0]:.2f}), slower at {slower}" if ratios else ""
+            cells.append(f"{geometric_mean(ratios):.2f} {told}" if ratios else "")
         text += f"| {title(name, rows)} | {' | '.join(cells)} |\n"
     return text
 
@@ -267,7 +259,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "index.html", page(lines, rows, curves, html.escape(sha), trained).encode())
     write_atomically(options.out / "summary.md", "\n".join((markdown(lines, rows, sha), trained_markdown(trained))).encode())
-    for name in (name for name in geometric_means(lines) if not name.startswith(BASE)):
+    for name in (name for name in over_sizes(lines, "recurrence") if not name.startswith(BASE)):
         draw_grid(lines, name, options.out / f"grid_{name.replace(':', '_').replace('=', '_')}.png")
     works, sides = {line.work.name for line in lines}, {line.side for line in lines}
     print(f"{options.out / 'index.html'}: {len(timed)} rows, {len(works)} workloads, {len(sides)} sides")

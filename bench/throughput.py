@@ -19,8 +19,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,67 +29,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import device, peak, progress, results, schema, timing
+from bench.axes import add_flags, given, works_of
 from bench.peer import PEERS
-from bench.workloads import BATCH_SIZES, LENGTHS, UNITS, WORKLOADS, Workload, workload
-from lstm_jax.errors import InputError, require
+from bench.sides import BASE, KEY, Side, installed, row_key, side, sides_of
+from bench.workloads import LENGTHS, UNITS, WORKLOADS, Workload
 from lstm_jax.recurrence import BACKENDS
 
 PATH = results.RESULTS / ("throughput_gpu.jsonl" if device.gpu() else "throughput.jsonl")
-BASE = "ours"
-"""The side that the others are compared with."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """A peer and its options; None is the workload's own."""
-
-    name: str
-    peer: str
-    backend: str | None = None
-    dropout: float | None = None
-    recurrent: float | None = None
-    dtype: str = "float32"
-    slower: float = 0.0
-
-    def arguments(self) -> list[str]:
-        """For `bench.worker`."""
-        named = {"--backend": self.backend, "--dropout": self.dropout, "--recurrent-dropout": self.recurrent}
-        named |= {"--dtype": self.dtype if self.dtype != "float32" else None, "--slower": self.slower or None}
-        return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
-
-    def key(self, work: Workload) -> tuple:
-        """By which its rows are known."""
-        dropout, recurrent = (work.dropout if rate is None else rate for rate in (self.dropout, self.recurrent))
-        return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)
-
-
-def side(name: str) -> Side:
-    """Read a side: PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=bfloat16][:slower=SHARE], the last two of ours alone.
-
-    Raises:
-        InputError: for an unknown peer or option.
-    """
-    peer, *options = name.split(":")
-    pairs = {option.split("=")[0]: option.partition("=")[2] for option in options}
-    if peer not in PEERS or not pairs.keys() <= {"backend", "dropout", "recurrent", "dtype", "slower"}:
-        raise InputError("peer", name, f"give one of {', '.join(PEERS)}, with :backend=, :dropout=, :recurrent= or :dtype=")
-    dtype, backend = pairs.get("dtype", "float32"), pairs.get("backend")
-    require(dtype in ("float32", "bfloat16"), "dtype", dtype, "give float32 or bfloat16")
-    require(peer == BASE or not pairs.keys() & {"dtype", "slower"}, "peer", name, f"give dtype and slower to {BASE} alone")
-    require(peer != BASE or backend is None or backend in BACKENDS, "backend", backend, f"give one of {', '.join(BACKENDS)}")
-    try:
-        rates = {option: float(pairs[option]) for option in ("dropout", "recurrent", "slower") if option in pairs}
-    except ValueError as error:
-        raise InputError("peer", name, "give its rates as in ours:dropout=0.2") from error
-    return Side(name, peer, backend, dtype=dtype, **rates)
-
-
-KEY = ("peer", "workload", "backend", "dropout", "recurrent_dropout")
-
-
-def row_key(row: dict[str, Any]) -> tuple:
-    """As `Side.key`."""
-    return (*(row[name] for name in KEY), row.get("dtype", "float32"), row.get("slower", 0.0))
 
 
 def rows_in(path: Path) -> Iterator[dict[str, Any]]:
@@ -124,17 +69,6 @@ def attempt(one: Side, work: Workload, checked: float | None, reference: Path, s
         lines = [line for line in (error.stdout or "").splitlines() if line.startswith("{")]
         known = dict(zip((*KEY, "dtype", "slower"), one.key(work), strict=True))
         return known | (json.loads(lines[-1]) if lines else {"error": f"ended with code {error.returncode}"})
-
-
-def installed(sides: Iterable[Side]) -> list[Side]:
-    """Those that can run here; the others are named."""
-    found = []
-    for one in sides:
-        if missing := PEERS[one.peer].missing():
-            print(f"{one.name}: skipped, {' and '.join(missing)} is missing", flush=True)
-        else:
-            found.append(one)
-    return found
 
 
 SPREAD, TRIES = 0.1, 3
@@ -260,13 +194,18 @@ def peaks(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
     return gemm, copy
 
 
-def geometric_means(lines: Sequence[Line]) -> dict[str, list[tuple[float, float]]]:
-    """Of each side, the ratios over recurrences and their intervals' lower ends."""
-    found: dict[str, list[tuple[float, float]]] = {}
+def over_sizes(lines: Sequence[Line], kind: str) -> dict[str, list[tuple[float, float, float]]]:
+    """Sides, and their ratios over the sizes that a kind of workload was measured at, more than one."""
+    found: dict[str, list[tuple[float, float, float]]] = {}
     for line in lines:
-        if line.ratio and line.work.kind == "recurrence":
-            found.setdefault(line.side, []).append(line.ratio[:2])
-    return found
+        if line.ratio and line.work.kind == kind:
+            found.setdefault(line.side, []).append(line.ratio)
+    return {name: ratios for name, ratios in found.items() if len(ratios) > 1}
+
+
+def geometric_mean(ratios: Sequence[tuple[float, float, float]]) -> float:
+    """Of the ratios without their intervals."""
+    return float(np.exp(np.mean([np.log(ratio) for ratio, _, _ in ratios])))
 
 
 def report(works: Sequence[Workload], sides: Sequence[Side], path: Path, sha: str) -> None:
@@ -326,10 +265,11 @@ def report(works: Sequence[Workload], sides: Sequence[Side], path: Path, sha: st
     for name, note in notes.items():
         print(f"{name}: {note}")
     print(f"times {BASE}': its time a step over {BASE}', medians of processes, with a bootstrap interval; above 1 it is slower")
-    for name, ratios in geometric_means(lines).items():
-        mean = float(np.exp(np.mean([np.log(ratio) for ratio, _ in ratios])))
-        line = f"{mean:.2f} times {BASE} in the geometric mean ({min(ratios)[0]:.2f} to {max(ratios)[0]:.2f})"
-        print(f"{name} over {len(ratios)} recurrences: {line}; slower in {sum(low > 1 for _, low in ratios)} by the interval's lower end")
+    for name, ratios in over_sizes(lines, "recurrence").items():
+        line = f"{geometric_mean(ratios):.2f} times {BASE} in the geometric mean ({min(ratios)[0]:.2f} to {max(ratios)[0]:.2f})"
+        print(
+            f"{name} over {len(ratios)} recurrences: {line}; slower in {sum(low > 1 for _, low, _ in ratios)} by the interval's lower end"
+        )
 
 
 @dataclass(frozen=True)
@@ -351,63 +291,13 @@ PRESETS = {
 """quick took 4 min 22 s on two cores and leaves out the peers that are slow to start; one to two rounds of standard took 47 minutes."""
 
 
-def works_of(names: Iterable[str], axes: dict[str, tuple[int, ...]]) -> list[Workload]:
-    """The workloads over these axes (letters of `bench.workloads.LETTERS`), those without the axes that do not change it.
-
-    Raises:
-        InputError: if there is no such workload.
-    """
-    found = {}
-    for name in names:
-        over = ({"H": UNITS, "T": LENGTHS, "B": BATCH_SIZES} | axes) if name == "recurrence" else {} if name == "evaluation" else axes
-        for sizes in product(*over.values()):
-            changes = ",".join(f"{letter}={size}" for letter, size in zip(over, sizes, strict=True))
-            try:
-                work = workload(name + (f":{changes}" if changes and ":" not in name else ""))
-            except ValueError as error:
-                raise InputError("workload", name, str(error).partition(": ")[2]) from error
-            # the source's own sizes keep its name
-            plain = workload(name.partition(":")[0])
-            work = plain if name != "recurrence" and replace(work, name=plain.name) == plain else work
-            found[work.name] = work
-    return list(found.values())
-
-
-def sides_of(peers: Iterable[str], backends: Iterable[str | None], dtypes: Iterable[str]) -> list[Side]:
-    """The peers, and in place of ours without options one for each backend and dtype."""
-    found = []
-    for name in peers:
-        of_ours = product(backends, dtypes) if name == BASE else [(None, "float32")]
-        parts = [
-            (f":backend={backend}" if backend else "") + (f":dtype={dtype}" if dtype != "float32" else "") for backend, dtype in of_ours
-        ]
-        found += [side(name + options) for options in parts]
-    return found
-
-
-def sizes(text: str) -> tuple[int, ...]:
-    """20,40 or 32..512, each twice the one before.
-
-    Raises:
-        ValueError: otherwise, which argparse tells as a bad value.
-    """
-    first, dots, last = text.partition("..")
-    if not dots:
-        return tuple(int(part) for part in text.split(","))
-    found = [int(first)]
-    while 2 * found[-1] <= int(last):
-        found.append(2 * found[-1])
-    return tuple(found)
-
-
 def main() -> None:
     """Measure what is missing, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="quick")
     parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
     parser.add_argument("--peer", nargs="+", metavar="PEER", help=f"{', '.join(PEERS)}; the preset's if not given")
-    for name in ("units", "length", "batch"):
-        parser.add_argument(f"--{name}", type=sizes, help="sizes, as in 32,64,128 or 32..512")
+    add_flags(parser)
     parser.add_argument("--backend", nargs="+", help=f"of ours, a side each: {', '.join(BACKENDS)}")
     parser.add_argument("--dtype", nargs="+", default=["float32"], help="of ours, a side each: float32, bfloat16")
     parser.add_argument("--rounds", type=int, help="processes a side; else the preset's")
@@ -417,8 +307,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=PATH)
     options = parser.parse_args()
     preset = PRESETS[options.preset]
-    given = {letter: getattr(options, name) for letter, name in (("H", "units"), ("T", "length"), ("B", "batch"))}
-    axes = {letter: sizes for letter, sizes in given.items() if sizes}
+    axes = given(options)
     asked = dict.fromkeys(options.workload, axes) if options.workload else {name: own | axes for name, own in preset.workloads.items()}
     works = [work for name, over in asked.items() for work in works_of([name], over)]
     sha = options.commit or commit()

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bench import device, flops, throughput, timing, worker  # noqa: E402
+from bench import device, flops, sides, throughput, timing, worker  # noqa: E402
 from bench.peer import PEERS, Built, Options  # noqa: E402
 from bench.workloads import make_arrays, recurrence, workload  # noqa: E402
 from lstm_jax.recurrence import BACKENDS  # noqa: E402
@@ -131,13 +131,13 @@ def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path) -> 
 
 def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without one it is skipped, and the reason said; with one its processes compute in float32, and its rows are kept apart."""
-    sides = [throughput.side("ours"), throughput.side("jax_rnn")]
+    found = [sides.side("ours"), sides.side("jax_rnn")]
     monkeypatch.setattr(device, "gpu", lambda: False)
-    assert throughput.installed(sides) == sides[:1]
+    assert sides.installed(found) == found[:1]
     assert capsys.readouterr().out == "jax_rnn: skipped, a GPU is missing\n"
     assert "NVIDIA_TF32_OVERRIDE" not in timing.pinned()
     monkeypatch.setattr(device, "gpu", lambda: True)
-    assert throughput.installed(sides) == sides
+    assert sides.installed(found) == found
     assert timing.pinned().items() >= device.SETTINGS.items()
 
 
@@ -213,16 +213,16 @@ def test_arrays_are_the_same_each_time() -> None:
 
 
 def test_sides_are_read() -> None:
-    plain, changed = throughput.side("ours"), throughput.side("ours:backend=reference:recurrent=0")
+    plain, changed = sides.side("ours"), sides.side("ours:backend=reference:recurrent=0")
     assert plain.key(workload("A")) == ("ours", "A", None, RATE, RATE, "float32", 0.0)
     assert changed.key(workload("A")) == ("ours", "A", "reference", RATE, 0.0, "float32", 0.0)
     assert changed.arguments() == ["ours", "--backend", "reference", "--recurrent-dropout", "0.0"]
-    assert plain.key(workload("A")) != throughput.side("ours:dtype=bfloat16").key(workload("A"))
+    assert plain.key(workload("A")) != sides.side("ours:dtype=bfloat16").key(workload("A"))
     for wrong in ("ours:colour=red", "theirs", "ours:backend=none", "ours:dtype=int8", "torch_lstm:dtype=bfloat16", "ours:dropout=half"):
         with pytest.raises(ValueError, match=r"give "):
-            throughput.side(wrong)
-    sides = throughput.sides_of(["ours", "haiku"], ["native", "hoisted"], ["float32", "bfloat16"])
-    assert [one.name for one in sides] == [
+            sides.side(wrong)
+    found = sides.sides_of(["ours", "haiku"], ["native", "hoisted"], ["float32", "bfloat16"])
+    assert [one.name for one in found] == [
         "ours:backend=native",
         "ours:backend=native:dtype=bfloat16",
         "ours:backend=hoisted",
