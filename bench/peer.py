@@ -91,6 +91,11 @@ class Built:
     apart: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+def extra_steps(counted: int, count: int, share: float) -> int:
+    """That `Options.slower` adds to `count` steps after `counted` ones: whole ones, so that blocks of any size get their share in time."""
+    return int((counted + count) * share) - int(counted * share)
+
+
 def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
     """Of `evaluate() -> logits` of all reviews."""
 

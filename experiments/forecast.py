@@ -17,6 +17,7 @@ Expected: better than seasonal naive on both; than smoothing on sunspots, whose 
 """
 
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ import numpy as np
 
 from experiments import study
 from lstm_jax import data, plots
+from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.errors import InputError
 
@@ -118,9 +120,6 @@ def run(config: Config) -> dict[str, Any]:
 
 def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means and bounds at the chosen windows of the test part."""
-    import tempfile
-
-    from lstm_jax.commands.common import start_training
     from lstm_jax.tasks import forecast
 
     start_training(config.task.train.devices, config.task.model)

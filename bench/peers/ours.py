@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bench.peer import Built, Options, comparable, evaluation
+from bench.peer import Built, Options, comparable, evaluation, extra_steps
 from bench.workloads import STEP, Arrays, Workload
 from lstm_jax import CELLS, LSTMParams, native, sharding, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
@@ -148,12 +148,13 @@ class _Training:
         _, objective = _model(work, options)
         params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
         self.state, places = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
-        self.taken, self.slower = 0, options.slower
+        self.taken, self.counted, self.slower = 0, 0, options.slower
         self.run_steps = make_run_steps(objective, optimizer, places, mesh, examples.gather)
 
     def run(self, count: int) -> None:
         """That many steps more, and those that `Options.slower` adds."""
-        count += round(count * self.slower)
+        more = extra_steps(self.counted, count, self.slower)
+        self.counted, count = self.counted + count, count + more
         while count:
             start = self.taken % EPOCH
             steps = min(count, EPOCH - start)

@@ -122,6 +122,12 @@ def objective(rebuild: Callable) -> Callable:
     return loss
 
 
+def make_given(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[dict, Part], np.ndarray]:
+    """given(params, part) -> means and logs of spreads (W, 2, K), without dropout."""
+    predict = make_predict(lambda params, rows: rebuild(params)(*rows, deterministic=True), mesh)
+    return lambda params, part: predict(params, (part.entries, part.ahead))
+
+
 def figures_of(given: np.ndarray, part: Part, scale: Scale) -> dict[str, float]:
     """loss: nats an entry; mae and rmse in the series' own units; coverage: share of entries inside the interval of `LEVEL`."""
     off = np.abs(given[:, 0] - part.target)
@@ -170,11 +176,11 @@ def train(
     console.print(summary(model, f"entries (B, {config.data.context}, {features_of(config)}) -> (B, 2, {config.data.horizon})"))
     counts = ", ".join(f"{len(parts[name].target):,} {name} windows" for name in PARTS)
     console.print(f"{len(series):,} entries ({series.skipped} rows without a value): {counts}, backend {run.backend}", highlight=False)
-    predict = make_predict(lambda params, rows: rebuild(params)(*rows, deterministic=True), mesh)
+    given = make_given(rebuild, mesh)
 
     def evaluate(params, name: str = "validation") -> dict[str, float]:
         part = parts[name]
-        found = figures_of(predict(params, (part.entries, part.ahead)), part, scale)
+        found = figures_of(given(params, part), part, scale)
         return {f"{name}_{figure}": value for figure, value in found.items()}
 
     result = fit(
@@ -197,8 +203,7 @@ def train(
         from lstm_jax import plots
 
         plots.learning_curves(list(result.rows), run.folder.figures / "learning_curves.png", "Learning curves", ("loss",))
-        given = predict(result.params, (parts["test"].entries, parts["test"].ahead))
-        draw_forecast(series, parts["test"], given, scale, LEVEL, run.folder.figures / "forecast.png")
+        draw_forecast(series, parts["test"], given(result.params, parts["test"]), scale, LEVEL, run.folder.figures / "forecast.png")
     return result
 
 
@@ -253,8 +258,7 @@ class Trained:
 
     def given(self, part: Part) -> np.ndarray:
         """Means and logs of spreads (W, 2, K), in the units of `Part`."""
-        predict = make_predict(lambda params, rows: self.rebuild(params)(*rows, deterministic=True), mesh_of(self.config))
-        return predict(self.params, (part.entries, part.ahead))
+        return make_given(self.rebuild, mesh_of(self.config))(self.params, part)
 
     def ahead(self, series: data.Series, level: float = LEVEL, times: np.ndarray | None = None) -> Forecast:
         """Entries behind the series' end, at `times` (K,), or a usual gap apart.

@@ -3,6 +3,7 @@
 from rows import ROOT  # noqa: F401
 
 from bench import false_alarms
+from bench.peer import extra_steps
 
 
 def test_the_sides_run_in_turn() -> None:
@@ -10,6 +11,16 @@ def test_the_sides_run_in_turn() -> None:
     assert runs[:6] == [(0, number, side) for number in range(2) for side in ("old", "new", "slower")]
     assert runs[6:] == [(1, number, side) for number in range(2) for side in ("old", "new")]
     assert false_alarms.SIDES["slower"].arguments() == ["ours", "--slower", "0.1"]
+
+
+def test_a_tenth_more_steps_whatever_the_block() -> None:
+    """Blocks of fewer than ten steps too, each of which would round to none."""
+    for block in (1, 3, 4, 7, 25):
+        counts = range(0, 1000 * block, block)
+        added = [extra_steps(counted, block, 0.1) for counted in counts]
+        assert abs(sum(added) - 100 * block) <= 1
+        assert max(added) - min(added) <= 1
+    assert extra_steps(17, 40, 0.0) == 0
 
 
 def test_verdicts_by_hand(capsys) -> None:
