@@ -34,6 +34,7 @@ def pytest_sessionstart() -> None:
     os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"lstm_jax-tests-{os.getuid()}")
     with contextlib.suppress(InputError):
         native.build()
+    jax.devices()  # made now: a test alone sees the two devices that it sees in the whole suite
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import types
 from pathlib import Path
 from typing import get_type_hints
@@ -72,10 +73,12 @@ def test_version(ask):
 
 
 def help_lines(part: type) -> dict[str, str]:
-    """Each field's docstring: the string behind its annotation."""
-    body = ast.parse(inspect.getsource(part)).body[0]
+    """Each field's docstring, inherited ones too: the string behind its annotation."""
+    found: dict[str, str] = {}
+    for base in part.__mro__[-2:0:-1]:
+        found |= help_lines(base)
+    body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0]
     assert isinstance(body, ast.ClassDef)
-    found = {}
     for field, text in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
             assert isinstance(text.value, ast.Constant)

@@ -83,5 +83,5 @@ def test_gradient_sizes_by_hand() -> None:
 
 
 def test_bad_axis() -> None:
-    with pytest.raises(InputError, match=r"^field: colour; SentimentModelConfig has embed"):
+    with pytest.raises(InputError, match=r"^field: colour; SentimentModelConfig has units, layers"):
         sweep.grid(importlib.import_module("experiments.dropout").BASE, **{"model.colour": ["red"]})
