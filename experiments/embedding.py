@@ -6,7 +6,8 @@
 The source says that an embedding learned in context is to "minimize the euclidean distance of the similar words". Put to the test on IMDB
 with the source's model, two epochs, three seeds: mean Euclidean distance of pairs within groups of words that people call similar, over
 that of pairs across groups, before and after training; against the same with the labels shuffled, where nothing can be learned but by
-heart.
+heart, and against skip-grams with negative samples (word2vec, Mikolov et al. 2013, by gensim) of the same reviews without labels, whose
+vectors are scaled to length 1.
 
 Expected: words that praise come nearer to each other than to words that blame; family, numbers and roles stay where chance put them, for
 the loss sees the verdict alone.
@@ -14,15 +15,16 @@ the loss sees the verdict alone.
 
 import sys
 from dataclasses import dataclass, field, replace
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from experiments import runs, study
 from lstm_jax import data, embedding_space, plots
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
+from lstm_jax.errors import InputError
 
 GROUPS = {
     "praise": "great excellent wonderful superb brilliant fantastic amazing perfect masterpiece favorite good",
@@ -32,14 +34,18 @@ GROUPS = {
     "roles": "actor actress director writer producer cast",
     "small words": "the a of in on at by with from to",
 }
+WORD2VEC_EPOCHS = 5
 ASKED = ("great", "awful", "mother", "three")
+
+
+Labels = Literal["own", "shuffled", "word2vec"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """labels: the reviews' own, or the same in a random order; task: the run."""
+    """labels: the reviews' own, or the same in a random order; or word2vec instead, which needs none; task: the run."""
 
-    labels: Literal["own", "shuffled"] = "own"
+    labels: Labels = "own"
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
@@ -54,6 +60,32 @@ def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
     return found
 
 
+def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Tables (V, E) before and after training on the training reviews, rows of length 1; words that they lack, zeros.
+
+    Raises:
+        InputError: without gensim.
+    """
+    try:
+        from gensim.models import Word2Vec  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError("gensim", "not installed", 'pip install ".[experiments]"') from error
+    train = reviews.train
+    texts = [[str(number) for number in train.values[a:b]] for a, b in pairwise(train.offsets)]
+    # with several threads each run would read them in another order
+    model = Word2Vec(vector_size=task.model.embed, min_count=1, sg=1, seed=task.train.seed, workers=1)
+    model.build_vocab(texts)
+    tables = []
+    for epochs in (0, WORD2VEC_EPOCHS):
+        if epochs:
+            model.train(texts, total_examples=len(texts), epochs=epochs)
+        table = np.zeros((reviews.vocabulary.size, task.model.embed), np.float32)
+        words: Any = model.wv.index_to_key
+        table[[int(word) for word in words]] = model.wv.get_normed_vectors()
+        tables.append(table)
+    return tables[0], tables[1]
+
+
 def run(config: Config) -> dict[str, Any]:
     """Distances before and after, neighbours, and a plane of the groups' words."""
     from lstm_jax.models import functional
@@ -63,12 +95,17 @@ def run(config: Config) -> dict[str, Any]:
         order = np.random.default_rng(config.task.train.seed).permutation(len(reviews.train))
         return replace(reviews, train=replace(reviews.train, labels=reviews.train.labels[order]))
 
-    reviews, result = runs.train_sentiment(config.task, shuffled if config.labels == "shuffled" else None)
+    result = None
+    if config.labels == "word2vec":
+        reviews = runs.reviews_of(config.task)
+        before, after = word2vec(reviews, config.task)
+    else:
+        reviews, result = runs.train_sentiment(config.task, shuffled if config.labels == "shuffled" else None)
+        before = np.asarray(functional(sentiment.make_model(config.task, reviews.vocabulary.size)).params["embedding/embedding"])
+        after = np.asarray(result.params["embedding/embedding"])
     words = {word: number for word, number in reviews.vocabulary.index.items() if number < reviews.vocabulary.size}
     ids = {name: [words[word] for word in text.split() if word in words] for name, text in GROUPS.items()}
     ids = {name: found for name, found in ids.items() if len(found) > 1}
-    before = np.asarray(functional(sentiment.make_model(config.task, reviews.vocabulary.size)).params["embedding/embedding"])
-    after = np.asarray(result.params["embedding/embedding"])
     every = [number for group in ids.values() for number in group]
     near = {}
     for word in (word for word in ASKED if word in words):
@@ -80,8 +117,11 @@ def run(config: Config) -> dict[str, Any]:
         "neighbours": list(near.items()),
         "map": embedding_space.project(after[every]).tolist(),
         "words": [[reviews.vocabulary.word(number), name] for name, group in ids.items() for number in group],
-        "test_accuracy": result.rows[-1]["test_accuracy"],
+        "test_accuracy": result.rows[-1]["test_accuracy"] if result else None,
     }
+
+
+LABELS = {"own": "own labels", "shuffled": "shuffled labels", "word2vec": "word2vec"}
 
 
 def ratio(pairs: Any, name: str) -> float:
@@ -94,32 +134,34 @@ def ratio(pairs: Any, name: str) -> float:
 def verdict(rows: study.Rows) -> str:
     """A line a group, and neighbours of the first seed."""
     lines = []
-    for labels in ("own", "shuffled"):
+    for labels, said in LABELS.items():
         those = [row for row in rows if row["labels"] == labels]
         for name in (name for name in GROUPS if those and name in dict(those[0]["after"])):
             before, after = (np.mean([ratio(row[when], name) for row in those]) for when in ("before", "after"))
-            lines.append(f"{labels} labels, {name}: within over across {before:.3f} before, {after:.3f} after")
-    first = next((row for row in rows if row["labels"] == "own"), rows[0])
-    return "\n".join(lines + [f"near {word}: {found}" for word, found in first["neighbours"]])
+            lines.append(f"{said}, {name}: within over across {before:.3f} before, {after:.3f} after")
+    for labels, said in LABELS.items():
+        first = next((row for row in rows if row["labels"] == labels), None)
+        lines += [f"{said}, near {word}: {found}" for word, found in first["neighbours"]] if first else []
+    return "\n".join(lines)
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Ratios before, after, and after shuffled labels; the words in a plane."""
+    """Ratios before, after, after shuffled labels and by word2vec; the words in a plane."""
 
     def fill(figure: Any) -> None:
         bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
         inks = dict(zip(GROUPS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#777777"), strict=True))
-        own, shuffled = ([row for row in rows if row["labels"] == labels] for labels in ("own", "shuffled"))
+        own, shuffled, skips = ([row for row in rows if row["labels"] == labels] for labels in LABELS)
         names = [name for name in GROUPS if name in dict(rows[0]["after"])]
         for place, name in enumerate(names):
-            for those, when, mark in ((own, "before", "|"), (own, "after", "o"), (shuffled, "after", "x")):
+            for those, when, mark in ((own, "before", "|"), (own, "after", "o"), (shuffled, "after", "x"), (skips, "after", "+")):
                 if those:
                     bars.plot(np.mean([ratio(row[when], name) for row in those]), place, mark, color=inks[name], markersize=9)
         bars.set_yticks(range(len(names)), names)
         bars.invert_yaxis()
         bars.axvline(1, color="#222222", linewidth=0.8)
-        bars.set_xlabel("distance within the group over across groups\n| untrained   o trained   x on shuffled labels")
-        first = (own or shuffled)[0]
+        bars.set_xlabel("distance within the group over across groups\n| untrained   o trained   x on shuffled labels   + word2vec")
+        first = (own or rows)[0]
         for (word, name), (x, y) in zip(first["words"], first["map"], strict=True):
             plane.text(x, y, word, color=inks[name], fontsize=8, ha="center", va="center")
         at = np.asarray(first["map"])
@@ -131,9 +173,9 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def configs(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Own and shuffled labels."""
+    """Own and shuffled labels, and word2vec."""
     seeded = [replace(base, train=replace(base.train, seed=seed)) for seed in range(seeds)]
-    return [Config(labels, task) for labels in ("own", "shuffled") for task in seeded]
+    return [Config(labels, task) for labels in get_args(Labels) for task in seeded]
 
 
 SMALL = SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))

@@ -23,16 +23,21 @@ def _spent(rows: Any) -> dict[str, float]:
     return {"epoch_seconds": min(row["seconds"] for row in timed), "examples_per_second": max(row["examples_per_second"] for row in timed)}
 
 
+def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
+    """The config's reviews; `TOY_REVIEWS` synthetic ones where it asks for them."""
+    from lstm_jax.tasks import sentiment as task
+
+    if config.data.data == "synthetic":
+        return data.encode_reviews(data.synthetic_splits(*TOY_REVIEWS, config.train.seed), config.data.num_words)
+    return task.load_reviews(config)
+
+
 def train_sentiment(config: SentimentConfig, change: Callable[[data.EncodedReviews], data.EncodedReviews] | None = None) -> tuple[Any, Any]:
     """The reviews, changed first if that is asked for, and what `fit` gives."""
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import sentiment as task
 
-    if config.data.data == "synthetic":
-        reviews = data.encode_reviews(data.synthetic_splits(*TOY_REVIEWS, config.train.seed), config.data.num_words)
-    else:
-        reviews = task.load_reviews(config)
-    reviews = change(reviews) if change else reviews
+    reviews = change(reviews_of(config)) if change else reviews_of(config)
     with tempfile.TemporaryDirectory() as folder:
         return reviews, task.train(config, Path(folder) / "run", reviews=reviews, figures=False)
 

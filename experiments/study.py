@@ -82,17 +82,18 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     about = sys.modules["__main__"].__doc__ if arguments is None else None
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(study.presets), default="full")
-    parser.add_argument("--where", choices=["here", "processes", "slurm"], default="processes")
+    parser.add_argument("--where", choices=["here", "processes", "slurm"], help="processes if not given; for the preset toy here")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time; 0 for one a core")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--out", type=Path, help="folder for rows and figure, if not those of the project")
     options = parser.parse_args(arguments)
+    where = options.where or ("here" if options.preset == "toy" else "processes")
     toy = options.preset == "toy" and options.out is None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) if toy else options.out
         rows_path, figures = (RESULTS / f"{study.name}.jsonl", FIGURES) if out is None else (out / f"{study.name}.jsonl", out)
         try:
-            print(execute(study, options.preset, options.where, options.workers, rows_path, figures, options.report))
+            print(execute(study, options.preset, where, options.workers, rows_path, figures, options.report))
         except InputError as error:
             print(f"{study.name}: {error}", file=sys.stderr)
             return 2

@@ -96,6 +96,10 @@ class RecurrentConfig:
     """'keras': a mask a gate if recurrent dropout is on, else one shared; 'variational': one shared mask each (Gal, Ghahramani 2016)."""
     weight_drop: float = 0.0
     """Share of each recurrent kernel's entries dropped, the same at every step of a batch (DropConnect; Merity et al. 2018)."""
+    zoneout: float = 0.0
+    """Share of the units whose state a step leaves as it was, drawn anew at each step (Krueger et al. 2017)."""
+    zoneout_cell: float = 0.0
+    """The same of the LSTM's cell state c."""
     cell: CellName = "lstm"
     """Recurrent cell; see `lstm_jax.cells`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -111,11 +115,15 @@ class RecurrentConfig:
         _require_segments(self.remat)
         for name in ("units", "layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
-        for name in ("dropout", "recurrent_dropout", "weight_drop"):
+        for name in ("dropout", "recurrent_dropout", "weight_drop", "zoneout", "zoneout_cell"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
         for name in ("recurrent_dropout", "weight_drop"):  # gates that do not see the state have no product with it
             have, rate = not self.cell.startswith("min_"), getattr(self, name)
             require(have or not rate, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
+        has_c = self.cell.startswith("lstm")
+        require(has_c or not self.zoneout_cell, "zoneout_cell", self.zoneout_cell, f"the cell {self.cell} has no c: give 0")
+        zoned = self.zoneout or self.zoneout_cell
+        require(self.remat == "none" or not zoned, "remat", self.remat, "segments have no zoneout: give none, or no zoneout")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ Kinds (`MaskKind`):
         mask and one recurrent mask a gate; without, all gates share one input mask.
     "per_gate": one mask a gate in any case (Keras' `implementation=1`).
     "variational": one shared mask each (Gal & Ghahramani 2016).
+
+Zoneout (Krueger et al. 2017) is the one that is drawn anew at each step: a unit's state stays as it was.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -25,10 +27,13 @@ class DropoutMasks(NamedTuple):
 
     input: (B, E) shared by the gates, or (4, B, E) one a gate, i, f, g, o.
     recurrent: (B, H) or (4, B, H) likewise.
+    zoneout: by name of a part of the cell's state, "h" or "c": bool (T, B, H), True where a step leaves it as it was; or of shape (), the
+        share of the state before that a step keeps, which is the mean over such masks.
     """
 
     input: jax.Array | None = None
     recurrent: jax.Array | None = None
+    zoneout: dict[str, jax.Array] | None = None
 
 
 def check_rate(name: str, rate: float) -> float:
@@ -83,3 +88,20 @@ def draw_masks(
         draw_mask(input_key, dropout, (*lead, batch, features), dtype) if dropout else None,
         draw_mask(recurrent_key, recurrent_dropout, (*lead, batch, units), dtype) if recurrent_dropout else None,
     )
+
+
+def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int, units: int) -> dict[str, jax.Array]:
+    """`DropoutMasks.zoneout` of one call, of the parts of the state whose rate is not 0.
+
+    Raises:
+        InputError: if a rate is outside [0, 1).
+    """
+    keys = dict(zip(rates, jax.random.split(key, len(rates)), strict=True))
+    return {
+        name: jax.random.bernoulli(keys[name], check_rate("zoneout", rate), (steps, batch, units)) for name, rate in rates.items() if rate
+    }
+
+
+def mean_zoneout(rates: dict[str, float], dtype=jnp.float32) -> dict[str, jax.Array]:
+    """The same without chance, for evaluation."""
+    return {name: jnp.asarray(check_rate("zoneout", rate), dtype) for name, rate in rates.items() if rate}

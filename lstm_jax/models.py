@@ -24,6 +24,8 @@ def _make_layer(kind: Callable, features: int, config: RecurrentConfig, **option
         config.units,
         cell=config.cell,
         weight_drop=config.weight_drop,
+        zoneout=config.zoneout,
+        zoneout_cell=config.zoneout_cell,
         dropout=config.dropout,
         recurrent_dropout=config.recurrent_dropout,
         dropout_masks=config.dropout_masks,

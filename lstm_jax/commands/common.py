@@ -27,7 +27,8 @@ def start_training(devices: int, model: RecurrentConfig) -> None:
     from lstm_jax.compilation_cache import keep_compiled
     from lstm_jax.sharding import prefer_cpu_devices
 
-    suited = native.cpu_devices(model.backend, model.dtype, model.cell)
+    zoned = model.zoneout or model.zoneout_cell
+    suited = 0 if zoned else native.cpu_devices(model.backend, model.dtype, model.cell)
     if devices or not suited:
         start(devices)
     else:

@@ -9,9 +9,9 @@ from flax import nnx
 
 from lstm_jax import initializers
 from lstm_jax.cells import CELLS
-from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks
+from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import InputError, require
-from lstm_jax.recurrence import Remat, check_remat, unroll
+from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
 
 class CarriedState(nnx.Variable):
@@ -30,6 +30,8 @@ class Recurrent(nnx.Module):
         dropout_masks: "keras", "per_gate" or "variational"; see `lstm_jax.dropout`.
         weight_drop: share of the recurrent kernel's entries dropped, the same at every step of a call and for all rows (DropConnect on
             the weights from hidden to hidden, Merity et al. 2018).
+        zoneout: share of the units whose state h a step leaves as it was, drawn anew at each step; in evaluation a step's h is the mean of
+            the two (Krueger et al. 2017). zoneout_cell: likewise of c, where the cell has it.
         return_sequences: give the outputs of all steps (B, T, H), else the last (B, H).
         return_state: give (outputs, the cell's state) instead of outputs.
         go_backwards: read the reversed sequence; outputs come in processing order.
@@ -57,6 +59,8 @@ class Recurrent(nnx.Module):
         recurrent_dropout: float = 0.0,
         dropout_masks: MaskKind = "keras",
         weight_drop: float = 0.0,
+        zoneout: float = 0.0,
+        zoneout_cell: float = 0.0,
         return_sequences: bool = False,
         return_state: bool = False,
         go_backwards: bool = False,
@@ -84,6 +88,10 @@ class Recurrent(nnx.Module):
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
         self.weight_drop = check_rate("weight_drop", weight_drop)
         self.dropout_masks: MaskKind = dropout_masks
+        self.zoneout = {"h": check_rate("zoneout", zoneout), "c": check_rate("zoneout_cell", zoneout_cell)}
+        for part, rate in self.zoneout.items():
+            if rate:
+                check_zoneout(CELLS[cell], part, rate)
         self.return_sequences, self.return_state = return_sequences, return_state
         self.go_backwards, self.stateful = go_backwards, stateful
         self.zero_output_for_mask = zero_output_for_mask
@@ -104,7 +112,8 @@ class Recurrent(nnx.Module):
             for name in more:
                 missing = name == "recurrent_bias" and not use_bias
                 setattr(self, name, None if missing else nnx.Param(getattr(drawn, name)))
-        stream = getattr(rngs, "dropout", None) if dropout or recurrent_dropout or weight_drop else None
+        chance = dropout or recurrent_dropout or weight_drop or zoneout or zoneout_cell
+        stream = getattr(rngs, "dropout", None) if chance else None
         self.rngs = None if stream is None else stream.fork()
         self.carried = nnx.data(None)
 
@@ -129,17 +138,22 @@ class Recurrent(nnx.Module):
         state = CELLS[self.cell].initial_state(batch, self.units, self.kernel[...].dtype)
         self.carried = nnx.data(tuple(CarriedState(part) for part in state))
 
-    def draw_masks(self, batch: int, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None) -> DropoutMasks:
-        """Masks for one call, from `rngs` (a key, a stream or Rngs with `dropout`) or the layer's own stream.
+    def draw_masks(self, batch: int, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None, steps: int = 0) -> DropoutMasks:
+        """Masks for one call (for zoneout: of so many steps), from `rngs` (a key, a stream or Rngs with `dropout`), or the layer's own.
 
         Raises:
             InputError: if the layer has dropout and there is no stream to draw from.
         """
-        if not (self.dropout or self.recurrent_dropout):
+        zoned = any(self.zoneout.values())
+        if not (self.dropout or self.recurrent_dropout or zoned):
             return DropoutMasks()
         rates, gates = (self.dropout, self.recurrent_dropout), CELLS[self.cell].gates
-        dtype = self.kernel[...].dtype
-        return draw_masks(self._key(rngs), batch, self.features, self.units, *rates, self.dropout_masks, dtype, gates)
+        dtype, key = self.kernel[...].dtype, self._key(rngs)
+        masks = draw_masks(key, batch, self.features, self.units, *rates, self.dropout_masks, dtype, gates)
+        if not zoned:
+            return masks
+        require(steps >= 1, "steps", steps, "zoneout draws for each step: give 1 or more")
+        return masks._replace(zoneout=draw_zoneout(jax.random.fold_in(key, 2), self.zoneout, steps, batch, self.units))
 
     def _key(self, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None) -> jax.Array:
         source = self.rngs if rngs is None else rngs
@@ -172,7 +186,7 @@ class Recurrent(nnx.Module):
         Returns:
             outputs, or (outputs, state) with `return_state`; see the class.
         """
-        batch = x.shape[1 if time_major else 0]
+        batch, steps = (x.shape[1], x.shape[0]) if time_major else x.shape[:2]
         deterministic = self.deterministic if deterministic is None else deterministic
         params = self.cell_params()
         if self.weight_drop and not deterministic:
@@ -182,7 +196,9 @@ class Recurrent(nnx.Module):
             kept = draw_mask(jax.random.fold_in(key, 1), self.weight_drop, kernel.shape, kernel.dtype)
             params = params._replace(recurrent_kernel=kernel * kept)
         if dropout is None and not deterministic:
-            dropout = self.draw_masks(batch, rngs)
+            dropout = self.draw_masks(batch, rngs, steps)
+        if dropout is None and any(self.zoneout.values()):
+            dropout = DropoutMasks(zoneout=mean_zoneout(self.zoneout, params.kernel.dtype))
         if initial_state is None and self.stateful:
             if self.carried is None:
                 raise InputError("stateful", "no state yet", "call reset_state(batch) before the first call")

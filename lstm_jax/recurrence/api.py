@@ -22,14 +22,15 @@ from lstm_jax.recurrence import associative, cudnn, hoisted, native, pallas, ref
 from lstm_jax.recurrence.segments import Remat, check_remat, in_segments
 
 DROPOUTS = ("input dropout", "input dropout per gate", "recurrent dropout", "recurrent dropout per gate")
+ZONEOUT = "zoneout"
 MASKS = ("lengths", "lengths read backwards", "mask")
 """A mask may have gaps; lengths read backwards begin with what is not valid."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a backend. dtype: of the parameters; compute_dtype: of the products; dropout: of `DROPOUTS`; mask: of `MASKS`, or
-    empty; units: 0 for any."""
+    """What is asked of a backend. dtype: of the parameters; compute_dtype: of the products; dropout: of `DROPOUTS`, or `ZONEOUT`; mask: of
+    `MASKS`, or empty; units: 0 for any."""
 
     cell: str = "lstm"
     dtype: str = "float32"
@@ -115,7 +116,16 @@ BACKENDS = {
         "a parallel scan over time",
         dropouts=("input dropout", "input dropout per gate"),
     ),
-    "reference": Backend("reference", reference.run, tuple(CELLS), ("cpu", "gpu", "tpu"), _FLOATS, True, "lax.scan and autodiff"),
+    "reference": Backend(
+        "reference",
+        reference.run,
+        tuple(CELLS),
+        ("cpu", "gpu", "tpu"),
+        _FLOATS,
+        True,
+        "lax.scan and autodiff",
+        dropouts=(*DROPOUTS, ZONEOUT),
+    ),
 }
 
 
@@ -171,7 +181,7 @@ def capability_rows() -> list[dict[str, str]]:
             "cells": "all" if len(b.cells) == len(CELLS) else " ".join(b.cells),
             "platforms": " ".join(b.platforms),
             "products in": " ".join(b.compute_dtypes),
-            "dropout": "input and recurrent, per gate or shared" if b.dropouts == DROPOUTS else ", ".join(b.dropouts),
+            "dropout": _dropouts(b),
             "mask, lengths": "yes" if b.masks == MASKS else ", ".join(b.masks),
             "units": f"up to {b.largest}" if b.largest else "any",
             "derivatives": _derivatives(b),
@@ -182,6 +192,11 @@ def capability_rows() -> list[dict[str, str]]:
     ]
 
 
+def _dropouts(backend: Backend) -> str:
+    rest = [kind for kind in backend.dropouts if kind not in DROPOUTS]
+    return ", ".join(["input and recurrent, per gate or shared", *rest] if set(DROPOUTS) <= set(backend.dropouts) else backend.dropouts)
+
+
 def _derivatives(backend: Backend) -> str:
     if backend.forward_mode:
         return "reverse and forward"
@@ -189,9 +204,10 @@ def _derivatives(backend: Backend) -> str:
 
 
 def dropout_kinds(masks: DropoutMasks) -> tuple[str, ...]:
-    """Which of `DROPOUTS` the masks are."""
+    """Which of `DROPOUTS` the masks are, and whether there is zoneout."""
     named = {"input dropout": masks.input, "recurrent dropout": masks.recurrent}
-    return tuple(name + " per gate" * (mask.ndim == 3) for name, mask in named.items() if mask is not None)
+    kinds = [name + " per gate" * (mask.ndim == 3) for name, mask in named.items() if mask is not None]
+    return tuple(kinds + [ZONEOUT] * bool(masks.zoneout))
 
 
 def _mask_kind(mask, lengths, backwards: bool) -> str:
@@ -227,7 +243,7 @@ def unroll(
         initial_state: its state, zeros if None.
         mask: bool (B, T) ((T, B) if `time_major`), False where a step copies the state and repeats the previous output.
         lengths: int (B,), instead of `mask`: the first `lengths[b]` steps are valid; 0 gives the initial state.
-        dropout: masks, constant over time.
+        dropout: masks, constant over time but for zoneout's.
         backwards: read the reversed sequence; outputs come in processing order.
         return_sequences: outputs of all steps; else the last one.
         zero_output_for_mask: outputs of steps that are not valid are zeros instead of the previous output.
@@ -248,10 +264,12 @@ def unroll(
     asked = {"dropout": dropout_kinds(dropout), "mask": _mask_kind(mask, lengths, backwards), "units": units}
     run = partial(_run_rows, resolve_backend(backend, cell.name, params[0].dtype, compute_dtype, **asked).run)
     remat = check_remat(remat)
+    zoned = bool(dropout.zoneout)
+    require(remat is None or not zoned, "remat", remat, "segments have no zoneout: give None, or no zoneout")
     run = run if remat is None else in_segments(run, remat)
     x = x if time_major else jnp.swapaxes(x, 0, 1)
     state = cell.initial_state(batch, units, params[0].dtype) if initial_state is None else initial_state
-    _check_state_and_masks(cell, params, state, dropout, batch, units)
+    _check_state_and_masks(cell, params, state, dropout, steps, batch, units)
     x = x if x.ndim == 2 else x.astype(params.kernel.dtype)
     valid = None
     if lengths is not None:
@@ -296,7 +314,7 @@ def _check(cell: Cell, params, x: jax.Array, time_major: bool) -> tuple[int, int
     return batch, steps, units
 
 
-def _check_state_and_masks(cell: Cell, params, state, dropout: DropoutMasks, batch: int, units: int) -> None:
+def _check_state_and_masks(cell: Cell, params, state, dropout: DropoutMasks, steps: int, batch: int, units: int) -> None:
     for name, part in zip(state._fields, state, strict=True):
         require(part.shape == (batch, units), f"initial_state.{name}", part.shape, f"give shape ({batch}, {units})")
     for name, mask, size in (("input", dropout.input, params.kernel.shape[0]), ("recurrent", dropout.recurrent, units)):
@@ -309,3 +327,13 @@ def _check_state_and_masks(cell: Cell, params, state, dropout: DropoutMasks, bat
             )
             fits = mask.shape in ((batch, size), (cell.gates, batch, size))
             require(fits, f"dropout.{name}", mask.shape, f"give shape ({batch}, {size}) or ({cell.gates}, {batch}, {size})")
+    for name, kept in (dropout.zoneout or {}).items():
+        check_zoneout(cell, name, kept.shape)
+        fits = kept.shape in ((), (steps, batch, units))
+        require(fits, f"dropout.zoneout of {name}", kept.shape, f"give shape ({steps}, {batch}, {units}) or ()")
+
+
+def check_zoneout(cell: Cell, part: str, given) -> None:
+    """Raise `InputError` if the cell's state has no such part that could be zoned out."""
+    parts = [name for name in cell.initial_state(1, 1)._fields if name in ("h", "c")]
+    require(part in parts, f"zoneout of {part}", given, f"the state of {cell.name} has {' and '.join(parts)} alone")

@@ -19,7 +19,7 @@ from lstm_jax.config import RecurrentConfig, RunConfig, to_json
 from lstm_jax.dropout import draw_masks
 from lstm_jax.files import write_atomically
 from lstm_jax.models import layer_rows
-from lstm_jax.recurrence import dropout_kinds, resolve_backend
+from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.loop import FitResult, check_batch_size
@@ -67,7 +67,8 @@ def _asked(model: RecurrentConfig) -> dict[str, Any]:
     """What training asks of a backend, as `recurrence.Request` has it."""
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
-    return {"dropout": dropout_kinds(masks), "mask": "mask" if getattr(model, "mask_zero", False) else "", "units": model.units}
+    kinds = dropout_kinds(masks) + (ZONEOUT,) * bool(model.zoneout or model.zoneout_cell)
+    return {"dropout": kinds, "mask": "mask" if getattr(model, "mask_zero", False) else "", "units": model.units}
 
 
 def initial_rngs(seed: int) -> nnx.Rngs:

@@ -15,13 +15,14 @@ from lstm_jax.cells import CELLS
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-STUDIES = ("memory", "gates", "dropout", "steps", "targets", "embedding", "scaling", "forecast")
+STUDIES = ("memory", "gates", "dropout", "steps", "targets", "embedding", "scaling", "forecast", "best")
+NEEDS = {"forecast": "statsmodels", "embedding": "gensim"}
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_toy(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if name == "forecast":
-        pytest.importorskip("statsmodels")
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     module = importlib.import_module(f"experiments.{name}")
     assert study.main(module.STUDY, ["--preset", "toy", "--where", "here", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out

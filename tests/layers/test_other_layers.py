@@ -10,6 +10,7 @@ from tables import CELLS, assert_close
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import GRU, LSTM, Bidirectional, CharGenerator, InputError, Recurrent, SentimentClassifier, SimpleRNN, unroll
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
+from lstm_jax.dropout import DropoutMasks
 from lstm_jax.models import functional, layer_rows
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -90,12 +91,47 @@ def test_weight_drop() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cell", "rates"), [("lstm", {"zoneout": 0.4, "zoneout_cell": 0.3}), ("gru", {"zoneout": 0.5}), ("min_gru", {"zoneout": 0.5})]
+)
+def test_zoneout(cell: str, rates: dict[str, float]) -> None:
+    """Step by step: where a drawn mask is True the state stays, and in evaluation the two are mixed by the rate."""
+    layer = make(cell, return_sequences=True, **rates)
+    key = jax.random.key(7)
+    masks = layer.draw_masks(B, key, T)
+    assert {name: kept.shape for name, kept in masks.zoneout.items()} == {part: (T, B, H) for part, rate in layer.zoneout.items() if rate}
+    for part, kept in layer.draw_masks(40, key, 50).zoneout.items():
+        assert abs(kept.mean() - layer.zoneout[part]) < 0.02
+    row, params = CELL_TABLE[cell], layer.cell_params()
+    for outputs, share in (
+        (layer(X, rngs=key), lambda part, t: np.asarray(masks.zoneout[part][t], np.float64)),
+        (layer(X, deterministic=True), lambda part, t: layer.zoneout[part]),
+    ):
+        state = row.initial_state(B, H)
+        for t in range(T):
+            new = row.step(params, state, row.project(params, X[:, t : t + 1].swapaxes(0, 1), None, None)[0], None, None)
+            mixed = {part: share(part, t) * getattr(state, part) + (1 - share(part, t)) * getattr(new, part) for part in masks.zoneout}
+            state = new._replace(**{part: jnp.asarray(value, jnp.float32) for part, value in mixed.items()})
+            assert_close(outputs[:, t], state.h, "float32")
+
+
+def test_zoneout_is_refused_where_it_cannot_be() -> None:
+    with pytest.raises(InputError, match=r"^backend hoisted: no zoneout"):
+        make("lstm", zoneout=0.1, backend="hoisted")(X)
+    with pytest.raises(InputError, match=r"^remat: 2; segments have no zoneout"):
+        make("lstm", zoneout=0.1, remat=2)(X)
+    with pytest.raises(InputError, match=r"^dropout.zoneout of h: \(2, 3\); give shape"):
+        make("lstm")(X, dropout=DropoutMasks(zoneout={"h": jnp.ones((2, 3), bool)}))
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"cell": "lstn"}, "cell: lstn; give one of lstm, gru"),
         ({"cell": "min_gru", "recurrent_dropout": 0.2}, "recurrent_dropout: 0.2; the cell min_gru multiplies no state by a kernel: give 0"),
         ({"cell": "min_lstm", "weight_drop": 0.2}, "weight_drop: 0.2; the cell min_lstm multiplies no state by a kernel: give 0"),
         ({"cell": "gru", "weight_drop": 1.0}, "weight_drop: 1.0; give a share from 0 to below 1"),
+        ({"zoneout": -0.1}, "zoneout: -0.1; give a share from 0 to below 1"),
+        ({"cell": "gru", "zoneout_cell": 0.1}, "zoneout of c: 0.1; the state of gru has h alone"),
     ],
 )
 def test_bad_options(options: dict, message: str) -> None:
