@@ -22,17 +22,18 @@ def given(options: argparse.Namespace) -> dict[str, tuple[int, ...]]:
     return {letter: values for letter, name in FLAGS.items() if (values := getattr(options, name))}
 
 
-def works_of(names: Iterable[str], axes: dict[str, tuple[int, ...]]) -> list[Workload]:
-    """The workloads over these axes (letters of `bench.workloads.LETTERS`), those without the axes that do not change it.
+def works_of(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells: Iterable[str] = ("lstm",)) -> list[Workload]:
+    """The workloads over these axes (letters of `bench.workloads.LETTERS`), those without the axes that do not change it, with each cell.
 
     Raises:
         InputError: if there is no such workload.
     """
     found = {}
-    for name in names:
+    for name, cell in product(names, cells):
         over = ({"H": UNITS, "T": LENGTHS, "B": BATCH_SIZES} | axes) if name == "recurrence" else {} if name == "evaluation" else axes
         for sizes in product(*over.values()):
-            changes = ",".join(f"{letter}={size}" for letter, size in zip(over, sizes, strict=True))
+            parts = [f"{letter}={size}" for letter, size in zip(over, sizes, strict=True)] + [f"cell={cell}"] * (cell != "lstm")
+            changes = ",".join(parts)
             try:
                 work = workload(name + (f":{changes}" if changes and ":" not in name else ""))
             except ValueError as error:

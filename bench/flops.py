@@ -1,7 +1,8 @@
 """Arithmetic and memory traffic of a step, counted on paper. A multiply-add is 2; only matrix products count.
 
 A product forward has two backward, by each operand, of the same size. A one-hot input is a gather of kernel rows, its gradient a scatter:
-no product. Elementwise work (about 30 operations a unit and step) and the optimiser are left out.
+no product. Elementwise work (about 30 operations a unit and step), what a cell has beside kernel and recurrent
+kernel, and the optimiser are left out.
 """
 
 from bench.workloads import Workload
@@ -12,7 +13,7 @@ FLOAT = 4
 def parameters(work: Workload) -> dict[str, int]:
     """Numbers of parameters."""
     H, E = work.units, work.features
-    counts = {"lstm": (E + H + 1) * 4 * H}
+    counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H}
     if work.classes:
         counts["head"] = (H + 1) * work.classes
     if work.words:
@@ -24,8 +25,8 @@ def forward_flops(work: Workload) -> dict[str, int]:
     """FLOPs of the products of a forward pass."""
     rows = work.examples * work.length
     return {
-        "projection": 0 if work.kind == "characters" else 2 * rows * work.features * 4 * work.units,
-        "recurrence": 2 * rows * work.units * 4 * work.units,
+        "projection": 0 if work.kind == "characters" else 2 * rows * work.features * work.gates * work.units,
+        "recurrence": 2 * rows * work.units * work.gates * work.units if work.sees_state else 0,
         "head": 2 * work.examples * work.units * work.classes,
     }
 
@@ -43,8 +44,8 @@ def least_bytes(work: Workload) -> int:
     """
     counts, rows = parameters(work), work.examples * work.length
     if work.kind == "recurrence":
-        return FLOAT * (2 * counts["lstm"] + 2 * rows * work.features + 2 * rows * work.units)
-    small = counts["lstm"] + counts["head"]
+        return FLOAT * (2 * counts["recurrent"] + 2 * rows * work.features + 2 * rows * work.units)
+    small = counts["recurrent"] + counts["head"]
     if work.kind == "evaluation":
         return FLOAT * (small + counts["embedding"] + rows + work.examples)
     moved = 9 * small  # read; gradient written, read; parameter and two moments read, written

@@ -14,13 +14,21 @@ from bench.workloads import Workload
 @dataclass(frozen=True)
 class Peer:
     """module: in bench/peers, with `build(workload, arrays, options) -> Built`; imports: what must be there; packages: whose versions are
-    noted; environment: set before the import; gpu: whether it runs on nothing else."""
+    noted; environment: set before the import; gpu: whether it runs on nothing else; cells: beside the LSTM, of which it has the recurrence
+    alone."""
 
     module: str
     imports: tuple[str, ...]
     packages: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
     gpu: bool = False
+    cells: tuple[str, ...] = ()
+
+    def lacks(self, work: Workload) -> str:
+        """What it lacks for that workload; empty if nothing."""
+        if work.cell == "lstm" or self.module == "ours" or (work.kind == "recurrence" and work.cell in self.cells):
+            return ""
+        return f"no {work.cell} in {work.name.partition(':')[0]}"
 
     def missing(self) -> list[str]:
         """What is not here of packages, and of a GPU where it needs one."""
@@ -28,14 +36,18 @@ class Peer:
         return packages + ["a GPU"] * (self.gpu and not device.gpu())
 
 
+COMMON = ("gru", "simple_rnn")
+
+
 def _keras(backend: str, package: str) -> Peer:
-    return Peer("keras_lstm", ("keras", backend), ("keras", package), {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"})
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return Peer("keras_lstm", ("keras", backend), ("keras", package), environment, cells=COMMON)
 
 
 PEERS = {
     "ours": Peer("ours", (), ()),
-    "torch_lstm": Peer("torch_lstm", ("torch",), ("torch",)),
-    "torch_compiled": Peer("torch_compiled", ("torch",), ("torch",)),
+    "torch_lstm": Peer("torch_lstm", ("torch",), ("torch",), cells=COMMON),
+    "torch_compiled": Peer("torch_compiled", ("torch",), ("torch",), cells=COMMON),
     "jax_rnn": Peer("jax_rnn", (), ("jax",), gpu=True),
     "flax_nnx": Peer("flax_nnx", (), ("flax",)),
     "flax_linen": Peer("flax_linen", (), ("flax",)),

@@ -43,6 +43,7 @@ FIELDS = {
         letter: Field(WHOLE, (TIMED, TRAINED) if letter in "TH" else (TIMED,), meaning)
         for letter, meaning in zip("BTHEV", ("batch", "steps", "units", "features", "vocabulary"), strict=True)
     },
+    "cell": Field(TEXT, (), "recurrent cell, lstm if absent"),
     "S": Field(WHOLE, (), "characters from one window to the next, of generation"),
     "task": Field(TEXT, (TRAINED,), "sentiment or generation"),
     "seed": Field(WHOLE, (TRAINED,), "of weights, dropout and order"),
@@ -58,6 +59,7 @@ FIELDS = {
     "ms_per_step": Field(NUMBER, (TIMED,), "median of samples"),
     "samples": Field(LIST, (TIMED,), "milliseconds a step of each block of steps"),
     "steps_per_block": Field(WHOLE, (TIMED,), "steps in a block"),
+    "probe_gflops": Field(LIST, (), "of a product before and after timing, which tells how fast the machine was (`bench.probe`)"),
     "steps_per_second": Field(NUMBER, (TIMED,), "1000 / ms_per_step"),
     "tokens_per_second": Field(NUMBER, (TIMED,), "steps_per_second B T"),
     "flops": Field(WHOLE, (TIMED,), "of the products of a step, counted on paper (`bench.flops`)"),

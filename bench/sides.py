@@ -34,7 +34,9 @@ class Side:
 
     def key(self, work: Workload) -> tuple:
         """By which its rows are known."""
-        dropout, recurrent = (work.dropout if rate is None else rate for rate in (self.dropout, self.recurrent))
+        dropout, recurrent = (
+            own if rate is None else rate for rate, own in ((self.dropout, work.dropout), (self.recurrent, work.recurrent_dropout))
+        )
         return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)
 
 

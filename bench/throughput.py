@@ -4,6 +4,7 @@
     python -m bench throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3
     python -m bench throughput --workload A --units 32,64,128 --length 20,80
     python -m bench throughput --workload recurrence --peer ours torch_lstm haiku --units 32,64 --length 20,80 --batch 32,128
+    python -m bench throughput --workload recurrence --cell gru simple_rnn --peer ours torch_lstm keras_jax --batch 32
     python -m bench throughput --workload A B recurrence --report
 
 A peer may have options: `ours:backend=reference`, `ours:dtype=bfloat16`, and A's rates, `ours:dropout=0:recurrent=0`. Fresh processes on
@@ -28,7 +29,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import device, peak, progress, results, schema, timing
+from bench import device, peak, probe, progress, results, schema, timing
 from bench.axes import add_flags, given, works_of
 from bench.peer import PEERS
 from bench.sides import BASE, KEY, Side, installed, row_key, side, sides_of
@@ -75,15 +76,25 @@ SPREAD, TRIES = 0.1, 3
 """A row is noisy whose middle half of samples spreads over more than this share of their median; so often it is run again."""
 
 
-def noise(row: dict[str, Any]) -> str:
-    """Why a row is not to be trusted; empty if it is."""
+def noise(row: dict[str, Any], fastest: float = 0.0) -> str:
+    """Why a row is not to be trusted; empty if it is. fastest: of the probes of this machine, in GFLOP/s."""
     if "samples" not in row:
         return ""
     low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
     if (high - low) / middle > SPREAD:
         return f"samples spread over {100 * (high - low) / middle:.0f} % of their median"
+    if slowed := probe.slowed(row.get("probe_gflops", []), fastest):
+        return slowed
     busy = row["load"] > 2 * row["cores"]
     return f"{row['load']:.1f} processes wanted a core" if busy else ""
+
+
+def fastest_probe(rows: Iterable[dict[str, Any]] = ()) -> float:
+    """The fastest product of those beside these rows and of some made now, in GFLOP/s; 0 on a GPU, where none is made."""
+    if device.gpu():
+        return 0.0
+    now = [timing.run_module(["bench.probe"])[-1]["probe_gflops"] for _ in range(3)]
+    return max(now + [one for row in rows for one in row.get("probe_gflops", [])])
 
 
 def kept(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -106,10 +117,12 @@ def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds
     checked = {row_key(row): row["farthest"] for row in there}
     done = {(*row_key(row), row["round"]) for row in there if not row.get("noisy")}
     done |= {key for key, count in tries.items() if count >= TRIES}
-    missing = {work: [(n, s) for n in range(rounds) for s in sides if (*s.key(work), n) not in done] for work in works}
+    serve = {work: [one for one in sides if not PEERS[one.peer].lacks(work)] for work in works}
+    missing = {work: [(n, s) for n in range(rounds) for s in those if (*s.key(work), n) not in done] for work, those in serve.items()}
     if not any(missing.values()):
         return
     _append(path, {"peer": schema.PEAK, "git": sha, "cores": timing.CORES, "load": timing.load()} | peak.measure())
+    fastest = fastest_probe(there)
     with progress.bar("rows", sum(map(len, missing.values()))) as advance:
         for work, runs in missing.items():
             if not runs:
@@ -126,7 +139,8 @@ def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds
                         row = about | attempt(one, work, checked.get(one.key(work)), reference, seconds)
                         if "farthest" in row:
                             checked[one.key(work)] = row["farthest"]
-                        row["noisy"] = noise(row)
+                        fastest = max([fastest, *row.get("probe_gflops", [])])
+                        row["noisy"] = noise(row, fastest)
                         _append(path, row)
                         if not row["noisy"]:
                             break
@@ -194,11 +208,11 @@ def peaks(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
     return gemm, copy
 
 
-def over_sizes(lines: Sequence[Line], kind: str) -> dict[str, list[tuple[float, float, float]]]:
-    """Sides, and their ratios over the sizes that a kind of workload was measured at, more than one."""
+def over_sizes(lines: Sequence[Line], kind: str, cell: str = "lstm") -> dict[str, list[tuple[float, float, float]]]:
+    """Sides, and their ratios over the sizes that a kind of workload with that cell was measured at, more than one."""
     found: dict[str, list[tuple[float, float, float]]] = {}
     for line in lines:
-        if line.ratio and line.work.kind == kind:
+        if line.ratio and (line.work.kind, line.work.cell) == (kind, cell):
             found.setdefault(line.side, []).append(line.ratio)
     return {name: ratios for name, ratios in found.items() if len(ratios) > 1}
 
@@ -265,11 +279,11 @@ def report(works: Sequence[Workload], sides: Sequence[Side], path: Path, sha: st
     for name, note in notes.items():
         print(f"{name}: {note}")
     print(f"times {BASE}': its time a step over {BASE}', medians of processes, with a bootstrap interval; above 1 it is slower")
-    for name, ratios in over_sizes(lines, "recurrence").items():
-        line = f"{geometric_mean(ratios):.2f} times {BASE} in the geometric mean ({min(ratios)[0]:.2f} to {max(ratios)[0]:.2f})"
-        print(
-            f"{name} over {len(ratios)} recurrences: {line}; slower in {sum(low > 1 for _, low, _ in ratios)} by the interval's lower end"
-        )
+    for cell in dict.fromkeys(line.work.cell for line in lines):
+        for name, ratios in over_sizes(lines, "recurrence", cell).items():
+            line = f"{geometric_mean(ratios):.2f} times {BASE} in the geometric mean ({min(ratios)[0]:.2f} to {max(ratios)[0]:.2f})"
+            slower = sum(low > 1 for _, low, _ in ratios)
+            print(f"{name} over {len(ratios)} recurrences of {cell}: {line}; slower in {slower} by the interval's lower end")
 
 
 @dataclass(frozen=True)
@@ -298,6 +312,7 @@ def main() -> None:
     parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
     parser.add_argument("--peer", nargs="+", metavar="PEER", help=f"{', '.join(PEERS)}; the preset's if not given")
     add_flags(parser)
+    parser.add_argument("--cell", nargs="+", default=["lstm"], help="cells of `lstm_jax.cells`; of peers see `bench.peer`")
     parser.add_argument("--backend", nargs="+", help=f"of ours, a side each: {', '.join(BACKENDS)}")
     parser.add_argument("--dtype", nargs="+", default=["float32"], help="of ours, a side each: float32, bfloat16")
     parser.add_argument("--rounds", type=int, help="processes a side; else the preset's")
@@ -309,11 +324,13 @@ def main() -> None:
     preset = PRESETS[options.preset]
     axes = given(options)
     asked = dict.fromkeys(options.workload, axes) if options.workload else {name: own | axes for name, own in preset.workloads.items()}
-    works = [work for name, over in asked.items() for work in works_of([name], over)]
+    works = [work for name, over in asked.items() for work in works_of([name], over, options.cell)]
     sha = options.commit or commit()
     peers = options.peer or [peer for peer in PEERS if peer not in preset.without]
     sides = sides_of(peers, options.backend or [None], options.dtype)
     sides = sides if options.report else installed(sides)
+    for lack in {f"{one.name}: left out, {lack}": None for work in works for one in sides if (lack := PEERS[one.peer].lacks(work))}:
+        print(lack, flush=True)
     if not options.report:
         rounds, seconds = options.rounds or preset.rounds, options.seconds or preset.seconds
         sweep(works, sides, rounds, seconds, options.results, sha)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import flops
+from bench import device, flops, probe
 from bench.peer import PEERS, Built, Options
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
@@ -125,7 +125,9 @@ def timed_row(peer: str, work: Workload, options: Options, reference: Path | Non
     if reference:
         with np.load(reference) as file:
             checked = max(distances(work, built, file, options.dtype).values())
+    probes = [] if device.gpu() else [probe.gflops()]
     steps, samples = measure(built.run, seconds, built.block_seconds)
+    probes += [] if device.gpu() else [probe.gflops()]
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}
     # only now: a peer without JAX is not to carry it while it is measured
@@ -142,6 +144,7 @@ def timed_row(peer: str, work: Workload, options: Options, reference: Path | Non
         "gflops": count / median / 1e6,
         "least_bytes": flops.least_bytes(work),
         "steps_per_block": steps,
+        "probe_gflops": [float(f"{one:.4g}") for one in probes],
         "samples": samples,
         "farthest": checked,
         "note": built.note,
@@ -158,7 +161,7 @@ def described(peer: str, work: Workload, options: Options) -> dict[str, Any]:
     """The fields that say what a row is of."""
     sizes = {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
     asked = {"backend": options.backend, "dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
-    asked |= {"dtype": options.dtype} | ({"slower": options.slower} if options.slower else {})
+    asked |= {"cell": work.cell, "dtype": options.dtype} | ({"slower": options.slower} if options.slower else {})
     return {"peer": peer, "workload": work.name, "kind": work.kind} | sizes | asked
 
 
@@ -185,7 +188,8 @@ def main() -> None:
         return
     if not options.reference and options.checked is None:
         parser.error("give --reference, --checked or --write-reference")
-    dropout, recurrent = (work.dropout if rate is None else rate for rate in (options.dropout, options.recurrent_dropout))
+    dropout = work.dropout if options.dropout is None else options.dropout
+    recurrent = work.recurrent_dropout if options.recurrent_dropout is None else options.recurrent_dropout
     asked = Options(options.backend, dropout, recurrent, dtype=options.dtype, slower=options.slower)
     try:
         row = timed_row(options.peer, work, asked, options.reference, options.checked, options.seconds)

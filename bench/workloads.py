@@ -1,22 +1,25 @@
 """What is timed: the two tasks of the source as whole training steps, and the recurrence alone over a grid of sizes.
 
-    workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32"), workload("evaluation")
+    workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32,cell=gru"), workload("evaluation")
 
 A: Embedding(20000, 128) -> LSTM(128, dropout 0.2, recurrent dropout 0.2) -> Dense(1), 80 words, batch 32, Adam.
 B: 33 one-hot characters -> LSTM(128) -> Dense(33), softmax cross-entropy of the character after 40, batch 128, Adam.
 evaluation: A's model, without dropout, on the 25,000 IMDB test reviews in batches of 512; `$LSTM_JAX_DATA` or the cache must have them.
 recurrence: x (B, T, E) -> h (B, T, H) from a zero state, and for a given cotangent of h the gradients of kernel, recurrent kernel, bias
 and x.
+
+Each with an LSTM, or with another cell of `lstm_jax.cells` where the name gives it.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from lstm_jax import data
+from lstm_jax.config import CellName
 
 STEP = 5
 """Characters from one window's start to the next one's."""
@@ -37,6 +40,21 @@ class Workload:
     units: int
     features: int
     vocabulary: int
+    cell: str = "lstm"
+
+    @property
+    def gates(self) -> int:
+        """Parts that the kernel's columns hold side by side."""
+        if self.cell in GATES:
+            return GATES[self.cell]
+        from lstm_jax.cells import CELLS  # JAX with it, which peers that know this cell do not need
+
+        return CELLS[self.cell].gates
+
+    @property
+    def sees_state(self) -> bool:
+        """Whether the gates have a product with the state."""
+        return not self.cell.startswith("min_")
 
     @property
     def classes(self) -> int:
@@ -60,10 +78,17 @@ class Workload:
 
     @property
     def dropout(self) -> float:
-        """The rate of both dropouts that the workload has."""
+        """The rate of the input dropout that the workload has."""
         return RATE if self.kind == "sentiment" else 0.0
 
+    @property
+    def recurrent_dropout(self) -> float:
+        """The rate of its recurrent dropout."""
+        return self.dropout if self.sees_state else 0.0
 
+
+GATES = {"lstm": 4, "gru": 3, "simple_rnn": 1}
+"""Of the cells that peers have too."""
 WORKLOADS = {
     "A": Workload("A", "sentiment", 32, 80, 128, 128, 20_000),
     "B": Workload("B", "characters", 128, 40, 128, 33, 33),
@@ -75,22 +100,26 @@ LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "voc
 
 
 def workload(name: str) -> Workload:
-    """A workload of the table, with other sizes where the name gives them: "A:B=4,T=5,H=8,E=8,V=30".
+    """A workload of the table, with other sizes or another cell where the name gives them: "A:B=4,T=5,H=8,E=8,V=30,cell=gru".
 
     Raises:
-        ValueError: if there is no such workload or size.
+        ValueError: if there is no such workload, size or cell.
     """
     base, _, changes = name.partition(":")
     try:
-        sizes = {LETTERS[part.split("=")[0]]: int(part.split("=")[1]) for part in changes.split(",") if part}
+        pairs = dict(part.split("=") for part in changes.split(",") if part)
+        cell = pairs.pop("cell", "lstm")
+        sizes = {LETTERS[letter]: int(size) for letter, size in pairs.items()}
         found = WORKLOADS[base]
-    except (KeyError, IndexError) as error:
+    except (KeyError, ValueError) as error:
         raise ValueError(f"workload {name!r}: give one of {', '.join(WORKLOADS)}, sizes as in recurrence:H=64,T=80,B=32") from error
+    if cell not in get_args(CellName):
+        raise ValueError(f"workload {name!r}: give a cell of {', '.join(get_args(CellName))}")
     if found.kind == "characters" and "vocabulary" in sizes:
         sizes["features"] = sizes["vocabulary"]
     if found.kind == "recurrence" and "units" in sizes:
         sizes = {"features": sizes["units"]} | sizes
-    return replace(found, name=name, **sizes)
+    return replace(found, name=name, cell=cell, **sizes)
 
 
 def recurrence(units: int, length: int, batch: int) -> Workload:
@@ -102,6 +131,9 @@ def grid(units=UNITS, lengths=LENGTHS, batches=BATCH_SIZES) -> Iterator[Workload
     """The cells of the grid."""
     for cell in product(units, lengths, batches):
         yield recurrence(*cell)
+
+
+LAYER = "recurrent/0/"
 
 
 @dataclass(frozen=True)
@@ -118,9 +150,9 @@ class Arrays:
     targets: np.ndarray
     text: np.ndarray
 
-    def lstm(self) -> dict[str, np.ndarray]:
-        """kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,)."""
-        return {name: self.weights[f"recurrent/0/{name}"] for name in ("kernel", "recurrent_kernel", "bias")}
+    def cell(self) -> dict[str, np.ndarray]:
+        """The recurrent layer's: kernel (E, G H), recurrent_kernel (H, G H), bias (G H,), and what else the cell has; an LSTM's G is 4."""
+        return {name.removeprefix(LAYER): array for name, array in self.weights.items() if name.startswith(LAYER)}
 
 
 def make_arrays(work: Workload, seed: int = 0) -> Arrays:
@@ -131,13 +163,20 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     def uniform(limit: float, *shape: int) -> np.ndarray:
         return rng.uniform(-limit, limit, shape).astype(np.float32)
 
-    bias = uniform(0.1, 4 * H)
-    bias[H : 2 * H] += 1
-    weights = {
-        "recurrent/0/kernel": uniform((6 / (E + 4 * H)) ** 0.5, E, 4 * H),
-        "recurrent/0/recurrent_kernel": (rng.standard_normal((H, 4 * H)) / (4 * H) ** 0.5).astype(np.float32),
-        "recurrent/0/bias": bias,
+    G = work.gates * H
+    bias = uniform(0.1, G)
+    if work.cell == "lstm":
+        bias[H : 2 * H] += 1
+    layer = {
+        "kernel": uniform((6 / (E + G)) ** 0.5, E, G),
+        "recurrent_kernel": (rng.standard_normal((H, G)) / G**0.5).astype(np.float32),
+        "bias": bias,
     }
+    if work.cell == "gru":
+        layer["recurrent_bias"] = uniform(0.1, G)
+    elif work.cell not in GATES:
+        layer = {name: layer[name] if name in layer else uniform(0.2, *shape) for name, shape in _shapes(work).items()}
+    weights = {LAYER + name: array for name, array in layer.items()}
     empty = np.zeros(0, np.int32)
     if work.kind == "recurrence":
         x, cotangent = (rng.standard_normal((B, T, size)).astype(np.float32) for size in (E, H))
@@ -157,6 +196,16 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     text = rng.integers(0, V, (count - 1) * STEP + T + 1, dtype=np.int32)
     X, Y = data.windows(text, T, STEP)
     return Arrays(weights, np.ascontiguousarray(X), np.ascontiguousarray(Y), text)
+
+
+def _shapes(work: Workload) -> dict[str, tuple[int, ...]]:
+    """Of the parameters of a cell that no peer has. It makes no JAX devices: how many there are is decided later."""
+    import jax
+
+    from lstm_jax.cells import CELLS
+
+    shapes = jax.eval_shape(lambda: CELLS[work.cell].init(jax.random.key(0), work.features, work.units))
+    return {name: leaf.shape for name, leaf in shapes._asdict().items()}
 
 
 def one_hot(ids: np.ndarray, size: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Runs of the library's two tasks for studies: config -> figures. A study's config is the task's own, so that any field can be an axis."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,24 @@ def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
     return task.load_reviews(config)
 
 
-def train_sentiment(config: SentimentConfig, change: Callable[[data.EncodedReviews], data.EncodedReviews] | None = None) -> tuple[Any, Any]:
-    """The reviews, changed first if that is asked for, and what `fit` gives."""
+def train_sentiment(
+    config: SentimentConfig,
+    change: Callable[[data.EncodedReviews], data.EncodedReviews] | None = None,
+    callbacks: Sequence[Callable[[Any], None]] = (),
+    initial: Callable[[data.EncodedReviews], Mapping[str, Any]] | None = None,
+) -> tuple[Any, Any]:
+    """The reviews, changed first if that is asked for, and what `fit` gives.
+
+    Args:
+        initial: parameters to start from, made of the reviews.
+    """
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import sentiment as task
 
     reviews = change(reviews_of(config)) if change else reviews_of(config)
     with tempfile.TemporaryDirectory() as folder:
-        return reviews, task.train(config, Path(folder) / "run", reviews=reviews, figures=False)
+        given = initial(reviews) if initial else None
+        return reviews, task.train(config, Path(folder) / "run", reviews=reviews, initial=given, figures=False, callbacks=callbacks)
 
 
 def sentiment(config: SentimentConfig) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Models: config -> Module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from lstm_jax import sharding
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.products import matmul
 from lstm_jax.config import ForecastModelConfig, GenerationModelConfig, RecurrentConfig, SentimentModelConfig
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, require
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
 from lstm_jax.shapes import TokenIds, ValidSteps
 
@@ -236,6 +236,20 @@ def functional(model: nnx.Module) -> Functional:
         return nnx.merge(graph, nnx.from_flat_state(flat), rest)
 
     return Functional(params, rebuild)
+
+
+def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The parameters with these in the place of those of the same name.
+
+    Raises:
+        InputError: if one has another name or shape.
+    """
+    for name, array in others.items():
+        found = params.get(name)
+        if found is None:
+            raise InputError("parameter", name, f"the model has {', '.join(params)}")
+        require(array.shape == found.shape, f"parameter {name}", array.shape, f"give shape {found.shape}")
+    return params | {name: jnp.asarray(array, params[name].dtype) for name, array in others.items()}
 
 
 def layer_rows(model: nnx.Module) -> list[dict[str, str]]:

@@ -22,6 +22,8 @@ from lstm_jax.commands import TrainSentiment
 from lstm_jax.tasks import sentiment
 from lstm_jax.training.loop import Interrupted
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 _SIZES = "--vocabulary frequency --num-words 300 --maxlen 20 --embed 8 --units 8 --epochs 1 --batch-size 16 --no-figures"
 SIZES = _SIZES.split()
 POSITIONAL = {"embedding neighbours": "words", "embedding export": "out", "score": "data", "units": "data"}

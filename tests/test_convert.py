@@ -15,7 +15,7 @@ from lstm_jax.errors import InputError
 # Keras' variables lack the `copy` argument that NumPy 2 asks for.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),
-    pytest.mark.usefixtures("only_peers"),
+    pytest.mark.usefixtures("only_peers", "quick_compiles"),
 ]
 
 SIZES = st.sampled_from([1, 2, 3, 5, 7])

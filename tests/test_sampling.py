@@ -14,6 +14,8 @@ from lstm_jax.models import CharGenerator, functional
 from lstm_jax.sampling import Sampler, allowed_logits, draw, make_rules, way_of
 from lstm_jax.sharding import make_mesh
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 V = 7
 PARAMS, REBUILD = functional(CharGenerator(GenerationModelConfig(units=12, layers=2), V, rngs=nnx.Rngs(params=3)))
 BOTH = {mode: Sampler(REBUILD, V, mode, 5) for mode in ("carried", "window")}

@@ -55,7 +55,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """See `bench.peer`."""
-    weights, lstm = arrays.weights, arrays.lstm()
+    weights, lstm = arrays.weights, arrays.cell()
     net = Net(work, options.dropout, jax.random.key(0))
     put = [
         (lambda n: n.cell.weight_ih, lstm["kernel"].T),

@@ -40,7 +40,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """See `bench.peer`."""
     net, weights = Net(work, options.dropout), arrays.weights
-    tree: dict[str, Any] = {"rnn": convert.lstm_to_linen(arrays.lstm(), rnn=True)}
+    tree: dict[str, Any] = {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)}
     if work.classes:
         tree["head"] = {"kernel": weights["head/kernel"], "bias": weights["head/bias"]}
     if work.words:

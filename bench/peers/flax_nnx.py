@@ -47,7 +47,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     cell = options.backend or "OptimizedLSTMCell"
     net, weights = Net(work, options.dropout, cell, nnx.Rngs(0)), arrays.weights
     graph, state, rest = nnx.split(net, nnx.Param, ...)
-    tree: dict[str, Any] = {"rnn": convert.lstm_to_nnx(arrays.lstm(), optimized=cell == "OptimizedLSTMCell", rnn=True)}
+    tree: dict[str, Any] = {"rnn": convert.lstm_to_nnx(arrays.cell(), optimized=cell == "OptimizedLSTMCell", rnn=True)}
     if work.classes:
         tree["head"] = {"kernel": weights["head/kernel"], "bias": weights["head/bias"]}
     if work.words:

@@ -25,7 +25,7 @@ def _forget(units: int) -> np.ndarray:
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """See `bench.peer`."""
-    weights, lstm, units = arrays.weights, arrays.lstm(), work.units
+    weights, lstm, units = arrays.weights, arrays.cell(), work.units
     w = _reordered(np.concatenate([lstm["kernel"], lstm["recurrent_kernel"]]))
     tree = {"lstm/linear": {"w": w, "b": _reordered(lstm["bias"] - _forget(units))}}
     if work.classes:

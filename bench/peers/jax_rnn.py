@@ -40,7 +40,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
     """What the workload has of embedding, LSTM and head."""
     weights, units = arrays.weights, work.units
-    tree = {"lstm": pack(arrays.lstm())} | {name: array for name, array in weights.items() if not name.startswith("recurrent/")}
+    tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith("recurrent/")}
 
     def forward(params, x, key):
         if work.kind == "sentiment":

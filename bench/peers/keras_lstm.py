@@ -10,11 +10,11 @@ import keras
 import numpy as np
 
 from bench.peer import Built, Options, comparable, evaluation
-from bench.workloads import Arrays, Workload
+from bench.workloads import LAYER, Arrays, Workload
 from lstm_jax import convert, data
 
 REPEATED = "Adam squares the gradients of a word's places in the batch before it adds them, so that words that repeat move otherwise"
-NAMES = ("kernel", "recurrent_kernel", "bias")
+LAYERS: Any = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
@@ -103,9 +103,10 @@ def _numpy(array: Any) -> np.ndarray:
 
 
 def _recurrence(work: Workload, arrays: Arrays) -> Built:
-    layer: Any = keras.layers.LSTM(work.units, return_sequences=True)
+    layer: Any = LAYERS[work.cell](work.units, return_sequences=True)
     layer.build((work.batch, work.length, work.features))
-    layer.set_weights([arrays.lstm()[name] for name in NAMES])
+    mine = arrays.cell()
+    layer.set_weights(list(mine.values()) if work.cell == "lstm" else convert.cell_to_keras(work.cell, mine))
     step, block = _differentiated(layer, arrays)
 
     def run(count: int) -> None:
@@ -116,7 +117,8 @@ def _recurrence(work: Workload, arrays: Arrays) -> Built:
 
     def gradients() -> dict[str, np.ndarray]:
         *by_weights, by_x = (_numpy(array) for array in step()[1])
-        return {f"recurrent/0/{name}": array for name, array in zip(NAMES, by_weights, strict=True)} | {"x": by_x}
+        ours = dict(zip(mine, by_weights, strict=True)) if work.cell == "lstm" else convert.cell_from_keras(work.cell, by_weights)
+        return {LAYER + name: array for name, array in ours.items()} | {"x": by_x}
 
     return Built(run, lambda: _numpy(step()[0]), gradients, "keras", _devices())
 

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 
 from bench.peer import Built, Options, comparable, evaluation, extra_steps
-from bench.workloads import STEP, Arrays, Workload
-from lstm_jax import CELLS, LSTMParams, native, sharding, unroll
+from bench.workloads import LAYER, STEP, Arrays, Workload
+from lstm_jax import CELLS, native, sharding, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.models import functional
 from lstm_jax.recurrence import resolve_backend
@@ -30,7 +30,7 @@ EPOCH = 1024
 def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
     """So many devices as asked for, or as suit the backend; one where the batch does not divide over them. Of GPUs the first, as the peers
     have it."""
-    suited = native.cpu_devices(options.backend, options.dtype) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
+    suited = native.cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:
         sharding.use_cpu_cores(options.devices)
     else:
@@ -44,9 +44,9 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """See `bench.peer`."""
-    mesh, backend = _mesh(work, options), resolve_backend(options.backend, compute_dtype=options.dtype).name
+    mesh, backend = _mesh(work, options), resolve_backend(options.backend, work.cell, compute_dtype=options.dtype).name
     if work.kind == "recurrence":
-        return _recurrence(arrays, mesh, backend, options.dtype)
+        return _recurrence(work, arrays, mesh, backend, options.dtype)
     if work.kind == "evaluation":
         evaluate = _logits(work, arrays, options, mesh)
         return evaluation(work, evaluate, _devices(mesh), "embedding and projection multiplied first", backend)
@@ -71,7 +71,7 @@ def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) ->
     options = Options(backend)
     mesh = _mesh(work, options)
     if work.kind == "recurrence":
-        built = _recurrence(arrays, mesh, backend)
+        built = _recurrence(work, arrays, mesh, backend)
         parts, outputs = {"gradients": built.after_one_step()}, built.outputs()
     elif work.kind == "evaluation":
         parts, outputs = {}, comparable(work, _logits(work, arrays, options, mesh)())
@@ -83,13 +83,14 @@ def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) ->
     np.savez(path, outputs=outputs, **flat)
 
 
-def _recurrence(arrays: Arrays, mesh: jax.sharding.Mesh, backend: str, dtype: str = "float32") -> Built:
+def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend: str, dtype: str = "float32") -> Built:
     rows, copied = sharding.rows(mesh), sharding.replicated(mesh)
     x, cotangent = jax.device_put((arrays.inputs, arrays.targets), rows)
-    params = jax.device_put(LSTMParams(**arrays.lstm()), copied)
+    cell = CELLS[work.cell]
+    params = jax.device_put(cell.params(**arrays.cell()), copied)
 
     def forward_and_backward(params, x, cotangent):
-        h, back = jax.vjp(lambda params, x: unroll(CELLS["lstm"], params, x, backend=backend, compute_dtype=dtype)[0], params, x)
+        h, back = jax.vjp(lambda params, x: unroll(cell, params, x, backend=backend, compute_dtype=dtype)[0], params, x)
         return h, back(cotangent)
 
     compiled = jax.jit(forward_and_backward, out_shardings=(rows, (copied, rows)))
@@ -109,7 +110,7 @@ def _recurrence(arrays: Arrays, mesh: jax.sharding.Mesh, backend: str, dtype: st
 
     def gradients() -> dict[str, np.ndarray]:
         by_params, by_x = results()[1]
-        return {f"recurrent/0/{name}": np.asarray(array) for name, array in by_params._asdict().items()} | {"x": np.asarray(by_x)}
+        return {LAYER + name: np.asarray(array) for name, array in by_params._asdict().items()} | {"x": np.asarray(by_x)}
 
     return Built(run, lambda: np.asarray(results()[0]), gradients, "keras", _devices(mesh), "", backend)
 
@@ -118,6 +119,7 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
     """rebuild(params) -> model, and the objective of its task."""
     name: Any = options.backend or "auto"
     choices: Any = {
+        "cell": work.cell,
         "dropout": options.dropout,
         "recurrent_dropout": options.recurrent_dropout,
         "remat": options.remat,

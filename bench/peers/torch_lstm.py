@@ -63,30 +63,33 @@ def _loaded(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:
 
 
 def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
-    lstm = _loaded(nn.LSTM(work.features, work.units, batch_first=True), convert.lstm_to_torch([arrays.lstm()]))
+    layer, cell = {"lstm": nn.LSTM, "gru": nn.GRU, "simple_rnn": nn.RNN}[work.cell], work.cell
+    state = convert.lstm_to_torch([arrays.cell()]) if cell == "lstm" else convert.cell_to_torch(cell, arrays.cell())
+    rnn = _loaded(layer(work.features, work.units, batch_first=True), state)
     x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE)
     cotangent = torch.tensor(arrays.targets, device=DEVICE)
-    names, leaves = zip(*lstm.named_parameters(), strict=True)
-    lstm = wrapped(lstm)
+    names, leaves = zip(*rnn.named_parameters(), strict=True)
+    rnn = wrapped(rnn)
 
     def run(count: int) -> None:
         for _ in range(count):
-            h, _ = lstm(x)
+            h, _ = rnn(x)
             torch.autograd.grad(h, (*leaves, x), cotangent)
         _wait()
 
     def outputs() -> np.ndarray:
-        return _numpy(lstm(x)[0])
+        return _numpy(rnn(x)[0])
 
     def gradients() -> dict[str, np.ndarray]:
-        h, _ = lstm(x)
+        h, _ = rnn(x)
         *by_params, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
         state = {name: _numpy(gradient) for name, gradient in zip(names, by_params, strict=True)}
-        state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the same as that of bias_ih
-        ours = convert.lstm_from_torch(state)[0]
+        if cell != "gru":  # which has ours, two of them
+            state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the same as that of bias_ih
+        ours = convert.lstm_from_torch(state)[0] if cell == "lstm" else convert.cell_from_torch(cell, state)
         return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": _numpy(by_x)}
 
-    return Built(run, outputs, gradients, "corrected", _devices(), "two biases")
+    return Built(run, outputs, gradients, "corrected", _devices(), "" if cell == "gru" else "two biases")
 
 
 def _evaluation(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:

@@ -1,7 +1,7 @@
 """Sentiment of reviews: config -> run folder, and what a trained run answers."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from lstm_jax import data, sharding
 from lstm_jax.config import SentimentConfig, sentiment_from_json
 from lstm_jax.errors import require
 from lstm_jax.files import write_atomically
-from lstm_jax.models import SentimentClassifier, functional
+from lstm_jax.models import SentimentClassifier, functional, replaced
 from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
@@ -100,6 +100,7 @@ def train(
     folder: Path,
     *,
     reviews: data.EncodedReviews | None = None,
+    initial: Mapping[str, jax.Array | np.ndarray] | None = None,
     resume: bool = False,
     console: Console | None = None,
     callbacks: Sequence[Callback] = (),
@@ -111,6 +112,7 @@ def train(
         config: all of it is written to the folder.
         folder: new, or with `resume` that of an interrupted run.
         reviews: in memory already; else those that the config names.
+        initial: parameters by name, as in `Functional.params`, that take the place of those drawn from the seed; some or all.
         console: where to show progress and the table of layers.
         callbacks: called after each epoch, behind the built-in ones.
         figures: draw them at the end.
@@ -119,17 +121,18 @@ def train(
         What `fit` gives; rows have test_* and validation_* figures where there are such parts.
 
     Raises:
-        InputError: for bad input. Interrupted: after SIGINT or SIGTERM, when the state is saved.
+        InputError: for bad input, such as an initial parameter that the model does not have. Interrupted: after SIGINT or SIGTERM, when
+            the state is saved.
     """
     console = console or Console(quiet=True)
     mesh = sharding.make_mesh(config.train.devices)
     if reviews is None:
         reviews = _load_with_spinner(config, console)
     splits = padded_rows(reviews, config)
+    params, rebuild = functional(model := make_model(config, reviews.vocabulary.size))
+    params = replaced(params, initial or {})
     run = begin(config, folder, mesh, len(splits.train.labels), reviews.fingerprint, resume)
     reviews.vocabulary.save(run.folder.vocabulary)
-    model = make_model(config, reviews.vocabulary.size)
-    params, rebuild = functional(model)
     console.print(summary(model, f"ids (B, {config.data.maxlen}) -> logit (B,)"))
     held = f"{len(splits.validation.labels):,} held out, " if splits.validation else ""
     tested = f"{len(splits.test.labels):,} test, " if splits.test else ""

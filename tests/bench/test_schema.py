@@ -60,6 +60,10 @@ def test_noisy_rows_give_way() -> None:
     assert throughput.noise({"samples": steady, "load": 2.0, "cores": 2}) == ""
     assert throughput.noise({"samples": noisy, "load": 2.0, "cores": 2}).startswith("samples spread")
     assert throughput.noise({"samples": steady, "load": 9.0, "cores": 2}) == "9.0 processes wanted a core"
+    beside = {"samples": steady, "load": 2.0, "cores": 2, "probe_gflops": [199.0, 144.2]}
+    assert throughput.noise(beside, 202.0) == "a product ran at 144 GFLOP/s beside it, 202 at best"
+    assert throughput.noise(beside, 150.0) == ""
+    assert throughput.noise(beside | {"probe_gflops": []}, 202.0) == ""
     first, second = timed("A", "ours", 2.0, noisy="yes"), timed("A", "ours", 1.0)
     failed = {name: first[name] for name in ("peer", "side", "git", "round", "workload", "backend", "dropout", "recurrent_dropout")}
     failed |= {"error": "out of memory"}

@@ -71,7 +71,7 @@ for name in names:
         from bench.peers import ours
         ours.write_reference(path, work, arrays, "reference")
     for peer in peers:
-        built = worker.build(peer, work, arrays, Options(None, work.dropout, work.dropout))
+        built = worker.build(peer, work, arrays, Options(None, work.dropout, work.recurrent_dropout))
         if work.kind == "sentiment":
             built.run(1)
         with np.load(path) as reference:
@@ -85,12 +85,12 @@ def _run(arguments: Sequence[str], first: Sequence[str] = ()) -> subprocess.Comp
     return subprocess.run([*first, sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
-def _check(folder: Path, peers: Sequence[str]) -> dict[tuple[str, str], dict]:
-    run = _run(["-c", CHECK, "" if "torch_lstm" in peers else "jax", str(folder), " ".join(peers), " ".join(TINY)])
+def _check(folder: Path, peers: Sequence[str], names: Sequence[str] = TINY) -> dict[tuple[str, str], dict]:
+    run = _run(["-c", CHECK, "" if "torch_lstm" in peers else "jax", str(folder), " ".join(peers), " ".join(names)])
     assert run.returncode == 0, run.stderr[-3000:]
     rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
     found = {(row["peer"], row["kind"]): row for row in rows}
-    assert len(found) == len(peers) * len(TINY)
+    assert len(found) == len(peers) * len(names)
     return found
 
 
@@ -117,6 +117,28 @@ def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
     for (peer, kind), row in rows.items():
         if kind == "sentiment" and not peer.startswith("keras"):
             assert "no recurrent dropout" in row["note"]
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+@pytest.mark.parametrize("cell", ["gru", "simple_rnn"])
+def test_peers_with_another_cell(cell: str, tmp_path: Path) -> None:
+    _check(tmp_path, ["torch_lstm", "ours", "keras_jax"], [f"recurrence:B=4,T=5,H=8,cell={cell}"])  # raises beyond 1e-4
+
+
+def test_ours_with_any_cell(tmp_path: Path) -> None:
+    """Whole training steps; a peer says what it lacks."""
+    _check(tmp_path, ["ours"], ["A:B=4,T=3,H=4,E=3,V=20,cell=min_gru", "B:B=4,T=3,H=4,V=5,cell=lstm_coupled"])
+    work = workload("B:cell=lstm_coupled")
+    assert (work.cell, work.gates) == ("lstm_coupled", 3)
+    assert PEERS["torch_lstm"].lacks(work) == "no lstm_coupled in B"
+    assert PEERS["torch_lstm"].lacks(workload("A:cell=gru")) == "no gru in A"
+    assert not PEERS["torch_lstm"].lacks(workload("recurrence:cell=gru"))
+    assert not PEERS["ours"].lacks(work)
+    assert sorted(make_arrays(workload("recurrence:H=4,cell=gru")).cell()) == ["bias", "kernel", "recurrent_bias", "recurrent_kernel"]
+    assert flops.step_flops(workload("recurrence:H=8,T=5,B=4,cell=gru")) == 3 * 2 * 4 * 5 * (8 + 8) * 24
+    assert flops.step_flops(workload("recurrence:H=8,T=5,B=4,cell=min_gru")) == 3 * 2 * 4 * 5 * 8 * 16
+    with pytest.raises(ValueError, match="give a cell of lstm, gru"):
+        workload("A:cell=grue")
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
@@ -184,7 +206,7 @@ def test_flops_by_hand() -> None:
     # six rows: by kernel 5 x 16, by recurrent kernel 4 x 16; a head of 4 x 1 on two rows; backward twice the forward
     assert flops.forward_flops(a) == {"projection": 6 * 80 * 2, "recurrence": 6 * 64 * 2, "head": 2 * 4 * 2}
     assert flops.step_flops(a) == 3 * (960 + 768 + 16)
-    assert flops.parameters(a) == {"lstm": 80 + 64 + 16, "head": 5, "embedding": 35}
+    assert flops.parameters(a) == {"recurrent": 80 + 64 + 16, "head": 5, "embedding": 35}
     # 165 small parameters 9 times, the table 6 times and its 6 touched rows of 5 thrice, 6 ids, 2 labels
     assert flops.least_bytes(a) == 4 * (9 * 165 + 9 * 30 + 6 + 2)
     b = workload("B:B=2,T=3,H=4,V=7")
@@ -232,7 +254,7 @@ def test_sides_are_read() -> None:
 
 
 # the peak is not what is tested, and takes its time
-QUICK = "from bench import peak, throughput; throughput.noise = lambda row: ''; peak.measure = lambda: "
+QUICK = "from bench import peak, throughput; throughput.noise = lambda row, fastest: ''; peak.measure = lambda: "
 QUICK += "{f'{name}_{n}': 10.0 for name in ('gemm_gflops', 'copy_gbs') for n in (1, 2)}; throughput.main()"
 
 

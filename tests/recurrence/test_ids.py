@@ -11,6 +11,8 @@ from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import InputError
 from lstm_jax.recurrence import unroll
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 CELL = CELLS["lstm"]
 
 

@@ -160,6 +160,8 @@ import hashlib, os, sys
 os.sched_getaffinity = lambda _: range(int(sys.argv[1]))
 import jax, numpy as np
 from lstm_jax import CELLS, LSTMParams, unroll
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 rng = np.random.default_rng(0)
 units = int(sys.argv[3])
 shapes = ((units, 4 * units), (units, 4 * units), (4 * units,))

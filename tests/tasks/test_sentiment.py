@@ -14,9 +14,12 @@ from tables import BACKENDS
 from lstm_jax import data
 from lstm_jax.config import SentimentConfig, to_json
 from lstm_jax.errors import InputError
+from lstm_jax.models import functional
 from lstm_jax.tasks import sentiment
 from lstm_jax.training import checkpoint
 from lstm_jax.training.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +259,24 @@ def test_one_feature_is_enough_to_train(run, trained, tmp_path):
     assert not (folder.figures / "embedding_map.png").exists()
     with pytest.raises(InputError, match="give at least 2 rows of at least 2 features"):
         sentiment.draw_embedding(folder, table, tmp_path / "map.png")
+
+
+def test_initial_parameters_take_the_place_of_drawn_ones(run, tmp_path):
+    """With a learning rate of next to nothing they are what comes out; one that the model lacks leaves no folder."""
+    _, config, result = run
+    given = {"embedding/embedding": np.asarray(result.params["embedding/embedding"]) + 1}
+    still = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1, learning_rate=1e-9))
+    after = sentiment.train(still, tmp_path / "run", initial=given, figures=False).params
+    np.testing.assert_allclose(after["embedding/embedding"], given["embedding/embedding"], rtol=1e-6)
+    drawn = functional(sentiment.make_model(still, len(given["embedding/embedding"]))).params
+    np.testing.assert_allclose(after["head/kernel"], drawn["head/kernel"], rtol=0, atol=1e-6)
+    for odd, message in (
+        ({"embedding": np.zeros(3)}, "^parameter: embedding; the model has "),
+        ({"head/bias": np.zeros(3)}, r"; give shape \(1,\)$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sentiment.train(still, tmp_path / "odd", initial=odd, figures=False)
+    assert not (tmp_path / "odd").exists()
 
 
 def test_padded_rows_are_keras_rows_in_keras_order(keras, tmp_path):

@@ -21,6 +21,8 @@ from lstm_jax.training.loop import FitResult, Interrupted, fit
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.step import Examples
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 FIGURES = ("loss", "accuracy", "seen")
 
 

@@ -23,6 +23,8 @@ from lstm_jax.training.loop import FitResult, Interrupted, fit
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.step import Examples, Order
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 CONFIG = TrainConfig(epochs=3, batch_size=4, learning_rate=0.05)
 PER_EPOCH = 6
 

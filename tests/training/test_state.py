@@ -15,6 +15,8 @@ from lstm_jax.training.optimizers import keras_adam, make_optimizer
 from lstm_jax.training.state import create_state, state_sharding
 from lstm_jax.training.step import epoch_order, make_run_steps
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 COLUMNS = PartitionSpec(None, "data")
 ROWS = PartitionSpec("data")
 

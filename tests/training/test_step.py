@@ -13,6 +13,8 @@ from lstm_jax.training.optimizers import keras_adam
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import Examples, LookupObjective, Order, epoch_order, make_predict, make_run_steps, steps_per_epoch, take_rows
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 TOTALS = ("loss", "accuracy", "examples")
 COUNT, BATCH = 22, 4  # the last of 6 steps has 2 rows
 
