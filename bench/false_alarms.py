@@ -4,7 +4,7 @@
     python -m bench false_alarms --report
 
 Each comparison has fresh processes of its own, the sides in turn: twenty of old against new, which are the same, and in the first ten of
-them a third side that takes a tenth more steps than it counts, against the same old one. A noisy process is run again, as in
+them a third side that waits for a tenth of its time after each call, against the same old one. A noisy process is run again, as in
 `bench.throughput`. The verdicts are those of `bench.compare`.
 """
 

@@ -1,5 +1,6 @@
 """What a peer is: the table of them, what it is asked for, and what it gives."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -63,7 +64,7 @@ PEERS = {
 class Options:
     """backend: of our recurrence, None chooses; of Flax NNX, the cell. The rates are A's, and what a peer lacks of them its note says.
     remat: of our recurrence, see `unroll`; devices: of our mesh, 0 for one a core. dtype: that we compute in; a peer knows float32 alone.
-    slower: the share of steps that we take on top of those that are counted, to see whether a slowdown is found."""
+    slower: the share of its time that each call of ours waits on top of it, to see whether a slowdown is found."""
 
     backend: str | None = None
     dropout: float = 0.0
@@ -103,9 +104,17 @@ class Built:
     apart: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def extra_steps(counted: int, count: int, share: float) -> int:
-    """That `Options.slower` adds to `count` steps after `counted` ones: whole ones, so that blocks of any size get their share in time."""
-    return int((counted + count) * share) - int(counted * share)
+def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
+    """`run`, and then a wait of that share of the time that it took. It computes nothing, so that a block of few steps has it too."""
+
+    def longer(count: int) -> None:
+        began = time.perf_counter()
+        run(count)
+        end = (1 + share) * time.perf_counter() - share * began
+        while time.perf_counter() < end:
+            pass
+
+    return longer if share else run
 
 
 def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:

@@ -78,7 +78,7 @@ FIELDS = {
     "hosts": Field(WHOLE, (TIMED,), "processes of JAX"),
     "xla_flags": Field(TEXT, (TIMED,), "XLA_FLAGS"),
     "matmul_precision": Field(TEXT, (TIMED,), "jax_default_matmul_precision"),
-    "slower": Field(NUMBER, (), "share of steps taken on top of those counted, to see whether `compare` finds it; 0 if absent"),
+    "slower": Field(NUMBER, (), "share of its time that a call waits on top of it, to see whether `compare` finds it; 0 if absent"),
     "noisy": Field(TEXT, (), "why its time is not to be trusted, empty if it is"),
     "error": Field(TEXT, (FAILED,), "first line of what went wrong"),
 }

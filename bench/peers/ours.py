@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bench.peer import Built, Options, comparable, evaluation, extra_steps
+from bench.peer import Built, Options, comparable, evaluation, slowed
 from bench.workloads import LAYER, STEP, Arrays, Workload
 from lstm_jax import CELLS, native, sharding, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
@@ -56,7 +56,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
         return _one_step(work, arrays, options, mesh, keras_adam(1e-3))
 
     return Built(
-        training.run,
+        slowed(training.run, options.slower),
         lambda: _outputs(work, arrays, options, mesh),
         after_one_step,
         "keras",
@@ -150,13 +150,11 @@ class _Training:
         _, objective = _model(work, options)
         params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
         self.state, places = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
-        self.taken, self.counted, self.slower = 0, 0, options.slower
+        self.taken = 0
         self.run_steps = make_run_steps(objective, optimizer, places, mesh, examples.gather)
 
     def run(self, count: int) -> None:
-        """That many steps more, and those that `Options.slower` adds."""
-        more = extra_steps(self.counted, count, self.slower)
-        self.counted, count = self.counted + count, count + more
+        """That many steps more."""
         while count:
             start = self.taken % EPOCH
             steps = min(count, EPOCH - start)

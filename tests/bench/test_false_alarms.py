@@ -2,8 +2,7 @@
 
 from rows import ROOT  # noqa: F401
 
-from bench import false_alarms
-from bench.peer import extra_steps
+from bench import false_alarms, peer
 
 
 def test_the_sides_run_in_turn() -> None:
@@ -13,14 +12,23 @@ def test_the_sides_run_in_turn() -> None:
     assert false_alarms.SIDES["slower"].arguments() == ["ours", "--slower", "0.1"]
 
 
-def test_a_tenth_more_steps_whatever_the_block() -> None:
-    """Blocks of fewer than ten steps too, each of which would round to none."""
-    for block in (1, 3, 4, 7, 25):
-        counts = range(0, 1000 * block, block)
-        added = [extra_steps(counted, block, 0.1) for counted in counts]
-        assert abs(sum(added) - 100 * block) <= 1
-        assert max(added) - min(added) <= 1
-    assert extra_steps(17, 40, 0.0) == 0
+def test_a_slower_call_waits_for_its_share(monkeypatch) -> None:
+    """By a clock of ours, on which a call takes a second a step and a look at it a hundredth."""
+    now = [0.0]
+
+    def look() -> float:
+        now[0] += 0.01
+        return now[0]
+
+    def run(count: int) -> None:
+        now[0] += count
+
+    monkeypatch.setattr(peer.time, "perf_counter", look)
+    for count in (1, 3, 40):
+        began = now[0]
+        peer.slowed(run, 0.1)(count)
+        assert abs(now[0] - began - 1.1 * count) < 0.05
+    assert peer.slowed(run, 0.0) is run
 
 
 def test_verdicts_by_hand(capsys) -> None:
