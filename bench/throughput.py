@@ -110,13 +110,13 @@ def kept(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "rank"} for row in found.values()]
 
 
-def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds: float, path: Path, sha: str) -> None:
-    """Measure what is missing; noisy rows again."""
+def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds: float, path: Path, sha: str, most: int = TRIES) -> None:
+    """Measure what is missing; noisy rows again, each at `most` so often in all."""
     there = [row for row in rows_in(path) if row["git"] == sha and "ms_per_step" in row]
     tries = Counter((*row_key(row), row["round"]) for row in there if row.get("noisy"))
     checked = {row_key(row): row["farthest"] for row in there}
     done = {(*row_key(row), row["round"]) for row in there if not row.get("noisy")}
-    done |= {key for key, count in tries.items() if count >= TRIES}
+    done |= {key for key, count in tries.items() if count >= most}
     serve = {work: [one for one in sides if not PEERS[one.peer].lacks(work)] for work in works}
     missing = {work: [(n, s) for n in range(rounds) for s in those if (*s.key(work), n) not in done] for work, those in serve.items()}
     if not any(missing.values()):
@@ -134,7 +134,7 @@ def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds
                 for number, one in runs:
                     key = (*one.key(work), number)
                     row: dict[str, Any] = {}
-                    for _ in range(tries[key], TRIES):
+                    for _ in range(tries[key], most):
                         about = {"side": one.name, "round": number, "git": sha, "cores": timing.CORES, "load": timing.load()}
                         row = about | attempt(one, work, checked.get(one.key(work)), reference, seconds)
                         if "farthest" in row:
@@ -231,7 +231,7 @@ def report(works: Sequence[Workload], sides: Sequence[Side], path: Path, sha: st
     print(f"commit {sha or 'unknown'}; {what}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
     noisy = sum(bool(row.get("noisy")) for row in kept(rows))
     if noisy:
-        print(f"{noisy} rows are noisy though run {TRIES} times")
+        print(f"{noisy} rows are noisy (run up to {TRIES} times, by the preset quick once)")
     loads = [row["load"] for row in rows if "ms_per_step" in row]
     if loads:
         print(f"processes that wanted a core in the minute before a row: {min(loads):.1f} to {max(loads):.1f}")
@@ -288,17 +288,19 @@ def report(works: Sequence[Workload], sides: Sequence[Side], path: Path, sha: st
 
 @dataclass(frozen=True)
 class Preset:
-    """What is measured where nothing else is asked for: workloads with their axes, and the peers that are left out."""
+    """What is measured where nothing else is asked for: workloads with their axes, and the peers that are left out. tries: of a process whose
+    row is noisy."""
 
     workloads: dict[str, dict[str, tuple[int, ...]]]
     rounds: int
     seconds: float
     without: tuple[str, ...] = ()
+    tries: int = TRIES
 
 
 EVERY = {"H": UNITS, "T": LENGTHS, "B": (32, 128)}
 PRESETS = {
-    "quick": Preset({"A": {}, "B": {}}, 2, 0.7, ("torch_compiled", "keras_torch")),
+    "quick": Preset({"A": {}, "B": {}}, 2, 0.7, ("torch_compiled", "keras_torch"), 1),
     "standard": Preset({"A": {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}, "B": {}}, 3, 1.0),
     "full": Preset({"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0),
 }
@@ -333,5 +335,5 @@ def main() -> None:
         print(lack, flush=True)
     if not options.report:
         rounds, seconds = options.rounds or preset.rounds, options.seconds or preset.seconds
-        sweep(works, sides, rounds, seconds, options.results, sha)
+        sweep(works, sides, rounds, seconds, options.results, sha, TRIES if options.workload else preset.tries)
     report(works, sides, options.results, sha)
