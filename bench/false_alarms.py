@@ -1,11 +1,11 @@
 """How often `compare` is wrong: this project against itself, and against itself made slower on purpose.
 
-    python -m bench false_alarms                # about half an hour on two cores
+    python -m bench false_alarms                # about 50 minutes on two cores
     python -m bench false_alarms --report
 
 Each comparison has fresh processes of its own, the sides in turn: twenty of old against new, which are the same, and in the first ten of
 them a third side that waits for a tenth of its time after each call, against the same old one. A noisy process is run again, as in
-`bench.throughput`. The verdicts are those of `bench.compare`.
+`bench.throughput`. The verdicts are those of `bench.compare` for sides that ran in turn.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from lstm_jax.errors import InputError
 PATH = results.RESULTS / "false_alarms.jsonl"
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
 """Comparisons of the same, and of the slower one; by how much it is slower."""
-PROCESSES = 6
+PROCESSES = 8
 """A side of a comparison."""
 KEPT = ("ms_per_step", "samples", "probe_gflops", "noisy", "cpu", "slower", "cores", "load")
 SIDES = {"old": Side("old", BASE), "new": Side("new", BASE), "slower": Side("slower", BASE, slower=SHARE)}
@@ -42,14 +42,16 @@ def wanted(alike: int, slowed: int, processes: int) -> list[tuple[int, int, str]
 
 def verdicts(rows: Iterable[dict[str, Any]]) -> dict[str, list[compare.Change]]:
     """Of "new" and of "slower", each comparison's change against its old side."""
-    times: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    times: dict[int, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        times[row["comparison"]][row["side"]].append(row["ms_per_step"])
+        times[row["comparison"]][row["side"]][row["round"]] = row["ms_per_step"]
     found: dict[str, list[compare.Change]] = {"new": [], "slower": []}
     for sides in times.values():
         for name, changes in found.items():
-            if sides[name]:
-                changes += compare.judged([compare.change("A", name, sides["old"], sides[name])])
+            rounds = sorted(sides["old"].keys() & sides[name].keys())
+            if rounds:
+                old, new = ([sides[side][number] for number in rounds] for side in ("old", name))
+                changes += compare.judged([compare.change("A", name, old, new, paired=True)])
     return found
 
 

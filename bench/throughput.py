@@ -288,8 +288,8 @@ def report(works: Sequence[Workload], sides: Sequence[Side], path: Path, sha: st
 
 @dataclass(frozen=True)
 class Preset:
-    """What is measured where nothing else is asked for: workloads with their axes, and the peers that are left out. tries: of a process whose
-    row is noisy."""
+    """What is measured where nothing else is asked for: workloads with their axes, and the peers that are left out. tries: of a process
+    whose row is noisy."""
 
     workloads: dict[str, dict[str, tuple[int, ...]]]
     rounds: int

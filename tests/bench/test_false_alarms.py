@@ -34,13 +34,17 @@ def test_a_slower_call_waits_for_its_share(monkeypatch) -> None:
 def test_verdicts_by_hand(capsys) -> None:
     """Of two comparisons the first sees a slower side, the second a difference where there is none."""
     times = {
-        (0, "old"): [1.0, 1.01, 0.99, 1.0, 1.02],
-        (0, "new"): [1.01, 1.0, 0.98, 1.02, 1.0],
-        (0, "slower"): [1.1, 1.12, 1.11, 1.09, 1.1],
-        (1, "old"): [1.0, 1.01, 0.99, 1.0, 1.02],
-        (1, "new"): [0.9, 0.91, 0.89, 0.9, 0.92],
+        (0, "old"): [1.0, 1.01, 0.99, 1.3, 1.02, 1.0, 1.2],
+        (0, "new"): [1.01, 1.0, 0.98, 1.32, 1.0, 1.01, 1.19],
+        (0, "slower"): [1.1, 1.12, 1.11, 1.41, 1.1, 1.08, 1.33],  # in rounds that were themselves slow too
+        (1, "old"): [1.0, 1.01, 0.99, 1.0, 1.02, 1.0, 1.01],
+        (1, "new"): [0.9, 0.91, 0.89, 0.9, 0.92, 0.91, 0.9],
     }
-    rows = [{"comparison": number, "side": side, "ms_per_step": ms} for (number, side), many in times.items() for ms in many]
+    rows = [
+        {"comparison": number, "side": side, "round": place, "ms_per_step": ms}
+        for (number, side), many in times.items()
+        for place, ms in enumerate(many)
+    ]
     found = false_alarms.verdicts(rows)
     assert [one.verdict for one in found["new"]] == ["same", "faster"]
     assert [one.verdict for one in found["slower"]] == ["slower"]
