@@ -14,6 +14,8 @@ import pytest
 
 from lstm_jax import data
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
 EPOCHS, PER_EPOCH = 3, 15
 _SIZES = f"--vocabulary frequency --num-words 300 --maxlen 20 --embed 8 --units 8 --epochs {EPOCHS} --batch-size 16 --no-figures"
 SIZES = _SIZES.split()

@@ -14,6 +14,8 @@ from rows import ROOT
 from bench import accuracy
 from lstm_jax.config import GenerationConfig
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
 
 def _row(task: str, H: int, seed: int, epoch: int, score: float, seconds: float, side: str = "ours") -> dict:
     name = "test_accuracy" if task == "sentiment" else "validation_bits"

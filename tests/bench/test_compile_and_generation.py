@@ -14,6 +14,8 @@ from bench import compile as compiling
 from bench import generation
 from lstm_jax import InputError
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *arguments]

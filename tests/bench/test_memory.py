@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 from bench import memory  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
 
 def test_exponents() -> None:
     sizes = np.array([1, 10, 100])

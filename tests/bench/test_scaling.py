@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 from bench import scaling  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
 
 def test_each_point_once() -> None:
     found = list(scaling.points(scaling.GRID, scaling.MIDDLE))

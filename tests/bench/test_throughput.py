@@ -25,6 +25,8 @@ from bench.peer import PEERS, Built, Options  # noqa: E402
 from bench.workloads import make_arrays, recurrence, workload  # noqa: E402
 from lstm_jax.recurrence import BACKENDS  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
 TINY = ("A:B=4,T=5,H=8,E=6,V=30", "B:B=4,T=5,H=8,V=7", "recurrence:B=4,T=5,H=8")
 RATE = 0.2
 

@@ -261,8 +261,6 @@ import sys
 from pathlib import Path
 import numpy as np
 from lstm_jax.training import checkpoint
-
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 for step in range(10**6):
     checkpoint.save(Path(sys.argv[1]), step, {"table": np.full((2000, 128), step, np.float32)}, {"step": step})
     checkpoint.prune(Path(sys.argv[1]), keep=3)
