@@ -7,8 +7,8 @@
 From the source's model, one change after another, each judged on 15 % of the training reviews, no movie in both parts: all of a review
 instead of 80 words, outputs pooled over time instead of the last one, both directions, words dropped whole, entries of the recurrent kernel
 dropped, the mean of the last epochs' weights, a learning rate that falls to nothing, embedding and LSTMs first trained as a language model
-of the same reviews (`experiments.pretraining`), which needs fewer epochs then. The recipe is the best of them; the loss on the same part chooses its epoch, and the test
-reviews are read once, with that epoch's weights.
+of the same reviews (`experiments.pretraining`), which needs fewer epochs then. The recipe is the best of them; the loss on the same part
+chooses its epoch, and the test reviews are read once, with that epoch's weights.
 
 References for labelled reviews only: Keras' examples .84 to .85, tuned LSTM .865 (Dai & Le 2015), fastText with bigrams .906, NBSVM .912,
 one-hot LSTM with pooling .919 (Johnson & Zhang 2016).
