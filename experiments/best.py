@@ -153,6 +153,7 @@ def draw(rows: study.Rows, path: Path) -> object:
         for place, (_, value) in enumerate(shown):
             axes.plot(value, place, "o", color="#0072B2")
             axes.annotate(f"{value:.4f}", (value, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.margins(x=0.12)
         names = [name for name, _ in shown]
         if tested:
             axes.plot(tested, [len(names)] * len(tested), "D", color="#D55E00")
@@ -162,7 +163,7 @@ def draw(rows: study.Rows, path: Path) -> object:
             names.append("recipe, test")
         for name, value in REFERENCES.items():
             axes.axvline(value, color="#777777", linewidth=0.8, linestyle=":")
-            axes.text(value, -0.6, name, rotation=90, fontsize=7, color="#555555", ha="right", va="top")
+            axes.text(value, -0.7, name, rotation=45, fontsize=8, color="#555555", ha="left", va="bottom")
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel("accuracy")

@@ -12,8 +12,6 @@ from lstm_jax.errors import InputError
 from lstm_jax.training import optimizers
 from lstm_jax.training.optimizers import LEAST, keras_adam, keras_rmsprop, make_optimizer, make_schedule
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 STEPS = 5
 
 
