@@ -63,14 +63,15 @@ SHAPES = [
 @pytest.mark.parametrize(("kind", "dropout", "recurrent", "input_shape", "recurrent_shape"), SHAPES)
 def test_kinds(kind, dropout: float, recurrent: float, input_shape, recurrent_shape) -> None:
     masks = draw_masks(jax.random.key(0), 3, 5, 7, dropout, recurrent, kind)
-    assert tuple(None if mask is None else mask.shape for mask in masks) == (input_shape, recurrent_shape)
+    assert tuple(None if mask is None else mask.shape for mask in masks[:2]) == (input_shape, recurrent_shape)
+    assert masks.zoneout is None
 
 
 def test_masks_differ_between_gates_rows_and_keys() -> None:
     masks = draw_masks(jax.random.key(0), 8, 64, 64, 0.5, 0.5, "keras")
     assert masks.input is not None
     assert masks.recurrent is not None
-    for mask in masks:
+    for mask in (masks.input, masks.recurrent):
         flat = np.asarray(mask).reshape(32, 64)
         assert len({row.tobytes() for row in flat}) == 32
     assert not np.array_equal(masks.input, masks.recurrent)
@@ -205,4 +206,4 @@ def test_expectation_of_a_linear_layer() -> None:
 def test_masks_are_a_pytree() -> None:
     masks = DropoutMasks(jnp.ones((2, 3)), None)
     assert len(jax.tree.leaves(masks)) == 1
-    assert DropoutMasks() == (None, None)
+    assert DropoutMasks() == (None, None, None)
