@@ -92,7 +92,8 @@ def changes(
     """Of every workload and side that both have; `paired`: of the rounds that both have.
 
     Raises:
-        InputError: if the rows are of several machines, have nothing in common, or are to be paired and have too few rounds for the level.
+        InputError: if the rows are of several machines, have nothing in common, or are to be paired and have a round twice, or too few of
+            them for the level.
     """
     machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(row['devices'])}" for row in old + new if row["peer"] == BASE})
     require(len(machines) <= 1, "machines", " and ".join(machines), "compare rows of one machine")
@@ -100,9 +101,10 @@ def changes(
     names = {}
     for side, rows in zip(times, (old, new), strict=True):
         for row in rows:
-            # several commits in a file have the same rounds, which are other ones
-            number = row["round"] if paired else len(side[row_key(row)])
-            side[row_key(row)][number] = row["ms_per_step"]
+            there = side[row_key(row)]
+            number = row["round"] if paired else len(there)
+            require(number not in there, "round", f"{number} of {row['workload']} twice", "give rows of one commit to pair")
+            there[number] = row["ms_per_step"]
             names[row_key(row)] = row["workload"], row.get("side", row["peer"])
     shared = [key for key in times[0] if key in times[1]]
     if not shared:

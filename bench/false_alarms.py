@@ -81,7 +81,7 @@ def main() -> None:
     rows = [row for row in results.read(options.results) if row["git"] == sha and row["workload"] == work.name]
     done = {(row["comparison"], row["round"], row["side"]) for row in rows}
     runs = [] if options.report else [run for run in wanted(ALIKE, SLOWED, PROCESSES) if run not in done]
-    fastest = fastest_probe(rows) if runs else 0.0
+    fastest = fastest_probe() if runs else 0.0
     with progress.bar("processes", len(runs)) as advance:
         for comparison, number, name in runs:
             row: dict[str, Any] = {}

@@ -27,7 +27,7 @@ def gflops() -> float:
     return 2 * SIZE**3 / float(np.median(took[TIMES // 2 :])) / 1e9
 
 
-def slowed(probes: list[float], fastest: float) -> str:
+def too_slow(probes: list[float], fastest: float) -> str:
     """What is to be said of a measurement with these probes beside it; empty if nothing."""
     if probes and min(probes) < (1 - SLOWER) * fastest:
         return f"a product ran at {min(probes):.0f} GFLOP/s beside it, {fastest:.0f} at best"

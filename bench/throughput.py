@@ -83,18 +83,15 @@ def noise(row: dict[str, Any], fastest: float = 0.0) -> str:
     low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
     if (high - low) / middle > SPREAD:
         return f"samples spread over {100 * (high - low) / middle:.0f} % of their median"
-    if slowed := probe.slowed(row.get("probe_gflops", []), fastest):
-        return slowed
+    if told := probe.too_slow(row.get("probe_gflops", []), fastest):
+        return told
     busy = row["load"] > 2 * row["cores"]
     return f"{row['load']:.1f} processes wanted a core" if busy else ""
 
 
-def fastest_probe(rows: Iterable[dict[str, Any]] = ()) -> float:
-    """The fastest product of those beside these rows and of some made now, in GFLOP/s; 0 on a GPU, where none is made."""
-    if device.gpu():
-        return 0.0
-    now = [timing.run_module(["bench.probe"])[-1]["probe_gflops"] for _ in range(3)]
-    return max(now + [one for row in rows for one in row.get("probe_gflops", [])])
+def fastest_probe() -> float:
+    """The fastest of some products made now, in GFLOP/s; 0 on a GPU, where none is made. Rows that are there may be of another machine."""
+    return 0.0 if device.gpu() else max(timing.run_module(["bench.probe"])[-1]["probe_gflops"] for _ in range(3))
 
 
 def kept(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -122,7 +119,7 @@ def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds
     if not any(missing.values()):
         return
     _append(path, {"peer": schema.PEAK, "git": sha, "cores": timing.CORES, "load": timing.load()} | peak.measure())
-    fastest = fastest_probe(there)
+    fastest = fastest_probe()
     with progress.bar("rows", sum(map(len, missing.values()))) as advance:
         for work, runs in missing.items():
             if not runs:
@@ -331,8 +328,9 @@ def main() -> None:
     peers = options.peer or [peer for peer in PEERS if peer not in preset.without]
     sides = sides_of(peers, options.backend or [None], options.dtype)
     sides = sides if options.report else installed(sides)
-    for lack in {f"{one.name}: left out, {lack}": None for work in works for one in sides if (lack := PEERS[one.peer].lacks(work))}:
-        print(lack, flush=True)
+    lacking = (f"{one.name}: left out, {lack}" for work in works for one in sides if (lack := PEERS[one.peer].lacks(work)))
+    for line in dict.fromkeys(lacking):
+        print(line, flush=True)
     if not options.report:
         rounds, seconds = options.rounds or preset.rounds, options.seconds or preset.seconds
         sweep(works, sides, rounds, seconds, options.results, sha, TRIES if options.workload else preset.tries)

@@ -64,6 +64,8 @@ def test_pairs_see_through_a_machine_that_changes() -> None:
     assert [change.verdict for change in compare.changes(old, new[::-1], paired=True)] == ["slower"]
     with pytest.raises(InputError, match=r"^rounds of A ours: 6; no 6 pairs can be beyond level 0.02: run more$"):
         compare.changes(old[:6], new, paired=True)
+    with pytest.raises(InputError, match=r"^round: 0 of A twice; give rows of one commit to pair$"):
+        compare.changes(old, new + new, paired=True)
 
 
 def test_many_workloads_are_allowed_for() -> None:
