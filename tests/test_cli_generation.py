@@ -77,6 +77,25 @@ def test_another_cell(cell, ask, run, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_zoneout(ask, run, tmp_path):
+    """Trained by the one backend that has it, and the same text drawn both times; refused where the cell or the backend lacks it."""
+    text, folder = Path(run).parents[2] / "text.txt", tmp_path / "run"
+    common = ["train", "generation", "--data", text, "--epochs", 1, "--sample-chars", 0, *SIZES, "--zoneout", 0.1, "--zoneout-cell", 0.2]
+    code, out, err = ask(*common, "--run", folder)
+    assert (code, err) == (0, "")
+    assert "backend reference" in out
+    first, again = (ask("generate", "--run", folder, "--prompt", "the cat ", "--chars", 12, "--seed", 1) for _ in range(2))
+    assert first == again
+    assert first[0] == 0
+    for flags, needle in (
+        (["--cell", "gru"], "--zoneout-cell: 0.2; the cell gru has no c: give 0"),
+        (["--backend", "hoisted"], "backend hoisted: no zoneout"),
+        (["--remat", "sqrt"], "--remat: sqrt; segments have no zoneout"),
+    ):
+        assert_error(ask(*common, "--run", tmp_path / "new", *flags), needle)
+        assert not (tmp_path / "new").exists()
+
+
 def test_generate_streams_what_json_tells(ask, run, trained):
     common = ["generate", "--run", run, "--prompt", "the ca", "--chars", 60, "--seed", 3, "--temperature", 0.8]
     pieces = trained.write(trained.encode("the ca"), 60, trained.rules(0.8), seed=3)

@@ -129,7 +129,8 @@ def train(
     if reviews is None:
         reviews = _load_with_spinner(config, console)
     splits = padded_rows(reviews, config)
-    params, rebuild = functional(model := make_model(config, reviews.vocabulary.size))
+    model = make_model(config, reviews.vocabulary.size)
+    params, rebuild = functional(model)
     params = replaced(params, initial or {})
     run = begin(config, folder, mesh, len(splits.train.labels), reviews.fingerprint, resume)
     reviews.vocabulary.save(run.folder.vocabulary)

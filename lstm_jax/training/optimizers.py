@@ -174,7 +174,7 @@ def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | flo
                 return peak
             decay = optax.constant_schedule(peak)
     schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup]) if warmup else decay
-    return lambda step: schedule(jnp.asarray(step).astype(jnp.float32))  # optax mixes types that strict promotion keeps apart
+    return lambda step: schedule(jnp.asarray(step, float))  # optax mixes types that strict promotion keeps apart
 
 
 def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:
