@@ -1,14 +1,16 @@
 """How often `compare` is wrong: this project against itself, and against itself made slower on purpose.
 
-    python -m bench false_alarms                # about 50 minutes on two cores
+    python -m bench false_alarms                # about half an hour on two cores
     python -m bench false_alarms --report
 
 Each comparison has fresh processes of its own, the sides in turn: twenty of old against new, which are the same, and in the first ten of
 them a third side that waits for a tenth of its time after each call, against the same old one. A noisy process is run again, as in
-`bench.throughput`. The verdicts are those of `bench.compare` for sides that ran in turn.
+`bench.throughput`. The verdicts are those of `bench.compare` for sides that ran in turn. All processes share what is compiled, which is
+the same and not what is timed.
 """
 
 import argparse
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 from bench import compare, progress, results, timing
 from bench.axes import works_of
+from bench.compile import variables
 from bench.sides import BASE, Side
 from bench.throughput import TRIES, attempt, commit, fastest_probe, noise
 from lstm_jax.errors import InputError
@@ -82,13 +85,13 @@ def main() -> None:
     done = {(row["comparison"], row["round"], row["side"]) for row in rows}
     runs = [] if options.report else [run for run in wanted(ALIKE, SLOWED, PROCESSES) if run not in done]
     fastest = fastest_probe() if runs else 0.0
-    with progress.bar("processes", len(runs)) as advance:
+    with tempfile.TemporaryDirectory() as folder, progress.bar("processes", len(runs)) as advance:
         for comparison, number, name in runs:
             row: dict[str, Any] = {}
             for _ in range(TRIES):
                 machine = {"cores": timing.CORES, "load": timing.load()}
                 # unchecked: what it computes is the same on all sides
-                row = machine | attempt(SIDES[name], work, 0.0, Path(), options.seconds)
+                row = machine | attempt(SIDES[name], work, 0.0, Path(), options.seconds, variables(folder))
                 if "error" in row:
                     raise InputError("process", row["error"], "see what it said above; the rows so far are kept")
                 fastest = max([fastest, *row["probe_gflops"]])

@@ -5,7 +5,8 @@
 
 On one CPU device that has both cores, and on two with a core each; fresh processes, rounds over all points in turn. Rows that are there
 already, of the same commit, are skipped. Prints exponents: of time by a log-log fit, and from the last two sizes alone; of memory by a fit
-of constant + factor * size ** exponent, since JAX and its compiler need much of their own. Draws experiments/figures/scaling.png and .svg.
+of constant + factor * size ** exponent, since JAX and its compiler need much of their own. Draws
+experiments/figures/time_and_memory.png and .svg.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from bench.workloads import LETTERS, make_arrays, workload
 from lstm_jax import plots
 
 PATH = results.RESULTS / "scaling.jsonl"
-FIGURE = Path(__file__).parents[1] / "experiments" / "figures" / "scaling.png"
+FIGURE = Path(__file__).parents[1] / "experiments" / "figures" / "time_and_memory.png"
 MIDDLE = {"T": 80, "H": 128, "B": 32}
 GRID = {"T": (20, 40, 80, 160, 320, 640, 1280), "H": (32, 64, 128, 256, 512, 1024), "B": (8, 16, 32, 64, 128, 256, 512)}
 NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "rows B"}

@@ -10,7 +10,8 @@ LSTM and minLSTM with as many parameters as an LSTM of 64 units, on tasks whose 
 - order: two symbols of two kinds among distractors, a tenth and a half of the way in; the answer is which came in which order.
 - copy: ten symbols of eight, then a lag of blanks, then all ten again, in their order.
 
-And the size of the gradient of the loss by the state k steps before the end, before and after training.
+And the size of the gradient of the loss by the state k steps before the end, before and after training; of these tasks, and of the
+sentiment of IMDB's reviews read to 200 words.
 
 Expected: adding and order solved (error below 0.01, accuracy above 0.99) by the gated cells at lags where the simple RNN is at chance.
 """
@@ -26,31 +27,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
-from experiments import study
+from experiments import backward, study
 from experiments.equal import equal_units
 from experiments.training import fit
 from lstm_jax import plots, unroll
 from lstm_jax.cells import CELLS
+from lstm_jax.config import CellName, DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.initializers import glorot_uniform
 
 SYMBOLS, COPIED = 8, 10
 ORDERS = 4
-BACK = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""Steps back at which the gradient is told."""
 TESTED = 1000
+REVIEWS, EMBED = 25_000, 64
+"""Training reviews of IMDB; features of a word."""
 
 
-Task = Literal["adding", "order", "copy"]
+Task = Literal["adding", "order", "copy", "imdb"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """units: of an LSTM with as many parameters; lag: steps between what is to be kept and when it is asked for."""
+    """units: of an LSTM with as many parameters; lag: steps between what is to be kept and when it is asked for, of imdb the words read;
+    steps: updates; reviews: where imdb's are."""
 
     task: Task = "adding"
-    cell: str = "lstm"
+    cell: CellName = "lstm"
     lag: int = 100
     units: int = 64
     steps: int = 3000
@@ -58,6 +60,7 @@ class Config:
     learning_rate: float = 2e-3
     clip_norm: float = 1.0
     seed: int = 0
+    reviews: str = ""
 
 
 class Batch(NamedTuple):
@@ -151,31 +154,29 @@ def batch_loss(config: Config, params: Params, batch: Batch) -> jax.Array:
 
 
 def gradient_sizes(config: Config, params: Params, key: jax.Array) -> dict[int, float]:
-    """Steps back -> the norm of the loss's gradient by h there, the root of its mean square over rows."""
-    cell = CELLS[config.cell]
+    """Of a batch's loss, see `backward.gradient_sizes`; of copy from the first of the ten steps that it is of."""
     batch = TASKS[config.task][0](key, config.batch, config.lag)
-    z = cell.project(params.cell, jnp.swapaxes(batch.x, 0, 1), None, None)
-    state = cell.initial_state(config.batch, params.kernel.shape[0])
 
-    @jax.jit
-    def by_state(nothing: jax.Array) -> jax.Array:
-        def step(state, inputs):
-            z_t, zero = inputs
-            new = cell.step(params.cell, state, z_t, None, None)
-            new = new._replace(h=new.h + zero)
-            return new, new.h
-
-        _, h = lax.scan(step, state, (z, nothing))
+    def loss(h: jax.Array) -> jax.Array:
         return config.batch * loss_of(config, answers(config, params, jnp.swapaxes(h, 0, 1)), batch.target)
 
-    sizes = jnp.sqrt((jax.grad(by_state)(jnp.zeros((len(z), *state.h.shape))) ** 2).sum(-1).mean(-1))
-    # of copy the loss is of ten steps: told from the first of them
-    last = len(z) - (COPIED if config.task == "copy" else 1)
-    return {back: float(sizes[last - back]) for back in BACK if back <= last}
+    units, answered = params.kernel.shape[0], COPIED if config.task == "copy" else 1
+    return backward.gradient_sizes(CELLS[config.cell], params.cell, units, batch.x, loss, answered)
+
+
+def reviews_config(config: Config) -> SentimentConfig:
+    """The sentiment task, read to `lag` words, in so many whole passes as come nearest to the updates."""
+    epochs = max(1, round(config.steps * config.batch / REVIEWS))
+    units = equal_units(config.cell, EMBED, config.units)
+    model = SentimentModelConfig(cell=config.cell, units=units, embed=EMBED, dropout=0.0, recurrent_dropout=0.0)
+    train = TrainConfig(epochs, config.batch, learning_rate=config.learning_rate, clip_norm=config.clip_norm, seed=config.seed)
+    return SentimentConfig(DataConfig(config.reviews, maxlen=config.lag), model, train)
 
 
 def run(config: Config) -> dict[str, Any]:
     """Train, and test on fresh sequences."""
+    if config.task == "imdb":
+        return backward.on_reviews(reviews_config(config))
     make, _, _ = TASKS[config.task]
     first = initial(config)
     of_data, of_tests, *keys = jax.random.split(jax.random.key(config.seed + 1), 4)
@@ -199,7 +200,8 @@ def run(config: Config) -> dict[str, Any]:
     }
 
 
-CHANCE = {"adding": 1 / 6, "order": 1 / ORDERS, "copy": 1 / SYMBOLS}
+CHANCE = {"adding": 1 / 6, "order": 1 / ORDERS, "copy": 1 / SYMBOLS, "imdb": 1 / 2}
+SCORES = {"adding": "squared error", "imdb": "test accuracy"}
 COMPARED = ("simple_rnn", "gru", "lstm", "min_lstm")
 
 
@@ -209,7 +211,7 @@ def solved(row: Any) -> bool:
 
 
 def verdict(rows: study.Rows) -> str:
-    """The longest lag that each cell solved, by task."""
+    """The longest lag that each cell solved, by task, and how far back its gradient reaches on reviews."""
     lines = []
     for task in TASKS:
         longest = {
@@ -217,41 +219,54 @@ def verdict(rows: study.Rows) -> str:
             for cell in COMPARED
         }
         lines.append(f"{task}, longest lag solved: " + ", ".join(f"{cell} {lag or 'none'}" for cell, lag in longest.items()))
+    for row in rows:
+        if row["task"] == "imdb":
+            before, after = (dict(row[name]) for name in ("gradient_before", "gradient_after"))
+            back = max(after)
+            near, far = (f"{gradient[back] / gradient[1]:.2g}" for gradient in (before, after))
+            lines.append(
+                f"imdb, {row['cell']}, seed {row['seed']}: accuracy {row['score']:.3f}; of the gradient one step back {near} "
+                f"arrive {back} back untrained, {far} trained"
+            )
     return "\n".join(lines)
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Score over lag, a panel a task; below, the gradient over steps back at the longest lag of adding."""
+    """Score over lag, a panel a task; below, the gradient over steps back at the longest lag."""
 
     def fill(figure: Any) -> None:
-        panels = figure.subplots(2, 3)
+        names = [*TASKS, "imdb"]
+        panels = figure.subplots(2, len(names))
         inks = dict(zip(COMPARED, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
-        for axes, task in zip(panels[0], TASKS, strict=True):
+        for (above, below), task in zip(panels.T, names, strict=True):
+            those = [row for row in rows if row["task"] == task]
+            longest = max((row["lag"] for row in those), default=0)
             for cell in COMPARED:
-                values = study.grouped([row for row in rows if (row["task"], row["cell"]) == (task, cell)], ["lag"], "score")
+                own = [row for row in those if row["cell"] == cell]
+                values = study.grouped(own, ["lag"], "score")
                 lags = sorted(values)
-                axes.plot([lag for (lag,) in lags], [np.median(values[lag]) for lag in lags], "o-", color=inks[cell], label=cell)
-            axes.axhline(CHANCE[task], color="#999999", linestyle=":")
-            axes.set_xscale("log")
-            axes.set_title(f"{task}: " + ("squared error" if task == "adding" else "share right"))
-            axes.set_xlabel("lag, steps")
-            if task == "adding":
-                axes.set_yscale("log")
-        panels[0][0].legend(fontsize=8)
-        for axes, task in zip(panels[1], TASKS, strict=True):
-            longest = max((row["lag"] for row in rows if row["task"] == task), default=0)
-            for cell in COMPARED:
+                above.plot([lag for (lag,) in lags], [np.median(values[lag]) for lag in lags], "o-", color=inks[cell], label=cell)
                 for name, style in (("gradient_before", ":"), ("gradient_after", "-")):
-                    found = [dict(row[name]) for row in rows if (row["task"], row["cell"], row["lag"]) == (task, cell, longest)]
+                    found = [dict(row[name]) for row in own if row["lag"] == longest]
                     backs = sorted(found[0]) if found else []
                     sizes = [max(1e-20, float(np.median([one[back] for one in found]))) for back in backs]
-                    axes.plot(backs, sizes, style, color=inks[cell])
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-            axes.set_title(f"gradient by h, lag {longest} (dotted: untrained)")
-            axes.set_xlabel("steps back")
+                    below.plot(backs, sizes, style, color=inks[cell])
+            above.axhline(CHANCE[task], color="#999999", linestyle=":")
+            above.set_title(f"{task}: {SCORES.get(task, 'share right')}")
+            above.set_xlabel("words read" if task == "imdb" else "lag, steps")
+            if task != "imdb":
+                above.set_xscale("log")
+            if task == "adding":
+                above.set_yscale("log")
+            below.set_xscale("log")
+            below.set_yscale("log")
+            below.set_title(f"gradient by h, {'words' if task == 'imdb' else 'lag'} {longest}")
+            below.set_xlabel("steps back (dotted: untrained)")
+            for axes in (above, below):
+                axes.minorticks_off()
+        panels[0][0].legend(fontsize=8)
 
-    return plots.write_figure(path, (12.0, 6.8), fill)
+    return plots.write_figure(path, (14.5, 6.8), fill)
 
 
 LAGS = (10, 30, 100, 300, 1000)
@@ -261,8 +276,9 @@ FULL = [
     for cell in COMPARED
     for lag in LAGS
     for seed in range(3 if lag <= 100 else 1)
-]
-TOY = [replace(Config(), task=task, cell=cell, lag=8, units=4, steps=20, batch=8) for task in TASKS for cell in ("simple_rnn", "lstm")]
+] + [Config("imdb", cell, 200, steps=1563, batch=32, learning_rate=1e-3) for cell in COMPARED]
+SMALL = Config(lag=8, units=4, steps=20, batch=8, reviews="synthetic")
+TOY = [replace(SMALL, cell="simple_rnn"), *(replace(SMALL, task=task) for task in ("adding", "copy", "imdb"))]
 STUDY = study.Study("memory", run, {"toy": TOY, "full": FULL}, draw, verdict)
 
 if __name__ == "__main__":
