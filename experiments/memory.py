@@ -240,7 +240,11 @@ def draw(rows: study.Rows, path: Path) -> object:
         inks = dict(zip(COMPARED, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
         for (above, below), task in zip(panels.T, names, strict=True):
             those = [row for row in rows if row["task"] == task]
-            longest = max((row["lag"] for row in those), default=0)
+            if not those:
+                above.set_axis_off()
+                below.set_axis_off()
+                continue
+            longest = max(row["lag"] for row in those)
             for cell in COMPARED:
                 own = [row for row in those if row["cell"] == cell]
                 values = study.grouped(own, ["lag"], "score")
