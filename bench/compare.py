@@ -2,11 +2,10 @@
 
     python -m bench compare OLD NEW                 # files of rows, or commits in bench/results/throughput.jsonl
     python -m bench compare 32f0c1 HEAD.jsonl --least 0.05
-    python -m bench compare OLD NEW --paired        # old and new ran in turn, round by round, eight rounds or more
 
-For each workload and side that both have, an exact permutation test (Fisher 1935) of the mean logarithm of the processes' times; where they
-ran in turn, of the rounds' ratios, which a machine that is slow for some rounds does not blur. Beyond noise is what it gives less than
-`--level` once the number of workloads and sides is allowed for (Holm 1979), and what exceeds `--least`.
+For each workload and side that both have, an exact permutation test (Fisher 1935) of the mean logarithm of the processes' times. Beyond
+noise is what it gives less than `--level` once the number of workloads and sides is allowed for (Holm 1979), and what exceeds `--least`.
+On a machine that is not quiet `bench.duel` sees smaller changes.
 Exit code 1 if this project became slower somewhere, 2 for rows that cannot be compared.
 """
 
@@ -48,17 +47,6 @@ def permutation_p(old: Sequence[float], new: Sequence[float], seed: int = 0) -> 
     return float(((apart(sums) >= apart(logs[:n].sum()) - 1e-12).sum() + 1) / (EXACT + 1))
 
 
-def paired_p(old: Sequence[float], new: Sequence[float], seed: int = 0) -> float:
-    """How often, of all ways to exchange the two times of a round, the mean logarithm of the rounds' ratios is as far from 0; two-sided."""
-    logs = np.log(np.asarray(new)) - np.log(np.asarray(old))
-    far = abs(logs.sum()) - 1e-12
-    if 2 ** len(logs) <= EXACT:
-        signs = 1 - 2 * (np.arange(2 ** len(logs))[:, None] >> np.arange(len(logs)) & 1)
-        return float((np.abs(signs @ logs) >= far).mean())
-    signs = np.random.default_rng(seed).choice([-1, 1], (EXACT, len(logs)))
-    return float(((np.abs(signs @ logs) >= far).sum() + 1) / (EXACT + 1))
-
-
 @dataclass(frozen=True)
 class Change:
     """Of a workload and side: new time over old with its 95 % interval, the test's p, and what it comes to."""
@@ -86,25 +74,19 @@ def rows_of(text: str, path: Path = PATH) -> list[dict[str, Any]]:
     return found
 
 
-def changes(
-    old: list[dict[str, Any]], new: list[dict[str, Any]], level: float = LEVEL, least: float = LEAST, paired: bool = False
-) -> list[Change]:
-    """Of every workload and side that both have; `paired`: of the rounds that both have.
+def changes(old: list[dict[str, Any]], new: list[dict[str, Any]], level: float = LEVEL, least: float = LEAST) -> list[Change]:
+    """Of every workload and side that both have.
 
     Raises:
-        InputError: if the rows are of several machines, have nothing in common, or are to be paired and have a round twice, or too few of
-            them for the level.
+        InputError: if the rows are of several machines, or have nothing in common.
     """
     machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(row['devices'])}" for row in old + new if row["peer"] == BASE})
     require(len(machines) <= 1, "machines", " and ".join(machines), "compare rows of one machine")
-    times: tuple[defaultdict[tuple, dict[int, float]], ...] = (defaultdict(dict), defaultdict(dict))
+    times: tuple[defaultdict[tuple, list[float]], ...] = (defaultdict(list), defaultdict(list))
     names = {}
     for side, rows in zip(times, (old, new), strict=True):
         for row in rows:
-            there = side[row_key(row)]
-            number = row["round"] if paired else len(there)
-            require(number not in there, "round", f"{number} of {row['workload']} twice", "give rows of one commit to pair")
-            there[number] = row["ms_per_step"]
+            side[row_key(row)].append(row["ms_per_step"])
             names[row_key(row)] = row["workload"], row.get("side", row["peer"])
     shared = [key for key in times[0] if key in times[1]]
     if not shared:
@@ -113,19 +95,9 @@ def changes(
     for key in shared:
         before, after = times[0][key], times[1][key]
         work, side = names[key]
-        if paired:
-            rounds = sorted(before.keys() & after.keys())
-            enough = 2 * 0.5 ** len(rounds) <= level
-            require(enough, f"rounds of {work} {side}", len(rounds), f"no {len(rounds)} pairs can be beyond level {level}: run more")
-            before, after = ({number: side[number] for number in rounds} for side in (before, after))
-        found.append(change(work, side, list(before.values()), list(after.values()), paired))
+        ratio, low, high = ratio_interval(after, before)
+        found.append(Change(work, side, ratio, low, high, permutation_p(before, after)))
     return judged(found, level, least)
-
-
-def change(work: str, side: str, before: Sequence[float], after: Sequence[float], paired: bool = False) -> Change:
-    """Of two sides' times, without a verdict; `paired`: the times of a round stand at the same place."""
-    ratio, low, high = ratio_interval(after, before)
-    return Change(work, side, ratio, low, high, (paired_p if paired else permutation_p)(before, after))
 
 
 def judged(found: list[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
@@ -140,6 +112,12 @@ def judged(found: list[Change], level: float = LEVEL, least: float = LEAST) -> l
     return [replace(change, verdict=verdicts.get(n, "same")) for n, change in enumerate(found)]
 
 
+def told(change: Change) -> str:
+    """A line."""
+    line = f"{change.workload:<28} {change.side:<28} {change.ratio:.3f} of the old time ({change.low:.3f} to {change.high:.3f})"
+    return f"{line}, p {change.p:.3f}: {change.verdict}"
+
+
 def main() -> int:
     """Print, and the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,12 +125,10 @@ def main() -> int:
     parser.add_argument("new", help="likewise")
     parser.add_argument("--level", type=float, default=LEVEL, help=f"of the test; {LEVEL} if not given")
     parser.add_argument("--least", type=float, default=LEAST, help=f"the smallest change worth a word; {LEAST} if not given")
-    parser.add_argument("--paired", action="store_true", help="old and new ran in turn, round by round")
     options = parser.parse_args()
-    found = changes(rows_of(options.old), rows_of(options.new), options.level, options.least, options.paired)
+    found = changes(rows_of(options.old), rows_of(options.new), options.level, options.least)
     for change in found:
-        line = f"{change.workload:<28} {change.side:<28} {change.ratio:.3f} of the old time ({change.low:.3f} to {change.high:.3f})"
-        print(f"{line}, p {change.p:.3f}: {change.verdict}")
+        print(told(change))
     slower = [change.workload for change in found if change.verdict == "slower" and change.side.split(":")[0] == BASE]
     print(f"{len(found)} compared; this project slower in {len(slower)}" + (f": {', '.join(slower)}" if slower else ""))
     return 1 if slower else 0

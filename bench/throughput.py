@@ -19,7 +19,7 @@ import json
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,13 @@ def commit() -> str:
     return run_folder._git()
 
 
-def attempt(
-    one: Side, work: Workload, checked: float | None, reference: Path, seconds: float, environment: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def attempt(one: Side, work: Workload, checked: float | None, reference: Path, seconds: float) -> dict[str, Any]:
     """A row of a fresh process; of one that fails, a row with "error". checked: how far from the reference it was found, if it was."""
     against = ["--reference", str(reference)] if checked is None else ["--checked", str(checked)]
     module = ["bench.worker", *one.arguments(), *against, "--seconds", str(seconds)]
     module.insert(2, work.name)
     try:
-        return timing.run_module(module, environment=environment)[-1]
+        return timing.run_module(module)[-1]
     except subprocess.CalledProcessError as error:
         lines = [line for line in (error.stdout or "").splitlines() if line.startswith("{")]
         known = dict(zip((*KEY, "dtype", "slower"), one.key(work), strict=True))

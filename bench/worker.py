@@ -25,6 +25,7 @@ import numpy as np
 
 from bench import device, flops, probe
 from bench.peer import PEERS, Built, Options
+from bench.timing import TURN
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
@@ -70,15 +71,37 @@ def _time(run: Callable[[int], None], count: int) -> float:
     return time.perf_counter() - began
 
 
-def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Steps a block, and milliseconds a step of each block; blocks of `block_seconds` or more, at most about `BLOCKS` of them."""
-    least, count = max(block_seconds, seconds / BLOCKS), 1
+def steps_per_block(run: Callable[[int], None], least: float) -> int:
+    """Steps that take so many seconds or more."""
+    count = 1
     while (took := _time(run, count)) < 0.8 * least:
         count = max(count + 1, min(10 * count, math.ceil(count * least / took)))
     _time(run, count)
+    return count
+
+
+def _block(run: Callable[[int], None], count: int) -> float:
+    """Milliseconds a step; rows are kept, and their digits with them."""
+    return float(f"{1000 * _time(run, count) / count:.6g}")
+
+
+def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
+    """Steps a block, and milliseconds a step of each block; blocks of `block_seconds` or more, at most about `BLOCKS` of them."""
+    count = steps_per_block(run, max(block_seconds, seconds / BLOCKS))
     samples, end = [], time.perf_counter() + seconds
     while not samples or time.perf_counter() < end:
-        samples.append(float(f"{1000 * _time(run, count) / count:.6g}"))  # rows are kept, and their digits with them
+        samples.append(_block(run, count))
+    return count, samples
+
+
+def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
+    """The same, a block of `seconds` for each line of standard input; says on standard output when it waits for one."""
+    count = steps_per_block(run, max(block_seconds, seconds))
+    samples = []
+    print(TURN, flush=True)
+    for _ in sys.stdin:
+        samples.append(_block(run, count))
+        print(TURN, flush=True)
     return count, samples
 
 
@@ -116,8 +139,10 @@ def _versions(peer: str) -> dict[str, str]:
     return found
 
 
-def timed_row(peer: str, work: Workload, options: Options, reference: Path | None, checked: float, seconds: float) -> dict[str, Any]:
-    """Build, check, time. checked: without a reference, how far away an earlier check found it."""
+def timed_row(
+    peer: str, work: Workload, options: Options, reference: Path | None, checked: float, seconds: float, turns: bool = False
+) -> dict[str, Any]:
+    """Build, check, time. checked: without a reference, how far away an earlier check found it; turns: with others that run now."""
     began = time.perf_counter()
     built = build(peer, work, make_arrays(work), options)
     row: dict[str, Any] = {"build_seconds": time.perf_counter() - began}
@@ -126,7 +151,7 @@ def timed_row(peer: str, work: Workload, options: Options, reference: Path | Non
         with np.load(reference) as file:
             checked = max(distances(work, built, file, options.dtype).values())
     probes = [] if device.gpu() else [probe.gflops()]
-    steps, samples = measure(built.run, seconds, built.block_seconds)
+    steps, samples = (measure_in_turns if turns else measure)(built.run, seconds, built.block_seconds)
     probes += [] if device.gpu() else [probe.gflops()]
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}
@@ -174,6 +199,7 @@ def main() -> None:
     parser.add_argument("--checked", type=float)
     parser.add_argument("--write-reference", type=Path)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--turns", action="store_true", help="wait for a line before each block, which then takes --seconds")
     parser.add_argument("--backend", default=None)
     parser.add_argument("--dropout", type=float, default=None)
     parser.add_argument("--recurrent-dropout", type=float, default=None)
@@ -192,7 +218,7 @@ def main() -> None:
     recurrent = work.recurrent_dropout if options.recurrent_dropout is None else options.recurrent_dropout
     asked = Options(options.backend, dropout, recurrent, dtype=options.dtype, slower=options.slower)
     try:
-        row = timed_row(options.peer, work, asked, options.reference, options.checked, options.seconds)
+        row = timed_row(options.peer, work, asked, options.reference, options.checked, options.seconds, options.turns)
     except Exception as error:
         line = str(error).strip().splitlines() or [""]
         print(json.dumps(described(options.peer, work, asked) | {"error": f"{type(error).__name__}: {line[0][:300]}"}), flush=True)

@@ -40,34 +40,6 @@ def test_noise_is_not_called_a_change_and_a_tenth_is(slower: float, least: int, 
     assert least <= called <= most
 
 
-def test_pairs_by_hand_and_by_scipy() -> None:
-    # of eight ways to exchange the sides of three rounds, two are as far from no change
-    assert compare.paired_p([1, 2, 3], [1.1, 2.2, 3.3]) == pytest.approx(2 / 8)
-    assert compare.paired_p([1, 2], [1, 2]) == 1
-    rng = np.random.default_rng(0)
-    old = rng.lognormal(0, 0.3, 9)
-    new = old * rng.lognormal(0.05, 0.05, 9)
-    peer = stats.permutation_test(
-        (np.log(old), np.log(new)), lambda a, b, axis: (a - b).mean(axis), n_resamples=np.inf, permutation_type="samples"
-    )
-    assert compare.paired_p(list(old), list(new)) == pytest.approx(peer.pvalue)
-    old = rng.lognormal(0, 0.3, 40)  # more ways than are looked at
-    new = old * rng.lognormal(0.01, 0.05, 40)
-    assert compare.paired_p(list(old), list(new)) == pytest.approx(stats.ttest_rel(np.log(old), np.log(new)).pvalue, abs=0.02)
-
-
-def test_pairs_see_through_a_machine_that_changes() -> None:
-    """Rounds from 10 to 20 ms, and a tenth between their sides; too few rounds are refused, since none could be beyond noise."""
-    speeds = np.linspace(10, 20, 8)
-    old, new = ([timed("A", "ours", factor * ms, n) for n, ms in enumerate(speeds)] for factor in (1.0, 1.1))
-    assert [change.verdict for change in compare.changes(old, new)] == ["same"]
-    assert [change.verdict for change in compare.changes(old, new[::-1], paired=True)] == ["slower"]
-    with pytest.raises(InputError, match=r"^rounds of A ours: 6; no 6 pairs can be beyond level 0.02: run more$"):
-        compare.changes(old[:6], new, paired=True)
-    with pytest.raises(InputError, match=r"^round: 0 of A twice; give rows of one commit to pair$"):
-        compare.changes(old, new + new, paired=True)
-
-
 def test_many_workloads_are_allowed_for() -> None:
     """Holm: the same p is enough among one and not among twenty."""
     found = [compare.Change(str(n), "ours", 1.2, 1.1, 1.3, 0.008 if n == 0 else 0.5) for n in range(20)]

@@ -1,14 +1,14 @@
-"""How often `compare` is wrong: the experiment's order, and what its report makes of rows. Nothing is timed."""
+"""How often `duel` is wrong: the experiment's order, and what its report makes of rows. Nothing is timed."""
 
+import numpy as np
 from rows import ROOT  # noqa: F401
 
 from bench import false_alarms, peer
 
 
-def test_the_sides_run_in_turn() -> None:
-    runs = false_alarms.wanted(2, 1, 2)
-    assert runs[:6] == [(0, number, side) for number in range(2) for side in ("old", "new", "slower")]
-    assert runs[6:] == [(1, number, side) for number in range(2) for side in ("old", "new")]
+def test_sides() -> None:
+    assert list(false_alarms.sides_of(9)) == ["old", "new", "slower"]
+    assert list(false_alarms.sides_of(10)) == ["old", "new"]
     assert false_alarms.SIDES["slower"].arguments() == ["ours", "--slower", "0.1"]
 
 
@@ -33,17 +33,12 @@ def test_a_slower_call_waits_for_its_share(monkeypatch) -> None:
 
 def test_verdicts_by_hand(capsys) -> None:
     """Of two comparisons the first sees a slower side, the second a difference where there is none."""
-    times = {
-        (0, "old"): [1.0, 1.01, 0.99, 1.3, 1.02, 1.0, 1.2],
-        (0, "new"): [1.01, 1.0, 0.98, 1.32, 1.0, 1.01, 1.19],
-        (0, "slower"): [1.1, 1.12, 1.11, 1.41, 1.1, 1.08, 1.33],  # in rounds that were themselves slow too
-        (1, "old"): [1.0, 1.01, 0.99, 1.0, 1.02, 1.0, 1.01],
-        (1, "new"): [0.9, 0.91, 0.89, 0.9, 0.92, 0.91, 0.9],
-    }
+    speeds = np.linspace(1, 2, 8)  # a machine that gets slower
+    factors = {(0, "old"): 1.0, (0, "new"): 1.0, (0, "slower"): 1.1, (1, "old"): 1.0, (1, "new"): 0.9}
     rows = [
-        {"comparison": number, "side": side, "round": place, "ms_per_step": ms}
-        for (number, side), many in times.items()
-        for place, ms in enumerate(many)
+        {"comparison": number, "side": side, "round": place, "samples": [factor * speed * (1 + 0.001 * place * (side == "new"))] * 3}
+        for (number, side), factor in factors.items()
+        for place, speed in enumerate(speeds)
     ]
     found = false_alarms.verdicts(rows)
     assert [one.verdict for one in found["new"]] == ["same", "faster"]
