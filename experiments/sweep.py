@@ -25,12 +25,14 @@ called again.
 so that both stand in a module.
 """
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
 import json
 import os
+import queue
 import subprocess
 import sys
 import tempfile
@@ -141,15 +143,22 @@ def _found(name: str) -> Any:
     return found
 
 
-def _in_process(run: Run, config: Any) -> dict[str, Any]:
-    """The row of a run in a fresh process."""
+def _in_process(run: Run, config: Any, cores: Iterable[int]) -> dict[str, Any]:
+    """The row of a run in a fresh process on these cores."""
     asked = {"run": name_of(run), "config": name_of(type(config)), "values": dataclasses.asdict(config)}
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "row.json"
         began = time.perf_counter()
         command = [sys.executable, "-m", "experiments.sweep", str(answer)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        done = subprocess.run(command, input=json.dumps(asked), text=True, env=environment, stdout=sys.stderr)
+        with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, stdout=sys.stderr) as done:
+            try:
+                with contextlib.suppress(ProcessLookupError):  # it has ended already
+                    os.sched_setaffinity(done.pid, cores)
+                done.communicate(json.dumps(asked))
+            except BaseException:
+                done.kill()
+                raise
         if answer.exists():
             return json.loads(answer.read_text())
     how = f"killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with code {done.returncode}"
@@ -169,8 +178,20 @@ def _here(run: Run, missing: Mapping[str, Any]) -> Iterator[tuple[str, dict[str,
 
 
 def _processes(run: Run, missing: Mapping[str, Any], workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    every = sorted(os.sched_getaffinity(0))
+    free: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    for number in range(workers):
+        free.put(every[number::workers] or every)
+
+    def one_run(config: Any) -> dict[str, Any]:
+        cores = free.get()
+        try:
+            return _in_process(run, config, cores)
+        finally:
+            free.put(cores)
+
     with ThreadPoolExecutor(workers) as pool:
-        under_way = {pool.submit(_in_process, run, config): number for number, config in missing.items()}
+        under_way = {pool.submit(one_run, config): number for number, config in missing.items()}
         try:
             for one in as_completed(under_way):
                 yield under_way[one], one.result()
@@ -212,7 +233,7 @@ def run(
         function: config -> figures by name.
         configs: frozen dataclasses; equal ones are one run.
         path: JSON lines, only ever appended; made if absent.
-        workers: processes at a time; 0 for one a core.
+        workers: processes at a time, that share the cores out, so that none waits for another; 0 for one a core.
         retry: run those that failed once more.
         options: of submitit.
 

@@ -27,6 +27,9 @@ def test_pairs_by_hand_and_by_scipy() -> None:
     assert duel.paired_p(list(np.exp(many))) == pytest.approx(stats.ttest_1samp(many, 0).pvalue, abs=0.02)
 
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
+
 def _rows(factor: float, rounds: int = 8, work: str = "A") -> list[dict]:
     """Of a machine whose speed changes from block to block, by up to two times, and noise of 2 % besides."""
     rng = np.random.default_rng(3)

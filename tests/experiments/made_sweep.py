@@ -37,6 +37,12 @@ def score(config: Config) -> dict[str, float]:
     return {"score": config.number * config.inner.scale + sum(config.sizes)}
 
 
+def cores(config: Config) -> dict[str, list[int]]:
+    """Those that the process may run on."""
+    time.sleep(0.1 * config.number)
+    return {"cores": sorted(os.sched_getaffinity(0))}
+
+
 def configs(log: Path) -> list[Config]:
     wrong = {3: "raise", 7: "killed"}
     return [Config(number, wrong.get(number, "slow"), str(log), inner=Inner(2.0)) for number in range(12)]

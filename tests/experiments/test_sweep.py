@@ -72,6 +72,15 @@ def test_a_sweep_of_twelve(tmp_path: Path, environment: dict[str, str]) -> None:
     assert list(results.read(path)) == rows
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_share_the_cores_out(tmp_path: Path, workers: int) -> None:
+    every = sorted(os.sched_getaffinity(0))
+    rows = sweep.run(made_sweep.cores, [Config(n) for n in range(3)], tmp_path / "rows.jsonl", "processes", workers)
+    found = {tuple(row["result"]["cores"]) for row in rows}
+    assert found <= {tuple(every[n::workers] or every) for n in range(workers)}
+    assert len(found) == min(workers, len(every))
+
+
 def test_here_retry_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "rows.jsonl"
     wanted = [Config(n, "raise" if n == 1 else "", str(tmp_path / "log")) for n in range(3)]
