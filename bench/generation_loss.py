@@ -22,6 +22,7 @@ STREAM = [OURS, "--regime", "stream"]
 FAST = ["--learning-rate", "5e-3", "--schedule", "cosine", "--clip-norm", "1"]
 RECIPES = {
     "windows": [OURS],
+    "windows, bfloat16": [OURS, "--dtype", "bfloat16"],
     "keras-jax windows": [KERAS, "--validation", "0.1"],
     "stream": [*STREAM, "--length", "100", "--epochs", "10"],
     "stream 60": [*STREAM, "--length", "100", "--epochs", "60", *FAST],

@@ -18,6 +18,7 @@ from bench.seeds import run_missing
 PATH = results.RESULTS / "sentiment_accuracy.jsonl"
 SIDES = {
     "lstm_jax": ["bench.peers.ours_sentiment", "--epochs", "3"],
+    "lstm_jax bfloat16": ["bench.peers.ours_sentiment", "--epochs", "3", "--dtype", "bfloat16"],
     "keras-jax": ["bench.peers.keras_sentiment", "--epochs", "3"],
     "lstm_jax-held-out": ["bench.peers.ours_sentiment", "--epochs", "12", "--validation", "0.15", "--patience", "2"],
 }
