@@ -4,7 +4,8 @@
 // sums over all of them. A thread goes through time in stretches of some steps, short enough for what passes between the products of a
 // stretch to stay in its cache: forward x W for the stretch and then its steps, backward its steps and then the gradients of x, W and U.
 // Of each step's product h U the four gates of a vector of units stay in registers, where the gates' functions follow at once.
-// Kept for the backward pass are the gates, h and c; writing more costs more than computing it again.
+// Kept for the backward pass are the gates, h and c; writing more costs more than computing it again. They are more than the caches hold, so
+// they are written past them, and fetched ahead of their step.
 
 #include "gates.h"
 #include "products.h"
@@ -54,11 +55,12 @@ template <typename T>
 struct ForwardPlace {
   int64_t first, rows;  // of the batch
   T *h, *h_next;        // (rows, H)
-  T* z;                 // (steps of the stretch, rows, 4H), or in `gates`
+  T* z;                 // (steps of the stretch, rows, 4H)
   int64_t by_step;      // from a step's z to the next one's
   Kernel<T> kernel;     // U, or of it
   int64_t offset;       // blocks that it leaves out in front
   T* part;              // (rows, blocks, 4, lanes): the sums of a block of units, or two, of the depth so far
+  bool still;           // h is all zeros: no product
 };
 
 // The row of W of an id: negative ones count from the end; null for one that is not there.
@@ -105,7 +107,7 @@ void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, 
       }
     }
   }
-  add_products<T, ROWS, BLOCKS, PER_GATE>(sums, a, units, place.kernel, block - place.offset, k0, k1);
+  if (!place.still) add_products<T, ROWS, BLOCKS, PER_GATE>(sums, a, units, place.kernel, block - place.offset, k0, k1);
   for (int n = 0; n < BLOCKS; ++n) {
     if (k1 < units) {
 #pragma GCC unroll 8
@@ -140,10 +142,10 @@ void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, 
       }
       store(run.final_c + state, c_new[r], count);
       store(place.h_next + own, h_new[r], count);
-      if (run.h_trail) store(run.h_trail + after, h_new[r], count);
+      if (run.h_trail) stream(run.h_trail + after, h_new[r], count);
       if (run.gates) {
-        store(run.c_trail + after, c_new[r], count);
-        for (int g = 0; g < kGates; ++g) store(run.gates + ((t * batch + row + r) * kGates + g) * units + column, gates[r][g], count);
+        stream(run.c_trail + after, c_new[r], count);
+        for (int g = 0; g < kGates; ++g) stream(run.gates + ((t * batch + row + r) * kGates + g) * units + column, gates[r][g], count);
       }
     }
   }
@@ -241,6 +243,12 @@ void project(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t0, in
   }
 }
 
+// Whether so many numbers are all 0, as where a sequence begins.
+template <typename T>
+bool zeros(const T* from, int64_t size) {
+  return std::all_of(from, from + size, [](T value) { return value == 0; });
+}
+
 // A thread takes its rows in tiles, each through all T, so that what a step touches stays in its cache.
 constexpr int64_t kTile = 64;
 
@@ -250,7 +258,7 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   const auto [steps, batch, features, units] = run.sizes;
   const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps);
   ForwardPlace<T> place{first, rows};
-  const int64_t z_size = run.ids || run.gates ? 0 : stretch * kGates * size;
+  const int64_t z_size = run.ids ? 0 : stretch * kGates * size;
   Aligned<T> state(2 * size), dropped(run.mask.kinds * size), dropped_x(run.input_mask.kinds ? stretch * rows * features : 0), z(z_size);
   Aligned<T> part(units > kDepth ? 2 * rows * kGates * kLanes<T> : 0);
   place.part = part.get();
@@ -261,17 +269,18 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   Aligned<T> blocks(by_block ? 2 * kBlock * units : 0);
   place.h = state.get();
   place.h_next = place.h + size;
-  place.by_step = kGates * (run.gates ? batch : rows) * units;
+  place.by_step = kGates * rows * units;
+  place.z = z.get();
   std::memcpy(place.h, run.h + first * units, size * sizeof(T));
   std::memcpy(run.final_c + first * units, run.c + first * units, size * sizeof(T));
   if (run.h_trail) std::memcpy(run.h_trail + first * units, place.h, size * sizeof(T));
   if (run.c_trail) std::memcpy(run.c_trail + first * units, run.c + first * units, size * sizeof(T));
   for (int64_t t0 = 0; t0 < steps; t0 += stretch) {
     const int64_t t1 = std::min(steps, t0 + stretch);
-    place.z = run.gates ? run.gates + (t0 * batch + first) * kGates * units : z.get();
     if (!run.ids) project(run, place, t0, t1, dropped_x.get());
     for (int64_t t = t0; t < t1; ++t) {
       const int64_t kinds = run.mask.kinds;
+      place.still = t == 0 && zeros(place.h, size);
       for (int64_t gate = 0; gate < kinds; ++gate) drop(place.h, run.mask, gate, first, rows, dropped.get() + gate * size);
       over_blocks<T>(units, rows, kinds == kGates, [&](auto ROWS, auto BLOCKS, auto PER_GATE, int64_t block, int64_t begin, int64_t k0, int64_t k1) {
         if (by_block && begin == 0 && k0 == 0) {
@@ -290,6 +299,7 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
     }
   }
   std::memcpy(run.final_h + first * units, place.h, size * sizeof(T));
+  flush_streams();
 }
 
 template <typename T>
@@ -326,12 +336,32 @@ struct Sums {
   T *by_kernel, *by_recurrent, *by_bias;
 };
 
+// What the step before reads, fetched into the second cache some lines at a time while this one's products run.
+struct Ahead {
+  struct Range {
+    const char *at = nullptr, *end = nullptr;
+  } ranges[3];
+  int range = 0;
+  void expect(int number, const void* from, int64_t bytes) {
+    ranges[number] = {static_cast<const char*>(from), static_cast<const char*>(from) + bytes};
+    range = 0;
+  }
+  void fetch() {
+    constexpr int kLines = 16, kLine = 64;
+    while (range < 3 && ranges[range].at >= ranges[range].end) ++range;
+    if (range == 3) return;
+    Range& one = ranges[range];
+    for (int n = 0; n < kLines; ++n, one.at += kLine) __builtin_prefetch(one.at, 0, 2);
+  }
+};
+
 // A thread's own: d_z of a stretch, (4, panels, rows of the stretch, width); rows of x or h, (size / lanes, rows of the stretch, lanes); and
 // what `back_block` sums up, twice (rows of the stretch, 4 vectors).
 template <typename T>
 struct BackwardPlace {
   int64_t first, rows, stretch, width, panels;
   T *d_z, *turned, *part;
+  Ahead* ahead;
   T* panel(int64_t gate, int64_t number) const { return d_z + (gate * panels + number) * stretch * rows * width; }
 };
 
@@ -356,6 +386,7 @@ void back_block(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t unit
     for (int v = 0; v < VECTORS; ++v) sums[r][v] = first % count == 0 ? Vec<T>{} : load(part.sums + r * kWidth + v * kLanes<T>);
   }
   for (int64_t panel = first; panel < last; ++panel) {
+    place.ahead->fetch();
     const int64_t from = panel % place.panels * place.width, depth = std::min(place.width, units - from);
     const T* b = kernel + (panel / place.panels * units + from) * kWidth;
     multiply<T, ROWS, VECTORS>(sums, place.panel(panel / place.panels, panel % place.panels) + row * place.width, place.width, 1, b, depth);
@@ -425,10 +456,13 @@ void back(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t units, int
   }
 }
 
-// sums[gate] += (rows * mask of the gate)^T d_z over the stretch's steps t0..t1-1, or the first of these sums; data: (T, B, size).
+// sums[gate] += (rows * mask of the gate)^T d_z over the stretch's steps t0..t1-1 but the first `left_out`, or the first of these sums; data:
+// (T, B, size).
 template <typename T, int VECTORS>
 void add_outer(const Backward<T>& run, const BackwardPlace<T>& place, const T* data, const Mask<T>& mask, int64_t size, int64_t t0,
-               int64_t t1, bool first, T* sums) {
+               int64_t t1, int64_t left_out, bool first, T* sums) {
+  const int64_t offset = left_out * place.rows * place.width;
+  t0 += left_out;
   const int64_t depth = (t1 - t0) * place.rows, blocks = blocks_of<T>(size);
   for (int64_t gate = 0; gate < kGates; ++gate) {
     for (int64_t k = 0; k < depth && (gate == 0 || mask.kinds == kGates); ++k) {
@@ -443,7 +477,7 @@ void add_outer(const Backward<T>& run, const BackwardPlace<T>& place, const T* d
       }
     }
     for (int64_t panel = 0; panel < place.panels; ++panel) {
-      const T* d_z = place.panel(gate, panel);
+      const T* d_z = place.panel(gate, panel) + offset;
       for (int64_t block = 0; block < blocks; ++block, sums += kLanes<T> * place.width) {
         in_groups(kLanes<T>, kSums / VECTORS, [&](int64_t begin, int64_t count) {
           with_rows<std::min(kSums / VECTORS, kLanes<T>)>(count, [&](auto ROWS) {
@@ -506,18 +540,19 @@ void add_gradients(const Backward<T>& run, const BackwardPlace<T>& place, int64_
                    const Sums<T>& sums) {
   const auto [steps, batch, features, units] = run.sizes;
   const int64_t depth = (t1 - t0) * place.rows;
-  const auto outer = [&](const T* data, const Mask<T>& mask, int64_t size, T* to) {
+  const auto outer = [&](const T* data, const Mask<T>& mask, int64_t size, int64_t left_out, T* to) {
     switch (vectors_of<T>(run.sizes.units)) {
       case 1:
-        return add_outer<T, 1>(run, place, data, mask, size, t0, t1, first, to);
+        return add_outer<T, 1>(run, place, data, mask, size, t0, t1, left_out, first, to);
       case 2:
-        return add_outer<T, 2>(run, place, data, mask, size, t0, t1, first, to);
+        return add_outer<T, 2>(run, place, data, mask, size, t0, t1, left_out, first, to);
       default:
-        return add_outer<T, 4>(run, place, data, mask, size, t0, t1, first, to);
+        return add_outer<T, 4>(run, place, data, mask, size, t0, t1, left_out, first, to);
     }
   };
-  outer(run.h_trail, run.mask, units, sums.by_recurrent);
-  if (run.x) outer(run.x, run.input_mask, features, sums.by_kernel);
+  const bool still = t0 == 0 && zeros(run.h_trail + place.first * units, place.rows * units);
+  outer(run.h_trail, run.mask, units, still, sums.by_recurrent);
+  if (run.x) outer(run.x, run.input_mask, features, 0, sums.by_kernel);
   for (int64_t k = 0; k < depth; ++k) {
     T* row = nullptr;
     if (run.ids) row = const_cast<T*>(row_of(sums.by_kernel, run.ids[(t0 + k / place.rows) * batch + place.first + k % place.rows], run.sizes));
@@ -543,7 +578,8 @@ void backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, i
   const int64_t wide = std::max(units, run.x ? features : 0);
   Aligned<T> part(2 * stretch * rows * 4 * kLanes<T>);
   Aligned<T> d_z(kGates * sums.panels * sums.width * stretch * rows), turned(blocks_of<T>(wide) * kLanes<T> * stretch * rows);
-  BackwardPlace<T> place{first, rows, stretch, sums.width, sums.panels, d_z.get(), turned.get(), part.get()};
+  Ahead ahead;
+  BackwardPlace<T> place{first, rows, stretch, sums.width, sums.panels, d_z.get(), turned.get(), part.get(), &ahead};
   std::fill(d_z.get(), d_z.get() + kGates * sums.panels * sums.width * stretch * rows, T(0));  // columns that fill a panel up stay so
   std::memcpy(run.d_first_h + first * units, run.d_final_h + first * units, size * sizeof(T));
   std::memcpy(run.d_first_c + first * units, run.d_final_c + first * units, size * sizeof(T));
@@ -552,6 +588,11 @@ void backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, i
     place.stretch = t1 - t0;
     for (int64_t t = t1 - 1; t >= t0; --t) {
       back_through_gates(run, place, t, t0);
+      if (t > 0) {
+        ahead.expect(0, run.gates + ((t - 1) * batch + first) * kGates * units, size * kGates * sizeof(T));
+        ahead.expect(1, run.c_trail + ((t - 1) * batch + first) * units, size * sizeof(T));
+        ahead.expect(2, run.h_trail + (t * batch + first) * units, size * sizeof(T));
+      }
       back(place, run.mask, units, (t - t0) * rows, rows, units, run.transposed_recurrent, [&](int64_t k, int64_t& number, T*& out) {
         number = first + k - (t - t0) * rows;
         const bool valid = !run.valid || run.valid[t * batch + number];

@@ -6,6 +6,9 @@
 #include <cstring>
 #include <memory>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -65,6 +68,24 @@ template <typename T>
 inline void store(T* to, Vec<T> vector, int count) {
   if (count == kLanes<T>) return store(to, vector);
   std::memcpy(to, &vector, count * sizeof(T));
+}
+
+// Past the caches, for what is read much later: a line of memory is not fetched first to be written over. `flush_streams` before another
+// thread reads it.
+template <typename T>
+inline void stream(T* to, Vec<T> vector, int count) {
+#if defined(__AVX512F__)
+  if (count == kLanes<T> && reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0) {
+    return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)vector);
+  }
+#endif
+  store(to, vector, count);
+}
+
+inline void flush_streams() {
+#if defined(__AVX512F__)
+  _mm_sfence();
+#endif
 }
 
 // Ask for large pages before memory that is new is written for the first time: a fault for each 4 KiB of it takes as long as the arithmetic
