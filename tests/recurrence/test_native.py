@@ -76,6 +76,8 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
     with jax.enable_x64(dtype == "float64"):
         for kind in (KINDS[turn % 5], KINDS[(turn + 2) % 5]):
             params, x, state, dropout, valid, d_h, d_final = _arrays(batch, units, features, dtype, *kind)
+            if kind != KINDS[turn % 5]:  # a tile that starts from zeros leaves products out
+                state = state._replace(h=state.h.at[:64].set(0))
             args = (params, x, state, dropout, valid)
             want = jax.jit(recurrence._twin_forward, static_argnums=(0, 1))(True, True, *args)
             got = recurrence._call_forward(True, True, *args)
