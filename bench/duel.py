@@ -111,7 +111,7 @@ def version(folder: Path) -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False).stdout
 
-    changed = git("diff", "HEAD", "--", "lstm_jax", "bench")
+    changed = git("diff", "HEAD", "--", "lstm_jax", "bench", ":!bench/results")
     return git("rev-parse", "--short=12", "HEAD").strip() + (f"+{hashlib.sha256(changed.encode()).hexdigest()[:8]}" if changed else "")
 
 

@@ -160,8 +160,9 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
         assert set(column(1)) == {"recurrence:H=64,T=80,B=32"}
         assert "3 of 37 rows" in text("#count")
         browser.find_element("id", "csv").click()
-        WebDriverWait(browser, 10).until(lambda _: list(tmp_path.glob("*.csv")))
-        lines = (tmp_path / "lstm_jax_bench.csv").read_text().splitlines()
+        saved = tmp_path / "lstm_jax_bench.csv"
+        WebDriverWait(browser, 10).until(lambda _: saved.exists() and saved.stat().st_size)  # it is empty for a moment
+        lines = saved.read_text().splitlines()
         assert len(lines) == 4
         assert lines[0].startswith("workload,side,round,ms_per_step")
         errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
