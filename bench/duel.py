@@ -1,7 +1,7 @@
 """Two checkouts of the project in turn: is one faster or slower than the other, beyond noise?
 
     git worktree add ../before HEAD~3
-    python -m bench duel ../before                        # against this checkout, workloads A and B, three minutes on two cores
+    python -m bench duel ../before                        # against this checkout, workloads A and B, two minutes on two cores
     python -m bench duel ../before ../after --workload A:H=256 --rounds 12
 
 Each round starts a fresh process of either. Once both are compiled they take turns, a block of some steps each: a machine that is slow for

@@ -1,6 +1,6 @@
 """How often `duel` is wrong: this project against itself, and against itself made slower on purpose.
 
-    python -m bench false_alarms                # about half an hour on two cores
+    python -m bench false_alarms                # 19 minutes on two cores
     python -m bench false_alarms --report
 
 Twenty comparisons of the same, each of fresh processes of its own, and in the first ten of them a third side that waits for a tenth of its

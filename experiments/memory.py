@@ -1,7 +1,7 @@
 """Does a simple recurrent network overwrite its memory, and how far back does a gradient reach?
 
-    python -m experiments.memory --preset toy       # seconds
-    python -m experiments.memory --workers 2        # an hour and a half on two cores by the first quarter, which is run
+    python -m experiments.memory --preset toy                           # seconds
+    LSTM_JAX_DATA=... python -m experiments.memory --workers 2          # 90 minutes on two cores by the first quarter, which is run
 
 The source says that "the original RNN layer would tend to overwrite too much of its internal memory". Put to the test: simple RNN, GRU,
 LSTM and minLSTM with as many parameters as an LSTM of 64 units, on tasks whose answer lies a lag back (Hochreiter & Schmidhuber 1997):

@@ -243,7 +243,7 @@ void project(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t0, in
   }
 }
 
-// Whether so many numbers are all 0, as where a sequence begins.
+// Whether so many numbers are all 0, as where a sequence begins; their product is left out, so that a NaN in U shows a step later.
 template <typename T>
 bool zeros(const T* from, int64_t size) {
   return std::all_of(from, from + size, [](T value) { return value == 0; });
