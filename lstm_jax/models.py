@@ -65,11 +65,14 @@ class SentimentClassifier(nnx.Module):
         ids: TokenIds,
         *,
         vectors: Float[Array, "T B E"] | None = None,
+        summed: bool = False,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> Float[Array, "B"]:
-        """Logits of a batch; `deterministic` and `rngs` as in `Recurrent`. `vectors`, time first, stand in for the embedding's of `ids`."""
+        """Logits of a batch; `deterministic` and `rngs` as in `Recurrent`. `vectors`, time first, stand in for the embedding's of `ids`; if
+        `summed`, gradients by those of the same word are only used added up, and may come at one of its places, see `unroll`'s `tokens`."""
         steps_first = ids.T  # the recurrence runs over T first, so gather the vectors in that order
+        tokens = steps_first if not self.folded and (summed or vectors is None) else None
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first)
         first = self.recurrent.layers[0]
@@ -78,9 +81,11 @@ class SentimentClassifier(nnx.Module):
         if self.word_dropout and training:
             kept = jax.random.bernoulli(self._key(rngs), 1 - self.word_dropout, (*steps_first.shape, 1))
             vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)
+            tokens = None
         h: Any = self.recurrent(
             vectors,
             mask=self.embedding.mask(steps_first),
+            tokens=tokens,
             deterministic=deterministic,
             rngs=rngs,
             time_major=True,
@@ -147,7 +152,8 @@ class CharGenerator(nnx.Module):
         steps_first = ids.T
         x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first)
         valid = None if mask is None else mask.T
-        return self.recurrent(x, mask=valid, initial_state=state, deterministic=deterministic, rngs=rngs, time_major=True)
+        tokens = None if self.embedding is None else steps_first
+        return self.recurrent(x, mask=valid, tokens=tokens, initial_state=state, deterministic=deterministic, rngs=rngs, time_major=True)
 
     def logits(self, hidden: Float[Array, "... H"]) -> Float[Array, "... V"]:
         """Logits of the next character from what `hidden` gives."""

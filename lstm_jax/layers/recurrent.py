@@ -169,6 +169,7 @@ class Recurrent(nnx.Module):
         lengths: jax.Array | None = None,
         initial_state: Any = None,
         dropout: DropoutMasks | None = None,
+        tokens: jax.Array | None = None,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         time_major: bool = False,
@@ -180,6 +181,7 @@ class Recurrent(nnx.Module):
             mask: bool (B, T), False for padding; or `lengths`: int (B,).
             initial_state: the cell's state of (B, H) arrays; zeros, or the carried state, if None.
             dropout: masks to use instead of drawn ones.
+            tokens: int (B, T): equal where a row's x was looked up in the same place of a table, see `unroll`.
             deterministic: no dropout; None takes the attribute that `train()` and `eval()` set.
             rngs: see `draw_masks`.
 
@@ -212,6 +214,7 @@ class Recurrent(nnx.Module):
             mask=mask,
             lengths=lengths,
             dropout=dropout,
+            tokens=tokens,
             backwards=self.go_backwards,
             return_sequences=self.return_sequences,
             zero_output_for_mask=self.zero_output_for_mask,
@@ -309,6 +312,7 @@ class Bidirectional(nnx.Module):
         lengths: jax.Array | None = None,
         initial_state: tuple[Any, Any] | None = None,
         dropout: tuple[DropoutMasks, DropoutMasks] | None = None,
+        tokens: jax.Array | None = None,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         time_major: bool = False,
@@ -322,6 +326,7 @@ class Bidirectional(nnx.Module):
                 lengths=lengths,
                 initial_state=None if initial_state is None else initial_state[n],
                 dropout=None if dropout is None else dropout[n],
+                tokens=tokens,
                 deterministic=deterministic,
                 rngs=keys[n],
                 time_major=time_major,
@@ -370,15 +375,22 @@ class RecurrentStack(nnx.Module):
         self.layers = nnx.List(layers)
         self.all_states = layers[0].return_state
 
-    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None, **options):
-        """As `Recurrent.__call__`, except `initial_state` and `dropout`, which are lists with an entry a layer."""
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        tokens: jax.Array | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        **options,
+    ):
+        """As `Recurrent.__call__`, except `initial_state` and `dropout`, which are lists with an entry a layer; `tokens` are of `x`."""
         per_layer = {name: options.pop(name) for name in ("initial_state", "dropout") if options.get(name) is not None}
         y: Any = x
         states = []
         for n, layer in enumerate(self.layers):
             own = {name: values[n] for name, values in per_layer.items()}
             key = jax.random.fold_in(rngs, n) if isinstance(rngs, jax.Array) else rngs
-            y = layer(y, rngs=key, **(options | own))
+            y = layer(y, rngs=key, tokens=tokens if n == 0 else None, **(options | own))
             if self.all_states:
                 y, state = y
                 states.append(state)

@@ -4,11 +4,13 @@
 // sums over all of them. A thread goes through time in stretches of some steps, short enough for what passes between the products of a
 // stretch to stay in its cache: forward x W for the stretch and then its steps, backward its steps and then the gradients of x, W and U.
 // Of each step's product h U the four gates of a vector of units stay in registers, where the gates' functions follow at once.
+// Where tokens say that a row reads the same x again, forward takes over its product, and backward adds up d_z before products with it.
 // Kept for the backward pass are the gates, h and c; writing more costs more than computing it again. They are more than the caches hold, so
 // they are written past them, and fetched ahead of their step.
 
 #include "gates.h"
 #include "products.h"
+#include "repeats.h"
 #include "threads.h"
 #include "vectors.h"
 
@@ -36,8 +38,9 @@ int64_t stretch_of(int64_t rows, int64_t steps, int64_t together = kStretch) {
 template <typename T>
 struct Forward {
   Sizes sizes;
-  const T* x;          // (T, B, E), or null with
-  const int32_t* ids;  // (T, B): x W is a row of W
+  const T* x;             // (T, B, E), or null with
+  const int32_t* ids;     // (T, B): x W is a row of W
+  const int32_t* tokens;  // (T, B) or null: where equal within a row, x is
   const T *w, *bias;
   Kernel<T> recurrent;
   const T* kernel;  // W as `pack_panels` has it, or itself
@@ -55,8 +58,8 @@ template <typename T>
 struct ForwardPlace {
   int64_t first, rows;  // of the batch
   T *h, *h_next;        // (rows, H)
-  T* z;                 // (steps of the stretch, rows, 4H)
-  int64_t by_step;      // from a step's z to the next one's
+  T* z;                 // of the stretch's steps and rows, (4H) each
+  const T** z_rows;     // where that of each step and row is
   Kernel<T> kernel;     // U, or of it
   int64_t offset;       // blocks that it leaves out in front
   T* part;              // (rows, blocks, 4, lanes): the sums of a block of units, or two, of the depth so far
@@ -81,7 +84,7 @@ LSTM_INLINE void in_depths(int64_t depth, const F& f) {
 
 // A step of a group of rows from `begin` on, `BLOCKS` blocks of units; of the depth of its product k0..k1-1.
 template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
-void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, int64_t begin, const T* z, const T* const* a, int64_t block,
+void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, int64_t begin, const T* const* z, const T* const* a, int64_t block,
                 int64_t k0, int64_t k1) {
   const int64_t units = run.sizes.units, batch = run.sizes.batch, row = place.first + begin;
   Vec<T> sums[BLOCKS][ROWS][kGates];
@@ -99,7 +102,7 @@ void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, 
     }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const T* z_r = run.ids ? row_of(run.w, run.ids[t * batch + row + r], run.sizes) : z + r * kGates * units;
+      const T* z_r = run.ids ? row_of(run.w, run.ids[t * batch + row + r], run.sizes) : z[r];
 #pragma GCC unroll 4
       for (int g = 0; g < kGates; ++g) {
         sums[n][r][g] = z_r ? load(z_r + g * units + column, count) : all<T>(std::numeric_limits<T>::quiet_NaN());
@@ -178,9 +181,9 @@ void drop(const T* from, const Mask<T>& mask, int64_t gate, int64_t row, int64_t
   for (int64_t n = 0; n < rows * mask.size; ++n) to[n] = from[n] * m[n];
 }
 
-// A gate's z = x W + b of steps t0..t1-1; x (steps, rows, E) with so much from a step to the next.
+// A gate's z = x W + b; x (steps, rows, E) with so much from a step to the next.
 template <typename T, int VECTORS>
-void project_gate(const Forward<T>& run, const ForwardPlace<T>& place, int64_t gate, const T* x, int64_t by_step, int64_t steps) {
+void project_gate(const Forward<T>& run, T* to, int64_t gate, const T* x, int64_t by_step, int64_t steps, int64_t rows) {
   const int64_t units = run.sizes.units, features = run.sizes.features, width = VECTORS * kLanes<T>;
   constexpr int kMost = std::min(kSums / VECTORS, kMostRows);
   for (int64_t column = 0, panel = 0; column < units; column += width, ++panel) {
@@ -193,9 +196,9 @@ void project_gate(const Forward<T>& run, const ForwardPlace<T>& place, int64_t g
     const T* kernel = run.kernel + gate * run.by_gate + panel * run.by_panel;
     in_depths(features, [&](int64_t k0, int64_t k1) {
       for (int64_t s = 0; s < steps; ++s) {
-        in_groups(place.rows, kMost, [&](int64_t begin, int64_t rows) {
-          with_rows<kMost>(rows, [&](auto ROWS) {
-            T* const z = place.z + s * place.by_step + (begin * kGates + gate) * units + column;
+        in_groups(rows, kMost, [&](int64_t begin, int64_t some) {
+          with_rows<kMost>(some, [&](auto ROWS) {
+            T* const z = to + ((s * rows + begin) * kGates + gate) * units + column;
             Vec<T> sums[ROWS][VECTORS];
 #pragma GCC unroll 24
             for (int r = 0; r < ROWS; ++r) {
@@ -218,28 +221,45 @@ void project_gate(const Forward<T>& run, const ForwardPlace<T>& place, int64_t g
   }
 }
 
-// z of steps t0..t1-1, a gate at a time: of its panel of W and its masked x, one at least stays in the first cache.
+// z of steps t0..t1-1, a gate at a time: of its panel of W and its masked x, one at least stays in the first cache. Of repeated x but one, in
+// rows of `gathered` one behind the other.
 template <typename T>
-void project(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t0, int64_t t1, T* dropped) {
+void project(const Forward<T>& run, const ForwardPlace<T>& place, const Repeats<T>& repeats, int64_t t0, int64_t t1, T* gathered) {
   const auto [steps, batch, features, units] = run.sizes;
-  const int64_t size = place.rows * features;
-  const T* x = run.x + (t0 * batch + place.first) * features;
-  const int64_t kinds = run.input_mask.kinds, by_step = kinds ? size : batch * features;
+  const int64_t size = kGates * units, kinds = run.input_mask.kinds;
+  std::vector<int32_t> fresh;
+  for (int64_t k = 0; k < (t1 - t0) * place.rows; ++k) {
+    const T* kept = repeats.repeated(t0 * place.rows + k);
+    place.z_rows[k] = kept ? kept : place.z + fresh.size() * size;
+    if (!kept) fresh.push_back(k);
+  }
+  const bool in_place = !kinds && !repeats.any();
+  const auto from = [&](int64_t k) { return run.x + ((t0 + k / place.rows) * batch + place.first + k % place.rows) * features; };
   for (int64_t gate = 0; gate < kGates; ++gate) {
-    for (int64_t t = t0; t < t1 && gate < kinds; ++t) {
-      drop(x + (t - t0) * batch * features, run.input_mask, gate, place.first, place.rows, dropped + (t - t0) * size);
+    if (!in_place && gate < std::max<int64_t>(1, kinds)) {
+      T* to = gathered;
+      for (const int32_t k : fresh) {
+        const T* const x = from(k);
+        const T* const mask = kinds ? run.input_mask.row(gate, place.first + k % place.rows) : nullptr;
+        for (int64_t n = 0; n < features; ++n) to[n] = mask ? x[n] * mask[n] : x[n];
+        to += features;
+      }
     }
-    const T* a = kinds ? dropped : x;
+    const T* const a = in_place ? from(0) : gathered;
+    const int64_t together = in_place ? t1 - t0 : 1, rows = in_place ? place.rows : fresh.size();
     switch (vectors_of<T>(units)) {
       case 1:
-        project_gate<T, 1>(run, place, gate, a, by_step, t1 - t0);
+        project_gate<T, 1>(run, place.z, gate, a, batch * features, together, rows);
         break;
       case 2:
-        project_gate<T, 2>(run, place, gate, a, by_step, t1 - t0);
+        project_gate<T, 2>(run, place.z, gate, a, batch * features, together, rows);
         break;
       default:
-        project_gate<T, 4>(run, place, gate, a, by_step, t1 - t0);
+        project_gate<T, 4>(run, place.z, gate, a, batch * features, together, rows);
     }
+  }
+  for (const int32_t k : fresh) {
+    if (T* const kept = repeats.begins(t0 * place.rows + k)) std::memcpy(kept, place.z_rows[k], size * sizeof(T));
   }
 }
 
@@ -259,7 +279,9 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps);
   ForwardPlace<T> place{first, rows};
   const int64_t z_size = run.ids ? 0 : stretch * kGates * size;
-  Aligned<T> state(2 * size), dropped(run.mask.kinds * size), dropped_x(run.input_mask.kinds ? stretch * rows * features : 0), z(z_size);
+  const Repeats<T> repeats(run.tokens, steps, batch, first, last, kGates * units);
+  const bool gathers = run.input_mask.kinds || repeats.any();
+  Aligned<T> state(2 * size), dropped(run.mask.kinds * size), gathered(gathers ? stretch * rows * features : 0), z(z_size);
   Aligned<T> part(units > kDepth ? 2 * rows * kGates * kLanes<T> : 0);
   place.part = part.get();
   place.kernel = run.recurrent;
@@ -269,15 +291,16 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   Aligned<T> blocks(by_block ? 2 * kBlock * units : 0);
   place.h = state.get();
   place.h_next = place.h + size;
-  place.by_step = kGates * rows * units;
   place.z = z.get();
+  std::vector<const T*> z_rows(stretch * rows);
+  place.z_rows = z_rows.data();
   std::memcpy(place.h, run.h + first * units, size * sizeof(T));
   std::memcpy(run.final_c + first * units, run.c + first * units, size * sizeof(T));
   if (run.h_trail) std::memcpy(run.h_trail + first * units, place.h, size * sizeof(T));
   if (run.c_trail) std::memcpy(run.c_trail + first * units, run.c + first * units, size * sizeof(T));
   for (int64_t t0 = 0; t0 < steps; t0 += stretch) {
     const int64_t t1 = std::min(steps, t0 + stretch);
-    if (!run.ids) project(run, place, t0, t1, dropped_x.get());
+    if (!run.ids) project(run, place, repeats, t0, t1, gathered.get());
     for (int64_t t = t0; t < t1; ++t) {
       const int64_t kinds = run.mask.kinds;
       place.still = t == 0 && zeros(place.h, size);
@@ -292,8 +315,7 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
         for (int g = 0; g < kGates; ++g) {
           a[g] = (kinds ? dropped.get() + (kinds == kGates ? g * size : 0) : place.h) + begin * units;
         }
-        const T* z_t = place.z + (t - t0) * place.by_step + begin * kGates * units;
-        step_block<T, ROWS, BLOCKS, PER_GATE>(run, place, t, begin, z_t, a, block, k0, k1);
+        step_block<T, ROWS, BLOCKS, PER_GATE>(run, place, t, begin, place.z_rows + (t - t0) * rows + begin, a, block, k0, k1);
       });
       std::swap(place.h, place.h_next);
     }
@@ -306,7 +328,7 @@ template <typename T>
 struct Backward {
   Sizes sizes;
   const T* x;
-  const int32_t* ids;
+  const int32_t *ids, *tokens;
   const T *transposed_kernel, *transposed_recurrent;  // packed by `pack_backward`
   Mask<T> input_mask, mask;
   const T *gates, *h_trail, *c_trail, *d_h, *d_final_h, *d_final_c;  // d_h may be null
@@ -355,12 +377,19 @@ struct Ahead {
   }
 };
 
+// Rows of a stretch, each a step's row of the tile: step of the stretch * rows of the tile + row.
+struct Which {
+  const int32_t* rows;
+  int64_t count;
+};
+
 // A thread's own: d_z of a stretch, (4, panels, rows of the stretch, width); rows of x or h, (size / lanes, rows of the stretch, lanes); and
 // what `back_block` sums up, twice (rows of the stretch, 4 vectors).
 template <typename T>
 struct BackwardPlace {
   int64_t first, rows, stretch, width, panels;
   T *d_z, *turned, *part;
+  int32_t* which;  // room for the stretch's rows
   Ahead* ahead;
   T* panel(int64_t gate, int64_t number) const { return d_z + (gate * panels + number) * stretch * rows * width; }
 };
@@ -456,24 +485,22 @@ void back(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t units, int
   }
 }
 
-// sums[gate] += (rows * mask of the gate)^T d_z over the stretch's steps t0..t1-1 but the first `left_out`, or the first of these sums; data:
-// (T, B, size).
+// sums[gate] += (rows * mask of the gate)^T d_z over the stretch's rows `which`, whose d_z lie in the order of `which` from `begin` on, or the
+// first of these sums; t0: the stretch's first step; data: (T, B, size).
 template <typename T, int VECTORS>
 void add_outer(const Backward<T>& run, const BackwardPlace<T>& place, const T* data, const Mask<T>& mask, int64_t size, int64_t t0,
-               int64_t t1, int64_t left_out, bool first, T* sums) {
-  const int64_t offset = left_out * place.rows * place.width;
-  t0 += left_out;
-  const int64_t depth = (t1 - t0) * place.rows, blocks = blocks_of<T>(size);
+               Which which, int64_t begin, bool first, T* sums) {
+  const int64_t depth = which.count, blocks = blocks_of<T>(size), offset = begin * place.width;
   for (int64_t gate = 0; gate < kGates; ++gate) {
-    for (int64_t k = 0; k < depth && (gate == 0 || mask.kinds == kGates); ++k) {
-      const int64_t row = place.first + k % place.rows;
+    for (int64_t n = 0; n < depth && (gate == 0 || mask.kinds == kGates); ++n) {
+      const int64_t k = which.rows[n], row = place.first + k % place.rows;
       const T* from = data + ((t0 + k / place.rows) * run.sizes.batch + row) * size;
       const T* m = mask.kinds ? mask.row(gate, row) : nullptr;
       for (int64_t block = 0; block < blocks; ++block) {
         const int64_t column = block * kLanes<T>;
         const int count = std::min<int64_t>(kLanes<T>, size - column);
         const Vec<T> value = load(from + column, count);
-        store(place.turned + (block * depth + k) * kLanes<T>, m ? value * load(m + column, count) : value);
+        store(place.turned + (block * depth + n) * kLanes<T>, m ? value * load(m + column, count) : value);
       }
     }
     for (int64_t panel = 0; panel < place.panels; ++panel) {
@@ -534,25 +561,50 @@ void back_through_gates(const Backward<T>& run, const BackwardPlace<T>& place, i
   }
 }
 
-// The gradients by the kernels and the bias, from a stretch's d_z.
+// Rows that repeat an x leave their d_z to the one that has it first, which goes last; the others move up. Returns how many these are, their
+// numbers in place.which.
 template <typename T>
-void add_gradients(const Backward<T>& run, const BackwardPlace<T>& place, int64_t t0, int64_t t1, bool first,
-                   const Sums<T>& sums) {
+int64_t add_repeats(const BackwardPlace<T>& place, const Repeats<T>& repeats, int64_t t0) {
+  const int64_t depth = place.stretch * place.rows, before = t0 * place.rows, panels = kGates * place.panels, width = place.width;
+  int64_t count = 0;
+  for (int64_t k = 0; k < depth; ++k) {
+    T* const kept = repeats.repeated(before + k);
+    if (!kept) place.which[count++] = k;
+    for (int64_t panel = 0; kept && panel < panels; ++panel) {
+      const T* const d_z = place.panel(0, panel) + k * width;
+      for (int64_t n = 0; n < width; n += kLanes<T>) store(kept + panel * width + n, load(kept + panel * width + n) + load(d_z + n));
+    }
+  }
+  for (int64_t n = 0; n < count; ++n) {
+    const T* const kept = repeats.begins(before + place.which[n]);
+    if (!kept && place.which[n] == n) continue;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      T* const rows = place.panel(0, panel);
+      for (int64_t at = 0; at < width; at += kLanes<T>) {
+        const Vec<T> d_z = load(rows + place.which[n] * width + at);
+        store(rows + n * width + at, kept ? d_z + load(kept + panel * width + at) : d_z);
+      }
+    }
+  }
+  return count;
+}
+
+// The gradients by the kernels and the bias, from a stretch's d_z; returns the rows whose d_z are left for x, in front.
+template <typename T>
+Which add_gradients(const Backward<T>& run, const BackwardPlace<T>& place, const Repeats<T>& repeats, int64_t t0, int64_t t1, bool first,
+                    const Sums<T>& sums) {
   const auto [steps, batch, features, units] = run.sizes;
   const int64_t depth = (t1 - t0) * place.rows;
-  const auto outer = [&](const T* data, const Mask<T>& mask, int64_t size, int64_t left_out, T* to) {
+  const auto outer = [&](const T* data, const Mask<T>& mask, int64_t size, Which which, int64_t begin, T* to) {
     switch (vectors_of<T>(run.sizes.units)) {
       case 1:
-        return add_outer<T, 1>(run, place, data, mask, size, t0, t1, left_out, first, to);
+        return add_outer<T, 1>(run, place, data, mask, size, t0, which, begin, first, to);
       case 2:
-        return add_outer<T, 2>(run, place, data, mask, size, t0, t1, left_out, first, to);
+        return add_outer<T, 2>(run, place, data, mask, size, t0, which, begin, first, to);
       default:
-        return add_outer<T, 4>(run, place, data, mask, size, t0, t1, left_out, first, to);
+        return add_outer<T, 4>(run, place, data, mask, size, t0, which, begin, first, to);
     }
   };
-  const bool still = t0 == 0 && zeros(run.h_trail + place.first * units, place.rows * units);
-  outer(run.h_trail, run.mask, units, still, sums.by_recurrent);
-  if (run.x) outer(run.x, run.input_mask, features, 0, sums.by_kernel);
   for (int64_t k = 0; k < depth; ++k) {
     T* row = nullptr;
     if (run.ids) row = const_cast<T*>(row_of(sums.by_kernel, run.ids[(t0 + k / place.rows) * batch + place.first + k % place.rows], run.sizes));
@@ -567,6 +619,14 @@ void add_gradients(const Backward<T>& run, const BackwardPlace<T>& place, int64_
       }
     }
   }
+  std::iota(place.which, place.which + depth, 0);
+  const bool still = t0 == 0 && zeros(run.h_trail + place.first * units, place.rows * units);
+  const int64_t begin = still ? place.rows : 0;
+  outer(run.h_trail, run.mask, units, {place.which + begin, depth - begin}, begin, sums.by_recurrent);
+  if (!run.x) return {place.which, 0};
+  const Which which{place.which, repeats.any() ? add_repeats(place, repeats, t0) : depth};
+  outer(run.x, run.input_mask, features, which, 0, sums.by_kernel);
+  return which;
 }
 
 // Rows first..last-1, all T; `begins`: the first that these sums get.
@@ -579,7 +639,9 @@ void backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, i
   Aligned<T> part(2 * stretch * rows * 4 * kLanes<T>);
   Aligned<T> d_z(kGates * sums.panels * sums.width * stretch * rows), turned(blocks_of<T>(wide) * kLanes<T> * stretch * rows);
   Ahead ahead;
-  BackwardPlace<T> place{first, rows, stretch, sums.width, sums.panels, d_z.get(), turned.get(), part.get(), &ahead};
+  std::vector<int32_t> numbers(stretch * rows);
+  BackwardPlace<T> place{first, rows, stretch, sums.width, sums.panels, d_z.get(), turned.get(), part.get(), numbers.data(), &ahead};
+  const Repeats<T> repeats(run.tokens, steps, batch, first, last, kGates * sums.panels * sums.width);
   std::fill(d_z.get(), d_z.get() + kGates * sums.panels * sums.width * stretch * rows, T(0));  // columns that fill a panel up stay so
   std::memcpy(run.d_first_h + first * units, run.d_final_h + first * units, size * sizeof(T));
   std::memcpy(run.d_first_c + first * units, run.d_final_c + first * units, size * sizeof(T));
@@ -599,9 +661,13 @@ void backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, i
         out = valid ? run.d_first_h + number * units : nullptr;  // else d_h goes on as it is
       });
     }
-    add_gradients(run, place, t0, t1, begins && t1 == steps, sums);
+    const Which which = add_gradients(run, place, repeats, t0, t1, begins && t1 == steps, sums);
     if (run.d_x) {
-      back(place, run.input_mask, units, 0, (t1 - t0) * rows, features, run.transposed_kernel, [&](int64_t k, int64_t& number, T*& out) {
+      for (int64_t k = 0; k < (t1 - t0) * rows && which.count < (t1 - t0) * rows; ++k) {
+        if (repeats.repeated(t0 * rows + k)) std::fill_n(run.d_x + ((t0 + k / rows) * batch + first + k % rows) * features, features, T(0));
+      }
+      back(place, run.input_mask, units, 0, which.count, features, run.transposed_kernel, [&](int64_t n, int64_t& number, T*& out) {
+        const int64_t k = which.rows[n];
         number = first + k % rows;
         out = run.d_x + ((t0 + k / rows) * batch + number) * features;
       });
@@ -643,11 +709,12 @@ Sizes sizes_of(const ffi::RemainingArgs& args) {
   return {x[0], x[1], kernel[0], kernel[1] / kGates};
 }
 
-// In order: x or ids, kernel, recurrent kernel, bias, h, c, input mask (unless `input_masks` is 0), recurrent mask (likewise), valid.
+// In order: x or ids, kernel, recurrent kernel, bias, h, c, input mask (unless `input_masks` is 0), recurrent mask (likewise), valid if
+// `masked`, tokens if `tokens`.
 // Results: final h, final c, the trail of h (if `sequences` or `keep`), and if `keep` that of c and the gates (T, B, 4H).
 template <typename T>
 ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool ids, int64_t input_masks,
-                   int64_t recurrent_masks, bool masked, bool sequences, bool keep, int64_t threads) {
+                   int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool keep, int64_t threads) {
   Arguments in{args};
   Results out{rets};
   Forward<T> run{sizes_of(args)};
@@ -662,6 +729,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   run.input_mask = in.mask<T>(input_masks, batch, features);
   run.mask = in.mask<T>(recurrent_masks, batch, units);
   if (masked) run.valid = in.take<bool>();
+  if (tokens) run.tokens = in.take<int32_t>();
   run.final_h = out.take<T>();
   run.final_c = out.take<T>();
   if (sequences || keep) run.h_trail = out.take<T>();
@@ -701,10 +769,10 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
 }
 
 // In order: x or ids, kernel, recurrent kernel, gates, trail of h, that of c, d of final h, d of final c, d of outputs (if `sequences`),
-// input mask, recurrent mask, valid. Results: d of h, c, kernel, recurrent kernel, bias, and if `d_x` of x.
+// input mask, recurrent mask, valid, tokens. Results: d of h, c, kernel, recurrent kernel, bias, and if `d_x` of x.
 template <typename T>
 ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool ids, int64_t input_masks,
-                    int64_t recurrent_masks, bool masked, bool sequences, bool d_x, int64_t threads) {
+                    int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool d_x, int64_t threads) {
   Arguments in{args};
   Results out{rets};
   Backward<T> run{sizes_of(args)};
@@ -721,6 +789,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   run.input_mask = in.mask<T>(input_masks, batch, features);
   run.mask = in.mask<T>(recurrent_masks, batch, units);
   if (masked) run.valid = in.take<bool>();
+  if (tokens) run.tokens = in.take<int32_t>();
   run.d_first_h = out.take<T>();
   run.d_first_c = out.take<T>();
   T *by_kernel = out.take<T>(), *by_recurrent = out.take<T>(), *by_bias = out.take<T>();
@@ -791,7 +860,7 @@ ffi::Error any_backward(ffi::ThreadPool pool, ffi::RemainingArgs args, Rest... r
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward,
-                              (any_forward<ffi::RemainingRets, bool, int64_t, int64_t, bool, bool, bool, int64_t>),
+                              (any_forward<ffi::RemainingRets, bool, int64_t, int64_t, bool, bool, bool, bool, int64_t>),
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .RemainingArgs()
@@ -800,12 +869,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward,
                                   .Attr<int64_t>("input_masks")
                                   .Attr<int64_t>("recurrent_masks")
                                   .Attr<bool>("masked")
+                                  .Attr<bool>("tokens")
                                   .Attr<bool>("sequences")
                                   .Attr<bool>("keep")
                                   .Attr<int64_t>("threads"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward,
-                              (any_backward<ffi::RemainingRets, bool, int64_t, int64_t, bool, bool, bool, int64_t>),
+                              (any_backward<ffi::RemainingRets, bool, int64_t, int64_t, bool, bool, bool, bool, int64_t>),
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .RemainingArgs()
@@ -814,6 +884,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward,
                                   .Attr<int64_t>("input_masks")
                                   .Attr<int64_t>("recurrent_masks")
                                   .Attr<bool>("masked")
+                                  .Attr<bool>("tokens")
                                   .Attr<bool>("sequences")
                                   .Attr<bool>("d_x")
                                   .Attr<int64_t>("threads"));

@@ -59,6 +59,8 @@ class Backend:
     masks: tuple[str, ...] = MASKS
     largest: int = 0
     """Units; 0 for any number."""
+    shares: bool = False
+    """Whether `run` takes tokens, see `unroll`."""
     higher_orders: bool = True
     """Whether derivatives can be differentiated again."""
     why_not: Callable[[], str] = str
@@ -77,6 +79,7 @@ BACKENDS = {
         False,
         "the whole of it compiled for this CPU; optional (--build)",
         mixed=False,
+        shares=True,
         why_not=compiled.why_not,
     ),
     "hoisted": Backend("hoisted", hoisted.run, ("lstm",), ("cpu", "gpu", "tpu"), _FLOATS, False, "custom VJP, GEMMs outside the loop"),
@@ -225,6 +228,7 @@ def unroll(
     mask: jax.Array | None = None,
     lengths: jax.Array | None = None,
     dropout: DropoutMasks | None = None,
+    tokens: jax.Array | None = None,
     backwards: bool = False,
     return_sequences: bool = True,
     zero_output_for_mask: bool = False,
@@ -244,6 +248,9 @@ def unroll(
         mask: bool (B, T) ((T, B) if `time_major`), False where a step copies the state and repeats the previous output.
         lengths: int (B,), instead of `mask`: the first `lengths[b]` steps are valid; 0 gives the initial state.
         dropout: masks, constant over time but for zoneout's.
+        tokens: int (B, T), or (T, B) if `time_major`: at steps of a row with equal tokens x is the same, as where it was looked up in one
+            table. A backend may then multiply it by the kernel once for all of them, and give the gradient by all of them at one of these
+            steps and zeros at the others: for whoever adds them up, as the gradient by the table does.
         backwards: read the reversed sequence; outputs come in processing order.
         return_sequences: outputs of all steps; else the last one.
         zero_output_for_mask: outputs of steps that are not valid are zeros instead of the previous output.
@@ -262,8 +269,14 @@ def unroll(
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
     dropout = dropout or DropoutMasks()
     asked = {"dropout": dropout_kinds(dropout), "mask": _mask_kind(mask, lengths, backwards), "units": units}
-    run = partial(_run_rows, resolve_backend(backend, cell.name, params[0].dtype, compute_dtype, **asked).run)
+    found = resolve_backend(backend, cell.name, params[0].dtype, compute_dtype, **asked)
     remat = check_remat(remat)
+    run = partial(_run_rows, found.run)
+    if tokens is not None:
+        tokens = tokens if time_major else tokens.T
+        require(tokens.shape == (steps, batch), "tokens", tokens.shape, "give (B, T), or (T, B) if time_major")
+        if found.shares and remat is None:
+            run = partial(_run_rows, partial(found.run, tokens=jnp.flip(tokens, 0) if backwards else tokens))
     zoned = bool(dropout.zoneout)
     require(remat is None or not zoned, "remat", remat, "segments have no zoneout: give None, or no zoneout")
     run = run if remat is None else in_segments(run, remat)

@@ -70,7 +70,7 @@ def objective(rebuild: Callable) -> Callable:
 
     def loss(params, batch, weight, key, vectors=None):
         ids, labels = batch
-        logits = rebuild(params)(ids, vectors=vectors, deterministic=False, rngs=key)
+        logits = rebuild(params)(ids, vectors=vectors, summed=True, deterministic=False, rngs=key)
         target = labels.astype(logits.dtype)
         losses = optax.sigmoid_binary_cross_entropy(logits, target)
         correct = ((logits > 0) == (labels == 1)).astype(logits.dtype)

@@ -35,7 +35,8 @@ class LookupObjective:
     """
 
     loss: Callable
-    """loss(params, batch, weight, key, vectors=None) as `Objective`; `vectors` are the rows that it would look up."""
+    """loss(params, batch, weight, key, vectors=None) as `Objective`; `vectors` are the rows that it would look up; gradients by those of one id
+    are added up."""
     table: str
     """The parameter's name."""
     ids: Callable[[Any], jax.Array]

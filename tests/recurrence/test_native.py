@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tables import BACKENDS, assert_close
 
 from lstm_jax.cells import CELLS, LSTMParams, LSTMState
@@ -39,16 +41,16 @@ SIZES = [
     (150, 4, 3),
 ]
 KINDS = [
-    ("none", "none", False),
-    ("per gate", "shared", True),
-    ("ids", "shared", True),
-    ("shared", "per gate", False),
-    ("per gate", "per gate", True),
+    ("none", "none", False, True),
+    ("per gate", "shared", True, False),
+    ("ids", "shared", True, False),
+    ("shared", "per gate", False, False),
+    ("per gate", "per gate", True, True),
 ]
 STEPS = 6
 
 
-def _arrays(batch: int, units: int, features: int, dtype: str, input_kind: str, kind: str, masked: bool):
+def _arrays(batch: int, units: int, features: int, dtype: str, input_kind: str, kind: str, masked: bool, repeated: bool):
     rng = np.random.default_rng(batch * 100 + units)
 
     def normal(*shape: int) -> jax.Array:
@@ -60,11 +62,12 @@ def _arrays(batch: int, units: int, features: int, dtype: str, input_kind: str, 
 
     params = LSTMParams(normal(features, 4 * units) / features**0.5, normal(units, 4 * units) / units**0.5, normal(4 * units))
     ids = jnp.asarray(rng.integers(-features, features, (STEPS, batch)), jnp.int32)
-    x = ids if input_kind == "ids" else normal(STEPS, batch, features)
+    tokens = jnp.asarray(rng.integers(-1, 3, (STEPS, batch)), jnp.int32) if repeated else None
+    x = ids if input_kind == "ids" else normal(STEPS, batch, features) if tokens is None else normal(4, features)[tokens + 1]
     dropout = DropoutMasks(mask(input_kind, features), mask(kind, units))
     valid = jnp.asarray(rng.integers(0, 2, (STEPS, batch)).astype(bool)) if masked else None
     state, d_final = (LSTMState(normal(batch, units), normal(batch, units)) for _ in range(2))
-    return params, x, state, dropout, valid, normal(STEPS, batch, units), d_final
+    return params, x, state, dropout, valid, tokens, normal(STEPS, batch, units), d_final
 
 
 @built
@@ -75,10 +78,10 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
     turn = SIZES.index((batch, units, features)) + (dtype == "float64")
     with jax.enable_x64(dtype == "float64"):
         for kind in (KINDS[turn % 5], KINDS[(turn + 2) % 5]):
-            params, x, state, dropout, valid, d_h, d_final = _arrays(batch, units, features, dtype, *kind)
+            params, x, state, dropout, valid, tokens, d_h, d_final = _arrays(batch, units, features, dtype, *kind)
             if kind != KINDS[turn % 5]:  # a tile that starts from zeros leaves products out
                 state = state._replace(h=state.h.at[:64].set(0))
-            args = (params, x, state, dropout, valid)
+            args = (params, x, state, dropout, valid, tokens)
             want = jax.jit(recurrence._twin_forward, static_argnums=(0, 1))(True, True, *args)
             got = recurrence._call_forward(True, True, *args)
             assert_close(got, want, tolerance, str(kind))
@@ -86,7 +89,7 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
                 part = recurrence._call_forward(sequences, False, *args)
                 jax.tree.map(np.testing.assert_array_equal, part[:2], (got[0] if sequences else None, got[1]))
             d_h = None if kind == KINDS[turn % 5] else d_h
-            back = (kind[0] != "ids", params, x, want[2], d_h, d_final, dropout, valid)
+            back = (kind[0] != "ids", params, x, want[2], d_h, d_final, dropout, valid, tokens)
             assert_close(
                 recurrence._call_backward(*back), jax.jit(recurrence._twin_backward, static_argnums=0)(*back), tolerance, str(kind)
             )
@@ -105,6 +108,40 @@ def test_long_sequences_in_stretches() -> None:
 
         got, want = (jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(params, x, backend) for backend in ("native", "reference"))
         assert_close(got, want, "float32")
+
+
+@built
+@given(st.integers(1, 40), st.integers(1, 90), st.integers(1, 30), st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=10, deadline=None)
+def test_repeated_words(batch: int, steps: int, words: int, seed: int, backwards: bool) -> None:
+    """Tokens change no output and no gradient by the table, whatever comes again where; float64, against the scan that knows no tokens."""
+    rng = np.random.default_rng(seed)
+    with jax.enable_x64(True):
+        params = CELLS["lstm"].init(jax.random.key(0), 3, 5, dtype=jnp.float64)
+        table, ids = jnp.asarray(rng.standard_normal((words, 3))), jnp.asarray(rng.integers(0, words, (batch, steps)))
+        dropout = DropoutMasks(jnp.asarray(rng.integers(0, 2, (4, batch, 3)) * 2.0)) if seed % 2 else None
+
+        def loss(params, table, backend, tokens):
+            outputs = unroll(CELLS["lstm"], params, table[ids], dropout=dropout, tokens=tokens, backwards=backwards, backend=backend)[0]
+            return (outputs**2).sum()
+
+        got = jax.value_and_grad(loss, (0, 1))(params, table, "native", ids)
+        want = jax.value_and_grad(loss, (0, 1))(params, table, "reference", None)
+        assert_close(got, want, 1e-11)
+
+
+@built
+def test_repeats_that_do_not_fit_the_cache() -> None:
+    """More different words that come again than there is room for: the others are computed each time."""
+    rng = np.random.default_rng(0)
+    params = CELLS["lstm"].init(jax.random.key(0), 2, 400)
+    table, ids = jnp.asarray(rng.standard_normal((500, 2)), jnp.float32), jnp.asarray(rng.permutation(np.repeat(np.arange(500), 3))[None])
+
+    def loss(params, table, tokens, backend):
+        return (unroll(CELLS["lstm"], params, table[ids] * 0.1, tokens=tokens, backend=backend)[0] ** 2).sum()
+
+    got, want = (jax.grad(loss, (0, 1))(params, table, tokens, backend) for tokens, backend in ((ids, "native"), (None, "hoisted")))
+    assert_close(got, want, "float32")
 
 
 @built
@@ -144,7 +181,7 @@ def test_gates_far_out(dtype: str) -> None:
         def gates(bias: jax.Array, units: int) -> np.ndarray:
             params = LSTMParams(jnp.zeros((1, 4 * units), dtype), jnp.zeros((units, 4 * units), dtype), bias)
             state = LSTMState(*jnp.zeros((2, 1, units), dtype))
-            kept = recurrence._call_forward(False, True, params, jnp.zeros((1, 1, 1), dtype), state, DropoutMasks(), None)[2]
+            kept = recurrence._call_forward(False, True, params, jnp.zeros((1, 1, 1), dtype), state, DropoutMasks(), None, None)[2]
             return np.asarray(kept.gates, np.float64).reshape(4, units)
 
         for gate in range(4):
