@@ -35,8 +35,8 @@ class LookupObjective:
     """
 
     loss: Callable
-    """loss(params, batch, weight, key, vectors=None) as `Objective`; `vectors` are the rows that it would look up; gradients by those of one id
-    are added up."""
+    """loss(params, batch, weight, key, vectors=None) as `Objective`; `vectors` are the rows that it would look up. Only the sum of its
+    gradients by the vectors of an id matters."""
     table: str
     """The parameter's name."""
     ids: Callable[[Any], jax.Array]
