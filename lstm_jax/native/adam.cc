@@ -129,7 +129,7 @@ struct Table {
         p_n[n] = load(at[0] + n * kLanes<T>, count[n]);
         m_n[n] = load(at[1] + n * kLanes<T>, count[n]);
         const Vec<T> v_n = load(at[2] + n * kLanes<T>, count[n]);
-        for (int lane = 0; lane < kLanes<T>; ++lane) root[n][lane] = std::sqrt(v_n[lane]);
+        root[n] = square_root<T>(v_n);
         store(at[1] + n * kLanes<T>, m_n[n] * m_powers[missed], count[n]);
         store(at[2] + n * kLanes<T>, v_n * v_powers[missed], count[n]);
       }

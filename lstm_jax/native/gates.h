@@ -1,6 +1,8 @@
 // sigmoid and tanh of whole vectors.
 #pragma once
 
+#include <cmath>
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -74,6 +76,17 @@ inline Vec<float> reciprocal(Vec<float> x) {
 #else
   return 1.0f / x;
 #endif
+}
+
+// Compilers take the lanes one at a time.
+template <typename T>
+inline Vec<T> square_root(Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == sizeof(float)) return (Vec<T>)_mm512_sqrt_ps((__m512)x);
+  if constexpr (sizeof(T) == sizeof(double)) return (Vec<T>)_mm512_sqrt_pd((__m512d)x);
+#endif
+  for (int lane = 0; lane < kLanes<T>; ++lane) x[lane] = std::sqrt(x[lane]);
+  return x;
 }
 
 template <typename T>
