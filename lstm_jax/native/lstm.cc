@@ -634,7 +634,8 @@ template <typename T>
 void backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, int64_t last, bool begins) {
   const auto [steps, batch, features, units] = run.sizes;
   // the gradients of large kernels do not stay in the cache: fewer passes over them
-  const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps, std::max(kStretch, units / 2));
+  const int64_t together = std::max({kStretch, std::min<int64_t>(96, units * 3 / 4), units / 2});
+  const int64_t rows = last - first, size = rows * units, stretch = stretch_of(rows, steps, together);
   const int64_t wide = std::max(units, run.x ? features : 0);
   Aligned<T> part(2 * stretch * rows * 4 * kLanes<T>);
   Aligned<T> d_z(kGates * sums.panels * sums.width * stretch * rows), turned(blocks_of<T>(wide) * kLanes<T> * stretch * rows);
