@@ -227,6 +227,42 @@ def test_variants(options: dict) -> None:
     assert_close(nnx.jit(lambda model, vectors: model(jnp.asarray(IDS), vectors=vectors))(model, vectors), logits, "float32")
 
 
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with")
+@pytest.mark.parametrize("options", [*VARIANTS[:6], {"word_dropout": 0.4}, {"dropout": 0.0, "pooling": "mean"}], ids=str)
+def test_words_that_come_again(options: dict) -> None:
+    """The compiled recurrence shares their products: logits and gradients are those of the scan that does not, on one device and on two."""
+    ids = jnp.asarray(np.random.default_rng(1).integers(0, 5, (B, 20), dtype=np.int32))
+    found = []
+    for backend, devices in (("reference", 1), ("native", 1), ("native", 2)):
+        made = functional(small(**options, backend=backend))
+
+        @jax.jit
+        def value_and_gradient(params, made=made):
+            return jax.value_and_grad(lambda params: (made.rebuild(params)(ids, rngs=jax.random.key(0)) ** 2).sum())(params)
+
+        with sharding.on(sharding.make_mesh(devices)):
+            found.append(value_and_gradient(made.params))
+    assert_close(found[1], found[0], "float32")
+    assert_close(found[2], found[0], "float32")
+
+
+def test_gradients_by_words_at_their_places() -> None:
+    """Each place has its own, as for saliency, unless the caller says that they are added up."""
+    ids = jnp.asarray([[3, 1, 3, 3, 2, 1]], jnp.int32)
+    model = small(dropout=0.0, recurrent_dropout=0.0)
+    vectors = model.embedding(ids.T)
+
+    def of(model: SentimentClassifier, summed: bool) -> np.ndarray:
+        return np.asarray(jax.grad(lambda vectors: model(ids, vectors=vectors, summed=summed, deterministic=True)[0])(vectors))[:, 0]
+
+    whole = of(model, False)
+    assert_close(whole, of(small(dropout=0.0, recurrent_dropout=0.0, backend="reference"), False), "float32")
+    summed = of(model, True)
+    for word in (1, 2, 3):
+        places = np.asarray(ids[0] == word)
+        assert_close(summed[places].sum(0), whole[places].sum(0), "float32")
+
+
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_embedding_and_projection_folded(options: dict, devices: int) -> None:

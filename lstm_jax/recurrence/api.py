@@ -250,7 +250,7 @@ def unroll(
         dropout: masks, constant over time but for zoneout's.
         tokens: int (B, T), or (T, B) if `time_major`: at steps of a row with equal tokens x is the same, as where it was looked up in one
             table. A backend may then multiply it by the kernel once for all of them, and give the gradient by all of them at one of these
-            steps and zeros at the others: for whoever adds them up, as the gradient by the table does.
+            steps and zeros at the others: for whoever adds them up, as the gradient by the table does. Not used with `remat`.
         backwards: read the reversed sequence; outputs come in processing order.
         return_sequences: outputs of all steps; else the last one.
         zero_output_for_mask: outputs of steps that are not valid are zeros instead of the previous output.
@@ -263,7 +263,8 @@ def unroll(
         outputs (B, T, H) ((T, B, H) if `time_major`), or (B, H) without `return_sequences`; and the final state.
 
     Raises:
-        InputError: if the shapes do not fit, T is 0, both `mask` and `lengths` are given, `remat` is below 1, or the backend cannot serve.
+        InputError: if shapes or types do not fit, T is 0, both `mask` and `lengths` are given, `remat` is below 1, or the backend cannot
+            serve.
     """
     batch, steps, units = _check(cell, params, x, time_major)
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
@@ -273,8 +274,10 @@ def unroll(
     remat = check_remat(remat)
     run = partial(_run_rows, found.run)
     if tokens is not None:
+        require(jnp.issubdtype(tokens.dtype, jnp.integer), "tokens", tokens.dtype.name, "give ints")
+        fits = tokens.shape == ((steps, batch) if time_major else (batch, steps))
+        require(fits, "tokens", tokens.shape, "give (B, T), or (T, B) if time_major")
         tokens = tokens if time_major else tokens.T
-        require(tokens.shape == (steps, batch), "tokens", tokens.shape, "give (B, T), or (T, B) if time_major")
         if found.shares and remat is None:
             run = partial(_run_rows, partial(found.run, tokens=jnp.flip(tokens, 0) if backwards else tokens))
     zoned = bool(dropout.zoneout)

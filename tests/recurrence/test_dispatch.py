@@ -77,6 +77,8 @@ WRONG = {
         "lengths: given with mask; give one of the two",
     ),
     "mask": (lambda a: {"mask": jnp.ones((7, 5), bool)}, "mask: (7, 5); give (B, T), or (T, B) if time_major"),
+    "tokens": (lambda a: {"tokens": jnp.ones((7, 5), int)}, "tokens: (7, 5); give (B, T), or (T, B) if time_major"),
+    "tokens that are no ints": (lambda a: {"tokens": jnp.ones((5, 7))}, "tokens: float32; give ints"),
     "lengths": (lambda a: {"lengths": jnp.ones(7, jnp.int32)}, "lengths: (7,); give shape (5,)"),
     "initial state": (
         lambda a: {"initial_state": jax.tree.map(lambda s: s[:, :2], a.state)},
