@@ -160,7 +160,7 @@ def _twin_gradients(params: LSTMParams, x, kept: Trail, d_h, d_final: LSTMState,
     kept = kept._replace(gates=tuple(jnp.split(kept.gates, GATES, axis=-1))) if split else kept
     d_state, d_z = backward_twin(split, None, params.recurrent_kernel, kept, d_h, d_final, dropout.recurrent, valid)
     d_params, d_x, d_masks = hoisted.gradients(params, x, dropout, kept.h, d_z)
-    if tokens is not None:
+    if tokens is not None and d_x is not None:
         first = (tokens[:, None] == tokens[None]).argmax(0)  # the first step s of (s, t, B) at which row b reads what it reads at t
         d_x = jnp.zeros_like(d_x).at[first, jnp.arange(x.shape[1])].add(d_x)
     return d_params, d_x, d_state, d_masks
