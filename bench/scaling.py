@@ -147,8 +147,7 @@ def draw(found: Sequence[Curve], path: Path, title: str) -> None:
                 panels[0, column].loglog(curve.sizes, curve.ms, color=colour, marker="o", ms=4, label=label)
                 panels[1, column].loglog(curve.sizes, curve.mib, color=colour, marker="o", ms=4)
                 for axes in panels[:, column]:
-                    axes.set_xticks(curve.sizes, [str(size) for size in curve.sizes])
-                    axes.minorticks_off()
+                    plots.log_axis(axes, "x", curve.sizes)
             panels[0, column].legend(fontsize=9)
             panels[1, column].set_xlabel(NAMES[letter])
         for axes in panels[:, 0]:

@@ -259,15 +259,13 @@ def draw(rows: study.Rows, path: Path) -> object:
             above.set_title(f"{task}: {SCORES.get(task, 'share right')}")
             above.set_xlabel("words read" if task == "imdb" else "lag, steps")
             if task != "imdb":
-                above.set_xscale("log")
+                plots.log_axis(above, "x", sorted({row["lag"] for row in those}))
             if task == "adding":
-                above.set_yscale("log")
-            below.set_xscale("log")
-            below.set_yscale("log")
+                plots.log_axis(above, "y")
+            plots.log_axis(below, "x")
+            plots.log_axis(below, "y")
             below.set_title(f"gradient by h, {'words' if task == 'imdb' else 'lag'} {longest}")
             below.set_xlabel("steps back (dotted: untrained)")
-            for axes in (above, below):
-                axes.minorticks_off()
         panels[0][0].legend(fontsize=8)
 
     return plots.write_figure(path, (14.5, 6.8), fill)

@@ -101,7 +101,7 @@ def draw(rows: study.Rows, path: Path) -> object:
                 values, scores, low, high = zip(*line, strict=True)
                 axes.fill_between(values, low, high, color="#0072B2", alpha=0.15)
                 axes.plot(values, scores, "o-", color="#0072B2")
-                axes.set_xscale("log")
+                plots.log_axis(axes, "x", values)
                 axes.set_xlabel("share of the data" if axis == "data" else axis)
             panels[n][0].set_ylabel("test accuracy" if kind == "sentiment" else "held-out bits a character")
 

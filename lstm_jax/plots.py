@@ -11,7 +11,7 @@ import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -159,6 +159,18 @@ def forecast(
         _set_title(figure, "Each forecast from what was known when it begins")
 
     return write_figure(path, (10.0, 4.2), fill)
+
+
+def log_axis(axes: Any, which: Literal["x", "y"], values: Sequence[Any] = ()) -> None:
+    """Make one axis logarithmic, its ticks plain numbers: these values, or those that matplotlib chooses."""
+    from matplotlib.ticker import NullLocator
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    if values:
+        axis.set_ticks(values)
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], object]) -> tuple[Path, Path]:

@@ -231,3 +231,19 @@ def test_nothing_global_is_left_behind(tmp_path):
 def test_matplotlib_is_imported_when_a_figure_is_drawn():
     code = f"import sys; sys.path[:0] = {sys.path!r}; import lstm_jax.plots; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_log_axis() -> None:
+    """Plain numbers at the values asked for, none between them."""
+    with matplotlib.rc_context(plots._STYLE):
+        figure = Figure()
+        axes = figure.subplots()
+        axes.plot([1, 20], [1e-5, 3])
+        plots.log_axis(axes, "x", [1, 5, 20])
+        plots.log_axis(axes, "y")
+        figure.draw_without_rendering()
+    assert [text.get_text() for text in axes.get_xticklabels(which="both")] == ["1", "5", "20"]
+    written = [text.get_text() for text in axes.get_yticklabels(which="both")]
+    assert {"0.0001", "1"} <= set(written)
+    assert all(float(text) for text in written)
+    assert axes.get_xscale() == axes.get_yscale() == "log"
