@@ -62,9 +62,9 @@ def loss(params: Params, batch: tuple[jax.Array, jax.Array], log_share: jax.Arra
     """Of a batch: ids (T + 1, B), and the sample (K,)."""
     ids, sample = batch
     x, total = params.embedding[ids], jnp.zeros(())
-    ways = ((x[:-1], ids[1:]), (x[:0:-1], ids[-2::-1]))
-    for layer, out, (read, target) in zip(params.layers, params.out, ways, strict=False):
-        h, _ = unroll(CELLS["lstm"], layer, read, time_major=True)
+    ways = ((x[:-1], ids[:-1], ids[1:]), (x[:0:-1], ids[:0:-1], ids[-2::-1]))
+    for layer, out, (read, tokens, target) in zip(params.layers, params.out, ways, strict=False):
+        h, _ = unroll(CELLS["lstm"], layer, read, tokens=tokens, time_major=True)
         total += sampled_loss((h @ out).reshape(-1, out.shape[1]), target.reshape(-1), params, sample, log_share)
     return total / len(params.layers)
 

@@ -12,7 +12,7 @@ of the sequence is similar to train with larger batch size". Put to the test on 
 
 If a step were a learning rate, a small step at a high rate would do as a large step at a low one, at equal updates.
 
-Expected: at equal updates the step is worth 0.02 bits and the rate 0.6; length hardly anything and the batch 0.23 (`LOG.md`).
+Expected: at equal updates the step is worth 0.02 bits and the rate 0.6; length hardly anything and the batch 0.24 (`LOG.md`).
 """
 
 import sys

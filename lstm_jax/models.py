@@ -81,7 +81,7 @@ class SentimentClassifier(nnx.Module):
         if self.word_dropout and training:
             kept = jax.random.bernoulli(self._key(rngs), 1 - self.word_dropout, (*steps_first.shape, 1))
             vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)
-            tokens = None
+            tokens = None if tokens is None else jnp.where(kept[..., 0], tokens, -1)  # words that are dropped are alike
         h: Any = self.recurrent(
             vectors,
             mask=self.embedding.mask(steps_first),
