@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from made_runs import small_config, write_csvs, write_jsonl_with_movies
 from tables import BACKENDS
 
 from lstm_jax import data
-from lstm_jax.config import SentimentConfig, to_json
+from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig, to_json
 from lstm_jax.errors import InputError
 from lstm_jax.models import functional
 from lstm_jax.tasks import sentiment
-from lstm_jax.training import checkpoint
+from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -317,3 +318,22 @@ def test_the_objective_by_hand():
     )
     assert float(loss) == pytest.approx(-(np.log(0.9) + np.log(0.8)) / 2, rel=1e-6)
     assert (float(figures["loss"]), float(figures["accuracy"])) == (float(loss), 1.0)
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with")
+def test_how_long_stretches_last_changes_no_bit(monkeypatch, tmp_path):
+    """They end by the clock; rows of the embedding that lag behind are caught up at fixed steps all the same."""
+    config = SentimentConfig(
+        DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=16, units=4), TrainConfig(epochs=1, batch_size=4, devices=1)
+    )
+    reviews = data.encode_reviews(data.synthetic_splits(420, 8, 0), config.data.num_words)
+    found = []
+    for seconds in (0.0, 1e-3, 1e9):
+        monkeypatch.setattr(loop, "STRETCH_SECONDS", seconds)
+        found.append(sentiment.train(config, tmp_path / str(seconds), reviews=reviews, figures=False).params)
+    assert (
+        np.abs(found[0]["embedding/embedding"] - sentiment.make_model(config, reviews.vocabulary.size).embedding.embedding[...]).max()
+        > 0.01
+    )
+    for other in found[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other, found[0])

@@ -90,7 +90,7 @@ def test_the_losses_of_an_epoch_by_hand():
 def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch):
     """After step 9 of 18, the third of the second epoch."""
 
-    def one_by_one(start, stop, every):
+    def one_by_one(start, stop, every, unit):
         for step in range(start, stop):
             if step == 2 and checkpoint.steps(tmp_path / "latest") == [6]:
                 os.kill(os.getpid(), signal.SIGTERM)
