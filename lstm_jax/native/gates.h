@@ -1,4 +1,4 @@
-// sigmoid and tanh of whole vectors.
+// sigmoid, tanh and square root of whole vectors.
 #pragma once
 
 #include <cmath>

@@ -8,6 +8,8 @@
 // Kept for the backward pass are the gates, h and c; writing more costs more than computing it again. They are more than the caches hold, so
 // they are written past them, and fetched ahead of their step.
 
+#include <numeric>
+
 #include "gates.h"
 #include "products.h"
 #include "repeats.h"

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
+#include <memory>
 #include <vector>
 
 #include "vectors.h"

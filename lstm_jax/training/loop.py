@@ -220,7 +220,7 @@ def fit(
     return FitResult(best_params if best_params is not None else state.params, progressed.rows, best_epoch, stopped, progressed.seconds)
 
 
-def _stretches(start: int, stop: int, every: int, unit: int = 1) -> Iterator[tuple[int, int]]:
+def _stretches(start: int, stop: int, every: int, unit: int) -> Iterator[tuple[int, int]]:
     """Cut start..stop into stretches of about `STRETCH_SECONDS`, none across a multiple of `every` (0: no such bounds), the others to end
     at multiples of `unit`."""
     size, timed = 8, False

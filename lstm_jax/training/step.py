@@ -48,7 +48,7 @@ class LookupObjective:
 
 UNIT = 32
 """Steps after which the rows of a table that no batch has read are caught up. Where this is done moves last bits, so that it has to be at
-fixed steps, not at the end of stretches that last so many seconds; once in 32 steps it is worth 0.4 % of their time."""
+fixed steps, not at the end of stretches that last so many seconds. The time that it costs does not stand out of noise (LOG.md)."""
 
 
 def by_rows(objective: Any, optimizer: Any, params: Any) -> bool:
