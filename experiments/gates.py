@@ -1,26 +1,32 @@
 """Which part of the LSTM does the work? The ablations of Greff et al. 2017 on sentiment and on characters, with equal parameters.
 
-    python -m experiments.gates --preset toy        # seconds
-    LSTM_JAX_DATA=... python -m experiments.gates   # two hours on two cores by an estimate, not yet run
+    python -m experiments.gates --preset toy                    # seconds
+    python -m experiments.gates --preset cost                   # a minute on quiet cores: what each variant costs in time
+    LSTM_JAX_DATA=... python -m experiments.gates --workers 2   # DURATION on two cores
 
 Each variant has as many parameters in its recurrent layer as the LSTM of 64 units (`experiments.equal`), and three seeds. Sentiment: IMDB,
 80 words, embedding of 64, dropout and recurrent dropout 0.2, two epochs, 15 % of the training reviews held out, no movie in both parts.
-Characters: the articles, windows of 40 every 5, batch 128, three epochs, the last tenth held out.
+Characters: the articles, windows of 40 every 5, batch 128, three epochs, the last tenth held out. Time: forward and backward pass of the
+layers of the sentiment task, all in pure JAX, in turns in one process, so that ratios compare cells and neither backends nor minutes.
 
 Expected, from the paper: without forget gate or output activation it gets worse, the others hardly change; a gate less saves its share of
 time.
 """
 
 import sys
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments import runs, study
 from experiments.equal import equal_units
-from lstm_jax import plots
+from lstm_jax import plots, unroll
+from lstm_jax.cells import CELLS
 from lstm_jax.config import (
     DataConfig,
     GenerationConfig,
@@ -47,32 +53,67 @@ VARIANTS = (
     "simple_rnn",
 )
 UNITS, SEEDS, CHARACTERS = 64, 3, 33
-SENTIMENT = SentimentConfig(
-    DataConfig(validation=0.15), SentimentModelConfig(embed=64, units=UNITS, backend="reference"), TrainConfig(epochs=2)
-)
+SENTIMENT = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(embed=64, units=UNITS), TrainConfig(epochs=2))
 GENERATION = GenerationConfig(
     TextConfig(data=(runs.ARTICLES,)),
-    GenerationModelConfig(units=UNITS, backend="reference"),
+    GenerationModelConfig(units=UNITS),
     TrainConfig(epochs=3, batch_size=128),
     SampleConfig(sample_chars=0),
 )
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of what is timed; units: of an LSTM with as many parameters; passes: in a block, whose mean is a sample; blocks: of each cell."""
+
+    batch: int = 32
+    length: int = 80
+    features: int = 64
+    units: int = UNITS
+    passes: int = 10
+    blocks: int = 30
+
+
 def variant(config: Any, cell: str, seed: int) -> Any:
-    """The config with that cell, of as many parameters; all in pure JAX, so that times compare cells and not backends."""
+    """The config with that cell, of as many parameters."""
     features = config.model.embed or CHARACTERS
     model = replace(config.model, cell=cell, units=equal_units(cell, features, config.model.units))
     return replace(config, model=model, train=replace(config.train, seed=seed))
 
 
-def run(config: SentimentConfig | GenerationConfig) -> dict[str, Any]:
-    """Of either task."""
+def measured(config: Cost) -> dict[str, Any]:
+    """Milliseconds of forward and backward pass by cell, a sample a block, the cells in turn."""
+    x = jax.random.normal(jax.random.key(0), (config.batch, config.length, config.features))
+    calls = {}
+    for name in VARIANTS:
+        cell = CELLS[name]
+        params = cell.init(jax.random.key(1), config.features, equal_units(name, config.features, config.units))
+
+        def loss(params, x, cell=cell):
+            return (unroll(cell, params, x, backend="reference")[0] ** 2).mean()
+
+        calls[name] = partial(jax.jit(jax.grad(loss, (0, 1))), params, x)
+        jax.block_until_ready(calls[name]())
+    samples: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for _ in range(config.blocks):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            for _ in range(config.passes):
+                jax.block_until_ready(call())
+            samples[name].append(1000 * (time.perf_counter() - began) / config.passes)
+    return {"milliseconds": samples}
+
+
+def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
+    """Of either task, or the times."""
+    if isinstance(config, Cost):
+        return {"task": "cost", **measured(config)}
     if isinstance(config, SentimentConfig):
         return {"task": "sentiment", **runs.sentiment(config)}
     return {"task": "characters", **runs.generation(config)}
 
 
-FIGURES = {"sentiment": "accuracy", "characters": "bits"}
+FIGURES = {"sentiment": "test_accuracy", "characters": "bits"}
 
 
 def differences(rows: study.Rows, task: str, figure: str) -> dict[str, tuple[float, float, float]]:
@@ -86,48 +127,63 @@ def differences(rows: study.Rows, task: str, figure: str) -> dict[str, tuple[flo
     return found
 
 
+def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
+    """Variant -> its time over the LSTM's of the same turn: mean and 95 % interval; empty where none was measured."""
+    found = {}
+    for times in (row["milliseconds"] for row in rows if row["task"] == "cost"):
+        found = {cell: study.interval(np.divide(times[cell], times["lstm"]).tolist()) for cell in VARIANTS[1:]}
+    return found
+
+
 def verdict(rows: study.Rows) -> str:
-    """A line a variant: figures, differences and time against the LSTM's."""
+    """A line a variant and task: figures and differences to the LSTM's; and a line a variant of the times."""
     lines = []
     for task, figure in FIGURES.items():
         those = [row for row in rows if row["task"] == task]
-        times = study.grouped(those, ["model.cell"], "epoch_seconds")
         for cell, values in study.grouped(those, ["model.cell"], figure).items():
             gap = differences(rows, task, figure).get(cell[0])
             told = "" if gap is None else " ({:+.4f}, {:+.4f} to {:+.4f}, against the LSTM)".format(*gap)
-            cost = np.median(times[cell]) / np.median(times.get(("lstm",), times[cell]))
-            lines.append(f"{task}, {cell[0]}: {figure} {np.mean(values):.4f}{told}, {cost:.2f} of its time")
+            lines.append(f"{task}, {cell[0]}: {figure} {np.mean(values):.4f}{told}")
+    lines += [f"time of {cell}: {{:.2f}} ({{:.2f}} to {{:.2f}}) of the LSTM's".format(*ratio) for cell, ratio in costs(rows).items()]
     return "\n".join(lines)
 
 
+PANELS = (
+    ("test accuracy gained", lambda rows: differences(rows, "sentiment", "test_accuracy"), 0, 1),
+    ("bits a character saved", lambda rows: differences(rows, "characters", "bits"), 0, -1),
+    ("time of a step, the LSTM's is 1", costs, 1, 0),
+)
+"""Title; the variants' figures; the LSTM's; 1 if more is better, -1 if less is, 0 if it is left open."""
+
+
 def draw(rows: study.Rows, path: Path) -> object:
-    """Each variant's difference to the LSTM, a panel a task; better is to the right."""
+    """Each variant against the LSTM, a panel a task and one for the time; better is to the right in the first two."""
 
     def fill(figure: Any) -> None:
-        for axes, (task, name) in zip(figure.subplots(1, 2, sharey=True), FIGURES.items(), strict=True):
-            gaps = differences(rows, task, name)
-            sign = 1 if task == "sentiment" else -1
+        for axes, (title, values_of, own, sign) in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
+            values = values_of(rows)
             for place, cell in enumerate(VARIANTS[1:]):
-                if cell in gaps:
-                    mean, low, high = (sign * value for value in gaps[cell])
-                    ink = "#0072B2" if min(low, high) > 0 else "#D55E00" if max(low, high) < 0 else "#777777"
+                if cell in values:
+                    mean, *ends = (value * (sign or 1) for value in values[cell])
+                    low, high = sorted(ends)
+                    ink = "#777777" if not sign or low <= own <= high else "#0072B2" if low > own else "#D55E00"
                     axes.plot([low, high], [place, place], color=ink)
                     axes.plot([mean], [place], "o", color=ink)
-            axes.axvline(0, color="#222222", linewidth=0.8)
-            axes.set_title("test accuracy gained" if task == "sentiment" else "bits a character saved")
+            axes.axvline(own, color="#222222", linewidth=0.8)
+            axes.set_title(title)
             axes.set_yticks(range(len(VARIANTS) - 1), [cell.removeprefix("lstm_").replace("_", " ") for cell in VARIANTS[1:]])
         figure.suptitle("Against the LSTM of as many parameters", x=0.01, ha="left")
 
-    return plots.write_figure(path, (10.0, 5.2), fill)
+    return plots.write_figure(path, (13.0, 5.2), fill)
 
 
-FULL = [variant(config, cell, seed) for config in (SENTIMENT, GENERATION) for cell in VARIANTS for seed in range(SEEDS)]
+FULL = [Cost()] + [variant(config, cell, seed) for config in (SENTIMENT, GENERATION) for cell in VARIANTS for seed in range(SEEDS)]
 SMALL = (
     SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1)),
     GenerationConfig(TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(epochs=1), SampleConfig(sample_chars=0)),
 )
-TOY = [variant(config, cell, 0) for config in SMALL for cell in ("lstm", "lstm_coupled", "gru")]
-STUDY = study.Study("gates", run, {"toy": TOY, "full": FULL}, draw, verdict)
+TOY = [Cost(2, 3, 4, 4, 1, 2)] + [variant(config, cell, 0) for config in SMALL for cell in ("lstm", "lstm_coupled", "gru")]
+STUDY = study.Study("gates", run, {"toy": TOY, "cost": [Cost()], "full": FULL}, draw, verdict)
 
 if __name__ == "__main__":
     sys.exit(study.main(STUDY))

@@ -272,7 +272,7 @@ bool zeros(const T* from, int64_t size) {
 }
 
 // A thread takes its rows in tiles, each through all T, so that what a step touches stays in its cache.
-constexpr int64_t kTile = 64;
+constexpr int64_t kTile = 32;
 
 // Rows first..last-1, all T.
 template <typename T>
