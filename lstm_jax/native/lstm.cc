@@ -53,6 +53,7 @@ struct Forward {
   T *final_h, *final_c;
   // null where nobody asks; h and c have T + 1 times, the initial ones first; gates is (T, B, 4H)
   T *h_trail, *c_trail, *gates;
+  bool aligned;  // whether all vectors of the three are
 };
 
 // A thread's own.
@@ -84,16 +85,17 @@ LSTM_INLINE void in_depths(int64_t depth, const F& f) {
   in_groups(depth, kDepth, [&](int64_t k0, int64_t count) { f(k0, k0 + count); });
 }
 
-// A step of a group of rows from `begin` on, `BLOCKS` blocks of units; of the depth of its product k0..k1-1.
-template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
+// A step of a group of rows from `begin` on, `BLOCKS` blocks of units, all of them WHOLE vectors; of the depth of its product k0..k1-1.
+template <typename T, int ROWS, int BLOCKS, bool PER_GATE, bool WHOLE>
 void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, int64_t begin, const T* const* z, const T* const* a, int64_t block,
                 int64_t k0, int64_t k1) {
   const int64_t units = run.sizes.units, batch = run.sizes.batch, row = place.first + begin;
+  const auto lanes = [&](int64_t column) { return WHOLE ? kLanes<T> : static_cast<int>(std::min<int64_t>(kLanes<T>, units - column)); };
   Vec<T> sums[BLOCKS][ROWS][kGates];
   T* const part = place.part + begin * BLOCKS * kGates * kLanes<T>;
   for (int n = 0; n < BLOCKS; ++n) {
     const int64_t column = (block + n) * kLanes<T>;
-    const int count = std::min<int64_t>(kLanes<T>, units - column);
+    const int count = lanes(column);
     if (k0 > 0) {
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; ++r) {
@@ -102,13 +104,14 @@ void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, 
       }
       continue;
     }
+    Vec<T> bias[kGates] = {};
+    for (int g = 0; run.ids && g < kGates; ++g) bias[g] = load(run.bias + g * units + column, count);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const T* z_r = run.ids ? row_of(run.w, run.ids[t * batch + row + r], run.sizes) : z[r];
 #pragma GCC unroll 4
       for (int g = 0; g < kGates; ++g) {
-        sums[n][r][g] = z_r ? load(z_r + g * units + column, count) : all<T>(std::numeric_limits<T>::quiet_NaN());
-        if (run.ids) sums[n][r][g] += load(run.bias + g * units + column, count);
+        sums[n][r][g] = z[r] ? load(z[r] + g * units + column, count) : all<T>(std::numeric_limits<T>::quiet_NaN());
+        if (run.ids) sums[n][r][g] += bias[g];
       }
     }
   }
@@ -123,7 +126,7 @@ void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, 
       continue;
     }
     const int64_t column = (block + n) * kLanes<T>;
-    const int count = std::min<int64_t>(kLanes<T>, units - column);
+    const int count = lanes(column);
     Vec<T>(&gates)[ROWS][kGates] = sums[n];
     // a loop for each function's chain of dependent operations, so that the chains of several rows overlap
 #pragma GCC unroll 8
@@ -131,32 +134,45 @@ void step_block(const Forward<T>& run, const ForwardPlace<T>& place, int64_t t, 
 #pragma GCC unroll 4
       for (int g = 0; g < kGates; ++g) gates[r][g] = g == 2 ? hyperbolic_tangent<T>(gates[r][g]) : sigmoid<T>(gates[r][g]);
     }
+    T *c = run.final_c + row * units + column, *h = place.h_next + begin * units + column;
     Vec<T> h_new[ROWS], c_new[ROWS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      c_new[r] = gates[r][1] * load(run.final_c + (row + r) * units + column, count) + gates[r][0] * gates[r][2];
+      c_new[r] = gates[r][1] * load(c + r * units, count) + gates[r][0] * gates[r][2];
       h_new[r] = gates[r][3] * hyperbolic_tangent<T>(c_new[r]);
     }
+    for (int r = 0; run.valid && r < ROWS; ++r) {
+      if (run.valid[t * batch + row + r]) continue;
+      h_new[r] = load(place.h + (begin + r) * units + column, count);
+      c_new[r] = load(c + r * units, count);
+      for (int g = 0; g < kGates; ++g) gates[r][g] = Vec<T>{};
+    }
+#pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const int64_t state = (row + r) * units + column, after = (batch + t * batch + row + r) * units + column;
-      const int64_t own = (begin + r) * units + column;
-      if (run.valid && !run.valid[t * batch + row + r]) {
-        h_new[r] = load(place.h + own, count);
-        c_new[r] = load(run.final_c + state, count);
-        for (int g = 0; g < kGates; ++g) gates[r][g] = Vec<T>{};
-      }
-      store(run.final_c + state, c_new[r], count);
-      store(place.h_next + own, h_new[r], count);
-      if (run.h_trail) stream(run.h_trail + after, h_new[r], count);
-      if (run.gates) {
-        stream(run.c_trail + after, c_new[r], count);
-        for (int g = 0; g < kGates; ++g) stream(run.gates + ((t * batch + row + r) * kGates + g) * units + column, gates[r][g], count);
+      store(c + r * units, c_new[r], count);
+      store(h + r * units, h_new[r], count);
+    }
+    const int64_t before = t * batch + row;
+    if (run.h_trail) {
+      T* to = run.h_trail + (batch + before) * units + column;
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r, to += units) stream(to, h_new[r], count, run.aligned);
+    }
+    if (run.gates) {
+      T* to = run.c_trail + (batch + before) * units + column;
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r, to += units) stream(to, c_new[r], count, run.aligned);
+      to = run.gates + before * kGates * units + column;
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+        for (int g = 0; g < kGates; ++g, to += units) stream(to, gates[r][g], count, run.aligned);
       }
     }
   }
 }
 
-// f(ROWS, BLOCKS, PER_GATE, block, begin, k0, k1) over all blocks of units, pieces of the depth and groups of rows.
+// f(ROWS, BLOCKS, PER_GATE, WHOLE, block, begin, k0, k1) over all blocks of units, pieces of the depth and groups of rows.
 template <typename T, typename F>
 LSTM_INLINE void over_blocks(int64_t units, int64_t rows, bool per_gate, const F& f) {
   const int64_t blocks = blocks_of<T>(units);
@@ -166,9 +182,14 @@ LSTM_INLINE void over_blocks(int64_t units, int64_t rows, bool per_gate, const F
       in_groups(rows, kRows, [&](int64_t begin, int64_t count) {
         with_rows<kRows>(count, [&](auto ROWS) {
           constexpr std::integral_constant<int, 1> one{};
-          if (two) return f(ROWS, std::integral_constant<int, 2>{}, std::true_type{}, block, begin, k0, k1);
-          if (per_gate) return f(ROWS, one, std::true_type{}, block, begin, k0, k1);
-          f(ROWS, one, std::false_type{}, block, begin, k0, k1);
+          constexpr std::true_type yes{};
+          constexpr std::false_type no{};
+          const bool whole = (block + 1 + two) * kLanes<T> <= units;
+          if (two && whole) return f(ROWS, std::integral_constant<int, 2>{}, yes, yes, block, begin, k0, k1);
+          if (two) return f(ROWS, std::integral_constant<int, 2>{}, yes, no, block, begin, k0, k1);
+          if (per_gate) return f(ROWS, one, yes, no, block, begin, k0, k1);
+          if (whole) return f(ROWS, one, no, yes, block, begin, k0, k1);
+          f(ROWS, one, no, no, block, begin, k0, k1);
         });
       });
     });
@@ -249,16 +270,7 @@ void project(const Forward<T>& run, const ForwardPlace<T>& place, const Repeats<
     }
     const T* const a = in_place ? from(0) : gathered;
     const int64_t together = in_place ? t1 - t0 : 1, rows = in_place ? place.rows : fresh.size();
-    switch (vectors_of<T>(units)) {
-      case 1:
-        project_gate<T, 1>(run, place.z, gate, a, batch * features, together, rows);
-        break;
-      case 2:
-        project_gate<T, 2>(run, place.z, gate, a, batch * features, together, rows);
-        break;
-      default:
-        project_gate<T, 4>(run, place.z, gate, a, batch * features, together, rows);
-    }
+    with_vectors<T>(units, [&](auto VECTORS) { project_gate<T, VECTORS>(run, place.z, gate, a, batch * features, together, rows); });
   }
   for (const int32_t k : fresh) {
     if (T* const kept = repeats.begins(t0 * place.rows + k)) std::memcpy(kept, place.z_rows[k], size * sizeof(T));
@@ -303,11 +315,14 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   for (int64_t t0 = 0; t0 < steps; t0 += stretch) {
     const int64_t t1 = std::min(steps, t0 + stretch);
     if (!run.ids) project(run, place, repeats, t0, t1, gathered.get());
+    for (int64_t k = 0; run.ids && k < (t1 - t0) * rows; ++k) {
+      z_rows[k] = row_of(run.w, run.ids[(t0 + k / rows) * batch + first + k % rows], run.sizes);
+    }
     for (int64_t t = t0; t < t1; ++t) {
       const int64_t kinds = run.mask.kinds;
       place.still = t == 0 && zeros(place.h, size);
       for (int64_t gate = 0; gate < kinds; ++gate) drop(place.h, run.mask, gate, first, rows, dropped.get() + gate * size);
-      over_blocks<T>(units, rows, kinds == kGates, [&](auto ROWS, auto BLOCKS, auto PER_GATE, int64_t block, int64_t begin, int64_t k0, int64_t k1) {
+      over_blocks<T>(units, rows, kinds == kGates, [&](auto ROWS, auto BLOCKS, auto PER_GATE, auto WHOLE, int64_t block, int64_t begin, int64_t k0, int64_t k1) {
         if (by_block && begin == 0 && k0 == 0) {
           pack_forward(run.recurrent.data, units, units, blocks.get(), block, block + BLOCKS);
           place.kernel = {blocks.get(), kBlock * units, kBlock, kLanes<T>};
@@ -317,7 +332,7 @@ void forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
         for (int g = 0; g < kGates; ++g) {
           a[g] = (kinds ? dropped.get() + (kinds == kGates ? g * size : 0) : place.h) + begin * units;
         }
-        step_block<T, ROWS, BLOCKS, PER_GATE>(run, place, t, begin, place.z_rows + (t - t0) * rows + begin, a, block, k0, k1);
+        step_block<T, ROWS, BLOCKS, PER_GATE, WHOLE>(run, place, t, begin, place.z_rows + (t - t0) * rows + begin, a, block, k0, k1);
       });
       std::swap(place.h, place.h_next);
     }
@@ -477,14 +492,7 @@ void back_rows(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t units
 template <typename T, typename At>
 void back(const BackwardPlace<T>& place, const Mask<T>& mask, int64_t units, int64_t row, int64_t rows, int64_t size, const T* kernel,
           const At& at) {
-  switch (vectors_of<T>(size)) {
-    case 1:
-      return back_rows<T, 1>(place, mask, units, row, rows, size, kernel, at);
-    case 2:
-      return back_rows<T, 2>(place, mask, units, row, rows, size, kernel, at);
-    default:
-      return back_rows<T, 4>(place, mask, units, row, rows, size, kernel, at);
-  }
+  with_vectors<T>(size, [&](auto VECTORS) { back_rows<T, VECTORS>(place, mask, units, row, rows, size, kernel, at); });
 }
 
 // sums[gate] += (rows * mask of the gate)^T d_z over the stretch's rows `which`, whose d_z lie in the order of `which` from `begin` on, or the
@@ -530,35 +538,55 @@ void add_outer(const Backward<T>& run, const BackwardPlace<T>& place, const T* d
   }
 }
 
+// sums += the rows of a panel of d_z.
+template <typename T, int VECTORS>
+void add_rows(const T* d_z, int64_t rows, T* sums) {
+  Vec<T> part[VECTORS];
+  for (int v = 0; v < VECTORS; ++v) part[v] = load(sums + v * kLanes<T>);
+  for (int64_t n = 0; n < rows; ++n, d_z += VECTORS * kLanes<T>) {
+    for (int v = 0; v < VECTORS; ++v) part[v] += load(d_z + v * kLanes<T>);
+  }
+  for (int v = 0; v < VECTORS; ++v) store(sums + v * kLanes<T>, part[v]);
+}
+
 // d_z of step t from d_h and d_c, which lie in d_first_h and d_first_c; d_c of the step before.
 template <typename T>
 void back_through_gates(const Backward<T>& run, const BackwardPlace<T>& place, int64_t t, int64_t t0) {
   const auto [steps, batch, features, units] = run.sizes;
+  const int64_t panel = place.stretch * place.rows * place.width;
   for (int64_t r = 0; r < place.rows; ++r) {
-    const int64_t row = place.first + r, k = (t - t0) * place.rows + r;
+    const int64_t row = place.first + r, step = (t * batch + row) * units;
     const bool valid = !run.valid || run.valid[t * batch + row];
-    for (int64_t at = 0; at < units; at += kLanes<T>) {
-      const int count = std::min<int64_t>(kLanes<T>, units - at);
-      const int64_t state = row * units + at, step = (t * batch + row) * units + at;
-      Vec<T> d = load(run.d_first_h + state, count);
-      if (run.d_h) {
-        d += load(run.d_h + step, count);
-        store(run.d_first_h + state, d, count);
+    T *d_h = run.d_first_h + row * units, *d_c = run.d_first_c + row * units;
+    const T* const given = run.d_h ? run.d_h + step : nullptr;
+    const T *kept = run.gates + kGates * step, *c_before = run.c_trail + step, *c = c_before + batch * units;
+    T* const to = place.d_z + ((t - t0) * place.rows + r) * place.width;
+    const auto vector = [&](int64_t at, T* to, int count) __attribute__((always_inline)) {
+      Vec<T> d = load(d_h + at, count);
+      if (given) {
+        d += load(given + at, count);
+        store(d_h + at, d, count);
       }
       Vec<T> d_z[kGates] = {};
       if (valid) {
         Vec<T> gates[kGates];
-        for (int g = 0; g < kGates; ++g) gates[g] = load(run.gates + ((t * batch + row) * kGates + g) * units + at, count);
+        for (int g = 0; g < kGates; ++g) gates[g] = load(kept + g * units + at, count);
         const auto& [i, f, g, o] = gates;
-        const Vec<T> tanh_c = hyperbolic_tangent<T>(load(run.c_trail + step + batch * units, count));
-        const Vec<T> by_c = load(run.d_first_c + state, count) + d * o * (T(1) - tanh_c * tanh_c);
+        const Vec<T> tanh_c = hyperbolic_tangent<T>(load(c + at, count));
+        const Vec<T> by_c = load(d_c + at, count) + d * o * (T(1) - tanh_c * tanh_c);
         d_z[0] = by_c * g * i * (T(1) - i);
-        d_z[1] = by_c * load(run.c_trail + step, count) * f * (T(1) - f);
+        d_z[1] = by_c * load(c_before + at, count) * f * (T(1) - f);
         d_z[2] = by_c * i * (T(1) - g * g);
         d_z[3] = d * tanh_c * o * (T(1) - o);
-        store(run.d_first_c + state, by_c * f, count);
+        store(d_c + at, by_c * f, count);
       }
-      for (int g = 0; g < kGates; ++g) store(place.panel(g, at / place.width) + k * place.width + at % place.width, d_z[g]);
+      for (int g = 0; g < kGates; ++g) store(to + g * place.panels * panel, d_z[g]);
+    };
+    for (int64_t number = 0; number < place.panels; ++number) {
+      const int64_t column = number * place.width, end = std::min(place.width, units - column);
+      int64_t n = 0;
+      for (; n + kLanes<T> <= end; n += kLanes<T>) vector(column + n, to + number * panel + n, kLanes<T>);
+      if (n < end) vector(column + n, to + number * panel + n, end - n);
     }
   }
 }
@@ -598,26 +626,20 @@ Which add_gradients(const Backward<T>& run, const BackwardPlace<T>& place, const
   const auto [steps, batch, features, units] = run.sizes;
   const int64_t depth = (t1 - t0) * place.rows;
   const auto outer = [&](const T* data, const Mask<T>& mask, int64_t size, Which which, int64_t begin, T* to) {
-    switch (vectors_of<T>(run.sizes.units)) {
-      case 1:
-        return add_outer<T, 1>(run, place, data, mask, size, t0, which, begin, first, to);
-      case 2:
-        return add_outer<T, 2>(run, place, data, mask, size, t0, which, begin, first, to);
-      default:
-        return add_outer<T, 4>(run, place, data, mask, size, t0, which, begin, first, to);
-    }
+    with_vectors<T>(units, [&](auto VECTORS) { add_outer<T, VECTORS>(run, place, data, mask, size, t0, which, begin, first, to); });
   };
-  for (int64_t k = 0; k < depth; ++k) {
-    T* row = nullptr;
-    if (run.ids) row = const_cast<T*>(row_of(sums.by_kernel, run.ids[(t0 + k / place.rows) * batch + place.first + k % place.rows], run.sizes));
-    for (int64_t gate = 0; gate < kGates; ++gate) {
-      for (int64_t at = 0; at < units; at += kLanes<T>) {
-        const int64_t panel = at / place.width, within = at % place.width;
-        const Vec<T> d_z = load(place.panel(gate, panel) + k * place.width + within);
-        T* bias = sums.by_bias + (gate * place.panels + panel) * place.width + within;
-        store(bias, load(bias) + d_z);
-        const int count = std::min<int64_t>(kLanes<T>, units - at);
-        if (row) store(row + gate * units + at, load(row + gate * units + at, count) + d_z, count);
+  for (int64_t panel = 0; panel < kGates * place.panels; ++panel) {
+    with_vectors<T>(units, [&](auto VECTORS) { add_rows<T, VECTORS>(place.panel(0, panel), depth, sums.by_bias + panel * place.width); });
+  }
+  for (int64_t k = 0; run.ids && k < depth; ++k) {
+    T* const row = const_cast<T*>(row_of(sums.by_kernel, run.ids[(t0 + k / place.rows) * batch + place.first + k % place.rows], run.sizes));
+    for (int64_t panel = 0; row && panel < kGates * place.panels; ++panel) {
+      const int64_t column = panel % place.panels * place.width, end = std::min(place.width, units - column);
+      T* const to = row + panel / place.panels * units + column;
+      const T* const d_z = place.panel(0, panel) + k * place.width;
+      for (int64_t n = 0; n < end; n += kLanes<T>) {
+        const int count = std::min<int64_t>(kLanes<T>, end - n);
+        store(to + n, load(to + n, count) + load(d_z + n), count);
       }
     }
   }
@@ -740,6 +762,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
     run.c_trail = out.take<T>();
     run.gates = out.take<T>();
   }
+  run.aligned = units % kLanes<T> == 0 && aligned(run.h_trail) && aligned(run.c_trail) && aligned(run.gates);
   // packing costs about as much as two rows' step; for a single one each block is packed when it is its turn
   const int64_t width = vectors_of<T>(units) * kLanes<T>, panels = (units + width - 1) / width;
   const bool packed = units % width != 0 || (steps > 1 && steps * batch > 4 * kRows);

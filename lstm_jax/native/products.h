@@ -136,6 +136,15 @@ int vectors_of(int64_t columns) {
   return blocks > 2 ? 4 : static_cast<int>(blocks);
 }
 
+// f(VECTORS) with the number as a type.
+template <typename T, typename F>
+LSTM_INLINE void with_vectors(int64_t columns, const F& f) {
+  const int vectors = vectors_of<T>(columns);
+  if (vectors == 1) return f(std::integral_constant<int, 1>{});
+  if (vectors == 2) return f(std::integral_constant<int, 2>{});
+  f(std::integral_constant<int, 4>{});
+}
+
 // (K, 4H) -> (4, H / width, K, width), filled up with zeros; panels first..last-1 of all gates'.
 template <typename T>
 void pack_panels(const T* kernel, int64_t depth, int64_t units, int64_t width, T* packed, int64_t first, int64_t last) {

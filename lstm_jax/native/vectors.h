@@ -70,14 +70,14 @@ inline void store(T* to, Vec<T> vector, int count) {
   std::memcpy(to, &vector, count * sizeof(T));
 }
 
+inline bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kVectorBytes == 0; }
+
 // Past the caches, for what is read much later: a line of memory is not fetched first to be written over. `flush_streams` before another
 // thread reads it.
 template <typename T>
-inline void stream(T* to, Vec<T> vector, int count) {
+inline void stream(T* to, Vec<T> vector, int count, bool aligned) {
 #if defined(__AVX512F__)
-  if (count == kLanes<T> && reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0) {
-    return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)vector);
-  }
+  if (aligned) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)vector);
 #endif
   store(to, vector, count);
 }
