@@ -72,6 +72,7 @@ class Cost:
     units: int = UNITS
     passes: int = 10
     blocks: int = 30
+    cells: tuple[str, ...] = VARIANTS
 
 
 def variant(config: Any, cell: str, seed: int) -> Any:
@@ -85,7 +86,7 @@ def measured(config: Cost) -> dict[str, Any]:
     """Milliseconds of forward and backward pass by cell, a sample a block, the cells in turn."""
     x = jax.random.normal(jax.random.key(0), (config.batch, config.length, config.features))
     calls = {}
-    for name in VARIANTS:
+    for name in config.cells:
         cell = CELLS[name]
         params = cell.init(jax.random.key(1), config.features, equal_units(name, config.features, config.units))
 
@@ -94,7 +95,7 @@ def measured(config: Cost) -> dict[str, Any]:
 
         calls[name] = partial(jax.jit(jax.grad(loss, (0, 1))), params, x)
         jax.block_until_ready(calls[name]())
-    samples: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    samples: dict[str, list[float]] = {name: [] for name in config.cells}
     for _ in range(config.blocks):
         for name, call in calls.items():
             began = time.perf_counter()
@@ -131,7 +132,7 @@ def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
     """Variant -> its time over the LSTM's of the same turn: mean and 95 % interval; empty where none was measured."""
     found = {}
     for times in (row["milliseconds"] for row in rows if row["task"] == "cost"):
-        found = {cell: study.interval(np.divide(times[cell], times["lstm"]).tolist()) for cell in VARIANTS[1:]}
+        found = {cell: study.interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}
     return found
 
 
@@ -182,7 +183,8 @@ SMALL = (
     SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1)),
     GenerationConfig(TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(epochs=1), SampleConfig(sample_chars=0)),
 )
-TOY = [Cost(2, 3, 4, 4, 1, 2)] + [variant(config, cell, 0) for config in SMALL for cell in ("lstm", "lstm_coupled", "gru")]
+FEW = ("lstm", "lstm_coupled", "gru")
+TOY = [Cost(2, 3, 4, 4, 1, 2, FEW)] + [variant(config, cell, 0) for config in SMALL for cell in FEW]
 STUDY = study.Study("gates", run, {"toy": TOY, "cost": [Cost()], "full": FULL}, draw, verdict)
 
 if __name__ == "__main__":

@@ -40,13 +40,13 @@ def use_cpu_cores(cores: int = 0) -> None:
 
 
 def prefer_cpu_devices(count: int) -> None:
-    """Give JAX so many CPU devices, in this process; where it has made its devices already, they stay as they are.
+    """Give JAX so many CPU devices, 0 for one a core, in this process; where it has made its devices already, they stay as they are.
 
     The process keeps its memory too, see `machine.keep_freed_memory`.
     """
     machine.keep_freed_memory()
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_num_cpu_devices", count or len(os.sched_getaffinity(0)))
 
 
 def make_mesh(devices: int = 0) -> Mesh:

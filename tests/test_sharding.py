@@ -55,6 +55,21 @@ def test_use_cpu_cores() -> None:
         use_cpu_cores(-1)
 
 
+def test_runs_of_two_cells_in_a_process() -> None:
+    """The second one's cell would have another number of devices, and takes those that are there."""
+    program = """
+from lstm_jax.commands.common import start_training
+from lstm_jax.config import SentimentModelConfig
+import jax
+counts = []
+for cell in ("lstm", "gru", "lstm"):
+    start_training(0, SentimentModelConfig(cell=cell))
+    counts.append(jax.device_count("cpu"))
+print(len(set(counts)))
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "1"
+
+
 @two_devices
 def test_rows_and_copies() -> None:
     mesh = make_mesh(2)
