@@ -2,7 +2,7 @@
 
     python -m experiments.gates --preset toy                    # seconds
     python -m experiments.gates --preset cost                   # a minute on quiet cores: what each variant costs in time
-    LSTM_JAX_DATA=... python -m experiments.gates --workers 2   # DURATION on two cores
+    LSTM_JAX_DATA=... python -m experiments.gates --workers 2   # half an hour on two cores
 
 Each variant has as many parameters in its recurrent layer as the LSTM of 64 units (`experiments.equal`), and three seeds. Sentiment: IMDB,
 80 words, embedding of 64, dropout and recurrent dropout 0.2, two epochs, 15 % of the training reviews held out, no movie in both parts.
@@ -10,7 +10,7 @@ Characters: the articles, windows of 40 every 5, batch 128, three epochs, the la
 layers of the sentiment task, all in pure JAX, in turns in one process, so that ratios compare cells and neither backends nor minutes.
 
 Expected, from the paper: without forget gate or output activation it gets worse, the others hardly change; a gate less saves its share of
-time.
+time. It came out otherwise, see LOG.md.
 """
 
 import sys
