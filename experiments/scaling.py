@@ -1,14 +1,15 @@
 """Where does more of everything stop to help: units, length, vocabulary, data?
 
-    python -m experiments.scaling --preset toy        # seconds
-    LSTM_JAX_DATA=... python -m experiments.scaling   # an hour and a half on two cores by an estimate, not yet run
+    python -m experiments.scaling --preset toy                    # seconds
+    LSTM_JAX_DATA=... python -m experiments.scaling --workers 2   # half an hour on two cores
 
 One thing changes at a time, two seeds. Sentiment: the source's model with 64 units and an embedding of 64, three epochs, the last one's
 accuracy on the test set; units 8 to 256, words read 10 to 320, vocabulary 200 to 20,000, training reviews a thirty-second to all of them.
 Characters: stream of the articles in stretches of 64, 30 epochs at 0.005 to 0 by cosine, bits a character of the last tenth; units 16 to
 256, stretches of 8 to 128, text a thirty-second to nine tenths of it.
 
-Expected: accuracy still grows with length and data at their ends, and hardly with units; bits fall with units and data together.
+Expected: accuracy still grows with length and data at their ends, and hardly with units; bits fall with units and data together. Runs of a
+curve have as many epochs and not as many updates: a shorter stretch and a larger share bring more of them.
 """
 
 import sys
@@ -99,10 +100,12 @@ def draw(rows: study.Rows, path: Path) -> object:
                     axes.set_axis_off()
                     continue
                 values, scores, low, high = zip(*line, strict=True)
+                if axis == "data":
+                    values = [round(100 * value, 1) for value in values]
                 axes.fill_between(values, low, high, color="#0072B2", alpha=0.15)
                 axes.plot(values, scores, "o-", color="#0072B2")
                 plots.log_axis(axes, "x", values)
-                axes.set_xlabel("share of the data" if axis == "data" else axis)
+                axes.set_xlabel("percent of the data" if axis == "data" else axis)
             panels[n][0].set_ylabel("test accuracy" if kind == "sentiment" else "held-out bits a character")
 
     return plots.write_figure(path, (12.0, 5.6), fill)
