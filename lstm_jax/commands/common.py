@@ -30,7 +30,8 @@ def start_training(devices: int, model: RecurrentConfig) -> None:
     zoned = model.zoneout or model.zoneout_cell
     suited = 0 if zoned else native.cpu_devices(model.backend, model.dtype, model.cell)
     if devices:
-        return start(devices)
+        start(devices)
+        return
     prefer_cpu_devices(suited)
     keep_compiled()
 
