@@ -117,9 +117,9 @@ def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
 FIGURES = {"sentiment": "test_accuracy", "characters": "bits"}
 
 
-def differences(rows: study.Rows, task: str, figure: str) -> dict[str, tuple[float, float, float]]:
+def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, float]]:
     """Variant -> its figure less the LSTM's of the same seed: mean and 95 % interval."""
-    by = {(row["model.cell"], row["train.seed"]): row[figure] for row in rows if row["task"] == task}
+    by = {(row["model.cell"], row["train.seed"]): row[FIGURES[task]] for row in rows if row["task"] == task}
     found = {}
     for cell in VARIANTS:
         gaps = [value - by["lstm", seed] for (name, seed), value in by.items() if name == cell and ("lstm", seed) in by]
@@ -130,10 +130,8 @@ def differences(rows: study.Rows, task: str, figure: str) -> dict[str, tuple[flo
 
 def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
     """Variant -> its time over the LSTM's of the same turn: mean and 95 % interval; empty where none was measured."""
-    found = {}
-    for times in (row["milliseconds"] for row in rows if row["task"] == "cost"):
-        found = {cell: study.interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}
-    return found
+    times = next((row["milliseconds"] for row in rows if row["task"] == "cost"), {})
+    return {cell: study.interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}
 
 
 def verdict(rows: study.Rows) -> str:
@@ -142,7 +140,7 @@ def verdict(rows: study.Rows) -> str:
     for task, figure in FIGURES.items():
         those = [row for row in rows if row["task"] == task]
         for cell, values in study.grouped(those, ["model.cell"], figure).items():
-            gap = differences(rows, task, figure).get(cell[0])
+            gap = differences(rows, task).get(cell[0])
             told = "" if gap is None else " ({:+.4f}, {:+.4f} to {:+.4f}, against the LSTM)".format(*gap)
             lines.append(f"{task}, {cell[0]}: {figure} {np.mean(values):.4f}{told}")
     lines += [f"time of {cell}: {{:.2f}} ({{:.2f}} to {{:.2f}}) of the LSTM's".format(*ratio) for cell, ratio in costs(rows).items()]
@@ -150,8 +148,8 @@ def verdict(rows: study.Rows) -> str:
 
 
 PANELS = (
-    ("test accuracy gained", lambda rows: differences(rows, "sentiment", "test_accuracy"), 0, 1),
-    ("bits a character saved", lambda rows: differences(rows, "characters", "bits"), 0, -1),
+    ("test accuracy gained", partial(differences, task="sentiment"), 0, 1),
+    ("bits a character saved", partial(differences, task="characters"), 0, -1),
     ("time of a step, the LSTM's is 1", costs, 1, 0),
 )
 """Title; the variants' figures; the LSTM's; 1 if more is better, -1 if less is, 0 if it is left open."""

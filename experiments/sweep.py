@@ -18,7 +18,7 @@
 A config may hold configs: `**{"model.units": [16, 32]}` overrides within. A run is known by the hash of its function's name and its
 config; one that has a row is not run again, be it done or failed (`retry=True` tries those that failed once more). A run that raises or
 whose process is killed leaves a row that says so, and the rest goes on; a sweep that is killed itself goes on where it stopped when it is
-called again.
+called again. In one process all runs have the devices that the first of them made, where they do not ask for a number.
 
 `where`: "here", in this process, one by one; "processes", a fresh process each, `workers` at a time; "slurm", a job each through submitit
 (`pip install ".[slurm]"`), of which `options` are the parameters. In the latter two the function and its config are found by their names,

@@ -560,7 +560,7 @@ void back_through_gates(const Backward<T>& run, const BackwardPlace<T>& place, i
     T *d_h = run.d_first_h + row * units, *d_c = run.d_first_c + row * units;
     const T* const given = run.d_h ? run.d_h + step : nullptr;
     const T *kept = run.gates + kGates * step, *c_before = run.c_trail + step, *c = c_before + batch * units;
-    T* const to = place.d_z + ((t - t0) * place.rows + r) * place.width;
+    T* const own = place.d_z + ((t - t0) * place.rows + r) * place.width;
     const auto vector = [&](int64_t at, T* to, int count) __attribute__((always_inline)) {
       Vec<T> d = load(d_h + at, count);
       if (given) {
@@ -585,8 +585,8 @@ void back_through_gates(const Backward<T>& run, const BackwardPlace<T>& place, i
     for (int64_t number = 0; number < place.panels; ++number) {
       const int64_t column = number * place.width, end = std::min(place.width, units - column);
       int64_t n = 0;
-      for (; n + kLanes<T> <= end; n += kLanes<T>) vector(column + n, to + number * panel + n, kLanes<T>);
-      if (n < end) vector(column + n, to + number * panel + n, end - n);
+      for (; n + kLanes<T> <= end; n += kLanes<T>) vector(column + n, own + number * panel + n, kLanes<T>);
+      if (n < end) vector(column + n, own + number * panel + n, end - n);
     }
   }
 }
