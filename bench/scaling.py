@@ -151,8 +151,8 @@ def draw(found: Sequence[Curve], path: Path, title: str) -> None:
             panels[0, column].legend(fontsize=9)
             panels[1, column].set_xlabel(NAMES[letter])
         for axes in panels[:, 0]:
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            plots.log_axis(axes, "y")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         panels[0, 0].set_ylabel("ms, forward and backward")
         panels[1, 0].set_ylabel("MiB at most, JAX included")
 

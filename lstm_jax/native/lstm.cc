@@ -769,26 +769,22 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   const int64_t recurrent_size = packed ? blocks_of<T>(units) * kLanes<T> * kGates * units : 0;
   Aligned<T> room(recurrent_size + (packed && !ids ? kGates * panels * width * features : 0));
   threads = threads_for(pool, threads, batch);
-  const auto pack = [&](int64_t depth, int64_t pieces, const auto& work) {
-    const int64_t parts = depth * units < kLargeKernel / kGates ? 1 : threads;
-    share_out(pool, parts, parts, pieces, [&](int64_t, int64_t first, int64_t last) { work(first, last); });
-  };
   run.recurrent = Kernel<T>{recurrent, kLanes<T>, kGates * units, units};
   run.kernel = run.w;
   run.by_panel = width, run.by_k = kGates * units, run.by_gate = units;
-  if (packed) {
-    run.recurrent = Kernel<T>{room.get(), units * kGates * kLanes<T>, kGates * kLanes<T>, kLanes<T>};
-    pack(units, blocks_of<T>(units), [&](int64_t first, int64_t last) {
-      pack_forward(recurrent, units, units, room.get() + first * run.recurrent.by_block, first, last);
-    });
-  }
-  if (packed && !ids) {
-    T* const to = room.get() + recurrent_size;
+  if (packed) run.recurrent = Kernel<T>{room.get(), units * kGates * kLanes<T>, kGates * kLanes<T>, kLanes<T>};
+  const int64_t blocks = packed ? blocks_of<T>(units) : 0, all_panels = packed && !ids ? kGates * panels : 0;
+  T* const to = room.get() + recurrent_size;
+  if (all_panels) {
     run.kernel = to;
     run.by_panel = features * width, run.by_k = width, run.by_gate = panels * run.by_panel;
-    pack(features, kGates * panels, [&](int64_t first, int64_t last) { pack_panels(run.w, features, units, width, to, first, last); });
   }
+  Together pack(blocks + all_panels);
   share_out(pool, threads, threads, batch, [&](int64_t, int64_t first, int64_t last) {
+    pack([&](int64_t n) {
+      if (n < blocks) return pack_forward(recurrent, units, units, room.get() + n * run.recurrent.by_block, n, n + 1);
+      pack_panels(run.w, features, units, width, to, n - blocks, n - blocks + 1);
+    });
     in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { forward_tile(run, first + begin, first + begin + count); });
   });
   return ffi::Error::Success();
@@ -821,7 +817,8 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   T *by_kernel = out.take<T>(), *by_recurrent = out.take<T>(), *by_bias = out.take<T>();
   if (d_x) run.d_x = out.take<T>();
   const auto width_of = [](int64_t size) { return vectors_of<T>(size) * kLanes<T>; };
-  const auto size_of = [&](int64_t size) { return (size + width_of(size) - 1) / width_of(size) * width_of(size) * kGates * units; };
+  const auto panels_of = [&](int64_t size) { return (size + width_of(size) - 1) / width_of(size); };
+  const auto size_of = [&](int64_t size) { return panels_of(size) * width_of(size) * kGates * units; };
   Aligned<T> room(size_of(units) + (d_x ? size_of(features) : 0));
   run.transposed_recurrent = room.get();
   run.transposed_kernel = room.get() + size_of(units);
@@ -830,16 +827,17 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
     const int64_t some = depth * units < kLargeKernel / kGates ? 1 : parts;
     share_out(pool, some, some, size, [&](int64_t, int64_t first, int64_t last) { work(first, last); });
   };
-  const auto transpose = [&](const T* from, int64_t depth, T* to) {
-    const int64_t panels = (depth + width_of(depth) - 1) / width_of(depth);
-    shared(depth, panels, [&](int64_t first, int64_t last) { pack_backward(from, depth, units, width_of(depth), to, first, last); });
-  };
-  transpose(recurrent, units, room.get());
-  if (d_x) transpose(kernel, features, room.get() + size_of(units));
+  const int64_t of_units = panels_of(units), of_features = d_x ? panels_of(features) : 0;
+  Together transpose(of_units + of_features);
 
   std::vector<std::unique_ptr<Sums<T>>> sums(parts);
   share_out(pool, parts, parts, batch, [&](int64_t part, int64_t first, int64_t last) {
     sums[part] = std::make_unique<Sums<T>>(run.sizes, ids);
+    transpose([&](int64_t n) {
+      if (n < of_units) return pack_backward(recurrent, units, units, width_of(units), room.get(), n, n + 1);
+      n -= of_units;
+      pack_backward(kernel, features, units, width_of(features), room.get() + size_of(units), n, n + 1);
+    });
     in_groups(last - first, kTile, [&](int64_t begin, int64_t count) {
       backward_tile(run, *sums[part], first + begin, first + begin + count, begin == 0);
     });

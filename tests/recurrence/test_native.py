@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 built = pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with")
 
 # around every border of the blocks: 16 (float32, AVX-512), 8 and 4 lanes, 1, 2 and 4 vectors at a time, 6 rows forward, 6 to 12 backward,
-# a depth of 128, tiles of 64 rows a thread
+# a depth of 128, tiles of 32 rows a thread
 SIZES = [
     (1, 1, 1),
     (2, 3, 17),
@@ -195,7 +195,8 @@ def test_gates_far_out(dtype: str) -> None:
 
 
 THREADS = """
-import hashlib, os, sys
+import hashlib, os, sys, time
+from concurrent.futures import ThreadPoolExecutor
 cores = 1
 os.sched_getaffinity = lambda _: range(cores)
 import jax, numpy as np
@@ -221,14 +222,21 @@ for cores in (1, 2, 3, 40):
         print("rows", hashlib.sha256(outputs.tobytes() + np.asarray(by_x).tobytes()).hexdigest())
         parts = [np.asarray(part).tobytes() for part in jax.tree.leaves(run(params, x))]
         print("sums", cores, hashlib.sha256(b"".join(parts)).hexdigest())
+    def at_once(number):  # calls that find threads at work, awake or asleep
+        time.sleep(number % 8 * 1e-4)
+        value, (_, by_x) = run(params, x)
+        return hashlib.sha256(np.asarray(forward(params, x)).tobytes() + np.asarray(by_x).tobytes()).hexdigest()
+    with ThreadPoolExecutor(4) as callers:
+        for found in callers.map(at_once, range(80)):
+            print("rows", found)
 """
 
 
 @built
 @pytest.mark.parametrize(("batch", "units"), [(1, 22), (3, 22), (26, 22), (3, 260)])
 def test_threads_change_nothing(batch: int, units: int) -> None:
-    """One CPU device that has all cores: the rows are shared out over its pool, and every bit stays; of the sums over all rows, every bit
-    from run to run."""
+    """One CPU device that has all cores: the rows are shared out over its pool, and every bit stays, also of calls at once; of the sums
+    over all rows, every bit from run to run."""
     run = subprocess.run([sys.executable, "-c", THREADS, str(batch), str(units)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     lines = run.stdout.splitlines()
