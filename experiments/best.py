@@ -5,7 +5,7 @@
     LSTM_JAX_DATA=... python -m experiments.best                     # and the recipe, which reads the test reviews once
 
 On two cores of 100 GFLOP/s each the recipe took 21 minutes, which is expected to end at 0.90 of the test reviews or above. All ten runs
-take about an hour by an estimate; three of them have been run.
+together took 112 minutes, most of them two at a time and beside other work.
 
 From the source's model, one change after another, each judged on 15 % of the training reviews, no movie in both parts: all of a review
 instead of 80 words, outputs pooled over time instead of the last one, both directions, words dropped whole, entries of the recurrent kernel
