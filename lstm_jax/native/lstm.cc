@@ -358,8 +358,8 @@ struct Backward {
 template <typename T>
 struct Sums {
   Sums(const Sizes& sizes, bool ids)
-      : width(vectors_of<T>(sizes.units) * kLanes<T>),
-        panels((sizes.units + width - 1) / width),
+      : width(width_of<T>(sizes.units)),
+        panels(panels_of<T>(sizes.units)),
         kernel_size(ids ? sizes.features * kGates * sizes.units : kGates * panels * padded(sizes.features) * width),
         recurrent_size(kGates * panels * padded(sizes.units) * width),
         data(kernel_size + recurrent_size + kGates * panels * width) {
@@ -764,7 +764,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   }
   run.aligned = units % kLanes<T> == 0 && aligned(run.h_trail) && aligned(run.c_trail) && aligned(run.gates);
   // packing costs about as much as two rows' step; for a single one each block is packed when it is its turn
-  const int64_t width = vectors_of<T>(units) * kLanes<T>, panels = (units + width - 1) / width;
+  const int64_t width = width_of<T>(units), panels = panels_of<T>(units);
   const bool packed = units % width != 0 || (steps > 1 && steps * batch > 4 * kRows);
   const int64_t recurrent_size = packed ? blocks_of<T>(units) * kLanes<T> * kGates * units : 0;
   Aligned<T> room(recurrent_size + (packed && !ids ? kGates * panels * width * features : 0));
@@ -783,7 +783,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   share_out(pool, threads, threads, batch, [&](int64_t, int64_t first, int64_t last) {
     pack([&](int64_t n) {
       if (n < blocks) return pack_forward(recurrent, units, units, room.get() + n * run.recurrent.by_block, n, n + 1);
-      pack_panels(run.w, features, units, width, to, n - blocks, n - blocks + 1);
+      pack_panels(run.w, features, units, to, n - blocks, n - blocks + 1);
     });
     in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { forward_tile(run, first + begin, first + begin + count); });
   });
@@ -816,9 +816,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   run.d_first_c = out.take<T>();
   T *by_kernel = out.take<T>(), *by_recurrent = out.take<T>(), *by_bias = out.take<T>();
   if (d_x) run.d_x = out.take<T>();
-  const auto width_of = [](int64_t size) { return vectors_of<T>(size) * kLanes<T>; };
-  const auto panels_of = [&](int64_t size) { return (size + width_of(size) - 1) / width_of(size); };
-  const auto size_of = [&](int64_t size) { return panels_of(size) * width_of(size) * kGates * units; };
+  const auto size_of = [&](int64_t size) { return panels_of<T>(size) * width_of<T>(size) * kGates * units; };
   Aligned<T> room(size_of(units) + (d_x ? size_of(features) : 0));
   run.transposed_recurrent = room.get();
   run.transposed_kernel = room.get() + size_of(units);
@@ -827,16 +825,16 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
     const int64_t some = depth * units < kLargeKernel / kGates ? 1 : parts;
     share_out(pool, some, some, size, [&](int64_t, int64_t first, int64_t last) { work(first, last); });
   };
-  const int64_t of_units = panels_of(units), of_features = d_x ? panels_of(features) : 0;
+  const int64_t of_units = panels_of<T>(units), of_features = d_x ? panels_of<T>(features) : 0;
   Together transpose(of_units + of_features);
 
   std::vector<std::unique_ptr<Sums<T>>> sums(parts);
   share_out(pool, parts, parts, batch, [&](int64_t part, int64_t first, int64_t last) {
     sums[part] = std::make_unique<Sums<T>>(run.sizes, ids);
     transpose([&](int64_t n) {
-      if (n < of_units) return pack_backward(recurrent, units, units, width_of(units), room.get(), n, n + 1);
+      if (n < of_units) return pack_backward(recurrent, units, units, room.get(), n, n + 1);
       n -= of_units;
-      pack_backward(kernel, features, units, width_of(features), room.get() + size_of(units), n, n + 1);
+      pack_backward(kernel, features, units, room.get() + size_of(units), n, n + 1);
     });
     in_groups(last - first, kTile, [&](int64_t begin, int64_t count) {
       backward_tile(run, *sums[part], first + begin, first + begin + count, begin == 0);

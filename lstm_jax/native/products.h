@@ -136,6 +136,16 @@ int vectors_of(int64_t columns) {
   return blocks > 2 ? 4 : static_cast<int>(blocks);
 }
 
+template <typename T>
+int64_t width_of(int64_t columns) {
+  return vectors_of<T>(columns) * kLanes<T>;
+}
+
+template <typename T>
+int64_t panels_of(int64_t columns) {
+  return (columns + width_of<T>(columns) - 1) / width_of<T>(columns);
+}
+
 // f(VECTORS) with the number as a type.
 template <typename T, typename F>
 LSTM_INLINE void with_vectors(int64_t columns, const F& f) {
@@ -147,8 +157,8 @@ LSTM_INLINE void with_vectors(int64_t columns, const F& f) {
 
 // (K, 4H) -> (4, H / width, K, width), filled up with zeros; panels first..last-1 of all gates'.
 template <typename T>
-void pack_panels(const T* kernel, int64_t depth, int64_t units, int64_t width, T* packed, int64_t first, int64_t last) {
-  const int64_t panels = (units + width - 1) / width;
+void pack_panels(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last) {
+  const int64_t width = width_of<T>(units), panels = panels_of<T>(units);
   packed += first * depth * width;
   for (int64_t n = first; n < last; ++n) {
     const int64_t column = n % panels * width, count = std::min(width, units - column);
@@ -163,9 +173,9 @@ void pack_panels(const T* kernel, int64_t depth, int64_t units, int64_t width, T
 // (K, 4H) -> (K / width, 4H, width), transposed, filled up with zeros; panels begin..end-1 of them. By squares, so that few lines of memory are
 // in use at once.
 template <typename T>
-void pack_backward(const T* kernel, int64_t depth, int64_t units, int64_t width, T* packed, int64_t begin, int64_t end) {
+void pack_backward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t begin, int64_t end) {
   constexpr int64_t kSide = 16;
-  const int64_t columns = kGates * units;
+  const int64_t columns = kGates * units, width = width_of<T>(depth);
   packed += begin * columns * width;
   for (int64_t first = begin * width; first < std::min(depth, end * width); first += width, packed += columns * width) {
     const int64_t there = std::min(width, depth - first);
