@@ -116,9 +116,9 @@ def splits(size: int) -> bool:
 
 
 def devices() -> int:
-    """Devices of the mesh, inside a computation under `jax.set_mesh`; elsewhere 1."""
+    """Return the devices of the mesh, inside a computation under `jax.set_mesh` of one whose axis "data" is automatic; elsewhere 1."""
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape.get(DATA, 1)
+    return mesh.shape[DATA] if not mesh.empty and DATA in mesh.auto_axes else 1
 
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:

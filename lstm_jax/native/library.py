@@ -19,6 +19,7 @@ import numpy as np
 from lstm_jax.errors import InputError
 from lstm_jax.files import default_cache_dir, write_atomically
 from lstm_jax.machine import processor
+from lstm_jax.native.switch import is_off
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "adam.cc", "dropout.cc"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
@@ -74,7 +75,7 @@ def build() -> Path:
 
 def why_not() -> str:
     """Why what is compiled does not serve here; empty if they do."""
-    return "" if library_path().exists() else "not built: run lstm-jax backends --build"
+    return is_off() or ("" if library_path().exists() else "not built: run lstm-jax backends --build")
 
 
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
