@@ -100,10 +100,11 @@ def register() -> None:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
 
 
-def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], **options) -> list[jax.Array]:
-    """The function of that name on this device's arrays.
+def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], sets: bool = False, **options) -> list[jax.Array]:
+    """Call the function of that name on this device's arrays.
 
     Args:
+        sets: whether it is one call too under `vmap`, for all sets of arrays; else they are called one after the other.
         results: what has the shapes and dtypes of the results.
         args: None for one that is left out.
         aliases: number of an argument -> number of the result that may take its place.
@@ -114,5 +115,5 @@ def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], 
     # cores for one device's call: all of them shared out
     fixed["threads"] = np.int64(max(1, len(os.sched_getaffinity(0)) // jax.local_device_count("cpu")))
     shapes = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
-    function = jax.ffi.ffi_call(name, shapes, vmap_method="sequential", input_output_aliases=aliases)
+    function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)
     return list(function(*(arg for arg in args if arg is not None), **fixed))

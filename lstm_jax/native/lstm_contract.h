@@ -24,7 +24,7 @@ inline ffi::Error check_attributes(const Contract& contract, bool ids, int64_t i
 inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool ids, int64_t input_masks,
                                 int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool keep, int64_t threads) {
   const ffi::DataType real = real_type(args, 1);
-  Contract contract("lstm_jax_forward", args, rets);
+  Contract contract("lstm_jax_forward", args, rets, 2);
   ffi::Error error = check_attributes(contract, ids, input_masks, recurrent_masks, threads);
   if (error.failure()) return error;
   return contract.check_arrays(
@@ -51,7 +51,7 @@ inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::Remai
 inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool ids, int64_t input_masks,
                                  int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool d_x, int64_t threads) {
   const ffi::DataType real = real_type(args, 1);
-  Contract contract("lstm_jax_backward", args, rets);
+  Contract contract("lstm_jax_backward", args, rets, 2);
   ffi::Error error = check_attributes(contract, ids, input_masks, recurrent_masks, threads);
   if (error.failure()) return error;
   if (ids && d_x) return contract.wrong("d_x", "1", "give 0 with ids, which have no gradient");

@@ -11,6 +11,7 @@
 #include <new>
 #include <string>
 
+#include "sets.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -86,7 +87,9 @@ inline std::string name_of(ffi::DataType type) {
 
 class Contract {
  public:
-  Contract(const char* function, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets) : function(function), args(args), rets(rets) {
+  // rank: of the first result in a call for one set; without, there is no call for several.
+  Contract(const char* function, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, size_t rank = std::numeric_limits<size_t>::max())
+      : function(function), args(args), rets(rets), sets(rets, rank) {
     std::fill(std::begin(bound), std::end(bound), -1);
   }
 
@@ -100,8 +103,8 @@ class Contract {
 
   // The first operand or result that does not fit, as an error.
   ffi::Error check_arrays(std::initializer_list<Operand> operands, std::initializer_list<Operand> results) {
-    ffi::Error error = check_all("operands", args, operands);
-    return error.failure() ? error : check_all("results", rets, results);
+    ffi::Error error = check_all("operands", args, operands, true);
+    return error.failure() ? error : check_all("results", rets, results, false);
   }
 
   ffi::Error wrong(const std::string& name, const std::string& found, const std::string& remedy) const {
@@ -110,7 +113,7 @@ class Contract {
 
  private:
   template <typename Buffers>
-  ffi::Error check_all(const char* what, const Buffers& buffers, std::initializer_list<Operand> table) {
+  ffi::Error check_all(const char* what, const Buffers& buffers, std::initializer_list<Operand> table, bool shared) {
     const size_t wanted = std::count_if(table.begin(), table.end(), [](const Operand& operand) { return operand.there; });
     if (buffers.size() != wanted) return wrong(what, std::to_string(buffers.size()), "give " + std::to_string(wanted) + names(table));
     size_t n = 0;
@@ -119,7 +122,7 @@ class Contract {
       auto found = buffers.template get<ffi::AnyBuffer>(n++);
       if (!found.has_value()) return wrong(operand.name, "no array", "give one");
       const ffi::AnyBuffer buffer = buffer_of(*found);
-      if (buffer.element_type() != operand.type || !fits(buffer.dimensions(), operand.shape)) {
+      if (buffer.element_type() != operand.type || !fits(buffer.dimensions(), operand.shape, shared)) {
         return wrong(operand.name, shown(buffer), "give " + shown(operand));
       }
       if (!buffer.untyped_data() && count_of(buffer) > 0) return wrong(operand.name, "no memory", "give " + shown(operand));
@@ -138,15 +141,15 @@ class Contract {
     return all;
   }
 
-  bool fits(ffi::AnyBuffer::Dimensions extents, const Shape& shape) {
+  bool fits(ffi::AnyBuffer::Dimensions extents, const Shape& shape, bool shared) {
     if (shape.kind == Shape::kAny) return true;
     if (shape.kind == Shape::kLikeFirst) {
       const auto first = args.get<ffi::AnyBuffer>(0)->dimensions();
       return std::equal(first.begin(), first.end(), extents.begin(), extents.end());
     }
-    if (extents.size() != shape.rank) return false;
+    if (extents.size() != shape.rank + sets.rank() || !sets.fit(extents, shared)) return false;
     for (size_t n = 0; n < shape.rank; ++n) {
-      if (!fits(extents[n], shape.extents[n])) return false;
+      if (!fits(extents[sets.rank() + n], shape.extents[n])) return false;
     }
     return true;
   }
@@ -172,6 +175,7 @@ class Contract {
     if (operand.shape.kind == Shape::kAny) return name_of(operand.type);
     if (operand.shape.kind == Shape::kLikeFirst) return name_of(operand.type) + " in the shape of the first operand";
     std::string text;
+    for (const int64_t extent : sets.extents) text += std::to_string(extent) + ", ";
     for (size_t n = 0; n < operand.shape.rank; ++n) text += (n ? ", " : "") + shown(operand.shape.extents[n]);
     return name_of(operand.type) + "[" + text + "]";
   }
@@ -192,6 +196,7 @@ class Contract {
   const char* const function;
   const ffi::RemainingArgs& args;
   const ffi::RemainingRets& rets;
+  const Sets sets;
   int64_t bound[26];
 };
 

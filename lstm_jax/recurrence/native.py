@@ -15,10 +15,10 @@ from lstm_jax import native
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
 from lstm_jax.cells.products import project
 from lstm_jax.dropout import DropoutMasks
+from lstm_jax.operation import apply
 from lstm_jax.partition import SUM, partitioned
 from lstm_jax.recurrence import hoisted
 from lstm_jax.recurrence.lstm_operation import LSTMOperation, mask_axis, with_zeros
-from lstm_jax.operation import apply
 from lstm_jax.recurrence.trail import Trail, backward_twin, forward_twin
 from lstm_jax.shapes import GATES
 
@@ -109,7 +109,7 @@ def _call_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LST
         (steps, batch), state, dtype = args[0].shape[:2], args[4:6], args[1].dtype
         trail = jax.ShapeDtypeStruct((steps + 1, *state[0].shape), dtype)
         gates = jax.ShapeDtypeStruct((steps, batch, args[1].shape[1]), dtype)
-        return native.call("lstm_jax_forward", [*state, *(trail, trail, gates)[:count]], args, {}, keep=keep, **options)
+        return native.call("lstm_jax_forward", [*state, *(trail, trail, gates)[:count]], args, {}, sets=True, keep=keep, **options)
 
     operands = [(x, 1), *((param, None) for param in params), *((part, 0) for part in state), *_with_axes(valid, dropout, tokens)]
     h, c, *rest = _call(call, operands, [0, 0, 1, 1, 1][: 2 + count])
@@ -124,7 +124,7 @@ def _call_backward(by_x: bool, params: LSTMParams, x, kept: Trail, d_h, d_final:
         x, kernel, recurrent = args[:3]
         bias = jax.ShapeDtypeStruct(kernel.shape[1:], kernel.dtype)
         results = [*args[6:8], kernel, recurrent, bias, *([x] if by_x else [])]
-        return native.call("lstm_jax_backward", results, args, {}, d_x=by_x, **options)
+        return native.call("lstm_jax_backward", results, args, {}, sets=True, d_x=by_x, **options)
 
     operands = [(x, 1), (params.kernel, None), (params.recurrent_kernel, None), *((part, 1) for part in kept)]
     operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(valid, dropout, tokens)]

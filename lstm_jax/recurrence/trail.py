@@ -1,4 +1,4 @@
-"""What compiled loops (native.py, pallas/) share: what they keep of the forward pass, twins in JAX that give the same values, and the mesh."""
+"""Residuals of compiled loops (native.py, pallas/), twins of the loops in JAX that give the same values, and the mesh."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
