@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import GenerationConfig
+from lstm_jax.files import check_output
 
 Mode = Literal["auto", "carried", "window"]
 
@@ -109,6 +110,8 @@ class Score:
     """Character that stands for those that the run does not know. Empty: they are refused."""
     html: Path | None = None
     """Page to write: the text coloured by surprise."""
+    force: bool = False
+    """Replace what is at --html, even where something else wrote it."""
     json: bool = False
     """Print JSON."""
 
@@ -117,6 +120,8 @@ class Score:
         from lstm_jax.tasks import generation
 
         trained = _load(self.run)
+        if self.html is not None:
+            check_output(self.html, (self.run, *(self.data or trained.config.data.data)), self.force)
         ids = generation.read_ids(trained, self.data, self.text, self.text_column, self.clean, self.unknown)
         scores = trained.score(ids, self.mode)
         row = {"characters": len(scores.nats)} | scores.figures()
@@ -126,7 +131,7 @@ class Score:
             say(console, f"{row['bits']:.4f} bits a character ({row['loss']:.4f} nats, perplexity {row['perplexity']:.3f})")
             say(console, f"{row['characters']:,} characters, {row['accuracy']:.1%} of them were the likeliest")
         if self.html is not None:
-            generation.draw_surprise(trained.characters, ids, scores, self.html, "Surprise")
+            generation.draw_surprise(trained.characters, ids, scores, self.html, "Surprise", self.force)
             say(Console(stderr=True), f"{self.html}")
 
 
@@ -152,14 +157,17 @@ class Units:
     """At most so many characters, from the text's beginning."""
     out: Path = Path("units.html")
     """Page to write."""
+    force: bool = False
+    """Replace what is at --out, even where something else wrote it."""
 
     def __call__(self, console: Console) -> None:
         start()
         from lstm_jax.tasks import generation
 
         trained = _load(self.run)
+        check_output(self.out, (self.run, *(self.data or trained.config.data.data)), self.force)
         ids = generation.read_ids(trained, self.data, self.text, self.text_column, self.clean, self.unknown, self.chars)
-        generation.draw_units(trained.characters, ids, trained.activations(ids), self.out, self.count)
+        generation.draw_units(trained.characters, ids, trained.activations(ids), self.out, self.count, self.force)
         say(console, f"{self.out}")
 
 

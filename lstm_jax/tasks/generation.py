@@ -190,20 +190,21 @@ def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer:
     draw_units(corpus.characters, ids, scorer.activations(result.params, ids), run.figures / "units.html", UNITS)
 
 
-def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str) -> None:
+def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
     """An HTML page of the text, each character coloured by its bits."""
     from lstm_jax import text_map
 
-    text_map.surprise_page(_shown(characters, ids), scores.nats / np.log(2), path, title)
+    text_map.surprise_page(_shown(characters, ids), scores.nats / np.log(2), path, title, force)
 
 
-def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int) -> None:
+def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
     """An HTML page of the text, once for each of the `count` most active hidden units, coloured by its output."""
     from lstm_jax import text_map
 
     require(count >= 1, "count", count, "give 1 unit or more")
     units = text_map.most_active(activations, count)
-    text_map.units_page(_shown(characters, ids), activations, units, path, f"The {len(units)} most active of {activations.shape[1]} units")
+    title = f"The {len(units)} most active of {activations.shape[1]} units"
+    text_map.units_page(_shown(characters, ids), activations, units, path, title, force)
 
 
 def _shown(characters: data.Characters, ids: np.ndarray) -> str:

@@ -217,7 +217,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
 
-def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 400) -> None:
+def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 400, force: bool = True) -> None:
     """The learned space in two dimensions: of the words in 50 reviews or more, the `words` that say most about a review.
 
     Raises:
@@ -231,7 +231,7 @@ def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 4
     one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]
     plane = embedding_space.project(table[one_sided])
     plots.embedding_map(
-        plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes"
+        plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes", force
     )
 
 
@@ -317,11 +317,12 @@ def neighbours(
     return [(trained.vocabulary.word(kept[int(i)]), float(score)) for i, score in zip(ids, scores, strict=True)]
 
 
-def export_embedding(trained: Trained, out: Path, form: str) -> int:
+def export_embedding(trained: Trained, out: Path, form: str, force: bool = True) -> int:
     """Write the vectors of all words with their figures; returns how many.
 
     Args:
         out: a file for "word2vec", a folder for "projector".
+        force: see `files.check_output`.
     """
     from lstm_jax import embedding_space
 
@@ -330,9 +331,9 @@ def export_embedding(trained: Trained, out: Path, form: str) -> int:
     words = [trained.vocabulary.word(i) for i in ids]
     vectors = table[4 : 4 + len(words)]
     if form == "word2vec":
-        embedding_space.export_word2vec(out, words, vectors)
+        embedding_space.export_word2vec(out, words, vectors, force)
     else:
         with np.load(trained.run.words) as file:
             columns = {"reviews": file["count"][4 : 4 + len(words)], "positive_share": file["share"][4 : 4 + len(words)].round(4)}
-        embedding_space.export_projector(out, words, vectors, columns)
+        embedding_space.export_projector(out, words, vectors, columns, force)
     return len(words)
