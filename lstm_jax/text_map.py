@@ -15,7 +15,9 @@ from lstm_jax.files import MARK, write_atomically
 
 _LEVELS = 12
 
-_PAGE = f"<!doctype html>\n<!-- {MARK} -->\n" + """\
+_PAGE = (
+    f"<!doctype html>\n<!-- {MARK} -->\n"
+    + """\
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; --ink: #1d1d1f; --paper: #fcfcfa; --high: 230 97 1; --low: 0 114 178 }}
@@ -29,6 +31,7 @@ h1 {{ font-size: 1.3rem }} h2 {{ font-size: 1rem; margin-top: 2rem }} span {{ bo
 {body}
 </body></html>
 """
+)
 
 
 def _rules(prefix: str, colour: str) -> str:

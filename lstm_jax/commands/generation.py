@@ -9,6 +9,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from lstm_jax.bounds import CharactersOrNone, Checked, Count, CountOrNone, Seed, Temperature
 from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import GenerationConfig
 from lstm_jax.files import check_output
@@ -40,24 +41,24 @@ class TrainGeneration:
 
 
 @dataclass(frozen=True)
-class Generate:
+class Generate(Checked):
     """Go on with a prompt, character by character, as a run would."""
 
     run: Path = Path("runs/generation")
     """Folder of a run."""
     prompt: str = ""
     """Text to go on from. Empty: none, the run begins by itself. Of one longer than the window, a window reads the end alone."""
-    chars: int = 400
+    chars: CharactersOrNone = 400
     """Characters to draw. 0: none, the prompt alone is printed."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Below 1 the likelier characters come more often, above 1 less; 0: always the likeliest."""
-    top_k: int = 0
+    top_k: CountOrNone = 0
     """Draw from the k likeliest characters only. 0: from all."""
     top_p: float = 1.0
     """Draw from the likeliest characters that together reach this probability. 1: from all."""
-    samples: int = 1
+    samples: Count = 1
     """Texts to draw, at once."""
-    seed: int = 0
+    seed: Seed = 0
     """The same seed gives the same texts."""
     mode: Mode = "auto"
     """'carried': one step a character; 'window': each character re-reads the last ones from a zero state; 'auto': as it was trained."""
@@ -136,7 +137,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Units:
+class Units(Checked):
     """A page of text coloured by the most active hidden units of a run."""
 
     data: Positional[tuple[str, ...]] = ()
@@ -151,9 +152,9 @@ class Units:
     """Clean the text as the run's was."""
     unknown: str = ""
     """Character that stands for those that the run does not know. Empty: they are refused."""
-    count: int = 12
+    count: Count = 12
     """How many units."""
-    chars: int = 3000
+    chars: CharactersOrNone = 3000
     """At most so many characters, from the text's beginning."""
     out: Path = Path("units.html")
     """Page to write."""

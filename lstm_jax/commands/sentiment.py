@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lstm_jax.bounds import Checked, Count, CountOrNone
 from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
@@ -102,18 +103,18 @@ class Predict:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbours(Checked):
     """The words nearest to a word in the learned embedding."""
 
     words: Positional[tuple[str, ...]]
     """Words."""
     run: Path = Path("runs/sentiment")
     """Folder of a run."""
-    count: int = 10
+    count: Count = 10
     """How many neighbours."""
     metric: Literal["cosine", "euclidean"] = "cosine"
     """Cosine similarity or Euclidean distance."""
-    min_reviews: int = 100
+    min_reviews: CountOrNone = 100
     """Only words that so many training reviews hold; a rarer word has hardly moved from where it was drawn."""
 
     def __call__(self, console: Console) -> None:
@@ -128,14 +129,14 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class PlotEmbedding:
+class PlotEmbedding(Checked):
     """The learned space in two dimensions, coloured by what the words say about a review."""
 
     run: Path = Path("runs/sentiment")
     """Folder of a run."""
     out: Path = Path("embedding_map.png")
     """PNG to write; an SVG is put beside it."""
-    words: int = 400
+    words: Count = 400
     """How many words."""
     force: bool = False
     """Replace what is at --out or beside it, even where something else wrote it."""

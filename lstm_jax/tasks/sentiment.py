@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from lstm_jax.config import SentimentConfig, sentiment_from_json
 from lstm_jax.errors import require
 from lstm_jax.files import write_atomically
 from lstm_jax.models import SentimentClassifier, functional, replaced
+from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
@@ -128,6 +130,7 @@ def train(
     mesh = sharding.make_mesh(config.train.devices)
     if reviews is None:
         reviews = _load_with_spinner(config, console)
+    _require_memory(config, reviews, mesh)
     splits = padded_rows(reviews, config)
     model = make_model(config, reviews.vocabulary.size)
     params, rebuild = functional(model)
@@ -169,6 +172,18 @@ def train(
     )
     _finish(run.folder, config, result, reviews, splits, logits, figures)
     return result
+
+
+def _require_memory(config: SentimentConfig, reviews: data.EncodedReviews, mesh: jax.sharding.Mesh) -> None:
+    size, length = config.train.batch_size, config.data.maxlen
+    batch = (jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size,), np.int32))
+    flags = {
+        "parameters": "--units, --layers, --embed or --num-words",
+        "residuals": "--batch-size, --maxlen, --units or --layers, or give --remat sqrt",
+        "data": "--maxlen",
+    }
+    make = partial(make_model, config, reviews.vocabulary.size)
+    require_memory(config, make, objective, batch, mesh, flags, rows=4 * length * len(reviews.train))
 
 
 def _load_with_spinner(config: SentimentConfig, console: Console) -> data.EncodedReviews:

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from lstm_jax import native, sharding
+from lstm_jax.bounds import MOST
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
 
@@ -174,8 +175,8 @@ def clipped(optimizer: optax.GradientTransformation, most: float) -> optax.Gradi
         return chain
     inner = optimizer.rows
 
-    def begin(table, state, steps):
-        return inner.begin(table, state[1], steps)
+    def begin(table, state, *steps):
+        return inner.begin(table, state[1], *steps)
 
     def catch_up(name, ids, lag, state, params):
         lag, own, params = inner.catch_up(name, ids, lag, state[1], params)
@@ -213,6 +214,7 @@ OURS: dict[str, Callable] = {"adam": keras_adam, "rmsprop": keras_rmsprop}
 def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | float:
     """The learning rate as a function of the step, over `total_steps` steps with the warm-up included."""
     peak, end, warmup = config.learning_rate, config.final_learning_rate, config.warmup_steps
+    require(total_steps <= MOST, "epochs", config.epochs, f"the run would have {total_steps:,} steps: give fewer, {MOST} steps at most")
     require(warmup < total_steps, "warmup_steps", warmup, f"the run has {total_steps} steps in all")
     decay_steps = total_steps - warmup
     match config.schedule:
