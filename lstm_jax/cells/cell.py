@@ -71,9 +71,10 @@ def check_cell(cell: Cell) -> None:
     z = _shapes(cell, "project", lambda params, x: cell.project(params, x, None, None), params, x)
     _check_shape(cell, "project", z, (_STEPS, _BATCH, columns))
     z_t = jax.ShapeDtypeStruct((_BATCH, columns), jnp.float32)
-    new = _shapes(cell, "step", lambda params, state, z: cell.step(params, state, z, None, None), params, state, z_t)
+    new: Any = _shapes(cell, "step", lambda params, state, z: cell.step(params, state, z, None, None), params, state, z_t)
     require(type(new) is type(state), f"step of cell {cell.name}", type(new).__name__, f"return {type(state).__name__}")
-    _check_state(cell, "step", new)
+    for name, part, like in zip(parts, new, state, strict=True):
+        _check_shape(cell, f"step ({name})", part, like.shape)
     if cell.linear is not None:
         pair = _shapes(cell, "linear", cell.linear, z_t)
         require(isinstance(pair, tuple) and len(pair) == 2, f"linear of cell {cell.name}", type(pair).__name__, "return a pair a, b")
@@ -83,7 +84,9 @@ def check_cell(cell: Cell) -> None:
 
 def _check_state(cell: Cell, function: str, state: Any) -> None:
     for name, part in zip(state._fields, state, strict=True):
-        _check_shape(cell, f"{function} ({name})", part, (_BATCH, _UNITS))
+        shape = getattr(part, "shape", ())
+        wide = name != "h" and len(shape) == 2 and shape[0] == _BATCH  # what is no output may have another width
+        _check_shape(cell, f"{function} ({name})", part, shape if wide else (_BATCH, _UNITS))
 
 
 def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] | None) -> None:

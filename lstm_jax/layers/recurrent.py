@@ -137,7 +137,7 @@ class Recurrent(nnx.Module):
         require(fits, "shape", shape, f"give (batch, steps, {features})")
         outputs = (shape[0], shape[1], self.units) if self.return_sequences else (shape[0], self.units)
         state = jax.eval_shape(lambda: self.row.initial_state(1, self.units))
-        return (outputs, type(state)(*((shape[0], self.units) for _ in state))) if self.return_state else outputs
+        return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
         """Set the carried state of a `stateful` layer to zeros, for calls with `batch` rows; None keeps their number.

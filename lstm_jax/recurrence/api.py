@@ -49,6 +49,7 @@ class Backend:
     name: str
     run: Callable
     cells: tuple[str, ...]
+    """Names of rows of `CELLS`; any other cell, one with other activations or a user's own, is for a backend with `any_cell`."""
     platforms: tuple[str, ...]
     compute_dtypes: tuple[str, ...]
     forward_mode: bool
@@ -65,6 +66,7 @@ class Backend:
     """Whether `run` takes tokens, see `unroll`."""
     higher_orders: bool = True
     """Whether derivatives can be differentiated again."""
+    any_cell: bool = False
     why_not: Callable[[], str] = str
     """Why it does not serve in this installation; empty if it does."""
 
@@ -130,13 +132,14 @@ BACKENDS = {
         True,
         "lax.scan and autodiff",
         dropouts=(*DROPOUTS, ZONEOUT),
+        any_cell=True,
     ),
 }
 
 
 def lacks(backend: Backend, request: Request, platform: str) -> str:
     """What `backend` lacks for this request; empty if nothing."""
-    if request.cell not in backend.cells:
+    if request.cell not in backend.cells and not backend.any_cell:
         return f"no cell {request.cell}"
     if platform not in backend.platforms:
         return f"does not run on {platform}"
@@ -183,7 +186,7 @@ def capability_rows() -> list[dict[str, str]]:
     return [
         {
             "backend": b.name,
-            "cells": "all" if len(b.cells) == len(CELLS) else " ".join(b.cells),
+            "cells": "all, other activations, your own" if b.any_cell else " ".join(b.cells),
             "platforms": " ".join(b.platforms),
             "products in": " ".join(b.compute_dtypes),
             "dropout": _dropouts(b),
@@ -281,7 +284,8 @@ def unroll(
         time_major=time_major,
     )
     asked = {"dropout": dropout_kinds(dropout), "mask": _mask_kind(mask, lengths, backwards), "units": state.h.shape[1]}
-    found = resolve_backend(backend, cell.name, params.kernel.dtype, compute_dtype, **asked)
+    known = CELLS.get(cell.name) is cell
+    found = resolve_backend(backend, cell.name if known else f"{cell.name} of your own", params.kernel.dtype, compute_dtype, **asked)
     remat = check_remat(remat)
     require(remat is None or not dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
     shared = {"tokens": tokens} if tokens is not None and found.shares and remat is None else {}
