@@ -56,7 +56,6 @@ def lstm_bias(units: int, dtype=jnp.float32, unit_forget_bias: bool = True) -> j
 NAMES: dict[str, Initializer] = {
     "zeros": zeros,
     "ones": jax.nn.initializers.ones,
-    "constant": zeros,
     "identity": identity,
     "orthogonal": orthogonal,
     "random_uniform": uniform_embedding,
@@ -70,7 +69,7 @@ NAMES: dict[str, Initializer] = {
     "lecun_uniform": _scaled(1.0, "fan_in", "uniform"),
     "lecun_normal": _scaled(1.0, "fan_in", "truncated_normal"),
 }
-"""With Keras' default arguments: "constant" is that of 0."""
+"""With the default arguments of Keras."""
 _ALIASES = {"zero": "zeros", "one": "ones", "uniform": "random_uniform", "normal": "random_normal"}
 _ALIASES |= {"".join(part.title() for part in name.split("_")): name for name in NAMES}
 _ALIASES |= {"OrthogonalInitializer": "orthogonal", "IdentityInitializer": "identity"}
