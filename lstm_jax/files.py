@@ -15,8 +15,16 @@ MARK = "written by lstm-jax, which may replace it"
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/lstm_jax`, or `~/.cache/lstm_jax`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm_jax"
+    """`$XDG_CACHE_HOME/lstm_jax`, or `~/.cache/lstm_jax`; as that variable's standard has it, it counts only if it is absolute.
+
+    Raises:
+        InputError: if this user has no home.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (named if named.is_absolute() else Path.home() / ".cache") / "lstm_jax"
+    except RuntimeError as error:
+        raise InputError("cache folder", "this user has no home", "name a folder in XDG_CACHE_HOME") from error
 
 
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
