@@ -96,7 +96,7 @@ class RecurrentConfig:
 
     def __post_init__(self):
         _require_choices(self)
-        require(self.cell in cell_traits(), "cell", self.cell, f"give one of {', '.join(cell_traits())}")
+        require(self.cell in cell_traits(), "cell", self.cell, f"give one of {', '.join(map(repr, cell_traits()))}")
         _require_segments(self.remat)
         for name in ("units", "layers"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")

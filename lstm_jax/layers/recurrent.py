@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lstm_jax.cells import Cell, find_cell, with_activations
+from lstm_jax.cells import BUILT_IN, Cell, find_cell, with_activations
 from lstm_jax.cells.activations import Activation
+from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import InputError, require
 from lstm_jax.layers.carried import carry, check_batch, check_stateful, clear
@@ -106,6 +107,8 @@ class Recurrent(nnx.Module):
         self.deterministic = False
         for name, rate in (("recurrent_dropout", recurrent_dropout), ("weight_drop", weight_drop)):
             require(self.row.sees_state or not rate, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
+        deaf = recurrent_dropout and base not in BUILT_IN and not reads_mask(base)
+        require(not deaf, "recurrent_dropout", recurrent_dropout, f"the step of cell {self.cell} ignores its mask: see docs/own_cell.md")
         how = Initials(kernel_initializer, recurrent_initializer, bias_initializer, use_bias, unit_forget_bias)
         for name, array in initial_params(self.row, base, features, units, how, param_dtype, rngs).items():
             setattr(self, name, None if array is None else nnx.Param(array))
