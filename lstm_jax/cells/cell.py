@@ -62,7 +62,8 @@ def check_cell(cell: Cell) -> None:
     for name, leaf in zip(fields, params, strict=True):
         _check_shape(cell, f"init ({name})", leaf, known.get(name))
     if "bias" in fields:
-        _check_shape(cell, "bias", _shapes(cell, "bias", lambda: cell.bias(_UNITS, jnp.float32)), (columns,))
+        bias: Any = cell.bias
+        _check_shape(cell, "bias", _shapes(cell, "bias", lambda: bias(_UNITS, jnp.float32)), (columns,))
     state = _shapes(cell, "initial_state", lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
     parts = getattr(state, "_fields", ())
     require("h" in parts, f"initial_state of cell {cell.name}", type(state).__name__, "return a NamedTuple with a field h, the output")

@@ -12,7 +12,7 @@ from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import InputError, require
-from lstm_jax.layers.carried import carry, check_batch, check_stateful, clear
+from lstm_jax.layers.carried import carry, check_batch, check_stateful, clear, keep
 from lstm_jax.layers.initial import Initial, Initials, initial_params
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
@@ -53,6 +53,8 @@ class Recurrent(nnx.Module):
         InputError: if features, units or remat is below 1, a rate is outside [0, 1), a cell, activation or initialiser is unknown, or an
             argument is about something that the cell does not have.
     """
+
+    kernel: nnx.Param[jax.Array]
 
     def __init__(
         self,
@@ -241,8 +243,7 @@ class Recurrent(nnx.Module):
         if self.stateful and self.carried is None:
             self.carried = carry(state)
         elif self.stateful:
-            for variable, value in zip(self.carried, state, strict=True):
-                variable[...] = value
+            keep(self.carried, state)
         return (outputs, state) if self.return_state else outputs
 
 
