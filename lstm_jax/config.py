@@ -116,7 +116,7 @@ class RecurrentConfig:
 
     def __post_init__(self):
         _check(self)
-        require(self.cell in cell_traits(), "cell", self.cell, f"give one of {', '.join(cell_traits())}")
+        require(self.cell in cell_traits(), "cell", self.cell, f"give one of {', '.join(map(repr, cell_traits()))}")
         _require_segments(self.remat)
         for name in ("recurrent_dropout", "weight_drop"):  # gates that do not see the state have no product with it
             have, rate = cell_traits()[self.cell].product, getattr(self, name)
