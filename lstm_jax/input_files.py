@@ -24,7 +24,13 @@ _PIECE = 1 << 24
 _LEAST_MOST = 1 << 30  # what every machine takes
 _SMALL = 256 << 20  # what every compressed file may expand to
 _RATIO = 200  # texts and weights are compressed 3 to 10 times
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_KINDS = {
+    stat.S_IFDIR: "Is a directory",
+    stat.S_IFIFO: "a FIFO, not a regular file",
+    stat.S_IFSOCK: "a socket, not a regular file",
+    stat.S_IFCHR: "a device, not a regular file",
+    stat.S_IFBLK: "a device, not a regular file",
+}
 
 
 def most_bytes() -> int:
@@ -119,8 +125,7 @@ def open_input(path: str | Path, thing: str = "", remedy: str = READABLE) -> Ite
 
 
 def _require_regular(found: os.stat_result, thing: str, remedy: str) -> None:
-    kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
-    require(stat.S_ISREG(found.st_mode), thing, f"{kind}, not a regular file", remedy)
+    require(stat.S_ISREG(found.st_mode), thing, _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"), remedy)
 
 
 def read_input(path: str | Path, thing: str = "", remedy: str = READABLE) -> bytes:
@@ -136,7 +141,7 @@ def read_input(path: str | Path, thing: str = "", remedy: str = READABLE) -> byt
         return _whole(file, thing, remedy)
 
 
-def _whole(file: IO[bytes], thing: str, remedy: str) -> bytes:
+def _whole(file: IO[bytes] | io.BufferedIOBase, thing: str, remedy: str) -> bytes:
     most, chunks, size = most_bytes(), [], 0
     with parsing(thing, remedy):
         # by pieces: read(n) would reserve all n bytes
@@ -150,7 +155,7 @@ def _whole(file: IO[bytes], thing: str, remedy: str) -> bytes:
 class _Bounded(io.RawIOBase):
     """A stream that ends in an error once more than `most` bytes came out of it."""
 
-    def __init__(self, stream: IO[bytes], most: int, thing: str):
+    def __init__(self, stream: io.BufferedIOBase, most: int, thing: str):
         self.stream, self.most, self.thing, self.left = stream, most, thing, most
 
     def readable(self) -> bool:
@@ -164,7 +169,7 @@ class _Bounded(io.RawIOBase):
         return len(chunk)
 
 
-def expanded(stream: IO[bytes], size: int, thing: str) -> io.BufferedReader:
+def expanded(stream: io.BufferedIOBase, size: int, thing: str) -> io.BufferedReader:
     """Return a reader of a decompressing stream that stops at `most_expanded`.
 
     Args:

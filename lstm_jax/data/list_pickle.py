@@ -1,7 +1,7 @@
-"""A reader of one kind of pickle: an object array of lists of integers, as `np.savez` writes it. It makes integers and lists, nothing else.
+"""A reader of one kind of pickle: an object array of lists of integers, as `np.savez` writes it. It makes integers and lists alone.
 
-Python's unpickler makes whatever a pickle asks for, and even an array's own state can turn bytes into pointers. Here names, types and states
-are compared with those of the one known form, and never called.
+Python's unpickler makes whatever a pickle asks for, and even an array's own state can turn bytes into pointers. Here names, types and
+states are compared with those of the one known form, and never called.
 """
 
 import io
@@ -20,9 +20,9 @@ STATE = (3, "|", None, None, None, -1, -1, 63)
 ROWS, IDS, STEPS = 1 << 20, 1 << 26, 1 << 23
 """Most rows, integers in them, and instructions of a pickle: some 40, 10 and 80 times those of Keras' file."""
 
-_PUSHED = frozenset(
-    "INT LONG LONG1 BININT BININT1 BININT2 STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE SHORT_BINBYTES BINBYTES".split()
-)
+_NUMBERS = ("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2")
+_TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINBYTES", "BINBYTES")
+_PUSHED = frozenset((*_NUMBERS, *_TEXTS))
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _BININT1, _BININT2, _BININT, _APPENDS = b"KMJe"

@@ -22,7 +22,7 @@ from lstm_jax.config import ForecastConfig, forecast_from_json
 from lstm_jax.errors import InputError, require
 from lstm_jax.files import write_atomically
 from lstm_jax.models import Forecaster, functional
-from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
+from lstm_jax.tasks.running import begin, initial_rngs, is_own_data, load_params, mesh_of, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
 from lstm_jax.training.run_folder import RunFolder
@@ -210,7 +210,8 @@ def train(
 def interval(given: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and the bounds of the interval of that level, (W, K) in the series' own units."""
     mean = last[:, None] + given[:, 0] * scale.spread
-    wide = NormalDist().inv_cdf(0.5 + level / 2) * np.exp(np.maximum(given[:, 1], NARROWEST)) * scale.spread
+    # by the lower tail, which a level next to 1 does not round to nothing
+    wide = -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(given[:, 1], NARROWEST)) * scale.spread
     return mean, mean - wide, mean + wide
 
 
@@ -251,6 +252,11 @@ class Trained:
     rebuild: Callable
     scale: Scale
     notes: tuple[str, ...] = ()
+    run: RunFolder | None = None
+
+    def is_own(self, series: data.Series) -> bool:
+        """Return whether the series is, entry for entry, the one that the run was trained on."""
+        return self.run is not None and is_own_data(self.run, series.fingerprint)
 
     def series(self, path: Path | None = None) -> data.Series:
         """The run's own series, or another one from a file with the same columns."""
@@ -295,4 +301,4 @@ def load(folder: Path) -> Trained:
         scale = Scale(**json.loads(run.scale.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"scale {run.scale}", error, "name the folder of a finished or interrupted run") from error
-    return Trained(config, params, rebuild, scale, notes)
+    return Trained(config, params, rebuild, scale, notes, run)
