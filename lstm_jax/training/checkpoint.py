@@ -30,6 +30,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from lstm_jax.errors import InputError, require
+from lstm_jax.files import read_summed, summed_json
 
 _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 _ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")
@@ -97,13 +98,14 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     return _manifest_path(folder, step)
 
 
-def restore(folder: Path, like: PyTree) -> Restored:
+def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored:
     """Load the newest checkpoint in which every bit is as it was saved.
 
     Args:
         folder: as given to `save`.
         like: the tree to fill, of arrays or `jax.ShapeDtypeStruct`. A leaf comes back with the sharding of its counterpart here
             (the default device if it has none), as a numpy array where the counterpart is one.
+        added: paths of leaves that checkpoints of older versions lack; those come back as in `like`.
 
     Raises:
         InputError: if there is no checkpoint, if all are damaged, or if leaves, shapes or dtypes differ from `like`.
@@ -115,11 +117,12 @@ def restore(folder: Path, like: PyTree) -> Restored:
         damage = _agreed(damage)
         loaded: dict[str, Any] = {}
         if not damage:
-            _require_same_tree(step, manifest["leaves"], wanted)
-            loaded, damage = _load(folder / manifest["folder"], wanted, manifest["leaves"])
+            there = {name: leaf for name, leaf in wanted.items() if name in manifest["leaves"] or name not in added}
+            _require_same_tree(step, manifest["leaves"], there)
+            loaded, damage = _load(folder / manifest["folder"], there, manifest["leaves"])
             damage = _agreed(damage)
         if not damage:
-            state = jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in wanted])
+            state = jax.tree.unflatten(jax.tree.structure(like), [loaded.get(name, leaf) for name, leaf in wanted.items()])
             return Restored(step, state, manifest["extra"], tuple(rejected))
         rejected.append((step, damage))
     reasons = ", ".join(f"step {step}: {reason}" for step, reason in rejected)
@@ -207,11 +210,10 @@ def _file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]
 
 
 def _write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
-    body = json.dumps(content, indent=1).encode() + b"\n"
     path = _manifest_path(folder, step)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
-        file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        file.write(summed_json(content))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -220,13 +222,10 @@ def _write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
 def _read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
     """The manifest, or None if it is not as written."""
     try:
-        first, _, body = _manifest_path(folder, step).read_bytes().partition(b"\n")
+        manifest = read_summed(_manifest_path(folder, step).read_bytes())
     except OSError:
         return None
-    if hashlib.sha256(body).hexdigest().encode() != first:
-        return None
-    manifest = json.loads(body)
-    return manifest if manifest["step"] == step else None
+    return manifest if manifest is not None and manifest["step"] == step else None
 
 
 def _read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:

@@ -7,11 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tables import BACKENDS
 
 from lstm_jax import sharding
+from lstm_jax.training import step
 from lstm_jax.training.optimizers import keras_adam
 from lstm_jax.training.state import create_state
-from lstm_jax.training.step import Examples, LookupObjective, Order, epoch_order, make_predict, make_run_steps, steps_per_epoch, take_rows
+from lstm_jax.training.step import (
+    Examples,
+    LookupObjective,
+    Order,
+    epoch_order,
+    make_predict,
+    make_run_steps,
+    no_rows_behind,
+    steps_per_epoch,
+    take_rows,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -58,13 +70,14 @@ def _objective(params, batch, weight, noise):
     return mean, {"loss": mean, "accuracy": (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()}
 
 
-def run(parts: list[tuple[int, int]], devices: int = 2, loss=objective, made: Tiny | None = None):
-    """The state after those stretches of an epoch."""
+def run(parts: list[tuple[int, int]], devices: int = 2, loss=objective, made: Tiny | None = None, behind: bool = False):
+    """The state after those stretches of an epoch; with `behind`, rows that no batch read wait for their step across stretches."""
     made = made or tiny()
     mesh = sharding.make_mesh(devices)
     everywhere = sharding.replicated(mesh)
     optimizer = keras_adam(0.05)
-    state, places = create_state(made.params, optimizer, TOTALS, mesh)
+    waiting = no_rows_behind(loss, optimizer, made.params) if behind else ()
+    state, places = create_state(made.params, optimizer, TOTALS, mesh, behind=waiting)
     run_steps = make_run_steps(loss, optimizer, places, mesh)
     order = jax.device_put(epoch_order(jax.random.key(5), len(made.data[1]), BATCH), everywhere)
     key = jax.device_put(jax.random.key(6), everywhere)
@@ -143,18 +156,42 @@ def test_as_a_plain_loop():
     assert {name: float(value) for name, value in state.totals.items()} == pytest.approx(totals, rel=1e-6)
 
 
+def _lookup_loss(params, batch, weight, key, vectors=None):
+    ids, labels = batch
+    vectors = jnp.take(params["embedding/embedding"], ids.T, axis=0) if vectors is None else vectors
+    z = vectors.mean(0) @ params["head/w"] + params["head/b"] + 0.1 * jax.random.normal(key, labels.shape)
+    mean = (optax.sigmoid_binary_cross_entropy(z, labels.astype(z.dtype)) * weight).sum()
+    return mean, {"loss": mean, "accuracy": (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()}
+
+
+LOOKUP = LookupObjective(_lookup_loss, "embedding/embedding", lambda batch: batch[0].T)
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.parametrize("devices", [1, 2])
+def test_stretches_change_no_bit_of_rows_that_wait(devices, monkeypatch):
+    """Rows are caught up every 8 steps of the epoch, wherever stretches end; without `behind` a stretch's end would move last bits."""
+    monkeypatch.setattr(step, "UNIT", 8)
+    made = tiny(count=80, features=40)
+    rng = np.random.default_rng(1)
+    table = jnp.asarray(rng.standard_normal((64, 40)), jnp.float32)
+    made = Tiny(made.params | {"embedding/embedding": table}, (rng.integers(0, 64, (80, 3)).astype(np.int32), made.data[1]))
+    whole = run([(0, 20)], devices, LOOKUP, made, behind=True)
+    for parts in ([(0, 3), (3, 8), (8, 11), (11, 13), (13, 20)], [(n, n + 1) for n in range(20)]):
+        assert_bits(run(parts, devices, LOOKUP, made, behind=True), whole)
+    assert not np.asarray(whole.behind).any()
+    assert_bits(whole.params, run([(0, 8), (8, 16), (16, 20)], devices, LOOKUP, made).params)
+    cut = run([(0, 3), (3, 20)], devices, LOOKUP, made)
+    assert (np.asarray(cut.params["embedding/embedding"]) != np.asarray(whole.params["embedding/embedding"])).any()
+    partial = np.asarray(run([(0, 11)], devices, LOOKUP, made, behind=True).behind)
+    assert partial.min() == 0
+    assert partial.max() == 3
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_by_rows_as_by_the_whole_table(devices):
     """The objective given the rows that it would look up, and the optimiser their gradients: as the plain loop, rounding apart."""
-
-    def loss(params, batch, weight, key, vectors=None):
-        ids, labels = batch
-        vectors = jnp.take(params["embedding/embedding"], ids.T, axis=0) if vectors is None else vectors
-        z = vectors.mean(0) @ params["head/w"] + params["head/b"] + 0.1 * jax.random.normal(key, labels.shape)
-        mean = (optax.sigmoid_binary_cross_entropy(z, labels.astype(z.dtype)) * weight).sum()
-        return mean, {"loss": mean, "accuracy": (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()}
-
-    state = run([(0, 2), (2, 6)], devices, LookupObjective(loss, "embedding/embedding", lambda batch: batch[0].T))
+    state = run([(0, 2), (2, 6)], devices, LOOKUP)
     params, opt_state, totals = plain_loop(objective, tiny(), cut=False)
     assert_close((state.params, state.opt_state), (params, opt_state), 1e-5)
     assert {name: float(total) for name, total in state.totals.items()} == pytest.approx(totals, rel=1e-5)
