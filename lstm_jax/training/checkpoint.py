@@ -17,7 +17,9 @@ import json
 import logging
 import os
 import re
+import resource
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +37,9 @@ from lstm_jax.files import read_summed, summed_json
 _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 _ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_OS_ERROR = re.compile(r"\[os_error_code='?(\d+)'?\]")
+_LARGEST_FILE = 2**31
+"""Bytes after which tensorstore begins another file."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
         if first:
             _clean(folder)
         _barrier("cleaned")
-        _require_space(folder, sum(leaf.nbytes for leaf in leaves.values()))
+        _require_space(folder, leaves)
         try:
             arrays = _free_name(folder, step)
             _barrier("named")
@@ -177,10 +182,14 @@ def _free_name(folder: Path, step: int) -> str:
     return next(name for name in names if not (folder / name).exists())
 
 
-def _require_space(folder: Path, size: int) -> None:
-    """Raise `OSError` before anything is written: orbax survives a full disk, but its other threads then shout on the screen."""
-    if shutil.disk_usage(folder).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def _require_space(folder: Path, leaves: dict[str, Any]) -> None:
+    """Raise `OSError` before anything is written where the disk, or the largest file that this process may write, is too small."""
+    size = sum(leaf.nbytes for leaf in leaves.values())
+    needed = size + size // 50 + 2**12 * (4 + len(leaves))  # with what orbax notes of each leaf
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    for code, short in ((errno.ENOSPC, shutil.disk_usage(folder).free < needed), (errno.EFBIG, 0 <= limit < min(needed, _LARGEST_FILE))):
+        if short:
+            raise OSError(code, os.strerror(code))
 
 
 def _host(leaf: Any) -> np.ndarray:
@@ -299,11 +308,17 @@ def _explained(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        full = getattr(error, "errno", None) in _NO_SPACE or "No space left" in str(error) or "Disk quota" in str(error)
-        if full:
+        found = _OS_ERROR.search(str(error))
+        code = int(found[1]) if found else getattr(error, "errno", None)
+        if code in _NO_SPACE or "No space left" in str(error) or "Disk quota" in str(error):
             raise InputError(f"checkpoint folder {folder}", "no space left", "free some, or name a folder on another disk") from error
-        if isinstance(error, OSError):
-            raise InputError(f"checkpoint folder {folder}", error.strerror or error, "name a folder that can be written") from error
+        if code == errno.EFBIG:
+            raise InputError(
+                f"checkpoint folder {folder}", os.strerror(code), "allow larger files (ulimit -f), or shrink the model"
+            ) from error
+        if code or isinstance(error, OSError):
+            said = os.strerror(code) if code else error
+            raise InputError(f"checkpoint folder {folder}", said, "name a folder that can be written") from error
         raise
 
 
@@ -322,12 +337,19 @@ def _barrier(name: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """orbax warns through absl of what is meant to be so."""
+    """orbax warns through absl of what is meant to be so; when it fails, its other threads miss an event loop that has closed."""
     logger = logging.getLogger("absl")
-    level = logger.level
+    level, hook = logger.level, sys.unraisablehook
+
+    def note(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
     logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = note
     try:
         yield
+        sys.unraisablehook = hook  # after a failure the threads may come later than this
     finally:
         logger.setLevel(level)
 
