@@ -16,6 +16,8 @@ _HOME = {
     "Embedding": "layers",
     "RecurrentStack": "layers",
     "CELLS": "cells",
+    "Cell": "cells",
+    "register_cell": "cells",
     "LSTMParams": "cells",
     "LSTMState": "cells",
     "HiddenState": "cells",
@@ -25,6 +27,7 @@ _HOME = {
     "CharGenerator": "models",
     "InputError": "errors",
     "use_cpu_cores": "sharding",
+    "compiled_code": "native",
 }
 
 

@@ -1,23 +1,24 @@
-"""Whole files or none: written under a temporary name in the same folder, then renamed. And locks, so that one process writes at a time."""
+"""Whole files or none: written under a temporary name in the same folder, then renamed. And what may be written where a user says."""
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, require
+from lstm_jax.locks import lock_error
+
+MARK = "written by lstm-jax, which may replace it"
+"""Text near the beginning of pages and figures: a later command may write over a file that has it."""
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 """Names that `write_atomically` writes under; the group is the file's own name."""
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Error numbers of a file system that has no locks."""
 
 
 def default_cache_dir() -> Path:
@@ -25,7 +26,62 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm_jax"
 
 
-def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
+def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
+    """Check that a command may write `path`: the one rule for every file that a user names as output.
+
+    Args:
+        path: a file that is there, or is not yet.
+        inputs: files and folders that the command reads, "-" for standard input. None of them, and nothing in such a folder that is without
+            `MARK`, is an output.
+        force: a file without `MARK` may be replaced.
+
+    Raises:
+        InputError: for a link, a folder, a device, a pipe or a socket; an input; a file without `MARK`, unless `force` is set; a folder
+            that cannot be written.
+    """
+    thing = f"writing {path}"
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return _check_folder(path)
+    except OSError as error:
+        raise InputError(thing, error.strerror, "name another file") from error
+    require(not stat.S_ISLNK(mode), thing, "Is a link", "name the file itself, or a new one")
+    require(not stat.S_ISDIR(mode), thing, "Is a directory", "name a file in it")
+    require(stat.S_ISREG(mode), thing, "Is a device, a pipe or a socket", "name a file")
+    marked = _marked(path)
+    for given in inputs:
+        require(not _reads(given, path, marked), thing, f"the command reads {given}", "name another file")
+    require(force or marked, thing, "exists, and lstm-jax did not mark it as its own", "name a new file, or replace it with --force")
+    return _check_folder(path)
+
+
+def _check_folder(path: Path) -> None:
+    above = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
+    good = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+    require(good, f"writing {path}", f"{above} is no folder, or read-only", "name a folder that can be written")
+
+
+def _marked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return MARK.encode() in file.read(4096)
+    except OSError:
+        return False
+
+
+def _reads(given: Path | str, path: Path, marked: bool) -> bool:
+    """Whether the existing `path` is the input `given`, by whatever name, or an unmarked file in that folder."""
+    try:
+        found = os.stat(0 if str(given) == "-" else given)
+        if os.path.samestat(found, os.stat(path)):
+            return True
+        return stat.S_ISDIR(found.st_mode) and not marked and path.resolve().is_relative_to(Path(given).resolve())
+    except OSError:
+        return False
+
+
+def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object], force: bool = True) -> None:
     """Create or replace `path`: a crash leaves the old file or none, never half of one.
 
     What a killed process left of the same file is removed.
@@ -33,11 +89,13 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
     Args:
         path: the file; folders above it are made.
         content: text (as UTF-8), bytes, or a function that writes to the open binary file.
+        force: see `check_output`; it is asked before anything is written and again before the file appears.
 
     Raises:
-        InputError: if the folder cannot be written or the disk is full; nothing is left behind.
+        InputError: if `check_output` refuses, the folder cannot be written or the disk is full; nothing is left behind.
     """
     temporary = None
+    check_output(path, force=force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_temporaries(path.parent, path.name)
@@ -49,6 +107,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+            check_output(path, force=force)
             temporary.replace(path)  # while the lock is held: nobody takes it for a file that was left
     except BaseException as error:
         if temporary is not None:
@@ -64,7 +123,7 @@ def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         file = temporary.open("xb")
-        _lock_error(file)
+        lock_error(file)
         if temporary.exists():  # else it was removed before it was locked
             return temporary, file
         file.close()
@@ -80,56 +139,8 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
         match = _TEMPORARY.fullmatch(entry.name)
         if match and name in ("", match[1]) and entry.is_file(follow_symlinks=False):
             with contextlib.suppress(OSError), open(entry.path, "rb") as file:
-                if _lock_error(file) is None:
+                if lock_error(file) is None:
                     os.unlink(entry.path)
-
-
-@contextlib.contextmanager
-def locked(path: Path, thing: str) -> Iterator[None]:
-    """Hold the lock file `path`, in which this process and its host stand, and remove it at the end.
-
-    The kernel drops the lock of a process that died, whatever killed it. A file system that has no locks gives none.
-
-    Args:
-        path: in a folder that exists.
-        thing: what it locks, for the error.
-
-    Raises:
-        InputError: if another process, or another call in this one, holds it; if it cannot be written.
-    """
-    file = _open_lock(path, thing)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError), file:
-            path.unlink()
-
-
-def _open_lock(path: Path, thing: str) -> IO[str]:
-    while True:
-        try:
-            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
-        except OSError as error:
-            raise InputError(f"{thing}: lock {path.name}", error.strerror or error, "name a folder that can be written") from error
-        if (error := _lock_error(file)) and error.errno not in _NO_LOCKS:
-            with file:
-                owner = file.read(200).strip() or "another process"
-                raise InputError(thing, f"in use by {owner}", "wait until it ends, or name another folder") from error
-        if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-            file.flush()
-            return file
-        file.close()  # its owner removed it between the two calls
-
-
-def _lock_error(file: IO) -> OSError | None:
-    """Lock an open file until it is closed or this process dies; return why that failed."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error
-    return None
 
 
 def summed_json(content: dict[str, Any]) -> bytes:

@@ -29,6 +29,14 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
     return jnp.concatenate(gates, axis=-1)
 
 
+def one_hot_rows(ids: Array, features: int, dtype) -> Array:
+    """Return the rows (..., E) that ids stand for, whose product with W is what `multiplied` gathers: negative ids count from the end, an
+    id beyond E gives NaN."""
+    ids = jnp.where(ids < 0, ids + features, ids)
+    there = (ids >= 0) & (ids < features)
+    return jnp.where(there[..., None], jax.nn.one_hot(ids, features, dtype=dtype), jnp.nan)
+
+
 def multiplied(
     kernel: Array, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
@@ -45,9 +53,10 @@ def multiplied(
 def project(
     params: Any, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """The input's part of z for all steps at once: x W + b, of a cell's `kernel` and `bias`; ids as in `multiplied`."""
+    """The input's part of z for all steps at once: x W + b, of a cell's `kernel` and, if any, `bias`; ids as in `multiplied`."""
     z = multiplied(params.kernel, x, mask, compute_dtype)
-    return z + jnp.broadcast_to(params.bias, z.shape)
+    bias = getattr(params, "bias", None)
+    return z if bias is None else z + jnp.broadcast_to(bias, z.shape)
 
 
 def check_sizes(features: int, units: int) -> None:

@@ -79,9 +79,7 @@ def begin(
         InputError: for a config that does not fit, before the folder is made; for a folder that cannot be taken, a file in it that has
             changed, or another environment.
     """
-    asked = None if config.model.backend == "auto" else config.model.backend
-    backend = resolve_backend(asked, config.model.cell, compute_dtype=config.model.dtype, **_asked(config.model)).name
-    check_batch_size(config.train.batch_size, mesh)
+    backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
     run = RunFolder(folder)
     if jax.process_index():  # the first process alone writes to a folder that several share
@@ -124,6 +122,14 @@ def open_run(folder: Path) -> tuple[RunFolder, tuple[str, ...]]:
     """
     run = RunFolder(folder)
     return run, run.verify()
+
+
+def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
+    """Return the name of the backend that serves the config; `InputError` if none does, or a batch does not divide over the mesh."""
+    asked = None if config.model.backend == "auto" else config.model.backend
+    backend = resolve_backend(asked, config.model.cell, compute_dtype=config.model.dtype, **_asked(config.model)).name
+    check_batch_size(config.train.batch_size, mesh)
+    return backend
 
 
 def _asked(model: RecurrentConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lstm_jax import data, sharding
 from lstm_jax.config import SentimentConfig, sentiment_from_json
 from lstm_jax.errors import InputError, require
 from lstm_jax.models import SentimentClassifier, functional, replaced
+from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import Takes, begin, initial_rngs, load_params, mesh_of, open_run, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
@@ -130,6 +131,7 @@ def train(
     mesh = sharding.make_mesh(config.train.devices)
     if reviews is None:
         reviews = _load_with_spinner(config, console)
+    _require_memory(config, reviews, mesh)
     splits = padded_rows(reviews, config)
     model = make_model(config, reviews.vocabulary.size)
     params, rebuild = functional(model)
@@ -198,6 +200,18 @@ def _words(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"words {run.words}", error, "remove the file and resume the run, which writes it anew") from error
 
 
+def _require_memory(config: SentimentConfig, reviews: data.EncodedReviews, mesh: jax.sharding.Mesh) -> None:
+    size, length = config.train.batch_size, config.data.maxlen
+    batch = (jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size,), np.int32))
+    flags = {
+        "parameters": "--units, --layers, --embed or --num-words",
+        "residuals": "--batch-size, --maxlen, --units or --layers, or give --remat sqrt",
+        "data": "--maxlen",
+    }
+    make = partial(make_model, config, reviews.vocabulary.size)
+    require_memory(config, make, objective, batch, mesh, flags, rows=4 * length * len(reviews.train))
+
+
 def _load_with_spinner(config: SentimentConfig, console: Console) -> data.EncodedReviews:
     with console.status("reading reviews") as status:
         return load_reviews(config, lambda what, done, total: status.update(f"{what} ({done}/{total})"))
@@ -240,7 +254,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
 
-def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 400) -> None:
+def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 400, force: bool = True) -> None:
     """The learned space in two dimensions: of the words in 50 reviews or more, the `words` that say most about a review.
 
     Raises:
@@ -254,7 +268,7 @@ def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 4
     one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]
     plane = embedding_space.project(table[one_sided])
     plots.embedding_map(
-        plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes"
+        plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes", force
     )
 
 
@@ -338,11 +352,12 @@ def neighbours(
     return [(trained.vocabulary.word(kept[int(i)]), float(score)) for i, score in zip(ids, scores, strict=True)]
 
 
-def export_embedding(trained: Trained, out: Path, form: str) -> int:
+def export_embedding(trained: Trained, out: Path, form: str, force: bool = True) -> int:
     """Write the vectors of all words with their figures; returns how many.
 
     Args:
         out: a file for "word2vec", a folder for "projector".
+        force: see `files.check_output`.
     """
     from lstm_jax import embedding_space
 
@@ -351,9 +366,9 @@ def export_embedding(trained: Trained, out: Path, form: str) -> int:
     words = [trained.vocabulary.word(i) for i in ids]
     vectors = table[4 : 4 + len(words)]
     if form == "word2vec":
-        embedding_space.export_word2vec(out, words, vectors)
+        embedding_space.export_word2vec(out, words, vectors, force)
     else:
         share, count = _words(trained.run)
         columns = {"reviews": count[4 : 4 + len(words)], "positive_share": share[4 : 4 + len(words)].round(4)}
-        embedding_space.export_projector(out, words, vectors, columns)
+        embedding_space.export_projector(out, words, vectors, columns, force)
     return len(words)
