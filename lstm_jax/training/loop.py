@@ -20,6 +20,7 @@ from rich.text import Text
 from lstm_jax import sharding
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import Interrupted, require
+from lstm_jax.interrupts import interrupted
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.state import TrainState, create_state
@@ -63,7 +64,9 @@ class Progressed:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """Note SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once."""
+    """Note SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once, and so does one that came before."""
+    if interrupted():
+        raise KeyboardInterrupt
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
