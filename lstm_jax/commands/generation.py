@@ -26,6 +26,8 @@ class TrainGeneration:
     """Folder of the run: config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures, checkpoints."""
     resume: bool = False
     """Go on with the interrupted run in that folder."""
+    allow_other_machine: bool = False
+    """Resume where devices, versions or compiled code are others than before: the last bits of what follows will differ."""
     figures: bool = True
     """Draw the figures at the end."""
 
@@ -33,7 +35,14 @@ class TrainGeneration:
         start_training(self.config.train.devices, self.config.model)
         from lstm_jax.tasks import generation
 
-        generation.train(self.config, self.run, resume=self.resume, console=console, figures=self.figures)
+        generation.train(
+            self.config,
+            self.run,
+            resume=self.resume,
+            allow_other_machine=self.allow_other_machine,
+            console=console,
+            figures=self.figures,
+        )
         result = json.loads((self.run / "result.json").read_text())
         if "validation_bits" in result:
             say(console, f"held-out text: {result['validation_bits']:.4f} bits a character (epoch {result['best_epoch']})")

@@ -27,6 +27,8 @@ class TrainSentiment:
     """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
     resume: bool = False
     """Go on with the interrupted run in that folder."""
+    allow_other_machine: bool = False
+    """Resume where devices, versions or compiled code are others than before: the last bits of what follows will differ."""
     figures: bool = True
     """Draw the figures at the end."""
 
@@ -34,7 +36,14 @@ class TrainSentiment:
         start_training(self.config.train.devices, self.config.model)
         from lstm_jax.tasks import sentiment
 
-        sentiment.train(self.config, self.run, resume=self.resume, console=console, figures=self.figures)
+        sentiment.train(
+            self.config,
+            self.run,
+            resume=self.resume,
+            allow_other_machine=self.allow_other_machine,
+            console=console,
+            figures=self.figures,
+        )
         result = json.loads((self.run / "result.json").read_text())
         for part in ("test", "validation"):
             if f"{part}_accuracy" in result:

@@ -21,13 +21,11 @@ from rich.console import Console
 from lstm_jax import data, sharding
 from lstm_jax.config import ForecastConfig, forecast_from_json
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import write_atomically
 from lstm_jax.models import Forecaster, functional
 from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import begin, initial_rngs, is_own_data, load_params, mesh_of, summary, write_result
+from lstm_jax.tasks.running import Takes, begin, initial_rngs, is_own_data, load_params, mesh_of, open_run, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
-from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import Examples, make_predict
 
 LEVEL = 0.9
@@ -159,6 +157,7 @@ def train(
     *,
     series: data.Series | None = None,
     resume: bool = False,
+    allow_other_machine: bool = False,
     console: Console | None = None,
     callbacks: Sequence[Callback] = (),
     figures: bool = True,
@@ -169,6 +168,7 @@ def train(
         config: all of it is written to the folder.
         folder: new, or with `resume` that of an interrupted run.
         series: in memory already; else that which the config names.
+        allow_other_machine: resume where devices, versions or compiled code are others than before: the last bits will differ.
         console: where to show progress and the table of layers.
         callbacks: called after each epoch, behind the built-in ones.
         figures: draw them at the end.
@@ -186,42 +186,43 @@ def train(
         series = data.read_series(Path(config.data.csv), config.data.time, config.data.value)
     _require_memory(config, len(series), mesh)
     parts, scale = parts_of(series, config)
-    run = begin(config, folder, mesh, len(parts["train"].target), series.fingerprint, resume)
-    write_atomically(run.folder.scale, json.dumps(asdict(scale)) + "\n")
-    model = make_model(config)
-    params, rebuild = functional(model)
-    console.print(summary(model, f"entries (B, {config.data.context}, {features_of(config)}) -> (B, 2, {config.data.horizon})"))
-    counts = ", ".join(f"{len(parts[name].target):,} {name} windows" for name in PARTS)
-    console.print(f"{len(series):,} entries ({series.skipped} rows without a value): {counts}, backend {run.backend}", highlight=False)
-    given = make_given(rebuild, mesh)
+    files = {"scale.json": json.dumps(asdict(scale)) + "\n"}
+    takes = Takes(resume, allow_other_machine)
+    with begin(config, folder, mesh, len(parts["train"].target), series.fingerprint, files, takes, console) as run:
+        model = make_model(config)
+        params, rebuild = functional(model)
+        console.print(summary(model, f"entries (B, {config.data.context}, {features_of(config)}) -> (B, 2, {config.data.horizon})"))
+        counts = ", ".join(f"{len(parts[name].target):,} {name} windows" for name in PARTS)
+        console.print(f"{len(series):,} entries ({series.skipped} rows without a value): {counts}, backend {run.backend}", highlight=False)
+        given = make_given(rebuild, mesh)
 
-    def evaluate(params, name: str = "validation") -> dict[str, float]:
-        part = parts[name]
-        found = figures_of(given(params, part), part, scale)
-        return {f"{name}_{figure}": value for figure, value in found.items()}
+        def evaluate(params, name: str = "validation") -> dict[str, float]:
+            part = parts[name]
+            found = figures_of(given(params, part), part, scale)
+            return {f"{name}_{figure}": value for figure, value in found.items()}
 
-    result = fit(
-        params,
-        objective(rebuild),
-        run.optimizer,
-        Examples.of_rows((parts["train"].entries, parts["train"].ahead, parts["train"].target)),
-        config.train,
-        mesh,
-        figures=("loss", "absolute"),
-        evaluate=evaluate,
-        monitor="validation_loss",
-        checkpoints=run.folder.checkpoints,
-        resume=resume,
-        callbacks=run.callbacks(console, callbacks),
-        console=console,
-    )
-    write_result(run.folder, result, evaluate(result.params, "validation") | evaluate(result.params, "test"))
-    if figures:
-        from lstm_jax import plots
+        result = fit(
+            params,
+            objective(rebuild),
+            run.optimizer,
+            Examples.of_rows((parts["train"].entries, parts["train"].ahead, parts["train"].target)),
+            config.train,
+            mesh,
+            figures=("loss", "absolute"),
+            evaluate=evaluate,
+            monitor="validation_loss",
+            checkpoints=run.folder.checkpoints,
+            resume=resume,
+            callbacks=run.callbacks(console, callbacks),
+            console=console,
+        )
+        write_result(run.folder, result, evaluate(result.params, "validation") | evaluate(result.params, "test"))
+        if figures:
+            from lstm_jax import plots
 
-        plots.learning_curves(list(result.rows), run.folder.figures / "learning_curves.png", "Learning curves", ("loss",))
-        draw_forecast(series, parts["test"], given(result.params, parts["test"]), scale, LEVEL, run.folder.figures / "forecast.png")
-    return result
+            plots.learning_curves(list(result.rows), run.folder.figures / "learning_curves.png", "Learning curves", ("loss",))
+            draw_forecast(series, parts["test"], given(result.params, parts["test"]), scale, LEVEL, run.folder.figures / "forecast.png")
+        return result
 
 
 def _require_memory(config: ForecastConfig, entries: int, mesh: jax.sharding.Mesh) -> None:
@@ -323,12 +324,12 @@ def load(folder: Path) -> Trained:
     Raises:
         InputError: if the folder holds no finished or interrupted forecast.
     """
-    run = RunFolder(folder)
+    run, notes = open_run(folder)
     config = forecast_from_json(run.config)
     like, rebuild = functional(make_model(config))
-    params, notes = load_params(run, like)
+    params, damaged = load_params(run, like)
     try:
         scale = Scale(**json.loads(run.scale.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"scale {run.scale}", error, "name the folder of a finished or interrupted run") from error
-    return Trained(config, params, rebuild, scale, notes, run)
+    return Trained(config, params, rebuild, scale, notes + damaged, run)

@@ -21,7 +21,7 @@ class ByRows(NamedTuple):
     serves: Callable[[jax.Array], bool]
     """Whether it can here, for that table."""
     begin: Callable
-    """begin(table (V, E), state, steps S) -> Lag, for at most S steps."""
+    """begin(table (V, E), state, steps S, at, behind (V,) or ()) -> Lag, for steps `at`.. of S that rows are so many steps behind."""
     catch_up: Callable
     """catch_up(name of the table, ids (..., B), lag, state, params) -> lag, state, params: rows `ids`, or all if None, have taken
     every step begun."""
@@ -69,10 +69,11 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
         steps, m, v = jax.tree.transpose(jax.tree.structure(state.mu), None, parts)
         return steps, optax.ScaleByAdamState(count, m, v)
 
-    def begin(table, state, steps):
-        counts = state.count + jnp.arange(steps, dtype=state.count.dtype)
+    def begin(table, state, steps, at=0, behind=()):
+        at = jnp.asarray(at, jnp.int32)
+        counts = state.count - at.astype(state.count.dtype) + jnp.arange(steps, dtype=state.count.dtype)
         scales = jax.vmap(lambda count: advance(state._replace(count=count))[1])(counts)
-        return Lag(scales.astype(table.dtype), jnp.zeros((), jnp.int32), jnp.zeros(len(table), jnp.int32))
+        return Lag(scales.astype(table.dtype), at, at - (jnp.zeros(len(table), jnp.int32) if isinstance(behind, tuple) else behind))
 
     def with_table(name, results, lag, state, params):
         table, m, v, done = results

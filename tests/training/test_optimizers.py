@@ -9,7 +9,6 @@ from tables import BACKENDS
 
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
-from lstm_jax.training import optimizers
 from lstm_jax.training.compiled_adam import LEAST
 from lstm_jax.training.optimizers import RowOptimizer, clipped, keras_adam, keras_rmsprop, make_optimizer, make_schedule, summed_rows
 
