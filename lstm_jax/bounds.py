@@ -1,4 +1,7 @@
-"""Bounds of the numbers in a config or a command, stated in the fields' types: `units: Annotated[int, Bounds(1, MOST, "give 1 or more")]`."""
+"""Bounds of the numbers in a config or a command, stated in the fields' types.
+
+units: Annotated[int, Bounds(1, MOST, "give 1 or more")]
+"""
 
 import dataclasses
 from dataclasses import dataclass

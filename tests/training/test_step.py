@@ -26,6 +26,7 @@ from lstm_jax.training.step import (
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 TOTALS = ("loss", "accuracy", "examples")
+ADAM = keras_adam(0.05)
 COUNT, BATCH = 22, 4  # the last of 6 steps has 2 rows
 
 
@@ -68,7 +69,7 @@ def _objective(params, batch, weight, noise):
     return mean, {"loss": mean, "accuracy": (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()}
 
 
-def run(parts: list[tuple[int, int]], devices: int = 2, loss=objective, made: Tiny | None = None, optimizer=keras_adam(0.05)):
+def run(parts: list[tuple[int, int]], devices: int = 2, loss=objective, made: Tiny | None = None, optimizer=ADAM):
     """The state after those stretches of an epoch."""
     made = made or tiny()
     mesh = sharding.make_mesh(devices)
@@ -83,7 +84,7 @@ def run(parts: list[tuple[int, int]], devices: int = 2, loss=objective, made: Ti
     return state
 
 
-def plain_loop(loss, made: Tiny, cut: bool, optimizer=keras_adam(0.05)):
+def plain_loop(loss, made: Tiny, cut: bool, optimizer=ADAM):
     """Gradient and optimiser, step by step; with `cut` the last batch is short instead of filled up."""
     order = epoch_order(jax.random.key(5), len(made.data[1]), BATCH)
     params, opt_state = made.params, optimizer.init(made.params)
