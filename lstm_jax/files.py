@@ -16,7 +16,15 @@ MARK = "written by lstm-jax, which may replace it"
 
 def default_cache_dir() -> Path:
     """`$XDG_CACHE_HOME/lstm_jax`, or `~/.cache/lstm_jax`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm_jax"
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lstm_jax"
+
+
+def user_path(path: str | Path) -> Path:
+    """Return `path` with `~` and `~name` replaced by that user's home; `InputError` where there is no such user or home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"path {path}", "no such user, or no home", "give the whole path") from error
 
 
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
