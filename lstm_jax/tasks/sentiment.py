@@ -18,7 +18,7 @@ from lstm_jax.errors import require
 from lstm_jax.files import write_atomically
 from lstm_jax.models import SentimentClassifier, functional, replaced
 from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
+from lstm_jax.tasks.running import begin, check_own_data, initial_rngs, load_params, mesh_of, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
@@ -304,12 +304,17 @@ def load(folder: Path) -> Trained:
 
 
 def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:
-    """Metrics of a run on a split of its own reviews, or of `reviews`.
+    """Metrics of a run on a split of its own reviews, or of `reviews`, whose vocabulary must be the run's.
 
     Raises:
-        InputError: if there is no such split.
+        InputError: if there is no such split, the run's data have changed, or the reviews' ids are other words than the run's.
     """
-    splits = padded_rows(reviews or load_reviews(trained.config), trained.config)
+    if reviews is None:
+        reviews = load_reviews(trained.config)
+        check_own_data(trained.run, reviews.fingerprint)
+    same = reviews.vocabulary == trained.vocabulary
+    require(same, "vocabulary of the reviews", "not the run's", "give the reviews that the run was trained on")
+    splits = padded_rows(reviews, trained.config)
     rows = getattr(splits, split)
     require(rows is not None, "split", split, "this run's data has no such part")
     return binary_metrics(trained.logits(rows.ids), rows.labels)
