@@ -28,10 +28,15 @@ def default_cache_dir() -> Path:
         InputError: if this user has no home.
     """
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else user_path("~/.cache")) / "lstm_jax"
+
+
+def user_path(path: str | Path) -> Path:
+    """Return `path` with `~` and `~name` replaced by that user's home; `InputError` where there is no such user or home."""
     try:
-        return (named if named.is_absolute() else Path.home() / ".cache") / "lstm_jax"
+        return Path(path).expanduser()
     except RuntimeError as error:
-        raise InputError("cache folder", "this user has no home", "name a folder in XDG_CACHE_HOME") from error
+        raise InputError(f"path {path}", "no such user, or no home", "give the whole path") from error
 
 
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:

@@ -22,7 +22,10 @@ from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
 from lstm_jax.training.run_folder import RunFolder
-from lstm_jax.training.step import Examples, LookupObjective, make_predict
+from lstm_jax.training.step import Examples, LookupObjective, by_rows, make_predict
+
+DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, updates only the rows that it reads"
+"""Said of a run whose steps do not update by rows."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,10 @@ def train(
             f"{len(splits.train.labels):,} training reviews, {held}{tested}backend {run.backend}, {mesh.size} devices", highlight=False
         )
 
+        loss = objective(rebuild)
+        if not by_rows(loss, run.optimizer, params):
+            console.print(f"optimizer {config.train.optimizer}: {DENSE}", highlight=False)
+
         logits = make_logits(rebuild, mesh)
         parts = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows is not None}
 
@@ -160,7 +167,7 @@ def train(
 
         result = fit(
             params,
-            objective(rebuild),
+            loss,
             run.optimizer,
             Examples.of_rows((splits.train.ids, splits.train.labels)),
             config.train,
