@@ -20,6 +20,7 @@ from lstm_jax.cells import CELLS, Cell
 from lstm_jax.cells.products import one_hot_rows
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
+from lstm_jax.partition import in_automatic_mode, vary_together
 from lstm_jax.recurrence import associative, cudnn, hoisted, native, pallas, reference
 from lstm_jax.recurrence.operands import compute_dtype_name, read_operands
 from lstm_jax.recurrence.segments import Remat, check_remat, in_segments
@@ -35,7 +36,7 @@ class Request:
     """What is asked of a backend. dtype: of the parameters; compute_dtype: of the products; dropout: of `DROPOUTS`, or `ZONEOUT`; mask: of
     `MASKS`, or empty; units: 0 for any."""
 
-    cell: str = "lstm"
+    cell: str | Cell = "lstm"
     dtype: str = "float32"
     compute_dtype: str = "float32"
     dropout: tuple[str, ...] = ()
@@ -49,7 +50,8 @@ class Backend:
 
     name: str
     run: Callable
-    cells: tuple[str, ...]
+    serves: Callable[[Cell], bool]
+    """Whether it runs that cell. Cells are known by identity: another one of the same name is not the table's."""
     platforms: tuple[str, ...]
     compute_dtypes: tuple[str, ...]
     forward_mode: bool
@@ -69,28 +71,49 @@ class Backend:
     why_not: Callable[[], str] = str
     """Why it does not serve in this installation; empty if it does."""
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The names of those cells of the table that it runs."""
+        return tuple(name for name, cell in CELLS.items() if self.serves(cell))
+
 
 _FLOATS = ("float32", "float64", "bfloat16")
+
+
+def _is_lstm(cell: Cell) -> bool:
+    return cell is CELLS["lstm"]
+
+
+def _is_linear(cell: Cell) -> bool:
+    return cell.linear is not None
+
+
+def _any(cell: Cell) -> bool:
+    del cell
+    return True
+
 
 BACKENDS = {
     "native": Backend(
         "native",
         native.run,
-        ("lstm",),
+        _is_lstm,
         ("cpu",),
         ("float32", "float64"),
-        False,
+        True,
         "the whole of it compiled for this CPU; optional (--build)",
         mixed=False,
         shares=True,
         why_not=compiled.why_not,
     ),
-    "hoisted": Backend("hoisted", hoisted.run, ("lstm",), ("cpu", "gpu", "tpu"), _FLOATS, False, "custom VJP, GEMMs outside the loop"),
+    "hoisted": Backend(
+        "hoisted", hoisted.run, _is_lstm, ("cpu", "gpu", "tpu"), _FLOATS, True, "a backward pass of its own, GEMMs outside the loop"
+    ),
     # the two for a GPU are not yet measured against hoisted, and so have to be asked for by name
     "cudnn": Backend(
         "cudnn",
         cudnn.run,
-        ("lstm",),
+        _is_lstm,
         ("gpu",),
         ("float32",),
         False,
@@ -104,10 +127,10 @@ BACKENDS = {
     "pallas": Backend(
         "pallas",
         pallas.run,
-        ("lstm",),
+        _is_lstm,
         ("gpu",),
         ("float32", "bfloat16"),
-        False,
+        True,
         "hoisted, with each loop as one Triton kernel",
         dtypes=("float32",),
         largest=pallas.LARGEST,
@@ -115,7 +138,7 @@ BACKENDS = {
     "associative": Backend(
         "associative",
         associative.run,
-        tuple(name for name, cell in CELLS.items() if cell.linear),
+        _is_linear,
         ("cpu", "gpu", "tpu"),
         _FLOATS,
         True,
@@ -125,7 +148,7 @@ BACKENDS = {
     "reference": Backend(
         "reference",
         reference.run,
-        tuple(CELLS),
+        _any,
         ("cpu", "gpu", "tpu"),
         _FLOATS,
         True,
@@ -137,8 +160,9 @@ BACKENDS = {
 
 def lacks(backend: Backend, request: Request, platform: str) -> str:
     """What `backend` lacks for this request; empty if nothing."""
-    if request.cell not in backend.cells:
-        return f"no cell {request.cell}"
+    cell = CELLS[request.cell] if isinstance(request.cell, str) else request.cell
+    if not backend.serves(cell):
+        return f"no cell {cell.name}" + " of one's own" * (CELLS.get(cell.name) is not cell)
     if platform not in backend.platforms:
         return f"does not run on {platform}"
     if request.compute_dtype not in backend.compute_dtypes:
@@ -157,7 +181,7 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     return backend.why_not()
 
 
-def resolve_backend(name: str | None, cell: str = "lstm", dtype="float32", compute_dtype=None, **more) -> Backend:
+def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32", compute_dtype=None, **more) -> Backend:
     """The backend of that name, or the first of the table that serves if `name` is None.
 
     `dtype` is that of the parameters, `compute_dtype` that of the products, the parameters' own if None; `more` as in `Request`.
@@ -288,14 +312,20 @@ def unroll(
         time_major=time_major,
     )
     asked = {"dropout": dropout_kinds(dropout), "mask": _mask_kind(mask, lengths, backwards), "units": state.h.shape[1]}
-    found = resolve_backend(backend, cell.name, params.kernel.dtype, compute_dtype, **asked)
+    found = resolve_backend(backend, cell, params.kernel.dtype, compute_dtype, **asked)
     remat = check_remat(remat)
     require(remat is None or not dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
-    shared = {"tokens": tokens} if tokens is not None and found.shares and remat is None else {}
-    run = partial(_run_rows, partial(found.run, **shared))
+    shared = (tokens,) if tokens is not None and found.shares and remat is None else ()
+    run = partial(_run_rows, found.run)
     run = run if remat is None else in_segments(run, remat)
 
-    h, final = run(cell, params, x, state, valid, dropout, compute_dtype, return_sequences)
+    operands = vary_together(params, x, state, valid, dropout, *shared)
+
+    def call(params, x, state, valid, dropout, *tokens):
+        return run(cell, params, x, state, valid, dropout, compute_dtype, return_sequences, *tokens)
+
+    out_axes = (1 if return_sequences else None, jax.tree.map(lambda part: 0, state))
+    h, final = in_automatic_mode(call, 1, out_axes)(*operands)
 
     if not return_sequences:
         if valid is None:
@@ -308,8 +338,8 @@ def unroll(
     return (h if time_major else jnp.swapaxes(h, 0, 1)), final
 
 
-def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, compute_dtype, sequences: bool):
+def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, compute_dtype, sequences: bool, *tokens):
     """A backend's `run`; where features of ids are dropped, on the rows that the ids stand for."""
     if x.ndim == 2 and dropout.input is not None:
         x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
-    return run(cell, params, x, state, valid, dropout, compute_dtype, sequences)
+    return run(cell, params, x, state, valid, dropout, compute_dtype, sequences, *tokens)
