@@ -196,7 +196,7 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
         serves = [b for b in missing if not missing[b]]
         require(bool(serves), "backend", "; ".join(f"{b}: {why}" for b, why in missing.items()), "see `lstm-jax backends`")
         return BACKENDS[serves[0]]
-    require(name in BACKENDS, "backend", name, f"give one of {', '.join(BACKENDS)}")
+    require(isinstance(name, str) and name in BACKENDS, "backend", name, f"give one of {', '.join(BACKENDS)}")
     missing = lacks(BACKENDS[name], request, platform)
     require(not missing, f"backend {name}", missing, "leave the backend out, or see `lstm-jax backends`")
     return BACKENDS[name]
@@ -296,8 +296,8 @@ def unroll(
         outputs (B, T, H) ((T, B, H) if `time_major`), or (B, H) without `return_sequences`; and the final state.
 
     Raises:
-        InputError: if the class, shape or dtype of an operand does not fit, T is 0, both `mask` and `lengths` are given, `remat` is below 1, or the backend cannot
-            serve.
+        InputError: if the class, shape or dtype of an operand does not fit, T is 0, both `mask` and `lengths` are given, `remat` is below
+            1, or the backend cannot serve.
     """
     params, x, state, valid, dropout, tokens = read_operands(
         cell,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tables import BACKENDS, CELLS, Shape
 
@@ -30,6 +30,7 @@ ANY = settings(
     max_examples=EXAMPLES,
     derandomize=not LONG,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+    phases=[Phase.generate, Phase.shrink],
 )
 
 SHAPES = (Shape(3, 4, 2, 5), Shape(1, 1, 1, 1), Shape(0, 3, 2, 3), Shape(2, 6, 3, 17), Shape(2, 0, 2, 3), Shape(7, 5, 3, 2))
