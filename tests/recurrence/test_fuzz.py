@@ -8,21 +8,23 @@ LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest tests/recurrence/test_fuzz.py --ti
 
 import contextlib
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import weigh
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tables import BACKENDS, CELLS, Shape
 
-from cases import weigh
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import DropoutMasks, InputError, LSTMState, unroll
 from lstm_jax.cells import HiddenState
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 EXAMPLES = int(os.environ.get("LSTM_JAX_FUZZ_EXAMPLES", "240")) // 2
 LONG = EXAMPLES > 1000
@@ -319,7 +321,7 @@ def gradients(call: Call, operands: dict[str, Any], backend: str | None):
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
 def test_unroll(x64: bool) -> None:
-    @replace_examples(EXAMPLES // 2)
+    @settings(ANY, max_examples=EXAMPLES // 2)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         with jax.enable_x64(x64), jax.disable_jit():
@@ -342,7 +344,3 @@ def check_call(on: Drawing, call: Call, backend: str | None) -> None:
     compare(got, run_call(call, call.clean, "reference"), TOLERANCE[dtype])
     if dtype != "bfloat16" and on.one(False, False, True) and not np.isnan(call.clean["x"]).any():
         compare(gradients(call, call.given, backend), gradients(call, call.clean, "reference"), 10 * TOLERANCE[dtype])
-
-
-def replace_examples(count: int):
-    return settings(ANY, max_examples=count)
