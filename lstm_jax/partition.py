@@ -16,7 +16,7 @@ SUM = "sum"
 def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes: Sequence[int | str | None]) -> Callable:
     """Return `function` of arrays for use where XLA partitions a program: each device calls it with its own part.
 
-    The partitioner keeps that one axis split which all arrays have (the rows of a batch, the columns of a table); all else is copied to each
+    The partitioner keeps one axis split, which all arrays share (the rows of a batch, the columns of a table), and copies all else to each
     device. Under `shard_map`, and on one device, it is `function` itself.
 
     Args:
@@ -47,6 +47,39 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
         call = jax.vmap(function, in_axes=tuple(0 if one else None for one in mapped))
         axes = [axis + 1 if one and axis is not None else axis for axis, one in zip(arg_axes, mapped, strict=True)]
         results = partitioned(call, axes, [axis + 1 if isinstance(axis, int) else axis for axis in result_axes])(*args)
+        return results, [True] * len(results)
+
+    called = custom_vmap(lambda *args: list(made(*args)))
+    called.def_vmap(of_mapped)
+    return called
+
+
+def partitioned_alike(function: Callable, arrays: int) -> Callable:
+    """Return `function`, which works number by number, for use where XLA partitions a program: each device calls it with its own part.
+
+    Args:
+        function: function(*operands) -> list of arrays; the first `arrays` operands and all results have one shape, the others are scalars.
+        arrays: how many.
+    """
+
+    @custom_partitioning
+    def made(*args):
+        return function(*args)
+
+    def partition(mesh, arg_shapes, result_shapes):
+        place = arg_shapes[0].sharding
+        results = jax.tree.map(lambda shape: place, result_shapes)
+        return mesh, function, results, (*[place] * arrays, *[NamedSharding(mesh, PartitionSpec())] * (len(arg_shapes) - arrays))
+
+    def rule(mesh, args, results):
+        shape = " ".join(f"d{n}" for n in range(len(args[0].shape)))
+        return ", ".join([shape] * arrays + [""] * (len(args) - arrays)) + " -> " + ", ".join([shape] * len(results)), {}
+
+    made.def_partition(partition, sharding_rule=rule)
+
+    def of_mapped(axis_size: int, mapped: Sequence[bool], *args):
+        call = jax.vmap(function, in_axes=tuple(0 if one else None for one in mapped), axis_size=axis_size)
+        results = call(*args)
         return results, [True] * len(results)
 
     called = custom_vmap(lambda *args: list(made(*args)))
