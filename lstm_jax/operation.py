@@ -173,10 +173,15 @@ def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leave
     return jax.jvp(of_given, tuple(args[n] for n in given), tuple(tangents))[1]
 
 
+def _run_compiled(primitive: Primitive, *leaves, **params) -> Leaves:
+    with jax.disable_jit(False):  # else the primitive would come back here for ever
+        return jax.jit(partial(primitive.bind, **params))(*leaves)
+
+
 def _primitive(name: str) -> Primitive:
     made = Primitive(f"lstm_jax_{name}")
     made.multiple_results = True
-    made.def_impl(lambda *leaves, **params: jax.jit(partial(made.bind, **params))(*leaves))
+    made.def_impl(partial(_run_compiled, made))
     made.def_abstract_eval(lambda *avals, branches, **params: branches[1].out_avals)
 
     def lower(platform: str, context, *leaves, operation, branches, **params):

@@ -3,10 +3,13 @@
 The operands' meaning is computed here by NumPy, apart from the library: lengths and padding as a mask, ids as one-hot rows, dtypes by
 `astype`. Operations run one by one (`jax.disable_jit`), so that no program is compiled for an example; some run within `jax.jit`.
 
-LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest tests/recurrence/test_fuzz.py --timeout 0     the long run, half of them of layers
+LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest tests/recurrence/test_fuzz.py tests/recurrence/test_fuzz_layers.py --timeout 0
+
+is the long run, half of it of layers.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +25,8 @@ from tables import BACKENDS, CELLS, Shape
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import DropoutMasks, InputError, LSTMState, unroll
 from lstm_jax.cells import HiddenState
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 EXAMPLES = int(os.environ.get("LSTM_JAX_FUZZ_EXAMPLES", "240")) // 2
 LONG = EXAMPLES > 1000
@@ -303,6 +308,14 @@ def compare(got: Any, want: Any, tolerance: float) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, equal_nan=True)
 
 
+def attempt(function: Callable) -> tuple[Any, InputError | None]:
+    """What it returns, or the refusal that it raises."""
+    try:
+        return function(), None
+    except InputError as error:
+        return None, error
+
+
 def run_call(call: Call, operands: dict[str, Any], backend: str | None, params=None):
     operands = operands if params is None else operands | {"params": params}
     outputs, state = unroll(CELL_TABLE[call.cell], backend=backend, **operands)
@@ -318,7 +331,7 @@ def gradients(call: Call, operands: dict[str, Any], backend: str | None):
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
 def test_unroll(x64: bool) -> None:
-    @replace_examples(EXAMPLES // 2)
+    @settings(ANY, max_examples=EXAMPLES // 2)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         with jax.enable_x64(x64), jax.disable_jit():
@@ -331,17 +344,12 @@ def test_unroll(x64: bool) -> None:
 
 
 def check_call(on: Drawing, call: Call, backend: str | None) -> None:
-    try:
-        got = run_call(call, call.given, backend)
-    except InputError as error:
-        assert call.wrong or error.thing.startswith("backend"), f"refused: {error}"
+    got, refusal = attempt(lambda: run_call(call, call.given, backend))
+    if refusal:
+        assert call.wrong or refusal.thing.startswith("backend"), f"refused: {refusal}"
         return
     assert not call.wrong, f"accepted: {call.wrong}"
     dtype = call.clean["params"].kernel.dtype.name if call.given["compute_dtype"] in (None, "float32") else "bfloat16"
     compare(got, run_call(call, call.clean, "reference"), TOLERANCE[dtype])
     if dtype != "bfloat16" and on.one(False, False, True) and not np.isnan(call.clean["x"]).any():
         compare(gradients(call, call.given, backend), gradients(call, call.clean, "reference"), 10 * TOLERANCE[dtype])
-
-
-def replace_examples(count: int):
-    return settings(ANY, max_examples=count)
