@@ -3,14 +3,11 @@
 `LSTM_JAX_FUZZ_EXAMPLES` sets how many mutated files are read; a long run asks for thousands.
 """
 
-import bz2
 import gzip
 import io
 import json
 import lzma
 import os
-import socket
-import stat
 import sys
 import tarfile
 import zipfile
@@ -25,10 +22,9 @@ from safetensors.numpy import save
 
 from lstm_jax import input_files
 from lstm_jax.convert import read_keras_weights, read_torch_file
-from lstm_jax.data import load_reviews, prepare_corpus, read_articles, read_byte_articles, read_series
+from lstm_jax.data import load_reviews, read_articles, read_byte_articles, read_series
 from lstm_jax.data.cache import load_cache, save_cache
 from lstm_jax.data.keras_npz import read_keras_npz
-from lstm_jax.data.series import Series
 from lstm_jax.errors import InputError
 from lstm_jax.npz_files import read_npz
 
@@ -338,166 +334,3 @@ def test_weights_of_a_type_that_numpy_lacks(tmp_path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(InputError, match=r"PyTorch weights .*a\.safetensors: .*float8_e4m3fn.*; the file is damaged or foreign"):
         read_torch_file(path)
-
-
-# texts and tables
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (TEXT.encode("utf-16"), "byte 0xff at offset 0 is not UTF-8: the file is UTF-16; convert it from UTF-16"),
-        (b"\xfe\xff" + TEXT.encode("utf-16-be"), "the file is UTF-16"),
-        (TEXT.encode("utf-32"), "the file is UTF-32"),
-        ("plain words\n".encode("utf-16-le"), "bytes are NUL, as in UTF-16 or a binary file; convert the file to UTF-8"),
-        ("plain words\n".encode("utf-16-be"), "bytes are NUL"),
-        (TEXT.encode("latin-1", "replace"), "byte 0xe9 at offset"),
-        (_keras(), r"is a \.zip archive, not a text; unzip it and give its files"),
-        (gzip.compress(b"abc"), "compressed by gzip, not a text; unpack it with gunzip"),
-        (lzma.compress(b"abc"), "compressed by xz"),
-        (bz2.compress(b"abc"), "compressed by bzip2"),
-    ],
-    ids=range(10),
-)
-def test_texts_that_are_none(tmp_path: Path, content: bytes, found: str) -> None:
-    path = tmp_path / "text"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=found):
-        read_articles(path)
-
-
-def test_archives_are_no_bytes_to_train_on_either(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(_keras())
-    for read in (read_byte_articles, load_reviews):
-        with pytest.raises(InputError, match=r"a \.zip archive.*; unzip it"):
-            read(tmp_path / "a.zip")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "found"),
-    [
-        ("a.csv", b'text,label\n"never closed,1\n', "line 2 of .*unexpected end of data"),
-        ("a.csv", b"text,text,label\na,b,1\n", "columns of .*'text' twice; give each column a name of its own"),
-        ("a.csv", "text,label\ngood,1\n".encode("utf-16-le"), "line 1 of .*NUL"),
-        ("a.jsonl", b'{"text": "a", "text": "b", "label": 1}\n', "line 1 of .*the name 'text' is there twice"),
-        ("a.jsonl", b"[" * 100_000, "line 1 of .*nested too deep"),
-        ("a.jsonl", b'{"text": "\\ud800", "label": 1}\n', "'text' in line 1 of .*surrogates"),
-        ("a.jsonl", b'{"text": "a", "label": NaN}\n', "label 'label' in line 1 of .*nan"),
-        ("a.jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}\n", "line 1 of .*digits"),
-        ("a.jsonl.xz", b"\xfd7zXZ\x00" + bytes(40), "a.jsonl.xz"),
-    ],
-)
-def test_tables_that_are_wrong(tmp_path: Path, name: str, content: bytes, found: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=found):
-        load_reviews(tmp_path / name)
-
-
-def test_line_ends_are_those_of_unix(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"one line\r\ntwo lines\rthree\r\n" * 20)
-    made = prepare_corpus(tmp_path / "a.txt", recipe="none", length=8)
-    assert made.characters.decode(made.train).startswith("one line\ntwo lines\nthree\none")
-    assert made.notes == ("60 line ends of Windows or old Macs are read as those of Unix (clean 'exact' keeps them)",)
-    kept = prepare_corpus(tmp_path / "a.txt", recipe="exact", length=8)
-    assert kept.characters.decode(kept.train).startswith("one line\r\ntwo lines\rthree\r\n")
-    assert kept.notes == ()
-
-
-def test_characters_of_the_tail_have_ids(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("ab" * 100 + "xayb" * 5)
-    made = prepare_corpus(tmp_path / "a.txt", recipe="none", length=8, validation=0.09)
-    assert made.characters.characters == ("a", "b", "x", "y")
-    assert made.characters.decode(made.validation) == "xayb" * 5
-    assert set(made.characters.decode(made.train)) == {"a", "b"}
-    assert made.notes == ("2 characters that only the held-out part has have ids too: 'x', 'y'",)
-
-
-@pytest.mark.parametrize(
-    ("lines", "found"),
-    [
-        (["inf,1", "1,2"], "'time' in line 2 of .*'inf'; give a finite number"),
-        (["nan,1", "1,2"], "'time' in line 2 of .*'nan'; give a finite number"),
-        ([f"{'9' * 5000},1", "1,2"], "give a finite number"),
-        (["-1.7e308,1", "1.7e308,2"], "gaps too wide"),
-        (["0,1", "1e-300,2", "1e300,3", "2e300,4"], "gaps too wide"),
-        (["10000-01-01,1", "10001-01-01,2"], "'10000-01-01'; give a number, or a date"),
-    ],
-)
-def test_times_that_are_none(tmp_path: Path, lines: list[str], found: str) -> None:
-    (tmp_path / "a.csv").write_text("\n".join(["time,value", *lines]))
-    with pytest.raises(InputError, match=found):
-        read_series(tmp_path / "a.csv")
-
-
-def test_a_date_beyond_the_last() -> None:
-    with pytest.raises(InputError, match="a date ends with the year 9999: give the times as numbers"):
-        Series(np.arange(2.0), np.arange(2.0), True).shown(3e6)
-
-
-# what is no regular file
-
-
-@pytest.fixture
-def strange(tmp_path: Path) -> dict[str, Path]:
-    """Kind -> path of things that are no regular files."""
-    os.mkfifo(tmp_path / "fifo")
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.path.relpath(tmp_path / "socket"))
-    return {"FIFO": tmp_path / "fifo", "socket": tmp_path / "socket", "device": Path("/dev/zero"), "Is a directory": tmp_path}
-
-
-def test_only_regular_files_are_opened(strange: dict[str, Path]) -> None:
-    for kind, path in strange.items():
-        with pytest.raises(InputError, match=f"file .*: .*{kind}.*; give a file that can be read"):
-            input_files.read_input(path)
-
-
-@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".jsonl.xz", ".tar.gz", ".npz", ".txt", ".json", ".safetensors", ".weights.h5"])
-def test_a_fifo_is_refused_at_once(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"a{ending}"
-    os.mkfifo(path)
-    reads = {".txt": read_articles, ".json": read_articles, ".npz": read_keras_npz}
-    reads |= {".safetensors": read_torch_file, ".weights.h5": read_keras_weights}
-    with pytest.raises(InputError):
-        reads.get(ending, load_reviews)(path)
-    if ending in (".csv", ".jsonl"):
-        with pytest.raises(InputError, match="FIFO"):
-            read_series(path)
-
-
-@pytest.mark.parametrize("path", ["~nosuchuser/a.csv", "x" * 300 + ".csv", "a\0b.csv", "none/at/all.csv"])
-def test_names_of_nothing(path: str) -> None:
-    for read in (load_reviews, read_articles, lambda name: read_series(Path(name))):
-        with pytest.raises(InputError, match=r"^[^\n]*$"):
-            read(path)
-
-
-def test_folders_without_permission(tmp_path: Path) -> None:
-    folder = tmp_path / "closed"
-    folder.mkdir()
-    (folder / "a.txt").write_text(TEXT)
-    folder.chmod(stat.S_IRUSR)
-    uid = os.geteuid()
-    try:
-        if uid == 0:  # whom no permission stops
-            tmp_path.chmod(0o755)
-            os.chown(folder, 65534, 65534)
-            os.seteuid(65534)
-        with pytest.raises(InputError, match="Permission denied"):
-            read_articles(folder)
-    finally:
-        os.seteuid(uid)
-        folder.chmod(stat.S_IRWXU)
-
-
-def test_a_file_that_grows_meanwhile(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text(TEXT)
-
-    def read_and_write() -> None:
-        with input_files.open_input(path) as file, path.open("a") as more:
-            file.read()
-            more.write(TEXT)
-
-    with pytest.raises(InputError, match="changed while it was read"):
-        read_and_write()
