@@ -22,6 +22,7 @@ from tables import BACKENDS
 
 from lstm_jax import cli, config, data
 from lstm_jax.commands import COMMANDS, TrainSentiment
+from lstm_jax.errors import InputError
 from lstm_jax.tasks import sentiment
 from lstm_jax.training.loop import Interrupted
 
@@ -304,6 +305,20 @@ def test_evaluate(ask, run):
     code, out, _ = ask("evaluate", "--run", run, "--split", "train")
     assert code == 0
     assert "160" in out
+
+
+def test_evaluate_refuses_other_data(ask, run, reviews):
+    """Another row would give another vocabulary: the run's ids would be other words."""
+    table = reviews / "train.csv"
+    before = table.read_bytes()
+    try:
+        table.write_bytes(before + b"an aardvark of a film,1\r\n")
+        assert_error(ask("evaluate", "--run", run), "changed since the run began; give back the data that its config.json names")
+    finally:
+        table.write_bytes(before)
+    assert ask("evaluate", "--run", run)[0] == 0
+    with pytest.raises(InputError, match="vocabulary of the reviews: not the run's"):
+        sentiment.evaluate(sentiment.load(Path(run)), data.encode_reviews(data.synthetic_splits(50, 50, seed=1), 300))
 
 
 def test_neighbours(ask, run):
