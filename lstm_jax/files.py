@@ -22,8 +22,21 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/lstm_jax`, or `~/.cache/lstm_jax`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm_jax"
+    """`$XDG_CACHE_HOME/lstm_jax`, or `~/.cache/lstm_jax`; as that variable's standard has it, it counts only if it is absolute.
+
+    Raises:
+        InputError: if this user has no home.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else user_path("~/.cache")) / "lstm_jax"
+
+
+def user_path(path: str | Path) -> Path:
+    """Return `path` with `~` and `~name` replaced by that user's home; `InputError` where there is no such user or home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"path {path}", "no such user, or no home", "give the whole path") from error
 
 
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:

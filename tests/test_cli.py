@@ -18,6 +18,7 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
+from tables import BACKENDS
 
 from lstm_jax import cli, config, data
 from lstm_jax.commands import COMMANDS, TrainSentiment
@@ -389,6 +390,17 @@ def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
     code, out, err = ask("predict", "--run", folder, "--text", "good")
     assert (code, out) == (0, f"{probabilities(run, ['good'])[0]:.6f}\n")
     assert err == "warning: checkpoint of step 99 is damaged (the manifest is damaged); an older one is used\n"
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+def test_a_dense_optimizer_is_said(ask, reviews, tmp_path):
+    """Adam updates by rows, clipped or not; where each step updates the whole embedding, a line says so."""
+    common = ["train", "sentiment", "--data", reviews, "--cache-dir", tmp_path / "cache", *SIZES]
+    for number, (flags, dense) in enumerate(((["--clip-norm", "1"], False), (["--optimizer", "sgd"], True))):
+        code, out, _ = ask(*common, "--run", tmp_path / str(number), *flags)
+        assert code == 0
+        assert (f"optimizer sgd: {sentiment.DENSE}\n" in out) == dense
+        assert ("updates the whole embedding" in out) == dense
 
 
 def test_flags_reach_the_config():

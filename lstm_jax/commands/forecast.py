@@ -64,10 +64,13 @@ class Forecast(Checked):
         trained = forecast.load(self.run)
         warn(trained.notes)
         series = trained.series(self.csv)
+        if self.csv is None and not trained.is_own(series):
+            warn(["the series has changed since the run was trained: forecasts begin behind its present end"])
         found = trained.ahead(series, self.level)
-        for time, *numbers in zip(found.times, found.mean, found.low, found.high, strict=True):
+        times = [series.shown(time) for time in found.times]
+        for time, *numbers in zip(times, found.mean, found.low, found.high, strict=True):
             row = dict(zip(("mean", "low", "high"), (float(number) for number in numbers), strict=True))
             if self.json:
-                print(json.dumps({"time": series.shown(time)} | row))
+                print(json.dumps({"time": time} | row))
             else:
-                print(",".join([series.shown(time), *(f"{number:.6g}" for number in row.values())]))
+                print(",".join([time, *(f"{number:.6g}" for number in row.values())]))

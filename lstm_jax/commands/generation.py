@@ -9,7 +9,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from lstm_jax.bounds import CharactersOrNone, Checked, Count, CountOrNone, Seed, Temperature
+from lstm_jax.bounds import CharactersOrAll, CharactersOrNone, Checked, Count, CountOrAll, DrawingSeed, Temperature, UnitCount
 from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import GenerationConfig
 from lstm_jax.files import check_output
@@ -61,13 +61,13 @@ class Generate(Checked):
     """Characters to draw. 0: none, the prompt alone is printed."""
     temperature: Temperature = 1.0
     """Below 1 the likelier characters come more often, above 1 less; 0: always the likeliest."""
-    top_k: CountOrNone = 0
+    top_k: CountOrAll = 0
     """Draw from the k likeliest characters only. 0: from all."""
     top_p: float = 1.0
     """Draw from the likeliest characters that together reach this probability. 1: from all."""
     samples: Count = 1
     """Texts to draw, at once."""
-    seed: Seed = 0
+    seed: DrawingSeed = 0
     """The same seed gives the same texts."""
     mode: Mode = "auto"
     """'carried': one step a character; 'window': each character re-reads the last ones from a zero state; 'auto': as it was trained."""
@@ -161,9 +161,9 @@ class Units(Checked):
     """Clean the text as the run's was."""
     unknown: str = ""
     """Character that stands for those that the run does not know. Empty: they are refused."""
-    count: Count = 12
+    count: UnitCount = 12
     """How many units."""
-    chars: CharactersOrNone = 3000
+    chars: CharactersOrAll = 3000
     """At most so many characters, from the text's beginning."""
     out: Path = Path("units.html")
     """Page to write."""

@@ -15,6 +15,7 @@ from lstm_jax.commands.common import Flat, Positional, say, start, start_trainin
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 from lstm_jax.files import check_output
+from lstm_jax.input_files import STANDARD_INPUT, read_input
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,11 @@ class Predict:
         del console
         texts: list[str | bytes] = list(self.text)
         if self.file is not None:
-            try:
-                texts += self.file.read_bytes().splitlines()
-            except OSError as error:
-                raise InputError(f"file {self.file}", error.strerror, "give a file that can be read") from error
+            texts += read_input(self.file).splitlines()
         if not self.text and self.file is None:
             if sys.stdin.isatty():
                 raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
-            texts += sys.stdin.buffer.read().splitlines()
+            texts += read_input(STANDARD_INPUT).splitlines()
         start()
         for text, p in zip(texts, _load(self.run).probabilities(texts), strict=True):
             shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")

@@ -23,7 +23,7 @@ from lstm_jax.config import ForecastConfig, forecast_from_json
 from lstm_jax.errors import InputError, require
 from lstm_jax.models import Forecaster, functional
 from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import Takes, begin, initial_rngs, load_params, mesh_of, open_run, summary, write_result
+from lstm_jax.tasks.running import Takes, begin, initial_rngs, is_own_data, load_params, mesh_of, open_run, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
 from lstm_jax.training.step import Examples, make_predict
@@ -32,6 +32,8 @@ LEVEL = 0.9
 """Of the intervals whose coverage is told."""
 NARROWEST = -7.0
 """Least log of a spread, in units of the values' own: a constant stretch would make the loss fall without end."""
+FARTHEST = 1e9
+"""Most spreads from one value to another: the square of a distance stays a float32 even over the narrowest spread."""
 PARTS = ("train", "validation", "test")
 
 
@@ -63,15 +65,24 @@ def cuts(count: int, config: ForecastConfig) -> dict[str, tuple[int, int]]:
 
 
 def prepare(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig) -> Part:
-    """See `Part`."""
+    """See `Part`.
+
+    Raises:
+        InputError: for a value farther than `FARTHEST` spreads from others, of which float32 would make infinities.
+    """
     values, gaps = windows.read[..., 0], windows.read[..., 1]
     last = values[:, -1]
-    features = [(values - last[:, None]) / scale.spread]
-    features += [(values - scale.mean) / scale.spread] if config.data.level else []
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        features = [(values - last[:, None]) / scale.spread]
+        features += [(values - scale.mean) / scale.spread] if config.data.level else []
+        target = (windows.target - last[:, None]) / scale.spread
+    for part in (*features, target):
+        good = bool((np.abs(part) <= FARTHEST).all())
+        found = f"a value lies more than {FARTHEST:g} spreads from another; the spread where trained on is {scale.spread:g}"
+        require(good, f"values of {config.data.csv}", found, "leave out outliers, or give a series of one scale")
     features += [np.log(gaps)] if config.data.gaps else []
     usual = np.broadcast_to(np.arange(1.0, config.data.horizon + 1), windows.ahead.shape)
     ahead = np.log(windows.ahead / usual) if config.data.gaps else np.zeros_like(usual)
-    target = (windows.target - last[:, None]) / scale.spread
     return Part(np.stack(features, -1).astype(np.float32), ahead.astype(np.float32), target.astype(np.float32), last, windows.origin)
 
 
@@ -83,7 +94,10 @@ def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Par
     """
     bounds = cuts(len(series), config)
     known = series.values[: bounds["train"][1]]
-    scale = Scale(float(known.mean()), float(known.std())) if len(known) else Scale(0.0, 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = Scale(float(known.mean()), float(known.std())) if len(known) else Scale(0.0, 0.0)
+    finite = math.isfinite(scale.mean) and math.isfinite(scale.spread)
+    require(finite, f"values of {config.data.csv}", "too large to square", "give the series in a larger unit")
     require(scale.spread > 0, f"values of {config.data.csv}", "all the same where trained on", "give a series that varies")
     parts = {}
     for name, (first, last) in bounds.items():
@@ -227,6 +241,7 @@ def _require_memory(config: ForecastConfig, entries: int, mesh: jax.sharding.Mes
 def interval(given: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and the bounds of the interval of that level, (W, K) in the series' own units."""
     mean = last[:, None] + given[:, 0] * scale.spread
+    # by the lower tail, which a level next to 1 does not round to nothing
     wide = -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(given[:, 1], NARROWEST)) * scale.spread
     return mean, mean - wide, mean + wide
 
@@ -268,6 +283,11 @@ class Trained:
     rebuild: Callable
     scale: Scale
     notes: tuple[str, ...] = ()
+    run: RunFolder | None = None
+
+    def is_own(self, series: data.Series) -> bool:
+        """Return whether the series is, entry for entry, the one that the run was trained on."""
+        return self.run is not None and is_own_data(self.run, series.fingerprint)
 
     def series(self, path: Path | None = None) -> data.Series:
         """The run's own series, or another one from a file with the same columns."""
@@ -291,8 +311,8 @@ class Trained:
         good = moments.shape == (horizon,) and bool((np.diff(np.concatenate([series.times[-1:], moments])) > 0).all())
         require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
         read = np.stack([series.values, series.gaps], -1)[None, -context:]
-        nothing = np.zeros((1, horizon))
-        windows = data.SeriesWindows(read, (moments - series.times[-1])[None] / gap, nothing, np.asarray([len(series)]))
+        unknown = np.full((1, horizon), series.values[-1])
+        windows = data.SeriesWindows(read, (moments - series.times[-1])[None] / gap, unknown, np.asarray([len(series)]))
         part = prepare(windows, self.scale, self.config)
         mean, low, high = interval(self.given(part), part.last, self.scale, level)
         return Forecast(moments, mean[0], low[0], high[0])
@@ -312,4 +332,4 @@ def load(folder: Path) -> Trained:
         scale = Scale(**json.loads(run.scale.read_text()))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"scale {run.scale}", error, "name the folder of a finished or interrupted run") from error
-    return Trained(config, params, rebuild, scale, notes + damaged)
+    return Trained(config, params, rebuild, scale, notes + damaged, run)

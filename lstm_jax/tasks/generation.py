@@ -19,7 +19,7 @@ from lstm_jax.files import write_atomically
 from lstm_jax.models import CharGenerator, functional
 from lstm_jax.sampling import Mode, Rules, Sampler, make_rules
 from lstm_jax.tasks.memory import require_free, require_memory
-from lstm_jax.tasks.running import Takes, begin, initial_rngs, load_params, mesh_of, open_run, summary, write_result
+from lstm_jax.tasks.running import Takes, begin, check_own_data, initial_rngs, load_params, mesh_of, open_run, summary, write_result
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.loop import FitResult, fit
@@ -94,6 +94,8 @@ def train(
         params, rebuild = functional(model)
         console.print(summary(model, f"ids (B, {length}) -> logits (B, {f'{length}, ' if stream else ''}{corpus.characters.size})"))
         console.print(_described(corpus, config, examples.count, run.backend, mesh.size), highlight=False)
+        for note in corpus.notes:
+            console.print(note, highlight=False, markup=False)
 
         scorer = Scorer(rebuild, mesh, reading_mode(config), length)
         held_out = len(corpus.validation) > 0
@@ -381,11 +383,13 @@ def read_ids(
         ids = trained.encode(text, clean, unknown)
     elif not paths:
         corpus = load_corpus(trained.config)
-        trained.run.fix_data(corpus.fingerprint)  # of other data the ids would be other characters
+        check_own_data(trained.run, corpus.fingerprint)
         ids = corpus.validation
         require(len(ids) > 0, "text", "none given, and the run held none out", "name files, - for standard input, or --text")
     elif trained.characters.unit == "byte":
         ids = trained.encode(b" ".join(data.read_byte_articles(paths, text_column)), clean)
     else:
-        ids = trained.encode(" ".join(data.read_articles(paths, text_column)), clean, unknown)
+        articles = data.read_articles(paths, text_column)
+        unix = trained.config.data.clean != "exact"  # as the run's own text was read
+        ids = trained.encode(" ".join(map(data.unix_line_ends, articles) if unix else articles), clean, unknown)
     return ids[:most] if most else ids

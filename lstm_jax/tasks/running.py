@@ -20,6 +20,7 @@ from lstm_jax.config import RecurrentConfig, RunConfig, to_json
 from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import require
 from lstm_jax.files import write_atomically
+from lstm_jax.input_files import read_input
 from lstm_jax.models import layer_rows
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
 from lstm_jax.training import checkpoint
@@ -161,6 +162,25 @@ def write_result(run: RunFolder, result: FitResult, figures: dict[str, Any]) -> 
     """result.json: how the run ended, and the final figures of the chosen parameters."""
     row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
     write_atomically(run.result, json.dumps(row | figures, indent=2) + "\n")
+
+
+def is_own_data(run: RunFolder, fingerprint: str) -> bool:
+    """Return whether data of that fingerprint are those that the run was trained on.
+
+    Raises:
+        InputError: if the run's record of its data cannot be read.
+    """
+    return read_input(run.data, remedy="name the folder of a finished or interrupted run").strip() == fingerprint.encode()
+
+
+def check_own_data(run: RunFolder, fingerprint: str) -> None:
+    """See that data are those that the run was trained on: of others, ids would be other words or characters, and parts other rows.
+
+    Raises:
+        InputError: if they are not.
+    """
+    same = is_own_data(run, fingerprint)
+    require(same, f"data of run {run.path}", "changed since the run began", "give back the data that its config.json names")
 
 
 def mesh_of(config: RunConfig) -> jax.sharding.Mesh:

@@ -17,12 +17,15 @@ from lstm_jax.config import SentimentConfig, sentiment_from_json
 from lstm_jax.errors import InputError, require
 from lstm_jax.models import SentimentClassifier, functional, replaced
 from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import Takes, begin, initial_rngs, load_params, mesh_of, open_run, summary, write_result
+from lstm_jax.tasks.running import Takes, begin, check_own_data, initial_rngs, load_params, mesh_of, open_run, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
 from lstm_jax.training.run_folder import RunFolder
-from lstm_jax.training.step import Examples, LookupObjective, make_predict
+from lstm_jax.training.step import Examples, LookupObjective, by_rows, make_predict
+
+DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, updates only the rows that it reads"
+"""Said of a run whose steps do not update by rows."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,10 @@ def train(
             f"{len(splits.train.labels):,} training reviews, {held}{tested}backend {run.backend}, {mesh.size} devices", highlight=False
         )
 
+        loss = objective(rebuild)
+        if not by_rows(loss, run.optimizer, params):
+            console.print(f"optimizer {config.train.optimizer}: {DENSE}", highlight=False)
+
         logits = make_logits(rebuild, mesh)
         parts = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows is not None}
 
@@ -160,7 +167,7 @@ def train(
 
         result = fit(
             params,
-            objective(rebuild),
+            loss,
             run.optimizer,
             Examples.of_rows((splits.train.ids, splits.train.labels)),
             config.train,
@@ -318,12 +325,17 @@ def load(folder: Path) -> Trained:
 
 
 def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:
-    """Metrics of a run on a split of its own reviews, or of `reviews`.
+    """Metrics of a run on a split of its own reviews, or of `reviews`, whose vocabulary must be the run's.
 
     Raises:
-        InputError: if there is no such split.
+        InputError: if there is no such split, the run's data have changed, or the reviews' ids are other words than the run's.
     """
-    splits = padded_rows(reviews or load_reviews(trained.config), trained.config)
+    if reviews is None:
+        reviews = load_reviews(trained.config)
+        check_own_data(trained.run, reviews.fingerprint)
+    same = reviews.vocabulary == trained.vocabulary
+    require(same, "vocabulary of the reviews", "not the run's", "give the reviews that the run was trained on")
+    splits = padded_rows(reviews, trained.config)
     rows = getattr(splits, split)
     require(rows is not None, "split", split, "this run's data has no such part")
     return binary_metrics(trained.logits(rows.ids), rows.labels)

@@ -28,6 +28,7 @@ from lstm_jax.training.step import (
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 TOTALS = ("loss", "accuracy", "examples")
+ADAM = keras_adam(0.05)
 COUNT, BATCH = 22, 4  # the last of 6 steps has 2 rows
 
 
@@ -82,7 +83,7 @@ def run(
     devices: int = 2,
     loss=objective,
     made: Tiny | None = None,
-    optimizer=keras_adam(0.05),
+    optimizer=ADAM,
     behind: bool = False,
 ):
     """The state after those stretches of an epoch; with `behind`, rows that no batch read wait for their step across stretches."""
@@ -100,7 +101,7 @@ def run(
     return state
 
 
-def plain_loop(loss, made: Tiny, cut: bool, optimizer=keras_adam(0.05)):
+def plain_loop(loss, made: Tiny, cut: bool, optimizer=ADAM):
     """Gradient and optimiser, step by step; with `cut` the last batch is short instead of filled up."""
     order = epoch_order(jax.random.key(5), len(made.data[1]), BATCH)
     params, opt_state = made.params, optimizer.init(made.params)
