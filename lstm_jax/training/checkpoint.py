@@ -316,8 +316,8 @@ def _explained(folder: Path) -> Iterator[None]:
             raise InputError(
                 f"checkpoint folder {folder}", os.strerror(code), "allow larger files (ulimit -f), or shrink the model"
             ) from error
-        if code or isinstance(error, OSError):
-            said = os.strerror(code) if code else error
+        if code is not None or isinstance(error, OSError):
+            said = os.strerror(code) if code is not None else error
             raise InputError(f"checkpoint folder {folder}", said, "name a folder that can be written") from error
         raise
 
