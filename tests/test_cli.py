@@ -170,7 +170,7 @@ def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
         ("train sentiment --data {reviews} --data ~nosuchuser/x", ["~nosuchuser/x: ", "home"]),
         (
             "train sentiment --data {reviews} --cache-dir ~nosuchuser/x",
-            ["path ~nosuchuser/x: no such user, or no home; give the whole path"],
+            ["path ~nosuchuser/x: no such user, or no home"],
         ),
         ("train sentiment --data {reviews} --run {tmp}/thing.txt", ["thing.txt: is a file; name a new folder"]),
         ("train sentiment --data {reviews} --run {tmp}", ["not empty; name a new folder"]),
