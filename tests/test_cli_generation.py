@@ -228,7 +228,7 @@ TRAIN = f"train generation {_SIZES} --epochs 1 --run {{tmp}}/new --data "
         ("generate --run {run} --samples 0", ["samples: 0; give 1 or more"]),
         ("generate --run {run} --samples 2147483647", ["memory: ", "free; drawing 2147483647 texts at once: lower --samples"]),
         ("generate --run {run} --top-p 0", ["top_p: 0.0; give a share above 0, at most 1"]),
-        ("generate --run {run} --top-k -1", ["top_k: -1; give 0 (all) or more"]),
+        ("generate --run {run} --top-k -1", ["--top-k: -1; give 0 (all) or more"]),
         ("generate --run {run} --seed 99999999999999999999", ["seed: 99999999999999999999; give a number from 0 to below 2**32"]),
         ("generate --run {run} --mode sideways", ["error: --mode: sideways; give one of 'auto', 'carried', 'window'"]),
         ("score --run {tmp}/sentiment", ["sentiment: sentiment; use predict or evaluate"]),
