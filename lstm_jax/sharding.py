@@ -39,7 +39,7 @@ def use_cpu_cores(cores: int = 0) -> None:
         jax.config.update("jax_num_cpu_devices", wanted)
     except RuntimeError as error:
         if jax.local_device_count("cpu") != wanted:
-            raise InputError("devices", wanted, "call use_cpu_cores before JAX is first used") from error
+            raise InputError("devices", cores or wanted, "call use_cpu_cores before JAX is first used") from error
 
 
 def prefer_cpu_devices(count: int) -> None:

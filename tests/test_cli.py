@@ -168,6 +168,13 @@ def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
         ("train sentiment --data {reviews} --optimizer nonsense", ["optimizer: nonsense; give adam"]),
         ("train sentiment --data {reviews} --batch-size 7", ["batch_size: 7; give a multiple of the mesh's 2 devices"]),
         ("train sentiment --data {reviews} --devices 3", ["devices: 3; "]),
+        ("train sentiment --data {reviews} --epochs 2147483647", ["epochs: 2147483647; the run would have 10,737,418,235 steps"]),
+        ("train sentiment --data {reviews} --maxlen 2147483647", ["memory: ", "GiB free; ", "lower --batch-size, --maxlen"]),
+        ("train sentiment --data {reviews} --data ~nosuchuser/x", ["~nosuchuser/x: ", "home"]),
+        (
+            "train sentiment --data {reviews} --cache-dir ~nosuchuser/x",
+            ["path ~nosuchuser/x: no such user, or no home"],
+        ),
         ("train sentiment --data {reviews} --run {tmp}/thing.txt", ["thing.txt: is a file; name a new folder"]),
         ("train sentiment --data {reviews} --run {tmp}", ["not empty; name a new folder"]),
         ("evaluate --run {tmp}/none", ["none/config.json: No such file or directory; name the folder of a finished or interrupted run"]),

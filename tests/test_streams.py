@@ -28,7 +28,8 @@ def test_closed_and_full_streams():
     lines = done.stderr.splitlines()
     assert lines[0].startswith("error: standard output: No space left on device; ")
     assert lines[1:3] == ["2", "0"]
-    assert lines[3].startswith("error: reading or writing: Bad file descriptor; ")
+    assert lines[3].startswith("error: ")
+    assert ": Bad file descriptor; " in lines[3]
     assert lines[4:] == ["2", "2"]
 
 
@@ -78,9 +79,7 @@ def test_what_the_machine_refuses_is_one_line(error, shown, ask, monkeypatch):
     assert err.splitlines()[-1].startswith(f"error: {shown}")
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("a bug"), RuntimeError("a bug"), OSError("a bug"), RecursionError("a bug"), KeyError("a bug")]
-)
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, OSError, RecursionError, KeyError])
 def test_a_bug_keeps_its_traceback(error, monkeypatch):
     def fail(console):
         raise error("a bug")
