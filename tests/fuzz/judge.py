@@ -79,7 +79,7 @@ def _content(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(mode) else f"special file {stat.S_IFMT(mode):o}"
 
 
-def lost(before: Mapping[str, str], after: Mapping[str, str], may_change: re.Pattern[str]) -> str:
+def lost(before: Mapping[str, str], after: Mapping[str, str], may_change: re.Pattern[str] = re.compile("(?!)")) -> str:
     """The first file of before that is gone or another one now, but for those that may change."""
     for path, content in before.items():
         if after.get(path) != content and not may_change.search(path):
