@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.fuzz.case import Verdict
-from tests.fuzz.shell import Limits, Shell
+from tests.fuzz.shell import Shell
 from tests.fuzz.world import World, make_world
 
 LONG = {"flags": 3000, "files": 1000, "flips": 500, "kills": 200}
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     console, kinds = Console(), list(LONG) if asked.kind == "all" else [asked.kind]
     with console.status("building the compiled backend, training three tiny runs"):
-        made = make_world(Limits(), native_library())
+        made = make_world(native_library())
         world = made.__enter__()
     try:
         rows = _run_all(world, kinds, asked, console)

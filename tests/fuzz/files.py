@@ -18,7 +18,7 @@ import numpy as np
 from tests.fuzz.case import Verdict
 from tests.fuzz.judge import fault_of, left_behind, lost, silent_number, snapshot
 from tests.fuzz.mutate import ANY, TEXTUAL, Mutation, mutated
-from tests.fuzz.shell import Command, Shell
+from tests.fuzz.shell import BRISK, Command, Shell
 from tests.fuzz.world import SENTENCES, TRAIN, World, review, write_archive
 
 REVIEWS = TRAIN["sentiment"].replace("--data reviews", "--data FILE")
@@ -224,7 +224,7 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
     with world.case() as folder:
         (folder / name).write_bytes(content)
         before = snapshot(folder)
-        outcome = shell.run(command, folder)
+        outcome = shell.run(command, folder, BRISK)
         after = snapshot(folder)
     found = [fault_of(outcome), lost(before, after), left_behind(set(after) - set(before))]
     if command.arguments[0] in ("forecast", "predict", "score"):

@@ -13,7 +13,7 @@ from lstm_jax.commands import COMMANDS
 from lstm_jax.commands.common import Positional
 from tests.fuzz.case import Verdict
 from tests.fuzz.judge import fault_of, left_behind, lost, silent_number, snapshot
-from tests.fuzz.shell import Command, Shell
+from tests.fuzz.shell import BRISK, Command, Shell
 from tests.fuzz.world import ASK, TRAIN, World
 
 POSITIONAL = get_args(Positional[int])[1]
@@ -135,7 +135,7 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
     command = Command(arguments, stdin, stdout, encoding)
     with world.case() as folder:
         before = snapshot(folder)
-        outcome = shell.run(command, folder)
+        outcome = shell.run(command, folder, BRISK)
         after = snapshot(folder)
     may_change = RESUMED if "--resume" in arguments else re.compile("(?!)")
     found = [fault_of(outcome)]

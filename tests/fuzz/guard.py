@@ -21,11 +21,12 @@ PATHS = {  # event -> numbers of its arguments that are paths, each with that of
 
 
 def watch(roots: Sequence[Path], notes: int) -> None:
-    """Refuse, as the system would to an ordinary user, every change outside `roots`; write each refusal to the descriptor `notes`."""
+    """Refuse, as the system would to an ordinary user, every change outside `roots`; write those that concern what exists to the descriptor `notes`."""
     allowed = tuple(os.path.realpath(root) for root in roots)
 
     def refuse(event: str, path: str) -> None:
-        os.write(notes, f"{event} {path}\n".encode(errors="surrogateescape"))
+        if os.path.lexists(path):
+            os.write(notes, f"{event} {path}\n".encode(errors="surrogateescape"))
         raise PermissionError(13, "Permission denied", path)
 
     def hook(event: str, arguments: tuple) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import signal
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,10 +20,11 @@ def fault_of(outcome: Outcome) -> str:
     """The fault in how it ended; empty if there is none: exit code 0, 2 with one line that begins with "error:", 130 after an interrupt."""
     if outcome.ended:
         return {"hang": "hang: ignores two interrupts", "memory": "memory: grows without bound"}[outcome.ended]
-    if outcome.code < 0 and not outcome.command.signals:
-        return f"crash: signal {-outcome.code}"
     if "Traceback (most recent call last)" in outcome.err or "Exception ignored" in outcome.err:
         return f"traceback: {_raised(outcome.err)}"
+    sent = {number for _, number in outcome.command.signals} | ({signal.SIGINT} if outcome.asked else set())
+    if outcome.code < 0 and -outcome.code not in sent:
+        return f"crash: signal {-outcome.code}"
     if replaced := [note for note in outcome.outside if note.split()[0] in ("os.rename", "os.remove", "os.rmdir", "shutil.rmtree")]:
         return f"writes outside its folder: {replaced[0]}"
     return _code_fault(outcome)
@@ -36,7 +38,7 @@ def _code_fault(outcome: Outcome) -> str:
     if outcome.code == 130:
         asked = outcome.asked or bool(outcome.command.signals)
         return "" if asked else "exit code 130 without an interrupt"
-    if outcome.code in (0, -9, -15):
+    if outcome.code <= 0:  # a signal that was sent to it: Python is on its way out, or has only begun
         return ""
     return f"exit code {outcome.code}: {_shape(lines[-1] if lines else 'nothing')}"
 

@@ -21,9 +21,15 @@ MEMORY = 3 * 2**30
 class Limits:
     """Seconds: when a command is asked to stop (SIGINT), asked again, and killed as hung."""
 
-    ask: float = 15.0
-    again: float = 30.0
-    kill: float = 60.0
+    ask: float
+    again: float
+    kill: float
+
+
+BRISK = Limits(12, 24, 60)
+"""For commands that may be of any length, and must then heed an interrupt."""
+PATIENT = Limits(60, 75, 90)
+"""For commands that must end by themselves, on a machine with other work too."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,10 @@ class Shell:
         writable: folders in which commands may write, beside their own.
     """
 
-    def __init__(self, environment: Mapping[str, str], writable: Sequence[Path] = (), limits: Limits | None = None):
+    def __init__(self, environment: Mapping[str, str], writable: Sequence[Path] = ()):
         self.environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "CXX") if name in os.environ} | dict(environment)
         self.environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", "OPENBLAS_NUM_THREADS": "1"}
-        self.writable, self.limits = tuple(writable), limits or Limits()
+        self.writable = tuple(writable)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Shell":
@@ -80,7 +86,7 @@ class Shell:
             self._process.kill()
             self._process.communicate()
 
-    def run(self, command: Command, folder: Path) -> Outcome:
+    def run(self, command: Command, folder: Path, limits: Limits = PATIENT) -> Outcome:
         """Run it in `folder`; its output goes to files beside that."""
         aside = folder.parent / f"{folder.name}.streams"
         aside.mkdir(exist_ok=True)
@@ -90,7 +96,7 @@ class Shell:
         names["stdin"].write_bytes(command.stdin)
         names["tmp"].mkdir(exist_ok=True)
         stdout = {"file": str(names["stdout"]), "closed": ""}.get(command.stdout, command.stdout)
-        asked = ((self.limits.ask, signal.SIGINT), (self.limits.again, signal.SIGINT))
+        asked = ((limits.ask, signal.SIGINT), (limits.again, signal.SIGINT))
         answer = self._answer(
             {
                 "arguments": command.arguments,
@@ -102,12 +108,12 @@ class Shell:
                 "encoding": command.encoding,
                 "environment": {"TMPDIR": str(names["tmp"])} | dict(command.environment),
                 "signals": command.signals or asked,
-                "limit": self.limits.kill,
+                "limit": limits.kill,
                 "memory": MEMORY,
             }
         )
         out, err, notes = (names[name].read_bytes().decode(errors="replace") for name in ("stdout", "stderr", "notes"))
-        late = not command.signals and answer["seconds"] >= self.limits.ask
+        late = not command.signals and answer["seconds"] >= limits.ask
         return Outcome(command, answer["code"], out, err, answer["ended"], answer["seconds"], late, tuple(notes.splitlines()))
 
     def _answer(self, request: dict) -> dict:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fuzz.shell import Command, Limits, Shell
+from tests.fuzz.shell import Command, Shell
 
 TRAIN = {
     "sentiment": "--data reviews --vocabulary frequency --num-words 60 --maxlen 6 --embed 4 --units 4 --epochs 2 --batch-size 16 "
@@ -47,7 +47,6 @@ class World:
     """root/start is copied for each case; root/cache and root/home stand for the user's."""
 
     root: Path
-    limits: Limits
     environment: dict[str, str]
 
     @property
@@ -55,7 +54,7 @@ class World:
         return self.root / "start"
 
     def shell(self) -> Shell:
-        return Shell(self.environment, (self.root / "cache", self.root / CONFIG_HOME), self.limits)
+        return Shell(self.environment, (self.root / "cache", self.root / CONFIG_HOME))
 
     @contextmanager
     def case(self) -> Iterator[Path]:
@@ -68,7 +67,7 @@ class World:
 
 
 @contextmanager
-def make_world(limits: Limits, library: Path | None = None) -> Iterator[World]:
+def make_world(library: Path | None = None) -> Iterator[World]:
     """Write the data, train the runs; all of it is removed at the end.
 
     Args:
@@ -83,7 +82,7 @@ def make_world(limits: Limits, library: Path | None = None) -> Iterator[World]:
             "TF_CPP_MIN_LOG_LEVEL": "1",
             "LC_ALL": "C.UTF-8",
         }
-        world = World(root, limits, environment)
+        world = World(root, environment)
         for name in ("start", "cache", CONFIG_HOME):
             (root / name).mkdir()
         if library is not None:
