@@ -87,7 +87,9 @@ def _repack_npz(draw: random.Random, content: bytes) -> bytes:
     name = draw.choice(sorted(members))
     sort = draw.choice(("mutate", "pickle", "header", "zip"))
     if sort == "pickle":
-        members[name] = members[name][:128] + pickle.dumps(draw.choice(([1], 7, {"a": 1}, np.dtype("O"), np.arange(3), len)), draw.randint(0, 5))
+        members[name] = members[name][:128] + pickle.dumps(
+            draw.choice(([1], 7, {"a": 1}, np.dtype("O"), np.arange(3), len)), draw.randint(0, 5)
+        )
     elif sort == "header":
         shape = draw.choice(("(8,)", "(-1,)", "(9223372036854775807,)", "(8, 0)", "()", "(2147483648, 2147483648)", "(8,),", "x"))
         kind = draw.choice(("|O", "<i8", "<f8", "<U3", ">i4", "|V8", "<m8", "<i9", "[('a', '<i8')]"))
@@ -128,7 +130,14 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, **fields: object) -> N
 def _odd_tar(draw: random.Random) -> bytes:
     """Members of odd names, types, sizes and pax headers behind the good ones."""
     file = io.BytesIO(_tar())
-    names = ("aclImdb/train/pos/" + "9" * 5000 + "_9.txt", "aclImdb/../x", "/etc/x", "aclImdb/train/pos/1_9.txt", "aclImdb/train/neg/7_٣.txt", "")
+    names = (
+        "aclImdb/train/pos/" + "9" * 5000 + "_9.txt",
+        "aclImdb/../x",
+        "/etc/x",
+        "aclImdb/train/pos/1_9.txt",
+        "aclImdb/train/neg/7_٣.txt",
+        "",
+    )
     kinds = (tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE, b"?")
     heads = ({}, {"size": "-1"}, {"size": "9" * 20}, {"mtime": "nan"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
     heads += ({"GNU.sparse.map": "0,99999999999"}, {"path": "aclImdb/train/pos/3_9.txt"}, {"hdrcharset": "x"}, {"GNU.sparse.size": "1e9"})
@@ -162,12 +171,15 @@ def _torch_rest() -> dict[str, np.ndarray]:
 
 def _float8(draw: random.Random, content: bytes) -> bytes:
     kinds = (b"F8_E4M3", b"F8_E5M2", b"BF16", b"F16", b"I64", b"BOOL", b"F4", b"U64", b"F32")
-    return content.replace(b"F32", draw.choice(kinds), draw.choice((1, -1))).replace(b"[0,", draw.choice((b"[0,", b"[-1,", b"[99999999999,")))
+    return content.replace(b"F32", draw.choice(kinds), draw.choice((1, -1))).replace(
+        b"[0,", draw.choice((b"[0,", b"[-1,", b"[99999999999,"))
+    )
 
 
 def _keras() -> bytes:
-    from lstm_jax import convert
     import tempfile
+
+    from lstm_jax import convert
 
     params = {"recurrent/0/kernel": (3, 16), "recurrent/0/recurrent_kernel": (4, 16), "recurrent/0/bias": (16,), "head/kernel": (4, 3)}
     arrays = {name: np.ones(shape, np.float32) for name, shape in (params | {"head/bias": (3,)}).items()}

@@ -17,19 +17,30 @@ from tests.fuzz.shell import BRISK, Command, Shell
 from tests.fuzz.world import ASK, TRAIN, World
 
 POSITIONAL = get_args(Positional[int])[1]
-GOOD: dict[str, list[str]] = {
-    "int": "0 1 2 3 4 5 7 8 12 16".split(),
-    "float": "0 0.1 0.25 0.5 0.9 1.0 2".split(),
-    "str": ["text", "label", "movie", "time", "value", "the", "good", " ", "adam", "sgd", "lion"],
-    "path": "reviews reviews.jsonl text.txt lines.txt series.csv runs/sentiment runs/generation runs/forecast new deep/new.html".split(),
+GOOD: dict[str, tuple[str, ...]] = {
+    "int": ("0", "1", "2", "3", "4", "5", "7", "8", "12", "16"),
+    "float": ("0", "0.1", "0.25", "0.5", "0.9", "1.0", "2"),
+    "str": ("text", "label", "movie", "time", "value", "the", "good", " ", "adam", "sgd", "lion"),
+    "path": (
+        "reviews",
+        "reviews.jsonl",
+        "text.txt",
+        "lines.txt",
+        "series.csv",
+        "runs/sentiment",
+        "runs/generation",
+        "runs/forecast",
+        "new",
+    ),
 }
-ODD: dict[str, list[str]] = {
-    "int": ["-1", *(str(2**n + d) for n in (31, 32, 63, 64) for d in (-1, 0)), str(10**30), "9" * 5000, "1000000"],
-    "float": "-0.1 -0.0 nan inf -inf 1e400 1e-320 1e300 0.9999999999999999 1e-17 9223372036854775808".split(),
-    "str": ["", " ", "a" * 300, "-", "~nosuchuser/x", "[bold]x[/x]", "\x1b[31m", "日本", "\u2028", "\udcff", "{}", "%s", "\t", "."],
-    "path": ["", ".", "..", "/", "-", "~nosuchuser/x", "~", "a" * 300, "x/" * 2500, "text.txt/x", "\udcff", "nowhere", "absent"]
-    + ["fifo", "link", "notes", "empty", "keep.txt", "keep.png", "keep.html", "tfds", "new.txt", "a\nb"]
-    + ["/dev/null", "/dev/full", "/dev/zero", "/proc/self/mem", "/proc/self/environ", "/proc/nothing", "https://localhost/x"],
+_OWN = ("fifo", "link", "notes", "empty", "keep.txt", "keep.png", "keep.html", "tfds", "new.txt", "deep/new.html", "a\nb")
+_SYSTEM = ("/", "/dev/null", "/dev/full", "/dev/zero", "/proc/self/mem", "/proc/self/environ", "/proc/nothing", "https://localhost/x")
+_NAMES = ("", ".", "..", "-", "~nosuchuser/x", "~", "a" * 300, "x/" * 2500, "text.txt/x", "\udcff", "nowhere", "absent")
+ODD: dict[str, tuple[str, ...]] = {
+    "int": ("-1", *(str(2**n + d) for n in (31, 32, 63, 64) for d in (-1, 0)), str(10**30), "9" * 5000, "1000000"),
+    "float": ("-0.1", "-0.0", "nan", "inf", "-inf", "1e400", "1e-320", "1e300", "0.9999999999999999", "1e-17", str(2**63)),
+    "str": ("", " ", "a" * 300, "-", "~nosuchuser/x", "[bold]x[/x]", "\x1b[31m", "日本", "\u2028", "\udcff", "{}", "%s", "\t", "."),
+    "path": (*_OWN, *_SYSTEM, *_NAMES),
 }
 WRONG = ["", "x", "1.5", "1e3", "0x10", "1_000", "٣", "true", "None", "null", "[1]", "--", "-x", "nan", "1 2", "-1"]
 WORDS = {"embedding neighbours": "good film", "embedding export": "vectors.txt"}

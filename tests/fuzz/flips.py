@@ -65,7 +65,9 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
         name, how = _damage(draw, folder / "runs" / task)
         outcome = shell.run(Command(tuple(question.split())), folder)
         given = answer(outcome, folder)
-    return Verdict.of(f"{name} of runs/{task}, {how}; lstm-jax {question}", outcome, [fault_of(outcome), _silent(outcome, given, right, name)])
+    return Verdict.of(
+        f"{name} of runs/{task}, {how}; lstm-jax {question}", outcome, [fault_of(outcome), _silent(outcome, given, right, name)]
+    )
 
 
 def _damage(draw: random.Random, folder: Path) -> tuple[str, str]:
@@ -78,7 +80,11 @@ def _damage(draw: random.Random, folder: Path) -> tuple[str, str]:
 
 def _silent(outcome: Outcome, given: str, right: str, name: str) -> str:
     said = "warning: " in outcome.err
-    return "" if outcome.code != 0 or given == right or said else f"silent: another answer after a change of {re.sub('[0-9a-f]{8,}', 'N', name)}"
+    return (
+        ""
+        if outcome.code != 0 or given == right or said
+        else f"silent: another answer after a change of {re.sub('[0-9a-f]{8,}', 'N', name)}"
+    )
 
 
 def _resumed(draw: random.Random, task: str, shell: Shell, world: World) -> Verdict:
@@ -90,4 +96,6 @@ def _resumed(draw: random.Random, task: str, shell: Shell, world: World) -> Verd
         name, how = _damage(draw, folder / "runs" / task)
         outcome = shell.run(command, folder)
         same = outcome.code != 0 or final(folder / "runs" / task) == right
-    return Verdict.of(f"{name}, {how}; {command}", outcome, [fault_of(outcome), "" if same else f"silent: resumed to other bits after a change of {name}"])
+    return Verdict.of(
+        f"{name}, {how}; {command}", outcome, [fault_of(outcome), "" if same else f"silent: resumed to other bits after a change of {name}"]
+    )

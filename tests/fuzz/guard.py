@@ -21,7 +21,12 @@ PATHS = {  # event -> numbers of its arguments that are paths, each with that of
 
 
 def watch(roots: Sequence[Path], notes: int) -> None:
-    """Refuse, as the system would to an ordinary user, every change outside `roots`; write those that concern what exists to the descriptor `notes`."""
+    """Refuse, as the system would to an ordinary user, every change outside `roots`.
+
+    Args:
+        roots: folders in which all may be done.
+        notes: descriptor to which a line is written for each refusal that concerns a file that exists.
+    """
     allowed = tuple(os.path.realpath(root) for root in roots)
 
     def refuse(event: str, path: str) -> None:

@@ -91,4 +91,6 @@ def lost(before: Mapping[str, str], after: Mapping[str, str], may_change: re.Pat
 
 def left_behind(after: Iterable[str]) -> str:
     """The first temporary file among the paths."""
-    return next((f"leaves a temporary file: {_shape(re.sub('[0-9a-f]{8}', 'N', Path(path).name))}" for path in after if _LEFT.search(path)), "")
+    return next(
+        (f"leaves a temporary file: {_shape(re.sub('[0-9a-f]{8}', 'N', Path(path).name))}" for path in after if _LEFT.search(path)), ""
+    )

@@ -50,7 +50,9 @@ def start(fresh: bool, command: Command, shell: Shell, folder: Path) -> Outcome:
     words = [sys.executable, "-m", "lstm_jax.cli", *command.arguments]
     environment = shell.environment | {"TMPDIR": str(folder.parent)}
     pipe = subprocess.PIPE
-    with subprocess.Popen(words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, process_group=0) as process:
+    with subprocess.Popen(
+        words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, process_group=0
+    ) as process:
         threading.Thread(target=_send, args=(process, began, command.signals), daemon=True).start()
         try:
             out, err = process.communicate(timeout=limit)
@@ -119,7 +121,9 @@ def _stop_fault(outcome: Outcome, number: int) -> str:
         return ""  # Python's own start
     if fault:
         return f"{signal.Signals(number).name}: {fault}"
-    return "" if outcome.code in (0, 130, -number) else f"exit code {outcome.code} after {signal.Signals(number).name}: {outcome.err[-200:]}"
+    return (
+        "" if outcome.code in (0, 130, -number) else f"exit code {outcome.code} after {signal.Signals(number).name}: {outcome.err[-200:]}"
+    )
 
 
 def _end_fault(outcome: Outcome, folder: Path, known: Whole, before: set[str]) -> str:

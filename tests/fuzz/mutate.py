@@ -5,7 +5,22 @@ import re
 import struct
 from collections.abc import Callable
 
-CHUNKS = (b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"\n", b"\r\n", b"\r", b",", b"\\ud800", b"\xed\xa0\x80", b"{", b"]", b"\x1a", b"\x85")
+CHUNKS = (
+    b"\x00",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b'"',
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b",",
+    b"\\ud800",
+    b"\xed\xa0\x80",
+    b"{",
+    b"]",
+    b"\x1a",
+    b"\x85",
+)
 NUMBERS = (b"-1", b"0", b"nan", b"inf", b"-inf", b"1e300", b"1e400", b"1e-320", b"9" * 5000, b"2147483648", b"9223372036854775808", b"1_0")
 NUMBERS += (b"", b"true", b"null", b"[1]", b"0x10", b"10000-01-01", b"9999-12-31T23:59:59", b"0001-01-01", b"2020-02-30")
 SIZES = (0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1)

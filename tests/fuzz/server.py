@@ -24,13 +24,9 @@ FILE_BYTES = 2**30
 
 def preload() -> None:
     """Import what a command may need."""
-    import lstm_jax.cli
-    import lstm_jax.plots
-    import lstm_jax.text_map
-
     for name in ("demo", "forecast", "generation", "prepare", "sentiment"):
         importlib.import_module(f"lstm_jax.tasks.{name}")
-    for name in ("compilation_cache", "convert", "embedding_space"):
+    for name in ("cli", "compilation_cache", "convert", "embedding_space", "plots", "text_map"):
         importlib.import_module(f"lstm_jax.{name}")
     gc.freeze()  # children share these pages
 
@@ -125,7 +121,7 @@ def _standard_streams(request: dict[str, Any]) -> None:
 
 
 def _stream(number: int, mode: str, encoding: str, errors: str) -> io.TextIOWrapper:
-    return open(number, mode, encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115 (lives as long as the process)
+    return open(number, mode, encoding=encoding, errors=errors, closefd=False)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from tests.fuzz.shell import Command, Shell
 
+_TINY = "--units 4 --epochs 2 --batch-size 16 --no-figures"
 TRAIN = {
-    "sentiment": "--data reviews --vocabulary frequency --num-words 60 --maxlen 6 --embed 4 --units 4 --epochs 2 --batch-size 16 "
-    "--no-figures --cache-dir cache",
-    "generation": "--data text.txt --length 8 --step 4 --units 4 --epochs 2 --batch-size 16 --sample-chars 4 --sample-prompt 3 --no-figures",
-    "forecast": "--csv series.csv --context 6 --horizon 3 --units 4 --epochs 2 --batch-size 16 --no-figures",
+    "sentiment": f"--data reviews --vocabulary frequency --num-words 60 --maxlen 6 --embed 4 --cache-dir cache {_TINY}",
+    "generation": f"--data text.txt --length 8 --step 4 --sample-chars 4 --sample-prompt 3 {_TINY}",
+    "forecast": f"--csv series.csv --context 6 --horizon 3 {_TINY}",
 }
 """Flags of a training run of each task, but for --run."""
 ASK = {
