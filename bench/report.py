@@ -21,7 +21,7 @@ from bench.throughput import PATH, Line, geometric_mean, kept, over_sizes, peaks
 from bench.workloads import Workload, workload
 from lstm_jax import plots
 from lstm_jax.errors import InputError
-from lstm_jax.files import write_atomically
+from lstm_jax.files import MARK, check_output, write_atomically
 
 TEMPLATE = Path(__file__).with_name("report.html")
 COLUMNS = ("workload", "side", "round", "ms_per_step", "tokens_per_second", "gflops", "compile_seconds", "first_step_seconds")
@@ -117,8 +117,9 @@ def page(
         "rows": [[row.get(name) for name in COLUMNS] for row in timed],
         "environments": [(json.loads(machine), count) for machine, count in machines.most_common()],
     }
-    # "</" would end the script
-    return TEMPLATE.read_text().replace("DATA</script>", json.dumps(data, allow_nan=False).replace("</", "<\\/") + "</script>", 1)
+    # "</script" would end the script, and "<!--<script" keep it from ending
+    template = TEMPLATE.read_text().replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
+    return template.replace("DATA</script>", json.dumps(data, allow_nan=False).replace("<", "\\u003c") + "</script>", 1)
 
 
 def title(name: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -191,7 +192,7 @@ def trained_markdown(trained: Sequence[dict[str, Any]]) -> str:
     return text + "\\*: no other cell of the task is both better and faster.\n" if text else ""
 
 
-def draw_grid(lines: Sequence[Line], peer: str, path: Path) -> None:
+def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True) -> None:
     """The ratio of `peer` to this project over units and length, a panel a batch."""
     grid = [line for line in lines if line.work.kind == "recurrence" and line.side == peer and line.ratio]
     batches = sorted({line.work.batch for line in grid})
@@ -214,7 +215,7 @@ def draw_grid(lines: Sequence[Line], peer: str, path: Path) -> None:
         panels[0].set_ylabel("units H")
 
     if grid:
-        plots.write_figure(path, (1.5 + 3.2 * len(batches), 0.9 + 0.6 * len(units)), fill)
+        plots.write_figure(path, (1.5 + 3.2 * len(batches), 0.9 + 0.6 * len(units)), fill, force)
 
 
 def works_in(rows: Sequence[dict[str, Any]]) -> list[Workload]:
@@ -249,17 +250,23 @@ def main() -> None:
     )
     parser.add_argument("--commit", default=None, help="whose rows; the newest that has some if not given")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("report"))
+    parser.add_argument("--force", action="store_true", help="replace files in --out that no report wrote")
     options = parser.parse_args()
     sha = options.commit or newest(options.results)
     rows, lines = of_commit(options.results, sha)
     timed = kept(rows)
+    others = (name for name in over_sizes(lines, "recurrence") if not name.startswith(BASE))
+    grids = {name: options.out / f"grid_{name.replace(':', '_').replace('=', '_')}.png" for name in others}
+    figures = [path for grid in grids.values() for path in plots.files_of(grid)]
+    for path in (options.out / "index.html", options.out / "summary.md", *figures):
+        check_output(path, (options.results, options.accuracy), options.force)
     of_scaling = [line for line in results.read(scaling.PATH) if line["git"].startswith(sha)] if options.results == PATH else []
     trained = newest_trained(options.accuracy)
     curves = list(scaling.curves(of_scaling, scaling.MIDDLE, scaling.DEVICES))
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.out / "index.html", page(lines, rows, curves, html.escape(sha), trained).encode())
-    write_atomically(options.out / "summary.md", "\n".join((markdown(lines, rows, sha), trained_markdown(trained))).encode())
-    for name in (name for name in over_sizes(lines, "recurrence") if not name.startswith(BASE)):
-        draw_grid(lines, name, options.out / f"grid_{name.replace(':', '_').replace('=', '_')}.png")
+    write_atomically(options.out / "index.html", page(lines, rows, curves, html.escape(sha), trained), options.force)
+    text = "\n".join((f"<!-- {MARK} -->\n", markdown(lines, rows, sha), trained_markdown(trained)))
+    write_atomically(options.out / "summary.md", text, options.force)
+    for name, path in grids.items():
+        draw_grid(lines, name, path, options.force)
     works, sides = {line.work.name for line in lines}, {line.side for line in lines}
     print(f"{options.out / 'index.html'}: {len(timed)} rows, {len(works)} workloads, {len(sides)} sides")

@@ -6,7 +6,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.errors import require
+
 RESULTS = Path(__file__).parent / "results"
+
+
+def _require_rows(path: Path) -> None:
+    """Raise `InputError` for a device or pipe, and for a file that begins with something else than a row or what is left of one."""
+    if not path.exists():
+        return
+    require(path.is_file(), f"rows {path}", "not a file", "name a file of rows, or a new one")
+    with path.open("rb") as file:
+        head = file.read(1)
+    require(head in (b"", b"{", b"\n"), f"rows {path}", "not rows of JSON", "name a file of rows, or a new one")
 
 
 def read(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, place: row) -> Iterator[dict[str, Any]]:
@@ -17,6 +29,7 @@ def read(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, p
     """
     if not path.exists():
         return
+    _require_rows(path)
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             row = json.loads(line)
@@ -30,6 +43,7 @@ def read(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, p
 def append(path: Path, *rows: dict[str, Any]) -> None:
     """Add rows at the end, handed to the system in one piece before this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _require_rows(path)
     torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
     with path.open("a") as file:
         file.write(("\n" if torn else "") + "".join(json.dumps(row) + "\n" for row in rows))

@@ -19,6 +19,7 @@ import numpy as np
 from experiments import sweep
 from lstm_jax import plots
 from lstm_jax.errors import InputError, require
+from lstm_jax.files import check_output
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
@@ -113,6 +114,8 @@ def beside(old: Path, new: Path, out: Path) -> object:
     """
     from matplotlib import image
 
+    for path in plots.files_of(out):
+        check_output(path, (old, new))
     pictures = []
     for path in (old, new):
         try:

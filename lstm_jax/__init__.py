@@ -25,6 +25,7 @@ _HOME = {
     "CharGenerator": "models",
     "InputError": "errors",
     "use_cpu_cores": "sharding",
+    "compiled_code": "native",
 }
 
 

@@ -1,22 +1,32 @@
-"""The command line: parses, calls, prints; no logic of its own. The commands themselves are in `commands`."""
+"""The command line: parses, calls, prints; no logic of its own. The commands themselves are in `commands`.
+
+Which errors become one line: those that a user or the machine causes. `InputError`; whatever the system refuses (`OSError` with an error
+number: a disk is full, a folder may not be searched, a name is too long); memory that is used up; text that is no valid Unicode. Any other
+exception is a bug of ours and keeps its traceback. LSTM_JAX_DEBUG=1 in the environment shows the traceback of the others too.
+"""
 
 import contextlib
 import io
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 
 import tyro
 from rich.console import Console
 
 from lstm_jax.commands import COMMANDS
-from lstm_jax.errors import InputError, Interrupted
+from lstm_jax.errors import InputError, Interrupted, require
+from lstm_jax.interrupts import second_signal_ends
+from lstm_jax.streams import drop_output, prepare_streams
+
+DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its line"
 
 
 def _usage() -> str:
     lines = [f"  {name:22} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: lstm-jax COMMAND [options]; lstm-jax COMMAND --help lists them", "", *lines])
+    return "\n".join(["usage: lstm-jax COMMAND [options]; lstm-jax COMMAND --help lists them", "", *lines, "", f"{DEBUG}=1: {DEBUG_HELP}"])
 
 
 def _parse(arguments: list[str]) -> Callable[[Console], None]:
@@ -25,6 +35,7 @@ def _parse(arguments: list[str]) -> Callable[[Console], None]:
     Raises:
         InputError: for an unknown command, flag or value.
     """
+    require(not any("\0" in word for word in arguments), "arguments", "a null character", "leave it out")
     for size in (1, 2):
         name = " ".join(arguments[:size])
         if name in COMMANDS:
@@ -66,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 if all went well, 2 for bad input, 130 if it was interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command = None
+    prepare_streams()
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
@@ -75,13 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(version("lstm-jax"))
         else:
             command = _parse(arguments)
-            command(Console())
+            with second_signal_ends():
+                command(Console())
         sys.stdout.flush()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader has left (`| head`); Python flushes once more on its way out
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has left (`| head`)
+        drop_output()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -89,7 +99,41 @@ def main(arguments: list[str] | None = None) -> int:
         saved = "; the state is saved: run the same command with --resume to go on" if hasattr(command, "resume") else ""
         print(f"{error}{saved}", file=sys.stderr)
         return 130
+    except Exception as error:
+        shown = _shown(error)
+        if shown is None:
+            raise
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        print(f"error: {shown}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _shown(error: Exception) -> InputError | None:
+    """Return what to say of an error that a user or the machine caused; None for a bug."""
+    match error:
+        case InputError():
+            return error
+        case OSError(errno=int(), strerror=str()):
+            return InputError(_thing(error), error.strerror, "name another, or make room or permissions")
+        case MemoryError():
+            return InputError("memory", str(error) or "used up", "give smaller sizes, or less data")
+        case UnicodeEncodeError():
+            return InputError("text", repr(error.object[error.start : error.end]), "give valid Unicode")
+        case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # XLA's
+            return InputError("memory", str(error), "give smaller sizes, or less data")
+    return None
+
+
+def _thing(error: OSError) -> str:
+    """Return the name of the file or stream that an error of the system is about."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
+        return "standard output"
+    return str(error.filename) if error.filename is not None else "reading or writing"
 
 
 if __name__ == "__main__":

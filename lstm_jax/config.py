@@ -10,6 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from lstm_jax.bounds import (
+    MOST,
+    Characters,
+    CharactersOrNone,
+    Count,
+    CountOrNone,
+    Devices,
+    Drawn,
+    Entries,
+    Features,
+    Layers,
+    Part,
+    Rate,
+    RateOrNone,
+    Rows,
+    Seed,
+    Share,
+    Steps,
+    Temperature,
+    Words,
+    check_numbers,
+)
 from lstm_jax.errors import InputError, require
 
 T = TypeVar("T")
@@ -33,8 +55,9 @@ CellName = Literal[
 """Those of `lstm_jax.cells.CELLS`, told here so that the command line's help needs no JAX."""
 
 
-def _require_choices(config: Any) -> None:
-    """A field of named choices holds one of them; the command line has seen to it, a file or a caller has not."""
+def _check(config: Any) -> None:
+    """Check numbers, and that a field of named choices holds one of them; the command line has seen to the second, a file has not."""
+    check_numbers(config)
     for field in dataclasses.fields(config):
         if get_origin(field.type) is Literal:
             value = getattr(config, field.name)
@@ -42,7 +65,7 @@ def _require_choices(config: Any) -> None:
 
 
 def _require_segments(remat: Any) -> None:
-    count = isinstance(remat, int) and not isinstance(remat, bool) and remat >= 1
+    count = isinstance(remat, int) and not isinstance(remat, bool) and 1 <= remat <= MOST
     require(count or remat in ("none", "sqrt"), "remat", remat, "give none, sqrt, or 1 or more segments")
 
 
@@ -60,45 +83,42 @@ class DataConfig:
     """Column or key of the label (0 or 1) in a CSV or JSON-lines file."""
     vocabulary: Literal["keras", "frequency"] = "keras"
     """'keras': Keras' word index, its ids and its order of reviews. 'frequency': built from the training text."""
-    num_words: int = 20_000
+    num_words: Words = 20_000
     """Ids at or above this become 2 (out of vocabulary)."""
-    maxlen: int = 80
+    maxlen: Steps = 80
     """Reviews are padded or cut to this many ids (steps)."""
     padding: Literal["pre", "post"] = "pre"
     """Where the zeros go."""
     truncating: Literal["pre", "post"] = "pre"
     """Which end of a long review is cut away."""
-    validation: float = 0.0
+    validation: Share = 0.0
     """Share of the training reviews held out for validation, no movie in both parts. 0: none."""
     cache_dir: str = ""
     """Folder of tokenised copies. Empty: $XDG_CACHE_HOME/lstm_jax or ~/.cache/lstm_jax."""
 
     def __post_init__(self):
-        _require_choices(self)
-        require(self.num_words >= 4, "num_words", self.num_words, "give 4 or more (0, 1 and 2 are reserved)")
-        require(self.maxlen >= 1, "maxlen", self.maxlen, "give 1 or more steps")
-        require(0 <= self.validation < 1, "validation", self.validation, "give a share from 0 to below 1")
+        _check(self)
 
 
 @dataclass(frozen=True)
 class RecurrentConfig:
     """What the recurrent layers of every task have."""
 
-    units: int = 128
+    units: Count = 128
     """Units of each recurrent layer."""
-    layers: int = 1
+    layers: Layers = 1
     """Stacked recurrent layers."""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """Share of each recurrent layer's input features dropped, the same ones at every step."""
-    recurrent_dropout: float = 0.0
+    recurrent_dropout: Share = 0.0
     """Share of the recurrent state dropped, the same units at every step."""
     dropout_masks: Literal["keras", "per_gate", "variational"] = "keras"
     """'keras': a mask a gate if recurrent dropout is on, else one shared; 'variational': one shared mask each (Gal, Ghahramani 2016)."""
-    weight_drop: float = 0.0
+    weight_drop: Share = 0.0
     """Share of each recurrent kernel's entries dropped, the same at every step of a batch (DropConnect; Merity et al. 2018)."""
-    zoneout: float = 0.0
+    zoneout: Share = 0.0
     """Share of the units whose state a step leaves as it was, drawn anew at each step (Krueger et al. 2017)."""
-    zoneout_cell: float = 0.0
+    zoneout_cell: Share = 0.0
     """The same of the LSTM's cell state c."""
     cell: CellName = "lstm"
     """Recurrent cell; see `lstm_jax.cells`."""
@@ -111,12 +131,8 @@ class RecurrentConfig:
     root of the steps, least memory. 'none': keep all."""
 
     def __post_init__(self):
-        _require_choices(self)
+        _check(self)
         _require_segments(self.remat)
-        for name in ("units", "layers"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
-        for name in ("dropout", "recurrent_dropout", "weight_drop", "zoneout", "zoneout_cell"):
-            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give a share from 0 to below 1")
         for name in ("recurrent_dropout", "weight_drop"):  # gates that do not see the state have no product with it
             have, rate = not self.cell.startswith("min_"), getattr(self, name)
             require(have or not rate, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
@@ -130,11 +146,11 @@ class RecurrentConfig:
 class SentimentModelConfig(RecurrentConfig):
     """Embedding -> LSTM -> Dense(1, sigmoid)."""
 
-    dropout: float = 0.2
+    dropout: Share = 0.2
     """Share of each recurrent layer's input features dropped, the same ones at every step."""
-    recurrent_dropout: float = 0.2
+    recurrent_dropout: Share = 0.2
     """Share of the recurrent state dropped, the same units at every step."""
-    embed: int = 128
+    embed: Count = 128
     """Features of the embedding."""
     bidirectional: bool = False
     """Read each layer's input in both directions."""
@@ -142,60 +158,49 @@ class SentimentModelConfig(RecurrentConfig):
     """How the two directions are joined."""
     pooling: Literal["last", "mean", "max", "mean+max"] = "last"
     """What the head reads of the last layer: its last output, or the mean, the largest or both over all words, padding (id 0) left out."""
-    word_dropout: float = 0.0
+    word_dropout: Share = 0.0
     """Share of the words whose vectors are zeros in training, drawn anew each time."""
     mask_zero: bool = False
     """Skip padding (id 0) instead of reading it as a word; the source reads it."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(self.embed >= 1, "embed", self.embed, "give 1 or more")
-        require(0 <= self.word_dropout < 1, "word_dropout", self.word_dropout, "give a share from 0 to below 1")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How long, how fast, from which seed."""
 
-    epochs: int = 3
+    epochs: Count = 3
     """Passes over the training rows."""
-    batch_size: int = 32
+    batch_size: Rows = 32
     """Rows a step, over all devices."""
     optimizer: str = "adam"
     """'adam' and 'rmsprop' are Keras'; any other name is looked up in optax (sgd, lion, adamw, ...)."""
-    learning_rate: float = 1e-3
+    learning_rate: Rate = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "linear", "exponential"] = "constant"
     """Decay of the learning rate over the run, to `final_learning_rate`."""
-    final_learning_rate: float = 0.0
+    final_learning_rate: RateOrNone = 0.0
     """Where a decaying schedule ends (exponential needs more than 0)."""
-    warmup_steps: int = 0
+    warmup_steps: CountOrNone = 0
     """Steps of linear warm-up from 0."""
-    clip_norm: float = 0.0
+    clip_norm: RateOrNone = 0.0
     """Largest global norm of the gradient. 0: no clipping."""
-    patience: int = 0
+    patience: CountOrNone = 0
     """Stop after this many epochs without a better validation loss. 0: never."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initial weights, dropout and order."""
-    checkpoint_steps: int = 0
+    checkpoint_steps: CountOrNone = 0
     """Also save every so many steps inside an epoch. 0: at the end of each epoch only."""
-    devices: int = 0
+    devices: Devices = 0
     """Devices in the mesh. 0: all; on a CPU one a core, or where the backend native runs one that shares out all cores."""
 
     def __post_init__(self):
-        _require_choices(self)
-        require(self.epochs >= 1, "epochs", self.epochs, "give 1 or more")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more rows")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a number above 0")
+        _check(self)
         require(
             self.schedule != "exponential" or self.final_learning_rate > 0,
             "final_learning_rate",
             self.final_learning_rate,
             "an exponential schedule ends above 0",
         )
-        for name in ("final_learning_rate", "warmup_steps", "clip_norm", "patience", "checkpoint_steps", "devices", "seed"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
-        require(self.seed < 2**32, "seed", self.seed, "give a number below 2**32: JAX would drop the rest")
 
 
 @dataclass(frozen=True)
@@ -211,14 +216,13 @@ class SentimentConfig:
 class GenerationModelConfig(RecurrentConfig):
     """One-hot characters (or an embedding) -> LSTM -> softmax over the characters."""
 
-    embed: int = 0
+    embed: Features = 0
     """Features of an embedding of the characters. 0: one-hot."""
     tied: bool = False
     """Use the embedding's table as the head's kernel too; needs embed = units."""
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.embed >= 0, "embed", self.embed, "give 0 (one-hot) or more")
         require(
             not self.tied or self.embed == self.units, "tied", f"embed {self.embed}, units {self.units}", "tied weights need embed = units"
         )
@@ -239,39 +243,32 @@ class TextConfig:
     regime: Literal["windows", "stream"] = "windows"
     """'windows': from a zero state, each window of the text to the one character after it, as the source does. 'stream': every character
     to the next one, the state carried from batch to batch (truncated back-propagation through time)."""
-    length: int = 40
+    length: Characters = 40
     """Characters of a window, or of the stretch that a stream's gradient runs back over."""
-    step: int = 5
+    step: Characters = 5
     """Characters from one window's start to the next one's."""
-    validation: float = 0.1
+    validation: Share = 0.1
     """Share of the text, at its end, held out for validation. 0: none."""
     unseen: Literal["error", "drop"] = "error"
     """Characters that the held-out part alone has: refuse them, or leave them out of it."""
 
     def __post_init__(self):
-        _require_choices(self)
-        for name in ("length", "step"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more characters")
-        require(0 <= self.validation < 1, "validation", self.validation, "give a share from 0 to below 1")
+        _check(self)
 
 
 @dataclass(frozen=True)
 class SampleConfig:
     """What is drawn after each epoch."""
 
-    sample_chars: int = 400
+    sample_chars: Drawn = 400
     """Characters drawn after each epoch. 0: none."""
-    sample_prompt: int = 40
+    sample_prompt: CharactersOrNone = 40
     """Characters of the random prompt from the training text that they go on from."""
-    sample_temperatures: tuple[float, ...] = (0.5, 1.0)
+    sample_temperatures: tuple[Temperature, ...] = (0.5, 1.0)
     """A sample at each; 0: always the likeliest character."""
 
     def __post_init__(self):
-        for name in ("sample_chars", "sample_prompt"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more characters")
-        for temperature in self.sample_temperatures:
-            good = temperature == 0 or 1e-6 <= temperature <= 1e6
-            require(good, "sample_temperatures", temperature, "give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)")
+        _check(self)
 
 
 @dataclass(frozen=True)
@@ -294,24 +291,21 @@ class SeriesConfig:
     """Column of the times: numbers, or ISO dates; increasing."""
     value: str = "value"
     """Column of the values."""
-    context: int = 48
+    context: Entries = 48
     """Entries that are read."""
-    horizon: int = 12
+    horizon: Entries = 12
     """Entries that are forecast."""
     gaps: bool = True
     """Give the network the time since the entry before, and how far ahead each forecast lies."""
     level: bool = True
     """Give the network the values themselves beside their distance from the last one read."""
-    validation: float = 0.15
+    validation: Part = 0.15
     """Share of the series, before the test part, that chooses the epoch."""
-    test: float = 0.15
+    test: Part = 0.15
     """Share of the series, at its end, that is forecast at last."""
 
     def __post_init__(self):
-        for name in ("context", "horizon"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more entries")
-        for name in ("validation", "test"):
-            require(0 < getattr(self, name) < 1, name, getattr(self, name), "give a share between 0 and 1")
+        _check(self)
         require(self.validation + self.test < 1, "test", self.test, f"with validation {self.validation} nothing is left to train on")
 
 
@@ -319,7 +313,7 @@ class SeriesConfig:
 class ForecastModelConfig(RecurrentConfig):
     """LSTM -> a mean and a spread for each entry ahead."""
 
-    units: int = 32
+    units: Count = 32
     """Units of each recurrent layer."""
 
 
@@ -380,7 +374,7 @@ _REMEDY = "name the folder of a finished or interrupted run"
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"config {path}", error.strerror if isinstance(error, OSError) else error, _REMEDY) from error
     require(isinstance(raw, dict), f"config {path}", type(raw).__name__, _REMEDY)
     return raw

@@ -9,6 +9,7 @@ Kinds (`MaskKind`):
 Zoneout (Krueger et al. 2017) is the one that is drawn anew at each step: a unit's state stays as it was.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,8 +18,10 @@ import numpy as np
 
 from lstm_jax import native, sharding
 from lstm_jax.errors import require
+from lstm_jax.operation import ForwardOperation, Vmapped, apply
 from lstm_jax.shapes import GATES
 
+KEY_TYPE = "threefry2x32"
 MaskKind = Literal["keras", "per_gate", "variational"]
 
 
@@ -50,18 +53,42 @@ def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.flo
     """Inverted dropout: 0 with probability `rate`, else 1 / (1 - rate); `shape` in, `shape` out."""
     keep = 1 - check_rate("dropout", rate)
     if _compiled(key, dtype):
-        words = jax.random.key_data(key)
-        fixed = {"keep": np.float32(keep), "scale": np.float32(1 / keep)}
-        return native.call("lstm_jax_mask", [jax.ShapeDtypeStruct(shape, dtype)], [words], {}, **fixed)[0]
+        return apply(_DrawMask(keep, tuple(shape)), jax.random.key_data(key))
+    return _drawn(key, keep, shape, dtype)
+
+
+def _drawn(key: jax.Array, keep: float, shape: tuple[int, ...], dtype) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, keep, shape), jnp.asarray(1 / keep, dtype), jnp.asarray(0, dtype))
 
 
 def _compiled(key: jax.Array, dtype) -> bool:
-    """Whether compiled code draws this mask here, from the same bits."""
+    """Whether compiled code can draw this mask, from the same bits."""
     config: Any = jax.config
     known = config.jax_threefry_partitionable and not config.jax_enable_x64 and dtype == jnp.float32
-    key_type = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and str(jax.random.key_impl(key)) == "threefry2x32"
-    return bool(known and key_type and sharding.devices() == 1 and jax.default_backend() == "cpu" and not native.why_not())
+    key_type = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and str(jax.random.key_impl(key)) == KEY_TYPE
+    return bool(known and key_type and sharding.devices() == 1 and not native.why_not())
+
+
+@dataclass(frozen=True)
+class _DrawMask(ForwardOperation):
+    """A mask from the words of a key."""
+
+    keep: float
+    shape: tuple[int, ...]
+    platforms: tuple[str, ...] = ("cpu",)
+
+    def forward(self, keep, *args):
+        del keep
+        fixed = {"keep": np.float32(self.keep), "scale": np.float32(1 / self.keep)}
+        return native.call("lstm_jax_mask", [jax.ShapeDtypeStruct(self.shape, jnp.float32)], args, {}, **fixed)[0], ()
+
+    def plain_forward(self, keep, *args):
+        del keep
+        return _drawn(jax.random.wrap_key_data(*args, impl=KEY_TYPE), self.keep, self.shape, jnp.float32), ()
+
+    def mapped(self, dims, size):
+        """Draw the masks of several keys in JAX, all at once."""
+        return Vmapped(replace(self, platforms=()), dims, size)
 
 
 def draw_masks(

@@ -129,21 +129,30 @@ def word_polarity(
         return np.bincount(ids, positive, vocabulary_size) / count, count
 
 
-def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"]) -> None:
+def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"], force: bool = True) -> None:
     """Write word2vec's text format, which gensim, spaCy and others read: a line "N E", then a line "word v1 v2 ..." a word.
 
     Numbers have 9 digits: each float32 reads back exactly. See `escape` for words that would break the lines.
+    `force`: see `files.check_output`.
 
     Raises:
         InputError: on an empty word, two words of one spelling, counts that differ, values that are not finite, or an unwritable path.
     """
     written = _checked_words(words, vectors)
     lines = (f"{word} {_numbers(vector, ' ')}\n" for word, vector in zip(written, vectors, strict=True))
-    _write_lines(path, [f"{vectors.shape[0]} {vectors.shape[1]}\n", *lines])
+    _write_lines(path, [f"{vectors.shape[0]} {vectors.shape[1]}\n", *lines], force)
+
+
+PROJECTOR = ("vectors.tsv", "metadata.tsv", "projector_config.pbtxt")
+"""Files of `export_projector`."""
 
 
 def export_projector(
-    folder: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"], columns: Mapping[str, Sequence[object] | np.ndarray]
+    folder: Path,
+    words: Sequence[str],
+    vectors: Float[np.ndarray, "N E"],
+    columns: Mapping[str, Sequence[object] | np.ndarray],
+    force: bool = True,
 ) -> None:
     """Write what TensorBoard's projector reads: vectors.tsv, metadata.tsv and, last, projector_config.pbtxt.
 
@@ -154,6 +163,7 @@ def export_projector(
         words: the labels of the points; escaped as in `export_word2vec`.
         vectors: one a word.
         columns: more about each word, by name (count, polarity, ...); may be empty.
+        force: see `files.check_output`.
 
     Raises:
         InputError: as `export_word2vec`, and on a column of another length or a name or value that holds a tab or a line break.
@@ -167,8 +177,7 @@ def export_projector(
             require(not set(cell) & set("\t\r\n") and cell != "", f"column {name}", repr(cell), "give text without tabs and line breaks")
     # The projector takes the first line for names only where there are two columns or more.
     head = ["\t".join(table) + "\n"] if columns else []
-    _write_lines(folder / "vectors.tsv", [_numbers(vector, "\t") + "\n" for vector in vectors])
-    _write_lines(folder / "metadata.tsv", head + ["\t".join(row) + "\n" for row in zip(*table.values(), strict=True)])
+    rows = head + ["\t".join(row) + "\n" for row in zip(*table.values(), strict=True)]
     config = (
         "embeddings {\n"
         '  tensor_name: "embedding"\n'
@@ -177,7 +186,8 @@ def export_projector(
         '  metadata_path: "metadata.tsv"\n'
         "}\n"
     )
-    _write_lines(folder / "projector_config.pbtxt", [config])
+    for name, lines in zip(PROJECTOR, ([_numbers(vector, "\t") + "\n" for vector in vectors], rows, [config]), strict=True):
+        _write_lines(folder / name, lines, force)
 
 
 def escape(word: str) -> str:
@@ -217,5 +227,5 @@ def _numbers(vector: np.ndarray, separator: str) -> str:
     return separator.join(f"{value:.9g}" for value in vector.tolist())
 
 
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    write_atomically(path, lambda file: file.writelines(line.encode() for line in lines))
+def _write_lines(path: Path, lines: Sequence[str], force: bool) -> None:
+    write_atomically(path, lambda file: file.writelines(line.encode() for line in lines), force)

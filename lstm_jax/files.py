@@ -1,13 +1,17 @@
-"""Whole files or none: written under a temporary name in the same folder, then renamed."""
+"""Whole files or none: written under a temporary name in the same folder, then renamed. And what may be written where a user says."""
 
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, require
+
+MARK = "written by lstm-jax, which may replace it"
+"""Text near the beginning of pages and figures: a later command may write over a file that has it."""
 
 
 def default_cache_dir() -> Path:
@@ -15,17 +19,74 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm_jax"
 
 
-def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
+def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
+    """Check that a command may write `path`: the one rule for every file that a user names as output.
+
+    Args:
+        path: a file that is there, or is not yet.
+        inputs: files and folders that the command reads, "-" for standard input. None of them, and nothing in such a folder that is without
+            `MARK`, is an output.
+        force: a file without `MARK` may be replaced.
+
+    Raises:
+        InputError: for a link, a folder, a device, a pipe or a socket; an input; a file without `MARK`, unless `force` is set; a folder
+            that cannot be written.
+    """
+    thing = f"writing {path}"
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return _check_folder(path)
+    except OSError as error:
+        raise InputError(thing, error.strerror, "name another file") from error
+    require(not stat.S_ISLNK(mode), thing, "Is a link", "name the file itself, or a new one")
+    require(not stat.S_ISDIR(mode), thing, "Is a directory", "name a file in it")
+    require(stat.S_ISREG(mode), thing, "Is a device, a pipe or a socket", "name a file")
+    marked = _marked(path)
+    for given in inputs:
+        require(not _reads(given, path, marked), thing, f"the command reads {given}", "name another file")
+    require(force or marked, thing, "exists, and lstm-jax did not mark it as its own", "name a new file, or replace it with --force")
+    return _check_folder(path)
+
+
+def _check_folder(path: Path) -> None:
+    above = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), Path("/"))
+    good = above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+    require(good, f"writing {path}", f"{above} is no folder, or read-only", "name a folder that can be written")
+
+
+def _marked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return MARK.encode() in file.read(4096)
+    except OSError:
+        return False
+
+
+def _reads(given: Path | str, path: Path, marked: bool) -> bool:
+    """Whether the existing `path` is the input `given`, by whatever name, or an unmarked file in that folder."""
+    try:
+        found = os.stat(0 if str(given) == "-" else given)
+        if os.path.samestat(found, os.stat(path)):
+            return True
+        return stat.S_ISDIR(found.st_mode) and not marked and path.resolve().is_relative_to(Path(given).resolve())
+    except OSError:
+        return False
+
+
+def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object], force: bool = True) -> None:
     """Create or replace `path`: a crash leaves the old file or none, never half of one.
 
     Args:
         path: the file; folders above it are made.
         content: text (as UTF-8), bytes, or a function that writes to the open binary file.
+        force: see `check_output`; it is asked before anything is written and again before the file appears.
 
     Raises:
-        InputError: if the folder cannot be written or the disk is full; nothing is left behind.
+        InputError: if `check_output` refuses, the folder cannot be written or the disk is full; nothing is left behind.
     """
     temporary = None
+    check_output(path, force=force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -36,6 +97,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        check_output(path, force=force)
         temporary.replace(path)
     except BaseException as error:
         if temporary is not None:

@@ -4,10 +4,7 @@ matplotlib is imported where it is used and without pyplot, so nothing global is
 from Okabe and Ito's palette, which colour-blind readers can tell apart. The same numbers give the same bytes of SVG.
 """
 
-import contextlib
 import io
-import os
-import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +13,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
+from lstm_jax.files import MARK, write_atomically
 
 _BLUE, _ORANGE, _GREEN, _INK, _GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#B9B9B9"
 _SPLITS = {"train": _BLUE, "validation": _ORANGE, "test": _GREEN}
@@ -102,7 +100,12 @@ def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> 
 
 
 def embedding_map(
-    coordinates: Float[np.ndarray, "N 2"], words: Sequence[str], colours: Float[np.ndarray, "N"], path: Path, title: str
+    coordinates: Float[np.ndarray, "N 2"],
+    words: Sequence[str],
+    colours: Float[np.ndarray, "N"],
+    path: Path,
+    title: str,
+    force: bool = True,
 ) -> tuple[Path, Path]:
     """Words in a plane, coloured by the share of positive among the reviews that hold them.
 
@@ -114,6 +117,7 @@ def embedding_map(
         colours: shares from 0 to 1; a word of colour nan is left out.
         path: ends in .png.
         title: above the figure.
+        force: see `files.check_output`.
 
     Returns and raises as `learning_curves`; `InputError` too if the counts differ or nothing is left to draw.
     """
@@ -121,7 +125,9 @@ def embedding_map(
     known = np.isfinite(colours)
     require(bool(known.any()), "words of a map", "none with a share", "give words that occur in the reviews")
     shown = [word for word, is_known in zip(words, known, strict=True) if is_known]
-    return write_figure(path, (10.0, 7.6), lambda figure: _draw_embedding_map(figure, coordinates[known], shown, colours[known], title))
+    return write_figure(
+        path, (10.0, 7.6), lambda figure: _draw_embedding_map(figure, coordinates[known], shown, colours[known], title), force
+    )
 
 
 def forecast(
@@ -173,36 +179,30 @@ def log_axis(axes: Any, which: Literal["x", "y"], values: Sequence[Any] = ()) ->
     axis.set_minor_locator(NullLocator())
 
 
-def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], object]) -> tuple[Path, Path]:
-    """Draw, then write both files, each whole or not at all."""
+def files_of(path: Path) -> tuple[Path, Path]:
+    """Return the .png and the .svg beside it; `InputError` on a path of another ending."""
+    require(path.suffix == ".png", f"figure {path}", f"ending {path.suffix!r}", "end it in .png; the .svg is written beside it")
+    return path, path.with_suffix(".svg")
+
+
+def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], object], force: bool = True) -> tuple[Path, Path]:
+    """Draw, then write both files, each whole or not at all; `force` as `files.check_output` takes it."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    require(path.suffix == ".png", f"figure {path}", f"ending {path.suffix!r}", "end it in .png; the .svg is written beside it")
+    paths = files_of(path)
     png, svg = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a word in a script that the font lacks is drawn as boxes
         figure = Figure(figsize=inches, dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
-        figure.savefig(png, format="png", dpi=_DPI)
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    _replace(path, png.getvalue())
-    _replace(path.with_suffix(".svg"), svg.getvalue())
-    return path, path.with_suffix(".svg")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"figure {path}", error.strerror or error, "name a folder that can be written and has room") from error
+        figure.savefig(png, format="png", dpi=_DPI, metadata={"Comment": MARK})
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Description": MARK})
+    for written, content in zip(paths, (png, svg), strict=True):
+        write_atomically(written, content.getvalue(), force)
+    return paths
 
 
 def _set_title(figure: Any, title: str) -> None:

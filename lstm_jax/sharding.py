@@ -16,6 +16,8 @@ from lstm_jax import machine
 from lstm_jax.errors import InputError, require
 
 DATA = "data"
+MOST_CPU_DEVICES = 64
+"""CPU devices that may be asked for where there are fewer cores: each has threads of its own."""
 
 
 def use_cpu_cores(cores: int = 0) -> None:
@@ -30,7 +32,8 @@ def use_cpu_cores(cores: int = 0) -> None:
         InputError: if JAX has made its devices already, with another count.
     """
     require(cores >= 0, "devices", cores, "give 0 (all) or more")
-    wanted = cores or len(os.sched_getaffinity(0))
+    there = len(os.sched_getaffinity(0))
+    wanted = min(cores or there, max(there, MOST_CPU_DEVICES))
     machine.keep_freed_memory()
     try:
         jax.config.update("jax_num_cpu_devices", wanted)
@@ -116,9 +119,9 @@ def splits(size: int) -> bool:
 
 
 def devices() -> int:
-    """Devices of the mesh, inside a computation under `jax.set_mesh`; elsewhere 1."""
+    """Return the devices of the mesh, inside a computation under `jax.set_mesh` of one whose axis "data" is automatic; elsewhere 1."""
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape.get(DATA, 1)
+    return mesh.shape[DATA] if not mesh.empty and DATA in mesh.auto_axes else 1
 
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from lstm_jax.errors import require
-from lstm_jax.files import write_atomically
+from lstm_jax.files import MARK, write_atomically
 
 _LEVELS = 12
 
-_PAGE = """<!doctype html>
+_PAGE = (
+    f"<!doctype html>\n<!-- {MARK} -->\n"
+    + """\
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; --ink: #1d1d1f; --paper: #fcfcfa; --high: 230 97 1; --low: 0 114 178 }}
@@ -29,6 +31,7 @@ h1 {{ font-size: 1.3rem }} h2 {{ font-size: 1rem; margin-top: 2rem }} span {{ bo
 {body}
 </body></html>
 """
+)
 
 
 def _rules(prefix: str, colour: str) -> str:
@@ -46,12 +49,13 @@ def _runs(characters: Sequence[str], classes: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def surprise_page(text: str, bits: np.ndarray, path: Path, title: str) -> None:
+def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bool = True) -> None:
     """Write `text` with each character shaded by its bits.
 
     Args:
         text: N characters.
         bits: (N - 1,), of characters 1 .. N - 1.
+        force: see `files.check_output`.
 
     Raises:
         InputError: if the sizes do not fit, or the file cannot be written.
@@ -62,16 +66,17 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str) -> None:
     classes = ["", *(f"s{n}" if n else "" for n in levels)]
     lead = f"{len(text):,} characters, {bits.mean():.3f} bits a character. No colour: expected; full colour: {top:.0f} bits or more."
     page = _PAGE.format(title=html.escape(title), lead=lead, rules=_rules("s", "high"), body=f"<pre>{_runs(text, classes)}</pre>")
-    write_atomically(path, page)
+    write_atomically(path, page, force)
 
 
-def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: Path, title: str) -> None:
+def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
     """Write `text` once a unit, coloured by the unit's activation after each character.
 
     Args:
         text: N characters.
         activations: (N, H), between -1 and 1.
         units: which columns to show, in order.
+        force: see `files.check_output`.
 
     Raises:
         InputError: if the sizes do not fit, or the file cannot be written.
@@ -85,7 +90,7 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
         sections.append(f"<h2>unit {unit}</h2><pre>{_runs(text, classes)}</pre>")
     lead = "Each unit's output after each character: orange towards 1, blue towards -1."
     rules = _rules("p", "high") + "\n" + _rules("n", "low")
-    write_atomically(path, _PAGE.format(title=html.escape(title), lead=lead, rules=rules, body="\n".join(sections)))
+    write_atomically(path, _PAGE.format(title=html.escape(title), lead=lead, rules=rules, body="\n".join(sections)), force)
 
 
 def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:

@@ -173,7 +173,7 @@ def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
         ("embedding neighbours --run {tmp} good", ["config.json: No such file"]),
         ("embedding neighbours --run {run} gooood", ["unknown word: gooood; close spellings: ", "good"]),
         ("embedding neighbours --run {run} xqzw", ["unknown word: xqzw; nothing is spelt like it"]),
-        ("embedding neighbours --run {run} --count 0 good", ["count of neighbours: 0; give 1 or more"]),
+        ("embedding neighbours --run {run} --count 0 good", ["error: --count: 0; give 1 or more"]),
         ("embedding export", ["PATH", "see lstm-jax embedding export --help"]),
         ("embedding export --run {run} {tmp}", ["writing ", "Is a directory"]),
         ("embedding plot --run {run} --words 1", ["vectors to project", "give at least 2 rows"]),

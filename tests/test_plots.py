@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import matplotlib
 import matplotlib.image
@@ -61,7 +62,7 @@ def test_files(tmp_path, name):
 @pytest.mark.parametrize("name", ALL)
 def test_nothing_is_cut_at_the_edge(tmp_path, figure, monkeypatch, name):
     drawn = []
-    monkeypatch.setattr(plots, "write_figure", lambda path, inches, draw: drawn.append((inches, draw)) or (path, path))
+    monkeypatch.setattr(plots, "write_figure", lambda path, inches, draw, force=True: drawn.append((inches, draw)) or (path, path))
     ALL[name][0](tmp_path / "figure.png")
     inches, draw = drawn[0]
     figure.set_size_inches(inches)
@@ -214,7 +215,7 @@ def test_a_write_that_fails_leaves_the_old_figure(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(plots.os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(InputError, match="No space left"):
         plots.confusion_matrix(((4, 3), (2, 1)), path, "new")
     assert path.read_bytes() == old

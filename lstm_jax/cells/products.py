@@ -29,6 +29,14 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
     return jnp.concatenate(gates, axis=-1)
 
 
+def one_hot_rows(ids: Array, features: int, dtype) -> Array:
+    """Return the rows (..., E) that ids stand for, whose product with W is what `multiplied` gathers: negative ids count from the end, an
+    id beyond E gives NaN."""
+    ids = jnp.where(ids < 0, ids + features, ids)
+    there = (ids >= 0) & (ids < features)
+    return jnp.where(there[..., None], jax.nn.one_hot(ids, features, dtype=dtype), jnp.nan)
+
+
 def multiplied(
     kernel: Array, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lstm_jax.bounds import Checked, Level
 from lstm_jax.commands.common import Flat, say, start, start_training, warn
 from lstm_jax.config import ForecastConfig
 
@@ -34,14 +35,14 @@ class TrainForecast:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Checked):
     """The entries behind the end of a run's series, or of another one: time, mean and interval, a line each."""
 
     run: Path = Path("runs/forecast")
     """Folder of a run."""
     csv: Path | None = None
     """Another series, with the same columns."""
-    level: float = 0.9
+    level: Level = 0.9
     """Of the interval."""
     json: bool = False
     """A JSON object a line."""

@@ -9,8 +9,10 @@ from typing import Literal
 
 from rich.console import Console
 
+from lstm_jax.bounds import CharactersOrNone, Checked, Count, CountOrNone, Seed, Temperature
 from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import GenerationConfig
+from lstm_jax.files import check_output
 
 Mode = Literal["auto", "carried", "window"]
 
@@ -39,24 +41,24 @@ class TrainGeneration:
 
 
 @dataclass(frozen=True)
-class Generate:
+class Generate(Checked):
     """Go on with a prompt, character by character, as a run would."""
 
     run: Path = Path("runs/generation")
     """Folder of a run."""
     prompt: str = ""
     """Text to go on from. Empty: none, the run begins by itself. Of one longer than the window, a window reads the end alone."""
-    chars: int = 400
+    chars: CharactersOrNone = 400
     """Characters to draw. 0: none, the prompt alone is printed."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Below 1 the likelier characters come more often, above 1 less; 0: always the likeliest."""
-    top_k: int = 0
+    top_k: CountOrNone = 0
     """Draw from the k likeliest characters only. 0: from all."""
     top_p: float = 1.0
     """Draw from the likeliest characters that together reach this probability. 1: from all."""
-    samples: int = 1
+    samples: Count = 1
     """Texts to draw, at once."""
-    seed: int = 0
+    seed: Seed = 0
     """The same seed gives the same texts."""
     mode: Mode = "auto"
     """'carried': one step a character; 'window': each character re-reads the last ones from a zero state; 'auto': as it was trained."""
@@ -109,6 +111,8 @@ class Score:
     """Character that stands for those that the run does not know. Empty: they are refused."""
     html: Path | None = None
     """Page to write: the text coloured by surprise."""
+    force: bool = False
+    """Replace what is at --html, even where something else wrote it."""
     json: bool = False
     """Print JSON."""
 
@@ -117,6 +121,8 @@ class Score:
         from lstm_jax.tasks import generation
 
         trained = _load(self.run)
+        if self.html is not None:
+            check_output(self.html, (self.run, *(self.data or trained.config.data.data)), self.force)
         ids = generation.read_ids(trained, self.data, self.text, self.text_column, self.clean, self.unknown)
         scores = trained.score(ids, self.mode)
         row = {"characters": len(scores.nats)} | scores.figures()
@@ -126,12 +132,12 @@ class Score:
             say(console, f"{row['bits']:.4f} bits a character ({row['loss']:.4f} nats, perplexity {row['perplexity']:.3f})")
             say(console, f"{row['characters']:,} characters, {row['accuracy']:.1%} of them were the likeliest")
         if self.html is not None:
-            generation.draw_surprise(trained.characters, ids, scores, self.html, "Surprise")
+            generation.draw_surprise(trained.characters, ids, scores, self.html, "Surprise", self.force)
             say(Console(stderr=True), f"{self.html}")
 
 
 @dataclass(frozen=True)
-class Units:
+class Units(Checked):
     """A page of text coloured by the most active hidden units of a run."""
 
     data: Positional[tuple[str, ...]] = ()
@@ -146,20 +152,23 @@ class Units:
     """Clean the text as the run's was."""
     unknown: str = ""
     """Character that stands for those that the run does not know. Empty: they are refused."""
-    count: int = 12
+    count: Count = 12
     """How many units."""
-    chars: int = 3000
+    chars: CharactersOrNone = 3000
     """At most so many characters, from the text's beginning."""
     out: Path = Path("units.html")
     """Page to write."""
+    force: bool = False
+    """Replace what is at --out, even where something else wrote it."""
 
     def __call__(self, console: Console) -> None:
         start()
         from lstm_jax.tasks import generation
 
         trained = _load(self.run)
+        check_output(self.out, (self.run, *(self.data or trained.config.data.data)), self.force)
         ids = generation.read_ids(trained, self.data, self.text, self.text_column, self.clean, self.unknown, self.chars)
-        generation.draw_units(trained.characters, ids, trained.activations(ids), self.out, self.count)
+        generation.draw_units(trained.characters, ids, trained.activations(ids), self.out, self.count, self.force)
         say(console, f"{self.out}")
 
 

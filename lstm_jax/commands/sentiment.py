@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lstm_jax.bounds import Checked, Count, CountOrNone
 from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
+from lstm_jax.files import check_output
 
 
 @dataclass(frozen=True)
@@ -101,18 +103,18 @@ class Predict:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbours(Checked):
     """The words nearest to a word in the learned embedding."""
 
     words: Positional[tuple[str, ...]]
     """Words."""
     run: Path = Path("runs/sentiment")
     """Folder of a run."""
-    count: int = 10
+    count: Count = 10
     """How many neighbours."""
     metric: Literal["cosine", "euclidean"] = "cosine"
     """Cosine similarity or Euclidean distance."""
-    min_reviews: int = 100
+    min_reviews: CountOrNone = 100
     """Only words that so many training reviews hold; a rarer word has hardly moved from where it was drawn."""
 
     def __call__(self, console: Console) -> None:
@@ -127,22 +129,27 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class PlotEmbedding:
+class PlotEmbedding(Checked):
     """The learned space in two dimensions, coloured by what the words say about a review."""
 
     run: Path = Path("runs/sentiment")
     """Folder of a run."""
     out: Path = Path("embedding_map.png")
     """PNG to write; an SVG is put beside it."""
-    words: int = 400
+    words: Count = 400
     """How many words."""
+    force: bool = False
+    """Replace what is at --out or beside it, even where something else wrote it."""
 
     def __call__(self, console: Console) -> None:
         start()
+        from lstm_jax import plots
         from lstm_jax.tasks import sentiment
 
+        for path in plots.files_of(self.out):
+            check_output(path, (self.run,), self.force)
         trained = _load(self.run)
-        sentiment.draw_embedding(trained.run, trained.params["embedding/embedding"], self.out, self.words)
+        sentiment.draw_embedding(trained.run, trained.params["embedding/embedding"], self.out, self.words, self.force)
         say(console, f"{self.out}")
 
 
@@ -156,12 +163,17 @@ class ExportEmbedding:
     """Folder of a run."""
     format: Literal["word2vec", "projector"] = "word2vec"
     """What to write."""
+    force: bool = False
+    """Replace what is there, even where something else wrote it."""
 
     def __call__(self, console: Console) -> None:
         start()
+        from lstm_jax.embedding_space import PROJECTOR
         from lstm_jax.tasks import sentiment
 
-        count = sentiment.export_embedding(_load(self.run), self.out, self.format)
+        for path in [self.out] if self.format == "word2vec" else [self.out / name for name in PROJECTOR]:
+            check_output(path, (self.run,), self.force)
+        count = sentiment.export_embedding(_load(self.run), self.out, self.format, self.force)
         say(console, f"{count:,} vectors in {self.out}")
 
 

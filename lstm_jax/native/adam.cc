@@ -1,9 +1,11 @@
 // Adam's step as Keras has it, in one pass over memory; XLA makes three, each of which reads again what it needs.
 
+#include <atomic>
 #include <cstring>
 #include <numeric>
 
 #include "gates.h"
+#include "operands.h"
 #include "threads.h"
 
 namespace {
@@ -31,13 +33,13 @@ struct Adam {
 
 // In order: m, v, gradient (any shape), scale. Results: step, m, v.
 template <typename T>
-ffi::Error adam(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps, int64_t threads) {
+ffi::Error adam(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps, int64_t threads) {
   auto arg = [&](size_t n) { return data_of<const T>(*args.get<ffi::AnyBuffer>(n)); };
   auto ret = [&](size_t n) { return data_of<T>(**rets.get<ffi::AnyBuffer>(n)); };
   const T *m = arg(0), *v = arg(1), *g = arg(2);
   T *step = ret(0), *m_new = ret(1), *v_new = ret(2);
   const Adam<T> adam(*arg(3), b1, b2, eps);
-  const int64_t size = args.get<ffi::AnyBuffer>(0)->element_count();
+  const int64_t size = count_of(*args.get<ffi::AnyBuffer>(0));
   threads = threads_for(pool, threads, size);
   share_out(pool, threads, kFine * threads, size, [&](int64_t part, int64_t first, int64_t last) {
     T g_n[kPiece] = {}, m_n[kPiece] = {}, v_n[kPiece] = {}, step_n[kPiece];
@@ -66,6 +68,7 @@ struct Table {
   T b1, root_b2, eps, largest;
   std::vector<T> m_powers, v_powers;
   int64_t columns;
+  mutable std::atomic<int64_t> wrong{-1};  // a row whose number of steps cannot be
 
   Table(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, double b1, double b2, double eps)
       : rates(0, b1, b2, eps),
@@ -80,12 +83,12 @@ struct Table {
         columns(args.get<ffi::AnyBuffer>(0)->dimensions()[1]) {
     for (size_t n = 0; n < 4; ++n) {
       const auto from = args.get<ffi::AnyBuffer>(n);
-      if (from->untyped_data() != (*rets.get<ffi::AnyBuffer>(n))->untyped_data()) {
+      if (from->untyped_data() != (*rets.get<ffi::AnyBuffer>(n))->untyped_data() && count_of(*from) > 0) {
         std::memcpy((*rets.get<ffi::AnyBuffer>(n))->untyped_data(), from->untyped_data(), from->size_bytes());
       }
     }
-    const int64_t steps = args.get<ffi::AnyBuffer>(4)->element_count();
-    largest = *std::max_element(scales, scales + steps);
+    const int64_t steps = count_of(*args.get<ffi::AnyBuffer>(4));
+    largest = steps ? *std::max_element(scales, scales + steps) : T(0);
     double m_power = 1, v_power = 1;
     for (int64_t n = 0; n <= steps; ++n, m_power *= b1, v_power *= b2) {
       m_powers.push_back(m_power);
@@ -114,12 +117,16 @@ struct Table {
     }
   }
 
-  // A row's steps up to number `to`, without a gradient.
-  void catch_up(int64_t row, int64_t to) const {
+  // A row's steps up to number `to`, without a gradient; whether it had taken a number of steps that can be.
+  bool catch_up(int64_t row, int64_t to) const {
     constexpr int kLook = 8, kWidth = kVectors * kLanes<T>;
     const int64_t from = done[row], missed = to - from;
+    if (from < 0 || missed < 0) {
+      wrong = row;
+      return false;
+    }
     done[row] = to;
-    if (missed <= 0) return;
+    if (missed == 0) return true;
     for (int64_t c = 0; c < columns; c += kWidth) {
       Vec<T> p_n[kVectors], m_n[kVectors], root[kVectors];
       T* const at[] = {p + row * columns + c, m + row * columns + c, v + row * columns + c};
@@ -146,11 +153,18 @@ struct Table {
       }
       for (int n = 0; n < kVectors; ++n) store(at[0] + n * kLanes<T>, p_n[n], count[n]);
     }
+    return true;
+  }
+
+  // The error if a row had taken a number of steps that cannot be, when `to` were begun.
+  ffi::Error error(const Contract& contract, int64_t to) const {
+    if (wrong < 0) return ffi::Error::Success();
+    return contract.wrong("steps done by row " + std::to_string(wrong), std::to_string(done[wrong]), "give 0 to " + std::to_string(to));
   }
 
   // A row's step number `at` under the sum of `count` gradients.
   void step(int64_t row, int64_t at, const T* gradients, const int32_t* numbers, int64_t count) const {
-    catch_up(row, at);
+    if (!catch_up(row, at)) return;
     done[row] = at + 1;
     Adam<T> adam = rates;
     adam.scale = scales[at];
@@ -179,7 +193,7 @@ struct Named {
 
   Named(const ffi::AnyBuffer& buffer, int64_t count) {
     const int32_t* ids = data_of<const int32_t>(buffer);
-    const int64_t given = buffer.element_count();
+    const int64_t given = count_of(buffer);
     std::vector<int32_t> number(count, -1), of(given, -1), sizes;
     for (int64_t n = 0; n < given; ++n) {
       const int64_t id = ids[n] < 0 ? ids[n] + count : ids[n];
@@ -205,17 +219,19 @@ struct Named {
 // Steps that rows have missed, of those that ids name or, without ids, of all. In order: table, m, v (V, C), steps done by each row (V,), scale
 // of each step (S,), steps to be done, ids. Results: the first four, in place.
 template <typename T>
-ffi::Error adam_catch_up(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps,
+ffi::Error adam_catch_up(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps,
                          int64_t threads) {
-  const Table<T> table(args, rets, b1, b2, eps);
   const int64_t to = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(5)), count = args.get<ffi::AnyBuffer>(0)->dimensions()[0];
+  const int64_t steps = count_of(*args.get<ffi::AnyBuffer>(4));
+  if (to < 0 || to > steps) return contract.wrong("steps to be done", std::to_string(to), "give 0 to " + std::to_string(steps));
+  const Table<T> table(args, rets, b1, b2, eps);
   const auto all_rows = [&](int64_t part, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) table.catch_up(row, to);
   };
   if (args.size() == 6) {
     threads = threads_for(pool, threads, count);
     share_out(pool, threads, kFine * threads, count, all_rows);
-    return ffi::Error::Success();
+    return table.error(contract, to);
   }
   const std::vector<int32_t> rows = Named(*args.get<ffi::AnyBuffer>(6), count).rows;
   threads = threads_for(pool, threads, rows.size());
@@ -225,16 +241,17 @@ ffi::Error adam_catch_up(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rem
       table.catch_up(rows[first], to);
     }
   });
-  return ffi::Error::Success();
+  return table.error(contract, to);
 }
 
 // The step of the rows that have a gradient, caught up first. In order: table, m, v (V, C), steps done by each row (V,), scale of each step (S,),
 // number of the step, ids (N,), their gradients (N, C), of which those of the same id add up. Results: the first four, in place.
 template <typename T>
-ffi::Error adam_rows(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps,
+ffi::Error adam_rows(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps,
                      int64_t threads) {
+  const int64_t at = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(5)), steps = count_of(*args.get<ffi::AnyBuffer>(4));
+  if (at < 0 || at >= steps) return contract.wrong("number of the step", std::to_string(at), "give 0 to " + std::to_string(steps - 1));
   const Table<T> table(args, rets, b1, b2, eps);
-  const int64_t at = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(5));
   const Named named(*args.get<ffi::AnyBuffer>(6), args.get<ffi::AnyBuffer>(0)->dimensions()[0]);
   const T* gradients = data_of<const T>(*args.get<ffi::AnyBuffer>(7));
   const int64_t count = named.rows.size();
@@ -246,15 +263,63 @@ ffi::Error adam_rows(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaini
       table.step(named.rows[first], at, gradients, named.places.data() + start, named.starts[first + 1] - start);
     }
   });
-  return ffi::Error::Success();
+  return table.error(contract, at);
+}
+
+constexpr Extent V = letter_of('V'), C = letter_of('C'), S = letter_of('S'), N = letter_of('N');
+
+ffi::Error check_adam(Contract& contract, ffi::DataType real, size_t) {
+  return contract.check_arrays(
+      {{"m", real, Shape::kAny},
+       {"v", real, Shape::kLikeFirst},
+       {"gradient", real, Shape::kLikeFirst},
+       {"scale", real, {}}},
+      {{"step", real, Shape::kLikeFirst}, {"new m", real, Shape::kLikeFirst}, {"new v", real, Shape::kLikeFirst}});
+}
+
+ffi::Error check_table(Contract& contract, ffi::DataType real, bool ids, bool gradients) {
+  return contract.check_arrays(
+      {{"table", real, {V, C}},
+       {"m", real, {V, C}},
+       {"v", real, {V, C}},
+       {"steps done", ffi::S32, {V}},
+       {"scales", real, {S}},
+       {"number of the step", ffi::S32, {}},
+       {"ids", ffi::S32, {N}, ids},
+       {"gradients", real, {N, C}, gradients}},
+      {{"new table", real, {V, C}}, {"new m", real, {V, C}}, {"new v", real, {V, C}}, {"new steps done", ffi::S32, {V}}});
+}
+
+ffi::Error check_adam_catch_up(Contract& contract, ffi::DataType real, size_t given) {
+  return check_table(contract, real, given != 6, false);
+}
+
+ffi::Error check_adam_rows(Contract& contract, ffi::DataType real, size_t) {
+  return check_table(contract, real, true, true);
+}
+
+ffi::Error check_attributes(const Contract& contract, double b1, double b2, double eps, int64_t threads) {
+  return contract.check_attributes({
+      {"b1", b1, b1 >= 0 && b1 <= 1, "give 0 to 1"},
+      {"b2", b2, b2 >= 0 && b2 <= 1, "give 0 to 1"},
+      {"eps", eps, eps >= 0, "give 0 or more"},
+      threads_attribute(threads),
+  });
 }
 
 // float or double, as the first argument is.
-#define EITHER(function)                                                                \
-  template <typename... Rest>                                                           \
-  ffi::Error any_##function(ffi::ThreadPool pool, ffi::RemainingArgs args, Rest... rest) { \
-    const bool wide = args.get<ffi::AnyBuffer>(0)->element_type() == ffi::F64;          \
-    return wide ? function<double>(pool, args, rest...) : function<float>(pool, args, rest...); \
+#define EITHER(function)                                                                                                              \
+  ffi::Error any_##function(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps, \
+                            int64_t threads) {                                                                                        \
+    return guarded("lstm_jax_" #function, [&] {                                                                                       \
+      Contract contract("lstm_jax_" #function, args, rets);                                                                           \
+      const ffi::DataType real = real_type(args, 0);                                                                                  \
+      ffi::Error error = check_attributes(contract, b1, b2, eps, threads);                                                            \
+      if (!error.failure()) error = check_##function(contract, real, args.size());                                                    \
+      if (error.failure()) return error;                                                                                              \
+      return real == ffi::F64 ? function<double>(contract, pool, args, rets, b1, b2, eps, threads)                                    \
+                              : function<float>(contract, pool, args, rets, b1, b2, eps, threads);                                    \
+    });                                                                                                                               \
   }
 
 EITHER(adam)
@@ -275,7 +340,7 @@ auto binding() {
 }  // namespace
 
 #define HANDLER(function) \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_##function, (any_##function<ffi::RemainingRets, double, double, double, int64_t>), binding());
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_##function, any_##function, binding());
 
 HANDLER(adam)
 HANDLER(adam_catch_up)

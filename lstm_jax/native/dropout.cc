@@ -1,6 +1,7 @@
 // Dropout masks from the same random bits as jax.random.bernoulli has: XLA draws them one after the other on one core.
 
 #include "gates.h"
+#include "operands.h"
 #include "threads.h"
 
 namespace {
@@ -31,12 +32,16 @@ inline Words random_bits(uint32_t k0, uint32_t k1, Words n) {
 // The numbers that a thread is worth waking for.
 constexpr int64_t kLeast = 1 << 16;
 
+// The counters (0, n) end there.
+constexpr int64_t kMostBits = int64_t{1} << 32;
+
 // In order: the key's two words. Result: float, `scale` with probability `keep`, else 0.
-ffi::Error mask(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> key, ffi::Result<ffi::Buffer<ffi::F32>> result, float keep, float scale,
+ffi::Error mask(const Contract& contract, ffi::ThreadPool pool, const ffi::AnyBuffer& key, const ffi::AnyBuffer& result, float keep, float scale,
                 int64_t threads) {
-  const uint32_t k0 = key.typed_data()[0], k1 = key.typed_data()[1];
-  float* const to = result->typed_data();
-  const int64_t size = result->element_count(), parts = threads_for(pool, threads, size / kLeast);
+  const int64_t size = count_of(result), parts = threads_for(pool, threads, size / kLeast);
+  if (size > kMostBits) return contract.wrong("mask", std::to_string(size), "give at most " + std::to_string(kMostBits) + " numbers");
+  const uint32_t k0 = data_of<const uint32_t>(key)[0], k1 = data_of<const uint32_t>(key)[1];
+  float* const to = data_of<float>(result);
   Words lanes;
   for (int64_t lane = 0; lane < kWords; ++lane) lanes[lane] = lane;
   share_out(pool, parts, parts, size, [&](int64_t, int64_t first, int64_t last) {
@@ -50,13 +55,23 @@ ffi::Error mask(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> key, ffi::Result<ffi
   return ffi::Error::Success();
 }
 
+ffi::Error any_mask(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, float keep, float scale, int64_t threads) {
+  return guarded("lstm_jax_mask", [&] {
+    Contract contract("lstm_jax_mask", args, rets);
+    ffi::Error error = contract.check_attributes({{"keep", keep, keep >= 0 && keep <= 1, "give 0 to 1"}, threads_attribute(threads)});
+    if (!error.failure()) error = contract.check_arrays({{"key", ffi::U32, {2}}}, {{"mask", ffi::F32, Shape::kAny}});
+    if (error.failure()) return error;
+    return mask(contract, pool, *args.get<ffi::AnyBuffer>(0), **rets.get<ffi::AnyBuffer>(0), keep, scale, threads);
+  });
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_mask, mask,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_mask, any_mask,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::U32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
                                   .Attr<float>("keep")
                                   .Attr<float>("scale")
                                   .Attr<int64_t>("threads"));

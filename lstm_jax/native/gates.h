@@ -19,6 +19,7 @@ struct Numbers;
 template <>
 struct Numbers<float> {
   typedef int32_t Bits __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t Unsigned __attribute__((vector_size(kVectorBytes)));
   static constexpr float kMost = 87.0f, kMagic = 12582912.0f;  // 1.5 * 2^23
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   static constexpr int kMantissa = 23, kBias = 127;
@@ -28,6 +29,7 @@ struct Numbers<float> {
 template <>
 struct Numbers<double> {
   typedef int64_t Bits __attribute__((vector_size(kVectorBytes)));
+  typedef uint64_t Unsigned __attribute__((vector_size(kVectorBytes)));
   static constexpr double kMost = 708.0, kMagic = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
   static constexpr int kMantissa = 52, kBias = 1023;
@@ -49,7 +51,7 @@ inline Vec<float> at_most(float most, Vec<float> x) {
 template <typename T>
 inline Vec<T> power(Vec<T> shifted) {
   using N = Numbers<T>;
-  return (Vec<T>)(((typename N::Bits)shifted + N::kBias) << N::kMantissa);
+  return (Vec<T>)(((typename N::Unsigned)shifted + N::kBias) << N::kMantissa);
 }
 
 // exp(-x) as scale * (1 + less) for |x| <= kMost: -x = n ln 2 + r, scale = 2^n, less = exp(r) - 1.

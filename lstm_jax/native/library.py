@@ -19,6 +19,7 @@ import numpy as np
 from lstm_jax.errors import InputError
 from lstm_jax.files import default_cache_dir, write_atomically
 from lstm_jax.machine import processor
+from lstm_jax.native.switch import is_off
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "adam.cc", "dropout.cc"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
@@ -74,7 +75,7 @@ def build() -> Path:
 
 def why_not() -> str:
     """Why what is compiled does not serve here; empty if they do."""
-    return "" if library_path().exists() else "not built: run lstm-jax backends --build"
+    return is_off() or ("" if library_path().exists() else "not built: run lstm-jax backends --build")
 
 
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
@@ -99,10 +100,11 @@ def register() -> None:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
 
 
-def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], **options) -> list[jax.Array]:
-    """The function of that name on this device's arrays.
+def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], sets: bool = False, **options) -> list[jax.Array]:
+    """Call the function of that name on this device's arrays.
 
     Args:
+        sets: whether it is one call too under `vmap`, for all sets of arrays; else they are called one after the other.
         results: what has the shapes and dtypes of the results.
         args: None for one that is left out.
         aliases: number of an argument -> number of the result that may take its place.
@@ -113,5 +115,5 @@ def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], 
     # cores for one device's call: all of them shared out
     fixed["threads"] = np.int64(max(1, len(os.sched_getaffinity(0)) // jax.local_device_count("cpu")))
     shapes = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
-    function = jax.ffi.ffi_call(name, shapes, vmap_method="sequential", input_output_aliases=aliases)
+    function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)
     return list(function(*(arg for arg in args if arg is not None), **fixed))

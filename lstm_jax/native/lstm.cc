@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "gates.h"
+#include "lstm_contract.h"
 #include "products.h"
 #include "repeats.h"
 #include "threads.h"
@@ -49,7 +50,7 @@ struct Forward {
   int64_t by_panel, by_k, by_gate;
   Mask<T> input_mask, mask;
   const T *h, *c;
-  const bool* valid;  // (T, B) or null
+  const uint8_t* valid;  // (T, B) or null; any byte but 0 is true
   T *final_h, *final_c;
   // null where nobody asks; h and c have T + 1 times, the initial ones first; gates is (T, B, 4H)
   T *h_trail, *c_trail, *gates;
@@ -78,10 +79,11 @@ const T* row_of(const T* w, int64_t id, const Sizes& sizes) {
 
 constexpr int kMostRows = 12;
 
-// The depth of a product in pieces that the kernel's part for it stays in the first cache: f(k0, k1).
+// The depth of a product in pieces, one at least, such that the kernel's part for it stays in the first cache: f(k0, k1).
 constexpr int64_t kDepth = 128;
 template <typename F>
 LSTM_INLINE void in_depths(int64_t depth, const F& f) {
+  if (depth == 0) return f(int64_t{0}, int64_t{0});
   in_groups(depth, kDepth, [&](int64_t k0, int64_t count) { f(k0, k0 + count); });
 }
 
@@ -349,7 +351,7 @@ struct Backward {
   const T *transposed_kernel, *transposed_recurrent;  // packed by `pack_backward`
   Mask<T> input_mask, mask;
   const T *gates, *h_trail, *c_trail, *d_h, *d_final_h, *d_final_c;  // d_h may be null
-  const bool* valid;
+  const uint8_t* valid;
   T *d_first_h, *d_first_c, *d_x;  // d_x may be null
 };
 
@@ -700,13 +702,16 @@ void backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, i
   }
 }
 
-// The arguments or results of a call, in order.
+// The arguments or results of a call for one of its sets, in order.
 struct Arguments {
   const ffi::RemainingArgs& args;
+  const Sets& sets;
+  int64_t set;
   size_t next = 0;
   template <typename T>
   const T* take() {
-    return data_of<const T>(*args.get<ffi::AnyBuffer>(next++));
+    const auto buffer = *args.get<ffi::AnyBuffer>(next++);
+    return data_of<const T>(buffer) + sets.offset(buffer, set);
   }
   template <typename T>
   Mask<T> mask(int64_t kinds, int64_t batch, int64_t size) {
@@ -716,12 +721,14 @@ struct Arguments {
 
 struct Results {
   const ffi::RemainingRets& rets;
+  const Sets& sets;
+  int64_t set;
   size_t next = 0;
   template <typename T>
   T* take() {
     const auto buffer = **rets.get<ffi::AnyBuffer>(next++);
-    prefer_large_pages(buffer.untyped_data(), buffer.size_bytes());
-    return data_of<T>(buffer);
+    if (set == 0) prefer_large_pages(buffer.untyped_data(), buffer.size_bytes());
+    return data_of<T>(buffer) + sets.offset(buffer, set);
   }
 };
 
@@ -729,20 +736,24 @@ struct Results {
 constexpr int64_t kLargeKernel = 1 << 18;
 
 // x (T, B, E) or ids (T, B) first, kernel (E, 4H) second.
-Sizes sizes_of(const ffi::RemainingArgs& args) {
+Sizes sizes_of(const ffi::RemainingArgs& args, const Sets& sets) {
   const auto x = args.get<ffi::AnyBuffer>(0)->dimensions(), kernel = args.get<ffi::AnyBuffer>(1)->dimensions();
-  return {x[0], x[1], kernel[0], kernel[1] / kGates};
+  const size_t n = sets.rank();
+  return {x[n], x[n + 1], kernel[n], kernel[n + 1] / kGates};
 }
+
+// A call with no steps, rows or units: its final state is the first one.
+bool nothing(const Sizes& sizes) { return sizes.steps == 0 || sizes.batch == 0 || sizes.units == 0; }
 
 // In order: x or ids, kernel, recurrent kernel, bias, h, c, input mask (unless `input_masks` is 0), recurrent mask (likewise), valid if
 // `masked`, tokens if `tokens`.
 // Results: final h, final c, the trail of h (if `sequences` or `keep`), and if `keep` that of c and the gates (T, B, 4H).
 template <typename T>
-ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool ids, int64_t input_masks,
-                   int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool keep, int64_t threads) {
-  Arguments in{args};
-  Results out{rets};
-  Forward<T> run{sizes_of(args)};
+void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, bool ids,
+                   int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool keep, int64_t threads) {
+  Arguments in{args, sets, set};
+  Results out{rets, sets, set};
+  Forward<T> run{sizes_of(args, sets)};
   const auto [steps, batch, features, units] = run.sizes;
   if (ids) run.ids = in.take<int32_t>();
   if (!ids) run.x = in.take<T>();
@@ -753,7 +764,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   run.c = in.take<T>();
   run.input_mask = in.mask<T>(input_masks, batch, features);
   run.mask = in.mask<T>(recurrent_masks, batch, units);
-  if (masked) run.valid = in.take<bool>();
+  if (masked) run.valid = in.take<uint8_t>();
   if (tokens) run.tokens = in.take<int32_t>();
   run.final_h = out.take<T>();
   run.final_c = out.take<T>();
@@ -761,6 +772,13 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   if (keep) {
     run.c_trail = out.take<T>();
     run.gates = out.take<T>();
+  }
+  if (nothing(run.sizes)) {
+    std::copy_n(run.h, batch * units, run.final_h);
+    std::copy_n(run.c, batch * units, run.final_c);
+    if (run.h_trail) std::copy_n(run.h, batch * units, run.h_trail);
+    if (run.c_trail) std::copy_n(run.c, batch * units, run.c_trail);
+    return;
   }
   run.aligned = units % kLanes<T> == 0 && aligned(run.h_trail) && aligned(run.c_trail) && aligned(run.gates);
   // packing costs about as much as two rows' step; for a single one each block is packed when it is its turn
@@ -787,17 +805,16 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
     });
     in_groups(last - first, kTile, [&](int64_t begin, int64_t count) { forward_tile(run, first + begin, first + begin + count); });
   });
-  return ffi::Error::Success();
 }
 
 // In order: x or ids, kernel, recurrent kernel, gates, trail of h, that of c, d of final h, d of final c, d of outputs (if `sequences`),
 // input mask, recurrent mask, valid, tokens. Results: d of h, c, kernel, recurrent kernel, bias, and if `d_x` of x.
 template <typename T>
-ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool ids, int64_t input_masks,
-                    int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool d_x, int64_t threads) {
-  Arguments in{args};
-  Results out{rets};
-  Backward<T> run{sizes_of(args)};
+void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, bool ids,
+                    int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool d_x, int64_t threads) {
+  Arguments in{args, sets, set};
+  Results out{rets, sets, set};
+  Backward<T> run{sizes_of(args, sets)};
   const auto [steps, batch, features, units] = run.sizes;
   if (ids) run.ids = in.take<int32_t>();
   if (!ids) run.x = in.take<T>();
@@ -810,12 +827,22 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   if (sequences) run.d_h = in.take<T>();
   run.input_mask = in.mask<T>(input_masks, batch, features);
   run.mask = in.mask<T>(recurrent_masks, batch, units);
-  if (masked) run.valid = in.take<bool>();
+  if (masked) run.valid = in.take<uint8_t>();
   if (tokens) run.tokens = in.take<int32_t>();
   run.d_first_h = out.take<T>();
   run.d_first_c = out.take<T>();
   T *by_kernel = out.take<T>(), *by_recurrent = out.take<T>(), *by_bias = out.take<T>();
   if (d_x) run.d_x = out.take<T>();
+  if (nothing(run.sizes)) {
+    std::copy_n(run.d_final_h, batch * units, run.d_first_h);
+    std::copy_n(run.d_final_c, batch * units, run.d_first_c);
+    const int64_t columns = kGates * units;
+    std::fill_n(by_kernel, features * columns, T(0));
+    std::fill_n(by_recurrent, units * columns, T(0));
+    std::fill_n(by_bias, columns, T(0));
+    if (run.d_x) std::fill_n(run.d_x, steps * batch * features, T(0));
+    return;
+  }
   const auto size_of = [&](int64_t size) { return panels_of<T>(size) * width_of<T>(size) * kGates * units; };
   Aligned<T> room(size_of(units) + (d_x ? size_of(features) : 0));
   run.transposed_recurrent = room.get();
@@ -863,26 +890,55 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
     by_kernel[n] = 0;
     for (int64_t part = 0; part < parts; ++part) by_kernel[n] += sums[part]->by_kernel[n];
   }
-  return ffi::Error::Success();
 }
 
 // The type of the numbers is the kernel's.
 bool wide(const ffi::RemainingArgs& args) { return args.get<ffi::AnyBuffer>(1)->element_type() == ffi::F64; }
 
-template <typename... Rest>
-ffi::Error any_forward(ffi::ThreadPool pool, ffi::RemainingArgs args, Rest... rest) {
-  return wide(args) ? forward<double>(pool, args, rest...) : forward<float>(pool, args, rest...);
+// work(set, threads) for all sets: side by side, or where they are fewer than threads one after the other.
+template <typename Work>
+ffi::Error over_sets(ffi::ThreadPool pool, const Sets& sets, int64_t threads, const Work& work) {
+  if (sets.count < threads_for(pool, threads, threads)) {
+    for (int64_t set = 0; set < sets.count; ++set) work(set, threads);
+    return ffi::Error::Success();
+  }
+  const int64_t some = threads_for(pool, threads, sets.count);
+  share_out(pool, some, sets.count, sets.count, [&](int64_t, int64_t first, int64_t last) {
+    for (int64_t set = first; set < last; ++set) work(set, int64_t{1});
+  });
+  return ffi::Error::Success();
 }
 
 template <typename... Rest>
-ffi::Error any_backward(ffi::ThreadPool pool, ffi::RemainingArgs args, Rest... rest) {
-  return wide(args) ? backward<double>(pool, args, rest...) : backward<float>(pool, args, rest...);
+ffi::Error any_forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Rest... rest, int64_t threads) {
+  return guarded("lstm_jax_forward", [&] {
+    ffi::Error error = check_forward(args, rets, rest..., threads);
+    if (error.failure()) return error;
+    const Sets sets(rets, 2);
+    return over_sets(pool, sets, threads, [&](int64_t set, int64_t some) {
+      if (wide(args)) return forward<double>(pool, args, rets, sets, set, rest..., some);
+      forward<float>(pool, args, rets, sets, set, rest..., some);
+    });
+  });
+}
+
+template <typename... Rest>
+ffi::Error any_backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, Rest... rest, int64_t threads) {
+  return guarded("lstm_jax_backward", [&] {
+    ffi::Error error = check_backward(args, rets, rest..., threads);
+    if (error.failure()) return error;
+    const Sets sets(rets, 2);
+    return over_sets(pool, sets, threads, [&](int64_t set, int64_t some) {
+      if (wide(args)) return backward<double>(pool, args, rets, sets, set, rest..., some);
+      backward<float>(pool, args, rets, sets, set, rest..., some);
+    });
+  });
 }
 
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward,
-                              (any_forward<ffi::RemainingRets, bool, int64_t, int64_t, bool, bool, bool, bool, int64_t>),
+                              (any_forward<bool, int64_t, int64_t, bool, bool, bool, bool>),
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .RemainingArgs()
@@ -897,7 +953,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward,
                                   .Attr<int64_t>("threads"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward,
-                              (any_backward<ffi::RemainingRets, bool, int64_t, int64_t, bool, bool, bool, bool, int64_t>),
+                              (any_backward<bool, int64_t, int64_t, bool, bool, bool, bool>),
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .RemainingArgs()

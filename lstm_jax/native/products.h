@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "vectors.h"
@@ -143,7 +144,7 @@ int64_t width_of(int64_t columns) {
 
 template <typename T>
 int64_t panels_of(int64_t columns) {
-  return (columns + width_of<T>(columns) - 1) / width_of<T>(columns);
+  return columns == 0 ? 0 : (columns + width_of<T>(columns) - 1) / width_of<T>(columns);
 }
 
 // f(VECTORS) with the number as a type.

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -81,7 +82,7 @@ inline int64_t threads_for(ffi::ThreadPool pool, int64_t threads, int64_t size) 
 }
 
 // work(part, first, last) on 0..size-1 in so many parts. Parts are taken from a counter, by this thread too, so that it only ever waits for parts that have
-// begun: a pool whose threads all wait in here cannot lock up.
+// begun: a pool whose threads all wait in here cannot lock up. If parts throw, the first exception comes out of here, when all have ended.
 template <typename Work>
 void share_out(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t size, const Work& work) {
   if (threads == 1 && parts == 1) return work(int64_t{0}, int64_t{0}, size);
@@ -89,38 +90,52 @@ void share_out(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t siz
     std::atomic<int64_t> next{0}, done{0};
     std::mutex mutex;
     std::condition_variable changed;
+    std::exception_ptr error;
   };
   auto shared = std::make_shared<Shared>();
   const auto take = [shared, parts, size, &work] {
     for (int64_t part; (part = shared->next++) < parts;) {
-      work(part, part * size / parts, (part + 1) * size / parts);
+      std::exception_ptr error;
+      try {
+        work(part, part * size / parts, (part + 1) * size / parts);
+      } catch (...) {
+        error = std::current_exception();
+      }
       std::lock_guard<std::mutex> lock(shared->mutex);
+      if (error && !shared->error) shared->error = error;
       if (++shared->done == parts) shared->changed.notify_one();
     }
   };
-  for (int64_t thread = 1; thread < threads; ++thread) {
-    if (lstm_jax::awake().offer(take)) continue;
-    pool.Schedule([take] {
-      take();
-      lstm_jax::awake().look();
-    });
+  try {
+    for (int64_t thread = 1; thread < threads; ++thread) {
+      if (lstm_jax::awake().offer(take)) continue;
+      pool.Schedule([take] {
+        take();
+        lstm_jax::awake().look();
+      });
+    }
+  } catch (...) {  // fewer threads, then: no exception may leave before those that have begun are done with `work`
   }
   take();
+  const auto raise = [&] {
+    if (shared->error) std::rethrow_exception(shared->error);
+  };
   // the others are about to end: a thread that sleeps takes as long to wake as a tenth of a call
   for (const auto began = std::chrono::steady_clock::now(); std::chrono::steady_clock::now() - began < lstm_jax::kPatience;) {
-    if (shared->done == parts) return;
+    if (shared->done == parts) return raise();
   }
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->changed.wait(lock, [&] { return shared->done == parts; });
+  raise();
 }
 
 // Pieces of what all threads of a `share_out` need before their own work: each that comes takes some, and waits for those that others have begun. So
-// the time that another thread takes to wake is not lost.
+// the time that another thread takes to wake is not lost. Its work must not throw: the others would wait for ever.
 class Together {
  public:
   explicit Together(int64_t pieces) : pieces(pieces) {}
   template <typename Work>
-  void operator()(const Work& work) {
+  void operator()(const Work& work) noexcept {
     for (int64_t piece; (piece = next++) < pieces; ++done) work(piece);
     while (done < pieces) std::this_thread::yield();
   }

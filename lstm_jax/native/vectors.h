@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <memory>
+#include <new>
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -99,12 +101,14 @@ inline void prefer_large_pages(void* data, size_t bytes) {
 #endif
 }
 
-// Room for `count` numbers, as it comes.
+// Room for `count` numbers, as it comes; std::bad_alloc if there is none.
 template <typename T>
 struct Aligned {
   explicit Aligned(size_t count) {
+    if (count > std::numeric_limits<size_t>::max() / 2 / sizeof(T)) throw std::bad_alloc();
     const size_t bytes = (count * sizeof(T) + kVectorBytes) / kVectorBytes * kVectorBytes;
     data.reset(static_cast<T*>(std::aligned_alloc(kVectorBytes, bytes)));
+    if (!data) throw std::bad_alloc();
     prefer_large_pages(data.get(), bytes);
   }
   struct Free {

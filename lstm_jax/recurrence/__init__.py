@@ -8,12 +8,12 @@ from lstm_jax.recurrence.api import (
     Backend,
     Request,
     capability_rows,
-    check_zoneout,
     dropout_kinds,
     lacks,
     resolve_backend,
     unroll,
 )
+from lstm_jax.recurrence.operands import check_zoneout
 from lstm_jax.recurrence.segments import Remat, check_remat
 
 __all__ = [

@@ -16,9 +16,12 @@ import numpy as np
 
 from lstm_jax import native as compiled
 from lstm_jax.cells import CELLS, Cell
+from lstm_jax.cells.products import one_hot_rows
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
+from lstm_jax.partition import in_automatic_mode, vary_together
 from lstm_jax.recurrence import associative, cudnn, hoisted, native, pallas, reference
+from lstm_jax.recurrence.operands import compute_dtype_name, read_operands
 from lstm_jax.recurrence.segments import Remat, check_remat, in_segments
 
 DROPOUTS = ("input dropout", "input dropout per gate", "recurrent dropout", "recurrent dropout per gate")
@@ -32,7 +35,7 @@ class Request:
     """What is asked of a backend. dtype: of the parameters; compute_dtype: of the products; dropout: of `DROPOUTS`, or `ZONEOUT`; mask: of
     `MASKS`, or empty; units: 0 for any."""
 
-    cell: str = "lstm"
+    cell: str | Cell = "lstm"
     dtype: str = "float32"
     compute_dtype: str = "float32"
     dropout: tuple[str, ...] = ()
@@ -46,7 +49,8 @@ class Backend:
 
     name: str
     run: Callable
-    cells: tuple[str, ...]
+    serves: Callable[[Cell], bool]
+    """Whether it runs that cell. Cells are known by identity: another one of the same name is not the table's."""
     platforms: tuple[str, ...]
     compute_dtypes: tuple[str, ...]
     forward_mode: bool
@@ -66,28 +70,49 @@ class Backend:
     why_not: Callable[[], str] = str
     """Why it does not serve in this installation; empty if it does."""
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The names of those cells of the table that it runs."""
+        return tuple(name for name, cell in CELLS.items() if self.serves(cell))
+
 
 _FLOATS = ("float32", "float64", "bfloat16")
+
+
+def _is_lstm(cell: Cell) -> bool:
+    return cell is CELLS["lstm"]
+
+
+def _is_linear(cell: Cell) -> bool:
+    return cell.linear is not None
+
+
+def _any(cell: Cell) -> bool:
+    del cell
+    return True
+
 
 BACKENDS = {
     "native": Backend(
         "native",
         native.run,
-        ("lstm",),
+        _is_lstm,
         ("cpu",),
         ("float32", "float64"),
-        False,
+        True,
         "the whole of it compiled for this CPU; optional (--build)",
         mixed=False,
         shares=True,
         why_not=compiled.why_not,
     ),
-    "hoisted": Backend("hoisted", hoisted.run, ("lstm",), ("cpu", "gpu", "tpu"), _FLOATS, False, "custom VJP, GEMMs outside the loop"),
+    "hoisted": Backend(
+        "hoisted", hoisted.run, _is_lstm, ("cpu", "gpu", "tpu"), _FLOATS, True, "a backward pass of its own, GEMMs outside the loop"
+    ),
     # the two for a GPU are not yet measured against hoisted, and so have to be asked for by name
     "cudnn": Backend(
         "cudnn",
         cudnn.run,
-        ("lstm",),
+        _is_lstm,
         ("gpu",),
         ("float32",),
         False,
@@ -101,10 +126,10 @@ BACKENDS = {
     "pallas": Backend(
         "pallas",
         pallas.run,
-        ("lstm",),
+        _is_lstm,
         ("gpu",),
         ("float32", "bfloat16"),
-        False,
+        True,
         "hoisted, with each loop as one Triton kernel",
         dtypes=("float32",),
         largest=pallas.LARGEST,
@@ -112,7 +137,7 @@ BACKENDS = {
     "associative": Backend(
         "associative",
         associative.run,
-        tuple(name for name, cell in CELLS.items() if cell.linear),
+        _is_linear,
         ("cpu", "gpu", "tpu"),
         _FLOATS,
         True,
@@ -122,7 +147,7 @@ BACKENDS = {
     "reference": Backend(
         "reference",
         reference.run,
-        tuple(CELLS),
+        _any,
         ("cpu", "gpu", "tpu"),
         _FLOATS,
         True,
@@ -134,8 +159,9 @@ BACKENDS = {
 
 def lacks(backend: Backend, request: Request, platform: str) -> str:
     """What `backend` lacks for this request; empty if nothing."""
-    if request.cell not in backend.cells:
-        return f"no cell {request.cell}"
+    cell = CELLS[request.cell] if isinstance(request.cell, str) else request.cell
+    if not backend.serves(cell):
+        return f"no cell {cell.name}" + " of one's own" * (CELLS.get(cell.name) is not cell)
     if platform not in backend.platforms:
         return f"does not run on {platform}"
     if request.compute_dtype not in backend.compute_dtypes:
@@ -154,7 +180,7 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
     return backend.why_not()
 
 
-def resolve_backend(name: str | None, cell: str = "lstm", dtype="float32", compute_dtype=None, **more) -> Backend:
+def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32", compute_dtype=None, **more) -> Backend:
     """The backend of that name, or the first of the table that serves if `name` is None.
 
     `dtype` is that of the parameters, `compute_dtype` that of the products, the parameters' own if None; `more` as in `Request`.
@@ -163,7 +189,7 @@ def resolve_backend(name: str | None, cell: str = "lstm", dtype="float32", compu
         InputError: if `name` is unknown, or that backend lacks something the request needs; without a name, if all of them do.
     """
     platform = jax.default_backend()
-    request = Request(cell, np.dtype(dtype).name, np.dtype(compute_dtype or dtype).name, **more)
+    request = Request(cell, np.dtype(dtype).name, compute_dtype_name(compute_dtype, dtype), **more)
     if name is None:
         missing = {b.name: lacks(b, request, platform) for b in BACKENDS.values()}
         serves = [b for b in missing if not missing[b]]
@@ -266,39 +292,33 @@ def unroll(
         InputError: if shapes or types do not fit, T is 0, both `mask` and `lengths` are given, `remat` is below 1, or the backend cannot
             serve.
     """
-    batch, steps, units = _check(cell, params, x, time_major)
-    require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
-    dropout = dropout or DropoutMasks()
-    asked = {"dropout": dropout_kinds(dropout), "mask": _mask_kind(mask, lengths, backwards), "units": units}
-    found = resolve_backend(backend, cell.name, params[0].dtype, compute_dtype, **asked)
+    params, x, state, valid, dropout, tokens = read_operands(
+        cell,
+        params,
+        x,
+        initial_state,
+        mask=mask,
+        lengths=lengths,
+        dropout=dropout,
+        tokens=tokens,
+        backwards=backwards,
+        time_major=time_major,
+    )
+    asked = {"dropout": dropout_kinds(dropout), "mask": _mask_kind(mask, lengths, backwards), "units": state.h.shape[1]}
+    found = resolve_backend(backend, cell, params.kernel.dtype, compute_dtype, **asked)
     remat = check_remat(remat)
+    require(remat is None or not dropout.zoneout, "remat", remat, "segments have no zoneout: give None, or no zoneout")
+    shared = (tokens,) if tokens is not None and found.shares and remat is None else ()
     run = partial(_run_rows, found.run)
-    if tokens is not None:
-        require(jnp.issubdtype(tokens.dtype, jnp.integer), "tokens", tokens.dtype.name, "give ints")
-        fits = tokens.shape == ((steps, batch) if time_major else (batch, steps))
-        require(fits, "tokens", tokens.shape, "give (B, T), or (T, B) if time_major")
-        tokens = tokens if time_major else tokens.T
-        if found.shares and remat is None:
-            run = partial(_run_rows, partial(found.run, tokens=jnp.flip(tokens, 0) if backwards else tokens))
-    zoned = bool(dropout.zoneout)
-    require(remat is None or not zoned, "remat", remat, "segments have no zoneout: give None, or no zoneout")
     run = run if remat is None else in_segments(run, remat)
-    x = x if time_major else jnp.swapaxes(x, 0, 1)
-    state = cell.initial_state(batch, units, params[0].dtype) if initial_state is None else initial_state
-    _check_state_and_masks(cell, params, state, dropout, steps, batch, units)
-    x = x if x.ndim == 2 else x.astype(params.kernel.dtype)
-    valid = None
-    if lengths is not None:
-        require(lengths.shape == (batch,), "lengths", lengths.shape, f"give shape ({batch},)")
-        valid = jnp.arange(steps, dtype=jnp.int32)[:, None] < lengths[None, :].astype(jnp.int32)
-    elif mask is not None:
-        valid = (mask if time_major else mask.T).astype(bool)
-        require(valid.shape == (steps, batch), "mask", mask.shape, "give (B, T), or (T, B) if time_major")
-    if backwards:
-        x = jnp.flip(x, 0)
-        valid = None if valid is None else jnp.flip(valid, 0)
 
-    h, final = run(cell, params, x, state, valid, dropout, compute_dtype, return_sequences)
+    operands = vary_together(params, x, state, valid, dropout, *shared)
+
+    def call(params, x, state, valid, dropout, *tokens):
+        return run(cell, params, x, state, valid, dropout, compute_dtype, return_sequences, *tokens)
+
+    out_axes = (1 if return_sequences else None, jax.tree.map(lambda part: 0, state))
+    h, final = in_automatic_mode(call, 1, out_axes)(*operands)
 
     if not return_sequences:
         if valid is None:
@@ -311,45 +331,8 @@ def unroll(
     return (h if time_major else jnp.swapaxes(h, 0, 1)), final
 
 
-def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, compute_dtype, sequences: bool):
+def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, compute_dtype, sequences: bool, *tokens):
     """A backend's `run`; where features of ids are dropped, on the rows that the ids stand for."""
     if x.ndim == 2 and dropout.input is not None:
-        x = jax.nn.one_hot(x, params.kernel.shape[0], dtype=params.kernel.dtype)
-    return run(cell, params, x, state, valid, dropout, compute_dtype, sequences)
-
-
-def _check(cell: Cell, params, x: jax.Array, time_major: bool) -> tuple[int, int, int]:
-    ids = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
-    require(ids or jnp.issubdtype(x.dtype, jnp.floating), "x", x.dtype.name, "give floats (B, T, E), or int ids (B, T)")
-    require(ids or x.ndim == 3, "x", x.shape, "give (B, T, E), or (T, B, E) if time_major")
-    require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
-    features, units = params.kernel.shape[0], params.kernel.shape[1] // cell.gates
-    require(ids or x.shape[2] == features, "x", x.shape, f"the kernel reads {features} features")
-    steps, batch = x.shape[:2] if time_major else (x.shape[1], x.shape[0])
-    require(steps >= 1, "x", x.shape, "give 1 or more time steps")
-    return batch, steps, units
-
-
-def _check_state_and_masks(cell: Cell, params, state, dropout: DropoutMasks, steps: int, batch: int, units: int) -> None:
-    for name, part in zip(state._fields, state, strict=True):
-        require(part.shape == (batch, units), f"initial_state.{name}", part.shape, f"give shape ({batch}, {units})")
-    for name, mask, size in (("input", dropout.input, params.kernel.shape[0]), ("recurrent", dropout.recurrent, units)):
-        if mask is not None:
-            require(
-                name == "input" or cell.linear is None,
-                f"dropout.{name}",
-                mask.shape,
-                f"the cell {cell.name} multiplies no state by a kernel",
-            )
-            fits = mask.shape in ((batch, size), (cell.gates, batch, size))
-            require(fits, f"dropout.{name}", mask.shape, f"give shape ({batch}, {size}) or ({cell.gates}, {batch}, {size})")
-    for name, kept in (dropout.zoneout or {}).items():
-        check_zoneout(cell, name, kept.shape)
-        fits = kept.shape in ((), (steps, batch, units))
-        require(fits, f"dropout.zoneout of {name}", kept.shape, f"give shape ({steps}, {batch}, {units}) or ()")
-
-
-def check_zoneout(cell: Cell, part: str, given) -> None:
-    """Raise `InputError` if the cell's state has no such part that could be zoned out."""
-    parts = [name for name in cell.initial_state(1, 1)._fields if name in ("h", "c")]
-    require(part in parts, f"zoneout of {part}", given, f"the state of {cell.name} has {' and '.join(parts)} alone")
+        x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
+    return run(cell, params, x, state, valid, dropout, compute_dtype, sequences, *tokens)

@@ -17,6 +17,7 @@ from jax.custom_batching import sequential_vmap
 from jax.experimental import rnn
 
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
+from lstm_jax.cells.products import one_hot_rows
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError
 from lstm_jax.recurrence.trail import BATCH_FIRST, COPIED, on_mesh
@@ -48,7 +49,7 @@ def run(cell: Cell, params: LSTMParams, x, state: LSTMState, valid, dropout: Dro
     del cell, compute_dtype  # the capability table lets only the LSTM and float32 come here
     features, units = params.kernel.shape[0], params.recurrent_kernel.shape[0]
     if jnp.issubdtype(x.dtype, jnp.integer):
-        x = jax.nn.one_hot(x, features, dtype=params.kernel.dtype)
+        x = one_hot_rows(x, features, params.kernel.dtype)
     if dropout.input is not None:
         x = x * jnp.broadcast_to(dropout.input, x.shape)
     steps, batch = x.shape[:2]

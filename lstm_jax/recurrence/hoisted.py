@@ -1,8 +1,8 @@
-"""The LSTM with a backward pass of its own (custom VJP): every GEMM that need not be in the loop is outside it.
+"""The LSTM with a backward pass of its own: every GEMM that need not be in the loop is outside it.
 
 In the forward loop stays h U, in the backward loop dz U^T. The input projection, the input's gradient and the gradients of kernel and
 recurrent kernel are each one product over all T and B (one a gate where dropout masks differ between the gates). Equations:
-back-propagation through time of cells/lstm.py. Same signature and results as reference.py; reverse mode only.
+back-propagation through time of cells/lstm.py. Same signature and results as reference.py.
 
 Kept for the backward pass, a step: h as it was before, and the local derivatives (see `Kept`), so that its loop only multiplies.
 
@@ -13,18 +13,19 @@ whole vectors; sigmoid is written as a tanh; operands of products are transposed
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
 from lstm_jax.cells.products import matmul, project
 from lstm_jax.dropout import DropoutMasks
+from lstm_jax.operation import apply
+from lstm_jax.recurrence.lstm_operation import LSTMOperation, with_zeros
 from lstm_jax.shapes import GATES
 
 Gates = tuple[jax.Array, ...]
@@ -52,10 +53,13 @@ class Loops(NamedTuple):
     forward(sequences, keep, kernel (H, 4H), z, state, mask, valid, compute_dtype) -> h of all steps or None, final state, kept or None;
     z is one (T, B, 4H), or a (T, B, H) a gate; kept is what backward reads, kept.h (T, B, H) is h before each step.
     backward(split, kernel, kept, d_h (T, B, H) or None, d_final, mask, valid, compute_dtype) -> d of the first state, d_z as z.
+    twin: loops in JAX that give the same values and keep the same, where these are not in JAX; platforms: those on which these run.
     """
 
     forward: Callable
     backward: Callable
+    twin: Any = None
+    platforms: tuple[str, ...] = ()
 
 
 def run(
@@ -70,14 +74,37 @@ def run(
 ):
     """See `reference.run`."""
     del cell  # the capability table lets only the LSTM come here
-    return run_loops(LOOPS, compute_dtype, sequences, params, x, state, valid, dropout)
+    return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def run_loops(loops: Loops, compute_dtype, sequences, params, x, state, valid, dropout):
-    """The LSTM over time by these loops; the other arguments as those of `run`."""
-    h, final, _ = _forward(loops, compute_dtype, sequences, False, params, x, state, valid, dropout)
-    return h, final
+@dataclass(frozen=True)
+class HoistedLSTM(LSTMOperation):
+    """The LSTM by these loops, on (params, x, state, valid, dropout)."""
+
+    loops: Loops
+    compute_dtype: Any
+    sequences: bool
+
+    @property
+    def platforms(self):
+        """See `Operation`; loops in JAX are their own twin."""
+        return self.loops.platforms
+
+    def forward(self, keep, *args):
+        """See `Operation`."""
+        return _forward(self.loops.forward, self.compute_dtype, self.sequences, keep, *args)
+
+    def backward(self, wanted, args, residuals, cotangents):
+        """See `Operation`."""
+        return _backward(self.loops.backward, self.compute_dtype, args, residuals, cotangents)
+
+    def plain_forward(self, keep, *args):
+        """See `Operation`."""
+        return _forward((self.loops.twin or self.loops).forward, self.compute_dtype, self.sequences, keep, *args)
+
+    def plain_backward(self, wanted, args, residuals, cotangents):
+        """See `Operation`."""
+        return _backward((self.loops.twin or self.loops).backward, self.compute_dtype, args, residuals, cotangents)
 
 
 def _per_gate(mask: Array | None) -> bool:
@@ -109,9 +136,10 @@ def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) ->
     return tuple(product + jnp.broadcast_to(bias, product.shape) for product, bias in z)
 
 
-def _forward(loops: Loops, compute_dtype, sequences, keep, params, x, state, valid, dropout):
+def _forward(loop: Callable, compute_dtype, sequences, keep, params, x, state, valid, dropout):
     z = _project(params, x, dropout.input, compute_dtype)
-    return loops.forward(sequences, keep, params.recurrent_kernel, z, state, dropout.recurrent, valid, compute_dtype)
+    h, final, kept = loop(sequences, keep, params.recurrent_kernel, z, state, dropout.recurrent, valid, compute_dtype)
+    return (h, final), kept
 
 
 def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
@@ -144,15 +172,6 @@ def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
     return h, final, kept
 
 
-def _fwd(loops, compute_dtype, sequences, params, x, state, valid, dropout):
-    # symbolic_zeros wraps every leaf, to say which cotangents are wanted; only the values matter here
-    params, x, state, valid, dropout = jax.tree.map(
-        lambda leaf: leaf.value, (params, x, state, valid, dropout), is_leaf=lambda leaf: hasattr(leaf, "perturbed")
-    )
-    h, final, kept = _forward(loops, compute_dtype, sequences, True, params, x, state, valid, dropout)
-    return (h, final), (params, x, dropout, valid, kept)
-
-
 def backward_loop(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype):
     """See `Loops`."""
     per_gate = _per_gate(mask)
@@ -176,15 +195,12 @@ def backward_loop(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype)
     return lax.scan(body, d_final, (d_h, kept, valid), reverse=True)
 
 
-def _bwd(loops, compute_dtype, sequences, residuals, cotangents):
-    del sequences
-    params, x, dropout, valid, kept = residuals
-    d_h, d_final = cotangents
-    d_h = None if isinstance(d_h, SymbolicZero) else d_h
-    d_final = LSTMState(*(jnp.zeros_like(kept.h[0]) if isinstance(d, SymbolicZero) else d for d in d_final))
+def _backward(loop: Callable, compute_dtype, args, kept, cotangents):
+    params, x, state, valid, dropout = args
+    d_h, d_final = with_zeros(cotangents, state)
     mask, kernel = dropout.recurrent, params.recurrent_kernel
     split = _per_gate(mask) or _per_gate(dropout.input)
-    d_state, d_z = loops.backward(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype)
+    d_state, d_z = loop(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype)
 
     d_params, d_x, d_masks = gradients(params, x, dropout, kept.h, d_z, compute_dtype)
     return d_params, d_x, d_state, None, d_masks
@@ -239,7 +255,5 @@ def _over_time_and_batch(a: Array, b: Array, compute_dtype) -> Array:
     operands = (a, b) if compute_dtype is None else (a.astype(compute_dtype), b.astype(compute_dtype))
     return lax.dot_general(*operands, (((1, 2), (0, 1)), ((), ())), preferred_element_type=a.dtype)
 
-
-run_loops.defvjp(_fwd, _bwd, symbolic_zeros=True)
 
 LOOPS = Loops(forward_loop, backward_loop)

@@ -1,8 +1,4 @@
-"""What compiled loops (native.py, pallas/) share: what they keep of the forward pass, twins in JAX that give the same values, and the mesh.
-
-Where derivatives of the loops themselves are asked for (order 2 and more), those of the twins serve. On a mesh each device runs its own
-rows of the batch.
-"""
+"""Residuals of compiled loops (native.py, pallas/), twins of the loops in JAX that give the same values, and the mesh."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -93,31 +89,3 @@ def backward_twin(split: bool, compute_dtype, kernel, kept: Trail, d_h, d_final,
     forget = f if valid is None else jnp.where(valid[:, :, None], f, 1)
     derivatives = hoisted.Kept(o * (1 - tanh_c * tanh_c), z_by, forget, kept.h)
     return hoisted.backward_loop(split, kernel, derivatives, d_h, d_final, mask, valid, compute_dtype)
-
-
-def differentiable(function: Callable, twin: Callable, fixed: int) -> Callable:
-    """`function` with the derivative of `twin`, which gives the same; the first `fixed` arguments and whatever is no float have none."""
-    made = jax.custom_vjp(function, nondiff_argnums=tuple(range(fixed)))
-
-    def fwd(*args):
-        return function(*args), args[fixed:]
-
-    def bwd(*args):
-        *options, residuals, cotangents = args
-        leaves, tree = jax.tree.flatten(residuals)
-        floats = [n for n, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-
-        def of_floats(values):
-            filled = list(leaves)
-            for n, value in zip(floats, values, strict=True):
-                filled[n] = value
-            return twin(*options, *jax.tree.unflatten(tree, filled))
-
-        _, pull = jax.vjp(of_floats, [leaves[n] for n in floats])
-        gradients: list[Any] = [None] * len(leaves)
-        for n, gradient in zip(floats, pull(cotangents)[0], strict=True):
-            gradients[n] = gradient
-        return jax.tree.unflatten(tree, gradients)
-
-    made.defvjp(fwd, bwd)
-    return made

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 
@@ -22,6 +23,7 @@ from lstm_jax.config import ForecastConfig, forecast_from_json
 from lstm_jax.errors import InputError, require
 from lstm_jax.files import write_atomically
 from lstm_jax.models import Forecaster, functional
+from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
@@ -168,6 +170,7 @@ def train(
     if series is None:
         require(bool(config.data.csv), "csv", "none given", "name a .csv or .jsonl file")
         series = data.read_series(Path(config.data.csv), config.data.time, config.data.value)
+    _require_memory(config, len(series), mesh)
     parts, scale = parts_of(series, config)
     run = begin(config, folder, mesh, len(parts["train"].target), series.fingerprint, resume)
     write_atomically(run.folder.scale, json.dumps(asdict(scale)) + "\n")
@@ -207,10 +210,23 @@ def train(
     return result
 
 
+def _require_memory(config: ForecastConfig, entries: int, mesh: jax.sharding.Mesh) -> None:
+    size, context, horizon, features = config.train.batch_size, config.data.context, config.data.horizon, features_of(config)
+    batch = [jax.ShapeDtypeStruct((size, *shape), np.float32) for shape in ((context, features), (horizon,), (horizon,))]
+    flags = {
+        "parameters": "--units, --layers or --horizon",
+        "residuals": "--batch-size, --context, --units or --layers, or give --remat sqrt",
+        "data": "--context or --horizon",
+    }
+    windows = max(0, entries - context - horizon)
+    rows = 8 * windows * (context * features + 2 * horizon)
+    require_memory(config, partial(make_model, config), objective, tuple(batch), mesh, flags, rows=rows)
+
+
 def interval(given: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and the bounds of the interval of that level, (W, K) in the series' own units."""
     mean = last[:, None] + given[:, 0] * scale.spread
-    wide = NormalDist().inv_cdf(0.5 + level / 2) * np.exp(np.maximum(given[:, 1], NARROWEST)) * scale.spread
+    wide = -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(given[:, 1], NARROWEST)) * scale.spread
     return mean, mean - wide, mean + wide
 
 

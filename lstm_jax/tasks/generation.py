@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files import write_atomically
 from lstm_jax.models import CharGenerator, functional
 from lstm_jax.sampling import Mode, Rules, Sampler, make_rules
+from lstm_jax.tasks.memory import require_free, require_memory
 from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
 from lstm_jax.training.callbacks import Callback, EpochRecord
@@ -79,6 +81,7 @@ def train(
     if corpus is None:
         with console.status("reading text"):
             corpus = load_corpus(config)
+    _require_memory(config, corpus, mesh)
     length, batch = config.data.length, config.train.batch_size
     stream = config.data.regime == "stream"
     examples = stream_examples(corpus.train, length, batch) if stream else window_examples(corpus.train, length, config.data.step)
@@ -124,6 +127,28 @@ def train(
     if figures:
         draw_figures(run.folder, result, corpus, scorer)
     return result
+
+
+def _require_memory(config: GenerationConfig, corpus: data.Corpus, mesh: jax.sharding.Mesh) -> None:
+    length, size = config.data.length, config.train.batch_size
+    stream = config.data.regime == "stream"
+    flags = {
+        "parameters": "--units, --layers or --embed",
+        "residuals": "--batch-size, --length, --units or --layers, or give --remat sqrt",
+        "data": "--length, or raise --step",
+    }
+    # the held-out windows lie in memory, those of the training part are cut from the text
+    held = 0 if stream else len(corpus.validation) // config.data.step * (length + 1)
+    require_memory(
+        config,
+        partial(make_model, config, corpus.characters.size),
+        stream_objective if stream else window_objective,
+        jax.ShapeDtypeStruct((size, length + 1), np.int32),
+        mesh,
+        flags,
+        rows=corpus.train.nbytes + held * corpus.validation.itemsize,
+        carry=(lambda model: model.initial_state(size)) if stream else lambda model: (),
+    )
 
 
 def _described(corpus: data.Corpus, config: GenerationConfig, examples: int, backend: str, devices: int) -> str:
@@ -190,20 +215,21 @@ def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer:
     draw_units(corpus.characters, ids, scorer.activations(result.params, ids), run.figures / "units.html", UNITS)
 
 
-def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str) -> None:
+def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
     """An HTML page of the text, each character coloured by its bits."""
     from lstm_jax import text_map
 
-    text_map.surprise_page(_shown(characters, ids), scores.nats / np.log(2), path, title)
+    text_map.surprise_page(_shown(characters, ids), scores.nats / np.log(2), path, title, force)
 
 
-def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int) -> None:
+def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
     """An HTML page of the text, once for each of the `count` most active hidden units, coloured by its output."""
     from lstm_jax import text_map
 
     require(count >= 1, "count", count, "give 1 unit or more")
     units = text_map.most_active(activations, count)
-    text_map.units_page(_shown(characters, ids), activations, units, path, f"The {len(units)} most active of {activations.shape[1]} units")
+    title = f"The {len(units)} most active of {activations.shape[1]} units"
+    text_map.units_page(_shown(characters, ids), activations, units, path, title, force)
 
 
 def _shown(characters: data.Characters, ids: np.ndarray) -> str:
@@ -274,7 +300,11 @@ class Trained:
         """
         require(chars >= 0, "chars", chars, "give 0 or more")
         require(0 <= seed < 2**32, "seed", seed, "give a number from 0 to below 2**32")
-        sampler = Sampler(self.rebuild, self.characters.size, self.mode(mode), self.config.data.length, mesh_of(self.config))
+        mesh, model = mesh_of(self.config), self.config.model
+        windows = self.config.data.length if self.mode(mode) == "window" else 1
+        row = windows * model.units * (2 * model.layers + 4) + self.characters.size + min(chars, STRETCH)
+        require_free(4 * samples * row, mesh, f"drawing {samples} texts at once: lower --samples")
+        sampler = Sampler(self.rebuild, self.characters.size, self.mode(mode), self.config.data.length, mesh)
         drawing = sampler.start(self.params, jax.random.key(seed), jnp.asarray(prompt, jnp.int32)[None], samples)
         return self._stretches(sampler, drawing, chars, rules)
 

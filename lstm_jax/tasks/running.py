@@ -52,15 +52,21 @@ def begin(config: RunConfig, folder: Path, mesh: jax.sharding.Mesh, examples: in
     Raises:
         InputError: for a config that does not fit, before the folder is made; for a folder that cannot be taken.
     """
-    asked = None if config.model.backend == "auto" else config.model.backend
-    backend = resolve_backend(asked, config.model.cell, compute_dtype=config.model.dtype, **_asked(config.model)).name
-    check_batch_size(config.train.batch_size, mesh)
+    backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
     run = RunFolder(folder)
     run.start(to_json(config), resume)
     run.write_environment(mesh, backend)
     run.fix_data(fingerprint)
     return Run(run, mesh, backend, optimizer)
+
+
+def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
+    """Return the name of the backend that serves the config; `InputError` if none does, or a batch does not divide over the mesh."""
+    asked = None if config.model.backend == "auto" else config.model.backend
+    backend = resolve_backend(asked, config.model.cell, compute_dtype=config.model.dtype, **_asked(config.model)).name
+    check_batch_size(config.train.batch_size, mesh)
+    return backend
 
 
 def _asked(model: RecurrentConfig) -> dict[str, Any]:

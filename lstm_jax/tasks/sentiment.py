@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from lstm_jax.config import SentimentConfig, sentiment_from_json
 from lstm_jax.errors import require
 from lstm_jax.files import write_atomically
 from lstm_jax.models import SentimentClassifier, functional, replaced
+from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
@@ -128,6 +130,7 @@ def train(
     mesh = sharding.make_mesh(config.train.devices)
     if reviews is None:
         reviews = _load_with_spinner(config, console)
+    _require_memory(config, reviews, mesh)
     splits = padded_rows(reviews, config)
     model = make_model(config, reviews.vocabulary.size)
     params, rebuild = functional(model)
@@ -169,6 +172,18 @@ def train(
     )
     _finish(run.folder, config, result, reviews, splits, logits, figures)
     return result
+
+
+def _require_memory(config: SentimentConfig, reviews: data.EncodedReviews, mesh: jax.sharding.Mesh) -> None:
+    size, length = config.train.batch_size, config.data.maxlen
+    batch = (jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size,), np.int32))
+    flags = {
+        "parameters": "--units, --layers, --embed or --num-words",
+        "residuals": "--batch-size, --maxlen, --units or --layers, or give --remat sqrt",
+        "data": "--maxlen",
+    }
+    make = partial(make_model, config, reviews.vocabulary.size)
+    require_memory(config, make, objective, batch, mesh, flags, rows=4 * length * len(reviews.train))
 
 
 def _load_with_spinner(config: SentimentConfig, console: Console) -> data.EncodedReviews:
@@ -217,7 +232,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
 
-def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 400) -> None:
+def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 400, force: bool = True) -> None:
     """The learned space in two dimensions: of the words in 50 reviews or more, the `words` that say most about a review.
 
     Raises:
@@ -231,7 +246,7 @@ def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 4
     one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]
     plane = embedding_space.project(table[one_sided])
     plots.embedding_map(
-        plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes"
+        plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes", force
     )
 
 
@@ -317,11 +332,12 @@ def neighbours(
     return [(trained.vocabulary.word(kept[int(i)]), float(score)) for i, score in zip(ids, scores, strict=True)]
 
 
-def export_embedding(trained: Trained, out: Path, form: str) -> int:
+def export_embedding(trained: Trained, out: Path, form: str, force: bool = True) -> int:
     """Write the vectors of all words with their figures; returns how many.
 
     Args:
         out: a file for "word2vec", a folder for "projector".
+        force: see `files.check_output`.
     """
     from lstm_jax import embedding_space
 
@@ -330,9 +346,9 @@ def export_embedding(trained: Trained, out: Path, form: str) -> int:
     words = [trained.vocabulary.word(i) for i in ids]
     vectors = table[4 : 4 + len(words)]
     if form == "word2vec":
-        embedding_space.export_word2vec(out, words, vectors)
+        embedding_space.export_word2vec(out, words, vectors, force)
     else:
         with np.load(trained.run.words) as file:
             columns = {"reviews": file["count"][4 : 4 + len(words)], "positive_share": file["share"][4 : 4 + len(words)].round(4)}
-        embedding_space.export_projector(out, words, vectors, columns)
+        embedding_space.export_projector(out, words, vectors, columns, force)
     return len(words)

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from lstm_jax import native, sharding
+from lstm_jax.bounds import MOST
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
 
@@ -26,8 +27,8 @@ class Lag(NamedTuple):
     done: jax.Array
 
 
-class RowOptimizer(optax.GradientTransformation):
-    """An optimiser that can take a table's gradient by rows, and leave the other rows for when they are read."""
+class ByRows(NamedTuple):
+    """How an optimiser takes a table's gradient by rows, and leaves the other rows for when they are read."""
 
     serves: Callable[[jax.Array], bool]
     """Whether it can here, for that table."""
@@ -39,6 +40,17 @@ class RowOptimizer(optax.GradientTransformation):
     update_by_rows: Callable
     """update_by_rows(gradient of the others, name of the table, ids (..., B), their gradients (..., B, E), lag, state, params)
     -> lag, state, params: those rows have taken this step, and after `catch_up` all have, as with a gradient of zeros but for theirs."""
+
+
+class RowOptimizer(optax.GradientTransformation):
+    """An optimiser that can take a table's gradient by rows too."""
+
+    rows: ByRows
+
+    def __new__(cls, init: Callable, update: Callable, rows: ByRows) -> "RowOptimizer":
+        self = super().__new__(cls, init, update)
+        self.rows = rows
+        return self
 
 
 def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> RowOptimizer:
@@ -96,9 +108,7 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
         params = jax.tree.map(jnp.add, rest, steps) | {name: params[name]}
         return lag._replace(at=lag.at + 1), state, params
 
-    optimizer = RowOptimizer(init, update)
-    optimizer.serves, optimizer.begin, optimizer.catch_up, optimizer.update_by_rows = _compiled, begin, catch_up, update_by_rows
-    return optimizer
+    return RowOptimizer(init, update, ByRows(_compiled, begin, catch_up, update_by_rows))
 
 
 def _adam_step(path, m, v, g, scale, b1, b2, eps):
@@ -154,12 +164,57 @@ def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.G
     return optax.rmsprop(learning_rate, decay=rho, eps=eps, eps_in_sqrt=True)
 
 
+def clipped(optimizer: optax.GradientTransformation, most: float) -> optax.GradientTransformation:
+    """Return `optimizer` behind `optax.clip_by_global_norm(most)`: a gradient whose global norm is larger is scaled down to it.
+
+    A `RowOptimizer` stays one. Its norm is that of the dense gradient: the gradients of a row that comes several times are added up first.
+    The state is that of `optax.chain` in either case.
+    """
+    chain = optax.chain(optax.clip_by_global_norm(most), optimizer)
+    if not isinstance(optimizer, RowOptimizer):
+        return chain
+    inner = optimizer.rows
+
+    def begin(table, state, *steps):
+        return inner.begin(table, state[1], *steps)
+
+    def catch_up(name, ids, lag, state, params):
+        lag, own, params = inner.catch_up(name, ids, lag, state[1], params)
+        return lag, (state[0], own), params
+
+    def update_by_rows(updates, name, ids, rows, lag, state, params):
+        once = summed_rows(ids, rows, params[name], name)
+        norm = optax.tree_utils.tree_norm((updates, once))
+        updates, rows = jax.tree.map(lambda g: jnp.where(norm < most, g, g / norm.astype(g.dtype) * most), (updates, rows))
+        lag, own, params = inner.update_by_rows(updates, name, ids, rows, lag, state[1], params)
+        return lag, (state[0], own), params
+
+    return RowOptimizer(chain.init, chain.update, ByRows(inner.serves, begin, catch_up, update_by_rows))
+
+
+def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
+    """Sum the gradients (..., B, E) of equal `ids` (..., B): the non-zero rows of the dense gradient of `table` (V, E), and rows of zeros.
+
+    Negative ids count from the end, ids outside the table are passed over, as `ByRows.update_by_rows` has it.
+    """
+    if sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table):
+        rows = sharding.rows_to_columns(rows)
+    ids, rows = ids.reshape(-1), rows.reshape(-1, rows.shape[-1])
+    ids = jnp.where(ids < 0, ids + len(table), ids)
+    inside = (ids >= 0) & (ids < len(table))
+    order = jnp.argsort(jnp.where(inside, ids, len(table)))  # stable: the sums have the same bits each time
+    ids, rows = ids[order], jnp.where(inside[:, None], rows, 0)[order]
+    groups = jnp.cumsum(jnp.diff(ids, prepend=ids[:1]) != 0)
+    return jax.ops.segment_sum(rows, groups, len(ids), indices_are_sorted=True)
+
+
 OURS: dict[str, Callable] = {"adam": keras_adam, "rmsprop": keras_rmsprop}
 
 
 def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | float:
     """The learning rate as a function of the step, over `total_steps` steps with the warm-up included."""
     peak, end, warmup = config.learning_rate, config.final_learning_rate, config.warmup_steps
+    require(total_steps <= MOST, "epochs", config.epochs, f"the run would have {total_steps:,} steps: give fewer, {MOST} steps at most")
     require(warmup < total_steps, "warmup_steps", warmup, f"the run has {total_steps} steps in all")
     decay_steps = total_steps - warmup
     match config.schedule:
@@ -196,5 +251,5 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTrans
     except TypeError as error:
         raise InputError("optimizer", config.optimizer, f"it needs more than a learning rate ({error})") from error
     if config.clip_norm:
-        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+        return clipped(optimizer, config.clip_norm)
     return optimizer

@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 
 from lstm_jax import sharding
-from lstm_jax.training.optimizers import RowOptimizer
+from lstm_jax.training.optimizers import ByRows, RowOptimizer
 from lstm_jax.training.state import TrainState
 
 # objective(params, batch, weight (B,), key) -> loss, figures
@@ -53,7 +53,7 @@ fixed steps, not at the end of stretches that last so many seconds. The time tha
 
 def by_rows(objective: Any, optimizer: Any, params: Any) -> bool:
     """Whether steps differentiate by rows looked up, and update those."""
-    return isinstance(objective, LookupObjective) and isinstance(optimizer, RowOptimizer) and optimizer.serves(params[objective.table])
+    return isinstance(objective, LookupObjective) and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
 
 
 def unit_of(objective: Any, optimizer: Any, params: Any) -> int:
@@ -141,7 +141,7 @@ def make_run_steps(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         return lag, opt_state, optax.apply_updates(state.params, updates), figures, carry
 
-    def update_by_rows(lookup: LookupObjective, rows_only: RowOptimizer, state: TrainState, lag, batch, weight, key):
+    def update_by_rows(lookup: LookupObjective, rows_only: ByRows, state: TrainState, lag, batch, weight, key):
         name, ids = lookup.table, lookup.ids(batch)
         lag, opt_state, params = rows_only.catch_up(name, ids, lag, state.opt_state, state.params)
         others = {key: param for key, param in params.items() if key != name}
@@ -158,7 +158,7 @@ def make_run_steps(
         lag: Any = ()
         catch_up: Callable | None = None
         if by_rows(objective, optimizer, state.params):
-            lookup, rows_only = cast(LookupObjective, objective), cast(RowOptimizer, optimizer)
+            lookup, rows_only = cast(LookupObjective, objective), cast(RowOptimizer, optimizer).rows
             step = partial(update_by_rows, lookup, rows_only)
             lag = rows_only.begin(state.params[lookup.table], state.opt_state, len(order.rows))
 

@@ -12,6 +12,10 @@ import pytest
 from rows import ROOT, timed
 
 
+NASTY = "<!--<script> no </script> memory"
+"""It would blank the page: after "<!--<script" one "</script>" no longer ends the script."""
+
+
 def _rows() -> list[dict]:
     rows = [{"schema": 2, "peer": "peak", "git": "abc", "cores": 2, "load": 1.0, "gemm_gflops_2": 400.0, "copy_gbs_2": 50.0}]
     for side, factor in (("ours", 1.0), ("torch_lstm", 2.0), ("flax_nnx", 0.5)):
@@ -19,7 +23,7 @@ def _rows() -> list[dict]:
             for name in ("A", "recurrence:H=32,T=20,B=32", "recurrence:H=32,T=80,B=32", "recurrence:H=64,T=80,B=32"):
                 rows.append(timed(name, side, 4.0 * factor * (1 + number / 100), number))
     failed = {name: rows[1][name] for name in ("peer", "side", "git", "round", "workload", "backend", "dropout", "recurrent_dropout")}
-    failed |= {"peer": "haiku", "side": "haiku", "cores": 2, "load": 1.0, "error": "no </script> memory"}
+    failed |= {"peer": "haiku", "side": "haiku", "cores": 2, "load": 1.0, "error": NASTY}
     return [*rows, failed]
 
 
@@ -76,7 +80,8 @@ def test_what_the_page_holds(page: Path) -> None:
     assert trained["sentiment", 20, None, 32]["reached"] is None
     assert {key for key, line in trained.items() if not line["front"]} == {("sentiment", 20, None, 64)}
     column = data["columns"].index("error")
-    assert "no </script> memory" in [row[column] for row in data["rows"]]
+    assert NASTY in [row[column] for row in data["rows"]]
+    assert "<" not in found
 
 
 def test_summary_and_figures(page: Path) -> None:

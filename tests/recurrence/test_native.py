@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -81,18 +82,19 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
             params, x, state, dropout, valid, tokens, d_h, d_final = _arrays(batch, units, features, dtype, *kind)
             if kind != KINDS[turn % 5]:  # a tile that starts from zeros leaves products out
                 state = state._replace(h=state.h.at[:64].set(0))
-            args = (params, x, state, dropout, valid, tokens)
-            want = jax.jit(recurrence._twin_forward, static_argnums=(0, 1))(True, True, *args)
-            got = recurrence._call_forward(True, True, *args)
+            args = (params, x, state, valid, dropout, tokens)
+            operation = recurrence.CompiledLSTM(True)
+            want = jax.jit(partial(operation.plain_forward, True))(*args)
+            got = operation.forward(True, *args)
             assert_close(got, want, tolerance, str(kind))
             for sequences in (False, True):
-                part = recurrence._call_forward(sequences, False, *args)
-                jax.tree.map(np.testing.assert_array_equal, part[:2], (got[0] if sequences else None, got[1]))
-            d_h = None if kind == KINDS[turn % 5] else d_h
-            back = (kind[0] != "ids", params, x, want[2], d_h, d_final, dropout, valid, tokens)
-            assert_close(
-                recurrence._call_backward(*back), jax.jit(recurrence._twin_backward, static_argnums=0)(*back), tolerance, str(kind)
-            )
+                part, _ = recurrence.CompiledLSTM(sequences).forward(False, *args)
+                jax.tree.map(np.testing.assert_array_equal, part, (got[0][0] if sequences else None, got[0][1]))
+            wanted = (True, kind[0] != "ids", True, None, DropoutMasks(), None)
+            cotangents = (None if kind == KINDS[turn % 5] else d_h, d_final)
+            by_twin = jax.jit(lambda *back: operation.plain_backward(wanted, *back))  # noqa: B023 (called in this turn)
+            back = (args, want[1], cotangents)
+            assert_close(operation.backward(wanted, *back), by_twin(*back), tolerance, str(kind))
 
 
 @built
@@ -180,7 +182,8 @@ def test_gates_far_out(dtype: str) -> None:
         def gates(bias: jax.Array, units: int) -> np.ndarray:
             params = LSTMParams(jnp.zeros((1, 4 * units), dtype), jnp.zeros((units, 4 * units), dtype), bias)
             state = LSTMState(*jnp.zeros((2, 1, units), dtype))
-            kept = recurrence._call_forward(False, True, params, jnp.zeros((1, 1, 1), dtype), state, DropoutMasks(), None, None)[2]
+            x = jnp.zeros((1, 1, 1), dtype)
+            kept = recurrence.CompiledLSTM(False).forward(True, params, x, state, None, DropoutMasks(), None)[1]
             return np.asarray(kept.gates, np.float64).reshape(4, units)
 
         for gate in range(4):

@@ -91,7 +91,7 @@ def test_a_kernel_read_anew_each_step(read_anew: None, size: tuple[int, int], ki
 
 
 def _interpreted(cell, params, x, state, valid, dropout, compute_dtype=None, sequences: bool = True):
-    return hoisted.run_loops(loops.INTERPRETED, compute_dtype, sequences, params, x, state, valid, dropout)
+    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, compute_dtype, sequences), params, x, state, valid, dropout)
 
 
 CASES = [

@@ -10,7 +10,7 @@ from tables import BACKENDS
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.training import optimizers
-from lstm_jax.training.optimizers import LEAST, keras_adam, keras_rmsprop, make_optimizer, make_schedule
+from lstm_jax.training.optimizers import LEAST, RowOptimizer, clipped, keras_adam, keras_rmsprop, make_optimizer, make_schedule, summed_rows
 
 STEPS = 5
 
@@ -99,14 +99,14 @@ def test_adam_by_rows(columns, dtype):
                     assert (np.abs(got[name] - want[name]) <= far)[rows].all(), (kind, name)
 
         for call in range(2):  # each begins where the one before it has caught up
-            lag = optimizer.begin(params["table"], lazy[0], steps)
+            lag = optimizer.rows.begin(params["table"], lazy[0], steps)
             for _ in range(steps // (call + 1)):
                 ids = jnp.asarray(np.floor(float(3 * count) ** rng.random((3, 2))) - 2 * count // 3, jnp.int32)
                 scale = 10.0 ** rng.integers(-9, 1, columns)  # some gradients are as small as epsilon
                 rows, other = (jnp.asarray(rng.standard_normal((*shape, columns)) * scale, dtype) for shape in (ids.shape, (count,)))
-                lag, *lazy = optimizer.catch_up("table", ids, lag, *lazy)
+                lag, *lazy = optimizer.rows.catch_up("table", ids, lag, *lazy)
                 check(ids[(ids >= -count) & (ids < count)], lazy, dense)
-                lag, *lazy = optimizer.update_by_rows({"other": other}, "table", ids, rows, lag, *lazy)
+                lag, *lazy = optimizer.rows.update_by_rows({"other": other}, "table", ids, rows, lag, *lazy)
                 gradient = {"table": jnp.zeros((count, columns), dtype).at[ids].add(rows), "other": other}
                 updates, state = update(gradient, dense[1])
                 dense = optax.apply_updates(dense[0], updates), state
@@ -116,7 +116,7 @@ def test_adam_by_rows(columns, dtype):
                     "nu": jax.tree.map(jnp.maximum, reached["nu"], state.nu),
                 }
             assert (lag.done < lag.at).any()
-            lag, *lazy = optimizer.catch_up("table", None, lag, *lazy)
+            lag, *lazy = optimizer.rows.catch_up("table", None, lag, *lazy)
             check(slice(None), lazy, dense)
 
 
@@ -133,8 +133,8 @@ def test_rows_far_behind():
         for _ in range(1000):
             updates, whole = update({"table": jnp.zeros((4, 40))}, whole)
             dense = optax.apply_updates(dense, updates)
-        lag = optimizer.begin(params["table"], state, 2000)._replace(at=jnp.int32(1000))
-        _, state, params = optimizer.catch_up("table", None, lag, state, params)
+        lag = optimizer.rows.begin(params["table"], state, 2000)._replace(at=jnp.int32(1000))
+        _, state, params = optimizer.rows.catch_up("table", None, lag, state, params)
         np.testing.assert_allclose(params["table"], dense["table"], rtol=1e-6)
         assert (params["table"][0] == 1).all()
         assert (params["table"][1] < 1).all()
@@ -222,3 +222,43 @@ def test_clipping_bounds_the_global_norm():
     small = jax.tree.map(lambda g: g / 100, large)
     updates, _ = optimizer.update(small, state, params)
     assert np.asarray(updates["b"]) == pytest.approx([-0.04], rel=1e-6)
+
+
+IDS = jnp.array([[2, -1, 2], [9, 4, 2]], jnp.int32)
+"""Row 2 comes three times, row 4 twice, once from the end; row 9 is outside of 5 rows."""
+
+
+def test_gradients_of_a_row_are_added_up():
+    rows = jnp.arange(12.0, dtype=jnp.float32).reshape(2, 3, 2)
+    found = summed_rows(IDS, rows, jnp.zeros((5, 2)), "table")
+    assert sorted(row for row in found.tolist() if any(row)) == [[0 + 4 + 10, 1 + 5 + 11], [2 + 8, 3 + 9]][::-1]
+    dense = jnp.zeros((5, 2)).at[IDS].add(rows, mode="drop")
+    assert float(jnp.sum(found**2)) == float(jnp.sum(dense**2))
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.parametrize("most", [0.05, 3.0, 1e6])
+def test_clipping_by_rows_is_clipping_the_whole_table(most):
+    """The norm is the dense gradient's: squaring the rows one by one would give another one."""
+    rng = np.random.default_rng(0)
+    params = {"table": jnp.asarray(rng.standard_normal((5, 3)), jnp.float32), "other": jnp.ones(3)}
+    optimizer = clipped(keras_adam(0.1), most)
+    assert isinstance(optimizer, RowOptimizer)
+    dense = (params, optimizer.init(params))
+    lag, lazy = optimizer.rows.begin(params["table"], dense[1], 4), (dense[1], params)
+    for _ in range(4):
+        rows, other = jnp.asarray(rng.standard_normal((2, 3, 3)), jnp.float32), jnp.asarray(rng.standard_normal(3), jnp.float32)
+        lag, *lazy = optimizer.rows.catch_up("table", IDS, lag, *lazy)
+        lag, *lazy = optimizer.rows.update_by_rows({"other": other}, "table", IDS, rows, lag, *lazy)
+        gradient = {"table": jnp.zeros((5, 3)).at[IDS].add(rows, mode="drop"), "other": other}
+        updates, state = optimizer.update(gradient, dense[1], dense[0])
+        dense = optax.apply_updates(dense[0], updates), state
+    lag, *lazy = optimizer.rows.catch_up("table", None, lag, *lazy)
+    assert jax.tree.structure(lazy[0]) == jax.tree.structure(dense[1])
+    for got, want in zip(jax.tree.leaves((lazy[1], lazy[0])), jax.tree.leaves(dense), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-7)
+
+
+def test_a_run_with_clipping_updates_by_rows():
+    assert isinstance(make_optimizer(TrainConfig(clip_norm=0.5), 10), RowOptimizer)
+    assert not isinstance(make_optimizer(TrainConfig(clip_norm=0.5, optimizer="sgd"), 10), RowOptimizer)

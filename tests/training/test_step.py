@@ -9,9 +9,19 @@ import optax
 import pytest
 
 from lstm_jax import sharding
-from lstm_jax.training.optimizers import keras_adam
+from lstm_jax.training.optimizers import clipped, keras_adam
 from lstm_jax.training.state import create_state
-from lstm_jax.training.step import Examples, LookupObjective, Order, epoch_order, make_predict, make_run_steps, steps_per_epoch, take_rows
+from lstm_jax.training.step import (
+    Examples,
+    LookupObjective,
+    Order,
+    by_rows,
+    epoch_order,
+    make_predict,
+    make_run_steps,
+    steps_per_epoch,
+    take_rows,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -58,12 +68,11 @@ def _objective(params, batch, weight, noise):
     return mean, {"loss": mean, "accuracy": (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()}
 
 
-def run(parts: list[tuple[int, int]], devices: int = 2, loss=objective, made: Tiny | None = None):
+def run(parts: list[tuple[int, int]], devices: int = 2, loss=objective, made: Tiny | None = None, optimizer=keras_adam(0.05)):
     """The state after those stretches of an epoch."""
     made = made or tiny()
     mesh = sharding.make_mesh(devices)
     everywhere = sharding.replicated(mesh)
-    optimizer = keras_adam(0.05)
     state, places = create_state(made.params, optimizer, TOTALS, mesh)
     run_steps = make_run_steps(loss, optimizer, places, mesh)
     order = jax.device_put(epoch_order(jax.random.key(5), len(made.data[1]), BATCH), everywhere)
@@ -74,9 +83,8 @@ def run(parts: list[tuple[int, int]], devices: int = 2, loss=objective, made: Ti
     return state
 
 
-def plain_loop(loss, made: Tiny, cut: bool):
+def plain_loop(loss, made: Tiny, cut: bool, optimizer=keras_adam(0.05)):
     """Gradient and optimiser, step by step; with `cut` the last batch is short instead of filled up."""
-    optimizer = keras_adam(0.05)
     order = epoch_order(jax.random.key(5), len(made.data[1]), BATCH)
     params, opt_state = made.params, optimizer.init(made.params)
     totals = dict.fromkeys(TOTALS, 0.0)
@@ -143,21 +151,35 @@ def test_as_a_plain_loop():
     assert {name: float(value) for name, value in state.totals.items()} == pytest.approx(totals, rel=1e-6)
 
 
+def looked_up(params, batch, weight, key, vectors=None):
+    """`objective` given the rows that it would look up."""
+    ids, labels = batch
+    vectors = jnp.take(params["embedding/embedding"], ids.T, axis=0) if vectors is None else vectors
+    z = vectors.mean(0) @ params["head/w"] + params["head/b"] + 0.1 * jax.random.normal(key, labels.shape)
+    mean = (optax.sigmoid_binary_cross_entropy(z, labels.astype(z.dtype)) * weight).sum()
+    return mean, {"loss": mean, "accuracy": (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()}
+
+
+LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0].T)
+
+
 @pytest.mark.parametrize("devices", [1, 2])
-def test_by_rows_as_by_the_whole_table(devices):
+@pytest.mark.parametrize("clip", [None, 0.1, 1e3])
+def test_by_rows_as_by_the_whole_table(devices, clip):
     """The objective given the rows that it would look up, and the optimiser their gradients: as the plain loop, rounding apart."""
-
-    def loss(params, batch, weight, key, vectors=None):
-        ids, labels = batch
-        vectors = jnp.take(params["embedding/embedding"], ids.T, axis=0) if vectors is None else vectors
-        z = vectors.mean(0) @ params["head/w"] + params["head/b"] + 0.1 * jax.random.normal(key, labels.shape)
-        mean = (optax.sigmoid_binary_cross_entropy(z, labels.astype(z.dtype)) * weight).sum()
-        return mean, {"loss": mean, "accuracy": (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()}
-
-    state = run([(0, 2), (2, 6)], devices, LookupObjective(loss, "embedding/embedding", lambda batch: batch[0].T))
-    params, opt_state, totals = plain_loop(objective, tiny(), cut=False)
+    optimizer = keras_adam(0.05) if clip is None else clipped(keras_adam(0.05), clip)
+    state = run([(0, 2), (2, 6)], devices, LOOKUP, optimizer=optimizer)
+    params, opt_state, totals = plain_loop(objective, tiny(), False, optimizer)
     assert_close((state.params, state.opt_state), (params, opt_state), 1e-5)
     assert {name: float(total) for name, total in state.totals.items()} == pytest.approx(totals, rel=1e-5)
+
+
+def test_clipping_keeps_the_update_by_rows():
+    """And the bits of a run are the same each time, cut at another step or not."""
+    optimizer = clipped(keras_adam(0.05), 0.1)
+    assert by_rows(LOOKUP, optimizer, tiny().params) == by_rows(LOOKUP, keras_adam(0.05), tiny().params)
+    again = [run(parts, 2, LOOKUP, optimizer=optimizer) for parts in ([(0, 6)], [(0, 6)])]
+    assert_bits(*again)
 
 
 def test_rows_that_fill_up_the_last_batch_have_no_influence():

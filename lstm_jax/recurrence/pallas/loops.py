@@ -10,10 +10,10 @@ from jax.experimental.pallas import triton as plgpu
 
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.recurrence import hoisted
-from lstm_jax.recurrence.hoisted import Loops
+from lstm_jax.operation import PLATFORMS, apply
+from lstm_jax.recurrence.hoisted import HoistedLSTM, Loops
 from lstm_jax.recurrence.pallas.kernels import Tiling, backward_kernel, forward_kernel
-from lstm_jax.recurrence.trail import Trail, backward_on_mesh, backward_twin, differentiable, forward_on_mesh, forward_twin
+from lstm_jax.recurrence.trail import Trail, backward_on_mesh, backward_twin, forward_on_mesh, forward_twin
 from lstm_jax.shapes import GATES
 
 LARGEST = 256
@@ -23,7 +23,7 @@ LARGEST = 256
 def run(cell: Cell, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, compute_dtype=None, sequences: bool = True):
     """See `reference.run`."""
     del cell  # the capability table lets only the LSTM come here
-    return hoisted.run_loops(LOOPS, compute_dtype, sequences, params, x, state, valid, dropout)
+    return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout)
 
 
 def _launch(kernel: Callable, tiling: Tiling, steps: int, results, interpret: bool, *args):
@@ -81,18 +81,23 @@ def _call_backward(interpret: bool, split: bool, compute_dtype, kernel, kept: Tr
     return backward_on_mesh(call, kernel, kept, d_h, d_final, mask, valid)
 
 
-_forward = differentiable(_call_forward, lambda interpret, *args: forward_twin(*args), 4)
-_backward = differentiable(_call_backward, lambda interpret, *args: backward_twin(*args), 3)
-
-
 def _forward_loop(interpret, sequences, keep, kernel, z, state, mask, valid, compute_dtype):
-    return _forward(interpret, sequences, keep, compute_dtype, kernel, z, state, mask, valid)
+    return _call_forward(interpret, sequences, keep, compute_dtype, kernel, z, state, mask, valid)
 
 
 def _backward_loop(interpret, split, kernel, kept, d_h, d_final, mask, valid, compute_dtype):
-    return _backward(interpret, split, compute_dtype, kernel, kept, d_h, d_final, mask, valid)
+    return _call_backward(interpret, split, compute_dtype, kernel, kept, d_h, d_final, mask, valid)
 
 
-LOOPS = Loops(partial(_forward_loop, False), partial(_backward_loop, False))
-INTERPRETED = Loops(partial(_forward_loop, True), partial(_backward_loop, True))
+def _forward_in_jax(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
+    return forward_twin(sequences, keep, compute_dtype, kernel, z, state, mask, valid)
+
+
+def _backward_in_jax(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype):
+    return backward_twin(split, compute_dtype, kernel, kept, d_h, d_final, mask, valid)
+
+
+_TWIN = Loops(_forward_in_jax, _backward_in_jax)
+LOOPS = Loops(partial(_forward_loop, False), partial(_backward_loop, False), _TWIN, ("cuda", "rocm"))
+INTERPRETED = Loops(partial(_forward_loop, True), partial(_backward_loop, True), _TWIN, PLATFORMS)
 """Any platform, and slow: for tests."""

@@ -1,0 +1,77 @@
+"""Bounds of the numbers in a config or a command, stated in the fields' types: `units: Annotated[int, Bounds(1, MOST, "give 1 or more")]`."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin
+
+from lstm_jax.errors import InputError
+
+MOST = 2**31 - 1
+"""Greatest count: JAX counts in int32."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers from `low` to `high`, and 0 where `zero` is set.
+
+    remedy: for another number; above: for one above `high`, by default the remedy and `high`.
+    """
+
+    low: int | float
+    high: int | float
+    remedy: str
+    above: str = ""
+    zero: bool = False
+
+    def check(self, name: str, value: Any, kind: type) -> None:
+        """Raise `InputError` unless `value` is a number of that kind (int, or float for both) within the bounds."""
+        number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+        if number and (self.low <= value <= self.high or (self.zero and value == 0)):
+            return
+        high = number and value > self.high
+        raise InputError(name, value, (self.above or f"{self.remedy}, at most {self.high:.12g}") if high else self.remedy)
+
+
+def check_numbers(config: Any) -> None:
+    """Raise `InputError` for the first field of a dataclass, or entry of a tuple, that is outside of the bounds in its type."""
+    for field in dataclasses.fields(config):
+        value, annotation = getattr(config, field.name), field.type
+        values = [value]
+        if get_origin(annotation) is tuple:
+            values, annotation = value, get_args(annotation)[0]
+        if get_origin(annotation) is Annotated:
+            kind, *notes = get_args(annotation)
+            for bounds in (note for note in notes if isinstance(note, Bounds)):
+                for number in values:
+                    bounds.check(field.name, number, kind)
+
+
+class Checked:
+    """Base of dataclasses whose numbers are checked when one is made."""
+
+    def __post_init__(self):
+        check_numbers(self)
+
+
+Count = Annotated[int, Bounds(1, MOST, "give 1 or more")]
+CountOrNone = Annotated[int, Bounds(0, MOST, "give 0 or more")]
+Layers = Annotated[int, Bounds(1, 256, "give 1 or more")]
+Steps = Annotated[int, Bounds(1, MOST, "give 1 or more steps")]
+Rows = Annotated[int, Bounds(1, MOST, "give 1 or more rows")]
+Characters = Annotated[int, Bounds(1, MOST, "give 1 or more characters")]
+CharactersOrNone = Annotated[int, Bounds(0, MOST, "give 0 or more characters")]
+Drawn = Annotated[int, Bounds(0, 10**6, "give 0 or more characters")]
+Entries = Annotated[int, Bounds(1, MOST, "give 1 or more entries")]
+Words = Annotated[int, Bounds(4, MOST, "give 4 or more (0, 1 and 2 are reserved)")]
+Features = Annotated[int, Bounds(0, MOST, "give 0 (one-hot) or more")]
+Devices = Annotated[int, Bounds(0, 2**16, "give 0 or more")]
+Seed = Annotated[int, Bounds(0, 2**32 - 1, "give 0 or more", "give a number below 2**32: JAX would drop the rest")]
+Share = Annotated[float, Bounds(0, 1 - 1e-6, "give a share from 0 to below 1")]
+"""1 less the share stands under fractions, in float32."""
+Part = Annotated[float, Bounds(1e-9, 1 - 1e-9, "give a share between 0 and 1")]
+Level = Annotated[float, Bounds(1e-300, 1 - 2**-53, "give a share between 0 and 1", "give a share between 0 and 1")]
+Rate = Annotated[float, Bounds(1e-18, 1e18, "give a number above 0, at least 1e-18")]
+"""Squares and quotients of two are finite in float32, and not 0."""
+RateOrNone = Annotated[float, Bounds(1e-18, 1e18, "give 0 or more, at least 1e-18", zero=True)]
+Temperature = Annotated[float, Bounds(1e-6, 1e6, *["give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)"] * 2, zero=True)]
+"""Beyond it float32 overflows."""

@@ -1,0 +1,225 @@
+// The contract of a call as a table: its operands, results and attributes. A call that breaks it gets an error that names the operand, what it
+// has and what fits; it costs some dozens of comparisons a call.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <exception>
+#include <initializer_list>
+#include <limits>
+#include <new>
+#include <string>
+
+#include "sets.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+// An extent of a shape: a number, or `times` a letter `plus` a number. A letter stands for one number in the whole call, which the first operand
+// that has it sets.
+struct Extent {
+  char letter = 0;
+  int64_t times = 0, plus = 0;
+  constexpr Extent() = default;
+  constexpr Extent(int number) : plus(number) {}
+  constexpr Extent(char letter, int64_t times, int64_t plus) : letter(letter), times(times), plus(plus) {}
+};
+constexpr Extent operator*(int times, Extent one) { return {one.letter, times * one.times, times * one.plus}; }
+constexpr Extent operator+(Extent one, int more) { return {one.letter, one.times, one.plus + more}; }
+
+constexpr Extent letter_of(char letter) { return {letter, 1, 0}; }
+
+// What an operand's shape must be: extents, any, or that of the first operand.
+struct Shape {
+  enum Kind { kGiven, kAny, kLikeFirst } kind = kGiven;
+  static constexpr size_t kMostExtents = 3;
+  size_t rank = 0;
+  Extent extents[kMostExtents];
+  Shape(Kind kind) : kind(kind) {}
+  Shape(std::initializer_list<Extent> given) : rank(given.size()) { std::copy(given.begin(), given.end(), extents); }
+};
+
+struct Operand {
+  const char* name;
+  ffi::DataType type;
+  Shape shape;
+  bool there = true;  // in this call
+};
+
+struct Attribute {
+  const char* name;
+  double value;
+  bool fits;
+  const char* remedy;
+};
+
+// Indices into some arrays are 32 bits wide.
+constexpr int64_t kMostExtent = std::numeric_limits<int32_t>::max();
+
+// Numbers in a buffer; no overflow where one of the extents is 0.
+inline int64_t count_of(const ffi::AnyBuffer& buffer) {
+  const auto extents = buffer.dimensions();
+  if (std::find(extents.begin(), extents.end(), 0) != extents.end()) return 0;
+  return buffer.element_count();
+}
+
+inline std::string name_of(ffi::DataType type) {
+  switch (type) {
+    case ffi::PRED: return "bool";
+    case ffi::S8: return "int8";
+    case ffi::S16: return "int16";
+    case ffi::S32: return "int32";
+    case ffi::S64: return "int64";
+    case ffi::U8: return "uint8";
+    case ffi::U16: return "uint16";
+    case ffi::U32: return "uint32";
+    case ffi::U64: return "uint64";
+    case ffi::F16: return "float16";
+    case ffi::BF16: return "bfloat16";
+    case ffi::F32: return "float32";
+    case ffi::F64: return "float64";
+    default: return "type " + std::to_string(static_cast<int>(type));
+  }
+}
+
+class Contract {
+ public:
+  // rank: of the first result in a call for one set; without, there is no call for several.
+  Contract(const char* function, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, size_t rank = std::numeric_limits<size_t>::max())
+      : function(function), args(args), rets(rets), sets(rets, rank) {
+    std::fill(std::begin(bound), std::end(bound), -1);
+  }
+
+  // The first attribute that does not fit, as an error.
+  ffi::Error check_attributes(std::initializer_list<Attribute> table) const {
+    for (const Attribute& attribute : table) {
+      if (!attribute.fits) return wrong(attribute.name, number(attribute.value), attribute.remedy);
+    }
+    return ffi::Error::Success();
+  }
+
+  // The first operand or result that does not fit, as an error.
+  ffi::Error check_arrays(std::initializer_list<Operand> operands, std::initializer_list<Operand> results) {
+    ffi::Error error = check_all("operands", args, operands, true);
+    return error.failure() ? error : check_all("results", rets, results, false);
+  }
+
+  ffi::Error wrong(const std::string& name, const std::string& found, const std::string& remedy) const {
+    return ffi::Error::InvalidArgument(std::string(function) + ": " + name + ": " + found + "; " + remedy);
+  }
+
+ private:
+  template <typename Buffers>
+  ffi::Error check_all(const char* what, const Buffers& buffers, std::initializer_list<Operand> table, bool shared) {
+    const size_t wanted = std::count_if(table.begin(), table.end(), [](const Operand& operand) { return operand.there; });
+    if (buffers.size() != wanted) return wrong(what, std::to_string(buffers.size()), "give " + std::to_string(wanted) + names(table));
+    size_t n = 0;
+    for (const Operand& operand : table) {
+      if (!operand.there) continue;
+      auto found = buffers.template get<ffi::AnyBuffer>(n++);
+      if (!found.has_value()) return wrong(operand.name, "no array", "give one");
+      const ffi::AnyBuffer buffer = buffer_of(*found);
+      if (buffer.element_type() != operand.type || !fits(buffer.dimensions(), operand.shape, shared)) {
+        return wrong(operand.name, shown(buffer), "give " + shown(operand));
+      }
+      if (!buffer.untyped_data() && count_of(buffer) > 0) return wrong(operand.name, "no memory", "give " + shown(operand));
+    }
+    return ffi::Error::Success();
+  }
+
+  static ffi::AnyBuffer buffer_of(ffi::AnyBuffer buffer) { return buffer; }
+  static ffi::AnyBuffer buffer_of(ffi::Result<ffi::AnyBuffer> buffer) { return *buffer; }
+
+  static std::string names(std::initializer_list<Operand> table) {
+    std::string all;
+    for (const Operand& operand : table) {
+      if (operand.there) all += std::string(all.empty() ? ": " : ", ") + operand.name;
+    }
+    return all;
+  }
+
+  bool fits(ffi::AnyBuffer::Dimensions extents, const Shape& shape, bool shared) {
+    if (shape.kind == Shape::kAny) return true;
+    if (shape.kind == Shape::kLikeFirst) {
+      const auto first = args.get<ffi::AnyBuffer>(0)->dimensions();
+      return std::equal(first.begin(), first.end(), extents.begin(), extents.end());
+    }
+    if (extents.size() != shape.rank + sets.rank() || !sets.fit(extents, shared)) return false;
+    for (size_t n = 0; n < shape.rank; ++n) {
+      if (!fits(extents[sets.rank() + n], shape.extents[n])) return false;
+    }
+    return true;
+  }
+
+  bool fits(int64_t found, const Extent& extent) {
+    if (!extent.letter) return found == extent.plus;
+    int64_t& value = bound[extent.letter - 'A'];
+    if (value < 0) {
+      const int64_t rest = found - extent.plus;
+      if (rest < 0 || rest % extent.times != 0 || rest / extent.times > kMostExtent) return false;
+      value = rest / extent.times;
+    }
+    return found == value * extent.times + extent.plus;
+  }
+
+  static std::string shown(const ffi::AnyBuffer& buffer) {
+    std::string text;
+    for (const int64_t extent : buffer.dimensions()) text += (text.empty() ? "" : ", ") + std::to_string(extent);
+    return name_of(buffer.element_type()) + "[" + text + "]";
+  }
+
+  std::string shown(const Operand& operand) const {
+    if (operand.shape.kind == Shape::kAny) return name_of(operand.type);
+    if (operand.shape.kind == Shape::kLikeFirst) return name_of(operand.type) + " in the shape of the first operand";
+    std::string text;
+    for (const int64_t extent : sets.extents) text += std::to_string(extent) + ", ";
+    for (size_t n = 0; n < operand.shape.rank; ++n) text += (n ? ", " : "") + shown(operand.shape.extents[n]);
+    return name_of(operand.type) + "[" + text + "]";
+  }
+
+  std::string shown(const Extent& extent) const {
+    if (!extent.letter) return std::to_string(extent.plus);
+    const int64_t value = bound[extent.letter - 'A'];
+    if (value >= 0) return std::to_string(value * extent.times + extent.plus);
+    const std::string letter = (extent.times == 1 ? "" : std::to_string(extent.times)) + extent.letter;
+    return extent.plus ? letter + " + " + std::to_string(extent.plus) : letter;
+  }
+
+  static std::string number(double value) {
+    const bool whole = std::floor(value) == value && std::abs(value) < 1e18;
+    return whole ? std::to_string(static_cast<int64_t>(value)) : std::to_string(value);
+  }
+
+  const char* const function;
+  const ffi::RemainingArgs& args;
+  const ffi::RemainingRets& rets;
+  const Sets sets;
+  int64_t bound[26];
+};
+
+// The kernels' type: float64 where operand number `n` is, else float32.
+inline ffi::DataType real_type(const ffi::RemainingArgs& args, size_t n) {
+  const auto buffer = args.get<ffi::AnyBuffer>(n);
+  return buffer.has_value() && buffer->element_type() == ffi::F64 ? ffi::F64 : ffi::F32;
+}
+
+inline Attribute threads_attribute(int64_t threads) {
+  return {"threads", static_cast<double>(threads), threads >= 1, "give 1 or more"};
+}
+
+// work(), whose exceptions become errors: none may pass through XLA.
+template <typename Work>
+ffi::Error guarded(const char* function, const Work& work) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string(function) + ": not enough memory for what it works with");
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string(function) + ": " + error.what());
+  }
+}
+
+}  // namespace

@@ -1,0 +1,50 @@
+// Calls for several sets of arrays at once, as `vmap` makes them: all arrays have the same number of extents in front. Those of the results are
+// the numbers of sets; an operand has 1 where all sets share it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+struct Sets {
+  std::vector<int64_t> extents;
+  int64_t count = 1;
+
+  // As the first result has them, which is of that rank in a call for one set.
+  Sets(const ffi::RemainingRets& rets, size_t rank) {
+    auto first = rets.get<ffi::AnyBuffer>(0);
+    if (!first.has_value()) return;
+    const auto found = (*first)->dimensions();
+    if (found.size() > rank) extents.assign(found.begin(), found.end() - rank);
+    for (const int64_t extent : extents) count *= extent;
+  }
+
+  size_t rank() const { return extents.size(); }
+
+  bool fit(ffi::AnyBuffer::Dimensions found, bool shared) const {
+    for (size_t n = 0; n < rank(); ++n) {
+      if (found[n] != extents[n] && !(shared && found[n] == 1)) return false;
+    }
+    return true;
+  }
+
+  // Numbers in front of those of set number `set`.
+  int64_t offset(const ffi::AnyBuffer& buffer, int64_t set) const {
+    const auto found = buffer.dimensions();
+    int64_t step = 1, at = 0;
+    for (size_t n = rank(); n < found.size(); ++n) step *= found[n];
+    for (size_t n = rank(); n-- > 0; set /= extents[n]) {
+      if (found[n] == 1) continue;
+      at += set % extents[n] * step;
+      step *= found[n];
+    }
+    return at;
+  }
+};
+
+}  // namespace

@@ -1,0 +1,381 @@
+"""Operations with a compiled pass forward and backward, for every transformation of JAX.
+
+`apply(operation, *args)` runs an `Operation`. JAX sees three primitives: forward, its tangents, and backward.
+
+- Reverse mode runs the operation's own passes. The tangents are linear in what they are given, and their transpose is the backward pass.
+- Forward mode and higher orders differentiate the operation's twin in plain JAX, which gives the same values.
+- `vmap` folds the mapped axis into the rows of the batch. Where an operand without rows (a kernel) is mapped too, it is one call for all of
+  them if the operation has such a call, else `vmap` of its own passes.
+- The operation's own passes run on its `platforms`; others, and exported programs, run the twin. This is chosen when a program is lowered.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+
+Leaves = Sequence[Any]
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+class Operation:
+    """A function of pytrees of arrays. Subclasses are frozen dataclasses of static options, so that programs are cached by them.
+
+    `keep` asks for residuals, what `backward` reads of the forward pass. Cotangents have the structure of the outputs, and `wanted` that of
+    the arguments, with bools as leaves; None stands for a cotangent of zeros and for a gradient that is not wanted.
+    """
+
+    @abstractmethod
+    def forward(self, keep: bool, *args) -> tuple[Any, Any]:
+        """Return outputs, and residuals or None."""
+
+    @abstractmethod
+    def backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
+        """Return gradients by the arguments."""
+
+    @abstractmethod
+    def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
+        """Return what `forward` does, from operations of JAX alone."""
+
+    @abstractmethod
+    def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
+        """Return what `backward` does, from operations of JAX alone."""
+
+    @property
+    @abstractmethod
+    def platforms(self) -> tuple[str, ...]:
+        """Platforms on which `forward` and `backward` run; on others their twins do."""
+
+    @abstractmethod
+    def rows(self, args: tuple) -> list[int | None]:
+        """Return for each leaf of the arguments the axis of the batch's rows, or None where it has none."""
+
+    @abstractmethod
+    def output_rows(self, outputs: Any) -> list[int]:
+        """Return the same for the leaves of the outputs."""
+
+    def residual_rows(self, residuals: Any) -> list[int]:
+        """Return the same for the leaves of the residuals."""
+        return [1] * len(jax.tree.leaves(residuals))
+
+    def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
+        """Return the operation on leaves with an axis of `size` in front where `dims` has 0; outputs and residuals all have it."""
+        return Vmapped(self, dims, size)
+
+
+class ForwardOperation(Operation):
+    """An operation without a backward pass of its own: its derivatives are those of the twin."""
+
+    def backward(self, wanted, args, residuals, cotangents):
+        """See `Operation`."""
+        return self.plain_backward(wanted, args, residuals, cotangents)
+
+    def plain_backward(self, wanted, args, residuals, cotangents):
+        """See `Operation`."""
+        leaves, tree = jax.tree.flatten(args)
+        given = [n for n, want in enumerate(tree.flatten_up_to(wanted)) if want]
+
+        def of_given(values):
+            whole = list(leaves)
+            for n, value in zip(given, values, strict=True):
+                whole[n] = value
+            return self.plain_forward(False, *tree.unflatten(whole))[0]
+
+        outputs, pull = jax.vjp(of_given, [leaves[n] for n in given])
+        flat, out_tree = jax.tree.flatten(outputs)
+        filled = [jnp.zeros_like(o) if d is None else d for o, d in zip(flat, out_tree.flatten_up_to(cotangents), strict=True)]
+        gradients = dict(zip(given, pull(out_tree.unflatten(filled))[0], strict=True))
+        return tree.unflatten([gradients.get(n) for n in range(len(leaves))])
+
+    def rows(self, args: tuple) -> list[int | None]:
+        """See `Operation`."""
+        return [None] * len(jax.tree.leaves(args))
+
+    def output_rows(self, outputs) -> list[int]:
+        """See `Operation`; there are none."""
+        return []
+
+
+def apply(operation: Operation, *args):
+    """Return the outputs of an operation."""
+    return _apply(operation, args)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _apply(operation: Operation, args: tuple):
+    leaves, tree = jax.tree.flatten(args)
+    outputs, _ = _run_forward(operation, False, tree, leaves)
+    return outputs
+
+
+def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tuple[Any, Any]:
+    """Bind the forward primitive; return outputs, and residuals or None."""
+
+    def compiled(*leaves):
+        return operation.forward(keep, *tree.unflatten(leaves))
+
+    def plain(*leaves):
+        return operation.plain_forward(keep, *tree.unflatten(leaves))
+
+    branches, out_tree = _trace(operation, compiled, plain, leaves)
+    return out_tree.unflatten(_forward.bind(*leaves, operation=operation, keep=keep, tree=tree, branches=branches))
+
+
+def _run_backward(operation: Operation, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], leaves: Leaves) -> Leaves:
+    """Bind the backward primitive; return the gradients by the leaves that `wanted` numbers.
+
+    leaves: of arguments and residuals, and of the cotangents those that `given` numbers; trees: of the three.
+    """
+    functions = (operation.backward, operation.plain_backward)
+    compiled, plain = (partial(_call_backward, function, wanted, trees, given) for function in functions)
+    branches, _ = _trace(operation, compiled, plain, leaves)
+    return _backward.bind(*leaves, operation=operation, wanted=wanted, trees=trees, given=given, branches=branches)
+
+
+def _call_backward(function: Callable, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
+    args, residuals, cotangents = _cut(trees, leaves)
+    flags = trees[0].unflatten([n in wanted for n in range(trees[0].num_leaves)])
+    filled = dict(zip(given, cotangents, strict=True))
+    by_output = trees[2].unflatten([filled.get(n) for n in range(trees[2].num_leaves)])
+    gradients = function(flags, trees[0].unflatten(args), trees[1].unflatten(residuals), by_output)
+    flat = trees[0].flatten_up_to(gradients)
+    return [flat[n] for n in wanted]
+
+
+def _cut(trees: tuple, leaves: Sequence) -> tuple[Sequence, Sequence, Sequence]:
+    """Return the leaves of arguments, residuals and whatever follows."""
+    args, residuals = trees[0].num_leaves, trees[1].num_leaves
+    return leaves[:args], leaves[args : args + residuals], leaves[args + residuals :]
+
+
+def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Leaves) -> tuple[tuple[ClosedJaxpr, ClosedJaxpr], Any]:
+    """Return both programs, traced here so that they have the caller's settings, and the structure of their results."""
+    twin, shapes = jax.make_jaxpr(plain, return_shape=True)(*leaves)
+    return (jax.make_jaxpr(compiled)(*leaves) if operation.platforms else twin, twin), jax.tree.structure(shapes)
+
+
+def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
+    """Return the tangents of the outputs by those of the arguments' leaves that `given` numbers."""
+    args, _, tangents = _cut(trees, leaves)
+
+    def of_given(*values):
+        filled = list(args)
+        for n, value in zip(given, values, strict=True):
+            filled[n] = value
+        return jax.tree.leaves(operation.plain_forward(False, *trees[0].unflatten(filled))[0])
+
+    return jax.jvp(of_given, tuple(args[n] for n in given), tuple(tangents))[1]
+
+
+def _primitive(name: str) -> Primitive:
+    made = Primitive(f"lstm_jax_{name}")
+    made.multiple_results = True
+    made.def_impl(lambda *leaves, **params: jax.jit(partial(made.bind, **params))(*leaves))
+    made.def_abstract_eval(lambda *avals, branches, **params: branches[1].out_avals)
+
+    def lower(platform: str, context, *leaves, operation, branches, **params):
+        exported = getattr(context.module_context.lowering_parameters, "for_export", False)  # such a program must run where we are not
+        here = platform in operation.platforms and not exported
+        return mlir.lower_fun(jaxpr_as_fun(branches[0 if here else 1]), multiple_results=True)(context, *leaves)
+
+    for platform in PLATFORMS:
+        mlir.register_lowering(made, partial(lower, platform), platform=platform)
+    return made
+
+
+_forward, _linear, _backward = _primitive("forward"), _primitive("tangents"), _primitive("backward")
+
+
+def _is_zero(tangent) -> bool:
+    return isinstance(tangent, ad.Zero) or tangent.dtype == jax.dtypes.float0
+
+
+def _forward_jvp(primals, tangents, *, operation, keep, tree, branches):
+    del branches
+    given = tuple(n for n, tangent in enumerate(tangents) if not _is_zero(tangent))
+    outputs, residuals = _run_forward(operation, True, tree, primals)
+    results = (outputs, residuals) if keep else (outputs, None)
+    leaves = jax.tree.leaves(results)
+    if keep:  # residuals are differentiated too, in a derivative of order 2
+        return leaves, _plain_jvp(lambda *leaves: operation.plain_forward(True, *tree.unflatten(leaves)), primals, tangents, given)
+    trees = (tree, jax.tree.structure(residuals), jax.tree.structure(outputs))
+    operands = [*primals, *jax.tree.leaves(residuals), *(tangents[n] for n in given)]
+    branches = (jax.make_jaxpr(partial(_tangents, operation, trees, given))(*operands),) * 2
+    return leaves, _linear.bind(*operands, operation=operation, trees=trees, given=given, branches=branches)
+
+
+def _plain_jvp(function: Callable, primals, tangents, given: tuple[int, ...]) -> Leaves:
+    def of_given(*values):
+        filled = list(primals)
+        for n, value in zip(given, values, strict=True):
+            filled[n] = value
+        return jax.tree.leaves(function(*filled))
+
+    return jax.jvp(of_given, tuple(primals[n] for n in given), tuple(tangents[n] for n in given))[1]
+
+
+def _linear_jvp(primals, tangents, *, operation, trees, given, branches):
+    given_tangents = tuple(n for n, tangent in enumerate(tangents) if not _is_zero(tangent))
+    results = _linear.bind(*primals, operation=operation, trees=trees, given=given, branches=branches)
+    return results, _plain_jvp(partial(_tangents, operation, trees, given), primals, tangents, given_tangents)
+
+
+def _linear_transpose(cotangents, *leaves, operation, trees, given, branches):
+    del branches
+    args, residuals, tangents = _cut(trees, leaves)
+    known = tuple(n for n, cotangent in enumerate(cotangents) if not isinstance(cotangent, ad.Zero))
+    wanted = tuple(n for n, tangent in zip(given, tangents, strict=True) if ad.is_undefined_primal(tangent))
+    operands = [*args, *residuals, *(cotangents[n] for n in known)]
+    by_leaf = dict(zip(wanted, _run_backward(operation, wanted, trees, known, operands), strict=True)) if known else {}
+    zeros = {n: ad.Zero(tangent.aval) for n, tangent in zip(given, tangents, strict=True) if ad.is_undefined_primal(tangent)}
+    return [None] * (len(args) + len(residuals)) + [by_leaf.get(n, zeros.get(n)) for n in given]
+
+
+def _backward_jvp(primals, tangents, *, operation, wanted, trees, given, branches):
+    known = tuple(n for n, tangent in enumerate(tangents) if not _is_zero(tangent))
+    results = _backward.bind(*primals, operation=operation, wanted=wanted, trees=trees, given=given, branches=branches)
+    return results, _plain_jvp(partial(_call_backward, operation.plain_backward, wanted, trees, given), primals, tangents, known)
+
+
+ad.primitive_jvps[_forward] = _forward_jvp
+ad.primitive_jvps[_linear] = _linear_jvp
+ad.primitive_jvps[_backward] = _backward_jvp
+ad.primitive_transposes[_linear] = _linear_transpose
+
+
+def _in_front(leaves, dims) -> tuple[int, Leaves, tuple[int | None, ...]]:
+    """Return the size of the mapped axis, the leaves with it in front, and 0 or None for each."""
+    size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
+    moved = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
+    return size, moved, tuple(None if dim is None else 0 for dim in dims)
+
+
+def _spread(leaf, dim: int | None, size: int):
+    """Return the leaf with the mapped axis in front."""
+    return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
+
+
+def _fold(leaf, dim: int | None, axis: int | None, size: int):
+    """Return the leaf with the mapped axis in its rows."""
+    if axis is None:
+        return leaf
+    whole = jnp.moveaxis(_spread(leaf, dim, size), 0, axis)
+    return whole.reshape(*whole.shape[:axis], size * whole.shape[axis + 1], *whole.shape[axis + 2 :])
+
+
+def _unfold(leaf, axis: int, size: int):
+    """Undo `_fold`: return the leaf with the mapped axis in front."""
+    cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
+    return jnp.moveaxis(cut, axis, 0)
+
+
+def _forward_batch(leaves, dims, *, operation, keep, tree, branches):
+    del branches
+    size, leaves, dims = _in_front(leaves, dims)
+    inner = [leaf if dim is None else leaf[0] for leaf, dim in zip(leaves, dims, strict=True)]
+    axes = operation.rows(tree.unflatten(inner))
+    if all(dim is None or axis is not None for dim, axis in zip(dims, axes, strict=True)):
+        folded = [_fold(*each, size) for each in zip(leaves, dims, axes, strict=True)]
+        outputs, residuals = _run_forward(operation, keep, tree, folded)
+        by_row = [*operation.output_rows(outputs), *(operation.residual_rows(residuals) if keep else [])]
+        results = [_unfold(leaf, axis, size) for leaf, axis in zip(jax.tree.leaves((outputs, residuals)), by_row, strict=True)]
+    else:
+        results = jax.tree.leaves(_run_forward(operation.mapped(dims, size), keep, tree, leaves))
+    return results, [0] * len(results)
+
+
+def _backward_batch(leaves, dims, *, operation, wanted, trees, given, branches):
+    del branches
+    size, leaves, dims = _in_front(leaves, dims)
+    inner = [leaf if dim is None else leaf[0] for leaf, dim in zip(leaves, dims, strict=True)]
+    args, residuals, _ = _cut(trees, inner)
+    axes = operation.rows(trees[0].unflatten(args))
+    all_by_row = all(axes[n] is not None for n in wanted)
+    if all_by_row and all(dim is None or axis is not None for dim, axis in zip(dims, axes, strict=False)):
+        outputs = operation.output_rows(trees[2].unflatten(list(range(trees[2].num_leaves))))
+        by_row = [*axes, *operation.residual_rows(trees[1].unflatten(residuals)), *(outputs[n] for n in given)]
+        folded = [_fold(*each, size) for each in zip(leaves, dims, by_row, strict=True)]
+        gradients = _run_backward(operation, wanted, trees, given, folded)
+        return [_unfold(leaf, axes[n], size) for n, leaf in zip(wanted, gradients, strict=True)], [0] * len(wanted)
+    # a gradient is wanted of each mapped call by itself: operands that have one are mapped, so that it is not summed
+    count = trees[0].num_leaves
+    dims_of_args = tuple(0 if n in wanted else dim for n, dim in enumerate(dims[:count]))
+    spread = [_spread(leaf, dims[n], size) if n >= count or n in wanted else leaf for n, leaf in enumerate(leaves)]
+    return _run_backward(operation.mapped(dims_of_args, size), wanted, trees, given, spread), [0] * len(wanted)
+
+
+def _linear_batch(leaves, dims, *, operation, trees, given, branches):
+    del branches
+    function = partial(_tangents, operation, trees, given)
+    results = jax.vmap(function, in_axes=tuple(dims))(*leaves)
+    return results, [0] * len(results)
+
+
+batching.primitive_batchers[_forward] = _forward_batch
+batching.primitive_batchers[_backward] = _backward_batch
+batching.primitive_batchers[_linear] = _linear_batch
+
+
+@dataclass(frozen=True)
+class Vmapped(Operation):
+    """`vmap` of an operation's own passes: leaves with 0 in `dims` have the axis of `size` in front, as all results do."""
+
+    inner: Operation
+    dims: tuple[int | None, ...]
+    size: int
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """See `Operation`."""
+        return self.inner.platforms
+
+    def _over(self, function: Callable, args: tuple, *more):
+        leaves, tree = jax.tree.flatten(args)
+        return jax.vmap(lambda leaves, *more: function(tree.unflatten(leaves), *more), (list(self.dims), *(0 for _ in more)))(leaves, *more)
+
+    def forward(self, keep: bool, *args):
+        """See `Operation`."""
+        return self._over(lambda args: self.inner.forward(keep, *args), args)
+
+    def plain_forward(self, keep: bool, *args):
+        """See `Operation`."""
+        return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
+
+    def backward(self, wanted, args, residuals, cotangents):
+        """See `Operation`; a gradient by what is not mapped is the sum over all calls."""
+        return self._back(self.inner.backward, wanted, args, residuals, cotangents)
+
+    def plain_backward(self, wanted, args, residuals, cotangents):
+        """See `Operation`."""
+        return self._back(self.inner.plain_backward, wanted, args, residuals, cotangents)
+
+    def _back(self, function: Callable, wanted, args, residuals, cotangents):
+        tree = jax.tree.structure(args)
+
+        def of_one(args, residuals, cotangents):
+            flat = tree.flatten_up_to(function(wanted, args, residuals, cotangents))
+            return [gradient for gradient, want in zip(flat, tree.flatten_up_to(wanted), strict=True) if want]
+
+        found = iter(self._over(of_one, args, residuals, cotangents))
+        pairs = zip(self.dims, tree.flatten_up_to(wanted), strict=True)
+        return tree.unflatten([None if not want else next(found) if dim == 0 else next(found).sum(0) for dim, want in pairs])
+
+    def rows(self, args: tuple) -> list[int | None]:
+        """See `Operation`."""
+        leaves, tree = jax.tree.flatten(args)
+        axes = self.inner.rows(tree.unflatten([leaf if dim is None else leaf[0] for leaf, dim in zip(leaves, self.dims, strict=True)]))
+        return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]
+
+    def output_rows(self, outputs) -> list[int]:
+        """See `Operation`."""
+        return [axis + 1 for axis in self.inner.output_rows(outputs)]
+
+    def residual_rows(self, residuals) -> list[int]:
+        """See `Operation`."""
+        return [axis + 1 for axis in self.inner.residual_rows(residuals)]

@@ -1,0 +1,273 @@
+"""The operands of one call of `unroll`, checked against the cell and converted, so that every backend reads the same arrays.
+
+Only classes, shapes and dtypes are checked, so that tracers pass. What must hold of values is made to hold: lengths are clipped to 0..T,
+ids that no int32 holds stay out of range. A backend gets
+
+    params, x, state, dropout masks: the dtype of `params.kernel`; bools and ints are converted (True is 1.0), as Keras and JAX do
+    x as ids, tokens: int32
+    valid: bool
+
+Parameters of several dtypes are refused rather than promoted: a mistake more often than a wish. Complex numbers are refused everywhere.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.cells import Cell
+from lstm_jax.dropout import DropoutMasks
+from lstm_jax.errors import InputError, require
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Dtypes of parameters."""
+REAL = (jnp.floating, jnp.integer, jnp.bool_)
+_LOWEST, _HIGHEST = -(2**31), 2**31 - 1
+
+
+class Operands(NamedTuple):
+    """What a backend's `run` reads: time first, in the order in which steps are processed.
+
+    x: (T, B, E), zeros at steps that are not valid, or ids (T, B); valid: (T, B) or None for all; tokens: (T, B) or None.
+    """
+
+    params: Any
+    x: jax.Array
+    state: Any
+    valid: jax.Array | None
+    dropout: DropoutMasks
+    tokens: jax.Array | None
+
+
+def read_operands(
+    cell: Cell,
+    params,
+    x,
+    initial_state=None,
+    *,
+    mask=None,
+    lengths=None,
+    dropout: DropoutMasks | None = None,
+    tokens=None,
+    backwards: bool = False,
+    time_major: bool = False,
+) -> Operands:
+    """Return the arguments of `unroll` as a backend reads them.
+
+    Raises:
+        InputError: if one has another class, shape or dtype than the cell's and cannot be converted.
+    """
+    require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
+    require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
+    params, features, units = _read_params(cell, params)
+    dtype = params.kernel.dtype
+    x = _read_x(x, features, dtype)
+    given_shape, x = x.shape, x if time_major else jnp.swapaxes(x, 0, 1)
+    steps, batch = x.shape[:2]
+    require(steps >= 1, "x", given_shape, "give 1 or more time steps")
+    state = _read_state(cell, initial_state, batch, units, dtype)
+    dropout = _read_dropout(cell, dropout, (steps, batch, features, units), dtype)
+    valid = _read_mask(mask, steps, batch, time_major) if lengths is None else _read_lengths(lengths, steps, batch)
+    tokens = None if tokens is None else _read_tokens(tokens, steps, batch, time_major)
+    if valid is not None:
+        # 0 * NaN is NaN: what stands at padding must not come into a product, of which the gradients have more than the outputs
+        x = jnp.where(valid if x.ndim == 2 else valid[:, :, None], x, 0)
+        tokens = None if tokens is None else _apart_from_padding(tokens, valid)
+    if backwards:
+        x, valid, tokens = (None if array is None else jnp.flip(array, 0) for array in (x, valid, tokens))
+    return Operands(params, x, state, valid, dropout, tokens)
+
+
+def check_zoneout(cell: Cell, part: str, given) -> None:
+    """Raise `InputError` if the cell's state has no such part that could be zoned out."""
+    parts = [name for name in cell.initial_state(1, 1)._fields if name in ("h", "c")]
+    require(part in parts, f"zoneout of {part}", given, f"the state of {cell.name} has {' and '.join(parts)} alone")
+
+
+def compute_dtype_name(compute_dtype, dtype) -> str:
+    """Return the name of the products' dtype: that of `compute_dtype`, or of `dtype` if it is None.
+
+    Raises:
+        InputError: if it is no dtype, or float64 without `jax_enable_x64`.
+    """
+    try:
+        name = np.dtype(dtype if compute_dtype is None else compute_dtype).name
+    except TypeError as error:
+        raise InputError("compute_dtype", compute_dtype, f"give one of {', '.join(FLOATS)}, or None") from error
+    wide = name == "float64" and compute_dtype is not None
+    require(not wide or bool(getattr(jax.config, "jax_enable_x64", False)), "compute_dtype", name, "switch jax_enable_x64 on")
+    return name
+
+
+def _array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
+    """Return `value` as an array of JAX, or of NumPy, where 64 bits are still as they were."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return value
+    require(value is not None, name, value, remedy)
+    try:
+        return jnp.asarray(value) if hasattr(value, "__jax_array__") else np.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    try:
+        return jnp.asarray(value)  # a list with tracers in it
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(name, type(value).__name__, remedy) from error
+
+
+def _of_kinds(name: str, value, kinds: tuple, remedy: str) -> jax.Array | np.ndarray:
+    array = _array(name, value, remedy)
+    require(any(jnp.issubdtype(array.dtype, kind) for kind in kinds), name, str(array.dtype), remedy)
+    return array
+
+
+def _numbers(name: str, value, dtype, remedy: str) -> jax.Array:
+    """Return floats, ints or bools in `dtype`."""
+    array = _of_kinds(name, value, REAL, remedy)
+    if isinstance(array, np.ndarray):
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = jnp.asarray(array.astype(dtype))  # by NumPy: jnp.asarray would cut an int64 to 32 bits first
+    return array.astype(dtype)
+
+
+def _int32(name: str, value, remedy: str) -> jax.Array:
+    """Return ints as int32; those beyond its range become its ends."""
+    array = _of_kinds(name, value, (jnp.integer,), remedy)
+    if jnp.iinfo(array.dtype).max > _HIGHEST:
+        clip: Callable = np.clip if isinstance(array, np.ndarray) else jnp.clip
+        array = clip(array, max(_LOWEST, int(jnp.iinfo(array.dtype).min)), _HIGHEST)
+    return jnp.asarray(array.astype(np.int32))
+
+
+@lru_cache(maxsize=256)
+def _like_params(init: Callable, features: int, units: int, dtype):
+    """Return the shapes and dtypes of a cell's parameters."""
+    return jax.eval_shape(lambda: init(jax.random.key(0), features, units, dtype))
+
+
+@lru_cache(maxsize=256)
+def _like_state(initial_state: Callable, units: int, dtype):
+    """Return the shapes and dtypes of a cell's state of one row."""
+    return jax.eval_shape(lambda: initial_state(1, units, dtype))
+
+
+def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
+    """Return the parameters, E and H."""
+    require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
+    of_kernel = f"give (E, {cell.gates} H), E and H of 1 or more"
+    kernel = jnp.asarray(_of_kinds("params.kernel", params.kernel, (jnp.floating,), f"give one of {', '.join(FLOATS)}"))
+    dtype, shape = kernel.dtype, kernel.shape
+    require(dtype.name in FLOATS, "params.kernel", dtype.name, f"give one of {', '.join(FLOATS)}")
+    require(len(shape) == 2 and shape[0] >= 1 and shape[1] >= 1 and shape[1] % cell.gates == 0, "params.kernel", shape, of_kernel)
+    features, units = shape[0], shape[1] // cell.gates
+    parts = []
+    for field, part, like in zip(params._fields, params, _like_params(cell.init, features, units, dtype), strict=True):
+        name = f"params.{field}"
+        array = jnp.asarray(_of_kinds(name, part, REAL, f"give {like.dtype.name} {like.shape}"))
+        require(array.shape == like.shape, name, array.shape, f"give shape {like.shape}")
+        require(array.dtype == like.dtype, name, array.dtype.name, f"give {like.dtype.name}, as the kernel has")
+        parts.append(array)
+    return type(params)(*parts), features, units
+
+
+def _read_x(x, features: int, dtype) -> jax.Array:
+    """Return floats in `dtype` with three axes, or int32 ids with two, in the order of axes in which they came."""
+    remedy = "give floats (B, T, E), or int ids (B, T)"
+    array = _of_kinds("x", x, REAL, remedy)
+    ids = array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
+    require(ids or array.ndim != 2 or jnp.issubdtype(array.dtype, jnp.floating), "x", array.dtype.name, remedy)
+    require(ids or array.ndim == 3, "x", array.shape, "give (B, T, E), or (T, B, E) if time_major")
+    if ids:
+        return _int32("x", array, remedy)
+    require(array.shape[2] == features, "x", array.shape, f"the kernel reads {features} features")
+    return _numbers("x", array, dtype, remedy)
+
+
+def _read_state(cell: Cell, given, batch: int, units: int, dtype):
+    if given is None:
+        return cell.initial_state(batch, units, dtype)
+    like = _like_state(cell.initial_state, units, dtype)
+    known = isinstance(given, type(like)) or (type(given) in (tuple, list) and len(given) == len(like))
+    shown = f"{type(given).__name__} of {len(given)}" if type(given) in (tuple, list) else type(given).__name__
+    require(known, "initial_state", shown, f"give {type(like).__name__}({', '.join(like._fields)}), or a tuple or list in this order")
+    parts = []
+    for field, part, wanted in zip(like._fields, given, like, strict=True):
+        name, shape = f"initial_state.{field}", (batch, *wanted.shape[1:])
+        array = _of_kinds(name, part, REAL, f"give {wanted.dtype.name} {shape}")
+        require(array.shape == shape, name, array.shape, f"give shape {shape}")
+        parts.append(_numbers(name, array, wanted.dtype, ""))
+    return type(like)(*parts)
+
+
+def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) -> DropoutMasks:
+    if given is None:
+        return DropoutMasks()
+    require(isinstance(given, DropoutMasks), "dropout", type(given).__name__, "give DropoutMasks(input, recurrent, zoneout)")
+    steps, batch, features, units = sizes
+    masks = []
+    for field, mask, size in (("input", given.input, features), ("recurrent", given.recurrent, units)):
+        if mask is not None:
+            name, shapes = f"dropout.{field}", ((batch, size), (cell.gates, batch, size))
+            remedy = f"give shape {shapes[0]} or {shapes[1]}"
+            mask = _of_kinds(name, mask, REAL, remedy)
+            linear = field == "recurrent" and cell.linear is not None
+            require(not linear, name, mask.shape, f"the cell {cell.name} multiplies no state by a kernel")
+            require(mask.shape in shapes, name, mask.shape, remedy)
+            mask = _numbers(name, mask, dtype, remedy)
+        masks.append(mask)
+    return DropoutMasks(*masks, _read_zoneout(cell, given.zoneout, (steps, batch, units), dtype))
+
+
+def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict[str, jax.Array] | None:
+    """Return masks of all steps as bools, shares in `dtype`."""
+    require(given is None or isinstance(given, dict), "dropout.zoneout", type(given).__name__, "give {'h': mask}")
+    read = {}
+    for part, kept in (given or {}).items():
+        name, remedy = f"dropout.zoneout of {part}", f"give bools of shape {shape}, or a float of shape ()"
+        kept = _of_kinds(name, kept, REAL, remedy)
+        check_zoneout(cell, part, kept.shape)
+        require(kept.shape in ((), shape), name, kept.shape, f"give shape {shape} or ()")
+        drawn = kept.ndim > 0
+        require(not (drawn and jnp.issubdtype(kept.dtype, jnp.floating)), name, kept.dtype.name, remedy)
+        read[part] = _numbers(name, kept, jnp.bool_ if drawn else dtype, remedy)
+    return None if given is None else read
+
+
+def _read_mask(mask, steps: int, batch: int, time_major: bool) -> jax.Array | None:
+    """Return bool (T, B); numbers but 0 are True, as in Keras."""
+    if mask is None:
+        return None
+    remedy = "give (B, T), or (T, B) if time_major"
+    array = _of_kinds("mask", mask, REAL, "give bools")
+    require(array.shape == ((steps, batch) if time_major else (batch, steps)), "mask", array.shape, remedy)
+    array = jnp.asarray(array.astype(bool))
+    return array if time_major else array.T
+
+
+def _read_lengths(lengths, steps: int, batch: int) -> jax.Array:
+    """Return bool (T, B), True at the first `lengths` steps: at none for a negative number, at all for one above T."""
+    array = _of_kinds("lengths", lengths, (jnp.integer,), "give ints")
+    require(array.shape == (batch,), "lengths", array.shape, f"give shape ({batch},)")
+    return jnp.arange(steps, dtype=jnp.int32)[:, None] < _int32("lengths", array, "give ints")[None, :]
+
+
+def _read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array | None:
+    """Return int32 (T, B), equal where `tokens` are; None for arrays of JAX with 64 bits, which int32 does not tell apart."""
+    array = _of_kinds("tokens", tokens, (jnp.integer,), "give ints")
+    fits = array.shape == ((steps, batch) if time_major else (batch, steps))
+    require(fits, "tokens", array.shape, "give (B, T), or (T, B) if time_major")
+    if array.dtype.itemsize == 8:
+        if not isinstance(array, np.ndarray):
+            return None
+        array = np.unique(array, return_inverse=True)[1].reshape(array.shape)
+    array = jnp.asarray(array.astype(np.int32))  # uint32 goes round, and stays as distinct as it was
+    return array if time_major else array.T
+
+
+def _apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
+    """Return tokens by which no valid step reads the x of one that is not valid, which is 0 whatever its token was."""
+    marked = jnp.where(valid, tokens, _LOWEST)
+    taken = (valid & (tokens == _LOWEST)).any(0, keepdims=True)  # rows whose own tokens have the mark share nothing
+    return jnp.where(taken, jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 0), marked)

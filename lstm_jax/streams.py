@@ -1,0 +1,42 @@
+"""Standard input and output as a command needs them: open, and able to show any text."""
+
+import codecs
+import io
+import json
+import os
+import sys
+
+ESCAPE = "lstm_jax.escape"
+
+
+def prepare_streams() -> None:
+    r"""Open the closed ones, and let standard output show what its encoding lacks as `\uXXXX`, which JSON reads back.
+
+    What a closed output would get is dropped; reading a closed input raises `OSError`. Without this the next file that is opened would take
+    the number of a closed stream, and answers would be written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_WRONLY)  # the lowest number that is free
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    codecs.register_error(ESCAPE, _escape)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors=ESCAPE)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+def drop_output() -> None:
+    """Send the rest of standard output nowhere, so that Python's flush at its exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,94 @@
+"""The memory that a run takes at least, known from shapes before anything is allocated."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from lstm_jax import machine, sharding
+from lstm_jax.config import RunConfig
+from lstm_jax.errors import require
+from lstm_jax.models import functional
+from lstm_jax.tasks.running import check_request
+from lstm_jax.training.optimizers import make_optimizer
+
+UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def require_memory(
+    config: RunConfig,
+    make: Callable[[], nnx.Module],
+    objective: Callable[[Callable], Callable],
+    batch: Any,
+    mesh: Mesh,
+    flags: dict[str, str],
+    *,
+    rows: int = 0,
+    carry: Callable[[Any], Any] = lambda model: (),
+) -> None:
+    """Check that a run fits into memory: parameters and gradient, moments of the optimiser, residuals of a batch, training data.
+
+    The residuals are those of the backend that runs: the arrays that its forward pass hands to the backward pass.
+
+    Args:
+        make: the model; traced only.
+        objective: rebuild -> `training.step.Objective`.
+        batch: shapes and types of one batch, (B, ...) each.
+        flags: which flags make parameters, residuals and data smaller.
+        rows: bytes of the training data.
+        carry: model -> what a step hands to the next one.
+
+    Raises:
+        InputError: if it does not fit; for a backend or batch size that does not serve.
+    """
+    check_request(config, mesh)
+    optimizer = make_optimizer(replace(config.train, schedule="constant", warmup_steps=0), 1)
+    size = jax.tree.leaves(batch)[0].shape[0]
+
+    def trace(batch, key):
+        model = make()
+        params, rebuild = functional(model)
+        carried = carry(model)
+        loss = objective(rebuild)
+        rest = (carried,) if jax.tree.leaves(carried) else ()
+        _, residuals, _ = jax.vjp(lambda params: loss(params, batch, jnp.full(size, 1 / size), key, *rest), params, has_aux=True)
+        return params, optimizer.init(params), residuals
+
+    with sharding.on(mesh):
+        params, moments, residuals = (_bytes(part) for part in jax.eval_shape(trace, batch, jax.eval_shape(lambda: jax.random.key(0))))
+    copies = 3 * params  # as they were given, as they are trained, and their gradient
+    data = rows * (1 + mesh.size)
+    by_flags = {"parameters": copies + moments, "residuals": residuals, "data": data}
+    least = flags[max(by_flags, key=lambda name: by_flags[name])]
+    needed = {"parameters": copies, "moments of the optimiser": moments, "residuals of a batch": residuals, "training data": data}
+    told = ", ".join(f"{name} {_shown(count)}" for name, count in needed.items())
+    require_free(sum(needed.values()), mesh, f"{told}: lower {least}")
+
+
+def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
+    """Raise `InputError` with that remedy if fewer than `needed` bytes are free."""
+    free = _free(mesh)
+    require(free is None or needed <= free, "memory", f"{_shown(needed)} needed, {_shown(free or 0)} free", remedy)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape, dtype=object)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _shown(count: int) -> str:
+    size, unit = next(((size, unit) for size, unit in UNITS if count >= size), (1, "B"))
+    return f"{count / size:,.0f} {unit}" if count >= 100 * size else f"{count / size:.3g} {unit}"
+
+
+def _free(mesh: Mesh) -> int | None:
+    """Return the free bytes of this machine for CPU devices, else those of one device."""
+    device = mesh.devices.flat[0]
+    if device.platform == "cpu":
+        return machine.free_memory()
+    stats = device.memory_stats() or {}
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None

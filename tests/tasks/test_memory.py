@@ -1,0 +1,91 @@
+"""A run that does not fit into memory is refused before anything of it is made; the sizes are those of the arrays."""
+
+import jax
+import numpy as np
+import pytest
+from test_cli import assert_error
+
+from lstm_jax import machine, sharding
+from lstm_jax.config import ForecastConfig, ForecastModelConfig
+from lstm_jax.errors import InputError
+from lstm_jax.models import functional
+from lstm_jax.tasks import forecast, memory
+
+FLAGS = {"parameters": "P", "residuals": "R", "data": "D"}
+
+
+def needed(monkeypatch, units: int = 8, batch: int = 4, rows: int = 0, free: int = 1, **model) -> str:
+    """The error of a forecast's run where so many bytes are free."""
+    config = ForecastConfig(model=ForecastModelConfig(units=units, **model))
+    config = ForecastConfig(model=config.model, train=type(config.train)(batch_size=batch))
+    monkeypatch.setattr(machine, "free_memory", lambda: free)
+    arrays = tuple(jax.ShapeDtypeStruct((batch, *shape), np.float32) for shape in ((48, 3), (12,), (12,)))
+    with pytest.raises(InputError) as error:
+        memory.require_memory(
+            config, lambda: forecast.make_model(config), forecast.objective, arrays, sharding.make_mesh(1), FLAGS, rows=rows
+        )
+    return str(error.value)
+
+
+def test_what_a_run_takes(monkeypatch):
+    monkeypatch.setattr(memory, "_shown", lambda count: f"{count} B")
+    config = ForecastConfig(model=ForecastModelConfig(units=8))
+    params, _ = functional(forecast.make_model(config))
+    size = sum(array.nbytes for array in params.values())
+    told = needed(monkeypatch, rows=10_000)
+    assert f"parameters {3 * size} B, moments of the optimiser {2 * size + 4} B, residuals of a batch " in told
+    assert "training data 20000 B: lower " in told
+    residuals = int(told.split("residuals of a batch ")[1].split(" ")[0])
+    kept = 48 * 4 * 8 * 4  # an array over time, of a batch of 4
+    assert 4 * kept < residuals < 20 * kept
+    halved = needed(monkeypatch, remat="sqrt")
+    assert int(halved.split("residuals of a batch ")[1].split(" ")[0]) < residuals / 2
+    total = sum(int(word) for part in told.split("free; ")[1].split(": lower")[0].split(", ") for word in part.split() if word.isdigit())
+    assert told.startswith(f"memory: {total} B needed, 1 B free; ")
+
+
+def test_the_flags_of_the_largest_part(monkeypatch):
+    assert needed(monkeypatch, units=100_000).endswith("lower P")
+    assert needed(monkeypatch, batch=10**9).endswith("lower R")
+    assert needed(monkeypatch, rows=10**12).endswith("lower D")
+
+
+def test_what_fits_is_trained(monkeypatch):
+    with pytest.raises(pytest.fail.Exception):
+        needed(monkeypatch, free=10**9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "needle"),
+    [
+        ("--units 100000", "parameters 447 GiB, moments of the optimiser 298 GiB, residuals of a batch"),
+        ("--units 100000", "lower --units, --layers or --embed"),
+        ("--batch-size 2000000000", "lower --batch-size, --length, --units or --layers, or give --remat sqrt"),
+        ("--embed 2147483647", "lower --units, --layers or --embed"),
+    ],
+)
+def test_a_model_too_large_is_refused_at_once(flags, needle, ask, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat. " * 40)
+    answer = ask("train", "generation", "--data", text, "--run", tmp_path / "run", *flags.split())
+    assert_error(answer, "memory: ", needle)
+    assert not (tmp_path / "run").exists()
+
+
+def test_free_memory_of_the_machine_and_of_groups(tmp_path):
+    free = machine.free_memory()
+    assert free is None or free > 2**20
+    own = tmp_path / "cgroup"
+    own.write_text("5:cpu:/a\n4:memory:/one/two\n0::/slice/unit\n")
+    groups = {"memory/one/two": ("limit_in_bytes", "usage_in_bytes", 1000, 400), "slice": ("max", "current", 700, 600)}
+    for path, (limit, usage, most, used) in groups.items():
+        folder = tmp_path / "fs" / path
+        folder.mkdir(parents=True)
+        (folder / f"memory.{limit}").write_text(f"{most}\n")
+        (folder / f"memory.{usage}").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text("cache 5\ninactive_file 50\n")
+    unit = tmp_path / "fs" / "slice" / "unit"
+    unit.mkdir()
+    (unit / "memory.max").write_text("max\n")
+    assert machine._free_in_groups(tmp_path / "fs", own) == [650, 150]
+    assert machine._free_in_groups(tmp_path / "fs", tmp_path / "none") == []

@@ -1,0 +1,165 @@
+"""No output replaces what its command reads or something else wrote: the rule of `files.check_output`, alone and in each command."""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_texts import SENTENCES
+from test_cli import assert_error
+
+from lstm_jax import cli, plots, text_map
+from lstm_jax.errors import InputError
+from lstm_jax.files import MARK, check_output, write_atomically
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@pytest.fixture
+def keep(tmp_path) -> Path:
+    path = tmp_path / "keep.txt"
+    path.write_text("mine")
+    return path
+
+
+def test_a_file_of_another_s_needs_force(keep):
+    with pytest.raises(InputError, match=r"keep.txt: exists, and lstm-jax did not mark it as its own; .* --force"):
+        check_output(keep)
+    check_output(keep, force=True)
+    keep.write_text(f"<!-- {MARK} -->")
+    check_output(keep)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_input_is_no_output(force, keep, tmp_path, monkeypatch):
+    """By its own name, another one, a link to its folder, another link in the file system, as standard input, within a folder."""
+    os.link(keep, tmp_path / "hard.txt")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "folder").symlink_to(tmp_path)
+    others = (tmp_path / "sub" / ".." / "keep.txt", tmp_path / "sub" / "folder" / "keep.txt", tmp_path / "hard.txt")
+    for path in (keep, *others):
+        with pytest.raises(InputError, match="the command reads"):
+            check_output(path, ["absent", keep], force)
+    with pytest.raises(InputError, match="the command reads"):
+        check_output(keep, [tmp_path], force)
+    number = os.dup(0)
+    with keep.open() as file:
+        os.dup2(file.fileno(), 0)
+    try:
+        with pytest.raises(InputError, match="the command reads -"):
+            check_output(keep, ["-"], force)
+    finally:
+        os.dup2(number, 0)
+        os.close(number)
+    check_output(tmp_path / "new.html", [tmp_path, keep], force)
+    (tmp_path / "page.html").write_text(MARK)
+    check_output(tmp_path / "page.html", [tmp_path], force)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "folder", "fifo", "socket", "device"])
+def test_what_is_no_file_is_refused_and_left(kind, keep, tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    match kind:
+        case "link":
+            path.symlink_to(keep)
+        case "dangling":
+            path.symlink_to(tmp_path / "nothing")
+        case "folder":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind("out")
+        case "device":
+            path = Path("/dev/null")
+    before = os.lstat(path)
+    for call in (lambda: check_output(path, force=True), lambda: write_atomically(path, "new")):
+        with pytest.raises(InputError, match=f"^writing {path}: Is a"):
+            call()
+    assert os.lstat(path).st_ino == before.st_ino
+    assert keep.read_text() == "mine"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) in (["keep.txt"], ["keep.txt", "out"])
+
+
+def test_a_file_that_appears_meanwhile_is_left(tmp_path):
+    path = tmp_path / "out"
+
+    def slow(file):
+        file.write(b"new")
+        path.write_text("mine")
+
+    with pytest.raises(InputError, match="exists"):
+        write_atomically(path, slow, force=False)
+    assert path.read_text() == "mine"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/below/page.html"])
+def test_a_name_that_cannot_be_is_refused_before_the_work(name, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"^writing .*; name "):
+        check_output(tmp_path / name)
+
+
+def test_pages_and_figures_may_replace_themselves(tmp_path):
+    page, png = tmp_path / "page.html", tmp_path / "map.png"
+    for _ in range(2):
+        text_map.surprise_page("abc", np.ones(2), page, "a", force=False)
+        plots.learning_curves([{"epoch": 1, "train_loss": 1.0}], png, "a")
+        for path in (page, *plots.files_of(png)):
+            check_output(path)
+    assert page.read_text().startswith("<!doctype html>")
+
+
+# each command
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with a text, a run of each task and the reviews of one."""
+    root = tmp_path_factory.mktemp("outputs")
+    (root / "text.txt").write_text(" ".join([SENTENCES] * 8))
+    small = "--units 4 --batch-size 16 --epochs 1 --no-figures".split()
+    generation = ["--data", str(root / "text.txt"), "--length", "8", "--sample-chars", "0", *small]
+    (root / "train.csv").write_text("text,label\n" + "".join(f"a good film {n},1\na bad film {n},0\n" for n in range(20)))
+    sentiment = ["--data", str(root / "train.csv"), "--cache-dir", str(root), "--vocabulary", "frequency", "--embed", "4", *small]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+        assert cli.main(["train", "generation", "--run", str(root / "generation"), *generation]) == 0
+        assert cli.main(["train", "sentiment", "--run", str(root / "sentiment"), *sentiment]) == 0
+    return root
+
+
+GENERATION = [["score", "{out}.html", "--html", "{out}.html"], ["score", "--html", "{out}.html"], ["units", "--out", "{out}.html"]]
+SENTIMENT = [["embedding", "plot", "--out", "{out}.png"], ["embedding", "export", "{out}.txt"]]
+PROJECTOR = ["embedding", "export", "--format", "projector", "{out}"]
+OF = {"score": "generation", "units": "generation", "embedding": "sentiment"}
+
+
+@pytest.mark.parametrize("arguments", [*GENERATION, *SENTIMENT, PROJECTOR], ids=" ".join)
+def test_no_command_replaces_a_file_without_force(arguments, ask, made, tmp_path):
+    filled = [word.format(out=tmp_path / "out") for word in arguments] + ["--run", str(made / OF[arguments[0]])]
+    written = {"units": "out.html", "score": "out.html"}.get(arguments[0], "out.svg" if "plot" in arguments else "out.txt")
+    mine = tmp_path / ("out/metadata.tsv" if arguments == PROJECTOR else written)
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text(SENTENCES)
+    assert_error(ask(*filled), f"writing {mine}: ")
+    assert mine.read_text() == SENTENCES
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+    if arguments[1] != "{out}.html":  # an input is none with --force either
+        assert ask(*filled, "--force")[0] == 0
+        assert mine.read_text() != SENTENCES
+    else:
+        assert_error(ask(*filled, "--force"), "the command reads")
+
+
+def test_a_run_s_own_files_and_text_are_no_outputs(ask, made, tmp_path):
+    copy = Path(shutil.copytree(made / "generation", tmp_path / "run"))
+    for path in (copy / "config.json", copy / "characters.json", made / "text.txt"):
+        before = path.read_bytes()
+        assert_error(ask("score", "--run", copy, "--html", path, "--force"), f"writing {path}: the command reads ")
+        assert path.read_bytes() == before
