@@ -5,14 +5,15 @@ with the number of the case, which `--only NUMBER` runs again alone. Exit code 1
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import json
 import os
+import queue
 import random
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -53,27 +54,26 @@ def run_case(kind: str, seed: int, number: int, shell: Shell, world: World) -> R
     return Row(kind, seed, number, verdict)
 
 
-def run_cases(world: World, kind: str, numbers: Sequence[int], seed: int, workers: int, seconds: float = 0) -> Iterator[Row]:
-    """Run cases in `workers` servers, each row as it comes; after `seconds` (0: never) no more are begun."""
-    own, shells = threading.local(), []
+def run_cases(world: World, shells: Sequence[Shell], kind: str, numbers: Sequence[int], seed: int, seconds: float = 0) -> Iterator[Row]:
+    """Run cases, one at a time in each of the shells, each row as it comes; after `seconds` (0: never) no more are begun."""
+    free: queue.SimpleQueue[Shell] = queue.SimpleQueue()
+    for shell in shells:
+        free.put(shell)
     began = time.monotonic()
 
     def work(number: int) -> Row | None:
         if seconds and time.monotonic() - began > seconds:
             return None
-        if not hasattr(own, "shell"):
-            own.shell = world.shell()
-            shells.append(own.shell)
-        return run_case(kind, seed, number, own.shell, world)
+        shell = free.get()
+        try:
+            return run_case(kind, seed, number, shell, world)
+        finally:
+            free.put(shell)
 
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            for future in as_completed([pool.submit(work, number) for number in numbers]):
-                if (row := future.result()) is not None:
-                    yield row
-    finally:
-        for shell in shells:
-            shell.__exit__(None, None, None)
+    with ThreadPoolExecutor(len(shells)) as pool:
+        for future in as_completed([pool.submit(work, number) for number in numbers]):
+            if (row := future.result()) is not None:
+                yield row
 
 
 def native_library(build: bool = True) -> Path | None:
@@ -125,19 +125,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=None, help="a file of JSON lines, one a case")
     asked = parser.parse_args(arguments)
     console, kinds = Console(), list(LONG) if asked.kind == "all" else [asked.kind]
-    with console.status("building the compiled backend, training three tiny runs"):
-        made = make_world(native_library())
-        world = made.__enter__()
-    try:
-        rows = _run_all(world, kinds, asked, console)
-    finally:
-        made.__exit__(None, None, None)
+    with contextlib.ExitStack() as stack:
+        with console.status("building the compiled backend, training three tiny runs"):
+            world = stack.enter_context(make_world(native_library()))
+        shells = [stack.enter_context(world.shell()) for _ in range(asked.workers)]
+        rows = _run_all(world, shells, kinds, asked, console)
     report(console, rows)
     console.print(summary(rows))
     return int(any(row.verdict.fault for row in rows))
 
 
-def _run_all(world: World, kinds: Sequence[str], asked: argparse.Namespace, console: Console) -> list[Row]:
+def _run_all(world: World, shells: Sequence[Shell], kinds: Sequence[str], asked: argparse.Namespace, console: Console) -> list[Row]:
     rows: list[Row] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[faults]} faults"))
     out = asked.out.open("a") if asked.out else None
@@ -145,7 +143,7 @@ def _run_all(world: World, kinds: Sequence[str], asked: argparse.Namespace, cons
         for kind in kinds:
             numbers = range(asked.cases or LONG[kind]) if asked.only is None else [asked.only]
             task = progress.add_task(kind, total=len(numbers), faults=0)
-            for row in run_cases(world, kind, numbers, asked.seed, asked.workers, asked.seconds):
+            for row in run_cases(world, shells, kind, numbers, asked.seed, asked.seconds):
                 rows.append(row)
                 if out:
                     out.write(row.to_json())

@@ -33,7 +33,7 @@ class Whole:
     seconds: float
 
 
-_whole: dict[tuple[Path, str, bool], Whole] = {}
+_whole: dict[tuple[Path, str], Whole] = {}
 _lock = threading.Lock()
 
 
@@ -72,16 +72,16 @@ def _send(process: "subprocess.Popen[bytes]", began: float, signals: tuple[tuple
             process.send_signal(number)
 
 
-def whole(task: str, fresh: bool, shell: Shell, world: World) -> Whole:
+def whole(task: str, shell: Shell, world: World) -> Whole:
     """The uninterrupted run, made once."""
     with _lock:
-        if (world.root, task, fresh) not in _whole:
+        if (world.root, task) not in _whole:
             with world.case() as folder:
-                outcome = start(fresh, command_of(task, resume=False), shell, folder)
+                outcome = shell.run(command_of(task, resume=False), folder)
                 if outcome.code != 0:
                     raise RuntimeError(f"{outcome.command}: {outcome.err}")
-                _whole[world.root, task, fresh] = Whole(final(folder / RUN), rows_of(folder), outcome.seconds)
-        return _whole[world.root, task, fresh]
+                _whole[world.root, task] = Whole(final(folder / RUN), rows_of(folder), outcome.seconds)
+        return _whole[world.root, task]
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -93,18 +93,18 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
     """Stop a run once or twice, go on with it, and compare."""
     task, fresh = draw.choice(list(FLAGS)), draw.random() < 0.4
-    known = whole(task, fresh, shell, world)
+    known = whole(task, shell, world)
+    seconds = known.seconds + shell.startup * fresh
     stops = [(draw.uniform(0, 1.05), draw.choice(SIGNALS)) for _ in range(draw.choice((1, 1, 2)))]
     told = ", then ".join(f"{signal.Signals(number).name} after {share:.0%}" for share, number in stops)
     line = f"train {task} {'as a new process' if fresh else 'forked'}: {told}"
     with world.case() as folder:
         before = set(snapshot(folder))
-        fault, seconds, outcome = "", 0.0, None
+        fault = ""
         for share, number in stops:
-            command = command_of(task, _begun(folder), ((share * known.seconds, number),))
+            command = command_of(task, _begun(folder), ((share * seconds, number),))
             outcome = start(fresh, command, shell, folder)
             fault = fault or _stop_fault(outcome, number)
-            seconds += outcome.seconds
         outcome = start(False, command_of(task, _begun(folder)), shell, folder)
         fault = fault or _end_fault(outcome, folder, known, before)
     return Verdict.of(line, outcome, [fault])

@@ -45,7 +45,8 @@ def serve() -> dict[str, Any] | None:
             requests.close()
             answers.close()
             return request
-        answers.write(json.dumps(_watch(child, request)).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # the driver has left; the next request will not come
+            answers.write(json.dumps(_watch(child, request)).encode() + b"\n")
     return None
 
 

@@ -1,12 +1,12 @@
 """Command lines run by a `server`, one after another, each with a limit of time and memory."""
 
-import contextlib
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ class Limits:
 
 BRISK = Limits(12, 24, 60)
 """For commands that may be of any length, and must then heed an interrupt."""
-PATIENT = Limits(60, 75, 90)
+PATIENT = Limits(120, 140, 160)
 """For commands that must end by themselves, on a machine with other work too."""
 
 
@@ -76,6 +76,8 @@ class Shell:
         self.environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "CXX") if name in os.environ} | dict(environment)
         self.environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", "OPENBLAS_NUM_THREADS": "1"}
         self.writable = tuple(writable)
+        self.startup = 0.0
+        """Seconds that the server took to import everything."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Shell":
@@ -129,11 +131,11 @@ class Shell:
 
     def _started(self) -> "subprocess.Popen[bytes]":
         if self._process is None or self._process.poll() is not None:
-            command = [sys.executable, "-m", "tests.fuzz.server"]
+            command, began = [sys.executable, "-m", "tests.fuzz.server"], time.monotonic()
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environment, cwd=ROOT, start_new_session=True
             )
-            with contextlib.suppress(AttributeError):
-                assert self._process.stdout is not None
-                self._process.stdout.readline()
+            assert self._process.stdout is not None
+            self._process.stdout.readline()
+            self.startup = time.monotonic() - began
         return self._process
