@@ -16,6 +16,8 @@ _HOME = {
     "Embedding": "layers",
     "RecurrentStack": "layers",
     "CELLS": "cells",
+    "Cell": "cells",
+    "register_cell": "cells",
     "LSTMParams": "cells",
     "LSTMState": "cells",
     "HiddenState": "cells",

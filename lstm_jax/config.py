@@ -32,27 +32,11 @@ from lstm_jax.bounds import (
     Words,
     check_numbers,
 )
+from lstm_jax.cell_names import CellName as CellName
+from lstm_jax.cell_names import cell_traits
 from lstm_jax.errors import InputError, require
 
 T = TypeVar("T")
-CellName = Literal[
-    "lstm",
-    "gru",
-    "gru_reset_before",
-    "simple_rnn",
-    "lstm_layernorm",
-    "lstm_peephole",
-    "lstm_no_input_gate",
-    "lstm_no_forget_gate",
-    "lstm_no_output_gate",
-    "lstm_coupled",
-    "lstm_no_input_activation",
-    "lstm_no_output_activation",
-    "lstm_full_gate_recurrence",
-    "min_lstm",
-    "min_gru",
-]
-"""Those of `lstm_jax.cells.CELLS`, told here so that the command line's help needs no JAX."""
 
 
 def _check(config: Any) -> None:
@@ -120,8 +104,8 @@ class RecurrentConfig:
     """Share of the units whose state a step leaves as it was, drawn anew at each step (Krueger et al. 2017)."""
     zoneout_cell: Share = 0.0
     """The same of the LSTM's cell state c."""
-    cell: CellName = "lstm"
-    """Recurrent cell; see `lstm_jax.cells`."""
+    cell: str = "lstm"
+    """Recurrent cell: lstm, gru, simple_rnn, min_gru, ..., or one that a module in $LSTM_JAX_CELLS registers; see `lstm_jax.cells`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; parameters and state stay float32."""
     backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas", "associative"] = "auto"
@@ -132,11 +116,12 @@ class RecurrentConfig:
 
     def __post_init__(self):
         _check(self)
+        require(self.cell in cell_traits(), "cell", self.cell, f"give one of {', '.join(cell_traits())}")
         _require_segments(self.remat)
         for name in ("recurrent_dropout", "weight_drop"):  # gates that do not see the state have no product with it
-            have, rate = not self.cell.startswith("min_"), getattr(self, name)
+            have, rate = cell_traits()[self.cell].product, getattr(self, name)
             require(have or not rate, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
-        has_c = self.cell.startswith("lstm")
+        has_c = cell_traits()[self.cell].memory
         require(has_c or not self.zoneout_cell, "zoneout_cell", self.zoneout_cell, f"the cell {self.cell} has no c: give 0")
         zoned = self.zoneout or self.zoneout_cell
         require(self.remat == "none" or not zoned, "remat", self.remat, "segments have no zoneout: give none, or no zoneout")

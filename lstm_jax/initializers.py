@@ -1,7 +1,7 @@
-"""Keras' default initial weights (Keras 3: `keras.initializers`), as functions of (key, shape, dtype).
+"""Initial weights as functions of (key, shape, dtype), by the names that Keras 3 has for them (`keras.initializers`).
 
 Source of the formulas: Glorot & Bengio 2010 (uniform with limit sqrt(6 / (fan_in + fan_out))), Saxe et al. 2014 (orthogonal),
-Jozefowicz et al. 2015 (forget bias 1).
+Jozefowicz et al. 2015 (forget bias 1), He et al. 2015. A vector of n entries has fans n and n, as in Keras.
 """
 
 from collections.abc import Callable
@@ -9,11 +9,23 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from lstm_jax.errors import InputError, require
 from lstm_jax.shapes import GATES
 
 Initializer = Callable[..., jax.Array]
 
-glorot_uniform: Initializer = jax.nn.initializers.glorot_uniform()
+
+def _scaled(scale: float, mode, distribution) -> Initializer:
+    matrix = jax.nn.initializers.variance_scaling(scale, mode, distribution)
+    column = jax.nn.initializers.variance_scaling(scale, "fan_in", distribution)
+
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+        return column(key, (*shape, 1), dtype).reshape(shape) if len(shape) == 1 else matrix(key, shape, dtype)
+
+    return draw
+
+
+glorot_uniform: Initializer = _scaled(1.0, "fan_avg", "uniform")
 zeros: Initializer = jax.nn.initializers.zeros
 
 
@@ -21,6 +33,13 @@ def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax
     """Orthonormal rows or columns, whichever are fewer; drawn in float32 where `dtype` is shorter, since QR needs it."""
     drawn_in = jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
     return jax.nn.initializers.orthogonal()(key, shape, drawn_in).astype(dtype)
+
+
+def identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Ones on the diagonal of a matrix."""
+    if len(shape) != 2:
+        raise ValueError(f"shape {shape} is no matrix's")
+    return jnp.eye(*shape, dtype=dtype)
 
 
 def uniform_embedding(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
@@ -32,3 +51,54 @@ def lstm_bias(units: int, dtype=jnp.float32, unit_forget_bias: bool = True) -> j
     """(4 * units,) zeros, with ones in the forget gate's part if `unit_forget_bias`."""
     bias = jnp.zeros((GATES, units), dtype)
     return (bias.at[1].set(1) if unit_forget_bias else bias).reshape(-1)
+
+
+NAMES: dict[str, Initializer] = {
+    "zeros": zeros,
+    "ones": jax.nn.initializers.ones,
+    "identity": identity,
+    "orthogonal": orthogonal,
+    "random_uniform": uniform_embedding,
+    "random_normal": jax.nn.initializers.normal(0.05),
+    "truncated_normal": jax.nn.initializers.truncated_normal(0.05),
+    "variance_scaling": _scaled(1.0, "fan_in", "truncated_normal"),
+    "glorot_uniform": glorot_uniform,
+    "glorot_normal": _scaled(1.0, "fan_avg", "truncated_normal"),
+    "he_uniform": _scaled(2.0, "fan_in", "uniform"),
+    "he_normal": _scaled(2.0, "fan_in", "truncated_normal"),
+    "lecun_uniform": _scaled(1.0, "fan_in", "uniform"),
+    "lecun_normal": _scaled(1.0, "fan_in", "truncated_normal"),
+}
+"""With the default arguments of Keras."""
+_ALIASES = {"zero": "zeros", "one": "ones", "uniform": "random_uniform", "normal": "random_normal"}
+_ALIASES |= {"".join(part.title() for part in name.split("_")): name for name in NAMES}
+_ALIASES |= {"OrthogonalInitializer": "orthogonal", "IdentityInitializer": "identity"}
+
+
+def find_initializer(which: str | Initializer, argument: str = "initializer") -> Initializer:
+    """Return the initialiser of that name ("glorot_uniform", or as a class of Keras "GlorotUniform"), or the function itself.
+
+    Raises:
+        InputError: if there is no such initialiser.
+    """
+    if isinstance(which, str):
+        name = _ALIASES.get(which, which)
+        require(name in NAMES, argument, which, f"give a function (key, shape, dtype), or one of {', '.join(NAMES)}")
+        return NAMES[name]
+    require(callable(which), argument, type(which).__name__, "give a name, or a function (key, shape, dtype) -> array")
+    return which
+
+
+def draw(which: str | Initializer, key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, argument: str = "initializer") -> jax.Array:
+    """Return an array of initial weights.
+
+    Raises:
+        InputError: if there is no such initialiser, or it gives no array of that shape.
+    """
+    found, remedy = find_initializer(which, argument), "give a name, or a function (key, shape, dtype) -> array"
+    try:
+        drawn = jnp.asarray(found(key, shape, dtype), dtype)
+    except (TypeError, ValueError) as error:
+        raise InputError(argument, error, remedy) from error
+    require(drawn.shape == shape, argument, f"gave shape {drawn.shape}", f"{shape} was asked for: {remedy}")
+    return drawn

@@ -16,7 +16,7 @@ SUM = "sum"
 def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes: Sequence[int | str | None]) -> Callable:
     """Return `function` of arrays for use where XLA partitions a program: each device calls it with its own part.
 
-    The partitioner keeps that one axis split which all arrays have (the rows of a batch, the columns of a table); all else is copied to each
+    The partitioner keeps one axis split, which all arrays share (the rows of a batch, the columns of a table), and copies all else to each
     device. Under `shard_map`, and on one device, it is `function` itself.
 
     Args:

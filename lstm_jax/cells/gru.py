@@ -8,6 +8,7 @@
 The papers differ on which of u and 1 - u keeps h; this is Keras' and PyTorch's choice.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lstm_jax import initializers
+from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.products import check_sizes, masked_matmul, matmul, zeros
 from lstm_jax.cells.simple_rnn import HiddenState
 
@@ -68,26 +70,40 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
     return HiddenState(zeros(batch, units, dtype))
 
 
-def step(params: GRUParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> HiddenState:
-    """One step, reset after the product; `mask` is the recurrent dropout's, (B, H) or (3, B, H)."""
-    inner = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
-    inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
-    x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)
-    h_u, h_r, h_n = jnp.split(inner, GATES, axis=-1)
-    u = jax.nn.sigmoid(x_u + h_u)
-    n = jnp.tanh(x_n + jax.nn.sigmoid(x_r + h_r) * h_n)
-    return HiddenState(u * state.h + (1 - u) * n)
+def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
+    """step(params, state, z, mask, compute_dtype), reset after the product, with these in the places of tanh and sigmoid."""
+
+    def step(params: GRUParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> HiddenState:
+        """One step, reset after the product; `mask` is the recurrent dropout's, (B, H) or (3, B, H)."""
+        inner = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
+        inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
+        x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)
+        h_u, h_r, h_n = jnp.split(inner, GATES, axis=-1)
+        u = recurrent_activation(x_u + h_u)
+        n = activation(x_n + recurrent_activation(x_r + h_r) * h_n)
+        return HiddenState(u * state.h + (1 - u) * n)
+
+    return step
 
 
-def step_reset_before(
-    params: ResetBeforeParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
-) -> HiddenState:
-    """One step, reset before the product; `mask` as in `step`."""
-    gates, of_new = (mask, mask) if mask is None or mask.ndim == 2 else (mask[:2], mask[2])
-    both, kernel = jnp.split(params.recurrent_kernel, [2 * state.h.shape[-1]], axis=-1)
-    x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)
-    h_u, h_r = jnp.split(masked_matmul(state.h, both, gates, compute_dtype), 2, axis=-1)
-    u, r = jax.nn.sigmoid(x_u + h_u), jax.nn.sigmoid(x_r + h_r)
-    kept = state.h if of_new is None else state.h * of_new
-    n = jnp.tanh(x_n + matmul(r * kept, kernel, compute_dtype))
-    return HiddenState(u * state.h + (1 - u) * n)
+def make_step_reset_before(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
+    """Like `make_step`, but reset before the product."""
+
+    def step(
+        params: ResetBeforeParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
+    ) -> HiddenState:
+        """One step, reset before the product; `mask` is the recurrent dropout's, (B, H) or (3, B, H)."""
+        gates, of_new = (mask, mask) if mask is None or mask.ndim == 2 else (mask[:2], mask[2])
+        both, kernel = jnp.split(params.recurrent_kernel, [2 * state.h.shape[-1]], axis=-1)
+        x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)
+        h_u, h_r = jnp.split(masked_matmul(state.h, both, gates, compute_dtype), 2, axis=-1)
+        u, r = recurrent_activation(x_u + h_u), recurrent_activation(x_r + h_r)
+        kept = state.h if of_new is None else state.h * of_new
+        n = activation(x_n + matmul(r * kept, kernel, compute_dtype))
+        return HiddenState(u * state.h + (1 - u) * n)
+
+    return step
+
+
+step = make_step(jnp.tanh, jax.nn.sigmoid)
+step_reset_before = make_step_reset_before(jnp.tanh, jax.nn.sigmoid)

@@ -5,6 +5,7 @@
 Departs from the sources: no peepholes; the forget gate's bias starts at 1 (Jozefowicz et al. 2015), as Keras has it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lstm_jax import initializers
+from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.products import check_sizes, masked_matmul, zeros
 from lstm_jax.shapes import GATES
 
@@ -54,9 +56,17 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
     return LSTMState(zeros(batch, units, dtype), zeros(batch, units, dtype))
 
 
-def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """One step from `state`, given this step's projected input `z`; `mask` is the recurrent dropout's, (B, H) or (4, B, H)."""
-    z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
-    i, f, g, o = jnp.split(z, GATES, axis=-1)
-    c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return LSTMState(jax.nn.sigmoid(o) * jnp.tanh(c), c)
+def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:
+    """step(params, state, z, mask, compute_dtype) with `activation` in the place of tanh, and the other in that of sigmoid."""
+
+    def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
+        """One step from `state`, given this step's projected input `z`; `mask` is the recurrent dropout's, (B, H) or (4, B, H)."""
+        z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
+        i, f, g, o = jnp.split(z, GATES, axis=-1)
+        c = recurrent_activation(f) * state.c + recurrent_activation(i) * activation(g)
+        return LSTMState(recurrent_activation(o) * activation(c), c)
+
+    return step
+
+
+step = make_step(jnp.tanh, jax.nn.sigmoid)

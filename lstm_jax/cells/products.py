@@ -53,9 +53,10 @@ def multiplied(
 def project(
     params: Any, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """The input's part of z for all steps at once: x W + b, of a cell's `kernel` and `bias`; ids as in `multiplied`."""
+    """The input's part of z for all steps at once: x W + b, of a cell's `kernel` and, if any, `bias`; ids as in `multiplied`."""
     z = multiplied(params.kernel, x, mask, compute_dtype)
-    return z + jnp.broadcast_to(params.bias, z.shape)
+    bias = getattr(params, "bias", None)
+    return z if bias is None else z + jnp.broadcast_to(bias, z.shape)
 
 
 def check_sizes(features: int, units: int) -> None:

@@ -3,6 +3,7 @@
 h' = tanh(x W + h U + b)
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lstm_jax import initializers
+from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.products import check_sizes, masked_matmul, zeros
 
 
@@ -52,6 +54,16 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
     return HiddenState(zeros(batch, units, dtype))
 
 
-def step(params: SimpleRNNParams, state: HiddenState, z: Float[Array, "B H"], mask: Array | None = None, compute_dtype=None) -> HiddenState:
-    """One step from `state`, given this step's projected input `z`; `mask` is the recurrent dropout's, (B, H) or (1, B, H)."""
-    return HiddenState(jnp.tanh(z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)))
+def make_step(activation: Activation) -> Callable[..., HiddenState]:
+    """step(params, state, z, mask, compute_dtype) with `activation` in the place of tanh."""
+
+    def step(
+        params: SimpleRNNParams, state: HiddenState, z: Float[Array, "B H"], mask: Array | None = None, compute_dtype=None
+    ) -> HiddenState:
+        """One step from `state`, given this step's projected input `z`; `mask` is the recurrent dropout's, (B, H) or (1, B, H)."""
+        return HiddenState(activation(z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)))
+
+    return step
+
+
+step = make_step(jnp.tanh)

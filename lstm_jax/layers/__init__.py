@@ -1,13 +1,17 @@
 """Thin nnx Modules that own parameters and nothing else."""
 
+from lstm_jax.layers.bidirectional import Bidirectional
+from lstm_jax.layers.carried import CarriedState
 from lstm_jax.layers.embedding import Embedding
 from lstm_jax.layers.heads import ClassifierHead, TiedHead
-from lstm_jax.layers.recurrent import GRU, LSTM, Bidirectional, Recurrent, RecurrentStack, SimpleRNN, recurrent
+from lstm_jax.layers.recurrent import GRU, LSTM, Recurrent, SimpleRNN, recurrent
+from lstm_jax.layers.stack import RecurrentStack
 
 __all__ = [
     "GRU",
     "LSTM",
     "Bidirectional",
+    "CarriedState",
     "ClassifierHead",
     "Embedding",
     "Recurrent",

@@ -15,10 +15,10 @@ class Embedding(nnx.Module):
         vocabulary: rows; ids run from 0 to vocabulary - 1. An id outside gives NaN vectors, as `jnp.take` does.
         features: columns.
         mask_zero: id 0 is padding; `mask` tells the layers behind it.
-        initializer: (key, shape, dtype) -> table; uniform in [-0.05, 0.05) as Keras has it.
+        initializer: a name, or (key, shape, dtype) -> table; uniform in [-0.05, 0.05) as Keras has it.
 
     Raises:
-        InputError: if `vocabulary` or `features` is below 1.
+        InputError: if `vocabulary` or `features` is below 1, or the initialiser is unknown.
     """
 
     def __init__(
@@ -27,14 +27,14 @@ class Embedding(nnx.Module):
         features: int,
         *,
         mask_zero: bool = False,
-        initializer: initializers.Initializer = initializers.uniform_embedding,
+        initializer: str | initializers.Initializer = initializers.uniform_embedding,
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         require(vocabulary >= 1, "vocabulary", vocabulary, "give 1 or more")
         require(features >= 1, "features", features, "give 1 or more")
         self.mask_zero = mask_zero
-        self.embedding = nnx.Param(initializer(rngs.params(), (vocabulary, features), param_dtype))
+        self.embedding = nnx.Param(initializers.draw(initializer, rngs.params(), (vocabulary, features), param_dtype))
 
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... E"]:
         return sharding.gather_columns(self.embedding[...], ids)

@@ -15,7 +15,7 @@ class ClassifierHead(nnx.Module):
     For two classes `classes=1` gives the logit of the second, sigmoid(logit) its probability.
 
     Raises:
-        InputError: if `features` or `classes` is below 1.
+        InputError: if `features` or `classes` is below 1, or an initialiser is unknown.
     """
 
     def __init__(
@@ -23,15 +23,17 @@ class ClassifierHead(nnx.Module):
         features: int,
         classes: int = 1,
         *,
-        kernel_initializer: initializers.Initializer = initializers.glorot_uniform,
-        bias_initializer: initializers.Initializer = initializers.zeros,
+        kernel_initializer: str | initializers.Initializer = "glorot_uniform",
+        bias_initializer: str | initializers.Initializer = "zeros",
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         require(features >= 1, "features", features, "give 1 or more")
         require(classes >= 1, "classes", classes, "give 1 or more")
-        self.kernel = nnx.Param(kernel_initializer(rngs.params(), (features, classes), param_dtype))
-        self.bias = nnx.Param(bias_initializer(rngs.params(), (classes,), param_dtype))
+        self.kernel = nnx.Param(
+            initializers.draw(kernel_initializer, rngs.params(), (features, classes), param_dtype, "kernel_initializer")
+        )
+        self.bias = nnx.Param(initializers.draw(bias_initializer, rngs.params(), (classes,), param_dtype, "bias_initializer"))
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... C"]:
         logits: jax.Array = x @ self.kernel[...]

@@ -71,6 +71,11 @@ class Backend:
     """Why it does not serve in this installation; empty if it does."""
 
     @property
+    def any_cell(self) -> bool:
+        """Whether it runs cells that are in no table too."""
+        return self.serves is _any
+
+    @property
     def cells(self) -> tuple[str, ...]:
         """The names of those cells of the table that it runs."""
         return tuple(name for name, cell in CELLS.items() if self.serves(cell))
@@ -207,7 +212,7 @@ def capability_rows() -> list[dict[str, str]]:
     return [
         {
             "backend": b.name,
-            "cells": "all" if len(b.cells) == len(CELLS) else " ".join(b.cells),
+            "cells": "all, other activations, your own" if b.any_cell else " ".join(b.cells),
             "platforms": " ".join(b.platforms),
             "products in": " ".join(b.compute_dtypes),
             "dropout": _dropouts(b),

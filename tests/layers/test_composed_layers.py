@@ -103,9 +103,12 @@ def test_bidirectional_errors(unchecked: None) -> None:
     mode: Any = "max"
     with pytest.raises(InputError, match=r"^merge_mode: max; give concat, sum, ave, mul or None$"):
         Bidirectional(E, H, merge_mode=mode, rngs=nnx.Rngs(0))
-    for name in ("go_backwards", "stateful"):
-        with pytest.raises(InputError, match=f"^{name}: True; Bidirectional has both directions and carries no state$"):
-            Bidirectional(E, H, rngs=nnx.Rngs(0), **{name: True})
+    with pytest.raises(InputError, match=r"^go_backwards: True; Bidirectional has both directions$"):
+        Bidirectional(E, H, rngs=nnx.Rngs(0), go_backwards=True)
+    with pytest.raises(InputError, match=r"^backward stateful: True; it is that of Bidirectional: leave it out$"):
+        Bidirectional(E, H, rngs=nnx.Rngs(0), backward={"stateful": True})
+    with pytest.raises(InputError, match=r"^backward units: 3; sum needs 5, those of the forward layer$"):
+        Bidirectional(E, H, rngs=nnx.Rngs(0), merge_mode="sum", backward={"units": 3})
     with pytest.raises(InputError, match=r"^units: 0; give 1 or more$"):
         Bidirectional(E, 0, rngs=nnx.Rngs(0))
 

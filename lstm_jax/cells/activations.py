@@ -1,0 +1,110 @@
+"""Activations by the names that `keras.activations` has for them.
+
+Left out are `glu`, which halves its input, and `threshold`, which takes arguments.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.errors import InputError, require
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def linear(x: jax.Array) -> jax.Array:
+    """Return x."""
+    return x
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """x where it is positive, else 0.2 x: Keras' slope, not JAX's."""
+    return jax.nn.leaky_relu(x, 0.2)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function of x, exact as Keras has it, not JAX's approximation."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def tanh_shrink(x: jax.Array) -> jax.Array:
+    """x - tanh(x)."""
+    return x - jnp.tanh(x)
+
+
+def soft_shrink(x: jax.Array) -> jax.Array:
+    """x moved towards 0 by 0.5, and 0 between -0.5 and 0.5."""
+    return jnp.where(x > 0.5, x - 0.5, jnp.where(x < -0.5, x + 0.5, jnp.zeros_like(x)))
+
+
+def hard_shrink(x: jax.Array) -> jax.Array:
+    """x, and 0 between -0.5 and 0.5."""
+    return jnp.where(jnp.abs(x) > 0.5, x, jnp.zeros_like(x))
+
+
+def sparsemax(x: jax.Array) -> jax.Array:
+    """The point of the simplex nearest to x, along the last axis (Martins & Astudillo 2016)."""
+    ordered = -jnp.sort(-x, axis=-1)
+    rank = jnp.broadcast_to(jnp.arange(1, x.shape[-1] + 1).astype(x.dtype), x.shape)
+    kept = ordered - (jnp.cumsum(ordered, axis=-1) - 1) / rank > 0
+    total = jnp.where(kept, ordered, jnp.zeros_like(x)).sum(-1, keepdims=True)
+    return jax.nn.relu(x - (total - 1) / kept.sum(-1, keepdims=True).astype(x.dtype))
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "linear": linear,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "leaky_relu": leaky_relu,
+    "elu": jax.nn.elu,
+    "celu": jax.nn.celu,
+    "selu": jax.nn.selu,
+    "gelu": gelu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "mish": jax.nn.mish,
+    "exponential": jnp.exp,
+    "softmax": jax.nn.softmax,
+    "log_softmax": jax.nn.log_softmax,
+    "sparsemax": sparsemax,
+    "softplus": jax.nn.softplus,
+    "softsign": jax.nn.soft_sign,
+    "squareplus": jax.nn.squareplus,
+    "log_sigmoid": jax.nn.log_sigmoid,
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_silu": jax.nn.hard_silu,
+    "hard_swish": jax.nn.hard_silu,
+    "hard_tanh": jax.nn.hard_tanh,
+    "hard_shrink": hard_shrink,
+    "soft_shrink": soft_shrink,
+    "tanh_shrink": tanh_shrink,
+    "sparse_plus": jax.nn.sparse_plus,
+    "sparse_sigmoid": jax.nn.sparse_sigmoid,
+}
+
+
+def find_activation(which: str | Activation | None, argument: str = "activation") -> Activation:
+    """Return the activation of that name, or the function itself; None is "linear", as in Keras.
+
+    Raises:
+        InputError: if there is no such activation, or the function gives another shape or type than it takes.
+    """
+    if which is None:
+        return linear
+    if isinstance(which, str):
+        require(which in ACTIVATIONS, argument, which, f"give a function, or one of {', '.join(ACTIVATIONS)}")
+        return ACTIVATIONS[which]
+    require(callable(which), argument, type(which).__name__, "give a name, or a function of an array")
+    x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
+    try:
+        found = jax.eval_shape(which, x)
+    except Exception as error:  # whatever the user's function raises
+        raise InputError(argument, f"{type(error).__name__}: {error}", "give a function that maps (B, H) to (B, H)") from error
+    given = (getattr(found, "shape", None), getattr(found, "dtype", None))
+    require(
+        given == (x.shape, x.dtype), argument, f"maps (2, 6) float32 to {given[0]} {given[1]}", "give a function that keeps shape and type"
+    )
+    return which

@@ -1,0 +1,38 @@
+"""State that a layer with `stateful=True` carries from call to call."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from lstm_jax.errors import require
+
+
+class CarriedState(nnx.Variable):
+    """One part (B, H) of a carried state."""
+
+
+def carry(state: Any) -> Any:
+    """Return the variables of a state."""
+    return nnx.data(tuple(CarriedState(part) for part in state))
+
+
+def clear(carried: Any) -> None:
+    """Set the carried state to zeros; nothing if there is none yet."""
+    for variable in carried or ():
+        variable[...] = jnp.zeros_like(variable[...])
+
+
+def check_batch(carried: Any, batch: int) -> None:
+    """Check that a call has as many rows as the carried state.
+
+    Raises:
+        InputError: if it has more or fewer.
+    """
+    rows = carried[0].shape[0]
+    require(rows == batch, "batch size", batch, f"the carried state has {rows} rows: give as many, or call reset_state({batch})")
+
+
+def check_stateful(stateful: bool) -> None:
+    """Raise `InputError` for a layer that carries no state."""
+    require(stateful, "stateful", stateful, "make the layer with stateful=True to carry state")

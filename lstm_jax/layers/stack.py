@@ -1,0 +1,89 @@
+"""Recurrent layers one behind the other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from lstm_jax.errors import require
+from lstm_jax.layers.bidirectional import Bidirectional
+from lstm_jax.layers.carried import check_stateful
+from lstm_jax.layers.recurrent import Recurrent, Shape, count_params
+
+
+class RecurrentStack(nnx.Module):
+    """Recurrent layers one behind the other, with the same mask for each.
+
+    Args:
+        layers: `Recurrent` or `Bidirectional` modules; all but the last return sequences. States are returned by all, the last or none.
+
+    It gives what its last layer gives; where all layers return their state, (outputs, [state of each layer]).
+
+    Raises:
+        InputError: if there is no layer, or they do not fit so.
+    """
+
+    def __init__(self, layers: Sequence[Recurrent | Bidirectional]):
+        require(len(layers) >= 1, "layers", len(layers), "give 1 or more")
+        for n, layer in enumerate(layers[:-1]):
+            require(layer.return_sequences, f"layer {n}", "returns its last output", "set return_sequences=True")
+            alike = layer.return_state == layers[0].return_state and layers[-1].return_state >= layer.return_state
+            require(alike, f"layer {n}", f"return_state={layer.return_state}", "return states from all layers, the last or none")
+        self.layers = nnx.List(layers)
+        self.all_states = layers[0].return_state
+
+    def count_params(self) -> int:
+        """Number of trainable entries of all layers."""
+        return count_params(self)
+
+    def compute_output_shape(self, shape: Shape) -> Any:
+        """Shapes of what a call gives, see `Recurrent.compute_output_shape`.
+
+        Raises:
+            InputError: if it is not the shape of an input of the first layer.
+        """
+        found: Any = shape
+        states = []
+        for layer in self.layers:
+            found = layer.compute_output_shape(found)
+            if self.all_states:
+                found, state = found
+                states.append(state)
+        return (found, states) if self.all_states else found
+
+    def reset_state(self, batch: int | None = None) -> None:
+        """Set the carried states of the layers with `stateful=True` to zeros; see `Recurrent.reset_state`.
+
+        Raises:
+            InputError: if no layer carries state.
+        """
+        carrying = [layer for layer in self.layers if _carries(layer)]
+        check_stateful(bool(carrying))
+        for layer in carrying:
+            layer.reset_state(batch)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        tokens: jax.Array | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        **options,
+    ):
+        """As `Recurrent.__call__`, except `initial_state` and `dropout`, which are lists with an entry a layer; `tokens` are of `x`."""
+        per_layer = {name: options.pop(name) for name in ("initial_state", "dropout") if options.get(name) is not None}
+        y: Any = x
+        states = []
+        for n, layer in enumerate(self.layers):
+            own = {name: values[n] for name, values in per_layer.items()}
+            key = jax.random.fold_in(rngs, n) if isinstance(rngs, jax.Array) else rngs
+            y = layer(y, rngs=key, tokens=tokens if n == 0 else None, **(options | own))
+            if self.all_states:
+                y, state = y
+                states.append(state)
+        return (y, states) if self.all_states else y
+
+
+def _carries(layer: Recurrent | Bidirectional) -> bool:
+    return (layer.forward if isinstance(layer, Bidirectional) else layer).stateful

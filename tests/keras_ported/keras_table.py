@@ -1,0 +1,105 @@
+"""The tests of Keras' recurrent layers by name, and where each is ported to, or why it is about Keras' internals.
+
+python tests/keras_ported/keras_table.py    writes docs/keras_tests.md
+"""
+
+import ast
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "keras_tests.md"
+FUSED = "about Keras' fused calls of cuDNN, which it chooses inside `Bidirectional`"
+SPY = "about which function of PyTorch Keras calls on CUDA"
+
+LSTM, GRU, SIMPLE = "test_keras_lstm.py::", "test_keras_gru.py::", "test_keras_simple_rnn.py::"
+BOTH, RNN, STACK = "test_keras_bidirectional.py::", "test_keras_rnn.py::", "test_keras_stacked_cells.py::"
+
+TESTS: list[tuple[str, str]] = [
+    ("lstm_test.py::test_basics", LSTM + "test_basics"),
+    ("lstm_test.py::test_correctness", LSTM + "test_correctness"),
+    ("lstm_test.py::test_statefulness", LSTM + "test_statefulness"),
+    ("lstm_test.py::test_pass_initial_state", LSTM + "test_pass_initial_state"),
+    ("lstm_test.py::test_masking", LSTM + "test_masking"),
+    ("gru_test.py::test_basics", GRU + "test_basics"),
+    ("gru_test.py::test_correctness", GRU + "test_correctness"),
+    ("gru_test.py::test_statefulness", GRU + "test_statefulness"),
+    ("gru_test.py::test_pass_initial_state", GRU + "test_pass_initial_state"),
+    ("gru_test.py::test_pass_return_state", GRU + "test_pass_initial_state"),
+    ("gru_test.py::test_masking", GRU + "test_masking"),
+    ("gru_test.py::test_legacy_implementation_argument", "about an argument of old files of Keras that its deserialisation ignores"),
+    ("gru_test.py::test_stateful_with_symbolic_batch_size", GRU + "test_stateful_with_the_first_call_inside_jit"),
+    ("gru_test.py::test_torch_cudnn_dispatch_fires", SPY),
+    ("simple_rnn_test.py::test_basics", SIMPLE + "test_basics"),
+    ("simple_rnn_test.py::test_correctness", SIMPLE + "test_correctness"),
+    ("simple_rnn_test.py::test_statefulness", SIMPLE + "test_statefulness"),
+    ("simple_rnn_test.py::test_pass_initial_state", SIMPLE + "test_pass_initial_state"),
+    ("simple_rnn_test.py::test_masking", SIMPLE + "test_masking"),
+    ("bidirectional_test.py::test_basics", BOTH + "test_basics"),
+    ("bidirectional_test.py::test_correctness", BOTH + "test_correctness"),
+    ("bidirectional_test.py::test_statefulness", BOTH + "test_statefulness"),
+    ("bidirectional_test.py::test_pass_initial_state", BOTH + "test_pass_initial_state"),
+    ("bidirectional_test.py::test_masking", BOTH + "test_masking"),
+    ("bidirectional_test.py::test_return_state", BOTH + "test_return_state"),
+    ("bidirectional_test.py::test_output_shape", BOTH + "test_output_shape"),
+    ("bidirectional_test.py::test_keeps_use_cudnn", BOTH + "test_keeps_its_backend"),
+    ("bidirectional_test.py::test_fused_lstm_eligibility", FUSED),
+    ("bidirectional_test.py::test_fused_lstm_matches_unfused", FUSED),
+    ("bidirectional_test.py::test_fused_gru_eligibility", FUSED),
+    ("bidirectional_test.py::test_fused_gru_matches_unfused", FUSED),
+    ("bidirectional_test.py::test_torch_cudnn_bidirectional_gru_dispatch_fires", SPY),
+    ("stacked_rnn_cells_test.py::test_basics", STACK + "test_basics"),
+    ("stacked_rnn_cells_test.py::test_correctness_single_state_stack", STACK + "test_correctness_single_state_stack"),
+    ("stacked_rnn_cells_test.py::test_correctness_two_states_stack", STACK + "test_correctness_two_states_stack"),
+    ("stacked_rnn_cells_test.py::test_statefullness_single_state_stack", STACK + "test_statefulness"),
+    ("stacked_rnn_cells_test.py::test_statefullness_two_states_stack", STACK + "test_statefulness"),
+    ("stacked_rnn_cells_test.py::test_return_state_stacked_lstm_cell", STACK + "test_return_state_stacked_lstm_cell"),
+    ("stacked_rnn_cells_test.py::test_stacked_lstm_cell_mask", STACK + "test_stacked_lstm_cell_mask"),
+    ("rnn_test.py::test_basics", RNN + "test_basics"),
+    ("rnn_test.py::test_compute_output_shape_single_state", RNN + "test_compute_output_shape"),
+    ("rnn_test.py::test_compute_output_shape_two_states", RNN + "test_compute_output_shape"),
+    ("rnn_test.py::test_dynamic_shapes", RNN + "test_compute_output_shape"),
+    ("rnn_test.py::test_forward_pass_single_state", RNN + "test_forward_pass"),
+    ("rnn_test.py::test_forward_pass_two_states", RNN + "test_forward_pass"),
+    ("rnn_test.py::test_passing_initial_state_single_state", RNN + "test_passing_initial_state"),
+    ("rnn_test.py::test_passing_initial_state_two_states", RNN + "test_passing_initial_state"),
+    ("rnn_test.py::test_statefulness_single_state", RNN + "test_statefulness"),
+    ("rnn_test.py::test_statefulness_two_states", RNN + "test_statefulness"),
+    ("rnn_test.py::test_go_backwards", RNN + "test_go_backwards"),
+    ("rnn_test.py::test_serialization", "about the serialisation of Keras' objects"),
+    ("rnn_test.py::test_stateful_batch_size_mismatch_raises", RNN + "test_stateful_batch_size_mismatch_raises"),
+    ("rnn_test.py::test_masking", RNN + "test_masking"),
+]
+"""(test of Keras, its port in this folder, or the reason why there is none)."""
+
+
+def names_in(path: Path) -> set[str]:
+    """Names "file::test" of the test functions and methods of a file."""
+    tree = ast.parse(path.read_text())
+    return {f"{path.name}::{node.name}" for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+
+
+def is_ported(where: str) -> bool:
+    """Whether the second entry of a row is a test."""
+    return "::" in where
+
+
+def page() -> str:
+    """Return docs/keras_tests.md."""
+    ported = sum(is_ported(where) for _, where in TESTS)
+    lines = [
+        "# Keras' own tests of its recurrent layers, here",
+        "",
+        "Written by `python tests/keras_ported/keras_table.py`; a test holds that the list is complete for the installed Keras.",
+        f"{ported} of {len(TESTS)} tests are ported, with Keras' numbers, and pass. The others are about Keras' internals.",
+        "",
+        "What is spelled in another way here: penalties of weights are terms of the loss, a stack of cells is a stack of layers",
+        "(the numbers are the same), a state is a named tuple, of which the output `h` is a part, `backend` is in the place of",
+        "`use_cudnn`, and `implementation` and `unroll` have no counterpart: the cases of LSTMs run on every backend that serves.",
+        "",
+        "| test of Keras | ported as, in `tests/keras_ported/` |",
+        "| --- | --- |",
+    ]
+    return "\n".join(lines + [f"| `{name}` | {f'`{where}`' if is_ported(where) else where} |" for name, where in TESTS]) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,125 @@
+"""What the ported tests share: constant weights, the numbers 0, 1, 2, ... as inputs, the two cells of Keras' tests, comparisons."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lstm_jax import Cell
+from lstm_jax.models import functional
+
+CONSTANTS: dict[str, Any] = {
+    "kernel_initializer": jax.nn.initializers.constant(0.01),
+    "recurrent_initializer": jax.nn.initializers.constant(0.02),
+    "bias_initializer": jax.nn.initializers.constant(0.03),
+}
+
+
+def constant(kind, features: int, units: int, **options):
+    """A layer with kernels of 0.01 and 0.02 and biases of 0.03."""
+    return kind(features, units, rngs=nnx.Rngs(0, dropout=1), **(CONSTANTS | options))
+
+
+def counted(*shape: int) -> jax.Array:
+    """0, 1, 2, ... in this shape."""
+    return jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
+
+
+def near(got: Any, want: Any) -> None:
+    """Within Keras' own tolerance for these numbers, 1e-5 absolute and relative."""
+    want = np.asarray(want)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def alike(rows: list[float], units: int) -> np.ndarray:
+    """A number a row, the same for all units: what constant weights give."""
+    return np.repeat(np.asarray(rows)[..., None], units, axis=-1)
+
+
+def check_basics(make: Any, shape: tuple[int, ...], wanted: tuple[int, ...], **training: Any) -> None:
+    """What Keras' `run_layer_test` checks of a layer: the shape that it promises and gives, gradients of all weights, masks, short types.
+
+    make(**options) -> the layer; training: options of its rates of dropout.
+    """
+    x = jax.random.normal(jax.random.key(0), shape)
+    layer = make(**training)
+    assert layer.compute_output_shape(shape) == wanted
+    mask = jnp.ones(shape[:2], bool).at[0, -1].set(False)
+    assert layer(x, mask=mask, deterministic=True).shape == wanted
+    made = functional(layer)
+
+    def loss(params):
+        return (made.rebuild(params)(x, rngs=jax.random.key(1)) ** 2).sum()
+
+    gradients = jax.grad(loss)(made.params)
+    assert gradients.keys() == made.params.keys()
+    for name, gradient in gradients.items():
+        assert np.isfinite(gradient).all(), name
+        assert gradient.any() or training, name
+    short = make(dtype=jnp.bfloat16, **training)(x, rngs=jax.random.key(1))
+    assert (short.shape, short.dtype) == (wanted, jnp.float32)
+
+
+class OneStateParams(NamedTuple):
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+
+
+class OneState(NamedTuple):
+    h: jax.Array
+
+
+def one_state_init(key, features: int, units: int, dtype=jnp.float32) -> OneStateParams:
+    return OneStateParams(jnp.ones((features, units), dtype), jnp.ones((units, units), dtype))
+
+
+ONE_STATE = Cell(
+    name="one_state",
+    gates=1,
+    params=OneStateParams,
+    init=one_state_init,
+    bias=None,
+    initial_state=lambda batch, units, dtype=jnp.float32: OneState(jnp.zeros((batch, units), dtype)),
+    step=lambda params, state, z, mask=None, compute_dtype=None: OneState(z + state.h @ params.recurrent_kernel),
+)
+"""h' = x W + h U, all weights 1: `OneStateRNNCell`."""
+
+
+class TwoStatesParams(NamedTuple):
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    second_kernel: jax.Array
+
+
+class TwoStates(NamedTuple):
+    """h is the output, which in Keras is no part of the state."""
+
+    h: jax.Array
+    first: jax.Array
+    second: jax.Array
+
+
+def two_states_init(key, features: int, units: int, dtype=jnp.float32) -> TwoStatesParams:
+    square = jnp.ones((units, units), dtype)
+    return TwoStatesParams(jnp.ones((features, units), dtype), square, square)
+
+
+def two_states_step(params: TwoStatesParams, state: TwoStates, z, mask=None, compute_dtype=None) -> TwoStates:
+    first = z + state.first @ params.recurrent_kernel
+    second = z + state.first @ params.second_kernel  # Keras' cell reads its first state twice
+    return TwoStates(first + second, first, second)
+
+
+TWO_STATES = Cell(
+    name="two_states",
+    gates=1,
+    params=TwoStatesParams,
+    init=two_states_init,
+    bias=None,
+    initial_state=lambda batch, units, dtype=jnp.float32: TwoStates(*(jnp.zeros((batch, units), dtype) for _ in "123")),
+    step=two_states_step,
+)
+"""`TwoStatesRNNCell`."""

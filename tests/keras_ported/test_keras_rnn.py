@@ -1,0 +1,111 @@
+"""`rnn_test.py` of Keras: a layer over cells of one's own."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from ported import ONE_STATE, TWO_STATES, OneState, TwoStates, alike, check_basics, counted, near
+
+from lstm_jax import InputError, Recurrent
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+CELLS = {"one": ONE_STATE, "two": TWO_STATES}
+FORMS = [(sequences, state) for sequences in (False, True) for state in (False, True)]
+
+
+def make(cell: str, features: int, units: int, **options) -> Recurrent:
+    return Recurrent(features, units, cell=CELLS[cell], rngs=nnx.Rngs(0), **options)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_basics(cell: str) -> None:
+    for options, wanted in (({}, (3, 5)), ({"return_sequences": True}, (3, 2, 5)), ({"go_backwards": True}, (3, 5))):
+        check_basics(lambda options=options, **more: make(cell, 4, 5, **options, **more), (3, 2, 4), wanted)
+    assert len(jax.tree.leaves(nnx.state(make(cell, 4, 5), nnx.Param))) == {"one": 2, "two": 3}[cell]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("known", [(3, 4, 5), (None, None, 5)], ids=["known", "dynamic"])
+@pytest.mark.parametrize(("sequences", "state"), FORMS)
+def test_compute_output_shape(cell: str, known: tuple, sequences: bool, state: bool) -> None:
+    found = make(cell, 5, 8, return_sequences=sequences, return_state=state).compute_output_shape(known)
+    batch, steps, _ = known
+    outputs = (batch, steps, 8) if sequences else (batch, 8)
+    part = (batch, 8)
+    wanted = (outputs, OneState(part) if cell == "one" else TwoStates(part, part, part)) if state else outputs
+    assert found == wanted
+
+
+def test_compute_output_shape_errors() -> None:
+    for shape in ((3, 4), (3, 4, 6)):
+        with pytest.raises(InputError, match=r"^shape: \(3, 4.*\); give \(batch, steps, 5\)$"):
+            make("one", 5, 8).compute_output_shape(shape)
+
+
+@pytest.mark.parametrize("sequences", [False, True])
+def test_forward_pass(sequences: bool) -> None:
+    x = jnp.ones((1, 2, 3))
+    one, state = make("one", 3, 2, return_sequences=sequences, return_state=True)(x)
+    near(one, [[[3.0, 3.0], [9.0, 9.0]]] if sequences else [[9.0, 9.0]])
+    near(state.h, [[9.0, 9.0]])
+    near(make("one", 3, 2, return_sequences=sequences)(x), one)
+    two, states = make("two", 3, 2, return_sequences=sequences, return_state=True)(x)
+    near(two, [[[6.0, 6.0], [18.0, 18.0]]] if sequences else [[18.0, 18.0]])
+    near(states.first, [[9.0, 9.0]])
+    near(states.second, [[9.0, 9.0]])
+    near(make("two", 3, 2, return_sequences=sequences)(x), two)
+
+
+def test_passing_initial_state() -> None:
+    x, ones = jnp.ones((2, 3, 2)), jnp.ones((2, 2))
+    output, state = make("one", 2, 2, return_state=True)(x, initial_state=[ones])
+    near(output, [[22.0, 22.0], [22.0, 22.0]])
+    near(state.h, output)
+    output, states = make("two", 2, 2, return_state=True)(x, initial_state=TwoStates(jnp.zeros((2, 2)), ones, ones))
+    near(output, [[44.0, 44.0], [44.0, 44.0]])
+    near(states.first, [[22.0, 22.0], [22.0, 22.0]])
+    near(states.second, [[22.0, 22.0], [22.0, 22.0]])
+
+
+def test_statefulness() -> None:
+    x = jnp.ones((1, 2, 3))
+    layer = make("one", 3, 2, stateful=True, return_state=True)
+    layer(x)
+    output, state = layer(x)
+    near(output, [[45.0, 45.0]])
+    near(state.h, [[45.0, 45.0]])
+    layer = make("two", 3, 2, stateful=True, return_state=True)
+    layer(x)
+    output, states = layer(x)
+    near(output, [[90.0, 90.0]])
+    near(states.first, [[45.0, 45.0]])
+    near(states.second, [[45.0, 45.0]])
+
+
+def test_go_backwards() -> None:
+    sequence = counted(2, 3, 4)
+    layer = make("one", 4, 2, go_backwards=True)
+    layer(sequence)
+    near(layer(sequence), alike([202.0, 538.0], 2))
+    layer = make("one", 4, 2, stateful=True, return_state=True)
+    layer(sequence)
+    output, state = layer(sequence)
+    near(output, alike([954.0, 3978.0], 2))
+    near(state.h, output)
+
+
+def test_stateful_batch_size_mismatch_raises() -> None:
+    layer = make("two", 3, 2, stateful=True)
+    layer(jnp.ones((4, 5, 3)))
+    with pytest.raises(InputError, match=r"^batch size: 1; the carried state has 4 rows: give as many, or call reset_state\(1\)$"):
+        layer(jnp.ones((1, 5, 3)))
+    layer.reset_state(1)
+    assert layer(jnp.ones((1, 5, 3))).shape == (1, 2)
+
+
+def test_masking() -> None:
+    sequence, mask = counted(2, 4, 3), jnp.array([[True, True, True, False], [True, True, False, False]])
+    near(make("one", 3, 2)(sequence, mask=mask), alike([57.0, 126.0], 2))
+    outputs = make("one", 3, 2, return_sequences=True)(sequence, mask=mask)
+    near(outputs, alike([[3.0, 18.0, 57.0, 57.0], [39.0, 126.0, 126.0, 126.0]], 2))
