@@ -2,7 +2,6 @@
 
 import random
 import re
-import shutil
 from pathlib import Path
 
 from tests.fuzz.case import Verdict
@@ -11,8 +10,10 @@ from tests.fuzz.runs import final
 from tests.fuzz.shell import Command, Outcome, Shell
 from tests.fuzz.world import ASK, TRAIN, World
 
-FREE = re.compile(r"^(events|figures)/|^(metrics\.jsonl|samples\.jsonl|result\.json|environment\.json)$")
+FREE = re.compile(r"^runs/\w+/((events|figures)/|(metrics\.jsonl|samples\.jsonl|result\.json|environment\.json)$)")
 """Files of a run on which no answer depends."""
+DATA = {"sentiment": ("reviews/*.csv", "cache/*.npz"), "generation": ("text.txt",)}
+"""What a run was trained on: a change must be noticed where it counts. A series may grow: forecasts go on from its new end."""
 WRITTEN = ("vectors.txt", "page.html")
 """Files that the questions write: a part of the answer."""
 
@@ -55,47 +56,36 @@ def expected(question: str, shell: Shell, world: World) -> str:
 
 
 def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
-    """Flip something in one file of one run, then ask it one of its questions, or resume it."""
+    """Damage one file of one run, or of its data, then ask it one of its questions, or resume it."""
     task = draw.choice(list(ASK))
-    if draw.random() < 0.2:
-        return _resumed(draw, task, shell, world)
-    question = draw.choice(ASK[task])
-    right = expected(question, shell, world)
+    resume = draw.random() < 0.2
+    question = f"train {task} {TRAIN[task]} --run runs/{task} --resume" if resume else draw.choice(ASK[task])
+    right = final(world.start / "runs" / task) if resume else expected(question, shell, world)
     with world.case() as folder:
-        name, how = _damage(draw, folder / "runs" / task)
+        name, how = _damage(draw, folder, task)
         outcome = shell.run(Command(tuple(question.split())), folder)
-        given = answer(outcome, folder)
-    return Verdict.of(
-        f"{name} of runs/{task}, {how}; lstm-jax {question}", outcome, [fault_of(outcome), _silent(outcome, given, right, name)]
-    )
+        fault = fault_of(outcome)
+        if not fault and outcome.code == 0:
+            given = final(folder / "runs" / task) if resume else answer(outcome, folder)
+            noted = "warning: " in outcome.err and not resume
+            fault = (
+                "" if given == right or noted else f"silent: {'other bits' if resume else 'another answer'} after a change of {_kind(name)}"
+            )
+    return Verdict.of(f"{name}, {how}; lstm-jax {question}", outcome, [fault])
 
 
-def _damage(draw: random.Random, folder: Path) -> tuple[str, str]:
-    """Damage one file: half of them not of a checkpoint, which are few."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    few = [path for path in files if "checkpoints" not in path.parts and not FREE.search(str(path.relative_to(folder)))]
-    path = draw.choice(few if draw.random() < 0.5 else files)
+def _damage(draw: random.Random, folder: Path, task: str) -> tuple[str, str]:
+    """Damage one file: one in ten of the data, of the others half not of a checkpoint, which are few."""
+    if task in DATA and draw.random() < 0.1:
+        chosen = [path for pattern in DATA[task] for path in folder.glob(pattern)]
+    else:
+        chosen = [path for path in (folder / "runs" / task).rglob("*") if path.is_file()]
+        if draw.random() < 0.5:
+            chosen = [path for path in chosen if "checkpoints" not in path.parts and not FREE.search(str(path.relative_to(folder)))]
+    path = draw.choice(sorted(chosen))
     return str(path.relative_to(folder)), flip(draw, path)
 
 
-def _silent(outcome: Outcome, given: str, right: str, name: str) -> str:
-    said = "warning: " in outcome.err
-    return (
-        ""
-        if outcome.code != 0 or given == right or said
-        else f"silent: another answer after a change of {re.sub('[0-9a-f]{8,}', 'N', name)}"
-    )
-
-
-def _resumed(draw: random.Random, task: str, shell: Shell, world: World) -> Verdict:
-    """Resume a damaged finished run: its checkpoint is the undamaged one's, or one line says what is wrong."""
-    command = Command(("train", task, *TRAIN[task].split(), "--run", f"runs/{task}", "--resume"))
-    right = final(world.start / "runs" / task)
-    with world.case() as folder:
-        shutil.rmtree(folder / "cache", ignore_errors=True)
-        name, how = _damage(draw, folder / "runs" / task)
-        outcome = shell.run(command, folder)
-        same = outcome.code != 0 or final(folder / "runs" / task) == right
-    return Verdict.of(
-        f"{name}, {how}; {command}", outcome, [fault_of(outcome), "" if same else f"silent: resumed to other bits after a change of {name}"]
-    )
+def _kind(name: str) -> str:
+    """A file's name without sums and steps."""
+    return re.sub(r"[0-9a-f]{8,}|\d+", "N", name)
