@@ -14,12 +14,12 @@ Each with an LSTM, or with another cell of `lstm_jax.cells` where the name gives
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from lstm_jax import data
-from lstm_jax.config import CellName
+from lstm_jax.cell_names import cell_traits
 
 STEP = 5
 """Characters from one window's start to the next one's."""
@@ -54,7 +54,7 @@ class Workload:
     @property
     def sees_state(self) -> bool:
         """Whether the gates have a product with the state."""
-        return not self.cell.startswith("min_")
+        return cell_traits()[self.cell].product
 
     @property
     def classes(self) -> int:
@@ -113,8 +113,8 @@ def workload(name: str) -> Workload:
         found = WORKLOADS[base]
     except (KeyError, ValueError) as error:
         raise ValueError(f"workload {name!r}: give one of {', '.join(WORKLOADS)}, sizes as in recurrence:H=64,T=80,B=32") from error
-    if cell not in get_args(CellName):
-        raise ValueError(f"workload {name!r}: give a cell of {', '.join(get_args(CellName))}")
+    if cell not in cell_traits():
+        raise ValueError(f"workload {name!r}: give a cell of {', '.join(cell_traits())}")
     if found.kind == "characters" and "vocabulary" in sizes:
         sizes["features"] = sizes["vocabulary"]
     if found.kind == "recurrence" and "units" in sizes:

@@ -55,7 +55,7 @@ VARIANTS = (
 UNITS, SEEDS, CHARACTERS = 64, 3, 33
 SENTIMENT = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(embed=64, units=UNITS), TrainConfig(epochs=2))
 GENERATION = GenerationConfig(
-    TextConfig(data=(runs.ARTICLES,)),
+    TextConfig(data=(runs.ARTICLES,), unseen="error"),
     GenerationModelConfig(units=UNITS),
     TrainConfig(epochs=3, batch_size=128),
     SampleConfig(sample_chars=0),

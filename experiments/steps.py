@@ -29,7 +29,10 @@ from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfi
 STEPS, RATES, SEEDS = (1, 2, 5, 10, 20), (3e-4, 1e-3, 3e-3), 2
 LENGTHS, BATCHES = (10, 20, 40, 80), (32, 64, 128, 256)
 BASE = GenerationConfig(
-    TextConfig(data=(runs.ARTICLES,)), GenerationModelConfig(units=64), TrainConfig(batch_size=128), SampleConfig(sample_chars=0)
+    TextConfig(data=(runs.ARTICLES,), unseen="error"),
+    GenerationModelConfig(units=64),
+    TrainConfig(batch_size=128),
+    SampleConfig(sample_chars=0),
 )
 
 

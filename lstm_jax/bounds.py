@@ -1,4 +1,7 @@
-"""Bounds of the numbers in a config or a command, stated in the fields' types: `units: Annotated[int, Bounds(1, MOST, "give 1 or more")]`."""
+"""Bounds of the numbers in a config or a command, stated in the fields' types.
+
+units: Annotated[int, Bounds(1, MOST, "give 1 or more")]
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -66,6 +69,10 @@ Words = Annotated[int, Bounds(4, MOST, "give 4 or more (0, 1 and 2 are reserved)
 Features = Annotated[int, Bounds(0, MOST, "give 0 (one-hot) or more")]
 Devices = Annotated[int, Bounds(0, 2**16, "give 0 or more")]
 Seed = Annotated[int, Bounds(0, 2**32 - 1, "give 0 or more", "give a number below 2**32: JAX would drop the rest")]
+DrawingSeed = Annotated[int, Bounds(0, 2**32 - 1, *["give a number from 0 to below 2**32"] * 2)]
+CountOrAll = Annotated[int, Bounds(0, MOST, "give 0 (all) or more")]
+CharactersOrAll = Annotated[int, Bounds(0, MOST, "give 1 or more, or 0 for all")]
+UnitCount = Annotated[int, Bounds(1, MOST, "give 1 unit or more")]
 Share = Annotated[float, Bounds(0, 1 - 1e-6, "give a share from 0 to below 1")]
 """1 less the share stands under fractions, in float32."""
 Part = Annotated[float, Bounds(1e-9, 1 - 1e-9, "give a share between 0 and 1")]

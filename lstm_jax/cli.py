@@ -3,6 +3,8 @@
 Which errors become one line: those that a user or the machine causes. `InputError`; whatever the system refuses (`OSError` with an error
 number: a disk is full, a folder may not be searched, a name is too long); memory that is used up; text that is no valid Unicode. Any other
 exception is a bug of ours and keeps its traceback. LSTM_JAX_DEBUG=1 in the environment shows the traceback of the others too.
+
+Packages that take time to import are imported within `main`, where an interrupt is one line too.
 """
 
 import contextlib
@@ -13,28 +15,30 @@ import sys
 import traceback
 from collections.abc import Callable
 
-import tyro
-from rich.console import Console
-
-from lstm_jax.commands import COMMANDS
 from lstm_jax.errors import InputError, Interrupted, require
-from lstm_jax.interrupts import second_signal_ends
+from lstm_jax.interrupts import interrupted, none_is_lost, second_signal_ends
 from lstm_jax.streams import drop_output, prepare_streams
 
 DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its line"
 
 
 def _usage() -> str:
+    from lstm_jax.commands import COMMANDS
+
     lines = [f"  {name:22} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: lstm-jax COMMAND [options]; lstm-jax COMMAND --help lists them", "", *lines, "", f"{DEBUG}=1: {DEBUG_HELP}"])
 
 
-def _parse(arguments: list[str]) -> Callable[[Console], None]:
+def _parse(arguments: list[str]) -> Callable[..., None]:
     """The command object of these arguments.
 
     Raises:
         InputError: for an unknown command, flag or value.
     """
+    import tyro
+
+    from lstm_jax.commands import COMMANDS
+
     require(not any("\0" in word for word in arguments), "arguments", "a null character", "leave it out")
     for size in (1, 2):
         name = " ".join(arguments[:size])
@@ -75,10 +79,14 @@ def _complaint(name: str, stop: BaseException, said: str) -> InputError:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 if all went well, 2 for bad input, 130 if it was interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    with none_is_lost():
+        return _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: list[str]) -> int:
     command = None
-    prepare_streams()
     try:
+        prepare_streams()
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
         elif arguments[0] == "--version":
@@ -86,6 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(version("lstm-jax"))
         else:
+            from rich.console import Console
+
             command = _parse(arguments)
             with second_signal_ends():
                 command(Console())
@@ -100,6 +110,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{error}{saved}", file=sys.stderr)
         return 130
     except Exception as error:
+        if interrupted():  # a library made another exception of it
+            print("interrupted", file=sys.stderr)
+            return 130
         shown = _shown(error)
         if shown is None:
             raise

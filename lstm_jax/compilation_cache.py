@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,7 @@ def keep_compiled() -> None:
             return
     except (OSError, InputError):
         return
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")  # it then compiles, as without
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has dozens of programs of a second or less

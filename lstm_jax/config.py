@@ -116,7 +116,7 @@ class RecurrentConfig:
 
     def __post_init__(self):
         _check(self)
-        require(self.cell in cell_traits(), "cell", self.cell, f"give one of {', '.join(cell_traits())}")
+        require(self.cell in cell_traits(), "cell", self.cell, f"give one of {', '.join(map(repr, cell_traits()))}")
         _require_segments(self.remat)
         for name in ("recurrent_dropout", "weight_drop"):  # gates that do not see the state have no product with it
             have, rate = cell_traits()[self.cell].product, getattr(self, name)
@@ -221,8 +221,9 @@ class TextConfig:
     """Text files, folders of them, .csv, .json or .jsonl files, or - for standard input; one or several. Empty: Python's documentation."""
     text_column: str = ""
     """Column or key of the text in a table. Empty: the only one that can be meant."""
-    clean: Literal["source", "source-cased", "lower", "none"] = "source"
-    """'source': English letters, lowered, and . , ' ! ; ? alone; 'source-cased': with their case; 'lower': lower case; 'none'."""
+    clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"
+    """'source': English letters, lowered, and . , ' ! ; ? alone; 'source-cased': with their case; 'lower': lower case; 'none'. Line ends
+    become those of Unix; 'exact': nothing is changed, they neither."""
     unit: Literal["character", "byte"] = "character"
     """What is read and drawn: Unicode characters, or bytes of any encoding."""
     regime: Literal["windows", "stream"] = "windows"
@@ -234,8 +235,8 @@ class TextConfig:
     """Characters from one window's start to the next one's."""
     validation: Share = 0.1
     """Share of the text, at its end, held out for validation. 0: none."""
-    unseen: Literal["error", "drop"] = "error"
-    """Characters that the held-out part alone has: refuse them, or leave them out of it."""
+    unseen: Literal["include", "error", "drop"] = "include"
+    """Characters that the held-out part alone has: give them ids too, refuse them, or leave them out of it."""
 
     def __post_init__(self):
         _check(self)

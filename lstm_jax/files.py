@@ -1,22 +1,42 @@
 """Whole files or none: written under a temporary name in the same folder, then renamed. And what may be written where a user says."""
 
 import contextlib
+import hashlib
+import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lstm_jax.errors import InputError, require
+from lstm_jax.locks import lock_error
 
 MARK = "written by lstm-jax, which may replace it"
 """Text near the beginning of pages and figures: a later command may write over a file that has it."""
 
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+"""Names that `write_atomically` writes under; the group is the file's own name."""
+
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/lstm_jax`, or `~/.cache/lstm_jax`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm_jax"
+    """`$XDG_CACHE_HOME/lstm_jax`, or `~/.cache/lstm_jax`; as that variable's standard has it, it counts only if it is absolute.
+
+    Raises:
+        InputError: if this user has no home.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else user_path("~/.cache")) / "lstm_jax"
+
+
+def user_path(path: str | Path) -> Path:
+    """Return `path` with `~` and `~name` replaced by that user's home; `InputError` where there is no such user or home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"path {path}", "no such user, or no home", "give the whole path") from error
 
 
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
@@ -77,6 +97,8 @@ def _reads(given: Path | str, path: Path, marked: bool) -> bool:
 def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object], force: bool = True) -> None:
     """Create or replace `path`: a crash leaves the old file or none, never half of one.
 
+    What a killed process left of the same file is removed.
+
     Args:
         path: the file; folders above it are made.
         content: text (as UTF-8), bytes, or a function that writes to the open binary file.
@@ -89,16 +111,17 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
     check_output(path, force=force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        with temporary.open("xb") as file:
+        remove_temporaries(path.parent, path.name)
+        temporary, opened = _open_temporary(path)
+        with opened as file:
             if callable(content):
                 content(file)
             else:
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        check_output(path, force=force)
-        temporary.replace(path)
+            check_output(path, force=force)
+            temporary.replace(path)  # while the lock is held: nobody takes it for a file that was left
     except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -106,3 +129,40 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
         if isinstance(error, OSError):
             raise InputError(f"writing {path}", error.strerror or error, "free some space or name another folder") from error
         raise
+
+
+def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
+    """A new temporary file for `path`, locked while it is open, so that `remove_temporaries` of another process leaves it alone."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        file = temporary.open("xb")
+        lock_error(file)
+        if temporary.exists():  # else it was removed before it was locked
+            return temporary, file
+        file.close()
+
+
+def remove_temporaries(folder: Path, name: str = "") -> None:
+    """Remove what `write_atomically` left in `folder` when its process was killed; of the file of that name, or of all files."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return  # a folder that can be written but not listed
+    for entry in entries:
+        match = _TEMPORARY.fullmatch(entry.name)
+        if match and name in ("", match[1]) and entry.is_file(follow_symlinks=False):
+            with contextlib.suppress(OSError), open(entry.path, "rb") as file:
+                if lock_error(file) is None:
+                    os.unlink(entry.path)
+
+
+def summed_json(content: dict[str, Any]) -> bytes:
+    """JSON behind a first line with its SHA-256, for `read_summed`."""
+    body = json.dumps(content, indent=1).encode() + b"\n"
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def read_summed(content: bytes) -> dict[str, Any] | None:
+    """Read back what `summed_json` made; None if a bit of it has changed."""
+    first, _, body = content.partition(b"\n")
+    return json.loads(body) if hashlib.sha256(body).hexdigest().encode() == first else None

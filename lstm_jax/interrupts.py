@@ -1,5 +1,6 @@
-"""Interrupts while compiled code runs: Python's own handlers wait until it returns, which may be minutes."""
+"""Interrupts that arrive: while a program starts, and while compiled code runs, until whose end Python's own handlers may wait minutes."""
 
+import _thread
 import contextlib
 import os
 import select
@@ -7,11 +8,54 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 PATIENCE = 2.0
 """Seconds after a first interrupt before a line says how to end at once."""
+AGAIN = 0.02
+"""Seconds after which an interrupt that Python ignored is raised once more."""
 CODE = 130
 SHOW_CURSOR = b"\x1b[?25h"
+
+_asked = threading.Event()
+
+
+def interrupted() -> bool:
+    """Return whether SIGINT came within `none_is_lost`, though a library may have swallowed the exception that it raised."""
+    return _asked.is_set()
+
+
+@contextlib.contextmanager
+def none_is_lost() -> Iterator[None]:
+    """Within it, a SIGINT raises `KeyboardInterrupt` once more where Python had to ignore it (in a callback, a `__del__`), and is noted.
+
+    A thread other than the main one, and a process that ignores SIGINT, get nothing.
+    """
+    old, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    if threading.current_thread() is not threading.main_thread() or old is signal.SIG_IGN:
+        yield
+        return
+
+    def note(*_: Any) -> None:
+        _asked.set()
+        raise KeyboardInterrupt
+
+    def again(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            later = threading.Timer(AGAIN, _thread.interrupt_main)  # here it would be ignored too
+            later.daemon = True
+            later.start()
+        else:
+            hook(unraisable)
+
+    signal.signal(signal.SIGINT, note)
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, old)
+        _asked.clear()
 
 
 @contextlib.contextmanager

@@ -54,6 +54,39 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
     return called
 
 
+def partitioned_alike(function: Callable, arrays: int) -> Callable:
+    """Return `function`, which works number by number, for use where XLA partitions a program: each device calls it with its own part.
+
+    Args:
+        function: function(*operands) -> list of arrays; the first `arrays` operands and all results have one shape, the others are scalars.
+        arrays: how many.
+    """
+
+    @custom_partitioning
+    def made(*args):
+        return function(*args)
+
+    def partition(mesh, arg_shapes, result_shapes):
+        place = arg_shapes[0].sharding
+        results = jax.tree.map(lambda shape: place, result_shapes)
+        return mesh, function, results, (*[place] * arrays, *[NamedSharding(mesh, PartitionSpec())] * (len(arg_shapes) - arrays))
+
+    def rule(mesh, args, results):
+        shape = " ".join(f"d{n}" for n in range(len(args[0].shape)))
+        return ", ".join([shape] * arrays + [""] * (len(args) - arrays)) + " -> " + ", ".join([shape] * len(results)), {}
+
+    made.def_partition(partition, sharding_rule=rule)
+
+    def of_mapped(axis_size: int, mapped: Sequence[bool], *args):
+        call = jax.vmap(function, in_axes=tuple(0 if one else None for one in mapped), axis_size=axis_size)
+        results = call(*args)
+        return results, [True] * len(results)
+
+    called = custom_vmap(lambda *args: list(made(*args)))
+    called.def_vmap(of_mapped)
+    return called
+
+
 def _names(mesh, shapes, axes) -> tuple[str, ...]:
     """Return the mesh axes over which the parts are split, () for none."""
     for shape, axis in zip(shapes, axes, strict=True):

@@ -7,18 +7,21 @@ import inspect
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 import types
 from pathlib import Path
 from typing import get_type_hints
 
 import numpy as np
 import pytest
+from tables import BACKENDS
 
 from lstm_jax import cli, config, data
-from lstm_jax.commands import TrainSentiment
+from lstm_jax.commands import COMMANDS, TrainSentiment
 from lstm_jax.tasks import sentiment
 from lstm_jax.training.loop import Interrupted
 
@@ -63,7 +66,7 @@ def test_help_lists_all_commands(ask):
     for arguments in ([], ["--help"], ["-h"]):
         code, out, err = ask(*arguments)
         assert (code, err) == (0, "")
-        for name, command in cli.COMMANDS.items():
+        for name, command in COMMANDS.items():
             assert f"  {name} " in out
             assert (command.__doc__ or "").splitlines()[0] in out
 
@@ -88,12 +91,12 @@ def help_lines(part: type) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", list(cli.COMMANDS))
+@pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_field_is_a_flag_with_a_help_line(name, ask):
     code, out, err = ask(*name.split(), "--help")
     assert (code, err) == (0, "")
     squeezed = "".join(out.replace("│", "").split())
-    parts = [cli.COMMANDS[name]]
+    parts = [COMMANDS[name]]
     while parts:
         part = parts.pop()
         documented, types_of = help_lines(part), get_type_hints(part)
@@ -213,9 +216,30 @@ def test_an_existing_run_is_left_alone(ask, run, reviews, tmp_path):
 
 
 def test_an_unknown_error_keeps_its_traceback(monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "backends", lambda: lambda console: 1 / 0)
+    monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["backends"])
+
+
+def test_starts_without_what_takes_time_to_import():
+    """An interrupt meanwhile would be a traceback."""
+    code = "import sys, lstm_jax.cli; print({'tyro', 'rich', 'numpy', 'jax'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_an_interrupt_of_which_a_library_makes_an_error_of_its_own(ask, monkeypatch):
+    def swallow(console):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise RuntimeError("INTERNAL: CpuCallback error") from None
+
+    monkeypatch.setitem(COMMANDS, "backends", lambda: swallow)
+    assert ask("backends") == (130, "", "interrupted\n")
+    monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # the next call knows nothing of it
+        ask("backends")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +254,7 @@ def test_interrupts(command, error, said, ask, monkeypatch):
     def stop(self, console):
         raise error
 
-    monkeypatch.setattr(cli.COMMANDS[command], "__call__", stop)
+    monkeypatch.setattr(COMMANDS[command], "__call__", stop)
     assert ask(*command.split()) == (130, "", said)
 
 
@@ -366,6 +390,17 @@ def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
     code, out, err = ask("predict", "--run", folder, "--text", "good")
     assert (code, out) == (0, f"{probabilities(run, ['good'])[0]:.6f}\n")
     assert err == "warning: checkpoint of step 99 is damaged (the manifest is damaged); an older one is used\n"
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+def test_a_dense_optimizer_is_said(ask, reviews, tmp_path):
+    """Adam updates by rows, clipped or not; where each step updates the whole embedding, a line says so."""
+    common = ["train", "sentiment", "--data", reviews, "--cache-dir", tmp_path / "cache", *SIZES]
+    for number, (flags, dense) in enumerate(((["--clip-norm", "1"], False), (["--optimizer", "sgd"], True))):
+        code, out, _ = ask(*common, "--run", tmp_path / str(number), *flags)
+        assert code == 0
+        assert (f"optimizer sgd: {sentiment.DENSE}\n" in out) == dense
+        assert ("updates the whole embedding" in out) == dense
 
 
 def test_flags_reach_the_config():

@@ -199,7 +199,10 @@ TRAIN = f"train generation {_SIZES} --epochs 1 --run {{tmp}}/new --data "
         (TRAIN + "{tmp}/short.txt --validation 0", ["training part: 8 characters; a window and its next character need 9: give more text"]),
         (TRAIN + "{tmp}/none.md", ["none.md: no such file or folder; give a text file, a folder"]),
         (TRAIN + "{tmp}/one.txt", ["training part: only 'a', 450 times; give a text of two distinct characters or more"]),
-        (TRAIN + "{tmp}/unseen.txt --clean none --validation 0.06", ["only the validation part has: 'x', '[', 'y', ']'; clean", "'drop'"]),
+        (
+            TRAIN + "{tmp}/unseen.txt --clean none --unseen error --validation 0.06",
+            ["only the validation part has: 'x', '[', 'y', ']'; clean", "'drop'"],
+        ),
         (TRAIN + "{tmp}/latin.txt", ["latin.txt: byte 0xfc at offset 545 is not UTF-8; convert the file to UTF-8, or read", "'byte'"]),
         (TRAIN + "{tmp}/empty.csv", ["empty.csv", ": no text; give a text file"]),
         (TRAIN + "{tmp}/two.csv", ["two.csv: one of ['one', 'two']; name it with --text-column"]),

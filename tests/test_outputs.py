@@ -123,7 +123,7 @@ def made(tmp_path_factory) -> Path:
     """A folder with a text, a run of each task and the reviews of one."""
     root = tmp_path_factory.mktemp("outputs")
     (root / "text.txt").write_text(" ".join([SENTENCES] * 8))
-    small = "--units 4 --batch-size 16 --epochs 1 --no-figures".split()
+    small = ["--units", "4", "--batch-size", "16", "--epochs", "1", "--no-figures"]
     generation = ["--data", str(root / "text.txt"), "--length", "8", "--sample-chars", "0", *small]
     (root / "train.csv").write_text("text,label\n" + "".join(f"a good film {n},1\na bad film {n},0\n" for n in range(20)))
     sentiment = ["--data", str(root / "train.csv"), "--cache-dir", str(root), "--vocabulary", "frequency", "--embed", "4", *small]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_jax.cli import COMMANDS
+from lstm_jax.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

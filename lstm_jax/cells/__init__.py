@@ -118,7 +118,10 @@ def with_activations(cell: Cell, activation: str | Activation | None, recurrent_
     name, given = ("recurrent_activation", recurrent_activation) if inner is jnp.tanh else ("activation", activation)
     require(known, name, getattr(given, "__name__", given), remedy)
     require(
-        cell.name != "simple_rnn" or gates is jax.nn.sigmoid, "recurrent_activation", recurrent_activation, "simple_rnn has none: leave it"
+        cell.name != "simple_rnn" or gates is jax.nn.sigmoid,
+        "recurrent_activation",
+        recurrent_activation,
+        "simple_rnn has none: leave it out",
     )
     return _variant(cell, inner, gates)
 

@@ -1,6 +1,7 @@
 """Activations by the names that `keras.activations` has for them.
 
-Left out are `glu`, which halves its input, and `threshold`, which takes arguments.
+Left out are `glu`, which halves its input, `threshold`, which takes arguments, and `sparsemax`, whose form in Keras 3.15 adds up sums and
+so does not give the distribution of its paper (Martins & Astudillo 2016).
 """
 
 from collections.abc import Callable
@@ -43,15 +44,6 @@ def hard_shrink(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(x) > 0.5, x, jnp.zeros_like(x))
 
 
-def sparsemax(x: jax.Array) -> jax.Array:
-    """The point of the simplex nearest to x, along the last axis (Martins & Astudillo 2016)."""
-    ordered = -jnp.sort(-x, axis=-1)
-    rank = jnp.broadcast_to(jnp.arange(1, x.shape[-1] + 1).astype(x.dtype), x.shape)
-    kept = ordered - (jnp.cumsum(ordered, axis=-1) - 1) / rank > 0
-    total = jnp.where(kept, ordered, jnp.zeros_like(x)).sum(-1, keepdims=True)
-    return jax.nn.relu(x - (total - 1) / kept.sum(-1, keepdims=True).astype(x.dtype))
-
-
 ACTIVATIONS: dict[str, Activation] = {
     "linear": linear,
     "tanh": jnp.tanh,
@@ -69,7 +61,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "exponential": jnp.exp,
     "softmax": jax.nn.softmax,
     "log_softmax": jax.nn.log_softmax,
-    "sparsemax": sparsemax,
     "softplus": jax.nn.softplus,
     "softsign": jax.nn.soft_sign,
     "squareplus": jax.nn.squareplus,

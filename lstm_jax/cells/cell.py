@@ -62,7 +62,8 @@ def check_cell(cell: Cell) -> None:
     for name, leaf in zip(fields, params, strict=True):
         _check_shape(cell, f"init ({name})", leaf, known.get(name))
     if "bias" in fields:
-        _check_shape(cell, "bias", _shapes(cell, "bias", lambda: cell.bias(_UNITS, jnp.float32)), (columns,))
+        bias: Any = cell.bias
+        _check_shape(cell, "bias", _shapes(cell, "bias", lambda: bias(_UNITS, jnp.float32)), (columns,))
     state = _shapes(cell, "initial_state", lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
     parts = getattr(state, "_fields", ())
     require("h" in parts, f"initial_state of cell {cell.name}", type(state).__name__, "return a NamedTuple with a field h, the output")
@@ -107,3 +108,12 @@ def _shapes(cell: Cell, name: str, call: Callable, *arrays: Any) -> Any:
         raise
     except Exception as error:  # whatever the user's function raises
         raise InputError(f"{name} of cell {cell.name}", f"{type(error).__name__}: {error}", _REMEDY) from error
+
+
+def reads_mask(cell: Cell) -> bool:
+    """Whether the result of the cell's step depends on the mask of recurrent dropout."""
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
+    state = jax.eval_shape(lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
+    z, mask = (jax.ShapeDtypeStruct((_BATCH, size), jnp.float32) for size in (cell.gates * _UNITS, _UNITS))
+    traced = jax.make_jaxpr(lambda mask, params, state, z: cell.step(params, state, z, mask, None))(mask, params, state, z).jaxpr
+    return any(traced.invars[0] is variable for equation in traced.eqns for variable in equation.invars)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from lstm_jax.commands.forecast import Forecast, TrainForecast
 from lstm_jax.commands.generation import Generate, Score, TrainGeneration, Units
 from lstm_jax.commands.sentiment import Evaluate, ExportEmbedding, Neighbours, PlotEmbedding, Predict, TrainSentiment
-from lstm_jax.commands.tools import Backends, Demo, PrepareData
+from lstm_jax.commands.tools import AcceptRun, Backends, Demo, PrepareData
 
 COMMANDS: dict[str, Callable] = {
     "demo": Demo,
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable] = {
     "train forecast": TrainForecast,
     "forecast": Forecast,
     "data prepare": PrepareData,
+    "run accept": AcceptRun,
     "backends": Backends,
 }
 

@@ -20,6 +20,8 @@ class TrainForecast:
     """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
     resume: bool = False
     """Go on with the interrupted run in that folder."""
+    allow_other_machine: bool = False
+    """Resume where devices, versions or compiled code are others than before: the last bits of what follows will differ."""
     figures: bool = True
     """Draw the figures at the end."""
 
@@ -27,7 +29,14 @@ class TrainForecast:
         start_training(self.config.train.devices, self.config.model)
         from lstm_jax.tasks import forecast
 
-        forecast.train(self.config, self.run, resume=self.resume, console=console, figures=self.figures)
+        forecast.train(
+            self.config,
+            self.run,
+            resume=self.resume,
+            allow_other_machine=self.allow_other_machine,
+            console=console,
+            figures=self.figures,
+        )
         result = json.loads((self.run / "result.json").read_text())
         told = ", ".join(f"{name} {result[f'test_{name}']:.4g}" for name in ("mae", "rmse", "coverage"))
         say(console, f"test part: {told} of the 90 % interval (epoch {result['best_epoch']})")
@@ -55,10 +64,13 @@ class Forecast(Checked):
         trained = forecast.load(self.run)
         warn(trained.notes)
         series = trained.series(self.csv)
+        if self.csv is None and not trained.is_own(series):
+            warn(["the series has changed since the run was trained: forecasts begin behind its present end"])
         found = trained.ahead(series, self.level)
-        for time, *numbers in zip(found.times, found.mean, found.low, found.high, strict=True):
+        times = [series.shown(time) for time in found.times]
+        for time, *numbers in zip(times, found.mean, found.low, found.high, strict=True):
             row = dict(zip(("mean", "low", "high"), (float(number) for number in numbers), strict=True))
             if self.json:
-                print(json.dumps({"time": series.shown(time)} | row))
+                print(json.dumps({"time": time} | row))
             else:
-                print(",".join([series.shown(time), *(f"{number:.6g}" for number in row.values())]))
+                print(",".join([time, *(f"{number:.6g}" for number in row.values())]))

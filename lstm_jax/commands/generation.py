@@ -9,7 +9,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from lstm_jax.bounds import CharactersOrNone, Checked, Count, CountOrNone, Seed, Temperature
+from lstm_jax.bounds import CharactersOrAll, CharactersOrNone, Checked, Count, CountOrAll, DrawingSeed, Temperature, UnitCount
 from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import GenerationConfig
 from lstm_jax.files import check_output
@@ -26,6 +26,8 @@ class TrainGeneration:
     """Folder of the run: config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures, checkpoints."""
     resume: bool = False
     """Go on with the interrupted run in that folder."""
+    allow_other_machine: bool = False
+    """Resume where devices, versions or compiled code are others than before: the last bits of what follows will differ."""
     figures: bool = True
     """Draw the figures at the end."""
 
@@ -33,7 +35,14 @@ class TrainGeneration:
         start_training(self.config.train.devices, self.config.model)
         from lstm_jax.tasks import generation
 
-        generation.train(self.config, self.run, resume=self.resume, console=console, figures=self.figures)
+        generation.train(
+            self.config,
+            self.run,
+            resume=self.resume,
+            allow_other_machine=self.allow_other_machine,
+            console=console,
+            figures=self.figures,
+        )
         result = json.loads((self.run / "result.json").read_text())
         if "validation_bits" in result:
             say(console, f"held-out text: {result['validation_bits']:.4f} bits a character (epoch {result['best_epoch']})")
@@ -52,13 +61,13 @@ class Generate(Checked):
     """Characters to draw. 0: none, the prompt alone is printed."""
     temperature: Temperature = 1.0
     """Below 1 the likelier characters come more often, above 1 less; 0: always the likeliest."""
-    top_k: CountOrNone = 0
+    top_k: CountOrAll = 0
     """Draw from the k likeliest characters only. 0: from all."""
     top_p: float = 1.0
     """Draw from the likeliest characters that together reach this probability. 1: from all."""
     samples: Count = 1
     """Texts to draw, at once."""
-    seed: Seed = 0
+    seed: DrawingSeed = 0
     """The same seed gives the same texts."""
     mode: Mode = "auto"
     """'carried': one step a character; 'window': each character re-reads the last ones from a zero state; 'auto': as it was trained."""
@@ -152,9 +161,9 @@ class Units(Checked):
     """Clean the text as the run's was."""
     unknown: str = ""
     """Character that stands for those that the run does not know. Empty: they are refused."""
-    count: Count = 12
+    count: UnitCount = 12
     """How many units."""
-    chars: CharactersOrNone = 3000
+    chars: CharactersOrAll = 3000
     """At most so many characters, from the text's beginning."""
     out: Path = Path("units.html")
     """Page to write."""

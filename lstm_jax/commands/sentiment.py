@@ -15,6 +15,7 @@ from lstm_jax.commands.common import Flat, Positional, say, start, start_trainin
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 from lstm_jax.files import check_output
+from lstm_jax.input_files import STANDARD_INPUT, read_input
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class TrainSentiment:
     """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
     resume: bool = False
     """Go on with the interrupted run in that folder."""
+    allow_other_machine: bool = False
+    """Resume where devices, versions or compiled code are others than before: the last bits of what follows will differ."""
     figures: bool = True
     """Draw the figures at the end."""
 
@@ -33,7 +36,14 @@ class TrainSentiment:
         start_training(self.config.train.devices, self.config.model)
         from lstm_jax.tasks import sentiment
 
-        sentiment.train(self.config, self.run, resume=self.resume, console=console, figures=self.figures)
+        sentiment.train(
+            self.config,
+            self.run,
+            resume=self.resume,
+            allow_other_machine=self.allow_other_machine,
+            console=console,
+            figures=self.figures,
+        )
         result = json.loads((self.run / "result.json").read_text())
         for part in ("test", "validation"):
             if f"{part}_accuracy" in result:
@@ -88,14 +98,11 @@ class Predict:
         del console
         texts: list[str | bytes] = list(self.text)
         if self.file is not None:
-            try:
-                texts += self.file.read_bytes().splitlines()
-            except OSError as error:
-                raise InputError(f"file {self.file}", error.strerror, "give a file that can be read") from error
+            texts += read_input(self.file).splitlines()
         if not self.text and self.file is None:
             if sys.stdin.isatty():
                 raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
-            texts += sys.stdin.buffer.read().splitlines()
+            texts += read_input(STANDARD_INPUT).splitlines()
         start()
         for text, p in zip(texts, _load(self.run).probabilities(texts), strict=True):
             shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")

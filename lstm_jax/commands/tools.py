@@ -1,4 +1,4 @@
-"""`lstm-jax demo`, `data prepare` and `backends`."""
+"""`lstm-jax demo`, `data prepare`, `run accept` and `backends`."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lstm_jax.bounds import Checked, Seed
-from lstm_jax.commands.common import Flat, start
+from lstm_jax.commands.common import Flat, say, start
 from lstm_jax.config import DataConfig
 
 
@@ -24,6 +24,22 @@ class PrepareData:
         from lstm_jax.tasks import prepare
 
         prepare.prepare(self.config, self.tfds, console)
+
+
+@dataclass(frozen=True)
+class AcceptRun:
+    """Take the files of a run's folder as they are now: config, vocabulary and the like that were changed on purpose."""
+
+    run: Path
+    """Folder of a run."""
+
+    def __call__(self, console: Console) -> None:
+        from lstm_jax.training.run_folder import RunFolder
+
+        found = RunFolder(self.run).accept()
+        for name, kind in found.items():
+            say(console, f"{name}: {kind}")
+        say(console, f"{self.run}: " + (f"{len(found)} accepted" if found else "as the run wrote it"))
 
 
 @dataclass(frozen=True)

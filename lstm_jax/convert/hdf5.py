@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
+from lstm_jax.input_files import parsing
 
 
 def natural(path: str) -> list[tuple[str, int]]:
@@ -37,27 +38,25 @@ def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: froz
     arrays: dict[str, np.ndarray] = {}
     groups: list[str] = []
     seen: set[Any] = set()  # h5py's ids are equal when they are of one object
-    try:
-        with h5py.File(source, "r") as file:
-            pending: list[tuple[str, Any]] = [("", file)]
-            while pending:
-                path, found = pending.pop()
-                require(found.id not in seen, thing, f"{path} is there under two names", "save the weights again")
-                seen.add(found.id)
-                if not isinstance(found, h5py.Group):
-                    arrays[path] = _read_dataset(found, thing, path)
-                    continue
-                groups.append(path)
-                for key in map(str, found):
-                    child, link = f"{path}/{key}" if path else key, found.get(key, getlink=True)
-                    hard = isinstance(link, h5py.HardLink)
-                    require(hard, thing, f"{child} is a {type(link).__name__}", "links are not followed: save the arrays themselves")
-                    if child not in skip:
-                        pending.append((child, found[key]))
-    except InputError:
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
-        raise InputError(thing, error, "it is truncated, damaged or no HDF5 file: save the weights again") from error
+    room = len(source.getbuffer()) if isinstance(source, io.BytesIO) else os.stat(source).st_size
+    with parsing(thing, "it is truncated, damaged or no HDF5 file: save the weights again"), h5py.File(source, "r") as file:
+        pending: list[tuple[str, Any]] = [("", file)]
+        while pending:
+            path, found = pending.pop()
+            require(found.id not in seen, thing, f"{path} is there under two names", "save the weights again")
+            seen.add(found.id)
+            if not isinstance(found, h5py.Group):
+                arrays[path] = _read_dataset(found, thing, path)
+                room -= found.nbytes
+                require(room >= 0, thing, f"{path} shares its bytes with others", "save the weights again")
+                continue
+            groups.append(path)
+            for key in map(str, found):
+                child, link = f"{path}/{key}" if path else key, found.get(key, getlink=True)
+                hard = isinstance(link, h5py.HardLink)
+                require(hard, thing, f"{child} is a {type(link).__name__}", "links are not followed: save the arrays themselves")
+                if child not in skip:
+                    pending.append((child, found[key]))
     return {path: arrays[path] for path in sorted(arrays, key=natural)}, sorted(groups, key=natural)
 
 

@@ -19,7 +19,6 @@ import re
 import zipfile
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +47,7 @@ from lstm_jax.convert.keras import (
     lstm_to_keras,
 )
 from lstm_jax.errors import InputError, require
+from lstm_jax.input_files import open_input, parsing
 
 RECURRENT = ("lstm", "rnn", "bidirectional")
 INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # change nothing when a model predicts
@@ -171,21 +171,17 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
     """Arrays, group paths and, of a `.keras` archive, the parsed config.json (else None)."""
     name, skip = os.fspath(path), frozenset({"optimizer"})
-    require(Path(path).is_file(), "Keras weights", name, "there is no such file")
-    if not zipfile.is_zipfile(path):
-        return *read_hdf5(path, name, skip), None
-    try:
-        with zipfile.ZipFile(path) as archive:
+    require(os.path.isfile(path), "Keras weights", name, "there is no such file")
+    with open_input(path, f"Keras weights {name}") as file:
+        if not zipfile.is_zipfile(file):
+            return *read_hdf5(path, name, skip), None
+        with parsing(f"archive {name}", "it is damaged: save the model again"), zipfile.ZipFile(file) as archive:
             for member in ("config.json", "model.weights.h5"):
                 require(member in archive.namelist(), f"archive {name}", f"no {member}", "expected what model.save('x.keras') writes")
                 stored = archive.getinfo(member).compress_type == zipfile.ZIP_STORED
                 require(stored, f"archive {name}", f"{member} is compressed", "unzip it and give its model.weights.h5")
             config = json.loads(archive.read("config.json"))
             weights = io.BytesIO(archive.read("model.weights.h5"))
-    except InputError:
-        raise
-    except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise InputError(f"archive {name}", error, "it is damaged: save the model again") from error
     return *read_hdf5(weights, f"{name}/model.weights.h5", skip), config
 
 

@@ -29,7 +29,8 @@ from lstm_jax.convert.arrays import (
     shaped,
     split_model,
 )
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
+from lstm_jax.input_files import open_input, parsing
 
 PARAMETER = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(0|[1-9]\d*)(_reverse)?")
 SUFFIXES: dict[str, str] = {"forward": "", "backward": "_reverse"}
@@ -182,13 +183,11 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
         InputError: the file is missing, damaged or of another kind. A `.pt` file is a pickle, which can run code: it is never opened.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     remedy = "save the weights with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
     require(Path(path).suffix == ".safetensors", "PyTorch weights", os.fspath(path), remedy)
-    require(Path(path).is_file(), "PyTorch weights", os.fspath(path), "there is no such file")
-    try:
+    require(os.path.isfile(path), "PyTorch weights", os.fspath(path), "there is no such file")
+    thing, damaged = f"PyTorch weights {os.fspath(path)}", "the file is damaged or foreign; " + remedy
+    with parsing(thing, damaged), open_input(path, thing, damaged):
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"PyTorch weights {os.fspath(path)}", error, "the file is damaged or foreign; " + remedy) from error

@@ -5,7 +5,7 @@ A leaf: imports numpy, the standard library and `lstm_jax.errors`; tensorflow-da
 
 from lstm_jax.data.archive import ARCHIVE_BYTES, ARCHIVE_SHA256_PREFIX, ARCHIVE_URL, download_archive, verify_archive
 from lstm_jax.data.characters import Characters
-from lstm_jax.data.cleaning import clean
+from lstm_jax.data.cleaning import clean, unix_line_ends
 from lstm_jax.data.corpus import Corpus, prepare_corpus
 from lstm_jax.data.corpus_sources import embedded_articles, read_articles, read_byte_articles
 from lstm_jax.data.dataset import encode_reviews, prepare
@@ -61,6 +61,7 @@ __all__ = [
     "synthetic_reviews",
     "synthetic_splits",
     "tokenize",
+    "unix_line_ends",
     "verify_archive",
     "window_count",
     "window_starts",

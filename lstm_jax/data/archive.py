@@ -1,9 +1,9 @@
 """The Large Movie Review Dataset (Maas et al., ACL 2011) in its own two forms: `aclImdb_v1.tar.gz` and the `aclImdb/` folder."""
 
 import gzip
+import os
 import re
 import tarfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from lstm_jax.data.files import download, file_digest
 from lstm_jax.data.reviews import CLASSES, TextSplit, check_splits
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
+from lstm_jax.input_files import expanded, open_input, parsing, read_input
 
 ARCHIVE_NAME = "aclImdb_v1.tar.gz"
 ARCHIVE_URL = "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -19,7 +20,8 @@ ARCHIVE_BYTES = 84_125_825
 ARCHIVE_SHA256_PREFIX = "c40f74a1"
 AGAIN = "download it again from " + ARCHIVE_URL
 
-MEMBER = re.compile(r"(train|test)/(?:(pos|neg)/(\d+)_(\d+)|urls_(pos|neg))\.txt")
+MEMBER = re.compile(r"(train|test)/(?:(pos|neg)/([0-9]+)_([0-9]+)|urls_(pos|neg))\.txt")
+DIGITS = 9  # of an id or a rating; the real ones have 5
 MOVIE = re.compile(rb"tt\d+")
 
 
@@ -30,7 +32,7 @@ def verify_archive(path: Path) -> None:
     Raises:
         InputError: if either differs.
     """
-    require(path.is_file(), f"archive {path}", "absent", AGAIN)
+    require(os.path.isfile(path), f"archive {path}", "absent", AGAIN)
     size = path.stat().st_size
     require(size == ARCHIVE_BYTES, f"size of {path}", f"{size} bytes instead of {ARCHIVE_BYTES}", AGAIN)
     digest = file_digest(path)
@@ -51,7 +53,8 @@ def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None =
 
 def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
     name = PurePosixPath(member.name)
-    safe = not name.is_absolute() and ".." not in name.parts and (member.isreg() or member.isdir())
+    plain = member.isdir() or (member.isreg() and not member.issparse())
+    safe = not name.is_absolute() and ".." not in name.parts and plain and member.size >= 0
     require(safe, f"member of {path}", member.name, "an archive of reviews holds plain files and folders only; " + AGAIN)
     return name.as_posix()
 
@@ -60,12 +63,16 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
     """The reviews of a tar.gz, streamed: nothing is extracted to the disk, and other members are skipped.
 
     Raises:
-        InputError: for a truncated or damaged archive, a member outside it, a link or a device, or no reviews of a class.
+        InputError: for a truncated or damaged archive, one that expands too far, a member outside it, a link, a device or a sparse file, or
+            no reviews of a class.
     """
+    thing = f"archive {path}"
 
     def members() -> Iterable[tuple[str, bytes]]:
         # gzip.open rather than tarfile's own "r|gz": the latter takes a truncated stream for the end of the archive.
-        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with open_input(path, thing, AGAIN) as file, gzip.open(file) as whole:
+            stream = expanded(whole, path.stat().st_size, thing)
+            archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115
             for member in archive:
                 name = _safe_name(member, path)
                 if name.startswith("aclImdb/") and MEMBER.fullmatch(name[8:]) and (file := archive.extractfile(member)):
@@ -73,19 +80,26 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
             while stream.read(1 << 20):  # to the end, so that gzip compares its checksum
                 pass
 
-    try:
+    with parsing(thing, AGAIN):
         return _assemble(members(), path)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise InputError(f"archive {path}", error, AGAIN) from error
 
 
 def find_folder(path: Path) -> Path | None:
     """The `aclImdb` folder that `path` is or holds; None if neither."""
-    return next((folder for folder in (path, path / "aclImdb") if (folder / "train" / "pos").is_dir()), None)
+    return next((folder for folder in (path, path / "aclImdb") if os.path.isdir(folder / "train" / "pos")), None)
 
 
 def folder_files(folder: Path) -> dict[str, Path]:
-    """Name (`train/pos/0_9.txt`) -> file of everything that `read_folder` reads, sorted by name."""
+    """Return name (`train/pos/0_9.txt`) -> file of everything that `read_folder` reads, sorted by name.
+
+    Raises:
+        InputError: if a folder cannot be read.
+    """
+    with parsing(f"folder {folder}", "give one whose files can be read"):
+        return _folder_files(folder)
+
+
+def _folder_files(folder: Path) -> dict[str, Path]:
     found = {}
     for split in ("train", "test"):
         for part in (split, f"{split}/pos", f"{split}/neg"):
@@ -101,10 +115,7 @@ def read_folder(folder: Path) -> dict[str, TextSplit]:
     Raises:
         InputError: if a file cannot be read, or a split lacks a class.
     """
-    try:
-        return _assemble(((name, path.read_bytes()) for name, path in folder_files(folder).items()), folder)
-    except OSError as error:
-        raise InputError(f"folder {folder}", error, "give one whose files can be read") from error
+    return _assemble(((name, read_input(path)) for name, path in folder_files(folder).items()), folder)
 
 
 def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, TextSplit]:
@@ -120,6 +131,7 @@ def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, Tex
             found = (MOVIE.search(line) for line in content.splitlines())
             movies[split, urls_of] = [one.group().decode() if one else "" for one in found]
         else:
+            require(len(identity) <= DIGITS >= len(rating), f"member of {source}", name, f"an id has {DIGITS} digits at most")
             texts[split][f"{label}/{identity}_{rating}.txt"] = content
             identities[name] = int(identity)
 

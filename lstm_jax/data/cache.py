@@ -1,15 +1,15 @@
 """The cache of encoded reviews: one .npz a source, named by what it was made from, checked whenever it is read."""
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from lstm_jax.data.files import file_digest
+from lstm_jax.errors import InputError
 from lstm_jax.files import write_atomically
+from lstm_jax.npz_files import read_npz
 
 CACHE_FORMAT = 1
 
@@ -45,9 +45,8 @@ def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
 def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
     """What `save_cache` wrote under that key; None if the file is absent, truncated, altered or made from something else."""
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, RuntimeError):
+        arrays = read_npz(path)
+    except InputError:
         return None
     digest = arrays.pop("digest", None)
     return arrays if np.array_equal(digest, _digest(key, arrays)) else None

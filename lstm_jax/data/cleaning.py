@@ -6,7 +6,7 @@ from typing import AnyStr, Literal, get_args
 
 from lstm_jax.errors import require
 
-Recipe = Literal["source", "source-cased", "lower", "none"]
+Recipe = Literal["source", "source-cased", "lower", "none", "exact"]
 
 _OTHERS = re.compile(r"[^a-zA-Z .,'!;?]+")
 _RUN = re.compile(r"  +")
@@ -22,17 +22,18 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
       `" ".join(re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower().split())`.
     - "source-cased": the same with the case kept: 59 characters at most.
     - "lower": lower case (Unicode's; of bytes, ASCII's), nothing else.
-    - "none": the text as it is, with its case, white space and line ends. No recipe normalises Unicode.
+    - "none", "exact": the text as it is, with its case, white space and line ends. No recipe normalises Unicode. Of files, `prepare_corpus`
+      makes all line ends those of Unix first, but for "exact".
 
     Args:
         text: characters, or bytes.
-        recipe: one of the four, those of `Recipe`.
+        recipe: one of those of `Recipe`.
 
     Raises:
         InputError: for another recipe.
     """
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
-    if recipe == "none":
+    if recipe in ("none", "exact"):
         return text
     if isinstance(text, bytes):
         return text.lower() if recipe == "lower" else clean(text.decode("latin-1"), recipe).encode("latin-1")
@@ -41,6 +42,11 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
     # Each block but the last ends in white space, so that its result ends in the one space the next must not begin with.
     kept = "".join(_RUN.sub(" ", _OTHERS.sub(" ", block)).removeprefix(" ") for block in _blocks(text)).removesuffix(" ")
     return kept if recipe == "source-cased" else kept.lower()
+
+
+def unix_line_ends(text: str) -> str:
+    """Return the text with each line end, of Windows (CR LF) or of old Macs (CR), as that of Unix (LF)."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _blocks(text: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import AnyStr, Literal
 import numpy as np
 
 from lstm_jax.data.characters import Characters, Unit, shown
-from lstm_jax.data.cleaning import Recipe, clean
+from lstm_jax.data.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.corpus_sources import Paths, embedded_articles, read_articles, read_byte_articles
 from lstm_jax.errors import InputError, require
 
@@ -23,13 +23,15 @@ class Corpus:
     validation: np.ndarray
     """(V,) ids of the held-out tail, of the same type; V = 0: nothing was held out."""
     characters: Characters
-    """The bag: of the training part alone, so that of the whole text where nothing is held out."""
+    """The bag: of both parts, or with unseen "error" or "drop" of the training part."""
     articles: int
     """Articles that were not empty, before and after cleaning."""
     copies: int
     """Articles of the tail that were left out because the training part has the same text."""
     fingerprint: str
     """SHA-256 of the bag and of both parts' ids."""
+    notes: tuple[str, ...] = ()
+    """What was done to the text that its files do not say, a line each."""
 
 
 def prepare_corpus(
@@ -38,7 +40,7 @@ def prepare_corpus(
     recipe: Recipe = "source",
     unit: Unit = "character",
     validation: float = 0.1,
-    unseen: Literal["error", "drop"] = "error",
+    unseen: Literal["include", "error", "drop"] = "include",
     length: int = 40,
 ) -> Corpus:
     """Read, clean, join with " " in order, hold out the tail, encode.
@@ -52,16 +54,18 @@ def prepare_corpus(
         recipe: of `clean`.
         unit: "character": Unicode code points; "byte": all 256 bytes, any encoding.
         validation: share of the characters held out, from 0 to below 1.
-        unseen: of characters that only the tail has. "error": refuse; "drop": take them out of the tail.
+        unseen: of characters that only the tail has. "include": they get ids like all others; "error": refuse; "drop": take them out of
+            the tail.
         length: of the windows to come. Each part (an empty validation part aside) must hold one and the character after it.
 
     Raises:
         InputError: for sources that cannot be read, a part shorter than a window, a text of one distinct character, unseen characters.
     """
     require(0 <= validation < 1, "validation", validation, "give a share from 0 to below 1")
-    require(unseen in ("error", "drop"), "unseen", unseen, "give 'error' or 'drop'")
+    require(unseen in ("include", "error", "drop"), "unseen", unseen, "give 'include', 'error' or 'drop'")
     require(length >= 1, "length", length, "give 1 or more characters")
     require(unit in ("character", "byte"), "unit", unit, "give 'character' or 'byte'")
+    notes: list[str] = []
     if unit == "byte":
         raw = read_byte_articles(paths, text_column) if paths else tuple(article.encode() for article in embedded_articles())
         articles = _cleaned(raw, recipe)
@@ -69,18 +73,19 @@ def prepare_corpus(
         train_text, tail = b" ".join(articles)[:cut], b" ".join(held)
         characters = Characters.all_bytes()
     else:
-        articles = _cleaned(read_articles(paths, text_column) if paths else embedded_articles(), recipe)
+        read = read_articles(paths, text_column) if paths else embedded_articles()
+        articles = _cleaned(read if recipe == "exact" else _with_unix_line_ends(read, notes), recipe)
         cut, held, copies = _hold_out(articles, validation)
         train_text, tail = " ".join(articles)[:cut], " ".join(held)
         characters = Characters.of(train_text)
-        tail = _without_unseen(tail, characters, unseen)
+        characters, tail = _with_unseen(tail, characters, unseen, notes)
     train, held_out = characters.encode(train_text), characters.encode(tail)
     _check_length("training part", train, length)
     if validation > 0:
         _check_length("validation part", held_out, length)
     only = f"only {characters.characters[train[0]]!r}, {len(train)} times"
     require(bool((train != train[0]).any()), "training part", only, "give a text of two distinct characters or more")
-    return Corpus(train, held_out, characters, len(articles), copies, _fingerprint(characters, train, held_out))
+    return Corpus(train, held_out, characters, len(articles), copies, _fingerprint(characters, train, held_out), tuple(notes))
 
 
 def _cleaned(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
@@ -102,14 +107,28 @@ def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], 
     return cut, held, copies
 
 
-def _without_unseen(tail: str, characters: Characters, unseen: str) -> str:
+def _with_unix_line_ends(articles: Sequence[str], notes: list[str]) -> Sequence[str]:
+    count = sum(article.count("\r") for article in articles)
+    if not count:
+        return articles
+    notes.append(f"{count:,} line ends of Windows or old Macs are read as those of Unix (clean 'exact' keeps them)")
+    return [unix_line_ends(article) for article in articles]
+
+
+def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str]:
+    """The bag that encodes the tail, and the tail."""
     missing = characters.unknown(tail)
     if not missing:
-        return tail
+        return characters, tail
     if unseen == "error":
         remedy = "clean the text, hold out another share, or drop them (unseen 'drop')"
         raise InputError("characters that only the validation part has", shown(missing), remedy)
-    return re.sub(f"[{re.escape(''.join(missing))}]", "", tail)
+    if unseen == "drop":
+        kept = re.sub(f"[{re.escape(''.join(missing))}]", "", tail)
+        notes.append(f"{len(tail) - len(kept):,} characters are left out of the held-out part, which alone has them: {shown(missing)}")
+        return characters, kept
+    notes.append(f"{len(missing):,} characters that only the held-out part has have ids too: {shown(missing)}")
+    return Characters(tuple(sorted({*characters.characters, *missing}))), tail
 
 
 def _check_length(part: str, ids: np.ndarray, length: int) -> None:

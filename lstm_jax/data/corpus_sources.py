@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import AnyStr
 
 from lstm_jax.data.text_columns import has_columns, read_text_column
-from lstm_jax.data.text_files import STANDARD_INPUT, decode_utf8, read_content
+from lstm_jax.data.text_files import STANDARD_INPUT, decode_utf8, read_content, require_no_archive
 from lstm_jax.errors import InputError, require
+from lstm_jax.input_files import locate, parsing
 
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
 FORMS = "give a text file, a folder of text files, a .csv, .json or .jsonl file, or - for standard input"
@@ -48,7 +49,8 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
         if has_columns(Path(path)):
             articles += (text.encode() for text in read_text_column(Path(path), text_column))
         else:
-            articles.append(read_content(path))
+            articles.append(content := read_content(path))
+            require_no_archive(content, path)
     return _not_empty(articles, paths)
 
 
@@ -72,21 +74,16 @@ def _files(paths: Paths) -> Iterator[str | Path]:
     require(all(sources) and len(sources) > 0, "corpus", sources, FORMS)
     require(sources.count(STANDARD_INPUT) < 2, "corpus", "standard input twice", "give - once")
     for source in sources:
-        path = Path(source).expanduser()
         if source == STANDARD_INPUT:
             yield source
-        elif path.is_dir():
-            yield from _text_files(path)
-        else:
-            require(path.exists(), f"corpus {path}", "no such file or folder", FORMS)
-            yield path
+            continue
+        path = locate(source, "corpus", FORMS)
+        yield from _text_files(path) if path.is_dir() else (path,)
 
 
 def _text_files(folder: Path) -> list[Path]:
-    try:
+    with parsing(f"folder {folder}", "give a folder that can be read"):
         files = [path for path in folder.iterdir() if path.suffix.lower() in TEXT_ENDINGS and path.is_file() and path.name[0] != "."]
-    except OSError as error:
-        raise InputError(f"folder {folder}", error.strerror or error, "give a folder that can be read") from error
     require(len(files) > 0, f"folder {folder}", "no text files", f"give a folder with files that end in {', '.join(TEXT_ENDINGS)}")
     return sorted(files, key=lambda path: path.name)
 

@@ -15,7 +15,7 @@ from lstm_jax.data.sources import Source, find_imdb, read_source, recognise
 from lstm_jax.data.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary
 from lstm_jax.data.word_index import find_word_index, keras_vocabulary
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import default_cache_dir
+from lstm_jax.files import default_cache_dir, user_path
 
 KERAS_SEED = 113
 Progress = Callable[[str, int, int], None]
@@ -52,7 +52,7 @@ def prepare(
     require(not num_words or num_words >= 4, "num_words", num_words, "give 4 or more (0 to 3 are reserved)")
     report = on_progress or (lambda stage, done, total: None)
     report("hashing the source", 0, 4)
-    cache = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    cache = user_path(cache_dir) if cache_dir else default_cache_dir()
     source = _source(data, test_data)
     word_index = find_word_index(source.path, cache) if vocabulary == "keras" else None
     index_file = {"word index": word_index} if word_index else {}

@@ -10,6 +10,7 @@ from typing import IO
 
 from lstm_jax.errors import InputError
 from lstm_jax.files import write_atomically
+from lstm_jax.input_files import READABLE, open_input, parsing
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte from the server
@@ -21,11 +22,8 @@ def file_digest(path: Path, name: str = "sha256") -> str:
     Raises:
         InputError: if the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, name).hexdigest()
-    except OSError as error:
-        raise InputError(f"file {path}", error.strerror, "give a file that can be read") from error
+    with parsing(f"file {path}", READABLE), open_input(path) as file:
+        return hashlib.file_digest(file, name).hexdigest()
 
 
 def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, on_bytes: Callable[[int, int], None] | None = None) -> None:

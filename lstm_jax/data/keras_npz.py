@@ -1,73 +1,54 @@
 """Keras' `imdb.npz`: reviews that are already word ranks, in object arrays which NumPy stores as pickles."""
 
-import io
-import pickle
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from lstm_jax.data.list_pickle import IDS, ROWS, read_lists
 from lstm_jax.data.padding import ragged
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
+from lstm_jax.input_files import parsing
+from lstm_jax.npz_files import read_array, read_header, read_members
 
-# All that rebuilding an object array of lists needs (the same list as keras/src/datasets/npz_utils.py).
-ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-}
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 GET_ANOTHER = "give Keras' own imdb.npz (x_train, y_train, x_test, y_test: lists of word ranks and labels)"
 
 
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if (module_name, global_name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"the pickle asks for {module_name}.{global_name}, an array needs nothing of the kind")
-        return super().find_class(module_name.replace("numpy.core", "numpy._core"), global_name)
-
-
-def _read_member(content: bytes) -> np.ndarray:
-    file = io.BytesIO(content)
-    header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(file)[0]
-    if header.get(version, header[2])(file)[2].hasobject:
-        array = _ArraysOnly(file).load()
-        if not isinstance(array, np.ndarray):
-            raise pickle.UnpicklingError(f"the pickle holds a {type(array).__name__}, not an array")
-        return array
-    file.seek(0)
-    return np.lib.format.read_array(file, allow_pickle=False)
-
-
 def read_keras_npz(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Split name -> (ranks (ids,) int32, offsets (N + 1,) int64, labels (N,) int32), in the file's order.
+    """Return split name -> (ranks (ids,) int32, offsets (N + 1,) int64, labels (N,) int32), in the file's order.
 
     Ranks start at 1; there is no start id and nothing is shuffled yet (`keras.datasets.imdb.load_data` does both on loading).
-    Pickles are read by an unpickler that can build arrays of lists and nothing else.
+    Pickles are read by `list_pickle`, which makes lists of integers and nothing else.
 
     Raises:
-        InputError: for a damaged file, other arrays, or a pickle that asks for anything else.
+        InputError: for a damaged file, other arrays, or a pickle of anything else.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = {name: _read_member(archive.read(f"{name}.npy")) for name in ARRAYS}
-        splits = {}
-        for split in ("train", "test"):
-            rows, labels = arrays[f"x_{split}"], np.asarray(arrays[f"y_{split}"])
-            require(len(rows) == len(labels), f"{split} split of {path}", f"{len(rows)} rows, {len(labels)} labels", GET_ANOTHER)
-            require(set(np.unique(labels).tolist()) == {0, 1}, f"{split} labels of {path}", np.unique(labels), GET_ANOTHER)
-            kinds = {np.asarray(row).dtype.kind for row in rows if len(row)}
-            require(kinds <= {"i", "u"}, f"{split} rows of {path}", f"entries of kind {kinds}", GET_ANOTHER)
-            ranks, offsets = ragged(rows)
-            require(int(ranks.min(initial=1)) >= 1, f"{split} rows of {path}", f"rank {ranks.min(initial=1)}", GET_ANOTHER)
-            splits[split] = (ranks, offsets, labels.astype(np.int32))
-    # A hostile pickle can make the unpickler raise nearly anything; none of it may reach the user as a traceback.
-    except (OSError, KeyError, ValueError, TypeError, EOFError, AttributeError, IndexError, OverflowError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"file {path}", error, GET_ANOTHER) from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, MemoryError, ImportError) as error:
-        raise InputError(f"file {path}", error, GET_ANOTHER) from error
+    thing = f"file {path}"
+    members = read_members(path, thing, GET_ANOTHER, ARRAYS)
+    splits = {}
+    for split in ("train", "test"):
+        rows = _read_rows(members[f"x_{split}"], f"x_{split} in {thing}")
+        labels = read_array(members[f"y_{split}"], f"y_{split} in {thing}", GET_ANOTHER)
+        require(labels.shape == (len(rows),), f"{split} split of {path}", f"{len(rows)} rows, {labels.shape} labels", GET_ANOTHER)
+        require(set(np.unique(labels).tolist()) == {0, 1}, f"{split} labels of {path}", np.unique(labels), GET_ANOTHER)
+        ranks, offsets = ragged(rows)
+        require(int(ranks.min(initial=1)) >= 1, f"{split} rows of {path}", f"rank {ranks.min(initial=1)}", GET_ANOTHER)
+        splits[split] = (ranks, offsets, labels.astype(np.int32))
     return splits
+
+
+def _read_rows(content: bytes, thing: str) -> list[np.ndarray]:
+    """Rows of ranks: of a pickled array of lists, or of a plain table where all rows have one length."""
+    header = read_header(content, thing, GET_ANOTHER)
+    if header.dtype.hasobject:
+        require(header.dtype == np.dtype(object) and len(header.shape) == 1, thing, f"{header.dtype} {header.shape}", GET_ANOTHER)
+        with parsing(thing, GET_ANOTHER):
+            rows = read_lists(content[header.start :])
+        require(len(rows) == header.shape[0], thing, f"{len(rows)} rows instead of {header.shape[0]}", GET_ANOTHER)
+        return rows
+    table = read_array(content, thing, GET_ANOTHER)
+    fits = table.ndim == 2 and table.dtype.kind in "iu" and len(table) <= ROWS and table.size <= IDS
+    require(fits, thing, f"{table.dtype} {table.shape}", GET_ANOTHER)
+    good = table.size == 0 or (int(table.min()) >= 1 and int(table.max()) < 1 << 31)
+    require(good, thing, "ranks out of range", GET_ANOTHER)
+    return list(table.astype(np.int32))

@@ -11,6 +11,7 @@ import numpy as np
 
 from lstm_jax.data.tables import table_rows
 from lstm_jax.errors import InputError, require
+from lstm_jax.input_files import parsing
 
 MISSING = ("", "na", "nan", "null", "none")
 """Values that stand for none, in any case."""
@@ -45,10 +46,15 @@ class Series:
         return np.concatenate([[1.0], np.diff(self.times) / self.usual_gap])
 
     def shown(self, time: float) -> str:
-        """A time as a date, or as a number."""
+        """Return a time as a date, or as a number.
+
+        Raises:
+            InputError: for a date before the year 1 or after 9999.
+        """
         if not self.dated:
             return f"{time:g}"
-        moment = datetime.fromtimestamp(time * DAY, UTC)
+        with parsing(f"time {time:g} days since 1970", "a date ends with the year 9999: give the times as numbers"):
+            moment = datetime.fromtimestamp(time * DAY, UTC)
         return moment.date().isoformat() if moment.time() == datetime.min.time() else moment.replace(tzinfo=None).isoformat()
 
 
@@ -60,7 +66,7 @@ def _time(text: str) -> tuple[float, bool] | None:
         pass
     try:
         moment = datetime.fromisoformat(text + "-01" if len(text) == 7 and text[4] == "-" else text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() / DAY, True
 
@@ -92,13 +98,23 @@ def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
         moment = _time(str(row[time]).strip())
         if moment is None:
             raise InputError(f"{time!r} in {here}", repr(row[time]), "give a number, or a date as in 2026-11-25 or 2026-11-25T08:00")
+        require(math.isfinite(moment[0]), f"{time!r} in {here}", repr(row[time]), "give a finite number, or a date")
         kinds.add(moment[1])
         require(len(kinds) == 1, f"{time!r} in {here}", repr(row[time]), "give numbers or dates, not both")
         require(not times or moment[0] > times[-1], f"{time!r} in {here}", repr(row[time]), "sort the rows by time, one row a time")
         times.append(moment[0])
         values.append(found)
     require(len(times) >= 2, f"rows of {path}", len(times), "give two or more with a value")
-    return Series(np.asarray(times), np.asarray(values), kinds == {True}, skipped)
+    series = Series(np.asarray(times), np.asarray(values), kinds == {True}, skipped)
+    require(_is_even_enough(series), f"{time!r} of {path}", "gaps too wide or too unlike for numbers", "give times on another scale")
+    return series
+
+
+def _is_even_enough(series: Series) -> bool:
+    """Whether no gap, and no sum of them, is infinite or nothing when counted in usual gaps."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        gaps, whole = series.gaps, (series.times[-1] - series.times[0]) / series.usual_gap
+    return bool((gaps > 0).all() and np.isfinite(gaps).all() and np.isfinite(whole))
 
 
 class SeriesWindows(NamedTuple):

@@ -9,6 +9,7 @@ from lstm_jax.data.archive import ARCHIVE_NAME, ARCHIVE_URL, find_folder, folder
 from lstm_jax.data.reviews import TextSplit, check_splits
 from lstm_jax.data.tables import ENDINGS, is_table, read_table
 from lstm_jax.errors import InputError, require
+from lstm_jax.input_files import locate
 
 FORMS = f"{ARCHIVE_NAME}, an aclImdb/ folder, a folder with train{ENDINGS[0]} and test{ENDINGS[0]} (or .xz), or a .jsonl, .csv or .npz file"
 
@@ -30,9 +31,7 @@ def find_imdb(explicit: str = "") -> Path:
     """
     root = os.environ.get("LSTM_JAX_DATA", "")
     require(bool(explicit or root), "data", "not given", f"give --data, or set LSTM_JAX_DATA to the folder that holds imdb/: {FORMS}")
-    path = Path(explicit).expanduser() if explicit else Path(root).expanduser() / "imdb"
-    require(path.exists(), f"data {path}", "no such file or folder", f"give {FORMS}")
-    return path
+    return locate(explicit or Path(root) / "imdb", "data", f"give {FORMS}")
 
 
 def recognise(path: Path, test_path: str = "") -> Source:
@@ -45,10 +44,9 @@ def recognise(path: Path, test_path: str = "") -> Source:
     Raises:
         InputError: for an absent path, or one of no known form.
     """
-    require(path.exists(), f"data {path}", "no such file or folder", f"give {FORMS}")
-    source = _recognise(path)
+    source = _recognise(locate(path, "data", f"give {FORMS}"))
     if test_path:
-        test = Path(test_path).expanduser()
+        test = locate(test_path, "test_data", f"give a file that ends in one of {', '.join(ENDINGS)}")
         require(source.form == "table" and "test" not in source.files, "test_data", test_path, f"{path} has a test split of its own")
         require(test.is_file() and is_table(test), "test_data", test_path, f"give a file that ends in one of {', '.join(ENDINGS)}")
         return replace(source, files=source.files | {"test": test})
@@ -62,14 +60,14 @@ def _recognise(path: Path) -> Source:
             return Source("folder", folder, folder_files(folder))
         tables = {}
         for split in ("train", "test"):
-            found = [path / f"{split}{ending}" for ending in ENDINGS if (path / f"{split}{ending}").is_file()]
+            found = [path / f"{split}{ending}" for ending in ENDINGS if os.path.isfile(path / f"{split}{ending}")]
             require(len(found) < 2, f"{split} split of {path}", [one.name for one in found], "keep one of them")
             if found:
                 tables[split] = found[0]
         if "train" in tables:
             return Source("table", path, tables)
         for name in (ARCHIVE_NAME, "imdb.npz"):
-            if (path / name).is_file():
+            if os.path.isfile(path / name):
                 return _recognise(path / name)
     elif path.name.endswith((".tar.gz", ".tgz")):
         return Source("archive", path, {"archive": path})
@@ -77,6 +75,8 @@ def _recognise(path: Path) -> Source:
         return Source("npz", path, {"npz": path})
     elif is_table(path):
         return Source("table", path, {"train": path})
+    elif path.suffix.lower() == ".zip":
+        raise InputError(f"data {path}", "a .zip archive", f"unzip it and give its folder or file: {FORMS}")
     raise InputError(f"data {path}", "no reviews of a known form", f"give {FORMS}")
 
 
@@ -110,7 +110,7 @@ def load_reviews(
     Raises:
         InputError: for anything absent, damaged, one-sided or of an unknown form.
     """
-    return read_source(recognise(Path(path).expanduser(), test_path), text_column, label_column, verify)
+    return read_source(recognise(Path(path), test_path), text_column, label_column, verify)
 
 
 __all__ = ["ARCHIVE_URL", "FORMS", "Source", "find_imdb", "load_reviews", "read_source", "recognise"]

@@ -5,12 +5,14 @@ import json
 import lzma
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from lstm_jax.data.reviews import TextSplit, review_name
+from lstm_jax.data.text_files import require_utf8
 from lstm_jax.errors import InputError, require
+from lstm_jax.input_files import expanded, open_input, parsing
 
 LABELS = {"0": 0, "1": 1, "neg": 0, "pos": 1, "negative": 0, "positive": 1}
 GROUP_KEYS = ("movie", "group")
@@ -37,25 +39,48 @@ def read_table(path: Path, text_column: str = "text", label_column: str = "label
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and rows of a CSV or JSON-lines file.
+    """Yield line numbers and rows of a CSV or JSON-lines file.
 
     Raises:
         InputError: as `read_table`.
     """
+    csv_file = ".csv" in path.name.lower()[-7:]
+    thing, remedy = f"file {path}", "give a complete file that can be read"
+    with parsing(thing, remedy), open_input(path, thing, remedy) as file:
+        lines = _lines(path, file)
+        yield from _csv_rows(path, lines) if csv_file else _json_rows(path, lines)
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
+    if path.suffix.lower() == ".xz":
+        file = expanded(lzma.open(file), path.stat().st_size, f"file {path}")  # noqa: SIM115
+    for number, line in enumerate(file, 1):
+        if number == 1:
+            require_utf8(line, f"line 1 of {path}")
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"line {number} of {path}", error, "save the file as UTF-8") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: for anything else, for an object that has a name twice, and for one nested too deep.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        return made
+
     try:
-        lines = _lines(path)
-        yield from _csv_rows(path, lines) if ".csv" in path.suffixes[-2:] else _json_rows(path, lines)
-    except (EOFError, lzma.LZMAError, OSError) as error:
-        raise InputError(f"file {path}", error, "give a complete file that can be read") from error
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(f"line {number} of {path}", error, "save the file as UTF-8") from error
+        return json.loads(text, object_pairs_hook=once)
+    except RecursionError as error:
+        raise ValueError(f"nested too deep: {error}") from error
 
 
 def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -63,8 +88,8 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise InputError(f"line {number} of {path}", error, "each line is one JSON object") from error
         require(isinstance(row, dict), f"line {number} of {path}", line, "each line is one JSON object")
         yield number, row
@@ -74,6 +99,9 @@ def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str,
     previous = csv.field_size_limit(FIELD_LIMIT)
     reader = csv.DictReader(lines, strict=True)
     try:
+        names = reader.fieldnames or ()
+        twice = [name for name in names if names.count(name) > 1]
+        require(not twice, f"columns of {path}", f"{twice[0] if twice else ''!r} twice", "give each column a name of its own")
         for row in reader:
             if None in row:
                 raise csv.Error(f"{len(row[None])} fields too many")

@@ -1,14 +1,13 @@
 """The column of texts of a table: CSV, JSON lines, JSON records, or pandas' column form `{"article": {"0": text, ...}}`."""
 
-import json
-import lzma
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.data.tables import _csv_rows, _json_rows, _lines, is_table
+from lstm_jax.data.tables import is_table, parse_json, table_rows
 from lstm_jax.data.text_files import decode_utf8, read_content
 from lstm_jax.errors import InputError, require
+from lstm_jax.input_files import parsing
 
 TEXT_NAMES = ("text", "article", "body", "content")
 JSON_FORMS = 'give [{"text": ...}, ...] or {"text": {"0": ..., ...}}; name it .jsonl if each line is an object'
@@ -80,24 +79,15 @@ def _is_number(text: str) -> bool:
 
 
 def _read_columns(path: Path) -> Columns:
-    name = path.name.lower()
-    if name.endswith(".json"):
+    if path.name.lower().endswith(".json"):
         return _json_columns(path)
-    try:
-        lines = _lines(path)
-        rows = _csv_rows(path, lines) if ".csv" in name[-7:] else _json_rows(path, lines)
-        return _by_column((f"line {number}", row) for number, row in rows)
-    except (EOFError, lzma.LZMAError, OSError) as error:
-        raise InputError(f"file {path}", error, "give a complete file that can be read") from error
+    return _by_column((f"line {number}", row) for number, row in table_rows(path))
 
 
 def _json_columns(path: Path) -> Columns:
-    try:
-        raw = json.loads(decode_utf8(read_content(path), path))
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"JSON {path}", error, JSON_FORMS) from error
+    content = decode_utf8(read_content(path), path)
+    with parsing(f"JSON {path}", JSON_FORMS):
+        raw = parse_json(content)
     if isinstance(raw, list):
         records = [{"text": one} if isinstance(one, str) else one for one in raw]
         if all(isinstance(record, dict) for record in records):

@@ -1,35 +1,77 @@
-"""Files of text: their bytes, and those bytes as UTF-8 with an error that says where they are something else."""
+"""Files of text: their bytes as UTF-8, with an error that says where and what they are instead."""
 
-import sys
 from pathlib import Path
 
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, require
+from lstm_jax.input_files import STANDARD_INPUT, read_input
 
-STANDARD_INPUT = "-"
+__all__ = ["STANDARD_INPUT", "decode_utf8", "read_content", "require_no_archive", "require_utf8"]
+
+ARCHIVES = {
+    b"PK\x03\x04": ("a .zip archive", "unzip it and give its files or their folder"),
+    b"PK\x05\x06": ("an empty .zip archive", "give the files themselves"),
+    b"\x1f\x8b": ("compressed by gzip", "unpack it with gunzip"),
+    b"\xfd7zXZ\x00": ("compressed by xz", "unpack it with unxz"),
+    b"BZh": ("compressed by bzip2", "unpack it with bunzip2"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it with unzstd"),
+    b"7z\xbc\xaf\x27\x1c": ("a .7z archive", "unpack it"),
+    b"%PDF-": ("a PDF", "extract its text first, as with pdftotext"),
+}
+MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_NULS = 5  # of so many bytes one NUL is too many: of UTF-16, every second one of English text is
+_LOOKED_AT = 1 << 16
 
 
 def read_content(path: str | Path) -> bytes:
-    """The bytes of a file; of standard input for "-".
+    """Return the bytes of a file; of standard input for "-".
 
     Raises:
-        InputError: if the file is absent or cannot be read.
+        InputError: as `lstm_jax.input_files.read_input`.
     """
-    try:
-        return sys.stdin.buffer.read() if str(path) == STANDARD_INPUT else Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"file {path}", error.strerror or error, "give a file that can be read") from error
+    return read_input(path)
+
+
+def require_no_archive(content: bytes, path: str | Path) -> None:
+    """See that a text's bytes are not those of an archive or of a compressed file.
+
+    Raises:
+        InputError: if they are; it says how to unpack them.
+    """
+    for magic, (kind, remedy) in ARCHIVES.items():
+        require(not content.startswith(magic), f"file {path}", f"is {kind}, not a text", remedy)
+
+
+def require_utf8(start: bytes, thing: str) -> None:
+    """See that a text's first bytes are not those of UTF-16 or UTF-32, with a byte-order mark or without.
+
+    Raises:
+        InputError: if they are.
+    """
+    for mark, name in MARKS.items():
+        marked = start.startswith(mark)
+        require(
+            not marked,
+            thing,
+            f"byte 0x{start[0] if marked else 0:02x} at offset 0 is not UTF-8: the file is {name}",
+            f"convert it from {name} to UTF-8",
+        )
+    looked = start[:_LOOKED_AT]
+    found = f"{looked.count(0):,} of {len(looked):,} bytes are NUL, as in UTF-16 or a binary file"
+    require(looked.count(0) * _NULS < max(len(looked), 1), thing, found, "convert the file to UTF-8")
 
 
 def decode_utf8(content: bytes, path: str | Path) -> str:
-    """The characters of a file's content: a byte-order mark in front is dropped, line ends stay as they are.
+    """Return the characters of a file's content: a byte-order mark in front is dropped, line ends stay as they are.
 
     Args:
         content: all bytes of the file.
         path: the file's name, for the error.
 
     Raises:
-        InputError: naming the file and the offset of the first byte that is not UTF-8.
+        InputError: naming the file and the offset of the first byte that is not UTF-8, or the kind of archive or encoding that it is.
     """
+    require_no_archive(content, path)
+    require_utf8(content, f"file {path}")
     try:
         return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:

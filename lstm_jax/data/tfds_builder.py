@@ -22,6 +22,7 @@ from lstm_jax.data.archive import download_archive
 from lstm_jax.data.reviews import CLASSES, TextSplit, check_splits, review_name
 from lstm_jax.data.sources import Source, load_reviews
 from lstm_jax.errors import InputError, require
+from lstm_jax.files import user_path
 
 TFDS_NAME = "lstm_jax_imdb"
 TFDS_VERSION = "1.0.0"
@@ -57,7 +58,7 @@ def _tfds() -> Any:
 
 def tfds_dir(data_dir: str | Path | None = None) -> Path:
     """Where TFDS keeps data sets: the argument, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets").expanduser()
+    return user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 @functools.cache

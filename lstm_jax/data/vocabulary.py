@@ -17,6 +17,7 @@ import numpy as np
 from lstm_jax.data.padding import ragged
 from lstm_jax.errors import InputError, require
 from lstm_jax.files import write_atomically
+from lstm_jax.input_files import read_input
 
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 4
 RESERVED = ("[PAD]", "[START]", "[OOV]", "[UNUSED]")
@@ -145,11 +146,7 @@ class Vocabulary:
         Raises:
             InputError: if the file is absent or damaged.
         """
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"vocabulary {path}", error.strerror, "give the vocabulary.json of a run") from error
-        return Vocabulary.from_json(content, path)
+        return Vocabulary.from_json(read_input(path, f"vocabulary {path}", "give the vocabulary.json of a run"), path)
 
 
 def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None) -> Vocabulary:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lstm_jax.data.files import download, file_digest
 from lstm_jax.data.vocabulary import FIRST_WORD, Vocabulary
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.files import default_cache_dir
+from lstm_jax.input_files import parsing, read_input
 
 WORD_INDEX_NAME = "imdb_word_index.json"
 WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"
@@ -33,13 +34,13 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
     """
     if check:
         _verify(word_index_path)
-    try:
-        ranks = json.loads(word_index_path.read_bytes())
+    thing = f"word index {word_index_path}"
+    content = read_input(word_index_path, thing, REMEDY)
+    with parsing(thing, REMEDY):
+        ranks = json.loads(content)
         words = sorted(ranks, key=ranks.__getitem__)
-        if [ranks[word] for word in words] != list(range(1, len(words) + 1)):
-            raise ValueError("the ranks are not 1, 2, 3, ...")
-    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
-        raise InputError(f"word index {word_index_path}", error, REMEDY) from error
+        if [ranks[word] for word in words] != list(range(1, len(words) + 1)) or not all(words):
+            raise ValueError("the ranks are not 1, 2, 3, ... of words")
     return Vocabulary(tuple(words), FIRST_WORD + len(words), "keras").capped(num_words)
 
 
@@ -58,7 +59,7 @@ def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
     folders += [Path(root).expanduser() / "imdb"] if root else []
     folders += [Path.home() / ".keras" / "datasets", cached.parent]
     for folder in folders:
-        if (folder / WORD_INDEX_NAME).is_file():
+        if os.path.isfile(folder / WORD_INDEX_NAME):
             return folder / WORD_INDEX_NAME
     download(WORD_INDEX_URL, cached, _verify, REMEDY)
     return cached

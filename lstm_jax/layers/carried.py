@@ -13,8 +13,14 @@ class CarriedState(nnx.Variable):
 
 
 def carry(state: Any) -> Any:
-    """Return the variables of a state."""
+    """Return variables that hold a state."""
     return nnx.data(tuple(CarriedState(part) for part in state))
+
+
+def keep(carried: Any, state: Any) -> None:
+    """Set the carried state."""
+    for variable, value in zip(carried, state, strict=True):
+        variable[...] = value
 
 
 def clear(carried: Any) -> None:

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lstm_jax.cells import Cell, find_cell, with_activations
+from lstm_jax.cells import BUILT_IN, Cell, find_cell, with_activations
 from lstm_jax.cells.activations import Activation
+from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import InputError, require
-from lstm_jax.layers.carried import carry, check_batch, check_stateful, clear
+from lstm_jax.layers.carried import carry, check_batch, check_stateful, clear, keep
 from lstm_jax.layers.initial import Initial, Initials, initial_params
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
@@ -52,6 +53,8 @@ class Recurrent(nnx.Module):
         InputError: if features, units or remat is below 1, a rate is outside [0, 1), a cell, activation or initialiser is unknown, or an
             argument is about something that the cell does not have.
     """
+
+    kernel: nnx.Param[jax.Array]
 
     def __init__(
         self,
@@ -106,6 +109,8 @@ class Recurrent(nnx.Module):
         self.deterministic = False
         for name, rate in (("recurrent_dropout", recurrent_dropout), ("weight_drop", weight_drop)):
             require(self.row.sees_state or not rate, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
+        deaf = recurrent_dropout and base not in BUILT_IN and not reads_mask(base)
+        require(not deaf, "recurrent_dropout", recurrent_dropout, f"the step of cell {self.cell} ignores its mask: see docs/own_cell.md")
         how = Initials(kernel_initializer, recurrent_initializer, bias_initializer, use_bias, unit_forget_bias)
         for name, array in initial_params(self.row, base, features, units, how, param_dtype, rngs).items():
             setattr(self, name, None if array is None else nnx.Param(array))
@@ -238,8 +243,7 @@ class Recurrent(nnx.Module):
         if self.stateful and self.carried is None:
             self.carried = carry(state)
         elif self.stateful:
-            for variable, value in zip(self.carried, state, strict=True):
-                variable[...] = value
+            keep(self.carried, state)
         return (outputs, state) if self.return_state else outputs
 
 

@@ -1,11 +1,13 @@
 """Compiling the C++ here for the machine at hand, once, into the user's cache; loading and calling what was compiled."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,22 +19,51 @@ import jax
 import numpy as np
 
 from lstm_jax.errors import InputError
-from lstm_jax.files import default_cache_dir, write_atomically
+from lstm_jax.files import default_cache_dir
 from lstm_jax.machine import processor
+from lstm_jax.native import trust
 from lstm_jax.native.switch import is_off
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "adam.cc", "dropout.cc"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
 TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam", "lstm_jax_adam_catch_up", "lstm_jax_adam_rows", "lstm_jax_mask")
 REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
+BUILD = "run lstm-jax backends --build"
+BUILD_SECONDS = 900
+"""After which a compiler is taken to hang; it needs some twenty seconds, and with sanitizers a hundred."""
+OTHER = "name another compiler in CXX"
+SANITIZERS = ("address", "undefined")
+
+
+def _flags() -> tuple[str, ...]:
+    """The compiler's flags; with $LSTM_JAX_SANITIZE ("address", "undefined" or both, with a comma), those of these sanitizers.
+
+    Raises:
+        InputError: if there is no such sanitizer.
+    """
+    asked = os.environ.get("LSTM_JAX_SANITIZE", "")
+    if not asked:
+        return FLAGS
+    if not set(asked.split(",")) <= set(SANITIZERS):
+        raise InputError("LSTM_JAX_SANITIZE", asked, f"give {' or '.join(SANITIZERS)}, or both with a comma")
+    # one report is enough: what comes after it means little
+    return (*FLAGS, "-O1", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={asked}", "-fno-sanitize-recover=all")
 
 
 @functools.cache
-def library_path() -> Path:
-    """Where the library for this source, this jaxlib and this processor lies, or will."""
+def _key(flags: tuple[str, ...]) -> str:
     files = sorted(path for pattern in ("*.cc", "*.h") for path in SOURCES[0].parent.glob(pattern))
-    parts = (*(path.read_text() for path in files), version("jaxlib"), processor(), *FLAGS)
-    return default_cache_dir() / "native" / f"lstm-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
+    parts = (*(path.read_text() for path in files), version("jaxlib"), processor(), *flags)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def library_path() -> Path:
+    """Where the library for this source, this jaxlib and this processor lies, or will.
+
+    Raises:
+        InputError: if this user has no folder for it.
+    """
+    return default_cache_dir() / "native" / f"lstm-{_key(_flags())}.so"
 
 
 def _compiler() -> list[str]:
@@ -42,40 +73,96 @@ def _compiler() -> list[str]:
         InputError: if there is none.
     """
     for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
-        if name and shutil.which(name.split()[0]):
+        if name.strip() and shutil.which(name.split()[0]):
             return name.split()
     if importlib.util.find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "c++"]
     raise InputError("C++ compiler", "none found", REMEDY)
 
 
-def build() -> Path:
-    """Compile, unless that has been done; some twenty seconds.
+def _compile(compiler: list[str], made: Path) -> None:
+    command = [*compiler, *_flags(), "-I", jax.ffi.include_dir(), *map(str, SOURCES), "-o", str(made)]
+    # a session of its own, so that an end ends the compiler's children too; the terminal's interrupt does not reach it then
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as run:
+        try:
+            _, complaints = run.communicate(timeout=BUILD_SECONDS)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise InputError(f"compiling with {compiler[0]}", f"not done after {BUILD_SECONDS} s", OTHER) from error
+            raise
+    if run.returncode != 0:
+        complaint = next((line for line in complaints.splitlines() if "error" in line), f"exit code {run.returncode}")
+        raise InputError(f"compiling with {compiler[0]}", complaint, OTHER)
+
+
+def _try(compiler: list[str], made: Path) -> None:
+    """Load the library in another process: one that is no library may end it.
 
     Raises:
-        InputError: if there is no compiler, it fails, or what it made cannot be loaded.
+        InputError: if that fails.
+    """
+    command = [sys.executable, "-ISc", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(made)]
+    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        complaint = next(reversed(run.stderr.splitlines()), f"exit code {run.returncode}")
+        raise InputError(f"library made by {compiler[0]}", complaint.removeprefix("OSError: "), OTHER)
+
+
+def build() -> Path:
+    """Compile, unless there is a library that can be trusted and loaded; some twenty seconds.
+
+    Raises:
+        InputError: if there is no compiler, it fails or hangs, what it made cannot be loaded, or there is no place for it.
     """
     path = library_path()
-    if not path.exists():
+    if _load():
         compiler = _compiler()
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "lstm.so"
-            command = [*compiler, *FLAGS, "-I", jax.ffi.include_dir(), *map(str, SOURCES), "-o", str(made)]
-            run = subprocess.run(command, capture_output=True, text=True, check=False)
-            if run.returncode != 0:
-                complaint = next((line for line in run.stderr.splitlines() if "error" in line), f"exit code {run.returncode}")
-                raise InputError(f"compiling with {compiler[0]}", complaint, "name another compiler in CXX")
-            try:
-                ctypes.CDLL(str(made))  # a library that does not load is not kept
-            except OSError as error:
-                raise InputError(f"library made by {compiler[0]}", error, "name another compiler in CXX") from error
-            write_atomically(path, made.read_bytes())
+            _compile(compiler, made)
+            _try(compiler, made)  # a library that does not load is not kept
+            trust.write(path, made.read_bytes())
+        why = _load()
+        if why:
+            raise InputError(f"library {path}", why, "name another folder in XDG_CACHE_HOME")
     return path
 
 
+_LOADED: dict[Path, ctypes.CDLL] = {}
+
+
+def _load() -> str:
+    """Load the library, once a process; why that cannot be, empty if it is loaded."""
+    try:
+        path = library_path()
+        if path in _LOADED:
+            return ""
+        file = trust.open_library(path)
+    except (InputError, trust.UntrustedError) as error:
+        return str(error)
+    if "address" in os.environ.get("LSTM_JAX_SANITIZE", "") and not hasattr(ctypes.CDLL(None), "__asan_init"):
+        os.close(file)
+        return "built with AddressSanitizer, whose runtime is not preloaded"  # loading it would end the process
+    # what was opened and checked, whatever has taken its name since; it stays open, so that its name here stays its own
+    own = Path(f"/proc/self/fd/{file}")
+    try:
+        _LOADED[path] = ctypes.CDLL(str(own if own.exists() else path))
+    except OSError as error:
+        os.close(file)
+        return f"cannot be loaded ({' '.join(str(error).split())})"
+    return ""
+
+
 def why_not() -> str:
-    """Why what is compiled does not serve here; empty if they do."""
-    return is_off() or ("" if library_path().exists() else "not built: run lstm-jax backends --build")
+    """Why what is compiled does not serve here; empty if it does."""
+    if is_off():
+        return is_off()
+    why = _load()
+    return f"{why}: {BUILD}" if why else ""
 
 
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
@@ -90,12 +177,12 @@ def register() -> None:
     """Load the library and give its functions to XLA; once a process.
 
     Raises:
-        InputError: if it has not been built.
+        InputError: if it has not been built, or is not to be trusted.
     """
-    path = library_path()
-    if not path.exists():
-        raise InputError("native code", "not built", "run lstm-jax backends --build")
-    library = ctypes.CDLL(str(path))
+    why = _load()
+    if why:
+        raise InputError("native code", why, BUILD)
+    library = _LOADED[library_path()]
     for name in TARGETS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
 

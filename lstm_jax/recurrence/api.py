@@ -9,6 +9,7 @@ lacks; only `backend=None` chooses, the first of the table that lacks nothing.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -200,7 +201,7 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
         serves = [b for b in missing if not missing[b]]
         require(bool(serves), "backend", "; ".join(f"{b}: {why}" for b, why in missing.items()), "see `lstm-jax backends`")
         return BACKENDS[serves[0]]
-    require(name in BACKENDS, "backend", name, f"give one of {', '.join(BACKENDS)}")
+    require(isinstance(name, str) and name in BACKENDS, "backend", name, f"give one of {', '.join(BACKENDS)}")
     missing = lacks(BACKENDS[name], request, platform)
     require(not missing, f"backend {name}", missing, "leave the backend out, or see `lstm-jax backends`")
     return BACKENDS[name]
@@ -253,13 +254,13 @@ def _mask_kind(mask, lengths, backwards: bool) -> str:
 def unroll(
     cell: Cell,
     params,
-    x: jax.Array,
-    initial_state=None,
+    x: Any,
+    initial_state: Any = None,
     *,
-    mask: jax.Array | None = None,
-    lengths: jax.Array | None = None,
-    dropout: DropoutMasks | None = None,
-    tokens: jax.Array | None = None,
+    mask: Any = None,
+    lengths: Any = None,
+    dropout: Any = None,
+    tokens: Any = None,
     backwards: bool = False,
     return_sequences: bool = True,
     zero_output_for_mask: bool = False,
@@ -270,22 +271,28 @@ def unroll(
 ):
     """Run `cell` over a batch of sequences, with Keras' semantics.
 
+    Arrays may be JAX's, NumPy's or lists; floats, bools and ints are converted to the parameters' dtype where floats are due, see
+    `operands.py`. What stands in x at steps that are not valid reaches no result and no gradient, NaN neither.
+
     Args:
         cell: a row of `CELLS`.
-        params: its parameters.
+        params: its parameters, all of one float dtype.
         x: (B, T, E), or (T, B, E) if `time_major`; read in the parameters' type. Or int ids (B, T), or (T, B), that stand for one-hot rows
-            of E features: their product with the kernel is a gather of its rows.
-        initial_state: its state, zeros if None.
-        mask: bool (B, T) ((T, B) if `time_major`), False where a step copies the state and repeats the previous output.
-        lengths: int (B,), instead of `mask`: the first `lengths[b]` steps are valid; 0 gives the initial state.
-        dropout: masks, constant over time but for zoneout's.
+            of E features: their product with the kernel is a gather of its rows. Negative ids count from the end; an id beyond E gives NaN.
+        initial_state: its state, or a tuple or list in the state's order, read in the parameters' type; zeros if None.
+        mask: bool (B, T) ((T, B) if `time_major`), False where a step copies the state and repeats the previous output; numbers but 0 are
+            True.
+        lengths: int (B,), instead of `mask`: the first `lengths[b]` steps are valid; 0, or less, gives the initial state, and more than T
+            are T.
+        dropout: masks, constant over time but for zoneout's; read in the parameters' type, so that True keeps a value as it is.
         tokens: int (B, T), or (T, B) if `time_major`: at steps of a row with equal tokens x is the same, as where it was looked up in one
             table. A backend may then multiply it by the kernel once for all of them, and give the gradient by all of them at one of these
-            steps and zeros at the others: for whoever adds them up, as the gradient by the table does. Not used with `remat`.
+            steps and zeros at the others: for whoever adds them up, as the gradient by the table does. Not used with `remat`, or where they
+            are JAX's arrays of 64 bits.
         backwards: read the reversed sequence; outputs come in processing order.
         return_sequences: outputs of all steps; else the last one.
         zero_output_for_mask: outputs of steps that are not valid are zeros instead of the previous output.
-        compute_dtype: type of the matrix products (bfloat16), None for that of `x`; state and sums keep the parameters' type.
+        compute_dtype: type of the matrix products (bfloat16), None for that of the parameters, which state and sums keep in any case.
         backend: a name in `BACKENDS`, or None.
         remat: for long sequences, the segments of which the backward pass keeps the first state alone and computes the rest again, as
             `jax.remat` does: "sqrt" for ceil(sqrt(T)), or about how many (Chen et al. 2016); None keeps all. Same values.
@@ -294,8 +301,8 @@ def unroll(
         outputs (B, T, H) ((T, B, H) if `time_major`), or (B, H) without `return_sequences`; and the final state.
 
     Raises:
-        InputError: if shapes or types do not fit, T is 0, both `mask` and `lengths` are given, `remat` is below 1, or the backend cannot
-            serve.
+        InputError: if the class, shape or dtype of an operand does not fit, T is 0, both `mask` and `lengths` are given, `remat` is below
+            1, or the backend cannot serve.
     """
     params, x, state, valid, dropout, tokens = read_operands(
         cell,

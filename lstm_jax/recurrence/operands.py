@@ -50,7 +50,7 @@ def read_operands(
     *,
     mask=None,
     lengths=None,
-    dropout: DropoutMasks | None = None,
+    dropout=None,
     tokens=None,
     backwards: bool = False,
     time_major: bool = False,

@@ -3,11 +3,11 @@
 Sentiment learns synthetic reviews from the project's own grammar; text generation learns Python's documentation.
 """
 
-import shutil
-from collections.abc import Callable
+import contextlib
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -21,10 +21,9 @@ from lstm_jax.config import (
     SentimentModelConfig,
     TextConfig,
     TrainConfig,
-    generation_from_json,
-    sentiment_from_json,
 )
 from lstm_jax.errors import InputError, require
+from lstm_jax.files import remove_temporaries, write_atomically
 from lstm_jax.tasks import generation, sentiment
 from lstm_jax.training.run_folder import RunFolder
 
@@ -49,19 +48,26 @@ ASKED = (
 PROMPT, CHARS = "The statement ", 400
 
 
+MARK = "demo.json"
+"""File in the folder with the SHA-256 of every file that the demo made: nothing else is ever removed."""
+
+
 def run(folder: Path, seed: int, console: Console) -> None:
     """Train a small model of each task, say how well they do, ask the one about pairs that differ in order or a negation, and let the other
     write.
 
     Raises:
-        InputError: if the folder holds something else than an earlier demo.
+        InputError: if the folder holds anything that no earlier demo made, or is in use.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        require(_is_demo(folder), f"folder {folder}", "holds something else", "name a new one with --run")
-        shutil.rmtree(folder)
-    require(not folder.exists() or folder.is_dir(), f"folder {folder}", "is a file", "name a new folder with --run")
-    _sentiment(folder / "sentiment", seed, console)
-    _generation(folder / "generation", seed, console)
+    with RunFolder(folder).locked():
+        _clear(folder)
+        _mark(folder, None)
+        try:
+            _sentiment(folder / "sentiment", seed, console)
+            _generation(folder / "generation", seed, console)
+        finally:  # of an interrupted one too
+            with contextlib.suppress(InputError):
+                _mark(folder, {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)})
     console.print(f"figures in {folder}/sentiment/figures and {folder}/generation/figures", highlight=False)
 
 
@@ -87,20 +93,62 @@ def _generation(folder: Path, seed: int, console: Console) -> None:
     console.print(PROMPT + trained.texts(pieces, 1)[0], highlight=False, markup=False, soft_wrap=True)
 
 
-def _is_demo(folder: Path) -> bool:
-    """Whether the folder holds runs of the demo, one or both, and nothing else."""
-    known: dict[str, tuple[Callable[[Path], Any], Any]] = {
-        "sentiment": (sentiment_from_json, SENTIMENT),
-        "generation": (generation_from_json, GENERATION),
-    }
-    for path in folder.iterdir():
-        if path.name not in known:
-            return False
-        read, config = known[path.name]
-        try:
-            found = read(RunFolder(path).config)
-        except InputError:
-            return False
-        if (found.data, found.model) != (config.data, config.model):
-            return False
-    return True
+def _mark(folder: Path, made: dict[str, str] | None) -> None:
+    write_atomically(folder / MARK, json.dumps({"made": made}, indent=1) + "\n")
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return all files and links below the folder, and folders that hold none, but for the mark and the lock."""
+    own = {folder / MARK, RunFolder(folder).lock}
+    below = [path for path in folder.rglob("*") if path not in own]
+    return [path for path in below if path.is_symlink() or not path.is_dir() or not any(path.iterdir())]
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a regular file; empty for anything else."""
+    if path.is_symlink() or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier demo made.
+
+    Raises:
+        InputError: if the folder holds anything else; nothing is removed then.
+    """
+    remedy = "name a new folder with --run"
+    try:
+        remove_temporaries(folder)
+        found = _files(folder)
+        if not found and not (folder / MARK).exists():
+            return
+        made = _made(folder)
+        require(made is not None or not found, f"folder {folder}", "an earlier demo was killed here", f"remove the folder, or {remedy}")
+        for path in found:
+            name = path.relative_to(folder).as_posix()
+            known = bool(digest := _digest(path)) and made is not None and made.get(name) == digest
+            require(known, f"folder {folder}", "holds something else", f"no demo made {name}, or it has changed: move it away, or {remedy}")
+        for path in found:
+            path.unlink()
+        for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+            path.rmdir()
+    except OSError as error:
+        raise InputError(f"folder {folder}", error, remedy) from error
+
+
+def _made(folder: Path) -> dict[str, str] | None:
+    """Return what the mark lists; None if the demo was killed before it could.
+
+    Raises:
+        InputError: if there is no mark, or it cannot be read.
+    """
+    try:
+        made = json.loads((folder / MARK).read_bytes())["made"]
+        require(made is None or isinstance(made, dict), f"mark {folder / MARK}", "damaged", "name a new folder with --run")
+        return made
+    except FileNotFoundError as error:
+        raise InputError(f"folder {folder}", "holds something else", "no demo marked it: name a new folder with --run") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"mark {folder / MARK}", error, "name a new folder with --run") from error

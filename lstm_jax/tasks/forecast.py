@@ -21,19 +21,19 @@ from rich.console import Console
 from lstm_jax import data, sharding
 from lstm_jax.config import ForecastConfig, forecast_from_json
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import write_atomically
 from lstm_jax.models import Forecaster, functional
 from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
+from lstm_jax.tasks.running import Takes, begin, initial_rngs, is_own_data, load_params, mesh_of, open_run, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
-from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import Examples, make_predict
 
 LEVEL = 0.9
 """Of the intervals whose coverage is told."""
 NARROWEST = -7.0
 """Least log of a spread, in units of the values' own: a constant stretch would make the loss fall without end."""
+FARTHEST = 1e9
+"""Most spreads from one value to another: the square of a distance stays a float32 even over the narrowest spread."""
 PARTS = ("train", "validation", "test")
 
 
@@ -65,15 +65,24 @@ def cuts(count: int, config: ForecastConfig) -> dict[str, tuple[int, int]]:
 
 
 def prepare(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig) -> Part:
-    """See `Part`."""
+    """See `Part`.
+
+    Raises:
+        InputError: for a value farther than `FARTHEST` spreads from others, of which float32 would make infinities.
+    """
     values, gaps = windows.read[..., 0], windows.read[..., 1]
     last = values[:, -1]
-    features = [(values - last[:, None]) / scale.spread]
-    features += [(values - scale.mean) / scale.spread] if config.data.level else []
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        features = [(values - last[:, None]) / scale.spread]
+        features += [(values - scale.mean) / scale.spread] if config.data.level else []
+        target = (windows.target - last[:, None]) / scale.spread
+    for part in (*features, target):
+        good = bool((np.abs(part) <= FARTHEST).all())
+        found = f"a value lies more than {FARTHEST:g} spreads from another; the spread where trained on is {scale.spread:g}"
+        require(good, f"values of {config.data.csv}", found, "leave out outliers, or give a series of one scale")
     features += [np.log(gaps)] if config.data.gaps else []
     usual = np.broadcast_to(np.arange(1.0, config.data.horizon + 1), windows.ahead.shape)
     ahead = np.log(windows.ahead / usual) if config.data.gaps else np.zeros_like(usual)
-    target = (windows.target - last[:, None]) / scale.spread
     return Part(np.stack(features, -1).astype(np.float32), ahead.astype(np.float32), target.astype(np.float32), last, windows.origin)
 
 
@@ -85,7 +94,10 @@ def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Par
     """
     bounds = cuts(len(series), config)
     known = series.values[: bounds["train"][1]]
-    scale = Scale(float(known.mean()), float(known.std())) if len(known) else Scale(0.0, 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = Scale(float(known.mean()), float(known.std())) if len(known) else Scale(0.0, 0.0)
+    finite = math.isfinite(scale.mean) and math.isfinite(scale.spread)
+    require(finite, f"values of {config.data.csv}", "too large to square", "give the series in a larger unit")
     require(scale.spread > 0, f"values of {config.data.csv}", "all the same where trained on", "give a series that varies")
     parts = {}
     for name, (first, last) in bounds.items():
@@ -145,6 +157,7 @@ def train(
     *,
     series: data.Series | None = None,
     resume: bool = False,
+    allow_other_machine: bool = False,
     console: Console | None = None,
     callbacks: Sequence[Callback] = (),
     figures: bool = True,
@@ -155,6 +168,7 @@ def train(
         config: all of it is written to the folder.
         folder: new, or with `resume` that of an interrupted run.
         series: in memory already; else that which the config names.
+        allow_other_machine: resume where devices, versions or compiled code are others than before: the last bits will differ.
         console: where to show progress and the table of layers.
         callbacks: called after each epoch, behind the built-in ones.
         figures: draw them at the end.
@@ -172,42 +186,43 @@ def train(
         series = data.read_series(Path(config.data.csv), config.data.time, config.data.value)
     _require_memory(config, len(series), mesh)
     parts, scale = parts_of(series, config)
-    run = begin(config, folder, mesh, len(parts["train"].target), series.fingerprint, resume)
-    write_atomically(run.folder.scale, json.dumps(asdict(scale)) + "\n")
-    model = make_model(config)
-    params, rebuild = functional(model)
-    console.print(summary(model, f"entries (B, {config.data.context}, {features_of(config)}) -> (B, 2, {config.data.horizon})"))
-    counts = ", ".join(f"{len(parts[name].target):,} {name} windows" for name in PARTS)
-    console.print(f"{len(series):,} entries ({series.skipped} rows without a value): {counts}, backend {run.backend}", highlight=False)
-    given = make_given(rebuild, mesh)
+    files = {"scale.json": json.dumps(asdict(scale)) + "\n"}
+    takes = Takes(resume, allow_other_machine)
+    with begin(config, folder, mesh, len(parts["train"].target), series.fingerprint, files, takes, console) as run:
+        model = make_model(config)
+        params, rebuild = functional(model)
+        console.print(summary(model, f"entries (B, {config.data.context}, {features_of(config)}) -> (B, 2, {config.data.horizon})"))
+        counts = ", ".join(f"{len(parts[name].target):,} {name} windows" for name in PARTS)
+        console.print(f"{len(series):,} entries ({series.skipped} rows without a value): {counts}, backend {run.backend}", highlight=False)
+        given = make_given(rebuild, mesh)
 
-    def evaluate(params, name: str = "validation") -> dict[str, float]:
-        part = parts[name]
-        found = figures_of(given(params, part), part, scale)
-        return {f"{name}_{figure}": value for figure, value in found.items()}
+        def evaluate(params, name: str = "validation") -> dict[str, float]:
+            part = parts[name]
+            found = figures_of(given(params, part), part, scale)
+            return {f"{name}_{figure}": value for figure, value in found.items()}
 
-    result = fit(
-        params,
-        objective(rebuild),
-        run.optimizer,
-        Examples.of_rows((parts["train"].entries, parts["train"].ahead, parts["train"].target)),
-        config.train,
-        mesh,
-        figures=("loss", "absolute"),
-        evaluate=evaluate,
-        monitor="validation_loss",
-        checkpoints=run.folder.checkpoints,
-        resume=resume,
-        callbacks=run.callbacks(console, callbacks),
-        console=console,
-    )
-    write_result(run.folder, result, evaluate(result.params, "validation") | evaluate(result.params, "test"))
-    if figures:
-        from lstm_jax import plots
+        result = fit(
+            params,
+            objective(rebuild),
+            run.optimizer,
+            Examples.of_rows((parts["train"].entries, parts["train"].ahead, parts["train"].target)),
+            config.train,
+            mesh,
+            figures=("loss", "absolute"),
+            evaluate=evaluate,
+            monitor="validation_loss",
+            checkpoints=run.folder.checkpoints,
+            resume=resume,
+            callbacks=run.callbacks(console, callbacks),
+            console=console,
+        )
+        write_result(run.folder, result, evaluate(result.params, "validation") | evaluate(result.params, "test"))
+        if figures:
+            from lstm_jax import plots
 
-        plots.learning_curves(list(result.rows), run.folder.figures / "learning_curves.png", "Learning curves", ("loss",))
-        draw_forecast(series, parts["test"], given(result.params, parts["test"]), scale, LEVEL, run.folder.figures / "forecast.png")
-    return result
+            plots.learning_curves(list(result.rows), run.folder.figures / "learning_curves.png", "Learning curves", ("loss",))
+            draw_forecast(series, parts["test"], given(result.params, parts["test"]), scale, LEVEL, run.folder.figures / "forecast.png")
+        return result
 
 
 def _require_memory(config: ForecastConfig, entries: int, mesh: jax.sharding.Mesh) -> None:
@@ -226,6 +241,7 @@ def _require_memory(config: ForecastConfig, entries: int, mesh: jax.sharding.Mes
 def interval(given: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and the bounds of the interval of that level, (W, K) in the series' own units."""
     mean = last[:, None] + given[:, 0] * scale.spread
+    # by the lower tail, which a level next to 1 does not round to nothing
     wide = -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(given[:, 1], NARROWEST)) * scale.spread
     return mean, mean - wide, mean + wide
 
@@ -267,6 +283,11 @@ class Trained:
     rebuild: Callable
     scale: Scale
     notes: tuple[str, ...] = ()
+    run: RunFolder | None = None
+
+    def is_own(self, series: data.Series) -> bool:
+        """Return whether the series is, entry for entry, the one that the run was trained on."""
+        return self.run is not None and is_own_data(self.run, series.fingerprint)
 
     def series(self, path: Path | None = None) -> data.Series:
         """The run's own series, or another one from a file with the same columns."""
@@ -290,8 +311,8 @@ class Trained:
         good = moments.shape == (horizon,) and bool((np.diff(np.concatenate([series.times[-1:], moments])) > 0).all())
         require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
         read = np.stack([series.values, series.gaps], -1)[None, -context:]
-        nothing = np.zeros((1, horizon))
-        windows = data.SeriesWindows(read, (moments - series.times[-1])[None] / gap, nothing, np.asarray([len(series)]))
+        unknown = np.full((1, horizon), series.values[-1])
+        windows = data.SeriesWindows(read, (moments - series.times[-1])[None] / gap, unknown, np.asarray([len(series)]))
         part = prepare(windows, self.scale, self.config)
         mean, low, high = interval(self.given(part), part.last, self.scale, level)
         return Forecast(moments, mean[0], low[0], high[0])
@@ -303,12 +324,12 @@ def load(folder: Path) -> Trained:
     Raises:
         InputError: if the folder holds no finished or interrupted forecast.
     """
-    run = RunFolder(folder)
+    run, notes = open_run(folder)
     config = forecast_from_json(run.config)
     like, rebuild = functional(make_model(config))
-    params, notes = load_params(run, like)
+    params, damaged = load_params(run, like)
     try:
         scale = Scale(**json.loads(run.scale.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"scale {run.scale}", error, "name the folder of a finished or interrupted run") from error
-    return Trained(config, params, rebuild, scale, notes)
+    return Trained(config, params, rebuild, scale, notes + damaged, run)

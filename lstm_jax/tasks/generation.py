@@ -19,7 +19,7 @@ from lstm_jax.files import write_atomically
 from lstm_jax.models import CharGenerator, functional
 from lstm_jax.sampling import Mode, Rules, Sampler, make_rules
 from lstm_jax.tasks.memory import require_free, require_memory
-from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
+from lstm_jax.tasks.running import Takes, begin, check_own_data, initial_rngs, load_params, mesh_of, open_run, summary, write_result
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.loop import FitResult, fit
@@ -56,6 +56,7 @@ def train(
     *,
     corpus: data.Corpus | None = None,
     resume: bool = False,
+    allow_other_machine: bool = False,
     console: Console | None = None,
     callbacks: Sequence[Callback] = (),
     figures: bool = True,
@@ -66,6 +67,7 @@ def train(
         config: all of it is written to the folder.
         folder: new, or with `resume` that of an interrupted run.
         corpus: in memory already; else that which the config names.
+        allow_other_machine: resume where devices, versions or compiled code are others than before: the last bits will differ.
         console: where to show progress, the table of layers and the samples.
         callbacks: called after each epoch, behind the built-in ones.
         figures: draw them at the end.
@@ -85,48 +87,51 @@ def train(
     length, batch = config.data.length, config.train.batch_size
     stream = config.data.regime == "stream"
     examples = stream_examples(corpus.train, length, batch) if stream else window_examples(corpus.train, length, config.data.step)
-    run = begin(config, folder, mesh, examples.count, corpus.fingerprint, resume)
-    corpus.characters.save(run.folder.characters)
-    model = make_model(config, corpus.characters.size)
-    params, rebuild = functional(model)
-    console.print(summary(model, f"ids (B, {length}) -> logits (B, {f'{length}, ' if stream else ''}{corpus.characters.size})"))
-    console.print(_described(corpus, config, examples.count, run.backend, mesh.size), highlight=False)
+    files = {"characters.json": corpus.characters.to_json()}
+    takes = Takes(resume, allow_other_machine)
+    with begin(config, folder, mesh, examples.count, corpus.fingerprint, files, takes, console) as run:
+        model = make_model(config, corpus.characters.size)
+        params, rebuild = functional(model)
+        console.print(summary(model, f"ids (B, {length}) -> logits (B, {f'{length}, ' if stream else ''}{corpus.characters.size})"))
+        console.print(_described(corpus, config, examples.count, run.backend, mesh.size), highlight=False)
+        for note in corpus.notes:
+            console.print(note, highlight=False, markup=False)
 
-    scorer = Scorer(rebuild, mesh, reading_mode(config), length)
-    held_out = len(corpus.validation) > 0
+        scorer = Scorer(rebuild, mesh, reading_mode(config), length)
+        held_out = len(corpus.validation) > 0
 
-    def evaluate(params) -> dict[str, float]:
-        if not held_out:
-            return {}
-        if stream:
-            return scorer.text(params, corpus.validation).figures("validation_")
-        X, Y = data.windows(corpus.validation, length, config.data.step)
-        return scorer.windows(params, np.column_stack([X, Y])).figures("validation_")
+        def evaluate(params) -> dict[str, float]:
+            if not held_out:
+                return {}
+            if stream:
+                return scorer.text(params, corpus.validation).figures("validation_")
+            X, Y = data.windows(corpus.validation, length, config.data.step)
+            return scorer.windows(params, np.column_stack([X, Y])).figures("validation_")
 
-    def derive(row: dict[str, Any]) -> dict[str, float]:
-        return {f"train_{name}": value for name, value in bits_and_perplexity(row["train_loss"]).items()}
+        def derive(row: dict[str, Any]) -> dict[str, float]:
+            return {f"train_{name}": value for name, value in bits_and_perplexity(row["train_loss"]).items()}
 
-    result = fit(
-        params,
-        stream_objective(rebuild) if stream else window_objective(rebuild),
-        run.optimizer,
-        examples,
-        config.train,
-        mesh,
-        carry=model.initial_state(batch) if stream else (),
-        derive=derive,
-        evaluate=evaluate,
-        monitor="validation_loss" if held_out else "",
-        checkpoints=run.folder.checkpoints,
-        resume=resume,
-        callbacks=run.callbacks(console, (_sample_callback(config, corpus, rebuild, run.folder.samples, console), *callbacks)),
-        console=console,
-    )
-    final = scorer.text(result.params, corpus.validation).figures("validation_") if held_out else {}
-    write_result(run.folder, result, final)
-    if figures:
-        draw_figures(run.folder, result, corpus, scorer)
-    return result
+        result = fit(
+            params,
+            stream_objective(rebuild) if stream else window_objective(rebuild),
+            run.optimizer,
+            examples,
+            config.train,
+            mesh,
+            carry=model.initial_state(batch) if stream else (),
+            derive=derive,
+            evaluate=evaluate,
+            monitor="validation_loss" if held_out else "",
+            checkpoints=run.folder.checkpoints,
+            resume=resume,
+            callbacks=run.callbacks(console, (_sample_callback(config, corpus, rebuild, run.folder.samples, console), *callbacks)),
+            console=console,
+        )
+        final = scorer.text(result.params, corpus.validation).figures("validation_") if held_out else {}
+        write_result(run.folder, result, final)
+        if figures:
+            draw_figures(run.folder, result, corpus, scorer)
+        return result
 
 
 def _require_memory(config: GenerationConfig, corpus: data.Corpus, mesh: jax.sharding.Mesh) -> None:
@@ -340,12 +345,12 @@ def load(folder: Path) -> Trained:
     Raises:
         InputError: if the folder is no run of text generation, or no good checkpoint is left in it.
     """
-    run = RunFolder(folder)
+    run, notes = open_run(folder)
     config = generation_from_json(run.config)
     characters = data.Characters.load(run.characters)
     like, rebuild = functional(make_model(config, characters.size))
-    params, notes = load_params(run, like)
-    return Trained(run, config, characters, params, notes, rebuild)
+    params, damaged = load_params(run, like)
+    return Trained(run, config, characters, params, notes + damaged, rebuild)
 
 
 def read_ids(
@@ -375,11 +380,13 @@ def read_ids(
         ids = trained.encode(text, clean, unknown)
     elif not paths:
         corpus = load_corpus(trained.config)
-        trained.run.fix_data(corpus.fingerprint)  # of other data the ids would be other characters
+        check_own_data(trained.run, corpus.fingerprint)
         ids = corpus.validation
         require(len(ids) > 0, "text", "none given, and the run held none out", "name files, - for standard input, or --text")
     elif trained.characters.unit == "byte":
         ids = trained.encode(b" ".join(data.read_byte_articles(paths, text_column)), clean)
     else:
-        ids = trained.encode(" ".join(data.read_articles(paths, text_column)), clean, unknown)
+        articles = data.read_articles(paths, text_column)
+        unix = trained.config.data.clean != "exact"  # as the run's own text was read
+        ids = trained.encode(" ".join(map(data.unix_line_ends, articles) if unix else articles), clean, unknown)
     return ids[:most] if most else ids

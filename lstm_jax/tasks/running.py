@@ -1,10 +1,11 @@
 """What the tasks' runs have in common: entering the folder, showing the model, reading the parameters back."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -13,19 +14,32 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from lstm_jax import sharding
+from lstm_jax import native, sharding
 from lstm_jax.cells import CELLS
 from lstm_jax.config import RecurrentConfig, RunConfig, to_json
 from lstm_jax.dropout import draw_masks
+from lstm_jax.errors import require
 from lstm_jax.files import write_atomically
+from lstm_jax.input_files import read_input
 from lstm_jax.models import layer_rows
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.loop import FitResult, check_batch_size
 from lstm_jax.training.optimizers import make_optimizer
-from lstm_jax.training.run_folder import RunFolder
+from lstm_jax.training.run_folder import RunFolder, differences, environment
 from lstm_jax.training.step import steps_per_epoch
+
+Content = str | bytes | Callable[[IO[bytes]], object]
+"""What `write_atomically` takes."""
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a run's folder may hold already: `resume`, the same run interrupted; `other_machine`, begun in another environment."""
+
+    resume: bool = False
+    other_machine: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,23 +56,73 @@ class Run:
         return (metrics_file(self.folder.metrics), tensorboard(self.folder.events), print_row(console), *own)
 
 
-def begin(config: RunConfig, folder: Path, mesh: jax.sharding.Mesh, examples: int, fingerprint: str, resume: bool) -> Run:
-    """Make the run's folder, or enter that of an interrupted run.
+@contextlib.contextmanager
+def begin(
+    config: RunConfig,
+    folder: Path,
+    mesh: jax.sharding.Mesh,
+    examples: int,
+    fingerprint: str,
+    files: Mapping[str, Content],
+    takes: Takes,
+    console: Console,
+) -> Iterator[Run]:
+    """Make the run's folder, or enter that of an interrupted run, and keep other processes out of it.
 
     Args:
         examples: in an epoch.
         fingerprint: of the data; a resumed run must have the same.
+        files: further files that answers depend on, written unless they are there; see `manifest.FILES`.
+        takes: what the folder may hold already.
+        console: where to say that the environment is another one.
 
     Raises:
-        InputError: for a config that does not fit, before the folder is made; for a folder that cannot be taken.
+        InputError: for a config that does not fit, before the folder is made; for a folder that cannot be taken, a file in it that has
+            changed, or another environment.
     """
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
     run = RunFolder(folder)
-    run.start(to_json(config), resume)
-    run.write_environment(mesh, backend)
-    run.fix_data(fingerprint)
-    return Run(run, mesh, backend, optimizer)
+    if jax.process_index():  # the first process alone writes to a folder that several share
+        yield Run(run, mesh, backend, optimizer)
+        return
+    with run.locked():
+        run.start(to_json(config), takes.resume)
+        here = environment(mesh) | {"backend": backend, "compiled": "" if native.why_not() else native.library_path().name}
+        environments = _environments(run, here, takes.other_machine, console)
+        run.fix_data(fingerprint)
+        for name, content in files.items():
+            if not (run.manifest.exists() and (run.path / name).exists()):  # without a manifest nobody knows whether it is right
+                write_atomically(run.path / name, content)
+        run.seal(environments)
+        yield Run(run, mesh, backend, optimizer)
+
+
+def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
+    """The environments of a run with the one here.
+
+    Raises:
+        InputError: if numbers could differ from those that the run's last one would give, and that is not allowed.
+    """
+    before = run.environments()
+    if not before:
+        return (here,)
+    found = "; ".join(differences(before[-1], here))
+    remedy = f"{found}: the last bits of what follows would differ; go back to it, or resume with --allow-other-machine"
+    require(allow or not found, f"machine of run {run.path}", "not the one it was trained on", remedy)
+    if found:
+        console.print(f"resumed on another machine, so that the last bits differ: {found}", highlight=False, markup=False)
+    return (*before, here) if found else before
+
+
+def open_run(folder: Path) -> tuple[RunFolder, tuple[str, ...]]:
+    """A run to be read, and what is to be said of it.
+
+    Raises:
+        InputError: if a file that its answers depend on has changed since the run wrote it.
+    """
+    run = RunFolder(folder)
+    return run, run.verify()
 
 
 def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
@@ -98,6 +162,25 @@ def write_result(run: RunFolder, result: FitResult, figures: dict[str, Any]) -> 
     """result.json: how the run ended, and the final figures of the chosen parameters."""
     row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
     write_atomically(run.result, json.dumps(row | figures, indent=2) + "\n")
+
+
+def is_own_data(run: RunFolder, fingerprint: str) -> bool:
+    """Return whether data of that fingerprint are those that the run was trained on.
+
+    Raises:
+        InputError: if the run's record of its data cannot be read.
+    """
+    return read_input(run.data, remedy="name the folder of a finished or interrupted run").strip() == fingerprint.encode()
+
+
+def check_own_data(run: RunFolder, fingerprint: str) -> None:
+    """See that data are those that the run was trained on: of others, ids would be other words or characters, and parts other rows.
+
+    Raises:
+        InputError: if they are not.
+    """
+    same = is_own_data(run, fingerprint)
+    require(same, f"data of run {run.path}", "changed since the run began", "give back the data that its config.json names")
 
 
 def mesh_of(config: RunConfig) -> jax.sharding.Mesh:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import jax
 import numpy as np
@@ -14,16 +14,18 @@ from rich.console import Console
 
 from lstm_jax import data, sharding
 from lstm_jax.config import SentimentConfig, sentiment_from_json
-from lstm_jax.errors import require
-from lstm_jax.files import write_atomically
+from lstm_jax.errors import InputError, require
 from lstm_jax.models import SentimentClassifier, functional, replaced
 from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import begin, initial_rngs, load_params, mesh_of, summary, write_result
+from lstm_jax.tasks.running import Takes, begin, check_own_data, initial_rngs, load_params, mesh_of, open_run, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
 from lstm_jax.training.run_folder import RunFolder
-from lstm_jax.training.step import Examples, LookupObjective, make_predict
+from lstm_jax.training.step import Examples, LookupObjective, by_rows, make_predict
+
+DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, updates only the rows that it reads"
+"""Said of a run whose steps do not update by rows."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def train(
     reviews: data.EncodedReviews | None = None,
     initial: Mapping[str, jax.Array | np.ndarray] | None = None,
     resume: bool = False,
+    allow_other_machine: bool = False,
     console: Console | None = None,
     callbacks: Sequence[Callback] = (),
     figures: bool = True,
@@ -115,6 +118,7 @@ def train(
         folder: new, or with `resume` that of an interrupted run.
         reviews: in memory already; else those that the config names.
         initial: parameters by name, as in `Functional.params`, that take the place of those drawn from the seed; some or all.
+        allow_other_machine: resume where devices, versions or compiled code are others than before: the last bits will differ.
         console: where to show progress and the table of layers.
         callbacks: called after each epoch, behind the built-in ones.
         figures: draw them at the end.
@@ -135,43 +139,72 @@ def train(
     model = make_model(config, reviews.vocabulary.size)
     params, rebuild = functional(model)
     params = replaced(params, initial or {})
-    run = begin(config, folder, mesh, len(splits.train.labels), reviews.fingerprint, resume)
-    reviews.vocabulary.save(run.folder.vocabulary)
-    console.print(summary(model, f"ids (B, {config.data.maxlen}) -> logit (B,)"))
-    held = f"{len(splits.validation.labels):,} held out, " if splits.validation else ""
-    tested = f"{len(splits.test.labels):,} test, " if splits.test else ""
-    console.print(
-        f"{len(splits.train.labels):,} training reviews, {held}{tested}backend {run.backend}, {mesh.size} devices", highlight=False
-    )
+    files = {"vocabulary.json": reviews.vocabulary.to_json(), "words.npz": partial(_save_words, reviews)}
+    takes = Takes(resume, allow_other_machine)
+    with begin(config, folder, mesh, len(splits.train.labels), reviews.fingerprint, files, takes, console) as run:
+        console.print(summary(model, f"ids (B, {config.data.maxlen}) -> logit (B,)"))
+        held = f"{len(splits.validation.labels):,} held out, " if splits.validation else ""
+        tested = f"{len(splits.test.labels):,} test, " if splits.test else ""
+        console.print(
+            f"{len(splits.train.labels):,} training reviews, {held}{tested}backend {run.backend}, {mesh.size} devices", highlight=False
+        )
 
-    logits = make_logits(rebuild, mesh)
-    parts = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows is not None}
+        loss = objective(rebuild)
+        if not by_rows(loss, run.optimizer, params):
+            console.print(f"optimizer {config.train.optimizer}: {DENSE}", highlight=False)
 
-    def evaluate(params) -> dict[str, float]:
-        figures = {}
-        for name, rows in parts.items():
-            began = time.perf_counter()
-            row = binary_metrics(logits(params, rows.ids), rows.labels).to_row()
-            figures |= {f"{name}_{figure}": row[figure] for figure in ("loss", "accuracy", "auc", "ece")}
-            figures[f"{name}_seconds"] = time.perf_counter() - began
-        return figures
+        logits = make_logits(rebuild, mesh)
+        parts = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows is not None}
 
-    result = fit(
-        params,
-        objective(rebuild),
-        run.optimizer,
-        Examples.of_rows((splits.train.ids, splits.train.labels)),
-        config.train,
-        mesh,
-        evaluate=evaluate,
-        monitor="validation_loss" if splits.validation else "",
-        checkpoints=run.folder.checkpoints,
-        resume=resume,
-        callbacks=run.callbacks(console, callbacks),
-        console=console,
-    )
-    _finish(run.folder, config, result, reviews, splits, logits, figures)
-    return result
+        def evaluate(params) -> dict[str, float]:
+            figures = {}
+            for name, rows in parts.items():
+                began = time.perf_counter()
+                row = binary_metrics(logits(params, rows.ids), rows.labels).to_row()
+                figures |= {f"{name}_{figure}": row[figure] for figure in ("loss", "accuracy", "auc", "ece")}
+                figures[f"{name}_seconds"] = time.perf_counter() - began
+            return figures
+
+        result = fit(
+            params,
+            loss,
+            run.optimizer,
+            Examples.of_rows((splits.train.ids, splits.train.labels)),
+            config.train,
+            mesh,
+            evaluate=evaluate,
+            monitor="validation_loss" if splits.validation else "",
+            checkpoints=run.folder.checkpoints,
+            resume=resume,
+            callbacks=run.callbacks(console, callbacks),
+            console=console,
+        )
+        _finish(run.folder, result, splits, logits, figures)
+        return result
+
+
+def _save_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
+    """Write what `embedding` says of each word: the share of positive reviews among those that hold it, and their number."""
+    from lstm_jax import embedding_space
+
+    train = reviews.train
+    share, count = embedding_space.word_polarity(train.values, train.offsets, train.labels, reviews.vocabulary.size)
+    np.savez_compressed(file, share=share, count=count)
+
+
+def _words(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
+    """By id, the share of positive reviews and the number of reviews.
+
+    Raises:
+        InputError: if the file is absent or damaged.
+    """
+    try:
+        with run.words.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return file["share"], file["count"]
+    except OSError as error:
+        raise InputError(f"words {run.words}", error.strerror or error, "resume the run, which writes them") from error
+    except Exception as error:  # whatever NumPy says of a file that is none of its own
+        raise InputError(f"words {run.words}", error, "remove the file and resume the run, which writes it anew") from error
 
 
 def _require_memory(config: SentimentConfig, reviews: data.EncodedReviews, mesh: jax.sharding.Mesh) -> None:
@@ -191,12 +224,8 @@ def _load_with_spinner(config: SentimentConfig, console: Console) -> data.Encode
         return load_reviews(config, lambda what, done, total: status.update(f"{what} ({done}/{total})"))
 
 
-def _finish(run, config, result, reviews, splits, logits, figures: bool) -> None:
-    """Final figures of the chosen parameters, what `embedding` needs later, and the pictures."""
-    from lstm_jax import embedding_space
-
-    share, count = embedding_space.word_polarity(reviews.train.values, reviews.train.offsets, reviews.train.labels, reviews.vocabulary.size)
-    write_atomically(run.words, lambda file: np.savez_compressed(file, share=share, count=count))
+def _finish(run, result, splits, logits, figures: bool) -> None:
+    """Final figures of the chosen parameters, and the pictures."""
     shown = "test" if splits.test else "validation" if splits.validation else ""
     row, scored = {}, None
     if shown:
@@ -252,8 +281,7 @@ def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 4
 
 def _common_words(run: RunFolder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids of the words in 50 reviews or more (fewer in a small data set); of all ids the positive share and the number of reviews."""
-    with np.load(run.words) as file:
-        share, count = file["share"], file["count"]
+    share, count = _words(run)
     common = np.flatnonzero(count >= min(50, max(1, count.max() // 20)))
     return common[common >= 4], share, count
 
@@ -288,21 +316,26 @@ def load(folder: Path) -> Trained:
     Raises:
         InputError: if the folder is no run, or no good checkpoint is left in it.
     """
-    run = RunFolder(folder)
+    run, notes = open_run(folder)
     config = sentiment_from_json(run.config)
     vocabulary = data.Vocabulary.load(run.vocabulary)
     like, rebuild = functional(make_model(config, vocabulary.size))
-    params, notes = load_params(run, like)
-    return Trained(run, config, vocabulary, params, notes, make_logits(rebuild, mesh_of(config)))
+    params, damaged = load_params(run, like)
+    return Trained(run, config, vocabulary, params, notes + damaged, make_logits(rebuild, mesh_of(config)))
 
 
 def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:
-    """Metrics of a run on a split of its own reviews, or of `reviews`.
+    """Metrics of a run on a split of its own reviews, or of `reviews`, whose vocabulary must be the run's.
 
     Raises:
-        InputError: if there is no such split.
+        InputError: if there is no such split, the run's data have changed, or the reviews' ids are other words than the run's.
     """
-    splits = padded_rows(reviews or load_reviews(trained.config), trained.config)
+    if reviews is None:
+        reviews = load_reviews(trained.config)
+        check_own_data(trained.run, reviews.fingerprint)
+    same = reviews.vocabulary == trained.vocabulary
+    require(same, "vocabulary of the reviews", "not the run's", "give the reviews that the run was trained on")
+    splits = padded_rows(reviews, trained.config)
     rows = getattr(splits, split)
     require(rows is not None, "split", split, "this run's data has no such part")
     return binary_metrics(trained.logits(rows.ids), rows.labels)
@@ -324,8 +357,7 @@ def neighbours(
     table = trained.params["embedding/embedding"]
     index = {known: number for known, number in trained.vocabulary.index.items() if number < len(table)}
     own = embedding_space.lookup(index, word)
-    with np.load(trained.run.words) as file:
-        seen = file["count"]
+    _, seen = _words(trained.run)
     # reserved ids stay in front, as `embedding_space.neighbours` leaves them out
     kept = [*range(4), *(number for number in sorted(index.values()) if seen[number] >= min_reviews or number == own)]
     ids, scores = embedding_space.neighbours(table[kept], kept.index(own), count, metric)
@@ -348,7 +380,7 @@ def export_embedding(trained: Trained, out: Path, form: str, force: bool = True)
     if form == "word2vec":
         embedding_space.export_word2vec(out, words, vectors, force)
     else:
-        with np.load(trained.run.words) as file:
-            columns = {"reviews": file["count"][4 : 4 + len(words)], "positive_share": file["share"][4 : 4 + len(words)].round(4)}
+        share, count = _words(trained.run)
+        columns = {"reviews": count[4 : 4 + len(words)], "positive_share": share[4 : 4 + len(words)].round(4)}
         embedding_space.export_projector(out, words, vectors, columns, force)
     return len(words)

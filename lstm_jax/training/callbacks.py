@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from lstm_jax.files import write_atomically
+from lstm_jax.training.events import append_scalars, cut_off, events_file
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,16 @@ def metrics_file(path: Path) -> Callback:
 
 
 def tensorboard(folder: Path) -> Callback:
-    """Write each number of a row as a TensorBoard scalar at its step."""
+    """Write each number of a row as a TensorBoard scalar at its step, into one file a run."""
+    path: Path | None = None
 
     def write(record: EpochRecord) -> None:
-        from tensorboardX import SummaryWriter
-
-        # the writer names its file after the second and would overwrite that of an epoch in the same second
-        with SummaryWriter(str(folder), filename_suffix=f".{record.step}") as writer:
-            for name, value in record.row.items():
-                if isinstance(value, (int, float)) and name not in ("epoch", "step"):
-                    writer.add_scalar(name, value, record.step)
+        nonlocal path
+        if path is None:
+            path = events_file(folder)
+            cut_off(path, record.step)
+        numbers = {name: value for name, value in record.row.items() if isinstance(value, (int, float)) and name not in ("epoch", "step")}
+        append_scalars(path, record.step, numbers)
 
     return write
 

@@ -17,7 +17,9 @@ import json
 import logging
 import os
 import re
+import resource
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,10 +32,14 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from lstm_jax.errors import InputError, require
+from lstm_jax.files import read_summed, summed_json
 
 _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 _ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_OS_ERROR = re.compile(r"\[os_error_code='?(\d+)'?\]")
+_LARGEST_FILE = 2**31
+"""Bytes after which tensorstore begins another file."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
         if first:
             _clean(folder)
         _barrier("cleaned")
-        _require_space(folder, sum(leaf.nbytes for leaf in leaves.values()))
+        _require_space(folder, leaves)
         try:
             arrays = _free_name(folder, step)
             _barrier("named")
@@ -97,13 +103,14 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     return _manifest_path(folder, step)
 
 
-def restore(folder: Path, like: PyTree) -> Restored:
+def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored:
     """Load the newest checkpoint in which every bit is as it was saved.
 
     Args:
         folder: as given to `save`.
         like: the tree to fill, of arrays or `jax.ShapeDtypeStruct`. A leaf comes back with the sharding of its counterpart here
             (the default device if it has none), as a numpy array where the counterpart is one.
+        added: paths of leaves that checkpoints of older versions lack; those come back as in `like`.
 
     Raises:
         InputError: if there is no checkpoint, if all are damaged, or if leaves, shapes or dtypes differ from `like`.
@@ -115,11 +122,12 @@ def restore(folder: Path, like: PyTree) -> Restored:
         damage = _agreed(damage)
         loaded: dict[str, Any] = {}
         if not damage:
-            _require_same_tree(step, manifest["leaves"], wanted)
-            loaded, damage = _load(folder / manifest["folder"], wanted, manifest["leaves"])
+            there = {name: leaf for name, leaf in wanted.items() if name in manifest["leaves"] or name not in added}
+            _require_same_tree(step, manifest["leaves"], there)
+            loaded, damage = _load(folder / manifest["folder"], there, manifest["leaves"])
             damage = _agreed(damage)
         if not damage:
-            state = jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in wanted])
+            state = jax.tree.unflatten(jax.tree.structure(like), [loaded.get(name, leaf) for name, leaf in wanted.items()])
             return Restored(step, state, manifest["extra"], tuple(rejected))
         rejected.append((step, damage))
     reasons = ", ".join(f"step {step}: {reason}" for step, reason in rejected)
@@ -174,10 +182,14 @@ def _free_name(folder: Path, step: int) -> str:
     return next(name for name in names if not (folder / name).exists())
 
 
-def _require_space(folder: Path, size: int) -> None:
-    """Raise `OSError` before anything is written: orbax survives a full disk, but its other threads then shout on the screen."""
-    if shutil.disk_usage(folder).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def _require_space(folder: Path, leaves: dict[str, Any]) -> None:
+    """Raise `OSError` before anything is written where the disk, or the largest file that this process may write, is too small."""
+    size = sum(leaf.nbytes for leaf in leaves.values())
+    needed = size + size // 50 + 2**12 * (4 + len(leaves))  # with what orbax notes of each leaf
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    for code, short in ((errno.ENOSPC, shutil.disk_usage(folder).free < needed), (errno.EFBIG, 0 <= limit < min(needed, _LARGEST_FILE))):
+        if short:
+            raise OSError(code, os.strerror(code))
 
 
 def _host(leaf: Any) -> np.ndarray:
@@ -207,11 +219,10 @@ def _file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]
 
 
 def _write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
-    body = json.dumps(content, indent=1).encode() + b"\n"
     path = _manifest_path(folder, step)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
-        file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        file.write(summed_json(content))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -220,13 +231,10 @@ def _write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
 def _read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
     """The manifest, or None if it is not as written."""
     try:
-        first, _, body = _manifest_path(folder, step).read_bytes().partition(b"\n")
+        manifest = read_summed(_manifest_path(folder, step).read_bytes())
     except OSError:
         return None
-    if hashlib.sha256(body).hexdigest().encode() != first:
-        return None
-    manifest = json.loads(body)
-    return manifest if manifest["step"] == step else None
+    return manifest if manifest is not None and manifest["step"] == step else None
 
 
 def _read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
@@ -300,11 +308,17 @@ def _explained(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        full = getattr(error, "errno", None) in _NO_SPACE or "No space left" in str(error) or "Disk quota" in str(error)
-        if full:
+        found = _OS_ERROR.search(str(error))
+        code = int(found[1]) if found else getattr(error, "errno", None)
+        if code in _NO_SPACE or "No space left" in str(error) or "Disk quota" in str(error):
             raise InputError(f"checkpoint folder {folder}", "no space left", "free some, or name a folder on another disk") from error
-        if isinstance(error, OSError):
-            raise InputError(f"checkpoint folder {folder}", error.strerror or error, "name a folder that can be written") from error
+        if code == errno.EFBIG:
+            raise InputError(
+                f"checkpoint folder {folder}", os.strerror(code), "allow larger files (ulimit -f), or shrink the model"
+            ) from error
+        if code or isinstance(error, OSError):
+            said = os.strerror(code) if code else error
+            raise InputError(f"checkpoint folder {folder}", said, "name a folder that can be written") from error
         raise
 
 
@@ -323,12 +337,19 @@ def _barrier(name: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """orbax warns through absl of what is meant to be so."""
+    """orbax warns through absl of what is meant to be so; when it fails, its other threads miss an event loop that has closed."""
     logger = logging.getLogger("absl")
-    level = logger.level
+    level, hook = logger.level, sys.unraisablehook
+
+    def note(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
     logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = note
     try:
         yield
+        sys.unraisablehook = hook  # after a failure the threads may come later than this
     finally:
         logger.setLevel(level)
 

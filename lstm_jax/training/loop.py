@@ -20,10 +20,11 @@ from rich.text import Text
 from lstm_jax import sharding
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import Interrupted, require
+from lstm_jax.interrupts import interrupted
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.state import TrainState, create_state
-from lstm_jax.training.step import EXAMPLES, Examples, Objective, make_run_steps, steps_per_epoch, unit_of
+from lstm_jax.training.step import EXAMPLES, Examples, Objective, make_run_steps, no_rows_behind, steps_per_epoch
 
 STRETCH_SECONDS = 0.5
 KEEP = 3
@@ -63,7 +64,9 @@ class Progressed:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """Note SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once."""
+    """Note SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once, and so does one that came before."""
+    if interrupted():
+        raise KeyboardInterrupt
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -142,9 +145,9 @@ def fit(
     carry = jax.tree.map(np.asarray, carry)  # not a device's own memory, which the first step would take
     key = jax.random.key(config.seed)
     order_key, step_key = jax.random.split(jax.device_put(key, sharding.replicated(mesh)))
-    state, places = create_state(params, optimizer, (*figures, EXAMPLES), mesh, carry)
+    behind = no_rows_behind(objective, optimizer, params)
+    state, places = create_state(params, optimizer, (*figures, EXAMPLES), mesh, carry, behind)
     run_steps = make_run_steps(objective, optimizer, places, mesh, examples.gather)
-    unit = unit_of(objective, optimizer, state.params)
 
     def tree(state: TrainState, best: Any) -> dict[str, Any]:
         return {"state": state} if best is None else {"state": state, "best": best}
@@ -154,7 +157,7 @@ def fit(
     best = None if checkpoints is None else checkpoints / "best"
     best_params = jax.tree.map(lambda a: a.copy(), state.params) if monitor else None
     if resume and latest is not None and checkpoint.steps(latest):
-        found = checkpoint.restore(latest, tree(state, best_params))
+        found = checkpoint.restore(latest, tree(state, best_params), added=("state.behind",))
         for step, reason in found.rejected:
             console.print(f"checkpoint of step {step} is damaged ({reason}); an older one is used", highlight=False)
         state, best_params = found.state["state"], found.state.get("best")
@@ -179,7 +182,7 @@ def fit(
             order = jax.device_put(order, sharding.replicated(mesh))
             epoch_began, earlier = time.perf_counter(), float(state.totals[EXAMPLES])
             task = progress.add_task(f"epoch {epoch + 1}/{config.epochs}", total=per_epoch, completed=int(state.step) - epoch * per_epoch)
-            for start, stop in _stretches(int(state.step) - epoch * per_epoch, per_epoch, config.checkpoint_steps, unit):
+            for start, stop in _stretches(int(state.step) - epoch * per_epoch, per_epoch, config.checkpoint_steps):
                 state = run_steps(state, arrays, order, start, stop, step_key)
                 jax.block_until_ready(state)
                 progress.update(task, completed=stop)
@@ -220,12 +223,11 @@ def fit(
     return FitResult(best_params if best_params is not None else state.params, progressed.rows, best_epoch, stopped, progressed.seconds)
 
 
-def _stretches(start: int, stop: int, every: int, unit: int) -> Iterator[tuple[int, int]]:
-    """Cut start..stop into stretches of about `STRETCH_SECONDS`, none across a multiple of `every` (0: no such bounds), the others to end
-    at multiples of `unit`."""
+def _stretches(start: int, stop: int, every: int) -> Iterator[tuple[int, int]]:
+    """Cut start..stop into stretches of about `STRETCH_SECONDS`, none across a multiple of `every` (0: no such bounds)."""
     size, timed = 8, False
     while start < stop:
-        end = min((start // unit + max(1, size // unit)) * unit, stop, (start // every + 1) * every if every else stop)
+        end = min(start + size, stop, (start // every + 1) * every if every else stop)
         began = time.perf_counter()
         yield start, end
         if timed:  # the first one compiles

@@ -7,24 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
 
-from lstm_jax import native, sharding
+from lstm_jax import sharding
 from lstm_jax.bounds import MOST
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
-
-
-class Lag(NamedTuple):
-    """How far behind the rows of a table are, which take a step only when they are read or have a gradient.
-
-    scales: (S,) what the coming S steps make of the learning rate; at: int32 (), steps of them begun; done: int32 (V,), steps of them that
-    each row has taken.
-    """
-
-    scales: jax.Array
-    at: jax.Array
-    done: jax.Array
+from lstm_jax.training.compiled_adam import Lag, Rates, adam_step, catch_up, serves, step_rows
 
 
 class ByRows(NamedTuple):
@@ -33,7 +21,7 @@ class ByRows(NamedTuple):
     serves: Callable[[jax.Array], bool]
     """Whether it can here, for that table."""
     begin: Callable
-    """begin(table (V, E), state, steps S) -> Lag, for at most S steps."""
+    """begin(table (V, E), state, steps S, at, behind (V,) or ()) -> Lag, for steps `at`.. of S that rows are so many steps behind."""
     catch_up: Callable
     """catch_up(name of the table, ids (..., B), lag, state, params) -> lag, state, params: rows `ids`, or all if None, have taken
     every step begun."""
@@ -60,7 +48,7 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
 
     Departs from `optax.adam`, which adds eps after the correction of v: the difference shows where gradients are as small as eps.
     """
-    rates = {"b1": b1, "b2": b2, "eps": eps}
+    rates = Rates(b1, b2, eps)
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -77,30 +65,28 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
         del params
         count, scale = advance(state)
 
-        def leaf(path, m, v, g):
-            step = _in_one_pass if m.size >= LEAST and _compiled(m) else _adam_step
-            return step(path, m, v, g, scale.astype(m.dtype), **rates)
-
-        parts = jax.tree_util.tree_map_with_path(leaf, state.mu, state.nu, updates)
+        parts = jax.tree.map(lambda m, v, g: adam_step(rates, m, v, g, scale.astype(m.dtype)), state.mu, state.nu, updates)
         steps, m, v = jax.tree.transpose(jax.tree.structure(state.mu), None, parts)
         return steps, optax.ScaleByAdamState(count, m, v)
 
-    def begin(table, state, steps):
-        counts = state.count + jnp.arange(steps, dtype=state.count.dtype)
+    def begin(table, state, steps, at=0, behind=()):
+        at = jnp.asarray(at, jnp.int32)
+        counts = state.count - at.astype(state.count.dtype) + jnp.arange(steps, dtype=state.count.dtype)
         scales = jax.vmap(lambda count: advance(state._replace(count=count))[1])(counts)
-        return Lag(scales.astype(table.dtype), jnp.zeros((), jnp.int32), jnp.zeros(len(table), jnp.int32))
+        return Lag(scales.astype(table.dtype), at, at - (jnp.zeros(len(table), jnp.int32) if isinstance(behind, tuple) else behind))
 
-    def on_rows(target, name, lag, state, params, *given):
-        """The table, its moments and `lag` after a call of compiled code."""
-        table, m, v, done = _rows_compiled(target, name, params[name], state.mu[name], state.nu[name], lag, given, **rates)
+    def with_table(name, results, lag, state, params):
+        table, m, v, done = results
         state = state._replace(mu=state.mu | {name: m}, nu=state.nu | {name: v})
         return lag._replace(done=done), state, params | {name: table}
 
-    def catch_up(name, ids, lag, state, params):
-        return on_rows("lstm_jax_adam_catch_up", name, lag, state, params, *(() if ids is None else (ids,)))
+    def behind(name, ids, lag, state, params):
+        results = catch_up(rates, name, params[name], state.mu[name], state.nu[name], lag, ids)
+        return with_table(name, results, lag, state, params)
 
     def update_by_rows(updates, name, ids, rows, lag, state, params):
-        lag, state, params = on_rows("lstm_jax_adam_rows", name, lag, state, params, ids, rows)
+        results = step_rows(rates, name, params[name], state.mu[name], state.nu[name], lag, ids, rows)
+        lag, state, params = with_table(name, results, lag, state, params)
         rest, mu, nu = ({key: leaf for key, leaf in tree.items() if key != name} for tree in (params, state.mu, state.nu))
         steps, new = update(updates, state._replace(mu=mu, nu=nu))
         moments: Any = new
@@ -108,55 +94,7 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
         params = jax.tree.map(jnp.add, rest, steps) | {name: params[name]}
         return lag._replace(at=lag.at + 1), state, params
 
-    return RowOptimizer(init, update, ByRows(_compiled, begin, catch_up, update_by_rows))
-
-
-def _adam_step(path, m, v, g, scale, b1, b2, eps):
-    del path
-    m = m + (1 - b1) * (g - m)
-    v = v + (1 - b2) * (g * g - v)
-    return -scale * m / (jnp.sqrt(v) + eps), m, v
-
-
-LEAST = 2**14
-"""Numbers in a parameter from which a call of compiled code pays."""
-
-
-def _compiled(param) -> bool:
-    """Whether compiled code serves this parameter here."""
-    return param.dtype in (jnp.float32, jnp.float64) and jax.default_backend() == "cpu" and not native.why_not()
-
-
-def _in_one_pass(path, m, v, g, scale, **rates):
-    """`_adam_step`, compiled."""
-
-    def call(m, v, g, scale):
-        return tuple(native.call("lstm_jax_adam", (m, m, v), (m, v, g, scale), {0: 1, 1: 2, 2: 0}, **rates))
-
-    place = sharding.param_spec(sharding.devices(), path, m)
-    return _on_mesh(call, (place, place, place, PartitionSpec()), place, m, v, g, scale)
-
-
-def _rows_compiled(target, name, table, m, v, lag, given, **rates):
-    """Table, m, v (V, E) and lag.done (V,) after that function of the compiled code; `given` are ids, and the gradients of their rows."""
-
-    def call(table, m, v, done, scales, at, *given):
-        args = (table, m, v, done, scales, at, *(array.reshape(-1, *array.shape[ids.ndim :]) for array in given))
-        return tuple(native.call(target, (table, m, v, done), args, {0: 0, 1: 1, 2: 2, 3: 3}, **rates))
-
-    place, copied = sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table), PartitionSpec()
-    specs = [place, place, place, copied, copied, copied]
-    if given:
-        ids, *rows = given
-        given = (ids.astype(jnp.int32), *(sharding.rows_to_columns(array) if place else array for array in rows))
-        specs += [copied, PartitionSpec(*[None] * ids.ndim, *place[1:])][: len(given)]
-    return _on_mesh(call, tuple(specs), (place, place, place, copied), table, m, v, lag.done, lag.scales, lag.at, *given)
-
-
-def _on_mesh(call: Callable, in_specs: tuple, out_specs, *args):
-    if sharding.devices() == 1:
-        return call(*args)
-    return jax.shard_map(call, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
+    return RowOptimizer(init, update, ByRows(serves, begin, behind, update_by_rows))
 
 
 def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.GradientTransformation:

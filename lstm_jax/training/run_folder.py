@@ -1,10 +1,12 @@
 """A run's folder: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import jax
 from jax.sharding import Mesh
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import write_atomically
+from lstm_jax.files import remove_temporaries, write_atomically
+from lstm_jax.locks import locked
+from lstm_jax.training import manifest
 
 
 class RunFolder:
@@ -34,19 +38,44 @@ class RunFolder:
         self.events = path / "events"
         self.figures = path / "figures"
         self.checkpoints = path / "checkpoints"
+        self.manifest = path / manifest.NAME
+        self.lock = path / "run.lock"
 
-    def start(self, config_json: str, resume: bool) -> None:
-        """Make the folder, or enter that of an interrupted run.
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing here; the folder is made.
 
         Raises:
-            InputError: if the folder holds a run already and `resume` is not set, or holds one with another config.
+            InputError: if one does so now, or the folder is a file or cannot be made.
         """
+        thing = f"run folder {self.path}"
+        try:
+            require(not self.path.exists() or self.path.is_dir(), thing, "is a file", "name a new folder")
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(thing, error.strerror, "name a folder that can be written") from error
+        with locked(self.lock, thing):
+            yield
+
+    def start(self, config_json: str, resume: bool) -> None:
+        """Write the config into a new folder, or see that the folder holds a run of this config to go on with.
+
+        What a killed process left half written is removed.
+
+        Raises:
+            InputError: if the folder holds a run already and `resume` is not set, holds one with another config, or one of whose files
+                has changed.
+        """
+        require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
+        for folder in (self.path, self.events, self.figures):
+            remove_temporaries(folder)
         if not self.config.exists():
-            require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
-            require(not self.path.exists() or not any(self.path.iterdir()), f"run folder {self.path}", "not empty", "name a new folder")
+            others = self.path.exists() and any(path != self.lock for path in self.path.iterdir())
+            require(not others, f"run folder {self.path}", "not empty", "name a new folder")
             write_atomically(self.config, config_json)
             return
         require(resume, f"run folder {self.path}", "holds a run", "go on with it with --resume, or name another folder")
+        self.verify()
         require(
             _same(self.config, config_json),
             f"run folder {self.path}",
@@ -62,19 +91,91 @@ class RunFolder:
         """
         if not self.data.exists():
             write_atomically(self.data, fingerprint + "\n")
-        same = self.data.read_text().strip() == fingerprint
+        try:
+            same = self.data.read_bytes().strip() == fingerprint.encode()
+        except OSError as error:
+            raise InputError(f"file {self.data}", error.strerror, "name the folder of a run that can be read") from error
         require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
-    def write_environment(self, mesh: Mesh, backend: str) -> None:
-        """Record the machine, the versions and the backend that runs."""
-        write_atomically(self.environment, json.dumps(environment(mesh) | {"backend": backend}, indent=2) + "\n")
+    def verify(self) -> tuple[str, ...]:
+        """See that the files which answers depend on are as the run wrote them; return what is to be said.
+
+        Raises:
+            InputError: naming a file that is not.
+        """
+        found = manifest.read(self.path)
+        if found is not None:
+            manifest.verify(self.path, found)
+            return ()
+        note = f"run {self.path} has no {manifest.NAME}, as runs of older versions: a change of its files would go unnoticed; "
+        return (f"{note}lstm-jax run accept --run {self.path} writes one",) if self.config.exists() else ()
+
+    def environments(self) -> tuple[dict[str, Any], ...]:
+        """Return the environments that the run was trained in, the first one first; none if it has not begun.
+
+        Raises:
+            InputError: if the manifest is damaged.
+        """
+        found = manifest.read(self.path)
+        return found.environments if found is not None else self._written_environments()
+
+    def _written_environments(self) -> tuple[dict[str, Any], ...]:
+        """Return those of environment.json, which is a copy for readers; none if it cannot be read."""
+        try:
+            raw = json.loads(self.environment.read_bytes())
+            later = raw.pop("resumed", [])
+            return tuple(one for one in (raw, *later) if isinstance(one, dict))
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+            return ()
+
+    def seal(self, environments: tuple[dict[str, Any], ...]) -> None:
+        """Write the manifest of the files as they are now, and environment.json: the first environment, the later ones as "resumed"."""
+        manifest.write(self.path, environments)
+        if environments:
+            first, *later = environments
+            write_atomically(self.environment, json.dumps(first | ({"resumed": later} if later else {}), indent=2) + "\n")
+
+    def accept(self) -> dict[str, str]:
+        """Take the files as they are now for right; return what has become of each that differs from the manifest.
+
+        Raises:
+            InputError: if the folder holds no run, is in use, or cannot be written.
+        """
+        require(self.config.exists(), f"run {self.path}", "no config.json", "name the folder of a run")
+        with self.locked():
+            try:
+                old = manifest.read(self.path) or manifest.Manifest({}, self._written_environments())
+            except InputError:
+                old = manifest.Manifest({}, self._written_environments())
+            found = manifest.changes(self.path, old)
+            self.seal(old.environments)
+        return found
 
 
 def _same(config: Path, new: str) -> bool:
     try:
         return json.loads(config.read_bytes()) == json.loads(new)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"config {config}", error, "the run folder is damaged; name a new one") from error
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Say in which of what can change the last bits of a number two environments differ: "cores 4, now 2"."""
+    old, new = ({**one, **one.get("versions", {})} for one in (old, new))
+    names = [*_EVERYWHERE, *(_ON_A_CPU if str(new.get("devices", "")).startswith("['cpu") else ())]
+    changed = (name for name in names if name in old and name in new and old[name] != new[name])
+    return [f"{name.replace('_', ' ')} {_shown(old[name])}, now {_shown(new[name])}" for name in changed]
+
+
+_EVERYWHERE = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices", "hosts", "xla_flags", "matmul_precision")
+_ON_A_CPU = ("cpu", "cores", "compiled")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        kinds = sorted(set(map(str, value)))
+        return " and ".join(f"{value.count(kind)} x {kind}" for kind in kinds)
+    return str(value) or "none"
 
 
 def environment(mesh: Mesh) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 An epoch is a table of numbers of examples (steps, batch), a permutation drawn from `fold_in(key, epoch)` unless the examples have an
 order of their own. `make_run_steps` compiles one program that takes any stretch of those steps, so that progress, checkpoints and
-interrupts between stretches cost no compilation and, where stretches end at multiples of `unit_of`, change no number.
+interrupts between stretches cost no compilation and change no number.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,8 @@ class LookupObjective:
 
 UNIT = 32
 """Steps after which the rows of a table that no batch has read are caught up. Where this is done moves last bits, so that it has to be at
-fixed steps, not at the end of stretches that last so many seconds. The time that it costs does not stand out of noise (LOG.md)."""
+fixed steps of an epoch, not where a stretch happens to end: `TrainState.behind` carries the rest from one stretch to the next. Its time
+does not stand out of noise (LOG.md)."""
 
 
 def by_rows(objective: Any, optimizer: Any, params: Any) -> bool:
@@ -56,9 +57,9 @@ def by_rows(objective: Any, optimizer: Any, params: Any) -> bool:
     return isinstance(objective, LookupObjective) and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
 
 
-def unit_of(objective: Any, optimizer: Any, params: Any) -> int:
-    """Of how many steps the ends of stretches are to be multiples, for the same numbers however an epoch is cut."""
-    return UNIT if by_rows(objective, optimizer, params) else 1
+def no_rows_behind(objective: Any, optimizer: Any, params: Any) -> Any:
+    """`TrainState.behind` of a new state with which stretches may end anywhere; () where nothing is updated by rows."""
+    return np.zeros(len(params[objective.table]), np.int32) if by_rows(objective, optimizer, params) else ()
 
 
 EXAMPLES = "examples"
@@ -160,7 +161,7 @@ def make_run_steps(
         if by_rows(objective, optimizer, state.params):
             lookup, rows_only = cast(LookupObjective, objective), cast(RowOptimizer, optimizer).rows
             step = partial(update_by_rows, lookup, rows_only)
-            lag = rows_only.begin(state.params[lookup.table], state.opt_state, len(order.rows))
+            lag = rows_only.begin(state.params[lookup.table], state.opt_state, len(order.rows), start, state.behind)
 
             def all_rows(lag, state):
                 lag, opt_state, params = rows_only.catch_up(lookup.table, None, lag, state.opt_state, state.params)
@@ -174,17 +175,24 @@ def make_run_steps(
             lag, opt_state, params, figures, carry = step(state, lag, gather(arrays, order.rows[n]), order.weight[n], step_key)
             figures = {name: value.astype(jnp.float32) for name, value in figures.items()} | {EXAMPLES: jnp.ones(())}
             totals = {name: total + figures[name] * order.examples[n] for name, total in state.totals.items()}
-            return lag, TrainState(state.step + 1, params, opt_state, totals, carry)
+            return lag, TrainState(state.step + 1, params, opt_state, totals, carry, state.behind)
 
         if catch_up is None:
             return jax.lax.fori_loop(start, stop, body, (lag, state))[1]
 
+        keeps = bool(jax.tree.leaves(state.behind))
+
         def unit(carried):
             n, lag, state = carried
             end = jnp.minimum(stop, (n // UNIT + 1) * UNIT)
-            return end, *catch_up(*jax.lax.fori_loop(n, end, body, (lag, state)))
+            lag, state = jax.lax.fori_loop(n, end, body, (lag, state))
+            due = (end % UNIT == 0) | (end == len(order.rows)) | (not keeps)
+            # no branch, which would copy the table: where it is not due, every row passes for caught up
+            caught, state = catch_up(lag._replace(done=jnp.where(due, lag.done, lag.at)), state)
+            return end, lag._replace(done=jnp.where(due, caught.done, lag.done)), state
 
-        return jax.lax.while_loop(lambda carried: carried[0] < stop, unit, (start, lag, state))[2]
+        _, lag, state = jax.lax.while_loop(lambda carried: carried[0] < stop, unit, (start, lag, state))
+        return state._replace(behind=stop - lag.done) if keeps else state
 
     compiled = jax.jit(run_steps, donate_argnums=0, out_shardings=places)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from rows import ROOT, timed
 
-
 NASTY = "<!--<script> no </script> memory"
 """It would blank the page: after "<!--<script" one "</script>" no longer ends the script."""
 

@@ -48,7 +48,7 @@ def test_tail_of_the_articles(articles):
     assert whole.startswith(train)
     assert whole.endswith(tail[-1000:])
     with pytest.raises(InputError, match=r"characters that only the validation part has: 'ﬂ', 'ã', '\{'; clean the text"):
-        prepare_corpus(articles, recipe="none", validation=0.2)
+        prepare_corpus(articles, recipe="none", validation=0.2, unseen="error")
     dropped = prepare_corpus(articles, recipe="none", validation=0.2, unseen="drop")
     assert len(prepare_corpus(articles, recipe="none", validation=0.0).train) > len(dropped.train) + len(dropped.validation)
 
@@ -128,7 +128,11 @@ def test_bytes_read_any_encoding(tmp_path):
         ("a" * 500, {"unit": "byte"}, r"training part: only 'a'"),
         ("ab" * 20, {"validation": 0.0}, "training part: 40 characters; a window and its next character need 41"),
         ("ab" * 100, {}, "validation part: 20 characters; a window and its next character need 41"),
-        ("ab" * 100 + "xyz1]-^q" * 5, {"recipe": "none", "validation": 0.17}, r"'x', 'y', 'z', '1', '\]' and 3 more; clean the text"),
+        (
+            "ab" * 100 + "xyz1]-^q" * 5,
+            {"recipe": "none", "validation": 0.17, "unseen": "error"},
+            r"'x', 'y', 'z', '1', '\]' and 3 more; clean the text",
+        ),
         ("ab", {"validation": 1.0}, "validation: 1.0; give a share from 0 to below 1"),
         ("ab", {"validation": float("nan")}, "validation: nan"),
         ("ab", {"length": 0}, "length: 0"),

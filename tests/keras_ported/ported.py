@@ -44,23 +44,26 @@ def check_basics(make: Any, shape: tuple[int, ...], wanted: tuple[int, ...], **t
 
     make(**options) -> the layer; training: options of its rates of dropout.
     """
-    x = jax.random.normal(jax.random.key(0), shape)
+    x, mask = jax.random.normal(jax.random.key(0), shape), jnp.ones(shape[:2], bool).at[0, -1].set(False)
     layer = make(**training)
     assert layer.compute_output_shape(shape) == wanted
-    mask = jnp.ones(shape[:2], bool).at[0, -1].set(False)
-    assert layer(x, mask=mask, deterministic=True).shape == wanted
-    made = functional(layer)
+    made, short = functional(layer), functional(make(dtype=jnp.bfloat16, **training))
 
-    def loss(params):
-        return (made.rebuild(params)(x, rngs=jax.random.key(1)) ** 2).sum()
+    @jax.jit
+    def run(params):
+        def loss(params):
+            return (made.rebuild(params)(x, rngs=jax.random.key(1)) ** 2).sum()
 
-    gradients = jax.grad(loss)(made.params)
+        masked = made.rebuild(params)(x, mask=mask, deterministic=True)
+        return masked, short.rebuild(params)(x, rngs=jax.random.key(1)), jax.grad(loss)(params)
+
+    masked, outputs, gradients = run(made.params)
+    for array in (masked, outputs):
+        assert (array.shape, array.dtype) == (wanted, jnp.float32)
     assert gradients.keys() == made.params.keys()
     for name, gradient in gradients.items():
         assert np.isfinite(gradient).all(), name
         assert gradient.any() or training, name
-    short = make(dtype=jnp.bfloat16, **training)(x, rngs=jax.random.key(1))
-    assert (short.shape, short.dtype) == (wanted, jnp.float32)
 
 
 class OneStateParams(NamedTuple):

@@ -31,8 +31,8 @@ def make(cell: str | Cell, sizes: tuple[int, ...], *, features: int = 4, return_
     ids=["one state", "two states", "simple_rnn", "gru", "lstm"],
 )
 def test_basics(cell, weights: int, rates: dict) -> None:
-    check_basics(lambda **options: make(cell, (3, 4, 5), **options), (2, 3, 4), (2, 5), **rates)
     check_basics(lambda **options: make(cell, (3, 4, 5), return_sequences=True, **options), (2, 3, 4), (2, 3, 5), **rates)
+    assert make(cell, (3, 4, 5))(jnp.ones((2, 3, 4))).shape == (2, 5)
     assert len(jax.tree.leaves(nnx.state(make(cell, (3, 4, 5)), nnx.Param))) == weights
 
 

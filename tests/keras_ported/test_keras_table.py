@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from keras_table import PAGE, TESTS, is_ported, page, names_in
+from keras_table import PAGE, TESTS, is_ported, names_in, page
 
 FILES = ("lstm", "gru", "simple_rnn", "bidirectional", "stacked_rnn_cells", "rnn")
 

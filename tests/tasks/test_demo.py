@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig, TrainConfig, to_json
-from lstm_jax.errors import InputError
+from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.tasks import demo, generation, sentiment
 
 
@@ -36,9 +36,16 @@ def test_the_demo_trains_answers_and_replaces_only_itself(small, tmp_path):
     said = io.StringIO()
     console = Console(file=said, width=300)
     folder = tmp_path / "demo"
-    (folder / "sentiment").mkdir(parents=True)
-    (folder / "sentiment" / "config.json").write_text(to_json(replace(demo.SENTIMENT, train=TrainConfig(seed=3))))
-    (folder / "sentiment" / "left.over").write_text("of an earlier demo that was stopped")
+
+    def stop(*_):
+        (folder / "sentiment").mkdir(parents=True)
+        (folder / "sentiment" / "left.over").write_text("of an earlier demo that was stopped")
+        raise Interrupted(3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "_sentiment", stop)
+        with pytest.raises(Interrupted):
+            demo.run(folder, 4, console)
     demo.run(folder, 4, console)
     assert not (folder / "sentiment" / "left.over").exists()
     trained = sentiment.load(folder / "sentiment")
@@ -55,19 +62,65 @@ def test_the_demo_trains_answers_and_replaces_only_itself(small, tmp_path):
     assert len(row["text"]) == demo.GENERATION.sample.sample_chars
 
 
-def test_a_folder_that_is_no_demo_is_left_alone(small, tmp_path):
-    console, foreign = Console(file=io.StringIO()), tmp_path / "run"
-    config = replace(demo.SENTIMENT, data=replace(demo.SENTIMENT.data, text_column="synthetic"))
-    (foreign / "sentiment" / "notes").mkdir(parents=True)
-    for spoil in ("", to_json(config), to_json(demo.GENERATION), "{"):
-        (foreign / "sentiment" / "config.json").write_text(spoil)
-        with pytest.raises(InputError, match="holds something else; name a new one with --run"):
-            demo.run(foreign, 0, console)
-        assert (foreign / "sentiment" / "notes").is_dir()
-    (foreign / "sentiment" / "config.json").write_text(to_json(demo.SENTIMENT))
-    (foreign / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="holds something else"):
-        demo.run(foreign, 0, console)
-    assert (foreign / "thesis.tex").exists()
+def everything(folder) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A demo that makes two files."""
+    for name in ("sentiment", "generation"):
+
+        def make(folder, *_):
+            (folder / "checkpoints" / "latest").mkdir(parents=True)
+            (folder / "checkpoints" / "latest" / "1").write_text("weights")
+            (folder / "config.json").write_text("{}")
+
+        monkeypatch.setattr(demo, f"_{name}", make)
+
+
+def test_a_run_of_one_s_own_in_a_demo_s_folder_is_left_alone(quick, tmp_path):
+    """Though its config is that of the demo."""
+    (tmp_path / "sentiment").mkdir()
+    (tmp_path / "sentiment" / "config.json").write_text(to_json(demo.SENTIMENT))
+    before = everything(tmp_path)
+    with pytest.raises(InputError, match="holds something else; no demo marked it: name a new folder with --run"):
+        demo.run(tmp_path, 0, Console(file=io.StringIO()))
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "notes.txt").write_text("mine"), r"holds something else; no demo made notes\.txt"),
+        (lambda folder: (folder / "sentiment" / "notes").mkdir(), "no demo made sentiment/notes"),
+        (lambda folder: (folder / "generation" / "config.json").write_text("{ }"), r"config\.json, or it has changed: move it away"),
+        (lambda folder: (folder / "generation" / "link").symlink_to(folder), "no demo made generation/link"),
+        (lambda folder: (folder / "demo.json").write_text("{"), r"^mark .*demo\.json"),
+        (lambda folder: (folder / "demo.json").write_text('{"made": null}'), "an earlier demo was killed here; remove the folder"),
+        (lambda folder: (folder / "demo.json").unlink(), "no demo marked it"),
+    ],
+)
+def test_what_a_demo_did_not_make_is_left_alone(spoil, message, quick, tmp_path):
+    folder, console = tmp_path / "demo", Console(file=io.StringIO())
+    demo.run(folder, 0, console)
+    demo.run(folder, 0, console)
+    spoil(folder)
+    before = everything(folder)
+    with pytest.raises(InputError, match=message):
+        demo.run(folder, 0, console)
+    assert everything(folder) == before
+
+
+def test_a_link_to_a_demo_is_followed_and_a_file_is_refused(quick, tmp_path):
+    console = Console(file=io.StringIO())
+    demo.run(tmp_path / "demo", 0, console)
+    (tmp_path / "link").symlink_to(tmp_path / "demo")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    demo.run(tmp_path / "link", 0, console)
+    assert set(everything(tmp_path / "demo")) >= {"demo.json", "sentiment/config.json"}
+    (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="is a file"):
-        demo.run(foreign / "thesis.tex", 0, console)
+        demo.run(tmp_path / "thesis.tex", 0, console)
+    with pytest.raises(InputError, match="gone: File exists; name a folder that can be written"):
+        demo.run(tmp_path / "gone", 0, console)

@@ -38,6 +38,7 @@ from lstm_jax.tasks import generation
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import EpochRecord
 from lstm_jax.training.loop import FitResult
+from lstm_jax.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -88,7 +89,16 @@ def made(text, tmp_path_factory, quick_compiles) -> Callable[[str], Made]:
 @REGIMES
 def test_the_folder_s_contents(regime, made):
     folder, config, result, seen, _ = made(regime)
-    names = {"config.json", "data.sha256", "environment.json", "characters.json", "metrics.jsonl", "samples.jsonl", "result.json"}
+    names = {
+        "config.json",
+        "data.sha256",
+        "environment.json",
+        "manifest.json",
+        "characters.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "result.json",
+    }
     assert {path.name for path in folder.iterdir()} == names | {"events", "figures", "checkpoints"}
     assert (folder / "config.json").read_text() == to_json(config)
     assert data.Characters.load(folder / "characters.json").characters == tuple(sorted(set(TEXT)))
@@ -290,6 +300,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_on_another_text(made, tmp_path
     (folder / "config.json").write_text(to_json(config))
     with pytest.raises(InputError, match="holds a run; go on with it with --resume"):
         generation.train(config, folder)
+    RunFolder(folder).accept()
     for call in (lambda: generation.train(config, folder, resume=True), lambda: generation.read_ids(generation.load(folder))):
         with pytest.raises(InputError, match="changed since the run began"):
             call()
@@ -323,6 +334,7 @@ def test_a_folder_that_is_no_run(made, tmp_path):
         generation.load(tmp_path / "none")
     folder = Path(shutil.copytree(made("windows").folder, tmp_path / "copy"))
     (folder / "characters.json").write_bytes(b"\xff{")
+    RunFolder(folder).accept()
     with pytest.raises(InputError, match=r"characters .*characters\.json"):
         generation.load(folder)
     (folder / "samples.jsonl").write_bytes(b'{"epoch": 1')

@@ -16,9 +16,9 @@ from lstm_jax import data
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig, to_json
 from lstm_jax.errors import InputError
 from lstm_jax.models import functional
-from lstm_jax.tasks import sentiment
+from lstm_jax.tasks import running, sentiment
 from lstm_jax.training import checkpoint, loop
-from lstm_jax.training.run_folder import RunFolder
+from lstm_jax.training.run_folder import RunFolder, environment
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -48,6 +48,7 @@ def test_the_folder_s_contents(run):
         "config.json",
         "data.sha256",
         "environment.json",
+        "manifest.json",
         "metrics.jsonl",
         "events",
         "figures",
@@ -61,7 +62,7 @@ def test_the_folder_s_contents(run):
     assert environment["backend"] == BACKENDS[0]
     assert len(environment["devices"]) >= 1
     assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == list(result.rows)
-    assert len(list((folder / "events").iterdir())) == 2
+    assert len(list((folder / "events").iterdir())) == 1
     for stem in ("learning_curves", "confusion_matrix", "reliability", "embedding_map"):
         assert (folder / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / "figures" / f"{stem}.svg").is_file()
@@ -192,8 +193,38 @@ def test_a_folder_that_is_no_run(broken, message, run, tmp_path):
         sentiment.load(tmp_path / "none")
     folder = shutil.copytree(run[0], tmp_path / "copy")
     (folder / broken).write_bytes(b"\xff{")
+    with pytest.raises(InputError, match=rf"{broken}: changed since the run wrote its files; .* lstm-jax run accept --run {folder}"):
+        sentiment.load(folder)
+    (folder / "manifest.json").unlink()  # as of an older version
     with pytest.raises(InputError, match=message):
         sentiment.load(folder)
+
+
+def test_a_run_of_an_older_version_is_read_and_sealed_by_resuming_it(run, trained, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "copy")
+    (folder / "manifest.json").unlink()
+    old = sentiment.load(folder)
+    assert [note.split(":")[0] for note in old.notes] == [f"run {folder} has no manifest.json, as runs of older versions"]
+    assert old.probabilities(["good"]) == trained.probabilities(["good"])
+    sentiment.train(run[1], folder, resume=True, figures=False)
+    assert sentiment.load(folder).notes == ()
+
+
+def test_another_machine_is_refused_unless_allowed(run, tmp_path, monkeypatch):
+    folder = shutil.copytree(run[0], tmp_path / "copy")
+    before = contents(folder)
+    first = json.loads((folder / "environment.json").read_text())
+    monkeypatch.setattr(running, "environment", lambda mesh: {**environment(mesh), "cores": 3, "xla_flags": "--xla_x"})
+    said = rf"machine of run {folder}: not the one it was trained on; xla flags none, now --xla_x; cores {first['cores']}, now 3: .*"
+    with pytest.raises(InputError, match=said + "--allow-other-machine"):
+        sentiment.train(run[1], folder, resume=True, figures=False)
+    assert contents(folder) == before
+    sentiment.train(run[1], folder, resume=True, allow_other_machine=True, figures=False)
+    found = json.loads((folder / "environment.json").read_text())
+    assert {name: found[name] for name in first} == first
+    assert [row["cores"] for row in found["resumed"]] == [3]
+    sentiment.train(run[1], folder, resume=True, figures=False)  # it is the run's last one now
+    assert json.loads((folder / "environment.json").read_text()) == found
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,16 @@
 
 import io
 import json
+import os
 import struct
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from lstm_jax.errors import InputError
 from lstm_jax.training.callbacks import EpochRecord, metrics_file, print_row, tensorboard
+from lstm_jax.training.events import append_scalars
 
 FIRST = {"epoch": 1, "step": 6, "train_loss": 0.75, "train_accuracy": 0.5, "seconds": 2.0, "test_auc": None, "note": "text"}
 SECOND = FIRST | {"epoch": 2, "step": 12, "train_loss": 0.5, "test_auc": 0.875}
@@ -26,26 +30,51 @@ def test_metrics_file_holds_all_rows_once(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
 
 
-def test_tensorboard_scalars(tmp_path):
+def events(folder) -> list[tuple[str, int, float]]:
+    """(tag, step, value) of the only file of events, which TensorBoard's own reader would take: each checksum is right."""
     from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
 
+    (path,) = folder.iterdir()
+    content, found = path.read_bytes(), []
+    while content:  # length, its checksum, the event, its checksum
+        size, sum_of_size = struct.unpack("<QI", content[:12])
+        data, sum_of_data = content[12 : 12 + size], struct.unpack("<I", content[12 + size : 16 + size])[0]
+        assert (sum_of_size, sum_of_data) == (masked_crc32c(content[:8]), masked_crc32c(data))
+        event = Event.FromString(data)
+        found += [(event.file_version, event.step, 0.0)] if event.file_version else []
+        found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+        content = content[16 + size :]
+    return found
+
+
+ONE = [("brain.Event:2", 0, 0.0), ("train_loss", 6, 0.75), ("train_accuracy", 6, 0.5), ("seconds", 6, 2.0)]
+TWO = [("train_loss", 12, 0.5), ("train_accuracy", 12, 0.5), ("seconds", 12, 2.0), ("test_auc", 12, 0.875)]
+
+
+def test_tensorboard_scalars(tmp_path):
+    write = tensorboard(tmp_path / "events")
+    write(record(FIRST))
+    assert events(tmp_path / "events") == ONE
+    write(record(FIRST, SECOND))
+    assert events(tmp_path / "events") == ONE + TWO
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20, 70])
+def test_a_resumed_run_goes_on_with_its_events(cut, tmp_path):
+    """Whether the process died before, in or after writing the epoch that is made anew."""
     write = tensorboard(tmp_path)
     write(record(FIRST))
     write(record(FIRST, SECOND))
-    found = []
-    for path in tmp_path.iterdir():
-        content = path.read_bytes()
-        while content:  # length, its checksum, the event, its checksum
-            size = struct.unpack("<Q", content[:8])[0]
-            event = Event.FromString(content[12 : 12 + size])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            content = content[16 + size :]
-    assert sorted(found) == sorted(
-        [
-            *[("train_loss", 6, 0.75), ("train_accuracy", 6, 0.5), ("seconds", 6, 2.0)],
-            *[("train_loss", 12, 0.5), ("train_accuracy", 12, 0.5), ("seconds", 12, 2.0), ("test_auc", 12, 0.875)],
-        ]
-    )
+    (path,) = tmp_path.iterdir()
+    os.truncate(path, path.stat().st_size - cut)
+    tensorboard(tmp_path)(record(FIRST, SECOND))
+    assert events(tmp_path) == ONE + TWO
+
+
+def test_events_on_a_full_disk(tmp_path):
+    with pytest.raises(InputError, match=r"^writing .*full: No space left on device; free some space"):
+        append_scalars(Path("/dev/full"), 1, {"x": 1.0})
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_the_losses_of_an_epoch_by_hand():
 def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch):
     """After step 9 of 18, the third of the second epoch."""
 
-    def one_by_one(start, stop, every, unit):
+    def one_by_one(start, stop, every):
         for step in range(start, stop):
             if step == 2 and checkpoint.steps(tmp_path / "latest") == [6]:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -103,8 +103,8 @@ def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch
     assert checkpoint.steps(tmp_path / "latest") == [6, 9]
     restore, kept = checkpoint.restore, []
 
-    def noting(folder, like):
-        found = restore(folder, like)
+    def noting(folder, like, added):
+        found = restore(folder, like, added)
         seen = found.state["state"].carry["seen"]
         kept.append((seen.tolist(), seen.sharding.spec))
         return found

@@ -9,8 +9,8 @@ from tables import BACKENDS
 
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
-from lstm_jax.training import optimizers
-from lstm_jax.training.optimizers import LEAST, RowOptimizer, clipped, keras_adam, keras_rmsprop, make_optimizer, make_schedule, summed_rows
+from lstm_jax.training.compiled_adam import LEAST
+from lstm_jax.training.optimizers import RowOptimizer, clipped, keras_adam, keras_rmsprop, make_optimizer, make_schedule, summed_rows
 
 STEPS = 5
 
@@ -50,19 +50,18 @@ def test_same_as_keras(ours, theirs, keras, peer_rules):
 @pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("shape", [(LEAST,), (129, 131)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_compiled_adam(shape, dtype, monkeypatch):
+def test_compiled_adam(shape, dtype):
     """Large parameters take their step in compiled code; it is that of the formula."""
     with jax.enable_x64(dtype == "float64"):
         rng = np.random.default_rng(0)
         made = [jnp.asarray(rng.standard_normal(shape) * 10.0 ** rng.integers(-12, 2, shape), dtype) for _ in range(STEPS)]
         found = []
         for compiled in (True, False):
-            if not compiled:
-                monkeypatch.setattr(optimizers, "_compiled", lambda param: False)
             optimizer = keras_adam(1e-3)
             state, update = optimizer.init({"w": made[0]}), jax.jit(optimizer.update)
-            for gradient in made:
-                updates, state = update({"w": gradient}, state)
+            with compiled_code(compiled):
+                for gradient in made:
+                    updates, state = update({"w": gradient}, state)
             found.append((updates, state))
         unit = np.finfo(dtype).eps
         for got, want in zip(*map(jax.tree.leaves, found), strict=True):

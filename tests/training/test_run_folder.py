@@ -8,7 +8,7 @@ import pytest
 
 from lstm_jax import sharding
 from lstm_jax.errors import InputError
-from lstm_jax.training.run_folder import RunFolder
+from lstm_jax.training.run_folder import RunFolder, differences, environment
 
 CONFIG = '{"units": 8}\n'
 
@@ -52,11 +52,8 @@ def test_a_damaged_config(content, tmp_path):
         RunFolder(tmp_path).start(CONFIG, True)
 
 
-def test_environment(tmp_path):
-    run = RunFolder(tmp_path / "run")
-    run.write_environment(sharding.make_mesh(), "hoisted")
-    found = json.loads(run.environment.read_text())
-    assert found["backend"] == "hoisted"
+def test_environment():
+    found = environment(sharding.make_mesh())
     assert found["versions"]["jax"] == jax.__version__
     assert found["cores"] == len(os.sched_getaffinity(0))
     assert len(found["devices"]) == jax.device_count()
@@ -66,9 +63,123 @@ def test_environment(tmp_path):
 
 def test_environment_without_git_or_proc(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    run = RunFolder(tmp_path / "run")
-    run.write_environment(sharding.make_mesh(1), "reference")
-    assert json.loads(run.environment.read_text())["git"] == ""
+    assert environment(sharding.make_mesh(1))["git"] == ""
+
+
+HERE = {"cpu": "a", "cores": 2, "compiled": "lstm-1.so", "devices": ["cpu:cpu"] * 2, "backend": "native", "git": "abc"}
+HERE |= {"versions": {"jax": "1", "numpy": "2"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"git": "def", "platform": "other"}, []),
+        ({"cores": 1}, ["cores 2, now 1"]),
+        ({"compiled": "", "backend": "hoisted"}, ["backend native, now hoisted", "compiled lstm-1.so, now none"]),
+        ({"devices": ["cpu:cpu"]}, ["devices 2 x cpu:cpu, now 1 x cpu:cpu"]),
+        ({"devices": ["gpu:H100"] * 2, "cores": 8, "cpu": "b"}, ["devices 2 x cpu:cpu, now 2 x gpu:H100"]),
+        ({"versions": {"jax": "1.1", "numpy": "2"}}, ["jax 1, now 1.1"]),
+        ({"xla_flags": "--x"}, []),  # an older version did not record it
+    ],
+)
+def test_differences_that_can_move_a_bit(change, said):
+    assert differences(HERE, HERE | change) == said
+
+
+def test_the_first_environment_is_kept(tmp_path):
+    run = RunFolder(tmp_path)
+    run.seal((HERE, HERE | {"cores": 1}))
+    assert run.environments() == (HERE, HERE | {"cores": 1})
+    assert json.loads(run.environment.read_text()) == HERE | {"resumed": [HERE | {"cores": 1}]}
+    run.environment.write_bytes(b"damaged, and only for readers")
+    assert run.environments()[0] == HERE
+
+
+def sealed(folder) -> RunFolder:
+    run = RunFolder(folder)
+    run.start(CONFIG, False)
+    run.fix_data("abc")
+    (folder / "vocabulary.json").write_text("words")
+    run.seal((HERE,))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("config.json", b'{"units": 9}\n', "changed"),
+        ("vocabulary.json", b"wordt", "changed"),
+        ("data.sha256", None, "missing"),
+        ("scale.json", b"{}", "added"),
+    ],
+)
+def test_a_change_is_noticed_until_it_is_accepted(name, content, kind, tmp_path):
+    run = sealed(tmp_path)
+    assert run.verify() == ()
+    (tmp_path / name).unlink(missing_ok=True) if content is None else (tmp_path / name).write_bytes(content)
+    message = f"{name}: {kind} since the run wrote its files; .*lstm-jax run accept --run {tmp_path}"
+    for call in (run.verify, lambda: run.start(CONFIG, True)):
+        with pytest.raises(InputError, match=message):
+            call()
+    assert run.accept() == {name: kind}
+    assert run.verify() == ()
+    assert run.environments() == (HERE,)
+    assert run.accept() == {}
+
+
+def test_every_flipped_bit_of_the_manifest_is_noticed(tmp_path):
+    run = sealed(tmp_path)
+    good = run.manifest.read_bytes()
+    for bit in range(0, 8 * len(good), 37):
+        flipped = bytearray(good)
+        flipped[bit // 8] ^= 1 << bit % 8
+        run.manifest.write_bytes(flipped)
+        with pytest.raises(InputError, match=r"manifest .*manifest\.json: damaged"):
+            run.verify()
+    assert set(run.accept()) == {"config.json", "data.sha256", "vocabulary.json"}
+    assert run.manifest.read_bytes() == good  # environments come from environment.json
+
+
+def test_a_run_without_a_manifest_is_read_and_said_so(tmp_path):
+    run = sealed(tmp_path)
+    run.manifest.unlink()
+    (note,) = run.verify()
+    assert note.startswith(f"run {tmp_path} has no manifest.json")
+    assert run.environments() == (HERE,)
+    run.start(CONFIG, True)
+    assert RunFolder(tmp_path / "none").verify() == ()
+    with pytest.raises(InputError, match=r"no config\.json; name the folder of a run"):
+        RunFolder(tmp_path / "none").accept()
+    assert not (tmp_path / "none").exists()
+
+
+def test_killed_before_the_config_was_renamed(tmp_path):
+    """Only our own temporary names go."""
+    run = RunFolder(tmp_path)
+    (tmp_path / ".config.json.0a1b2c3d.tmp").write_text("{")
+    with run.locked():
+        run.start(CONFIG, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    for name in ("notes.tmp", ".notes.tmp", ".metrics.jsonl.0a1b2c3d.tmp"):
+        (tmp_path / name).write_text("x")
+    run.start(CONFIG, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "notes.tmp", ".notes.tmp"}
+
+
+def test_one_process_at_a_time(tmp_path):
+    run = RunFolder(tmp_path / "new")
+    owner = rf"process {os.getpid()} on {os.uname().nodename}"
+    with run.locked():
+        with pytest.raises(InputError, match=rf"^run folder .*new: in use by {owner}; wait until it ends, or name another folder$"):
+            run.locked().__enter__()
+        assert run.lock.exists()
+    assert list(run.path.iterdir()) == []
+    run.lock.write_text("process 1 on a host that went down")
+    with run.locked():
+        assert run.lock.read_text() == f"process {os.getpid()} on {os.uname().nodename}\n"
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="is a file; name a new folder"):
+        RunFolder(tmp_path / "file").locked().__enter__()
 
 
 def test_data_that_changed_is_noticed(tmp_path):
@@ -78,3 +189,6 @@ def test_data_that_changed_is_noticed(tmp_path):
     with pytest.raises(InputError, match="changed since the run began"):
         run.fix_data("abd")
     assert run.data.read_text() == "abc\n"
+    run.data.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="changed since the run began"):
+        run.fix_data("abc")

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tables import BACKENDS
 
 from lstm_jax import sharding
+from lstm_jax.training import step
 from lstm_jax.training.optimizers import clipped, keras_adam
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import (
@@ -19,6 +21,7 @@ from lstm_jax.training.step import (
     epoch_order,
     make_predict,
     make_run_steps,
+    no_rows_behind,
     steps_per_epoch,
     take_rows,
 )
@@ -26,6 +29,7 @@ from lstm_jax.training.step import (
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 TOTALS = ("loss", "accuracy", "examples")
+ADAM = keras_adam(0.05)
 COUNT, BATCH = 22, 4  # the last of 6 steps has 2 rows
 
 
@@ -68,12 +72,20 @@ def _objective(params, batch, weight, noise):
     return mean, {"loss": mean, "accuracy": (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()}
 
 
-def run(parts: list[tuple[int, int]], devices: int = 2, loss=objective, made: Tiny | None = None, optimizer=keras_adam(0.05)):
-    """The state after those stretches of an epoch."""
+def run(
+    parts: list[tuple[int, int]],
+    devices: int = 2,
+    loss=objective,
+    made: Tiny | None = None,
+    optimizer=ADAM,
+    behind: bool = False,
+):
+    """The state after those stretches of an epoch; with `behind`, rows that no batch read wait for their step across stretches."""
     made = made or tiny()
     mesh = sharding.make_mesh(devices)
     everywhere = sharding.replicated(mesh)
-    state, places = create_state(made.params, optimizer, TOTALS, mesh)
+    waiting = no_rows_behind(loss, optimizer, made.params) if behind else ()
+    state, places = create_state(made.params, optimizer, TOTALS, mesh, behind=waiting)
     run_steps = make_run_steps(loss, optimizer, places, mesh)
     order = jax.device_put(epoch_order(jax.random.key(5), len(made.data[1]), BATCH), everywhere)
     key = jax.device_put(jax.random.key(6), everywhere)
@@ -83,7 +95,7 @@ def run(parts: list[tuple[int, int]], devices: int = 2, loss=objective, made: Ti
     return state
 
 
-def plain_loop(loss, made: Tiny, cut: bool, optimizer=keras_adam(0.05)):
+def plain_loop(loss, made: Tiny, cut: bool, optimizer=ADAM):
     """Gradient and optimiser, step by step; with `cut` the last batch is short instead of filled up."""
     order = epoch_order(jax.random.key(5), len(made.data[1]), BATCH)
     params, opt_state = made.params, optimizer.init(made.params)
@@ -161,6 +173,27 @@ def looked_up(params, batch, weight, key, vectors=None):
 
 
 LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0].T)
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.parametrize("devices", [1, 2])
+def test_stretches_change_no_bit_of_rows_that_wait(devices, monkeypatch):
+    """Rows are caught up every 8 steps of the epoch, wherever stretches end; without `behind` a stretch's end would move last bits."""
+    monkeypatch.setattr(step, "UNIT", 8)
+    made = tiny(count=80, features=40)
+    rng = np.random.default_rng(1)
+    table = jnp.asarray(rng.standard_normal((64, 40)), jnp.float32)
+    made = Tiny(made.params | {"embedding/embedding": table}, (rng.integers(0, 64, (80, 3)).astype(np.int32), made.data[1]))
+    whole = run([(0, 20)], devices, LOOKUP, made, behind=True)
+    for parts in ([(0, 3), (3, 8), (8, 11), (11, 13), (13, 20)], [(n, n + 1) for n in range(20)]):
+        assert_bits(run(parts, devices, LOOKUP, made, behind=True), whole)
+    assert not np.asarray(whole.behind).any()
+    assert_bits(whole.params, run([(0, 8), (8, 16), (16, 20)], devices, LOOKUP, made).params)
+    cut = run([(0, 3), (3, 20)], devices, LOOKUP, made)
+    assert (np.asarray(cut.params["embedding/embedding"]) != np.asarray(whole.params["embedding/embedding"])).any()
+    partial = np.asarray(run([(0, 11)], devices, LOOKUP, made, behind=True).behind)
+    assert partial.min() == 0
+    assert partial.max() == 3
 
 
 @pytest.mark.parametrize("devices", [1, 2])

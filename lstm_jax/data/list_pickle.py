@@ -1,0 +1,235 @@
+"""A reader of one kind of pickle: an object array of lists of integers, as `np.savez` writes it. It makes integers and lists alone.
+
+Python's unpickler makes whatever a pickle asks for, and even an array's own state can turn bytes into pointers. Here names, types and
+states are compared with those of the one known form, and never called.
+"""
+
+import io
+import pickletools
+from array import array
+from typing import Any
+
+import numpy as np
+
+MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+RECONSTRUCT = frozenset(f"{module} _reconstruct" for module in MODULES)
+KNOWN = RECONSTRUCT | {"numpy ndarray", "numpy dtype", "_codecs encode"}
+DTYPES = (("O8", False, True), ("O4", False, True), ("O", False, True))
+STATE = (3, "|", None, None, None, -1, -1, 63)
+"""State of the dtype of objects; 63 are its flags, without which the bytes of an array would be taken for addresses."""
+ROWS, IDS, STEPS = 1 << 20, 1 << 26, 1 << 23
+"""Most rows, integers in them, and instructions of a pickle: some 40, 10 and 80 times those of Keras' file."""
+
+_NUMBERS = ("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2")
+_TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINBYTES", "BINBYTES")
+_PUSHED = frozenset((*_NUMBERS, *_TEXTS))
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_BININT1, _BININT2, _BININT, _APPENDS = b"KMJe"
+
+
+class _Name(str):
+    """A name that the pickle imports; never looked up."""
+
+
+class _List:
+    """A list: of integers, or of such lists."""
+
+    def __init__(self) -> None:
+        self.ids, self.rows = array("i"), []
+
+    def extend(self, items: list[Any]) -> None:
+        rows = all(type(item) is _List for item in items)
+        if rows and not self.ids:
+            self.rows += items
+        elif not self.rows and all(type(item) is int for item in items):
+            self.ids.extend(items)
+        else:
+            raise ValueError("a list of something else than integers, or of lists of them")
+
+
+class _Array:
+    """The array, or its dtype, before and after its state has been compared."""
+
+    def __init__(self, kind: str):
+        self.kind, self.rows = kind, None
+
+
+class _Machine:
+    """The stack, the marks and the memo of one pickle."""
+
+    def __init__(self, content: bytes):
+        self.content, self.file = content, io.BytesIO(content)
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.made = 0  # lists
+
+    def run(self) -> Any:
+        """Return what is left at the end."""
+        for _ in range(STEPS):
+            code = self.file.read(1)
+            opcode = pickletools.code2op.get(code.decode("latin-1"))
+            if opcode is None:
+                raise ValueError("the pickle ends in the middle" if not code else f"no pickle: byte 0x{code[0]:02x}")
+            argument = opcode.arg.reader(self.file) if opcode.arg else None
+            if opcode.name == "STOP":
+                return self.pop()
+            self.step(opcode.name, argument)
+        raise ValueError(f"more than {STEPS:,} instructions")
+
+    def step(self, name: str, argument: Any) -> None:
+        if name in _PUSHED:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name])
+        elif name in _TUPLES:
+            self.stack.append(tuple(self.pop_all(len(self.stack) - _TUPLES[name])))
+        elif name not in ("PROTO", "FRAME"):
+            action = getattr(self, f"do_{name.lower()}", None)
+            if action is None:
+                raise ValueError(f"the pickle holds {name}, an array of lists of integers needs nothing of the kind")
+            action(argument)
+
+    def pop(self) -> Any:
+        if not self.stack or (self.marks and self.marks[-1] == len(self.stack)):
+            raise ValueError("the pickle takes more than it put")
+        return self.stack.pop()
+
+    def pop_all(self, start: int) -> list[Any]:
+        if start < (self.marks[-1] if self.marks else 0):
+            raise ValueError("the pickle takes more than it put")
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def pop_mark(self) -> list[Any]:
+        if not self.marks:
+            raise ValueError("the pickle takes more than it put")
+        return self.pop_all(self.marks.pop())
+
+    def top(self, kind: type) -> Any:
+        found = self.pop()
+        if type(found) is not kind:
+            raise ValueError(f"the pickle treats a {type(found).__name__} as a {kind.__name__.strip('_')}")
+        self.stack.append(found)
+        return found
+
+    def do_mark(self, _: None) -> None:
+        """Begin a group; the integers that may follow at once, up to the list's end, are read in a loop of their own."""
+        ids, end = _integers(self.content, self.file.tell())
+        if ids is not None and self.stack and type(self.stack[-1]) is _List and not self.stack[-1].rows:
+            self.stack[-1].ids.extend(ids)
+            self.file.seek(end)
+        else:
+            self.marks.append(len(self.stack))
+
+    def do_tuple(self, _: None) -> None:
+        self.stack.append(tuple(self.pop_mark()))
+
+    def do_empty_list(self, _: None) -> None:
+        self.made += 1
+        if self.made > ROWS + 1:
+            raise ValueError(f"more than {ROWS:,} rows")
+        self.stack.append(_List())
+
+    def do_list(self, _: None) -> None:
+        items = self.pop_mark()
+        self.do_empty_list(None)
+        self.stack[-1].extend(items)
+
+    def do_append(self, _: None) -> None:
+        item = self.pop()
+        self.top(_List).extend([item])
+
+    def do_appends(self, _: None) -> None:
+        items = self.pop_mark()
+        self.top(_List).extend(items)
+
+    def do_global(self, name: str) -> None:
+        if name not in KNOWN:
+            raise ValueError(f"the pickle asks for {name.replace(' ', '.')}, an array needs nothing of the kind")
+        self.stack.append(_Name(name))
+
+    def do_stack_global(self, _: None) -> None:
+        name, module = self.pop(), self.pop()
+        self.do_global(f"{module} {name}")
+
+    def do_memoize(self, _: None) -> None:
+        self.do_put(len(self.memo))
+
+    def do_put(self, number: int) -> None:
+        item = self.pop()
+        self.stack.append(item)
+        self.memo[number] = item
+
+    def do_get(self, number: int) -> None:
+        if number not in self.memo:
+            raise ValueError("the pickle takes what it never made")
+        self.stack.append(self.memo[number])
+
+    do_binput = do_long_binput = do_put
+    do_binget = do_long_binget = do_get
+
+    def do_reduce(self, _: None) -> None:
+        arguments, name = self.pop(), self.pop()
+        if name in RECONSTRUCT and arguments in (("numpy ndarray", (0,), b"b"), ("numpy ndarray", (0,), "b")):
+            self.stack.append(_Array("array"))
+        elif name == "numpy dtype" and arguments in DTYPES:
+            self.stack.append(_Array("dtype"))
+        elif name == "_codecs encode" and arguments == ("b", "latin1"):
+            self.stack.append(b"b")
+        else:
+            raise ValueError(f"the pickle calls {name!r:.60} in a way that an array of lists does not need")
+
+    def do_build(self, _: None) -> None:
+        state = self.pop()
+        made = self.top(_Array)
+        if made.kind == "dtype":
+            if state != STATE or made.rows is not None:
+                raise ValueError(f"the pickle gives a dtype the state {state!r:.60}, that of objects is {STATE}")
+            made.rows = ()
+            return
+        version, shape, dtype, fortran, rows = state
+        whole = type(dtype) is _Array and dtype.kind == "dtype" and dtype.rows is not None and type(rows) is _List and not rows.ids
+        if not whole or made.rows is not None or (version, fortran) != (1, False) or shape != (len(rows.rows),):
+            raise ValueError("the pickle holds another array than one of lists")
+        made.rows = rows.rows
+
+
+def _integers(content: bytes, place: int) -> tuple[array | None, int]:
+    """Integers from `place` on up to an APPENDS, and the place behind it; None if anything else stands between."""
+    ids = array("i")
+    append, size = ids.append, len(content)
+    while place < size:
+        code = content[place]
+        if code == _BININT1 and place + 1 < size:
+            append(content[place + 1])
+            place += 2
+        elif code == _BININT2 and place + 2 < size:
+            append(content[place + 1] | content[place + 2] << 8)
+            place += 3
+        elif code == _BININT and place + 4 < size:
+            append(int.from_bytes(content[place + 1 : place + 5], "little", signed=True))
+            place += 5
+        elif code == _APPENDS and ids:
+            return ids, place + 1
+        else:
+            break
+    return None, place
+
+
+def read_lists(content: bytes) -> list[np.ndarray]:
+    """Return the rows of a pickled object array of lists of integers, each int32 (T,).
+
+    Raises:
+        ValueError: for any other pickle; other errors of Python's for a damaged one.
+    """
+    made = _Machine(content).run()
+    if type(made) is not _Array or made.kind != "array" or made.rows is None:
+        raise ValueError(f"the pickle holds a {type(made).__name__.strip('_')}, not an array")
+    if any(row.rows for row in made.rows):
+        raise ValueError("lists in the lists of an array")
+    if sum(len(row.ids) for row in made.rows) > IDS:
+        raise ValueError(f"more than {IDS:,} integers")
+    return [np.frombuffer(row.ids, np.int32) if row.ids else np.zeros(0, np.int32) for row in made.rows]

@@ -1,0 +1,62 @@
+"""Locks of files that the kernel drops when their process dies, whatever killed it."""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from lstm_jax.errors import InputError
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Error numbers of a file system that has no locks."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, thing: str) -> Iterator[None]:
+    """Hold the lock file `path`, in which this process and its host stand, and remove it at the end.
+
+    A file system that has no locks gives none.
+
+    Args:
+        path: in a folder that exists.
+        thing: what it locks, for the error.
+
+    Raises:
+        InputError: if another process, or another call in this one, holds it; if it cannot be written.
+    """
+    file = _open_lock(path, thing)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError), file:
+            path.unlink()
+
+
+def _open_lock(path: Path, thing: str) -> IO[str]:
+    while True:
+        try:
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
+        except OSError as error:
+            raise InputError(f"{thing}: lock {path.name}", error.strerror or error, "name a folder that can be written") from error
+        if (error := lock_error(file)) and error.errno not in _NO_LOCKS:
+            with file:
+                owner = file.read(200).strip() or "another process"
+                raise InputError(thing, f"in use by {owner}", "wait until it ends, or name another folder") from error
+        if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+            file.flush()
+            return file
+        file.close()  # its owner removed it between the two calls
+
+
+def lock_error(file: IO) -> OSError | None:
+    """Lock an open file until it is closed or this process dies; return why that failed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error
+    return None

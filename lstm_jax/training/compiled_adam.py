@@ -1,0 +1,119 @@
+"""Adam's step as compiled code, dense in one pass over memory and by the rows of a table; each has a twin in JAX, which is always dense."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from lstm_jax import native, sharding
+from lstm_jax.operation import ForwardOperation, apply
+from lstm_jax.partition import partitioned_alike
+
+LEAST = 2**14
+"""Numbers in a parameter from which a call of compiled code pays."""
+
+
+class Lag(NamedTuple):
+    """Distance of a table's rows behind the optimiser: they take a step only when they are read or have a gradient.
+
+    scales: (S,) what the coming S steps make of the learning rate; at: int32 (), steps of them begun; done: int32 (V,), steps of them that
+    each row has taken.
+    """
+
+    scales: jax.Array
+    at: jax.Array
+    done: jax.Array
+
+
+class Rates(NamedTuple):
+    """Adam's constants."""
+
+    b1: float
+    b2: float
+    eps: float
+
+
+def serves(param: jax.Array) -> bool:
+    """Whether there is compiled code for this parameter."""
+    return param.dtype in (jnp.float32, jnp.float64) and not native.why_not()
+
+
+def adam_step(rates: Rates, m, v, g, scale):
+    """Return the step, m and v of a parameter, of any shape, by gradient `g`; `scale` is a scalar of its dtype."""
+    return apply(_Step(rates), m, v, g, scale) if m.size >= LEAST and serves(m) else _step(rates, m, v, g, scale)
+
+
+def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
+    """Return table, m, v (V, E) and `lag.done` after the steps that rows `ids` (..., B), or all, have missed. `name` is the table's."""
+    return apply(_Rows("lstm_jax_adam_catch_up", rates, name), table, m, v, lag, () if ids is None else (ids,))
+
+
+def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
+    """Return table, m, v (V, E) and `lag.done` after the step of rows `ids` (..., B) by their gradients `rows` (..., B, E)."""
+    return apply(_Rows("lstm_jax_adam_rows", rates, name), table, m, v, lag, (ids, rows))
+
+
+def _step(rates: Rates, m, v, g, scale):
+    m = m + (1 - rates.b1) * (g - m)
+    v = v + (1 - rates.b2) * (g * g - v)
+    return -scale * m / (jnp.sqrt(v) + rates.eps), m, v
+
+
+@dataclass(frozen=True)
+class _Step(ForwardOperation):
+    rates: Rates
+    platforms = ("cpu",)
+
+    def forward(self, keep, *args):
+        del keep
+
+        def call(m, v, g, scale):
+            return native.call("lstm_jax_adam", (m, m, v), (m, v, g, scale), {0: 1, 1: 2, 2: 0}, **self.rates._asdict())
+
+        return tuple(partitioned_alike(call, 3)(*args)), ()
+
+    def plain_forward(self, keep, *args):
+        del keep
+        return _step(self.rates, *args), ()
+
+
+@dataclass(frozen=True)
+class _Rows(ForwardOperation):
+    """A call of compiled code on the rows of a table. The twin keeps no row behind: it has nothing to catch up."""
+
+    target: str
+    rates: Rates
+    name: str
+    platforms = ("cpu",)
+
+    def forward(self, keep, *args):
+        del keep
+        return _call_rows(self.target, self.rates, self.name, *args), ()
+
+    def plain_forward(self, keep, *args):
+        del keep
+        table, m, v, lag, given = args
+        if len(given) < 2:
+            return (table, m, v, lag.done), ()
+        gradient = jnp.zeros_like(table).at[given[0]].add(given[1])
+        step, m, v = _step(self.rates, m, v, gradient, lag.scales[lag.at])
+        return (table + step, m, v, jnp.full_like(lag.done, lag.at + 1)), ()
+
+
+def _call_rows(target: str, rates: Rates, name: str, table, m, v, lag: Lag, given: tuple) -> tuple:
+    def call(table, m, v, done, scales, at, *given):
+        args = (table, m, v, done, scales, at, *(array.reshape(-1, *array.shape[ids.ndim :]) for array in given))
+        return tuple(native.call(target, (table, m, v, done), args, {0: 0, 1: 1, 2: 2, 3: 3}, **rates._asdict()))
+
+    place, copied = sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table), PartitionSpec()
+    specs: list[Any] = [place, place, place, copied, copied, copied]
+    if given:
+        ids, *rows = given
+        given = (ids.astype(jnp.int32), *(sharding.rows_to_columns(array) if place else array for array in rows))
+        specs += [copied, PartitionSpec(*[None] * ids.ndim, *place[1:])][: len(given)]
+    operands = (table, m, v, lag.done, lag.scales, lag.at, *given)
+    if sharding.devices() == 1:
+        return call(*operands)
+    return jax.shard_map(call, in_specs=tuple(specs), out_specs=(place, place, place, copied), check_vma=False)(*operands)

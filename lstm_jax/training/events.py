@@ -1,0 +1,74 @@
+"""TensorBoard's file of scalars, one a run: a resumed run goes on with it where it stopped.
+
+A record is the length of its event, a checksum of that, the event and its checksum.
+"""
+
+import os
+import struct
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from lstm_jax.errors import InputError
+
+_HEADER, _CHECKSUM = 12, 4
+
+
+def events_file(folder: Path) -> Path:
+    """Return the newest file of events in `folder`, or the name of a new one."""
+    found = sorted(folder.glob("events.out.tfevents.*"))
+    return found[-1] if found else folder / f"events.out.tfevents.{int(time.time())}.{os.uname().nodename}"
+
+
+def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
+    """Append scalars of a step; folders above the file are made.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    now = time.time()
+    values = (Summary.Value(tag=name, simple_value=value) for name, value in scalars.items())
+    made = [Event(wall_time=now, step=step, summary=Summary(value=[value])) for value in values]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            head = [] if file.tell() else [Event(wall_time=now, file_version="brain.Event:2")]
+            file.write(b"".join(_record(event.SerializeToString()) for event in (*head, *made)))
+    except OSError as error:
+        raise InputError(f"writing {path}", error.strerror, "free some space or name another folder") from error
+
+
+def cut_off(path: Path, step: int) -> None:
+    """Cut the file before its first event of `step` or a later one, which a resumed run makes anew, or before a damaged one.
+
+    Raises:
+        InputError: if the file cannot be read or cut.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorboardX.proto.event_pb2 import Event
+
+    try:
+        content = path.read_bytes()
+        end = 0
+        while len(content) >= (begin := end + _HEADER):
+            size = struct.unpack("<Q", content[end : end + 8])[0]
+            data = content[begin : begin + size]
+            if content[end : begin + size + _CHECKSUM] != _record(data) or Event.FromString(data).step >= step > 0:
+                break
+            end = begin + size + _CHECKSUM
+        if end < len(content):
+            os.truncate(path, end)
+    except FileNotFoundError:
+        return
+    except (OSError, DecodeError) as error:
+        raise InputError(f"events {path}", getattr(error, "strerror", "") or error, "move the file away") from error
+
+
+def _record(data: bytes) -> bytes:
+    from tensorboardX.record_writer import masked_crc32c
+
+    header = struct.pack("<Q", len(data))
+    return header + struct.pack("<I", masked_crc32c(header)) + data + struct.pack("<I", masked_crc32c(data))

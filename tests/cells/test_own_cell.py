@@ -1,0 +1,230 @@
+"""Cells of a user's own, those of docs/own_cell.md: through layers, models, the command line and the bench, and what is refused."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tables import assert_close
+
+from bench.peers.ours import write_reference
+from bench.workloads import make_arrays, workload
+from lstm_jax import CELLS, LSTM, Bidirectional, Cell, HiddenState, InputError, Recurrent, RecurrentStack, register_cell, unroll
+from lstm_jax.cell_names import TRAITS, _import, cell_traits
+from lstm_jax.cells import BUILT_IN, lstm
+from lstm_jax.config import SentimentModelConfig
+from lstm_jax.models import SentimentClassifier
+from lstm_jax.tasks import generation
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+B, T, E, H = 5, 7, 3, 4
+PAGE = (Path(__file__).parents[2] / "docs" / "own_cell.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+X = jax.random.normal(jax.random.key(0), (B, T, E))
+
+
+@pytest.fixture(autouse=True)
+def only_ours() -> Iterator[None]:
+    """Cells that a test registers are gone after it."""
+    yield
+    for name in set(CELLS) - {cell.name for cell in BUILT_IN}:
+        del CELLS[name], TRAITS[name]
+    _import.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def diagonal() -> Cell:
+    """The cell of the page."""
+    found: dict[str, Any] = {}
+    exec(BLOCKS[0], found)
+    return found["diagonal"]
+
+
+def by_hand(params, x: jax.Array, mask: np.ndarray | None = None) -> jax.Array:
+    """The page's equation in a loop of Python."""
+    h, outputs = jnp.zeros((x.shape[0], H), x.dtype), []
+    for t in range(x.shape[1]):
+        f, n = jnp.split(x[:, t] @ params.kernel + params.bias[None], 2, axis=-1)
+        f = jax.nn.sigmoid(f)
+        new = f * params.decay[None] * h + (1 - f) * jnp.tanh(n)
+        h = new if mask is None else jnp.where(mask[:, t, None], new, h)
+        outputs.append(h)
+    return jnp.stack(outputs, 1)
+
+
+def test_the_page_runs(capsys) -> None:
+    names: dict[str, Any] = {}
+    for block in BLOCKS:
+        exec(block, names)
+    assert capsys.readouterr().out.splitlines() == ["(5, 7, 4)", "(5, 8)", "(2, 9, 20)"]
+
+
+def test_a_diagonal_cell_is_its_equation(diagonal: Cell) -> None:
+    layer = Recurrent(E, H, cell=diagonal, return_sequences=True, bias_initializer="ones", rngs=nnx.Rngs(0))
+    params = layer.cell_params()
+    np.testing.assert_array_equal(params.bias, np.ones(2 * H))
+    assert layer.count_params() == 2 * H * (E + 1) + H
+    mask = np.arange(T)[None] < np.array([7, 3, 0, 1, 5])[:, None]
+    assert_close(layer(X, mask=jnp.asarray(mask)), by_hand(params, X, mask), "float32")
+
+    def total(run):
+        return lambda params, x: (run(params, x) ** 2).sum()
+
+    ours = jax.grad(total(lambda params, x: unroll(diagonal, params, x)[0]), (0, 1))(params, X)
+    assert_close(ours, jax.grad(total(by_hand), (0, 1))(params, X), "float32")
+
+
+def test_in_both_directions_and_in_a_stack(diagonal: Cell) -> None:
+    rngs = nnx.Rngs(0)
+    both = Bidirectional(E, H, cell=diagonal, return_sequences=True, rngs=rngs)
+    last = Recurrent(2 * H, H, cell=diagonal, stateful=True, rngs=rngs)
+    ahead, back = by_hand(both.forward.cell_params(), X), by_hand(both.backward.cell_params(), X[:, ::-1])[:, ::-1]
+    joined = jnp.concatenate([ahead, back], -1)
+    assert_close(both(X), joined, "float32")
+    assert_close(RecurrentStack([both, last])(X), by_hand(last.cell_params(), joined)[:, -1], "float32")
+    assert_close(last(joined), by_hand(last.cell_params(), jnp.concatenate([joined, joined], 1))[:, -1], "float32")
+
+
+def test_a_cell_named_lstm_is_not_run_as_ours() -> None:
+    """The memory of this one never fades; it has the parameters and the state of an LSTM."""
+
+    def step(params, state, z, mask=None, compute_dtype=None):
+        new = lstm.step(params, state, z, mask, compute_dtype)
+        return new._replace(h=new.h + 1)
+
+    mine = dataclasses.replace(CELLS["lstm"], step=step)
+    assert mine.name == "lstm"
+    params = mine.init(jax.random.key(1), E, H)
+    state = mine.initial_state(B, H)
+    for t in range(T):
+        state = step(params, state, X[:, t] @ params.kernel + params.bias[None])
+    outputs, final = unroll(mine, params, X)
+    assert_close(outputs[:, -1], state.h, "float32")
+    assert_close(final, state, "float32")
+    layer = LSTM(E, H, rngs=nnx.Rngs(0))
+    own = Recurrent(E, H, cell=mine, kernel_initializer=lambda *_: layer.kernel[...], rngs=nnx.Rngs(0))
+    assert not np.allclose(layer(X), own(X))
+    for backend in ("hoisted", "native"):
+        with pytest.raises(InputError, match=rf"^backend {backend}: no cell lstm of one's own"):
+            unroll(mine, params, X, backend=backend)
+    with pytest.raises(InputError, match=r"^cell: lstm; another cell has this name: give a new one$"):
+        register_cell(mine)
+
+
+def test_registered_it_is_known_by_name(diagonal: Cell) -> None:
+    with pytest.raises(InputError, match=r"^cell: diagonal; give one of 'lstm', 'gru'"):
+        SentimentModelConfig(cell="diagonal")
+    assert register_cell(diagonal) is diagonal
+    assert register_cell(diagonal) is CELLS["diagonal"]
+    assert Recurrent(E, H, cell="diagonal", rngs=nnx.Rngs(0)).row is diagonal
+    with pytest.raises(InputError, match=r"^recurrent_dropout: 0.2; the cell diagonal multiplies no state by a kernel: give 0$"):
+        SentimentModelConfig(cell="diagonal")
+    config = SentimentModelConfig(cell="diagonal", recurrent_dropout=0.0, units=H, embed=E, bidirectional=True, layers=2)
+    model = SentimentClassifier(config, 9, rngs=nnx.Rngs(0, dropout=1))
+    ids = jnp.arange(10).reshape(2, 5) % 9
+    plain = model(ids, deterministic=True)
+    assert plain.shape == (2,)
+    assert_close(model.fold()(ids, deterministic=True), plain, "float32")
+
+
+def test_in_the_bench(diagonal: Cell, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"give a cell of lstm, gru"):
+        workload("recurrence:H=4,cell=diagonal")
+    register_cell(diagonal)
+    work = workload(f"recurrence:B=4,T={T},H={H},cell=diagonal")
+    assert (work.gates, work.sees_state) == (2, False)
+    arrays = make_arrays(work)
+    assert sorted(arrays.cell()) == ["bias", "decay", "kernel"]
+    write_reference(tmp_path / "reference.npz", work, arrays, "reference")
+    with np.load(tmp_path / "reference.npz") as found:
+        wanted = by_hand(diagonal.params(**{n: jnp.asarray(a) for n, a in arrays.cell().items()}), jnp.asarray(arrays.inputs))
+        assert_close(found["outputs"], wanted, "float32")
+
+
+def test_the_command_line_imports_the_module(ask, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "my_own_cells.py").write_text(BLOCKS[0] + "\nfrom lstm_jax import register_cell\n\nregister_cell(diagonal)\n")
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 20)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = f"--data {tmp_path / 'text.txt'} --cell diagonal --units 4 --length 4 --epochs 1 --sample-chars 0 --no-figures"
+    run = tmp_path / "run"
+    code, _, err = ask("train", "generation", *options.split(), "--run", run)
+    assert code == 2
+    assert err.startswith("error: --cell: diagonal; give one of 'lstm', 'gru'")
+    monkeypatch.setenv("LSTM_JAX_CELLS", "my_own_cells")
+    code, _, err = ask("train", "generation", *options.split(), "--run", run)
+    assert (code, err) == (0, "")
+    assert json.loads((run / "config.json").read_text())["model"]["cell"] == "diagonal"
+    assert generation.load(run).config.model.cell == "diagonal"
+    monkeypatch.delenv("LSTM_JAX_CELLS")
+    del CELLS["diagonal"], TRAITS["diagonal"]
+    with pytest.raises(InputError, match=r"config.json: cell: diagonal; give one of 'lstm', 'gru'"):
+        generation.load(run)
+
+
+def test_a_module_that_cannot_be_imported(monkeypatch) -> None:
+    monkeypatch.setenv("LSTM_JAX_CELLS", "no_such_module")
+    with pytest.raises(
+        InputError, match=r"^\$LSTM_JAX_CELLS: no_such_module: ModuleNotFoundError: .*; name modules that Python can import"
+    ):
+        cell_traits()
+
+
+class Narrow(NamedTuple):
+    bias: jax.Array
+
+
+def plain(**changes: Any) -> Cell:
+    return dataclasses.replace(CELLS["simple_rnn"], **({"name": "mine"} | changes))
+
+
+def raises(*_: Any, **__: Any) -> None:
+    raise RuntimeError("line 1\nline 2")
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (lambda: plain(name=""), "cell name: ''; give text"),
+        (lambda: plain(gates=0), "gates of cell mine: 0; give 1 or more"),
+        (lambda: plain(params=Narrow), "params of cell mine: ('bias',); give a NamedTuple class with a field kernel"),
+        (lambda: plain(params=dict), "params of cell mine: (); give a NamedTuple class"),
+        (lambda: plain(init=raises), "init of cell mine: RuntimeError: line 1 line 2; see docs/own_cell.md"),
+        (lambda: plain(init=lambda *_: None), "init of cell mine: NoneType; return SimpleRNNParams"),
+        (lambda: plain(gates=2), "init (kernel) of cell mine: (3, 4) float32; return float32 (3, 8) where features = 3, units = 4"),
+        (lambda: plain(bias=None), "bias of cell mine: NoneType; give a function"),
+        (lambda: plain(bias=lambda units, dtype: jnp.zeros(1)), "bias of cell mine: (1,) float32; return float32 (4,)"),
+        (
+            lambda: plain(initial_state=lambda *_: jnp.zeros(3)),
+            "initial_state of cell mine: ShapeDtypeStruct; return a NamedTuple with a field h",
+        ),
+        (lambda: plain(initial_state=lambda *_: HiddenState(jnp.zeros((1, 4)))), "initial_state (h) of cell mine: (1, 4) float32"),
+        (lambda: plain(project=lambda params, x, mask, dtype: x), "project of cell mine: (7, 5, 3) float32; return float32 (7, 5, 4)"),
+        (lambda: plain(step=lambda params, state, z, mask, dtype: z), "step of cell mine: ShapeDtypeStruct; return HiddenState"),
+        (lambda: plain(step=lambda params, state, z: state), "step of cell mine: TypeError: "),
+        (lambda: plain(step=lambda p, s, z, m, d: HiddenState(z.astype(jnp.bfloat16))), "step (h) of cell mine: (5, 4) bfloat16"),
+        (lambda: plain(linear=lambda z: z), "linear of cell mine: ShapeDtypeStruct; return a pair a, b"),
+        (lambda: plain(name="x y"), "cell name: x y; give ASCII letters, digits and _"),
+        (lambda: 3, "cell: int; give a lstm_jax.Cell"),
+    ],
+)
+def test_what_breaks_the_contract(cell, message: str, unchecked: None) -> None:
+    with pytest.raises(InputError) as caught:
+        register_cell(cell())
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mask_that_the_step_ignores() -> None:
+    deaf = plain(step=lambda params, state, z, mask, dtype: HiddenState(z + state.h @ params.recurrent_kernel))
+    Recurrent(E, H, cell=deaf, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match=r"^recurrent_dropout: 0.5; the step of cell mine ignores its mask: see docs/own_cell.md$"):
+        Recurrent(E, H, cell=deaf, recurrent_dropout=0.5, rngs=nnx.Rngs(0, dropout=1))
+    Recurrent(E, H, cell=plain(), recurrent_dropout=0.5, rngs=nnx.Rngs(0, dropout=1))

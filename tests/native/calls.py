@@ -1,0 +1,112 @@
+"""Calls of the compiled functions as they stand at XLA's boundary, past the checks in Python."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lstm_jax.native import library
+
+STEPS, BATCH, FEATURES, UNITS = 3, 2, 5, 4
+RATES = {"b1": 0.9, "b2": 0.99, "eps": 1e-7}
+
+
+class Call(NamedTuple):
+    """A function's name; its operands and the shapes of its results, by their names in the error texts; its attributes."""
+
+    function: str
+    operands: dict[str, Any]
+    results: dict[str, jax.ShapeDtypeStruct]
+    attributes: dict[str, Any]
+
+    def run(self, threads: int = 1) -> list[np.ndarray]:
+        """Return the results.
+
+        Raises:
+            jax.errors.JaxRuntimeError: if the function refuses the call.
+        """
+        library.register()
+        fixed = {name: np.int64(value) if type(value) is int else value for name, value in {"threads": threads, **self.attributes}.items()}
+        call = jax.ffi.ffi_call(self.function, list(self.results.values()))
+        return [np.asarray(result) for result in call(*self.operands.values(), **fixed)]
+
+    def but(self, name: str, value: Any) -> "Call":
+        """Return the call with another operand, result or attribute of that name, in that order."""
+        part = next(part for part in ("operands", "results", "attributes") if name in getattr(self, part))
+        return self._replace(**{part: getattr(self, part) | {name: value}})
+
+
+def _like(dtype: str, *shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def recurrence(
+    backward: bool,
+    dtype: str = "float32",
+    sizes: tuple[int, int, int, int] = (STEPS, BATCH, FEATURES, UNITS),
+    ids: bool = False,
+    kinds: tuple[int, int] = (0, 0),
+    masked: bool = True,
+    tokens: bool = False,
+    keep: bool = True,
+) -> Call:
+    """Return a call of the LSTM forward or backward that fits; sizes: T, B, E, H."""
+    steps, batch, features, units = sizes
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) * 0.5).astype(dtype)
+
+    def mask(kind: int, size: int) -> np.ndarray:
+        return normal(4, batch, size) if kind == 4 else normal(batch, size)
+
+    words = rng.integers(0, max(1, features), (steps, batch)).astype(np.int32)
+    first = {"ids": words} if ids else {"x": normal(steps, batch, features)}
+    kernels = {"kernel": normal(features, 4 * units), "recurrent kernel": normal(units, 4 * units)}
+    trails = {name: normal(steps + 1, batch, units) for name in ("h of all steps", "c of all steps")}
+    gates = normal(steps, batch, 4 * units)
+    last = {
+        **({"input mask": mask(kinds[0], features)} if kinds[0] else {}),
+        **({"recurrent mask": mask(kinds[1], units)} if kinds[1] else {}),
+        **({"valid": rng.integers(0, 2, (steps, batch)).astype(bool)} if masked else {}),
+        **({"tokens": words} if tokens else {}),
+    }
+    attributes = {"ids": ids, "input_masks": kinds[0], "recurrent_masks": kinds[1], "masked": masked, "tokens": tokens}
+    state = _like(dtype, batch, units)
+    if not backward:
+        operands = {**first, **kernels, "bias": normal(4 * units), "h": normal(batch, units), "c": normal(batch, units), **last}
+        kept = {"h of all steps": trails["h of all steps"], "c of all steps": trails["c of all steps"], "gates": gates}
+        results = {"final h": state, "final c": state, **{name: _like(dtype, *array.shape) for name, array in kept.items() if keep}}
+        return Call("lstm_jax_forward", operands, results, attributes | {"sequences": keep, "keep": keep})
+    given = {"d of final h": normal(batch, units), "d of final c": normal(batch, units), "d of outputs": normal(steps, batch, units)}
+    results = {
+        "d of h": state,
+        "d of c": state,
+        **{f"d of {name}": _like(dtype, *array.shape) for name, array in kernels.items()},
+        "d of bias": _like(dtype, 4 * units),
+        **({} if ids else {"d of x": _like(dtype, steps, batch, features)}),
+    }
+    operands = {**first, **kernels, "gates": gates, **trails, **given, **last}
+    return Call("lstm_jax_backward", operands, results, attributes | {"sequences": True, "d_x": not ids})
+
+
+def adam(dtype: str = "float32", shape: tuple[int, ...] = (3, 4, 5)) -> Call:
+    """Return a call of Adam in one pass."""
+    operands = {name: np.ones(shape, dtype) for name in ("m", "v", "gradient")} | {"scale": np.ones((), dtype)}
+    return Call("lstm_jax_adam", operands, {name: _like(dtype, *shape) for name in ("step", "new m", "new v")}, RATES)
+
+
+def table(rows: bool, dtype: str = "float32", at: int = 2, words: int = 6, columns: int = 5, ids: int | None = 3, scales: int = 4) -> Call:
+    """Return a call of the row-sparse Adam: the step of `ids` rows, or what rows have missed; ids: None for all rows."""
+    operands: dict[str, Any] = {name: np.ones((words, columns), dtype) for name in ("table", "m", "v")}
+    operands |= {"steps done": np.zeros(words, np.int32), "scales": np.ones(scales, dtype), "number of the step": np.asarray(at, np.int32)}
+    operands |= {} if ids is None else {"ids": np.arange(ids, dtype=np.int32)}
+    operands |= {"gradients": np.ones((ids or 0, columns), dtype)} if rows else {}
+    results = {f"new {name}": _like(dtype, words, columns) for name in ("table", "m", "v")} | {"new steps done": _like("int32", words)}
+    return Call("lstm_jax_adam_rows" if rows else "lstm_jax_adam_catch_up", operands, results, RATES)
+
+
+def mask(shape: tuple[int, ...] = (2, 7)) -> Call:
+    """Return a call of the draw of a dropout mask."""
+    attributes = {"keep": np.float32(0.5), "scale": np.float32(2)}
+    return Call("lstm_jax_mask", {"key": np.arange(2, dtype=np.uint32)}, {"mask": _like("float32", *shape)}, attributes)

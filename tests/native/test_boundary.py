@@ -1,0 +1,253 @@
+"""What the compiled functions say at XLA's boundary about calls that do not fit, and what they give where there is nothing to compute."""
+
+import re
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from calls import Call, adam, mask, recurrence, table
+from tables import BACKENDS
+
+pytestmark = [
+    pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with"),
+    pytest.mark.usefixtures("quick_compiles"),
+]
+
+CALLS = {
+    "forward": recurrence(False, kinds=(4, 1), tokens=True),
+    "forward, ids": recurrence(False, ids=True, kinds=(0, 4), masked=False, keep=False),
+    "backward": recurrence(True, kinds=(1, 4), tokens=True),
+    "backward, ids": recurrence(True, ids=True),
+    "adam": adam(),
+    "catch up": table(False),
+    "catch up all": table(False, ids=None),
+    "rows": table(True),
+    "mask": mask(),
+}
+SETS_THE_SIZES = {"x", "ids", "kernel", "table", "m", "scales"}  # a misfit of theirs shows at the next operand
+ANY_SHAPE = {"mask"}
+
+
+def _others(like, name: str, alone: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Types and shapes near to `like` that do not fit; alone: no other operand or result has its extents."""
+    shape, dtype = tuple(like.shape), np.dtype(like.dtype).name
+    yield {"float32": "bfloat16", "int32": "float32", "bool": "int8", "uint32": "int32"}[dtype], shape
+    if name in ANY_SHAPE:
+        return
+    yield dtype, (*shape, 1)
+    if shape and not alone:
+        yield dtype, shape[::-1] if shape[::-1] != shape else (*shape[:-1], shape[-1] + 1)
+
+
+def _message(call: Call) -> str:
+    with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="INVALID_ARGUMENT") as caught:
+        call.run()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_misfits_of_every_array(kind: str) -> None:
+    """Each operand and result in another type, rank and extent: refused by name, with what it has and what fits."""
+    call = CALLS[kind]
+    call.run()
+    tried = 0
+    arrays = call.operands | call.results
+    for name, like in [("ids", arrays["ids"])] if "ids" in kind else arrays.items():
+        alone = (kind == "adam" and name == "m") or name == "scales" or (name == "ids" and kind == "catch up")
+        for dtype, shape in _others(like, name, alone):
+            other = np.zeros(shape, jnp.dtype(dtype)) if name in call.operands else jax.ShapeDtypeStruct(shape, dtype)
+            message = _message(call.but(name, other))
+            assert re.search(rf"{call.function}: [a-zA-Z ]+: \w+\[[\d, ]*\]; give \w+", message), message
+            if name not in SETS_THE_SIZES:
+                assert f"{call.function}: {name}: {dtype}[{', '.join(map(str, shape))}]; give {np.dtype(like.dtype).name}" in message
+            tried += 1
+    assert tried >= (2 if kind == "mask" or "ids" in kind else 13)
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_numbers_of_arrays(kind: str) -> None:
+    call = CALLS[kind]
+    for part, what in ((call.operands, "operands"), (call.results, "results")):
+        given = list(part.values())
+        for some in (given[:-1], [*given, given[0]], given[:1]):
+            if len(some) in (0, len(given)):  # without results XLA leaves the call out
+                continue
+            other = call._replace(**{what: dict(enumerate(some))})
+            if kind.startswith("catch up") and what == "operands":  # with ids or without
+                names = ", ".join(CALLS["catch up"].operands)
+                if len(some) not in (6, 7):
+                    assert f"{call.function}: operands: {len(some)}; give 7: {names}" in _message(other)
+                continue
+            assert f"{call.function}: {what}: {len(some)}; give {len(given)}: {', '.join(part)}" in _message(other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "remedy"),
+    [
+        ("forward", "input_masks", 2, "give 0, 1 or 4"),
+        ("forward", "recurrent_masks", -1, "give 0, 1 or 4"),
+        ("forward, ids", "input_masks", 4, "give 0 with ids"),
+        ("backward", "input_masks", 3, "give 0, 1 or 4"),
+        ("backward", "recurrent_masks", 2**40, "give 0, 1 or 4"),
+        ("backward, ids", "d_x", True, "give 0 with ids"),
+        ("forward", "threads", 0, "give 1 or more"),
+        ("backward", "threads", -3, "give 1 or more"),
+        ("adam", "threads", -(2**62), "give 1 or more"),
+        ("adam", "b1", 1.5, "give 0 to 1"),
+        ("rows", "b2", float("nan"), "give 0 to 1"),
+        ("catch up", "eps", -1.0, "give 0 or more"),
+        ("mask", "keep", np.float32(-0.5), "give 0 to 1"),
+        ("mask", "threads", 0, "give 1 or more"),
+    ],
+)
+def test_attributes_out_of_range(kind: str, name: str, value, remedy: str) -> None:
+    call = CALLS[kind]
+    assert re.search(
+        rf"{call.function}: {name}: [^;]+; {remedy}", _message(call._replace(attributes={"threads": 1} | call.attributes).but(name, value))
+    )
+
+
+def test_a_kernel_that_is_no_multiple_of_four() -> None:
+    message = _message(recurrence(False).but("kernel", np.zeros((5, 15), np.float32)))
+    assert "lstm_jax_forward: kernel: float32[5, 15]; give float32[5, 4H]" in message
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_steps_that_cannot_be(rows: bool) -> None:
+    """Step numbers beyond the scales, and rows that had taken more steps than were begun, or fewer than none."""
+    last = 3 if rows else 4
+    for at in (-1, last + 1, 2**31 - 1, -(2**31)):
+        assert f"number of the step: {at}; give 0 to {last}" in _message(table(rows, at=at)).replace(
+            "steps to be done", "number of the step"
+        )
+    for done in (-1, 3, 2**31 - 1, -(2**31)):
+        call = table(rows)
+        message = _message(call.but("steps done", _with(call, done)))
+        assert f"steps done by row 1: {done}; give 0 to 2" in message
+    fits = table(rows, at=last)
+    fits.but("steps done", _with(fits, last)).run()
+
+
+def _with(call: Call, done: int) -> np.ndarray:
+    """Return the steps that rows have taken, with another number at row 1."""
+    return np.where(np.arange(6) == 1, done, call.operands["steps done"]).astype(np.int32)
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_ids_out_of_range_name_no_row(count: int) -> None:
+    """As in JAX, negative ids count from the end, and a gradient of others is dropped."""
+    call = table(True, ids=count)
+    ids = np.resize(np.array([-(2**31), 2**31 - 1, 6, -7, -1, 2], np.int32), count)
+    done = call.but("ids", ids).run()[3]
+    np.testing.assert_array_equal(done, [3 * (word in (2, 5) and count > 4) for word in range(6)])
+
+
+@pytest.mark.parametrize("sizes", [(0, 2, 5, 4), (3, 0, 5, 4), (3, 2, 0, 4), (3, 2, 5, 0), (0, 0, 0, 0)])
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nothing_to_compute(sizes: tuple[int, int, int, int], ids: bool, dtype: str) -> None:
+    """No steps, rows, features or units: the state goes through, gradients by what is there are zeros, and nothing is left unwritten."""
+    with jax.enable_x64(dtype == "float64"):
+        call = recurrence(False, dtype, sizes, ids, kinds=(0 if ids else 4, 4), masked=False, tokens=not ids)
+        h, c, h_trail, c_trail, gates = call.run()
+        steps, batch, features, units = sizes
+        if steps == 0:
+            np.testing.assert_array_equal(h, call.operands["h"])
+            np.testing.assert_array_equal(c, call.operands["c"])
+            np.testing.assert_array_equal(h_trail[0], h)
+            np.testing.assert_array_equal(c_trail[0], c)
+        elif features == 0 and not ids:  # z is the bias at the first step, but for what comes from h
+            z = call.operands["bias"] + np.concatenate(
+                [
+                    (call.operands["h"] * call.operands["recurrent mask"][gate]) @ part
+                    for gate, part in enumerate(np.split(np.asarray(call.operands["recurrent kernel"]), 4, axis=1))
+                ],
+                axis=1,
+            )
+            np.testing.assert_allclose(gates[0][:, :units], 1 / (1 + np.exp(-z[:, :units])), rtol=1e-5)
+        elif features == 0:  # ids that are not there
+            assert np.isnan(gates).all()
+        back = recurrence(True, dtype, sizes, ids, kinds=(0 if ids else 1, 1))
+        d_h, d_c, *gradients = back.run()
+        if 0 in (steps, batch, units):
+            np.testing.assert_array_equal(d_h, back.operands["d of final h"])
+            np.testing.assert_array_equal(d_c, back.operands["d of final c"])
+            for gradient in gradients:
+                assert not gradient.any()
+        assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), ()])
+def test_empty_arrays_of_the_optimiser_and_masks(shape: tuple[int, ...]) -> None:
+    assert [part.shape for part in adam(shape=shape).run()] == [shape] * 3
+    assert mask(shape).run()[0].shape == shape
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_empty_tables(rows: bool) -> None:
+    for sizes in ({"words": 0}, {"columns": 0}, {"ids": 0}):
+        call = table(rows, **sizes)
+        for got, like in zip(call.run(), call.results.values(), strict=True):
+            assert got.shape == like.shape
+    if not rows:
+        np.testing.assert_array_equal(table(False, at=0, scales=0).run()[0], np.ones((6, 5)))
+
+
+def test_masks_of_any_byte() -> None:
+    """A bool that another program wrote as 2 is true."""
+    call = recurrence(False)
+    odd = (call.operands["valid"].astype(np.uint8) * 2).view(bool)
+    for got, want in zip(call.but("valid", odd).run(), call.run(), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_batch_of_many_rows() -> None:
+    """More rows than any tile or thread has, in an order that a mistake in places would change: rows equal those of small batches."""
+    steps, features, units, many = 2, 3, 5, 5000
+    whole = recurrence(False, sizes=(steps, many, features, units), kinds=(4, 4), tokens=True)
+    back = recurrence(True, sizes=(steps, many, features, units), kinds=(4, 4), tokens=True)
+    outputs, gradients = whole.run(threads=3), back.run(threads=3)
+    rows = slice(4321, 4328)
+
+    def some(call: Call) -> Call:
+        small = {
+            name: array if "kernel" in name or name == "bias" else _of_rows(array, rows, many) for name, array in call.operands.items()
+        }
+        results = {name: jax.eval_shape(lambda a=like: _of_rows(jnp.zeros(a.shape), rows, many)) for name, like in call.results.items()}
+        return call._replace(operands=small, results=results)
+
+    for got, want in zip([_of_rows(part, rows, many) for part in outputs], some(whole).run(), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+    by_rows = some(back).run()
+    for n in (0, 1, 5):  # the others are sums over all rows
+        np.testing.assert_allclose(_of_rows(gradients[n], rows, many), by_rows[n], atol=1e-6)
+
+
+def _of_rows(array, rows: slice, many: int):
+    return array[rows] if array.shape[0] == many else array[:, rows] if array.ndim > 1 and array.shape[1] == many else array
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_memory_that_is_not_there(backward: bool) -> None:
+    """An allocation that fails, here or in a thread, is an error of that call, and the next one works."""
+    # one unit fills a vector of lanes: 77 MB or more to work in, more than an arena of the C library holds
+    call = recurrence(backward, sizes=(1, 2, 1_200_000, 1), keep=False, masked=False)
+    results = {name: like for name, like in call.results.items() if name != "d of x"}
+    call = call._replace(results=results, attributes=call.attributes | ({"d_x": False} if backward else {}))
+    fixed = {name: np.int64(value) if type(value) is int else value for name, value in {"threads": 2, **call.attributes}.items()}
+    function = jax.jit(lambda *operands: jax.ffi.ffi_call(call.function, list(results.values()))(*operands, **fixed))
+    operands = jax.block_until_ready(jax.device_put(list(call.operands.values())))
+    run = function.lower(*operands).compile()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (now + (40 << 20), limits[1]))
+        with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match=r"RESOURCE_EXHAUSTED.*lstm_jax_\w+: not enough memory"):
+            jax.block_until_ready(run(*operands))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    recurrence(backward, sizes=(3, 7, 5, 4)).run(threads=3)

@@ -1,0 +1,27 @@
+"""JAX's transformations on every backend that is chosen by default, and the page that says so."""
+
+import jax
+import pytest
+from tables import BACKENDS as SERVING
+from transformations import BACKENDS, PAGE, ROWS, head, row
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+LINES = PAGE.read_text().splitlines()
+
+
+def test_page_has_all_rows() -> None:
+    assert head() == LINES[: len(head())]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in LINES[len(head()) :]] == list(ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row(name: str) -> None:
+    """Each cell is what the page says, which is "exact", "exact through reference" or "its own path"."""
+    if jax.device_count() < 2 and ROWS[name][0] == "2":
+        pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
+    here = tuple(backend for backend, cell in BACKENDS.items() if cell != "lstm" or backend in SERVING)
+    want = next(line for line in LINES if line.startswith(f"| {name} |")).split("|")
+    for got, wanted, backend in zip(row(name, here).split("|"), want, ("", "", "", *BACKENDS, ""), strict=True):
+        if backend in here or backend == "":
+            assert got == wanted
+            assert got.strip() in ("exact", "exact through reference", "its own path") or backend == ""

@@ -1,0 +1,229 @@
+"""The table of transformations: JAX's own, by backend. `python tests/recurrence/transformations.py` writes docs/transformations.md.
+
+Each transformation is compiled and compared with the reference; the compiled program says how it came to its numbers.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 2)
+
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from cases import Arrays, Case, make_arrays, run_case, weigh
+from tables import Shape, assert_close
+
+PAGE = Path(__file__).parents[2] / "docs" / "transformations.md"
+BACKENDS = {"native": "lstm", "hoisted": "lstm", "reference": "lstm", "associative": "min_gru"}
+"""Those chosen by default on a CPU, with the compiled code built and not, and a cell for each."""
+SHAPE = Shape(4, 3, 2, 3)
+Loss = Callable[..., jax.Array]
+
+
+class Problem(NamedTuple):
+    """loss(params, x) of a backend, its arguments, and stacks of three of each."""
+
+    loss: Loss
+    params: Any
+    x: jax.Array
+    many_params: Any
+    many_x: jax.Array
+
+
+def problem(cell: str, backend: str) -> Problem:
+    """Return the problem of a cell on a backend, with a mask and, where the cell has them, both dropouts."""
+    case = Case(SHAPE, mask="gaps", dropout="both, per gate" if cell == "lstm" else "input, per gate")
+    sets = [make_arrays(case._replace(seed=seed), cell=cell) for seed in range(3)]
+
+    def loss(params, x):
+        return weigh(run_case(case, Arrays(params, x, *sets[0][2:]), backend, cell))
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *((arrays.params, arrays.x) for arrays in sets))
+    return Problem(loss, sets[0].params, sets[0].x, *stacked)
+
+
+def _both(loss: Loss) -> Loss:
+    return jax.grad(loss, (0, 1))
+
+
+def _squares(tree: Any) -> jax.Array:
+    return sum((leaf**2).sum() for leaf in jax.tree.leaves(tree))
+
+
+def _scanned(p: Problem):
+    return jax.lax.scan(lambda total, x: (total + p.loss(p.params, x), _both(p.loss)(p.params, x)), jnp.zeros(()), p.many_x)
+
+
+def _jvp_of_grad(p: Problem):
+    return jax.jvp(lambda x: _both(p.loss)(p.params, x), (p.x,), (p.x,))
+
+
+def _ensemble(p: Problem):
+    return jax.grad(lambda many, x: jax.vmap(p.loss, (0, None))(many, x).sum(), (0, 1))(p.many_params, p.x)
+
+
+ALONE: dict[str, Callable[[Problem], Any]] = {
+    "jit": lambda p: p.loss(p.params, p.x),
+    "grad": lambda p: _both(p.loss)(p.params, p.x),
+    "grad of grad": lambda p: jax.grad(lambda x: _squares(_both(p.loss)(p.params, x)))(p.x),
+    "jvp": lambda p: jax.jvp(p.loss, (p.params, p.x), (p.params, p.x)),
+    "jacfwd": lambda p: jax.jacfwd(p.loss, 1)(p.params, p.x),
+    "jacrev": lambda p: jax.jacrev(lambda x: _both(p.loss)(p.params, x)[0].bias)(p.x),
+    "hessian": lambda p: jax.hessian(lambda kernel: p.loss(p.params._replace(kernel=kernel), p.x))(p.params.kernel),
+    "jvp of grad": _jvp_of_grad,
+    "checkpoint": lambda p: _both(jax.checkpoint(p.loss))(p.params, p.x),
+    "inside scan": _scanned,
+    "vmap over x": lambda p: jax.vmap(partial(p.loss, p.params))(p.many_x),
+    "grad of vmap over x": lambda p: jax.grad(lambda params: jax.vmap(partial(p.loss, params))(p.many_x).sum())(p.params),
+    "vmap over x of grad": lambda p: jax.vmap(partial(_both(p.loss), p.params))(p.many_x),
+    "vmap over parameters of grad": lambda p: jax.vmap(_both(p.loss), (0, None))(p.many_params, p.x),
+    "grad of vmap over parameters": _ensemble,
+    "vmap over parameters, then over x": lambda p: jax.vmap(lambda x: jax.vmap(_both(p.loss), (0, None))(p.many_params, x))(p.many_x),
+}
+"""Transformations on one device."""
+
+
+class Sharded(NamedTuple):
+    """A batch over two devices: the axes' type, whether the mesh is set, and `shard_map` with or without `check_vma`, or None for none."""
+
+    axes: AxisType
+    is_set: bool
+    check_vma: bool | None = None
+
+
+SHARDED = {
+    "batch sharded, automatic mesh": Sharded(AxisType.Auto, False),
+    "batch sharded, automatic mesh, set_mesh": Sharded(AxisType.Auto, True),
+    "batch sharded, explicit mesh": Sharded(AxisType.Explicit, False),
+    "batch sharded, explicit mesh, set_mesh": Sharded(AxisType.Explicit, True),
+    "shard_map": Sharded(AxisType.Auto, False, True),
+    "shard_map, check_vma=False": Sharded(AxisType.Auto, False, False),
+}
+"""Gradients on two devices, by axes of a name that is not ours."""
+
+
+def _sharded_gradient(p: Problem, how: Sharded, mesh) -> Callable:
+    if how.check_vma is None:
+        return _both(p.loss)
+    # the problem's dropout masks and padding are those of the whole batch: under shard_map each device has its own part of them
+    rows, copied = PartitionSpec("rows"), PartitionSpec()
+
+    def of_part(params, x):
+        d_params, d_x = _both(p.loss)(params, x)
+        return d_params if how.check_vma else jax.lax.psum(d_params, "rows"), d_x
+
+    return jax.shard_map(of_part, mesh=mesh, in_specs=(copied, rows), out_specs=(copied, rows), check_vma=how.check_vma)
+
+
+def simple_problem(backend: str) -> Problem:
+    """Return a problem without arrays of the batch's size but x, so that parts of a batch are problems too."""
+    cell = BACKENDS[backend]
+    arrays = make_arrays(Case(SHAPE), cell=cell)
+
+    def loss(params, x):
+        outputs, state = run_case(Case(SHAPE), Arrays(params, x, None, arrays.dropout, None), backend, cell)
+        return _squares((outputs, state))
+
+    return Problem(loss, arrays.params, arrays.x, None, arrays.x)
+
+
+def text_of(compiled: str, backend: str, sharded: bool = False) -> str:
+    """Return what the program says of itself: "exact", or what it did instead."""
+    if sharded and ("all-gather" in compiled or "all-to-all" in compiled):
+        return "exact, gathers the batch"
+    if backend != "native":
+        return "exact"
+    calls = "lstm_jax_forward" in compiled
+    return "exact" if calls and "while(" not in compiled else "exact through reference"
+
+
+def alone(name: str, backend: str) -> str:
+    """Return the cell of the table for a transformation on one device.
+
+    Raises:
+        AssertionError: if the numbers are not the reference's.
+    """
+    p, reference = (problem(BACKENDS[backend], run_by) for run_by in (backend, "reference"))
+    run = jax.jit(lambda params, x, *many: ALONE[name](Problem(p.loss, params, x, *many))).lower(*p[1:]).compile()
+    assert_close(run(*p[1:]), jax.jit(lambda *args: ALONE[name](Problem(reference.loss, *args)))(*p[1:]), "float32", f"{name} {backend} ")
+    text = run.as_text()
+    if name == "inside scan":  # the loop is the caller's
+        return "exact" if backend != "native" or text.count("while(") == 1 else "exact through reference"
+    return text_of(text, backend)
+
+
+def sharded(name: str, backend: str) -> str:
+    """Return the cell of the table for a batch on two devices; raises as `alone`."""
+    how, p = SHARDED[name], simple_problem(backend)
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(how.axes,))
+    placed = jax.device_put(p.params, NamedSharding(mesh, PartitionSpec())), jax.device_put(p.x, NamedSharding(mesh, PartitionSpec("rows")))
+    with jax.set_mesh(mesh) if how.is_set else contextlib.nullcontext():
+        run = jax.jit(_sharded_gradient(p, how, mesh)).lower(*placed).compile()
+        got = run(*placed)
+    assert_close(got, jax.jit(_both(p.loss))(p.params, p.x), "float32", f"{name} {backend} ")
+    assert {shard.data.shape[0] for shard in got[1].addressable_shards} == {SHAPE.batch // 2}, "the gradient by x is not split"
+    assert "all-reduce" in run.as_text(), "the weights' gradients are sums over all rows"
+    return text_of(run.as_text(), backend, sharded=True)
+
+
+def exported(name: str, backend: str) -> str:
+    """Return the cell of the table for programs for other platforms, made on a CPU."""
+    platform, p = name.split()[-1], simple_problem(backend)
+    traced = jax.jit(_both(p.loss)).trace(p.params, p.x)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    foreign = platform != "cpu" and "custom_call @lstm_jax" in text
+    module = jax.export.export(jax.jit(_both(p.loss)), platforms=[platform])(p.params, p.x)
+    assert module.platforms == (platform,)
+    return "the CPU's call" if foreign or "custom_call @lstm_jax" in module.mlir_module() else "its own path"
+
+
+EXPORTED = ("program for tpu", "program for cuda", "program for cpu")
+ROWS: dict[str, tuple[str, Callable[[str, str], str]]] = (
+    dict.fromkeys(ALONE, ("1", alone)) | dict.fromkeys(SHARDED, ("2", sharded)) | dict.fromkeys(EXPORTED, ("none", exported))
+)
+"""Name of a transformation -> devices, how its cells are made."""
+
+
+def row(name: str, backends: tuple[str, ...]) -> str:
+    """Return a line of the page."""
+    devices, cell = ROWS[name]
+    cells = (cell(name, backend) if backend in backends else "" for backend in BACKENDS)
+    return f"| {name} | {devices} | {' | '.join(cells)} |"
+
+
+def head() -> list[str]:
+    """Return the page's first lines."""
+    names = " | ".join(f"`{backend}` ({cell})" for backend, cell in BACKENDS.items())
+    return [
+        "# JAX's transformations",
+        "",
+        "Written by `python tests/recurrence/transformations.py`; the tests hold each cell. **exact**: the numbers of the reference within 1e-5, from",
+        "the backend's own code, in one call. **exact through reference**: the same numbers, but JAX's own mechanism took the plain JAX program",
+        "for them, which is slower. `native` is chosen by default on a CPU; `hoisted` where the compiled code is not built or is turned off",
+        "(`LSTM_JAX_COMPILED_CODE=0`, or `with lstm_jax.compiled_code(False)`). The batch is sharded by an axis called `rows`.",
+        "**its own path**: the program has none of this machine's compiled code. An exported program (`jax.export`) is plain JAX for every",
+        "platform, the CPU too, so that it runs where this library is not.",
+        "",
+        f"| transformation | devices | {names} |",
+        "| --- | --- | " + " | ".join("---" for _ in BACKENDS) + " |",
+    ]
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text("\n".join([*head(), *(row(name, tuple(BACKENDS)) for name in ROWS)]) + "\n")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    main()

@@ -1,0 +1,91 @@
+"""Every number of every command: what is below, above or no number is refused in one line, before anything starts."""
+
+import dataclasses
+import math
+import struct
+from typing import Annotated, get_args, get_origin, get_type_hints
+
+import pytest
+
+from lstm_jax import bounds, cli
+from lstm_jax.bounds import Bounds, check_numbers
+from lstm_jax.errors import InputError
+
+REQUIRED = {"embedding export": ["vectors.txt"], "embedding neighbours": ["good"]}
+OWN_RULES = {"remat", "top_p"}
+"""Numbers that other code than the bounds checks."""
+
+
+def parts_of(kind: type) -> list[type]:
+    """The dataclasses whose fields are flags of a command."""
+    hints = get_type_hints(kind)
+    inner = [hints[field.name] for field in dataclasses.fields(kind) if dataclasses.is_dataclass(hints[field.name])]
+    return [kind, *(part for one in inner for part in parts_of(one))]
+
+
+def numbers() -> list[tuple[str, str, type, Bounds]]:
+    """Command, flag, kind and bounds of each number."""
+    found = []
+    for command, kind in cli.COMMANDS.items():
+        for part in parts_of(kind):
+            hints = get_type_hints(part, include_extras=True)
+            for field in dataclasses.fields(part):
+                hint = hints[field.name]
+                hint = get_args(hint)[0] if get_origin(hint) is tuple else hint
+                number = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+                if number in (int, float) and field.name not in OWN_RULES:
+                    limits = [note for note in get_args(hint)[1:] if isinstance(note, Bounds)]
+                    assert limits, f"{command}: {field.name} has no bounds"
+                    found.append((command, "--" + field.name.replace("_", "-"), number, limits[0]))
+    return found
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(command for command, *_ in numbers()))
+def test_every_number_has_bounds(command, ask):
+    for _, flag, kind, limits in (row for row in numbers() if row[0] == command):
+        value = 2**63 if kind is int else "1e400"
+        code, out, err = ask(*command.split(), *REQUIRED.get(command, []), f"{flag}={value}")
+        assert (code, out, err.count("\n")) == (2, "", 1), (flag, err)
+        assert err.startswith(f"error: {flag}"), (flag, err)
+        assert limits.high <= (2**32 if kind is int else 1e18)
+        for odd in [limits.low - 1, 2**63, -(2**63)] if kind is int else [math.nan, math.inf, -math.inf, -1e-320]:
+            with pytest.raises(InputError):
+                limits.check(flag, odd, kind)
+
+
+@pytest.mark.parametrize("value", ["", "nan", "1e400", "-1", "0x10", "9" * 5000, "two", "1.5"])
+def test_what_is_no_count(value, ask):
+    code, out, err = ask("units", f"--count={value}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: --count: ")
+
+
+def test_the_remedy_for_what_is_too_large():
+    limits = Bounds(1, 5, "give 1 or more")
+    for value, remedy in ((0, "give 1 or more"), (6, "give 1 or more, at most 5"), (2.0, "give 1 or more"), (True, "give 1 or more")):
+        with pytest.raises(InputError) as error:
+            limits.check("n", value, int)
+        assert str(error.value) == f"n: {value}; {remedy}"
+    Bounds(2, 3, "", zero=True).check("n", 0, float)
+    for value in (2, 2.5, 3):
+        Bounds(2, 3, "").check("n", value, float)
+
+
+def test_shares_and_rates_are_what_they_are_in_float32():
+    def single(value: float) -> float:
+        return struct.unpack("f", struct.pack("f", value))[0]
+
+    for kind in (bounds.Share, bounds.Rate, bounds.RateOrNone):
+        limits = get_args(kind)[1]
+        assert single(limits.high) < (1 if kind is bounds.Share else 3e38)
+        assert limits.low == 0 or single(limits.low) ** 2 > 1.2e-38
+
+
+def test_each_entry_of_a_tuple_is_checked():
+    @dataclasses.dataclass
+    class Config:
+        counts: tuple[bounds.Count, ...] = (1, 2)
+
+    check_numbers(Config())
+    with pytest.raises(InputError, match=r"^counts: 0; give 1 or more"):
+        check_numbers(Config((1, 0)))

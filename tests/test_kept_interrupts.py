@@ -1,0 +1,58 @@
+"""An interrupt that Python or a library swallows is not lost."""
+
+import contextlib
+import os
+import signal
+import time
+
+import pytest
+
+from lstm_jax.interrupts import interrupted, none_is_lost
+from lstm_jax.training import loop
+
+
+class Dying:
+    """Python ignores what its `__del__` raises."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+
+def drop_and_wait() -> None:
+    made = Dying()
+    del made
+    for _ in range(500):
+        time.sleep(0.01)
+
+
+def test_one_that_python_ignores_comes_again():
+    handler = signal.getsignal(signal.SIGINT)
+    with none_is_lost():
+        with pytest.raises(KeyboardInterrupt):
+            drop_and_wait()
+        assert interrupted()
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not interrupted()
+
+
+def test_one_that_was_swallowed_stops_training():
+    with none_is_lost():
+        assert not interrupted()
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        with pytest.raises(KeyboardInterrupt):
+            loop._signals().__enter__()
+    with none_is_lost(), loop._signals() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.wait(5)
+
+
+def test_a_process_that_ignores_interrupts_goes_on_ignoring_them():
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with none_is_lost():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, old)

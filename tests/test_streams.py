@@ -1,0 +1,93 @@
+"""Closed, full and narrow standard streams: an answer or one line, never a traceback."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from test_cli import assert_error
+
+from lstm_jax import cli
+from lstm_jax.streams import ESCAPE, prepare_streams
+
+TEXT = 'naïve 🎬 "\udcff"'
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command line of the shell, in which `lstm-jax` is this project's."""
+    command = command.replace("lstm-jax", f"{sys.executable} -m lstm_jax.cli")
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env={"PATH": "/usr/bin:/bin"} | environment)
+
+
+def test_closed_and_full_streams():
+    """In one process of the shell, so that Python starts few times."""
+    commands = ["lstm-jax --help >/dev/full", "lstm-jax --help >&-", "lstm-jax predict --run none <&- ", "lstm-jax nonsense 2>&-"]
+    done = shell("; ".join(f"{command}; echo $? >&2" for command in commands))
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("error: standard output: No space left on device; ")
+    assert lines[1:3] == ["2", "0"]
+    assert lines[3].startswith("error: reading or writing: Bad file descriptor; ")
+    assert lines[4:] == ["2", "2"]
+
+
+def test_an_ascii_terminal(ask, monkeypatch):
+    """What it cannot show comes as an escape that JSON reads back."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    monkeypatch.setitem(cli.COMMANDS, "backends", lambda: lambda console: print(json.dumps(TEXT, ensure_ascii=False)))
+    assert ask("backends")[0] == 0
+    shown = sys.stdout.buffer.getvalue()  # type: ignore[attr-defined]
+    assert shown.isascii()
+    assert json.loads(shown) == TEXT
+    assert "\\ud83c\\udfac" in shown.decode()
+
+
+def test_an_encoding_that_keeps_bytes_is_left(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdout", stream)
+    prepare_streams()
+    assert stream.errors == "surrogateescape"
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    prepare_streams()
+    assert sys.stdout.errors == ESCAPE
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (OSError(28, "No space left on device", "/a/b"), "/a/b: No space left on device; "),
+        (PermissionError(13, "Permission denied", "/a"), "/a: Permission denied; "),
+        (OSError(36, "File name too long", "x" * 300), "x" * 300 + ": File name too long; "),
+        (MemoryError("Unable to allocate 8 TiB"), "memory: Unable to allocate 8 TiB; give smaller sizes"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes"), "memory: RESOURCE_EXHAUSTED: Out of memory"),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "no"), "text: '\\udcff'; give valid Unicode"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(error, shown, ask, monkeypatch):
+    def fail(console):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "backends", lambda: fail)
+    monkeypatch.delenv(cli.DEBUG, raising=False)
+    assert_error(ask("backends"), f"error: {shown}")
+    monkeypatch.setenv(cli.DEBUG, "1")
+    code, _, err = ask("backends")
+    assert code == 2
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith(f"error: {shown}")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), RuntimeError("a bug"), OSError("a bug"), RecursionError("a bug"), KeyError("a bug")]
+)
+def test_a_bug_keeps_its_traceback(error, monkeypatch):
+    def fail(console):
+        raise error("a bug")
+
+    monkeypatch.setitem(cli.COMMANDS, "backends", lambda: fail)
+    with pytest.raises(error, match="a bug"):
+        cli.main(["backends"])
+
+
+def test_the_switch_is_in_the_help(ask):
+    assert f"{cli.DEBUG}=1: show the traceback" in ask("--help")[1]
