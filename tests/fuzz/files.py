@@ -238,7 +238,9 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
         before = snapshot(folder)
         outcome = shell.run(command, folder, BRISK)
         after = snapshot(folder)
-    found = [fault_of(outcome), lost(before, after), left_behind(set(after) - set(before))]
+    found = [fault_of(outcome), lost(before, after)]
+    if outcome.code in (0, 2):
+        found.append(left_behind(set(after) - set(before)))
     if command.arguments[0] in ("forecast", "predict", "score"):
         found.append(silent_number(outcome))
     return Verdict.of(f"{command} ({what})", outcome, found)

@@ -46,9 +46,11 @@ WRONG = ["", "x", "1.5", "1e3", "0x10", "1_000", "٣", "true", "None", "null", "
 WORDS = {"embedding neighbours": "good film", "embedding export": "vectors.txt"}
 BASES = {f"train {task}": f"{flags.replace('--epochs 2', '--epochs 1')} --run new-run" for task, flags in TRAIN.items()}
 BASES |= {"data prepare": "--data reviews --vocabulary frequency --cache-dir cache", "demo": "--run new-demo", "backends": ""}
+BASES["run accept"] = "--run runs/sentiment"
 RARE = {"demo": 0.1, "backends": 0.3}
 """Commands of few flags, or long ones, that need no more than a share of the cases."""
-RESUMED = re.compile(r"^runs/\w+(/(checkpoints|events|figures|metrics|result|environment|samples).*)?$")
+CHANGED = re.compile(r"^runs/\w+(/(checkpoints|events|figures|metrics|result|environment|samples|manifest).*)?$")
+"""What going on with a run, or accepting its files, may change."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,12 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
         before = snapshot(folder)
         outcome = shell.run(command, folder, BRISK)
         after = snapshot(folder)
-    may_change = RESUMED if "--resume" in arguments else re.compile("(?!)")
+    may_change = CHANGED if "--resume" in arguments or arguments[:2] == ("run", "accept") else re.compile("(?!)")
     found = [fault_of(outcome)]
     if arguments[0] in ("forecast", "predict", "score"):
         found.append(silent_number(outcome))
     if "--force" not in arguments:
         found.append(lost(before, after, may_change))
-    if not outcome.ended:
+    if outcome.code in (0, 2):
         found.append(left_behind(set(after) - set(before)))
     return Verdict.of(command, outcome, found)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tests.fuzz.shell import Outcome
 
-_FRAME = re.compile(r'File "[^"]*?((?:lstm_jax|tests)/[^"]*)", line (\d+), in (\S+)')
+_FRAME = re.compile(r'File "[^"]*?((?:lstm_jax|tests/fuzz/planted)[/.][^"]*)", line (\d+), in (\S+)')
 _ERROR = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning|Full|Empty|Stop\w*)\b[^:\n]*):?(.*)$", flags=re.MULTILINE)
 _NUMBERS = re.compile(r"(?<![\w.])-?(?:nan|inf)(?![\w.])", flags=re.IGNORECASE)
-_LEFT = re.compile(r"\.tmp$|orbax-checkpoint-tmp|\.tmp\.")
+_LEFT = re.compile(r"\.tmp$|orbax-checkpoint-tmp|\.tmp\.|run\.lock$")
 
 
 def fault_of(outcome: Outcome) -> str:
@@ -21,7 +21,9 @@ def fault_of(outcome: Outcome) -> str:
     if outcome.ended:
         return {"hang": "hang: ignores two interrupts", "memory": "memory: grows without bound"}[outcome.ended]
     if "Traceback (most recent call last)" in outcome.err or "Exception ignored" in outcome.err:
-        return f"traceback: {_raised(outcome.err)}"
+        raised = _raised(outcome.err)
+        # an interrupt while Python itself starts or ends is nothing that a command can catch
+        return "" if raised.startswith("KeyboardInterrupt in outside of the project") else f"traceback: {raised}"
     sent = {number for _, number in outcome.command.signals} | ({signal.SIGINT} if outcome.asked else set())
     if outcome.code < 0 and -outcome.code not in sent:
         return f"crash: signal {-outcome.code}"
