@@ -116,14 +116,11 @@ def _begun(folder: Path) -> bool:
 
 
 def _stop_fault(outcome: Outcome, number: int) -> str:
-    fault = fault_of(outcome)
-    if "outside of the project" in fault and outcome.seconds < 1:
-        return ""  # Python's own start
-    if fault:
-        return f"{signal.Signals(number).name}: {fault}"
-    return (
-        "" if outcome.code in (0, 130, -number) else f"exit code {outcome.code} after {signal.Signals(number).name}: {outcome.err[-200:]}"
-    )
+    name = signal.Signals(number).name
+    if fault := fault_of(outcome):
+        return f"{name}: {fault}"
+    by_python = outcome.code == 1 and "Traceback" in outcome.err  # its own start or end, see `fault_of`
+    return "" if by_python or outcome.code in (0, 130, -number) else f"exit code {outcome.code} after {name}: {outcome.err[-200:]}"
 
 
 def _end_fault(outcome: Outcome, folder: Path, known: Whole, before: set[str]) -> str:

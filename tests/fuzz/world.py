@@ -86,7 +86,10 @@ def make_world(library: Path | None = None) -> Iterator[World]:
         for name in ("start", "cache", CONFIG_HOME):
             (root / name).mkdir()
         if library is not None:
-            shutil.copytree(library.parent, root / "cache" / "lstm_jax" / "native")
+            native = root / "cache" / "lstm_jax" / "native"
+            native.mkdir(parents=True, mode=0o700)
+            for path in library.parent.glob(f"{library.stem}*"):
+                shutil.copy2(path, native)
         write_data(world.start)
         _train(world)
         yield world
