@@ -122,13 +122,34 @@ def make_run_steps(
     mesh: Mesh,
     gather: Callable[[Any, jax.Array], Any] = take_rows,
 ) -> Callable:
-    """Compile `run_steps(state, arrays, order, start, stop, key) -> state`: steps start..stop-1 of an epoch; the state is donated.
+    """Compile `steps_program` for a mesh: `run_steps(state, arrays, order, start, stop, key) -> state`; the state is donated.
 
     Args:
         objective: the loss; its batch is what `gather` takes from `arrays` for the step's numbers.
         places: the state's shardings.
     """
-    carries = bool(jax.tree.leaves(places.carry))
+    run_steps = steps_program(objective, optimizer, gather, bool(jax.tree.leaves(places.carry)))
+    compiled = jax.jit(run_steps, donate_argnums=0, out_shardings=places)
+
+    def call(state, arrays, order, start: int, stop: int, key):
+        with sharding.on(mesh):
+            return compiled(state, arrays, order, np.int32(start), np.int32(stop), key)
+
+    return call
+
+
+def steps_program(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    gather: Callable[[Any, jax.Array], Any] = take_rows,
+    carries: bool = False,
+) -> Callable[[TrainState, Any, Order, jax.Array, jax.Array, jax.Array], TrainState]:
+    """Return `run_steps(state, arrays, order, start, stop, key) -> state`, a pure function: steps start..stop-1 of an epoch.
+
+    Args:
+        objective: the loss; its batch is what `gather` takes from `arrays` for the step's numbers.
+        carries: whether the state has a carry, see `Objective`.
+    """
 
     def loss(params, batch, weight, key, carry):
         if carries:
@@ -194,13 +215,7 @@ def make_run_steps(
         _, lag, state = jax.lax.while_loop(lambda carried: carried[0] < stop, unit, (start, lag, state))
         return state._replace(behind=stop - lag.done) if keeps else state
 
-    compiled = jax.jit(run_steps, donate_argnums=0, out_shardings=places)
-
-    def call(state, arrays, order, start: int, stop: int, key):
-        with sharding.on(mesh):
-            return compiled(state, arrays, order, np.int32(start), np.int32(stop), key)
-
-    return call
+    return run_steps
 
 
 def make_predict(

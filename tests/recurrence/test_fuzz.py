@@ -6,20 +6,19 @@ The operands' meaning is computed here by NumPy, apart from the library: lengths
 LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest tests/recurrence/test_fuzz.py --timeout 0     the long run, half of them of layers
 """
 
-import contextlib
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import weigh
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tables import BACKENDS, CELLS, Shape
 
-from cases import weigh
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import DropoutMasks, InputError, LSTMState, unroll
 from lstm_jax.cells import HiddenState

@@ -23,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cases import Arrays, Case, make_arrays, run_case, weigh
 from tables import Shape, assert_close
 
+from lstm_jax import native
+
 PAGE = Path(__file__).parents[2] / "docs" / "transformations.md"
 BACKENDS = {"native": "lstm", "hoisted": "lstm", "reference": "lstm", "associative": "min_gru"}
 """Those chosen by default on a CPU, with the compiled code built and not, and a cell for each."""
@@ -207,12 +209,15 @@ def head() -> list[str]:
     return [
         "# JAX's transformations",
         "",
-        "Written by `python tests/recurrence/transformations.py`; the tests hold each cell. **exact**: the numbers of the reference within 1e-5, from",
-        "the backend's own code, in one call. **exact through reference**: the same numbers, but JAX's own mechanism took the plain JAX program",
-        "for them, which is slower. `native` is chosen by default on a CPU; `hoisted` where the compiled code is not built or is turned off",
+        "Written by `python tests/recurrence/transformations.py`; the tests hold each cell.",
+        "",
+        "- **exact**: the numbers of the reference within 1e-5, from the backend's own code, in one call.",
+        "- **exact through reference**: the same numbers from plain JAX, which JAX's own mechanism took in its place; it is slower.",
+        "- **its own path**: the program has none of this machine's compiled code. An exported program (`jax.export`) is plain JAX for",
+        "  every platform, the CPU too, so that it runs where this library is not.",
+        "",
+        "`native` is chosen by default on a CPU; `hoisted` where the compiled code is not built or is turned off",
         "(`LSTM_JAX_COMPILED_CODE=0`, or `with lstm_jax.compiled_code(False)`). The batch is sharded by an axis called `rows`.",
-        "**its own path**: the program has none of this machine's compiled code. An exported program (`jax.export`) is plain JAX for every",
-        "platform, the CPU too, so that it runs where this library is not.",
         "",
         f"| transformation | devices | {names} |",
         "| --- | --- | " + " | ".join("---" for _ in BACKENDS) + " |",
@@ -220,7 +225,8 @@ def head() -> list[str]:
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the page, with the compiled code built."""
+    native.build()
     PAGE.write_text("\n".join([*head(), *(row(name, tuple(BACKENDS)) for name in ROWS)]) + "\n")
 
 
