@@ -26,6 +26,7 @@ from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import Takes, begin, initial_rngs, is_own_data, load_params, mesh_of, open_run, summary, write_result
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.loop import FitResult, fit
+from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import Examples, make_predict
 
 LEVEL = 0.9
