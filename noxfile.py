@@ -1,4 +1,4 @@
-"""`nox`: the tests on Python 3.11 and on the newest Python present; `nox -s lint`: what CI checks beside them."""
+"""`nox`: the tests on Python 3.11 and on the newest Python present; `nox -s lint`: what CI checks beside them; `-s fuzz`: the fuzzers."""
 
 import shutil
 
@@ -31,3 +31,10 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("pyright")
     session.run("lint-imports", ".importlinter")
+
+
+@nox.session(python="3.11")
+def fuzz(session: nox.Session) -> None:
+    """The long run of the fuzzers: 3,000 command lines, 1,000 files, 500 flips, 200 kills; `nox -s fuzz -- flags --seed 7` for a part."""
+    session.install("-e", ".[tests]")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)

@@ -1,0 +1,161 @@
+"""Run the fuzzers: `python -m tests.fuzz [flags|files|flips|kills|all] --cases N --seed S`.
+
+Each case is a copy of a small world (data, a finished run of each task) and one or a few commands on it. Faults are listed by kind, each
+with the number of the case, which `--only NUMBER` runs again alone. Exit code 1 if there is any.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import queue
+import random
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tests.fuzz.case import Verdict
+from tests.fuzz.shell import Shell
+from tests.fuzz.world import World, make_world
+
+LONG = {"flags": 3000, "files": 1000, "flips": 500, "kills": 200}
+"""Cases of the long run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A case and its verdict."""
+
+    kind: str
+    seed: int
+    number: int
+    verdict: Verdict
+
+    def to_json(self) -> str:
+        names = {"kind": self.kind, "seed": self.seed, "number": self.number}
+        return json.dumps(names | dataclasses.asdict(self.verdict)) + "\n"
+
+
+def run_case(kind: str, seed: int, number: int, shell: Shell, world: World) -> Row:
+    """Run one case, which follows from kind, seed and number."""
+    module = importlib.import_module(f"tests.fuzz.{kind}")
+    verdict = module.run(random.Random(f"{kind} {seed} {number}"), shell, world)
+    return Row(kind, seed, number, verdict)
+
+
+def run_cases(world: World, shells: Sequence[Shell], kind: str, numbers: Sequence[int], seed: int, seconds: float = 0) -> Iterator[Row]:
+    """Run cases, one at a time in each of the shells, each row as it comes; after `seconds` (0: never) no more are begun."""
+    free: queue.SimpleQueue[Shell] = queue.SimpleQueue()
+    for shell in shells:
+        free.put(shell)
+    began = time.monotonic()
+
+    def work(number: int) -> Row | None:
+        if seconds and time.monotonic() - began > seconds:
+            return None
+        shell = free.get()
+        try:
+            return run_case(kind, seed, number, shell, world)
+        finally:
+            free.put(shell)
+
+    with ThreadPoolExecutor(len(shells)) as pool:
+        for future in as_completed([pool.submit(work, number) for number in numbers]):
+            if (row := future.result()) is not None:
+                yield row
+
+
+def native_library(build: bool = True) -> Path | None:
+    """The compiled backend in the tests' own cache; None where it cannot be built."""
+    from lstm_jax import native
+    from lstm_jax.errors import InputError
+
+    os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"lstm_jax-tests-{os.getuid()}")
+    try:
+        return native.build() if build else native.library_path()
+    except InputError:
+        return None
+
+
+def summary(rows: Sequence[Row]) -> Table:
+    """How the cases of each kind ended."""
+    table = Table("kind", "cases", "faults", "exit 0", "exit 2", "exit 130", "seconds, longest", title="fuzz")
+    by_kind = defaultdict(list)
+    for row in rows:
+        by_kind[row.kind].append(row.verdict)
+    for kind, verdicts in by_kind.items():
+        codes = [str(sum(v.ended == code for v in verdicts)) for code in ("0", "2", "130")]
+        faults = sum(bool(v.fault) for v in verdicts)
+        table.add_row(kind, str(len(verdicts)), str(faults), *codes, f"{max(v.seconds for v in verdicts):.1f}")
+    return table
+
+
+def report(console: Console, rows: Sequence[Row]) -> None:
+    """Faults by kind, most frequent first, with up to three cases each."""
+    groups = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row.kind, row.number)):
+        if row.verdict.fault:
+            groups[row.kind, row.verdict.fault].append(row)
+    for (kind, fault), members in sorted(groups.items(), key=lambda item: -len(item[1])):
+        console.print(f"\n{len(members)} of {kind}: {escape(fault)}", style="bold", soft_wrap=True)
+        for row in members[:3]:
+            console.print(f"  --seed {row.seed} --only {row.number}: {escape(row.verdict.line)}", highlight=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; 1 if there are faults."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("kind", choices=[*LONG, "all"], nargs="?", default="all")
+    parser.add_argument("--cases", type=int, default=0, help="cases of each kind; 0: those of the long run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, default=None, help="the number of one case, run alone and shown in full")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=0, help="begin no case of a kind after so long; 0: no limit")
+    parser.add_argument("--out", type=Path, default=None, help="a file of JSON lines, one a case")
+    asked = parser.parse_args(arguments)
+    console, kinds = Console(), list(LONG) if asked.kind == "all" else [asked.kind]
+    with contextlib.ExitStack() as stack:
+        with console.status("building the compiled backend, training three tiny runs"):
+            world = stack.enter_context(make_world(native_library()))
+        shells = [stack.enter_context(world.shell()) for _ in range(asked.workers)]
+        rows = _run_all(world, shells, kinds, asked, console)
+    report(console, rows)
+    console.print(summary(rows))
+    return int(any(row.verdict.fault for row in rows))
+
+
+def _run_all(world: World, shells: Sequence[Shell], kinds: Sequence[str], asked: argparse.Namespace, console: Console) -> list[Row]:
+    rows: list[Row] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[faults]} faults"))
+    out = asked.out.open("a") if asked.out else None
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
+        for kind in kinds:
+            numbers = range(asked.cases or LONG[kind]) if asked.only is None else [asked.only]
+            task = progress.add_task(kind, total=len(numbers), faults=0)
+            for row in run_cases(world, shells, kind, numbers, asked.seed, asked.seconds):
+                rows.append(row)
+                if out:
+                    out.write(row.to_json())
+                    out.flush()
+                faults = sum(bool(one.verdict.fault) for one in rows if one.kind == kind)
+                progress.update(task, advance=1, faults=faults)
+                if asked.only is not None:
+                    console.print(row.verdict.line, row.verdict.ended, row.verdict.err, markup=False, soft_wrap=True)
+    if out:
+        out.close()
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""Hostile files: a valid one of each kind that a command reads, damaged, and given to that command."""
+
+import csv
+import gzip
+import io
+import json
+import lzma
+import pickle
+import random
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tests.fuzz.case import Verdict
+from tests.fuzz.judge import fault_of, left_behind, lost, silent_number, snapshot
+from tests.fuzz.mutate import ANY, TEXTUAL, Mutation, mutated
+from tests.fuzz.shell import BRISK, Command, Shell
+from tests.fuzz.world import SENTENCES, TRAIN, World, review, write_archive
+
+REVIEWS = TRAIN["sentiment"].replace("--data reviews", "--data FILE")
+PREPARE = "data prepare --data FILE --vocabulary frequency --cache-dir cache"
+SCORE = "score FILE --run runs/generation --unknown e"
+SERIES = TRAIN["forecast"].replace("series.csv", "FILE")
+TEXT = TRAIN["generation"].replace("text.txt", "FILE")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kind of file. asks: command lines that read FILE, or "module:function"; the first is asked most; inner: of what is packed."""
+
+    name: str
+    make: Callable[[], bytes]
+    asks: tuple[str, ...]
+    kinds: tuple[Mutation, ...] = TEXTUAL
+    pack: Callable[[random.Random, bytes], bytes] | None = None
+
+
+def _table(text_only: bool = False) -> bytes:
+    draw, file = random.Random(1), io.StringIO()
+    rows = [review(draw, row % 2) for row in range(40)]
+    csv.writer(file).writerows([("text",), *((text,) for text, _ in rows)] if text_only else [("text", "label"), *rows])
+    return file.getvalue().encode()
+
+
+def _lines() -> bytes:
+    draw = random.Random(1)
+    rows = [dict(zip(("text", "label"), review(draw, row % 2), strict=True)) | {"movie": f"m{row // 3}", "id": row} for row in range(40)]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def _records() -> bytes:
+    return json.dumps([{"text": SENTENCES, "title": "a cat"}, {"text": SENTENCES, "title": "7"}]).encode()
+
+
+def _columns() -> bytes:
+    return json.dumps({"article": {"0": SENTENCES, "1": None}, "number": {"0": 1, "1": 2}}).encode()
+
+
+def _series(dated: bool = False) -> bytes:
+    moments = [f"2024-01-{1 + hour // 24:02d}T{hour % 24:02d}:00" if dated else str(hour) for hour in range(96)]
+    return "\n".join(["time,value", *(f"{moment},{hour % 7}.5" for hour, moment in enumerate(moments))]).encode()
+
+
+def _series_lines() -> bytes:
+    return "".join(json.dumps({"time": hour, "value": hour % 7}) + "\n" for hour in range(96)).encode()
+
+
+def _npz() -> bytes:
+    arrays = {}
+    for split in ("train", "test"):
+        rows = np.empty(8, object)
+        rows[:] = [[1 + (row + word) % 9 for word in range(row + 1)] for row in range(8)]
+        arrays |= {f"x_{split}": rows, f"y_{split}": np.arange(8) % 2}
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=True, **arrays)
+    return file.getvalue()
+
+
+def _repack_npz(draw: random.Random, content: bytes) -> bytes:
+    """One member damaged (its header, or its pickle), the archive whole; or a member of another kind."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = draw.choice(sorted(members))
+    sort = draw.choice(("mutate", "pickle", "header", "zip"))
+    if sort == "pickle":
+        members[name] = members[name][:128] + pickle.dumps(
+            draw.choice(([1], 7, {"a": 1}, np.dtype("O"), np.arange(3), len)), draw.randint(0, 5)
+        )
+    elif sort == "header":
+        shape = draw.choice(("(8,)", "(-1,)", "(9223372036854775807,)", "(8, 0)", "()", "(2147483648, 2147483648)", "(8,),", "x"))
+        kind = draw.choice(("|O", "<i8", "<f8", "<U3", ">i4", "|V8", "<m8", "<i9", "[('a', '<i8')]"))
+        head = f"{{'descr': '{kind}', 'fortran_order': {draw.choice((False, True, 3))}, 'shape': {shape}, }}".encode()
+        members[name] = b"\x93NUMPY\x01\x00" + (len(head) + 1).to_bytes(2, "little") + head + b"\n" + members[name][128:]
+    else:
+        members[name] = mutated(draw, members[name], ANY)[1]
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))) as archive:
+        for member, data in members.items():
+            archive.writestr(member, data)
+    packed = bytearray(file.getvalue())
+    if sort == "zip":  # encrypted, or of an unknown method
+        place = packed.rfind(b"PK\x01\x02") + draw.choice((8, 10))
+        packed[place : place + 1] = bytes([draw.randrange(1, 100)])
+    return bytes(packed)
+
+
+def _tar() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for split in ("train", "test"):
+            for name in ("neg", "pos"):
+                for number in range(4):
+                    _add(tar, f"aclImdb/{split}/{name}/{number}_{9 if name == 'pos' else 2}.txt", f"a {name} film {number}".encode())
+                _add(tar, f"aclImdb/{split}/urls_{name}.txt", b"http://www.imdb.com/title/tt0000001/usercomments\n" * 4)
+    return file.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes, **fields: object) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def _odd_tar(draw: random.Random) -> bytes:
+    """Members of odd names, types, sizes and pax headers behind the good ones."""
+    file = io.BytesIO(_tar())
+    names = (
+        "aclImdb/train/pos/" + "9" * 5000 + "_9.txt",
+        "aclImdb/../x",
+        "/etc/x",
+        "aclImdb/train/pos/1_9.txt",
+        "aclImdb/train/neg/7_٣.txt",
+        "",
+    )
+    kinds = (tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE, b"?")
+    heads = ({}, {"size": "-1"}, {"size": "9" * 20}, {"mtime": "nan"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
+    heads += ({"GNU.sparse.map": "0,99999999999"}, {"path": "aclImdb/train/pos/3_9.txt"}, {"hdrcharset": "x"}, {"GNU.sparse.size": "1e9"})
+    with tarfile.open(fileobj=file, mode="a", format=tarfile.PAX_FORMAT) as tar:
+        _add(tar, draw.choice(names), b"text\n" * draw.randint(0, 200), type=draw.choice(kinds), pax_headers=dict(draw.choice(heads)))
+    return file.getvalue()
+
+
+def _gzip_tar(draw: random.Random, content: bytes) -> bytes:
+    inner = _odd_tar(draw) if draw.random() < 0.6 else mutated(draw, content, ANY)[1]
+    return gzip.compress(inner) * draw.choice((1, 1, 2))
+
+
+def _xz(draw: random.Random, content: bytes) -> bytes:
+    """Damaged within, whole without; or some gigabytes of nothing in some kilobytes, as streams one behind the other."""
+    if draw.random() < 0.15:
+        return lzma.compress(content) + lzma.compress(draw.choice((b" ", b"\n", b"a")) * 2**24, preset=0) * 256
+    return lzma.compress(mutated(draw, content, TEXTUAL)[1])
+
+
+def _safetensors() -> bytes:
+    from safetensors.numpy import save
+
+    return save({"lstm.weight_ih_l0": np.ones((16, 3), np.float32), "lstm.weight_hh_l0": np.ones((16, 4), np.float32)} | _torch_rest())
+
+
+def _torch_rest() -> dict[str, np.ndarray]:
+    shapes = {"lstm.bias_ih_l0": (16,), "lstm.bias_hh_l0": (16,), "fc.weight": (3, 4), "fc.bias": (3,)}
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+def _float8(draw: random.Random, content: bytes) -> bytes:
+    kinds = (b"F8_E4M3", b"F8_E5M2", b"BF16", b"F16", b"I64", b"BOOL", b"F4", b"U64", b"F32")
+    return content.replace(b"F32", draw.choice(kinds), draw.choice((1, -1))).replace(
+        b"[0,", draw.choice((b"[0,", b"[-1,", b"[99999999999,"))
+    )
+
+
+def _keras() -> bytes:
+    import tempfile
+
+    from lstm_jax import convert
+
+    params = {"recurrent/0/kernel": (3, 16), "recurrent/0/recurrent_kernel": (4, 16), "recurrent/0/bias": (16,), "head/kernel": (4, 3)}
+    arrays = {name: np.ones(shape, np.float32) for name, shape in (params | {"head/bias": (3,)}).items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.weights.h5"
+        convert.write_keras_weights(path, arrays)
+        return path.read_bytes()
+
+
+FORMS = (
+    Form("table.csv", _table, (PREPARE, PREPARE, REVIEWS)),
+    Form("table.jsonl", _lines, (PREPARE, PREPARE, REVIEWS)),
+    Form("packed.jsonl.xz", _lines, (PREPARE,), ANY, _xz),
+    Form("reviews.tar.gz", _tar, (PREPARE,), ANY, _gzip_tar),
+    Form("imdb.npz", _npz, ("tests.fuzz.calls:keras_npz",), ANY, _repack_npz),
+    Form("index.json", lambda: json.dumps({f"w{n}": n for n in range(1, 30)}).encode(), ("tests.fuzz.calls:word_index",)),
+    Form("words.txt", lambda: SENTENCES.encode() * 4, (SCORE, "units FILE --count 2 --run runs/generation --unknown e", TEXT)),
+    Form("bytes.txt", lambda: SENTENCES.encode() * 4, (TEXT + " --unit byte", TEXT + " --clean none")),
+    Form("lines.txt", lambda: b"a good film\nbad\n\n" * 3, ("predict --file FILE --run runs/sentiment",)),
+    Form("text.csv", lambda: _table(text_only=True), (SCORE,)),
+    Form("records.json", _records, (SCORE,)),
+    Form("columns.json", _columns, (SCORE,)),
+    Form("series.csv", _series, ("forecast --csv FILE --run runs/forecast", SERIES)),
+    Form("dated.csv", lambda: _series(dated=True), ("forecast --csv FILE --run runs/forecast", SERIES)),
+    Form("series.jsonl", _series_lines, ("forecast --csv FILE --run runs/forecast", SERIES)),
+    Form("weights.safetensors", _safetensors, ("tests.fuzz.calls:torch_file",), ANY, _float8),
+    Form("x.weights.h5", _keras, ("tests.fuzz.calls:keras_file",), ANY),
+)
+
+
+def hostile(draw: random.Random, form: Form) -> tuple[str, bytes]:
+    """A damaged file of that form, and what was done to it."""
+    content = form.make()
+    if form.pack is not None and draw.random() < 0.6:
+        return f"repacked by {form.pack.__name__.strip('_')}", form.pack(draw, content)
+    if form.name.endswith(".xz"):
+        content = lzma.compress(content)
+    if form.name.endswith(".gz"):
+        content = gzip.compress(content)
+    return mutated(draw, content, form.kinds)
+
+
+def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
+    """Damage a file, give it to a command that reads it, and see that no other file was lost."""
+    form = draw.choice(FORMS)
+    what, content = hostile(draw, form)
+    ask = draw.choice(form.asks)
+    name = f"hostile-{form.name}"
+    if ask.startswith("tests."):
+        command = Command((name,), call=ask)
+    else:
+        words = ask.replace("FILE", name).split()
+        command = Command((*words, "--run", "new-run") if words[0] == "train" else tuple(words))
+    with world.case() as folder:
+        (folder / name).write_bytes(content)
+        before = snapshot(folder)
+        outcome = shell.run(command, folder, BRISK)
+        after = snapshot(folder)
+    found = [fault_of(outcome), lost(before, after)]
+    if outcome.code in (0, 2):
+        found.append(left_behind(set(after) - set(before)))
+    if command.arguments[0] in ("forecast", "predict", "score"):
+        found.append(silent_number(outcome))
+    return Verdict.of(f"{command} ({what})", outcome, found)
+
+
+__all__ = ["FORMS", "hostile", "run", "write_archive"]

@@ -1,0 +1,161 @@
+"""Random flags of every command: good values, odd ones, extreme ones, of a wrong type, missing and repeated."""
+
+import dataclasses
+import random
+import re
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lstm_jax.commands import COMMANDS
+from lstm_jax.commands.common import Positional
+from tests.fuzz.case import Verdict
+from tests.fuzz.judge import fault_of, left_behind, lost, silent_number, snapshot
+from tests.fuzz.shell import BRISK, Command, Shell
+from tests.fuzz.world import ASK, TRAIN, World
+
+POSITIONAL = get_args(Positional[int])[1]
+GOOD: dict[str, tuple[str, ...]] = {
+    "int": ("0", "1", "2", "3", "4", "5", "7", "8", "12", "16"),
+    "float": ("0", "0.1", "0.25", "0.5", "0.9", "1.0", "2"),
+    "str": ("text", "label", "movie", "time", "value", "the", "good", " ", "adam", "sgd", "lion"),
+    "path": (
+        "reviews",
+        "reviews.jsonl",
+        "text.txt",
+        "lines.txt",
+        "series.csv",
+        "runs/sentiment",
+        "runs/generation",
+        "runs/forecast",
+        "new",
+    ),
+}
+_OWN = ("fifo", "link", "notes", "empty", "keep.txt", "keep.png", "keep.html", "tfds", "new.txt", "deep/new.html", "a\nb")
+_SYSTEM = ("/", "/dev/null", "/dev/full", "/dev/zero", "/proc/self/mem", "/proc/self/environ", "/proc/nothing", "https://localhost/x")
+_NAMES = ("", ".", "..", "-", "~nosuchuser/x", "~", "a" * 300, "x/" * 2500, "text.txt/x", "\udcff", "nowhere", "absent")
+ODD: dict[str, tuple[str, ...]] = {
+    "int": ("-1", *(str(2**n + d) for n in (31, 32, 63, 64) for d in (-1, 0)), str(10**30), "9" * 5000, "1000000"),
+    "float": ("-0.1", "-0.0", "nan", "inf", "-inf", "1e400", "1e-320", "1e300", "0.9999999999999999", "1e-17", str(2**63)),
+    "str": ("", " ", "a" * 300, "-", "~nosuchuser/x", "[bold]x[/x]", "\x1b[31m", "日本", "\u2028", "\udcff", "{}", "%s", "\t", "."),
+    "path": (*_OWN, *_SYSTEM, *_NAMES),
+}
+WRONG = ["", "x", "1.5", "1e3", "0x10", "1_000", "٣", "true", "None", "null", "[1]", "--", "-x", "nan", "1 2", "-1"]
+WORDS = {"embedding neighbours": "good film", "embedding export": "vectors.txt"}
+BASES = {f"train {task}": f"{flags.replace('--epochs 2', '--epochs 1')} --run new-run" for task, flags in TRAIN.items()}
+BASES |= {"data prepare": "--data reviews --vocabulary frequency --cache-dir cache", "demo": "--run new-demo", "backends": ""}
+BASES["run accept"] = "--run runs/sentiment"
+RARE = {"demo": 0.1, "backends": 0.3}
+"""Commands of few flags, or long ones, that need no more than a share of the cases."""
+CHANGED = re.compile(r"^runs/\w+(/(checkpoints|events|figures|metrics|result|environment|samples|manifest).*)?$")
+"""What going on with a run, or accepting its files, may change."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of a command. kind: a key of `GOOD`, "bool" or "choice"; many: takes several values."""
+
+    name: str
+    kind: str
+    choices: tuple[str, ...] = ()
+    many: bool = False
+    positional: bool = False
+
+
+def flags_of(command: type) -> list[Flag]:
+    """The flags of a command or config, nested configs included, by its fields."""
+    found = []
+    for name, hint in get_type_hints(command, include_extras=True).items():
+        positional = get_origin(hint) is Annotated and POSITIONAL in hint.__metadata__
+        plain = hint.__origin__ if get_origin(hint) is Annotated else hint
+        if dataclasses.is_dataclass(plain):
+            found += flags_of(typing.cast(type, plain))
+        else:
+            found.append(_flag(f"--{name.replace('_', '-')}", plain, positional))
+    return found
+
+
+def _flag(name: str, hint: Any, positional: bool) -> Flag:
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    choices = tuple(str(value) for part in parts if get_origin(part) is Literal for value in get_args(part))
+    many = any(get_origin(part) is tuple for part in parts)
+    plain = [get_args(part)[0] if get_origin(part) is tuple else part for part in parts if part is not type(None)]
+    kinds = {bool: "bool", int: "int", float: "float", str: "str", Path: "path"}
+    kind = next((kinds[part] for part in plain if part in kinds), "choice")
+    if kind == "str" and name in ("--data", "--csv", "--test-data", "--cache-dir"):
+        kind = "path"
+    return Flag(name, kind, choices, many, positional)
+
+
+FLAGS = {name: flags_of(typing.cast(type, command)) for name, command in COMMANDS.items()}
+
+
+def base(name: str) -> dict[str, list[str]]:
+    """Flags with which the command does its work on the tiny data in a moment: flag -> values ("" : positional)."""
+    known = [question for questions in ASK.values() for question in questions if question.startswith(name)]
+    line = BASES.get(name, known[0][len(name) :] if known else "")
+    if name == "embedding plot":
+        line = "--run runs/sentiment --out new.png"
+    found: dict[str, list[str]] = {"": WORDS.get(name, "").split()}
+    for word in line.split():
+        if word.startswith("--"):
+            found[word] = []
+        elif len(found) > 1:
+            found[list(found)[-1]].append(word)
+    return found
+
+
+def draw_value(draw: random.Random, flag: Flag) -> str:
+    """A value for a flag: four in seven good ones."""
+    sort = draw.choices(("good", "odd", "wrong"), (8, 5, 1))[0]
+    if sort == "wrong":
+        return draw.choice(WRONG)
+    if flag.choices and (sort == "good" or flag.kind == "choice"):
+        return draw.choice(flag.choices)
+    kind = "str" if flag.kind in ("choice", "bool") else flag.kind
+    return draw.choice((GOOD if sort == "good" else ODD)[kind])
+
+
+def draw_arguments(draw: random.Random) -> tuple[str, ...]:
+    """A command line."""
+    name = draw.choices(list(FLAGS), [RARE.get(name, 2 if name.startswith("train") else 1) for name in FLAGS])[0]
+    flags, chosen = FLAGS[name], base(name)
+    for flag in draw.sample(flags, min(len(flags), draw.choices(range(6), (1, 6, 5, 3, 2, 1))[0])):
+        count = draw.choice((1, 1, 2)) if flag.many else 1
+        if flag.kind == "bool":
+            chosen.pop(flag.name, None)
+            chosen[flag.name if draw.random() < 0.7 else f"--no-{flag.name[2:]}"] = []
+        else:
+            chosen["" if flag.positional else flag.name] = [draw_value(draw, flag) for _ in range(count)]
+    if len(chosen) > 1 and draw.random() < 0.05:
+        del chosen[draw.choice(list(chosen)[1:])]
+    words = [*name.split(), *chosen.pop("")]
+    for flag, values in chosen.items():
+        words += [f"{flag}={values[0]}"] if len(values) == 1 and values[0].startswith("-") else [flag, *values]
+    if draw.random() < 0.05:
+        words.insert(draw.randrange(len(words) + 1), draw.choice(("--nonsense", "--", "-h", "--run", "stray", "--resume", "-1")))
+    return tuple(words)
+
+
+def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
+    """Draw a command line, run it, and see that no file was lost."""
+    arguments = draw_arguments(draw)
+    stdin = draw.choice((b"", b"", b"the cat sat\na good film\n", b"\xff\x00\r\n", b"the cat sat on the mat. " * 9))
+    stdout = draw.choices(("file", "/dev/full", "closed"), (30, 1, 1))[0]
+    encoding = draw.choices(("utf-8", "ascii"), (20, 1))[0]
+    command = Command(arguments, stdin, stdout, encoding)
+    with world.case() as folder:
+        before = snapshot(folder)
+        outcome = shell.run(command, folder, BRISK)
+        after = snapshot(folder)
+    may_change = CHANGED if "--resume" in arguments or arguments[:2] == ("run", "accept") else re.compile("(?!)")
+    found = [fault_of(outcome)]
+    if arguments[0] in ("forecast", "predict", "score"):
+        found.append(silent_number(outcome))
+    if "--force" not in arguments:
+        found.append(lost(before, after, may_change))
+    if outcome.code in (0, 2):
+        found.append(left_behind(set(after) - set(before)))
+    return Verdict.of(command, outcome, found)

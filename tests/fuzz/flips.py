@@ -1,0 +1,91 @@
+"""One bit flipped, one digit edited, one file cut or gone in a run's folder: each answer is as before, or one line says what is wrong."""
+
+import random
+import re
+from pathlib import Path
+
+from tests.fuzz.case import Verdict
+from tests.fuzz.judge import fault_of
+from tests.fuzz.runs import final
+from tests.fuzz.shell import Command, Outcome, Shell
+from tests.fuzz.world import ASK, TRAIN, World
+
+FREE = re.compile(r"^runs/\w+/((events|figures)/|(metrics\.jsonl|samples\.jsonl|result\.json|environment\.json)$)")
+"""Files of a run on which no answer depends."""
+DATA = {"sentiment": ("reviews/*.csv", "cache/*.npz"), "generation": ("text.txt",)}
+"""What a run was trained on: a change must be noticed where it counts. A series may grow: forecasts go on from its new end."""
+WRITTEN = ("vectors.txt", "page.html")
+"""Files that the questions write: a part of the answer."""
+
+
+def flip(draw: random.Random, path: Path) -> str:
+    """Damage the file; returns how."""
+    content = path.read_bytes()
+    digits = [place for place, byte in enumerate(content) if chr(byte).isdigit()]
+    how = draw.choices(("bit", "digit", "byte", "cut", "gone"), (60, 15 if digits else 0, 10, 8, 7))[0]
+    if how == "gone" or not content:
+        path.unlink()
+        return "removed"
+    place = draw.choice(digits) if how == "digit" else draw.randrange(len(content))
+    if how == "cut":
+        path.write_bytes(content[:place])
+        return f"cut to {place} bytes"
+    others = {"bit": [content[place] ^ 1 << draw.randrange(8)], "digit": list(b"0123456789"), "byte": list(range(256))}[how]
+    new = draw.choice([byte for byte in others if byte != content[place]])
+    path.write_bytes(content[:place] + bytes([new]) + content[place + 1 :])
+    return f"byte {place}: {content[place]:#04x} -> {new:#04x}"
+
+
+def answer(outcome: Outcome, folder: Path) -> str:
+    """All that a question answers, without what a run may say of its own state."""
+    return outcome.out + "".join((folder / name).read_text() for name in WRITTEN if (folder / name).exists())
+
+
+_answers: dict[tuple[Path, str], str] = {}
+
+
+def expected(question: str, shell: Shell, world: World) -> str:
+    """The answer of the undamaged run, asked once."""
+    if (world.root, question) not in _answers:
+        with world.case() as folder:
+            outcome = shell.run(Command(tuple(question.split())), folder)
+            if outcome.code != 0:
+                raise RuntimeError(f"lstm-jax {question}: {outcome.err}")
+            _answers[world.root, question] = answer(outcome, folder)
+    return _answers[world.root, question]
+
+
+def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
+    """Damage one file of one run, or of its data, then ask it one of its questions, or resume it."""
+    task = draw.choice(list(ASK))
+    resume = draw.random() < 0.2
+    question = f"train {task} {TRAIN[task]} --run runs/{task} --resume" if resume else draw.choice(ASK[task])
+    right = final(world.start / "runs" / task) if resume else expected(question, shell, world)
+    with world.case() as folder:
+        name, how = _damage(draw, folder, task)
+        outcome = shell.run(Command(tuple(question.split())), folder)
+        fault = fault_of(outcome)
+        if not fault and outcome.code == 0:
+            given = final(folder / "runs" / task) if resume else answer(outcome, folder)
+            noted = "warning: " in outcome.err and not resume
+            fault = (
+                "" if given == right or noted else f"silent: {'other bits' if resume else 'another answer'} after a change of {_kind(name)}"
+            )
+    return Verdict.of(f"{name}, {how}; lstm-jax {question}", outcome, [fault])
+
+
+def _damage(draw: random.Random, folder: Path, task: str) -> tuple[str, str]:
+    """Damage one file: one in ten of the data, of the others half not of a checkpoint, which are few."""
+    if task in DATA and draw.random() < 0.1:
+        chosen = [path for pattern in DATA[task] for path in folder.glob(pattern)]
+    else:
+        chosen = [path for path in (folder / "runs" / task).rglob("*") if path.is_file()]
+        if draw.random() < 0.5:
+            chosen = [path for path in chosen if "checkpoints" not in path.parts and not FREE.search(str(path.relative_to(folder)))]
+    path = draw.choice(sorted(chosen))
+    return str(path.relative_to(folder)), flip(draw, path)
+
+
+def _kind(name: str) -> str:
+    """A file's name without sums and steps."""
+    return re.sub(r"[0-9a-f]{8,}|\d+", "N", name)

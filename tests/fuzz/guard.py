@@ -1,0 +1,77 @@
+"""An audit hook that keeps a fuzzed command inside its folders and off the network, whoever runs it."""
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+PATHS = {  # event -> numbers of its arguments that are paths, each with that of the folder descriptor it is relative to
+    "os.rename": ((0, 2), (1, 3)),
+    "os.remove": ((0, 1),),
+    "os.rmdir": ((0, 1),),
+    "os.mkdir": ((0, 2),),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.chmod": ((0, 2),),
+    "os.truncate": ((0, None),),
+    "shutil.rmtree": ((0, 1),),
+}
+
+
+def watch(roots: Sequence[Path], notes: int) -> None:
+    """Refuse, as the system would to an ordinary user, every change outside `roots`.
+
+    Args:
+        roots: folders in which all may be done.
+        notes: descriptor to which a line is written for each refusal that concerns a file that exists.
+    """
+    allowed = tuple(os.path.realpath(root) for root in roots)
+
+    def refuse(event: str, path: str) -> None:
+        if os.path.lexists(path):
+            os.write(notes, f"{event} {path}\n".encode(errors="surrogateescape"))
+        raise PermissionError(13, "Permission denied", path)
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event == "open":
+            _check_open(arguments, allowed, refuse)
+        elif event in PATHS:
+            for number, folder in PATHS[event]:
+                path = _full(arguments[number], arguments[folder] if folder is not None and folder < len(arguments) else None)
+                if path and not _inside(path, allowed):
+                    refuse(event, path)
+        elif event in ("socket.connect", "socket.getaddrinfo"):
+            raise OSError(101, "Network is unreachable")
+
+    sys.addaudithook(hook)
+
+
+def _check_open(arguments: tuple, allowed: tuple[str, ...], refuse: Callable[[str, str], None]) -> None:
+    path, _, flags = arguments
+    if not isinstance(path, str | bytes) or not isinstance(flags, int) or not flags & WRITES:
+        return
+    full = _full(path, None)
+    if not _inside(full, allowed) and not _device(full):
+        refuse("open", full)
+
+
+def _full(path: object, folder: object) -> str:
+    if not isinstance(path, str | bytes | os.PathLike):
+        return ""
+    here = f"/proc/self/fd/{folder}" if isinstance(folder, int) and folder >= 0 else "."
+    head, tail = os.path.split(os.path.join(here, os.fsdecode(path)))
+    return os.path.join(os.path.realpath(head), tail)
+
+
+def _inside(path: str, allowed: tuple[str, ...]) -> bool:
+    return any(path == root or path.startswith(root + "/") for root in allowed)
+
+
+def _device(path: str) -> bool:
+    """Writing to a device that is there changes no file."""
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,98 @@
+"""What is wrong with how a command ended, in words by which alike faults are grouped."""
+
+import hashlib
+import os
+import re
+import signal
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tests.fuzz.shell import Outcome
+
+_FRAME = re.compile(r'File "[^"]*?((?:lstm_jax|tests/fuzz/planted)[/.][^"]*)", line (\d+), in (\S+)')
+_ERROR = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning|Full|Empty|Stop\w*)\b[^:\n]*):?(.*)$", flags=re.MULTILINE)
+_NUMBERS = re.compile(r"(?<![\w.])-?(?:nan|inf)(?![\w.])", flags=re.IGNORECASE)
+_LEFT = re.compile(r"\.tmp$|orbax-checkpoint-tmp|\.tmp\.|run\.lock$")
+
+
+def fault_of(outcome: Outcome) -> str:
+    """The fault in how it ended; empty if there is none: exit code 0, 2 with one line that begins with "error:", 130 after an interrupt."""
+    if outcome.ended:
+        return {"hang": "hang: ignores two interrupts", "memory": "memory: grows without bound"}[outcome.ended]
+    if "Traceback (most recent call last)" in outcome.err or "Exception ignored" in outcome.err:
+        raised = _raised(outcome.err)
+        # an interrupt while Python itself starts or ends is nothing that a command can catch
+        return "" if raised.startswith("KeyboardInterrupt in outside of the project") else f"traceback: {raised}"
+    sent = {number for _, number in outcome.command.signals} | ({signal.SIGINT} if outcome.asked else set())
+    if outcome.code < 0 and -outcome.code not in sent:
+        return f"crash: signal {-outcome.code}"
+    if replaced := [note for note in outcome.outside if note.split()[0] in ("os.rename", "os.remove", "os.rmdir", "shutil.rmtree")]:
+        return f"writes outside its folder: {replaced[0]}"
+    return _code_fault(outcome)
+
+
+def _code_fault(outcome: Outcome) -> str:
+    lines = [line for line in outcome.err.splitlines() if not line.startswith("warning: ")]
+    if outcome.code == 2:
+        good = len(lines) == 1 and lines[0].startswith("error: ")
+        return "" if good else f"error that is not one line: {_shape(lines[0] if lines else 'nothing')}"
+    if outcome.code == 130:
+        asked = outcome.asked or bool(outcome.command.signals)
+        return "" if asked else "exit code 130 without an interrupt"
+    if outcome.code <= 0:  # a signal that was sent to it: Python is on its way out, or has only begun
+        return ""
+    return f"exit code {outcome.code}: {_shape(lines[-1] if lines else 'nothing')}"
+
+
+def silent_number(outcome: Outcome) -> str:
+    """A nan or an infinity among the numbers that a command answers with exit code 0."""
+    found = outcome.code == 0 and not outcome.asked and _NUMBERS.search(outcome.out)
+    return f"silent: {found[0]} with exit code 0" if found else ""
+
+
+def _raised(text: str) -> str:
+    """Type of the last exception, and the last frame of the project's code above it."""
+    frames, errors = _FRAME.findall(text), _ERROR.findall(text)
+    where = f"{frames[-1][0]}, {frames[-1][2]}" if frames else "outside of the project"
+    kind, message = errors[-1] if errors else ("?", "")
+    return f"{kind.strip()} in {where}: {_shape(message)}"
+
+
+def _shape(message: str) -> str:
+    """A message without what differs from case to case."""
+    return re.sub(r"\d+", "N", re.sub(r"'[^']*'|/\S+", "...", message)).strip()[:80]
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every entry below the folder: path -> its type and content."""
+    found = {}
+    for here, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(here) / name
+            found[str(path.relative_to(folder))] = _content(path)
+    return found
+
+
+def _content(path: Path) -> str:
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return f"link to {path.readlink()}"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(mode) else f"special file {stat.S_IFMT(mode):o}"
+
+
+def lost(before: Mapping[str, str], after: Mapping[str, str], may_change: re.Pattern[str] = re.compile("(?!)")) -> str:
+    """The first file of before that is gone or another one now, but for those that may change."""
+    for path, content in before.items():
+        if after.get(path) != content and not may_change.search(path):
+            return f"{'replaces' if path in after else 'removes'} {path}"
+    return ""
+
+
+def left_behind(after: Iterable[str]) -> str:
+    """The first temporary file among the paths."""
+    return next(
+        (f"leaves a temporary file: {_shape(re.sub('[0-9a-f]{8}', 'N', Path(path).name))}" for path in after if _LEFT.search(path)), ""
+    )

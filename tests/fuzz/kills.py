@@ -1,0 +1,135 @@
+"""A training run killed or interrupted at random moments, once or twice, then resumed: the bits are those of an uninterrupted run."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.case import Verdict
+from tests.fuzz.judge import fault_of, left_behind, snapshot
+from tests.fuzz.runs import final
+from tests.fuzz.shell import PATIENT, Command, Outcome, Shell
+from tests.fuzz.world import TRAIN, World
+
+EPOCHS = 3
+FLAGS = {task: f"{flags.replace('--epochs 2', f'--epochs {EPOCHS}')} --checkpoint-steps 2" for task, flags in TRAIN.items()}
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+RUN = "runs/killed"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An uninterrupted run: what it has come to, its rows of metrics, and its seconds."""
+
+    final: dict[str, Any]
+    rows: list[dict[str, Any]]
+    seconds: float
+
+
+_whole: dict[tuple[Path, str], Whole] = {}
+_lock = threading.Lock()
+
+
+def command_of(task: str, resume: bool, signals: tuple[tuple[float, int], ...] = ()) -> Command:
+    """The training command of a task."""
+    return Command(("train", task, *FLAGS[task].split(), "--run", RUN, *["--resume"] * resume), signals=signals)
+
+
+def start(fresh: bool, command: Command, shell: Shell, folder: Path) -> Outcome:
+    """Run it, `fresh` as a process of its own from Python's start on, else forked from the server."""
+    if not fresh:
+        return shell.run(command, folder)
+    began, limit = time.monotonic(), PATIENT.kill
+    words = [sys.executable, "-m", "lstm_jax.cli", *command.arguments]
+    environment = shell.environment | {"TMPDIR": str(folder.parent)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, process_group=0
+    ) as process:
+        threading.Thread(target=_send, args=(process, began, command.signals), daemon=True).start()
+        try:
+            out, err = process.communicate(timeout=limit)
+            ended = ""
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            ended = "hang"
+    texts = (text.decode(errors="replace") for text in (out, err))
+    return Outcome(command, process.returncode, *texts, ended, time.monotonic() - began, False, ())
+
+
+def _send(process: "subprocess.Popen[bytes]", began: float, signals: tuple[tuple[float, int], ...]) -> None:
+    for moment, number in signals:
+        time.sleep(max(0.0, moment - (time.monotonic() - began)))
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def whole(task: str, shell: Shell, world: World) -> Whole:
+    """The uninterrupted run, made once."""
+    with _lock:
+        if (world.root, task) not in _whole:
+            with world.case() as folder:
+                outcome = shell.run(command_of(task, resume=False), folder)
+                if outcome.code != 0:
+                    raise RuntimeError(f"{outcome.command}: {outcome.err}")
+                _whole[world.root, task] = Whole(final(folder / RUN), rows_of(folder), outcome.seconds)
+        return _whole[world.root, task]
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without times."""
+    rows = [json.loads(line) for line in (folder / RUN / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
+
+
+def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
+    """Stop a run once or twice, go on with it, and compare."""
+    task, fresh = draw.choice(list(FLAGS)), draw.random() < 0.4
+    known = whole(task, shell, world)
+    seconds = known.seconds + shell.startup * fresh
+    stops = [(draw.uniform(0, 1.05), draw.choice(SIGNALS)) for _ in range(draw.choice((1, 1, 2)))]
+    told = ", then ".join(f"{signal.Signals(number).name} after {share:.0%}" for share, number in stops)
+    line = f"train {task} {'as a new process' if fresh else 'forked'}: {told}"
+    with world.case() as folder:
+        before = set(snapshot(folder))
+        fault = ""
+        for share, number in stops:
+            command = command_of(task, _begun(folder), ((share * seconds, number),))
+            outcome = start(fresh, command, shell, folder)
+            fault = fault or _stop_fault(outcome, number)
+        outcome = start(False, command_of(task, _begun(folder)), shell, folder)
+        fault = fault or _end_fault(outcome, folder, known, before)
+    return Verdict.of(line, outcome, [fault])
+
+
+def _begun(folder: Path) -> bool:
+    """Whether there is a run to resume: without a config nothing has begun, and the same command begins it."""
+    return (folder / RUN / "config.json").exists()
+
+
+def _stop_fault(outcome: Outcome, number: int) -> str:
+    name = signal.Signals(number).name
+    if fault := fault_of(outcome):
+        return f"{name}: {fault}"
+    by_python = outcome.code == 1 and "Traceback" in outcome.err  # its own start or end, see `fault_of`
+    return "" if by_python or outcome.code in (0, 130, -number) else f"exit code {outcome.code} after {name}: {outcome.err[-200:]}"
+
+
+def _end_fault(outcome: Outcome, folder: Path, known: Whole, before: set[str]) -> str:
+    if fault := fault_of(outcome):
+        return f"at the end: {fault}"
+    if outcome.code != 0:
+        return f"cannot go on: {outcome.err.strip().splitlines()[-1]}"
+    if final(folder / RUN) != known.final:
+        return "silent: other bits than the uninterrupted run"
+    if rows_of(folder) != known.rows:
+        return "silent: other rows in metrics.jsonl than the uninterrupted run"
+    return left_behind(set(snapshot(folder)) - before)

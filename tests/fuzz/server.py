@@ -1,0 +1,131 @@
+"""A process that has imported everything, and forks a child for each command line: what a fresh process does, without its three seconds.
+
+Requests come as JSON lines on standard input, answers go as JSON lines to standard output. JAX has made no devices when the child is
+forked, so that each command chooses its own. `python -m tests.fuzz.server` runs it; `shell.Shell` speaks to it.
+"""
+
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+POLL = 0.01
+FILE_BYTES = 2**30
+
+
+def preload() -> None:
+    """Import what a command may need."""
+    for name in ("demo", "forecast", "generation", "prepare", "sentiment"):
+        importlib.import_module(f"lstm_jax.tasks.{name}")
+    for name in ("cli", "compilation_cache", "convert", "embedding_space", "plots", "text_map"):
+        importlib.import_module(f"lstm_jax.{name}")
+    gc.freeze()  # children share these pages
+
+
+def serve() -> dict[str, Any] | None:
+    """Answer requests until standard input ends, then return None; in a forked child, return the request."""
+    requests = os.fdopen(os.dup(0), "rb", buffering=0)
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    answers.write(b'{"ready": true}\n')
+    while line := requests.readline():
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            requests.close()
+            answers.close()
+            return request
+        with contextlib.suppress(BrokenPipeError):  # the driver has left; the next request will not come
+            answers.write(json.dumps(_watch(child, request)).encode() + b"\n")
+    return None
+
+
+def _watch(child: int, request: dict[str, Any]) -> dict[str, Any]:
+    """Wait for the child: send its signals in time, kill it when it takes too much time or memory."""
+    began = time.monotonic()
+    signals = sorted(request["signals"])
+    answer: dict[str, Any] = {"ended": "", "peak": 0}
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        passed = time.monotonic() - began
+        if pid:
+            answer["code"] = os.waitstatus_to_exitcode(status)
+            answer["seconds"] = passed
+            _kill_group(child)
+            return answer
+        while signals and passed >= signals[0][0]:
+            os.kill(child, signals.pop(0)[1])
+        answer["peak"] = max(answer["peak"], _resident(child))
+        if passed > request["limit"] or answer["peak"] > request["memory"]:
+            answer["ended"] = answer["ended"] or ("hang" if passed > request["limit"] else "memory")
+            os.kill(child, signal.SIGKILL)
+        time.sleep(POLL)
+
+
+def _resident(process: int) -> int:
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _kill_group(child: int) -> None:
+    """What the child has started and left running."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+
+
+def become(request: dict[str, Any]) -> int:
+    """Be the process that the request describes; returns the exit code of its command."""
+    os.setpgid(0, 0)
+    sys.dont_write_bytecode = True
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(request["environment"])
+    tempfile.tempdir = None
+    os.chdir(request["folder"])
+    notes = os.open(request["notes"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    _standard_streams(request)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from tests.fuzz.guard import watch
+
+    watch([Path(root) for root in request["roots"]], notes)
+    if request["call"]:
+        module, _, name = request["call"].partition(":")
+        return getattr(importlib.import_module(module), name)(*request["arguments"])
+    from lstm_jax import cli
+
+    return cli.main(request["arguments"])
+
+
+def _standard_streams(request: dict[str, Any]) -> None:
+    modes = ((0, os.O_RDONLY), (1, os.O_WRONLY | os.O_CREAT), (2, os.O_WRONLY | os.O_CREAT))
+    for (number, mode), path in zip(modes, request["streams"], strict=True):
+        if path:
+            os.dup2(os.open(path, mode), number)
+        else:
+            os.close(number)
+    encoding = request["encoding"]
+    sys.stdin = _stream(0, "r", encoding, "surrogateescape") if request["streams"][0] else None  # type: ignore[assignment]
+    sys.stdout = _stream(1, "w", encoding, "strict") if request["streams"][1] else None  # type: ignore[assignment]
+    sys.stderr = _stream(2, "w", encoding, "backslashreplace")
+
+
+def _stream(number: int, mode: str, encoding: str, errors: str) -> io.TextIOWrapper:
+    return open(number, mode, encoding=encoding, errors=errors, closefd=False)
+
+
+if __name__ == "__main__":
+    preload()
+    asked = serve()
+    sys.exit(0 if asked is None else become(asked))

@@ -1,0 +1,141 @@
+"""Command lines run by a `server`, one after another, each with a limit of time and memory."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).parents[2]
+MEMORY = 3 * 2**30
+"""Resident bytes beyond which a command is stopped; a training run of the largest size here takes under 1 GiB."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds: when a command is asked to stop (SIGINT), asked again, and killed as hung."""
+
+    ask: float
+    again: float
+    kill: float
+
+
+BRISK = Limits(12, 24, 60)
+"""For commands that may be of any length, and must then heed an interrupt."""
+PATIENT = Limits(120, 140, 160)
+"""For commands that must end by themselves, on a machine with other work too."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line and what surrounds it. call: "module:function" instead of the command line. signals: (seconds, number)."""
+
+    arguments: tuple[str, ...]
+    stdin: bytes = b""
+    stdout: str = "file"
+    encoding: str = "utf-8"
+    call: str = ""
+    signals: tuple[tuple[float, int], ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        around = "" if self.stdout == "file" else f" >{self.stdout}"
+        around += "" if self.encoding == "utf-8" else f" (PYTHONIOENCODING={self.encoding})"
+        return (f"{self.call}(...) " if self.call else "lstm-jax ") + shlex.join(self.arguments) + around
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended. ended: "hang" or "memory" if it was killed for that; outside: changes outside its folder that were refused."""
+
+    command: Command
+    code: int
+    out: str
+    err: str
+    ended: str
+    seconds: float
+    asked: bool
+    outside: tuple[str, ...]
+
+
+class Shell:
+    """A server process, started when first needed and again after it was lost.
+
+    Args:
+        environment: of every command, beside PATH and the like.
+        writable: folders in which commands may write, beside their own.
+    """
+
+    def __init__(self, environment: Mapping[str, str], writable: Sequence[Path] = ()):
+        self.environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "CXX") if name in os.environ} | dict(environment)
+        self.environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", "OPENBLAS_NUM_THREADS": "1"}
+        self.writable = tuple(writable)
+        self.startup = 0.0
+        """Seconds that the server took to import everything."""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Shell":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def run(self, command: Command, folder: Path, limits: Limits = PATIENT) -> Outcome:
+        """Run it in `folder`; its output goes to files beside that."""
+        aside = folder.parent / f"{folder.name}.streams"
+        aside.mkdir(exist_ok=True)
+        names = {name: aside / name for name in ("stdin", "stdout", "stderr", "notes", "tmp")}
+        for name in ("stdout", "stderr", "notes"):
+            names[name].write_bytes(b"")
+        names["stdin"].write_bytes(command.stdin)
+        names["tmp"].mkdir(exist_ok=True)
+        stdout = {"file": str(names["stdout"]), "closed": ""}.get(command.stdout, command.stdout)
+        asked = ((limits.ask, signal.SIGINT), (limits.again, signal.SIGINT))
+        answer = self._answer(
+            {
+                "arguments": command.arguments,
+                "call": command.call,
+                "folder": str(folder),
+                "roots": [str(root) for root in (folder, names["tmp"], *self.writable)],
+                "notes": str(names["notes"]),
+                "streams": [str(names["stdin"]), stdout, str(names["stderr"])],
+                "encoding": command.encoding,
+                "environment": {"TMPDIR": str(names["tmp"])} | dict(command.environment),
+                "signals": command.signals or asked,
+                "limit": limits.kill,
+                "memory": MEMORY,
+            }
+        )
+        out, err, notes = (names[name].read_bytes().decode(errors="replace") for name in ("stdout", "stderr", "notes"))
+        late = not command.signals and answer["seconds"] >= limits.ask
+        return Outcome(command, answer["code"], out, err, answer["ended"], answer["seconds"], late, tuple(notes.splitlines()))
+
+    def _answer(self, request: dict) -> dict:
+        process = self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the fuzzer's server ended with code {process.wait()}")
+        return json.loads(line)
+
+    def _started(self) -> "subprocess.Popen[bytes]":
+        if self._process is None or self._process.poll() is not None:
+            command, began = [sys.executable, "-m", "tests.fuzz.server"], time.monotonic()
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environment, cwd=ROOT, start_new_session=True
+            )
+            assert self._process.stdout is not None
+            self._process.stdout.readline()
+            self.startup = time.monotonic() - began
+        return self._process

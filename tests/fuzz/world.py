@@ -1,0 +1,153 @@
+"""The folder that every case begins with a copy of: tiny data of each kind, a finished run of each task, files that are a user's own."""
+
+import csv
+import json
+import math
+import os
+import random
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fuzz.shell import Command, Shell
+
+_TINY = "--units 4 --epochs 2 --batch-size 16 --no-figures"
+TRAIN = {
+    "sentiment": f"--data reviews --vocabulary frequency --num-words 60 --maxlen 6 --embed 4 --cache-dir cache {_TINY}",
+    "generation": f"--data text.txt --length 8 --step 4 --sample-chars 4 --sample-prompt 3 {_TINY}",
+    "forecast": f"--csv series.csv --context 6 --horizon 3 {_TINY}",
+}
+"""Flags of a training run of each task, but for --run."""
+ASK = {
+    "sentiment": (
+        "evaluate --json --run runs/sentiment",
+        "predict --file lines.txt --run runs/sentiment",
+        "embedding neighbours good --count 3 --min-reviews 1 --run runs/sentiment",
+        "embedding export vectors.txt --run runs/sentiment",
+    ),
+    "generation": (
+        "generate --prompt the --chars 12 --json --run runs/generation",
+        "score --json --run runs/generation",
+        "score --json --text the.cat --run runs/generation",
+        "units --text the.cat --count 2 --out page.html --run runs/generation",
+    ),
+    "forecast": ("forecast --json --run runs/forecast", "forecast --json --csv series.csv --level 0.5 --run runs/forecast"),
+}
+"""Questions to a run of each task."""
+SENTENCES = "the cat sat on the mat. a dog ran to the red house, and the cat was not there! "
+CONFIG_HOME = "home"
+
+
+@dataclass(frozen=True)
+class World:
+    """root/start is copied for each case; root/cache and root/home stand for the user's."""
+
+    root: Path
+    environment: dict[str, str]
+
+    @property
+    def start(self) -> Path:
+        return self.root / "start"
+
+    def shell(self) -> Shell:
+        return Shell(self.environment, (self.root / "cache", self.root / CONFIG_HOME))
+
+    @contextmanager
+    def case(self) -> Iterator[Path]:
+        """A copy of the folder, removed at the end."""
+        with tempfile.TemporaryDirectory(dir=self.root, prefix="case-", ignore_cleanup_errors=True) as folder:
+            here = Path(folder) / "w"
+            shutil.copytree(self.start, here, symlinks=True, ignore=shutil.ignore_patterns("fifo"))
+            os.mkfifo(here / "fifo")
+            yield here
+
+
+@contextmanager
+def make_world(library: Path | None = None) -> Iterator[World]:
+    """Write the data, train the runs; all of it is removed at the end.
+
+    Args:
+        library: what `native.build` made, to spare each world its twenty seconds; None: the backend native is left out.
+    """
+    with tempfile.TemporaryDirectory(prefix="lstm_jax-fuzz-") as folder:
+        root = Path(folder)
+        environment = {
+            "HOME": str(root / CONFIG_HOME),
+            "XDG_CACHE_HOME": str(root / "cache"),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+            "TF_CPP_MIN_LOG_LEVEL": "1",
+            "LC_ALL": "C.UTF-8",
+        }
+        world = World(root, environment)
+        for name in ("start", "cache", CONFIG_HOME):
+            (root / name).mkdir()
+        if library is not None:
+            native = root / "cache" / "lstm_jax" / "native"
+            native.mkdir(parents=True, mode=0o700)
+            for path in library.parent.glob(f"{library.stem}*"):
+                shutil.copy2(path, native)
+        write_data(world.start)
+        _train(world)
+        yield world
+
+
+def _train(world: World) -> None:
+    with world.shell() as shell:
+        for task, flags in TRAIN.items():
+            command = Command(("train", task, *flags.split(), "--run", f"runs/{task}"))
+            outcome = shell.run(command, world.start)
+            if outcome.code != 0:
+                raise RuntimeError(f"{command}: {outcome.err or outcome.out}")
+    shutil.rmtree(world.root / "start.streams")
+
+
+def write_data(folder: Path) -> None:
+    """The data: reviews, a text, a series, a review a line; and files that no command made."""
+    draw = random.Random(7)
+    (folder / "reviews").mkdir()
+    for split, rows in (("train", 64), ("test", 24)):
+        with (folder / "reviews" / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *(review(draw, row % 2) for row in range(rows))])
+    rows = [dict(zip(("text", "label"), review(draw, row % 2), strict=True)) | {"movie": f"m{row // 4}"} for row in range(32)]
+    (folder / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "text.txt").write_text(SENTENCES * 8)
+    (folder / "lines.txt").write_text("a good film\nnot a good plot\nbad\n")
+    values = [f"{hour},{math.sin(hour / 5) + draw.gauss(0, 0.1):.4f}" for hour in range(120)]
+    (folder / "series.csv").write_text("\n".join(["time,value", *values]) + "\n")
+    (folder / "notes").mkdir()
+    (folder / "empty").mkdir()
+    for name in ("keep.txt", "keep.png", "keep.html", "notes/keep.txt"):
+        (folder / name).write_text(f"{name}: a user's own, the cat sat on the mat\n")
+    (folder / "link").symlink_to("keep.txt")
+    (folder / "nowhere").symlink_to("absent/file")
+
+
+def review(draw: random.Random, label: int) -> tuple[str, int]:
+    """A made review and its label."""
+    words = ["the", "film", "plot", "was", "a", ("bad", "good")[label], ("dull", "fine")[label]]
+    return " ".join(draw.choice(words) for _ in range(draw.randint(3, 9))), label
+
+
+def write_archive(path: Path) -> None:
+    """A small aclImdb archive."""
+    folder = path.parent / "aclImdb"
+    write_folder(folder)
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(folder, "aclImdb")
+    shutil.rmtree(folder)
+
+
+def write_folder(folder: Path) -> None:
+    """A small aclImdb folder."""
+    draw = random.Random(3)
+    for split in ("train", "test"):
+        for label, name in enumerate(("neg", "pos")):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(6):
+                (folder / split / name / f"{number}_{1 + 8 * label}.txt").write_text(review(draw, label)[0])
+            urls = "".join(f"http://www.imdb.com/title/tt{number:07d}/usercomments\n" for number in range(6))
+            (folder / split / f"urls_{name}.txt").write_text(urls)
