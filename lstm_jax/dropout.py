@@ -77,10 +77,12 @@ class _DrawMask(ForwardOperation):
     shape: tuple[int, ...]
     platforms: tuple[str, ...] = ("cpu",)
 
+    def runs_on(self):
+        return self.platforms
+
     def forward(self, keep, *args):
-        del keep
-        fixed = {"keep": np.float32(self.keep), "scale": np.float32(1 / self.keep)}
-        return native.call("lstm_jax_mask", [jax.ShapeDtypeStruct(self.shape, jnp.float32)], args, {}, **fixed)[0], ()
+        keep, scale = np.float32(self.keep), np.float32(1 / self.keep)
+        return native.call("lstm_jax_mask", [jax.ShapeDtypeStruct(self.shape, jnp.float32)], args, {}, keep=keep, scale=scale)[0], ()
 
     def plain_forward(self, keep, *args):
         del keep

@@ -309,7 +309,7 @@ def _explained(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         found = _OS_ERROR.search(str(error))
-        code = int(found[1]) if found else getattr(error, "errno", None)
+        code: int | None = int(found[1]) if found else getattr(error, "errno", None)
         if code in _NO_SPACE or "No space left" in str(error) or "Disk quota" in str(error):
             raise InputError(f"checkpoint folder {folder}", "no space left", "free some, or name a folder on another disk") from error
         if code == errno.EFBIG:
