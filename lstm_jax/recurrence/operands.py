@@ -77,7 +77,8 @@ def read_operands(
         x = jnp.where(valid if x.ndim == 2 else valid[:, :, None], x, 0)
         tokens = None if tokens is None else _apart_from_padding(tokens, valid)
     if backwards:
-        x, valid, tokens = (None if array is None else jnp.flip(array, 0) for array in (x, valid, tokens))
+        x = jnp.flip(x, 0)
+        valid, tokens = (None if array is None else jnp.flip(array, 0) for array in (valid, tokens))
     return Operands(params, x, state, valid, dropout, tokens)
 
 
@@ -217,7 +218,7 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) ->
             require(mask.shape in shapes, name, mask.shape, remedy)
             mask = _numbers(name, mask, dtype, remedy)
         masks.append(mask)
-    return DropoutMasks(*masks, _read_zoneout(cell, given.zoneout, (steps, batch, units), dtype))
+    return DropoutMasks(masks[0], masks[1], _read_zoneout(cell, given.zoneout, (steps, batch, units), dtype))
 
 
 def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict[str, jax.Array] | None:
