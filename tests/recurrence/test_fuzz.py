@@ -8,6 +8,7 @@ LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest tests/recurrence/test_fuzz.py test
 is the long run, half of it of layers.
 """
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -297,6 +298,12 @@ def draw_call(on: Drawing, x64: bool) -> Call:
     return call
 
 
+def forget_programs(count: int) -> None:
+    """Free memory in a long run: JAX keeps every program that it has compiled."""
+    if count % 500 == 0:
+        jax.clear_caches()
+
+
 def compare(got: Any, want: Any, tolerance: float) -> None:
     got_leaves, want_leaves = jax.tree.leaves(got), jax.tree.leaves(want)
     assert len(got_leaves) == len(want_leaves)
@@ -331,9 +338,12 @@ def gradients(call: Call, operands: dict[str, Any], backend: str | None):
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
 def test_unroll(x64: bool) -> None:
+    count = itertools.count(1)
+
     @settings(ANY, max_examples=EXAMPLES // 2)
     @given(st.data())
     def check(data: st.DataObject) -> None:
+        forget_programs(next(count))
         with jax.enable_x64(x64), jax.disable_jit():
             on = Drawing(data)
             call = draw_call(on, x64)

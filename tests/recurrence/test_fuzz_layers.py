@@ -1,6 +1,7 @@
 """Random calls of the layers: each equals the reference run on plain operands, or raises `InputError`; see test_fuzz.py."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import BACKENDS, Shape
-from test_fuzz import ANY, EXAMPLES, Call, Drawing, attempt, compare, draw_state, draw_valid, draw_x, mostly
+from test_fuzz import ANY, EXAMPLES, Call, Drawing, attempt, compare, draw_state, draw_valid, draw_x, forget_programs, mostly
 
 from lstm_jax import GRU, LSTM, Bidirectional, RecurrentStack, SimpleRNN, unroll
 
@@ -107,9 +108,12 @@ def check_layer(on: Drawing) -> None:
 
 
 def test_layers(unchecked: None) -> None:
+    count = itertools.count(1)
+
     @settings(ANY, max_examples=EXAMPLES)
     @given(st.data())
     def check(data: st.DataObject) -> None:
+        forget_programs(next(count))
         with jax.disable_jit():
             check_layer(Drawing(data))
 

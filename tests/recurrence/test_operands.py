@@ -233,7 +233,7 @@ def test_ints_of_64_bits_are_not_cut(x64: None, eager: None, backend: str) -> No
     np.testing.assert_array_equal(none[1].h, operands["initial_state"].h)
 
 
-def test_more_steps_than_an_int8_counts(eager: None) -> None:
+def test_more_steps_than_an_int8_counts() -> None:
     params = usual()["params"]
     x = jnp.ones((2, 130, 3))
     got = run({"params": params, "x": x, "lengths": np.array([127, -128], np.int8)}, "hoisted")
