@@ -317,7 +317,7 @@ def _explained(folder: Path) -> Iterator[None]:
                 f"checkpoint folder {folder}", os.strerror(code), "allow larger files (ulimit -f), or shrink the model"
             ) from error
         if code is not None or isinstance(error, OSError):
-            said = os.strerror(code) if code is not None else error
+            said: object = error if code is None else os.strerror(code)
             raise InputError(f"checkpoint folder {folder}", said, "name a folder that can be written") from error
         raise
 
