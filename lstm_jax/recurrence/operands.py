@@ -213,7 +213,7 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) ->
             name, shapes = f"dropout.{field}", ((batch, size), (cell.gates, batch, size))
             remedy = f"give shape {shapes[0]} or {shapes[1]}"
             mask = _of_kinds(name, mask, REAL, remedy)
-            linear = field == "recurrent" and cell.linear is not None
+            linear = field == "recurrent" and not cell.sees_state
             require(not linear, name, mask.shape, f"the cell {cell.name} multiplies no state by a kernel")
             require(mask.shape in shapes, name, mask.shape, remedy)
             mask = _numbers(name, mask, dtype, remedy)
