@@ -49,7 +49,7 @@ def test_a_named_backend_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, col
 
 
 def test_unknown_cell() -> None:
-    with pytest.raises(InputError, match="^cell: nonsense; give a Cell, or one of lstm, "):
+    with pytest.raises(InputError, match=r"^cell: nonsense; give a Cell, or one of lstm, "):
         resolve_backend(None, "nonsense")
 
 
