@@ -9,6 +9,7 @@ Kinds (`MaskKind`):
 Zoneout (Krueger et al. 2017) is the one that is drawn anew at each step: a unit's state stays as it was.
 """
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,6 +19,9 @@ import numpy as np
 from lstm_jax import native, sharding
 from lstm_jax.errors import require
 from lstm_jax.shapes import GATES
+
+COUNTERS = 2**32
+"""Numbers that compiled code can draw from one key."""
 
 MaskKind = Literal["keras", "per_gate", "variational"]
 
@@ -49,7 +53,7 @@ def check_rate(name: str, rate: float) -> float:
 def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """Inverted dropout: 0 with probability `rate`, else 1 / (1 - rate); `shape` in, `shape` out."""
     keep = 1 - check_rate("dropout", rate)
-    if _compiled(key, dtype):
+    if _compiled(key, dtype) and math.prod(shape) <= COUNTERS:
         words = jax.random.key_data(key)
         fixed = {"keep": np.float32(keep), "scale": np.float32(1 / keep)}
         return native.call("lstm_jax_mask", [jax.ShapeDtypeStruct(shape, dtype)], [words], {}, **fixed)[0]
