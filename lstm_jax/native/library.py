@@ -90,9 +90,16 @@ def _compiler() -> list[str]:
 def _compile(compiler: list[str], made: Path) -> None:
     command = [*compiler, *_flags(), "-I", jax.ffi.include_dir(), *map(str, SOURCES), "-o", str(made)]
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # a sanitizer's runtime is not for compilers
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     # a session of its own, so that its end is that of the compiler's children too
-    with subprocess.Popen(command, **streams, env=environment, text=True, start_new_session=True) as run:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        start_new_session=True,
+    ) as run:
         try:
             _, complaints = run.communicate(timeout=BUILD_SECONDS)
         except BaseException as error:
