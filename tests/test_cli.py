@@ -417,12 +417,10 @@ def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
 @pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 def test_a_dense_optimizer_is_said(ask, reviews, tmp_path):
     """Adam updates by rows, clipped or not; where each step updates the whole embedding, a line says so."""
-    common = ["train", "sentiment", "--data", reviews, "--cache-dir", tmp_path / "cache", *SIZES]
-    for number, (flags, dense) in enumerate(((["--clip-norm", "1"], False), (["--optimizer", "sgd"], True))):
-        code, out, _ = ask(*common, "--run", tmp_path / str(number), *flags)
-        assert code == 0
-        assert (f"optimizer sgd: {sentiment.DENSE}\n" in out) == dense
-        assert ("updates the whole embedding" in out) == dense
+    for flag, value, dense in (("--clip-norm", "1", False), ("--optimizer", "sgd", True)):
+        places = ["--data", reviews, "--cache-dir", tmp_path, "--run", tmp_path / value]
+        code, out, _ = ask("train", "sentiment", *places, *SIZES, flag, value)
+        assert (code, f"optimizer {value}: {sentiment.DENSE}\n" in out, "the whole embedding" in out) == (0, dense, dense)
 
 
 def test_flags_reach_the_config():
