@@ -17,6 +17,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
+def sanitize(session: nox.Session) -> None:
+    """The compiled backend under g++'s address, undefined behaviour and thread sanitizers: all of its tests."""
+    session.install("-e", ".[tests]")
+    session.run(".ci/sanitize", *session.posargs, external=True, env={"PYTHON": "python"})
+
+
+@nox.session(python="3.11")
 def lint(session: nox.Session) -> None:
     """Lint, types and import rules."""
     session.install("-e", ".[tests,torch,lint]")

@@ -146,7 +146,7 @@ def _thing(error: OSError) -> str:
     except OSError:
         drop_output()
         return "standard output"
-    return str(error.filename) if error.filename is not None else "reading or writing"
+    return str(error.filename) if error.filename is not None else "standard input or output"
 
 
 if __name__ == "__main__":

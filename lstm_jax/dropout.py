@@ -9,6 +9,7 @@ Kinds (`MaskKind`):
 Zoneout (Krueger et al. 2017) is the one that is drawn anew at each step: a unit's state stays as it was.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,9 @@ from lstm_jax.operation import ForwardOperation, Vmapped, apply
 from lstm_jax.shapes import GATES
 
 KEY_TYPE = "threefry2x32"
+COUNTERS = 2**32
+"""Numbers that compiled code can draw from one key."""
+
 MaskKind = Literal["keras", "per_gate", "variational"]
 
 
@@ -52,7 +56,7 @@ def check_rate(name: str, rate: float) -> float:
 def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """Inverted dropout: 0 with probability `rate`, else 1 / (1 - rate); `shape` in, `shape` out."""
     keep = 1 - check_rate("dropout", rate)
-    if _compiled(key, dtype):
+    if _compiled(key, dtype) and math.prod(shape) <= COUNTERS:
         return apply(_DrawMask(keep, tuple(shape)), jax.random.key_data(key))
     return _drawn(key, keep, shape, dtype)
 
@@ -77,10 +81,12 @@ class _DrawMask(ForwardOperation):
     shape: tuple[int, ...]
     platforms: tuple[str, ...] = ("cpu",)
 
+    def runs_on(self):
+        return self.platforms
+
     def forward(self, keep, *args):
-        del keep
-        fixed = {"keep": np.float32(self.keep), "scale": np.float32(1 / self.keep)}
-        return native.call("lstm_jax_mask", [jax.ShapeDtypeStruct(self.shape, jnp.float32)], args, {}, **fixed)[0], ()
+        keep, scale = np.float32(self.keep), np.float32(1 / self.keep)
+        return native.call("lstm_jax_mask", [jax.ShapeDtypeStruct(self.shape, jnp.float32)], args, {}, keep=keep, scale=scale)[0], ()
 
     def plain_forward(self, keep, *args):
         del keep

@@ -97,7 +97,7 @@ def locate(path: str | Path, thing: str, remedy: str) -> Path:
 
 
 @contextlib.contextmanager
-def open_input(path: str | Path, thing: str = "", remedy: str = READABLE) -> Iterator[IO[bytes]]:
+def open_input(path: str | os.PathLike[str], thing: str = "", remedy: str = READABLE) -> Iterator[io.BufferedReader]:
     """Open a regular file of at most `most_bytes` for reading; see at the end that it is still the one that was opened.
 
     Args:

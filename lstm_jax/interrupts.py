@@ -29,9 +29,11 @@ def interrupted() -> bool:
 def none_is_lost() -> Iterator[None]:
     """Within it, a SIGINT raises `KeyboardInterrupt` once more where Python had to ignore it (in a callback, a `__del__`), and is noted.
 
+    Tracebacks that compiled modules print, when their import is interrupted, are left out.
+
     A thread other than the main one, and a process that ignores SIGINT, get nothing.
     """
-    old, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    old, hook, printing = signal.getsignal(signal.SIGINT), sys.unraisablehook, sys.excepthook
     if threading.current_thread() is not threading.main_thread() or old is signal.SIG_IGN:
         yield
         return
@@ -48,12 +50,16 @@ def none_is_lost() -> Iterator[None]:
         else:
             hook(unraisable)
 
+    def show(*error: Any) -> None:
+        if not interrupted():
+            printing(*error)
+
     signal.signal(signal.SIGINT, note)
-    sys.unraisablehook = again
+    sys.unraisablehook, sys.excepthook = again, show
     try:
         yield
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook, sys.excepthook = hook, printing
         signal.signal(signal.SIGINT, old)
         _asked.clear()
 

@@ -6,7 +6,8 @@
 - Forward mode and higher orders differentiate the operation's twin in plain JAX, which gives the same values.
 - `vmap` folds the mapped axis into the rows of the batch. Where an operand without rows (a kernel) is mapped too, it is one call for all of
   them if the operation has such a call, else `vmap` of its own passes.
-- The operation's own passes run on its `platforms`; others, and exported programs, run the twin. This is chosen when a program is lowered.
+- The operation's own passes run on the platforms of `runs_on`; others, and exported programs, run the twin. It is chosen when a program
+  is lowered.
 """
 
 from abc import abstractmethod
@@ -47,10 +48,9 @@ class Operation:
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
         """Return what `backward` does, from operations of JAX alone."""
 
-    @property
     @abstractmethod
-    def platforms(self) -> tuple[str, ...]:
-        """Platforms on which `forward` and `backward` run; on others their twins do."""
+    def runs_on(self) -> tuple[str, ...]:
+        """Return the platforms on which `forward` and `backward` run; on others their twins do."""
 
     @abstractmethod
     def rows(self, args: tuple) -> list[int | None]:
@@ -157,7 +157,7 @@ def _cut(trees: tuple, leaves: Sequence) -> tuple[Sequence, Sequence, Sequence]:
 def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Leaves) -> tuple[tuple[ClosedJaxpr, ClosedJaxpr], Any]:
     """Return both programs, traced here so that they have the caller's settings, and the structure of their results."""
     twin, shapes = jax.make_jaxpr(plain, return_shape=True)(*leaves)
-    return (jax.make_jaxpr(compiled)(*leaves) if operation.platforms else twin, twin), jax.tree.structure(shapes)
+    return (jax.make_jaxpr(compiled)(*leaves) if operation.runs_on() else twin, twin), jax.tree.structure(shapes)
 
 
 def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
@@ -173,15 +173,20 @@ def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leave
     return jax.jvp(of_given, tuple(args[n] for n in given), tuple(tangents))[1]
 
 
+def _run_compiled(primitive: Primitive, *leaves, **params) -> Leaves:
+    with jax.disable_jit(False):  # else the primitive would come back here for ever
+        return jax.jit(partial(primitive.bind, **params))(*leaves)
+
+
 def _primitive(name: str) -> Primitive:
     made = Primitive(f"lstm_jax_{name}")
     made.multiple_results = True
-    made.def_impl(lambda *leaves, **params: jax.jit(partial(made.bind, **params))(*leaves))
+    made.def_impl(partial(_run_compiled, made))
     made.def_abstract_eval(lambda *avals, branches, **params: branches[1].out_avals)
 
     def lower(platform: str, context, *leaves, operation, branches, **params):
         exported = getattr(context.module_context.lowering_parameters, "for_export", False)  # such a program must run where we are not
-        here = platform in operation.platforms and not exported
+        here = platform in operation.runs_on() and not exported
         return mlir.lower_fun(jaxpr_as_fun(branches[0 if here else 1]), multiple_results=True)(context, *leaves)
 
     for platform in PLATFORMS:
@@ -330,10 +335,9 @@ class Vmapped(Operation):
     dims: tuple[int | None, ...]
     size: int
 
-    @property
-    def platforms(self) -> tuple[str, ...]:
+    def runs_on(self) -> tuple[str, ...]:
         """See `Operation`."""
-        return self.inner.platforms
+        return self.inner.runs_on()
 
     def _over(self, function: Callable, args: tuple, *more):
         leaves, tree = jax.tree.flatten(args)

@@ -148,6 +148,12 @@ def _varying(leaf) -> frozenset[str]:
     return frozenset(getattr(aval, "vma", ()) if kind is None else kind.varying)
 
 
+def explicit_sharding(array: Any) -> Any:
+    """Return the sharding in the type of an array on a mesh with explicit axes, else None."""
+    found: Any = getattr(jax.typeof(array), "sharding", None)
+    return found if found is not None and AxisType.Explicit in found.mesh.axis_types else None
+
+
 def in_automatic_mode(function: Callable, rows_of: int, out_axes: Any) -> Callable:
     """Return `function` for arrays of any mesh: where their axes are explicit, it runs with automatic ones.
 
@@ -158,13 +164,12 @@ def in_automatic_mode(function: Callable, rows_of: int, out_axes: Any) -> Callab
     """
 
     def run(*args):
-        x = jax.typeof(args[rows_of])
-        meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(args)]
-        mesh = next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
-        if mesh is None:
+        found = [place for place in map(explicit_sharding, jax.tree.leaves(args)) if place is not None]
+        if not found:
             return function(*args)
-        names = x.sharding.spec[1] if x.sharding.mesh == mesh else None
-        places = jax.tree.map(lambda axis: NamedSharding(mesh, PartitionSpec(*[None] * axis, names)), out_axes)
+        own = explicit_sharding(args[rows_of])
+        names = None if own is None else own.spec[1]
+        places = jax.tree.map(lambda axis: NamedSharding(found[0].mesh, PartitionSpec(*[None] * axis, names)), out_axes)
         return auto_axes(function, out_sharding=places)(*args)
 
     return run

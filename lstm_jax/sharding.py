@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax import machine
 from lstm_jax.errors import InputError, require
+from lstm_jax.partition import explicit_sharding
 
 DATA = "data"
 MOST_CPU_DEVICES = 64
@@ -39,7 +40,7 @@ def use_cpu_cores(cores: int = 0) -> None:
         jax.config.update("jax_num_cpu_devices", wanted)
     except RuntimeError as error:
         if jax.local_device_count("cpu") != wanted:
-            raise InputError("devices", wanted, "call use_cpu_cores before JAX is first used") from error
+            raise InputError("devices", cores or wanted, "call use_cpu_cores before JAX is first used") from error
 
 
 def prefer_cpu_devices(count: int) -> None:
@@ -99,6 +100,9 @@ def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
     On a mesh the table lies there by columns: each device gathers its columns of all rows, then they trade columns for rows. An id outside
     the table gives NaN, as `jnp.take` does.
     """
+    explicit = explicit_sharding(ids)
+    if explicit is not None:
+        return table.at[ids].get(mode="fill", out_sharding=NamedSharding(explicit.mesh, PartitionSpec(*explicit.spec, None)))
     if ids.ndim == 0 or not _divides(table, 1) or not _divides(ids, ids.ndim - 1):
         return jnp.take(table, ids, axis=0)
     return constrain(constrain(jnp.take(table, replicate(ids), axis=0), ids.ndim), ids.ndim - 1)

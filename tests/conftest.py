@@ -58,6 +58,13 @@ def x64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Operations one by one: each is compiled once, whatever program it stands in."""
+    with jax.disable_jit():
+        yield
+
+
 @pytest.fixture(scope="module")
 def quick_compiles() -> Iterator[None]:
     """Half the time for programs that are compiled anew and run once: XLA and LLVM leave most optimisations out."""

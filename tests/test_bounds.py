@@ -7,8 +7,9 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
-from lstm_jax import bounds, cli
+from lstm_jax import bounds
 from lstm_jax.bounds import Bounds, check_numbers
+from lstm_jax.commands import COMMANDS
 from lstm_jax.errors import InputError
 
 REQUIRED = {"embedding export": ["vectors.txt"], "embedding neighbours": ["good"]}
@@ -26,7 +27,7 @@ def parts_of(kind: type) -> list[type]:
 def numbers() -> list[tuple[str, str, type, Bounds]]:
     """Command, flag, kind and bounds of each number."""
     found = []
-    for command, kind in cli.COMMANDS.items():
+    for command, kind in COMMANDS.items():
         for part in parts_of(kind):
             hints = get_type_hints(part, include_extras=True)
             for field in dataclasses.fields(part):

@@ -22,6 +22,7 @@ from tables import BACKENDS
 
 from lstm_jax import cli, config, data
 from lstm_jax.commands import COMMANDS, TrainSentiment
+from lstm_jax.errors import InputError
 from lstm_jax.tasks import sentiment
 from lstm_jax.training.loop import Interrupted
 
@@ -167,6 +168,13 @@ def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
         ("train sentiment --data {reviews} --optimizer nonsense", ["optimizer: nonsense; give adam"]),
         ("train sentiment --data {reviews} --batch-size 7", ["batch_size: 7; give a multiple of the mesh's 2 devices"]),
         ("train sentiment --data {reviews} --devices 3", ["devices: 3; "]),
+        ("train sentiment --data {reviews} --epochs 2147483647", ["epochs: 2147483647; the run would have 10,737,418,235 steps"]),
+        ("train sentiment --data {reviews} --maxlen 2147483647", ["memory: ", "GiB free; ", "lower --batch-size, --maxlen"]),
+        ("train sentiment --data {reviews} --data ~nosuchuser/x", ["~nosuchuser/x: ", "home"]),
+        (
+            "train sentiment --data {reviews} --cache-dir ~nosuchuser/x",
+            ["path ~nosuchuser/x: no such user, or no home"],
+        ),
         ("train sentiment --data {reviews} --run {tmp}/thing.txt", ["thing.txt: is a file; name a new folder"]),
         ("train sentiment --data {reviews} --run {tmp}", ["not empty; name a new folder"]),
         ("evaluate --run {tmp}/none", ["none/config.json: No such file or directory; name the folder of a finished or interrupted run"]),
@@ -304,6 +312,20 @@ def test_evaluate(ask, run):
     code, out, _ = ask("evaluate", "--run", run, "--split", "train")
     assert code == 0
     assert "160" in out
+
+
+def test_evaluate_refuses_other_data(ask, run, reviews):
+    """Another row would give another vocabulary: the run's ids would be other words."""
+    table = reviews / "train.csv"
+    before = table.read_bytes()
+    try:
+        table.write_bytes(before + b"an aardvark of a film,1\r\n")
+        assert_error(ask("evaluate", "--run", run), "changed since the run began; give back the data that its config.json names")
+    finally:
+        table.write_bytes(before)
+    assert ask("evaluate", "--run", run)[0] == 0
+    with pytest.raises(InputError, match="vocabulary of the reviews: not the run's"):
+        sentiment.evaluate(sentiment.load(Path(run)), data.encode_reviews(data.synthetic_splits(50, 50, seed=1), 300))
 
 
 def test_neighbours(ask, run):

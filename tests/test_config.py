@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lstm_jax.cell_names import CellName
 from lstm_jax.config import (
     DataConfig,
     GenerationConfig,
@@ -192,15 +193,20 @@ def test_tied_weights_need_an_embedding_as_wide_as_the_units():
 
 
 def test_named_choices_are_choices():
-    chosen = [(part, f) for part in PARTS for f in dataclasses.fields(part) if get_origin(f.type) is Literal]
+    chosen = [
+        (part, f, CellName if f.name == "cell" else f.type)
+        for part in PARTS
+        for f in dataclasses.fields(part)
+        if f.name == "cell" or get_origin(f.type) is Literal
+    ]
     assert len(chosen) == 18
-    for part, f in chosen:
+    for part, f, choices in chosen:
         extra: dict = {"schedule": {"final_learning_rate": 1e-9}, "cell": {"recurrent_dropout": 0.0}}.get(f.name, {})
-        for choice in get_args(f.type):
+        for choice in get_args(choices):
             assert getattr(part(**{f.name: choice}, **extra), f.name) == choice
         config = part(**extra)
         object.__setattr__(config, f.name, "sideways")  # past beartype, which only the tests have
-        with pytest.raises(InputError, match=f"^{f.name}: sideways; give one of .*{re.escape(get_args(f.type)[-1])}"):
+        with pytest.raises(InputError, match=f"^{f.name}: sideways; give one of .*{re.escape(get_args(choices)[-1])}"):
             config.__post_init__()
 
 

@@ -13,6 +13,7 @@ from lstm_jax import interrupts
 PROGRAM = """
 import jax, jax.numpy as jnp
 from lstm_jax import cli
+from lstm_jax.commands import COMMANDS
 from lstm_jax.training import loop
 
 def endless(console):
@@ -20,7 +21,7 @@ def endless(console):
         print("running", flush=True)
         jax.jit(lambda x: jax.lax.while_loop(lambda x: x >= 0, lambda x: x * 0 + 1, x))(jnp.ones(())).block_until_ready()
 
-cli.COMMANDS["backends"] = lambda: endless
+COMMANDS["backends"] = lambda: endless
 raise SystemExit(cli.main(["backends"]))
 """
 

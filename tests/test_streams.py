@@ -9,6 +9,7 @@ import pytest
 from test_cli import assert_error
 
 from lstm_jax import cli
+from lstm_jax.commands import COMMANDS
 from lstm_jax.streams import ESCAPE, prepare_streams
 
 TEXT = 'naïve 🎬 "\udcff"'
@@ -27,14 +28,15 @@ def test_closed_and_full_streams():
     lines = done.stderr.splitlines()
     assert lines[0].startswith("error: standard output: No space left on device; ")
     assert lines[1:3] == ["2", "0"]
-    assert lines[3].startswith("error: reading or writing: Bad file descriptor; ")
+    assert lines[3].startswith("error: ")
+    assert ": Bad file descriptor; " in lines[3]
     assert lines[4:] == ["2", "2"]
 
 
 def test_an_ascii_terminal(ask, monkeypatch):
     """What it cannot show comes as an escape that JSON reads back."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
-    monkeypatch.setitem(cli.COMMANDS, "backends", lambda: lambda console: print(json.dumps(TEXT, ensure_ascii=False)))
+    monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: print(json.dumps(TEXT, ensure_ascii=False)))
     assert ask("backends")[0] == 0
     shown = sys.stdout.buffer.getvalue()  # type: ignore[attr-defined]
     assert shown.isascii()
@@ -67,7 +69,7 @@ def test_what_the_machine_refuses_is_one_line(error, shown, ask, monkeypatch):
     def fail(console):
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "backends", lambda: fail)
+    monkeypatch.setitem(COMMANDS, "backends", lambda: fail)
     monkeypatch.delenv(cli.DEBUG, raising=False)
     assert_error(ask("backends"), f"error: {shown}")
     monkeypatch.setenv(cli.DEBUG, "1")
@@ -77,14 +79,12 @@ def test_what_the_machine_refuses_is_one_line(error, shown, ask, monkeypatch):
     assert err.splitlines()[-1].startswith(f"error: {shown}")
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("a bug"), RuntimeError("a bug"), OSError("a bug"), RecursionError("a bug"), KeyError("a bug")]
-)
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, OSError, RecursionError, KeyError])
 def test_a_bug_keeps_its_traceback(error, monkeypatch):
     def fail(console):
         raise error("a bug")
 
-    monkeypatch.setitem(cli.COMMANDS, "backends", lambda: fail)
+    monkeypatch.setitem(COMMANDS, "backends", lambda: fail)
     with pytest.raises(error, match="a bug"):
         cli.main(["backends"])
 

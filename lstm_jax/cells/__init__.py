@@ -83,7 +83,7 @@ def find_cell(cell: str | Cell) -> Cell:
         cell_traits()  # the user's own modules register theirs
         require(cell in CELLS, "cell", cell, f"give one of {', '.join(CELLS)}")
         return CELLS[cell]
-    if cell not in BUILT_IN:
+    if not (isinstance(cell, Cell) and cell in BUILT_IN):
         check_cell(cell)
     return cell
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from lstm_jax.bounds import CharactersOrAll, CharactersOrNone, Checked, Count, CountOrAll, DrawingSeed, Temperature, UnitCount
+from lstm_jax.bounds import CharactersOrAll, Checked, Count, CountOrAll, DrawingSeed, Temperature, UnitCount, Written
 from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import GenerationConfig
 from lstm_jax.files import check_output
@@ -57,7 +57,7 @@ class Generate(Checked):
     """Folder of a run."""
     prompt: str = ""
     """Text to go on from. Empty: none, the run begins by itself. Of one longer than the window, a window reads the end alone."""
-    chars: CharactersOrNone = 400
+    chars: Written = 400
     """Characters to draw. 0: none, the prompt alone is printed."""
     temperature: Temperature = 1.0
     """Below 1 the likelier characters come more often, above 1 less; 0: always the likeliest."""

@@ -49,4 +49,4 @@ def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
     except InputError:
         return None
     digest = arrays.pop("digest", None)
-    return arrays if np.array_equal(digest, _digest(key, arrays)) else None
+    return arrays if digest is not None and np.array_equal(digest, _digest(key, arrays)) else None

@@ -24,6 +24,7 @@ _NUMBERS = ("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2")
 _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINBYTES", "BINBYTES")
 _PUSHED = frozenset((*_NUMBERS, *_TEXTS))
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _BININT1, _BININT2, _BININT, _APPENDS = b"KMJe"
 
@@ -52,7 +53,8 @@ class _Array:
     """The array, or its dtype, before and after its state has been compared."""
 
     def __init__(self, kind: str):
-        self.kind, self.rows = kind, None
+        self.kind = kind
+        self.rows: Any = None
 
 
 class _Machine:
@@ -69,7 +71,7 @@ class _Machine:
         """Return what is left at the end."""
         for _ in range(STEPS):
             code = self.file.read(1)
-            opcode = pickletools.code2op.get(code.decode("latin-1"))
+            opcode = _OPCODES.get(code.decode("latin-1"))
             if opcode is None:
                 raise ValueError("the pickle ends in the middle" if not code else f"no pickle: byte 0x{code[0]:02x}")
             argument = opcode.arg.reader(self.file) if opcode.arg else None

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lstm_jax.cells import BUILT_IN, Cell, find_cell, with_activations
@@ -205,7 +206,9 @@ class Recurrent(nnx.Module):
         Returns:
             outputs, or (outputs, state) with `return_state`; see the class.
         """
-        batch, steps = (x.shape[1], x.shape[0]) if time_major else x.shape[:2]
+        shape = np.shape(x)
+        require(len(shape) >= 2, "x", shape, "give floats (B, T, E), or int ids (B, T)")
+        batch, steps = (shape[1], shape[0]) if time_major else shape[:2]
         deterministic = self.deterministic if deterministic is None else deterministic
         params = self.cell_params()
         if self.weight_drop and not deterministic:

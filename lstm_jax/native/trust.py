@@ -39,7 +39,7 @@ def open_library(path: Path) -> int:
     except OSError as error:
         raise UntrustedError(f"its folder {error.strerror}") from error
     try:
-        _check_owner_and_mode(os.fstat(folder), f"its folder {path.parent}")
+        _check_owner_and_mode(os.fstat(folder), "its folder")
         # O_NONBLOCK: a FIFO must not wait
         file = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError as error:

@@ -195,6 +195,7 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
         InputError: if `name` is unknown, or that backend lacks something the request needs; without a name, if all of them do.
     """
     platform = jax.default_backend()
+    require(not isinstance(cell, str) or cell in CELLS, "cell", cell, f"give a Cell, or one of {', '.join(CELLS)}")
     request = Request(cell, np.dtype(dtype).name, compute_dtype_name(compute_dtype, dtype), **more)
     if name is None:
         missing = {b.name: lacks(b, request, platform) for b in BACKENDS.values()}

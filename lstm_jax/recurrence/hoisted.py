@@ -85,8 +85,7 @@ class HoistedLSTM(LSTMOperation):
     compute_dtype: Any
     sequences: bool
 
-    @property
-    def platforms(self):
+    def runs_on(self):
         """See `Operation`; loops in JAX are their own twin."""
         return self.loops.platforms
 

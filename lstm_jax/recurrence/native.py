@@ -46,7 +46,10 @@ class CompiledLSTM(LSTMOperation):
     """The LSTM by the two calls, on (params, x, state, valid, dropout, tokens)."""
 
     sequences: bool
-    platforms = ("cpu",)
+
+    def runs_on(self):
+        """See `Operation`."""
+        return ("cpu",)
 
     def forward(self, keep, *args):
         """See `Operation`; the residuals are a `Trail`."""

@@ -77,7 +77,8 @@ def read_operands(
         x = jnp.where(valid if x.ndim == 2 else valid[:, :, None], x, 0)
         tokens = None if tokens is None else _apart_from_padding(tokens, valid)
     if backwards:
-        x, valid, tokens = (None if array is None else jnp.flip(array, 0) for array in (x, valid, tokens))
+        x = jnp.flip(x, 0)
+        valid, tokens = (None if array is None else jnp.flip(array, 0) for array in (valid, tokens))
     return Operands(params, x, state, valid, dropout, tokens)
 
 
@@ -212,12 +213,12 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) ->
             name, shapes = f"dropout.{field}", ((batch, size), (cell.gates, batch, size))
             remedy = f"give shape {shapes[0]} or {shapes[1]}"
             mask = _of_kinds(name, mask, REAL, remedy)
-            linear = field == "recurrent" and cell.linear is not None
+            linear = field == "recurrent" and not cell.sees_state
             require(not linear, name, mask.shape, f"the cell {cell.name} multiplies no state by a kernel")
             require(mask.shape in shapes, name, mask.shape, remedy)
             mask = _numbers(name, mask, dtype, remedy)
         masks.append(mask)
-    return DropoutMasks(*masks, _read_zoneout(cell, given.zoneout, (steps, batch, units), dtype))
+    return DropoutMasks(masks[0], masks[1], _read_zoneout(cell, given.zoneout, (steps, batch, units), dtype))
 
 
 def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict[str, jax.Array] | None:

@@ -118,18 +118,18 @@ def _clear(folder: Path) -> None:
     Raises:
         InputError: if the folder holds anything else; nothing is removed then.
     """
-    remedy = "name a new folder with --run"
+    remedy = "name a new one with --run"
     try:
         remove_temporaries(folder)
         found = _files(folder)
         if not found and not (folder / MARK).exists():
             return
         made = _made(folder)
-        require(made is not None or not found, f"folder {folder}", "an earlier demo was killed here", f"remove the folder, or {remedy}")
+        require(made is not None or not found, f"folder {folder}", "an earlier demo was killed here", f"{remedy}, or remove the folder")
         for path in found:
             name = path.relative_to(folder).as_posix()
             known = bool(digest := _digest(path)) and made is not None and made.get(name) == digest
-            require(known, f"folder {folder}", "holds something else", f"no demo made {name}, or it has changed: move it away, or {remedy}")
+            require(known, f"folder {folder}", "holds something else", f"{remedy}, or move {name} away: no demo made it, or it has changed")
         for path in found:
             path.unlink()
         for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
@@ -146,9 +146,9 @@ def _made(folder: Path) -> dict[str, str] | None:
     """
     try:
         made = json.loads((folder / MARK).read_bytes())["made"]
-        require(made is None or isinstance(made, dict), f"mark {folder / MARK}", "damaged", "name a new folder with --run")
+        require(made is None or isinstance(made, dict), f"mark {folder / MARK}", "damaged", "name a new one with --run")
         return made
     except FileNotFoundError as error:
-        raise InputError(f"folder {folder}", "holds something else", "no demo marked it: name a new folder with --run") from error
+        raise InputError(f"folder {folder}", "holds something else", "name a new one with --run: no demo marked this one") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"mark {folder / MARK}", error, "name a new folder with --run") from error
+        raise InputError(f"mark {folder / MARK}", error, "name a new one with --run") from error

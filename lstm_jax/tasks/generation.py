@@ -203,8 +203,11 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]  # a text may hold other line ends (U+2028)
-    except ValueError as error:
+        rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]  # a text may hold other line ends (U+2028)
+        if not all(isinstance(row, dict) and type(row.get("epoch")) is int for row in rows):
+            raise ValueError("a row without its epoch")
+        return rows
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"samples {path}", error, "move the file away") from error
 
 

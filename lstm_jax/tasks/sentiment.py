@@ -151,7 +151,7 @@ def train(
 
         loss = objective(rebuild)
         if not by_rows(loss, run.optimizer, params):
-            console.print(f"optimizer {config.train.optimizer}: {DENSE}", highlight=False)
+            console.print(f"optimizer {config.train.optimizer}: {DENSE}", highlight=False, soft_wrap=True)
 
         logits = make_logits(rebuild, mesh)
         parts = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows is not None}

@@ -309,15 +309,15 @@ def _explained(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         found = _OS_ERROR.search(str(error))
-        code = int(found[1]) if found else getattr(error, "errno", None)
+        code: int | None = int(found[1]) if found else getattr(error, "errno", None)
         if code in _NO_SPACE or "No space left" in str(error) or "Disk quota" in str(error):
             raise InputError(f"checkpoint folder {folder}", "no space left", "free some, or name a folder on another disk") from error
         if code == errno.EFBIG:
             raise InputError(
                 f"checkpoint folder {folder}", os.strerror(code), "allow larger files (ulimit -f), or shrink the model"
             ) from error
-        if code or isinstance(error, OSError):
-            said = os.strerror(code) if code else error
+        if code is not None or isinstance(error, OSError):
+            said: object = error if code is None else os.strerror(code)
             raise InputError(f"checkpoint folder {folder}", said, "name a folder that can be written") from error
         raise
 

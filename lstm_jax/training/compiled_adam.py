@@ -64,7 +64,9 @@ def _step(rates: Rates, m, v, g, scale):
 @dataclass(frozen=True)
 class _Step(ForwardOperation):
     rates: Rates
-    platforms = ("cpu",)
+
+    def runs_on(self):
+        return ("cpu",)
 
     def forward(self, keep, *args):
         del keep
@@ -86,7 +88,9 @@ class _Rows(ForwardOperation):
     target: str
     rates: Rates
     name: str
-    platforms = ("cpu",)
+
+    def runs_on(self):
+        return ("cpu",)
 
     def forward(self, keep, *args):
         del keep

@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lstm_jax.errors import InputError
 
@@ -26,9 +27,7 @@ def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
     Raises:
         InputError: if the file cannot be written.
     """
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.proto.summary_pb2 import Summary
-
+    Event, Summary = _messages()
     now = time.time()
     values = (Summary.Value(tag=name, simple_value=value) for name, value in scalars.items())
     made = [Event(wall_time=now, step=step, summary=Summary(value=[value])) for value in values]
@@ -48,8 +47,8 @@ def cut_off(path: Path, step: int) -> None:
         InputError: if the file cannot be read or cut.
     """
     from google.protobuf.message import DecodeError
-    from tensorboardX.proto.event_pb2 import Event
 
+    Event, _ = _messages()
     try:
         content = path.read_bytes()
         end = 0
@@ -65,6 +64,13 @@ def cut_off(path: Path, step: int) -> None:
         return
     except (OSError, DecodeError) as error:
         raise InputError(f"events {path}", getattr(error, "strerror", "") or error, "move the file away") from error
+
+
+def _messages() -> tuple[Any, Any]:
+    """Return the classes Event and Summary, which protobuf makes when they are imported."""
+    from tensorboardX.proto import event_pb2, summary_pb2
+
+    return getattr(event_pb2, "Event"), getattr(summary_pb2, "Summary")  # noqa: B009
 
 
 def _record(data: bytes) -> bytes:

@@ -29,6 +29,8 @@ from lstm_jax.training.step import EXAMPLES, Examples, Objective, make_run_steps
 STRETCH_SECONDS = 0.5
 KEEP = 3
 """Checkpoints kept of the newest; if the last is damaged, an older one serves."""
+KEEP_BEST = 2
+"""The number kept of the best epochs."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,9 @@ def fit(
         state, best_params = found.state["state"], found.state.get("best")
         progressed = Progressed.from_json(found.extra)
         console.print(f"resumed after step {found.step} of {config.epochs * per_epoch}", highlight=False)
+        for folder, keep in ((latest, KEEP), (best, KEEP_BEST)):
+            if folder is not None and folder.is_dir():
+                checkpoint.prune(folder, keep)  # with what a killed process left there
 
     def save(seconds: float) -> None:
         if latest is not None:
@@ -211,7 +216,7 @@ def fit(
                 best_params = jax.tree.map(lambda a: a.copy(), state.params)
             if better and best is not None:
                 checkpoint.save(best, int(state.step), state.params, progressed.to_json())
-                checkpoint.prune(best, 2)
+                checkpoint.prune(best, KEEP_BEST)
             record = EpochRecord(epoch + 1, int(state.step), row, progressed.rows, state.params, config.seed)
             for callback in callbacks:
                 callback(record)

@@ -107,6 +107,7 @@ def test_other_activations_are_run_by_the_reference_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"cell": ["lstm"]}, "cell: list; give a lstm_jax.Cell, or the name of one"),
         ({"activation": "tan"}, "activation: tan; give a function, or one of linear, tanh"),
         ({"activation": 3}, "activation: int; give a name, or a function of an array"),
         (

@@ -25,7 +25,7 @@ def test_auto_takes_the_first_that_serves() -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("cells", ("gru",), "no cell lstm"),
+        ("serves", lambda cell: cell.name == "gru", "no cell lstm"),
         ("platforms", ("moon",), "does not run on"),
         ("compute_dtypes", ("float64",), "no products in float32"),
         ("dtypes", ("float64",), "no parameters in float32"),
@@ -46,6 +46,11 @@ def test_a_named_backend_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, col
     assert shown["here"] == (
         message + f" {jax.default_backend()}" * (column == "platforms") if column in ("platforms", "compute_dtypes", "dtypes") else "yes"
     )
+
+
+def test_unknown_cell() -> None:
+    with pytest.raises(InputError, match=r"^cell: nonsense; give a Cell, or one of lstm, "):
+        resolve_backend(None, "nonsense")
 
 
 def test_unknown_backend() -> None:

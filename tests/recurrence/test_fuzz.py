@@ -3,10 +3,14 @@
 The operands' meaning is computed here by NumPy, apart from the library: lengths and padding as a mask, ids as one-hot rows, dtypes by
 `astype`. Operations run one by one (`jax.disable_jit`), so that no program is compiled for an example; some run within `jax.jit`.
 
-LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest tests/recurrence/test_fuzz.py --timeout 0     the long run, half of them of layers
+LSTM_JAX_FUZZ_EXAMPLES=10000 python -m pytest tests/recurrence/test_fuzz.py tests/recurrence/test_fuzz_layers.py --timeout 0
+
+is the long run, half of it of layers.
 """
 
+import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +26,8 @@ from tables import BACKENDS, CELLS, Shape
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import DropoutMasks, InputError, LSTMState, unroll
 from lstm_jax.cells import HiddenState
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 EXAMPLES = int(os.environ.get("LSTM_JAX_FUZZ_EXAMPLES", "240")) // 2
 LONG = EXAMPLES > 1000
@@ -292,6 +298,12 @@ def draw_call(on: Drawing, x64: bool) -> Call:
     return call
 
 
+def forget_programs(count: int) -> None:
+    """Free memory in a long run: JAX keeps every program that it has compiled."""
+    if count % 500 == 0:
+        jax.clear_caches()
+
+
 def compare(got: Any, want: Any, tolerance: float) -> None:
     got_leaves, want_leaves = jax.tree.leaves(got), jax.tree.leaves(want)
     assert len(got_leaves) == len(want_leaves)
@@ -301,6 +313,14 @@ def compare(got: Any, want: Any, tolerance: float) -> None:
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         scale = np.abs(b[np.isfinite(b)]).max(initial=0.1)
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, equal_nan=True)
+
+
+def attempt(function: Callable) -> tuple[Any, InputError | None]:
+    """What it returns, or the refusal that it raises."""
+    try:
+        return function(), None
+    except InputError as error:
+        return None, error
 
 
 def run_call(call: Call, operands: dict[str, Any], backend: str | None, params=None):
@@ -318,9 +338,12 @@ def gradients(call: Call, operands: dict[str, Any], backend: str | None):
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
 def test_unroll(x64: bool) -> None:
-    @replace_examples(EXAMPLES // 2)
+    count = itertools.count(1)
+
+    @settings(ANY, max_examples=EXAMPLES // 2)
     @given(st.data())
     def check(data: st.DataObject) -> None:
+        forget_programs(next(count))
         with jax.enable_x64(x64), jax.disable_jit():
             on = Drawing(data)
             call = draw_call(on, x64)
@@ -331,17 +354,12 @@ def test_unroll(x64: bool) -> None:
 
 
 def check_call(on: Drawing, call: Call, backend: str | None) -> None:
-    try:
-        got = run_call(call, call.given, backend)
-    except InputError as error:
-        assert call.wrong or error.thing.startswith("backend"), f"refused: {error}"
+    got, refusal = attempt(lambda: run_call(call, call.given, backend))
+    if refusal:
+        assert call.wrong or refusal.thing.startswith("backend"), f"refused: {refusal}"
         return
     assert not call.wrong, f"accepted: {call.wrong}"
     dtype = call.clean["params"].kernel.dtype.name if call.given["compute_dtype"] in (None, "float32") else "bfloat16"
     compare(got, run_call(call, call.clean, "reference"), TOLERANCE[dtype])
     if dtype != "bfloat16" and on.one(False, False, True) and not np.isnan(call.clean["x"]).any():
         compare(gradients(call, call.given, backend), gradients(call, call.clean, "reference"), 10 * TOLERANCE[dtype])
-
-
-def replace_examples(count: int):
-    return settings(ANY, max_examples=count)

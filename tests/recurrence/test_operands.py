@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cases import Case, make_arrays, weigh
 from flax import nnx
-from tables import BACKENDS, CELLS, EVERY_CASE, Shape, assert_close, serving
+from tables import BACKENDS, CELLS, EVERY_CASE, Shape, assert_close
 
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import GRU, LSTM, DropoutMasks, InputError, LSTMState, unroll
@@ -197,16 +197,17 @@ ALIKE: dict[str, tuple[Change, Change]] = {
 
 
 @pytest.mark.parametrize("name", ALIKE)
-def test_what_can_be_converted_equals_the_reference(name: str) -> None:
+def test_what_can_be_converted_equals_the_reference(name: str, eager: None) -> None:
     change, clean = ALIKE[name]
     operands = usual()
     want = run(operands | clean(operands), "reference")
-    for backend in EVERY_CASE:
+    turn = list(ALIKE).index(name) % len(EVERY_CASE)  # conversions come before any backend: the default one, and the others by turns
+    for backend in {EVERY_CASE[0], EVERY_CASE[turn]}:
         assert_close(run(operands | change(operands), backend), want, "float32", f"{backend} ")
 
 
 @pytest.mark.parametrize("backend", EVERY_CASE)
-def test_float64_state_of_a_float32_layer(x64: None, backend: str) -> None:
+def test_float64_state_of_a_float32_layer(x64: None, eager: None, backend: str) -> None:
     layer = LSTM(3, 5, return_state=True, param_dtype=jnp.float32, backend=backend, rngs=nnx.Rngs(0))
     x = make_arrays(CASE).x
     halves = LSTMState(jnp.full((2, 5), 0.5), jnp.full((2, 5), 0.25))
@@ -220,7 +221,7 @@ WIDE = np.array([[0, 1, 2, 2**32 + 1]] * 2)
 
 
 @pytest.mark.parametrize("backend", EVERY_CASE)
-def test_ints_of_64_bits_are_not_cut(x64: None, backend: str) -> None:
+def test_ints_of_64_bits_are_not_cut(x64: None, eager: None, backend: str) -> None:
     operands = usual()
     outputs, _ = run(operands | {"x": jnp.asarray(WIDE)}, backend)
     assert np.isnan(outputs[:, 3]).all()  # an id that the kernel has no row for, not id 1
@@ -234,9 +235,9 @@ def test_ints_of_64_bits_are_not_cut(x64: None, backend: str) -> None:
 
 def test_more_steps_than_an_int8_counts() -> None:
     params = usual()["params"]
-    x = jnp.ones((2, 200, 3))
-    got = run({"params": params, "x": x, "lengths": np.array([127, -128], np.int8)}, None)
-    assert_close(got, run({"params": params, "x": x, "lengths": np.array([127, 0])}, None), 0.0)
+    x = jnp.ones((2, 130, 3))
+    got = run({"params": params, "x": x, "lengths": np.array([127, -128], np.int8)}, "hoisted")
+    assert_close(got, run({"params": params, "x": x, "lengths": np.array([127, 0])}, "hoisted"), 0.0)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -254,7 +255,7 @@ def test_parameters_of_every_cell_are_checked(cell: str) -> None:
         run(operands | {"initial_state": [*like, like.h]}, None, cell)
 
 
-def test_zoneout_of_other_dtypes() -> None:
+def test_zoneout_of_other_dtypes(eager: None) -> None:
     operands = usual()
     drawn = np.random.default_rng(0).random((4, 2, 5)) < 0.5
     want = run(operands | {"dropout": DropoutMasks(zoneout={"h": drawn})}, None)
@@ -263,7 +264,7 @@ def test_zoneout_of_other_dtypes() -> None:
     assert_close(run(operands | {"dropout": DropoutMasks(zoneout={"c": 0.5})}, None), want, 0.0)
     with pytest.raises(InputError, match=r"^dropout.zoneout of h: float32; give bools of shape \(4, 2, 5\), or a float of shape \(\)"):
         run(operands | {"dropout": DropoutMasks(zoneout={"h": drawn * np.float32(0.3)})}, None)
-    with pytest.raises(InputError, match="^dropout.zoneout: ndarray; give"):
+    with pytest.raises(InputError, match=r"^dropout\.zoneout: ndarray; give"):
         run(operands | {"dropout": DropoutMasks(zoneout=drawn)}, None)
 
 
@@ -302,7 +303,7 @@ def test_a_cell_of_one_s_own_says_what_fits() -> None:
 
 
 def test_a_name_is_no_cell(unchecked: None) -> None:
-    with pytest.raises(InputError, match="^cell: lstm; give a Cell"):
+    with pytest.raises(InputError, match=r"^cell: lstm; give a Cell"):
         unroll("lstm", usual()["params"], usual()["x"])
 
 
@@ -345,62 +346,6 @@ def test_no_rows(backend: str) -> None:
     outputs, state = run(operands, backend)
     assert outputs.shape == (0, 4, 5)
     assert state.c.shape == (0, 5)
-
-
-PADDED = [(cell, backend) for cell in CELLS for backend in serving(cell=cell, mask="mask")]
-
-
-@pytest.mark.parametrize(("cell", "backend"), PADDED)
-def test_nan_at_padding_reaches_nothing(cell: str, backend: str) -> None:
-    """Outputs, states and all gradients are those of zeros at padding; the gradient by x is 0 there."""
-    operands = usual(cell)
-    valid = MASK.astype(bool)
-
-    @jax.jit
-    def run_and_pull(params, x, state):
-        def loss(params, x, state):
-            results = run(operands | {"params": params, "x": x, "initial_state": state, "mask": valid}, backend, cell)
-            return weigh(results), results
-
-        return jax.grad(loss, (0, 1, 2), has_aux=True)(params, x, state)
-
-    x = np.where(valid[:, :, None], operands["x"], np.float32(np.nan))
-    gradients, results = run_and_pull(operands["params"], x, operands["initial_state"])
-    want = run_and_pull(operands["params"], operands["x"], operands["initial_state"])
-    assert_close((gradients, results), want, 0.0)
-    assert np.abs(gradients[1][~valid]).max() == 0
-    assert np.abs(gradients[1][valid]).min() > 0
-
-
-@pytest.mark.parametrize("backend", EVERY_CASE)
-@pytest.mark.parametrize("lowest", [0, -(2**31)])
-def test_padding_shares_no_token(backend: str, lowest: int) -> None:
-    """A padded step whose token also stands at a valid one: its x is not what the valid one reads, in either order."""
-    operands = usual()
-    table = np.array([[0.5, -1.0, 2.0], [1.0, 0.25, -0.5]], np.float32)
-    tokens = np.array([[0, 0, 1, 0], [1, 1, 1, 0]])
-    valid = np.array([[False, True, True, True], [True, False, True, True]])
-
-    def loss(table, params):
-        given = {"params": params, "x": table[tokens], "mask": valid}
-        return weigh(run(operands | given | {"tokens": np.where(tokens == 0, lowest, tokens).astype(np.int32)}, backend))
-
-    def plain(table, params):
-        return weigh(run(operands | {"params": params, "x": table[tokens], "mask": valid}, "reference"))
-
-    got, want = (jax.grad(function, (0, 1))(jnp.asarray(table), operands["params"]) for function in (loss, plain))
-    assert_close(got, want, "float32")
-
-
-@pytest.mark.parametrize("backend", EVERY_CASE)
-def test_ids_at_padding_may_be_anything(backend: str) -> None:
-    operands = usual()
-    valid = MASK.astype(bool)
-
-    def gradient(ids):
-        return jax.grad(lambda params: weigh(run(operands | {"params": params, "x": ids, "mask": valid}, backend)))(operands["params"])
-
-    assert_close(gradient(np.where(valid, IDS, 99)), gradient(np.where(valid, IDS, 0)), 0.0)
 
 
 def test_every_backend_here_is_seen() -> None:

@@ -84,7 +84,7 @@ def test_a_run_of_one_s_own_in_a_demo_s_folder_is_left_alone(quick, tmp_path):
     (tmp_path / "sentiment").mkdir()
     (tmp_path / "sentiment" / "config.json").write_text(to_json(demo.SENTIMENT))
     before = everything(tmp_path)
-    with pytest.raises(InputError, match="holds something else; no demo marked it: name a new folder with --run"):
+    with pytest.raises(InputError, match="holds something else; name a new one with --run: no demo marked this one"):
         demo.run(tmp_path, 0, Console(file=io.StringIO()))
     assert everything(tmp_path) == before
 
@@ -92,13 +92,22 @@ def test_a_run_of_one_s_own_in_a_demo_s_folder_is_left_alone(quick, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "notes.txt").write_text("mine"), r"holds something else; no demo made notes\.txt"),
-        (lambda folder: (folder / "sentiment" / "notes").mkdir(), "no demo made sentiment/notes"),
-        (lambda folder: (folder / "generation" / "config.json").write_text("{ }"), r"config\.json, or it has changed: move it away"),
-        (lambda folder: (folder / "generation" / "link").symlink_to(folder), "no demo made generation/link"),
+        (
+            lambda folder: (folder / "notes.txt").write_text("mine"),
+            r"holds something else; name a new one with --run, or move notes\.txt away",
+        ),
+        (lambda folder: (folder / "sentiment" / "notes").mkdir(), "move sentiment/notes away"),
+        (
+            lambda folder: (folder / "generation" / "config.json").write_text("{ }"),
+            r"move generation/config\.json away: no demo made it, or it has changed",
+        ),
+        (lambda folder: (folder / "generation" / "link").symlink_to(folder), "move generation/link away"),
         (lambda folder: (folder / "demo.json").write_text("{"), r"^mark .*demo\.json"),
-        (lambda folder: (folder / "demo.json").write_text('{"made": null}'), "an earlier demo was killed here; remove the folder"),
-        (lambda folder: (folder / "demo.json").unlink(), "no demo marked it"),
+        (
+            lambda folder: (folder / "demo.json").write_text('{"made": null}'),
+            "an earlier demo was killed here; name a new one with --run, or remove the folder",
+        ),
+        (lambda folder: (folder / "demo.json").unlink(), "no demo marked this one"),
     ],
 )
 def test_what_a_demo_did_not_make_is_left_alone(spoil, message, quick, tmp_path):

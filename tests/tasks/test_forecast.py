@@ -112,6 +112,17 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
     assert all(low < mean < high for _, mean, low, high in rows)
     code, out, _ = ask("forecast", "--run", tmp_path / "run", "--json", "--level", 0.5)
     assert set(json.loads(out.splitlines()[0])) == {"time", "mean", "low", "high"}
+    widths = {}
+    for level in ("0.5", "0.9999999999999999"):  # half of one plus the second is 1
+        rows = [json.loads(line) for line in ask("forecast", "--run", tmp_path / "run", "--json", "--level", level)[1].splitlines()]
+        widths[level] = rows[0]["high"] - rows[0]["mean"]
+    assert widths["0.9999999999999999"] / widths["0.5"] == pytest.approx(stats.norm.isf(2.0**-54) / stats.norm.isf(0.25), rel=1e-6)
+    whole = path.read_text()
+    path.write_text(whole + f"{series.times[-1] + 1},50\n")
+    code, _, err = ask("forecast", "--run", tmp_path / "run")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "warning: the series has changed since the run was trained" in err
+    path.write_text(whole)
     code, out, err = ask("train", "forecast", *common, "--run", tmp_path / "run", "--resume")
     assert (code, err) == (0, "")
     for arguments, message in (
@@ -129,6 +140,21 @@ def test_the_command_line(ask, tmp_path: Path) -> None:
         assert message in err
         assert err.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (5, 1e300, "values of none: too large to square"),
+        (150, 1e300, "more than 1e\\+09 spreads from another"),
+        (120, 1e12, "more than 1e\\+09 spreads"),
+    ],
+)
+def test_values_that_overflow(place: int, value: float, message: str) -> None:
+    series = wave()
+    series.values[place] = value
+    with pytest.raises(InputError, match=message):
+        forecast.parts_of(series, CONFIG)
 
 
 def test_a_series_that_does_not_vary() -> None:

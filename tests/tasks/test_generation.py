@@ -220,7 +220,7 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
     with (run / "samples.jsonl").open("a") as file:  # as if killed behind the second epoch's samples, before its state was saved
         file.write(json.dumps({"epoch": 2, "text": "of another try"}) + "\n")
 
-    def one_by_one(start, end, every, unit):
+    def one_by_one(start, end, every):
         for step in range(start, end):
             if step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -337,6 +337,7 @@ def test_a_folder_that_is_no_run(made, tmp_path):
     RunFolder(folder).accept()
     with pytest.raises(InputError, match=r"characters .*characters\.json"):
         generation.load(folder)
-    (folder / "samples.jsonl").write_bytes(b'{"epoch": 1')
-    with pytest.raises(InputError, match=r"samples .*samples\.jsonl: .*; move the file away"):
-        generation.read_samples(folder / "samples.jsonl")
+    for content in (b'{"epoch": 1', b'{"epocj": 1}', b'{"epoch": "1"}', b"[1]", b"\xff"):
+        (folder / "samples.jsonl").write_bytes(content)
+        with pytest.raises(InputError, match=r"samples .*samples\.jsonl: .*; move the file away"):
+            generation.read_samples(folder / "samples.jsonl")

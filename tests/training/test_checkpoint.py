@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections import namedtuple
 from pathlib import Path
 
@@ -335,6 +336,43 @@ def test_too_little_space_is_noticed_before_anything_is_written(folder, monkeypa
     with pytest.raises(InputError, match="no space left"):
         checkpoint.save(folder, 20, make_state(20), {})
     assert checkpoint.steps(folder) == [7, 12]
+
+
+def test_a_limit_of_files_is_noticed_before_anything_is_written(folder, monkeypatch):
+    monkeypatch.setattr(checkpoint.resource, "getrlimit", lambda _: (100, 100))
+    with pytest.raises(InputError, match=r"^checkpoint folder .*: File too large; allow larger files \(ulimit -f\)"):
+        checkpoint.save(folder, 20, make_state(20), {})
+    assert checkpoint.steps(folder) == [7, 12]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(errno.EFBIG, r"File too large; allow larger files \(ulimit -f\)"), (errno.EIO, "Input/output error; name a folder")],
+)
+def test_errors_that_tensorstore_reports_are_said_in_a_line(code, message, folder, monkeypatch):
+    """Also where other threads of orbax are still at it: what they say of the event loop is nothing to a user."""
+
+    def failing(*_):
+        with checkpoint._quiet():
+            raise ValueError(f"OUT_OF_RANGE: Error writing \"a/0\": Failed to write [os_error_code='{code}']")
+
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    monkeypatch.setattr(checkpoint, "_orbax_save", failing)
+    with pytest.raises(InputError, match=message):
+        checkpoint.save(folder, 20, make_state(20), {})
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("another")):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+    assert [str(one.exc_value) for one in seen] == ["another"]
+
+
+def test_leaves_that_older_versions_did_not_save(folder):
+    like = make_state(0) | {"behind": np.arange(3)}
+    with pytest.raises(InputError, match="leaf behind of step 12: not in the checkpoint"):
+        checkpoint.restore(folder, like)
+    found = checkpoint.restore(folder, like, added=("behind",)).state
+    assert found.pop("behind").tolist() == [0, 1, 2]
+    assert_same(found, make_state(12))
 
 
 def changed(**leaves):

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_step import COUNT, Tiny, assert_bits, logits, objective, quiet_objective, tiny
+from tables import BACKENDS
+from test_step import COUNT, LOOKUP, Tiny, assert_bits, logits, objective, quiet_objective, tall, tiny
 
 from lstm_jax import sharding
 from lstm_jax.config import TrainConfig
@@ -252,6 +253,29 @@ def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch
     assert_same_as(uninterrupted, result, tmp_path)
     row = result.rows[1]  # three of its six steps were done before
     assert row["examples_per_second"] == pytest.approx((COUNT - 3 * 4) / row["seconds"])
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+def test_where_rows_wait_bits_do_not_depend_on_checkpoints(tmp_path, monkeypatch):
+    """Rows of a table that no batch read are caught up every 8 steps of an epoch of 20; checkpoints come every 5, and one is resumed."""
+    monkeypatch.setattr("lstm_jax.training.step.UNIT", 8)
+    config = dataclasses.replace(CONFIG, epochs=2)
+    train(config, tall(), LOOKUP, checkpoints=tmp_path / "whole")
+    save, config = checkpoint.save, dataclasses.replace(config, checkpoint_steps=5)
+
+    def dying_save(folder, number, state, extra):
+        path = save(folder, number, state, extra)
+        if number == 25:
+            assert np.asarray(state["state"].behind).max() > 0
+            raise RuntimeError("as if killed")
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", dying_save)
+        with pytest.raises(RuntimeError, match="as if killed"):
+            train(config, tall(), LOOKUP, checkpoints=tmp_path / "cut")
+    train(config, tall(), LOOKUP, checkpoints=tmp_path / "cut", resume=True)
+    assert leaf_sums(tmp_path / "cut") == leaf_sums(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("damaged", [False, True])

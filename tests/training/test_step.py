@@ -10,7 +10,6 @@ import pytest
 from tables import BACKENDS
 
 from lstm_jax import sharding
-from lstm_jax.training import step
 from lstm_jax.training.optimizers import clipped, keras_adam
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import (
@@ -48,6 +47,13 @@ def tiny(count: int = COUNT, features: int = 4) -> Tiny:
         "head/b": jnp.full(1, 0.1, jnp.float32),
     }
     return Tiny(params, (rng.integers(0, 8, (count, 3)).astype(np.int32), rng.integers(0, 2, count).astype(np.int32)))
+
+
+def tall() -> Tiny:
+    """80 rows of ids of a table of which a batch of 4 reads few rows."""
+    made, rng = tiny(count=80, features=40), np.random.default_rng(1)
+    table = jnp.asarray(rng.standard_normal((64, 40)), jnp.float32)
+    return Tiny(made.params | {"embedding/embedding": table}, (rng.integers(0, 64, (80, 3)).astype(np.int32), made.data[1]))
 
 
 def logits(params: Any, ids: jax.Array) -> jax.Array:
@@ -179,11 +185,8 @@ LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0
 @pytest.mark.parametrize("devices", [1, 2])
 def test_stretches_change_no_bit_of_rows_that_wait(devices, monkeypatch):
     """Rows are caught up every 8 steps of the epoch, wherever stretches end; without `behind` a stretch's end would move last bits."""
-    monkeypatch.setattr(step, "UNIT", 8)
-    made = tiny(count=80, features=40)
-    rng = np.random.default_rng(1)
-    table = jnp.asarray(rng.standard_normal((64, 40)), jnp.float32)
-    made = Tiny(made.params | {"embedding/embedding": table}, (rng.integers(0, 64, (80, 3)).astype(np.int32), made.data[1]))
+    monkeypatch.setattr("lstm_jax.training.step.UNIT", 8)
+    made = tall()
     whole = run([(0, 20)], devices, LOOKUP, made, behind=True)
     for parts in ([(0, 3), (3, 8), (8, 11), (11, 13), (13, 20)], [(n, n + 1) for n in range(20)]):
         assert_bits(run(parts, devices, LOOKUP, made, behind=True), whole)

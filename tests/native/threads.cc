@@ -1,0 +1,284 @@
+// The compiled functions called through a small stand-in for XLA, with threads of its own, several calls at once: for ThreadSanitizer, which
+// Python and XLA do not run under. It prints what differs between one thread and several, and what an allocation that fails leaves behind.
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "xla/ffi/api/c_api.h"
+
+extern "C" {
+XLA_FFI_Error* lstm_jax_forward(XLA_FFI_CallFrame*);
+XLA_FFI_Error* lstm_jax_backward(XLA_FFI_CallFrame*);
+XLA_FFI_Error* lstm_jax_adam(XLA_FFI_CallFrame*);
+XLA_FFI_Error* lstm_jax_adam_catch_up(XLA_FFI_CallFrame*);
+XLA_FFI_Error* lstm_jax_adam_rows(XLA_FFI_CallFrame*);
+XLA_FFI_Error* lstm_jax_mask(XLA_FFI_CallFrame*);
+
+// Linked with -Wl,--wrap=aligned_alloc: null once `allocations` are spent; at `kNoLimit` there is no limit.
+constexpr int64_t kNoLimit = -1000000;
+std::atomic<int64_t> allocations{kNoLimit};
+void* __real_aligned_alloc(size_t, size_t);
+void* __wrap_aligned_alloc(size_t alignment, size_t bytes) {
+  if (allocations > kNoLimit && allocations-- <= 0) return nullptr;
+  return __real_aligned_alloc(alignment, bytes);
+}
+}
+
+struct XLA_FFI_Error {
+  std::string message;
+  XLA_FFI_Error_Code code;
+};
+
+namespace {
+
+class Pool {
+ public:
+  explicit Pool(int threads) {
+    for (int n = 0; n < threads; ++n) workers.emplace_back([this] { work(); });
+  }
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      ending = true;
+    }
+    changed.notify_all();
+    for (std::thread& worker : workers) worker.join();
+  }
+  void schedule(XLA_FFI_Task* task, void* data) {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      tasks.emplace_back(task, data);
+    }
+    changed.notify_one();
+  }
+  int64_t size() const { return workers.size(); }
+
+ private:
+  void work() {
+    for (std::unique_lock<std::mutex> lock(mutex);;) {
+      changed.wait(lock, [this] { return ending || !tasks.empty(); });
+      if (tasks.empty()) return;
+      const auto [task, data] = tasks.front();
+      tasks.pop_front();
+      lock.unlock();
+      task(data);
+      lock.lock();
+    }
+  }
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<std::pair<XLA_FFI_Task*, void*>> tasks;
+  std::vector<std::thread> workers;
+  bool ending = false;
+};
+
+Pool* pool;
+
+const XLA_FFI_Api* api() {
+  static const XLA_FFI_Api made = [] {
+    XLA_FFI_Api api{};
+    api.struct_size = XLA_FFI_Api_STRUCT_SIZE;
+    api.XLA_FFI_Error_Create = [](XLA_FFI_Error_Create_Args* args) { return new XLA_FFI_Error{args->message, args->errc}; };
+    api.XLA_FFI_Error_GetMessage = [](XLA_FFI_Error_GetMessage_Args* args) { args->message = args->error->message.c_str(); };
+    api.XLA_FFI_Error_Destroy = [](XLA_FFI_Error_Destroy_Args* args) { delete args->error; };
+    api.XLA_FFI_ThreadPool_Schedule = [](XLA_FFI_ThreadPool_Schedule_Args* args) -> XLA_FFI_Error* {
+      pool->schedule(args->task, args->data);
+      return nullptr;
+    };
+    api.XLA_FFI_ThreadPool_NumThreads = [](XLA_FFI_ThreadPool_NumThreads_Args* args) -> XLA_FFI_Error* {
+      *args->num_threads = pool->size();
+      return nullptr;
+    };
+    return api;
+  }();
+  return &made;
+}
+
+struct Array {
+  XLA_FFI_DataType type;
+  std::vector<int64_t> extents;
+  std::vector<char> data;
+
+  Array(XLA_FFI_DataType type, std::vector<int64_t> extents, size_t width) : type(type), extents(extents) {
+    size_t count = 1;
+    for (const int64_t extent : extents) count *= extent;
+    data.resize(count * width);
+  }
+  size_t count(size_t width) const { return data.size() / width; }
+};
+
+std::mt19937 random_numbers(0);
+
+Array floats(std::vector<int64_t> extents, float least = -0.5f) {
+  Array array(XLA_FFI_DataType_F32, extents, sizeof(float));
+  std::uniform_real_distribution<float> draw(least, 0.5f);
+  float* const to = reinterpret_cast<float*>(array.data.data());
+  std::generate(to, to + array.count(sizeof(float)), [&] { return draw(random_numbers); });
+  return array;
+}
+
+Array ints(std::vector<int64_t> extents, int32_t below, XLA_FFI_DataType type = XLA_FFI_DataType_S32) {
+  Array array(type, extents, sizeof(int32_t));
+  int32_t* const to = reinterpret_cast<int32_t*>(array.data.data());
+  std::generate(to, to + array.count(sizeof(int32_t)), [&] { return static_cast<int32_t>(random_numbers() % below); });
+  return array;
+}
+
+Array bools(std::vector<int64_t> extents) {
+  Array array(XLA_FFI_DataType_PRED, extents, 1);
+  for (char& value : array.data) value = random_numbers() % 2;
+  return array;
+}
+
+using Arrays = std::vector<Array>;
+using Attributes = std::map<std::string, std::variant<bool, int64_t, double, float>>;  // sorted by name, as XLA has them
+
+// The error's text, empty if there is none.
+std::string call(XLA_FFI_Error* (*function)(XLA_FFI_CallFrame*), Arrays& operands, Arrays& results, Attributes attributes) {
+  const auto buffers = [](Arrays& arrays) {
+    std::vector<XLA_FFI_Buffer> made;
+    for (Array& array : arrays) {
+      made.push_back({XLA_FFI_Buffer_STRUCT_SIZE, nullptr, array.type, array.data.data(), int64_t(array.extents.size()), array.extents.data()});
+    }
+    return made;
+  };
+  std::vector<XLA_FFI_Buffer> in = buffers(operands), out = buffers(results);
+  std::vector<void*> in_at, out_at, values;
+  for (XLA_FFI_Buffer& buffer : in) in_at.push_back(&buffer);
+  for (XLA_FFI_Buffer& buffer : out) out_at.push_back(&buffer);
+  std::vector<XLA_FFI_ArgType> in_types(in.size(), XLA_FFI_ArgType_BUFFER);
+  std::vector<XLA_FFI_RetType> out_types(out.size(), XLA_FFI_RetType_BUFFER);
+  std::vector<XLA_FFI_AttrType> types(attributes.size(), XLA_FFI_AttrType_SCALAR);
+  std::deque<XLA_FFI_ByteSpan> names;
+  std::deque<XLA_FFI_Scalar> scalars;
+  std::vector<XLA_FFI_ByteSpan*> names_at;
+  constexpr XLA_FFI_DataType kTypes[] = {XLA_FFI_DataType_PRED, XLA_FFI_DataType_S64, XLA_FFI_DataType_F64, XLA_FFI_DataType_F32};
+  for (auto& [name, value] : attributes) {
+    names.push_back({name.data(), name.size()});
+    scalars.push_back({kTypes[value.index()], std::visit([](auto& held) { return static_cast<void*>(&held); }, value)});
+    names_at.push_back(&names.back());
+    values.push_back(&scalars.back());
+  }
+  XLA_FFI_CallFrame frame{};
+  frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
+  frame.api = api();
+  frame.stage = XLA_FFI_ExecutionStage_EXECUTE;
+  frame.args = {XLA_FFI_Args_STRUCT_SIZE, nullptr, int64_t(in.size()), in_types.data(), in_at.data()};
+  frame.rets = {XLA_FFI_Rets_STRUCT_SIZE, nullptr, int64_t(out.size()), out_types.data(), out_at.data()};
+  frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr, int64_t(values.size()), types.data(), names_at.data(), values.data()};
+  XLA_FFI_Error* const error = function(&frame);
+  const std::string message = error ? error->message : "";
+  delete error;
+  return message;
+}
+
+struct Case {
+  const char* name;
+  XLA_FFI_Error* (*function)(XLA_FFI_CallFrame*);
+  Arrays operands, results;
+  Attributes attributes;
+  bool exact;  // whether threads change no bit of it
+};
+
+std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
+  const Arrays kernels = {floats({E, 4 * H}), floats({H, 4 * H})}, state = {floats({B, H}), floats({B, H})};
+  const Array x = floats({T, B, E}), valid = bools({T, B}), tokens = ints({T, B}, 3), bias = floats({4 * H});
+  const Arrays last = {floats({4, B, E}), floats({4, B, H}), valid, tokens};
+  const Arrays trails = {floats({T, B, 4 * H}), floats({T + 1, B, H}), floats({T + 1, B, H})};
+  const auto all = [](std::vector<Arrays> parts) {
+    Arrays whole;
+    for (Arrays& part : parts) whole.insert(whole.end(), part.begin(), part.end());
+    return whole;
+  };
+  const Attributes common = {{"ids", false}, {"input_masks", int64_t{4}}, {"recurrent_masks", int64_t{4}}, {"masked", true}, {"tokens", true},
+                             {"sequences", true}};
+  Attributes forward = common, backward = common;
+  forward["keep"] = backward["d_x"] = true;
+  const Attributes rates = {{"b1", 0.9}, {"b2", 0.999}, {"eps", 1e-7}};
+  const Arrays moments = {floats({B * H, E}), floats({B * H, E}, 0.0f)};
+  const Arrays table = all({{floats({B * H, E})}, moments, {ints({B * H}, 3), floats({4}), Array(ints({}, 1))}});
+  Arrays late = table, table_results = {table[0], table[1], table[2], table[3]};
+  reinterpret_cast<int32_t&>(late[5].data[0]) = 3;
+  const Array ids = ints({3 * B}, B * H);
+  return {
+      {"forward", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {trails[1], trails[2], trails[0]}}), forward, true},
+      {"backward", lstm_jax_backward, all({{x}, kernels, trails, state, {floats({T, B, H})}, last}), all({state, kernels, {bias, x}}), backward,
+       false},
+      {"adam", lstm_jax_adam, all({moments, {floats({B * H, E}), floats({})}}), all({{floats({B * H, E})}, moments}), rates, true},
+      {"catch up", lstm_jax_adam_catch_up, late, table_results, rates, true},
+      {"catch up rows", lstm_jax_adam_catch_up, all({late, {ids}}), table_results, rates, true},
+      {"rows", lstm_jax_adam_rows, all({late, {ids, floats({3 * B, E})}}), table_results, rates, true},
+      {"mask", lstm_jax_mask, {ints({2}, 99, XLA_FFI_DataType_U32)}, {floats({3, 70001})}, {{"keep", 0.5f}, {"scale", 2.0f}}, true},
+  };
+}
+
+std::atomic<int> faults{0};
+
+void fault(const std::string& text) {
+  ++faults;
+  std::printf("%s\n", text.c_str());
+}
+
+void run(Case one, const Arrays& wanted, int64_t threads) {
+  one.attributes["threads"] = threads;
+  const std::string error = call(one.function, one.operands, one.results, one.attributes);
+  if (!error.empty()) return fault(std::string(one.name) + ": " + error);
+  for (size_t n = 0; one.exact && n < wanted.size(); ++n) {
+    if (one.results[n].data != wanted[n].data) fault(std::string(one.name) + ": result " + std::to_string(n) + " differs with threads");
+  }
+}
+
+// Calls with 0, 1, 2, ... allocations that succeed, until one needs no more.
+void run_out_of_memory(Case one) {
+  one.attributes["threads"] = int64_t{3};
+  for (int64_t allowed = 0;; ++allowed) {
+    allocations = allowed;
+    const std::string error = call(one.function, one.operands, one.results, one.attributes);
+    allocations = kNoLimit;
+    if (error.empty()) {
+      const bool allocates = one.function == lstm_jax_forward || one.function == lstm_jax_backward;
+      if (allocates != (allowed > 0)) fault(std::string(one.name) + ": allocations are not counted");
+      break;
+    }
+    if (error.find("not enough memory") == std::string::npos) fault(std::string(one.name) + ": " + error);
+    if (allowed > 10000) return fault(std::string(one.name) + ": never enough");
+  }
+}
+
+}  // namespace
+
+int main() {
+  Pool threads(3);
+  pool = &threads;
+  constexpr int64_t kSizes[][4] = {{7, 1, 5, 22}, {9, 3, 70, 4}, {5, 26, 3, 22}, {2, 70, 9, 17}, {3, 5, 8, 140}};
+  for (const auto& [T, B, E, H] : kSizes) {
+    for (const Case& one : cases(T, B, E, H)) {
+      Case alone = one;
+      alone.attributes["threads"] = int64_t{1};
+      const std::string error = call(alone.function, alone.operands, alone.results, alone.attributes);
+      if (!error.empty()) fault(std::string(one.name) + ": " + error);
+      std::vector<std::thread> callers;
+      for (int64_t caller = 0; caller < 3; ++caller) {
+        callers.emplace_back([&, caller] {
+          for (int64_t turn = 0; turn < 4; ++turn) run(one, alone.results, 1 + (caller + turn) % 4);
+        });
+      }
+      for (std::thread& caller : callers) caller.join();
+      run_out_of_memory(one);
+      run(one, alone.results, 3);
+    }
+  }
+  std::printf("%d faults\n", faults.load());
+  return faults != 0;
+}

@@ -1,0 +1,85 @@
+"""Things that are no regular files, names of nothing, and files that change: refused at once, in one line."""
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from lstm_jax import input_files
+from lstm_jax.convert import read_keras_weights, read_torch_file
+from lstm_jax.data import load_reviews, read_articles, read_series
+from lstm_jax.data.keras_npz import read_keras_npz
+from lstm_jax.errors import InputError
+
+TEXT = "It was the best of times.\n"
+
+
+# what is no regular file
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> dict[str, Path]:
+    """Kind -> path of things that are no regular files."""
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "socket"))
+    return {"FIFO": tmp_path / "fifo", "socket": tmp_path / "socket", "device": Path("/dev/zero"), "Is a directory": tmp_path}
+
+
+def test_only_regular_files_are_opened(strange: dict[str, Path]) -> None:
+    for kind, path in strange.items():
+        with pytest.raises(InputError, match=f"file .*: .*{kind}.*; give a file that can be read"):
+            input_files.read_input(path)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".jsonl.xz", ".tar.gz", ".npz", ".txt", ".json", ".safetensors", ".weights.h5"])
+def test_a_fifo_is_refused_at_once(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    os.mkfifo(path)
+    reads = {".txt": read_articles, ".json": read_articles, ".npz": read_keras_npz}
+    reads |= {".safetensors": read_torch_file, ".weights.h5": read_keras_weights}
+    with pytest.raises(InputError):
+        reads.get(ending, load_reviews)(path)
+    if ending in (".csv", ".jsonl"):
+        with pytest.raises(InputError, match="FIFO"):
+            read_series(path)
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/a.csv", "x" * 300 + ".csv", "a\0b.csv", "none/at/all.csv"])
+def test_names_of_nothing(path: str) -> None:
+    for read in (load_reviews, read_articles, lambda name: read_series(Path(name))):
+        with pytest.raises(InputError, match=r"^[^\n]*$"):
+            read(path)
+
+
+def test_folders_without_permission(tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "a.txt").write_text(TEXT)
+    folder.chmod(stat.S_IRUSR)
+    uid = os.geteuid()
+    try:
+        if uid == 0:  # whom no permission stops
+            tmp_path.chmod(0o755)
+            os.chown(folder, 65534, 65534)
+            os.seteuid(65534)
+        with pytest.raises(InputError, match="Permission denied"):
+            read_articles(folder)
+    finally:
+        os.seteuid(uid)
+        folder.chmod(stat.S_IRWXU)
+
+
+def test_a_file_that_grows_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT)
+
+    def read_and_write() -> None:
+        with input_files.open_input(path) as file, path.open("a") as more:
+            file.read()
+            more.write(TEXT)
+
+    with pytest.raises(InputError, match="changed while it was read"):
+        read_and_write()
