@@ -19,7 +19,7 @@ from tests.fuzz.case import Verdict
 from tests.fuzz.judge import fault_of, left_behind, lost, silent_number, snapshot
 from tests.fuzz.mutate import ANY, TEXTUAL, Mutation, mutated
 from tests.fuzz.shell import BRISK, Command, Shell
-from tests.fuzz.world import SENTENCES, TRAIN, World, review, write_archive
+from tests.fuzz.world import SENTENCES, TRAIN, World, review
 
 REVIEWS = TRAIN["sentiment"].replace("--data reviews", "--data FILE")
 PREPARE = "data prepare --data FILE --vocabulary frequency --cache-dir cache"
@@ -244,6 +244,3 @@ def run(draw: random.Random, shell: Shell, world: World) -> Verdict:
     if command.arguments[0] in ("forecast", "predict", "score"):
         found.append(silent_number(outcome))
     return Verdict.of(f"{command} ({what})", outcome, found)
-
-
-__all__ = ["FORMS", "hostile", "run", "write_archive"]

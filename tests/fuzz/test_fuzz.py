@@ -13,8 +13,8 @@ from tests.fuzz.shell import Shell
 from tests.fuzz.world import World, make_world
 
 SEED = 16
-CASES = {"flags": 60, "files": 60, "flips": 30, "kills": 4}
-AT_ONCE = 30
+CASES = {"flags": 40, "files": 40, "flips": 20, "kills": 4}
+AT_ONCE = 20
 """Cases of one test, so that none takes minutes on a busy machine."""
 
 

@@ -6,7 +6,6 @@ import math
 import os
 import random
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ ASK = {
 }
 """Questions to a run of each task."""
 SENTENCES = "the cat sat on the mat. a dog ran to the red house, and the cat was not there! "
-CONFIG_HOME = "home"
+HOME = "home"
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class World:
         return self.root / "start"
 
     def shell(self) -> Shell:
-        return Shell(self.environment, (self.root / "cache", self.root / CONFIG_HOME))
+        return Shell(self.environment, (self.root / "cache", self.root / HOME))
 
     @contextmanager
     def case(self) -> Iterator[Path]:
@@ -76,14 +75,14 @@ def make_world(library: Path | None = None) -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="lstm_jax-fuzz-") as folder:
         root = Path(folder)
         environment = {
-            "HOME": str(root / CONFIG_HOME),
+            "HOME": str(root / HOME),
             "XDG_CACHE_HOME": str(root / "cache"),
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
             "TF_CPP_MIN_LOG_LEVEL": "1",
             "LC_ALL": "C.UTF-8",
         }
         world = World(root, environment)
-        for name in ("start", "cache", CONFIG_HOME):
+        for name in ("start", "cache", HOME):
             (root / name).mkdir()
         if library is not None:
             native = root / "cache" / "lstm_jax" / "native"
@@ -130,24 +129,3 @@ def review(draw: random.Random, label: int) -> tuple[str, int]:
     """A made review and its label."""
     words = ["the", "film", "plot", "was", "a", ("bad", "good")[label], ("dull", "fine")[label]]
     return " ".join(draw.choice(words) for _ in range(draw.randint(3, 9))), label
-
-
-def write_archive(path: Path) -> None:
-    """A small aclImdb archive."""
-    folder = path.parent / "aclImdb"
-    write_folder(folder)
-    with tarfile.open(path, "w:gz") as tar:
-        tar.add(folder, "aclImdb")
-    shutil.rmtree(folder)
-
-
-def write_folder(folder: Path) -> None:
-    """A small aclImdb folder."""
-    draw = random.Random(3)
-    for split in ("train", "test"):
-        for label, name in enumerate(("neg", "pos")):
-            (folder / split / name).mkdir(parents=True)
-            for number in range(6):
-                (folder / split / name / f"{number}_{1 + 8 * label}.txt").write_text(review(draw, label)[0])
-            urls = "".join(f"http://www.imdb.com/title/tt{number:07d}/usercomments\n" for number in range(6))
-            (folder / split / f"urls_{name}.txt").write_text(urls)
