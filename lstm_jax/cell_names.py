@@ -35,7 +35,7 @@ CellName = Literal[
 
 @dataclass(frozen=True)
 class CellTraits:
-    """What a config checks of a cell. product: its gates have a product with the state; memory: its state has a part c."""
+    """Traits of a cell that a config checks. product: its gates have a product with the state; memory: its state has a part c."""
 
     product: bool
     memory: bool

@@ -18,7 +18,7 @@ _ENCRYPTED = 1  # bit of a member's flags
 
 
 class Header(NamedTuple):
-    """What the header of a .npy says, and where the values begin."""
+    """The header of a .npy: dtype, shape, and where the values begin."""
 
     shape: tuple[int, ...]
     fortran: bool

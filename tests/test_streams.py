@@ -34,7 +34,7 @@ def test_closed_and_full_streams():
 
 
 def test_an_ascii_terminal(ask, monkeypatch):
-    """What it cannot show comes as an escape that JSON reads back."""
+    """Text that it cannot show comes as an escape that JSON reads back."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: print(json.dumps(TEXT, ensure_ascii=False)))
     assert ask("backends")[0] == 0

@@ -1,4 +1,4 @@
-"""What a recurrent cell is: pure functions, and the check that they fit together."""
+"""The contract of a recurrent cell: pure functions, and the check that they fit together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

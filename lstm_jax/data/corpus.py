@@ -31,7 +31,7 @@ class Corpus:
     fingerprint: str
     """SHA-256 of the bag and of both parts' ids."""
     notes: tuple[str, ...] = ()
-    """What was done to the text that its files do not say, a line each."""
+    """Notes on changes that reading made to the text, a line each."""
 
 
 def prepare_corpus(

@@ -29,7 +29,7 @@ _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 
 class Operands(NamedTuple):
-    """What a backend's `run` reads: time first, in the order in which steps are processed.
+    """Operands as a backend's `run` reads them: time first, in the order in which steps are processed.
 
     x: (T, B, E), zeros at steps that are not valid, or ids (T, B); valid: (T, B) or None for all; tokens: (T, B) or None.
     """

@@ -31,12 +31,12 @@ from lstm_jax.training.run_folder import RunFolder, differences, environment
 from lstm_jax.training.step import steps_per_epoch
 
 Content = str | bytes | Callable[[IO[bytes]], object]
-"""What `write_atomically` takes."""
+"""The contents that `write_atomically` takes."""
 
 
 @dataclass(frozen=True)
 class Takes:
-    """What a run's folder may hold already: `resume`, the same run interrupted; `other_machine`, begun in another environment."""
+    """Leave to begin in a folder with files: `resume`, the same run interrupted; `other_machine`, begun in another environment."""
 
     resume: bool = False
     other_machine: bool = False

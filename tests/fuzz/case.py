@@ -1,4 +1,4 @@
-"""What a case of any kind gives back."""
+"""The result of a case of any kind."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -50,7 +50,7 @@ BASES["run accept"] = "--run runs/sentiment"
 RARE = {"demo": 0.1, "backends": 0.3}
 """Commands of few flags, or long ones, that need no more than a share of the cases."""
 CHANGED = re.compile(r"^runs/\w+(/(checkpoints|events|figures|metrics|result|environment|samples|manifest).*)?$")
-"""What going on with a run, or accepting its files, may change."""
+"""Files that resuming a run, or accepting its files, may change."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tests.fuzz.world import ASK, TRAIN, World
 FREE = re.compile(r"^runs/\w+/((events|figures)/|(metrics\.jsonl|samples\.jsonl|result\.json|environment\.json)$)")
 """Files of a run on which no answer depends."""
 DATA = {"sentiment": ("reviews/*.csv", "cache/*.npz"), "generation": ("text.txt",)}
-"""What a run was trained on: a change must be noticed where it counts. A series may grow: forecasts go on from its new end."""
+"""The data of a run: a change must be noticed where it counts. A series may grow: forecasts go on from its new end."""
 WRITTEN = ("vectors.txt", "page.html")
 """Files that the questions write: a part of the answer."""
 

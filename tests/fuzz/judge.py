@@ -1,4 +1,4 @@
-"""What is wrong with how a command ended, in words by which alike faults are grouped."""
+"""Return the fault of a command's end, in words by which alike faults are grouped."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What a run has come to: the sums of its last checkpoints and its rows, without times."""
+"""Return the result of a run: the sums of its last checkpoints and its rows, without times."""
 
 import json
 from pathlib import Path

@@ -80,7 +80,7 @@ def _resident(process: int) -> int:
 
 
 def _kill_group(child: int) -> None:
-    """What the child has started and left running."""
+    """Return the processes that the child has started and left running."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
 

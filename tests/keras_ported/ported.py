@@ -1,4 +1,4 @@
-"""What the ported tests share: constant weights, the numbers 0, 1, 2, ... as inputs, the two cells of Keras' tests, comparisons."""
+"""Helpers of the ported tests: constant weights, the numbers 0, 1, 2, ... as inputs, the two cells of Keras' tests, comparisons."""
 
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ def alike(rows: list[float], units: int) -> np.ndarray:
 
 
 def check_basics(make: Any, shape: tuple[int, ...], wanted: tuple[int, ...], **training: Any) -> None:
-    """What Keras' `run_layer_test` checks of a layer: the shape that it promises and gives, gradients of all weights, masks, short types.
+    """Check a layer as Keras' `run_layer_test` does: the shape that it promises and gives, gradients of all weights, masks, short types.
 
     make(**options) -> the layer; training: options of its rates of dropout.
     """

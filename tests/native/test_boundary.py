@@ -1,4 +1,4 @@
-"""What the compiled functions say at XLA's boundary about calls that do not fit, and what they give where there is nothing to compute."""
+"""Errors of the compiled functions at XLA's boundary about calls that do not fit, and their results where there is nothing to compute."""
 
 import re
 import resource

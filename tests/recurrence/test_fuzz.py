@@ -316,7 +316,7 @@ def compare(got: Any, want: Any, tolerance: float) -> None:
 
 
 def attempt(function: Callable) -> tuple[Any, InputError | None]:
-    """What it returns, or the refusal that it raises."""
+    """Return its result, or the refusal that it raises."""
     try:
         return function(), None
     except InputError as error:

@@ -27,7 +27,7 @@ from lstm_jax import native
 
 PAGE = Path(__file__).parents[2] / "docs" / "transformations.md"
 BACKENDS = {"native": "lstm", "hoisted": "lstm", "reference": "lstm", "associative": "min_gru"}
-"""Those chosen by default on a CPU, with the compiled code built and not, and a cell for each."""
+"""Backends that are chosen by default on a CPU, with the compiled code built and not, and a cell for each."""
 SHAPE = Shape(4, 3, 2, 3)
 Loss = Callable[..., jax.Array]
 

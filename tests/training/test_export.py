@@ -18,7 +18,7 @@ from lstm_jax.training.state import create_state
 from lstm_jax.training.step import Order, by_rows, no_rows_behind, steps_program
 
 BATCH, STEPS, WORDS = 4, 2, 1100
-"""So many words that the embedding is updated by compiled code."""
+"""Sizes; the words are enough for the embedding to be updated by compiled code."""
 
 
 def _order() -> Order:
