@@ -28,7 +28,10 @@ def default_cache_dir() -> Path:
         InputError: if this user has no home.
     """
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else user_path("~/.cache")) / "lstm_jax"
+    try:
+        return (named if named.is_absolute() else Path.home() / ".cache") / "lstm_jax"
+    except RuntimeError as error:
+        raise InputError("cache folder", "this user has no home", "name a folder in XDG_CACHE_HOME") from error
 
 
 def user_path(path: str | Path) -> Path:

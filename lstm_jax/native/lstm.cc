@@ -914,7 +914,7 @@ ffi::Error any_forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remai
   return guarded("lstm_jax_forward", [&] {
     ffi::Error error = check_forward(args, rets, rest..., threads);
     if (error.failure()) return error;
-    const Sets sets(rets, 2);
+    const Sets sets(args, rets, 2);
     return over_sets(pool, sets, threads, [&](int64_t set, int64_t some) {
       if (wide(args)) return forward<double>(pool, args, rets, sets, set, rest..., some);
       forward<float>(pool, args, rets, sets, set, rest..., some);
@@ -927,7 +927,7 @@ ffi::Error any_backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   return guarded("lstm_jax_backward", [&] {
     ffi::Error error = check_backward(args, rets, rest..., threads);
     if (error.failure()) return error;
-    const Sets sets(rets, 2);
+    const Sets sets(args, rets, 2);
     return over_sets(pool, sets, threads, [&](int64_t set, int64_t some) {
       if (wide(args)) return backward<double>(pool, args, rets, sets, set, rest..., some);
       backward<float>(pool, args, rets, sets, set, rest..., some);

@@ -89,7 +89,7 @@ class Contract {
  public:
   // rank: of the first result in a call for one set; without, there is no call for several.
   Contract(const char* function, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, size_t rank = std::numeric_limits<size_t>::max())
-      : function(function), args(args), rets(rets), sets(rets, rank) {
+      : function(function), args(args), rets(rets), sets(args, rets, rank) {
     std::fill(std::begin(bound), std::end(bound), -1);
   }
 

@@ -15,12 +15,13 @@ struct Sets {
   std::vector<int64_t> extents;
   int64_t count = 1;
 
-  // As the first result has them, which is of that rank in a call for one set.
-  Sets(const ffi::RemainingRets& rets, size_t rank) {
+  // As the first result has them, where it and operand number 1 have as many extents more than that rank, which is theirs in a call for one set.
+  Sets(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, size_t rank) {
     auto first = rets.get<ffi::AnyBuffer>(0);
-    if (!first.has_value()) return;
+    const auto kernel = args.get<ffi::AnyBuffer>(1);
+    if (!first.has_value() || !kernel.has_value()) return;
     const auto found = (*first)->dimensions();
-    if (found.size() > rank) extents.assign(found.begin(), found.end() - rank);
+    if (found.size() > rank && kernel->dimensions().size() == found.size()) extents.assign(found.begin(), found.end() - rank);
     for (const int64_t extent : extents) count *= extent;
   }
 
