@@ -16,10 +16,12 @@ RECURRENT = {"forward": BATCH * 4 * UNITS, "backward": BATCH * UNITS}  # entries
 
 
 def inner(equation) -> Iterator:
+    seen = set()  # an operation's program is the same on every platform here
     for value in equation.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             item = getattr(item, "jaxpr", item)
-            if hasattr(item, "eqns"):
+            if hasattr(item, "eqns") and id(item) not in seen:
+                seen.add(id(item))
                 yield item
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 from tables import BACKENDS
 
+from lstm_jax import compiled_code
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.training.compiled_adam import LEAST
