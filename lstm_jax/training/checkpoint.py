@@ -314,7 +314,7 @@ def _explained(folder: Path) -> Iterator[None]:
             raise InputError(f"checkpoint folder {folder}", "no space left", "free some, or name a folder on another disk") from error
         if code == errno.EFBIG:
             raise InputError(
-                f"checkpoint folder {folder}", os.strerror(code), "allow larger files (ulimit -f), or shrink the model"
+                f"checkpoint folder {folder}", os.strerror(errno.EFBIG), "allow larger files (ulimit -f), or shrink the model"
             ) from error
         if code is not None or isinstance(error, OSError):
             said: object = error if code is None else os.strerror(code)
