@@ -127,6 +127,7 @@ def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tupl
     return out_tree.unflatten(_forward.bind(*leaves, operation=operation, keep=keep, tree=tree, branches=branches))
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)  # so that gradients outside of jit are traced once
 def _run_backward(operation: Operation, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], leaves: Leaves) -> Leaves:
     """Bind the backward primitive; return the gradients by the leaves that `wanted` numbers.
 

@@ -1,0 +1,70 @@
+"""Operations with passes of their own: what runs where, and how often it is traced."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.operation import Operation, apply
+
+TRACED: Counter[str] = Counter()
+
+
+@dataclass(frozen=True)
+class Doubled(Operation):
+    """2 x as its own passes have it, and x + x as its twin has it; both count how often they are traced."""
+
+    own: tuple[str, ...]
+
+    def runs_on(self):
+        return self.own
+
+    def forward(self, keep, *args):
+        TRACED["forward"] += 1
+        return 2 * args[0], ()
+
+    def backward(self, wanted, args, residuals, cotangents):
+        TRACED["backward"] += 1
+        return (2 * cotangents,)
+
+    def plain_forward(self, keep, *args):
+        return args[0] + args[0], ()
+
+    def plain_backward(self, wanted, args, residuals, cotangents):
+        return (cotangents + cotangents,)
+
+    def rows(self, args):
+        return [0]
+
+    def output_rows(self, outputs):
+        return [0]
+
+
+def test_gradients_outside_of_jit_are_traced_once() -> None:
+    x = jnp.arange(3.0)
+
+    def loss(x):
+        return (apply(Doubled(("cpu",)), x) ** 2).sum()
+
+    gradients = [jax.grad(loss)(x)]
+    TRACED.clear()
+    gradients += [jax.grad(loss)(x) for _ in range(3)]
+    assert not TRACED
+    assert all((gradient == 8 * x).all() for gradient in gradients)
+
+
+def test_each_platform_has_its_own_program() -> None:
+    x = jnp.arange(3.0)
+    for own, here in ((("cpu",), "multiply"), ((), "add"), (("tpu",), "add")):
+        traced = jax.jit(lambda x, own=own: apply(Doubled(own), x)).trace(x)
+        assert f"stablehlo.{here}" in traced.lower(lowering_platforms=("cpu",)).as_text()
+        tpu = "multiply" if own == ("tpu",) else "add"
+        assert f"stablehlo.{tpu}" in traced.lower(lowering_platforms=("tpu",)).as_text()
+
+
+def test_rows_are_folded_into_one_call() -> None:
+    x = jnp.arange(12.0).reshape(4, 3)
+    mapped = jax.vmap(lambda x: apply(Doubled(("cpu",)), x))
+    assert (mapped(x) == 2 * x).all()
+    assert "tensor<12xf32>" in jax.jit(mapped).lower(x).as_text()
