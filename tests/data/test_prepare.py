@@ -165,7 +165,7 @@ def test_full_disk(options, tmp_path, monkeypatch):
 
 def test_folder_that_cannot_be_written(options, tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match=r"writing .*/file is no fold"):
+    with pytest.raises(InputError, match=r"writing .*; name a folder that can be written"):
         prepare(**options | {"cache_dir": str(tmp_path / "file" / "cache")})
 
 
