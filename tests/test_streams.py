@@ -38,7 +38,7 @@ def test_an_ascii_terminal(ask, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     monkeypatch.setitem(COMMANDS, "backends", lambda: lambda console: print(json.dumps(TEXT, ensure_ascii=False)))
     assert ask("backends")[0] == 0
-    shown = sys.stdout.buffer.getvalue()  # type: ignore[attr-defined]
+    shown = sys.stdout.buffer.getvalue()
     assert shown.isascii()
     assert json.loads(shown) == TEXT
     assert "\\ud83c\\udfac" in shown.decode()

@@ -13,7 +13,7 @@ from lstm_jax.errors import InputError, require
 
 @dataclass(frozen=True)
 class Cell:
-    """What a backend needs to run a cell; every function is pure.
+    """Pure functions and sizes by which a backend runs a cell.
 
     gates: parts that the kernel's columns hold side by side; params: their NamedTuple; init(key, features, units, dtype) -> params;
     bias(units, dtype) -> the initial `bias` of it, None for a cell without;

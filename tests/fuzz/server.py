@@ -116,8 +116,8 @@ def _standard_streams(request: dict[str, Any]) -> None:
         else:
             os.close(number)
     encoding = request["encoding"]
-    sys.stdin = _stream(0, "r", encoding, "surrogateescape") if request["streams"][0] else None  # type: ignore[assignment]
-    sys.stdout = _stream(1, "w", encoding, "strict") if request["streams"][1] else None  # type: ignore[assignment]
+    sys.stdin = _stream(0, "r", encoding, "surrogateescape") if request["streams"][0] else None
+    sys.stdout = _stream(1, "w", encoding, "strict") if request["streams"][1] else None
     sys.stderr = _stream(2, "w", encoding, "backslashreplace")
 
 
