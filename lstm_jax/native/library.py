@@ -208,7 +208,7 @@ def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], 
     """
     register()
     fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
-    # cores for one device's call: all of them shared out
+    # cores for one device's call: all of them shared out; a program keeps the number that was found when it was traced
     fixed["threads"] = np.int64(max(1, len(os.sched_getaffinity(0)) // jax.local_device_count("cpu")))
     shapes = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
     function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)
