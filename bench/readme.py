@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench import accuracy, report, results
 from lstm_jax.errors import InputError
-from lstm_jax.files import write_atomically
+from lstm_jax.files.writing import write_atomically
 
 README = Path(__file__).parents[1] / "README.md"
 MARK = re.compile(r"(<!-- bench (\w+) (\w+) -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)

@@ -19,9 +19,9 @@ from bench import accuracy, results, scaling, schema
 from bench.sides import BASE, side
 from bench.throughput import PATH, Line, geometric_mean, kept, over_sizes, peaks, rows_in, summary
 from bench.workloads import Workload, workload
-from lstm_jax import plots
 from lstm_jax.errors import InputError
-from lstm_jax.files import MARK, check_output, write_atomically
+from lstm_jax.files.writing import MARK, check_output, write_atomically
+from lstm_jax.inspection import plots
 
 TEMPLATE = Path(__file__).with_name("report.html")
 COLUMNS = ("workload", "side", "round", "ms_per_step", "tokens_per_second", "gflops", "compile_seconds", "first_step_seconds")

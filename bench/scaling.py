@@ -24,7 +24,7 @@ from bench.peer import Options
 from bench.throughput import commit
 from bench.worker import measure, peak_mib
 from bench.workloads import LETTERS, make_arrays, workload
-from lstm_jax import plots
+from lstm_jax.inspection import plots
 
 PATH = results.RESULTS / "scaling.jsonl"
 FIGURE = Path(__file__).parents[1] / "experiments" / "figures" / "time_and_memory.png"
@@ -60,7 +60,7 @@ def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
 def row(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
     """Time the point in this process."""
     from bench.peers import ours
-    from lstm_jax.sharding import make_mesh
+    from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.training.run_folder import environment
 
     sized = workload("recurrence:" + ",".join(f"{letter}={size}" for letter, size in point.items()))

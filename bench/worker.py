@@ -156,7 +156,7 @@ def timed_row(
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}
     # only now: a peer without JAX is not to carry it while it is measured
-    from lstm_jax.sharding import make_mesh
+    from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.training.run_folder import environment
 
     machine = environment(make_mesh())

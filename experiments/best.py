@@ -28,8 +28,9 @@ import numpy as np
 
 from experiments import runs, study, sweep
 from experiments.pretraining import pretrain
-from lstm_jax import data, plots
+from lstm_jax import data
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
+from lstm_jax.inspection import plots
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
 def run(config: Config) -> dict[str, Any]:
     """Accuracy and loss on the validation part, of the best epoch or of averaged weights; on the test reviews, if they are to be read."""
     from lstm_jax.models import functional
-    from lstm_jax.sharding import make_mesh
+    from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.tasks import sentiment
     from lstm_jax.training.metrics import binary_metrics
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from experiments import runs, study, sweep
-from lstm_jax import plots
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
+from lstm_jax.inspection import plots
 
 RATES, SEEDS = (0.0, 0.2, 0.4, 0.6), 3
 BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), TrainConfig(epochs=3))

@@ -22,9 +22,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from experiments import runs, study
-from lstm_jax import data, embedding_space, plots
+from lstm_jax import data
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.errors import InputError
+from lstm_jax.inspection import embedding_space, plots
 
 GROUPS = {
     "praise": "great excellent wonderful superb brilliant fantastic amazing perfect masterpiece favorite good",

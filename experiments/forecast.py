@@ -26,10 +26,11 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments import study
-from lstm_jax import data, plots
+from lstm_jax import data
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.errors import InputError
+from lstm_jax.inspection import plots
 
 SEASON = {"sunspots": 11, "co2": 52}
 METHODS: tuple[str, ...] = ("lstm", "lstm without times", "seasonal naive", "smoothing")

@@ -25,7 +25,7 @@ import numpy as np
 
 from experiments import runs, study
 from experiments.equal import equal_units
-from lstm_jax import plots, unroll
+from lstm_jax import unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.config import (
     DataConfig,
@@ -37,6 +37,7 @@ from lstm_jax.config import (
     TextConfig,
     TrainConfig,
 )
+from lstm_jax.inspection import plots
 
 VARIANTS = (
     "lstm",

@@ -33,10 +33,11 @@ import optax
 from experiments import backward, study
 from experiments.equal import equal_units
 from experiments.training import fit
-from lstm_jax import plots, unroll
+from lstm_jax import unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.config import CellName, DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.initializers import glorot_uniform
+from lstm_jax.inspection import plots
 
 SYMBOLS, COPIED = 8, 10
 ORDERS = 4

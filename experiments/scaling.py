@@ -20,7 +20,6 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments import runs, study, sweep
-from lstm_jax import plots
 from lstm_jax.config import (
     DataConfig,
     GenerationConfig,
@@ -31,6 +30,7 @@ from lstm_jax.config import (
     TextConfig,
     TrainConfig,
 )
+from lstm_jax.inspection import plots
 
 
 @dataclass(frozen=True)

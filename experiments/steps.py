@@ -23,8 +23,8 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments import runs, study, sweep
-from lstm_jax import plots
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
+from lstm_jax.inspection import plots
 
 STEPS, RATES, SEEDS = (1, 2, 5, 10, 20), (3e-4, 1e-3, 3e-3), 2
 LENGTHS, BATCHES = (10, 20, 40, 80), (32, 64, 128, 256)

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from experiments import sweep
-from lstm_jax import plots
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import check_output
+from lstm_jax.files.writing import check_output
+from lstm_jax.inspection import plots
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"

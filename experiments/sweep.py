@@ -47,7 +47,7 @@ from typing import Any, Literal
 
 from bench import progress, results
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import write_atomically
+from lstm_jax.files.writing import write_atomically
 
 Where = Literal["here", "processes", "slurm"]
 Run = Callable[[Any], Mapping[str, Any]]

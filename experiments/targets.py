@@ -26,10 +26,11 @@ import optax
 from bench.generation_data import articles
 from experiments import runs, study
 from experiments.training import fit
-from lstm_jax import data, plots, unroll
+from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig, TextConfig
 from lstm_jax.initializers import glorot_uniform
+from lstm_jax.inspection import plots
 from lstm_jax.tasks import generation
 
 

@@ -26,7 +26,7 @@ _HOME = {
     "SentimentClassifier": "models",
     "CharGenerator": "models",
     "InputError": "errors",
-    "use_cpu_cores": "sharding",
+    "use_cpu_cores": "runtime.sharding",
     "compiled_code": "native",
 }
 

@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable
 
 from lstm_jax.errors import InputError, Interrupted, require
-from lstm_jax.interrupts import interrupted, none_is_lost, second_signal_ends
-from lstm_jax.streams import drop_output, prepare_streams
+from lstm_jax.runtime.interrupts import interrupted, none_is_lost, second_signal_ends
+from lstm_jax.runtime.streams import drop_output, prepare_streams
 
 DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its line"
 

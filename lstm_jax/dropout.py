@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax import native, sharding
+from lstm_jax import native
 from lstm_jax.errors import require
-from lstm_jax.operation import ForwardOperation, Vmapped, apply
+from lstm_jax.primitives.operation import ForwardOperation, Vmapped, apply
+from lstm_jax.runtime import sharding
 from lstm_jax.shapes import GATES
 
 KEY_TYPE = "threefry2x32"

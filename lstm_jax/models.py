@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lstm_jax import sharding
 from lstm_jax.cells import CELLS
 from lstm_jax.cells.products import matmul
 from lstm_jax.config import ForecastModelConfig, GenerationModelConfig, RecurrentConfig, SentimentModelConfig
 from lstm_jax.errors import InputError, require
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
+from lstm_jax.runtime import sharding
 from lstm_jax.shapes import TokenIds, ValidSteps
 
 

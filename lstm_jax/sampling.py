@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Integer
 
-from lstm_jax import sharding
 from lstm_jax.errors import require
+from lstm_jax.runtime import sharding
 
 Mode = Literal["carried", "window"]
 Way = Literal["likeliest", "some", "all"]

@@ -11,8 +11,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from lstm_jax import compilation_cache, data
-from lstm_jax.compilation_cache import compilation_cache_dir, keep_compiled
+from lstm_jax import data
+from lstm_jax.runtime import compilation_cache
+from lstm_jax.runtime.compilation_cache import compilation_cache_dir, keep_compiled
 
 SETTINGS = ("jax_enable_compilation_cache", "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 SIZES = "--vocabulary frequency --num-words 300 --maxlen 12 --embed 8 --units 8 --epochs 1 --batch-size 16 --no-figures"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.embedding_space import escape, export_projector, export_word2vec, lookup, neighbours, project, word_polarity
 from lstm_jax.errors import InputError
+from lstm_jax.inspection.embedding_space import escape, export_projector, export_word2vec, lookup, neighbours, project, word_polarity
 
 # Ids 0 to 3 are reserved, although 1 and 2 are nearest to everything.
 TABLE = np.float32([[0, 0], [1, 0], [1, 0.1], [9, 9], [2, 0], [3, 3], [0, 5], [-1, 0], [0, 0], [2, 0]])

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from lstm_jax.errors import InputError
-from lstm_jax.files import write_atomically
+from lstm_jax.files.writing import write_atomically
 
 
 def names(folder) -> list[str]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lstm_jax import input_files
 from lstm_jax.convert import read_keras_weights, read_torch_file
 from lstm_jax.data import load_reviews, read_articles, read_series
-from lstm_jax.data.keras_npz import read_keras_npz
+from lstm_jax.data.reviews.keras_npz import read_keras_npz
 from lstm_jax.errors import InputError
+from lstm_jax.files import reading as input_files
 
 TEXT = "It was the best of times.\n"
 

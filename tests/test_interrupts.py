@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from lstm_jax import interrupts
+from lstm_jax.runtime import interrupts
 
 PROGRAM = """
 import jax, jax.numpy as jnp

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lstm_jax.interrupts import interrupted, none_is_lost
+from lstm_jax.runtime.interrupts import interrupted, none_is_lost
 from lstm_jax.training import loop
 
 

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource
-from lstm_jax import machine
+from lstm_jax.runtime import machine
 print(machine.keep_freed_memory())
 block = lambda: b"x" * 2**26
 block()

@@ -8,9 +8,10 @@ import pytest
 from flax import nnx
 from tables import BACKENDS, assert_close
 
-from lstm_jax import InputError, SentimentClassifier, convert, sharding
+from lstm_jax import InputError, SentimentClassifier, convert
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.models import functional, layer_rows
+from lstm_jax.runtime import sharding
 from lstm_jax.tasks import sentiment
 from lstm_jax.training.optimizers import keras_adam
 

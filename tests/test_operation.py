@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.operation import Operation, apply
+from lstm_jax.primitives.operation import Operation, apply
 
 TRACED: Counter[str] = Counter()
 

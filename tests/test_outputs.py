@@ -10,9 +10,10 @@ import pytest
 from made_texts import SENTENCES
 from test_cli import assert_error
 
-from lstm_jax import cli, plots, text_map
+from lstm_jax import cli
 from lstm_jax.errors import InputError
-from lstm_jax.files import MARK, check_output, write_atomically
+from lstm_jax.files.writing import MARK, check_output, write_atomically
+from lstm_jax.inspection import plots, text_map
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

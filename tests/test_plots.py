@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from lstm_jax import plots
 from lstm_jax.errors import InputError
+from lstm_jax.inspection import plots
 from lstm_jax.training.metrics import reliability
 
 ROWS = [
@@ -230,7 +230,7 @@ def test_nothing_global_is_left_behind(tmp_path):
 
 
 def test_matplotlib_is_imported_when_a_figure_is_drawn():
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import lstm_jax.plots; sys.exit('matplotlib' in sys.modules)"
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import lstm_jax.inspection.plots; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

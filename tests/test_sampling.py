@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
+from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.sampling import Sampler, allowed_logits, draw, make_rules, way_of
-from lstm_jax.sharding import make_mesh
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

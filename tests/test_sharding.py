@@ -14,7 +14,7 @@ from tables import assert_close
 from lstm_jax import Embedding, InputError, SentimentClassifier
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.models import functional
-from lstm_jax.sharding import DATA, constrain, gather_columns, make_mesh, on, param_spec, replicated, rows, use_cpu_cores
+from lstm_jax.runtime.sharding import DATA, constrain, gather_columns, make_mesh, on, param_spec, replicated, rows, use_cpu_cores
 
 two_devices = pytest.mark.skipif("jax.device_count() < 2", reason="needs two devices")
 

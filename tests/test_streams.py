@@ -10,7 +10,7 @@ from test_cli import assert_error
 
 from lstm_jax import cli
 from lstm_jax.commands import COMMANDS
-from lstm_jax.streams import ESCAPE, prepare_streams
+from lstm_jax.runtime.streams import ESCAPE, prepare_streams
 
 TEXT = 'naïve 🎬 "\udcff"'
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lstm_jax.errors import InputError
-from lstm_jax.text_map import most_active, surprise_page, units_page
+from lstm_jax.inspection.text_map import most_active, surprise_page, units_page
 
 TEXT = 'if a < b & c:\n  "tag" </pre><script>'
 

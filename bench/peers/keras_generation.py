@@ -17,9 +17,10 @@ import keras
 import numpy as np
 
 from bench.generation_data import article_windows
-from lstm_jax import convert, data, sharding
+from lstm_jax import convert, data
 from lstm_jax.config import GenerationConfig
 from lstm_jax.models import functional
+from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation
 from lstm_jax.training.scoring import Scorer
 

@@ -13,10 +13,11 @@ import optax
 
 from bench.peer import Built, Options, comparable, evaluation, slowed
 from bench.workloads import LAYER, STEP, Arrays, Workload
-from lstm_jax import CELLS, native, sharding, unroll
+from lstm_jax import CELLS, native, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.models import functional
 from lstm_jax.recurrence import resolve_backend
+from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation, sentiment
 from lstm_jax.tasks.text_examples import window_examples, window_objective
 from lstm_jax.training.optimizers import keras_adam

@@ -15,8 +15,8 @@ from bench.generation_data import CHARACTERS, CHARS, LENGTH
 from lstm_jax import convert
 from lstm_jax.config import GenerationConfig, GenerationModelConfig
 from lstm_jax.models import functional
+from lstm_jax.runtime.sharding import make_mesh, use_cpu_cores
 from lstm_jax.sampling import Mode, Sampler, make_rules
-from lstm_jax.sharding import make_mesh, use_cpu_cores
 from lstm_jax.tasks import generation
 from lstm_jax.training.run_folder import environment
 

@@ -14,8 +14,8 @@ Positional = tyro.conf.Positional
 
 def start(devices: int = 0) -> None:
     """Give JAX a device a core, before it is first used, and let it keep what it compiles."""
-    from lstm_jax.compilation_cache import keep_compiled
-    from lstm_jax.sharding import use_cpu_cores
+    from lstm_jax.runtime.compilation_cache import keep_compiled
+    from lstm_jax.runtime.sharding import use_cpu_cores
 
     use_cpu_cores(devices)
     keep_compiled()
@@ -24,8 +24,8 @@ def start(devices: int = 0) -> None:
 def start_training(devices: int, model: RecurrentConfig) -> None:
     """The same for a run with that model: without a number of devices that which suits it, if JAX has not made them already."""
     from lstm_jax import native
-    from lstm_jax.compilation_cache import keep_compiled
-    from lstm_jax.sharding import prefer_cpu_devices
+    from lstm_jax.runtime.compilation_cache import keep_compiled
+    from lstm_jax.runtime.sharding import prefer_cpu_devices
 
     zoned = model.zoneout or model.zoneout_cell
     suited = 0 if zoned else native.cpu_devices(model.backend, model.dtype, model.cell)

@@ -12,7 +12,7 @@ from rich.console import Console
 from lstm_jax.bounds import CharactersOrAll, Checked, Count, CountOrAll, DrawingSeed, Temperature, UnitCount, Written
 from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import GenerationConfig
-from lstm_jax.files import check_output
+from lstm_jax.files.writing import check_output
 
 Mode = Literal["auto", "carried", "window"]
 

@@ -14,8 +14,8 @@ from lstm_jax.bounds import Checked, Count, CountOrNone
 from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
-from lstm_jax.files import check_output
-from lstm_jax.input_files import STANDARD_INPUT, read_input
+from lstm_jax.files.reading import STANDARD_INPUT, read_input
+from lstm_jax.files.writing import check_output
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Neighbours(Checked):
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax import embedding_space
+        from lstm_jax.inspection import embedding_space
         from lstm_jax.tasks import sentiment
 
         trained = _load(self.run)
@@ -150,7 +150,7 @@ class PlotEmbedding(Checked):
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax import plots
+        from lstm_jax.inspection import plots
         from lstm_jax.tasks import sentiment
 
         for path in plots.files_of(self.out):
@@ -175,7 +175,7 @@ class ExportEmbedding:
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax.embedding_space import PROJECTOR
+        from lstm_jax.inspection.embedding_space import PROJECTOR
         from lstm_jax.tasks import sentiment
 
         for path in [self.out] if self.format == "word2vec" else [self.out / name for name in PROJECTOR]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.errors import require
-from lstm_jax.input_files import parsing
+from lstm_jax.files.reading import parsing
 
 
 def natural(path: str) -> list[tuple[str, int]]:

@@ -47,7 +47,7 @@ from lstm_jax.convert.keras import (
     lstm_to_keras,
 )
 from lstm_jax.errors import InputError, require
-from lstm_jax.input_files import open_input, parsing
+from lstm_jax.files.reading import open_input, parsing
 
 RECURRENT = ("lstm", "rnn", "bidirectional")
 INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # change nothing when a model predicts

@@ -30,7 +30,7 @@ from lstm_jax.convert.arrays import (
     split_model,
 )
 from lstm_jax.errors import require
-from lstm_jax.input_files import open_input, parsing
+from lstm_jax.files.reading import open_input, parsing
 
 PARAMETER = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(0|[1-9]\d*)(_reverse)?")
 SUFFIXES: dict[str, str] = {"forward": "", "backward": "_reverse"}

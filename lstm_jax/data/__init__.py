@@ -3,23 +3,23 @@
 A leaf: imports numpy, the standard library and `lstm_jax.errors`; tensorflow-datasets only where it is used.
 """
 
-from lstm_jax.data.archive import ARCHIVE_BYTES, ARCHIVE_SHA256_PREFIX, ARCHIVE_URL, download_archive, verify_archive
-from lstm_jax.data.characters import Characters
-from lstm_jax.data.cleaning import clean, unix_line_ends
-from lstm_jax.data.corpus import Corpus, prepare_corpus
-from lstm_jax.data.corpus_sources import embedded_articles, read_articles, read_byte_articles
-from lstm_jax.data.dataset import encode_reviews, prepare
-from lstm_jax.data.encoded import EncodedReviews, EncodedSplit, keras_check_hash
-from lstm_jax.data.grammar import judge, synthetic_reviews, synthetic_splits
 from lstm_jax.data.padding import pad_ragged, pad_sequences
-from lstm_jax.data.reviews import TextSplit
+from lstm_jax.data.reviews.archive import ARCHIVE_BYTES, ARCHIVE_SHA256_PREFIX, ARCHIVE_URL, download_archive, verify_archive
+from lstm_jax.data.reviews.dataset import encode_reviews, prepare
+from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit, keras_check_hash
+from lstm_jax.data.reviews.grammar import judge, synthetic_reviews, synthetic_splits
+from lstm_jax.data.reviews.sources import find_imdb, load_reviews
+from lstm_jax.data.reviews.splits import grouped_split
+from lstm_jax.data.reviews.tfds_builder import build_tfds, reviews_from_tfds
+from lstm_jax.data.reviews.vocabulary import Vocabulary, build_vocabulary, tokenize
+from lstm_jax.data.reviews.word_index import find_word_index, keras_vocabulary
+from lstm_jax.data.reviews.written import TextSplit
 from lstm_jax.data.series import Series, SeriesWindows, read_series, series_windows
-from lstm_jax.data.sources import find_imdb, load_reviews
-from lstm_jax.data.splits import grouped_split
-from lstm_jax.data.tfds_builder import build_tfds, reviews_from_tfds
-from lstm_jax.data.vocabulary import Vocabulary, build_vocabulary, tokenize
-from lstm_jax.data.windows import chunks, one_hot, stream_chunks, window_count, window_starts, windows
-from lstm_jax.data.word_index import find_word_index, keras_vocabulary
+from lstm_jax.data.text.characters import Characters
+from lstm_jax.data.text.cleaning import clean, unix_line_ends
+from lstm_jax.data.text.corpus import Corpus, prepare_corpus
+from lstm_jax.data.text.sources import embedded_articles, read_articles, read_byte_articles
+from lstm_jax.data.text.windows import chunks, one_hot, stream_chunks, window_count, window_starts, windows
 
 __all__ = [
     "ARCHIVE_BYTES",

@@ -11,7 +11,7 @@ import numpy as np
 
 from lstm_jax.data.tables import table_rows
 from lstm_jax.errors import InputError, require
-from lstm_jax.input_files import parsing
+from lstm_jax.files.reading import parsing
 
 MISSING = ("", "na", "nan", "null", "none")
 """Values that stand for none, in any case."""

@@ -9,10 +9,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from lstm_jax.data.reviews import TextSplit, review_name
+from lstm_jax.data.reviews.written import TextSplit, review_name
 from lstm_jax.data.text_files import require_utf8
 from lstm_jax.errors import InputError, require
-from lstm_jax.input_files import expanded, open_input, parsing
+from lstm_jax.files.reading import expanded, open_input, parsing
 
 LABELS = {"0": 0, "1": 1, "neg": 0, "pos": 1, "negative": 0, "positive": 1}
 GROUP_KEYS = ("movie", "group")

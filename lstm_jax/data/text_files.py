@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.input_files import STANDARD_INPUT, read_input
+from lstm_jax.files.reading import STANDARD_INPUT, read_input
 
 __all__ = ["STANDARD_INPUT", "decode_utf8", "read_content", "require_no_archive", "require_utf8"]
 
@@ -26,7 +26,7 @@ def read_content(path: str | Path) -> bytes:
     """Return the bytes of a file; of standard input for "-".
 
     Raises:
-        InputError: as `lstm_jax.input_files.read_input`.
+        InputError: as `lstm_jax.files.reading.read_input`.
     """
     return read_input(path)
 

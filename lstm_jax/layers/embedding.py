@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from lstm_jax import initializers, sharding
+from lstm_jax import initializers
 from lstm_jax.errors import require
+from lstm_jax.runtime import sharding
 
 
 class Embedding(nnx.Module):

@@ -20,10 +20,10 @@ import jax
 import numpy as np
 
 from lstm_jax.errors import InputError
-from lstm_jax.files import default_cache_dir
-from lstm_jax.machine import processor
+from lstm_jax.files.writing import default_cache_dir
 from lstm_jax.native import trust
 from lstm_jax.native.switch import is_off
+from lstm_jax.runtime.machine import processor
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "adam.cc", "dropout.cc"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")

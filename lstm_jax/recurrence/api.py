@@ -20,7 +20,7 @@ from lstm_jax.cells import CELLS, Cell
 from lstm_jax.cells.products import one_hot_rows
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
-from lstm_jax.partition import in_automatic_mode, vary_together
+from lstm_jax.primitives.partition import in_automatic_mode, vary_together
 from lstm_jax.recurrence import associative, cudnn, hoisted, native, pallas, reference
 from lstm_jax.recurrence.operands import compute_dtype_name, read_operands
 from lstm_jax.recurrence.segments import Remat, check_remat, in_segments

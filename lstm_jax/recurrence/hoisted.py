@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
 from lstm_jax.cells.products import matmul, project
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.operation import apply
+from lstm_jax.primitives.operation import apply
 from lstm_jax.recurrence.lstm_operation import LSTMOperation, with_zeros
 from lstm_jax.shapes import GATES
 

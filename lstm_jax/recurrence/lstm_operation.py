@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.cells import LSTMState
-from lstm_jax.operation import Operation
+from lstm_jax.primitives.operation import Operation
 
 
 class LSTMOperation(Operation):

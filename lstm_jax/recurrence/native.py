@@ -15,8 +15,8 @@ from lstm_jax import native
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
 from lstm_jax.cells.products import project
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.operation import apply
-from lstm_jax.partition import SUM, partitioned
+from lstm_jax.primitives.operation import apply
+from lstm_jax.primitives.partition import SUM, partitioned
 from lstm_jax.recurrence import hoisted
 from lstm_jax.recurrence.lstm_operation import LSTMOperation, mask_axis, with_zeros
 from lstm_jax.recurrence.trail import Trail, backward_twin, forward_twin

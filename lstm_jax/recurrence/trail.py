@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from lstm_jax import sharding
 from lstm_jax.cells import LSTMState
 from lstm_jax.cells.products import masked_matmul
 from lstm_jax.recurrence import hoisted
+from lstm_jax.runtime import sharding
 from lstm_jax.shapes import GATES
 
 TIME_FIRST = PartitionSpec(None, sharding.DATA)

@@ -23,7 +23,7 @@ from lstm_jax.config import (
     TrainConfig,
 )
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import remove_temporaries, write_atomically
+from lstm_jax.files.writing import remove_temporaries, write_atomically
 from lstm_jax.tasks import generation, sentiment
 from lstm_jax.training.run_folder import RunFolder
 

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from lstm_jax import data, sharding
+from lstm_jax import data
 from lstm_jax.config import ForecastConfig, forecast_from_json
 from lstm_jax.errors import InputError, require
 from lstm_jax.models import Forecaster, functional
+from lstm_jax.runtime import sharding
 from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import Takes, begin, initial_rngs, is_own_data, load_params, mesh_of, open_run, summary, write_result
 from lstm_jax.training.callbacks import Callback
@@ -219,7 +220,7 @@ def train(
         )
         write_result(run.folder, result, evaluate(result.params, "validation") | evaluate(result.params, "test"))
         if figures:
-            from lstm_jax import plots
+            from lstm_jax.inspection import plots
 
             plots.learning_curves(list(result.rows), run.folder.figures / "learning_curves.png", "Learning curves", ("loss",))
             draw_forecast(series, parts["test"], given(result.params, parts["test"]), scale, LEVEL, run.folder.figures / "forecast.png")
@@ -249,7 +250,7 @@ def interval(given: np.ndarray, last: np.ndarray, scale: Scale, level: float) ->
 
 def draw_forecast(series: data.Series, part: Part, given: np.ndarray, scale: Scale, level: float, path: Path) -> tuple[Path, Path]:
     """The end of the series and forecasts of it, one behind the other, each from what was known when it begins."""
-    from lstm_jax import plots
+    from lstm_jax.inspection import plots
 
     mean, low, high = interval(given, part.last, scale, level)
     horizon = mean.shape[1]

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from lstm_jax import data, sharding
+from lstm_jax import data
 from lstm_jax.config import GenerationConfig, generation_from_json
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import write_atomically
+from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import CharGenerator, functional
+from lstm_jax.runtime import sharding
 from lstm_jax.sampling import Mode, Rules, Sampler, make_rules
 from lstm_jax.tasks.memory import require_free, require_memory
 from lstm_jax.tasks.running import Takes, begin, check_own_data, initial_rngs, load_params, mesh_of, open_run, summary, write_result
@@ -213,7 +214,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 
 def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer: Scorer) -> None:
     """Learning curve, the text coloured by surprise, and by its most active units, in the run's folder."""
-    from lstm_jax import plots
+    from lstm_jax.inspection import plots
 
     plots.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves", ("bits", "accuracy"))
     held_out = len(corpus.validation) > 0
@@ -225,14 +226,14 @@ def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer:
 
 def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
     """An HTML page of the text, each character coloured by its bits."""
-    from lstm_jax import text_map
+    from lstm_jax.inspection import text_map
 
     text_map.surprise_page(_shown(characters, ids), scores.nats / np.log(2), path, title, force)
 
 
 def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
     """An HTML page of the text, once for each of the `count` most active hidden units, coloured by its output."""
-    from lstm_jax import text_map
+    from lstm_jax.inspection import text_map
 
     require(count >= 1, "count", count, "give 1 unit or more")
     units = text_map.most_active(activations, count)

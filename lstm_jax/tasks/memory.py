@@ -10,10 +10,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from lstm_jax import machine, sharding
 from lstm_jax.config import RunConfig
 from lstm_jax.errors import require
 from lstm_jax.models import functional
+from lstm_jax.runtime import machine, sharding
 from lstm_jax.tasks.running import check_request
 from lstm_jax.training.optimizers import make_optimizer
 

@@ -14,15 +14,16 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from lstm_jax import native, sharding
+from lstm_jax import native
 from lstm_jax.cells import CELLS
 from lstm_jax.config import RecurrentConfig, RunConfig, to_json
 from lstm_jax.dropout import draw_masks
 from lstm_jax.errors import require
-from lstm_jax.files import write_atomically
-from lstm_jax.input_files import read_input
+from lstm_jax.files.reading import read_input
+from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import layer_rows
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
+from lstm_jax.runtime import sharding
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.loop import FitResult, check_batch_size

@@ -12,10 +12,11 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from lstm_jax import data, sharding
+from lstm_jax import data
 from lstm_jax.config import SentimentConfig, sentiment_from_json
 from lstm_jax.errors import InputError, require
 from lstm_jax.models import SentimentClassifier, functional, replaced
+from lstm_jax.runtime import sharding
 from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import Takes, begin, check_own_data, initial_rngs, load_params, mesh_of, open_run, summary, write_result
 from lstm_jax.training.callbacks import Callback
@@ -185,7 +186,7 @@ def train(
 
 def _save_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
     """Write what `embedding` says of each word: the share of positive reviews among those that hold it, and their number."""
-    from lstm_jax import embedding_space
+    from lstm_jax.inspection import embedding_space
 
     train = reviews.train
     share, count = embedding_space.word_polarity(train.values, train.offsets, train.labels, reviews.vocabulary.size)
@@ -243,7 +244,7 @@ def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np
     Args:
         scored: logits (N,) and labels (N,) of the part of that name.
     """
-    from lstm_jax import plots
+    from lstm_jax.inspection import plots
 
     plots.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves")
     if scored is not None:
@@ -267,7 +268,7 @@ def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 4
     Raises:
         InputError: for fewer than 3 such words or 2 features.
     """
-    from lstm_jax import embedding_space, plots
+    from lstm_jax.inspection import embedding_space, plots
 
     vocabulary = data.Vocabulary.load(run.vocabulary)
     common, share, count = _common_words(run)
@@ -352,7 +353,7 @@ def neighbours(
     Raises:
         InputError: for a word that the run does not know.
     """
-    from lstm_jax import embedding_space
+    from lstm_jax.inspection import embedding_space
 
     table = trained.params["embedding/embedding"]
     index = {known: number for known, number in trained.vocabulary.index.items() if number < len(table)}
@@ -371,7 +372,7 @@ def export_embedding(trained: Trained, out: Path, form: str, force: bool = True)
         out: a file for "word2vec", a folder for "projector".
         force: see `files.check_output`.
     """
-    from lstm_jax import embedding_space
+    from lstm_jax.inspection import embedding_space
 
     table = trained.params["embedding/embedding"]
     ids = range(4, min(len(table), 4 + len(trained.vocabulary.words)))

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lstm_jax.files import write_atomically
+from lstm_jax.files.writing import write_atomically
 from lstm_jax.training.events import append_scalars, cut_off, events_file
 
 

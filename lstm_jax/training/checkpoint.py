@@ -32,7 +32,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import read_summed, summed_json
+from lstm_jax.files.writing import read_summed, summed_json
 
 _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 _ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")

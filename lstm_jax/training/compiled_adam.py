@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from lstm_jax import native, sharding
-from lstm_jax.operation import ForwardOperation, apply
-from lstm_jax.partition import partitioned_alike
+from lstm_jax import native
+from lstm_jax.primitives.operation import ForwardOperation, apply
+from lstm_jax.primitives.partition import partitioned_alike
+from lstm_jax.runtime import sharding
 
 LEAST = 2**14
 """Numbers in a parameter from which a call of compiled code pays."""

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lstm_jax import sharding
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import Interrupted, require
-from lstm_jax.interrupts import interrupted
+from lstm_jax.runtime import sharding
+from lstm_jax.runtime.interrupts import interrupted
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.state import TrainState, create_state

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import read_summed, summed_json, write_atomically
+from lstm_jax.files.writing import read_summed, summed_json, write_atomically
 
 NAME = "manifest.json"
 FILES = ("config.json", "data.sha256", "vocabulary.json", "words.npz", "characters.json", "scale.json")

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lstm_jax import sharding
 from lstm_jax.bounds import MOST
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
+from lstm_jax.runtime import sharding
 from lstm_jax.training.compiled_adam import Lag, Rates, adam_step, catch_up, serves, step_rows
 
 

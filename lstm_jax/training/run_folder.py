@@ -15,8 +15,8 @@ import jax
 from jax.sharding import Mesh
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import remove_temporaries, write_atomically
-from lstm_jax.locks import locked
+from lstm_jax.files.locks import locked
+from lstm_jax.files.writing import remove_temporaries, write_atomically
 from lstm_jax.training import manifest
 
 

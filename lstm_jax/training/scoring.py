@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from jaxtyping import Integer
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lstm_jax import sharding
 from lstm_jax.errors import require
+from lstm_jax.runtime import sharding
 from lstm_jax.sampling import Mode
 from lstm_jax.training.step import make_predict
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from lstm_jax import sharding
+from lstm_jax.runtime import sharding
 
 
 class TrainState(NamedTuple):

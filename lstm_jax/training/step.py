@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lstm_jax import sharding
+from lstm_jax.runtime import sharding
 from lstm_jax.training.optimizers import ByRows, RowOptimizer
 from lstm_jax.training.state import TrainState
 

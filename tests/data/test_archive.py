@@ -8,8 +8,8 @@ from io import BytesIO
 import pytest
 from made_reviews import made_rows
 
-from lstm_jax.data import archive as archives
 from lstm_jax.data import download_archive, load_reviews, verify_archive
+from lstm_jax.data.reviews import archive as archives
 from lstm_jax.errors import InputError
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.data import Characters, characters
+from lstm_jax.data import Characters
+from lstm_jax.data.text import characters
 from lstm_jax.errors import InputError
 
 ABC = Characters(("\n", " ", "a", "b", "é", "😀"))

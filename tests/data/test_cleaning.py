@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lstm_jax.data import clean, cleaning
+from lstm_jax.data import clean
+from lstm_jax.data.text import cleaning
 from lstm_jax.errors import InputError
 
 TEXTS = st.text(st.sampled_from("abZ .,'!;?\n\t-é☃Σ\u00a0\u2028İ0") | st.characters(exclude_categories=("Cs",)), max_size=80)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.data import Characters, corpus, prepare_corpus, read_articles, window_count, windows
+from lstm_jax.data import Characters, prepare_corpus, read_articles, window_count, windows
+from lstm_jax.data.text import corpus
 from lstm_jax.errors import InputError
 
 

@@ -20,13 +20,13 @@ import pytest
 from made_reviews import made_rows, members
 from safetensors.numpy import save
 
-from lstm_jax import input_files
 from lstm_jax.convert import read_keras_weights, read_torch_file
 from lstm_jax.data import load_reviews, read_articles, read_byte_articles, read_series
-from lstm_jax.data.cache import load_cache, save_cache
-from lstm_jax.data.keras_npz import read_keras_npz
+from lstm_jax.data.reviews.cache import load_cache, save_cache
+from lstm_jax.data.reviews.keras_npz import read_keras_npz
 from lstm_jax.errors import InputError
-from lstm_jax.npz_files import read_npz
+from lstm_jax.files import reading as input_files
+from lstm_jax.files.npz import read_npz
 
 EXAMPLES = int(os.environ.get("LSTM_JAX_FUZZ_EXAMPLES", "300"))
 TEXT = "It was the best of times,\nit was the worst of times — é.\n" * 4

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.data import list_pickle
-from lstm_jax.data.keras_npz import read_keras_npz
-from lstm_jax.data.list_pickle import STATE, read_lists
+from lstm_jax.data.reviews import list_pickle
+from lstm_jax.data.reviews.keras_npz import read_keras_npz
+from lstm_jax.data.reviews.list_pickle import STATE, read_lists
 from lstm_jax.errors import InputError
-from lstm_jax.input_files import parsing
+from lstm_jax.files.reading import parsing
 
 ROWS = st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=6), max_size=6)
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from made_reviews import WORDS, made_rows
 
-from lstm_jax.data import EncodedSplit, dataset, encode_reviews, keras_check_hash, load_reviews, pad_sequences, prepare
-from lstm_jax.data.cache import load_cache, save_cache
-from lstm_jax.data.files import write_atomically
+from lstm_jax.data import EncodedSplit, encode_reviews, keras_check_hash, load_reviews, pad_sequences, prepare
+from lstm_jax.data.reviews import dataset
+from lstm_jax.data.reviews.cache import load_cache, save_cache
 from lstm_jax.errors import InputError
+from lstm_jax.files.writing import write_atomically
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lstm_jax import convert
-from lstm_jax.data.keras_npz import read_keras_npz
-from lstm_jax.data.word_index import keras_vocabulary
+from lstm_jax.data.reviews.keras_npz import read_keras_npz
+from lstm_jax.data.reviews.word_index import keras_vocabulary
 from lstm_jax.errors import InputError
 
 

@@ -14,7 +14,7 @@ import pytest
 from tables import BACKENDS
 
 from lstm_jax.errors import InputError
-from lstm_jax.files import default_cache_dir
+from lstm_jax.files.writing import default_cache_dir
 from lstm_jax.native import library, trust
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")

@@ -15,7 +15,7 @@ from tables import BACKENDS, CELLS, DROPOUTS, EVERY_BACKEND, EVERY_CASE, FAST, S
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import DropoutMasks, InputError, unroll
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
-from lstm_jax.sharding import DATA, make_mesh, on
+from lstm_jax.runtime.sharding import DATA, make_mesh, on
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -15,7 +15,7 @@ from tables import Shape, assert_close, lengths
 from lstm_jax.cells import CELLS
 from lstm_jax.errors import InputError
 from lstm_jax.recurrence import BACKENDS, api, cudnn, unroll
-from lstm_jax.sharding import DATA, make_mesh, on
+from lstm_jax.runtime.sharding import DATA, make_mesh, on
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -15,7 +15,7 @@ from tables import SHAPES, Shape, assert_close
 
 from lstm_jax import CELLS, InputError
 from lstm_jax.config import CellName
-from lstm_jax.sharding import DATA, make_mesh, on
+from lstm_jax.runtime.sharding import DATA, make_mesh, on
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

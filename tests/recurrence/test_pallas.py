@@ -12,7 +12,7 @@ from tables import Shape, assert_close
 
 from lstm_jax.cells import LSTMState
 from lstm_jax.errors import InputError
-from lstm_jax.operation import apply
+from lstm_jax.primitives.operation import apply
 from lstm_jax.recurrence import BACKENDS, api, hoisted, unroll
 from lstm_jax.recurrence.pallas import kernels, loops
 from lstm_jax.recurrence.trail import backward_twin, forward_twin

@@ -30,9 +30,10 @@ from made_texts import (
     window_of,
 )
 
-from lstm_jax import data, plots
+from lstm_jax import data
 from lstm_jax.config import GenerationConfig, TextConfig, to_json
 from lstm_jax.errors import InputError, Interrupted
+from lstm_jax.inspection import plots
 from lstm_jax.models import functional
 from lstm_jax.tasks import generation
 from lstm_jax.training import loop

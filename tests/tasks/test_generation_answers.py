@@ -10,9 +10,9 @@ import pytest
 from made_texts import CUT, LENGTH, TEXT, greedy_by_hand, ids_of, nats_by_hand, read, shown, small_config
 
 from lstm_jax.errors import InputError
+from lstm_jax.inspection.text_map import most_active
 from lstm_jax.sampling import Sampler
 from lstm_jax.tasks import generation
-from lstm_jax.text_map import most_active
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from test_cli import assert_error
 
-from lstm_jax import machine, sharding
 from lstm_jax.config import ForecastConfig, ForecastModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import functional
+from lstm_jax.runtime import machine, sharding
 from lstm_jax.tasks import forecast, memory
 
 FLAGS = {"parameters": "P", "residuals": "R", "data": "D"}

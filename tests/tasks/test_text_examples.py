@@ -9,10 +9,11 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax import data, sharding
+from lstm_jax import data
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
+from lstm_jax.runtime import sharding
 from lstm_jax.tasks.text_examples import stream_examples, stream_objective, window_examples, window_objective
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import make_run_steps

@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec
 from test_loop import CONFIG, assert_same_as, evaluate, leaf_sums, timeless
 from test_step import BATCH, COUNT, assert_bits, logits, tiny
 
-from lstm_jax import sharding
 from lstm_jax.config import TrainConfig
+from lstm_jax.runtime import sharding
 from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.loop import FitResult, Interrupted, fit
 from lstm_jax.training.optimizers import make_optimizer

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from tables import BACKENDS
 
-from lstm_jax import native, sharding
+from lstm_jax import native
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.models import functional
+from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation, sentiment
 from lstm_jax.tasks.text_examples import window_objective
 from lstm_jax.training.optimizers import make_optimizer

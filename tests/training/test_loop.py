@@ -16,9 +16,9 @@ import pytest
 from tables import BACKENDS
 from test_step import COUNT, LOOKUP, Tiny, assert_bits, logits, objective, quiet_objective, tall, tiny
 
-from lstm_jax import sharding
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
+from lstm_jax.runtime import sharding
 from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.loop import FitResult, Interrupted, fit
 from lstm_jax.training.optimizers import make_optimizer

@@ -6,8 +6,8 @@ import os
 import jax
 import pytest
 
-from lstm_jax import sharding
 from lstm_jax.errors import InputError
+from lstm_jax.runtime import sharding
 from lstm_jax.training.run_folder import RunFolder, differences, environment
 
 CONFIG = '{"units": 8}\n'

@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from lstm_jax import sharding
 from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
+from lstm_jax.runtime import sharding
 from lstm_jax.training import scoring
 from lstm_jax.training.scoring import Scorer, Scores, bits_and_perplexity
 

@@ -8,9 +8,9 @@ import pytest
 from jax.sharding import PartitionSpec
 from test_step import BATCH, COUNT, TOTALS, objective, tiny
 
-from lstm_jax import sharding
 from lstm_jax.cells import LSTMState
 from lstm_jax.config import TrainConfig
+from lstm_jax.runtime import sharding
 from lstm_jax.training.optimizers import keras_adam, make_optimizer
 from lstm_jax.training.state import create_state, state_sharding
 from lstm_jax.training.step import epoch_order, make_run_steps

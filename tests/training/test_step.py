@@ -9,7 +9,7 @@ import optax
 import pytest
 from tables import BACKENDS
 
-from lstm_jax import sharding
+from lstm_jax.runtime import sharding
 from lstm_jax.training.optimizers import clipped, keras_adam
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import (

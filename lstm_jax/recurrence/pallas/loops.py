@@ -10,7 +10,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.operation import PLATFORMS, apply
+from lstm_jax.primitives.operation import PLATFORMS, apply
 from lstm_jax.recurrence.hoisted import HoistedLSTM, Loops
 from lstm_jax.recurrence.pallas.kernels import Tiling, backward_kernel, forward_kernel
 from lstm_jax.recurrence.trail import Trail, backward_on_mesh, backward_twin, forward_on_mesh, forward_twin

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from lstm_jax.errors import require
-from lstm_jax.files import MARK, write_atomically
+from lstm_jax.files.writing import MARK, write_atomically
 
 _BLUE, _ORANGE, _GREEN, _INK, _GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#B9B9B9"
 _SPLITS = {"train": _BLUE, "validation": _ORANGE, "test": _GREEN}

@@ -7,7 +7,7 @@ from typing import Any
 from lstm_jax.data.tables import is_table, parse_json, table_rows
 from lstm_jax.data.text_files import decode_utf8, read_content
 from lstm_jax.errors import InputError, require
-from lstm_jax.input_files import parsing
+from lstm_jax.files.reading import parsing
 
 TEXT_NAMES = ("text", "article", "body", "content")
 JSON_FORMS = 'give [{"text": ...}, ...] or {"text": {"0": ..., ...}}; name it .jsonl if each line is an object'

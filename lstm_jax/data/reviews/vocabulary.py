@@ -16,8 +16,8 @@ import numpy as np
 
 from lstm_jax.data.padding import ragged
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import write_atomically
-from lstm_jax.input_files import read_input
+from lstm_jax.files.reading import read_input
+from lstm_jax.files.writing import write_atomically
 
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 4
 RESERVED = ("[PAD]", "[START]", "[OOV]", "[UNUSED]")

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import AnyStr
 
-from lstm_jax.data.text_columns import has_columns, read_text_column
+from lstm_jax.data.text.columns import has_columns, read_text_column
 from lstm_jax.data.text_files import STANDARD_INPUT, decode_utf8, read_content, require_no_archive
 from lstm_jax.errors import InputError, require
-from lstm_jax.input_files import locate, parsing
+from lstm_jax.files.reading import locate, parsing
 
 TEXT_ENDINGS = (".txt", ".text", ".md", ".rst")
 FORMS = "give a text file, a folder of text files, a .csv, .json or .jsonl file, or - for standard input"

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lstm_jax import machine
 from lstm_jax.errors import InputError, require
-from lstm_jax.partition import explicit_sharding
+from lstm_jax.primitives.partition import explicit_sharding
+from lstm_jax.runtime import machine
 
 DATA = "data"
 MOST_CPU_DEVICES = 64

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_jax.errors import require
-from lstm_jax.files import MARK, write_atomically
+from lstm_jax.files.writing import MARK, write_atomically
 
 _LEVELS = 12
 

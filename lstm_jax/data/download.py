@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO
 
 from lstm_jax.errors import InputError
-from lstm_jax.files import write_atomically
-from lstm_jax.input_files import READABLE, open_input, parsing
+from lstm_jax.files.reading import READABLE, open_input, parsing
+from lstm_jax.files.writing import write_atomically
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte from the server

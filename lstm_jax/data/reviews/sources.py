@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lstm_jax.data.archive import ARCHIVE_NAME, ARCHIVE_URL, find_folder, folder_files, read_archive, read_folder, verify_archive
-from lstm_jax.data.reviews import TextSplit, check_splits
+from lstm_jax.data.reviews.archive import ARCHIVE_NAME, ARCHIVE_URL, find_folder, folder_files, read_archive, read_folder, verify_archive
+from lstm_jax.data.reviews.written import TextSplit, check_splits
 from lstm_jax.data.tables import ENDINGS, is_table, read_table
 from lstm_jax.errors import InputError, require
-from lstm_jax.input_files import locate
+from lstm_jax.files.reading import locate
 
 FORMS = f"{ARCHIVE_NAME}, an aclImdb/ folder, a folder with train{ENDINGS[0]} and test{ENDINGS[0]} (or .xz), or a .jsonl, .csv or .npz file"
 

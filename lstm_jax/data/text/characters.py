@@ -11,7 +11,7 @@ import numpy as np
 
 from lstm_jax.data.text_files import read_content
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import write_atomically
+from lstm_jax.files.writing import write_atomically
 
 Unit = Literal["character", "byte"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.locks import lock_error
+from lstm_jax.files.locks import lock_error
 
 MARK = "written by lstm-jax, which may replace it"
 """Text near the beginning of pages and figures: a later command may write over a file that has it."""

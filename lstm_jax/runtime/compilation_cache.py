@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax.experimental import serialize_executable
 
 from lstm_jax.errors import InputError
-from lstm_jax.files import default_cache_dir, write_atomically
-from lstm_jax.machine import processor
+from lstm_jax.files.writing import default_cache_dir, write_atomically
+from lstm_jax.runtime.machine import processor
 
 MOST_BYTES = 2**30
 """Beyond it the oldest programs go, at the start of a run: JAX itself never removes one."""

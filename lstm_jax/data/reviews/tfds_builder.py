@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data.archive import download_archive
-from lstm_jax.data.reviews import CLASSES, TextSplit, check_splits, review_name
-from lstm_jax.data.sources import Source, load_reviews
+from lstm_jax.data.reviews.archive import download_archive
+from lstm_jax.data.reviews.sources import Source, load_reviews
+from lstm_jax.data.reviews.written import CLASSES, TextSplit, check_splits, review_name
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import user_path
+from lstm_jax.files.writing import user_path
 
 TFDS_NAME = "lstm_jax_imdb"
 TFDS_VERSION = "1.0.0"

@@ -4,11 +4,11 @@ import json
 import os
 from pathlib import Path
 
-from lstm_jax.data.files import download, file_digest
-from lstm_jax.data.vocabulary import FIRST_WORD, Vocabulary
+from lstm_jax.data.download import download, file_digest
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, Vocabulary
 from lstm_jax.errors import require
-from lstm_jax.files import default_cache_dir
-from lstm_jax.input_files import parsing, read_input
+from lstm_jax.files.reading import parsing, read_input
+from lstm_jax.files.writing import default_cache_dir
 
 WORD_INDEX_NAME = "imdb_word_index.json"
 WORD_INDEX_MD5 = "bfafd718b763782e994055a2d397834f"

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_jax.data.list_pickle import IDS, ROWS, read_lists
 from lstm_jax.data.padding import ragged
+from lstm_jax.data.reviews.list_pickle import IDS, ROWS, read_lists
 from lstm_jax.errors import require
-from lstm_jax.input_files import parsing
-from lstm_jax.npz_files import read_array, read_header, read_members
+from lstm_jax.files.npz import read_array, read_header, read_members
+from lstm_jax.files.reading import parsing
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 GET_ANOTHER = "give Keras' own imdb.npz (x_train, y_train, x_test, y_test: lists of word ranks and labels)"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lstm_jax.data.padding import pad_ragged
-from lstm_jax.data.vocabulary import Vocabulary
+from lstm_jax.data.reviews.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.input_files import MORE, most_expanded, open_input, parsing
+from lstm_jax.files.reading import MORE, most_expanded, open_input, parsing
 
 PLAIN = "biuf"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

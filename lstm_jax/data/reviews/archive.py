@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from lstm_jax.data.files import download, file_digest
-from lstm_jax.data.reviews import CLASSES, TextSplit, check_splits
+from lstm_jax.data.download import download, file_digest
+from lstm_jax.data.reviews.written import CLASSES, TextSplit, check_splits
 from lstm_jax.errors import require
-from lstm_jax.input_files import expanded, open_input, parsing, read_input
+from lstm_jax.files.reading import expanded, open_input, parsing, read_input
 
 ARCHIVE_NAME = "aclImdb_v1.tar.gz"
 ARCHIVE_URL = "http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"

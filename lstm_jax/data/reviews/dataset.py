@@ -7,15 +7,15 @@ from typing import Literal
 
 import numpy as np
 
-from lstm_jax.data.cache import content_key, load_cache, save_cache
-from lstm_jax.data.encoded import EncodedReviews, EncodedSplit
-from lstm_jax.data.keras_npz import read_keras_npz
-from lstm_jax.data.reviews import TextSplit, check_splits, name_order
-from lstm_jax.data.sources import Source, find_imdb, read_source, recognise
-from lstm_jax.data.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary
-from lstm_jax.data.word_index import find_word_index, keras_vocabulary
+from lstm_jax.data.reviews.cache import content_key, load_cache, save_cache
+from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
+from lstm_jax.data.reviews.keras_npz import read_keras_npz
+from lstm_jax.data.reviews.sources import Source, find_imdb, read_source, recognise
+from lstm_jax.data.reviews.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary
+from lstm_jax.data.reviews.word_index import find_word_index, keras_vocabulary
+from lstm_jax.data.reviews.written import TextSplit, check_splits, name_order
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import default_cache_dir, user_path
+from lstm_jax.files.writing import default_cache_dir, user_path
 
 KERAS_SEED = 113
 Progress = Callable[[str, int, int], None]
@@ -91,7 +91,7 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
 def _source(data: str, test_data: str) -> Source:
     if data == "tfds":
         require(not test_data, "test_data", test_data, "leave it out: tfds has a test split of its own")
-        from lstm_jax.data.tfds_builder import tfds_source
+        from lstm_jax.data.reviews.tfds_builder import tfds_source
 
         return tfds_source()
     return recognise(find_imdb(data), test_data)
@@ -99,7 +99,7 @@ def _source(data: str, test_data: str) -> Source:
 
 def _texts(source: Source, text_column: str, label_column: str, verify: bool) -> dict[str, TextSplit]:
     if source.form == "tfds":
-        from lstm_jax.data.tfds_builder import reviews_from_tfds
+        from lstm_jax.data.reviews.tfds_builder import reviews_from_tfds
 
         return reviews_from_tfds()
     return read_source(source, text_column, label_column, verify)

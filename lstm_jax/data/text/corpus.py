@@ -8,9 +8,9 @@ from typing import AnyStr, Literal
 
 import numpy as np
 
-from lstm_jax.data.characters import Characters, Unit, shown
-from lstm_jax.data.cleaning import Recipe, clean, unix_line_ends
-from lstm_jax.data.corpus_sources import Paths, embedded_articles, read_articles, read_byte_articles
+from lstm_jax.data.text.characters import Characters, Unit, shown
+from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
+from lstm_jax.data.text.sources import Paths, embedded_articles, read_articles, read_byte_articles
 from lstm_jax.errors import InputError, require
 
 

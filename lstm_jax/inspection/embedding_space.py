@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer, Shaped
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.files import write_atomically
+from lstm_jax.files.writing import write_atomically
 
 RESERVED_IDS = 4  # padding, start, out of vocabulary, unused
 

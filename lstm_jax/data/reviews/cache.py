@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_jax.data.files import file_digest
+from lstm_jax.data.download import file_digest
 from lstm_jax.errors import InputError
-from lstm_jax.files import write_atomically
-from lstm_jax.npz_files import read_npz
+from lstm_jax.files.npz import read_npz
+from lstm_jax.files.writing import write_atomically
 
 CACHE_FORMAT = 1
 

@@ -1,0 +1,1 @@
+"""Movie reviews: text -> tokens -> ids -> padded rows."""

@@ -1,0 +1,1 @@
+"""Character corpora: articles -> one text -> ids -> windows."""

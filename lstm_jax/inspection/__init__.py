@@ -1,0 +1,1 @@
+"""Looking inside a trained network: its embedding space, its text, plots of its runs."""

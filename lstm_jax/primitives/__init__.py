@@ -1,0 +1,1 @@
+"""Operations with compiled passes, for every transformation of JAX and for devices of a mesh."""

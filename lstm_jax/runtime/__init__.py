@@ -1,0 +1,1 @@
+"""The machine: devices and mesh, the compilation cache, interrupts and output streams."""
