@@ -27,12 +27,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import progress, results, schema, timing
+from bench import RESULTS, schema, timing
 from bench.axes import add_flags
 from bench.throughput import commit
 from lstm_jax.errors import require
+from lstm_jax.sweep import progress
+from lstm_jax.sweep.rows import append_rows, read_rows
 
-PATH = results.RESULTS / "accuracy.jsonl"
+PATH = RESULTS / "accuracy.jsonl"
 REACHED = 0.83
 """Test accuracy that the time is told for."""
 REVIEWS = 25_000
@@ -206,7 +208,7 @@ def main() -> None:
     there = len(os.sched_getaffinity(0))
     require(1 <= options.cores <= there, "cores", options.cores, f"give 1 to {there}")
     sha = options.commit or commit()
-    rows = [row for row in results.read(options.results, schema.check) if row["git"] == sha]
+    rows = [row for row in read_rows(options.results, schema.check) if row["git"] == sha]
     if not options.report:
         done = {key(row) for row in rows}
         runs = []
@@ -241,7 +243,7 @@ def main() -> None:
                         failed += 1
                         continue
                     # of a process all rows or none: one that was killed is run again
-                    results.append(options.results, *({"schema": schema.VERSION} | row for row in new))
+                    append_rows(options.results, *({"schema": schema.VERSION} | row for row in new))
                     rows += new
                     scores = ", ".join(f"{row.get('test_accuracy', row.get('validation_bits')):.4f}" for row in new)
                     advance(f"{about}: {scores}")

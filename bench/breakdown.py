@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from bench import peak, results, timing
+from bench import RESULTS, peak, timing
 from bench.flops import FLOAT, forward_flops
 from bench.throughput import commit
 from bench.workloads import Arrays, Workload, make_arrays, workload
+from lstm_jax.sweep.rows import append_rows, read_rows
 
-PATH = results.RESULTS / "breakdown.jsonl"
+PATH = RESULTS / "breakdown.jsonl"
 STEPS, ROUNDS = 100, 7
 PARTS = {
     "lstm_jax_forward": "LSTM forward",
@@ -138,7 +139,7 @@ def main() -> None:
     for name in options.workload:
         if not options.report:
             row = with_floors(timing.run_module(["bench", "breakdown", "--one", "--workload", name])[-1])
-            results.append(PATH, {"cores": timing.CORES, "load": timing.load()} | row)
-        rows = [row for row in results.read(PATH) if row["workload"] == name]
+            append_rows(PATH, {"cores": timing.CORES, "load": timing.load()} | row)
+        rows = [row for row in read_rows(PATH) if row["workload"] == name]
         if rows:
             report(rows[-1])

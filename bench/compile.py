@@ -21,14 +21,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import progress, results, timing
+from bench import RESULTS, timing
 from bench.axes import add_flags, given, works_of
 from bench.peer import PEERS
 from bench.sides import Side, installed, side
 from bench.throughput import commit
 from bench.workloads import Workload
+from lstm_jax.sweep import progress
+from lstm_jax.sweep.rows import append_rows, read_rows
 
-PATH = results.RESULTS / "compile.jsonl"
+PATH = RESULTS / "compile.jsonl"
 CACHES = ("cold", "warm")
 FIGURES = ("build_seconds", "first_step_seconds", "compile_seconds")
 
@@ -114,7 +116,7 @@ def main() -> None:
     sides = [side(name) for name in options.peer]
     sides = sides if options.report else installed(sides)
     sha = options.commit or commit()
-    rows = [row for row in results.read(options.results) if row["git"] == sha]
+    rows = [row for row in read_rows(options.results) if row["git"] == sha]
     done = {(row["workload"], row["side"], row["round"]) for row in rows}
     rounds = range(0 if options.report else options.rounds or preset.rounds)
     runs = [(work, n, one) for work in works for n in rounds for one in sides if (work.name, one.name, n) not in done]
@@ -122,7 +124,7 @@ def main() -> None:
         for work, number, one in runs:
             about = {"git": sha, "side": one.name, "workload": work.name, "round": number, "cores": timing.CORES, "load": timing.load()}
             new = [about | row for row in pair(one, work)]
-            results.append(options.results, *new)
+            append_rows(options.results, *new)
             rows += new
             told = ", ".join(row.get("error") or f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in new)
             advance(f"{work.name} {one.name} round {number}: first step {told}")

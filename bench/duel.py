@@ -21,14 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from bench import compare, progress, results, timing
+from bench import RESULTS, compare, timing
 from bench.axes import works_of
 from bench.compile import variables
 from bench.sides import BASE, Side
 from bench.workloads import Workload
 from lstm_jax.errors import InputError, require
+from lstm_jax.sweep import progress
+from lstm_jax.sweep.rows import append_rows, read_rows
 
-PATH = results.RESULTS / "duel.jsonl"
+PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
 KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "cpu", "slower")
 
@@ -140,7 +142,7 @@ def main() -> int:
     def those(row: Mapping[str, Any]) -> bool:
         return row["workload"] in works and row["round"] < options.rounds and row["versions"] == versions
 
-    rows = [row for row in results.read(options.results) if those(row)]
+    rows = [row for row in read_rows(options.results) if those(row)]
     done = {(row["workload"], row["round"]) for row in rows}
     runs = [(number, work) for number in range(options.rounds) for work in works.values() if (work.name, number) not in done]
     with tempfile.TemporaryDirectory() as folder, progress.bar("rounds", len(runs)) as advance:
@@ -148,7 +150,7 @@ def main() -> int:
             found = round_of(sides, work, variables(folder), list(folders.values()), options.turns, options.seconds)
             about = {"workload": work.name, "round": number, "versions": versions}
             new = [about | {"side": name} | row for name, row in found.items()]
-            results.append(options.results, *new)
+            append_rows(options.results, *new)
             rows += new
             advance(f"{work.name}, round {number}: {ratio(found['old'], found['new']):.3f} of the old time")
     judged = changes(rows, options.level, options.least)

@@ -9,7 +9,8 @@ Interleaved fresh processes; compilation and evaluation are not in the epoch's t
 
 import argparse
 
-from bench import results, timing
+from bench import RESULTS, timing
+from lstm_jax.sweep.rows import append_rows, read_rows
 
 TASKS = {
     "sentiment": {
@@ -30,15 +31,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
-    sides, path = TASKS[options.task], results.RESULTS / f"{options.task}_epoch.jsonl"
-    done = {(row["side"], row["pair"]) for row in results.read(path)}
+    sides, path = TASKS[options.task], RESULTS / f"{options.task}_epoch.jsonl"
+    done = {(row["side"], row["pair"]) for row in read_rows(path)}
     for pair in range(0 if options.report else options.pairs):
         for side, module in sides.items():
             if (side, pair) not in done:
                 row = timing.run_module(module)[-1]
-                results.append(path, {"side": side, "pair": pair, "cores": timing.CORES, "load": timing.load()} | row)
+                append_rows(path, {"side": side, "pair": pair, "cores": timing.CORES, "load": timing.load()} | row)
                 print(side, pair, f"{row['seconds']:.1f} s", flush=True)
-    times = {side: [row["seconds"] for row in results.read(path) if row["side"] == side] for side in sides}
+    times = {side: [row["seconds"] for row in read_rows(path) if row["side"] == side] for side in sides}
     ratio, low, high = timing.ratio_interval(times["keras-jax"], times["lstm_jax"])
     for side, seconds in times.items():
         print(f"{side}: {', '.join(f'{s:.1f}' for s in sorted(seconds))} s an epoch")

@@ -14,13 +14,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import compare, duel, progress, results
+from bench import RESULTS, compare, duel
 from bench.axes import works_of
 from bench.compile import variables
 from bench.sides import BASE, Side
 from bench.throughput import commit
+from lstm_jax.sweep import progress
+from lstm_jax.sweep.rows import append_rows, read_rows
 
-PATH = results.RESULTS / "false_alarms.jsonl"
+PATH = RESULTS / "false_alarms.jsonl"
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
 """Comparisons of the same, and of the slower one; by how much it is slower."""
 SIDES = {"old": Side("old", BASE), "new": Side("new", BASE), "slower": Side("slower", BASE, slower=SHARE)}
@@ -67,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     sha = options.commit or commit()
     (work,) = works_of([options.workload], {})
-    rows = [row for row in results.read(options.results) if row["git"] == sha and row["workload"] == work.name]
+    rows = [row for row in read_rows(options.results) if row["git"] == sha and row["workload"] == work.name]
     done = {(row["comparison"], row["round"]) for row in rows}
     wanted = [(comparison, number) for comparison in range(ALIKE) for number in range(duel.ROUNDS)]
     runs = [] if options.report else [run for run in wanted if run not in done]
@@ -76,7 +78,7 @@ def main() -> None:
             found = duel.round_of(sides_of(comparison), work, variables(folder))
             about = {"comparison": comparison, "round": number, "workload": work.name, "git": sha}
             new = [about | {"side": name} | row for name, row in found.items()]
-            results.append(options.results, *new)
+            append_rows(options.results, *new)
             rows += new
             told = ", ".join(f"{name} {duel.ratio(found['old'], row):.3f}" for name, row in found.items() if name != "old")
             advance(f"comparison {comparison}, round {number}: {told} of the old time")

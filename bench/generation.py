@@ -13,12 +13,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import progress, results, timing
+from bench import RESULTS, timing
 from bench.axes import sizes
 from bench.generation_data import CHARS
 from lstm_jax.errors import InputError, require
+from lstm_jax.sweep import progress
+from lstm_jax.sweep.rows import append_rows, read_rows
 
-PATH = results.RESULTS / "generation.jsonl"
+PATH = RESULTS / "generation.jsonl"
 SIDES = {"keras-jax": "bench.peers.keras_drawing", "lstm_jax": "bench.peers.ours_drawing"}
 PAIRS = {"quick": 1, "standard": 5, "full": 10}
 UNITS, SAMPLES = 128, (1, 64)
@@ -64,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     require(options.chars >= 1, "chars", options.chars, "give 1 or more")
     pairs = range(options.first_pair, options.first_pair + (options.pairs or PAIRS[options.preset]))
-    there = list(results.read(options.results))
+    there = list(read_rows(options.results))
     done = {(row["side"], row["pair"], units) for row in there for units in options.units if of(row, units, options.chars)}
     runs = [] if options.report else [(u, n, s) for u in options.units for n in pairs for s in SIDES if (s, n, u) not in done]
     with tempfile.TemporaryDirectory() as folder, progress.bar("processes", len(runs)) as advance:
@@ -73,8 +75,8 @@ def main() -> None:
             asked = ["--weights", f"{folder}/{units}.weights.h5", "--units", str(units), "--chars", str(options.chars)]
             asked += ["--samples", *map(str, options.samples)] if side == "lstm_jax" else []
             rows = timing.run_module([SIDES[side], *asked])
-            results.append(options.results, *(about | row for row in rows))
+            append_rows(options.results, *(about | row for row in rows))
             advance("; ".join(f"{units} units, pair {pair}, {side}, {row['way']}: {row['seconds']:.3f} s" for row in rows))
-    rows = [row for row in results.read(options.results) if row["pair"] in pairs]
+    rows = [row for row in read_rows(options.results) if row["pair"] in pairs]
     for units in options.units:
         report([row for row in rows if of(row, units, options.chars)], units, options.chars, options.samples)

@@ -10,11 +10,12 @@ Every recipe has the source's 87,201 parameters: one-hot, LSTM(128), softmax ove
 import argparse
 from collections import defaultdict
 
-from bench import results
+from bench import RESULTS
 from bench.seeds import run_missing
+from lstm_jax.sweep.rows import read_rows
 
-LOSS = results.RESULTS / "generation_loss.jsonl"
-HELD_OUT = results.RESULTS / "generation_held_out.jsonl"
+LOSS = RESULTS / "generation_loss.jsonl"
+HELD_OUT = RESULTS / "generation_held_out.jsonl"
 PRINTED = (2.4947, 2.0049, 1.8619, 1.7592, 1.6842, 1.6206, 1.5732, 1.5312, 1.4886, 1.4606)
 """What the source's notebook printed, epochs 1 to 10."""
 OURS, KERAS = "bench.peers.ours_generation", "bench.peers.keras_generation"
@@ -34,7 +35,7 @@ RECIPES = {
 def report_loss() -> None:
     """A line an epoch: the source's print, and each side's mean and range over seeds."""
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in results.read(LOSS):
+    for row in read_rows(LOSS):
         losses[row["side"]][row["epoch"]].append(row["train_loss"])
     for epoch, printed in enumerate(PRINTED, 1):
         told = [f"{side} {sum(v[epoch]) / len(v[epoch]):.4f} ({min(v[epoch]):.4f} to {max(v[epoch]):.4f})" for side, v in losses.items()]
@@ -43,7 +44,7 @@ def report_loss() -> None:
 
 def report_held_out() -> None:
     """A line a recipe: bits a character of the held-out text, and what it took."""
-    for row in results.read(HELD_OUT):
+    for row in read_rows(HELD_OUT):
         if isinstance(row["epoch"], str):
             took = f", {row['cpu_seconds'] / 60:.1f} CPU minutes, best epoch {row['best_epoch']}" if "cpu_seconds" in row else ""
             print(f"{row['side']}, seed {row['seed']}: {row['bits_window']:.4f} in windows, {row['bits_carried']:.4f} carried{took}")

@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 
-from bench import results
+from bench import RESULTS
+from lstm_jax.sweep.rows import append_rows, read_rows
 
-PATH = results.RESULTS / "generation_memory.jsonl"
+PATH = RESULTS / "generation_memory.jsonl"
 FLAGS = {"length": 100, "step": 1, "epochs": 1, "batch-size": 256, "clean": "none"}
 
 
@@ -33,6 +34,6 @@ def main() -> None:
             began = time.perf_counter()
             subprocess.run(command, check=True)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        results.append(PATH, {"peer": "lstm_jax", "flags": FLAGS, "peak_mib": peak, "seconds": time.perf_counter() - began})
-    for row in results.read(PATH):
+        append_rows(PATH, {"peer": "lstm_jax", "flags": FLAGS, "peak_mib": peak, "seconds": time.perf_counter() - began})
+    for row in read_rows(PATH):
         print(f"{row['flags']}: {row['peak_mib']:.0f} MiB resident at most, {row['seconds']:.0f} s")

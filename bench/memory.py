@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from bench import results, timing
+from bench import RESULTS, timing
 from bench.axes import sizes
 from bench.peer import Options
 from bench.throughput import commit
 from bench.worker import peak_mib
 from bench.workloads import make_arrays, workload
+from lstm_jax.sweep.rows import append_rows, read_rows
 
-PATH = results.RESULTS / "memory.jsonl"
+PATH = RESULTS / "memory.jsonl"
 LENGTHS = {"quick": (1, 100, 1000), "standard": (1, 100, 1000, 10_000), "full": (1, 100, 300, 1000, 3000, 10_000, 30_000)}
 REMATS = ("none", "sqrt")
 
@@ -79,7 +80,7 @@ def main() -> None:
         for remat in REMATS:
             name = f"A:T={length}" + (f",{options.sizes}" if options.sizes else "")
             known = {"git": sha, "workload": name, "asked": options.backend, "remat": remat}
-            if not any(known.items() <= row.items() for row in results.read(options.results)):
+            if not any(known.items() <= row.items() for row in read_rows(options.results)):
                 row = timing.run_module(["bench", "memory", "--here", name, remat, *extra])[-1]
-                results.append(options.results, known | {"cores": timing.CORES} | row)
-    report([row for row in results.read(options.results) if row["git"] == sha and row["asked"] == options.backend])
+                append_rows(options.results, known | {"cores": timing.CORES} | row)
+    report([row for row in read_rows(options.results) if row["git"] == sha and row["asked"] == options.backend])

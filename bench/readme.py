@@ -11,9 +11,10 @@ import argparse
 import re
 from pathlib import Path
 
-from bench import accuracy, report, results
+from bench import RESULTS, accuracy, report
 from lstm_jax.errors import InputError
 from lstm_jax.files.writing import write_atomically
+from lstm_jax.sweep.rows import read_rows
 
 README = Path(__file__).parents[1] / "README.md"
 MARK = re.compile(r"(<!-- bench (\w+) (\w+) -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
@@ -25,12 +26,12 @@ def table(what: str, sha: str) -> str:
     Raises:
         InputError: if there is no such table, or there are no rows of the commit.
     """
-    path = results.RESULTS / f"{what}.jsonl"
+    path = RESULTS / f"{what}.jsonl"
     if what.startswith("throughput") and path.exists():
         rows, lines = report.of_commit(path, sha)
         return report.markdown(lines, rows, sha)
     if what == "accuracy":
-        rows = [row for row in results.read(accuracy.PATH) if row["git"].startswith(sha)]
+        rows = [row for row in read_rows(accuracy.PATH) if row["git"].startswith(sha)]
         if rows:
             return report.trained_markdown(rows)
     raise InputError("mark", f"{what} {sha}", "name a file of rows of throughput or accuracy, and a commit that has some")

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from bench import accuracy, results, scaling, schema
+from bench import accuracy, scaling, schema
 from bench.sides import BASE, side
 from bench.throughput import PATH, Line, geometric_mean, kept, over_sizes, peaks, rows_in, summary
 from bench.workloads import Workload, workload
 from lstm_jax.errors import InputError
 from lstm_jax.files.writing import MARK, check_output, write_atomically
 from lstm_jax.inspection import plots
+from lstm_jax.sweep.rows import read_rows
 
 TEMPLATE = Path(__file__).with_name("report.html")
 COLUMNS = ("workload", "side", "round", "ms_per_step", "tokens_per_second", "gflops", "compile_seconds", "first_step_seconds")
@@ -57,7 +58,7 @@ def newest(path: Path) -> str:
 
 def newest_trained(path: Path) -> list[dict[str, Any]]:
     """Rows of `bench.accuracy` of the last commit that has some."""
-    rows = list(results.read(path, schema.check))
+    rows = list(read_rows(path, schema.check))
     return [row for row in rows if row["git"] == rows[-1]["git"]]
 
 
@@ -260,7 +261,7 @@ def main() -> None:
     figures = [path for grid in grids.values() for path in plots.files_of(grid)]
     for path in (options.out / "index.html", options.out / "summary.md", *figures):
         check_output(path, (options.results, options.accuracy), options.force)
-    of_scaling = [line for line in results.read(scaling.PATH) if line["git"].startswith(sha)] if options.results == PATH else []
+    of_scaling = [line for line in read_rows(scaling.PATH) if line["git"].startswith(sha)] if options.results == PATH else []
     trained = newest_trained(options.accuracy)
     curves = list(scaling.curves(of_scaling, scaling.MIDDLE, scaling.DEVICES))
     write_atomically(options.out / "index.html", page(lines, rows, curves, html.escape(sha), trained), options.force)

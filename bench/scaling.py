@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from bench import results, timing
+from bench import RESULTS, timing
 from bench.memory import exponent
 from bench.peer import Options
 from bench.throughput import commit
 from bench.worker import measure, peak_mib
 from bench.workloads import LETTERS, make_arrays, workload
 from lstm_jax.inspection import plots
+from lstm_jax.sweep.rows import append_rows, read_rows
 
-PATH = results.RESULTS / "scaling.jsonl"
+PATH = RESULTS / "scaling.jsonl"
 FIGURE = Path(__file__).parents[1] / "experiments" / "figures" / "time_and_memory.png"
 MIDDLE = {"T": 80, "H": 128, "B": 32}
 GRID = {"T": (20, 40, 80, 160, 320, 640, 1280), "H": (32, 64, 128, 256, 512, 1024), "B": (8, 16, 32, 64, 128, 256, 512)}
@@ -75,7 +76,7 @@ def row(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
 
 def sweep(wanted: Sequence[tuple[int, Sizes, int]], seconds: float, path: Path, sha: str) -> None:
     """Measure what is missing of (round, point, devices)."""
-    done = [known(line) for line in results.read(path) if line["git"] == sha]
+    done = [known(line) for line in read_rows(path) if line["git"] == sha]
     for number, point, devices in wanted:
         asked = {"round": number, "devices": devices} | point
         if any(asked.items() <= line.items() for line in done):
@@ -83,7 +84,7 @@ def sweep(wanted: Sequence[tuple[int, Sizes, int]], seconds: float, path: Path, 
         load = timing.load()
         here = ["bench", "scaling", "--here", json.dumps(point), "--devices", str(devices), "--seconds", str(seconds)]
         line = {"git": sha, "round": number, "cores": timing.CORES, "load": load} | timing.run_module(here)[-1]
-        results.append(path, line)
+        append_rows(path, line)
         shown = ", ".join(f"{letter} {size}" for letter, size in point.items())
         print(f"round {number}, {shown}, devices {devices}: {line['ms_per_step']:.3f} ms, {line['peak_mib']:.0f} MiB", flush=True)
 
@@ -187,7 +188,7 @@ def main() -> None:
         each = list(points(options.grid, middle))
         wanted = [(number, point, devices) for number in range(options.rounds) for point in each for devices in options.devices]
         sweep(wanted, options.seconds, options.results, sha)
-    rows = [line for line in results.read(options.results) if line["git"] == sha]
+    rows = [line for line in read_rows(options.results) if line["git"] == sha]
     found = list(curves(rows, middle, options.devices))
     for curve in found:
         print(said(curve))

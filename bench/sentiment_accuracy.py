@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import results
+from bench import RESULTS
 from bench.seeds import run_missing
+from lstm_jax.sweep.rows import read_rows
 
-PATH = results.RESULTS / "sentiment_accuracy.jsonl"
+PATH = RESULTS / "sentiment_accuracy.jsonl"
 SIDES = {
     "lstm_jax": ["bench.peers.ours_sentiment", "--epochs", "3"],
     "lstm_jax bfloat16": ["bench.peers.ours_sentiment", "--epochs", "3", "--dtype", "bfloat16"],
@@ -48,6 +49,6 @@ def main() -> None:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     if not options.report:
         run_missing(PATH, {side: SIDES[side] for side in options.side or SIDES}, seeds, "test_accuracy")
-    for side, figures in summary([row for row in results.read(PATH) if row["seed"] in seeds]).items():
+    for side, figures in summary([row for row in read_rows(PATH) if row["seed"] in seeds]).items():
         seeds = ", ".join(f"{seed}: {value:.4f}" for seed, value in sorted(figures["seeds"].items()))
         print(f"{side}: {figures['mean']:.4f} (sd {figures['sd']:.4f}; {seeds})")

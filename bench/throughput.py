@@ -29,14 +29,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import device, peak, probe, progress, results, schema, timing
+from bench import RESULTS, device, peak, probe, schema, timing
 from bench.axes import add_flags, given, works_of
 from bench.peer import PEERS
 from bench.sides import BASE, KEY, Side, installed, row_key, side, sides_of
 from bench.workloads import LENGTHS, UNITS, WORKLOADS, Workload
 from lstm_jax.recurrence import BACKENDS
+from lstm_jax.sweep import progress
+from lstm_jax.sweep.rows import append_rows, read_rows
 
-PATH = results.RESULTS / ("throughput_gpu.jsonl" if device.gpu() else "throughput.jsonl")
+PATH = RESULTS / ("throughput_gpu.jsonl" if device.gpu() else "throughput.jsonl")
 
 
 def rows_in(path: Path) -> Iterator[dict[str, Any]]:
@@ -45,11 +47,11 @@ def rows_in(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: if one is not as `bench.schema` has it.
     """
-    return results.read(path, schema.check)
+    return read_rows(path, schema.check)
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    results.append(path, {"schema": schema.VERSION} | row)
+    append_rows(path, {"schema": schema.VERSION} | row)
 
 
 def commit() -> str:

@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments import runs, study, sweep
+from experiments import runs, study
 from experiments.pretraining import pretrain
-from lstm_jax import data
+from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.inspection import plots
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import runs, study, sweep
+from experiments import runs, study
+from lstm_jax import sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.inspection import plots
 

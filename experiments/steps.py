@@ -22,7 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments import runs, study, sweep
+from experiments import runs, study
+from lstm_jax import sweep
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
 from lstm_jax.inspection import plots
 

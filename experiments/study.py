@@ -1,4 +1,4 @@
-"""What the studies share: presets, rows, figure and verdict of a question, on the planner of `experiments.sweep`.
+"""What the studies share: presets, rows, figure and verdict of a question, on the planner of `lstm_jax.sweep`.
 
 python -m experiments.memory --preset toy              # seconds
 python -m experiments.memory                           # full, its rows and figure beside this file
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import sweep
+from lstm_jax import sweep
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import check_output
 from lstm_jax.inspection import plots

@@ -3,15 +3,16 @@
 import pytest
 from rows import timed
 
-from bench import accuracy, results, schema, throughput
+from bench import RESULTS, accuracy, schema, throughput
 from lstm_jax import InputError
+from lstm_jax.sweep.rows import read_rows
 
 
 def test_committed_rows_keep_to_it() -> None:
-    paths = sorted(results.RESULTS.glob("throughput*.jsonl"))
+    paths = sorted(RESULTS.glob("throughput*.jsonl"))
     kinds = {schema.kind_of(row) for path in paths for row in throughput.rows_in(path)}
     assert {schema.TIMED, schema.PEAK} <= kinds
-    trained = list(results.read(accuracy.PATH, schema.check))
+    trained = list(read_rows(accuracy.PATH, schema.check))
     assert {schema.kind_of(row) for row in trained} == {schema.TRAINED}
 
 

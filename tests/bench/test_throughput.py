@@ -20,10 +20,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bench import device, flops, sides, throughput, timing, worker  # noqa: E402
+from bench import device, flops, sides, timing, worker  # noqa: E402
 from bench.peer import PEERS, Built, Options  # noqa: E402
 from bench.workloads import make_arrays, recurrence, workload  # noqa: E402
 from lstm_jax.recurrence import BACKENDS  # noqa: E402
+from lstm_jax.sweep.rows import read_rows  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
@@ -277,7 +278,7 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
     run = _run(command[1:])
     assert run.returncode == 0, run.stderr[-3000:]
     assert "torn, passed over" in run.stderr
-    rows = list(throughput.results.read(path))
+    rows = list(read_rows(path))
     assert rows[: len(before)] == before
     timed = [(row["side"], row["round"]) for row in rows if row["peer"] != "peak"]
     assert sorted(timed) == sorted((side, number) for side in ("ours", "ours:backend=reference") for number in range(3))

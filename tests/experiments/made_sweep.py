@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments import sweep
+from lstm_jax import sweep
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import equal, memory, study, sweep
-from lstm_jax import InputError
+from experiments import equal, memory, study
+from lstm_jax import InputError, sweep
 from lstm_jax.cells import CELLS
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

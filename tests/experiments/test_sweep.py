@@ -13,9 +13,9 @@ import made_sweep
 import pytest
 from made_sweep import Config, Inner
 
-from bench import results
-from experiments import sweep
+from lstm_jax import sweep
 from lstm_jax.errors import InputError
+from lstm_jax.sweep.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,11 +50,11 @@ def test_a_sweep_of_twelve(tmp_path: Path, environment: dict[str, str]) -> None:
             assert first.poll() is None
             time.sleep(0.02)
         os.killpg(first.pid, signal.SIGKILL)
-    before = list(results.read(path))
+    before = list(read_rows(path))
     assert 4 <= len(before) < 12
     again = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    rows = list(results.read(path))
+    rows = list(read_rows(path))
     assert rows[: len(before)] == before
     assert sorted(row["config"]["number"] for row in rows) == list(range(12))
     assert len({row["id"] for row in rows}) == 12
@@ -69,7 +69,7 @@ def test_a_sweep_of_twelve(tmp_path: Path, environment: dict[str, str]) -> None:
     assert set(ran) == {str(number) for number in range(12)}
     third = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (third.returncode, third.stdout) == (0, "")
-    assert list(results.read(path)) == rows
+    assert list(read_rows(path)) == rows
 
 
 @pytest.mark.parametrize("workers", [1, 2])

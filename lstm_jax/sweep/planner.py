@@ -1,7 +1,7 @@
 """A planner for ablations: overrides of a frozen config -> runs known by their content -> a row each -> one tidy table.
 
     from dataclasses import dataclass
-    from experiments import sweep
+    from lstm_jax import sweep
 
     @dataclass(frozen=True)
     class Config:
@@ -45,9 +45,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import progress, results
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import write_atomically
+from lstm_jax.sweep import progress
+from lstm_jax.sweep.rows import append_rows, read_rows
 
 Where = Literal["here", "processes", "slurm"]
 Run = Callable[[Any], Mapping[str, Any]]
@@ -149,7 +150,7 @@ def _in_process(run: Run, config: Any, cores: Iterable[int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "row.json"
         began = time.perf_counter()
-        command = [sys.executable, "-m", "experiments.sweep", str(answer)]
+        command = [sys.executable, "-m", "lstm_jax.sweep.planner", str(answer)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, stdout=sys.stderr) as done:
             try:
@@ -253,7 +254,7 @@ def run(
     }[where]()
     with progress.bar("runs", len(missing)) as advance:
         for number, row in made:
-            results.append(path, {"id": number, "run": name_of(function)} | row)
+            append_rows(path, {"id": number, "run": name_of(function)} | row)
             told = (
                 row["error"]
                 if row["status"] == FAILED
@@ -266,7 +267,7 @@ def run(
 def rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:
     """Rows of those of these configs that have one, in the configs' order; of a run that was tried again, the last."""
     wanted = dict.fromkeys(content(function, config) for config in configs)
-    found = {row["id"]: row for row in results.read(Path(path)) if row["id"] in wanted}
+    found = {row["id"]: row for row in read_rows(Path(path)) if row["id"] in wanted}
     return [found[number] for number in wanted if number in found]
 
 

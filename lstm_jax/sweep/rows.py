@@ -1,4 +1,4 @@
-"""Append-only rows of JSON."""
+"""Append-only rows of JSON, one a line."""
 
 import json
 import sys
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import require
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def _require_rows(path: Path) -> None:
@@ -21,7 +19,7 @@ def _require_rows(path: Path) -> None:
     require(head in (b"", b"{", b"\n"), f"rows {path}", "not rows of JSON", "name a file of rows, or a new one")
 
 
-def read(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, place: row) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, place: row) -> Iterator[dict[str, Any]]:
     """Rows of a file, none if it is absent; a torn line, as a killed process leaves one, is passed over and said on standard error.
 
     Args:
@@ -40,7 +38,7 @@ def read(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, p
         yield check(row, f"{path}, line {number}")
 
 
-def append(path: Path, *rows: dict[str, Any]) -> None:
+def append_rows(path: Path, *rows: dict[str, Any]) -> None:
     """Add rows at the end, handed to the system in one piece before this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _require_rows(path)
