@@ -258,8 +258,10 @@ def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """sigmoid, in float64."""
-    return 1 / (1 + np.exp(-logits.astype(np.float64)))
+    """Return the sigmoid of logits in float64."""
+    from scipy.special import expit
+
+    return expit(logits.astype(np.float64))
 
 
 def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 400, force: bool = True) -> None:

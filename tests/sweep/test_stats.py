@@ -1,0 +1,78 @@
+"""Statistics against NumPy and SciPy written out by hand: intervals by enumeration, permutations by counting."""
+
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from lstm_jax.sweep import stats
+
+
+def _drawn_means(values: np.ndarray, seed: int, draws: int) -> np.ndarray:
+    return values[np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))].mean(axis=1)
+
+
+def test_interval_of_a_mean() -> None:
+    values = np.array([0.3, 0.5, 0.1, 0.7, 0.4])
+    mean, low, high = stats.mean_interval(values.tolist(), seed=3)
+    assert mean == pytest.approx(0.4)
+    assert [low, high] == pytest.approx(np.quantile(_drawn_means(values, 3, 2000), [0.025, 0.975]))
+    # all 5^5 resamples, of which the drawn ones are a sample
+    every = np.array(list(product(values, repeat=5))).mean(axis=1)
+    assert [low, high] == pytest.approx(np.quantile(every, [0.025, 0.975]), abs=0.02)
+    assert stats.mean_interval([0.5]) == (0.5, 0.5, 0.5)
+    assert stats.mean_interval([2.0, 2.0, 2.0]) == (2.0, 2.0, 2.0)
+    assert stats.mean_interval(values, seed=1) == stats.mean_interval(values, seed=1)
+
+
+def test_interval_of_a_ratio_of_medians() -> None:
+    slow, fast = np.array([3.0, 4.0, 5.0, 3.3]), np.array([1.0, 2.0, 2.2])
+    ratio, low, high = stats.ratio_interval(slow, fast, seed=2)
+    assert ratio == pytest.approx(3.65 / 2)
+    rng = np.random.default_rng(2)
+    drawn = [np.median(rng.choice(sample, (10_000, len(sample))), axis=1) for sample in (slow, fast)]
+    assert [low, high] == pytest.approx(np.quantile(drawn[0] / drawn[1], [0.025, 0.975]))
+    assert stats.ratio_interval([4.0], [2.0]) == (2.0, 2.0, 2.0)
+    ratio, low, high = stats.ratio_interval([4.0], [1.0, 2.0])
+    assert (ratio, low, high) == pytest.approx((4 / 1.5, 2.0, 4.0))
+
+
+def test_interval_of_a_geometric_mean() -> None:
+    ratios = np.array([1.1, 1.2, 0.9, 1.05])
+    mean, low, high = stats.geometric_mean_interval(ratios, seed=5)
+    assert mean == pytest.approx(scipy_stats.gmean(ratios))
+    assert [low, high] == pytest.approx(np.exp(np.quantile(_drawn_means(np.log(ratios), 5, 10_000), [0.025, 0.975])))
+
+
+def test_independent_samples() -> None:
+    # of six divisions of 1, 2, 3, 4 two are as far apart as 1, 2 | 3, 4
+    assert stats.permutation_p([1, 2], [3, 4]) == pytest.approx(2 / 6)
+    assert stats.permutation_p([1, 1], [1, 1]) == 1
+    assert stats.permutation_p([1], [2, 3, 4]) == 1
+    rng = np.random.default_rng(0)
+    old, new = rng.lognormal(0, 0.1, 4), rng.lognormal(0.1, 0.1, 6)
+    logs = np.log([*old, *new])
+    distances = []
+    for chosen in combinations(range(10), 4):
+        inside = np.isin(np.arange(10), chosen)
+        distances.append(abs(logs[inside].mean() - logs[~inside].mean()))
+    by_hand = np.mean(np.array(distances) >= distances[0] - 1e-12)
+    assert stats.permutation_p(old, new) == pytest.approx(by_hand)
+    assert stats.permutation_p(new.tolist(), old.tolist()) == pytest.approx(by_hand)
+    many = rng.lognormal(0, 0.1, 30), rng.lognormal(0.05, 0.1, 30)  # too many divisions to enumerate
+    assert stats.permutation_p(*many) == pytest.approx(scipy_stats.ttest_ind(*map(np.log, many)).pvalue, abs=0.02)
+    assert stats.permutation_p(*many, seed=4) == stats.permutation_p(*many, seed=4)
+
+
+def test_paired_ratios() -> None:
+    # of eight choices of signs two are as far from no change
+    assert stats.paired_p([1.1, 1.1, 1.1]) == pytest.approx(2 / 8)
+    assert stats.paired_p([1, 1]) == 1
+    assert stats.paired_p([1.5]) == 1
+    rng = np.random.default_rng(0)
+    logs = rng.normal(0.05, 0.05, 9)
+    means = np.array([np.mean(logs * signs) for signs in product([1, -1], repeat=9)])
+    assert stats.paired_p(np.exp(logs)) == pytest.approx(np.mean(np.abs(means) >= abs(logs.mean()) - 1e-12))
+    many = rng.normal(0.01, 0.05, 40)  # too many signs to enumerate
+    assert stats.paired_p(np.exp(many)) == pytest.approx(scipy_stats.ttest_1samp(many, 0).pvalue, abs=0.02)
