@@ -1,127 +1,201 @@
-"""The fields of a row of `bench.throughput` and of `bench.accuracy`, and their check when rows are read.
+"""Fields of the rows in `bench/results`, and their check when rows are read.
 
-    python -m bench schema
+    python -m bench.schema
 
-prints them. Rows are JSON lines, only ever appended. Version 1 had no "schema", and no rows of accuracy; it is otherwise the same.
+prints them. Rows are JSON lines, only ever appended; each names the version of its fields and what it measures.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import InputError
+import numpy as np
 
-VERSION = 2
+from lstm_jax.errors import InputError, require
+from lstm_jax.sweep.rows import read_rows
+
+VERSION = 3
+KEPT_SAMPLES = 20
+STEP, FAILED, PEAK, FIRST_STEP = "step", "failed", "peak", "first_step"
+GRID, SEEDS, LOSS, HELD_OUT, EPOCH_TIME = "grid", "seeds", "loss", "held_out", "epoch_time"
+SAMPLING, STEP_MEMORY, RUN_MEMORY, SCALING = "sampling", "step_memory", "run_memory", "scaling"
+BREAKDOWN, DUEL, FALSE_ALARM = "breakdown", "duel", "false_alarm"
+MEASUREMENTS = {
+    STEP: "training steps, evaluation or the recurrence of a peer (throughput)",
+    FAILED: "a process of throughput that failed",
+    PEAK: "matrix product and copy of the machine (throughput)",
+    FIRST_STEP: "build and first step, cold and with a cache (throughput --first-step)",
+    GRID: "an epoch of training over length, step and units (accuracy)",
+    SEEDS: "an epoch of the Keras example imdb_lstm over seeds (accuracy --study seeds)",
+    LOSS: "an epoch of the Keras example lstm_text_generation (accuracy --study loss)",
+    HELD_OUT: "an epoch of a recipe of text generation, a tenth held out (accuracy --study held_out)",
+    EPOCH_TIME: "seconds of an epoch, peers interleaved (accuracy --study epoch_time)",
+    SAMPLING: "seconds to draw characters",
+    STEP_MEMORY: "peak memory of a training step (memory)",
+    RUN_MEMORY: "peak memory of a training run (memory --run)",
+    SCALING: "time and memory of the recurrence at a size",
+    BREAKDOWN: "parts of a training step",
+    DUEL: "blocks of steps of a checkout that takes turns with another",
+    FALSE_ALARM: "like duel, this checkout against itself (duel --false-alarms)",
+}
 
 
 @dataclass(frozen=True)
 class Field:
-    """types: of its JSON value; of: the kinds of rows that must have it ("" none), all kinds with it in `KINDS`."""
+    """A field of a row.
+
+    Attributes:
+        types: types of its JSON value.
+        required: measurements whose rows must have it.
+        meaning: line of the table of fields.
+    """
 
     types: tuple[type, ...]
-    of: tuple[str, ...]
+    required: tuple[str, ...]
     meaning: str
 
 
-TIMED, FAILED, PEAK, TRAINED = "timed", "failed", "peak", "trained"
-TEXT, NUMBER, WHOLE, LIST, NONE = (str,), (float, int), (int,), (list,), type(None)
-RUN, SIDE = (TIMED, FAILED, PEAK, TRAINED), (TIMED, FAILED, TRAINED)
-TRIED = (TIMED, FAILED)
+TEXT, NUMBER, WHOLE, LIST, DICT, NONE = (str,), (float, int), (int,), (list,), (dict,), type(None)
+TIMED, RECIPES, TURNS = (STEP, SCALING), (SEEDS, LOSS, HELD_OUT, EPOCH_TIME), (DUEL, FALSE_ALARM)
+TRAINED, TRIED = (GRID, *RECIPES), (STEP, FAILED, FIRST_STEP)
+SIZES = dict(zip("BTHEV", ("batch", "steps", "hidden size", "features", "vocabulary"), strict=True))
 FIELDS = {
-    "schema": Field(WHOLE, (), f"version of these fields, now {VERSION}"),
-    "peer": Field(TEXT, RUN, 'name in `bench.peer.PEERS`, or "peak" for the machine itself'),
-    "git": Field(TEXT, RUN, "commit of this project, + if its code differed"),
-    "cores": Field(WHOLE, RUN, "cores that the process could use"),
-    "load": Field(NUMBER, RUN, "processes that wanted a core in the minute before"),
-    "side": Field(TEXT, SIDE, "peer and its options, as --peer takes them"),
-    "round": Field(WHOLE, TRIED, "number of the round in which its process ran"),
-    "workload": Field(TEXT, TRIED, "as `bench.workloads.workload` reads it"),
-    "backend": Field((str, NONE), TRIED, "backend asked for, null for the choice of the peer"),
-    "dropout": Field(NUMBER, TRIED, "rate of input dropout"),
-    "recurrent_dropout": Field(NUMBER, TRIED, "rate of recurrent dropout; what a peer lacks of it, its note says"),
-    "kind": Field(TEXT, (TIMED,), "sentiment, characters, evaluation or recurrence"),
-    **{
-        letter: Field(WHOLE, (TIMED, TRAINED) if letter in "TH" else (TIMED,), meaning)
-        for letter, meaning in zip("BTHEV", ("batch", "steps", "units", "features", "vocabulary"), strict=True)
-    },
-    "cell": Field(TEXT, (), "recurrent cell, lstm if absent"),
+    "schema": Field(WHOLE, tuple(MEASUREMENTS), f"version of these fields, now {VERSION}"),
+    "measurement": Field(TEXT, tuple(MEASUREMENTS), "a name of `bench.schema.MEASUREMENTS`"),
+    "git": Field(TEXT, (*TRIED, PEAK, GRID, STEP_MEMORY, SCALING, BREAKDOWN, FALSE_ALARM), "commit of this project, + if its code differed"),
+    "cores": Field(WHOLE, (*TRIED, PEAK, GRID, EPOCH_TIME, SAMPLING, SCALING, BREAKDOWN, *TURNS), "cores that the process could use"),
+    "load": Field(NUMBER, (*TRIED, PEAK, GRID, EPOCH_TIME, SAMPLING, SCALING, BREAKDOWN, *TURNS), "load average of the minute before"),
+    "peer": Field(TEXT, (STEP, FAILED, *TRAINED, SAMPLING, RUN_MEMORY), "name in `bench.peers.PEERS`"),
+    "candidate": Field(TEXT, TRIED, "peer and its options, as --peer takes them"),
+    "role": Field(TEXT, TURNS, "baseline, candidate or slower"),
+    "versions": Field(DICT, (*TIMED, DUEL), "of packages; of the two checkouts of a duel"),
+    "round": Field(WHOLE, (*TRIED, EPOCH_TIME, SAMPLING, SCALING, *TURNS), "number of the round in which its process ran"),
+    "comparison": Field(WHOLE, (FALSE_ALARM,), "number of the comparison that the round belongs to"),
+    "workload": Field(TEXT, (*TRIED, STEP_MEMORY, BREAKDOWN, *TURNS), "as `bench.workloads.workload` reads it"),
+    "backend": Field((str, NONE), (STEP, FAILED, STEP_MEMORY), "backend asked for, null for the choice of the peer"),
+    "backend_ran": Field(TEXT, (*TIMED, STEP_MEMORY, BREAKDOWN), "backend that ran"),
+    "dropout": Field(NUMBER, (STEP, FAILED), "rate of input dropout"),
+    "recurrent_dropout": Field(NUMBER, (STEP, FAILED), "rate of recurrent dropout; the note says what a peer lacks of it"),
+    "kind": Field(TEXT, (STEP,), "sentiment, characters, evaluation or recurrence"),
+    "cell": Field(TEXT, (STEP,), "recurrent cell"),
+    **{letter: Field(WHOLE, (*TIMED, STEP_MEMORY, *(GRID,) * (letter in "TH")), meaning) for letter, meaning in SIZES.items()},
     "S": Field(WHOLE, (), "characters from one window to the next, of generation"),
-    "task": Field(TEXT, (TRAINED,), "sentiment or generation"),
-    "seed": Field(WHOLE, (TRAINED,), "of weights, dropout and order"),
-    "epochs": Field(WHOLE, (TRAINED,), "that the run was to take"),
-    "epoch": Field(WHOLE, (TRAINED,), "that the row is of, from 1"),
-    "seconds": Field(NUMBER, (TRAINED,), "of the epoch's training, compilation and evaluation apart"),
-    "test_accuracy": Field(NUMBER, (), "share of 25,000 reviews, of sentiment"),
+    "task": Field(TEXT, TRAINED, "sentiment or generation"),
+    "recipe": Field(TEXT, RECIPES, "name in `bench.recipes`"),
+    "seed": Field(WHOLE, TRAINED, "seed of weights, dropout and order"),
+    "epochs": Field(WHOLE, (GRID,), "planned epochs of the run"),
+    "epoch": Field((int, str), TRAINED, "number from 1; best or last for the final scores of a run"),
+    "seconds": Field(NUMBER, (GRID, EPOCH_TIME, SAMPLING, RUN_MEMORY), "of the epoch's training without compilation, of a call, of a run"),
+    "train_loss": Field(NUMBER, (LOSS,), "mean loss of the epoch"),
+    "test_accuracy": Field(NUMBER, (SEEDS,), "share of 25,000 reviews, of sentiment"),
     "validation_bits": Field(NUMBER, (), "bits a character of the last tenth of the text, of generation"),
-    "build_seconds": Field(NUMBER, (TIMED,), "importing the peer and building the model"),
-    "first_step_seconds": Field(NUMBER, (TIMED,), "the first step, compilation in it"),
-    "compile_seconds": Field((float, int, NONE), (TIMED,), "of these in XLA's compiler; null where JAX does not run"),
-    "peak_memory_mib": Field(NUMBER, (TIMED,), "most resident memory of the process, up to the end of timing"),
-    "ms_per_step": Field(NUMBER, (TIMED,), "median of samples"),
-    "samples": Field(LIST, (TIMED,), "milliseconds a step of each block of steps"),
-    "steps_per_block": Field(WHOLE, (TIMED,), "steps in a block"),
-    "probe_gflops": Field(LIST, (), "of a product before and after timing, which tells how fast the machine was (`bench.probe`)"),
-    "steps_per_second": Field(NUMBER, (TIMED,), "1000 / ms_per_step"),
-    "tokens_per_second": Field(NUMBER, (TIMED,), "steps_per_second B T"),
-    "flops": Field(WHOLE, (TIMED,), "of the products of a step, counted on paper (`bench.flops`)"),
-    "gflops": Field(NUMBER, (TIMED,), "flops / ms_per_step, in 1e9 a second"),
-    "least_bytes": Field(WHOLE, (TIMED,), "that a step moves at least (`bench.flops`)"),
-    "farthest": Field(NUMBER, (TIMED,), "largest relative distance from the reference, in outputs and after a step; found once a commit"),
-    "note": Field(TEXT, (TIMED,), "what the peer does otherwise"),
-    "backend_ran": Field(TEXT, (TIMED,), "backend that ran"),
-    "dtype": Field(TEXT, (TIMED,), "of parameters and products"),
-    "devices": Field(LIST, (TIMED,), "that the peer used"),
-    "threads": Field(TEXT, (TIMED,), "OMP_NUM_THREADS"),
-    "versions": Field((dict,), (TIMED,), "of packages"),
-    "python": Field(TEXT, (TIMED,), "version"),
-    "platform": Field(TEXT, (TIMED,), "operating system"),
-    "cpu": Field(TEXT, (TIMED,), "its model"),
-    "hosts": Field(WHOLE, (TIMED,), "processes of JAX"),
-    "xla_flags": Field(TEXT, (TIMED,), "XLA_FLAGS"),
-    "matmul_precision": Field(TEXT, (TIMED,), "jax_default_matmul_precision"),
-    "slower": Field(NUMBER, (), "share of its time that a call waits on top of it, to see whether `compare` finds it; 0 if absent"),
-    "noisy": Field(TEXT, (), "why its time is not to be trusted, empty if it is"),
-    "error": Field(TEXT, (FAILED,), "first line of what went wrong"),
+    "units": Field(WHOLE, (SAMPLING,), "hidden size"),
+    "chars": Field(WHOLE, (SAMPLING,), "characters drawn in a call"),
+    "method": Field(TEXT, (SAMPLING,), "predict loop; carried or window, and the number of samples if more than one"),
+    "remat": Field(TEXT, (STEP_MEMORY,), "none, or sqrt for segments"),
+    "cache": Field(TEXT, (FIRST_STEP,), "cold or warm"),
+    "flags": Field(DICT, (RUN_MEMORY,), "of `lstm-jax train generation`"),
+    "build_seconds": Field(NUMBER, (STEP,), "importing the peer and building the model"),
+    "first_step_seconds": Field(NUMBER, (STEP,), "the first step, compilation included"),
+    "compile_seconds": Field((float, int, NONE), (STEP,), "part of the first step in XLA's compiler; null where JAX does not run"),
+    "peak_memory_mib": Field(NUMBER, (STEP,), "peak resident memory of the process, up to the end of timing"),
+    "before_mib": Field(NUMBER, (STEP_MEMORY,), "peak resident memory before the first step"),
+    "peak_mib": Field(NUMBER, (STEP_MEMORY, RUN_MEMORY, SCALING), "peak resident memory"),
+    "ms_per_step": Field(NUMBER, (*TIMED, BREAKDOWN, *TURNS), "median over all blocks of steps"),
+    "samples": Field(LIST, (*TIMED, *TURNS), f"milliseconds a step of each block; of more than {KEPT_SAMPLES} evenly spaced order statistics"),
+    "sample_count": Field(WHOLE, TIMED, "blocks that were timed"),
+    "steps_per_block": Field(WHOLE, (*TIMED, *TURNS), "steps in a block"),
+    "probe_gflops": Field(LIST, (), "of a product before and after timing, see `bench.machine.probe`"),
+    "steps_per_second": Field(NUMBER, (STEP,), "1000 / ms_per_step"),
+    "tokens_per_second": Field(NUMBER, (STEP,), "steps_per_second B T"),
+    "flops": Field(WHOLE, (STEP,), "of the products of a step, see `bench.flops`"),
+    "gflops": Field(NUMBER, (STEP,), "flops / ms_per_step, in 1e9 a second"),
+    "least_bytes": Field(WHOLE, (STEP,), "lower bound of the bytes that a step moves, see `bench.flops`"),
+    "distance": Field(NUMBER, (STEP,), "largest relative distance from the reference, of outputs and one step; found once a commit"),
+    "note": Field(TEXT, (STEP,), "difference of the peer's work from ours"),
+    "dtype": Field(TEXT, (STEP,), "of parameters and products"),
+    "devices": Field((list, int), TIMED, "names of the devices used; their number, of scaling"),
+    "threads": Field(TEXT, (STEP,), "OMP_NUM_THREADS"),
+    "python": Field(TEXT, TIMED, "version"),
+    "platform": Field(TEXT, TIMED, "operating system"),
+    "cpu": Field(TEXT, (*TIMED, *TURNS), "model of the processor"),
+    "hosts": Field(WHOLE, TIMED, "processes of JAX"),
+    "xla_flags": Field(TEXT, TIMED, "XLA_FLAGS"),
+    "matmul_precision": Field(TEXT, TIMED, "jax_default_matmul_precision"),
+    "slower": Field(NUMBER, (), "share of its time that each call waits on top of it; 0 if absent"),
+    "noisy": Field(TEXT, (STEP,), "reason not to trust its time, empty if none"),
+    "parts_ms": Field(DICT, (BREAKDOWN,), "milliseconds a step by part"),
+    "floors_ms": Field(DICT, (BREAKDOWN,), "lower bound of the milliseconds by part"),
+    "gemm_gflops": Field(NUMBER, (BREAKDOWN,), "of a large float32 product"),
+    "copy_gbs": Field(NUMBER, (BREAKDOWN,), "GB/s of a copy"),
+    "error": Field(TEXT, (FAILED,), "first line of the error"),
 }
 
 
-def kind_of(row: dict[str, Any]) -> str:
-    """The kind of a row."""
-    if row.get("peer") == PEAK:
-        return PEAK
-    if "task" in row:
-        return TRAINED
-    return FAILED if "error" in row else TIMED
+def make_row(measurement: str, **fields: Any) -> dict[str, Any]:
+    """Return a row of today's version, its samples thinned where their order means nothing."""
+    row = {"schema": VERSION, "measurement": measurement} | fields
+    if measurement in TIMED:
+        row |= {"samples": thinned(row["samples"]), "sample_count": len(row["samples"])}
+    return row
+
+
+def thinned(samples: Sequence[float]) -> list[float]:
+    """Return at most `KEPT_SAMPLES` evenly spaced order statistics, rounded to 4 significant digits."""
+    ordered = np.sort(samples)
+    places = np.linspace(0, len(ordered) - 1, min(KEPT_SAMPLES, len(ordered)))
+    return [float(f"{value:.4g}") for value in ordered[np.round(places).astype(int)]]
 
 
 def check(row: Any, place: str) -> dict[str, Any]:
-    """The row in today's version.
+    """Return the row if it keeps to `FIELDS`.
 
     Args:
-        place: of the row, for the error.
+        row: a value that was read.
+        place: file and line, for the error.
 
     Raises:
-        InputError: if it is of a later version, or lacks a field or has one of another type.
+        InputError: for another version or measurement, a missing field or a value of another type.
     """
     if not isinstance(row, dict):
-        raise InputError(place, row, "give rows of bench throughput, each an object")
-    version = row.get("schema", 1)
-    if version not in range(1, VERSION + 1):
-        raise InputError(f"{place}: schema", version, f"give rows of versions 1 to {VERSION}, or a newer bench")
-    row = row | {"schema": VERSION}
-    kind = kind_of(row)
+        raise InputError(place, row, "give rows of python -m bench, each an object")
+    require(row.get("schema") == VERSION, f"{place}: schema", row.get("schema", "missing"), f"give rows of version {VERSION}")
+    measurement = row.get("measurement", "missing")
+    require(measurement in MEASUREMENTS, f"{place}: measurement", measurement, f"give one of {', '.join(MEASUREMENTS)}")
     score = {"sentiment": "test_accuracy", "generation": "validation_bits"}.get(str(row.get("task")))
-    if kind == TRAINED and (score is None or score not in row):
-        raise InputError(f"{place}: task", row["task"], "give sentiment with test_accuracy, or generation with validation_bits")
+    if measurement == GRID and (score is None or score not in row):
+        raise InputError(f"{place}: task", row.get("task"), "give sentiment with test_accuracy, or generation with validation_bits")
     for name, field in FIELDS.items():
-        if kind in field.of and name not in row:
-            raise InputError(f"{place}: {name}", "missing", f"a row of kind {kind} has it ({field.meaning})")
-        if name in row and not (isinstance(row[name], field.types) and (bool in field.types or not isinstance(row[name], bool))):
+        if measurement in field.required and name not in row:
+            raise InputError(f"{place}: {name}", "missing", f"a row of {measurement} has it ({field.meaning})")
+        if name in row and (not isinstance(row[name], field.types) or isinstance(row[name], bool)):
             raise InputError(f"{place}: {name}", row[name], f"give {' or '.join(t.__name__ for t in field.types)} ({field.meaning})")
     return row
 
 
+def rows_of(path: Path, *measurements: str, git: str | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a file with one of these measurements, each checked; of the commit `git` if it is given.
+
+    Raises:
+        InputError: if a row does not keep to `FIELDS`.
+    """
+    return select(read_rows(path, check), *measurements, git=git)
+
+
+def select(rows: Any, *measurements: str, git: str | None = None) -> list[dict[str, Any]]:
+    """Return the rows with one of these measurements, and of the commit `git` if it is given."""
+    return [row for row in rows if row["measurement"] in measurements and (git is None or row["git"] == git)]
+
+
 def main() -> None:
-    """Print the fields."""
+    """Print the measurements and the fields."""
+    for name, meaning in MEASUREMENTS.items():
+        print(f"{name:<20} {meaning}")
     for name, field in FIELDS.items():
         types = " or ".join("null" if t is NONE else t.__name__ for t in field.types)
-        print(f"{name:<20} {types:<16} {', '.join(field.of) or 'all':<22} {field.meaning}")
+        print(f"\n{name} ({types}): {field.meaning}\n  required in {', '.join(field.required) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()

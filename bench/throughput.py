@@ -1,4 +1,4 @@
-"""Milliseconds a step, ours and its peers', on the source's two tasks and on the recurrence over a grid of sizes.
+"""Milliseconds a step of this project and its peers, on two Keras examples and on the recurrence over a grid of sizes.
 
     python -m bench throughput --preset quick
     python -m bench throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3
@@ -6,12 +6,16 @@
     python -m bench throughput --workload recurrence --peer ours torch_lstm haiku --units 32,64 --length 20,80 --batch 32,128
     python -m bench throughput --workload recurrence --cell gru simple_rnn --peer ours torch_lstm keras_jax --batch 32
     python -m bench throughput --workload A B recurrence --report
+    python -m bench throughput --first-step --workload A --peer ours flax_nnx torch_compiled
 
-A peer may have options: `ours:backend=reference`, `ours:dtype=bfloat16`, and A's rates, `ours:dropout=0:recurrent=0`. Fresh processes on
-two cores, the peers of a workload in turn; each is checked against the reference before it is first timed. Rows that are there already, of
-the same commit, are skipped; those of peers that failed are tried again. The machine's own peak is measured with each run.
+A peer may have options: `ours:backend=reference`, `ours:dtype=bfloat16`, and the rates of A, `ours:dropout=0:recurrent=0`. Each runs in fresh
+processes on two cores, the peers of a workload in turn, and is checked against the reference before it is first timed. Rows that exist for
+this commit are skipped; failed and noisy ones are measured again. The peaks of the machine are measured with each run.
 
-Where there is a GPU, all run on the first one, in float32 without TF32, and the rows have a file of their own.
+With --first-step, a pair of fresh processes measures the seconds from the start of a build to the end of the first step: the first with an
+empty folder for what JAX and PyTorch keep of compiled programs, the second with the folder as the first left it.
+
+On a machine with a GPU, all run on the first one, in float32 without TF32, and the rows have a file of their own.
 """
 
 import argparse
@@ -19,8 +23,8 @@ import json
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,266 +33,248 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import RESULTS, device, peak, probe, schema, timing
-from bench.axes import add_flags, given, works_of
-from bench.peer import PEERS
-from bench.sides import BASE, KEY, Side, installed, row_key, side, sides_of
-from bench.workloads import LENGTHS, UNITS, WORKLOADS, Workload
+from bench import RESULTS, commit, machine, make_parser, timing
+from bench.peers import DTYPES, KEY, OURS, PEERS, Candidate, installed, read_candidates, row_key
+from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, check, make_row, rows_of, select
+from bench.summary import kept, mean_speedup, peaks, speedups_over_sizes, summarize
+from bench.workloads import LENGTHS, UNITS, WORKLOADS, Workload, add_size_flags, given_axes, read_workloads
 from lstm_jax.recurrence import BACKENDS
-from lstm_jax.sweep import progress
-from lstm_jax.sweep.rows import append_rows, read_rows
+from lstm_jax.sweep.missing import run_missing
+from lstm_jax.sweep.rows import append_rows
 
-PATH = RESULTS / ("throughput_gpu.jsonl" if device.gpu() else "throughput.jsonl")
-
-
-def rows_in(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a file, each checked.
-
-    Raises:
-        InputError: if one is not as `bench.schema` has it.
-    """
-    return read_rows(path, schema.check)
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    append_rows(path, {"schema": schema.VERSION} | row)
-
-
-def commit() -> str:
-    """This checkout's commit as the rows have it, + if its code differs."""
-    from lstm_jax.training import run_folder  # `environment` would start JAX here, and a process with its threads is not to fork
-
-    return run_folder._git()
-
-
-def attempt(one: Side, work: Workload, checked: float | None, reference: Path, seconds: float) -> dict[str, Any]:
-    """A row of a fresh process; of one that fails, a row with "error". checked: how far from the reference it was found, if it was."""
-    against = ["--reference", str(reference)] if checked is None else ["--checked", str(checked)]
-    module = ["bench.worker", *one.arguments(), *against, "--seconds", str(seconds)]
-    module.insert(2, work.name)
-    try:
-        return timing.run_module(module)[-1]
-    except subprocess.CalledProcessError as error:
-        lines = [line for line in (error.stdout or "").splitlines() if line.startswith("{")]
-        known = dict(zip((*KEY, "dtype", "slower"), one.key(work), strict=True))
-        return known | (json.loads(lines[-1]) if lines else {"error": f"ended with code {error.returncode}"})
-
-
+PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.jsonl.gz")
 SPREAD, TRIES = 0.1, 3
-"""A row is noisy whose middle half of samples spreads over more than this share of their median; so often it is run again."""
-
-
-def noise(row: dict[str, Any], fastest: float = 0.0) -> str:
-    """Why a row is not to be trusted; empty if it is. fastest: of the probes of this machine, in GFLOP/s."""
-    if "samples" not in row:
-        return ""
-    low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
-    if (high - low) / middle > SPREAD:
-        return f"samples spread over {100 * (high - low) / middle:.0f} % of their median"
-    if told := probe.too_slow(row.get("probe_gflops", []), fastest):
-        return told
-    busy = row["load"] > 2 * row["cores"]
-    return f"{row['load']:.1f} processes wanted a core" if busy else ""
-
-
-def fastest_probe() -> float:
-    """The fastest of some products made now, in GFLOP/s; 0 on a GPU, where none is made. Rows that are there may be of another machine."""
-    return 0.0 if device.gpu() else max(timing.run_module(["bench.probe"])[-1]["probe_gflops"] for _ in range(3))
-
-
-def kept(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row of each round of each side: the last one that is not noisy, else the last; a failed one where none was timed."""
-    found: dict[tuple, dict[str, Any]] = {}
-    for row in rows:
-        if row["peer"] == schema.PEAK:
-            continue
-        key = (row["git"], *row_key(row), row["round"])
-        rank = {"error": 0, "noisy": 1}.get(next((name for name in ("error", "noisy") if row.get(name)), ""), 2)
-        if key not in found or rank >= found[key]["rank"]:
-            found[key] = row | {"rank": rank}
-    return [{name: value for name, value in row.items() if name != "rank"} for row in found.values()]
-
-
-def sweep(works: Sequence[Workload], sides: Sequence[Side], rounds: int, seconds: float, path: Path, sha: str, most: int = TRIES) -> None:
-    """Measure what is missing; noisy rows again, each at `most` so often in all."""
-    there = [row for row in rows_in(path) if row["git"] == sha and "ms_per_step" in row]
-    tries = Counter((*row_key(row), row["round"]) for row in there if row.get("noisy"))
-    checked = {row_key(row): row["farthest"] for row in there}
-    done = {(*row_key(row), row["round"]) for row in there if not row.get("noisy")}
-    done |= {key for key, count in tries.items() if count >= most}
-    serve = {work: [one for one in sides if not PEERS[one.peer].lacks(work)] for work in works}
-    missing = {work: [(n, s) for n in range(rounds) for s in those if (*s.key(work), n) not in done] for work, those in serve.items()}
-    if not any(missing.values()):
-        return
-    _append(path, {"peer": schema.PEAK, "git": sha, "cores": timing.CORES, "load": timing.load()} | peak.measure())
-    fastest = fastest_probe()
-    with progress.bar("rows", sum(map(len, missing.values()))) as advance:
-        for work, runs in missing.items():
-            if not runs:
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                reference = Path(folder) / "reference.npz"
-                if any(one.key(work) not in checked for _, one in runs):
-                    timing.run_module(["bench.worker", BASE, work.name, "--backend", "reference", "--write-reference", str(reference)])
-                for number, one in runs:
-                    key = (*one.key(work), number)
-                    row: dict[str, Any] = {}
-                    for _ in range(tries[key], most):
-                        about = {"side": one.name, "round": number, "git": sha, "cores": timing.CORES, "load": timing.load()}
-                        row = about | attempt(one, work, checked.get(one.key(work)), reference, seconds)
-                        if "farthest" in row:
-                            checked[one.key(work)] = row["farthest"]
-                        fastest = max([fastest, *row.get("probe_gflops", [])])
-                        row["noisy"] = noise(row, fastest)
-                        _append(path, row)
-                        if not row["noisy"]:
-                            break
-                    said = row["error"] if "error" in row else f"{row['ms_per_step']:.3f} ms a step"
-                    advance(f"{work.name} {one.name} round {number}: {said}" + (f", noisy: {row['noisy']}" if row["noisy"] else ""))
+"""A row is noisy if the middle half of its samples spreads over more than this share of their median; it is measured so often."""
+CACHES = ("cold", "warm")
+SECONDS = ("build_seconds", "first_step_seconds", "compile_seconds")
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Line:
-    """A side on a workload: medians over its processes. ratio: its time over ours, with the 95 % interval, None for ours or without rows of
-    ours; error: of a side that has no timed row."""
+class Process:
+    """A process to time: a candidate on a workload in a round; tries: times that it was noisy already."""
 
     work: Workload
-    side: str
-    processes: int = 0
-    ms: float = float("nan")
-    tokens_per_second: float = float("nan")
-    gflops: float = float("nan")
-    gbs: float = float("nan")
-    compile_seconds: float | None = None
-    memory_mib: float = float("nan")
-    ratio: tuple[float, float, float] | None = None
-    note: str = ""
-    error: str = ""
+    candidate: Candidate
+    round: int
+    tries: int = 0
+
+    @property
+    def key(self) -> tuple:
+        """Key of its rows, see `key_of`."""
+        return (*self.candidate.key(self.work), self.round)
+
+    def __str__(self) -> str:
+        return f"{self.work.name} {self.candidate.name} round {self.round}"
+
+    def about(self, sha: str) -> Row:
+        """Return the fields of its rows that are known before it runs."""
+        known = {"candidate": self.candidate.name, "workload": self.work.name, "round": self.round, "git": sha}
+        return known | {"cores": timing.CORES, "load": timing.load()}
 
 
-def summary(works: Sequence[Workload], sides: Sequence[Side], rows: Sequence[dict[str, Any]]) -> list[Line]:
-    """A line for each workload and side that has rows; ours first."""
-    base = next((one for one in sides if one.name == BASE), side(BASE))
-    found, rows = [], kept(rows)
-    for work in works:
-        of = {one.name: [row for row in rows if row_key(row) == one.key(work)] for one in (base, *sides)}
-        timed = {name: [row for row in those if "ms_per_step" in row] for name, those in of.items()}
-        alike = {one.name for one in sides if one.name != BASE and one.key(work) == base.key(work)}  # what they change it has not
-        for name, those in of.items():
-            if name in alike:
-                continue
-            good = timed[name]
-            if not good:
-                found += [Line(work, name, error=those[-1]["error"])] if those else []
-                continue
-
-            def median(field: str, good=good) -> float:
-                return float(np.median([row[field] for row in good]))
-
-            ms = median("ms_per_step")
-            compared = name != BASE and timed[BASE]
-            mine, base_ms = ([row["ms_per_step"] for row in timed[one]] for one in (name, BASE))
-            ratio = timing.ratio_interval(mine, base_ms) if compared else None
-            compiling = None if good[-1]["compile_seconds"] is None else median("compile_seconds")
-            figures = (ms, median("tokens_per_second"), median("gflops"), median("least_bytes") / ms / 1e6, compiling)
-            found.append(Line(work, name, len(good), *figures, median("peak_memory_mib"), ratio, good[-1]["note"]))
-    return found
+def key_of(row: Row) -> tuple:
+    """Return the key of the process that a row belongs to."""
+    return (*row_key(row), row["round"])
 
 
-def peaks(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """GFLOP/s of a product and GB/s of a copy, the best that these rows have."""
-
-    def best(name: str) -> float:
-        measured = [row for row in rows if row["peer"] == schema.PEAK]
-        values = [row.get(f"{name}_{'gpu' if device.gpu() else row['cores']}") for row in measured]
-        return max((value for value in values if value is not None), default=float("nan"))
-
-    gemm, copy = best("gemm_gflops"), best("copy_gbs")
-    return gemm, copy
+def noise(row: Row, fastest: float = 0.0) -> str:
+    """Return the reason not to trust a row, empty if none; fastest: best probe of this machine, in GFLOP/s."""
+    low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
+    if (high - low) / middle > SPREAD:
+        return f"samples spread over {100 * (high - low) / middle:.0f} % of their median"
+    if slow := machine.slow_probe(row.get("probe_gflops", []), fastest):
+        return slow
+    return f"{row['load']:.1f} processes wanted a core" if row["load"] > 2 * row["cores"] else ""
 
 
-def over_sizes(lines: Sequence[Line], kind: str, cell: str = "lstm") -> dict[str, list[tuple[float, float, float]]]:
-    """Sides, and their ratios over the sizes that a kind of workload with that cell was measured at, more than one."""
-    found: dict[str, list[tuple[float, float, float]]] = {}
-    for line in lines:
-        if line.ratio and (line.work.kind, line.work.cell) == (kind, cell):
-            found.setdefault(line.side, []).append(line.ratio)
-    return {name: ratios for name, ratios in found.items() if len(ratios) > 1}
+@dataclass
+class Sweep:
+    """State of a sweep.
+
+    Attributes:
+        folder: where the references of the workloads are written.
+        sha: commit of the rows.
+        seconds: time to measure for in each process.
+        most: tries of a process whose rows are noisy.
+        distances: distance from the reference, of candidates that were checked.
+        fastest: best probe so far.
+    """
+
+    folder: Path
+    sha: str
+    seconds: float
+    most: int
+    distances: dict[tuple, float]
+    fastest: float = 0.0
+    references: dict[str, Path] = field(default_factory=dict)
+
+    def measure(self, process: Process) -> list[Row]:
+        """Return the rows of a process, one for each try."""
+        rows = []
+        for _ in range(process.tries, self.most):
+            rows.append(self._try(process))
+            if not rows[-1].get("noisy"):
+                break
+        return rows
+
+    def _try(self, process: Process) -> Row:
+        """Return the row of one fresh process, with "error" if it fails."""
+        work, candidate = process.work, process.candidate
+        peer, *options = candidate.arguments()
+        about = process.about(self.sha)
+        module = ["bench.worker", peer, work.name, *options, *self._against(work, candidate), "--seconds", str(self.seconds)]
+        try:
+            row = about | timing.run_module(module)[-1]
+        except subprocess.CalledProcessError as error:
+            lines = [line for line in (error.stdout or "").splitlines() if line.startswith("{")]
+            known = dict(zip(KEY, candidate.key(work), strict=True))
+            row = known | about | (json.loads(lines[-1]) if lines else {"error": f"ended with code {error.returncode}"})
+            return make_row(FAILED, **row)
+        self.distances[candidate.key(work)] = row["distance"]
+        self.fastest = max([self.fastest, *row["probe_gflops"]])
+        return make_row(STEP, **row, noisy=noise(row, self.fastest))
+
+    def _against(self, work: Workload, candidate: Candidate) -> list[str]:
+        """Return the worker's arguments of the check: the distance if it is known, else the reference, which is written first."""
+        if (distance := self.distances.get(candidate.key(work))) is not None:
+            return ["--checked", str(distance)]
+        if work.name not in self.references:
+            path = self.folder / f"{len(self.references)}.npz"
+            timing.run_module(["bench.worker", OURS, work.name, "--backend", "reference", "--write-reference", str(path)])
+            self.references[work.name] = path
+        return ["--reference", str(self.references[work.name])]
 
 
-def geometric_mean(ratios: Sequence[tuple[float, float, float]]) -> float:
-    """Of the ratios without their intervals."""
-    return float(np.exp(np.mean([np.log(ratio) for ratio, _, _ in ratios])))
+def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, most: int = TRIES) -> None:
+    """Measure the processes without a row, and the noisy ones again, each at most `most` times in all."""
+    rows = rows_of(path, STEP, git=sha)
+    tries = Counter(key_of(row) for row in rows if row["noisy"])
+    done = {key_of(row) for row in rows if not row["noisy"]} | {key for key, count in tries.items() if count >= most}
+    wanted = {
+        process.key: Process(process.work, process.candidate, process.round, tries[process.key])
+        for process in processes
+        if process.key not in done
+    }
+    if not wanted:
+        return
+    append_rows(path, make_row(PEAK, git=sha, cores=timing.CORES, load=timing.load(), **timing.peaks()))
+
+    def describe(process: Process, rows: Sequence[Row]) -> str:
+        result = rows[-1].get("error") or f"{rows[-1]['ms_per_step']:.3f} ms a step"
+        return f"{process}: {result}" + (f", noisy: {rows[-1]['noisy']}" if rows[-1].get("noisy") else "")
+
+    with tempfile.TemporaryDirectory() as folder:
+        state = Sweep(Path(folder), sha, seconds, most, {row_key(row): row["distance"] for row in rows}, timing.fastest_probe())
+        run_missing(path, wanted, lambda row: None, state.measure, "rows", describe, check)
 
 
-def report(works: Sequence[Workload], sides: Sequence[Side], path: Path, sha: str) -> None:
-    """Print a table, and the geometric mean of the ratios over the grid."""
-    rows = [row for row in rows_in(path) if row.get("git") == sha]
-    gemm, copy = peaks(rows)
-    lines = summary(works, sides, rows)
-    what = "a GPU" if device.gpu() else f"{timing.CORES} cores"
-    print(f"commit {sha or 'unknown'}; {what}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
-    noisy = sum(bool(row.get("noisy")) for row in kept(rows))
-    if noisy:
-        print(f"{noisy} rows are noisy (run up to {TRIES} times, by the preset quick once)")
-    loads = [row["load"] for row in rows if "ms_per_step" in row]
-    if loads:
-        print(f"processes that wanted a core in the minute before a row: {min(loads):.1f} to {max(loads):.1f}")
+def _table(heads: Sequence[str]) -> Table:
+    """Return an empty table whose first two columns are aligned to the left."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    heads = (
-        "workload",
-        "side",
-        "ms a step",
-        f"times {BASE}' (95 %)",
-        "tokens/s",
-        "% of product",
-        "% of copy",
-        "compile s",
-        "MiB",
-        "processes",
-    )
     for n, head in enumerate(heads):
         table.add_column(head, justify="left" if n < 2 else "right", overflow="fold")
-    notes: dict[str, str] = {}
-    for n, line in enumerate(lines):
-        work = line.work
-        name = work.name if n == 0 or lines[n - 1].work != work else ""
-        if line.error:
-            table.add_row(name, line.side, f"failed: {line.error}")
-            continue
-        if line.note:
-            notes[line.side] = line.note
-        ratio = "" if line.ratio is None else "{:.2f} ({:.2f} to {:.2f})".format(*line.ratio)
-        compiling = "" if line.compile_seconds is None else f"{line.compile_seconds:.1f}"
-        shares = (f"{100 * line.gflops / gemm:.0f}", f"{100 * line.gbs / copy:.0f}")
-        figures = (
-            f"{line.ms:.3f}",
-            ratio,
-            f"{line.tokens_per_second:,.0f}",
-            *shares,
-            compiling,
-            f"{line.memory_mib:.0f}",
-            f"{line.processes}",
-        )
-        table.add_row(name, line.side, *figures)
+    return table
+
+
+def _print(table: Table) -> None:
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table)
-    for name, note in notes.items():
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str) -> None:
+    """Print a table, and the geometric mean of the speedups over the grid."""
+    rows = rows_of(path, STEP, FAILED, PEAK, git=sha)
+    (gemm, copy), lines = peaks(rows), summarize(works, candidates, rows)
+    device = "a GPU" if machine.gpu() else f"{timing.CORES} cores"
+    print(f"commit {sha or 'unknown'}; {device}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
+    used = [row for row in kept(rows) if row["workload"] in {work.name for work in works}]
+    if noisy := sum(bool(row.get("noisy")) for row in used):
+        print(f"{noisy} rows are noisy (measured up to {TRIES} times, by the preset quick once)")
+    if loads := [row["load"] for row in used]:
+        print(f"load average before a row: {min(loads):.1f} to {max(loads):.1f}")
+    heads = ("workload", "peer", "ms a step", "our speedup (95 %)", "tokens/s", "% of product", "% of copy", "compile s", "MiB", "processes")
+    table = _table(heads)
+    for n, line in enumerate(lines):
+        name = line.work.name if n == 0 or lines[n - 1].work != line.work else ""
+        if line.error:
+            table.add_row(name, line.candidate, f"failed: {line.error}")
+            continue
+        speedup = "" if line.speedup is None else "{:.2f}x ({:.2f} to {:.2f})".format(*line.speedup)
+        compiling = "" if line.compile_seconds is None else f"{line.compile_seconds:.1f}"
+        shares = (f"{100 * line.gflops / gemm:.0f}", f"{100 * line.gbs / copy:.0f}", compiling, f"{line.memory_mib:.0f}", f"{line.processes}")
+        table.add_row(name, line.candidate, f"{line.ms:.3f}", speedup, f"{line.tokens_per_second:,.0f}", *shares)
+    _print(table)
+    for name, note in {line.candidate: line.note for line in lines if line.note}.items():
         print(f"{name}: {note}")
-    print(f"times {BASE}': its time a step over {BASE}', medians of processes, with a bootstrap interval; above 1 it is slower")
+    print("our speedup: the peer's time a step over ours, medians of processes, with a bootstrap interval; below 1 we are slower")
     for cell in dict.fromkeys(line.work.cell for line in lines):
-        for name, ratios in over_sizes(lines, "recurrence", cell).items():
-            line = f"{geometric_mean(ratios):.2f} times {BASE} in the geometric mean ({min(ratios)[0]:.2f} to {max(ratios)[0]:.2f})"
-            slower = sum(low > 1 for _, low, _ in ratios)
-            print(f"{name} over {len(ratios)} recurrences of {cell}: {line}; slower in {slower} by the interval's lower end")
+        for name, speedups in speedups_over_sizes(lines, "recurrence", cell).items():
+            print(f"geometric mean of our speedup over {name}, {len(speedups)} recurrences of {cell}: {mean_speedup(speedups)}")
+
+
+def first_step_rows(process: Process, sha: str) -> list[Row]:
+    """Return the rows of a cold and a warm process, with "error" if it fails."""
+    peer, *options = process.candidate.arguments()
+    module = ["bench.worker", peer, process.work.name, *options, "--checked", "0", "--seconds", "0.001"]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for cache in CACHES:
+            about = process.about(sha) | {"cache": cache}
+            try:
+                row = timing.run_module(module, environment=timing.compilation_cache(folder))[-1]
+                rows.append(make_row(FIRST_STEP, **about, **{name: row[name] for name in (*SECONDS, "cpu", "versions", "backend_ran")}))
+            except subprocess.CalledProcessError as error:
+                rows.append(make_row(FIRST_STEP, **about, error=f"ended with code {error.returncode}"))
+    return rows
+
+
+def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None:
+    """Measure the first step of the processes without a row."""
+
+    def key(row: Row) -> tuple | None:
+        ours = row["measurement"] == FIRST_STEP and row["git"] == sha
+        return (row["workload"], row["candidate"], row["round"]) if ours else None
+
+    def describe(process: Process, rows: Sequence[Row]) -> str:
+        return f"{process}: first step " + ", ".join(row.get("error") or f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in rows)
+
+    wanted = {(process.work.name, process.candidate.name, process.round): process for process in processes}
+    run_missing(path, wanted, key, lambda process: first_step_rows(process, sha), "pairs", describe, check)
+
+
+def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str) -> None:
+    """Print a table of medians over rounds."""
+    table = _table(("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"))
+    wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
+    rows = [row for row in rows_of(path, FIRST_STEP, git=sha) if (row["workload"], row["candidate"]) in wanted]
+    for work, name in dict.fromkeys((row["workload"], row["candidate"]) for row in rows):
+        group = [row for row in rows if (row["workload"], row["candidate"]) == (work, name)]
+        cold, warm = ([row for row in group if row["cache"] == cache] for cache in CACHES)
+        if failed := next((row["error"] for row in group if "error" in row), ""):
+            table.add_row(work, name, f"failed: {failed}")
+            continue
+        table.add_row(work, name, *(_median(cold, name) for name in SECONDS), *(_median(warm, name) for name in SECONDS[:2]), str(len(cold)))
+    _print(table)
+    print("build: importing the peer and building the model; compiling: part of the first step in XLA's compiler, where JAX runs")
+
+
+def _median(rows: Sequence[Row], name: str) -> str:
+    found = [row[name] for row in rows if row[name] is not None]
+    return f"{np.median(found):.2f}" if found else ""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What is measured where nothing else is asked for: workloads with their axes, and the peers that are left out. tries: of a process
-    whose row is noisy."""
+    """Defaults of the flags.
+
+    Attributes:
+        workloads: workloads and their axes.
+        rounds: processes of a candidate.
+        seconds: time to measure for in each process.
+        without: peers that are left out.
+        tries: tries of a process whose rows are noisy.
+    """
 
     workloads: dict[str, dict[str, tuple[int, ...]]]
     rounds: int
@@ -303,37 +289,42 @@ PRESETS = {
     "standard": Preset({"A": {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}, "B": {}}, 3, 1.0),
     "full": Preset({"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0),
 }
-"""quick took 3 min 38 s on two cores and leaves out the peers that are slow to start; one to two rounds of standard took 47 minutes."""
+"""On two cores quick took 4 minutes, without the peers that are slow to start; one to two rounds of standard took 47 minutes."""
+
+
+def _parse() -> argparse.Namespace:
+    parser = make_parser(__doc__, PATH)
+    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
+    parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
+    parser.add_argument("--peer", nargs="+", metavar="PEER", help=f"{', '.join(PEERS)}; the preset's if not given")
+    add_size_flags(parser)
+    parser.add_argument("--cell", nargs="+", default=["lstm"], help="cells of `lstm_jax.cells`; of peers, those that they have")
+    parser.add_argument("--backend", nargs="+", help=f"of ours, a candidate each: {', '.join(BACKENDS)}")
+    parser.add_argument("--dtype", nargs="+", default=["float32"], help=f"of ours, a candidate each: {', '.join(DTYPES)}")
+    parser.add_argument("--rounds", type=int, help="processes of a candidate; the preset's if not given")
+    parser.add_argument("--seconds", type=float, help="time to measure for in each process; the preset's if not given")
+    parser.add_argument("--first-step", action="store_true", help="measure build and first step, cold and with a cache")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Measure what is missing, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
-    parser.add_argument("--workload", nargs="+", help=f"{', '.join(WORKLOADS)}; with other sizes: A:H=64,B=128; else the preset's")
-    parser.add_argument("--peer", nargs="+", metavar="PEER", help=f"{', '.join(PEERS)}; the preset's if not given")
-    add_flags(parser)
-    parser.add_argument("--cell", nargs="+", default=["lstm"], help="cells of `lstm_jax.cells`; of peers see `bench.peer`")
-    parser.add_argument("--backend", nargs="+", help=f"of ours, a side each: {', '.join(BACKENDS)}")
-    parser.add_argument("--dtype", nargs="+", default=["float32"], help="of ours, a side each: float32, bfloat16")
-    parser.add_argument("--rounds", type=int, help="processes a side; else the preset's")
-    parser.add_argument("--seconds", type=float, help="timed in each process; else the preset's")
-    parser.add_argument("--report", action="store_true", help="measure nothing")
-    parser.add_argument("--commit", default=None, help="whose rows to report; this checkout's if not given")
-    parser.add_argument("--results", type=Path, default=PATH)
-    options = parser.parse_args()
-    preset = PRESETS[options.preset]
-    axes = given(options)
+    options = _parse()
+    preset, axes, sha = PRESETS[options.preset], given_axes(options), options.commit or commit()
     asked = dict.fromkeys(options.workload, axes) if options.workload else {name: own | axes for name, own in preset.workloads.items()}
-    works = [work for name, over in asked.items() for work in works_of([name], over, options.cell)]
-    sha = options.commit or commit()
-    peers = options.peer or [peer for peer in PEERS if peer not in preset.without]
-    sides = sides_of(peers, options.backend or [None], options.dtype)
-    sides = sides if options.report else installed(sides)
-    lacking = (f"{one.name}: left out, {lack}" for work in works for one in sides if (lack := PEERS[one.peer].lacks(work)))
-    for line in dict.fromkeys(lacking):
+    works = [work for name, over in asked.items() for work in read_workloads([name], over, options.cell)]
+    names = options.peer or [peer for peer in PEERS if peer not in preset.without]
+    candidates = read_candidates(names, options.backend or [None], options.dtype)
+    candidates = candidates if options.report else installed(candidates)
+    lacking = {(c, w): lack for w in works for c in candidates if (lack := PEERS[c.peer].lacks(w))}
+    for line in dict.fromkeys(f"{candidate.name}: left out, {lack}" for (candidate, _), lack in lacking.items()):
         print(line, flush=True)
-    if not options.report:
-        rounds, seconds = options.rounds or preset.rounds, options.seconds or preset.seconds
-        sweep(works, sides, rounds, seconds, options.results, sha, TRIES if options.workload else preset.tries)
-    report(works, sides, options.results, sha)
+    rounds = range(0 if options.report else options.rounds or preset.rounds)
+    processes = [Process(w, c, n) for w in works for n in rounds for c in candidates if (c, w) not in lacking]
+    if options.first_step:
+        sweep_first_step(processes, options.results, sha)
+        report_first_step(works, candidates, options.results, sha)
+        return
+    most = TRIES if options.workload else preset.tries
+    sweep(processes, options.seconds or preset.seconds, options.results, sha, most)
+    report(works, candidates, options.results, sha)

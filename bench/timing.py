@@ -1,4 +1,4 @@
-"""The only timer: sides run interleaved, each time in a fresh process on the same cores; ratios of medians with a bootstrap interval."""
+"""Fresh processes on the same cores, one after another or in turns."""
 
 import contextlib
 import json
@@ -9,26 +9,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bench import device
+from bench import machine
 
 ROOT = Path(__file__).parents[1]
 TURN = "your turn"
-"""What a process that takes turns says when it waits."""
+"""Line that a process prints when it waits for its turn."""
 CORES = min(2, len(os.sched_getaffinity(0)))
 
 
 def pinned(cores: int = CORES) -> dict[str, str]:
-    """Environment in which the usual numeric libraries use that many threads, and a GPU computes in float32."""
+    """Return the environment in which numeric libraries use so many threads and a GPU computes in float32."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return os.environ | dict.fromkeys(names, str(cores)) | device.settings()
+    return os.environ | dict.fromkeys(names, str(cores)) | machine.settings()
 
 
 def run_module(
     arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0
 ) -> list[dict[str, Any]]:
-    """Run `python -m ...` in a fresh process on `cores` cores from the `first` on, with these variables besides; its JSON lines.
+    """Run `python -m ...` in a fresh process on `cores` cores from the `first` on, and return its JSON lines.
 
     Raises:
         subprocess.CalledProcessError: if it fails.
@@ -48,11 +46,15 @@ def run_in_turns(
     folders: Sequence[Path] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of `bench.worker --turns` in as many processes as there are arguments, all on the same cores: a block of the first, of the
-    second, ..., then of all in reverse, and so on, so that what slows the machine for a while slows all of them.
+    """Run `bench.worker --turns` in several processes on the same cores, and return their rows.
+
+    They time a block each in order, then in reverse order, and so on, so that a machine that is slow for a while is slow for all of them.
 
     Args:
-        folders: a checkout for each; this one for all if not given.
+        arguments: arguments of `python -m`, for each process.
+        turns: blocks of each process.
+        folders: a checkout for each process; this one for all if not given.
+        environment: variables set besides.
 
     Raises:
         subprocess.CalledProcessError: if one fails.
@@ -61,8 +63,8 @@ def run_in_turns(
     settings = {**pinned(), **(environment or {})}
     started: list[subprocess.Popen] = []
     with contextlib.ExitStack() as stack:
-        for folder, some in zip(folders or [ROOT] * len(arguments), arguments, strict=True):
-            command = [sys.executable, "-m", *some, "--turns"]
+        for folder, module in zip(folders or [ROOT] * len(arguments), arguments, strict=True):
+            command = [sys.executable, "-m", *module, "--turns"]
             own = settings | {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
             pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": own, "cwd": folder}
             process = stack.enter_context(subprocess.Popen(command, **pipes))
@@ -71,12 +73,12 @@ def run_in_turns(
             started.append(process)
 
         def waiting(process: subprocess.Popen) -> None:
-            said = []
+            printed = []
             for line in process.stdout or ():
                 if line.strip() == TURN:
                     return
-                said.append(line)
-            raise subprocess.CalledProcessError(process.wait(), process.args, "".join(said))
+                printed.append(line)
+            raise subprocess.CalledProcessError(process.wait(), process.args, "".join(printed))
 
         for process in started:
             waiting(process)
@@ -88,22 +90,34 @@ def run_in_turns(
                 waiting(process)
         rows = []
         for process in started:
-            said, _ = process.communicate()
+            printed, _ = process.communicate()
             if process.returncode:
-                raise subprocess.CalledProcessError(process.returncode, process.args, said)
-            rows.append(json.loads(next(line for line in said.splitlines() if line.startswith("{"))))
+                raise subprocess.CalledProcessError(process.returncode, process.args, printed)
+            rows.append(json.loads(next(line for line in printed.splitlines() if line.startswith("{"))))
         return rows
 
 
-def ratio_interval(slow: Sequence[float], fast: Sequence[float], seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
-    """median(slow) / median(fast), and the 95 % interval of that ratio by the percentile bootstrap (Efron 1979)."""
-    rng = np.random.default_rng(seed)
-    a, b = np.asarray(slow), np.asarray(fast)
-    ratios = np.median(rng.choice(a, (draws, len(a))), axis=1) / np.median(rng.choice(b, (draws, len(b))), axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(np.median(a) / np.median(b)), float(low), float(high)
-
-
 def load() -> float:
-    """Processes that wanted a core in the last minute; a row notes it, since a busy machine is a noisy one."""
+    """Return the load average of the last minute, which a row records, since a busy machine is a noisy one."""
     return os.getloadavg()[0]
+
+
+def peaks() -> dict[str, float]:
+    """Return the peaks of one core, of `CORES` and of a GPU if there is one, each measured in a process of its own."""
+    found = run_module(["bench.machine", "--gpu"])[-1] if machine.gpu() else {}
+    for cores in (1, CORES):
+        row = run_module(["bench.machine", "--threads", str(cores)], cores)[-1]
+        found |= {f"{name}_{cores}": value for name, value in row.items()}
+    return found
+
+
+def fastest_probe() -> float:
+    """Return the fastest of some probes made now, in GFLOP/s; 0 on a machine with a GPU, where rows have none."""
+    return 0.0 if machine.gpu() else max(run_module(["bench.machine", "--probe"])[-1]["probe_gflops"] for _ in range(3))
+
+
+def compilation_cache(folder: str) -> dict[str, str]:
+    """Return the environment in which JAX and PyTorch keep every compiled program in this folder."""
+    kept = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
+    kept |= {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return kept | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}

@@ -1,11 +1,11 @@
-"""One peer on one workload in this process: checked against the reference, then timed; a JSON line.
+"""Check one peer on one workload against the reference in this process, then time it; a JSON line.
 
     python -m bench.worker ours A --write-reference a.npz --backend reference
     python -m bench.worker torch_lstm A --reference a.npz --seconds 5
     python -m bench.worker ours recurrence:H=64,T=80,B=32 --backend hoisted --reference r.npz
-    python -m bench.worker torch_lstm A --checked 1.3e-6      # by an earlier process, which found it that far away
+    python -m bench.worker torch_lstm A --checked 1.3e-6      # distance found by an earlier process
 
-A peer that fails prints a line with "error" and exits with 1. `--dropout` and `--recurrent-dropout` replace the workload's rates.
+A peer that fails prints a line with "error" and exits with code 1. `--dropout` and `--recurrent-dropout` replace the workload's rates.
 """
 
 import argparse
@@ -23,27 +23,28 @@ from typing import Any
 
 import numpy as np
 
-from bench import device, flops, probe
-from bench.peer import PEERS, Built, Options
+from bench import flops, machine
+from bench.peers import PEERS
+from bench.peers.base import Built, Options
 from bench.timing import TURN
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
-"""Of the reference array's largest entry, by the dtype that the peer computes in."""
+"""Accepted distance relative to the reference array's largest entry, by the compute dtype of the peer."""
 BLOCKS = 50
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Import the peer and build it."""
+    """Import the peer, and build the workload."""
     os.environ.update(PEERS[peer].environment)
     return import_module(f"bench.peers.{PEERS[peer].module}").build(work, arrays, options)
 
 
 def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray], dtype: str = "float32") -> dict[str, float]:
-    """How far outputs and one step (or gradients) are from the reference, relative to each array's largest entry.
+    """Return the distances of outputs and one step (or gradients) from the reference, relative to each array's largest entry.
 
     Raises:
-        ValueError: if an array is missing, has another shape or is further away than `TOLERANCE`.
+        ValueError: if an array is missing, has another shape or a distance above `TOLERANCE`.
     """
     form = "gradients" if work.kind == "recurrence" else built.adam
     wanted = {name.split("/", 1)[1]: reference[name] for name in reference if name.startswith(f"{form}/")}
@@ -51,18 +52,18 @@ def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray],
     found = built.after_one_step() | {"outputs": built.outputs()}
     if found.keys() != wanted.keys():
         raise ValueError(f"arrays {sorted(found)} instead of {sorted(wanted)}")
-    far = {}
+    result = {}
     for name, want in wanted.items():
         got = np.asarray(found[name])
         if got.shape != want.shape:
             raise ValueError(f"{name}: shape {got.shape} instead of {want.shape}")
         gaps = np.abs(got - want)
-        if name in built.apart:
-            gaps = gaps[~built.apart[name]]
-        far[name] = float(gaps.max() / np.abs(want).max())
-        if not far[name] <= TOLERANCE[dtype]:  # nan too
-            raise ValueError(f"{name}: {far[name]:.2g} of its largest entry away from the reference")
-    return far
+        if name in built.excluded:
+            gaps = gaps[~built.excluded[name]]
+        result[name] = float(gaps.max() / np.abs(want).max())
+        if not result[name] <= TOLERANCE[dtype]:  # nan too
+            raise ValueError(f"{name}: {result[name]:.2g} of its largest entry away from the reference")
+    return result
 
 
 def _time(run: Callable[[int], None], count: int) -> float:
@@ -72,7 +73,7 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Steps that take so many seconds or more."""
+    """Return the number of steps that take at least so many seconds."""
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
         count = max(count + 1, min(10 * count, math.ceil(count * least / took)))
@@ -81,12 +82,12 @@ def steps_per_block(run: Callable[[int], None], least: float) -> int:
 
 
 def _block(run: Callable[[int], None], count: int) -> float:
-    """Milliseconds a step; rows are kept, and their digits with them."""
+    """Return the milliseconds a step of one block, to 6 significant digits."""
     return float(f"{1000 * _time(run, count) / count:.6g}")
 
 
 def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Steps a block, and milliseconds a step of each block; blocks of `block_seconds` or more, at most about `BLOCKS` of them."""
+    """Return the steps of a block and the milliseconds a step of each: blocks of at least `block_seconds`, at most about `BLOCKS`."""
     count = steps_per_block(run, max(block_seconds, seconds / BLOCKS))
     samples, end = [], time.perf_counter() + seconds
     while not samples or time.perf_counter() < end:
@@ -95,7 +96,7 @@ def measure(run: Callable[[int], None], seconds: float, block_seconds: float) ->
 
 
 def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """The same, a block of `seconds` for each line of standard input; says on standard output when it waits for one."""
+    """Like `measure`, but time one block of `seconds` each time a line arrives on standard input; print `TURN` when waiting for one."""
     count = steps_per_block(run, max(block_seconds, seconds))
     samples = []
     print(TURN, flush=True)
@@ -106,7 +107,7 @@ def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: 
 
 
 def first_step(built: Built) -> dict[str, float | None]:
-    """Seconds of the first step, and those of them in XLA's compiler where JAX runs."""
+    """Return the seconds of the first step, and of its part in XLA's compiler where JAX runs."""
     jax: Any = sys.modules.get("jax")
     compiling: list[float] = []
     if jax is not None:
@@ -121,7 +122,7 @@ def first_step(built: Built) -> dict[str, float | None]:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had; `ru_maxrss` may hold its parent's."""
+    """Return the peak resident memory of this process; `ru_maxrss` may hold its parent's."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
@@ -142,7 +143,17 @@ def _versions(peer: str) -> dict[str, str]:
 def timed_row(
     peer: str, work: Workload, options: Options, reference: Path | None, checked: float, seconds: float, turns: bool = False
 ) -> dict[str, Any]:
-    """Build, check, time. checked: without a reference, how far away an earlier check found it; turns: with others that run now."""
+    """Build, check and time a peer, and return the row.
+
+    Args:
+        peer: its name.
+        work: workload.
+        options: options of the peer.
+        reference: file to check against; None if an earlier process did.
+        checked: distance that an earlier process found.
+        seconds: time to measure for, or of a block in turns.
+        turns: time a block for each line of standard input.
+    """
     began = time.perf_counter()
     built = build(peer, work, make_arrays(work), options)
     row: dict[str, Any] = {"build_seconds": time.perf_counter() - began}
@@ -150,16 +161,16 @@ def timed_row(
     if reference:
         with np.load(reference) as file:
             checked = max(distances(work, built, file, options.dtype).values())
-    probes = [] if device.gpu() else [probe.gflops()]
+    probes = [] if machine.gpu() else [machine.probe()]
     steps, samples = (measure_in_turns if turns else measure)(built.run, seconds, built.block_seconds)
-    probes += [] if device.gpu() else [probe.gflops()]
+    probes += [] if machine.gpu() else [machine.probe()]
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}
-    # only now: a peer without JAX is not to carry it while it is measured
+    # imported last: a peer without JAX must not carry it while it is measured
     from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.training.run_folder import environment
 
-    machine = environment(make_mesh())
+    about = environment(make_mesh())
     count = flops.step_flops(work)
     row |= {
         "ms_per_step": median,
@@ -169,21 +180,21 @@ def timed_row(
         "gflops": count / median / 1e6,
         "least_bytes": flops.least_bytes(work),
         "steps_per_block": steps,
-        "probe_gflops": [float(f"{one:.4g}") for one in probes],
+        "probe_gflops": [float(f"{value:.4g}") for value in probes],
         "samples": samples,
-        "farthest": checked,
+        "distance": checked,
         "note": built.note,
         "backend_ran": built.backend,
         "devices": built.devices,
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
-        "versions": machine.pop("versions") | _versions(peer),
+        "versions": about.pop("versions") | _versions(peer),
     }
-    del machine["devices"]
-    return row | machine
+    del about["devices"]
+    return row | about
 
 
 def described(peer: str, work: Workload, options: Options) -> dict[str, Any]:
-    """The fields that say what a row is of."""
+    """Return the fields that identify a row."""
     sizes = {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
     asked = {"backend": options.backend, "dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
     asked |= {"cell": work.cell, "dtype": options.dtype} | ({"slower": options.slower} if options.slower else {})

@@ -1,17 +1,18 @@
-"""What is timed: the two tasks of the source as whole training steps, and the recurrence alone over a grid of sizes.
+"""Workloads: the training steps of two Keras examples, an evaluation, and the recurrence alone over a grid of sizes.
 
     workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32,cell=gru"), workload("evaluation")
 
-A: Embedding(20000, 128) -> LSTM(128, dropout 0.2, recurrent dropout 0.2) -> Dense(1), 80 words, batch 32, Adam.
-B: 33 one-hot characters -> LSTM(128) -> Dense(33), softmax cross-entropy of the character after 40, batch 128, Adam.
-evaluation: A's model, without dropout, on the 25,000 IMDB test reviews in batches of 512; `$LSTM_JAX_DATA` or the cache must have them.
-recurrence: x (B, T, E) -> h (B, T, H) from a zero state, and for a given cotangent of h the gradients of kernel, recurrent kernel, bias
-and x.
+A: imdb_lstm: Embedding(20000, 128) -> LSTM(128, dropout 0.2, recurrent dropout 0.2) -> Dense(1), 80 words, batch 32, Adam.
+B: lstm_text_generation: 33 one-hot characters -> LSTM(128) -> Dense(33), softmax cross-entropy of the character after 40, batch 128, Adam.
+evaluation: the model of A without dropout on the 25,000 IMDB test reviews in batches of 512; needs them in `$LSTM_JAX_DATA` or the cache.
+recurrence: x (B, T, E) -> h (B, T, H) from a zero state, and the gradients of kernel, recurrent kernel, bias and x for a given cotangent
+of h.
 
-Each with an LSTM, or with another cell of `lstm_jax.cells` where the name gives it.
+Each has an LSTM, or the cell of `lstm_jax.cells` that its name gives.
 """
 
-from collections.abc import Iterator
+import argparse
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
@@ -20,18 +21,19 @@ import numpy as np
 
 from lstm_jax import data
 from lstm_jax.cell_names import cell_traits
+from lstm_jax.errors import InputError
 
 STEP = 5
-"""Characters from one window's start to the next one's."""
+"""Characters from the start of a window to that of the next."""
 EVALUATED = 25_000
-"""Test reviews."""
+"""Number of test reviews."""
 RATE = 0.2
-"""Both dropout rates of A."""
+"""Both dropout rates of workload A."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """name: as `workload` reads it; the sizes are B, T, H, E (one-hot: V) and V (recurrence: 0)."""
+    """Work of one step; `name` as `workload` reads it, sizes B, T, H, E (one-hot: V) and V (recurrence: 0)."""
 
     name: str
     kind: Literal["sentiment", "characters", "evaluation", "recurrence"]
@@ -44,21 +46,21 @@ class Workload:
 
     @property
     def gates(self) -> int:
-        """Parts that the kernel's columns hold side by side."""
+        """Number of blocks of H columns in the kernel."""
         if self.cell in GATES:
             return GATES[self.cell]
-        from lstm_jax.cells import CELLS  # JAX with it, which peers that know this cell do not need
+        from lstm_jax.cells import CELLS  # imports JAX, which a peer with a cell of `GATES` does not need
 
         return CELLS[self.cell].gates
 
     @property
     def sees_state(self) -> bool:
-        """Whether the gates have a product with the state."""
+        """Whether the gates multiply the state."""
         return cell_traits()[self.cell].product
 
     @property
     def classes(self) -> int:
-        """Outputs of the head; 0 for none."""
+        """Number of outputs of the head; 0 without a head."""
         return {"sentiment": 1, "characters": self.vocabulary, "evaluation": 1, "recurrence": 0}[self.kind]
 
     @property
@@ -68,27 +70,27 @@ class Workload:
 
     @property
     def examples(self) -> int:
-        """That a step reads; an evaluation counts as one."""
+        """Number of examples of a step; an evaluation is one step."""
         return EVALUATED if self.kind == "evaluation" else self.batch
 
     @property
     def batches(self) -> int:
-        """Different batches that training goes round: of words so many that, as in an epoch, nearly every word of the table comes."""
+        """Number of batches that training repeats: enough for nearly every word of the table to occur, as in an epoch."""
         return 128 if self.kind == "sentiment" else 8
 
     @property
     def dropout(self) -> float:
-        """The rate of the input dropout that the workload has."""
+        """Rate of the input dropout."""
         return RATE if self.kind == "sentiment" else 0.0
 
     @property
     def recurrent_dropout(self) -> float:
-        """The rate of its recurrent dropout."""
+        """Rate of the recurrent dropout; 0 for a cell whose gates do not multiply the state."""
         return self.dropout if self.sees_state else 0.0
 
 
 GATES = {"lstm": 4, "gru": 3, "simple_rnn": 1}
-"""Of the cells that peers have too."""
+"""Blocks of columns of the cells that peers have too."""
 WORKLOADS = {
     "A": Workload("A", "sentiment", 32, 80, 128, 128, 20_000),
     "B": Workload("B", "characters", 128, 40, 128, 33, 33),
@@ -100,7 +102,7 @@ LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "voc
 
 
 def workload(name: str) -> Workload:
-    """A workload of the table, with other sizes or another cell where the name gives them: "A:B=4,T=5,H=8,E=8,V=30,cell=gru".
+    """Return a workload of the table, with the sizes and the cell that its name gives: "A:B=4,T=5,H=8,E=8,V=30,cell=gru".
 
     Raises:
         ValueError: if there is no such workload, size or cell.
@@ -123,12 +125,12 @@ def workload(name: str) -> Workload:
 
 
 def recurrence(units: int, length: int, batch: int) -> Workload:
-    """A cell of the grid; E = H."""
+    """Return a workload of the grid; E = H."""
     return workload(f"recurrence:H={units},T={length},B={batch}")
 
 
 def grid(units=UNITS, lengths=LENGTHS, batches=BATCH_SIZES) -> Iterator[Workload]:
-    """The cells of the grid."""
+    """Yield the workloads of the grid."""
     for cell in product(units, lengths, batches):
         yield recurrence(*cell)
 
@@ -138,11 +140,13 @@ LAYER = "recurrent/0/"
 
 @dataclass(frozen=True)
 class Arrays:
-    """What every peer is given.
+    """Arrays that every peer is given.
 
-    weights: float32, named and laid out as in `lstm_jax.convert`, gates i, f, g, o; a recurrence has those of "recurrent/0/" only.
-    inputs, targets: words: ids (N, T), labels (N,); characters: ids (N, T) and the next one (N,), cut from `text` every `STEP`;
-        N is `batches` batches. Recurrence: x (B, T, E) and the cotangent of h (B, T, H).
+    Attributes:
+        weights: float32, named and laid out as in `lstm_jax.convert`, gates i, f, g, o; of a recurrence only those of "recurrent/0/".
+        inputs: word or character ids (N, T) of `batches` batches, N examples; of a recurrence x (B, T, E).
+        targets: labels (N,), next characters (N,), or the cotangent of h (B, T, H).
+        text: the ids from which windows of characters are cut every `STEP`.
     """
 
     weights: dict[str, np.ndarray]
@@ -151,12 +155,12 @@ class Arrays:
     text: np.ndarray
 
     def cell(self) -> dict[str, np.ndarray]:
-        """The recurrent layer's: kernel (E, G H), recurrent_kernel (H, G H), bias (G H,), and what else the cell has; an LSTM's G is 4."""
+        """Return the weights of the cell: kernel (E, G H), recurrent_kernel (H, G H), bias (G H,) and others; G is 4 for an LSTM."""
         return {name.removeprefix(LAYER): array for name, array in self.weights.items() if name.startswith(LAYER)}
 
 
 def make_arrays(work: Workload, seed: int = 0) -> Arrays:
-    """Weights near Keras' initial ones, but with a bias that tells the gates apart; deterministic in the seed."""
+    """Return weights distributed as Keras initialises them, but with a bias that differs by gate; deterministic in the seed."""
     rng = np.random.default_rng(seed)
     B, T, H, E, V = work.batch, work.length, work.units, work.features, work.vocabulary
 
@@ -186,7 +190,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     if work.words:
         weights["embedding/embedding"] = uniform(0.05, V, E)
     if work.kind == "evaluation":
-        from bench.sentiment_data import imdb_rows  # reads the reviews with this project; other workloads need neither
+        from bench.peers.task_data import imdb_rows  # reads the reviews with this project; other workloads need neither
 
         _, _, ids, labels = imdb_rows()
         return Arrays(weights, ids[:, -T:] % V, labels, empty)
@@ -199,7 +203,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
 
 
 def _shapes(work: Workload) -> dict[str, tuple[int, ...]]:
-    """Of the parameters of a cell that no peer has. It makes no JAX devices: how many there are is decided later."""
+    """Return the shapes of the parameters of a cell that no peer has; makes no JAX devices, whose number is decided later."""
     import jax
 
     from lstm_jax.cells import CELLS
@@ -209,5 +213,66 @@ def _shapes(work: Workload) -> dict[str, tuple[int, ...]]:
 
 
 def one_hot(ids: np.ndarray, size: int) -> np.ndarray:
-    """ids (...) -> float32 (..., size)."""
+    """Return ids (...) as float32 (..., size)."""
     return np.eye(size, dtype=np.float32)[ids]
+
+
+AXES = {"H": "units", "T": "length", "B": "batch"}
+"""Flags of the sizes of a sweep."""
+
+
+def add_size_flags(parser: argparse.ArgumentParser, names: Iterable[str] = AXES.values()) -> None:
+    """Add the flags --units, --length and --batch, or those named."""
+    for name in names:
+        parser.add_argument(f"--{name}", type=read_sizes, help="sizes, as in 32,64,128 or 32..512")
+
+
+def given_axes(options: argparse.Namespace) -> dict[str, tuple[int, ...]]:
+    """Return the axes that the flags give, by letter."""
+    return {letter: values for letter, name in AXES.items() if (values := getattr(options, name))}
+
+
+def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells: Iterable[str] = ("lstm",)) -> list[Workload]:
+    """Return the named workloads at every combination of sizes of the axes, with each cell; an evaluation keeps its sizes.
+
+    Args:
+        names: names without sizes are varied, the recurrence over its grid where `axes` lacks an axis.
+        axes: sizes by a letter of `LETTERS`.
+        cells: names of cells.
+
+    Raises:
+        InputError: if a workload does not exist.
+    """
+    found = {}
+    for name, cell in product(names, cells):
+        over = ({"H": UNITS, "T": LENGTHS, "B": BATCH_SIZES} | axes) if name == "recurrence" else {} if name == "evaluation" else axes
+        for sizes in product(*over.values()):
+            work = _resized(name, dict(zip(over, sizes, strict=True)), cell)
+            found[work.name] = work
+    return list(found.values())
+
+
+def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
+    """Return the workload at these sizes, under its plain name if they are its own; a name that has sizes keeps them."""
+    changes = ",".join([f"{letter}={size}" for letter, size in sizes.items()] + [f"cell={cell}"] * (cell != "lstm"))
+    try:
+        work = workload(name + (f":{changes}" if changes and ":" not in name else ""))
+    except ValueError as error:
+        raise InputError("workload", name, str(error).partition(": ")[2]) from error
+    plain = workload(name.partition(":")[0])
+    return plain if name != "recurrence" and replace(work, name=plain.name) == plain else work
+
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """Read 20,40 or 32..512, in which each size is twice the one before.
+
+    Raises:
+        ValueError: for any other text, which argparse reports as a bad value.
+    """
+    first, dots, last = text.partition("..")
+    if not dots:
+        return tuple(int(part) for part in text.split(","))
+    found = [int(first)]
+    while 2 * found[-1] <= int(last):
+        found.append(2 * found[-1])
+    return tuple(found)

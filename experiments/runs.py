@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.generation_data import articles
+from bench.peers.task_data import articles
 from lstm_jax import data
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import GenerationConfig, SentimentConfig

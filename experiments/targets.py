@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bench.generation_data import articles
+from bench.peers.task_data import articles
 from experiments import runs, study
 from experiments.training import fit
 from lstm_jax import data, unroll

@@ -1,1 +1,183 @@
-"""One file a peer; each is imported in a process of its own."""
+"""Table of the peers and, as `--peer` takes it, a candidate: a peer with its options. Each peer runs in a process of its own."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import product
+from typing import Any
+
+from bench import machine
+from bench.workloads import Workload
+from lstm_jax.errors import InputError, require
+
+OURS = "ours"
+"""Name of this project among the peers."""
+DTYPES = ("float32", "bfloat16")
+RATES = ("dropout", "recurrent")
+COMMON_CELLS = ("gru", "simple_rnn")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A row of the table of peers.
+
+    Attributes:
+        name: its name in rows and flags.
+        title: its name in a report; versions of packages in braces.
+        module: module of `bench.peers` with `build(workload, arrays, options) -> Built`.
+        imports: packages that must be installed.
+        packages: distributions whose versions are recorded.
+        extra: the project's pip extra that installs them.
+        options: options of a candidate that it takes.
+        environment: variables set before its import.
+        gpu: whether it runs on a GPU alone.
+        cells: cells beside the LSTM whose recurrence it has.
+    """
+
+    name: str
+    title: str
+    module: str
+    imports: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    options: tuple[str, ...] = RATES
+    environment: Mapping[str, str] = field(default_factory=dict)
+    gpu: bool = False
+    cells: tuple[str, ...] = ()
+
+    def lacks(self, work: Workload) -> str:
+        """Return the feature of a workload that the peer lacks; empty if none."""
+        if work.cell == "lstm" or self.name == OURS or (work.kind == "recurrence" and work.cell in self.cells):
+            return ""
+        return f"no {work.cell} in {work.name.partition(':')[0]}"
+
+    def missing(self) -> str:
+        """Return the packages that are not installed, with the command that installs them, or the GPU it needs; empty if none."""
+        packages = [name for name in self.imports if find_spec(name) is None]
+        if packages:
+            return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
+        return "a GPU is missing" if self.gpu and not machine.gpu() else ""
+
+
+def _torch(name: str, title: str) -> Peer:
+    return Peer(name, f"PyTorch {{torch}}, {title}", name, ("torch",), ("torch",), "torch", cells=COMMON_CELLS)
+
+
+def _keras(backend: str, title: str, package: str) -> Peer:
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    return Peer(
+        f"keras_{backend}",
+        f"Keras {{keras}} on {title}, `fit`",
+        "keras_lstm",
+        ("keras", backend),
+        ("keras", package),
+        "peers",
+        environment=environment,
+        cells=COMMON_CELLS,
+    )
+
+
+TABLE = (
+    Peer(OURS, "this project", "ours", options=("backend", *RATES, "dtype", "slower")),
+    _torch("torch_lstm", "nn.LSTM, fused Adam"),
+    _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),
+    Peer("jax_rnn", "jax.experimental.rnn {jax}", "jax_rnn", (), ("jax",), gpu=True),
+    Peer("flax_nnx", "Flax {flax}, nnx.RNN", "flax_nnx", (), ("flax",), options=("backend", *RATES)),
+    Peer("flax_linen", "Flax {flax}, Linen", "flax_linen", (), ("flax",)),
+    Peer("haiku", "Haiku {dm-haiku}", "haiku_lstm", ("haiku",), ("dm-haiku",), "peers"),
+    Peer("equinox", "Equinox {equinox}", "equinox_lstm", ("equinox",), ("equinox",), "peers"),
+    _keras("jax", "JAX", "jax"),
+    _keras("torch", "PyTorch", "torch"),
+    _keras("tensorflow", "TensorFlow", "tensorflow-cpu"),
+)
+PEERS = {peer.name: peer for peer in TABLE}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A peer with its options; None is the workload's own rate."""
+
+    name: str
+    peer: str
+    backend: str | None = None
+    dropout: float | None = None
+    recurrent: float | None = None
+    dtype: str = "float32"
+    slower: float = 0.0
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of `bench.worker`, the workload excepted."""
+        named = {"--backend": self.backend, "--dropout": self.dropout, "--recurrent-dropout": self.recurrent}
+        named |= {"--dtype": self.dtype if self.dtype != "float32" else None, "--slower": self.slower or None}
+        return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
+
+    def key(self, work: Workload) -> tuple:
+        """Return the key of its rows on a workload, see `row_key`."""
+        dropout = work.dropout if self.dropout is None else self.dropout
+        recurrent = work.recurrent_dropout if self.recurrent is None else self.recurrent
+        return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)
+
+
+KEY = ("peer", "workload", "backend", "dropout", "recurrent_dropout", "dtype", "slower")
+
+
+def row_key(row: Mapping[str, Any]) -> tuple:
+    """Return the key that identifies the candidate and the workload of a row."""
+    return tuple(row.get(name, default) for name, default in zip(KEY, (None,) * 5 + ("float32", 0.0), strict=True))
+
+
+def read_candidate(text: str) -> Candidate:
+    """Read PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=bfloat16][:slower=SHARE].
+
+    Raises:
+        InputError: for an unknown peer, or an option or value that the peer does not take.
+    """
+    from lstm_jax.recurrence import BACKENDS  # imports JAX, which a process of another peer must not carry
+
+    name, *options = text.split(":")
+    pairs = {option.split("=")[0]: option.partition("=")[2] for option in options}
+    require(name in PEERS, "peer", text, f"give one of {', '.join(PEERS)}")
+    known = PEERS[name].options
+    require(pairs.keys() <= {*known}, "peer", text, f"give {name} no other options than {', '.join(known)}, as in {name}:dropout=0.2")
+    dtype, backend = pairs.get("dtype", "float32"), pairs.get("backend")
+    require(dtype in DTYPES, "dtype", dtype, f"give {' or '.join(DTYPES)}")
+    require(name != OURS or backend is None or backend in BACKENDS, "backend", backend, f"give one of {', '.join(BACKENDS)}")
+    try:
+        numbers = {option: float(pairs[option]) for option in (*RATES, "slower") if option in pairs}
+    except ValueError as error:
+        raise InputError("peer", text, f"give numbers as in {name}:dropout=0.2") from error
+    return Candidate(text, name, backend, dtype=dtype, **numbers)
+
+
+def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return the candidates that can run here, and print what the others lack."""
+    found = []
+    for candidate in candidates:
+        if missing := PEERS[candidate.peer].missing():
+            print(f"{candidate.name}: skipped, {missing}", flush=True)
+        else:
+            found.append(candidate)
+    return found
+
+
+def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes: Iterable[str]) -> list[Candidate]:
+    """Read candidates, with one for each backend and dtype in place of ours without options.
+
+    Raises:
+        InputError: see `read_candidate`.
+    """
+    choices = [
+        (f":backend={backend}" if backend else "") + (f":dtype={dtype}" if dtype != "float32" else "")
+        for backend, dtype in product(backends, dtypes)
+    ]
+    return [read_candidate(name + options) for name in names for options in (choices if name == OURS else [""])]
+
+
+def title(name: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the title of a candidate, with the versions in its rows."""
+    versions = next((row["versions"] for row in rows if row.get("candidate") == name and "versions" in row), {})
+    peer, _, options = name.partition(":")
+    text = PEERS[peer].title
+    for package in PEERS[peer].packages:
+        text = text.replace(f"{{{package}}}", versions.get(package, "").split("+")[0])
+    return text + (f", {options.replace(':', ', ')}" if options else "")

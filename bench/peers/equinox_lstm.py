@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.peer import Built, Options, no_recurrent_dropout
+from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.peers import jax_step
 from bench.workloads import Arrays, Workload
 
@@ -54,7 +54,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """See `bench.peer`."""
+    """Build the workload, see `bench.peers.base`."""
     weights, lstm = arrays.weights, arrays.cell()
     net = Net(work, options.dropout, jax.random.key(0))
     put = [

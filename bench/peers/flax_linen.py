@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from bench.peer import Built, Options, no_recurrent_dropout
+from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.peers import jax_step
 from bench.workloads import Arrays, Workload
 from lstm_jax import convert
@@ -38,7 +38,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """See `bench.peer`."""
+    """Build the workload, see `bench.peers.base`."""
     net, weights = Net(work, options.dropout), arrays.weights
     tree: dict[str, Any] = {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)}
     if work.classes:

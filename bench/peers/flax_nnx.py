@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from bench.peer import Built, Options, no_recurrent_dropout
+from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.peers import jax_step
 from bench.workloads import Arrays, Workload
 from lstm_jax import convert
@@ -43,7 +43,7 @@ def _to_ours(state: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """See `bench.peer`."""
+    """Build the workload, see `bench.peers.base`."""
     cell = options.backend or "OptimizedLSTMCell"
     net, weights = Net(work, options.dropout, cell, nnx.Rngs(0)), arrays.weights
     graph, state, rest = nnx.split(net, nnx.Param, ...)

@@ -5,7 +5,7 @@ from typing import Any
 import haiku as hk  # pyright: ignore[reportMissingImports]
 import numpy as np
 
-from bench.peer import Built, Options, no_recurrent_dropout
+from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.peers import jax_step
 from bench.workloads import Arrays, Workload
 
@@ -24,7 +24,7 @@ def _forget(units: int) -> np.ndarray:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """See `bench.peer`."""
+    """Build the workload, see `bench.peers.base`."""
     weights, lstm, units = arrays.weights, arrays.cell(), work.units
     w = _reordered(np.concatenate([lstm["kernel"], lstm["recurrent_kernel"]]))
     tree = {"lstm/linear": {"w": w, "b": _reordered(lstm["bias"] - _forget(units))}}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import rnn
 
-from bench.peer import Built, Options, no_recurrent_dropout
+from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.peers import jax_step
 from bench.workloads import Arrays, Workload
 
@@ -27,7 +27,7 @@ def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarr
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """See `bench.peer`.
+    """Build the workload, see `bench.peers.base`.
 
     Raises:
         RuntimeError: if JAX does not run on a GPU.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from bench.peer import Built, comparable, evaluation
+from bench.peers.base import Built, comparable, evaluation
 from bench.workloads import Arrays, Workload, one_hot
 
 
@@ -24,7 +24,7 @@ class Model:
 
 
 def build(work: Workload, arrays: Arrays, model: Model) -> Built:
-    """See `bench.peer`."""
+    """Build the workload, see `bench.peers.base`."""
     if work.kind == "evaluation":
         return _evaluation(work, arrays, model)
     return _recurrence(arrays, model) if work.kind == "recurrence" else _training(work, arrays, model)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from bench.peer import Built, Options, comparable, evaluation
+from bench.peers.base import Built, Options, comparable, evaluation
 from bench.workloads import LAYER, Arrays, Workload
 from lstm_jax import convert, data
 
@@ -18,7 +18,7 @@ LAYERS: Any = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn":
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """See `bench.peer`."""
+    """Build the workload, see `bench.peers.base`."""
     keras.utils.set_random_seed(0)
     return _recurrence(work, arrays) if work.kind == "recurrence" else _training(work, arrays, options)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bench.peer import Built, Options, comparable, evaluation, slowed
+from bench.peers.base import Built, Options, comparable, evaluation, slowed
 from bench.workloads import LAYER, STEP, Arrays, Workload
 from lstm_jax import CELLS, native, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
@@ -44,7 +44,7 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """See `bench.peer`."""
+    """Build the workload, see `bench.peers.base`."""
     mesh, backend = _mesh(work, options), resolve_backend(options.backend, work.cell, compute_dtype=options.dtype).name
     if work.kind == "recurrence":
         return _recurrence(work, arrays, mesh, backend, options.dtype)

@@ -8,7 +8,7 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
-from bench.peer import Built, Options, comparable, evaluation, no_recurrent_dropout
+from bench.peers.base import Built, Options, comparable, evaluation, no_recurrent_dropout
 from bench.workloads import Arrays, Workload
 from lstm_jax import convert
 
@@ -37,7 +37,7 @@ class Net(nn.Module):
 
 
 def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = False) -> Built:
-    """See `bench.peer`; compiled: by torch.compile."""
+    """Build the workload, see `bench.peers.base`; compiled: by torch.compile."""
     wrapped = torch.compile if compiled else lambda net: net
     make = {"evaluation": _evaluation, "recurrence": _recurrence}.get(work.kind, _training)
     built = make(work, arrays, options, wrapped)

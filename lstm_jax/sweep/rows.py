@@ -1,12 +1,15 @@
-"""Append-only rows of JSON, one a line."""
+"""Append-only rows of JSON, one a line, in a plain or a compressed (.gz) file."""
 
+import gzip
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
+from lstm_jax.files.writing import write_atomically
 
 
 def _require_rows(path: Path) -> None:
@@ -16,7 +19,19 @@ def _require_rows(path: Path) -> None:
     require(path.is_file(), f"rows {path}", "not a file", "name a file of rows, or a new one")
     with path.open("rb") as file:
         head = file.read(1)
-    require(head in (b"", b"{", b"\n"), f"rows {path}", "not rows of JSON", "name a file of rows, or a new one")
+    heads = (b"", b"\x1f") if path.suffix == ".gz" else (b"", b"{", b"\n")
+    require(head in heads, f"rows {path}", "not rows of JSON", "name a file of rows, or a new one")
+
+
+def _read(path: Path) -> bytes:
+    """Return the text of a file of rows, decompressed if its name ends in .gz; raise `InputError` for a damaged file."""
+    content = path.read_bytes()
+    if path.suffix != ".gz" or not content:
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"rows {path}", error, "name a file that is complete, or a new one") from error
 
 
 def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, place: row) -> Iterator[dict[str, Any]]:
@@ -28,7 +43,7 @@ def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda r
     if not path.exists():
         return
     _require_rows(path)
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(_read(path).decode().splitlines(), 1):
         try:
             row = json.loads(line)
         except ValueError:
@@ -39,10 +54,14 @@ def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda r
 
 
 def append_rows(path: Path, *rows: dict[str, Any]) -> None:
-    """Add rows at the end, handed to the system in one piece before this returns."""
+    """Add rows at the end, handed to the system in one piece before this returns; a file ending in .gz is rewritten and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _require_rows(path)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        write_atomically(path, gzip.compress((_read(path) if path.exists() else b"") + text.encode(), mtime=0))
+        return
     torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
     with path.open("a") as file:
-        file.write(("\n" if torn else "") + "".join(json.dumps(row) + "\n" for row in rows))
+        file.write(("\n" if torn else "") + text)
         file.flush()

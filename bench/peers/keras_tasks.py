@@ -1,0 +1,162 @@
+"""Keras 3 on JAX on its own examples imdb_lstm and lstm_text_generation: train by `fit`, or draw characters; a JSON line for each result.
+
+    python -m bench.peers.keras_tasks sentiment --seed 0 --epochs 3
+    python -m bench.peers.keras_tasks generation --seed 0 --epochs 10
+    python -m bench.peers.keras_tasks sampling --weights model.weights.h5
+
+Training prints a line for each epoch; `generation` with --validation a last one, bits a character of the held-out text under the trained
+weights, by this project's scorer in windows and with the state carried. `sampling` writes the model's initial weights to the file if it
+does not exist.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import keras
+import numpy as np
+
+from bench.peers.task_data import CHARACTERS, CHARS, LENGTH, article_windows, imdb_rows
+from lstm_jax import convert, data
+from lstm_jax.config import GenerationConfig
+from lstm_jax.models import functional
+from lstm_jax.runtime import sharding
+from lstm_jax.tasks import generation
+from lstm_jax.training.scoring import Scorer
+
+BATCH = 32
+COMMON = {"peer": "keras_jax", "version": keras.__version__}
+
+
+def sentiment_model() -> keras.Model:
+    """Return Embedding(20000, 128) -> LSTM(128, dropout 0.2, recurrent dropout 0.2) -> Dense(1, sigmoid) with Adam."""
+    layers = [
+        keras.Input((80,), dtype="int32"),
+        keras.layers.Embedding(20000, 128),
+        keras.layers.LSTM(128, dropout=0.2, recurrent_dropout=0.2),
+        keras.layers.Dense(1, activation="sigmoid"),
+    ]
+    model = keras.Sequential(layers)
+    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
+    return model
+
+
+def generation_model(characters: int, length: int = LENGTH, units: int = 128) -> keras.Model:
+    """Return LSTM(units) -> Dense(characters, softmax) with Adam."""
+    layers = [keras.Input((length, characters)), keras.layers.LSTM(units), keras.layers.Dense(characters, activation="softmax")]
+    model = keras.Sequential(layers)
+    model.compile(loss="categorical_crossentropy", optimizer="adam")
+    return model
+
+
+def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Train, and yield a row for each epoch; a warm-up first compiles for a full batch and one as short as an epoch's last."""
+    if options.warm_up:
+        short = BATCH + len(x) % BATCH
+        model.fit(x[:short], y[:short], batch_size=BATCH, verbose="0")
+    for epoch in range(1, options.epochs + 1):
+        began = time.perf_counter()
+        history = model.fit(x, y, batch_size=BATCH, epochs=epoch, initial_epoch=epoch - 1, verbose="0").history
+        row = {"seed": options.seed, "epoch": epoch, "seconds": time.perf_counter() - began}
+        yield COMMON | row | {f"train_{name}": values[0] for name, values in history.items()}
+
+
+def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Train imdb_lstm, and yield its rows, with the test metrics unless `--no-evaluation`."""
+    x, y, x_test, y_test = imdb_rows()
+    keras.utils.set_random_seed(options.seed)
+    model = sentiment_model()
+    for row in _epochs(model, x, y, options):
+        if not options.no_evaluation:
+            began = time.perf_counter()
+            loss, accuracy = model.evaluate(x_test, y_test, batch_size=BATCH, verbose="0")
+            row |= {"test_loss": loss, "test_accuracy": accuracy, "test_seconds": time.perf_counter() - began}
+        yield row
+
+
+def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Train lstm_text_generation, and yield its rows."""
+    X, Y, corpus = article_windows(options.validation)
+    x, y = data.one_hot(X, Y, corpus.characters.size)
+    keras.utils.set_random_seed(options.seed)
+    model = generation_model(corpus.characters.size)
+    for row in _epochs(model, x, y, options):
+        yield row | {"validation": options.validation}
+    if options.validation:
+        yield COMMON | {"seed": options.seed, "validation": options.validation, "epoch": "last"} | _held_out_bits(model, corpus)
+
+
+def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
+    """Return the bits a character of the validation part, in both modes."""
+    _, rebuild = functional(generation.make_model(GenerationConfig(), corpus.characters.size))
+    params = convert.generation_from_keras([np.asarray(array) for array in model.get_weights()])
+    mesh = sharding.make_mesh()
+    return {f"bits_{mode}": Scorer(rebuild, mesh, mode).text(params, corpus.validation).figures()["bits"] for mode in ("window", "carried")}
+
+
+def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generator) -> list[int]:
+    """Continue a window of ids (40,), with one `predict` of a one-hot window a character, as lstm_text_generation does."""
+    drawn = []
+    for _ in range(chars):
+        window = np.zeros((1, LENGTH, CHARACTERS))
+        window[0, np.arange(LENGTH), ids] = 1
+        p = np.log(model.predict(window, verbose="0")[0].astype("float64"))
+        p = np.exp(p) / np.exp(p).sum()
+        drawn.append(int(rng.multinomial(1, p).argmax()))
+        ids = np.append(ids[1:], drawn[-1])
+    return drawn
+
+
+def sampling_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Draw characters once, after compilation, and yield the seconds."""
+    keras.utils.set_random_seed(0)
+    model = generation_model(CHARACTERS, LENGTH, options.units)
+    if options.weights.exists():
+        model.load_weights(options.weights)
+    else:
+        model.save_weights(options.weights)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, CHARACTERS, LENGTH)
+    draw(model, ids, 3, rng)
+    began = time.perf_counter()
+    draw(model, ids, options.chars, rng)
+    yield COMMON | {"method": "predict loop", "seconds": time.perf_counter() - began}
+
+
+TASKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
+    "sentiment": sentiment_rows,
+    "generation": generation_rows,
+    "sampling": sampling_rows,
+}
+
+
+def main() -> None:
+    """Run a task, and print its rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tasks = parser.add_subparsers(dest="task", required=True)
+    for name, epochs in (("sentiment", 3), ("generation", 10)):
+        task = tasks.add_parser(name)
+        task.add_argument("--seed", type=int, default=0)
+        task.add_argument("--epochs", type=int, default=epochs)
+        task.add_argument("--warm-up", action="store_true", help="compile before the first epoch is timed")
+        if name == "sentiment":
+            task.add_argument("--no-evaluation", action="store_true")
+        else:
+            task.add_argument("--validation", type=float, default=0.0, help="share of the text that is held out")
+    task = tasks.add_parser("sampling")
+    task.add_argument("--weights", type=Path, required=True)
+    task.add_argument("--units", type=int, default=128)
+    task.add_argument("--chars", type=int, default=CHARS)
+    options = parser.parse_args()
+    for row in TASKS[options.task](options):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

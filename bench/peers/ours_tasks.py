@@ -1,0 +1,149 @@
+"""This project on the two Keras examples: train, or draw characters; a JSON line for each result.
+
+    python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 3
+    python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 10 --validation 0.15 --patience 2
+    python -m bench.peers.ours_tasks generation --validation 0 --seed 0 --epochs 10
+    python -m bench.peers.ours_tasks sampling --weights model.weights.h5
+
+Flags of `sentiment` and `generation` are those of `lstm-jax train`. Training prints a line for each epoch and, with a validation part, a last
+one for the best epoch: the test metrics of sentiment; of generation bits a character of the held-out text, in windows and with the state
+carried, and the processor seconds of the run.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from bench.peers.task_data import CHARACTERS, CHARS, LENGTH, articles
+from lstm_jax.commands.common import start_training
+from lstm_jax.config import DataConfig, GenerationConfig, GenerationModelConfig, SampleConfig, SentimentConfig, TrainConfig
+
+SENTIMENT = SentimentConfig(data=DataConfig(validation=0.0))
+GENERATION = GenerationConfig(train=TrainConfig(epochs=10), sample=SampleConfig(sample_chars=0))
+CALLS = 10
+"""Calls of the sampler; the first one compiles."""
+
+
+def config_of(default: Any, arguments: list[str]) -> Any:
+    """Return the config of a task from flags as `lstm-jax train` takes them."""
+    return tyro.cli(tyro.conf.OmitArgPrefixes[type(default)], default=default, args=arguments)
+
+
+def _common(run: Path, config: Any) -> dict[str, Any]:
+    environment = json.loads((run / "environment.json").read_text())
+    row = {"peer": "ours", "version": environment["git"], "backend": environment["backend"], "seed": config.train.seed}
+    return row | {"validation": config.data.validation}
+
+
+def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """Train the sentiment task, and yield its rows."""
+    config = config_of(SENTIMENT, arguments)
+    start_training(config.train.devices, config.model)
+    from lstm_jax.tasks import sentiment
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        result = sentiment.train(config, run, figures=False)
+        common, final = _common(run, config), json.loads((run / "result.json").read_text())
+    yield from (common | row for row in result.rows)
+    if config.data.validation:
+        yield common | {"epoch": "best"} | final
+
+
+def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """Train the text generation task, and yield its rows."""
+    config = config_of(GENERATION, arguments)
+    config = replace(config, data=articles(config.data))
+    start_training(config.train.devices, config.model)
+    from lstm_jax.tasks import generation
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        result = generation.train(config, run, figures=False)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        common, trained = _common(run, config), generation.load(run)
+        held_out = generation.load_corpus(config).validation
+    yield from (common | row for row in result.rows)
+    if len(held_out):
+        row = {"epoch": "best", "best_epoch": result.best_epoch, "config": _changed(config), "cpu_seconds": used.ru_utime + used.ru_stime}
+        row |= {"parameters": sum(array.size for array in trained.params.values()), "peak_mib": used.ru_maxrss / 1024}
+        yield common | row | {f"bits_{mode}": trained.score(held_out, mode).figures()["bits"] for mode in ("window", "carried")}
+
+
+def _changed(config: GenerationConfig) -> dict[str, Any]:
+    """Return the fields of a config that differ from `GENERATION`, the data and the seed excepted."""
+    parts = ((config.data, GENERATION.data), (config.model, GENERATION.model), (config.train, GENERATION.train))
+    return {
+        name: value
+        for part, default in parts
+        for name, value in asdict(part).items()
+        if value != asdict(default)[name] and name not in ("data", "seed", "validation")
+    }
+
+
+def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """Draw characters in both modes, one text and several at once; yield the median seconds of `CALLS` calls but the first."""
+    parser = argparse.ArgumentParser(prog="python -m bench.peers.ours_tasks sampling")
+    parser.add_argument("--weights", type=Path, required=True, help="weights of a Keras model")
+    parser.add_argument("--units", type=int, default=128)
+    parser.add_argument("--chars", type=int, default=CHARS)
+    parser.add_argument("--samples", type=int, nargs="+", default=[1, 64])
+    options = parser.parse_args(arguments)
+
+    import jax
+    import numpy as np
+
+    from lstm_jax import convert
+    from lstm_jax.models import functional
+    from lstm_jax.runtime.sharding import make_mesh, use_cpu_cores
+    from lstm_jax.sampling import Sampler, make_rules
+    from lstm_jax.tasks import generation
+    from lstm_jax.training.run_folder import environment
+
+    use_cpu_cores()
+    like, rebuild = functional(generation.make_model(GenerationConfig(model=GenerationModelConfig(units=options.units)), CHARACTERS))
+    params = convert.generation_from_keras_file(options.weights)
+    assert params.keys() == like.keys()
+    rules, mesh = make_rules(CHARACTERS), make_mesh()
+    prompt = jax.numpy.asarray(np.random.default_rng(0).integers(0, CHARACTERS, (1, LENGTH)), jax.numpy.int32)
+    common = {"peer": "ours", "version": environment(mesh)["git"]}
+    for mode in ("carried", "window"):
+        sampler = Sampler(rebuild, CHARACTERS, mode, LENGTH, mesh)
+        for samples in sorted({1, *options.samples}):
+            seconds = []
+            for _ in range(CALLS):
+                began = time.perf_counter()
+                np.asarray(sampler.generate(params, jax.random.key(0), prompt, options.chars, rules, samples))
+                seconds.append(time.perf_counter() - began)
+            method = mode if samples == 1 else f"{mode}, {samples} samples"
+            row = {"method": method, "seconds": float(np.median(seconds[1:])), "compile_seconds": seconds[0], "samples": seconds[1:]}
+            yield common | row
+
+
+TASKS: dict[str, Callable[[list[str]], Iterator[dict[str, Any]]]] = {
+    "sentiment": sentiment_rows,
+    "generation": generation_rows,
+    "sampling": sampling_rows,
+}
+
+
+def main() -> None:
+    """Run a task, and print its rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=list(TASKS))
+    task = parser.parse_args(sys.argv[1:2]).task
+    for row in TASKS[task](sys.argv[2:]):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Data that every peer gets: the rows of the Keras example imdb_lstm, and the articles, cleaned as lstm_text_generation cleans its text."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+
+from lstm_jax import data
+from lstm_jax.config import GenerationConfig, SentimentConfig, TextConfig
+from lstm_jax.tasks import generation
+from lstm_jax.tasks.sentiment import load_reviews, padded_rows
+
+LENGTH, CHARACTERS, CHARS = 40, 33, 400
+"""Length of a window, distinct characters, and characters drawn after an epoch, of lstm_text_generation."""
+
+
+def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return x_train (25000, 80), y_train, x_test, y_test, int32, in Keras' ids and order; needs `$LSTM_JAX_DATA` or the cache."""
+    splits = padded_rows(load_reviews(SentimentConfig()), SentimentConfig())
+    assert splits.test is not None
+    return splits.train.ids, splits.train.labels, splits.test.ids, splits.test.labels
+
+
+def articles(config: TextConfig) -> TextConfig:
+    """Return the config with the articles of `$LSTM_JAX_DATA` as its text, unless it names another."""
+    default = (os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "articles", "wp_articles.json"),)
+    return replace(config, data=config.data or default)
+
+
+def article_windows(validation: float) -> tuple[np.ndarray, np.ndarray, data.Corpus]:
+    """Return ids X (N, LENGTH) and Y (N,), every 5 characters of the training part, and the corpus."""
+    corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=validation))))
+    return *data.windows(corpus.train, LENGTH, 5), corpus
