@@ -26,5 +26,5 @@ def make_parser(doc: str | None, results: Path, report: bool = True) -> argparse
     parser.add_argument("--results", type=Path, default=results, help="file of rows, compressed if its name ends in .gz")
     if report:
         parser.add_argument("--report", action="store_true", help="measure nothing")
-        parser.add_argument("--commit", help="commit whose rows are reported; this checkout's if not given")
+        parser.add_argument("--commit", help="commit whose rows are reported; this checkout's, of breakdown the newest, if not given")
     return parser

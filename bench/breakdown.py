@@ -1,13 +1,12 @@
-"""What a training step is made of: its parts' times by XLA's own profiler beside the step's, and for each part a floor.
+"""Parts of a training step: their times by XLA's own profiler, the time of the step, and a lower bound (floor) of each part.
 
     python -m bench breakdown                      # A and B, about a minute on two quiet cores
     python -m bench breakdown --report
 
-A part is a call of compiled code, or all that XLA compiled itself ("XLA"); "between" is what the step takes beyond their sum. A floor
-is what its products take at the peak of XLA's product, or its least bytes at the speed of a copy, both measured in the same run.
+A part is a call of compiled code, or everything that XLA compiled itself ("XLA"); "between" is the rest of the step. A floor is the time of
+the part's products at the peak of XLA's product, or of its least bytes at the speed of a copy, both measured in the same run.
 """
 
-import argparse
 import json
 import os
 import re
@@ -19,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, peak, timing
+from bench import RESULTS, commit, make_parser, timing
 from bench.flops import FLOAT, forward_flops
-from bench.throughput import commit
+from bench.schema import BREAKDOWN, check, make_row, rows_of
 from bench.workloads import Arrays, Workload, make_arrays, workload
-from lstm_jax.sweep.rows import append_rows, read_rows
+from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "breakdown.jsonl"
 STEPS, ROUNDS = 100, 7
@@ -38,7 +37,7 @@ PARTS = {
 
 
 def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> dict[str, float]:
-    """Milliseconds that a part takes at least."""
+    """Return the lower bound of the milliseconds of each part."""
     products = forward_flops(work)
     recurrent = (products["projection"] + products["recurrence"]) / gflops / 1e6
 
@@ -58,7 +57,7 @@ def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> di
 
 
 def traced(run: Any, folder: Path) -> dict[str, float]:
-    """Milliseconds a step of each operation of XLA's."""
+    """Return the milliseconds a step of each XLA operation."""
     import jax
     from jax.profiler import ProfileData, ProfileOptions
 
@@ -71,25 +70,25 @@ def traced(run: Any, folder: Path) -> dict[str, float]:
     for plane in ProfileData.from_file(str(found)).planes:
         for line in plane.lines:
             for event in line.events:
-                # a loop's own time is that of what runs in it
+                # the time of a loop is that of the operations in it
                 if any(name == "hlo_op" for name, _ in event.stats) and not event.name.startswith("while"):
                     times[event.name] += event.duration_ns / 1e6 / STEPS
     return dict(times)
 
 
 def targets(dump: Path) -> dict[str, str]:
-    """Operation -> the function that it calls, by XLA's dump of the compiled steps."""
+    """Return the function that each operation calls, from XLA's dump of the compiled steps."""
     (text,) = (path.read_text() for path in dump.glob("*jit_run_steps*cpu_after_optimizations.txt"))
     return dict(re.findall(r"%(\S+) = .*custom-call\(.*custom_call_target=\"(\w+)\"", text))
 
 
 def measure(name: str) -> dict[str, Any]:
-    """A row; in a process of its own, since XLA reads its flags once."""
+    """Return a row, in a process of its own, since XLA reads its flags once."""
     with tempfile.TemporaryDirectory() as folder:
         dump, trace = Path(folder) / "dump", Path(folder) / "trace"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump} --xla_dump_hlo_module_re=.*run_steps.*"
-        from bench.peer import Options
         from bench.peers import ours
+        from bench.peers.base import Options
 
         work = workload(name)
         arrays = make_arrays(work)
@@ -105,21 +104,21 @@ def measure(name: str) -> dict[str, Any]:
         for operation, ms in traced(built.run, trace).items():
             parts[PARTS.get(by_target.get(operation, ""), "XLA")] += ms
     found = {"ms_per_step": float(np.median(times)), "samples_ms": times, "parts_ms": dict(parts)}
-    return {"git": commit(), "workload": name, "backend": built.backend} | found
+    return {"git": commit(), "workload": name, "backend_ran": built.backend} | found
 
 
 def with_floors(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with what the machine can do, measured now, and the floors by that."""
-    work, measured = workload(row["workload"]), peak.measure()
+    """Return the row with the peaks of the machine, measured now, and the floors by them."""
+    work, measured = workload(row["workload"]), timing.peaks()
     gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]
     return row | {"floors_ms": floors(work, make_arrays(work), gflops, copy_gbs), "gemm_gflops": gflops, "copy_gbs": copy_gbs}
 
 
 def report(row: dict[str, Any]) -> None:
-    """A line a part."""
+    """Print a line for each part."""
     step, total = row["ms_per_step"], sum(row["parts_ms"].values())
     peaks = f"{row['gemm_gflops']:.0f} GFLOP/s, {row['copy_gbs']:.0f} GB/s"
-    print(f"\n{row['workload']}, commit {row['git']}: {step:.3f} ms a step; its parts add up to {100 * total / step:.1f} % of it; {peaks}")
+    print(f"\n{row['workload']}, commit {row['git']}: {step:.3f} ms a step; the parts sum to {100 * total / step:.1f} % of it; {peaks}")
     for part, ms in sorted(row["parts_ms"].items(), key=lambda pair: -pair[1]):
         floor = row["floors_ms"].get(part)
         print(f"  {part:<28} {ms:7.3f} ms, {100 * ms / step:4.1f} %" + (f"; floor {floor:.3f}, {ms - floor:.3f} above it" if floor else ""))
@@ -128,18 +127,21 @@ def report(row: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure, or report the last row of each workload."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, PATH)
     parser.add_argument("--workload", nargs="+", default=["A", "B"])
-    parser.add_argument("--report", action="store_true")
     parser.add_argument("--one", action="store_true", help="measure one workload in this process, and print its row")
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(options.workload[0])))
         return
+
+    def row_of(name: str) -> list[dict[str, Any]]:
+        row = with_floors(timing.run_module(["bench", "breakdown", "--one", "--workload", name])[-1])
+        return [make_row(BREAKDOWN, cores=timing.CORES, load=timing.load(), **row)]
+
+    wanted = {} if options.report else {name: name for name in options.workload}
+    run_missing(options.results, wanted, lambda row: None, row_of, "workloads", lambda name, rows: f"{name}: measured", check)
     for name in options.workload:
-        if not options.report:
-            row = with_floors(timing.run_module(["bench", "breakdown", "--one", "--workload", name])[-1])
-            append_rows(PATH, {"cores": timing.CORES, "load": timing.load()} | row)
-        rows = [row for row in read_rows(PATH) if row["workload"] == name]
+        rows = [row for row in rows_of(options.results, BREAKDOWN, git=options.commit) if row["workload"] == name]
         if rows:
             report(rows[-1])

@@ -1,13 +1,18 @@
-"""Two checkouts of the project in turn: is one faster or slower than the other, beyond noise?
+"""Duel of two checkouts of the project that take turns: is the candidate faster or slower than the baseline, beyond noise?
 
     git worktree add ../before HEAD~3
     python -m bench duel ../before                        # against this checkout, workloads A and B, two minutes on two cores
     python -m bench duel ../before ../after --workload A:H=256 --rounds 12
+    python -m bench duel --false-alarms                   # error rate of this test; 19 minutes on two cores
+    python -m bench duel --false-alarms --report
 
 Each round starts a fresh process of either. Once both are compiled they take turns, a block of some steps each: a machine that is slow for
-a second is slow for both. A round's ratio is the median of its blocks' ratios, and the ratios of all rounds go into an exact test of pairs:
-how often, of all ways to exchange the two checkouts of a round, the mean logarithm is as far from 0 (Fisher 1935). Beyond noise is as in
-`bench.compare`. What they compute is checked by the tests, not here. Exit code 1 if the second one is slower somewhere, 2 for bad input.
+a second is slow for both. A round's ratio is the median of its blocks' ratios, and the ratios of all rounds go into an exact sign-flip test
+of their mean logarithm (Fisher 1935). Beyond noise is defined as in `bench compare`. The tests check what the checkouts compute.
+Exit code 1 if the candidate is slower on a workload, 2 for bad input.
+
+With --false-alarms, this checkout runs against itself in twenty comparisons, each of fresh processes of its own, and in the first ten also
+against itself made slower on purpose: a third process that waits for a tenth of its time after each call, against the same baseline.
 """
 
 import argparse
@@ -21,94 +26,123 @@ from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, compare, timing
-from bench.axes import works_of
-from bench.compile import variables
-from bench.sides import BASE, Side
-from bench.workloads import Workload
+from bench import RESULTS, commit, make_parser, timing
+from bench.compare import Change, add_test_flags, judged
+from bench.peers import OURS, Candidate
+from bench.schema import DUEL, FALSE_ALARM, check, make_row, rows_of
+from bench.workloads import Workload, read_workloads
 from lstm_jax.errors import InputError, require
-from lstm_jax.sweep import progress
-from lstm_jax.sweep.rows import append_rows, read_rows
+from lstm_jax.sweep import stats
+from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
 KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "cpu", "slower")
+ALIKE, SLOWED, SHARE = 20, 10, 0.1
+"""Comparisons of this checkout with itself, those that have a slower process too, and by how much it is slower."""
+ROLES = {name: Candidate(name, OURS) for name in ("baseline", "candidate")}
+SLOWER = {"slower": Candidate("slower", OURS, slower=SHARE)}
+Row = dict[str, Any]
 
 
-def paired_p(ratios: Sequence[float], seed: int = 0) -> float:
-    """How often, of all ways to exchange the sides of a pair, the mean logarithm of the ratios is as far from 0; two-sided."""
-    logs = np.log(np.asarray(ratios))
-    far = abs(logs.sum()) - 1e-12
-    if 2 ** len(logs) <= compare.EXACT:
-        signs = 1 - 2 * (np.arange(2 ** len(logs))[:, None] >> np.arange(len(logs)) & 1)
-        return float((np.abs(signs @ logs) >= far).mean())
-    signs = np.random.default_rng(seed).choice([-1, 1], (compare.EXACT, len(logs)))
-    return float(((np.abs(signs @ logs) >= far).sum() + 1) / (compare.EXACT + 1))
+def change(work: str, name: str, ratios: Sequence[float]) -> Change:
+    """Return the change of rounds' ratios: geometric mean, its 95 % confidence interval, and p; without a verdict."""
+    return Change(work, name, *stats.geometric_mean_interval(ratios), stats.paired_p(ratios))
 
 
-def change(work: str, side: str, ratios: Sequence[float], seed: int = 0, draws: int = 10_000) -> compare.Change:
-    """Of the rounds' ratios, new over old: geometric mean, its 95 % interval by the percentile bootstrap, and p; without a verdict."""
-    logs = np.log(np.asarray(ratios))
-    means = np.random.default_rng(seed).choice(logs, (draws, len(logs))).mean(axis=1)
-    low, high = np.exp(np.quantile(means, [0.025, 0.975]))
-    return compare.Change(work, side, float(np.exp(logs.mean())), float(low), float(high), paired_p(ratios))
+def ratio(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
+    """Return the ratio of two rows of a round: the median over blocks, each against the one timed beside it."""
+    return float(np.median(np.asarray(candidate["samples"]) / np.asarray(baseline["samples"])))
 
 
-def ratio(old: Mapping[str, Any], new: Mapping[str, Any]) -> float:
-    """Of two rows of a round: the median over the blocks, each against the one that ran beside it."""
-    return float(np.median(np.asarray(new["samples"]) / np.asarray(old["samples"])))
-
-
-def round_of(
-    sides: Mapping[str, Side],
+def measure_round(
+    roles: Mapping[str, Candidate],
     work: Workload,
     environment: Mapping[str, str],
     folders: Sequence[Path] | None = None,
     turns: int = TURNS,
     seconds: float = BLOCK_SECONDS,
-) -> dict[str, dict[str, Any]]:
-    """What is kept of a row of each side, by its name.
+) -> list[Row]:
+    """Return the fields kept of a round's rows, one for each role.
+
+    Args:
+        roles: candidates by role.
+        work: the workload.
+        environment: variables of the processes.
+        folders: a checkout for each role; this one for all if None.
+        turns: blocks of each.
+        seconds: seconds of a block.
 
     Raises:
-        InputError: if a process fails; it has said why.
+        InputError: if a process fails; its message is on standard error.
     """
     commands = []
-    for one in sides.values():
-        peer, *options = one.arguments()
+    for candidate in roles.values():
+        peer, *options = candidate.arguments()
         commands.append(["bench.worker", peer, work.name, *options, "--checked", "0", "--seconds", str(seconds)])
-    machine = {"cores": timing.CORES, "load": timing.load()}
+    about = {"cores": timing.CORES, "load": timing.load(), "workload": work.name}
     try:
         rows = timing.run_in_turns(commands, turns, folders, environment)
     except subprocess.CalledProcessError as error:
-        raise InputError("process", f"ended with code {error.returncode}", "see what it said; the rounds before it are kept") from error
-    return {name: machine | {field: row[field] for field in KEPT if field in row} for name, row in zip(sides, rows, strict=True)}
+        remedy = "see its message above; the rounds before it are kept"
+        raise InputError("process", f"ended with code {error.returncode}", remedy) from error
+    return [about | {"role": role} | {name: row[name] for name in KEPT if name in row} for role, row in zip(roles, rows, strict=True)]
 
 
-def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> list[compare.Change]:
-    """Of every workload, with verdicts.
+def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[int, dict[str, Mapping[str, Any]]]]:
+    """Return rows by the field `group`, round and role."""
+    found: dict[Any, dict[int, dict[str, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        found[row[group]][row["round"]][row["role"]] = row
+    return found
+
+
+def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> list[Change]:
+    """Return the change of every workload, with verdicts.
 
     Raises:
         InputError: if there are too few rounds for any change to be beyond `level`.
     """
-    rounds: dict[str, dict[int, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
-    for row in rows:
-        rounds[row["workload"]][row["round"]][row["side"]] = row
     found = []
-    for work, pairs in rounds.items():
-        enough = 2 * 0.5 ** len(pairs) <= level
-        require(enough, f"rounds of {work}", len(pairs), f"no {len(pairs)} pairs can be beyond level {level}: run more")
-        found.append(change(work, BASE, [ratio(pair["old"], pair["new"]) for pair in pairs.values()]))
-    return compare.judged(found, level, least)
+    for work, rounds in rounds_of(rows, "workload").items():
+        enough = 2 * 0.5 ** len(rounds) <= level
+        require(enough, f"rounds of {work}", len(rounds), f"no {len(rounds)} pairs can be beyond level {level}: run more")
+        found.append(change(work, OURS, [ratio(pair["baseline"], pair["candidate"]) for pair in rounds.values()]))
+    return judged(found, level, least)
+
+
+def false_alarms(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Change]]:
+    """Return the change of each comparison against its baseline, by role."""
+    found: dict[str, list[Change]] = {"candidate": [], "slower": []}
+    for rounds in rounds_of(rows, "comparison").values():
+        for role, changes in found.items():
+            ratios = [ratio(roles["baseline"], roles[role]) for roles in rounds.values() if role in roles]
+            if ratios:
+                changes += judged([change("A", role, ratios)])
+    return found
+
+
+def report_false_alarms(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print every comparison, the rate of false alarms and that of detection."""
+    found = false_alarms(rows)
+    for role, comparisons in found.items():
+        for number, one in enumerate(comparisons):
+            interval = f"{one.ratio:.3f} times the baseline's time ({one.low:.3f} to {one.high:.3f})"
+            print(f"{number:>2} {role:<9} {interval}, p {one.p:.3f}: {one.verdict}")
+    alarms = sum(one.verdict != "same" for one in found["candidate"])
+    detected = sum(one.verdict == "slower" for one in found["slower"])
+    print(f"false alarms in {alarms} of {len(found['candidate'])} comparisons")
+    print(f"{100 * SHARE:.0f} % slower detected in {detected} of {len(found['slower'])}")
 
 
 def version(folder: Path) -> str:
-    """Of a checkout: its commit, and a hash of what is changed on it.
+    """Return the commit of a checkout, and a hash of its uncommitted changes.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is no checkout.
     """
-    there = (folder / "bench" / "worker.py").is_file()
-    require(there, "checkout", folder, "name a folder that `git worktree add` or `git clone` made")
+    exists = (folder / "bench" / "worker.py").is_file()
+    require(exists, "checkout", folder, "name a folder that `git worktree add` or `git clone` made")
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False).stdout
@@ -117,44 +151,83 @@ def version(folder: Path) -> str:
     return git("rev-parse", "--short=12", "HEAD").strip() + (f"+{hashlib.sha256(changed.encode()).hexdigest()[:8]}" if changed else "")
 
 
-def main() -> int:
-    """Measure what is missing, report, and the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("old", type=Path, help="a checkout")
-    parser.add_argument("new", type=Path, nargs="?", default=timing.ROOT, help="another; this one if not given")
-    parser.add_argument("--workload", nargs="+", default=["A", "B"], help="as for throughput")
+def _parse() -> argparse.Namespace:
+    parser = make_parser(__doc__, PATH)
+    parser.add_argument("baseline", type=Path, nargs="?", help="a checkout")
+    parser.add_argument("candidate", type=Path, nargs="?", default=timing.ROOT, help="another checkout; this one if not given")
+    parser.add_argument("--workload", nargs="+", help="as for throughput; A and B if not given, with --false-alarms A")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--turns", type=int, default=TURNS, help="blocks of either in a round")
-    parser.add_argument("--seconds", type=float, default=BLOCK_SECONDS, help="of a block")
-    parser.add_argument("--level", type=float, default=compare.LEVEL, help=f"of the test; {compare.LEVEL} if not given")
-    parser.add_argument(
-        "--least", type=float, default=compare.LEAST, help=f"the smallest change worth a word; {compare.LEAST} if not given"
-    )
-    parser.add_argument("--results", type=Path, default=PATH)
-    options = parser.parse_args()
-    folders = {"old": options.old.resolve(), "new": options.new.resolve()}
+    parser.add_argument("--seconds", type=float, default=BLOCK_SECONDS, help="seconds of a block")
+    parser.add_argument("--false-alarms", action="store_true", help="measure the error rate of the test")
+    add_test_flags(parser)
+    return parser.parse_args()
+
+
+def duel(options: argparse.Namespace) -> int:
+    """Run a duel, print the changes, and return the exit code."""
+    folders = {"baseline": options.baseline.resolve(), "candidate": options.candidate.resolve()}
     versions = {name: version(folder) for name, folder in folders.items()}
-    works = {work.name: work for name in options.workload for work in works_of([name], {})}
-    for name, value in (("rounds", options.rounds), ("turns", options.turns)):
-        require(value >= 1, name, value, "give 1 or more")
-    sides = dict.fromkeys(folders, Side(BASE, BASE))
+    works = {work.name: work for work in read_workloads(options.workload or ["A", "B"], {})}
 
-    def those(row: Mapping[str, Any]) -> bool:
-        return row["workload"] in works and row["round"] < options.rounds and row["versions"] == versions
+    def key(row: Row) -> tuple | None:
+        return (row["workload"], row["round"]) if row["measurement"] == DUEL and row["versions"] == versions else None
 
-    rows = [row for row in read_rows(options.results) if those(row)]
-    done = {(row["workload"], row["round"]) for row in rows}
-    runs = [(number, work) for number in range(options.rounds) for work in works.values() if (work.name, number) not in done]
-    with tempfile.TemporaryDirectory() as folder, progress.bar("rounds", len(runs)) as advance:
-        for number, work in runs:
-            found = round_of(sides, work, variables(folder), list(folders.values()), options.turns, options.seconds)
-            about = {"workload": work.name, "round": number, "versions": versions}
-            new = [about | {"side": name} | row for name, row in found.items()]
-            append_rows(options.results, *new)
-            rows += new
-            advance(f"{work.name}, round {number}: {ratio(found['old'], found['new']):.3f} of the old time")
-    judged = changes(rows, options.level, options.least)
-    print(f"old {versions['old']} in {folders['old']}, new {versions['new']} in {folders['new']}")
+    with tempfile.TemporaryDirectory() as folder:
+        cache = timing.compilation_cache(folder)
+
+        def measure(item: tuple[str, int]) -> list[Row]:
+            rows = measure_round(ROLES, works[item[0]], cache, list(folders.values()), options.turns, options.seconds)
+            return [make_row(DUEL, round=item[1], versions=versions, **row) for row in rows]
+
+        wanted = {(name, number): (name, number) for number in range(options.rounds) for name in works}
+        rows = run_missing(options.results, {} if options.report else wanted, key, measure, "rounds", _describe, check)
+    judged = changes([row for row in rows if key(row) in wanted], options.level, options.least)
+    print(", ".join(f"{name} {versions[name]} in {folders[name]}" for name in folders))
     for one in judged:
-        print(compare.told(one))
+        print(one)
     return int(any(one.verdict == "slower" for one in judged))
+
+
+def _describe(item: tuple[Any, int], rows: Sequence[Row]) -> str:
+    """Return the line of a round: a workload or comparison, and its ratios."""
+    ratios = ", ".join(f"{row['role']} {ratio(rows[0], row):.3f}" for row in rows[1:])
+    return f"{item[0]}, round {item[1]}: {ratios} times the baseline's time"
+
+
+def measure_false_alarms(options: argparse.Namespace) -> None:
+    """Measure the missing rounds of this checkout against itself, and report."""
+    sha = options.commit or commit()
+    (work,) = read_workloads(options.workload or ["A"], {})
+
+    def key(row: Row) -> tuple | None:
+        mine = row["measurement"] == FALSE_ALARM and (row["git"], row["workload"]) == (sha, work.name)
+        return (row["comparison"], row["round"]) if mine else None
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = timing.compilation_cache(folder)
+
+        def measure(item: tuple[int, int]) -> list[Row]:
+            rows = measure_round(roles_of(item[0]), work, cache)
+            return [make_row(FALSE_ALARM, comparison=item[0], round=item[1], git=sha, **row) for row in rows]
+
+        items = [] if options.report else [(comparison, number) for comparison in range(ALIKE) for number in range(ROUNDS)]
+        run_missing(options.results, {item: item for item in items}, key, measure, "rounds", _describe, check)
+    report_false_alarms([row for row in rows_of(options.results, FALSE_ALARM, git=sha) if row["workload"] == work.name])
+
+
+def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
+    """Return the roles that take turns in a comparison of this checkout with itself."""
+    return ROLES | (SLOWER if comparison < slowed else {})
+
+
+def main() -> int:
+    """Measure what is missing, report, and return the exit code."""
+    options = _parse()
+    for name in ("rounds", "turns"):
+        require(getattr(options, name) >= 1, name, getattr(options, name), "give 1 or more")
+    if options.false_alarms:
+        measure_false_alarms(options)
+        return 0
+    require(options.baseline is not None, "baseline", "none", "name a checkout")
+    return duel(options)

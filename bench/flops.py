@@ -1,8 +1,8 @@
-"""Arithmetic and memory traffic of a step, counted on paper. A multiply-add is 2; only matrix products count.
+"""Analytic count of arithmetic and memory traffic of a step. A multiply-add is 2; only matrix products count.
 
 A product forward has two backward, by each operand, of the same size. A one-hot input is a gather of kernel rows, its gradient a scatter:
-no product. Elementwise work (about 30 operations a unit and step), what a cell has beside kernel and recurrent
-kernel, and the optimiser are left out.
+no product. Elementwise work (about 30 operations a unit and step), other weights of a cell than kernel and recurrent kernel, and the
+optimiser are left out.
 """
 
 from bench.workloads import Workload
@@ -11,7 +11,7 @@ FLOAT = 4
 
 
 def parameters(work: Workload) -> dict[str, int]:
-    """Numbers of parameters."""
+    """Return the number of parameters by part."""
     H, E = work.units, work.features
     counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H}
     if work.classes:
@@ -22,7 +22,7 @@ def parameters(work: Workload) -> dict[str, int]:
 
 
 def forward_flops(work: Workload) -> dict[str, int]:
-    """FLOPs of the products of a forward pass."""
+    """Return the FLOPs of the products of a forward pass by part."""
     rows = work.examples * work.length
     return {
         "projection": 0 if work.kind == "characters" else 2 * rows * work.features * work.gates * work.units,
@@ -32,12 +32,12 @@ def forward_flops(work: Workload) -> dict[str, int]:
 
 
 def step_flops(work: Workload) -> int:
-    """FLOPs of a step: forward, and twice that backward; of an evaluation forward."""
+    """Return the FLOPs of a step: forward, and twice as many backward; of an evaluation, forward."""
     return (1 if work.kind == "evaluation" else 3) * sum(forward_flops(work).values())
 
 
 def least_bytes(work: Workload) -> int:
-    """Bytes that a step moves at least, were all that it keeps for itself held in cache.
+    """Return a lower bound of the bytes that a step moves, with all its intermediates in cache.
 
     Each parameter is read, and its gradient written; Adam reads the gradient and reads and writes parameter and both moments. Of a dense
     table's gradient only the rows in the batch count. Ids are read; a recurrence reads x and the cotangent and writes h and x's gradient.

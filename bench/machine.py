@@ -4,8 +4,8 @@
     python -m bench.machine --gpu           # peaks of JAX's first device
     python -m bench.machine --probe
 
-prints a JSON line. A peak is the best of a few tries, and the product the best of XLA's, NumPy's and PyTorch's where it is installed: none of
-them is the fastest on every processor.
+prints a JSON line. A peak is the best of a few tries, and the product the best of XLA's, NumPy's and PyTorch's where it is installed: none
+of them is the fastest on every processor.
 """
 
 import argparse

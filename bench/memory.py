@@ -1,86 +1,135 @@
-"""Peak memory of a training step of the sentiment model over T, all kept and in segments (`remat`), JAX included.
+"""Peak memory: of a training step of the sentiment model over T, everything kept and in segments (`remat`); or of a whole training run.
 
     python -m bench memory                         # about a minute on two cores
     python -m bench memory --report
+    LSTM_JAX_DATA=... python -m bench memory --run # text generation on tiny Shakespeare; about 5 minutes on two cores
 
-Fresh processes, the source's sizes (V 20,000, E 128, H 128, B 32, both dropouts 0.2, Adam), two steps each. Rows that are there already, of
-the same commit, are skipped. The exponents are those of a log-log fit of what a process needs above one with T = 1, that has the
-libraries, the parameters and the compiler too.
+A step: fresh processes at the sizes of the Keras example imdb_lstm (V 20,000, E 128, H 128, B 32, both dropouts 0.2, Adam), two steps each,
+JAX included. Rows that exist for this commit are skipped. The exponents are those of a log-log fit of the memory above that of a process
+with T = 1, which has the libraries, the parameters and the compiler too.
+
+A run: the command line trains one epoch of windows of 100 characters, one at every character: 1.1 million of them. Its peak is the kernel's
+largest resident size (ru_maxrss). Each call adds a row.
 """
 
 import argparse
 import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import RESULTS, timing
-from bench.axes import sizes
-from bench.peer import Options
-from bench.throughput import commit
-from bench.worker import peak_mib
-from bench.workloads import make_arrays, workload
-from lstm_jax.sweep.rows import append_rows, read_rows
+from bench import RESULTS, commit, make_parser, timing
+from bench.schema import RUN_MEMORY, STEP_MEMORY, check, make_row, rows_of
+from bench.workloads import read_sizes
+from lstm_jax.sweep.missing import run_missing
+from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / "memory.jsonl"
 LENGTHS = {"quick": (1, 100, 1000), "standard": (1, 100, 1000, 10_000), "full": (1, 100, 300, 1000, 3000, 10_000, 30_000)}
 REMATS = ("none", "sqrt")
+RUN_FLAGS = {"length": 100, "step": 1, "epochs": 1, "batch-size": 256, "clean": "none"}
+Row = dict[str, Any]
 
 
-def measure(work: str, remat: str, backend: str | None) -> dict[str, Any]:
-    """A row: the most memory that this process has had before and after two steps."""
+def measure_here(name: str, remat: str, backend: str | None) -> Row:
+    """Return a row: the peak memory of this process before and after two steps."""
     from bench.peers import ours
+    from bench.peers.base import Options
+    from bench.worker import peak_mib
+    from bench.workloads import make_arrays, workload
 
-    sized = workload(work)
-    built = ours.build(sized, make_arrays(sized), Options(backend, sized.dropout, sized.dropout, remat))
+    work = workload(name)
+    built = ours.build(work, make_arrays(work), Options(backend, work.dropout, work.dropout, remat))
     before = peak_mib()
     built.run(2)
-    sizes = {"B": sized.batch, "T": sized.length, "H": sized.units, "E": sized.features, "V": sized.vocabulary}
-    return {"remat": remat} | sizes | {"backend": built.backend, "before_mib": before, "peak_mib": peak_mib()}
+    sizes = {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
+    return {"remat": remat} | sizes | {"backend_ran": built.backend, "before_mib": before, "peak_mib": peak_mib()}
 
 
-def exponent(sizes, values) -> float:
-    """Of a power law through these points, by least squares of the logarithms."""
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Return the exponent of a power law through these points, by least squares of the logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def report(rows: list[dict[str, Any]]) -> None:
-    """Print a line a row, and the exponent of each side."""
+def report(rows: list[Row]) -> None:
+    """Print a line for each row, and the exponent of each setting of remat."""
     for remat in dict.fromkeys(row["remat"] for row in rows):
         found = sorted((row for row in rows if row["remat"] == remat), key=lambda row: row["T"])
         for row in found:
-            print(f"remat {remat}, T {row['T']:,}: {row['peak_mib']:.0f} MiB at most, {row['before_mib']:.0f} before the first step")
+            print(f"remat {remat}, T {row['T']:,}: peak {row['peak_mib']:.0f} MiB, {row['before_mib']:.0f} before the first step")
         if len(found) > 2:
             base, *longer = found
-            grown = [row["peak_mib"] - base["peak_mib"] for row in longer]
-            power = exponent([row["T"] for row in longer], grown)
+            power = exponent([row["T"] for row in longer], [row["peak_mib"] - base["peak_mib"] for row in longer])
             print(f"remat {remat}: above T {base['T']} it grows as T ** {power:.2f} from T {longer[0]['T']:,} to {longer[-1]['T']:,}")
+
+
+def measure_run() -> Row:
+    """Train by the command line, and return the row."""
+    corpus = os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "charlm", "tinyshakespeare.txt")
+    flags = [word for name, value in RUN_FLAGS.items() for word in (f"--{name}", str(value))]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "lstm_jax.cli", "train", "generation", "--data", corpus, "--run", f"{folder}/run", *flags]
+        began = time.perf_counter()
+        subprocess.run(command, check=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return make_row(RUN_MEMORY, peer="ours", flags=RUN_FLAGS, peak_mib=peak, seconds=time.perf_counter() - began)
+
+
+def sweep(names: Sequence[str], path: Path, sha: str, backend: str | None) -> None:
+    """Measure the workloads without rows, with each setting of remat."""
+
+    def key(row: Row) -> tuple | None:
+        mine = (row["measurement"], row.get("git"), row.get("backend")) == (STEP_MEMORY, sha, backend)
+        return (row["workload"], row["remat"]) if mine else None
+
+    def measure(item: tuple[str, str]) -> list[Row]:
+        name, remat = item
+        row = timing.run_module(["bench", "memory", "--here", name, remat, *(["--backend", backend] if backend else [])])[-1]
+        return [make_row(STEP_MEMORY, git=sha, workload=name, backend=backend, cores=timing.CORES, **row)]
+
+    items = [(name, remat) for name in names for remat in REMATS]
+
+    def describe(item: tuple[str, str], rows: Sequence[Row]) -> str:
+        return f"{item[0]}, remat {item[1]}: {rows[-1]['peak_mib']:.0f} MiB"
+
+    run_missing(path, {item: item for item in items}, key, measure, "processes", describe, check)
+
+
+def _parse() -> argparse.Namespace:
+    parser = make_parser(__doc__, PATH)
+    parser.add_argument("--preset", choices=list(LENGTHS), default="standard")
+    parser.add_argument("--length", type=read_sizes, help="as in 1,100,1000; the preset's if not given")
+    parser.add_argument("--sizes", default="", help="other sizes, as in B=4,H=8,E=8,V=30")
+    parser.add_argument("--backend", default=None)
+    parser.add_argument("--run", action="store_true", help="measure a training run")
+    parser.add_argument("--here", nargs=2, metavar=("WORKLOAD", "REMAT"), help="measure in this process")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Measure what is missing, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=list(LENGTHS), default="standard")
-    parser.add_argument("--length", type=sizes, help="as in 1,100,1000; the preset's if not given")
-    parser.add_argument("--sizes", default="", help="other sizes, as in B=4,H=8,E=8,V=30")
-    parser.add_argument("--backend", default=None)
-    parser.add_argument("--report", action="store_true", help="measure nothing")
-    parser.add_argument("--commit", default=None, help="whose rows to report; this checkout's if not given")
-    parser.add_argument("--results", type=Path, default=PATH)
-    parser.add_argument("--here", nargs=2, metavar=("WORKLOAD", "REMAT"), help="measure in this process")
-    options = parser.parse_args()
+    options = _parse()
     if options.here:
-        work, remat = options.here
-        print(json.dumps(measure(work, remat, options.backend)))
+        name, remat = options.here
+        print(json.dumps(measure_here(name, remat, options.backend)))
+        return
+    if options.run:
+        if not options.report:
+            append_rows(options.results, measure_run())
+        for row in rows_of(options.results, RUN_MEMORY):
+            print(f"{row['flags']}: peak {row['peak_mib']:.0f} MiB resident, {row['seconds']:.0f} s")
         return
     sha = options.commit or commit()
-    extra = ["--backend", options.backend] if options.backend else []
-    for length in () if options.report else options.length or LENGTHS[options.preset]:
-        for remat in REMATS:
-            name = f"A:T={length}" + (f",{options.sizes}" if options.sizes else "")
-            known = {"git": sha, "workload": name, "asked": options.backend, "remat": remat}
-            if not any(known.items() <= row.items() for row in read_rows(options.results)):
-                row = timing.run_module(["bench", "memory", "--here", name, remat, *extra])[-1]
-                append_rows(options.results, known | {"cores": timing.CORES} | row)
-    report([row for row in read_rows(options.results) if row["git"] == sha and row["asked"] == options.backend])
+    if not options.report:
+        lengths = options.length or LENGTHS[options.preset]
+        names = [f"A:T={length}" + (f",{options.sizes}" if options.sizes else "") for length in lengths]
+        sweep(names, options.results, sha, options.backend)
+    report([row for row in rows_of(options.results, STEP_MEMORY, git=sha) if row["backend"] == options.backend])

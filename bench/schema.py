@@ -5,7 +5,7 @@
 prints them. Rows are JSON lines, only ever appended; each names the version of its fields and what it measures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,16 @@ SIZES = dict(zip("BTHEV", ("batch", "steps", "hidden size", "features", "vocabul
 FIELDS = {
     "schema": Field(WHOLE, tuple(MEASUREMENTS), f"version of these fields, now {VERSION}"),
     "measurement": Field(TEXT, tuple(MEASUREMENTS), "a name of `bench.schema.MEASUREMENTS`"),
-    "git": Field(TEXT, (*TRIED, PEAK, GRID, STEP_MEMORY, SCALING, BREAKDOWN, FALSE_ALARM), "commit of this project, + if its code differed"),
+    "git": Field(
+        TEXT, (*TRIED, PEAK, GRID, STEP_MEMORY, SCALING, BREAKDOWN, FALSE_ALARM), "commit of this project, + if its code differed"
+    ),
     "cores": Field(WHOLE, (*TRIED, PEAK, GRID, EPOCH_TIME, SAMPLING, SCALING, BREAKDOWN, *TURNS), "cores that the process could use"),
     "load": Field(NUMBER, (*TRIED, PEAK, GRID, EPOCH_TIME, SAMPLING, SCALING, BREAKDOWN, *TURNS), "load average of the minute before"),
     "peer": Field(TEXT, (STEP, FAILED, *TRAINED, SAMPLING, RUN_MEMORY), "name in `bench.peers.PEERS`"),
     "candidate": Field(TEXT, TRIED, "peer and its options, as --peer takes them"),
     "role": Field(TEXT, TURNS, "baseline, candidate or slower"),
     "versions": Field(DICT, (*TIMED, DUEL), "of packages; of the two checkouts of a duel"),
+    "series": Field(TEXT, (), "name of rows that are kept apart from the others of their commit; empty if absent"),
     "round": Field(WHOLE, (*TRIED, EPOCH_TIME, SAMPLING, SCALING, *TURNS), "number of the round in which its process ran"),
     "comparison": Field(WHOLE, (FALSE_ALARM,), "number of the comparison that the round belongs to"),
     "workload": Field(TEXT, (*TRIED, STEP_MEMORY, BREAKDOWN, *TURNS), "as `bench.workloads.workload` reads it"),
@@ -103,7 +106,9 @@ FIELDS = {
     "before_mib": Field(NUMBER, (STEP_MEMORY,), "peak resident memory before the first step"),
     "peak_mib": Field(NUMBER, (STEP_MEMORY, RUN_MEMORY, SCALING), "peak resident memory"),
     "ms_per_step": Field(NUMBER, (*TIMED, BREAKDOWN, *TURNS), "median over all blocks of steps"),
-    "samples": Field(LIST, (*TIMED, *TURNS), f"milliseconds a step of each block; of more than {KEPT_SAMPLES} evenly spaced order statistics"),
+    "samples": Field(
+        LIST, (*TIMED, *TURNS), f"milliseconds a step of each block; of more than {KEPT_SAMPLES} evenly spaced order statistics"
+    ),
     "sample_count": Field(WHOLE, TIMED, "blocks that were timed"),
     "steps_per_block": Field(WHOLE, (*TIMED, *TURNS), "steps in a block"),
     "probe_gflops": Field(LIST, (), "of a product before and after timing, see `bench.machine.probe`"),
@@ -174,16 +179,16 @@ def check(row: Any, place: str) -> dict[str, Any]:
     return row
 
 
-def rows_of(path: Path, *measurements: str, git: str | None = None) -> list[dict[str, Any]]:
-    """Return the rows of a file with one of these measurements, each checked; of the commit `git` if it is given.
+def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[dict[str, Any]]:
+    """Return the rows of a file with one of these measurements and of a series, each checked; of the commit `git` if it is given.
 
     Raises:
         InputError: if a row does not keep to `FIELDS`.
     """
-    return select(read_rows(path, check), *measurements, git=git)
+    return [row for row in select(read_rows(path, check), *measurements, git=git) if row.get("series", "") == series]
 
 
-def select(rows: Any, *measurements: str, git: str | None = None) -> list[dict[str, Any]]:
+def select(rows: Iterable[dict[str, Any]], *measurements: str, git: str | None = None) -> list[dict[str, Any]]:
     """Return the rows with one of these measurements, and of the commit `git` if it is given."""
     return [row for row in rows if row["measurement"] in measurements and (git is None or row["git"] == git)]
 

@@ -8,9 +8,9 @@
     python -m bench throughput --workload A B recurrence --report
     python -m bench throughput --first-step --workload A --peer ours flax_nnx torch_compiled
 
-A peer may have options: `ours:backend=reference`, `ours:dtype=bfloat16`, and the rates of A, `ours:dropout=0:recurrent=0`. Each runs in fresh
-processes on two cores, the peers of a workload in turn, and is checked against the reference before it is first timed. Rows that exist for
-this commit are skipped; failed and noisy ones are measured again. The peaks of the machine are measured with each run.
+A peer may have options: `ours:backend=reference`, `ours:dtype=bfloat16`, and the rates of A, `ours:dropout=0:recurrent=0`. Each runs in
+fresh processes on two cores, the peers of a workload in turn, and is checked against the reference before it is first timed. Rows that
+exist for this commit are skipped; failed and noisy ones are measured again. The peaks of the machine are measured with each run.
 
 With --first-step, a pair of fresh processes measures the seconds from the start of a build to the end of the first step: the first with an
 empty folder for what JAX and PyTorch keep of compiled programs, the second with the folder as the first left it.
@@ -24,7 +24,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from rich.table import Table
 
 from bench import RESULTS, commit, machine, make_parser, timing
 from bench.peers import DTYPES, KEY, OURS, PEERS, Candidate, installed, read_candidates, row_key
-from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, check, make_row, rows_of, select
+from bench.schema import FAILED, FIRST_STEP, PEAK, STEP, check, make_row, rows_of
 from bench.summary import kept, mean_speedup, peaks, speedups_over_sizes, summarize
 from bench.workloads import LENGTHS, UNITS, WORKLOADS, Workload, add_size_flags, given_axes, read_workloads
 from lstm_jax.recurrence import BACKENDS
@@ -52,11 +52,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Process:
-    """A process to time: a candidate on a workload in a round; tries: times that it was noisy already."""
+    """A process to time: a candidate on a workload in a round of a series; tries: times that it was noisy already."""
 
     work: Workload
     candidate: Candidate
     round: int
+    series: str = ""
     tries: int = 0
 
     @property
@@ -70,7 +71,7 @@ class Process:
     def about(self, sha: str) -> Row:
         """Return the fields of its rows that are known before it runs."""
         known = {"candidate": self.candidate.name, "workload": self.work.name, "round": self.round, "git": sha}
-        return known | {"cores": timing.CORES, "load": timing.load()}
+        return known | {"cores": timing.CORES, "load": timing.load()} | ({"series": self.series} if self.series else {})
 
 
 def key_of(row: Row) -> tuple:
@@ -147,15 +148,11 @@ class Sweep:
 
 
 def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, most: int = TRIES) -> None:
-    """Measure the processes without a row, and the noisy ones again, each at most `most` times in all."""
-    rows = rows_of(path, STEP, git=sha)
+    """Measure the processes of a series without a row, and the noisy ones again, each at most `most` times in all."""
+    rows = [row for series in {process.series for process in processes} for row in rows_of(path, STEP, git=sha, series=series)]
     tries = Counter(key_of(row) for row in rows if row["noisy"])
     done = {key_of(row) for row in rows if not row["noisy"]} | {key for key, count in tries.items() if count >= most}
-    wanted = {
-        process.key: Process(process.work, process.candidate, process.round, tries[process.key])
-        for process in processes
-        if process.key not in done
-    }
+    wanted = {process.key: replace(process, tries=tries[process.key]) for process in processes if process.key not in done}
     if not wanted:
         return
     append_rows(path, make_row(PEAK, git=sha, cores=timing.CORES, load=timing.load(), **timing.peaks()))
@@ -182,10 +179,10 @@ def _print(table: Table) -> None:
     (console if console.is_terminal else Console(width=160)).print(table)
 
 
-def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str) -> None:
-    """Print a table, and the geometric mean of the speedups over the grid."""
-    rows = rows_of(path, STEP, FAILED, PEAK, git=sha)
-    (gemm, copy), lines = peaks(rows), summarize(works, candidates, rows)
+def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
+    """Print a table of a series, and the geometric mean of the speedups over the grid."""
+    rows = rows_of(path, STEP, FAILED, git=sha, series=series)
+    (gemm, copy), lines = peaks(rows_of(path, PEAK, git=sha)), summarize(works, candidates, rows)
     device = "a GPU" if machine.gpu() else f"{timing.CORES} cores"
     print(f"commit {sha or 'unknown'}; {device}: {gemm:.0f} GFLOP/s of a float32 product, {copy:.1f} GB/s of a copy")
     used = [row for row in kept(rows) if row["workload"] in {work.name for work in works}]
@@ -193,7 +190,18 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
         print(f"{noisy} rows are noisy (measured up to {TRIES} times, by the preset quick once)")
     if loads := [row["load"] for row in used]:
         print(f"load average before a row: {min(loads):.1f} to {max(loads):.1f}")
-    heads = ("workload", "peer", "ms a step", "our speedup (95 %)", "tokens/s", "% of product", "% of copy", "compile s", "MiB", "processes")
+    heads = (
+        "workload",
+        "peer",
+        "ms a step",
+        "our speedup (95 %)",
+        "tokens/s",
+        "% of product",
+        "% of copy",
+        "compile s",
+        "MiB",
+        "processes",
+    )
     table = _table(heads)
     for n, line in enumerate(lines):
         name = line.work.name if n == 0 or lines[n - 1].work != line.work else ""
@@ -202,7 +210,13 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
             continue
         speedup = "" if line.speedup is None else "{:.2f}x ({:.2f} to {:.2f})".format(*line.speedup)
         compiling = "" if line.compile_seconds is None else f"{line.compile_seconds:.1f}"
-        shares = (f"{100 * line.gflops / gemm:.0f}", f"{100 * line.gbs / copy:.0f}", compiling, f"{line.memory_mib:.0f}", f"{line.processes}")
+        shares = (
+            f"{100 * line.gflops / gemm:.0f}",
+            f"{100 * line.gbs / copy:.0f}",
+            compiling,
+            f"{line.memory_mib:.0f}",
+            f"{line.processes}",
+        )
         table.add_row(name, line.candidate, f"{line.ms:.3f}", speedup, f"{line.tokens_per_second:,.0f}", *shares)
     _print(table)
     for name, note in {line.candidate: line.note for line in lines if line.note}.items():
@@ -237,7 +251,9 @@ def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None
         return (row["workload"], row["candidate"], row["round"]) if ours else None
 
     def describe(process: Process, rows: Sequence[Row]) -> str:
-        return f"{process}: first step " + ", ".join(row.get("error") or f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in rows)
+        return f"{process}: first step " + ", ".join(
+            row.get("error") or f"{row['cache']} {row['first_step_seconds']:.2f} s" for row in rows
+        )
 
     wanted = {(process.work.name, process.candidate.name, process.round): process for process in processes}
     run_missing(path, wanted, key, lambda process: first_step_rows(process, sha), "pairs", describe, check)
@@ -254,7 +270,9 @@ def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate]
         if failed := next((row["error"] for row in group if "error" in row), ""):
             table.add_row(work, name, f"failed: {failed}")
             continue
-        table.add_row(work, name, *(_median(cold, name) for name in SECONDS), *(_median(warm, name) for name in SECONDS[:2]), str(len(cold)))
+        table.add_row(
+            work, name, *(_median(cold, name) for name in SECONDS), *(_median(warm, name) for name in SECONDS[:2]), str(len(cold))
+        )
     _print(table)
     print("build: importing the peer and building the model; compiling: part of the first step in XLA's compiler, where JAX runs")
 
@@ -303,6 +321,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--dtype", nargs="+", default=["float32"], help=f"of ours, a candidate each: {', '.join(DTYPES)}")
     parser.add_argument("--rounds", type=int, help="processes of a candidate; the preset's if not given")
     parser.add_argument("--seconds", type=float, help="time to measure for in each process; the preset's if not given")
+    parser.add_argument("--series", default="", help="name of rows that are measured and reported apart from the others of their commit")
     parser.add_argument("--first-step", action="store_true", help="measure build and first step, cold and with a cache")
     return parser.parse_args()
 
@@ -320,11 +339,11 @@ def main() -> None:
     for line in dict.fromkeys(f"{candidate.name}: left out, {lack}" for (candidate, _), lack in lacking.items()):
         print(line, flush=True)
     rounds = range(0 if options.report else options.rounds or preset.rounds)
-    processes = [Process(w, c, n) for w in works for n in rounds for c in candidates if (c, w) not in lacking]
+    processes = [Process(w, c, n, options.series) for w in works for n in rounds for c in candidates if (c, w) not in lacking]
     if options.first_step:
         sweep_first_step(processes, options.results, sha)
         report_first_step(works, candidates, options.results, sha)
         return
     most = TRIES if options.workload else preset.tries
     sweep(processes, options.seconds or preset.seconds, options.results, sha, most)
-    report(works, candidates, options.results, sha)
+    report(works, candidates, options.results, sha, options.series)

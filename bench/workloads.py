@@ -27,6 +27,8 @@ STEP = 5
 """Characters from the start of a window to that of the next."""
 EVALUATED = 25_000
 """Number of test reviews."""
+LENGTH, CHARACTERS, CHARS = 40, 33, 400
+"""Length of a window, distinct characters, and characters drawn after an epoch, of lstm_text_generation."""
 RATE = 0.2
 """Both dropout rates of workload A."""
 

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.peers import jax_step
+from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.workloads import Arrays, Workload
 
 
 class Net(eqx.Module):
-    """What the workload has of embedding, LSTM and head, for one sequence."""
+    """Embedding, LSTM and head, as far as the workload has them, for one sequence."""
 
     embedding: Any
     dropout: Any

@@ -1,18 +1,18 @@
-"""Flax Linen: nn.RNN over nn.OptimizedLSTMCell; its parameters are a kernel a gate, joined in every step."""
+"""Flax Linen: nn.RNN over nn.OptimizedLSTMCell; it has a kernel for each gate, joined in every step."""
 
 from typing import Any
 
 import flax.linen as nn
 import numpy as np
 
-from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.peers import jax_step
+from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.workloads import Arrays, Workload
 from lstm_jax import convert
 
 
 class Net(nn.Module):
-    """What the workload has of embedding, LSTM and head."""
+    """Embedding, LSTM and head, as far as the workload has them."""
 
     work: Workload
     rate: float

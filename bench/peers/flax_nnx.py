@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.peers import jax_step
+from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.workloads import Arrays, Workload
 from lstm_jax import convert
 
@@ -15,7 +15,7 @@ CELLS = {"OptimizedLSTMCell": nnx.OptimizedLSTMCell, "LSTMCell": nnx.LSTMCell}
 
 
 class Net(nnx.Module):
-    """What the workload has of embedding, LSTM and head."""
+    """Embedding, LSTM and head, as far as the workload has them."""
 
     def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None

@@ -5,21 +5,21 @@ from typing import Any
 import haiku as hk  # pyright: ignore[reportMissingImports]
 import numpy as np
 
-from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.peers import jax_step
+from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.workloads import Arrays, Workload
 
 FORGET = 1.0
 
 
 def _reordered(array: np.ndarray) -> np.ndarray:
-    """Last axis i, f, g, o to i, g, f, o, or back."""
+    """Return the array with its last axis reordered from i, f, g, o to i, g, f, o, or back."""
     i, second, third, o = np.split(np.asarray(array), 4, axis=-1)
     return np.concatenate([i, third, second, o], axis=-1)
 
 
 def _forget(units: int) -> np.ndarray:
-    """What haiku adds to z, in our order."""
+    """Return the constant that Haiku adds to the preactivations, in our order of gates."""
     return np.repeat(np.array([0, FORGET, 0, 0], np.float32), units)
 
 

@@ -7,21 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import rnn
 
-from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.peers import jax_step
+from bench.peers.base import Built, Options, no_recurrent_dropout
 from bench.workloads import Arrays, Workload
 
 BIASES = "two biases, each with a step of its own"
 
 
 def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
-    """cuDNN's flat weights: both kernels transposed, the bias, and a second bias of 0; gates i, f, g, o as ours."""
+    """Return the flat weights of cuDNN: both kernels transposed, the bias, and a second bias of 0; gates i, f, g, o as ours."""
     parts = (lstm["kernel"].T, lstm["recurrent_kernel"].T, lstm["bias"], np.zeros_like(lstm["bias"]))
     return np.concatenate([part.ravel() for part in parts])
 
 
 def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
-    """Ours, with the first of the biases: the second has the same gradient."""
+    """Return our weights, with the first of the biases: the second has the same gradient."""
     kernel, recurrent, bias, _ = (np.asarray(part[0]) for part in rnn.unpack_lstm_weights(jnp.asarray(weights), features, units, 1, False))
     return {"kernel": kernel.T, "recurrent_kernel": recurrent.T, "bias": bias}
 
@@ -38,7 +38,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
-    """What the workload has of embedding, LSTM and head."""
+    """Return embedding, LSTM and head, as far as the workload has them."""
     weights, units = arrays.weights, work.units
     tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith("recurrent/")}
 

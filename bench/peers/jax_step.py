@@ -1,4 +1,4 @@
-"""The training step that the JAX peers share: one jit over the whole of it, state donated, on JAX's own choice of device."""
+"""Training step shared by the JAX peers: one jit with donated state, on the device that JAX chooses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,15 @@ from bench.workloads import Arrays, Workload, one_hot
 
 @dataclass(frozen=True)
 class Model:
-    """params: the peer's own tree; forward(params, inputs, key or None for no dropout) -> logits (B,) or (B, V), or h (B, T, H); characters
-    come as float one-hot rows. to_ours(tree like params) -> arrays named as ours."""
+    """Model of a peer.
+
+    Attributes:
+        params: the peer's own tree of parameters.
+        forward: forward(params, inputs, key, or None for no dropout) -> logits (B,) or (B, V), or h (B, T, H); characters are float
+            one-hot rows.
+        to_ours: to_ours(tree like params) -> arrays named as ours.
+        note: difference of its work from ours.
+    """
 
     params: Any
     forward: Callable[[Any, jax.Array, jax.Array | None], jax.Array]

@@ -91,11 +91,11 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         loss = np.ravel(model.train_on_batch(*first))[0]
         return from_keras([np.asarray(array) for array in model.get_weights()]) | {"loss": np.asarray(loss)}
 
-    note, apart = "", {}
+    note, excluded = "", {}
     if words and keras.backend.backend() == "tensorflow":
         seen = np.bincount(first[0].ravel(), minlength=work.vocabulary)
-        note, apart = REPEATED, {"embedding/embedding": seen > 1}
-    return Built(run, outputs, after_one_step, "keras", _devices(), note, block_seconds=1.0, apart=apart)
+        note, excluded = REPEATED, {"embedding/embedding": seen > 1}
+    return Built(run, outputs, after_one_step, "keras", _devices(), note, block_seconds=1.0, excluded=excluded)
 
 
 def _numpy(array: Any) -> np.ndarray:
@@ -124,7 +124,7 @@ def _recurrence(work: Workload, arrays: Arrays) -> Built:
 
 
 def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
-    """step() -> h, gradients of weights and x, as the backend's own user writes it; and what waits for a result."""
+    """Return step() -> (h, gradients of weights and x), as users of the backend write it, and a function that waits for a result."""
     match keras.backend.backend():
         case "jax":
             import jax

@@ -22,7 +22,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 
-from bench.peers.task_data import CHARACTERS, CHARS, LENGTH, article_windows, imdb_rows
+from bench.peers.task_data import article_windows, imdb_rows
+from bench.workloads import CHARACTERS, CHARS, LENGTH
 from lstm_jax import convert, data
 from lstm_jax.config import GenerationConfig
 from lstm_jax.models import functional

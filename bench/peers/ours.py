@@ -1,5 +1,4 @@
-"""This project: its models in its own training steps, `make_run_steps` with the batch over the CPU's cores or on a GPU; `unroll` alone
-likewise."""
+"""This project: its models in its own training steps (`make_run_steps`), or `unroll` alone, with the batch over CPU cores or on a GPU."""
 
 import os
 from collections.abc import Callable
@@ -25,12 +24,14 @@ from lstm_jax.training.state import create_state
 from lstm_jax.training.step import EXAMPLES, Examples, Order, make_predict, make_run_steps
 
 EPOCH = 1024
-"""Steps of an epoch: the longest stretch in a call."""
+"""Steps of an epoch: the longest chunk of steps of a call."""
 
 
 def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
-    """So many devices as asked for, or as suit the backend; one where the batch does not divide over them. Of GPUs the first, as the peers
-    have it."""
+    """Return a mesh of the devices asked for, or of as many as suit the backend; of one if the batch does not divide over them.
+
+    On a machine with GPUs it is the first one, which the peers use too.
+    """
     suited = native.cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:
         sharding.use_cpu_cores(options.devices)
@@ -68,7 +69,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
-    """Outputs and one step, or gradients, by which the peers are checked; the step in both forms of Adam."""
+    """Write the outputs and one step, or the gradients, that the peers are checked against; the step in both forms of Adam."""
     options = Options(backend)
     mesh = _mesh(work, options)
     if work.kind == "recurrence":
@@ -117,7 +118,7 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
 
 
 def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
-    """rebuild(params) -> model, and the objective of its task."""
+    """Return rebuild(params) -> model, and the objective of its task."""
     name: Any = options.backend or "auto"
     choices: Any = {
         "cell": work.cell,
@@ -136,7 +137,7 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
 
 
 class _Training:
-    """The steps of a run: what `fit` does between two looks at the clock."""
+    """Training state and steps of a run, as `fit` takes them between two epochs."""
 
     def __init__(self, work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh, optimizer):
         words = work.words
@@ -150,12 +151,12 @@ class _Training:
         self.key = jax.device_put(jax.random.key(0), copied)
         _, objective = _model(work, options)
         params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
-        self.state, places = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
+        self.state, shardings = create_state(params, optimizer, ("loss", "accuracy", EXAMPLES), mesh)
         self.taken = 0
-        self.run_steps = make_run_steps(objective, optimizer, places, mesh, examples.gather)
+        self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather)
 
     def run(self, count: int) -> None:
-        """That many steps more."""
+        """Take so many more steps."""
         while count:
             start = self.taken % EPOCH
             steps = min(count, EPOCH - start)
@@ -185,7 +186,7 @@ def _outputs(work: Workload, arrays: Arrays, options: Options, mesh: jax.shardin
 
 
 def _logits(work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh) -> Callable[[], np.ndarray]:
-    """Of all reviews, as `lstm-jax evaluate` computes them."""
+    """Return a function of the logits of all reviews, as `lstm-jax evaluate` computes them."""
     rebuild, _ = _model(work, options)
     copied = sharding.replicated(mesh)
     params = jax.device_put({name: jnp.asarray(array) for name, array in arrays.weights.items()}, copied)

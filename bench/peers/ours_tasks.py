@@ -5,9 +5,9 @@
     python -m bench.peers.ours_tasks generation --validation 0 --seed 0 --epochs 10
     python -m bench.peers.ours_tasks sampling --weights model.weights.h5
 
-Flags of `sentiment` and `generation` are those of `lstm-jax train`. Training prints a line for each epoch and, with a validation part, a last
-one for the best epoch: the test metrics of sentiment; of generation bits a character of the held-out text, in windows and with the state
-carried, and the processor seconds of the run.
+Flags of `sentiment` and `generation` are those of `lstm-jax train`. Training prints a line for each epoch and, with a validation part, a
+last one for the best epoch: the test metrics of sentiment; of generation bits a character of the held-out text, in windows and with the
+state carried, and the processor seconds of the run.
 """
 
 import argparse
@@ -23,7 +23,8 @@ from typing import Any
 
 import tyro
 
-from bench.peers.task_data import CHARACTERS, CHARS, LENGTH, articles
+from bench.peers.task_data import articles
+from bench.workloads import CHARACTERS, CHARS, LENGTH
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import DataConfig, GenerationConfig, GenerationModelConfig, SampleConfig, SentimentConfig, TrainConfig
 

@@ -5,13 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from bench.workloads import LENGTH, STEP
 from lstm_jax import data
 from lstm_jax.config import GenerationConfig, SentimentConfig, TextConfig
 from lstm_jax.tasks import generation
 from lstm_jax.tasks.sentiment import load_reviews, padded_rows
-
-LENGTH, CHARACTERS, CHARS = 40, 33, 400
-"""Length of a window, distinct characters, and characters drawn after an epoch, of lstm_text_generation."""
 
 
 def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -28,6 +26,6 @@ def articles(config: TextConfig) -> TextConfig:
 
 
 def article_windows(validation: float) -> tuple[np.ndarray, np.ndarray, data.Corpus]:
-    """Return ids X (N, LENGTH) and Y (N,), every 5 characters of the training part, and the corpus."""
+    """Return ids X (N, LENGTH) and Y (N,), every `STEP` characters of the training part, and the corpus."""
     corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=validation))))
-    return *data.windows(corpus.train, LENGTH, 5), corpus
+    return *data.windows(corpus.train, LENGTH, STEP), corpus

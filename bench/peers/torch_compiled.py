@@ -1,4 +1,4 @@
-"""PyTorch: as `torch_lstm`, under torch.compile."""
+"""PyTorch: `torch_lstm` under torch.compile."""
 
 from functools import partial
 

@@ -19,7 +19,7 @@ COMPILED = "torch.compile around nn.LSTM, which stays PyTorch's own operator"
 
 
 class Net(nn.Module):
-    """What the workload has of embedding, LSTM and head."""
+    """Embedding, LSTM and head, as far as the workload has them."""
 
     def __init__(self, work: Workload, rate: float):
         super().__init__()

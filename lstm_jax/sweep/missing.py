@@ -1,7 +1,7 @@
 """Measurements whose rows are kept in a file: run what the file lacks, skip what it has."""
 
 import subprocess
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +15,8 @@ Item = TypeVar("Item")
 
 def run_missing(
     path: Path,
-    wanted: Mapping[Hashable, Item],
-    key_of: Callable[[Row], Hashable],
+    wanted: Mapping[Any, Item],
+    key_of: Callable[[Row], Any],
     measure: Callable[[Item], Sequence[Row]],
     title: str,
     describe: Callable[[Item, Sequence[Row]], str],

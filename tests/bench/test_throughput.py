@@ -20,8 +20,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bench import device, flops, sides, timing, worker  # noqa: E402
 from bench.peer import PEERS, Built, Options  # noqa: E402
+
+from bench import device, flops, sides, timing, worker  # noqa: E402
 from bench.workloads import make_arrays, recurrence, workload  # noqa: E402
 from lstm_jax.recurrence import BACKENDS  # noqa: E402
 from lstm_jax.sweep.rows import read_rows  # noqa: E402

@@ -1,0 +1,120 @@
+"""Report of rows: a page that opens offline, static figures and a summary in Markdown; or the tables in README and docs.
+
+    python -m bench report                              # of the newest commit that has rows, into bench/page/
+    python -m bench report --commit 32f0c1 --out page
+    python -m bench report --results mine.jsonl
+    python -m bench report --tables                     # rewrite the tables in README.md and docs/
+    python -m bench report --tables --check             # end with code 1 if a table would change
+
+A table stands between `<!-- bench throughput c5e447ebe3d5 -->`, or `<!-- bench accuracy c5e447ebe3d5 -->`, and `<!-- end -->`: the mark
+names the command and the commit of its rows.
+"""
+
+import argparse
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+from bench import accuracy, scaling, throughput
+from bench.peers import OURS
+from bench.report.figures import draw_grid
+from bench.report.page import page
+from bench.report.tables import accuracy_tables, throughput_tables
+from bench.schema import GRID, SCALING, STEP, rows_of
+from bench.summary import kept, of_commit, speedups_over_sizes
+from lstm_jax.errors import InputError, require
+from lstm_jax.files.writing import MARK, check_output, write_atomically
+from lstm_jax.inspection import plots
+
+ROOT = Path(__file__).parents[2]
+TABLE = re.compile(r"(<!-- bench (\w+) (\w+) -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
+
+
+def newest(path: Path, measurement: str) -> str:
+    """Return the commit of the last row of a measurement.
+
+    Raises:
+        InputError: if there is none.
+    """
+    rows = rows_of(path, measurement)
+    require(bool(rows), "rows", path, "run bench throughput first, or name a file with rows in --results")
+    return rows[-1]["git"]
+
+
+def table(command: str, commit: str) -> str:
+    """Return the table of a mark.
+
+    Raises:
+        InputError: if the command has no table, or the commit no rows.
+    """
+    if command == "throughput":
+        rows, lines = of_commit(throughput.PATH, commit)
+        return throughput_tables(lines, rows, commit)
+    rows = accuracy.grid_rows(accuracy.PATH, commit) if command == "accuracy" else []
+    if not rows:
+        raise InputError("mark", f"{command} {commit}", "name throughput or accuracy, and a commit that has rows of it")
+    return accuracy_tables(rows)
+
+
+def with_tables(text: str) -> str:
+    """Return a document with today's tables between its marks."""
+    return TABLE.sub(lambda found: f"{found[1]}\n{table(found[2], found[3])}\n{found[5]}", text)
+
+
+def documents() -> dict[Path, str]:
+    """Return the text of README and of each page of docs that has tables."""
+    texts = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))}
+    return {path: text for path, text in texts.items() if TABLE.search(text)}
+
+
+def rewrite_tables(check: bool) -> int:
+    """Rewrite the tables of the documents, or only check them, and return the exit code."""
+    stale = False
+    for path, text in documents().items():
+        new = with_tables(text)
+        stale |= new != text
+        print(f"{path.relative_to(ROOT)}: {len(TABLE.findall(text))} tables, {'up to date' if new == text else 'changed'}")
+        if new != text and not check:
+            write_atomically(path, new.encode())
+    return int(check and stale)
+
+
+def write_report(options: argparse.Namespace) -> None:
+    """Write page, figures and summary."""
+    commit = options.commit or newest(options.results, STEP)
+    rows, lines = of_commit(options.results, commit)
+    peers = [name for name in speedups_over_sizes(lines, "recurrence") if not name.startswith(OURS)]
+    grids = {name: options.out / f"grid_{name.replace(':', '_').replace('=', '_')}.png" for name in peers}
+    outputs = [options.out / "index.html", options.out / "summary.md", *(path for grid in grids.values() for path in plots.files_of(grid))]
+    for path in outputs:
+        check_output(path, (options.results, options.accuracy), options.force)
+    trained: list[dict[str, Any]] = accuracy.grid_rows(options.accuracy, newest(options.accuracy, GRID))
+    of_scaling = [row for row in rows_of(scaling.PATH, SCALING) if row["git"].startswith(commit)]
+    curves = list(scaling.curves(of_scaling if options.results == throughput.PATH else [], scaling.MIDDLE, scaling.DEVICES))
+    write_atomically(outputs[0], page(lines, rows, curves, html.escape(commit), trained), options.force)
+    text = "\n".join((f"<!-- {MARK} -->\n", throughput_tables(lines, rows, commit), accuracy_tables(trained)))
+    write_atomically(outputs[1], text, options.force)
+    for name, path in grids.items():
+        draw_grid(lines, name, path, options.force)
+    works, candidates = {line.work.name for line in lines}, {line.candidate for line in lines}
+    print(f"{outputs[0]}: {len(kept(rows))} rows, {len(works)} workloads, {len(candidates)} peers with options")
+
+
+def main() -> int:
+    """Write the report or the tables, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=throughput.PATH, help="file of rows of bench throughput")
+    parser.add_argument(
+        "--accuracy", type=Path, default=accuracy.PATH, help="file of rows of bench accuracy; its newest commit is reported"
+    )
+    parser.add_argument("--commit", default=None, help="commit of the rows; the newest that has some if not given")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "page", help="folder of page, figures and summary")
+    parser.add_argument("--force", action="store_true", help="replace files in --out that no report wrote")
+    parser.add_argument("--tables", action="store_true", help="rewrite the tables in README.md and docs/")
+    parser.add_argument("--check", action="store_true", help="with --tables: write nothing, end with code 1 if a table would change")
+    options = parser.parse_args()
+    if options.tables:
+        return rewrite_tables(options.check)
+    write_report(options)
+    return 0

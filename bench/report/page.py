@@ -1,0 +1,76 @@
+"""HTML page of the rows of a commit, which opens offline."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.accuracy import TARGET
+from bench.report.tables import accuracy_records
+from bench.scaling import Curve, exponent
+from bench.schema import FAILED, STEP, select
+from bench.summary import Line, peaks
+from lstm_jax.files.writing import MARK
+
+Row = dict[str, Any]
+TEMPLATE = Path(__file__).with_name("page.html")
+COLUMNS = ("workload", "candidate", "round", "ms_per_step", "tokens_per_second", "gflops", "compile_seconds", "first_step_seconds")
+COLUMNS += ("peak_memory_mib", "backend_ran", "dtype", "B", "T", "H", "E", "V", "load", "noisy", "error", "git")
+MACHINE = ("cpu", "cores", "platform", "python", "devices", "threads", "versions", "xla_flags", "matmul_precision", "git")
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def line_record(line: Line, row: Row | None) -> Row:
+    """Return a line as the page reads it; row: one of its rows."""
+    work = line.work
+    moved = line.gbs * line.ms * 1e6
+    metrics = {"ms": line.ms, "tokens": line.tokens_per_second, "gflops": line.gflops, "memory": line.memory_mib}
+    metrics["intensity"] = line.gflops * line.ms * 1e6 / moved if moved else float("nan")
+    record = {"name": work.name, "kind": work.kind, "candidate": line.candidate, "processes": line.processes, "speedup": line.speedup}
+    record |= {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "compile": line.compile_seconds}
+    record |= {"device": row["devices"][0].split(":")[0].split(",")[0] if row else "", "dtype": row["dtype"] if row else ""}
+    return record | {name: _finite(value) for name, value in metrics.items()}
+
+
+def accuracy_record(record: Row) -> Row:
+    """Return a cell of the accuracy grid as the page reads it."""
+    seconds = float(np.median(record["to_target"])) if record["to_target"] else float("nan")
+    return {name: value for name, value in record.items() if name != "to_target"} | {"seconds_to_target": _finite(seconds)}
+
+
+def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], commit: str, trained: Sequence[Row] = ()) -> str:
+    """Return the HTML of the page.
+
+    Args:
+        lines: summary of the rows.
+        rows: rows of bench throughput.
+        curves: curves of bench scaling.
+        commit: commit of the rows.
+        trained: rows of the grid of bench accuracy.
+    """
+    gemm, copy = peaks(rows)
+    tried, timed = select(rows, STEP, FAILED), select(rows, STEP)
+    example = {(row["workload"], row["candidate"]): row for row in timed}
+    machines = Counter(json.dumps({name: row[name] for name in MACHINE}, sort_keys=True) for row in timed)
+    data = {
+        "about": f"Commit {commit}: {len(tried)} rows; {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.",
+        "gemm": _finite(gemm),
+        "copy": _finite(copy),
+        "lines": [line_record(line, example.get((line.work.name, line.candidate))) for line in lines if not line.error],
+        "scaling": [vars(curve) | {"exponent": exponent(curve.sizes[-2:], curve.ms[-2:])} for curve in curves],
+        "accuracy": [accuracy_record(record) for record in accuracy_records(trained)],
+        "accuracy_commit": trained[0]["git"] if trained else "",
+        "target": TARGET,
+        "columns": COLUMNS,
+        "rows": [[row.get(name) for name in COLUMNS] for row in tried],
+        "environments": [(json.loads(machine), count) for machine, count in machines.most_common()],
+    }
+    # "</script" would end the script, and "<!--<script" keep it from ending
+    template = TEMPLATE.read_text().replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
+    return template.replace("DATA</script>", json.dumps(data, allow_nan=False).replace("<", "\\u003c") + "</script>", 1)

@@ -1,0 +1,89 @@
+"""Tables in Markdown, drawn from rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.accuracy import pareto_front, summarize
+from bench.peers import OURS, title
+from bench.summary import Line, mean_speedup, peaks, speedups_over_sizes
+
+Row = dict[str, Any]
+KINDS = {"sentiment": "A", "characters": "B", "recurrence": "the recurrence alone"}
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def throughput_tables(lines: Sequence[Line], rows: Sequence[Row], commit: str) -> str:
+    """Return a table of the workloads at their own sizes, and one of the speedups over other sizes if there are any."""
+    gemm, copy = peaks(rows)
+    plain = [line for line in lines if ":" not in line.work.name and not line.error]
+    works = list(dict.fromkeys(line.work.name for line in plain))
+    names = list(dict.fromkeys(line.candidate for line in plain))
+    found = {(line.candidate, line.work.name): line for line in plain}
+    most = max((line.processes for line in plain), default=0)
+    text = (
+        f"Milliseconds a step, medians of up to {most} fresh processes, and our speedup over the peer with its 95 % confidence interval. "
+    )
+    text += f"Commit {commit}, {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.\n\n"
+    text += markdown(["", *works], [[title(name, rows), *(_time(found.get((name, work))) for work in works)] for name in names])
+    return text + _over_sizes(lines, rows)
+
+
+def _time(line: Line | None) -> str:
+    if line is None:
+        return ""
+    ms = f"{line.ms:#.3g}" if line.ms < 100 else f"{line.ms:,.0f}"
+    return ms if line.speedup is None else ms + ": {:.2f}x ({:.2f} to {:.2f})".format(*line.speedup)
+
+
+def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
+    grids = {kind: grid for kind in KINDS if (grid := speedups_over_sizes(lines, kind))}
+    names = [name for name in dict.fromkeys(name for grid in grids.values() for name in grid) if not name.startswith(OURS)]
+    if not names:
+        return ""
+    heads = [f"{KINDS[kind]}, {max(map(len, grid.values()))} sizes" for kind, grid in grids.items()]
+    text = (
+        "\nOur speedup over each peer at other sizes: geometric mean with its 95 % confidence interval, smallest to largest, and the sizes "
+    )
+    text += "at which we are slower.\n\n"
+    cells = [[title(name, rows), *(mean_speedup(grid[name]) if name in grid else "" for grid in grids.values())] for name in names]
+    return text + markdown(["", *heads], cells)
+
+
+def accuracy_records(rows: Sequence[Row]) -> list[Row]:
+    """Return the mean and range of the score, the speed and whether it is on the Pareto front, for each cell of the grid."""
+    lines = summarize(rows)
+    front = pareto_front(lines)
+    records = []
+    for line in lines:
+        scores = line["scores"]
+        record = {name: line[name] for name in ("task", "peer", "T", "S", "H", "seeds", "to_target")}
+        record |= {"score": sum(scores) / len(scores), "low": min(scores), "high": max(scores), "speed": line["examples_per_second"]}
+        records.append(record | {"front": line in front})
+    return records
+
+
+def accuracy_tables(rows: Sequence[Row]) -> str:
+    """Return tables of units over length of the rows of the grid, the mean over seeds; of generation a table for each step."""
+    records = [record for record in accuracy_records(rows) if record["peer"] == OURS]
+    text = ""
+    for task, step in dict.fromkeys((record["task"], record["S"]) for record in records):
+        cells = {(record["H"], record["T"]): record for record in records if (record["task"], record["S"]) == (task, step)}
+        units, lengths = (sorted({sizes[n] for sizes in cells}) for n in (0, 1))
+        score = "Sentiment: test accuracy" if task == "sentiment" else f"Generation, windows every {step}: held-out bits a character"
+        seeds = max(record["seeds"] for record in cells.values())
+        text += f"{score}, mean of {seeds} seeds; in brackets thousand training examples a second. Commit {rows[0]['git']}.\n\n"
+        heads = ["units", *(f"length {T}" for T in lengths)]
+        text += markdown(heads, [[str(H), *(_score(cells.get((H, T))) for T in lengths)] for H in units]) + "\n"
+    return text + "\\*: Pareto front, no other cell of the task is both better and faster.\n" if text else ""
+
+
+def _score(record: Row | None) -> str:
+    if record is None:
+        return ""
+    speed = f"{record['speed'] / 1000:.2g}" if record["speed"] < 1e5 else f"{record['speed'] / 1000:.0f}"
+    return f"{record['score']:.4f}{'*' * record['front']} ({speed})"

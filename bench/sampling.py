@@ -1,0 +1,105 @@
+"""Seconds to draw characters from the model of lstm_text_generation: this project against a loop of Keras' `predict`, same weights.
+
+    python -m bench sampling                            # 5 rounds, about 5 minutes on two quiet cores
+    python -m bench sampling --preset quick --units 64,256 --samples 1,16 --chars 100
+    python -m bench sampling --report
+    python -m bench sampling --first-round 5            # another five, on another machine or version
+
+Fresh processes of both peers in turn, after compilation. Both load the weights of one file, which the first process writes.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench import RESULTS, make_parser, timing
+from bench.schema import SAMPLING, check, make_row, rows_of
+from bench.workloads import CHARS, read_sizes
+from lstm_jax.errors import require
+from lstm_jax.sweep import stats
+from lstm_jax.sweep.missing import run_missing
+
+PATH = RESULTS / "sampling.jsonl"
+MODULES = {"keras_jax": "bench.peers.keras_tasks", "ours": "bench.peers.ours_tasks"}
+ROUNDS = {"quick": 1, "standard": 5, "full": 10}
+LOOP, MODES = "predict loop", ("carried", "window")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A process of a peer."""
+
+    peer: str
+    units: int
+    chars: int
+    round: int
+
+    def __str__(self) -> str:
+        return f"{self.units} units, round {self.round}, {self.peer}"
+
+    def measure(self, folder: str, samples: Sequence[int]) -> list[Row]:
+        """Return its rows, one for each method."""
+        about = {"round": self.round, "units": self.units, "chars": self.chars, "cores": timing.CORES, "load": timing.load()}
+        flags = ["--weights", f"{folder}/{self.units}.weights.h5", "--units", str(self.units), "--chars", str(self.chars)]
+        flags += ["--samples", *map(str, samples)] if self.peer == "ours" else []
+        return [make_row(SAMPLING, **about | row) for row in timing.run_module([MODULES[self.peer], "sampling", *flags])]
+
+
+def key_of(row: Row) -> Run | None:
+    """Return the process that a row belongs to."""
+    return Run(row["peer"], row["units"], row["chars"], row["round"]) if row["measurement"] == SAMPLING else None
+
+
+def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
+    """Print our speedup over the loop of `predict`, and the cost of several samples.
+
+    Raises:
+        InputError: if the rows of a peer are missing.
+    """
+    times: dict[str, list[float]] = {}
+    for row in rows:
+        times.setdefault(row["method"], []).append(row["seconds"])
+    require(
+        {LOOP, *MODES} <= times.keys(), "rows", f"{units} units: methods {sorted(times)}", "measure first, or report rounds that have rows"
+    )
+    for mode in MODES:
+        interval = stats.ratio_interval(times[LOOP], times[mode])
+        line = "{} units, {}: speedup over Keras' predict loop {:.1f}x (95 % confidence interval {:.1f} to {:.1f})"
+        print(line.format(units, mode, *interval))
+        for count in samples:
+            if several := times.get(f"{mode}, {count} samples"):
+                interval = stats.ratio_interval(several, times[mode])
+                line = "{} units, {}: {} samples take {:.2f} times the time of one (95 % confidence interval {:.2f} to {:.2f})"
+                print(line.format(units, mode, count, *interval))
+
+
+def _parse() -> argparse.Namespace:
+    parser = make_parser(__doc__, PATH)
+    parser.add_argument("--preset", choices=list(ROUNDS), default="standard")
+    parser.add_argument("--rounds", type=int, help="the preset's if not given")
+    parser.add_argument("--first-round", type=int, default=0, help="measure and report rounds from this number on")
+    parser.add_argument("--units", type=read_sizes, default=(128,), help="sizes, as in 64,128 or 32..256")
+    parser.add_argument("--samples", type=read_sizes, default=(1, 64), help="texts at once; one is always measured")
+    parser.add_argument("--chars", type=int, default=CHARS, help="characters of a text")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure what is missing of the rounds, and report."""
+    options = _parse()
+    require(options.chars >= 1, "chars", options.chars, "give 1 or more")
+    rounds = range(options.first_round, options.first_round + (options.rounds or ROUNDS[options.preset]))
+    runs = [Run(peer, units, options.chars, number) for units in options.units for number in rounds for peer in MODULES]
+
+    def describe(run: Run, rows: Sequence[Row]) -> str:
+        return "; ".join(f"{run}, {row['method']}: {row['seconds']:.3f} s" for row in rows)
+
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = {} if options.report else {run: run for run in runs}
+        run_missing(options.results, wanted, key_of, lambda run: run.measure(folder, options.samples), "processes", describe, check)
+    rows = [row for row in rows_of(options.results, SAMPLING) if row["round"] in rounds and row["chars"] == options.chars]
+    for units in options.units:
+        report([row for row in rows if row["units"] == units], units, options.samples)
