@@ -10,7 +10,7 @@ import numpy as np
 from bench import machine
 from bench.peers import OURS, Candidate, read_candidate, row_key
 from bench.schema import FAILED, PEAK, STEP, rows_of, select
-from bench.workloads import Workload, workload
+from bench.workloads import WORKLOADS, Workload, workload
 from lstm_jax.errors import require
 from lstm_jax.sweep import stats
 
@@ -127,13 +127,13 @@ def mean_speedup(speedups: Sequence[float]) -> str:
     mean, low, high = stats.geometric_mean_interval(speedups)
     slower = sum(speedup < 1 for speedup in speedups)
     text = f"{mean:.2f}x ({low:.2f} to {high:.2f}), {min(speedups):.2f}x to {max(speedups):.2f}x"
-    return f"{text}, we are slower at {slower} size{'s' * (slower != 1)}"
+    return f"{text}, we are slower at {slower or 'no'} size{'s' * (slower > 1)}"
 
 
 def workloads_in(rows: Iterable[Row]) -> list[Workload]:
-    """Return the workloads that have rows, those with their own sizes first."""
-    names = dict.fromkeys(row["workload"] for row in select(rows, STEP, FAILED))
-    return [workload(name) for name in sorted(names, key=lambda name: ":" in name)]
+    """Return the workloads that have rows in the order of `WORKLOADS`, those with their own sizes first."""
+    names, order = dict.fromkeys(row["workload"] for row in select(rows, STEP, FAILED)), list(WORKLOADS)
+    return [workload(name) for name in sorted(names, key=lambda name: (":" in name, order.index(name.partition(":")[0])))]
 
 
 def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:

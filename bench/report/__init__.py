@@ -7,12 +7,13 @@
     python -m bench report --tables --check             # end with code 1 if a table would change
 
 A table stands between `<!-- bench throughput c5e447ebe3d5 -->`, or `<!-- bench accuracy c5e447ebe3d5 -->`, and `<!-- end -->`: the mark
-names the command and the commit of its rows.
+names the command and the commit of its rows, and for throughput the workloads, as in `throughput c5e447ebe3d5 A B`, if not all.
 """
 
 import argparse
 import html
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from lstm_jax.files.writing import MARK, check_output, write_atomically
 from lstm_jax.inspection import plots
 
 ROOT = Path(__file__).parents[2]
-TABLE = re.compile(r"(<!-- bench (\w+) (\w+) -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
+TABLE = re.compile(r"(<!-- bench (\w+) (\w+)((?: \w+)*) -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
 
 
 def newest(path: Path, measurement: str) -> str:
@@ -42,15 +43,17 @@ def newest(path: Path, measurement: str) -> str:
     return rows[-1]["git"]
 
 
-def table(command: str, commit: str) -> str:
-    """Return the table of a mark.
+def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
+    """Return the table of a mark; of all workloads if none is given.
 
     Raises:
         InputError: if the command has no table, or the commit no rows.
     """
     if command == "throughput":
         rows, lines = of_commit(throughput.PATH, commit)
-        return throughput_tables(lines, rows, commit)
+        shown = [line for line in lines if not workloads or line.work.name.partition(":")[0] in workloads]
+        require(bool(shown), "mark", f"{command} {commit} {' '.join(workloads)}", "name workloads that have rows")
+        return throughput_tables(shown, rows, commit)
     rows = accuracy.grid_rows(accuracy.PATH, commit) if command == "accuracy" else []
     if not rows:
         raise InputError("mark", f"{command} {commit}", "name throughput or accuracy, and a commit that has rows of it")
@@ -59,7 +62,7 @@ def table(command: str, commit: str) -> str:
 
 def with_tables(text: str) -> str:
     """Return a document with today's tables between its marks."""
-    return TABLE.sub(lambda found: f"{found[1]}\n{table(found[2], found[3])}\n{found[5]}", text)
+    return TABLE.sub(lambda found: f"{found[1]}\n{table(found[2], found[3], found[4].split())}\n{found[6]}", text)
 
 
 def documents() -> dict[Path, str]:

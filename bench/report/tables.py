@@ -18,19 +18,21 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def throughput_tables(lines: Sequence[Line], rows: Sequence[Row], commit: str) -> str:
-    """Return a table of the workloads at their own sizes, and one of the speedups over other sizes if there are any."""
+    """Return a table of the workloads at their own sizes, and one of the speedups over other sizes, as far as there are lines."""
     gemm, copy = peaks(rows)
-    plain = [line for line in lines if ":" not in line.work.name and not line.error]
-    works = list(dict.fromkeys(line.work.name for line in plain))
-    names = list(dict.fromkeys(line.candidate for line in plain))
-    found = {(line.candidate, line.work.name): line for line in plain}
-    most = max((line.processes for line in plain), default=0)
-    text = (
-        f"Milliseconds a step, medians of up to {most} fresh processes, and our speedup over the peer with its 95 % confidence interval. "
-    )
-    text += f"Commit {commit}, {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.\n\n"
-    text += markdown(["", *works], [[title(name, rows), *(_time(found.get((name, work))) for work in works)] for name in names])
-    return text + _over_sizes(lines, rows)
+    text = f"Commit {commit}, {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.\n"
+    return text + _own_sizes(lines, rows) + _over_sizes(lines, rows)
+
+
+def _own_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
+    found = {(line.candidate, line.work.name): line for line in lines if ":" not in line.work.name and not line.error}
+    if not found:
+        return ""
+    names, works = (list(dict.fromkeys(key[n] for key in found)) for n in (0, 1))
+    processes = {line.processes for line in found.values()}
+    text = f"\nMilliseconds a step, medians of {min(processes)} to {max(processes)} fresh processes, and our speedup over the peer with its "
+    text += "95 % confidence interval.\n\n"
+    return text + markdown(["", *works], [[title(name, rows), *(_time(found.get((name, work))) for work in works)] for name in names])
 
 
 def _time(line: Line | None) -> str:
