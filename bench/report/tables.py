@@ -30,8 +30,8 @@ def _own_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
         return ""
     names, works = (list(dict.fromkeys(key[n] for key in found)) for n in (0, 1))
     processes = {line.processes for line in found.values()}
-    text = f"\nMilliseconds a step, medians of {min(processes)} to {max(processes)} fresh processes, and our speedup over the peer with its "
-    text += "95 % confidence interval.\n\n"
+    text = f"\nMilliseconds a step, medians of {min(processes)} to {max(processes)} fresh processes, and our speedup over the peer with "
+    text += "its 95 % confidence interval.\n\n"
     return text + markdown(["", *works], [[title(name, rows), *(_time(found.get((name, work))) for work in works)] for name in names])
 
 

@@ -1,5 +1,7 @@
-"""Rows of `bench.throughput` made up for tests."""
+"""Rows of `bench.throughput` made up for tests, and the commands in processes of their own."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,16 +9,25 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from bench.schema import FIELDS, TIMED, VERSION  # noqa: E402
+from bench.schema import FIELDS, STEP, VERSION  # noqa: E402
 from bench.workloads import workload  # noqa: E402
 
+FAILED_FIELDS = ("schema", "git", "cores", "load", "peer", "candidate", "round", "workload", "backend", "dropout", "recurrent_dropout")
 
-def timed(name: str, side: str, ms: float, number: int = 0, git: str = "abc", **changes: Any) -> dict[str, Any]:
-    """A valid row of a process."""
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m bench`."""
+    command = [sys.executable, "-m", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def timed(name: str, candidate: str, ms: float, number: int = 0, git: str = "abc", **changes: Any) -> dict[str, Any]:
+    """Return a valid row of a process."""
     work = workload(name)
     examples = {str: "", int: 1, float: 1.0, list: [], dict: {}, type(None): None}
-    row = {field: examples[about.types[0]] for field, about in FIELDS.items() if TIMED in about.of}
-    row |= {"schema": VERSION, "peer": side.split(":")[0], "side": side, "git": git, "round": number, "workload": name, "kind": work.kind}
+    row = {field: examples[about.types[0]] for field, about in FIELDS.items() if STEP in about.required}
+    row |= {"schema": VERSION, "measurement": STEP, "peer": candidate.split(":")[0], "candidate": candidate, "git": git, "round": number}
+    row |= {"workload": name, "kind": work.kind, "cell": work.cell}
     row |= {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
     row |= {"dropout": work.dropout, "recurrent_dropout": work.dropout, "backend": None, "ms_per_step": ms, "samples": [ms] * 5}
     row |= {
@@ -27,3 +38,9 @@ def timed(name: str, side: str, ms: float, number: int = 0, git: str = "abc", **
         "dtype": "float32",
     }
     return row | {"gflops": 3.0 / ms, "least_bytes": 1000, "noisy": ""} | changes
+
+
+def failed(name: str, candidate: str, error: str, number: int = 0) -> dict[str, Any]:
+    """Return a valid row of a process that failed."""
+    row = timed(name, candidate, 1.0, number)
+    return {field: row[field] for field in FAILED_FIELDS} | {"measurement": "failed", "error": error}

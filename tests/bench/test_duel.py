@@ -1,49 +1,36 @@
-"""Two checkouts in turn: the test of pairs by hand and by scipy, what is made of rounds, and two real processes. No time is asserted."""
+"""Two checkouts that take turns: verdicts of made-up rounds, two real processes, and the error rate of the test. No time is asserted."""
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import ROOT
-from scipy import stats
+from rows import ROOT, bench
 
 from bench import duel, timing
+from bench.peers import base
 from lstm_jax import InputError
-
-
-def test_pairs_by_hand_and_by_scipy() -> None:
-    # of eight ways to exchange the sides of three rounds, two are as far from no change
-    assert duel.paired_p([1.1, 1.1, 1.1]) == pytest.approx(2 / 8)
-    assert duel.paired_p([1, 1]) == 1
-    rng = np.random.default_rng(0)
-    logs = rng.normal(0.05, 0.05, 9)
-    peer = stats.permutation_test((logs,), lambda a, axis: a.mean(axis), n_resamples=np.inf, permutation_type="samples")
-    assert duel.paired_p(list(np.exp(logs))) == pytest.approx(peer.pvalue)
-    many = rng.normal(0.01, 0.05, 40)  # more ways than are looked at
-    assert duel.paired_p(list(np.exp(many))) == pytest.approx(stats.ttest_1samp(many, 0).pvalue, abs=0.02)
-
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
-def _rows(factor: float, rounds: int = 8, work: str = "A") -> list[dict]:
-    """Of a machine whose speed changes from block to block, by up to two times, and noise of 2 % besides."""
+def _rows(factor: float, rounds: int = 8, work: str = "A", **about: object) -> list[dict]:
+    """Return rows of a machine whose speed changes from block to block, by up to two times, with noise of 2 %."""
     rng = np.random.default_rng(3)
     found = []
     for number in range(rounds):
         speed = rng.uniform(10, 20, 30)
-        for side, times in (("old", speed), ("new", factor * speed)):
+        for role, times in (("baseline", speed), ("candidate", factor * speed)):
             samples = (times * rng.lognormal(0, 0.02, 30)).tolist()
-            found.append({"workload": work, "round": number, "side": side, "samples": samples})
+            row = {"workload": work, "round": number, "role": role, "samples": samples, "cores": 2, "load": 1.0, "cpu": "chip"}
+            found.append(row | {"ms_per_step": float(np.median(samples)), "steps_per_block": 1} | about)
     return found
 
 
 def test_a_tenth_is_seen_on_a_machine_that_changes() -> None:
-    """And what is the same is the same; too few rounds are refused, since none of their changes could be beyond noise."""
+    """No change is the same; too few rounds are refused, since none of their changes could be beyond noise."""
     (slower,) = duel.changes(_rows(1.1), 0.02, 0.03)
     assert slower.verdict == "slower"
     assert slower.ratio == pytest.approx(1.1, rel=0.01)
@@ -53,8 +40,24 @@ def test_a_tenth_is_seen_on_a_machine_that_changes() -> None:
         duel.changes(_rows(1.1, 6), 0.02, 0.03)
 
 
+@pytest.mark.parametrize(("factor", "verdict", "code"), [(1.1, "slower", 1), (1.0, "same", 0), (0.9, "faster", 0)])
+def test_verdict_and_exit_code_of_the_command(factor: float, verdict: str, code: int, tmp_path: Path) -> None:
+    """Rows of this checkout against itself, made up: the command reports them and measures nothing."""
+    path, versions = tmp_path / "duel.jsonl", dict.fromkeys(("baseline", "candidate"), duel.version(ROOT))
+    rows = _rows(factor, schema=3, measurement="duel", versions=versions)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = bench("duel", str(ROOT), "--workload", "A", "--report", "--results", str(path))
+    assert run.returncode == code, run.stderr
+    line = run.stdout.splitlines()[-1]
+    assert line.startswith("A ")
+    assert line.endswith(f": {verdict}")
+    (expected,) = duel.changes(rows, 0.02, 0.03)
+    assert f"{expected.ratio:.3f} times the baseline's time ({expected.low:.3f} to {expected.high:.3f}), p 0.008" in line or factor == 1.0
+    assert expected.ratio == pytest.approx(factor, rel=0.01)
+
+
 def test_turns_of_two_processes() -> None:
-    """Each has a sample a turn, and a process that fails is not waited for."""
+    """Each has a sample for each turn, and a process that fails is not waited for."""
     work = "recurrence:H=4,T=3,B=2"
     module = ["bench.worker", "ours", work, "--backend", "reference", "--checked", "0", "--seconds", "0.001"]
     rows = timing.run_in_turns([module, [*module, "--slower", "0.1"]], 5)
@@ -64,22 +67,73 @@ def test_turns_of_two_processes() -> None:
         timing.run_in_turns([module, ["bench.no_such_module"]], 1)
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", "duel", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
-
-
 def test_command(tmp_path: Path) -> None:
-    """Rounds that are there are not run again; a folder that is no checkout is refused."""
+    """Two rounds give the change of their samples; they are not run again; a folder that is no checkout is refused."""
     path = tmp_path / "duel.jsonl"
     few = ["--workload", "recurrence:H=4,T=3,B=2", "--rounds", "2", "--turns", "3", "--seconds", "0.001", "--level", "0.6"]
-    run = _run(str(ROOT), *few, "--results", str(path))
-    assert run.returncode in (0, 1), run.stderr  # noise may say anything of two rounds
+    run = bench("duel", str(ROOT), *few, "--results", str(path))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(row["round"], row["side"], len(row["samples"])) for row in rows] == [(n, s, 3) for n in range(2) for s in ("old", "new")]
-    again = _run(str(ROOT), *few, "--results", str(path))
-    assert again.stdout.splitlines()[-2:] == run.stdout.splitlines()[-2:]
+    expected = [(n, role, 3) for n in range(2) for role in ("baseline", "candidate")]
+    assert [(row["round"], row["role"], len(row["samples"])) for row in rows] == expected
+    (change,) = duel.changes(rows, 0.6, 0.03)
+    assert run.stdout.splitlines()[-1] == str(change)
+    assert run.returncode == int(change.verdict == "slower"), run.stderr
+    again = bench("duel", str(ROOT), *few, "--results", str(path))
+    assert again.stdout.splitlines() == run.stdout.splitlines()[-2:]
+    assert again.returncode == run.returncode
     assert len(path.read_text().splitlines()) == 4
-    bad = _run(str(tmp_path), *few)
+    bad = bench("duel", str(tmp_path), *few)
     assert bad.returncode == 2
     assert bad.stderr.strip().startswith(f"bench: checkout: {tmp_path}; name a folder that")
+    assert bench("duel").stderr == "bench: baseline: none; name a checkout\n"
+
+
+def test_roles_of_false_alarms() -> None:
+    assert list(duel.roles_of(9)) == ["baseline", "candidate", "slower"]
+    assert list(duel.roles_of(10)) == ["baseline", "candidate"]
+    assert duel.roles_of(0)["slower"].arguments() == ["ours", "--slower", "0.1"]
+
+
+def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a made-up clock on which a step takes a second and reading the clock a hundredth."""
+    now = [0.0]
+
+    def look() -> float:
+        now[0] += 0.01
+        return now[0]
+
+    def run(count: int) -> None:
+        now[0] += count
+
+    monkeypatch.setattr(base.time, "perf_counter", look)
+    for count in (1, 3, 40):
+        began = now[0]
+        base.slowed(run, 0.1)(count)
+        assert abs(now[0] - began - 1.1 * count) < 0.05
+    assert base.slowed(run, 0.0) is run
+
+
+def test_false_alarms_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two comparisons the first has a slower process, the second a difference where there is none."""
+    speeds = np.linspace(1, 2, 8)  # a machine that gets slower
+    factors = {(0, "baseline"): 1.0, (0, "candidate"): 1.0, (0, "slower"): 1.1, (1, "baseline"): 1.0, (1, "candidate"): 0.9}
+    rows: list[Mapping] = [
+        {
+            "comparison": number,
+            "role": role,
+            "round": place,
+            "samples": [factor * speed * (1 + 0.001 * place * (role == "candidate"))] * 3,
+        }
+        for (number, role), factor in factors.items()
+        for place, speed in enumerate(speeds)
+    ]
+    found = duel.false_alarms(rows)
+    assert [one.verdict for one in found["candidate"]] == ["same", "faster"]
+    assert [one.verdict for one in found["slower"]] == ["slower"]
+    duel.report_false_alarms(rows)
+    assert "false alarms in 1 of 2 comparisons\n10 % slower detected in 1 of 1\n" in capsys.readouterr().out
+
+
+def test_committed_false_alarms() -> None:
+    run = bench("duel", "--false-alarms", "--report", "--commit", "82124adcd1aa")
+    assert run.stdout.splitlines()[-2:] == ["false alarms in 1 of 20 comparisons", "10 % slower detected in 10 of 10"]

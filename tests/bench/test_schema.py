@@ -1,35 +1,60 @@
-"""The schema of rows: what is committed keeps to it, older rows are read, what does not fit is named."""
+"""The schema of rows: the committed rows keep to it and none is lost, and a row that does not fit is named."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
-from rows import timed
+from rows import failed, timed
 
-from bench import RESULTS, accuracy, schema, throughput
+from bench import RESULTS, schema, summary, throughput
 from lstm_jax import InputError
 from lstm_jax.sweep.rows import read_rows
 
+COMMITTED = {
+    "throughput.jsonl.gz": {"step": 2273, "peak": 38},
+    "accuracy.jsonl": {"grid": 306, "seeds": 200, "loss": 40, "held_out": 377, "epoch_time": 20},
+    "sampling.jsonl": {"sampling": 200},
+    "memory.jsonl": {"step_memory": 16, "run_memory": 3},
+    "scaling.jsonl": {"scaling": 168},
+    "breakdown.jsonl": {"breakdown": 18},
+    "duel.jsonl": {"duel": 144, "false_alarm": 400},
+}
+"""Rows by file and measurement; a new measurement of a file adds to it."""
 
-def test_committed_rows_keep_to_it() -> None:
-    paths = sorted(RESULTS.glob("throughput*.jsonl"))
-    kinds = {schema.kind_of(row) for path in paths for row in throughput.rows_in(path)}
-    assert {schema.TIMED, schema.PEAK} <= kinds
-    trained = list(read_rows(accuracy.PATH, schema.check))
-    assert {schema.kind_of(row) for row in trained} == {schema.TRAINED}
+
+def test_no_committed_row_is_lost() -> None:
+    assert {path.name for path in RESULTS.iterdir()} == set(COMMITTED)
+    for name, counts in COMMITTED.items():
+        assert Counter(row["measurement"] for row in read_rows(RESULTS / name, schema.check)) == counts
+        assert (RESULTS / name).stat().st_size < 900_000
+
+
+def test_committed_samples_are_thinned() -> None:
+    """Order statistics whose median is that of the row to the digits kept."""
+    for row in schema.rows_of(throughput.PATH, schema.STEP):
+        assert len(row["samples"]) == min(row["sample_count"], schema.KEPT_SAMPLES)
+        assert row["samples"] == sorted(row["samples"])
+        low, high = np.searchsorted(row["samples"], [row["ms_per_step"] * 0.999, row["ms_per_step"] * 1.001])
+        middle = len(row["samples"]) / 2
+        assert low <= middle <= high + 1, row["samples"]
+
+
+def test_thinned() -> None:
+    assert schema.thinned([3.0, 1.00004, 2.0]) == [1.0, 2.0, 3.0]
+    assert schema.thinned(range(100, -1, -1)) == [float(n) for n in np.round(np.linspace(0, 100, 20))]
+    row = schema.make_row("step", samples=[2.0, 1.0, 3.0])
+    assert (row["samples"], row["sample_count"], row["measurement"]) == ([1.0, 2.0, 3.0], 3, "step")
+    assert schema.make_row("duel", samples=[2.0, 1.0, 3.0])["samples"] == [2.0, 1.0, 3.0]  # the turns of two processes are pairs
 
 
 def test_a_row_of_accuracy() -> None:
-    row = {"peer": "lstm_jax", "git": "abc", "cores": 1, "load": 1.0, "side": "ours", "task": "sentiment", "T": 80, "H": 128, "seed": 0}
-    row |= {"epochs": 3, "epoch": 1, "seconds": 2.0, "test_accuracy": 0.8}
-    assert schema.check(row, "here") == row | {"schema": schema.VERSION}
+    row = {"schema": 3, "measurement": "grid", "peer": "ours", "git": "abc", "cores": 1, "load": 1.0, "task": "sentiment", "T": 80}
+    row |= {"H": 128, "seed": 0, "epochs": 3, "epoch": 1, "seconds": 2.0, "test_accuracy": 0.8}
+    assert schema.check(row, "here") == row
     with pytest.raises(InputError, match=r"^here: task: generation; give sentiment with test_accuracy"):
         schema.check(row | {"task": "generation"}, "here")
-    with pytest.raises(InputError, match=r"^here: seed: missing; a row of kind trained"):
+    with pytest.raises(InputError, match=r"^here: seed: missing; a row of grid has it"):
         schema.check({name: value for name, value in row.items() if name != "seed"}, "here")
-
-
-def test_older_rows_are_read() -> None:
-    row = timed("A", "ours", 1.0)
-    old = {name: value for name, value in row.items() if name not in ("schema", "noisy")}
-    assert schema.check(old, "here")["schema"] == schema.VERSION
 
 
 @pytest.mark.parametrize(
@@ -38,25 +63,26 @@ def test_older_rows_are_read() -> None:
         ({"ms_per_step": None}, "here: ms_per_step: None; give float or int"),
         ({"ms_per_step": True}, "here: ms_per_step: True; give float or int"),
         ({"samples": 3}, "here: samples: 3; give list"),
-        ({"schema": 99}, "here: schema: 99; give rows of versions 1 to 2, or a newer bench"),
+        ({"schema": 2}, "here: schema: 2; give rows of version 3"),
+        ({"measurement": "beauty"}, "here: measurement: beauty; give one of step, failed"),
     ],
 )
-def test_what_does_not_fit(changes: dict, complaint: str) -> None:
+def test_a_wrong_field(changes: dict, complaint: str) -> None:
     with pytest.raises(InputError) as error:
         schema.check(timed("A", "ours", 1.0) | changes, "here")
     assert str(error.value).startswith(complaint)
 
 
-def test_what_is_missing() -> None:
+def test_a_missing_field() -> None:
     row = timed("A", "ours", 1.0)
     del row["load"]
-    with pytest.raises(InputError, match=r"^here: load: missing; a row of kind timed has it"):
+    with pytest.raises(InputError, match=r"^here: load: missing; a row of step has it"):
         schema.check(row, "here")
     with pytest.raises(InputError, match="each an object"):
         schema.check([1], "here")
 
 
-def test_noisy_rows_give_way() -> None:
+def test_noise() -> None:
     steady, noisy = [1.0, 1.01, 0.99, 1.0], [1.0, 1.3, 0.8, 1.2]
     assert throughput.noise({"samples": steady, "load": 2.0, "cores": 2}) == ""
     assert throughput.noise({"samples": noisy, "load": 2.0, "cores": 2}).startswith("samples spread")
@@ -65,10 +91,12 @@ def test_noisy_rows_give_way() -> None:
     assert throughput.noise(beside, 202.0) == "a product ran at 144 GFLOP/s beside it, 202 at best"
     assert throughput.noise(beside, 150.0) == ""
     assert throughput.noise(beside | {"probe_gflops": []}, 202.0) == ""
-    first, second = timed("A", "ours", 2.0, noisy="yes"), timed("A", "ours", 1.0)
-    failed = {name: first[name] for name in ("peer", "side", "git", "round", "workload", "backend", "dropout", "recurrent_dropout")}
-    failed |= {"error": "out of memory"}
-    for order in ([first, second, failed], [second, first], [failed, second, first]):
-        assert [row["ms_per_step"] for row in throughput.kept(order)] == [1.0]
-    assert throughput.kept([failed, first])[0]["ms_per_step"] == 2.0
-    assert throughput.kept([failed]) == [failed]
+
+
+def test_noisy_rows_give_way() -> None:
+    first, second, error = timed("A", "ours", 2.0, noisy="yes"), timed("A", "ours", 1.0), failed("A", "ours", "out of memory")
+    for order in ([first, second, error], [second, first], [error, second, first]):
+        assert [row["ms_per_step"] for row in summary.kept(order)] == [1.0]
+    assert summary.kept([error, first]) == [first]
+    assert summary.kept([error]) == [error]
+    assert summary.timed([error]) == []

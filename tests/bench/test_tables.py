@@ -1,0 +1,42 @@
+"""The tables in README and docs say what the committed rows say."""
+
+import pytest
+from rows import bench
+
+from bench import report
+from lstm_jax.errors import InputError
+
+
+def test_tables_are_up_to_date() -> None:
+    texts = report.documents().values()
+    assert {command for text in texts for _, command, *_ in report.TABLE.findall(text)} >= {"throughput"}
+    for path, text in report.documents().items():
+        assert report.with_tables(text) == text, f"{path}: run python -m bench report --tables"
+
+
+def test_tables_are_rewritten(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stale table is found by --check and written without it; the text around it stays."""
+    page, mark = tmp_path / "README.md", "<!-- bench throughput 8343e8c9e398 A -->\n"
+    (tmp_path / "docs").mkdir()
+    page.write_text(f"before\n{mark}stale\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    assert report.rewrite_tables(check=True) == 1
+    assert "stale" in page.read_text()
+    assert report.rewrite_tables(check=False) == 0
+    text = page.read_text()
+    assert text.startswith(f"before\n{mark}\nCommit 8343e8c9e398, 208 GFLOP/s")
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert "| PyTorch 2.13.0, nn.LSTM, fused Adam | 18.7: 1.61x (1.54 to 1.64) |" in text
+    assert report.rewrite_tables(check=True) == 0
+
+
+def test_a_mark_without_rows() -> None:
+    for mark in ("throughput 0000000", "throughput 8343e8c9e398 C", "accuracy 0000000", "beauty c5e447ebe3d5"):
+        with pytest.raises(InputError, match=r"give one|name "):
+            report.with_tables(f"<!-- bench {mark} -->\nold\n<!-- end -->\n")
+
+
+def test_command() -> None:
+    run = bench("report", "--tables", "--check")
+    assert run.returncode == 0, run.stdout
+    assert "up to date" in run.stdout

@@ -1,0 +1,68 @@
+"""The sweep over items without rows: order, skipping, failures, workers, and files that are compressed."""
+
+import gzip
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lstm_jax import InputError
+from lstm_jax.sweep.missing import run_missing
+from lstm_jax.sweep.rows import append_rows, read_rows
+
+
+def _square(item: int) -> list[dict[str, Any]]:
+    if item == 3:
+        raise subprocess.CalledProcessError(7, "command")
+    return [{"item": item, "square": item**2}, {"item": item, "square": item**2}]
+
+
+def _describe(item: int, rows: Any) -> str:
+    return f"{item}: {len(rows)} rows"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_missing_items_are_measured_in_order(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / name
+    append_rows(path, {"item": 2, "square": 4}, {"other": 1})
+    wanted = {item: item for item in (4, 2, 3, 1)}
+    rows = run_missing(path, wanted, lambda row: row.get("item"), _square, "items", _describe)
+    assert [row.get("item") for row in rows] == [2, None, 4, 4, 1, 1]
+    assert rows == list(read_rows(path))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        "4: 2 rows",
+        "3: failed, ended with code 7",
+        "1: 2 rows",
+        "1 items failed; their messages are above, and the same command runs them again",
+    ]
+    again = run_missing(path, {4: 4, 1: 1}, lambda row: row.get("item"), lambda item: pytest.fail("it has rows"), "items", _describe)
+    assert again == rows
+
+
+def test_workers_and_errors(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = run_missing(path, {n: n for n in range(20) if n != 3}, lambda row: row["item"], _square, "items", _describe, workers=4)
+    assert sorted(row["item"] for row in rows) == sorted([n for n in range(20) if n != 3] * 2)
+
+    def broken(item: int) -> list[dict[str, Any]]:
+        raise InputError("item", item, "give another")
+
+    with pytest.raises(InputError, match="item: 30"):
+        run_missing(path, {30: 30}, lambda row: row["item"], broken, "items", _describe)
+    assert list(read_rows(path)) == rows
+
+
+def test_a_damaged_compressed_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    append_rows(path, {"a": 1})
+    append_rows(path, {"b": 2})
+    assert [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()] == [{"a": 1}, {"b": 2}]
+    path.write_bytes(path.read_bytes()[:-6])
+    with pytest.raises(InputError, match=r"rows\.jsonl\.gz: .*name a file that is complete"):
+        list(read_rows(path))
+    path.write_bytes(b'{"a": 1}\n')
+    with pytest.raises(InputError, match="not rows of JSON"):
+        list(read_rows(path))
