@@ -1,79 +1,146 @@
-"""The accuracy benchmark: its cells, what its report makes of rows, and a cell in earnest where the articles are."""
+"""The accuracy benchmark: its runs, reports of rows by hand, recipes, and a cell measured where the articles are."""
 
 import json
 import os
-import subprocess
-import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
-import tyro
-from rows import ROOT
+from rows import ROOT, bench
 
-from bench import accuracy
+from bench import accuracy, recipes
+from bench.peers import ours_tasks
+from lstm_jax import InputError
 from lstm_jax.config import GenerationConfig
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
-def _row(task: str, H: int, seed: int, epoch: int, score: float, seconds: float, side: str = "ours") -> dict:
+def _row(task: str, H: int, seed: int, epoch: int, score: float, seconds: float, peer: str = "ours") -> dict:
     name = "test_accuracy" if task == "sentiment" else "validation_bits"
-    known = {"task": task, "side": side, "T": 80, "H": H, "seed": seed, "epochs": 2, "epoch": epoch, "seconds": seconds}
+    known = {"task": task, "peer": peer, "T": 80, "H": H, "seed": seed, "epochs": 2, "epoch": epoch, "seconds": seconds}
     return known | ({"S": 5} if task == "generation" else {}) | {name: score, "examples_per_second": 1000 / seconds}
 
 
-def test_cells_and_who_runs_them() -> None:
-    cells = accuracy.cells(["sentiment", "generation"], accuracy.PRESETS["standard"].axes)
+def test_runs_of_the_grid() -> None:
+    cells = accuracy.cells_of(["sentiment", "generation"], accuracy.PRESETS["standard"].axes)
     assert len(cells) == 4 * 4 + 4 * 3 * 4
-    runs = list(accuracy.wanted(cells, ["ours", "keras_jax"], 3))
-    assert len(runs) == 3 * (len(cells) + 1)  # Keras at the source's sizes, and no generation
-    cell = next(cell for cell, peer, _ in runs if peer == "keras_jax")
-    assert cell.sizes == {"T": 80, "H": 128}
-    assert cell.arguments("keras_jax", 1, 3) == ["bench.peers.keras_sentiment", "--warm-up", "--epochs", "3", "--seed", "1"]
-    for one in (cell, accuracy.Cell("generation", {"T": 20, "S": 5, "H": 64})):
-        module = import_module(f"bench.peers.ours_{one.task}")
-        kind = type(module.DEFAULT)
-        config = tyro.cli(tyro.conf.OmitArgPrefixes[kind], default=module.DEFAULT, args=one.arguments("ours", 1, 3)[1:])
-        length = config.data.maxlen if one.task == "sentiment" else config.data.length
-        assert (length, config.model.units, config.train.epochs, config.train.seed) == (one.sizes["T"], one.sizes["H"], 3, 1)
+    runs = list(accuracy.runs_of(cells, ["ours", "keras_jax"], 3, {"sentiment": 3, "generation": 3}))
+    assert len(runs) == 3 * (len(cells) + 1)  # Keras at the sizes of its example, and no generation
+    run = next(run for run in runs if run.peer == "keras_jax" and run.seed == 1)
+    assert run.cell.sizes == {"T": 80, "H": 128}
+    assert run.arguments() == ["bench.peers.keras_tasks", "sentiment", "--warm-up", "--epochs", "3", "--seed", "1"]
+    for cell in (run.cell, accuracy.Cell("generation", {"T": 20, "S": 5, "H": 64})):
+        module, task, *flags = accuracy.Run(cell, "ours", 1, 3).arguments()
+        assert (module, task) == ("bench.peers.ours_tasks", cell.task)
+        config = ours_tasks.config_of({"sentiment": ours_tasks.SENTIMENT, "generation": ours_tasks.GENERATION}[task], flags)
+        length = config.data.maxlen if task == "sentiment" else config.data.length
+        assert (length, config.model.units, config.train.epochs, config.train.seed) == (cell.sizes["T"], cell.sizes["H"], 3, 1)
 
 
 def test_summary_by_hand() -> None:
     rows = [_row("sentiment", 32, 0, 1, 0.82, 2.0), _row("sentiment", 32, 0, 2, 0.84, 2.0)]
     rows += [_row("sentiment", 32, 1, 1, 0.83, 2.0), _row("sentiment", 32, 1, 2, 0.80, 2.0)]
     rows += [_row("sentiment", 64, 0, 1, 0.81, 4.0), _row("generation", 32, 0, 1, 3.0, 1.0), _row("generation", 32, 0, 2, 2.5, 1.0)]
-    small, large, text = accuracy.summary(rows)
+    small, large, text = accuracy.summarize(rows)
     assert small["scores"] == [0.84, 0.83]
-    assert small["to_accuracy"] == [4.0, 2.0]
-    assert large["to_accuracy"] == [float("inf")]
+    assert small["to_target"] == [4.0, 2.0]
+    assert large["to_target"] == [float("inf")]
     assert text["scores"] == [2.5]
     assert text["examples_per_second"] == 1000
-    assert accuracy.front([small, large, text]) == [small, text]  # the large one is worse and slower
+    assert accuracy.pareto_front([small, large, text]) == [small, text]  # the large one is worse and slower
 
 
 def test_report(capsys) -> None:
     accuracy.report([_row("sentiment", 32, 0, 1, 0.84, 2.0), _row("sentiment", 64, 0, 1, 0.82, 4.0)])
-    said = capsys.readouterr().out
-    assert "0.8400 *" in said
-    assert "not reached" in said
+    printed = capsys.readouterr().out
+    assert "0.8400 *" in printed
+    assert "not reached" in printed
+
+
+def test_rows_of_other_cores_are_reported_apart() -> None:
+    """The committed grid has runs on one core; three seeds of ours and of Keras at the sizes of imdb_lstm had both cores."""
+    one, both = (accuracy.grid_rows(accuracy.PATH, "aea29158c4a4", cores) for cores in (1, 2))
+    assert len(one) == 288
+    (ours, keras) = accuracy.summarize(both)
+    assert (ours["peer"], keras["peer"]) == ("ours", "keras_jax")
+    assert [round(sum(line["scores"]) / 3, 4) for line in (ours, keras)] == [0.8314, 0.8381]
+
+
+def test_recipes() -> None:
+    """Each study's arguments are read by the task they are for."""
+    for study, of_study in recipes.RECIPES.items():
+        assert len({(recipe.task, recipe.name) for recipe in of_study}) == len(of_study), study
+        for recipe in of_study:
+            module, task, *flags = recipe.arguments()
+            assert module == f"bench.peers.{'ours' if recipe.peer == 'ours' else 'keras'}_tasks"
+            if recipe.peer == "ours":
+                ours_tasks.config_of({"sentiment": ours_tasks.SENTIMENT, "generation": ours_tasks.GENERATION}[task], flags)
+    assert [recipe.name for recipe in recipes.choose("epoch_time", ["sentiment"], None)] == ["keras_jax", "ours"]
+    with pytest.raises(InputError, match=r"^recipe: none; give some of windows, "):
+        recipes.choose("held_out", ["sentiment"], None)
+    with pytest.raises(InputError, match=r"^recipe: fast; give some of "):
+        recipes.choose("seeds", ["sentiment"], ["ours", "fast"])
+
+
+def test_runs_of_a_recipe_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seeds from the first on, each in a process; a report of those seeds; what has rows is skipped."""
+    path, asked = tmp_path / "rows.jsonl", []
+
+    def process(arguments: list[str]) -> list[dict]:
+        asked.append(arguments)
+        seed = int(arguments[-1])
+        return [{"peer": "ours", "seed": seed, "epoch": n, "test_accuracy": 0.8 + n / 100 + seed / 1000, "seconds": 1.0} for n in (1, 2)]
+
+    monkeypatch.setattr(recipes.timing, "run_module", process)
+    (ours,) = recipes.choose("seeds", ["sentiment"], ["ours"])
+    for _ in range(2):
+        recipes.run("seeds", [ours], 3, 2, path, measure=True)
+    assert asked == [["bench.peers.ours_tasks", "sentiment", "--epochs", "3", "--seed", str(seed)] for seed in (3, 4)]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "sentiment ours, seed 3: test_accuracy 0.8130, 0.8230"
+    assert lines[-1] == "ours: 0.8235 (sd 0.0007; 3: 0.8230, 4: 0.8240)"
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_reports_of_recipes_by_hand() -> None:
+    held_out = {"recipe": "ours held-out", "seed": 0, "test_accuracy": 0.9}
+    rows = [held_out | {"epoch": 1}, held_out | {"epoch": "best", "test_accuracy": 0.8}]
+    assert recipes.report_seeds(rows) == ["ours held-out: 0.8000 (sd 0.0000; 0: 0.8000)"]
+    times = {"keras_jax": (3.0, 3.0, 3.0), "ours": (1.0, 1.0, 1.0)}
+    rows = [{"task": "generation", "recipe": name, "seconds": s} for name, seconds in times.items() for s in seconds]
+    lines = recipes.report_epoch_time(rows)
+    assert lines[-1] == "generation: speedup over keras_jax 3.00x (95 % confidence interval 3.00 to 3.00)"
+    rows = [{"recipe": "ours", "epoch": epoch, "train_loss": 1.0 + seed} for epoch in range(1, 11) for seed in (0, 1)]
+    assert recipes.report_loss(rows)[0] == "epoch 1: notebook 2.4947; ours 1.5000 (1.0000 to 2.0000)"
+    row = {"recipe": "stream", "seed": 0, "epoch": "best", "bits_window": 2.0, "bits_carried": 1.9, "cpu_seconds": 90.0, "best_epoch": 4}
+    (line,) = recipes.report_held_out([row, {"epoch": 1}])
+    assert line == "stream, seed 0: 2.0000 in windows, 1.9000 carried, 1.5 CPU minutes, best epoch 4"
+
+
+def test_committed_studies() -> None:
+    """Numbers of the log: epochs of sentiment and generation against Keras, accuracy over the seeds named before they were run."""
+    run = bench("accuracy", "--study", "epoch_time", "--report")
+    assert "sentiment: speedup over keras_jax 2.20x (95 % confidence interval 2.1" in run.stdout
+    assert "generation: speedup over keras_jax 3.39x (95 % confidence interval 3.2" in run.stdout
+    run = bench("accuracy", "--study", "seeds", "--first-seed", "100", "--seeds", "20", "--report")
+    assert run.stdout.startswith("ours: 0.8362 (sd 0.0041; 100: 0.8314, ")
 
 
 ARTICLES = Path(os.environ.get("LSTM_JAX_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.mark.skipif(not (ARTICLES / "articles").is_dir(), reason=f"needs the articles in {ARTICLES}")
-def test_a_cell(tmp_path: Path) -> None:
-    assert GenerationConfig().data.length == accuracy.SOURCE["generation"]["T"]
+def test_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert GenerationConfig().data.length == accuracy.EXAMPLE_SIZES["generation"]["T"]
     path = tmp_path / "rows.jsonl"
-    command = [sys.executable, "-m", "bench", "accuracy", "--task", "generation", "--length", "5", "--step", "500", "--units", "4"]
+    monkeypatch.setenv("LSTM_JAX_DATA", str(ARTICLES))
+    command = ["accuracy", "--task", "generation", "--length", "5", "--step", "500", "--units", "4"]
     command += ["--seeds", "1", "--epochs", "2", "--results", str(path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "LSTM_JAX_DATA": str(ARTICLES)}
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    run = bench(*command)
     assert run.returncode == 0, run.stderr[-3000:]
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["epoch"], row["T"], row["S"], row["H"]) for row in rows] == [(1, 5, 500, 4), (2, 5, 500, 4)]
     assert all(row["validation_bits"] > 1 for row in rows)
-    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    again = bench(*command)
     assert again.stdout == "".join(run.stdout.splitlines(keepends=True)[1:])
     assert len(path.read_text().splitlines()) == 2

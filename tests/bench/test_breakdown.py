@@ -1,26 +1,20 @@
-"""What a step is made of: a row of a tiny workload in its own process, floors by hand, and the report's sums; no time is asserted."""
+"""Parts of a step: a row of a tiny workload in its own process, floors by hand, and the report's sums; no time is asserted."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from rows import bench
 from tables import BACKENDS
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-from bench import breakdown  # noqa: E402
-from bench.workloads import make_arrays, workload  # noqa: E402
+from bench import breakdown
+from bench.workloads import make_arrays, workload
 
 TINY = "A:B=4,T=5,H=8,E=6,V=30"
 
 
 def test_a_row_names_the_parts() -> None:
-    command = [sys.executable, "-m", "bench", "breakdown", "--one", "--workload", TINY]
-    row = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+    row = json.loads(bench("breakdown", "--one", "--workload", TINY).stdout.splitlines()[-1])
     assert row["workload"] == TINY
     assert len(row["samples_ms"]) == breakdown.ROUNDS
     compiled = {"LSTM forward", "LSTM backward", "Adam: rows about to be read", "Adam: rows with a gradient", "dropout masks"}
@@ -48,7 +42,7 @@ def test_targets(tmp_path) -> None:
 def test_report(capsys) -> None:
     row = {"workload": "A", "git": "abc", "ms_per_step": 2.0, "parts_ms": {"XLA": 0.5, "LSTM forward": 1.4}}
     breakdown.report(row | {"floors_ms": {"LSTM forward": 1.1}, "gemm_gflops": 400.0, "copy_gbs": 50.0})
-    said = capsys.readouterr().out
-    assert "add up to 95.0 % of it" in said
-    assert "LSTM forward                   1.400 ms, 70.0 %; floor 1.100, 0.300 above it" in said
-    assert "between                        0.100 ms,  5.0 %" in said
+    printed = capsys.readouterr().out
+    assert "the parts sum to 95.0 % of it" in printed
+    assert "LSTM forward                   1.400 ms, 70.0 %; floor 1.100, 0.300 above it" in printed
+    assert "between                        0.100 ms,  5.0 %" in printed

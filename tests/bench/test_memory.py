@@ -1,18 +1,14 @@
-"""The memory benchmark at tiny sizes: a row a process, skipped when it is there; nothing is asserted of how much."""
+"""The memory benchmark at tiny sizes: a row for each process, and rows that exist are skipped; no amount is asserted."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rows import bench
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-from bench import memory  # noqa: E402
+from bench import memory
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
@@ -26,13 +22,7 @@ def test_exponents() -> None:
 def test_a_row_a_process(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "rows.jsonl"
     arguments = ["--length", "5", "--sizes", "B=4,H=4,E=4,V=9", "--results", str(path)]
-    run = subprocess.run(
-        [sys.executable, "-m", "bench", "memory", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    run = bench("memory", *arguments)
     assert run.returncode == 0, run.stderr[-3000:]
     kept, again = (json.loads(line) for line in path.read_text().splitlines())
     assert (kept["remat"], again["remat"]) == ("none", "sqrt")
@@ -41,6 +31,17 @@ def test_a_row_a_process(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
         assert 0 < row["before_mib"] <= row["peak_mib"]
     assert "remat sqrt, T 5: " in run.stdout
     monkeypatch.setattr(sys, "argv", ["memory", *arguments])
-    monkeypatch.setattr(memory.timing, "run_module", lambda arguments: pytest.fail("what is there is not measured again"))
+    monkeypatch.setattr(memory.timing, "run_module", lambda arguments: pytest.fail("rows that exist are not measured again"))
     memory.main()
-    assert capsys.readouterr().out == run.stdout
+    lines = run.stdout.splitlines(keepends=True)
+    assert [line.startswith("A:T=5,B=4") for line in lines] == [True, True, False, False]
+    assert capsys.readouterr().out == "".join(lines[2:])
+
+
+def test_report_of_runs() -> None:
+    lines = bench("memory", "--run", "--report").stdout.splitlines()
+    assert [line.rpartition("}: ")[2] for line in lines] == [
+        "peak 760 MiB resident, 216 s",
+        "peak 676 MiB resident, 359 s",
+        "peak 769 MiB resident, 279 s",
+    ]

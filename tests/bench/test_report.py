@@ -1,32 +1,27 @@
-"""The report: what the page, the summary and the figures say, and the page in a browser."""
+"""The report: content of the page, the summary and the figures, and the page in a browser."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from rows import ROOT, timed
+from rows import bench, failed, timed
 
 NASTY = "<!--<script> no </script> memory"
 """It would blank the page: after "<!--<script" one "</script>" no longer ends the script."""
 
 
 def _rows() -> list[dict]:
-    rows = [{"schema": 2, "peer": "peak", "git": "abc", "cores": 2, "load": 1.0, "gemm_gflops_2": 400.0, "copy_gbs_2": 50.0}]
-    for side, factor in (("ours", 1.0), ("torch_lstm", 2.0), ("flax_nnx", 0.5)):
+    rows = [{"schema": 3, "measurement": "peak", "git": "abc", "cores": 2, "load": 1.0, "gemm_gflops_2": 400.0, "copy_gbs_2": 50.0}]
+    for peer, factor in (("ours", 1.0), ("torch_lstm", 2.0), ("flax_nnx", 0.5)):
         for number in range(3):
             for name in ("A", "recurrence:H=32,T=20,B=32", "recurrence:H=32,T=80,B=32", "recurrence:H=64,T=80,B=32"):
-                rows.append(timed(name, side, 4.0 * factor * (1 + number / 100), number))
-    failed = {name: rows[1][name] for name in ("peer", "side", "git", "round", "workload", "backend", "dropout", "recurrent_dropout")}
-    failed |= {"peer": "haiku", "side": "haiku", "cores": 2, "load": 1.0, "error": NASTY}
-    return [*rows, failed]
+                rows.append(timed(name, peer, 4.0 * factor * (1 + number / 100), number))
+    return [*rows, failed("A", "haiku", NASTY)]
 
 
-ABOUT = {"schema": 2, "peer": "lstm_jax", "git": "def", "side": "ours", "cores": 1, "load": 1.0}
+ABOUT = {"schema": 3, "measurement": "grid", "peer": "ours", "git": "def", "cores": 1, "load": 1.0}
 
 
 def _trained() -> list[dict]:
@@ -50,33 +45,28 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in _rows()))
     trained = folder / "accuracy.jsonl"
     trained.write_text("".join(json.dumps(row) + "\n" for row in _trained()))
-    run = _report("--results", str(path), "--accuracy", str(trained), "--out", str(folder / "page"))
+    run = bench("report", "--results", str(path), "--accuracy", str(trained), "--out", str(folder / "page"))
     assert run.returncode == 0, run.stderr
     return folder / "page"
 
 
-def _report(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", "report", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
-
-
-def test_what_the_page_holds(page: Path) -> None:
+def test_data_of_the_page(page: Path) -> None:
     text = (page / "index.html").read_text()
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)  # opens offline
     (found,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
     data = json.loads(found)
     assert (data["gemm"], data["copy"]) == (400.0, 50.0)
     assert len(data["rows"]) == 3 * 3 * 4 + 1
-    line = next(line for line in data["lines"] if (line["name"], line["side"]) == ("A", "torch_lstm"))
+    line = next(line for line in data["lines"] if (line["name"], line["candidate"]) == ("A", "torch_lstm"))
     assert line["ms"] == pytest.approx(8.08)
-    assert line["ratio"][0] == pytest.approx(2.0)
-    assert line["ratio"][1] <= 2.0 <= line["ratio"][2]
+    assert line["speedup"][0] == pytest.approx(2.0)
+    assert line["speedup"][1] <= 2.0 <= line["speedup"][2]
     trained = {(line["task"], line["T"], line["S"], line["H"]): line for line in data["accuracy"]}
     assert len(trained) == 4 + 2
     best = trained["sentiment", 80, None, 64]
     assert (best["score"], best["low"], best["high"]) == pytest.approx((0.8425, 0.842, 0.843))
-    assert best["reached"] == pytest.approx(51.2)
-    assert trained["sentiment", 20, None, 32]["reached"] is None
+    assert best["seconds_to_target"] == pytest.approx(51.2)
+    assert trained["sentiment", 20, None, 32]["seconds_to_target"] is None
     assert {key for key, line in trained.items() if not line["front"]} == {("sentiment", 20, None, 64)}
     column = data["columns"].index("error")
     assert NASTY in [row[column] for row in data["rows"]]
@@ -86,22 +76,22 @@ def test_what_the_page_holds(page: Path) -> None:
 def test_summary_and_figures(page: Path) -> None:
     text = (page / "summary.md").read_text()
     assert "| this project | 4.04 |" in text
-    assert re.search(r"\| PyTorch , nn.LSTM, fused Adam \| 8.08: 2.00 times \(1.9\d to 2.0\d\) \|", text)
-    assert "| | the recurrence alone, 3 sizes |" in text
-    assert re.search(r"\| Flax , nnx.RNN \| 0.50 \(0.50 to 0.50\), slower at 3 \|", text)
+    assert re.search(r"\| PyTorch , nn.LSTM, fused Adam \| 8.08: 2.00x \(1.9\d to 2.0\d\) \|", text)
+    assert "|  | the recurrence alone, 3 sizes |" in text
+    assert re.search(r"\| Flax , nnx.RNN \| 0.50x \(0.50 to 0.50\), 0.50x to 0.50x, we are slower at 3 sizes \|", text)
     assert "| 64 | 0.7925 (0.78) | 0.8425* (0.2) |" in text
     assert "Generation, windows every 3: held-out bits a character, mean of 2 seeds" in text
-    for side in ("torch_lstm", "flax_nnx"):
-        assert {(page / f"grid_{side}.{ending}").exists() for ending in ("png", "svg")} == {True}
+    for peer in ("torch_lstm", "flax_nnx"):
+        assert {(page / f"grid_{peer}.{ending}").exists() for ending in ("png", "svg")} == {True}
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    run = _report("--results", str(tmp_path / "none.jsonl"))
+    run = bench("report", "--results", str(tmp_path / "none.jsonl"))
     assert run.returncode == 2
     assert run.stderr.startswith(f"bench: rows: {tmp_path}/none.jsonl; run bench throughput first")
     path = tmp_path / "two.jsonl"
     path.write_text("".join(json.dumps(timed("A", "ours", 1.0, n, cpu=f"chip {n}")) + "\n" for n in range(2)))
-    run = _report("--results", str(path), "--out", str(tmp_path / "page"))
+    run = bench("report", "--results", str(path), "--out", str(tmp_path / "page"))
     assert run.stderr == "bench: machines: chip 0, 2 cores and chip 1, 2 cores; report rows of one machine\n"
     assert not (tmp_path / "page").exists()
 
@@ -132,13 +122,13 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
 
         before = text("#heat")
         assert "2.00" in before
-        choose("side", "heat-controls", "flax_nnx")
+        choose("peer", "heat-controls", "flax_nnx")
         assert "0.50" in text("#heat") != before
         curve = text("#curve")
         choose("what", "curve-controls", "ms")
         assert text("#curve") != curve
         assert "flax_nnx" in text("#curve")
-        choose("side", "curve-controls", "torch_lstm")
+        choose("peer", "curve-controls", "torch_lstm")
         assert "flax_nnx" not in text("#curve")
 
         scores = text("#accuracy")
@@ -168,6 +158,6 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
         WebDriverWait(browser, 10).until(lambda _: saved.exists() and saved.stat().st_size)  # it is empty for a moment
         lines = saved.read_text().splitlines()
         assert len(lines) == 4
-        assert lines[0].startswith("workload,side,round,ms_per_step")
+        assert lines[0].startswith("workload,candidate,round,ms_per_step")
         errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
         assert not errors

@@ -1,18 +1,14 @@
 """The scaling benchmark at tiny sizes: a row a process, curves and exponents from rows, a figure; no time is asserted."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rows import bench
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-from bench import scaling  # noqa: E402
+from bench import scaling
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
@@ -35,8 +31,8 @@ def test_curves_of_rows() -> None:
     by_steps, by_units = scaling.curves(rows, middle, (1, 2))
     assert (by_steps.letter, by_steps.devices, by_steps.sizes, by_steps.ms, by_steps.mib) == ("T", 1, [10, 20], [3.0, 6.0], [103.0, 106.0])
     assert (by_units.letter, by_units.sizes, by_units.ms) == ("H", [4, 8], [3.0, 9.0])
-    assert "as T ** 1.00 (last two sizes 1.00)" in scaling.said(by_steps)
-    assert "as H ** 1.58" in scaling.said(by_units)
+    assert "as T ** 1.00 (last two sizes 1.00)" in scaling.describe(by_steps)
+    assert "as H ** 1.58" in scaling.describe(by_units)
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
@@ -47,9 +43,9 @@ def test_exponents_above_a_constant(power: float) -> None:
 
 def test_a_sweep(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     path, figure = tmp_path / "rows.jsonl", tmp_path / "figures" / "scaling.png"
-    command = [sys.executable, "-m", "bench", "scaling", "--grid", "T=3:6", "--middle", "T=3,H=4,B=2", "--devices", "2", "--rounds", "1"]
+    command = ["scaling", "--grid", "T=3:6", "--middle", "T=3,H=4,B=2", "--devices", "2", "--rounds", "1"]
     command += ["--seconds", "0.02", "--results", str(path), "--figure", str(figure)]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    run = bench(*command)
     assert run.returncode == 0, run.stderr[-3000:]
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["T"], row["H"], row["E"], row["B"], row["devices"]) for row in rows] == [(3, 4, 4, 2, 2), (6, 4, 4, 2, 2)]
@@ -60,7 +56,7 @@ def test_a_sweep(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "T 3 to 6, devices 2: time " in run.stdout
     for form in (figure, figure.with_suffix(".svg")):
         assert 0 < form.stat().st_size < 2**20
-    monkeypatch.setattr(sys, "argv", command[3:])
-    monkeypatch.setattr(scaling.timing, "run_module", lambda arguments: pytest.fail("what is there is not measured again"))
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(scaling.timing, "run_module", lambda arguments: pytest.fail("rows that exist are not measured again"))
     scaling.main()
     assert capsys.readouterr().out == "".join(line + "\n" for line in run.stdout.splitlines() if not line.startswith("round"))

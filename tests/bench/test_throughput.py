@@ -1,31 +1,32 @@
-"""The throughput benchmark: peers do the same work as ours, FLOPs are counted right, a failure is a row. Nothing is timed in earnest.
+"""The throughput benchmark: peers do the same work as ours, FLOPs are counted right, a failure is a row. No time is asserted.
 
 Peers run in processes of their own: they warn at import, and Keras takes one backend a process.
 """
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rows import ROOT, bench, failed, timed
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-from bench.peer import PEERS, Built, Options  # noqa: E402
-
-from bench import device, flops, sides, timing, worker  # noqa: E402
-from bench.workloads import make_arrays, recurrence, workload  # noqa: E402
-from lstm_jax.recurrence import BACKENDS  # noqa: E402
-from lstm_jax.sweep.rows import read_rows  # noqa: E402
+from bench import flops, machine, peers, schema, summary, throughput, timing, worker
+from bench.peers import PEERS
+from bench.peers.base import Built, Options
+from bench.workloads import make_arrays, recurrence, workload
+from lstm_jax import InputError
+from lstm_jax.recurrence import BACKENDS
+from lstm_jax.sweep.rows import read_rows
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 
@@ -39,7 +40,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from bench import worker
-from bench.peer import Options
+from bench.peers.base import Options
 from bench.workloads import make_arrays, workload
 
 folder, peer, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3].split()
@@ -60,7 +61,7 @@ import json, sys
 import numpy as np
 from pathlib import Path
 from bench import worker
-from bench.peer import Options
+from bench.peers.base import Options
 from bench.workloads import make_arrays, workload
 
 if "jax" in sys.argv[1]:
@@ -79,7 +80,7 @@ for name in names:
         if work.kind == "sentiment":
             built.run(1)
         with np.load(path) as reference:
-            print(json.dumps({"peer": peer, "kind": work.kind, "far": worker.distances(work, built, reference), "note": built.note}))
+            print(json.dumps({"peer": peer, "kind": work.kind, "distances": worker.distances(work, built, reference), "note": built.note}))
 """
 
 
@@ -103,7 +104,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the references, against which ours has been checked."""
     folder = tmp_path_factory.mktemp("references")
     for row in _check(folder, ["ours"]).values():
-        assert max(row["far"].values()) < 1e-5
+        assert max(row["distances"].values()) < 1e-5
     return folder
 
 
@@ -157,14 +158,14 @@ def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path) -> 
 
 def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without one it is skipped, and the reason said; with one its processes compute in float32, and its rows are kept apart."""
-    found = [sides.side("ours"), sides.side("jax_rnn")]
-    monkeypatch.setattr(device, "gpu", lambda: False)
-    assert sides.installed(found) == found[:1]
+    found = [peers.read_candidate("ours"), peers.read_candidate("jax_rnn")]
+    monkeypatch.setattr(machine, "gpu", lambda: False)
+    assert peers.installed(found) == found[:1]
     assert capsys.readouterr().out == "jax_rnn: skipped, a GPU is missing\n"
     assert "NVIDIA_TF32_OVERRIDE" not in timing.pinned()
-    monkeypatch.setattr(device, "gpu", lambda: True)
-    assert sides.installed(found) == found
-    assert timing.pinned().items() >= device.SETTINGS.items()
+    monkeypatch.setattr(machine, "gpu", lambda: True)
+    assert peers.installed(found) == found
+    assert timing.pinned().items() >= machine.GPU_SETTINGS.items()
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -202,7 +203,7 @@ def test_an_answer_that_is_off_is_refused() -> None:
             worker.distances(work, wrong, reference)
     with pytest.raises(ValueError, match="arrays"):
         worker.distances(work, built(np.ones(4), {"w": np.ones(3)}), reference)
-    worker.distances(work, built(np.ones(4), off, apart={"w": np.array([False, False, True])}), reference)
+    worker.distances(work, built(np.ones(4), off, excluded={"w": np.array([False, False, True])}), reference)
 
 
 def test_flops_by_hand() -> None:
@@ -238,17 +239,19 @@ def test_arrays_are_the_same_each_time() -> None:
         workload("A:Q=3")
 
 
-def test_sides_are_read() -> None:
-    plain, changed = sides.side("ours"), sides.side("ours:backend=reference:recurrent=0")
+def test_candidates_are_read() -> None:
+    plain, changed = peers.read_candidate("ours"), peers.read_candidate("ours:backend=reference:recurrent=0")
     assert plain.key(workload("A")) == ("ours", "A", None, RATE, RATE, "float32", 0.0)
     assert changed.key(workload("A")) == ("ours", "A", "reference", RATE, 0.0, "float32", 0.0)
     assert changed.arguments() == ["ours", "--backend", "reference", "--recurrent-dropout", "0.0"]
-    assert plain.key(workload("A")) != sides.side("ours:dtype=bfloat16").key(workload("A"))
-    for wrong in ("ours:colour=red", "theirs", "ours:backend=none", "ours:dtype=int8", "torch_lstm:dtype=bfloat16", "ours:dropout=half"):
-        with pytest.raises(ValueError, match=r"give "):
-            sides.side(wrong)
-    found = sides.sides_of(["ours", "haiku"], ["native", "hoisted"], ["float32", "bfloat16"])
-    assert [one.name for one in found] == [
+    assert plain.key(workload("A")) != peers.read_candidate("ours:dtype=bfloat16").key(workload("A"))
+    assert peers.read_candidate("flax_nnx:backend=LSTMCell").backend == "LSTMCell"
+    unknown = ("ours:colour=red", "theirs", "ours:backend=none", "ours:dtype=int8", "torch_lstm:dtype=bfloat16", "haiku:backend=x")
+    for wrong in (*unknown, "ours:dropout=half"):
+        with pytest.raises(InputError, match=r"give "):
+            peers.read_candidate(wrong)
+    found = peers.read_candidates(["ours", "haiku"], ["native", "hoisted"], ["float32", "bfloat16"])
+    assert [candidate.name for candidate in found] == [
         "ours:backend=native",
         "ours:backend=native:dtype=bfloat16",
         "ours:backend=hoisted",
@@ -257,8 +260,23 @@ def test_sides_are_read() -> None:
     ]
 
 
-# the peak is not what is tested, and takes its time
-QUICK = "from bench import peak, throughput; throughput.noise = lambda row, fastest: ''; peak.measure = lambda: "
+def test_table_of_peers() -> None:
+    """Each row names a module that exists, an extra of the project, and a title whose versions its rows have."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, peer in PEERS.items():
+        assert peer.name == name
+        assert find_spec(f"bench.peers.{peer.module}") is not None
+        assert peer.extra in extras or not peer.imports
+        assert set(re.findall(r"{(.*?)}", peer.title)) <= set(peer.packages)
+    rows = [{"candidate": "torch_lstm", "versions": {"torch": "2.13.0+cpu"}}]
+    assert peers.title("torch_lstm", rows) == "PyTorch 2.13.0, nn.LSTM, fused Adam"
+    assert peers.title("ours:recurrent=0:dropout=0", rows) == "this project, recurrent=0, dropout=0"
+    missing = peers.Peer("x", "X", "ours", imports=("no_such_package",), extra="peers").missing()
+    assert missing == "no_such_package is missing: pip install '.[peers]'"
+
+
+# peaks take time and are not tested here
+QUICK = "from bench import timing, throughput; throughput.noise = lambda row, fastest: ''; timing.peaks = lambda: "
 QUICK += "{f'{name}_{n}': 10.0 for name in ('gemm_gflops', 'copy_gbs') for n in (1, 2)}; throughput.main()"
 
 
@@ -281,10 +299,10 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert "torn, passed over" in run.stderr
     rows = list(read_rows(path))
     assert rows[: len(before)] == before
-    timed = [(row["side"], row["round"]) for row in rows if row["peer"] != "peak"]
-    assert sorted(timed) == sorted((side, number) for side in ("ours", "ours:backend=reference") for number in range(3))
-    # those that a process was checked for are not checked again
-    assert len({row["farthest"] for row in rows if row.get("side") == "ours"}) == 1
+    processes = [(row["candidate"], row["round"]) for row in rows if row["measurement"] == "step"]
+    assert sorted(processes) == sorted((name, number) for name in ("ours", "ours:backend=reference") for number in range(3))
+    # a candidate that was checked is not checked again
+    assert len({row["distance"] for row in rows if row.get("candidate") == "ours"}) == 1
 
 
 def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
@@ -296,7 +314,7 @@ def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
     run = _run(["-c", QUICK, *arguments], one_core)
     assert run.returncode == 0, run.stderr[-3000:]
     peak, good, bad = (json.loads(line) for line in path.read_text().splitlines())
-    assert peak["peer"] == "peak"
+    assert [row["measurement"] for row in (peak, good, bad)] == ["peak", "step", "failed"]
     assert good["ms_per_step"] > 0
     assert good["cores"] == (1 if one_core else timing.CORES)
     assert good["samples"]
@@ -308,3 +326,49 @@ def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
     again = _run(["-c", QUICK, *arguments, "--report"])
     assert again.returncode == 0, again.stderr[-3000:]
     assert len(path.read_text().splitlines()) == 3
+
+
+def test_first_step(tmp_path: Path) -> None:
+    """A cold and a warm process of each round; a failure is a row; what has rows is skipped."""
+    path = tmp_path / "rows.jsonl"
+    arguments = ["throughput", "--first-step", "--workload", "recurrence:B=2,T=3,H=4", "--rounds", "1", "--results", str(path)]
+    arguments += ["--peer", "ours", "ours:backend=cudnn"]
+    run = bench(*arguments)
+    assert run.returncode == 0, run.stderr[-3000:]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["candidate"], row["cache"], "error" in row) for row in rows] == [
+        ("ours", "cold", False),
+        ("ours", "warm", False),
+        ("ours:backend=cudnn", "cold", True),
+        ("ours:backend=cudnn", "warm", True),
+    ]
+    assert all(row["build_seconds"] > 0 and row["first_step_seconds"] > 0 for row in rows[:2])
+    assert "failed: ended with code 1" in run.stdout
+    again = bench(*arguments)
+    assert again.returncode == 0
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_summary_by_hand() -> None:
+    """Medians and speedups of rows made up; a candidate that equals ours on a workload is left out."""
+    rows = [timed("A", name, ms * factor, n) for name, ms in (("ours", 2.0), ("haiku", 3.0)) for n, factor in enumerate((0.9, 1.0, 1.5))]
+    rows += [timed("B", "ours", 4.0), failed("B", "haiku", "out of memory")]
+    candidates = [peers.read_candidate(name) for name in ("ours", "haiku", "ours:dropout=0.2:recurrent=0.2")]
+    lines = summary.summarize([workload("A"), workload("B")], candidates, rows)
+    processes = [(line.work.name, line.candidate, line.processes) for line in lines]
+    assert processes == [("A", "ours", 3), ("A", "haiku", 3), ("B", "ours", 1), ("B", "haiku", 0)]
+    ours, haiku, _, broken = lines
+    assert (ours.ms, ours.speedup, haiku.ms, broken.error) == (2.0, None, 3.0, "out of memory")
+    assert haiku.speedup is not None
+    assert haiku.speedup[0] == pytest.approx(1.5)
+    assert haiku.speedup[1] <= 1.5 <= haiku.speedup[2]
+    assert summary.mean_speedup([2.0, 0.5, 4.0]).startswith("1.59x (")
+    assert summary.mean_speedup([2.0, 0.5, 4.0]).endswith("0.50x to 4.00x, we are slower at 1 size")
+
+
+def test_series_are_kept_apart() -> None:
+    """Workload A of the commit was measured twice: against peers, and with and without recurrent dropout."""
+    rows = [schema.rows_of(throughput.PATH, "step", git="8343e8c9e398", series=name) for name in ("", "recurrent dropout")]
+    counts = [sum(row["workload"] == "A" and row["candidate"] == "ours" for row in summary.kept(part)) for part in rows]
+    assert counts == [7, 18]
+    assert {row["workload"] for row in rows[1]} == {"A"}
