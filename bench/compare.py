@@ -40,9 +40,13 @@ class Change:
     p: float
     verdict: Verdict = "same"
 
+    @property
+    def times(self) -> str:
+        """The ratio with its interval, as text."""
+        return f"{self.ratio:.3f} times the baseline's time ({self.low:.3f} to {self.high:.3f})"
+
     def __str__(self) -> str:
-        times = f"{self.ratio:.3f} times the baseline's time ({self.low:.3f} to {self.high:.3f})"
-        return f"{self.workload:<28} {self.peer:<28} {times}, p {self.p:.3f}: {self.verdict}"
+        return f"{self.workload:<28} {self.peer:<28} {self.times}, p {self.p:.3f}: {self.verdict}"
 
 
 def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:

@@ -126,11 +126,10 @@ def report_false_alarms(rows: Iterable[Mapping[str, Any]]) -> None:
     """Print every comparison, the rate of false alarms and that of detection."""
     found = false_alarms(rows)
     for role, comparisons in found.items():
-        for number, one in enumerate(comparisons):
-            interval = f"{one.ratio:.3f} times the baseline's time ({one.low:.3f} to {one.high:.3f})"
-            print(f"{number:>2} {role:<9} {interval}, p {one.p:.3f}: {one.verdict}")
-    alarms = sum(one.verdict != "same" for one in found["candidate"])
-    detected = sum(one.verdict == "slower" for one in found["slower"])
+        for number, comparison in enumerate(comparisons):
+            print(f"{number:>2} {role:<9} {comparison.times}, p {comparison.p:.3f}: {comparison.verdict}")
+    alarms = sum(comparison.verdict != "same" for comparison in found["candidate"])
+    detected = sum(comparison.verdict == "slower" for comparison in found["slower"])
     print(f"false alarms in {alarms} of {len(found['candidate'])} comparisons")
     print(f"{100 * SHARE:.0f} % slower detected in {detected} of {len(found['slower'])}")
 
@@ -182,11 +181,11 @@ def duel(options: argparse.Namespace) -> int:
 
         wanted = {(name, number): (name, number) for number in range(options.rounds) for name in works}
         rows = run_missing(options.results, {} if options.report else wanted, key, measure, "rounds", _describe, check)
-    judged = changes([row for row in rows if key(row) in wanted], options.level, options.least)
+    verdicts = changes([row for row in rows if key(row) in wanted], options.level, options.least)
     print(", ".join(f"{name} {versions[name]} in {folders[name]}" for name in folders))
-    for one in judged:
-        print(one)
-    return int(any(one.verdict == "slower" for one in judged))
+    for found in verdicts:
+        print(found)
+    return int(any(found.verdict == "slower" for found in verdicts))
 
 
 def _describe(item: tuple[Any, int], rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ from lstm_jax.sweep import stats
 
 @pytest.mark.parametrize(("slower", "least", "most"), [(1.0, 0, 10), (1.1, 90, 100)])
 def test_noise_is_not_called_a_change_and_a_tenth_is(slower: float, least: int, most: int) -> None:
-    """Of 100 comparisons of five processes each, whose times spread by 2 %."""
+    """Count the verdicts of 100 comparisons of five processes each, whose times spread by 2 %."""
     rng = np.random.default_rng(1)
     called = 0
     for _ in range(100):
@@ -33,7 +33,7 @@ def test_changes_by_hand() -> None:
     assert (change.workload, change.peer, change.verdict) == ("A", "ours", "slower")
     assert change.ratio == pytest.approx(1.2)
     assert 1.15 < change.low < 1.2 < change.high < 1.25
-    assert change.p == pytest.approx(2 / 252)  # of 252 ways to divide ten times two are as far apart
+    assert change.p == pytest.approx(2 / 252)  # of 252 ways to divide ten times two are as distant
     assert str(change).endswith(f"1.200 times the baseline's time ({change.low:.3f} to {change.high:.3f}), p 0.008: slower")
 
 

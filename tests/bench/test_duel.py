@@ -35,7 +35,7 @@ def test_a_tenth_is_seen_on_a_machine_that_changes() -> None:
     assert slower.verdict == "slower"
     assert slower.ratio == pytest.approx(1.1, rel=0.01)
     assert slower.low < slower.ratio < slower.high
-    assert [one.verdict for one in duel.changes(_rows(1.0) + _rows(0.9, work="B"), 0.02, 0.03)] == ["same", "faster"]
+    assert [change.verdict for change in duel.changes(_rows(1.0) + _rows(0.9, work="B"), 0.02, 0.03)] == ["same", "faster"]
     with pytest.raises(InputError, match=r"^rounds of A: 6; no 6 pairs can be beyond level 0.02: run more$"):
         duel.changes(_rows(1.1, 6), 0.02, 0.03)
 
@@ -114,7 +114,7 @@ def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_false_alarms_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of two comparisons the first has a slower process, the second a difference where there is none."""
+    """Among two comparisons the first has a slower process, the second a difference where there is none."""
     speeds = np.linspace(1, 2, 8)  # a machine that gets slower
     factors = {(0, "baseline"): 1.0, (0, "candidate"): 1.0, (0, "slower"): 1.1, (1, "baseline"): 1.0, (1, "candidate"): 0.9}
     rows: list[Mapping] = [
@@ -128,8 +128,8 @@ def test_false_alarms_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
         for place, speed in enumerate(speeds)
     ]
     found = duel.false_alarms(rows)
-    assert [one.verdict for one in found["candidate"]] == ["same", "faster"]
-    assert [one.verdict for one in found["slower"]] == ["slower"]
+    assert [change.verdict for change in found["candidate"]] == ["same", "faster"]
+    assert [change.verdict for change in found["slower"]] == ["slower"]
     duel.report_false_alarms(rows)
     assert "false alarms in 1 of 2 comparisons\n10 % slower detected in 1 of 1\n" in capsys.readouterr().out
 

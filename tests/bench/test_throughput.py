@@ -157,7 +157,7 @@ def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path) -> 
 
 
 def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without one it is skipped, and the reason said; with one its processes compute in float32, and its rows are kept apart."""
+    """Without a GPU it is skipped, and the reason printed; with one its processes compute in float32, and its rows are kept apart."""
     found = [peers.read_candidate("ours"), peers.read_candidate("jax_rnn")]
     monkeypatch.setattr(machine, "gpu", lambda: False)
     assert peers.installed(found) == found[:1]
