@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from bench.accuracy import TARGET
+from bench.peers import OURS
 from bench.report.tables import accuracy_records
 from bench.scaling import Curve, exponent
 from bench.schema import FAILED, STEP, select
-from bench.summary import Line, peaks
+from bench.summary import Line, mean_speedup, peaks, speedups_over_sizes
 from lstm_jax.files.writing import MARK
 
 Row = dict[str, Any]
@@ -63,6 +64,11 @@ def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], co
         "gemm": _finite(gemm),
         "copy": _finite(copy),
         "lines": [line_record(line, example.get((line.work.name, line.candidate))) for line in lines if not line.error],
+        "means": [
+            {"candidate": name, "sizes": len(speedups), "text": mean_speedup(speedups)}
+            for name, speedups in speedups_over_sizes(lines, "recurrence").items()
+            if not name.startswith(OURS)
+        ],
         "scaling": [vars(curve) | {"exponent": exponent(curve.sizes[-2:], curve.ms[-2:])} for curve in curves],
         "accuracy": [accuracy_record(record) for record in accuracy_records(trained)],
         "accuracy_commit": trained[0]["git"] if trained else "",

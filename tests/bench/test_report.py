@@ -68,6 +68,11 @@ def test_data_of_the_page(page: Path) -> None:
     assert best["seconds_to_target"] == pytest.approx(51.2)
     assert trained["sentiment", 20, None, 32]["seconds_to_target"] is None
     assert {key for key, line in trained.items() if not line["front"]} == {("sentiment", 20, None, 64)}
+    assert data["means"][1] == {
+        "candidate": "flax_nnx",
+        "sizes": 3,
+        "text": "0.50x (0.50 to 0.50), 0.50x to 0.50x, we are slower at 3 sizes",
+    }
     column = data["columns"].index("error")
     assert NASTY in [row[column] for row in data["rows"]]
     assert "<" not in found
