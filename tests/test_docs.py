@@ -1,32 +1,170 @@
-"""The pages of docs/ that show commands: these are run as they stand."""
+"""The documentation is true of the code: its code runs, its commands and flags exist, its links resolve, its paths are there."""
 
+import importlib
+import io
 import os
 import re
+import runpy
+import shlex
 import subprocess
 import sys
+import tomllib
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 
 import pytest
+from pages import LOG, NAMES, PAGES, README, ROOT, anchors, blocks, commands, links, spans
 
-pytestmark = pytest.mark.usefixtures("quick_processes")
+from lstm_jax import cli
+from lstm_jax.commands import COMMANDS
 
-ROOT = Path(__file__).parent.parent
-PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if "```sh\n" in page.read_text()]
+STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if "study.main(" in path.read_text()]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+CODE = ("lstm_jax", "bench", "experiments")
+pages = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_blocks_run(page: Path, tmp_path: Path) -> None:
-    """In a folder that stands for the checkout, one block after the other."""
-    for name in ("experiments", "bench", "lstm_jax"):
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_runs(page: Path) -> None:
+    """The blocks of a page are one program."""
+    program = "\n".join(blocks(page, "python"))
+    run = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.usefixtures("quick_processes")
+def test_first_study_runs(tmp_path: Path) -> None:
+    """Run its blocks one after the other in a folder that stands for the checkout."""
+    for name in CODE:
         (tmp_path / name).symlink_to(ROOT / name)
-    blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) > 2
+    shown = blocks(ROOT / "docs" / "first_study.md", "sh")
+    assert len(shown) > 2
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "PATH": path}
     run = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        ["bash", "-euo", "pipefail", "-c", "\n".join(shown)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert (tmp_path / "both.png").stat().st_size > 20_000
     assert "category from one-hot, usual order" in run.stdout
     assert sum("units=16" in line for line in run.stdout.splitlines()) == 1
+
+
+def test_every_sh_block_is_run() -> None:
+    """Blocks of the language sh are in pages whose blocks a test or CI runs; others are of the language console."""
+    assert [page.stem for page in PAGES if blocks(page, "sh")] == ["README", "first_study"]
+
+
+def _run_module(module: str) -> None:
+    """Run `python -m module` in this process."""
+    if module == "bench":
+        importlib.import_module("bench.__main__").main()
+    else:
+        runpy.run_module(module, run_name="__main__")
+
+
+@cache
+def _help(module: str, *words: str) -> str:
+    """Return what `python -m module words --help` prints."""
+    old, out = sys.argv, io.StringIO()
+    sys.argv = [module, *words, "--help"]
+    try:
+        with redirect_stdout(out), redirect_stderr(out), pytest.raises(SystemExit) as ended:
+            _run_module(module)
+    finally:
+        sys.argv = old
+    assert ended.value.code in (0, None), out.getvalue()
+    return out.getvalue()
+
+
+def _check_ours(words: list[str]) -> None:
+    """Parse a command line of lstm-jax without running it."""
+    if words in ([], ["--help"]):
+        return
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    assert name in COMMANDS, name
+    rest = words[len(name.split()) :]
+    if rest and "--help" not in rest:
+        cli._parse(words)
+
+
+def _check_flags(words: list[str], text: str) -> None:
+    for flag in (word.split("=")[0] for word in words if word.startswith("--")):
+        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", text), flag
+
+
+@pages
+def test_commands_exist_with_their_flags(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for program, arguments in commands(page):
+        words = shlex.split(arguments, comments=True)
+        if program == "lstm-jax":
+            if "diagonal" not in words:  # a cell that another page registers
+                _check_ours(words)
+        elif program.endswith("bench"):
+            if words and words[0] != "COMMAND":
+                _check_flags(words[1:], _help("bench", words[0]))
+        else:
+            name = words[0] if not arguments.startswith(".") else arguments[1:].split()[0]
+            if name not in ("NAME", "study"):
+                assert name in STUDIES, name
+                _check_flags(words[1:], _help(f"experiments.{name}"))
+
+
+def test_commands_are_found() -> None:
+    found = commands(README) + commands(ROOT / "docs" / "benchmarks.md") + commands(ROOT / "docs" / "studies.md")
+    assert {program for program, _ in found} == {"lstm-jax", "python -m bench", "python -m experiments"}
+    assert len(found) > 25
+
+
+@pytest.mark.parametrize("page", [*PAGES, LOG, ROOT / "CHANGELOG.md"], ids=[*NAMES, "LOG", "CHANGELOG"])
+def test_links_resolve(page: Path) -> None:
+    for target in links(page):
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        assert path.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_index_lists_every_page() -> None:
+    listed = links(ROOT / "docs" / "index.md")
+    assert {page.name for page in PAGES if page.parent == ROOT / "docs"} - {"index.md"} <= set(listed)
+
+
+@pages
+def test_paths_are_there(page: Path) -> None:
+    """Every path of the code that a page names, in a code span, exists."""
+    for span in spans(page):
+        if re.fullmatch(r"(lstm_jax|bench|experiments|tests|docs)/[\w./-]*", span):
+            assert (ROOT / span).exists(), span
+            assert (ROOT / span).is_dir() == span.endswith("/") or span.startswith("bench/results"), span
+
+
+def test_architecture_names_every_folder() -> None:
+    named = {span for span in spans(ARCHITECTURE) if span.endswith("/")}
+    there = {folder for top in CODE for folder in [ROOT / top, *(ROOT / top).rglob("*")] if folder.is_dir()}
+    kept = {folder for folder in there if any(path.is_file() and path.suffix != ".pyc" for path in folder.iterdir())}
+    missing = {f"{folder.relative_to(ROOT).as_posix()}/" for folder in kept if "__pycache__" not in folder.parts} - named
+    assert not missing
+
+
+@pages
+def test_extras_exist(page: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for names in re.findall(r'"(?:lstm-jax|\.)\[([\w,]+)\]"', page.read_text()):
+        assert set(names.split(",")) <= set(project["optional-dependencies"]), names
+
+
+def test_studies_are_described() -> None:
+    headings = anchors(ROOT / "docs" / "studies.md")
+    assert set(STUDIES) <= headings
+    for study in STUDIES:
+        assert f"docs/studies.md#{study}" in links(README)
+
+
+@pages
+def test_environment_variables_exist(page: Path) -> None:
+    code = "\n".join(path.read_text() for top in CODE for path in (ROOT / top).rglob("*.py"))
+    for name in re.findall(r"LSTM_JAX_\w+", page.read_text()):
+        assert re.search(rf"\b{name}\b", code), name

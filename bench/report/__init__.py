@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import accuracy, scaling, throughput
-from bench.peers import OURS
+from bench.peers import OURS, title
 from bench.report.figures import draw_grid
 from bench.report.page import page
 from bench.report.tables import accuracy_tables, throughput_tables
@@ -99,7 +99,7 @@ def write_report(options: argparse.Namespace) -> None:
     text = "\n".join((f"<!-- {MARK} -->\n", throughput_tables(lines, rows, commit), accuracy_tables(trained)))
     write_atomically(outputs[1], text, options.force)
     for name, path in grids.items():
-        draw_grid(lines, name, path, options.force)
+        draw_grid(lines, name, path, options.force, title(name, rows))
     works, candidates = {line.work.name for line in lines}, {line.candidate for line in lines}
     print(f"{outputs[0]}: {len(kept(rows))} rows, {len(works)} workloads, {len(candidates)} peers with options")
 

@@ -14,15 +14,15 @@ from lstm_jax.inspection import plots
 AXIS_NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "batch B"}
 
 
-def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True) -> None:
-    """Draw our speedup over a peer on the recurrence over units and length, a panel for each batch size."""
+def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, name: str = "") -> None:
+    """Draw our speedup over a peer on the recurrence over units and length, a panel for each batch size; `name` is that in the title."""
     found = {
         (line.work.batch, line.work.units, line.work.length): line.speedup[0] for line in lines if _of_grid(line, peer) and line.speedup
     }
     batches, units, lengths = (sorted({sizes[n] for sizes in found}) for n in range(3))
 
     def fill(figure: Any) -> None:
-        figure.suptitle(f"speedup over {peer}: the recurrence, forward and backward", x=0.01, ha="left")
+        figure.suptitle(f"speedup over {name or peer}: the recurrence, forward and backward", x=0.01, ha="left")
         panels = figure.subplots(1, len(batches), squeeze=False, sharey=True)[0]
         for axes, batch in zip(panels, batches, strict=True):
             values = np.array([[np.log2(found.get((batch, H, T), np.nan)) for T in lengths] for H in units])
@@ -34,6 +34,7 @@ def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True) 
             axes.set_yticks(range(len(units)), [str(H) for H in units])
             axes.set_xlabel("steps T")
             axes.set_title(f"batch {batch}")
+            axes.grid(visible=False)
         panels[0].set_ylabel("units H")
 
     if found:

@@ -1,0 +1,43 @@
+"""The pages of the documentation, and what tests read from them: fenced blocks, code spans, links, commands."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+LOG = ROOT / "experiments" / "LOG.md"
+PAGES = (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(lstm-jax|python -m (?:bench|experiments)\b)(.*)")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the fenced blocks of a language, in order."""
+    return [text for found, text in _FENCE.findall(page.read_text()) if found == language]
+
+
+def spans(page: Path) -> list[str]:
+    """Return the code spans of the text outside fenced blocks."""
+    return re.findall(r"`([^`\n]+)`", _FENCE.sub("", page.read_text()))
+
+
+def links(page: Path) -> list[str]:
+    """Return the targets of relative links and images, fenced blocks left out."""
+    return [target for target in _LINK.findall(_FENCE.sub("", page.read_text())) if "://" not in target]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(page: Path) -> list[tuple[str, str]]:
+    """Return the commands of a page as pairs (program, arguments): lines of blocks, and code spans."""
+    shown = [line.removeprefix("$ ") for block in blocks(page, "console") + blocks(page, "sh") for line in block.splitlines()]
+    indented = re.findall(r"^ {4}(\S.*)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
+    lines = [part for line in shown + indented + spans(page) for part in line.split(" && ")]
+    return [(found[1], found[2].strip()) for line in lines if (found := _COMMAND.fullmatch(line.strip()))]
