@@ -40,7 +40,7 @@ class Study:
 
 def finished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Config and figures of the runs that did not fail, as one flat dict each."""
-    return [sweep.flat(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
+    return [sweep.flatten(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
 
 
 def grouped(rows: Iterable[Mapping[str, Any]], by: Sequence[str], figure: str) -> dict[tuple, list[float]]:
@@ -58,7 +58,7 @@ def interval(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple
     return float(array.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def execute(study: Study, preset: str, where: sweep.Where, workers: int, rows_path: Path, figures: Path, report: bool = False) -> str:
+def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> str:
     """Run what is missing of a preset, draw, and give the verdict.
 
     Raises:
@@ -67,7 +67,7 @@ def execute(study: Study, preset: str, where: sweep.Where, workers: int, rows_pa
     configs = study.presets[preset]
     if not report:
         sweep.run(study.run, configs, rows_path, where, workers)
-    there = sweep.rows(study.run, configs, rows_path)
+    there = sweep.existing_rows(study.run, configs, rows_path)
     good = finished(there)
     require(bool(good), f"rows of {study.name}", f"none in {rows_path}", "run it without --report, or see what its failed rows say")
     study.draw(good, figures / f"{study.name}.png")

@@ -38,7 +38,7 @@ def test_toy(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_full_presets_are_different_runs(name: str) -> None:
     module = importlib.import_module(f"experiments.{name}")
     full = module.STUDY.presets["full"]
-    assert len({sweep.content(module.STUDY.run, config) for config in full}) == len(full) >= 6
+    assert len({sweep.run_id(module.STUDY.run, config) for config in full}) == len(full) >= 6
 
 
 def test_report_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
