@@ -1,20 +1,19 @@
-"""How far does an LSTM go on IMDB from the 25,000 labelled reviews alone, without any other text?
+"""Which test accuracy does an LSTM reach on IMDB from the 25,000 labelled reviews alone, without any other text?
 
-    python -m experiments.best --preset toy                          # seconds
-    LSTM_JAX_DATA=... python -m experiments.best --preset choices    # what led to the recipe, without the test reviews
-    LSTM_JAX_DATA=... python -m experiments.best                     # and the recipe, which reads the test reviews once
+    python -m experiments.best --preset toy                                     # seconds
+    LSTM_JAX_DATA=... python -m experiments.best --preset choices --workers 2   # the choices, without the test reviews; 90 minutes
+    LSTM_JAX_DATA=... python -m experiments.best --workers 2                    # choices and recipe; 112 minutes
 
-On two cores of 100 GFLOP/s each the recipe took 21 minutes, which is expected to end at 0.90 of the test reviews or above. All ten runs
-together took 112 minutes, most of them two at a time and beside other work.
+Durations are from two cores of 100 GFLOP/s each, shared with other work; the recipe alone took 21 minutes.
 
-From the source's model, one change after another, each judged on 15 % of the training reviews, no movie in both parts: all of a review
-instead of 80 words, outputs pooled over time instead of the last one, both directions, words dropped whole, entries of the recurrent kernel
-dropped, the mean of the last epochs' weights, a learning rate that falls to nothing, embedding and LSTMs first trained as a language model
-of the same reviews (`experiments.pretraining`), which needs fewer epochs then. The recipe is the best of those that were run; the loss on
-the same part chooses its epoch, and the test reviews are read once, with that epoch's weights.
+Each choice changes one thing in the model of the Keras example imdb_lstm, and is judged on 15 % of the training reviews, with no movie in
+both parts: 400 words of a review instead of 80, outputs pooled over time instead of the last one, both directions, whole words dropped,
+entries of the recurrent kernel dropped, the mean of the weights of the last epochs, a learning rate that falls to zero, and embedding and
+LSTMs first trained as a language model of the same reviews (`experiments.pretraining`), which then needs fewer epochs. The recipe is the
+best of the choices; the loss on the validation part chooses its epoch, and the test reviews are read once, with the weights of that epoch.
 
-References for labelled reviews only: Keras' examples .84 to .85, tuned LSTM .865 (Dai & Le 2015), fastText with bigrams .906, NBSVM .912,
-one-hot LSTM with pooling .919 (Johnson & Zhang 2016).
+Expected: the recipe reaches a test accuracy of 0.90 or above. Published results with labelled reviews only: the Keras examples .84 to .85,
+tuned LSTM .865 (Dai & Le 2015), fastText with bigrams .906, NBSVM .912, one-hot LSTM with pooling .919 (Johnson & Zhang 2016).
 """
 
 import sys
@@ -35,17 +34,21 @@ from lstm_jax.inspection import plots
 
 @dataclass(frozen=True)
 class Config:
-    """choice: the name of the last change; tested: read the test reviews at the end; averaged: of how many last epochs the weights are the
-    mean, 0 for the best epoch's; pretrained: how often the training reviews are read as a language model first; task: the run."""
+    """Run of one choice."""
 
     choice: str = ""
+    """Name of the last change."""
     tested: bool = False
+    """Whether the test reviews are read at the end."""
     averaged: int = 0
+    """Number of last epochs whose weights are averaged; 0 takes the weights of the best epoch."""
     pretrained: float = 0.0
+    """Passes of the language model over the training reviews."""
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
 SOURCE = "the source"
+"""Name of the unchanged Keras example in the rows."""
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "400 words": (SOURCE, {"task.data.maxlen": 400}),
     "pooled over time": ("400 words", {"task.model.pooling": "mean+max"}),
@@ -57,88 +60,93 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "language model first": ("falling learning rate", {"pretrained": 4.0}),
     "three epochs": ("language model first", {"task.train.epochs": 3}),
 }
-"""Name -> on top of which it stands, and what it changes."""
+"""Name of a choice -> the choice it builds on, and its changes."""
 RECIPE = "three epochs"
 SEEDS = 1
 REFERENCES = {"Keras' example": 0.845, "tuned LSTM": 0.865, "fastText, bigrams": 0.906, "NBSVM": 0.912, "oh-2LSTMp": 0.919}
 
 
 def choices(base: SentimentConfig) -> list[Config]:
-    """A run a change."""
-    found = {SOURCE: Config(SOURCE, task=base)}
+    """Return one config for each choice."""
+    configs = {SOURCE: Config(SOURCE, task=base)}
     for name, (before, changes) in CHOICES.items():
-        found[name] = sweep.override(found[before], {"choice": name} | changes)
-    return list(found.values())
+        configs[name] = sweep.override(configs[before], {"choice": name} | changes)
+    return list(configs.values())
 
 
 def named(base: SentimentConfig, choice: str) -> Config:
-    """The one of that name."""
+    """Return the config of the choice with this name."""
     return next(config for config in choices(base) if config.choice == choice)
 
 
 def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
-    """The best of them, tested, a run a seed."""
+    """Return the config of the recipe for each seed, with the test reviews read."""
     best = named(base, RECIPE)
     return [sweep.override(best, {"choice": "recipe", "tested": True, "task.train.seed": seed}) for seed in range(seeds)]
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Accuracy and loss on the validation part, of the best epoch or of averaged weights; on the test reviews, if they are to be read."""
+    """Train, and return accuracy, loss and calibration on the validation part, and on the test reviews if they are to be read."""
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.tasks import sentiment
     from lstm_jax.training.metrics import binary_metrics
 
-    task = config.task
-    kept: list[dict[str, np.ndarray]] = []
+    task, epochs, nats, start = config.task, [], [], time.perf_counter()
 
     def keep(record: Any) -> None:
-        kept.append({name: np.array(array) for name, array in record.params.items()})
+        epochs.append({name: np.array(array) for name, array in record.params.items()})
 
     def pretrained(reviews: data.EncodedReviews) -> dict[str, Any]:
-        train, model = reviews.train, task.model
-        rows, _ = data.grouped_split(train.labels, train.groups, task.data.validation, task.train.seed, train.hashes())
-        sizes = (reviews.vocabulary.size, model.embed, model.units, 1 + model.bidirectional)
-        found, losses = pretrain(train.select(rows).values, *sizes, config.pretrained, task.train.seed)
+        arrays, losses = _pretrain(config, reviews)
         nats.extend(losses)
-        return found
+        return arrays
 
-    nats: list[float] = []
-    began, first = time.perf_counter(), pretrained if config.pretrained else None
-    reviews, result = runs.train_sentiment(task, lambda reviews: replace(reviews, test=None), [keep] if config.averaged else [], first)
-    rebuild = functional(sentiment.make_model(task, reviews.vocabulary.size)).rebuild
-    logits = sentiment.make_logits(rebuild, make_mesh(task.train.devices))
-    params = result.params
-    if config.averaged:
-        last = kept[-config.averaged :]
-        params = {
-            name: np.mean([one[name] for one in last], axis=0, dtype=np.float64).astype(array.dtype) for name, array in last[0].items()
-        }
+    callbacks, initial = [keep] if config.averaged else [], pretrained if config.pretrained else None
+    reviews, result = runs.train_sentiment(task, lambda reviews: replace(reviews, test=None), callbacks, initial)
+    params = _mean(epochs[-config.averaged :]) if config.averaged else result.params
+    logits = sentiment.make_logits(functional(sentiment.make_model(task, reviews.vocabulary.size)).rebuild, make_mesh(task.train.devices))
 
     def score(rows: Any) -> dict[str, float]:
-        found = binary_metrics(logits(params, rows.ids), rows.labels)
-        return {name: getattr(found, name) for name in ("accuracy", "loss", "ece")}
+        metrics = binary_metrics(logits(params, rows.ids), rows.labels)
+        return {name: getattr(metrics, name) for name in ("accuracy", "loss", "ece")}
 
-    figures: dict[str, Any] = score(sentiment.padded_rows(reviews, task).validation)
-    figures |= {"best_epoch": result.best_epoch, "by_epoch": [row["validation_accuracy"] for row in result.rows]}
-    figures |= {"language_model_nats": nats} if nats else {}
-    figures |= {"seconds": time.perf_counter() - began, "parameters": sum(a.size for a in result.params.values())}
+    metrics: dict[str, Any] = score(sentiment.padded_rows(reviews, task).validation)
+    metrics |= {"best_epoch": result.best_epoch, "by_epoch": [row["validation_accuracy"] for row in result.rows]}
+    metrics |= {"language_model_nats": nats} if nats else {}
+    metrics |= {"seconds": time.perf_counter() - start, "parameters": sum(a.size for a in result.params.values())}
     if config.tested:
         rows = sentiment.padded_rows(runs.reviews_of(task), task).test
         assert rows is not None
-        figures |= {f"test_{name}": value for name, value in score(rows).items()} | {"test_reviews": len(rows.labels)}
-    return figures
+        metrics |= {f"test_{name}": value for name, value in score(rows).items()} | {"test_reviews": len(rows.labels)}
+    return metrics
+
+
+def _pretrain(config: Config, reviews: data.EncodedReviews) -> tuple[dict[str, Any], list[float]]:
+    """Train the language model on the training part, and return the classifier's initial parameters and the losses."""
+    task, train = config.task, reviews.train
+    rows, _ = data.grouped_split(train.labels, train.groups, task.data.validation, task.train.seed, train.hashes())
+    sizes = reviews.vocabulary.size, task.model.embed, task.model.units, 1 + task.model.bidirectional
+    return pretrain(train.select(rows).values, *sizes, config.pretrained, task.train.seed)
+
+
+def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the mean of the parameters of these epochs, computed in float64."""
+    return {
+        name: np.mean([params[name] for params in epochs], axis=0, dtype=np.float64).astype(array.dtype)
+        for name, array in epochs[0].items()
+    }
 
 
 def spread(accuracies: Any, reviews: int) -> float:
-    """Half the 95 % interval of the mean accuracy of so many seeds: of the reviews drawn (binomial), and of the seeds."""
+    """Return half the 95 % interval of the mean accuracy over seeds, from the draw of reviews (binomial) and the spread of seeds."""
     mean = float(np.mean(accuracies))
     seeds = float(np.var(accuracies, ddof=1)) / len(accuracies) if len(accuracies) > 1 else 0.0
     return 1.96 * sqrt(mean * (1 - mean) / reviews + seeds)
 
 
 def verdict(rows: study.Rows) -> str:
-    """A line a choice, and the test accuracy of the recipe."""
+    """Return a line for each choice, and one for the test accuracy of the recipe."""
     lines = []
     for row in (row for row in rows if not row["tested"]):
         lines.append(f"{row['choice']}: validation {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
@@ -146,26 +154,26 @@ def verdict(rows: study.Rows) -> str:
     if tested:
         accuracies = [row["test_accuracy"] for row in tested]
         half = spread(accuracies, tested[0]["test_reviews"])
-        told = " ".join(f"{accuracy:.4f}" for accuracy in accuracies)
+        by_seed = " ".join(f"{accuracy:.4f}" for accuracy in accuracies)
         mean, seconds = np.mean(accuracies), np.mean([row["seconds"] for row in tested])
         bounds = f"{mean - half:.4f} to {mean + half:.4f}"
-        lines.append(f"the recipe on the test reviews: {mean:.4f} (95 %: {bounds}), seeds {told}, {seconds:.0f} s each")
+        lines.append(f"the recipe on the test reviews: {mean:.4f} (95 %: {bounds}), seeds {by_seed}, {seconds:.0f} s each")
     return "\n".join(lines)
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Validation accuracy change by change, and the tested recipe among the references."""
+    """Draw the validation accuracy of each choice, and the test accuracy of the recipe among published results."""
 
     def fill(figure: Any) -> None:
         tested = [row["test_accuracy"] for row in rows if row["tested"]]
-        shown = [(row["choice"], row["accuracy"]) for row in rows if not row["tested"]]
-        shown += [(RECIPE, row["accuracy"]) for row in rows if row["tested"]][:1]
+        points = [(row["choice"], row["accuracy"]) for row in rows if not row["tested"]]
+        points += [(RECIPE, row["accuracy"]) for row in rows if row["tested"]][:1]
         axes = figure.subplots()
-        for place, (_, value) in enumerate(shown):
-            axes.plot(value, place, "o", color="#0072B2")
-            axes.annotate(f"{value:.4f}", (value, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
+        for y, (_, value) in enumerate(points):
+            axes.plot(value, y, "o", color="#0072B2")
+            axes.annotate(f"{value:.4f}", (value, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
         axes.margins(x=0.12)
-        names = [name for name, _ in shown]
+        names = [name for name, _ in points]
         if tested:
             axes.plot(tested, [len(names)] * len(tested), "D", color="#D55E00")
             axes.annotate(
@@ -186,7 +194,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), TrainConfig(epochs=3))
 TOY = SentimentConfig(DataConfig("synthetic", maxlen=8, validation=0.2), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
 FULL = [config for config in choices(BASE) if config.choice != RECIPE] + recipe(BASE, SEEDS)
-"""Seed 0 of the recipe is the run of that choice, and has its validation accuracy."""
+"""The run of the choice `RECIPE` is left out: seed 0 of the recipe is the same run, with the same validation accuracy."""
 STUDY = study.Study(
     "best",
     run,

@@ -1,19 +1,21 @@
-"""Does training bring similar words nearer to each other, and which are similar to it?
+"""Does training on sentiment bring similar words closer to each other, and which words become similar?
 
-    python -m experiments.embedding --preset toy        # seconds
-    LSTM_JAX_DATA=... python -m experiments.embedding --workers 2       # 12 minutes on two cores at 200 GFLOP/s
+    pip install ".[experiments]"                                     # gensim, for word2vec
+    python -m experiments.embedding --preset toy                     # seconds
+    LSTM_JAX_DATA=... python -m experiments.embedding --workers 2    # 12 minutes on two cores at 200 GFLOP/s
 
-The source says that an embedding learned in context is to "minimize the euclidean distance of the similar words". Put to the test on IMDB
-with the source's model, two epochs, three seeds: mean Euclidean distance of pairs within groups of words that people call similar, and over
-that of pairs across to the nearest other group, before and after training; against the same with the labels shuffled, where nothing can be
-learned but by heart, and against skip-grams with negative samples (word2vec, Mikolov et al. 2013, by gensim) of the same reviews without
-labels, whose vectors are scaled to length 1.
+The claim under test: an embedding learned in context is to "minimize the euclidean distance of the similar words". The model of the Keras
+example imdb_lstm on IMDB, two epochs, three seeds. Measured before and after training, for groups of words that people call similar: the
+mean Euclidean distance of the pairs within a group, and its ratio to the mean distance of the pairs across to the nearest other group. Two
+controls: labels in random order, where nothing but memorising lowers the loss; and skip-grams with negative samples (word2vec, Mikolov et
+al. 2013, by gensim) of the same reviews without labels, with vectors scaled to length 1.
 
-Expected: words that praise come nearer to each other than to words that blame; family, numbers and roles stay where chance put them, for
-the loss sees the verdict alone.
+Expected: words of praise come closer to each other than to words of blame; family, numbers and roles stay at their random initial
+distances, since the loss depends on the sentiment alone.
 """
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise, product
 from pathlib import Path
@@ -36,7 +38,7 @@ GROUPS = {
     "small words": "the a of in on at by with from to",
 }
 WORD2VEC_EPOCHS = 5
-ASKED = ("great", "awful", "mother", "three")
+QUERIES = ("great", "awful", "mother", "three")
 
 
 Labels = Literal["own", "shuffled", "word2vec"]
@@ -44,28 +46,28 @@ Labels = Literal["own", "shuffled", "word2vec"]
 
 @dataclass(frozen=True)
 class Config:
-    """labels: the reviews' own, or the same in a random order; or word2vec instead, which needs none; task: the run."""
+    """Run of one kind of labels."""
 
     labels: Labels = "own"
+    """Labels of the reviews, their own or in random order; word2vec trains skip-grams, which need none."""
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
 def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
-    """Group, or two groups joined by /, -> the mean Euclidean distance of its pairs, or across them."""
-    found = {}
-    for name, words in ids.items():
-        pairs = [np.linalg.norm(table[a] - table[b]) for a, b in combinations(words, 2)]
-        found[name] = float(np.mean(pairs))
-    for one, other in combinations(ids, 2):
-        found[f"{one}/{other}"] = float(np.mean([np.linalg.norm(table[a] - table[b]) for a, b in product(ids[one], ids[other])]))
-    return found
+    """Return the mean Euclidean distance of the pairs within each group, and across each two groups, named `first/second`."""
+
+    def mean(pairs: Iterable[tuple[int, int]]) -> float:
+        return float(np.mean([np.linalg.norm(table[a] - table[b]) for a, b in pairs]))
+
+    within = {name: mean(combinations(words, 2)) for name, words in ids.items()}
+    return within | {f"{first}/{second}": mean(product(ids[first], ids[second])) for first, second in combinations(ids, 2)}
 
 
 def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Tables (V, E) before and after training on the training reviews, rows of length 1; words that they lack, zeros.
+    """Return tables (V, E) before and after training on the training reviews; rows have length 1, or are 0 for words that do not occur.
 
     Raises:
-        InputError: without gensim.
+        InputError: if gensim is not installed.
     """
     try:
         from gensim.models import Word2Vec  # pyright: ignore[reportMissingImports]
@@ -73,7 +75,7 @@ def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.nd
         raise InputError("gensim", "not installed", 'pip install ".[experiments]"') from error
     train = reviews.train
     texts = [[str(number) for number in train.values[a:b]] for a, b in pairwise(train.offsets)]
-    # with several threads each run would read them in another order
+    # several threads would read the texts in another order in each run
     model = Word2Vec(vector_size=task.model.embed, min_count=1, sg=1, seed=task.train.seed, workers=1)
     model.build_vocab(texts)
     tables = []
@@ -88,7 +90,7 @@ def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.nd
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Distances before and after, neighbours, and a plane of the groups' words."""
+    """Return distances before and after training, the neighbours of `QUERIES`, and a plane of the words of the groups."""
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment
 
@@ -109,7 +111,7 @@ def run(config: Config) -> dict[str, Any]:
     ids = {name: found for name, found in ids.items() if len(found) > 1}
     every = [number for group in ids.values() for number in group]
     near = {}
-    for word in (word for word in ASKED if word in words):
+    for word in (word for word in QUERIES if word in words):
         found, _ = embedding_space.neighbours(after[: max(words.values()) + 1], words[word], 8, "euclidean")
         near[word] = " ".join(reviews.vocabulary.word(int(number)) for number in found)
     return {
@@ -126,39 +128,39 @@ LABELS = {"own": "own labels", "shuffled": "shuffled labels", "word2vec": "word2
 
 
 def ratio(pairs: Any, name: str) -> float:
-    """Mean distance within a group over that to the nearest other group."""
+    """Return the mean distance within a group over that to the nearest other group."""
     found = dict(pairs)
     return found[name] / min(value for key, value in found.items() if "/" in key and name in key.split("/"))
 
 
 def verdict(rows: study.Rows) -> str:
-    """A line a group, and neighbours of the first seed."""
+    """Return a line for each group, and the neighbours of the first seed."""
     lines = []
-    for labels, said in LABELS.items():
-        those = [row for row in rows if row["labels"] == labels]
-        for name in (name for name in GROUPS if those and name in dict(those[0]["after"])):
-            ratios = [np.mean([ratio(row[when], name) for row in those]) for when in ("before", "after")]
-            within = [np.mean([dict(row[when])[name] for row in those]) for when in ("before", "after")]
-            told = "{:.3f} before, {:.3f} after; that to the nearest other group over it: {:.2f}, {:.2f}"
-            lines.append(f"{said}, {name}: mean distance within {told.format(*within, *(1 / one for one in ratios))}")
-    for labels, said in LABELS.items():
+    for labels, title in LABELS.items():
+        selected = [row for row in rows if row["labels"] == labels]
+        for name in (name for name in GROUPS if selected and name in dict(selected[0]["after"])):
+            ratios = [np.mean([ratio(row[when], name) for row in selected]) for when in ("before", "after")]
+            within = [np.mean([dict(row[when])[name] for row in selected]) for when in ("before", "after")]
+            text = "{:.3f} before, {:.3f} after; that to the nearest other group over it: {:.2f}, {:.2f}"
+            lines.append(f"{title}, {name}: mean distance within {text.format(*within, *(1 / value for value in ratios))}")
+    for labels, title in LABELS.items():
         first = next((row for row in rows if row["labels"] == labels), None)
-        lines += [f"{said}, near {word}: {found}" for word, found in first["neighbours"]] if first else []
+        lines += [f"{title}, near {word}: {neighbours}" for word, neighbours in first["neighbours"]] if first else []
     return "\n".join(lines)
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Ratios before, after, after shuffled labels and by word2vec; the words in a plane."""
+    """Draw the ratios before and after training, with shuffled labels and by word2vec; and the words in a plane."""
 
     def fill(figure: Any) -> None:
         bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
         inks = dict(zip(GROUPS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#777777"), strict=True))
         own, shuffled, skips = ([row for row in rows if row["labels"] == labels] for labels in LABELS)
         names = [name for name in GROUPS if name in dict(rows[0]["after"])]
-        for place, name in enumerate(names):
-            for those, when, mark in ((own, "before", "|"), (own, "after", "o"), (shuffled, "after", "x"), (skips, "after", "+")):
-                if those:
-                    bars.plot(np.mean([ratio(row[when], name) for row in those]), place, mark, color=inks[name], markersize=9)
+        for y, name in enumerate(names):
+            for selected, when, mark in ((own, "before", "|"), (own, "after", "o"), (shuffled, "after", "x"), (skips, "after", "+")):
+                if selected:
+                    bars.plot(np.mean([ratio(row[when], name) for row in selected]), y, mark, color=inks[name], markersize=9)
         bars.set_yticks(range(len(names)), names)
         bars.invert_yaxis()
         bars.axvline(1, color="#222222", linewidth=0.8)
@@ -166,8 +168,8 @@ def draw(rows: study.Rows, path: Path) -> object:
             "distance within the group over that to the nearest other\n| untrained   o trained   x on shuffled labels   + word2vec"
         )
         first = (own or rows)[0]
-        for (word, name), (x, y) in zip(first["words"], first["map"], strict=True):
-            plane.text(x, y, word, color=inks[name], fontsize=8, ha="center", va="center")
+        for (word, name), (across, up) in zip(first["words"], first["map"], strict=True):
+            plane.text(across, up, word, color=inks[name], fontsize=8, ha="center", va="center")
         at = np.asarray(first["map"])
         plane.set_xlim(at[:, 0].min() * 1.1, at[:, 0].max() * 1.1)
         plane.set_ylim(at[:, 1].min() * 1.1, at[:, 1].max() * 1.1)
@@ -177,14 +179,14 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def configs(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Own and shuffled labels, and word2vec."""
+    """Return the configs of all kinds of labels and seeds."""
     seeded = [replace(base, train=replace(base.train, seed=seed)) for seed in range(seeds)]
     return [Config(labels, task) for labels in get_args(Labels) for task in seeded]
 
 
 SMALL = SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
 FULL = configs(SentimentConfig(train=TrainConfig(epochs=2)), 3)
-STUDY = study.Study("embedding", run, {"toy": configs(SMALL, 1), "full": FULL}, draw, verdict)
+STUDY = study.Study("embedding", run, {"toy": configs(SMALL, 1), "full": FULL}, draw, verdict, needs="gensim")
 
 if __name__ == "__main__":
     sys.exit(study.main(STUDY))

@@ -1,4 +1,4 @@
-"""Cells of equal size: how many units of one have as many parameters as so many of another."""
+"""Parameter counts of cells, and the number of units that gives two cells equal counts."""
 
 import jax
 
@@ -6,13 +6,13 @@ from lstm_jax.cells import CELLS
 
 
 def cell_parameters(cell: str, features: int, units: int) -> int:
-    """Numbers in the parameters of a layer of that cell."""
+    """Return the number of parameters of a recurrent layer with this cell."""
     shapes = jax.eval_shape(lambda key: CELLS[cell].init(key, features, units), jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def equal_units(cell: str, features: int, units: int, like: str = "lstm") -> int:
-    """The most units of `cell` that have no more parameters than `units` of `like`, at least 1."""
+    """Return the largest number of units of `cell`, at least 1, that needs no more parameters than `units` units of `like`."""
     budget = cell_parameters(like, features, units)
     low, high = 1, 2
     while cell_parameters(cell, features, high) <= budget:

@@ -1,19 +1,20 @@
-"""Does an LSTM forecast real series better than the plain methods, and does it help to tell it the time between entries?
+"""Does an LSTM forecast real series better than classical methods, and does it help to feed it the time between entries?
 
     pip install ".[experiments]"                     # statsmodels, which has the series and the smoothing
     python -m experiments.forecast --preset toy      # seconds
     python -m experiments.forecast --workers 2       # 4 minutes on two cores at 200 GFLOP/s
 
-The source begins with time series, where order and the distance in time between entries count. Series of statsmodels: yearly sunspots 1700
-to 2008, and CO2 at Mauna Loa by the week 1958 to 2001, of which 59 weeks are missing; whole, and with three tenths of the entries taken out
-at random. The last 15 % are forecast, sunspots 11 years and CO2 26 weeks ahead, from origins a horizon apart:
+Two series of statsmodels: yearly sunspots from 1700 to 2008, and weekly CO2 at Mauna Loa from 1958 to 2001, of which 59 weeks are missing;
+each complete, and with 30 % of the entries removed at random. The last 15 % are forecast, 11 years ahead for sunspots and 26 weeks for CO2,
+from origins one horizon apart, by these methods:
 
 - the LSTM (32 units), with the times between entries or without, three seeds;
-- seasonal naive: what was a season ago (11 years, 52 weeks), by the nearest entry;
-- exponential smoothing (Holt-Winters, additive; sunspots without trend), fitted again at each origin, on the entries filled up to an even
-  grid by straight lines.
+- seasonal naive: the entry nearest to one season (11 years, 52 weeks) before;
+- exponential smoothing (Holt-Winters, additive; sunspots without trend), fitted anew at each origin on the entries interpolated linearly to
+  an even grid.
 
-Expected: better than seasonal naive on both; than smoothing on sunspots, whose cycle is not even; the times help where entries are missing.
+Expected: the LSTM is better than seasonal naive on both series, and better than smoothing on sunspots, whose cycle is not even; the times
+help where entries are missing. Confirmed for CO2 only, see `LOG.md`.
 """
 
 import sys
@@ -31,6 +32,7 @@ from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.inspection import plots
+from lstm_jax.sweep import stats
 
 SEASON = {"sunspots": 11, "co2": 52}
 METHODS: tuple[str, ...] = ("lstm", "lstm without times", "seasonal naive", "smoothing")
@@ -38,19 +40,22 @@ METHODS: tuple[str, ...] = ("lstm", "lstm without times", "seasonal naive", "smo
 
 @dataclass(frozen=True)
 class Config:
-    """missing: share of the entries taken out at random; task: the LSTM's run, whose `data.csv` is not read."""
+    """Run of one method on one series."""
 
     series: Literal["sunspots", "co2"] = "sunspots"
     missing: float = 0.0
+    """Share of the entries removed at random."""
     method: str = "lstm"
+    """One of `METHODS`."""
     task: ForecastConfig = field(default_factory=ForecastConfig)
+    """Config of the LSTM; its `data.csv` is not read."""
 
 
 def load(config: Config) -> data.Series:
-    """The series, less what is missing; the same entries for every method and seed.
+    """Return the series without the removed entries, which are the same for every method and seed.
 
     Raises:
-        InputError: without statsmodels.
+        InputError: if statsmodels is not installed.
     """
     try:
         from statsmodels import datasets
@@ -70,21 +75,21 @@ def load(config: Config) -> data.Series:
 
 
 def seasonal_naive(series: data.Series, origin: int, moments: np.ndarray, season: float) -> np.ndarray:
-    """Of the entries before `origin`, that nearest to a season, or as many as it takes, before each moment."""
+    """Return, for each moment, the entry before `origin` nearest to the fewest whole seasons earlier that reach back before it."""
     known = series.times[:origin]
     back = moments - season * np.ceil((moments - known[-1]) / season)
     return series.values[np.abs(known[:, None] - back).argmin(0)]
 
 
 def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int, trend: str | None) -> np.ndarray:
-    """Holt-Winters of the entries before `origin`, on an even grid."""
+    """Return the Holt-Winters forecast at the moments from the entries before `origin`, interpolated to an even grid."""
     from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
     step = series.usual_gap
     grid = np.arange(series.times[0], series.times[origin - 1] + step / 2, step)
     values = np.interp(grid, series.times[:origin], series.values[:origin])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it has not converged
+        warnings.simplefilter("ignore")  # the fit has not converged
         model = ExponentialSmoothing(values, trend=trend, seasonal="add", seasonal_periods=season, initialization_method="estimated")
         steps = int(np.ceil((moments[-1] - grid[-1]) / step)) + 1
         ahead = np.asarray(model.fit().forecast(steps))
@@ -92,7 +97,7 @@ def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Errors from origins a horizon apart, and the first forecast for the figure."""
+    """Return the errors from origins one horizon apart, and the forecasts of seed 0 on the complete series for the figure."""
     from lstm_jax.tasks import forecast
 
     series = load(config)
@@ -113,14 +118,14 @@ def run(config: Config) -> dict[str, Any]:
         trend = None if config.series == "sunspots" else "add"
         pairs = zip(origins, moments, strict=True)
         means = np.stack([smoothing(series, int(o), m, SEASON[config.series], trend) for o, m in pairs])
-    off = means - truth
-    figures = {"mae": float(np.abs(off).mean()), "rmse": float(np.sqrt((off**2).mean())), "origins": len(origins)}
+    errors = means - truth
+    metrics = {"mae": float(np.abs(errors).mean()), "rmse": float(np.sqrt((errors**2).mean())), "origins": len(origins)}
     drawn = {"times": [m.tolist() for m in moments], "truth": truth.tolist(), "means": means.tolist()}
-    return figures | extra | (drawn if config.missing == 0 and config.task.train.seed == 0 else {})
+    return metrics | extra | (drawn if config.missing == 0 and config.task.train.seed == 0 else {})
 
 
 def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means and bounds at the chosen windows of the test part."""
+    """Return the means and bounds of the trained LSTM at the chosen windows of the test part."""
     from lstm_jax.tasks import forecast
 
     start_training(config.task.train.devices, config.task.model)
@@ -133,25 +138,25 @@ def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -
 
 
 def verdict(rows: study.Rows) -> str:
-    """A line a series, share missing and method."""
+    """Return a line for each series, share of missing entries and method."""
     lines = []
     for (name, missing, method), errors in study.grouped(rows, ["series", "missing", "method"], "mae").items():
-        mean, low, high = study.interval(errors)
-        told = f" ({low:.3g} to {high:.3g})" if len(errors) > 1 else ""
+        mean, low, high = stats.mean_interval(errors)
+        bounds = f" ({low:.3g} to {high:.3g})" if len(errors) > 1 else ""
         covered = [
             row["coverage"]
             for row in rows
             if (row["series"], row["missing"], row["method"]) == (name, missing, method) and "coverage" in row
         ]
         lines.append(
-            f"{name}, {100 * missing:.0f} % missing, {method}: mean absolute error {mean:.3g}{told}"
+            f"{name}, {100 * missing:.0f} % missing, {method}: mean absolute error {mean:.3g}{bounds}"
             + (f", 90 % interval covers {100 * np.mean(covered):.0f} %" if covered else "")
         )
     return "\n".join(lines)
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Above, the LSTM's forecasts of the whole series with their interval; below, every method's error."""
+    """Draw, above, the LSTM's forecasts of the complete series with their interval; below, the error of every method."""
 
     def fill(figure: Any) -> None:
         names = [name for name in SEASON if any(row["series"] == name for row in rows)]
@@ -171,11 +176,11 @@ def draw(rows: study.Rows, path: Path) -> object:
             above.legend(fontsize=8)
             cells = study.grouped([row for row in rows if row["series"] == name], ["missing", "method"], "mae")
             shares = sorted({missing for missing, _ in cells})
-            for place, (missing, method) in enumerate((missing, method) for missing in shares for method in METHODS):
+            for y, (missing, method) in enumerate((missing, method) for missing in shares for method in METHODS):
                 if (missing, method) in cells:
-                    mean, low, high = study.interval(cells[missing, method])
-                    below.barh(place, mean, color=inks[method])
-                    below.plot([low, high], [place, place], color="#222222")
+                    mean, low, high = stats.mean_interval(cells[missing, method])
+                    below.barh(y, mean, color=inks[method])
+                    below.plot([low, high], [y, y], color="#222222")
             below.set_yticks(
                 range(len(shares) * len(METHODS)), [f"{method}, {100 * missing:.0f} % missing" for missing in shares for method in METHODS]
             )
@@ -186,7 +191,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> list[Config]:
-    """Every method; seeds of the LSTM alone."""
+    """Return the configs of every series, share of missing entries and method; only the LSTM has several seeds."""
     cut = {"sunspots": {"context": 33, "horizon": 11, "level": True}, "co2": {"context": 104, "horizon": 26, "level": False}}
     train = TrainConfig(**({"epochs": 200, "patience": 25, "learning_rate": 3e-3, "clip_norm": 1.0} | changes))
     found = []
@@ -201,7 +206,7 @@ def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> lis
 
 
 FULL = configs(SEASON, (0.0, 0.3), 3, {})
-STUDY = study.Study("forecast", run, {"toy": configs(("sunspots",), (0.0,), 1, {"epochs": 2}), "full": FULL}, draw, verdict)
+STUDY = study.Study("forecast", run, {"toy": configs(("sunspots",), (0.0,), 1, {"epochs": 2}), "full": FULL}, draw, verdict, "statsmodels")
 
 if __name__ == "__main__":
     sys.exit(study.main(STUDY))

@@ -1,16 +1,17 @@
 """Which part of the LSTM does the work? The ablations of Greff et al. 2017 on sentiment and on characters, with equal parameters.
 
     python -m experiments.gates --preset toy                    # seconds
-    python -m experiments.gates --preset cost                   # a minute on quiet cores: what each variant costs in time
+    python -m experiments.gates --preset cost                   # a minute on quiet cores: the time of each variant
     LSTM_JAX_DATA=... python -m experiments.gates --workers 2   # half an hour on two cores
 
-Each variant has as many parameters in its recurrent layer as the LSTM of 64 units (`experiments.equal`), and three seeds. Sentiment: IMDB,
+Each variant has as many parameters in its recurrent layer as an LSTM of 64 units (`experiments.equal`), and three seeds. Sentiment: IMDB,
 80 words, embedding of 64, dropout and recurrent dropout 0.2, two epochs, 15 % of the training reviews held out, no movie in both parts.
 Characters: the articles, windows of 40 every 5, batch 128, three epochs, the last tenth held out. Time: forward and backward pass of the
-layers of the sentiment task, all in pure JAX, in turns in one process, so that ratios compare cells and neither backends nor minutes.
+recurrent layer of the sentiment task with the reference backend; all cells take turns in one process, so that ratios compare cells and
+neither backends nor changes of the machine's speed.
 
-Expected, from the paper: without forget gate or output activation it gets worse, the others hardly change; a gate less saves its share of
-time. It came out otherwise, see LOG.md.
+Expected, from the paper: accuracy falls without the forget gate or the output activation and hardly changes for the others; removing a gate
+saves its share of the time. The forget gate is confirmed, the rest is not, see `LOG.md`.
 """
 
 import sys
@@ -38,6 +39,7 @@ from lstm_jax.config import (
     TrainConfig,
 )
 from lstm_jax.inspection import plots
+from lstm_jax.sweep import stats
 
 VARIANTS = (
     "lstm",
@@ -65,26 +67,29 @@ GENERATION = GenerationConfig(
 
 @dataclass(frozen=True)
 class Cost:
-    """Of what is timed; units: of an LSTM with as many parameters; passes: in a block, whose mean is a sample; blocks: of each cell."""
+    """Measurement of the time of each cell."""
 
     batch: int = 32
     length: int = 80
     features: int = 64
     units: int = UNITS
+    """Units of an LSTM with as many parameters."""
     passes: int = 10
+    """Passes in a block, whose mean is one sample."""
     blocks: int = 30
+    """Blocks of each cell."""
     cells: tuple[str, ...] = VARIANTS
 
 
 def variant(config: Any, cell: str, seed: int) -> Any:
-    """The config with that cell, of as many parameters."""
+    """Return the config with this cell, of as many parameters."""
     features = config.model.embed or CHARACTERS
     model = replace(config.model, cell=cell, units=equal_units(cell, features, config.model.units))
     return replace(config, model=model, train=replace(config.train, seed=seed))
 
 
 def measured(config: Cost) -> dict[str, Any]:
-    """Milliseconds of forward and backward pass by cell, a sample a block, the cells in turn."""
+    """Return the milliseconds of forward and backward pass by cell, one sample a block; the cells take turns."""
     x = jax.random.normal(jax.random.key(0), (config.batch, config.length, config.features))
     calls = {}
     for name in config.cells:
@@ -99,15 +104,15 @@ def measured(config: Cost) -> dict[str, Any]:
     samples: dict[str, list[float]] = {name: [] for name in config.cells}
     for _ in range(config.blocks):
         for name, call in calls.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             for _ in range(config.passes):
                 jax.block_until_ready(call())
-            samples[name].append(1000 * (time.perf_counter() - began) / config.passes)
+            samples[name].append(1000 * (time.perf_counter() - start) / config.passes)
     return {"milliseconds": samples}
 
 
 def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
-    """Of either task, or the times."""
+    """Run one of the two tasks, or the measurement of time."""
     if isinstance(config, Cost):
         return {"task": "cost", **measured(config)}
     if isinstance(config, SentimentConfig):
@@ -115,35 +120,35 @@ def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
     return {"task": "characters", **runs.generation(config)}
 
 
-FIGURES = {"sentiment": "test_accuracy", "characters": "bits"}
+METRICS = {"sentiment": "test_accuracy", "characters": "bits"}
 
 
 def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, float]]:
-    """Variant -> its figure less the LSTM's of the same seed: mean and 95 % interval."""
-    by = {(row["model.cell"], row["train.seed"]): row[FIGURES[task]] for row in rows if row["task"] == task}
-    found = {}
-    for cell in VARIANTS:
-        gaps = [value - by["lstm", seed] for (name, seed), value in by.items() if name == cell and ("lstm", seed) in by]
-        if gaps and cell != "lstm":
-            found[cell] = study.interval(gaps)
-    return found
+    """Return, for each variant, the mean difference of its metric to the LSTM's of the same seed, with its 95 % interval."""
+    values = {(row["model.cell"], row["train.seed"]): row[METRICS[task]] for row in rows if row["task"] == task}
+    intervals = {}
+    for cell in VARIANTS[1:]:
+        gaps = [value - values["lstm", seed] for (name, seed), value in values.items() if name == cell and ("lstm", seed) in values]
+        if gaps:
+            intervals[cell] = stats.mean_interval(gaps)
+    return intervals
 
 
 def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
-    """Variant -> its time over the LSTM's of the same turn: mean and 95 % interval; empty where none was measured."""
+    """Return, for each variant, the mean ratio of its time to the LSTM's of the same turn, with its 95 % interval; empty without times."""
     times = next((row["milliseconds"] for row in rows if row["task"] == "cost"), {})
-    return {cell: study.interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}
+    return {cell: stats.mean_interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}
 
 
 def verdict(rows: study.Rows) -> str:
-    """A line a variant and task: figures and differences to the LSTM's; and a line a variant of the times."""
+    """Return a line for each task and variant with its metric and the difference to the LSTM, and a line for the time of each variant."""
     lines = []
-    for task, figure in FIGURES.items():
-        those = [row for row in rows if row["task"] == task]
-        for cell, values in study.grouped(those, ["model.cell"], figure).items():
+    for task, metric in METRICS.items():
+        selected = [row for row in rows if row["task"] == task]
+        for cell, values in study.grouped(selected, ["model.cell"], metric).items():
             gap = differences(rows, task).get(cell[0])
-            told = "" if gap is None else " ({:+.4f}, {:+.4f} to {:+.4f}, against the LSTM)".format(*gap)
-            lines.append(f"{task}, {cell[0]}: {figure} {np.mean(values):.4f}{told}")
+            text = "" if gap is None else " ({:+.4f}, {:+.4f} to {:+.4f}, against the LSTM)".format(*gap)
+            lines.append(f"{task}, {cell[0]}: {metric} {np.mean(values):.4f}{text}")
     lines += [f"time of {cell}: {{:.2f}} ({{:.2f}} to {{:.2f}}) of the LSTM's".format(*ratio) for cell, ratio in costs(rows).items()]
     return "\n".join(lines)
 
@@ -153,23 +158,23 @@ PANELS = (
     ("bits a character saved", partial(differences, task="characters"), 0, -1),
     ("time of a step, the LSTM's is 1", costs, 1, 0),
 )
-"""Title; the variants' figures; the LSTM's; 1 if more is better, -1 if less is, 0 if it is left open."""
+"""Title, intervals by variant, value of the LSTM, and 1 if more is better, -1 if less is better, 0 for neither."""
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Each variant against the LSTM, a panel a task and one for the time; better is to the right in the first two."""
+    """Draw each variant against the LSTM, one panel for each task and one for the time; in the first two, better is to the right."""
 
     def fill(figure: Any) -> None:
-        for axes, (title, values_of, own, sign) in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
-            values = values_of(rows)
-            for place, cell in enumerate(VARIANTS[1:]):
-                if cell in values:
-                    mean, *ends = (value * (sign or 1) for value in values[cell])
+        for axes, (title, intervals_of, baseline, sign) in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
+            intervals = intervals_of(rows)
+            for y, cell in enumerate(VARIANTS[1:]):
+                if cell in intervals:
+                    mean, *ends = (value * (sign or 1) for value in intervals[cell])
                     low, high = sorted(ends)
-                    ink = "#777777" if not sign or low <= own <= high else "#0072B2" if low > own else "#D55E00"
-                    axes.plot([low, high], [place, place], color=ink)
-                    axes.plot([mean], [place], "o", color=ink)
-            axes.axvline(own, color="#222222", linewidth=0.8)
+                    ink = "#777777" if not sign or low <= baseline <= high else "#0072B2" if low > baseline else "#D55E00"
+                    axes.plot([low, high], [y, y], color=ink)
+                    axes.plot([mean], [y], "o", color=ink)
+            axes.axvline(baseline, color="#222222", linewidth=0.8)
             axes.set_title(title)
             axes.set_yticks(range(len(VARIANTS) - 1), [cell.removeprefix("lstm_").replace("_", " ") for cell in VARIANTS[1:]])
         figure.suptitle("Against the LSTM of as many parameters", x=0.01, ha="left")
@@ -182,7 +187,7 @@ SMALL = (
     SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1)),
     GenerationConfig(TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(epochs=1), SampleConfig(sample_chars=0)),
 )
-FEW = ("lstm", "lstm_coupled", "gru")
+FEW = ("lstm", "lstm_coupled")
 TOY = [Cost(2, 3, 4, 4, 1, 2, FEW)] + [variant(config, cell, 0) for config in SMALL for cell in FEW]
 STUDY = study.Study("gates", run, {"toy": TOY, "cost": [Cost()], "full": FULL}, draw, verdict)
 

@@ -1,8 +1,8 @@
-"""A language model of the words of reviews, whose embedding and LSTMs a classifier then starts from (Dai & Le 2015).
+"""Language model of the words of reviews, whose embedding and LSTMs initialise a classifier (Dai & Le 2015).
 
-One LSTM reads forward and predicts the next word, one reads backward and predicts the word before; both score words by the embedding's own
-rows (tied weights). The softmax is over the right word and a sample of others that the whole batch shares, drawn as often as the text has
-them and corrected for it (Jean et al. 2015).
+One LSTM reads forward and predicts the next word, another reads backward and predicts the previous word; both score words by the rows of
+the embedding (tied weights). The softmax is over the correct word and a sample of others that the whole batch shares, drawn in proportion
+to their frequency in the text and corrected for it (Jean et al. 2015).
 """
 
 from typing import Any, NamedTuple
@@ -17,21 +17,24 @@ from lstm_jax.cells import CELLS
 from lstm_jax.initializers import glorot_uniform
 
 BATCH, LENGTH, SAMPLED = 64, 64, 1024
-"""Stretches of a step, words of a stretch, and words beside the right one that a step scores."""
+"""Windows in a batch, words in a window, and sampled words that a batch scores beside the correct ones."""
 RATE = 2e-3
 
 
 class Params(NamedTuple):
-    """embedding: (V, E); bias: (V,), of the words' scores; layers and out (H, E): of each direction, forward first."""
+    """Parameters of the language model; the forward direction comes first."""
 
     embedding: jax.Array
+    """(V, E)."""
     bias: jax.Array
+    """(V,), added to the scores of the words."""
     layers: tuple[LSTMParams, ...]
     out: tuple[jax.Array, ...]
+    """(H, E) each, from the outputs of a direction to the space of the embedding."""
 
 
 def initial(key: jax.Array, vocabulary: int, embed: int, units: int, directions: int) -> Params:
-    """As the classifier's own."""
+    """Return initial parameters, drawn as the classifier draws its own."""
     keys = jax.random.split(key, 1 + 2 * directions)
     layers = tuple(CELLS["lstm"].init(k, embed, units) for k in keys[1 : 1 + directions])
     out = tuple(glorot_uniform(k, (units, embed), jnp.float32) for k in keys[1 + directions :])
@@ -40,31 +43,38 @@ def initial(key: jax.Array, vocabulary: int, embed: int, units: int, directions:
 
 
 def sampled_loss(scored: jax.Array, target: jax.Array, params: Params, sample: jax.Array, log_share: jax.Array) -> jax.Array:
-    """Mean nats of the right word among itself and the sample.
+    """Return the mean cross-entropy, in nats, of the correct word among itself and the sample.
 
     Args:
-        scored: (N, E), what the words' rows are multiplied with.
-        target: int (N,).
-        sample: int (K,).
-        log_share: (V,), log of each word's share of the text, by which the sample was drawn.
+        scored: (N, E), multiplied with the rows of the words to give their scores.
+        target: int (N,), the correct words.
+        params: parameters of the language model.
+        sample: int (K,), the sampled words.
+        log_share: (V,), logarithm of each word's share of the text, in proportion to which the sample was drawn.
     """
 
     def offset(words: jax.Array) -> jax.Array:
         return params.bias[words] - log_share[words]
 
-    right = (scored * params.embedding[target]).sum(-1) + offset(target)
+    correct = (scored * params.embedding[target]).sum(-1) + offset(target)
     others = scored @ params.embedding[sample].T + offset(sample)[None, :]
     others = jnp.where(sample[None, :] == target[:, None], -jnp.inf, others)
-    return (jnp.logaddexp(right, jax.nn.logsumexp(others, axis=-1)) - right).mean()
+    return (jnp.logaddexp(correct, jax.nn.logsumexp(others, axis=-1)) - correct).mean()
 
 
 def loss(params: Params, batch: tuple[jax.Array, jax.Array], log_share: jax.Array) -> jax.Array:
-    """Of a batch: ids (T + 1, B), and the sample (K,)."""
+    """Return the loss of one batch, the mean over directions.
+
+    Args:
+        params: parameters of the language model.
+        batch: ids (T + 1, B) and the sample (K,).
+        log_share: see `sampled_loss`.
+    """
     ids, sample = batch
     x, total = params.embedding[ids], jnp.zeros(())
-    ways = ((x[:-1], ids[:-1], ids[1:]), (x[:0:-1], ids[:0:-1], ids[-2::-1]))
-    for layer, out, (read, tokens, target) in zip(params.layers, params.out, ways, strict=False):
-        h, _ = unroll(CELLS["lstm"], layer, read, tokens=tokens, time_major=True)
+    directions = ((x[:-1], ids[:-1], ids[1:]), (x[:0:-1], ids[:0:-1], ids[-2::-1]))
+    for layer, out, (inputs, tokens, target) in zip(params.layers, params.out, directions, strict=False):
+        h, _ = unroll(CELLS["lstm"], layer, inputs, tokens=tokens, time_major=True)
         total += sampled_loss((h @ out).reshape(-1, out.shape[1]), target.reshape(-1), params, sample, log_share)
     return total / len(params.layers)
 
@@ -72,13 +82,19 @@ def loss(params: Params, batch: tuple[jax.Array, jax.Array], log_share: jax.Arra
 def pretrain(
     text: np.ndarray, vocabulary: int, embed: int, units: int, directions: int, passes: float, seed: int
 ) -> tuple[dict[str, Any], list[float]]:
-    """Train on a text of ids, from random places of it.
+    """Train the language model on random windows of a text.
 
     Args:
-        passes: over the text, in words read.
+        text: ids of words.
+        vocabulary: V, the number of different ids.
+        embed: E, features of a word.
+        units: H, hidden size of each direction.
+        directions: 1 (forward) or 2.
+        passes: words read, as a multiple of the length of the text.
+        seed: of parameters, windows and samples.
 
     Returns:
-        The classifier's parameters of its embedding and first recurrent layer, by their names in it, and the mean loss of every so many
+        The parameters of the classifier's embedding and first recurrent layer by their names in it, and the mean loss of each chunk of
         updates.
     """
     words = jnp.asarray(text, jnp.int32)
@@ -87,16 +103,16 @@ def pretrain(
     key, length = jax.random.key(seed), min(LENGTH, len(text) - 1)
 
     def batch(number: jax.Array) -> tuple[jax.Array, jax.Array]:
-        where, which = jax.random.split(jax.random.fold_in(key, number))
-        starts = jax.random.randint(where, (BATCH,), 0, len(text) - length)
+        of_starts, of_sample = jax.random.split(jax.random.fold_in(key, number))
+        starts = jax.random.randint(of_starts, (BATCH,), 0, len(text) - length)
         ids = words[starts[None, :] + jnp.arange(length + 1)[:, None]]
-        return ids, words[jax.random.randint(which, (SAMPLED,), 0, len(text))]
+        return ids, words[jax.random.randint(of_sample, (SAMPLED,), 0, len(text))]
 
     updates = max(1, round(passes * len(text) / (BATCH * length)))
     start = initial(jax.random.fold_in(key, updates), vocabulary, embed, units, directions)._replace(bias=log_share)
     params, losses = fit(lambda params, batch: loss(params, batch, log_share), start, batch, updates, RATE)
     names = ["recurrent/0"] if directions == 1 else ["recurrent/0/forward", "recurrent/0/backward"]
-    found = {"embedding/embedding": params.embedding}
+    arrays = {"embedding/embedding": params.embedding}
     for name, layer in zip(names, params.layers, strict=True):
-        found |= {f"{name}/{part}": array for part, array in layer._asdict().items()}
-    return {name: np.asarray(array) for name, array in found.items()}, losses
+        arrays |= {f"{name}/{part}": array for part, array in layer._asdict().items()}
+    return {name: np.asarray(array) for name, array in arrays.items()}, losses

@@ -1,4 +1,4 @@
-"""Runs of the library's two tasks for studies: config -> figures. A study's config is the task's own, so that any field can be an axis."""
+"""Runs of the library's tasks for studies: config of the task -> metrics, so that any field of the config can be an axis."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -12,19 +12,19 @@ from lstm_jax.commands.common import start_training
 from lstm_jax.config import GenerationConfig, SentimentConfig
 
 ARTICLES = "articles"
-"""As a text's name: the articles of $LSTM_JAX_DATA."""
+"""Name of the text that stands for the articles of $LSTM_JAX_DATA."""
 TOY_REVIEWS = 400, 200
-"""For training and for the test, where a config's data are "synthetic"."""
+"""Numbers of training and test reviews of a config whose data are "synthetic"."""
 
 
-def _spent(rows: Any) -> dict[str, float]:
-    """Of the epochs but the first, where there are more: it compiles in others' company."""
+def _cost(rows: Any) -> dict[str, float]:
+    """Return the least time and the highest throughput of an epoch; the first epoch, which compiles, counts only if it is the only one."""
     timed = [row for row in rows if row["epoch"] > 1] or list(rows)
     return {"epoch_seconds": min(row["seconds"] for row in timed), "examples_per_second": max(row["examples_per_second"] for row in timed)}
 
 
 def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
-    """The config's reviews; `TOY_REVIEWS` synthetic ones where it asks for them."""
+    """Return the reviews of the config; `TOY_REVIEWS` synthetic ones if its data are "synthetic"."""
     from lstm_jax.tasks import sentiment as task
 
     if config.data.data == "synthetic":
@@ -38,32 +38,38 @@ def train_sentiment(
     callbacks: Sequence[Callable[[Any], None]] = (),
     initial: Callable[[data.EncodedReviews], Mapping[str, Any]] | None = None,
 ) -> tuple[Any, Any]:
-    """The reviews, changed first if that is asked for, and what `fit` gives.
+    """Train the sentiment task and return its reviews and the result of `fit`.
 
     Args:
-        initial: parameters to start from, made of the reviews.
+        config: config of the task.
+        change: applied to the reviews before training.
+        callbacks: called after each epoch.
+        initial: reviews -> parameters to start from.
     """
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import sentiment as task
 
     reviews = change(reviews_of(config)) if change else reviews_of(config)
     with tempfile.TemporaryDirectory() as folder:
-        given = initial(reviews) if initial else None
-        return reviews, task.train(config, Path(folder) / "run", reviews=reviews, initial=given, figures=False, callbacks=callbacks)
+        params = initial(reviews) if initial else None
+        return reviews, task.train(config, Path(folder) / "run", reviews=reviews, initial=params, figures=False, callbacks=callbacks)
 
 
 def sentiment(config: SentimentConfig) -> dict[str, Any]:
-    """Accuracy, calibration and cost: of the best epoch on the validation part where there is one, else of the last on the test set."""
+    """Train the sentiment task and return accuracy, calibration and cost.
+
+    The metrics are those of the best epoch on the validation part if the config has one, else those of the last epoch on the test set.
+    """
     _, result = train_sentiment(config)
     part = "validation" if config.data.validation else "test"
     row = result.rows[result.best_epoch - 1] if config.data.validation else result.rows[-1]
-    figures = {name: row[f"{part}_{name}"] for name in ("accuracy", "loss", "ece")} | {"test_accuracy": row["test_accuracy"]}
+    metrics = {name: row[f"{part}_{name}"] for name in ("accuracy", "loss", "ece")} | {"test_accuracy": row["test_accuracy"]}
     by_epoch = [epoch[f"{part}_accuracy"] for epoch in result.rows]
-    return figures | _spent(result.rows) | {"by_epoch": by_epoch, "parameters": sum(a.size for a in result.params.values())}
+    return metrics | _cost(result.rows) | {"by_epoch": by_epoch, "parameters": sum(a.size for a in result.params.values())}
 
 
 def generation(config: GenerationConfig) -> dict[str, Any]:
-    """Bits a character of the held-out text, best and by epoch, and cost."""
+    """Train the text-generation task and return bits a character of the held-out text, best and by epoch, and cost."""
     if config.data.data == (ARTICLES,):
         config = replace(config, data=articles(replace(config.data, data=())))
     start_training(config.train.devices, config.model)
@@ -72,5 +78,5 @@ def generation(config: GenerationConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = task.train(config, Path(folder) / "run", figures=False)
     by_epoch = [row["validation_bits"] for row in result.rows]
-    figures = {"bits": min(by_epoch), "last_bits": by_epoch[-1], "train_bits": result.rows[-1]["train_bits"], "by_epoch": by_epoch}
-    return figures | _spent(result.rows) | {"parameters": sum(a.size for a in result.params.values())}
+    metrics = {"bits": min(by_epoch), "last_bits": by_epoch[-1], "train_bits": result.rows[-1]["train_bits"], "by_epoch": by_epoch}
+    return metrics | _cost(result.rows) | {"parameters": sum(a.size for a in result.params.values())}

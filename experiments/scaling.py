@@ -1,15 +1,15 @@
-"""Where does more of everything stop to help: units, length, vocabulary, data?
+"""At which size do more units, longer texts, a larger vocabulary and more data stop to improve the result?
 
     python -m experiments.scaling --preset toy                    # seconds
     LSTM_JAX_DATA=... python -m experiments.scaling --workers 2   # half an hour on two cores
 
-One thing changes at a time, two seeds. Sentiment: the source's model with 64 units and an embedding of 64, three epochs, the last one's
-accuracy on the test set; units 8 to 256, words read 10 to 320, vocabulary 200 to 20,000, training reviews a thirty-second to all of them.
-Characters: stream of the articles in stretches of 64, 30 epochs at 0.005 to 0 by cosine, bits a character of the last tenth; units 16 to
-256, stretches of 8 to 128, text a thirty-second to nine tenths of it.
+One axis changes at a time; two seeds. Sentiment: the model of the Keras example imdb_lstm with 64 units and an embedding of 64, three
+epochs, accuracy of the last one on the test set; units from 8 to 256, words read from 10 to 320, vocabulary from 200 to 20,000, and from
+1/32 to all of the training reviews. Characters: the articles as a stream in windows of 64, 30 epochs at a learning rate that falls from
+0.005 to 0 by a cosine, bits a character on the last tenth; units from 16 to 256, windows from 8 to 128, and from 1/32 to 9/10 of the text.
 
-Expected: accuracy still grows with length and data at their ends, and hardly with units; bits fall with units and data together. Runs of a
-curve have as many epochs and not as many updates: a shorter stretch and a larger share bring more of them.
+Expected: accuracy still grows with length and data at the largest sizes, and hardly with units; bits fall with units and data together. The
+runs of a curve have equal numbers of epochs, not of updates: shorter windows and more data bring more updates.
 """
 
 import sys
@@ -36,22 +36,24 @@ from lstm_jax.inspection import plots
 
 @dataclass(frozen=True)
 class Config:
-    """axis: what is changed; value: to what; one of the two tasks. share: of the training data that is used."""
+    """Run of one task at one value of an axis."""
 
     axis: Literal["units", "length", "vocabulary", "data"] = "units"
     value: float = 0.0
+    """Value of the axis; for data the share of the training data that is used."""
     kind: Literal["sentiment", "characters"] = "sentiment"
+    """Task that runs; the config of the other is ignored."""
     sentiment: SentimentConfig = field(default_factory=SentimentConfig)
     characters: GenerationConfig = field(default_factory=GenerationConfig)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Test accuracy, or held-out bits a character."""
+    """Run one of the two tasks; its score is the test accuracy, or the bits a character of the held-out text."""
     if config.kind == "sentiment":
-        figures = runs.sentiment(config.sentiment)
-        return {"score": figures["test_accuracy"], **figures}
-    figures = runs.generation(config.characters)
-    return {"score": figures["bits"], **figures}
+        metrics = runs.sentiment(config.sentiment)
+        return {"score": metrics["test_accuracy"], **metrics}
+    metrics = runs.generation(config.characters)
+    return {"score": metrics["bits"], **metrics}
 
 
 SENTIMENT_FIELDS = {"units": "model.units", "length": "data.maxlen", "vocabulary": "data.num_words", "data": "data.validation"}
@@ -59,8 +61,15 @@ CHARACTER_FIELDS = {"units": "model.units", "length": "data.length", "data": "da
 
 
 def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any, seeds: int) -> list[Config]:
-    """axes: kind -> axis -> values; a share of the data is what is not held out."""
-    found = []
+    """Return a config for each seed, task, axis and value.
+
+    Args:
+        sentiment: base of the sentiment runs.
+        characters: base of the character runs.
+        axes: task -> axis -> values.
+        seeds: number of seeds.
+    """
+    configs = []
     for kind, values in axes.items():
         base, fields = (sentiment, SENTIMENT_FIELDS) if kind == "sentiment" else (characters, CHARACTER_FIELDS)
         for axis, value in ((axis, value) for axis, many in values.items() for value in many):
@@ -69,20 +78,20 @@ def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any,
                 both = (
                     {"sentiment": task, "characters": characters} if kind == "sentiment" else {"sentiment": sentiment, "characters": task}
                 )
-                found.append(Config(axis, value, kind, **both))
-    return found
+                configs.append(Config(axis, value, kind, **both))
+    return configs
 
 
 def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
-    """(kind, axis) -> value, mean score and its range, by value."""
-    found: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
+    """Return, for each task and axis, the points of its curve: value, mean score, least and largest score."""
+    lines: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     for (kind, axis, value), scores in sorted(study.grouped(rows, ["kind", "axis", "value"], "score").items()):
-        found.setdefault((kind, axis), []).append((value, float(np.mean(scores)), min(scores), max(scores)))
-    return found
+        lines.setdefault((kind, axis), []).append((value, float(np.mean(scores)), min(scores), max(scores)))
+    return lines
 
 
 def verdict(rows: study.Rows) -> str:
-    """A line a curve."""
+    """Return a line for each curve."""
     return "\n".join(
         f"{kind}, {axis}: " + ", ".join(f"{value:g} {score:.4f}" for value, score, _, _ in line)
         for (kind, axis), line in curves(rows).items()
@@ -90,7 +99,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """A panel a curve."""
+    """Draw one panel for each curve."""
 
     def fill(figure: Any) -> None:
         panels = figure.subplots(2, 4)
@@ -131,7 +140,7 @@ AXES = {
 SMALL = configs(
     SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1)),
     GenerationConfig(TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(epochs=1), SampleConfig(sample_chars=0)),
-    {"sentiment": {"units": (2, 4), "length": (4, 8)}, "characters": {"units": (2, 4)}},
+    {"sentiment": {"units": (2, 4)}, "characters": {"length": (4,)}},
     1,
 )
 STUDY = study.Study("scaling", run, {"toy": SMALL, "full": configs(SENTIMENT, CHARACTERS, AXES, 2)}, draw, verdict)

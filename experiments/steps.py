@@ -1,18 +1,19 @@
-"""Is a smaller step between windows like a lower learning rate, and a longer window like a larger batch?
+"""Does a smaller step between windows act like a lower learning rate, and a longer window like a larger batch?
 
     python -m experiments.steps --preset toy                    # seconds
     LSTM_JAX_DATA=... python -m experiments.steps --workers 2   # 40 minutes on two cores
 
-The source says of the windows that are cut from the text: "smaller number is similar to lowering the learning rate; increasing the length
-of the sequence is similar to train with larger batch size". Put to the test on the articles, 64 units, Adam, the last tenth held out:
+The claim under test, on the step between the windows that are cut from a text and on their length: "smaller number is similar to lowering
+the learning rate; increasing the length of the sequence is similar to train with larger batch size". The articles, 64 units, Adam, the last
+tenth held out, two seeds:
 
-- steps: windows of 40 every 1, 2, 5, 10, 20 characters, batch 128, for 1, 2, 5, 10, 20 epochs, which is the same number of updates, each at
-  three learning rates; after a run's first epoch all have seen the same characters, with as many updates as they have windows;
-- lengths: windows of 10, 20, 40, 80 every 5 at batches of 32, 64, 128, 256, for 1, 2, 4, 8 epochs, which is the same number of updates.
+- steps: windows of 40 every 1, 2, 5, 10, 20 characters, batch 128, for 1, 2, 5, 10, 20 epochs, which gives equal numbers of updates, at
+  three learning rates each. After its first epoch every run has read the same characters, in as many updates as it has batches;
+- lengths: windows of 10, 20, 40, 80 every 5 at batches of 32, 64, 128, 256, for 1, 2, 4, 8 epochs, which gives equal numbers of updates.
 
-If a step were a learning rate, a small step at a high rate would do as a large step at a low one, at equal updates.
+If the step acted like a learning rate, then at equal updates a small step at a high rate would match a large step at a low one.
 
-Expected: at equal updates the step is worth 0.02 bits and the rate 0.6; length hardly anything and the batch 0.24 (`LOG.md`).
+Expected: at equal updates the steps differ by 0.02 bits and the rates by 0.6; the lengths hardly differ and the batches by 0.24 (`LOG.md`).
 """
 
 import sys
@@ -39,14 +40,14 @@ BASE = GenerationConfig(
 
 @dataclass(frozen=True)
 class Config:
-    """part: of the study; task: the run."""
+    """Run of one part of the study."""
 
     part: Literal["steps", "lengths"] = "steps"
     task: GenerationConfig = field(default_factory=GenerationConfig)
 
 
 def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batches: Any, seeds: int) -> list[Config]:
-    """Both grids."""
+    """Return the configs of both grids for each seed."""
     by_step = [
         Config("steps", sweep.override(base, {"data.step": step, "train.epochs": step // min(steps), "train.learning_rate": rate}))
         for step in steps
@@ -61,20 +62,20 @@ def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batche
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Held-out bits, by epoch and at the end."""
+    """Return bits a character of the held-out text, by epoch and at the end."""
     return runs.generation(config.task)
 
 
 def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
-    """(step, rate) or (length, batch) -> mean bits at equal updates, and after one pass over the text."""
+    """Return, for each (step, rate) or (length, batch), the mean bits at equal updates and after one pass over the text."""
     names = {"steps": ("task.data.step", "task.train.learning_rate"), "lengths": ("task.data.length", "task.train.batch_size")}[part]
-    those = [dict(row, first=row["by_epoch"][0]) for row in rows if row["part"] == part]
-    last, first = study.grouped(those, names, "last_bits"), study.grouped(those, names, "first")
+    selected = [dict(row, first=row["by_epoch"][0]) for row in rows if row["part"] == part]
+    last, first = study.grouped(selected, names, "last_bits"), study.grouped(selected, names, "first")
     return {key: (float(np.mean(last[key])), float(np.mean(first[key]))) for key in sorted(last)}
 
 
 def verdict(rows: study.Rows) -> str:
-    """A line a cell."""
+    """Return a line for each cell of the two grids."""
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
     ]
@@ -83,7 +84,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Bits over steps, a line a learning rate, at equal updates and after one pass; bits over batches, a line a length."""
+    """Draw bits over the step for each learning rate, at equal updates and after one pass; and bits over the batch for each length."""
 
     def fill(figure: Any) -> None:
         updates, characters, lengths = figure.subplots(1, 3)
@@ -112,7 +113,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 SMALL = GenerationConfig(
     TextConfig(length=4, step=900), GenerationModelConfig(units=4), TrainConfig(batch_size=8), SampleConfig(sample_chars=0)
 )
-TOY = configs(SMALL, (900, 1800), (1e-3,), (4, 8), (8, 16), 1)
+TOY = configs(SMALL, (900, 1800), (1e-3,), (4,), (8, 16), 1)
 STUDY = study.Study("steps", run, {"toy": TOY, "full": configs(BASE, STEPS, RATES, LENGTHS, BATCHES, SEEDS)}, draw, verdict)
 
 if __name__ == "__main__":

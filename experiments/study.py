@@ -1,8 +1,11 @@
-"""What the studies share: presets, rows, figure and verdict of a question, on the planner of `lstm_jax.sweep`.
+"""Frame of a study: presets of runs, their rows, a figure and a verdict, on `lstm_jax.sweep`.
 
-python -m experiments.memory --preset toy              # seconds
-python -m experiments.memory                           # full, its rows and figure beside this file
-python -m experiments.memory --report                  # figure and verdict of the rows that are there
+A study is one file of this folder that ends in `STUDY = study.Study(...)` and `sys.exit(study.main(STUDY))`; nothing else lists it.
+
+    python -m experiments.memory --preset toy      # seconds, in a temporary folder
+    python -m experiments.memory                   # the full study; rows in results/, figure in figures/
+    python -m experiments.memory --report          # figure and verdict of the rows that exist
+    python -m experiments.study OLD.png NEW.png BOTH.png      # two figures side by side
 """
 
 import argparse
@@ -13,8 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError, require
@@ -28,70 +29,63 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Study:
-    """name: of its files; run: config -> figures; presets: toy and full, the configs of each; draw(rows, path of a .png): the figure;
-    verdict(rows): what the rows say, in a few lines."""
+    """Question with the runs that answer it."""
 
     name: str
+    """Name of the module, of the file of rows and of the figure."""
     run: sweep.Run
+    """Function of one run: config -> results by name."""
     presets: Mapping[str, Sequence[Any]]
+    """Configs of each preset; every study has "toy" and "full"."""
     draw: Callable[[Rows, Path], object]
+    """Draws the figure of the rows to a path that ends in .png."""
     verdict: Callable[[Rows], str]
+    """Returns the answer that the rows give, in a few lines."""
+    needs: str = ""
+    """Package beyond those of the library that the runs import."""
 
 
 def finished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Config and figures of the runs that did not fail, as one flat dict each."""
-    return [sweep.flat(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
+    """Return config and results of the runs that succeeded, as one flat dict each."""
+    return [sweep.flatten(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
 
 
-def grouped(rows: Iterable[Mapping[str, Any]], by: Sequence[str], figure: str) -> dict[tuple, list[float]]:
-    """Values of the fields `by` -> the figure of all rows that share them (their seeds)."""
-    found: dict[tuple, list[float]] = defaultdict(list)
+def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: str) -> dict[tuple, list[float]]:
+    """Return, for each combination of values of the fields, the metric of all rows that share it (their seeds)."""
+    groups: dict[tuple, list[float]] = defaultdict(list)
     for row in rows:
-        found[tuple(row[name] for name in by)].append(row[figure])
-    return dict(found)
+        groups[tuple(row[name] for name in fields)].append(row[metric])
+    return dict(groups)
 
 
-def interval(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
-    """Mean, and the 95 % interval of the mean by the percentile bootstrap (Efron 1979)."""
-    rng, array = np.random.default_rng(seed), np.asarray(values, float)
-    means = rng.choice(array, (draws, len(array))).mean(axis=1)
-    return float(array.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
-
-
-def execute(study: Study, preset: str, where: sweep.Where, workers: int, rows_path: Path, figures: Path, report: bool = False) -> str:
-    """Run what is missing of a preset, draw, and give the verdict.
+def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> str:
+    """Run the missing runs of a preset unless `report`, draw the figure and return the verdict.
 
     Raises:
-        InputError: if the preset has no row that did not fail.
+        InputError: if no run of the preset has succeeded.
     """
     configs = study.presets[preset]
     if not report:
         sweep.run(study.run, configs, rows_path, where, workers)
-    there = sweep.rows(study.run, configs, rows_path)
-    good = finished(there)
+    rows = sweep.existing_rows(study.run, configs, rows_path)
+    good = finished(rows)
     require(bool(good), f"rows of {study.name}", f"none in {rows_path}", "run it without --report, or see what its failed rows say")
     study.draw(good, figures / f"{study.name}.png")
-    failed = len(there) - len(good)
-    lines = [study.verdict(good)] + ([f"{failed} runs failed, see {rows_path}"] if failed else [])
-    if len(there) < len(configs):
-        lines.append(f"{len(configs) - len(there)} of {len(configs)} runs have no row yet")
+    lines, failed = [study.verdict(good)], len(rows) - len(good)
+    if failed:
+        lines.append(f"{failed} runs failed, see {rows_path}")
+    if len(rows) < len(configs):
+        lines.append(f"{len(configs) - len(rows)} of {len(configs)} runs have no row yet")
     return "\n".join(lines)
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:
-    """The command line of a study; its exit code, 2 for bad input."""
-    about = sys.modules["__main__"].__doc__ if arguments is None else None
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=list(study.presets), default="full")
-    parser.add_argument("--where", choices=["here", "processes", "slurm"], help="processes if not given; for the preset toy here")
-    parser.add_argument("--workers", type=int, default=1, help="processes at a time; 0 for one a core")
-    parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--out", type=Path, help="folder for rows and figure, if not those of the project")
-    options = parser.parse_args(arguments)
-    where = options.where or ("here" if options.preset == "toy" else "processes")
-    toy = options.preset == "toy" and options.out is None
+    """Run the command line of a study and return its exit code: 0, 2 for bad input, 130 when interrupted."""
+    options = _parse(study, arguments)
+    toy = options.preset == "toy"
+    where = options.where or ("here" if toy else "processes")
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) if toy else options.out
+        out = Path(folder) if toy and options.out is None else options.out
         rows_path, figures = (RESULTS / f"{study.name}.jsonl", FIGURES) if out is None else (out / f"{study.name}.jsonl", out)
         try:
             print(execute(study, options.preset, where, options.workers, rows_path, figures, options.report))
@@ -101,13 +95,25 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print(f"{study.name}: interrupted; the rows so far are kept, the same command goes on", file=sys.stderr)
             return 130
-    if not toy:
+    if not toy or options.out:
         print(f"rows in {rows_path}, figure in {figures / study.name}.png and .svg")
     return 0
 
 
+def _parse(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of a study's command line; its help begins with the docstring of the study."""
+    about = sys.modules["__main__"].__doc__ if arguments is None else None
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=list(study.presets), default="full", help="set of runs (default: full)")
+    parser.add_argument("--where", choices=list(sweep.EXECUTORS), help="executor (default: here for the preset toy, else processes)")
+    parser.add_argument("--workers", type=int, default=1, help="processes at a time; 0 for one a core (default: 1)")
+    parser.add_argument("--report", action="store_true", help="run nothing; draw and print the verdict of the rows that exist")
+    parser.add_argument("--out", type=Path, help="folder of rows and figure (default: that of the project; for toy a temporary one)")
+    return parser.parse_args(arguments)
+
+
 def beside(old: Path, new: Path, out: Path) -> object:
-    """Draw two figures side by side, with their paths above.
+    """Draw two figures side by side, with their paths as titles.
 
     Raises:
         InputError: if one cannot be read, or the result cannot be written.

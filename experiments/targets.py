@@ -1,15 +1,14 @@
-"""Can a network predict a character's number, and does it matter which number a character has?
+"""Can a network predict the id of the next character as a number, and does it matter how characters are numbered?
 
-    python -m experiments.targets --preset toy        # seconds
-    LSTM_JAX_DATA=... python -m experiments.targets --workers 2       # 11 minutes on two cores at 200 GFLOP/s
+    python -m experiments.targets --preset toy                      # seconds
+    LSTM_JAX_DATA=... python -m experiments.targets --workers 2     # 11 minutes on two cores at 200 GFLOP/s
 
-The source says that "the integer representation of characters are random not ordinal". Put to the test on the articles, windows of 40 every
-5, LSTM(64), the last tenth held out, three seeds: the next character as a category (softmax) or as the number of its place in the bag
-(squared error, rounded to the nearest), with the bag in its usual order or in a random one; and the characters read as one-hot rows or as
-that number alone, scaled to [0, 1].
+The claim under test: "the integer representation of characters are random not ordinal". The articles, windows of 40 every 5, LSTM(64), the
+last tenth held out, three seeds. The next character is predicted as a category (softmax) or as a number, its id (squared error, rounded to
+the nearest id); ids are in the usual order or in a random one; characters are read as one-hot rows or as their id alone, scaled to [0, 1].
 
-Expected: as categories the order makes no difference; as a number far fewer characters are right, near to always saying the mean, and
-what is left depends on the order.
+Expected: for categories the order makes no difference; as a number far fewer characters are predicted correctly, hardly more than by always
+answering the mean, and the rest depends on the order.
 """
 
 import sys
@@ -31,16 +30,20 @@ from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig, TextConfig
 from lstm_jax.initializers import glorot_uniform
 from lstm_jax.inspection import plots
+from lstm_jax.sweep import stats
 from lstm_jax.tasks import generation
 
 
 @dataclass(frozen=True)
 class Config:
-    """read: what the network sees of a character; predict: what it is to say of the next; order: of the bag."""
+    """Run of one representation of inputs and targets."""
 
     read: Literal["one-hot", "number"] = "one-hot"
+    """Representation of the characters read."""
     predict: Literal["category", "number"] = "category"
+    """Representation of the character predicted."""
     order: Literal["usual", "random"] = "usual"
+    """Order of the ids."""
     text: str = runs.ARTICLES
     length: int = 40
     step: int = 5
@@ -52,7 +55,7 @@ class Config:
 
 
 class Params(NamedTuple):
-    """The cell's, and those of the dense layer on h."""
+    """Parameters of the cell, and of the dense layer on h."""
 
     cell: Any
     kernel: jax.Array
@@ -60,12 +63,12 @@ class Params(NamedTuple):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Share of held-out characters that are right, and of categories the bits a character."""
+    """Train, and return the accuracy on held-out characters; for categories also the bits a character."""
     text = TextConfig(step=config.step, length=config.length)
     corpus = generation.load_corpus(GenerationConfig(articles(text) if config.text == runs.ARTICLES else text))
     size = corpus.characters.size
-    place = np.arange(size) if config.order == "usual" else np.random.default_rng(config.seed).permutation(size)
-    parts = [data.windows(place[part].astype(np.int32), config.length, config.step) for part in (corpus.train, corpus.validation)]
+    ids_of = np.arange(size) if config.order == "usual" else np.random.default_rng(config.seed).permutation(size)
+    parts = [data.windows(ids_of[part].astype(np.int32), config.length, config.step) for part in (corpus.train, corpus.validation)]
     (x, y), (x_held, y_held) = ((jnp.asarray(X), jnp.asarray(Y)) for X, Y in parts)
     features, outputs = (size if config.read == "one-hot" else 1), (size if config.predict == "category" else 1)
     of_cell, of_head, of_rows = jax.random.split(jax.random.key(config.seed), 3)
@@ -73,14 +76,14 @@ def run(config: Config) -> dict[str, Any]:
     head = glorot_uniform(of_head, (config.units, outputs))
     params = Params(cell.init(of_cell, features, config.units), head, jnp.zeros((outputs,)))
 
-    def given(params: Params, ids: jax.Array) -> jax.Array:
+    def outputs_of(params: Params, ids: jax.Array) -> jax.Array:
         inputs = ids if config.read == "one-hot" else (ids / (size - 1))[..., None].astype(jnp.float32)
         h, _ = unroll(cell, params.cell, inputs, return_sequences=False)
         return h @ params.kernel + jnp.broadcast_to(params.bias, (len(h), outputs))
 
     def loss(params: Params, batch: Any) -> jax.Array:
         ids, target = batch
-        out = given(params, ids)
+        out = outputs_of(params, ids)
         if config.predict == "category":
             return optax.softmax_cross_entropy_with_integer_labels(out, target).mean()
         return ((out[:, 0] - target / (size - 1)) ** 2).mean()
@@ -90,23 +93,26 @@ def run(config: Config) -> dict[str, Any]:
         return x[rows], y[rows]
 
     params, losses = fit(loss, params, batch, config.updates, config.learning_rate)
-    held = jax.jit(given)(params, x_held)
-    said = held.argmax(-1) if config.predict == "category" else jnp.clip(jnp.round(held[:, 0] * (size - 1)), 0, size - 1).astype(jnp.int32)
-    figures: dict[str, Any] = {"accuracy": float((said == y_held).mean()), "losses": losses, "kinds_said": len(np.unique(said))}
-    figures["most_frequent"] = max(Counter(np.asarray(y_held).tolist()).values()) / len(y_held)
+    held = jax.jit(outputs_of)(params, x_held)
     if config.predict == "category":
-        figures["bits"] = float(optax.softmax_cross_entropy_with_integer_labels(held, y_held).mean() / np.log(2))
-    return figures
+        predicted = held.argmax(-1)
+    else:
+        predicted = jnp.clip(jnp.round(held[:, 0] * (size - 1)), 0, size - 1).astype(jnp.int32)
+    metrics: dict[str, Any] = {"accuracy": float((predicted == y_held).mean()), "losses": losses, "kinds_said": len(np.unique(predicted))}
+    metrics["most_frequent"] = max(Counter(np.asarray(y_held).tolist()).values()) / len(y_held)
+    if config.predict == "category":
+        metrics["bits"] = float(optax.softmax_cross_entropy_with_integer_labels(held, y_held).mean() / np.log(2))
+    return metrics
 
 
 KEY = ("predict", "read", "order")
 
 
 def verdict(rows: study.Rows) -> str:
-    """A line a way."""
+    """Return a line for each representation, and the share of the most frequent character."""
     lines = []
     for key, values in study.grouped(rows, KEY, "accuracy").items():
-        mean, low, high = study.interval(values)
+        mean, low, high = stats.mean_interval(values)
         kinds = np.mean([row["kinds_said"] for row in rows if tuple(row[name] for name in KEY) == key])
         share = f"{100 * mean:.1f} % right ({100 * low:.1f} to {100 * high:.1f}), {kinds:.0f} kinds said"
         lines.append(f"{key[0]} from {key[1]}, {key[2]} order: {share}")
@@ -114,15 +120,15 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Bars of the share that is right."""
+    """Draw the share of correct predictions as bars."""
 
     def fill(figure: Any) -> None:
         axes = figure.subplots()
         groups = study.grouped(rows, KEY, "accuracy")
-        for place, (key, values) in enumerate(groups.items()):
-            mean, low, high = study.interval(values)
-            axes.barh(place, 100 * mean, color="#0072B2" if key[0] == "category" else "#D55E00")
-            axes.plot([100 * low, 100 * high], [place, place], color="#222222")
+        for y, (key, values) in enumerate(groups.items()):
+            mean, low, high = stats.mean_interval(values)
+            axes.barh(y, 100 * mean, color="#0072B2" if key[0] == "category" else "#D55E00")
+            axes.plot([100 * low, 100 * high], [y, y], color="#222222")
         axes.axvline(100 * rows[0]["most_frequent"], color="#222222", linestyle=":", label="always the most frequent one")
         axes.set_yticks(range(len(groups)), [f"{predict} from {read}, {order} order" for predict, read, order in groups])
         axes.invert_yaxis()
@@ -132,11 +138,12 @@ def draw(rows: study.Rows, path: Path) -> object:
     return plots.write_figure(path, (8.0, 4.2), fill)
 
 
-WAYS = [
+REPRESENTATIONS = [
     Config(read, predict, order) for predict in ("category", "number") for read in ("one-hot", "number") for order in ("usual", "random")
 ]
-TOY = [replace(way, text="", length=4, step=500, units=4, updates=20, batch=8) for way in WAYS]
-STUDY = study.Study("targets", run, {"toy": TOY, "full": [replace(way, seed=seed) for way in WAYS for seed in range(3)]}, draw, verdict)
+TOY = [replace(config, text="", length=4, step=500, units=4, updates=20, batch=8) for config in REPRESENTATIONS]
+FULL = [replace(config, seed=seed) for config in REPRESENTATIONS for seed in range(3)]
+STUDY = study.Study("targets", run, {"toy": TOY, "full": FULL}, draw, verdict)
 
 if __name__ == "__main__":
     sys.exit(study.main(STUDY))

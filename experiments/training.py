@@ -1,4 +1,4 @@
-"""A plain training loop for studies whose data or loss are not those of the library's tasks."""
+"""Plain training loop for studies whose data or loss differ from those of the library's tasks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,15 +11,23 @@ from jax import lax
 
 from lstm_jax.training.optimizers import keras_adam
 
-STRETCH = 100
-"""Updates in a compiled call."""
+CHUNK = 100
+"""Updates in one compiled call."""
 
 
 def fit(loss: Callable[[Any, Any], jax.Array], params: Any, batch: Callable[[Any], Any], updates: int, rate: float, clip: float = 1.0):
-    """Keras' Adam on `loss(params, batch(number))` for so many updates, the gradient's norm at most `clip`.
+    """Minimise `loss(params, batch(number))` with Keras' Adam.
+
+    Args:
+        loss: loss of one batch.
+        params: initial parameters.
+        batch: number of an update -> its batch; called under jit.
+        updates: number of updates.
+        rate: learning rate.
+        clip: largest global norm of the gradient.
 
     Returns:
-        The parameters, and the mean loss of every `STRETCH` updates.
+        The trained parameters, and the mean loss of each chunk of `CHUNK` updates.
     """
     optimizer = optax.chain(optax.clip_by_global_norm(clip), keras_adam(rate))
 
@@ -34,7 +42,7 @@ def fit(loss: Callable[[Any, Any], jax.Array], params: Any, batch: Callable[[Any
         return lax.scan(step, carry, start + jnp.arange(count))
 
     carry, losses = (params, optimizer.init(params)), []
-    for start in range(0, updates, STRETCH):
-        carry, some = train(carry, start, min(STRETCH, updates - start))
-        losses.append(float(some.mean()))
+    for start in range(0, updates, CHUNK):
+        carry, chunk_losses = train(carry, start, min(CHUNK, updates - start))
+        losses.append(float(chunk_losses.mean()))
     return carry[0], losses

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-Values = Sequence[float] | np.ndarray
+Values = Sequence[float | int] | np.ndarray
 EXACT = 20_000
 """Permutations up to which a test enumerates all of them; beyond, it draws this many."""
 

@@ -1,7 +1,8 @@
-"""Every study's toy preset runs, draws and says something; what its parts compute, by hand where that can be."""
+"""The toy preset of every study runs, draws a figure and gives a verdict; the parts of studies are checked by hand."""
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -15,15 +16,14 @@ from lstm_jax.cells import CELLS
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-STUDIES = ("memory", "gates", "dropout", "steps", "targets", "embedding", "scaling", "forecast", "best")
-NEEDS = {"forecast": "statsmodels", "embedding": "gensim"}
+STUDIES = sorted(path.stem for path in study.HERE.glob("*.py") if "\nSTUDY = " in path.read_text())
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_toy(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
     module = importlib.import_module(f"experiments.{name}")
+    if module.STUDY.needs:
+        pytest.importorskip(module.STUDY.needs)
     assert study.main(module.STUDY, ["--preset", "toy", "--where", "here", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "failed" not in said
@@ -34,11 +34,27 @@ def test_toy(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == said[said.index(module.STUDY.verdict(study.finished(rows)).splitlines()[0]) :]
 
 
+def test_studies_are_found_by_their_files() -> None:
+    assert len(STUDIES) >= 9
+    assert {path.stem for path in study.RESULTS.glob("*.jsonl")} <= set(STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_docstring_gives_the_commands_and_their_duration(name: str) -> None:
+    about = importlib.import_module(f"experiments.{name}").__doc__
+    commands = [line for line in about.splitlines() if f"python -m experiments.{name}" in line]
+    assert any("--preset toy" in command for command in commands)
+    assert any("--preset toy" not in command for command in commands)
+    assert all(re.search(r"second|minute|hour", command) for command in commands)
+    assert "Expected" in about
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_full_presets_are_different_runs(name: str) -> None:
     module = importlib.import_module(f"experiments.{name}")
+    assert module.STUDY.name == name
     full = module.STUDY.presets["full"]
-    assert len({sweep.content(module.STUDY.run, config) for config in full}) == len(full) >= 6
+    assert len({sweep.run_id(module.STUDY.run, config) for config in full}) == len(full) >= 6
 
 
 def test_report_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""A sweep of twelve runs, two of which go wrong, in a module that their processes find."""
+"""Sweep of twelve runs, two of which fail, in a module that their processes can import."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ class Config:
 
 
 def score(config: Config) -> dict[str, float]:
-    """Leaves a mark that it ran, and goes wrong as asked."""
+    """Log the number, fail as the config asks, and return a score."""
     with Path(config.log).open("a") as file:
         file.write(f"{config.number}\n")
     if config.wrong == "raise":
@@ -38,7 +38,7 @@ def score(config: Config) -> dict[str, float]:
 
 
 def cores(config: Config) -> dict[str, list[int]]:
-    """Those that the process may run on."""
+    """Return the cores that the process may run on."""
     time.sleep(0.1 * config.number)
     return {"cores": sorted(os.sched_getaffinity(0))}
 

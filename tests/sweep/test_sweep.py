@@ -1,4 +1,4 @@
-"""The planner: grids, ids, rows; runs that crash, are killed, or whose sweep is killed."""
+"""Sweeps: grids, ids, rows, tables; runs that raise or are killed; a sweep that is killed."""
 
 import csv
 import os
@@ -23,16 +23,16 @@ ROOT = Path(__file__).parents[2]
 def test_grids_and_overrides() -> None:
     found = sweep.grid(Config(), number=[1, 2], **{"inner.scale": [0.5, 2.0]})
     assert [(c.number, c.inner.scale) for c in found] == [(1, 0.5), (1, 2.0), (2, 0.5), (2, 2.0)]
-    assert sweep.each(Config(), [{"number": 5}, {"inner.scale": 3.0}]) == [Config(5), Config(inner=Inner(3.0))]
+    assert sweep.variants(Config(), [{"number": 5}, {"inner.scale": 3.0}]) == [Config(5), Config(inner=Inner(3.0))]
     with pytest.raises(InputError, match=r"^field: colour; Config has number, wrong, log"):
         sweep.grid(Config(), colour=["red"])
     with pytest.raises(InputError, match=r"^field: width; Inner has scale"):
         sweep.override(Config(), {"inner.width": 1})
 
 
-def test_ids_are_of_the_content() -> None:
-    assert sweep.content(made_sweep.score, Config(1)) == sweep.content(made_sweep.score, Config(1, inner=Inner(1.0)))
-    different = {sweep.content(made_sweep.score, Config(n)) for n in range(3)} | {sweep.content(made_sweep.configs, Config(1))}
+def test_equal_configs_have_one_id() -> None:
+    assert sweep.run_id(made_sweep.score, Config(1)) == sweep.run_id(made_sweep.score, Config(1, inner=Inner(1.0)))
+    different = {sweep.run_id(made_sweep.score, Config(n)) for n in range(3)} | {sweep.run_id(made_sweep.configs, Config(1))}
     assert len(different) == 4
 
 
@@ -42,7 +42,7 @@ def environment() -> dict[str, str]:
 
 
 def test_a_sweep_of_twelve(tmp_path: Path, environment: dict[str, str]) -> None:
-    """One run raises, one is killed, and so is the sweep in the middle: restarted it ends with twelve rows, and no row was run twice."""
+    """Two runs fail and the sweep is killed midway: repeated, it ends with twelve rows, and no finished run is repeated."""
     path = tmp_path / "rows.jsonl"
     command = [sys.executable, str(Path(made_sweep.__file__)), str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as first:
@@ -62,7 +62,7 @@ def test_a_sweep_of_twelve(tmp_path: Path, environment: dict[str, str]) -> None:
     assert {number for number, row in by_number.items() if row["status"] == "failed"} == {3, 7}
     assert by_number[3]["error"] == "ValueError: no such thing"
     assert by_number[7]["error"] == "killed by signal 9"
-    assert by_number[5]["result"] == {"score": 13.0}  # the tuple and the config within went to the process and came back
+    assert by_number[5]["result"] == {"score": 13.0}  # the tuple and the inner config reached the process
     ran = Counter((tmp_path / "log").read_text().split())
     finished = {str(row["config"]["number"]) for row in before}
     assert all(ran[number] == 1 for number in finished)
@@ -99,7 +99,7 @@ def test_here_retry_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"^where: moon; give here, processes or slurm"):
-        sweep.run(made_sweep.score, [], tmp_path / "rows", where="moon")  # pyright: ignore[reportArgumentType]
+        sweep.run(made_sweep.score, [], tmp_path / "rows", where="moon")
     with pytest.raises(InputError, match=r"^workers: -1; "):
         sweep.run(made_sweep.score, [], tmp_path / "rows", workers=-1)
     monkeypatch.setitem(sys.modules, "submitit", None)
@@ -107,8 +107,8 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sweep.run(made_sweep.score, [Config()], tmp_path / "rows", "slurm")
 
 
-def test_slurm_s_library_in_processes_of_its_own(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """submitit's cluster "local", which takes the same way as Slurm."""
+def test_slurm_through_submitit_on_this_machine(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run jobs on submitit's cluster "local", by the code that submits to Slurm."""
     pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
     wanted = [Config(n, "raise" if n == 1 else "", str(tmp_path / "log")) for n in range(2)]

@@ -1,0 +1,129 @@
+"""Executors of runs: this process, fresh processes, jobs on Slurm. Each yields (id, row without id) as its runs end."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.errors import InputError
+from lstm_jax.sweep.identity import Run, import_name
+
+DONE, FAILED = "done", "failed"
+Row = dict[str, Any]
+Outcomes = Iterator[tuple[str, Row]]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Means of an executor; each uses those that it needs."""
+
+    workers: int = 0
+    """Processes at a time; 0 for one a core."""
+    folder: Path = Path("jobs")
+    """Folder of the logs of submitit."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of submitit."""
+
+
+def attempt(function: Run, config: Any) -> Row:
+    """Run in this process and return the row without its id; an exception becomes a failed row."""
+    start = time.perf_counter()
+    try:
+        result = json.loads(json.dumps(dict(function(config)), default=float))
+    except Exception as error:
+        traceback.print_exc()
+        return _failed(config, f"{type(error).__name__}: {error}", time.perf_counter() - start)
+    return {"config": dataclasses.asdict(config), "status": DONE, "result": result, "seconds": time.perf_counter() - start}
+
+
+def _failed(config: Any, error: str, seconds: float) -> Row:
+    return {"config": dataclasses.asdict(config), "status": FAILED, "error": error, "seconds": seconds}
+
+
+def here(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
+    """Run one config after another in this process."""
+    for key, config in missing.items():
+        yield key, attempt(function, config)
+
+
+def processes(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
+    """Run each config in a fresh process, `workers` at a time, each on its share of the cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    workers = resources.workers or len(cores)
+    shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    for number in range(workers):
+        shares.put(cores[number::workers] or cores)
+
+    def run_on_a_share(config: Any) -> Row:
+        share = shares.get()
+        try:
+            return _in_process(function, config, share)
+        finally:
+            shares.put(share)
+
+    with ThreadPoolExecutor(workers) as pool:
+        running = {pool.submit(run_on_a_share, config): key for key, config in missing.items()}
+        try:
+            for future in as_completed(running):
+                yield running[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
+    """Run in a fresh process on these cores and return the row without its id."""
+    task = {"function": import_name(function), "config": import_name(type(config)), "values": dataclasses.asdict(config)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "row.json"
+        command = [sys.executable, "-m", "lstm_jax.sweep.child", str(answer)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, stdout=sys.stderr) as process:
+            try:
+                with contextlib.suppress(ProcessLookupError):  # it has ended already
+                    os.sched_setaffinity(process.pid, cores)
+                process.communicate(json.dumps(task))
+            except BaseException:
+                process.kill()
+                raise
+        if answer.exists():
+            return json.loads(answer.read_text())
+    code = process.returncode
+    return _failed(config, f"killed by signal {-code}" if code < 0 else f"ended with code {code}", time.perf_counter() - start)
+
+
+def slurm(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
+    """Run each config as a job of Slurm, through submitit.
+
+    Raises:
+        InputError: if submitit is not installed.
+    """
+    try:
+        import submitit  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError("submitit", "not installed", 'pip install ".[slurm]"') from error
+    parameters = dict(resources.options)
+    executor = submitit.AutoExecutor(folder=resources.folder, cluster=parameters.pop("cluster", None))
+    executor.update_parameters(**parameters)
+    jobs = {key: executor.submit(attempt, function, config) for key, config in missing.items()}
+    for key, job in jobs.items():
+        try:
+            yield key, job.result()
+        except Exception as error:  # the job was killed, or ran out of time or memory
+            first_line = (str(error).strip().splitlines() or [""])[0]
+            yield key, _failed(missing[key], f"{type(error).__name__}: {first_line}", 0.0)
+
+
+EXECUTORS: dict[str, Callable[[Run, Mapping[str, Any], Resources], Outcomes]] = {"here": here, "processes": processes, "slurm": slurm}

@@ -1,0 +1,41 @@
+"""Rows of runs as one table."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.files.writing import write_atomically
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with names joined by dots."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Return the names of the columns and one line for each row.
+
+    The columns are id, status, the fields of the config, the results, error and seconds; a cell is empty where a row has no such value.
+    """
+    lines = [
+        {"id": row["id"], "status": row["status"]}
+        | flatten(row["config"])
+        | flatten(row.get("result", {}))
+        | {"error": row.get("error", ""), "seconds": row["seconds"]}
+        for row in rows
+    ]
+    names = [*dict.fromkeys(name for line in lines for name in line if name not in ("error", "seconds")), "error", "seconds"]
+    return names, [[line.get(name, "") for name in names] for line in lines]
+
+
+def write_table(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """Write the table of the rows as CSV."""
+    names, lines = table(rows)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([names, *lines])
+    write_atomically(Path(path), text.getvalue().encode())
