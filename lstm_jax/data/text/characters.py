@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lstm_jax.data.text_files import read_content
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.reading import read_input
 from lstm_jax.files.writing import write_atomically
 
 Unit = Literal["character", "byte"]
@@ -182,7 +182,7 @@ class Characters:
         Raises:
             InputError: if the file is absent or damaged.
         """
-        return Characters.from_json(read_content(path), path)
+        return Characters.from_json(read_input(path), path)
 
 
 def shown(characters: tuple[str, ...]) -> str:

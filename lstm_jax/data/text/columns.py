@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.data.tables import is_table, parse_json, table_rows
-from lstm_jax.data.text_files import decode_utf8, read_content
+from lstm_jax.data.text_files import decode_utf8
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.reading import parsing
+from lstm_jax.files.reading import parsing, read_input
 
 TEXT_NAMES = ("text", "article", "body", "content")
 JSON_FORMS = 'give [{"text": ...}, ...] or {"text": {"0": ..., ...}}; name it .jsonl if each line is an object'
@@ -85,7 +85,7 @@ def _read_columns(path: Path) -> Columns:
 
 
 def _json_columns(path: Path) -> Columns:
-    content = decode_utf8(read_content(path), path)
+    content = decode_utf8(read_input(path), path)
     with parsing(f"JSON {path}", JSON_FORMS):
         raw = parse_json(content)
     if isinstance(raw, list):
