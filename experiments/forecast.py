@@ -30,7 +30,7 @@ from lstm_jax import data
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.errors import InputError
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import write_figure
 
 SEASON = {"sunspots": 11, "co2": 52}
 METHODS: tuple[str, ...] = ("lstm", "lstm without times", "seasonal naive", "smoothing")
@@ -182,7 +182,7 @@ def draw(rows: study.Rows, path: Path) -> object:
             below.invert_yaxis()
             below.set_xlabel("mean absolute error")
 
-    return plots.write_figure(path, (12.0, 7.5), fill)
+    return write_figure(path, (12.0, 7.5), fill)
 
 
 def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> list[Config]:

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_cli import assert_error
+from command_line import assert_error
 
 from lstm_jax.config import ForecastConfig, ForecastModelConfig
 from lstm_jax.errors import InputError
