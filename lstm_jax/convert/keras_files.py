@@ -1,15 +1,15 @@
-"""Keras 3 weight files, read and written through h5py alone: Keras' own loader can run code, so that it never sees a foreign file.
+"""Keras 3 weight files, read and written by h5py alone, since Keras' own loader can run code from a foreign file.
 
-Source of the layout: keras/src/saving/saving_lib.py (`_save_state`, `_save_container_state`, `H5IOStore`), alike from 3.0 to 3.15. The
+The layout is that of keras/src/saving/saving_lib.py (`_save_state`, `_save_container_state`, `H5IOStore`), equal from 3.0 to 3.15. The
 layers of a Sequential or functional model lie in `layers/<class>`, `layers/<class>_1`, ...: named by class and counted in the model's
-order, whatever the user called them. The arrays lie below in `vars/0`, `vars/1`, ... in the order in which the layer made them:
+order, whatever their names in the model. Their arrays lie below in `vars/0`, `vars/1`, ... in the order in which the layer made them:
 
     layers/embedding/vars/0                              layers/dense/vars/{0,1}
     layers/lstm/cell/vars/{0,1,2}                        layers/bidirectional/{forward,backward}_layer/cell/vars/{0,1,2}
     layers/rnn/cell/vars/{0,1,2}                         layers/rnn/cell/cells/lstm_cell[_1]/vars/{0,1,2}
 
-A layer without arrays keeps an empty group. HDF5 lists lstm_10 before lstm_2, and the order between classes is not stored at all; a
-`.keras` archive tells it in its config.json.
+A layer without arrays has an empty group. HDF5 lists lstm_10 before lstm_2, and the order between classes is stored only in the
+config.json of a `.keras` archive.
 """
 
 import io
@@ -50,11 +50,11 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import open_input, parsing
 
 RECURRENT = ("lstm", "rnn", "bidirectional")
-INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # change nothing when a model predicts
+INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # no effect when a model predicts
 BY_HAND = "load the model in Keras yourself and convert model.get_weights() with sentiment_from_keras or generation_from_keras"
 
-# Options that change what a layer computes but leave no trace in its arrays: the values that ours has, Keras' default first. The Dense's
-# depend on the model.
+# Options that change a layer's function but not its arrays, with the values that we support, Keras' default first. Those of Dense depend on
+# the model.
 OPTIONS: dict[str, dict[str, tuple[object, ...]]] = {
     "InputLayer": {},
     "NotEqual": {},  # the mask of Embedding(mask_zero=True) in a functional model
@@ -71,37 +71,37 @@ HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmo
 
 
 def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """path in the file -> array, in natural order, of a Keras 3 `.weights.h5` or of the weights in a `.keras` archive.
+    """Return path in the file -> array, in natural order, of a Keras 3 `.weights.h5` or of the weights in a `.keras` archive.
 
-    The optimizer's arrays are left out. bfloat16 comes back as float32, everything else as stored.
+    The optimizer's arrays are left out. bfloat16 becomes float32, other dtypes stay.
 
     Raises:
-        InputError: there is no such file, or it is damaged, foreign or holds more than plain arrays (see `read_hdf5`).
+        InputError: if there is no such file, or it is damaged, foreign or holds more than plain arrays (see `read_hdf5`).
     """
     return _read(path)[0]
 
 
 def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
-    """A whole sentiment model in ours from a Keras file of Embedding -> recurrent layers -> Dense(1), Sequential or functional.
+    """Return a sentiment model in our layout from a Keras file of Embedding -> recurrent layers -> Dense(1), Sequential or functional.
 
     Recurrent layers are LSTM, Bidirectional(LSTM) with merge_mode "concat", and RNN of an LSTMCell or of a list of them. A `.weights.h5`
-    does not order an LSTM against a Bidirectional: there their widths decide, and where these allow two orders, an error asks for a
-    `.keras` archive. Only such an archive shows activations, `go_backwards` and the like, which are then checked.
+    does not order an LSTM against a Bidirectional: their widths decide, and if these allow two orders, an error asks for a `.keras`
+    archive. Only such an archive shows activations, `go_backwards` and similar options, which are then checked.
 
     Raises:
-        InputError: as `read_keras_weights`; or the model has other layers, options or shapes.
+        InputError: as `read_keras_weights`; if the model has other layers, options or shapes.
     """
     return _from_file(path, SENTIMENT)
 
 
 def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
-    """A whole character model in ours from a Keras file of LSTM or RNN layers -> Dense(V), with an Embedding before them or one-hot input.
+    """Return a character model in our layout from a Keras file of LSTM or RNN layers -> Dense(V), with one-hot input or an Embedding.
 
-    Otherwise as `sentiment_from_keras_file`; the last layer may return its last output or all. The padding of an Embedding with
-    `mask_zero` is not in the arrays: give our model a mask.
+    See `sentiment_from_keras_file`; the last layer may return its last output or all outputs. The mask of an Embedding with `mask_zero` is
+    not in the arrays: give our model a mask.
 
     Raises:
-        InputError: as `sentiment_from_keras_file`; or a layer has two directions.
+        InputError: as `sentiment_from_keras_file`; if a layer has two directions.
     """
     return _from_file(path, CHARACTER)
 
@@ -132,13 +132,13 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
 
 
 def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
-    """Write a sentiment or character model in ours as a file for `model.load_weights` of the matching Keras model.
+    """Write a sentiment or character model in our layout as a file for `model.load_weights` of the matching Keras model.
 
     The Keras model, Sequential or functional, has LSTM and Bidirectional(LSTM) layers with bias, one for each of ours, and a Dense with
     bias, for a tied head too. A head with one output is that of a sentiment model.
 
     Raises:
-        InputError: a wrong key or shape, a name that does not end in .weights.h5, or a place that cannot be written.
+        InputError: for a wrong key or shape, a name that does not end in .weights.h5, or a path that cannot be written.
     """
     import h5py
 
@@ -169,7 +169,7 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
-    """Arrays, group paths and, of a `.keras` archive, the parsed config.json (else None)."""
+    """Return arrays, group paths and, of a `.keras` archive, the parsed config.json (else None)."""
     name, skip = os.fspath(path), frozenset({"optimizer"})
     require(os.path.isfile(path), "Keras weights", name, "there is no such file")
     with open_input(path, f"Keras weights {name}") as file:
@@ -211,7 +211,7 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
 
 
 def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, head: Arrays, thing: str) -> list[str]:
-    """The only order of the layers in which each takes as many features as the one below gives; within a class it is that of `stacks`."""
+    """Return the only order of the layers in which each takes the features that the previous one gives; a class keeps its own order."""
     queues = [queue for kind in RECURRENT if (queue := [name for name in stacks if _kind(name) == kind])]
     if len(queues) == 1:
         return queues[0]
@@ -219,14 +219,14 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
     @cache
     def orders(taken: tuple[int, ...], width: int) -> list[list[str]]:
-        """Up to two orders of what remains after the first `taken` of each queue, which give `width` features."""
+        """Return up to two orders of the layers after the first `taken` of each queue, which give `width` features."""
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):
             return [[]] if width == head["kernel"].shape[0] else []
         found: list[list[str]] = []
-        for place, queue in enumerate(queues):
-            if taken[place] < len(queue) and ends[queue[taken[place]]][0] == width:
-                name = queue[taken[place]]
-                further = (*taken[:place], taken[place] + 1, *taken[place + 1 :])
+        for index, queue in enumerate(queues):
+            if taken[index] < len(queue) and ends[queue[taken[index]]][0] == width:
+                name = queue[taken[index]]
+                further = (*taken[:index], taken[index] + 1, *taken[index + 1 :])
                 found += [[name, *later] for later in orders(further, ends[name][1])]
         return found[:2]
 
@@ -237,7 +237,7 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
 
 def _order_in_config(config: Any, model: Kind, thing: str) -> list[str]:
-    """Group names of the recurrent layers in the order of config.json, whose options must be those that ours has."""
+    """Return the group names of the recurrent layers in the order of config.json, after a check of its options."""
     options = OPTIONS | {"Dense": {"activation": HEAD_ACTIVATIONS[model]}}
     counts: dict[str, int] = {}
     order: list[str] = []
@@ -253,7 +253,7 @@ def _order_in_config(config: Any, model: Kind, thing: str) -> list[str]:
         sequences = top is not None and top.get("return_sequences")
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(thing, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
-    # A character model predicts at each step: the Dense is the same at all of them.
+    # A character model predicts at each step, with one Dense for all steps.
     require(
         model == CHARACTER or not sequences,
         thing,

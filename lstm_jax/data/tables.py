@@ -49,10 +49,10 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: for anything else, for an object that has a name twice, and for one nested too deep.
+        ValueError: for text that is not JSON, an object with a name twice, or values nested too deep.
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) < len(pairs):
             names = [name for name, _ in pairs]
@@ -60,7 +60,7 @@ def parse_json(text: str | bytes) -> Any:
         return made
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=without_repeats)
     except RecursionError as error:
         raise ValueError(f"nested too deep: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Locks of files that the kernel drops when their process dies, whatever killed it."""
+"""File locks that the kernel releases when their process dies."""
 
 import contextlib
 import errno
@@ -11,18 +11,18 @@ from typing import IO
 from lstm_jax.errors import InputError
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Error numbers of a file system that has no locks."""
+"""Error numbers of file systems without locks."""
 
 
 @contextlib.contextmanager
 def locked(path: Path, thing: str) -> Iterator[None]:
-    """Hold the lock file `path`, in which this process and its host stand, and remove it at the end.
+    """Hold the lock file `path`, which names this process and its host, and remove it at the end.
 
-    A file system that has no locks gives none.
+    On a file system without locks nothing is locked.
 
     Args:
-        path: in a folder that exists.
-        thing: what it locks, for the error.
+        path: lock file in an existing folder.
+        thing: name of the locked object, for the error.
 
     Raises:
         InputError: if another process, or another call in this one, holds it; if it cannot be written.

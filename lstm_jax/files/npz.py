@@ -1,4 +1,4 @@
-"""NumPy's files, read without NumPy's own loader: plain numbers of exactly the declared size, no pickle, no more than is there."""
+"""Reading of NumPy's files without NumPy's loader: plain numbers of exactly the declared size, never a pickle."""
 
 import io
 import math
@@ -18,7 +18,7 @@ _ENCRYPTED = 1  # bit of a member's flags
 
 
 class Header(NamedTuple):
-    """The header of a .npy: dtype, shape, and where the values begin."""
+    """Header of a .npy: shape, order, dtype, and the offset of the values."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -30,7 +30,7 @@ def read_header(content: bytes, thing: str, remedy: str) -> Header:
     """Return the header of a .npy's bytes.
 
     Raises:
-        InputError: if there is none, or its shape holds something else than sizes.
+        InputError: if it is missing or damaged, or its shape holds values other than sizes.
     """
     file = io.BytesIO(content)
     with parsing(thing, remedy):
@@ -50,7 +50,7 @@ def read_array(content: bytes, thing: str, remedy: str) -> np.ndarray:
     """Return the array of numbers in a .npy's bytes.
 
     Raises:
-        InputError: for a bad header, values of another kind than numbers, or more or fewer bytes than the header says.
+        InputError: for a bad header, values that are not numbers, or more or fewer bytes than the header declares.
     """
     header = read_header(content, thing, remedy)
     plain = header.dtype.kind in PLAIN and header.dtype.subdtype is None
@@ -63,10 +63,16 @@ def read_array(content: bytes, thing: str, remedy: str) -> np.ndarray:
 
 
 def read_members(path: Path, thing: str, remedy: str, names: Sequence[str] = ()) -> dict[str, bytes]:
-    """Return name -> bytes of the members NAME.npy of a .npz, all or those of these names.
+    """Return the members NAME.npy of a .npz: name -> bytes.
+
+    Args:
+        path: the .npz.
+        thing: its name in errors.
+        remedy: remedy in errors.
+        names: names of the members to read; empty: all.
 
     Raises:
-        InputError: for a damaged archive, a missing, encrypted or twice named member, an unknown compression, more than `most_expanded`.
+        InputError: for a damaged archive, a missing, encrypted or repeated member, an unknown compression, more than `most_expanded`.
     """
     with open_input(path, thing, remedy) as file, parsing(thing, remedy), zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -84,7 +90,13 @@ def read_members(path: Path, thing: str, remedy: str, names: Sequence[str] = ())
 
 
 def read_npz(path: Path, thing: str = "", remedy: str = "give a .npz of plain numbers", names: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Return name -> array of a .npz of numbers; all arrays, or those of these names.
+    """Return the arrays of a .npz of numbers: name -> array.
+
+    Args:
+        path: the .npz.
+        thing: its name in errors; empty: "file PATH".
+        remedy: remedy in errors.
+        names: names of the arrays to read; empty: all.
 
     Raises:
         InputError: as `read_members` and `read_array`.

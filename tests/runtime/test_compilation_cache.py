@@ -136,8 +136,8 @@ def test_off_where_xla_complains_of_its_own_programs(settings: Path, monkeypatch
 
 
 def test_a_program_loads() -> None:
-    assert isinstance(compilation_cache._said(compilation_cache._load_a_program), str)
-    assert "Error" not in compilation_cache._said(compilation_cache._load_a_program)
+    assert isinstance(compilation_cache._stderr_of(compilation_cache._load_a_program), str)
+    assert "Error" not in compilation_cache._stderr_of(compilation_cache._load_a_program)
 
 
 def test_the_oldest_go(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ ARCHIVE_SHA256_PREFIX = "c40f74a1"
 AGAIN = "download it again from " + ARCHIVE_URL
 
 MEMBER = re.compile(r"(train|test)/(?:(pos|neg)/([0-9]+)_([0-9]+)|urls_(pos|neg))\.txt")
-DIGITS = 9  # of an id or a rating; the real ones have 5
+DIGITS = 9  # most digits of an id or a rating; the published ones have 5
 MOVIE = re.compile(rb"tt\d+")
 
 

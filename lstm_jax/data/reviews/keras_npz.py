@@ -1,4 +1,4 @@
-"""Keras' `imdb.npz`: reviews that are already word ranks, in object arrays which NumPy stores as pickles."""
+"""Keras' `imdb.npz`: reviews as word ranks, in object arrays, which NumPy stores as pickles."""
 
 import os
 from pathlib import Path
@@ -29,10 +29,10 @@ def read_keras_npz(path: Path) -> dict[str, Ranks]:
     """Return the reviews by split, in the file's order.
 
     Ranks start at 1; there is no start id and nothing is shuffled yet (`keras.datasets.imdb.load_data` does both on loading).
-    Pickles are read by `list_pickle`, which makes lists of integers and nothing else.
+    Pickles are read by `list_pickle`, which builds lists of integers and nothing else.
 
     Raises:
-        InputError: for a damaged file, other arrays, or a pickle of anything else.
+        InputError: for a damaged file, other arrays, or a pickle of other objects.
     """
     thing = f"file {path}"
     members = read_members(path, thing, GET_ANOTHER, ARRAYS)
