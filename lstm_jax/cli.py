@@ -61,7 +61,7 @@ def _complaint(name: str, stop: BaseException, said: str) -> InputError:
     cause = stop.__context__
     while cause is not None:
         if isinstance(cause, InputError):
-            return InputError(f"--{cause.thing.replace('_', '-')}", cause.value, cause.remedy)
+            return InputError(f"--{cause.subject.replace('_', '-')}", cause.value, cause.remedy)
         cause = cause.__context__
     lines = [" ".join(line.strip("│ ").split()) for line in said.splitlines() if not line.startswith(("╭", "╰"))]
     blocks = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")

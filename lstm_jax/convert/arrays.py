@@ -77,10 +77,10 @@ def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, w
     return {"kernel": first, "recurrent_kernel": recurrent, "bias": last}
 
 
-def check_keys(thing: str, mapping: Mapping[str, Any], expected: Sequence[str]) -> None:
+def check_keys(subject: str, mapping: Mapping[str, Any], expected: Sequence[str]) -> None:
     """Raise `InputError` unless `mapping` has exactly the `expected` keys."""
     remedy = f"expected exactly {', '.join(expected)}"
-    require(set(mapping) == set(expected), thing, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
+    require(set(mapping) == set(expected), subject, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
 
 
 def check_lstm(params: Mapping[str, Any], where: str = "") -> Arrays:

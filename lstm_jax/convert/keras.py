@@ -208,7 +208,7 @@ def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arr
         try:
             lstms.append(lstm_from_keras(arrays[at : at + size], f"LSTM {len(lstms)} from weights[{at + first}]: "))
         except InputError as error:
-            raise InputError(error.thing, error.value, f"{error.remedy}; {remedy}") from error
+            raise InputError(error.subject, error.value, f"{error.remedy}; {remedy}") from error
         at += size
     return lstms
 

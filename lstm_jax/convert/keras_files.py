@@ -108,26 +108,26 @@ def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
 
 def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
     arrays, groups, config = _read(path)
-    thing = f"Keras model {os.fspath(path)}"
+    subject = f"Keras model {os.fspath(path)}"
     for array in arrays:
-        require(array.startswith("layers/"), thing, f"array {array}", f"expected a Sequential or functional model of Keras 3; {BY_HAND}")
+        require(array.startswith("layers/"), subject, f"array {array}", f"expected a Sequential or functional model of Keras 3; {BY_HAND}")
     names = [group.removeprefix("layers/") for group in groups if re.fullmatch(r"layers/[^/]+", group)]
     for name in names:
         known = _kind(name) in (*RECURRENT, *INACTIVE, "embedding", "dense")
-        require(known, thing, f"layer {name}", f"expected Embedding, LSTM, Bidirectional, RNN and Dense; {BY_HAND}")
+        require(known, subject, f"layer {name}", f"expected Embedding, LSTM, Bidirectional, RNN and Dense; {BY_HAND}")
     for layer in ("embedding", "dense"):
         optional = kind == CHARACTER and layer == "embedding"
         fits = (optional or layer in names) and f"{layer}_1" not in names
         wanted = f"expected one {layer} layer{' or none' if optional else ''}"
-        require(fits, thing, f"layers {', '.join(names)}", f"{wanted}; {BY_HAND}")
+        require(fits, subject, f"layers {', '.join(names)}", f"{wanted}; {BY_HAND}")
 
     rest = dict(arrays)
     embedding = embedding_from_keras(_take(rest, "layers/embedding")) if "embedding" in names else None
     head = dense_from_keras(_take(rest, "layers/dense"))
     stacks = {name: check_stack(_take_layers(rest, name), f"layers/{name}/") for name in names if _kind(name) in RECURRENT}
-    require(not rest, thing, f"array {next(iter(rest), '')}", f"expected those of embedding, LSTM and dense layers alone; {BY_HAND}")
-    order = _order_by_width(stacks, embedding, head, thing) if config is None else _order_in_config(config, kind, thing)
-    require(set(order) == set(stacks), thing, f"config.json names {', '.join(order)}", f"the arrays are those of {', '.join(stacks)}")
+    require(not rest, subject, f"array {next(iter(rest), '')}", f"expected those of embedding, LSTM and dense layers alone; {BY_HAND}")
+    order = _order_by_width(stacks, embedding, head, subject) if config is None else _order_in_config(config, kind, subject)
+    require(set(order) == set(stacks), subject, f"config.json names {', '.join(order)}", f"the arrays are those of {', '.join(stacks)}")
     return join_model(embedding, [layer for name in order for layer in stacks[name]], head, kind)
 
 
@@ -210,7 +210,7 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
     return [lstm(cell) for cell in sorted(stacked, key=natural) or [f"{group}/cell"]]
 
 
-def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, head: Arrays, thing: str) -> list[str]:
+def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, head: Arrays, subject: str) -> list[str]:
     """Return the only order of the layers in which each takes the features that the previous one gives; a class keeps its own order."""
     queues = [queue for kind in RECURRENT if (queue := [name for name in stacks if _kind(name) == kind])]
     if len(queues) == 1:
@@ -231,12 +231,12 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
         return found[:2]
 
     found = orders((0,) * len(queues), (head["kernel"] if embedding is None else embedding["embedding"]).shape[1])
-    require(bool(found), thing, f"layers {', '.join(stacks)}", f"their widths fit in no order; {BY_HAND}")
-    require(len(found) == 1, thing, f"layers {', '.join(stacks)}", "their widths fit in several orders: save a .keras archive")
+    require(bool(found), subject, f"layers {', '.join(stacks)}", f"their widths fit in no order; {BY_HAND}")
+    require(len(found) == 1, subject, f"layers {', '.join(stacks)}", "their widths fit in several orders: save a .keras archive")
     return found[0]
 
 
-def _order_in_config(config: Any, model: Kind, thing: str) -> list[str]:
+def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
     """Return the group names of the recurrent layers in the order of config.json, after a check of its options."""
     options = OPTIONS | {"Dense": {"activation": HEAD_ACTIVATIONS[model]}}
     counts: dict[str, int] = {}
@@ -244,7 +244,7 @@ def _order_in_config(config: Any, model: Kind, thing: str) -> list[str]:
     top: Any = None
     try:
         for layer in config["config"]["layers"]:
-            _check_options(layer, options, thing, backward=False)
+            _check_options(layer, options, subject, backward=False)
             kind = layer["class_name"].lower()
             counts[kind] = counts.get(kind, -1) + 1
             if kind in RECURRENT:
@@ -252,26 +252,26 @@ def _order_in_config(config: Any, model: Kind, thing: str) -> list[str]:
                 top = layer["config"]["layer"]["config"] if kind == "bidirectional" else layer["config"]
         sequences = top is not None and top.get("return_sequences")
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(thing, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
+        raise InputError(subject, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
     # A character model predicts at each step, with one Dense for all steps.
     require(
         model == CHARACTER or not sequences,
-        thing,
+        subject,
         "the last recurrent layer returns sequences",
         "expected one that returns its last output",
     )
     return order
 
 
-def _check_options(layer: Any, ours: Mapping[str, Mapping[str, tuple[object, ...]]], thing: str, backward: bool) -> None:
+def _check_options(layer: Any, ours: Mapping[str, Mapping[str, tuple[object, ...]]], subject: str, backward: bool) -> None:
     kind, options = layer["class_name"], layer["config"]
-    require(kind in ours, thing, f"a layer of class {kind}", f"expected one of {', '.join(ours)}; {BY_HAND}")
+    require(kind in ours, subject, f"a layer of class {kind}", f"expected one of {', '.join(ours)}; {BY_HAND}")
     for option, values in ours[kind].items():
         allowed = (backward,) if option == "go_backwards" else values
         value = options.get(option, allowed[0])
-        require(value in allowed, thing, f"{kind} with {option}={value}", f"expected {' or '.join(map(str, allowed))}")
+        require(value in allowed, subject, f"{kind} with {option}={value}", f"expected {' or '.join(map(str, allowed))}")
     for inner in ("layer", "backward_layer", "cell"):
         if inner in options:
-            _check_options(options[inner], ours, thing, inner == "backward_layer")
+            _check_options(options[inner], ours, subject, inner == "backward_layer")
     for cell in options.get("cells", ()):
-        _check_options(cell, ours, thing, backward)
+        _check_options(cell, ours, subject, backward)

@@ -204,6 +204,6 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     remedy = "save the weights with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
     require(Path(path).suffix == ".safetensors", "PyTorch weights", os.fspath(path), remedy)
     require(os.path.isfile(path), "PyTorch weights", os.fspath(path), "there is no such file")
-    thing, damaged = f"PyTorch weights {os.fspath(path)}", "the file is damaged or foreign; " + remedy
-    with parsing(thing, damaged), open_input(path, thing, damaged):
+    subject, damaged = f"PyTorch weights {os.fspath(path)}", "the file is damaged or foreign; " + remedy
+    with parsing(subject, damaged), open_input(path, subject, damaged):
         return load_file(path)

@@ -27,8 +27,8 @@ def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         InputError: naming the line, for invalid UTF-8, JSON or CSV; for a truncated or absent file.
     """
     csv_file = ".csv" in path.name.lower()[-7:]
-    thing, remedy = f"file {path}", "give a complete file that can be read"
-    with parsing(thing, remedy), open_input(path, thing, remedy) as file:
+    subject, remedy = f"file {path}", "give a complete file that can be read"
+    with parsing(subject, remedy), open_input(path, subject, remedy) as file:
         lines = _lines(path, file)
         yield from _csv_rows(path, lines) if csv_file else _json_rows(path, lines)
 

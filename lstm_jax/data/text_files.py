@@ -29,7 +29,7 @@ def require_no_archive(content: bytes, path: str | Path) -> None:
         require(not content.startswith(magic), f"file {path}", f"is {kind}, not a text", remedy)
 
 
-def require_utf8(start: bytes, thing: str) -> None:
+def require_utf8(start: bytes, subject: str) -> None:
     """Check that a text's first bytes are not those of UTF-16 or UTF-32, with a byte-order mark or without.
 
     Raises:
@@ -39,13 +39,13 @@ def require_utf8(start: bytes, thing: str) -> None:
         marked = start.startswith(mark)
         require(
             not marked,
-            thing,
+            subject,
             f"byte 0x{start[0] if marked else 0:02x} at offset 0 is not UTF-8: the file is {name}",
             f"convert it from {name} to UTF-8",
         )
     examined = start[:_EXAMINED]
     found = f"{examined.count(0):,} of {len(examined):,} bytes are NUL, as in UTF-16 or a binary file"
-    require(examined.count(0) * _NULS < max(len(examined), 1), thing, found, "convert the file to UTF-8")
+    require(examined.count(0) * _NULS < max(len(examined), 1), subject, found, "convert the file to UTF-8")
 
 
 def decode_utf8(content: bytes, path: str | Path) -> str:

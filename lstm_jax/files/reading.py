@@ -56,8 +56,8 @@ def _requested_bytes() -> int:
 
 
 @contextlib.contextmanager
-def parsing(thing: str, remedy: str) -> Iterator[None]:
-    """Turn any exception of a parser into an `InputError` with that thing and remedy; an `InputError` passes unchanged.
+def parsing(subject: str, remedy: str) -> Iterator[None]:
+    """Turn any exception of a parser into an `InputError` with that subject and remedy; an `InputError` passes unchanged.
 
     Raises:
         InputError: if the block raises an exception.
@@ -68,22 +68,22 @@ def parsing(thing: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:
         found = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}" or type(error).__name__
-        raise InputError(thing, found, remedy) from error
+        raise InputError(subject, found, remedy) from error
 
 
-def locate(path: str | Path, thing: str, remedy: str) -> Path:
+def locate(path: str | Path, subject: str, remedy: str) -> Path:
     """Return the path with `~` expanded, after checking that it is a file or a folder that may be entered.
 
     Raises:
         InputError: if there is none, its user or the permission to look is missing, or the name is empty or too long.
     """
-    require(str(path) != "", thing, "an empty name", remedy)
-    with parsing(f"{thing} {path}", remedy):
+    require(str(path) != "", subject, "an empty name", remedy)
+    with parsing(f"{subject} {path}", remedy):
         found = Path(path).expanduser()
         try:
             folder = stat.S_ISDIR(found.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise InputError(f"{thing} {found}", "no such file or folder", remedy) from error
+            raise InputError(f"{subject} {found}", "no such file or folder", remedy) from error
         if folder:
             os.scandir(found).close()
             (found / ".").stat()  # a folder may be listed without being entered
@@ -91,66 +91,66 @@ def locate(path: str | Path, thing: str, remedy: str) -> Path:
 
 
 @contextlib.contextmanager
-def open_input(path: str | os.PathLike[str], thing: str = "", remedy: str = READABLE) -> Iterator[io.BufferedReader]:
+def open_input(path: str | os.PathLike[str], subject: str = "", remedy: str = READABLE) -> Iterator[io.BufferedReader]:
     """Open a regular file of at most `most_bytes` for reading; check at the end that it has not changed meanwhile.
 
     Args:
         path: the file.
-        thing: its name in errors; "file PATH" if empty.
+        subject: its name in errors; "file PATH" if empty.
         remedy: remedy in errors.
 
     Raises:
         InputError: if it is absent, cannot be read, is no regular file or too large, or is written to meanwhile.
     """
-    thing = thing or f"file {path}"
-    with parsing(thing, remedy):
-        _require_regular(os.stat(path), thing, remedy)
+    subject = subject or f"file {path}"
+    with parsing(subject, remedy):
+        _require_regular(os.stat(path), subject, remedy)
         # non-blocking: if a FIFO takes its place now, opening it does not wait for a writer
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:
         before = os.fstat(handle)
-        _require_regular(before, thing, remedy)
+        _require_regular(before, subject, remedy)
         most = most_bytes()
-        require(before.st_size <= most, thing, f"{before.st_size:,} bytes, more than {most:,}", MORE)
+        require(before.st_size <= most, subject, f"{before.st_size:,} bytes, more than {most:,}", MORE)
         yield file
         after = os.fstat(handle)
         same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-        require(same, thing, "changed while it was read", "read it when nothing writes to it")
+        require(same, subject, "changed while it was read", "read it when nothing writes to it")
 
 
-def _require_regular(found: os.stat_result, thing: str, remedy: str) -> None:
-    require(stat.S_ISREG(found.st_mode), thing, _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"), remedy)
+def _require_regular(found: os.stat_result, subject: str, remedy: str) -> None:
+    require(stat.S_ISREG(found.st_mode), subject, _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"), remedy)
 
 
-def read_input(path: str | Path, thing: str = "", remedy: str = READABLE) -> bytes:
+def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> bytes:
     """Return the bytes of a regular file, or of standard input, which may be a pipe, for "-".
 
     Raises:
         InputError: as `open_input`.
     """
-    thing = thing or f"file {path}"
+    subject = subject or f"file {path}"
     if str(path) == STANDARD_INPUT:
-        return _read_all(sys.stdin.buffer, thing, remedy)
-    with open_input(path, thing, remedy) as file:
-        return _read_all(file, thing, remedy)
+        return _read_all(sys.stdin.buffer, subject, remedy)
+    with open_input(path, subject, remedy) as file:
+        return _read_all(file, subject, remedy)
 
 
-def _read_all(file: IO[bytes] | io.BufferedIOBase, thing: str, remedy: str) -> bytes:
+def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) -> bytes:
     most, chunks, size = most_bytes(), [], 0
-    with parsing(thing, remedy):
+    with parsing(subject, remedy):
         # by pieces: read(n) would reserve all n bytes
         while size <= most and (chunk := file.read(_PIECE)):
             chunks.append(chunk)
             size += len(chunk)
-    require(size <= most, thing, f"more than {most:,} bytes", MORE)
+    require(size <= most, subject, f"more than {most:,} bytes", MORE)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 class _Bounded(io.RawIOBase):
     """A stream that raises an error after more than `most` bytes."""
 
-    def __init__(self, stream: io.BufferedIOBase, most: int, thing: str):
-        self.stream, self.most, self.thing, self.left = stream, most, thing, most
+    def __init__(self, stream: io.BufferedIOBase, most: int, subject: str):
+        self.stream, self.most, self.subject, self.left = stream, most, subject, most
 
     def readable(self) -> bool:
         return True
@@ -158,17 +158,17 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         chunk = self.stream.read(len(buffer))
         self.left -= len(chunk)
-        require(self.left >= 0, self.thing, f"expands to more than {self.most:,} bytes", MORE)
+        require(self.left >= 0, self.subject, f"expands to more than {self.most:,} bytes", MORE)
         buffer[: len(chunk)] = chunk
         return len(chunk)
 
 
-def expanded(stream: io.BufferedIOBase, size: int, thing: str) -> io.BufferedReader:
+def expanded(stream: io.BufferedIOBase, size: int, subject: str) -> io.BufferedReader:
     """Return a reader of a decompressing stream that raises `InputError` after `most_expanded` bytes.
 
     Args:
         stream: the decompressor.
         size: bytes of the compressed file.
-        thing: its name in the error.
+        subject: its name in the error.
     """
-    return io.BufferedReader(_Bounded(stream, most_expanded(size), thing), 1 << 20)
+    return io.BufferedReader(_Bounded(stream, most_expanded(size), subject), 1 << 20)

@@ -59,20 +59,20 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
         InputError: for a link, a folder, a device, a pipe or a socket; an input; a file without `MARK`, unless `force` is set; a folder
             that cannot be written.
     """
-    thing = f"writing {path}"
+    subject = f"writing {path}"
     try:
         mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return _check_folder(path)
     except OSError as error:
-        raise InputError(thing, error.strerror, "name another file") from error
-    require(not stat.S_ISLNK(mode), thing, "Is a link", "name the file itself, or a new one")
-    require(not stat.S_ISDIR(mode), thing, "Is a directory", "name a file in it")
-    require(stat.S_ISREG(mode), thing, "Is a device, a pipe or a socket", "name a file")
+        raise InputError(subject, error.strerror, "name another file") from error
+    require(not stat.S_ISLNK(mode), subject, "Is a link", "name the file itself, or a new one")
+    require(not stat.S_ISDIR(mode), subject, "Is a directory", "name a file in it")
+    require(stat.S_ISREG(mode), subject, "Is a device, a pipe or a socket", "name a file")
     marked = _marked(path)
     for given in inputs:
-        require(not _reads(given, path, marked), thing, f"the command reads {given}", "name another file")
-    require(force or marked, thing, "exists, and lstm-jax did not mark it as its own", "name a new file, or replace it with --force")
+        require(not _reads(given, path, marked), subject, f"the command reads {given}", "name another file")
+    require(force or marked, subject, "exists, and lstm-jax did not mark it as its own", "name a new file, or replace it with --force")
     return _check_folder(path)
 
 

@@ -87,12 +87,12 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
         InputError: for a truncated or damaged archive, one that expands too far, a member outside it, a link, a device or a sparse file, or
             no reviews of a class.
     """
-    thing = f"archive {path}"
+    subject = f"archive {path}"
 
     def members() -> Iterable[tuple[str, bytes]]:
         # gzip.open rather than tarfile's own "r|gz": the latter takes a truncated stream for the end of the archive.
-        with open_input(path, thing, AGAIN) as file, gzip.open(file) as whole:
-            stream = expanded(whole, path.stat().st_size, thing)
+        with open_input(path, subject, AGAIN) as file, gzip.open(file) as whole:
+            stream = expanded(whole, path.stat().st_size, subject)
             archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115
             for member in archive:
                 name = _safe_name(member, path)
@@ -101,7 +101,7 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
             while stream.read(1 << 20):  # to the end, so that gzip compares its checksum
                 pass
 
-    with parsing(thing, AGAIN):
+    with parsing(subject, AGAIN):
         return _assemble(members(), path)
 
 

@@ -34,12 +34,12 @@ def read_keras_npz(path: Path) -> dict[str, Ranks]:
     Raises:
         InputError: for a damaged file, other arrays, or a pickle of other objects.
     """
-    thing = f"file {path}"
-    members = read_members(path, thing, GET_ANOTHER, ARRAYS)
+    subject = f"file {path}"
+    members = read_members(path, subject, GET_ANOTHER, ARRAYS)
     splits = {}
     for split in ("train", "test"):
-        rows = _read_rows(members[f"x_{split}"], f"x_{split} in {thing}")
-        labels = read_array(members[f"y_{split}"], f"y_{split} in {thing}", GET_ANOTHER)
+        rows = _read_rows(members[f"x_{split}"], f"x_{split} in {subject}")
+        labels = read_array(members[f"y_{split}"], f"y_{split} in {subject}", GET_ANOTHER)
         require(labels.shape == (len(rows),), f"{split} split of {path}", f"{len(rows)} rows, {labels.shape} labels", GET_ANOTHER)
         require(set(np.unique(labels).tolist()) == {0, 1}, f"{split} labels of {path}", np.unique(labels), GET_ANOTHER)
         ranks, offsets = ragged(rows)
@@ -48,18 +48,18 @@ def read_keras_npz(path: Path) -> dict[str, Ranks]:
     return splits
 
 
-def _read_rows(content: bytes, thing: str) -> list[np.ndarray]:
+def _read_rows(content: bytes, subject: str) -> list[np.ndarray]:
     """Return the rows of a pickled array of lists, or of a plain table, in which all rows have one length."""
-    header = read_header(content, thing, GET_ANOTHER)
+    header = read_header(content, subject, GET_ANOTHER)
     if header.dtype.hasobject:
-        require(header.dtype == np.dtype(object) and len(header.shape) == 1, thing, f"{header.dtype} {header.shape}", GET_ANOTHER)
-        with parsing(thing, GET_ANOTHER):
+        require(header.dtype == np.dtype(object) and len(header.shape) == 1, subject, f"{header.dtype} {header.shape}", GET_ANOTHER)
+        with parsing(subject, GET_ANOTHER):
             rows = read_lists(content[header.start :])
-        require(len(rows) == header.shape[0], thing, f"{len(rows)} rows instead of {header.shape[0]}", GET_ANOTHER)
+        require(len(rows) == header.shape[0], subject, f"{len(rows)} rows instead of {header.shape[0]}", GET_ANOTHER)
         return rows
-    table = read_array(content, thing, GET_ANOTHER)
+    table = read_array(content, subject, GET_ANOTHER)
     fits = table.ndim == 2 and table.dtype.kind in "iu" and len(table) <= ROWS and table.size <= IDS
-    require(fits, thing, f"{table.dtype} {table.shape}", GET_ANOTHER)
+    require(fits, subject, f"{table.dtype} {table.shape}", GET_ANOTHER)
     good = table.size == 0 or (int(table.min()) >= 1 and int(table.max()) < 1 << 31)
-    require(good, thing, "ranks out of range", GET_ANOTHER)
+    require(good, subject, "ranks out of range", GET_ANOTHER)
     return list(table.astype(np.int32))

@@ -34,9 +34,9 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
     """
     if check:
         _verify(word_index_path)
-    thing = f"word index {word_index_path}"
-    content = read_input(word_index_path, thing, REMEDY)
-    with parsing(thing, REMEDY):
+    subject = f"word index {word_index_path}"
+    content = read_input(word_index_path, subject, REMEDY)
+    with parsing(subject, REMEDY):
         ranks = json.loads(content)
         words = sorted(ranks, key=ranks.__getitem__)
         if [ranks[word] for word in words] != list(range(1, len(words) + 1)) or not all(words):
