@@ -1,5 +1,6 @@
 """JSON lines, CSV and the recognition of sources."""
 
+import csv
 import json
 import lzma
 

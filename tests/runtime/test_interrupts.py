@@ -27,7 +27,7 @@ raise SystemExit(cli.main(["backends"]))
 
 
 @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)])
-def test_a_end_on_second_signal_a_running_step(numbers):
+def test_a_second_signal_ends_a_running_step(numbers):
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
