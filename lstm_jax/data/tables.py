@@ -51,18 +51,18 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
         ValueError: for text that is not JSON, an object with a name twice, or values nested too deep.
     """
-
-    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is there twice")
-        return made
-
     try:
-        return json.loads(text, object_pairs_hook=without_repeats)
+        return json.loads(text, object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError(f"nested too deep: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return made
 
 
 def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
