@@ -68,19 +68,13 @@ def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray 
 
 def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[int], outside: set[int]) -> np.ndarray:
     """Return (C,) bool, true for the sets of the validation part: all in `inside`, none in `outside`."""
-    missing = np.round(counts.sum(axis=0) * fraction).astype(np.int64)
-    chosen = np.zeros(len(counts), bool)
-
-    def take(number: int, sign: int = 1) -> None:
-        chosen[number] = sign > 0
-        missing[:] -= sign * counts[number]
-
-    for number in inside:
-        take(number)
+    chosen = np.isin(np.arange(len(counts)), [*inside])
+    missing = np.round(counts.sum(axis=0) * fraction).astype(np.int64) - counts[chosen].sum(axis=0)
     free = order[~np.isin(order, [*inside, *outside])]
     for number in free.tolist():
         if (counts[number] <= missing).all():
-            take(number)
+            chosen[number] = True
+            missing -= counts[number]
     # No set that is left fits whole: take or return the set that brings the shares nearest, while there is one.
     while len(free):
         signs = np.where(chosen[free], -1, 1)
@@ -88,7 +82,8 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
         best = int(costs.argmin())
         if costs[best] >= np.abs(missing).sum():
             break
-        take(int(free[best]), int(signs[best]))
+        chosen[free[best]] = signs[best] > 0
+        missing -= signs[best] * counts[free[best]]
     return chosen
 
 
