@@ -29,7 +29,7 @@ from experiments import runs, study
 from experiments.pretraining import pretrain
 from lstm_jax import data, sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import write_figure
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def draw(rows: study.Rows, path: Path) -> object:
         axes.set_xlabel("accuracy")
         axes.grid(axis="y", visible=False)
 
-    return plots.write_figure(path, (9.0, 4.2), fill)
+    return write_figure(path, (9.0, 4.2), fill)
 
 
 BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), TrainConfig(epochs=3))

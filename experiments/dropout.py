@@ -21,7 +21,7 @@ import numpy as np
 from experiments import runs, study
 from lstm_jax import sweep
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import write_figure
 from lstm_jax.sweep import stats
 
 RATES, SEEDS = (0.0, 0.2, 0.4, 0.6), 3
@@ -82,7 +82,7 @@ def draw(rows: study.Rows, path: Path) -> object:
         kinds.set_xlabel("both rates")
         kinds.legend(fontsize=8)
 
-    return plots.write_figure(path, (14.0, 3.8), fill)
+    return write_figure(path, (14.0, 3.8), fill)
 
 
 TOY_BASE = SentimentConfig(DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))

@@ -27,7 +27,8 @@ from experiments import runs, study
 from lstm_jax import data
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.errors import InputError
-from lstm_jax.inspection import embedding_space, plots
+from lstm_jax.inspection import embedding_space
+from lstm_jax.inspection.figures import write_figure
 
 GROUPS = {
     "praise": "great excellent wonderful superb brilliant fantastic amazing perfect masterpiece favorite good",
@@ -175,7 +176,7 @@ def draw(rows: study.Rows, path: Path) -> object:
         plane.set_ylim(at[:, 1].min() * 1.1, at[:, 1].max() * 1.1)
         plane.set_title("trained vectors, first two principal components")
 
-    return plots.write_figure(path, (11.0, 4.8), fill)
+    return write_figure(path, (11.0, 4.8), fill)
 
 
 def configs(base: SentimentConfig, seeds: int) -> list[Config]:

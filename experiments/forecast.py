@@ -31,7 +31,7 @@ from lstm_jax import data
 from lstm_jax.commands.common import start_training
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.errors import InputError
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import write_figure
 from lstm_jax.sweep import stats
 
 SEASON = {"sunspots": 11, "co2": 52}
@@ -187,7 +187,7 @@ def draw(rows: study.Rows, path: Path) -> object:
             below.invert_yaxis()
             below.set_xlabel("mean absolute error")
 
-    return plots.write_figure(path, (12.0, 7.5), fill)
+    return write_figure(path, (12.0, 7.5), fill)
 
 
 def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> list[Config]:

@@ -38,7 +38,7 @@ from lstm_jax.config import (
     TextConfig,
     TrainConfig,
 )
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import write_figure
 from lstm_jax.sweep import stats
 
 VARIANTS = (
@@ -179,7 +179,7 @@ def draw(rows: study.Rows, path: Path) -> object:
             axes.set_yticks(range(len(VARIANTS) - 1), [cell.removeprefix("lstm_").replace("_", " ") for cell in VARIANTS[1:]])
         figure.suptitle("Against the LSTM of as many parameters", x=0.01, ha="left")
 
-    return plots.write_figure(path, (13.0, 5.2), fill)
+    return write_figure(path, (13.0, 5.2), fill)
 
 
 FULL = [Cost()] + [variant(config, cell, seed) for config in (SENTIMENT, GENERATION) for cell in VARIANTS for seed in range(SEEDS)]

@@ -37,7 +37,7 @@ from lstm_jax import unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.config import CellName, DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.initializers import glorot_uniform
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import log_axis, write_figure
 
 SYMBOLS, COPIED = 8, 10
 ORDERS = 4
@@ -278,16 +278,16 @@ def draw(rows: study.Rows, path: Path) -> object:
             above.set_title(f"{task}: {SCORES.get(task, 'share right')}")
             above.set_xlabel("words read" if task == "imdb" else "lag, steps")
             if task != "imdb":
-                plots.log_axis(above, "x", sorted({row["lag"] for row in selected}))
+                log_axis(above, "x", sorted({row["lag"] for row in selected}))
             if task == "adding":
-                plots.log_axis(above, "y")
-            plots.log_axis(below, "x")
-            plots.log_axis(below, "y")
+                log_axis(above, "y")
+            log_axis(below, "x")
+            log_axis(below, "y")
             below.set_title(f"gradient by h, {'words' if task == 'imdb' else 'lag'} {longest}")
             below.set_xlabel("steps back (dotted: untrained)")
         panels[0][0].legend(fontsize=8)
 
-    return plots.write_figure(path, (14.5, 6.8), fill)
+    return write_figure(path, (14.5, 6.8), fill)
 
 
 LAGS = (10, 30, 100, 300, 1000)

@@ -31,7 +31,7 @@ from lstm_jax.config import (
     TextConfig,
     TrainConfig,
 )
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import log_axis, write_figure
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ def draw(rows: study.Rows, path: Path) -> object:
                     values = [round(100 * value, 1) for value in values]
                 axes.fill_between(values, low, high, color="#0072B2", alpha=0.15)
                 axes.plot(values, scores, "o-", color="#0072B2")
-                plots.log_axis(axes, "x", values)
+                log_axis(axes, "x", values)
                 axes.set_xlabel("percent of the data" if axis == "data" else axis)
             panels[n][0].set_ylabel("test accuracy" if kind == "sentiment" else "held-out bits a character")
 
-    return plots.write_figure(path, (12.0, 5.6), fill)
+    return write_figure(path, (12.0, 5.6), fill)
 
 
 SENTIMENT = SentimentConfig(DataConfig(), SentimentModelConfig(embed=64, units=64), TrainConfig(epochs=3))

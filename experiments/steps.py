@@ -26,7 +26,7 @@ import numpy as np
 from experiments import runs, study
 from lstm_jax import sweep
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import log_axis, write_figure
 
 STEPS, RATES, SEEDS = (1, 2, 5, 10, 20), (3e-4, 1e-3, 3e-3), 2
 LENGTHS, BATCHES = (10, 20, 40, 80), (32, 64, 128, 256)
@@ -93,7 +93,7 @@ def draw(rows: study.Rows, path: Path) -> object:
             for rate in sorted({rate for _, rate in steps}):
                 line = [(step, bits[which]) for (step, of), bits in steps.items() if of == rate]
                 axes.plot(*zip(*line, strict=True), "o-", label=f"rate {rate:g}")
-            plots.log_axis(axes, "x", sorted({step for step, _ in steps}))
+            log_axis(axes, "x", sorted({step for step, _ in steps}))
             axes.set_xlabel("characters from window to window")
         updates.set_title("equal updates")
         characters.set_title("one pass over the text")
@@ -102,12 +102,12 @@ def draw(rows: study.Rows, path: Path) -> object:
         for length in sorted({length for length, _ in by_length}):
             line = [(batch, bits[0]) for (of, batch), bits in by_length.items() if of == length]
             lengths.plot(*zip(*line, strict=True), "o-", label=f"length {length}")
-        plots.log_axis(lengths, "x", sorted({batch for _, batch in by_length}))
+        log_axis(lengths, "x", sorted({batch for _, batch in by_length}))
         lengths.set_xlabel("batch")
         lengths.set_title("equal updates, by length")
         lengths.legend(fontsize=8)
 
-    return plots.write_figure(path, (12.0, 4.0), fill)
+    return write_figure(path, (12.0, 4.0), fill)
 
 
 SMALL = GenerationConfig(

@@ -20,7 +20,7 @@ from typing import Any
 from lstm_jax import sweep
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import check_output
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import figure_paths, write_figure
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
@@ -120,7 +120,7 @@ def beside(old: Path, new: Path, out: Path) -> object:
     """
     from matplotlib import image
 
-    for path in plots.files_of(out):
+    for path in figure_paths(out):
         check_output(path, (old, new))
     pictures = []
     for path in (old, new):
@@ -135,7 +135,7 @@ def beside(old: Path, new: Path, out: Path) -> object:
             axes.set_axis_off()
             axes.set_title(str(path))
 
-    return plots.write_figure(out, (14.0, 14.0 * max(p.shape[0] / p.shape[1] for p in pictures) / 2 + 0.5), fill)
+    return write_figure(out, (14.0, 14.0 * max(p.shape[0] / p.shape[1] for p in pictures) / 2 + 0.5), fill)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from lstm_jax import data, unroll
 from lstm_jax.cells import CELLS
 from lstm_jax.config import GenerationConfig, TextConfig
 from lstm_jax.initializers import glorot_uniform
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import write_figure
 from lstm_jax.sweep import stats
 from lstm_jax.tasks import generation
 
@@ -135,7 +135,7 @@ def draw(rows: study.Rows, path: Path) -> object:
         axes.set_xlabel("held-out characters that are right, %")
         axes.legend(fontsize=9)
 
-    return plots.write_figure(path, (8.0, 4.2), fill)
+    return write_figure(path, (8.0, 4.2), fill)
 
 
 REPRESENTATIONS = [

@@ -1,12 +1,12 @@
-"""lstm_jax: train, measure and take apart LSTMs in JAX.
+"""Train, measure and take apart LSTMs in JAX.
 
-The public names load on first use, so that `import lstm_jax` and `lstm-jax --help` answer at once.
+Public names are imported on first use, so that `import lstm_jax` and `lstm-jax --help` are fast.
 """
 
 from importlib import import_module
 from typing import Any
 
-_HOME = {
+_MODULES = {
     "LSTM": "layers",
     "GRU": "layers",
     "SimpleRNN": "layers",
@@ -32,10 +32,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"lstm_jax.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"lstm_jax.{_MODULES[name]}"), name)
     raise AttributeError(f"module lstm_jax has no attribute {name}")
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOME)
+    return sorted(_MODULES)

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 
 from lstm_jax.errors import InputError, Interrupted, require
-from lstm_jax.runtime.interrupts import interrupted, none_is_lost, second_signal_ends
+from lstm_jax.runtime.interrupts import end_on_second_signal, interrupted, keep_interrupts
 from lstm_jax.runtime.streams import drop_output, prepare_streams
 
 DEBUG, DEBUG_HELP = "LSTM_JAX_DEBUG", "show the traceback of an error above its line"
@@ -61,7 +61,7 @@ def _complaint(name: str, stop: BaseException, said: str) -> InputError:
     cause = stop.__context__
     while cause is not None:
         if isinstance(cause, InputError):
-            return InputError(f"--{cause.thing.replace('_', '-')}", cause.value, cause.remedy)
+            return InputError(f"--{cause.subject.replace('_', '-')}", cause.value, cause.remedy)
         cause = cause.__context__
     lines = [" ".join(line.strip("│ ").split()) for line in said.splitlines() if not line.startswith(("╭", "╰"))]
     blocks = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")
@@ -79,7 +79,7 @@ def _complaint(name: str, stop: BaseException, said: str) -> InputError:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 if all went well, 2 for bad input, 130 if it was interrupted."""
-    with none_is_lost():
+    with keep_interrupts():
         return _run(sys.argv[1:] if arguments is None else arguments)
 
 
@@ -97,7 +97,7 @@ def _run(arguments: list[str]) -> int:
             from rich.console import Console
 
             command = _parse(arguments)
-            with second_signal_ends():
+            with end_on_second_signal():
                 command(Console())
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has left (`| head`)

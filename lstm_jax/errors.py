@@ -1,31 +1,31 @@
-"""The one error that a user can cause: it names the thing, the value and the remedy in a line. And the interrupt that is none."""
+"""Exceptions of the library: bad input, and an interrupted run."""
 
 
 class InputError(ValueError):
     """Bad input. The command line prints it as one line and exits with code 2.
 
     Args:
-        thing: what is wrong ("dropout", "archive /data/aclImdb_v1.tar.gz").
-        value: what was found there; long values are cut to 80 characters.
-        remedy: what to do instead.
+        subject: name of what is wrong ("dropout", "archive /data/aclImdb_v1.tar.gz").
+        value: the value found; long values are cut to 80 characters.
+        remedy: advice to the user.
     """
 
-    def __init__(self, thing: str, value: object, remedy: str):
+    def __init__(self, subject: str, value: object, remedy: str):
         shown = " ".join(str(value).split())
-        self.thing, self.value, self.remedy = thing, value, remedy
-        message = f"{thing}: {shown if len(shown) <= 80 else shown[:77] + '...'}; {remedy}"
+        self.subject, self.value, self.remedy = subject, value, remedy
+        message = f"{subject}: {shown if len(shown) <= 80 else shown[:77] + '...'}; {remedy}"
         super().__init__(" ".join(message.splitlines()))
 
 
 class Interrupted(RuntimeError):
-    """SIGINT or SIGTERM came; the state up to `step` is saved. The command line exits with code 130."""
+    """Run ended by SIGINT or SIGTERM, with the state up to `step` saved. The command line exits with code 130."""
 
     def __init__(self, step: int):
         self.step = step
         super().__init__(f"interrupted after step {step}")
 
 
-def require(condition: bool, thing: str, value: object, remedy: str) -> None:
-    """Raise `InputError(thing, value, remedy)` unless `condition` holds."""
+def require(condition: bool, subject: str, value: object, remedy: str) -> None:
+    """Raise `InputError(subject, value, remedy)` unless `condition` holds."""
     if not condition:
-        raise InputError(thing, value, remedy)
+        raise InputError(subject, value, remedy)

@@ -18,6 +18,7 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
+from command_line import assert_error
 from tables import BACKENDS
 
 from lstm_jax import cli, config, data
@@ -127,16 +128,6 @@ def test_a_reader_that_leaves(tmp_path):
 
 
 # errors
-
-
-def assert_error(answer: tuple[int, str, str], *needles: str) -> None:
-    code, _, err = answer
-    assert code == 2
-    lines = err.splitlines()
-    assert len(lines) == 1, err
-    assert lines[0].startswith("error: ")
-    for needle in needles:
-        assert needle in lines[0]
 
 
 @pytest.mark.parametrize(

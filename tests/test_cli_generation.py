@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import assert_error
 from made_texts import SENTENCES, shown
-from test_cli import assert_error
 
 from lstm_jax import cli
 from lstm_jax.config import SentimentConfig, to_json

@@ -8,7 +8,7 @@ from lstm_jax.errors import InputError, require
 def test_the_message_names_thing_value_and_remedy():
     error = InputError("dropout", 1.2, "give a share below 1")
     assert str(error) == "dropout: 1.2; give a share below 1"
-    assert (error.thing, error.value, error.remedy) == ("dropout", 1.2, "give a share below 1")
+    assert (error.subject, error.value, error.remedy) == ("dropout", 1.2, "give a share below 1")
     assert isinstance(error, ValueError)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import assert_error
 from made_texts import SENTENCES
-from test_cli import assert_error
 
 from lstm_jax import cli, data
 

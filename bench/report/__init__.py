@@ -26,7 +26,7 @@ from bench.schema import GRID, SCALING, STEP, rows_of
 from bench.summary import kept, of_commit, speedups_over_sizes
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import MARK, check_output, write_atomically
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import figure_paths
 
 ROOT = Path(__file__).parents[2]
 TABLE = re.compile(r"(<!-- bench (\w+) (\w+)((?: \w+)*) -->\n)(.*?)(<!-- end -->\n)", re.DOTALL)
@@ -89,7 +89,7 @@ def write_report(options: argparse.Namespace) -> None:
     rows, lines = of_commit(options.results, commit)
     peers = [name for name in speedups_over_sizes(lines, "recurrence") if not name.startswith(OURS)]
     grids = {name: options.out / f"grid_{name.replace(':', '_').replace('=', '_')}.png" for name in peers}
-    outputs = [options.out / "index.html", options.out / "summary.md", *(path for grid in grids.values() for path in plots.files_of(grid))]
+    outputs = [options.out / "index.html", options.out / "summary.md", *(path for grid in grids.values() for path in figure_paths(grid))]
     for path in outputs:
         check_output(path, (options.results, options.accuracy), options.force)
     trained: list[dict[str, Any]] = accuracy.grid_rows(options.accuracy, newest(options.accuracy, GRID))

@@ -9,7 +9,7 @@ import numpy as np
 from bench.memory import exponent
 from bench.scaling import Curve
 from bench.summary import Line
-from lstm_jax.inspection import plots
+from lstm_jax.inspection.figures import log_axis, write_figure
 
 AXIS_NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "batch B"}
 
@@ -38,7 +38,7 @@ def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, 
         panels[0].set_ylabel("units H")
 
     if found:
-        plots.write_figure(path, (1.5 + 3.2 * len(batches), 0.9 + 0.6 * len(units)), fill, force)
+        write_figure(path, (1.5 + 3.2 * len(batches), 0.9 + 0.6 * len(units)), fill, force)
 
 
 def _of_grid(line: Line, peer: str) -> bool:
@@ -61,13 +61,13 @@ def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
                 panels[0, column].loglog(curve.sizes, curve.ms, color=colour, marker="o", ms=4, label=label)
                 panels[1, column].loglog(curve.sizes, curve.mib, color=colour, marker="o", ms=4)
                 for axes in panels[:, column]:
-                    plots.log_axis(axes, "x", curve.sizes)
+                    log_axis(axes, "x", curve.sizes)
             panels[0, column].legend(fontsize=9)
             panels[1, column].set_xlabel(AXIS_NAMES[letter])
         for axes in panels[:, 0]:
-            plots.log_axis(axes, "y")
+            log_axis(axes, "y")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         panels[0, 0].set_ylabel("ms, forward and backward")
         panels[1, 0].set_ylabel("peak MiB, JAX included")
 
-    plots.write_figure(path, (11.5, 6.5), fill)
+    write_figure(path, (11.5, 6.5), fill)

@@ -150,10 +150,10 @@ class PlotEmbedding(Checked):
 
     def __call__(self, console: Console) -> None:
         start()
-        from lstm_jax.inspection import plots
+        from lstm_jax.inspection.figures import figure_paths
         from lstm_jax.tasks import sentiment
 
-        for path in plots.files_of(self.out):
+        for path in figure_paths(self.out):
             check_output(path, (self.run,), self.force)
         trained = _load(self.run)
         sentiment.draw_embedding(trained.run, trained.params["embedding/embedding"], self.out, self.words, self.force)

@@ -1,6 +1,6 @@
-"""Weights of Keras, PyTorch and Flax to and from our own layout. Arrays only: no peer is imported, none needs to be installed.
+"""Conversion of weights between our layout and those of Keras, PyTorch and Flax: arrays only, no peer is imported.
 
-Ours, gates i, f, g, o side by side:
+Our layout has the gates i, f, g, o side by side:
 
 - an LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`, a GRU or simple RNN likewise, see `cell_from_keras`;
 - a layer is an LSTM, or `{"forward": LSTM, "backward": LSTM}`;
@@ -10,7 +10,7 @@ Ours, gates i, f, g, o side by side:
 - a character model is such a dict too, with a head of V outputs and no bidirectional layer: without `embedding/embedding` its input is
   one-hot, without `head/kernel` the embedding's table is the head's kernel as well (tied).
 
-Every array that comes back is a copy with its own memory, in the dtype that came in. Whatever does not fit raises `InputError`.
+Each returned array is a copy with its own memory, in the dtype of the input. Input that does not fit raises `InputError`.
 """
 
 from lstm_jax.convert.cells import cell_from_keras, cell_from_torch, cell_to_keras, cell_to_torch

@@ -1,4 +1,4 @@
-"""Our own layout, checked: what every converter builds and takes apart. The layout itself is written out in `lstm_jax.convert`."""
+"""Our layout of weights, with checks: the functions by which converters build and split it. `lstm_jax.convert` describes it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from lstm_jax.shapes import GATES
 Arrays = dict[str, np.ndarray]
 Layer = dict[str, Any]  # an LSTM's Arrays, or {"forward": Arrays, "backward": Arrays}
 
-Kind = Literal["sentiment model", "character model"]  # as errors call it
+Kind = Literal["sentiment model", "character model"]  # name in errors
 SENTIMENT: Kind = "sentiment model"  # always with an embedding, one output
 CHARACTER: Kind = "character model"  # one-hot or with an embedding, an output for each character
 
@@ -22,12 +22,14 @@ RECURRENT_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(ke
 
 
 def to_numpy(name: str, value: object) -> np.ndarray:
-    """A contiguous copy of `value` in native byte order, as floats of the precision that came in.
+    """Return a contiguous copy of `value` in native byte order, as floats of the input's precision.
 
-    Takes what `np.asarray` takes, and PyTorch tensors on any device.
+    Args:
+        name: name of the value in errors.
+        value: anything that `np.asarray` takes, or a PyTorch tensor on any device.
 
     Raises:
-        InputError: `value` is no array, or holds no floats.
+        InputError: if `value` is no array, or holds no floats.
     """
     try:
         # A tensor that requires a gradient or lies on a GPU has no numpy() of its own, so all of them are detached first.
@@ -40,7 +42,11 @@ def to_numpy(name: str, value: object) -> np.ndarray:
 
 
 def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
-    """`to_numpy(name, value)` when it has the `expected` shape, in which a string names a dimension of any size >= 1."""
+    """Return `to_numpy(name, value)` if it has the `expected` shape, in which a string names a dimension of any size >= 1.
+
+    Raises:
+        InputError: as `to_numpy`, and for another shape.
+    """
     array = to_numpy(name, value)
     fits = array.ndim == len(expected) and all(
         size == wanted or (isinstance(wanted, str) and size > 0) for size, wanted in zip(array.shape, expected, strict=True)
@@ -51,13 +57,16 @@ def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
 
 
 def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, where: str = "") -> Arrays:
-    """An LSTM in our layout from arrays that have it already; a bias of None becomes zeros.
+    """Return an LSTM in our layout from arrays in that layout, checked; a bias of None becomes zeros.
 
     Args:
         kernel: (E, 4H).
         recurrent_kernel: (H, 4H).
         bias: (4H,) or None.
         where: prefix of the arrays' names in errors.
+
+    Raises:
+        InputError: for shapes that no LSTM has.
     """
     recurrent = shaped(f"{where}recurrent_kernel", recurrent_kernel, "H", "4H")
     units, columns = recurrent.shape
@@ -68,24 +77,25 @@ def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, w
     return {"kernel": first, "recurrent_kernel": recurrent, "bias": last}
 
 
-def check_keys(thing: str, mapping: Mapping[str, Any], expected: Sequence[str]) -> None:
-    """Raise unless `mapping` has exactly the `expected` keys."""
+def check_keys(subject: str, mapping: Mapping[str, Any], expected: Sequence[str]) -> None:
+    """Raise `InputError` unless `mapping` has exactly the `expected` keys."""
     remedy = f"expected exactly {', '.join(expected)}"
-    require(set(mapping) == set(expected), thing, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
+    require(set(mapping) == set(expected), subject, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
 
 
 def check_lstm(params: Mapping[str, Any], where: str = "") -> Arrays:
-    """The checked copy of an LSTM in our layout."""
+    """Return a checked copy of an LSTM in our layout."""
     check_keys(f"{where}LSTM", params, LSTM_NAMES)
     return lstm_arrays(params["kernel"], params["recurrent_kernel"], params["bias"], where)
 
 
 def is_bidirectional(layer: Mapping[str, Any]) -> bool:
+    """Return whether a layer is a pair {"forward", "backward"}."""
     return any(direction in layer for direction in DIRECTIONS)
 
 
 def check_layer(layer: Mapping[str, Any], where: str = "") -> Layer:
-    """The checked copy of an LSTM or of a pair {"forward", "backward"}, which must agree in E and H."""
+    """Return a checked copy of an LSTM or of a pair {"forward", "backward"}, which must agree in E and H."""
     if not is_bidirectional(layer):
         return check_lstm(layer, where)
     check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
@@ -96,7 +106,7 @@ def check_layer(layer: Mapping[str, Any], where: str = "") -> Layer:
 
 
 def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
-    """Features that a checked layer takes and gives: (E, H), or (E, 2H) for two directions side by side."""
+    """Return the features that a checked layer takes and gives: (E, H), or (E, 2H) for two directions side by side."""
     if is_bidirectional(layer):
         taken, units = widths(layer["forward"])
         return taken, 2 * units
@@ -104,7 +114,7 @@ def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/") -> list[Layer]:
-    """The checked copies of layers that are stacked: each takes what the one below it gives."""
+    """Return checked copies of stacked layers; each must take as many features as the layer below it gives."""
     require(len(layers) > 0, f"{where}layers", "none", "give at least one LSTM layer")
     checked = [check_layer(layer, f"{where}{number}/") for number, layer in enumerate(layers)]
     for number in range(1, len(checked)):
@@ -116,12 +126,16 @@ def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/") 
 def check_model(
     embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind
 ) -> tuple[Arrays | None, list[Layer], Arrays]:
-    """The checked copies of a model's parts; a tied head comes back with its own kernel, the table transposed.
+    """Return checked copies of a model's parts; a tied head gets its own kernel, the transposed table.
 
     Args:
         embedding: {"embedding": (V, E)}, or None for a character model whose input is one-hot.
-        layers: stacked layers, lowest first; a character model's have one direction.
+        layers: stacked layers, lowest first; those of a character model have one direction.
         head: {"kernel": (H or 2H, 1), "bias": (1,)} of a sentiment model; (H, V) and (V,) of a character model, without kernel when tied.
+        kind: kind of the model.
+
+    Raises:
+        InputError: for shapes that do not fit each other or the kind.
     """
     table = None if embedding is None else shaped("embedding/embedding", embedding["embedding"], "V", "E")
     stack = check_stack(layers)
@@ -150,7 +164,7 @@ def check_model(
 
 
 def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind) -> Arrays:
-    """The flat dict of a model from its parts, checked."""
+    """Return the flat dict of a model from its parts, checked as by `check_model`."""
     table, stack, dense = check_model(embedding, layers, head, kind)
     model = {} if table is None else {"embedding/embedding": table["embedding"]}
     for number, layer in enumerate(stack):
@@ -160,7 +174,7 @@ def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str
 
 
 def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, list[Layer], Arrays]:
-    """The inverse of `join_model`: embedding, stacked layers and head of a model's flat dict, checked."""
+    """Return embedding, stacked layers and head of a model's flat dict, checked: the inverse of `join_model`."""
     ends = ("embedding/embedding", "head/kernel", "head/bias")
     found: dict[int, Layer] = {}
     for path in params:

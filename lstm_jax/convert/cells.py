@@ -1,8 +1,8 @@
-"""Weights of GRU and simple RNN layers as Keras' `get_weights()` and PyTorch's state dicts have them, to and from ours.
+"""Conversion of GRU and simple RNN layers from and to Keras' `get_weights()` and PyTorch's state dicts.
 
-Sources of the layouts: keras/src/layers/rnn/gru.py and simple_rnn.py of Keras 3.15 (`build`), torch/nn/modules/rnn.py. Ours is named as the
-fields of the cell's parameters in `lstm_jax.cells`. Keras' GRU has our gate order (it calls u "z") and both biases of a GRU in one array
-(2, 3H). PyTorch stacks r, u, n in rows; it has two biases in either layer, of which a simple RNN's are summed.
+The layouts are those of keras/src/layers/rnn/gru.py and simple_rnn.py of Keras 3.15 (`build`) and of torch/nn/modules/rnn.py. Our arrays
+have the names of the fields of the cell's parameters in `lstm_jax.cells`. Keras' GRU has our gate order (it calls u "z") and both biases in
+one array (2, 3H). PyTorch stacks r, u, n in rows; both of its layers have two biases, of which a simple RNN's are summed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,11 @@ def _checked(cell: str, params: Mapping[str, Any]) -> Arrays:
 
 
 def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
-    """Ours from a GRU's or SimpleRNN's [kernel (E, G H), recurrent kernel (H, G H), bias], the bias being optional.
+    """Return our arrays from Keras' GRU or SimpleRNN: [kernel (E, G H), recurrent kernel (H, G H), bias], the bias optional.
+
+    Args:
+        cell: a key of `NAMES`.
+        weights: the layer's `get_weights()`.
 
     Raises:
         InputError: for another cell, another number of arrays or a shape that the cell does not have.
@@ -50,14 +54,18 @@ def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
 
 
 def cell_to_keras(cell: str, params: Mapping[str, Any]) -> list[np.ndarray]:
-    """The list for `layer.set_weights`. Raises InputError on a wrong cell, key or shape."""
+    """Return the list for Keras' `layer.set_weights`.
+
+    Raises:
+        InputError: for a wrong cell, key or shape.
+    """
     checked = _checked(cell, params)
     bias = np.stack([checked["bias"], checked["recurrent_bias"]]) if cell == "gru" else checked["bias"]
     return [checked["kernel"], checked["recurrent_kernel"], bias]
 
 
 def _reordered(cell: str, array: np.ndarray) -> np.ndarray:
-    """u, r, n as r, u, n and back, along the last axis."""
+    """Exchange the gates u and r of u, r, n along the last axis."""
     if cell == "simple_rnn":
         return array
     u, r, n = np.split(array, 3, axis=-1)
@@ -69,7 +77,11 @@ def _check_torch(cell: str) -> None:
 
 
 def cell_from_torch(cell: str, state_dict: Mapping[str, Any]) -> Arrays:
-    """Ours from the state dict of an nn.GRU or nn.RNN (tanh) of one layer and one direction, with biases.
+    """Return our arrays from the state dict of an nn.GRU or nn.RNN (tanh) of one layer and one direction, with biases.
+
+    Args:
+        cell: "gru" or "simple_rnn".
+        state_dict: name -> array or tensor.
 
     Raises:
         InputError: for another cell, a missing or foreign name or a wrong shape.
@@ -85,7 +97,11 @@ def cell_from_torch(cell: str, state_dict: Mapping[str, Any]) -> Arrays:
 
 
 def cell_to_torch(cell: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state dict, in numpy, of an nn.GRU or nn.RNN of one layer; a simple RNN's bias_hh is zeros. Raises InputError as above."""
+    """Return the state dict, in NumPy, of an nn.GRU or nn.RNN of one layer; a simple RNN's bias_hh is zeros.
+
+    Raises:
+        InputError: for a wrong cell, key or shape.
+    """
     _check_torch(cell)
     checked = {name: _reordered(cell, array) for name, array in _checked(cell, params).items()}
     second = checked.get("recurrent_bias", np.zeros_like(checked["bias"]))

@@ -1,4 +1,4 @@
-"""Datasets out of an HDF5 file that may be hostile: nothing but plain numbers that lie in the file itself is read."""
+"""Safe reading of HDF5 files: only plain numbers that lie in the file itself."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from lstm_jax.files.reading import parsing
 
 
 def natural(path: str) -> list[tuple[str, int]]:
-    """Sort key that puts lstm_2 before lstm_10: each part of the path as its name and number."""
+    """Return a sort key that puts lstm_2 before lstm_10: each part of the path as its name and number."""
     parts = []
     for part in path.split("/"):
         name = part.rstrip("0123456789")
@@ -21,57 +21,57 @@ def natural(path: str) -> list[tuple[str, int]]:
 
 
 def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: frozenset[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """path -> array, and the paths of all groups, both in natural order.
+    """Return path -> array and the paths of all groups, both in natural order.
 
     Args:
         source: a path, or the file's bytes.
         name: the file's name in errors.
-        skip: paths of groups that are not looked into.
+        skip: paths of groups that are left out.
 
     Raises:
-        InputError: the file is truncated, damaged or no HDF5; it holds soft or external links, an object under two names, data in
+        InputError: if the file is truncated, damaged or no HDF5; if it holds soft or external links, an object under two names, data in
             other files, compressed or unwritten data, or anything but numbers.
     """
     import h5py
 
-    thing = f"HDF5 file {name}"
+    subject = f"HDF5 file {name}"
     arrays: dict[str, np.ndarray] = {}
     groups: list[str] = []
     seen: set[Any] = set()  # h5py's ids are equal when they are of one object
     room = len(source.getbuffer()) if isinstance(source, io.BytesIO) else os.stat(source).st_size
-    with parsing(thing, "it is truncated, damaged or no HDF5 file: save the weights again"), h5py.File(source, "r") as file:
+    with parsing(subject, "it is truncated, damaged or no HDF5 file: save the weights again"), h5py.File(source, "r") as file:
         pending: list[tuple[str, Any]] = [("", file)]
         while pending:
             path, found = pending.pop()
-            require(found.id not in seen, thing, f"{path} is there under two names", "save the weights again")
+            require(found.id not in seen, subject, f"{path} is there under two names", "save the weights again")
             seen.add(found.id)
             if not isinstance(found, h5py.Group):
-                arrays[path] = _read_dataset(found, thing, path)
+                arrays[path] = _read_dataset(found, subject, path)
                 room -= found.nbytes
-                require(room >= 0, thing, f"{path} shares its bytes with others", "save the weights again")
+                require(room >= 0, subject, f"{path} shares its bytes with others", "save the weights again")
                 continue
             groups.append(path)
             for key in map(str, found):
                 child, link = f"{path}/{key}" if path else key, found.get(key, getlink=True)
                 hard = isinstance(link, h5py.HardLink)
-                require(hard, thing, f"{child} is a {type(link).__name__}", "links are not followed: save the arrays themselves")
+                require(hard, subject, f"{child} is a {type(link).__name__}", "links are not followed: save the arrays themselves")
                 if child not in skip:
                     pending.append((child, found[key]))
     return {path: arrays[path] for path in sorted(arrays, key=natural)}, sorted(groups, key=natural)
 
 
-def _read_dataset(dataset: Any, thing: str, path: str) -> np.ndarray:
+def _read_dataset(dataset: Any, subject: str, path: str) -> np.ndarray:
     import h5py
 
-    require(isinstance(dataset, h5py.Dataset), thing, f"{path} is a {type(dataset).__name__}", "expected groups and datasets alone")
+    require(isinstance(dataset, h5py.Dataset), subject, f"{path} is a {type(dataset).__name__}", "expected groups and datasets alone")
     outside = dataset.is_virtual or dataset.external
-    require(not outside, thing, f"{path} keeps its data in another file", "save the arrays themselves")
-    # Keras stores bfloat16 as two opaque bytes and says so in an attribute; widened to float32 the values are the same.
+    require(not outside, subject, f"{path} keeps its data in another file", "save the arrays themselves")
+    # Keras stores bfloat16 as two opaque bytes, with an attribute; in float32 the values are equal.
     bfloat16 = dataset.dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16"
-    require(bfloat16 or dataset.dtype.kind in "fiub", thing, f"{path} has dtype {dataset.dtype}", "only numbers are read")
-    # A declared size costs a hostile file nothing; what Keras writes takes exactly its bytes. Without filters no plugin is loaded either.
+    require(bfloat16 or dataset.dtype.kind in "fiub", subject, f"{path} has dtype {dataset.dtype}", "only numbers are read")
+    # A hostile file may declare any size; Keras' datasets take exactly their bytes. Without filters no plugin is loaded either.
     plain = dataset.shape is not None and dataset.id.get_storage_size() == dataset.nbytes
     plain = plain and dataset.id.get_create_plist().get_nfilters() == 0
-    require(plain, thing, f"{path} is empty, compressed or was never written", "save the arrays whole and without compression")
+    require(plain, subject, f"{path} is empty, compressed or was never written", "save the arrays whole and without compression")
     values = np.asarray(dataset[()])
     return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32) if bfloat16 else values

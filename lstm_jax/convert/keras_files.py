@@ -1,15 +1,15 @@
-"""Keras 3 weight files, read and written through h5py alone: Keras' own loader can run code, so that it never sees a foreign file.
+"""Keras 3 weight files, read and written by h5py alone, since Keras' own loader can run code from a foreign file.
 
-Source of the layout: keras/src/saving/saving_lib.py (`_save_state`, `_save_container_state`, `H5IOStore`), alike from 3.0 to 3.15. The
+The layout is that of keras/src/saving/saving_lib.py (`_save_state`, `_save_container_state`, `H5IOStore`), equal from 3.0 to 3.15. The
 layers of a Sequential or functional model lie in `layers/<class>`, `layers/<class>_1`, ...: named by class and counted in the model's
-order, whatever the user called them. The arrays lie below in `vars/0`, `vars/1`, ... in the order in which the layer made them:
+order, whatever their names in the model. Their arrays lie below in `vars/0`, `vars/1`, ... in the order in which the layer made them:
 
     layers/embedding/vars/0                              layers/dense/vars/{0,1}
     layers/lstm/cell/vars/{0,1,2}                        layers/bidirectional/{forward,backward}_layer/cell/vars/{0,1,2}
     layers/rnn/cell/vars/{0,1,2}                         layers/rnn/cell/cells/lstm_cell[_1]/vars/{0,1,2}
 
-A layer without arrays keeps an empty group. HDF5 lists lstm_10 before lstm_2, and the order between classes is not stored at all; a
-`.keras` archive tells it in its config.json.
+A layer without arrays has an empty group. HDF5 lists lstm_10 before lstm_2, and the order between classes is stored only in the
+config.json of a `.keras` archive.
 """
 
 import io
@@ -50,11 +50,11 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import open_input, parsing
 
 RECURRENT = ("lstm", "rnn", "bidirectional")
-INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # change nothing when a model predicts
+INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # no effect when a model predicts
 BY_HAND = "load the model in Keras yourself and convert model.get_weights() with sentiment_from_keras or generation_from_keras"
 
-# Options that change what a layer computes but leave no trace in its arrays: the values that ours has, Keras' default first. The Dense's
-# depend on the model.
+# Options that change a layer's function but not its arrays, with the values that we support, Keras' default first. Those of Dense depend on
+# the model.
 OPTIONS: dict[str, dict[str, tuple[object, ...]]] = {
     "InputLayer": {},
     "NotEqual": {},  # the mask of Embedding(mask_zero=True) in a functional model
@@ -71,74 +71,74 @@ HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmo
 
 
 def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """path in the file -> array, in natural order, of a Keras 3 `.weights.h5` or of the weights in a `.keras` archive.
+    """Return path in the file -> array, in natural order, of a Keras 3 `.weights.h5` or of the weights in a `.keras` archive.
 
-    The optimizer's arrays are left out. bfloat16 comes back as float32, everything else as stored.
+    The optimizer's arrays are left out. bfloat16 becomes float32, other dtypes stay.
 
     Raises:
-        InputError: there is no such file, or it is damaged, foreign or holds more than plain arrays (see `read_hdf5`).
+        InputError: if there is no such file, or it is damaged, foreign or holds more than plain arrays (see `read_hdf5`).
     """
     return _read(path)[0]
 
 
 def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
-    """A whole sentiment model in ours from a Keras file of Embedding -> recurrent layers -> Dense(1), Sequential or functional.
+    """Return a sentiment model in our layout from a Keras file of Embedding -> recurrent layers -> Dense(1), Sequential or functional.
 
     Recurrent layers are LSTM, Bidirectional(LSTM) with merge_mode "concat", and RNN of an LSTMCell or of a list of them. A `.weights.h5`
-    does not order an LSTM against a Bidirectional: there their widths decide, and where these allow two orders, an error asks for a
-    `.keras` archive. Only such an archive shows activations, `go_backwards` and the like, which are then checked.
+    does not order an LSTM against a Bidirectional: their widths decide, and if these allow two orders, an error asks for a `.keras`
+    archive. Only such an archive shows activations, `go_backwards` and similar options, which are then checked.
 
     Raises:
-        InputError: as `read_keras_weights`; or the model has other layers, options or shapes.
+        InputError: as `read_keras_weights`; if the model has other layers, options or shapes.
     """
     return _from_file(path, SENTIMENT)
 
 
 def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
-    """A whole character model in ours from a Keras file of LSTM or RNN layers -> Dense(V), with an Embedding before them or one-hot input.
+    """Return a character model in our layout from a Keras file of LSTM or RNN layers -> Dense(V), with one-hot input or an Embedding.
 
-    Otherwise as `sentiment_from_keras_file`; the last layer may return its last output or all. The padding of an Embedding with
-    `mask_zero` is not in the arrays: give our model a mask.
+    See `sentiment_from_keras_file`; the last layer may return its last output or all outputs. The mask of an Embedding with `mask_zero` is
+    not in the arrays: give our model a mask.
 
     Raises:
-        InputError: as `sentiment_from_keras_file`; or a layer has two directions.
+        InputError: as `sentiment_from_keras_file`; if a layer has two directions.
     """
     return _from_file(path, CHARACTER)
 
 
 def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
     arrays, groups, config = _read(path)
-    thing = f"Keras model {os.fspath(path)}"
+    subject = f"Keras model {os.fspath(path)}"
     for array in arrays:
-        require(array.startswith("layers/"), thing, f"array {array}", f"expected a Sequential or functional model of Keras 3; {BY_HAND}")
+        require(array.startswith("layers/"), subject, f"array {array}", f"expected a Sequential or functional model of Keras 3; {BY_HAND}")
     names = [group.removeprefix("layers/") for group in groups if re.fullmatch(r"layers/[^/]+", group)]
     for name in names:
         known = _kind(name) in (*RECURRENT, *INACTIVE, "embedding", "dense")
-        require(known, thing, f"layer {name}", f"expected Embedding, LSTM, Bidirectional, RNN and Dense; {BY_HAND}")
+        require(known, subject, f"layer {name}", f"expected Embedding, LSTM, Bidirectional, RNN and Dense; {BY_HAND}")
     for layer in ("embedding", "dense"):
         optional = kind == CHARACTER and layer == "embedding"
         fits = (optional or layer in names) and f"{layer}_1" not in names
         wanted = f"expected one {layer} layer{' or none' if optional else ''}"
-        require(fits, thing, f"layers {', '.join(names)}", f"{wanted}; {BY_HAND}")
+        require(fits, subject, f"layers {', '.join(names)}", f"{wanted}; {BY_HAND}")
 
     rest = dict(arrays)
     embedding = embedding_from_keras(_take(rest, "layers/embedding")) if "embedding" in names else None
     head = dense_from_keras(_take(rest, "layers/dense"))
     stacks = {name: check_stack(_take_layers(rest, name), f"layers/{name}/") for name in names if _kind(name) in RECURRENT}
-    require(not rest, thing, f"array {next(iter(rest), '')}", f"expected those of embedding, LSTM and dense layers alone; {BY_HAND}")
-    order = _order_by_width(stacks, embedding, head, thing) if config is None else _order_in_config(config, kind, thing)
-    require(set(order) == set(stacks), thing, f"config.json names {', '.join(order)}", f"the arrays are those of {', '.join(stacks)}")
+    require(not rest, subject, f"array {next(iter(rest), '')}", f"expected those of embedding, LSTM and dense layers alone; {BY_HAND}")
+    order = _order_by_width(stacks, embedding, head, subject) if config is None else _order_in_config(config, kind, subject)
+    require(set(order) == set(stacks), subject, f"config.json names {', '.join(order)}", f"the arrays are those of {', '.join(stacks)}")
     return join_model(embedding, [layer for name in order for layer in stacks[name]], head, kind)
 
 
 def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
-    """Write a sentiment or character model in ours as a file for `model.load_weights` of the matching Keras model.
+    """Write a sentiment or character model in our layout as a file for `model.load_weights` of the matching Keras model.
 
     The Keras model, Sequential or functional, has LSTM and Bidirectional(LSTM) layers with bias, one for each of ours, and a Dense with
     bias, for a tied head too. A head with one output is that of a sentiment model.
 
     Raises:
-        InputError: a wrong key or shape, a name that does not end in .weights.h5, or a place that cannot be written.
+        InputError: for a wrong key or shape, a name that does not end in .weights.h5, or a path that cannot be written.
     """
     import h5py
 
@@ -169,7 +169,7 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
-    """Arrays, group paths and, of a `.keras` archive, the parsed config.json (else None)."""
+    """Return arrays, group paths and, of a `.keras` archive, the parsed config.json (else None)."""
     name, skip = os.fspath(path), frozenset({"optimizer"})
     require(os.path.isfile(path), "Keras weights", name, "there is no such file")
     with open_input(path, f"Keras weights {name}") as file:
@@ -210,8 +210,8 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
     return [lstm(cell) for cell in sorted(stacked, key=natural) or [f"{group}/cell"]]
 
 
-def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, head: Arrays, thing: str) -> list[str]:
-    """The only order of the layers in which each takes as many features as the one below gives; within a class it is that of `stacks`."""
+def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, head: Arrays, subject: str) -> list[str]:
+    """Return the only order of the layers in which each takes the features that the previous one gives; a class keeps its own order."""
     queues = [queue for kind in RECURRENT if (queue := [name for name in stacks if _kind(name) == kind])]
     if len(queues) == 1:
         return queues[0]
@@ -219,32 +219,32 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
     @cache
     def orders(taken: tuple[int, ...], width: int) -> list[list[str]]:
-        """Up to two orders of what remains after the first `taken` of each queue, which give `width` features."""
+        """Return up to two orders of the layers after the first `taken` of each queue, which give `width` features."""
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):
             return [[]] if width == head["kernel"].shape[0] else []
         found: list[list[str]] = []
-        for place, queue in enumerate(queues):
-            if taken[place] < len(queue) and ends[queue[taken[place]]][0] == width:
-                name = queue[taken[place]]
-                further = (*taken[:place], taken[place] + 1, *taken[place + 1 :])
+        for index, queue in enumerate(queues):
+            if taken[index] < len(queue) and ends[queue[taken[index]]][0] == width:
+                name = queue[taken[index]]
+                further = (*taken[:index], taken[index] + 1, *taken[index + 1 :])
                 found += [[name, *later] for later in orders(further, ends[name][1])]
         return found[:2]
 
     found = orders((0,) * len(queues), (head["kernel"] if embedding is None else embedding["embedding"]).shape[1])
-    require(bool(found), thing, f"layers {', '.join(stacks)}", f"their widths fit in no order; {BY_HAND}")
-    require(len(found) == 1, thing, f"layers {', '.join(stacks)}", "their widths fit in several orders: save a .keras archive")
+    require(bool(found), subject, f"layers {', '.join(stacks)}", f"their widths fit in no order; {BY_HAND}")
+    require(len(found) == 1, subject, f"layers {', '.join(stacks)}", "their widths fit in several orders: save a .keras archive")
     return found[0]
 
 
-def _order_in_config(config: Any, model: Kind, thing: str) -> list[str]:
-    """Group names of the recurrent layers in the order of config.json, whose options must be those that ours has."""
+def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
+    """Return the group names of the recurrent layers in the order of config.json, after a check of its options."""
     options = OPTIONS | {"Dense": {"activation": HEAD_ACTIVATIONS[model]}}
     counts: dict[str, int] = {}
     order: list[str] = []
     top: Any = None
     try:
         for layer in config["config"]["layers"]:
-            _check_options(layer, options, thing, backward=False)
+            _check_options(layer, options, subject, backward=False)
             kind = layer["class_name"].lower()
             counts[kind] = counts.get(kind, -1) + 1
             if kind in RECURRENT:
@@ -252,26 +252,26 @@ def _order_in_config(config: Any, model: Kind, thing: str) -> list[str]:
                 top = layer["config"]["layer"]["config"] if kind == "bidirectional" else layer["config"]
         sequences = top is not None and top.get("return_sequences")
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(thing, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
-    # A character model predicts at each step: the Dense is the same at all of them.
+        raise InputError(subject, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
+    # A character model predicts at each step, with one Dense for all steps.
     require(
         model == CHARACTER or not sequences,
-        thing,
+        subject,
         "the last recurrent layer returns sequences",
         "expected one that returns its last output",
     )
     return order
 
 
-def _check_options(layer: Any, ours: Mapping[str, Mapping[str, tuple[object, ...]]], thing: str, backward: bool) -> None:
+def _check_options(layer: Any, ours: Mapping[str, Mapping[str, tuple[object, ...]]], subject: str, backward: bool) -> None:
     kind, options = layer["class_name"], layer["config"]
-    require(kind in ours, thing, f"a layer of class {kind}", f"expected one of {', '.join(ours)}; {BY_HAND}")
+    require(kind in ours, subject, f"a layer of class {kind}", f"expected one of {', '.join(ours)}; {BY_HAND}")
     for option, values in ours[kind].items():
         allowed = (backward,) if option == "go_backwards" else values
         value = options.get(option, allowed[0])
-        require(value in allowed, thing, f"{kind} with {option}={value}", f"expected {' or '.join(map(str, allowed))}")
+        require(value in allowed, subject, f"{kind} with {option}={value}", f"expected {' or '.join(map(str, allowed))}")
     for inner in ("layer", "backward_layer", "cell"):
         if inner in options:
-            _check_options(options[inner], ours, thing, inner == "backward_layer")
+            _check_options(options[inner], ours, subject, inner == "backward_layer")
     for cell in options.get("cells", ()):
-        _check_options(cell, ours, thing, backward)
+        _check_options(cell, ours, subject, backward)

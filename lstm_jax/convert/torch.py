@@ -1,9 +1,9 @@
-"""State dicts of PyTorch's nn.LSTM, nn.Embedding and nn.Linear, to and from ours.
+"""Conversion from and to state dicts of PyTorch's nn.LSTM, nn.Embedding and nn.Linear.
 
-Source of the layout: torch/nn/modules/rnn.py ("Variables" of LSTM). The gates are i, f, g, o as here, but stacked in rows:
+The layout is that of torch/nn/modules/rnn.py ("Variables" of LSTM). The gates are i, f, g, o as here, but stacked in rows:
 weight_ih_l[k] is (4H, E) and weight_hh_l[k] (4H, H), the transposes of our kernels. There are two biases, bias_ih_l[k] and
-bias_hh_l[k], whose sum is ours; the way back puts our bias into bias_ih and zeros into bias_hh. The backward direction has the suffix
-_reverse. A bidirectional model's last state is cat(h_n[-2], h_n[-1]), not output[:, -1].
+bias_hh_l[k], whose sum is our bias; conversion to PyTorch puts our bias into bias_ih and zeros into bias_hh. The backward direction has
+the suffix _reverse. A bidirectional model's last state is cat(h_n[-2], h_n[-1]), not output[:, -1].
 """
 
 import os
@@ -37,14 +37,14 @@ SUFFIXES: dict[str, str] = {"forward": "", "backward": "_reverse"}
 
 
 def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
-    """The layers of an nn.LSTM, lowest first: each an LSTM in ours or a pair {"forward", "backward"}.
+    """Return the layers of an nn.LSTM, lowest first: each an LSTM in our layout or a pair {"forward", "backward"}.
 
     Args:
         state_dict: name -> array or tensor.
-        prefix: what precedes the LSTM's names in a bigger model's state dict, with its dot ("lstm."); other names are then ignored.
+        prefix: prefix of the LSTM's names in a bigger model's state dict, with its dot ("lstm."); other names are then ignored.
 
     Raises:
-        InputError: no LSTM there, a projection (`proj_size`), a foreign name, a missing array or a wrong shape.
+        InputError: for no LSTM, a projection (`proj_size`), a foreign name, a missing array or a wrong shape.
     """
     found: dict[int, dict[str, dict[str, object]]] = {}
     for name, value in state_dict.items():
@@ -60,7 +60,8 @@ def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Lay
     layers: list[Layer] = []
     for number in range(len(found)):
         pair = {
-            way: _direction_from_torch(arrays, f"{prefix}*_l{number}{SUFFIXES[way]}: ") for way, arrays in sorted(found[number].items())
+            direction: _direction_from_torch(arrays, f"{prefix}*_l{number}{SUFFIXES[direction]}: ")
+            for direction, arrays in sorted(found[number].items())
         }
         layers.append(pair["forward"] if list(pair) == ["forward"] else pair)
     checked = check_stack(layers, prefix)
@@ -69,7 +70,7 @@ def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Lay
 
 
 def _check_uniform(layers: Sequence[Layer]) -> None:
-    """An nn.LSTM has one number of units and of directions."""
+    """Check that all layers have equal units and directions, as in an nn.LSTM."""
     kinds = [(2, layer["forward"]) if is_bidirectional(layer) else (1, layer) for layer in layers]
     found = {f"{directions} x {lstm['recurrent_kernel'].shape[0]}" for directions, lstm in kinds}
     remedy = "an nn.LSTM has one of each in all layers: give all arrays, or convert the layers one by one"
@@ -87,18 +88,22 @@ def _direction_from_torch(arrays: Mapping[str, object], where: str) -> Arrays:
 
 
 def lstm_to_torch(layers: Sequence[Mapping[str, Any]], prefix: str = "") -> dict[str, np.ndarray]:
-    """The state dict, in numpy, of an `nn.LSTM(E, H, num_layers=len(layers), bidirectional=...)`; bias_hh is zeros.
+    """Return the state dict, in NumPy, of an `nn.LSTM(E, H, num_layers=len(layers), bidirectional=...)`; bias_hh is zeros.
+
+    Args:
+        layers: layers in our layout, lowest first.
+        prefix: prefix of the names, with its dot.
 
     Raises:
-        InputError: a wrong key or shape, or layers that differ in units or in the number of directions: an nn.LSTM has one of each.
+        InputError: for a wrong key or shape, or layers that differ in units or in the number of directions: an nn.LSTM has one of each.
     """
     checked = check_stack(layers)
     _check_uniform(checked)
     state: dict[str, np.ndarray] = {}
     for number, layer in enumerate(checked):
-        ways = layer if is_bidirectional(layer) else {"forward": layer}
-        for way, arrays in ways.items():
-            end = f"_l{number}{SUFFIXES[way]}"
+        directions = layer if is_bidirectional(layer) else {"forward": layer}
+        for direction, arrays in directions.items():
+            end = f"_l{number}{SUFFIXES[direction]}"
             state[f"{prefix}weight_ih{end}"] = np.ascontiguousarray(arrays["kernel"].T)
             state[f"{prefix}weight_hh{end}"] = np.ascontiguousarray(arrays["recurrent_kernel"].T)
             state[f"{prefix}bias_ih{end}"] = arrays["bias"]
@@ -107,14 +112,16 @@ def lstm_to_torch(layers: Sequence[Mapping[str, Any]], prefix: str = "") -> dict
 
 
 def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
-    """A whole sentiment model in ours from a module that holds an nn.Embedding, an nn.LSTM and an nn.Linear(H or 2H, 1).
+    """Return a sentiment model in our layout from a module with an nn.Embedding, an nn.LSTM and an nn.Linear(H or 2H, 1).
 
     Args:
         state_dict: name -> array or tensor.
-        embedding, lstm, head: names of the three attributes.
+        embedding: name of the attribute with the nn.Embedding.
+        lstm: name of the attribute with the nn.LSTM.
+        head: name of the attribute with the nn.Linear.
 
     Raises:
-        InputError: an array is missing, has a wrong shape or belongs to none of the three.
+        InputError: if an array is missing, has a wrong shape or belongs to none of the three.
     """
     return _from_state(state_dict, embedding, lstm, head, SENTIMENT)
 
@@ -122,22 +129,28 @@ def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedd
 def sentiment_to_torch(
     params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc"
 ) -> dict[str, np.ndarray]:
-    """The inverse of `sentiment_from_torch`, in numpy. Raises InputError as `lstm_to_torch` does."""
+    """Return a state dict in NumPy: the inverse of `sentiment_from_torch`, with its arguments.
+
+    Raises:
+        InputError: as `lstm_to_torch`.
+    """
     return _to_state(params, embedding, lstm, head, SENTIMENT)
 
 
 def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
-    """A whole character model in ours from a module that holds an nn.LSTM, an nn.Linear(H, V), V characters, and an nn.Embedding or none.
+    """Return a character model in our layout from a module with an nn.LSTM, an nn.Linear(H, V), and an nn.Embedding or none.
 
-    Without `embedding`.weight the input is one-hot, and the LSTM must take V features. Tied weights, which a state dict holds under both
-    names, come back as `embedding/embedding` and `head/kernel`; without the latter they are those of a tied model of ours.
+    Without `embedding`.weight the input is one-hot, and the LSTM must take V features, V characters. Tied weights, which a state dict holds
+    under both names, become `embedding/embedding` and `head/kernel`; our tied model takes them without the latter.
 
     Args:
         state_dict: name -> array or tensor.
-        embedding, lstm, head: names of the attributes; "encoder", "rnn" and "decoder" in PyTorch's word_language_model.
+        embedding: name of the attribute with the nn.Embedding, "encoder" in PyTorch's word_language_model.
+        lstm: name of the attribute with the nn.LSTM, "rnn" there.
+        head: name of the attribute with the nn.Linear, "decoder" there.
 
     Raises:
-        InputError: an array is missing, has a wrong shape or belongs to none of the three; or the LSTM has two directions.
+        InputError: if an array is missing, has a wrong shape or belongs to none of the three, or the LSTM has two directions.
     """
     return _from_state(state_dict, embedding, lstm, head, CHARACTER)
 
@@ -145,9 +158,12 @@ def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embed
 def generation_to_torch(
     params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc"
 ) -> dict[str, np.ndarray]:
-    """The inverse of `generation_from_torch`, in numpy; of a tied model, the table under both names.
+    """Return a state dict in NumPy: the inverse of `generation_from_torch`, with its arguments.
 
-    Raises InputError as `lstm_to_torch` does.
+    A tied model's table stands under both names.
+
+    Raises:
+        InputError: as `lstm_to_torch`.
     """
     return _to_state(params, embedding, lstm, head, CHARACTER)
 
@@ -178,16 +194,16 @@ def _to_state(params: Mapping[str, Any], embedding: str, lstm: str, head: str, k
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """name -> array of a `.safetensors` file.
+    """Return name -> array of a `.safetensors` file.
 
     Raises:
-        InputError: the file is missing, damaged or of another kind. A `.pt` file is a pickle, which can run code: it is never opened.
+        InputError: if the file is missing, damaged or of another kind. A `.pt` file is a pickle, which can run code: it is never opened.
     """
     from safetensors.numpy import load_file
 
     remedy = "save the weights with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
     require(Path(path).suffix == ".safetensors", "PyTorch weights", os.fspath(path), remedy)
     require(os.path.isfile(path), "PyTorch weights", os.fspath(path), "there is no such file")
-    thing, damaged = f"PyTorch weights {os.fspath(path)}", "the file is damaged or foreign; " + remedy
-    with parsing(thing, damaged), open_input(path, thing, damaged):
+    subject, damaged = f"PyTorch weights {os.fspath(path)}", "the file is damaged or foreign; " + remedy
+    with parsing(subject, damaged), open_input(path, subject, damaged):
         return load_file(path)

@@ -1,6 +1,6 @@
-"""Text -> tokens -> ids -> padded rows: reading reviews, encoding them as Keras does, keeping them in a cache, splitting them.
+"""Data sets as arrays of ids or numbers: movie reviews, character corpora and time series.
 
-A leaf: imports numpy, the standard library and `lstm_jax.errors`; tensorflow-datasets only where it is used.
+The package imports NumPy, the standard library, `lstm_jax.errors` and `lstm_jax.files` alone; tensorflow-datasets on use.
 """
 
 from lstm_jax.data.padding import pad_ragged, pad_sequences
@@ -10,10 +10,11 @@ from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit, keras_ch
 from lstm_jax.data.reviews.grammar import judge, synthetic_reviews, synthetic_splits
 from lstm_jax.data.reviews.sources import find_imdb, load_reviews
 from lstm_jax.data.reviews.splits import grouped_split
-from lstm_jax.data.reviews.tfds_builder import build_tfds, reviews_from_tfds
+from lstm_jax.data.reviews.texts import TextSplit
+from lstm_jax.data.reviews.tfds_build import build_tfds
+from lstm_jax.data.reviews.tfds_dataset import reviews_from_tfds
 from lstm_jax.data.reviews.vocabulary import Vocabulary, build_vocabulary, tokenize
 from lstm_jax.data.reviews.word_index import find_word_index, keras_vocabulary
-from lstm_jax.data.reviews.written import TextSplit
 from lstm_jax.data.series import Series, SeriesWindows, read_series, series_windows
 from lstm_jax.data.text.characters import Characters
 from lstm_jax.data.text.cleaning import clean, unix_line_ends

@@ -1,4 +1,4 @@
-"""Files: a content hash, and a download that is checked before it has its name."""
+"""Content hash of a file, and downloads that are checked before the file gets its name."""
 
 import hashlib
 import http.client
@@ -17,7 +17,11 @@ TIMEOUT = 30  # seconds without a byte from the server
 
 
 def file_digest(path: Path, name: str = "sha256") -> str:
-    """Hexadecimal digest of a file's bytes by the hash of that name.
+    """Return the hexadecimal digest of a file's bytes.
+
+    Args:
+        path: the file.
+        name: name of the hash in hashlib.
 
     Raises:
         InputError: if the file cannot be read.
@@ -27,13 +31,13 @@ def file_digest(path: Path, name: str = "sha256") -> str:
 
 
 def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, on_bytes: Callable[[int, int], None] | None = None) -> None:
-    """Fetch `url` into `path`: to a temporary name first, which `check` sees before it is renamed.
+    """Download `url` to a temporary name, check the file, then rename it to `path`.
 
     Args:
         url: http or https address.
-        path: where the file goes.
-        check: raises InputError if the file is not the wanted one.
-        remedy: what to do where there is no network.
+        path: the file to create.
+        check: function of the temporary path that raises InputError if this is not the wanted file.
+        remedy: remedy in the error without a network.
         on_bytes: called with (bytes so far, bytes in all or 0) after each mebibyte.
 
     Raises:

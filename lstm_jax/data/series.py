@@ -1,4 +1,4 @@
-"""A series of numbers at times, from a table; its windows."""
+"""Time series read from a table, and their windows."""
 
 import hashlib
 import math
@@ -14,25 +14,29 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
 
 MISSING = ("", "na", "nan", "null", "none")
-"""Values that stand for none, in any case."""
+"""Spellings of a missing value, in lower case."""
 DAY = 86_400
 
 
 @dataclass(frozen=True)
 class Series:
-    """times: float64 (N,), increasing, days since 1970 where `dated`, else as given; values: float64 (N,); skipped: rows without a value;
-    fingerprint: SHA-256 of times and values."""
+    """N values at increasing times."""
 
     times: np.ndarray
+    """(N,) float64: days since 1970 if `dated`, else as given."""
     values: np.ndarray
+    """(N,) float64."""
     dated: bool
+    """Whether times are dates."""
     skipped: int = 0
+    """Rows of the table without a value."""
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of times and values."""
         return hashlib.sha256(self.times.tobytes() + self.values.tobytes()).hexdigest()
 
     @property
@@ -42,11 +46,11 @@ class Series:
 
     @property
     def gaps(self) -> np.ndarray:
-        """(N,): the time since the entry before in usual gaps; 1 for the first."""
+        """(N,) time since the previous entry, in usual gaps; 1 for the first entry."""
         return np.concatenate([[1.0], np.diff(self.times) / self.usual_gap])
 
     def shown(self, time: float) -> str:
-        """Return a time as a date, or as a number.
+        """Return a time as the text of a date, if the series is dated, else of a number.
 
         Raises:
             InputError: for a date before the year 1 or after 9999.
@@ -59,7 +63,7 @@ class Series:
 
 
 def _time(text: str) -> tuple[float, bool] | None:
-    """Days or a number, and whether it is a date; None if it is neither."""
+    """Return a number, or days since 1970 for a date, and whether it is a date; None if it is neither."""
     try:
         return float(text), False
     except ValueError:
@@ -72,11 +76,16 @@ def _time(text: str) -> tuple[float, bool] | None:
 
 
 def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
-    """The series of two columns of a CSV or JSON-lines file. A row without a value is left out: it leaves a longer gap.
+    """Return the series in two columns of a CSV or JSON-lines file. A row without a value is left out, which leaves a longer gap.
+
+    Args:
+        path: the file.
+        time: column of the times.
+        value: column of the values.
 
     Raises:
-        InputError: naming the line, for a column that is not there, a time that is no number and no ISO date, times that do not increase or
-            of both kinds, a value that is no number; for fewer than two rows.
+        InputError: naming the line, for a missing column, a time that is no number and no ISO date, times that do not increase or mix
+            numbers and dates, a value that is no number; for fewer than two rows.
     """
     times: list[float] = []
     values: list[float] = []
@@ -111,24 +120,35 @@ def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
 
 
 def _is_even_enough(series: Series) -> bool:
-    """Whether no gap, and no sum of them, is infinite or nothing when counted in usual gaps."""
+    """Return whether each gap and their sum are finite and above 0 when counted in usual gaps."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         gaps, whole = series.gaps, (series.times[-1] - series.times[0]) / series.usual_gap
     return bool((gaps > 0).all() and np.isfinite(gaps).all() and np.isfinite(whole))
 
 
 class SeriesWindows(NamedTuple):
-    """read: (W, C, 2): each entry's value and gap; ahead: (W, K): times of the targets since the last entry read, in usual gaps; target:
-    (W, K); origin: (W,): the number of the first target."""
+    """W windows of C entries, each with K targets."""
 
     read: np.ndarray
+    """(W, C, 2): value and gap of each entry."""
     ahead: np.ndarray
+    """(W, K): times of the targets since the window's last entry, in usual gaps."""
     target: np.ndarray
+    """(W, K): values of the targets."""
     origin: np.ndarray
+    """(W,): number of the first target in the series."""
 
 
 def series_windows(series: Series, context: int, horizon: int, first: int = 0, last: int = 0) -> SeriesWindows:
-    """Every window whose targets are entries `first` to `last` - 1 (0: all), with the `context` entries before them."""
+    """Return every window whose targets lie in a range of entries.
+
+    Args:
+        series: the series.
+        context: entries of a window, before its targets.
+        horizon: targets of a window.
+        first: first entry that may be a target.
+        last: end of the range, exclusive; 0: the series' end.
+    """
     last = last or len(series)
     origins = np.arange(max(first, context), last - horizon + 1)
     if len(origins) == 0:

@@ -1,4 +1,4 @@
-"""Tables: JSON lines (`.jsonl`, `.jsonl.xz`) or CSV; of reviews, one a row."""
+"""Rows of tables: JSON lines (`.jsonl`, `.jsonl.xz`) or CSV."""
 
 import csv
 import json
@@ -7,46 +7,28 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
-from lstm_jax.data.reviews.written import TextSplit, review_name
 from lstm_jax.data.text_files import require_utf8
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import expanded, open_input, parsing
 
-LABELS = {"0": 0, "1": 1, "neg": 0, "pos": 1, "negative": 0, "positive": 1}
-GROUP_KEYS = ("movie", "group")
 ENDINGS = (".jsonl", ".jsonl.xz", ".csv", ".csv.xz")
 FIELD_LIMIT = 1 << 30  # Python's csv stops at 128 KiB a field by default
 
 
 def is_table(path: Path) -> bool:
-    """Whether the file's ending is one of `ENDINGS`."""
+    """Return whether the file's ending is one of `ENDINGS`."""
     return path.name.endswith(ENDINGS)
-
-
-def read_table(path: Path, text_column: str = "text", label_column: str = "label") -> TextSplit:
-    """The reviews of one table, in its order.
-
-    A row has a text and a label (0, 1, "neg", "pos", "negative", "positive"); where it also has `movie` (or `group`), `id` and
-    `rating`, they give the group and the review's name.
-
-    Raises:
-        InputError: naming the line, for invalid UTF-8, JSON or CSV, a label that is none, a column that is not there, a text that
-            is none; for a truncated or absent file.
-    """
-    return _collect(path, table_rows(path), text_column, label_column)
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield line numbers and rows of a CSV or JSON-lines file.
 
     Raises:
-        InputError: as `read_table`.
+        InputError: naming the line, for invalid UTF-8, JSON or CSV; for a truncated or absent file.
     """
     csv_file = ".csv" in path.name.lower()[-7:]
-    thing, remedy = f"file {path}", "give a complete file that can be read"
-    with parsing(thing, remedy), open_input(path, thing, remedy) as file:
+    subject, remedy = f"file {path}", "give a complete file that can be read"
+    with parsing(subject, remedy), open_input(path, subject, remedy) as file:
         lines = _lines(path, file)
         yield from _csv_rows(path, lines) if csv_file else _json_rows(path, lines)
 
@@ -67,20 +49,20 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: for anything else, for an object that has a name twice, and for one nested too deep.
+        ValueError: for text that is not JSON, an object with a name twice, or values nested too deep.
     """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is there twice")
-        return made
-
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError(f"nested too deep: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return made
 
 
 def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -110,27 +92,3 @@ def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str,
         raise InputError(f"line {reader.reader.line_num} of {path}", error, "put texts in quotes, one field a column") from error
     finally:
         csv.field_size_limit(previous)
-
-
-def _collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column: str, label_column: str) -> TextSplit:
-    texts: list[bytes] = []
-    labels: list[int] = []
-    names: list[str] = []
-    groups: list[str] = []
-    for number, row in rows:
-        here = f"line {number} of {path}"
-        for column, flag in ((text_column, "--text-column"), (label_column, "--label-column")):
-            require(column in row, f"column {column!r} in {here}", f"there are {sorted(map(str, row))}", f"name one with {flag}")
-        text, raw = row[text_column], row[label_column]
-        require(isinstance(text, str), f"{text_column!r} in {here}", repr(text), "give a string")
-        label = None if isinstance(raw, bool) else LABELS.get(str(raw).strip().lower())
-        if label is None:
-            raise InputError(f"label {label_column!r} in {here}", repr(raw), "give 0 or 1")
-        try:
-            texts.append(text.encode())
-        except UnicodeEncodeError as error:
-            raise InputError(f"{text_column!r} in {here}", error, "save the text as UTF-8") from error
-        names.append(review_name(label, len(labels), row.get("id"), row.get("rating")))
-        labels.append(label)
-        groups.append(next((str(row[key]) for key in GROUP_KEYS if row.get(key) is not None), ""))
-    return TextSplit(tuple(texts), np.asarray(labels, np.int32), tuple(names), tuple(groups) if any(groups) else None)

@@ -1,11 +1,8 @@
-"""Files of text: their bytes as UTF-8, with an error that says where and what they are instead."""
+"""UTF-8 of text files, with errors that say where the bytes are something else, and what."""
 
 from pathlib import Path
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.reading import STANDARD_INPUT, read_input
-
-__all__ = ["STANDARD_INPUT", "decode_utf8", "read_content", "require_no_archive", "require_utf8"]
 
 ARCHIVES = {
     b"PK\x03\x04": ("a .zip archive", "unzip it and give its files or their folder"),
@@ -18,21 +15,12 @@ ARCHIVES = {
     b"%PDF-": ("a PDF", "extract its text first, as with pdftotext"),
 }
 MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-_NULS = 5  # of so many bytes one NUL is too many: of UTF-16, every second one of English text is
-_LOOKED_AT = 1 << 16
-
-
-def read_content(path: str | Path) -> bytes:
-    """Return the bytes of a file; of standard input for "-".
-
-    Raises:
-        InputError: as `lstm_jax.files.reading.read_input`.
-    """
-    return read_input(path)
+_NULS = 5  # one NUL in so many bytes is too many: in English text as UTF-16 every second byte is NUL
+_EXAMINED = 1 << 16
 
 
 def require_no_archive(content: bytes, path: str | Path) -> None:
-    """See that a text's bytes are not those of an archive or of a compressed file.
+    """Check that a text's bytes are not those of an archive or of a compressed file.
 
     Raises:
         InputError: if they are; it says how to unpack them.
@@ -41,8 +29,8 @@ def require_no_archive(content: bytes, path: str | Path) -> None:
         require(not content.startswith(magic), f"file {path}", f"is {kind}, not a text", remedy)
 
 
-def require_utf8(start: bytes, thing: str) -> None:
-    """See that a text's first bytes are not those of UTF-16 or UTF-32, with a byte-order mark or without.
+def require_utf8(start: bytes, subject: str) -> None:
+    """Check that a text's first bytes are not those of UTF-16 or UTF-32, with a byte-order mark or without.
 
     Raises:
         InputError: if they are.
@@ -51,13 +39,13 @@ def require_utf8(start: bytes, thing: str) -> None:
         marked = start.startswith(mark)
         require(
             not marked,
-            thing,
+            subject,
             f"byte 0x{start[0] if marked else 0:02x} at offset 0 is not UTF-8: the file is {name}",
             f"convert it from {name} to UTF-8",
         )
-    looked = start[:_LOOKED_AT]
-    found = f"{looked.count(0):,} of {len(looked):,} bytes are NUL, as in UTF-16 or a binary file"
-    require(looked.count(0) * _NULS < max(len(looked), 1), thing, found, "convert the file to UTF-8")
+    examined = start[:_EXAMINED]
+    found = f"{examined.count(0):,} of {len(examined):,} bytes are NUL, as in UTF-16 or a binary file"
+    require(examined.count(0) * _NULS < max(len(examined), 1), subject, found, "convert the file to UTF-8")
 
 
 def decode_utf8(content: bytes, path: str | Path) -> str:

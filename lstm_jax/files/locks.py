@@ -1,4 +1,4 @@
-"""Locks of files that the kernel drops when their process dies, whatever killed it."""
+"""File locks that the kernel releases when their process dies."""
 
 import contextlib
 import errno
@@ -11,23 +11,23 @@ from typing import IO
 from lstm_jax.errors import InputError
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Error numbers of a file system that has no locks."""
+"""Error numbers of file systems without locks."""
 
 
 @contextlib.contextmanager
-def locked(path: Path, thing: str) -> Iterator[None]:
-    """Hold the lock file `path`, in which this process and its host stand, and remove it at the end.
+def locked(path: Path, subject: str) -> Iterator[None]:
+    """Hold the lock file `path`, which names this process and its host, and remove it at the end.
 
-    A file system that has no locks gives none.
+    On a file system without locks nothing is locked.
 
     Args:
-        path: in a folder that exists.
-        thing: what it locks, for the error.
+        path: lock file in an existing folder.
+        subject: name of the locked object, for the error.
 
     Raises:
         InputError: if another process, or another call in this one, holds it; if it cannot be written.
     """
-    file = _open_lock(path, thing)
+    file = _open_lock(path, subject)
     try:
         yield
     finally:
@@ -35,16 +35,16 @@ def locked(path: Path, thing: str) -> Iterator[None]:
             path.unlink()
 
 
-def _open_lock(path: Path, thing: str) -> IO[str]:
+def _open_lock(path: Path, subject: str) -> IO[str]:
     while True:
         try:
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
         except OSError as error:
-            raise InputError(f"{thing}: lock {path.name}", error.strerror or error, "name a folder that can be written") from error
+            raise InputError(f"{subject}: lock {path.name}", error.strerror or error, "name a folder that can be written") from error
         if (error := lock_error(file)) and error.errno not in _NO_LOCKS:
             with file:
                 owner = file.read(200).strip() or "another process"
-                raise InputError(thing, f"in use by {owner}", "wait until it ends, or name another folder") from error
+                raise InputError(subject, f"in use by {owner}", "wait until it ends, or name another folder") from error
         if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}\n")

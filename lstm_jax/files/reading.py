@@ -1,7 +1,7 @@
-"""Files that are read as data: regular ones, of bounded size, opened in this one place.
+"""Safe reading of data files: regular files only, of bounded size, with errors that name the file.
 
-A file may be hostile: a FIFO that nobody writes to, a device without an end, a few bytes that expand to gigabytes, a content that makes a
-parser raise anything. Whoever reads data opens it by `open_input` or `read_input`, expands it by `expanded` and parses it in `parsing`.
+A file may be hostile: a FIFO that nobody writes to, a device without an end, a few bytes that expand to gigabytes, contents that make a
+parser raise any error. All code that reads data opens it by `open_input` or `read_input`, expands it by `expanded`, parses it in `parsing`.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from lstm_jax.errors import InputError, require
+from lstm_jax.runtime.machine import total_memory
 
 STANDARD_INPUT = "-"
 MAX_BYTES = "LSTM_JAX_MAX_BYTES"
@@ -21,8 +22,8 @@ MORE = f"set {MAX_BYTES} to allow more"
 READABLE = "give a file that can be read"
 
 _PIECE = 1 << 24
-_LEAST_MOST = 1 << 30  # what every machine takes
-_SMALL = 256 << 20  # what every compressed file may expand to
+_SMALLEST_BOUND = 1 << 30  # on every machine
+_SMALL = 256 << 20  # every compressed file may expand to this size
 _RATIO = 200  # texts and weights are compressed 3 to 10 times
 _KINDS = {
     stat.S_IFDIR: "Is a directory",
@@ -34,62 +35,55 @@ _KINDS = {
 
 
 def most_bytes() -> int:
-    """Return how many bytes of one file are read: `$LSTM_JAX_MAX_BYTES`, else an eighth of the memory, 1 GiB at least.
+    """Return the most bytes read from one file: `$LSTM_JAX_MAX_BYTES`, else an eighth of the memory, 1 GiB at least.
 
     Raises:
         InputError: if the variable holds no positive number.
     """
-    return _asked() or max(_LEAST_MOST, _memory() // 8)
+    return _requested_bytes() or max(_SMALLEST_BOUND, total_memory() // 8)
 
 
 def most_expanded(size: int) -> int:
-    """Return how many bytes a compressed file of `size` bytes may expand to: 200 times its size, 256 MiB at least, `most_bytes` at most."""
-    return _asked() or min(most_bytes(), max(_SMALL, _RATIO * size))
+    """Return the most bytes that a compressed file of `size` bytes may expand to: 200 times its size, from 256 MiB to `most_bytes`."""
+    return _requested_bytes() or min(most_bytes(), max(_SMALL, _RATIO * size))
 
 
-def _asked() -> int:
+def _requested_bytes() -> int:
     text = os.environ.get(MAX_BYTES, "").strip()
     good = not text or (len(text) < 20 and text.isascii() and text.isdigit() and int(text) > 0)
     require(good, MAX_BYTES, text, "give a number of bytes")
     return int(text or 0)
 
 
-def _memory() -> int:
-    """Bytes of this machine, or of the control group that this process runs in."""
-    try:
-        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 0
-    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
-        return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return whole
-
-
 @contextlib.contextmanager
-def parsing(thing: str, remedy: str) -> Iterator[None]:
-    """Turn whatever a parser raises on a hostile file into an `InputError` of that thing and remedy; an `InputError` passes."""
+def parsing(subject: str, remedy: str) -> Iterator[None]:
+    """Turn any exception of a parser into an `InputError` with that subject and remedy; an `InputError` passes unchanged.
+
+    Raises:
+        InputError: if the block raises an exception.
+    """
     try:
         yield
     except InputError:
         raise
     except Exception as error:
         found = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}" or type(error).__name__
-        raise InputError(thing, found, remedy) from error
+        raise InputError(subject, found, remedy) from error
 
 
-def locate(path: str | Path, thing: str, remedy: str) -> Path:
-    """Return the path with `~` expanded, when a file or a folder that may be entered is there.
+def locate(path: str | Path, subject: str, remedy: str) -> Path:
+    """Return the path with `~` expanded, after checking that it is a file or a folder that may be entered.
 
     Raises:
         InputError: if there is none, its user or the permission to look is missing, or the name is empty or too long.
     """
-    require(str(path) != "", thing, "an empty name", remedy)
-    with parsing(f"{thing} {path}", remedy):
+    require(str(path) != "", subject, "an empty name", remedy)
+    with parsing(f"{subject} {path}", remedy):
         found = Path(path).expanduser()
         try:
             folder = stat.S_ISDIR(found.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise InputError(f"{thing} {found}", "no such file or folder", remedy) from error
+            raise InputError(f"{subject} {found}", "no such file or folder", remedy) from error
         if folder:
             os.scandir(found).close()
             (found / ".").stat()  # a folder may be listed without being entered
@@ -97,66 +91,66 @@ def locate(path: str | Path, thing: str, remedy: str) -> Path:
 
 
 @contextlib.contextmanager
-def open_input(path: str | os.PathLike[str], thing: str = "", remedy: str = READABLE) -> Iterator[io.BufferedReader]:
-    """Open a regular file of at most `most_bytes` for reading; see at the end that it is still the one that was opened.
+def open_input(path: str | os.PathLike[str], subject: str = "", remedy: str = READABLE) -> Iterator[io.BufferedReader]:
+    """Open a regular file of at most `most_bytes` for reading; check at the end that it has not changed meanwhile.
 
     Args:
         path: the file.
-        thing: its name in errors; "file PATH" if empty.
-        remedy: of errors.
+        subject: its name in errors; "file PATH" if empty.
+        remedy: remedy in errors.
 
     Raises:
         InputError: if it is absent, cannot be read, is no regular file or too large, or is written to meanwhile.
     """
-    thing = thing or f"file {path}"
-    with parsing(thing, remedy):
-        _require_regular(os.stat(path), thing, remedy)
-        # non-blocking: should a FIFO take its place now, opening it does not wait for a writer
+    subject = subject or f"file {path}"
+    with parsing(subject, remedy):
+        _require_regular(os.stat(path), subject, remedy)
+        # non-blocking: if a FIFO takes its place now, opening it does not wait for a writer
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:
         before = os.fstat(handle)
-        _require_regular(before, thing, remedy)
+        _require_regular(before, subject, remedy)
         most = most_bytes()
-        require(before.st_size <= most, thing, f"{before.st_size:,} bytes, more than {most:,}", MORE)
+        require(before.st_size <= most, subject, f"{before.st_size:,} bytes, more than {most:,}", MORE)
         yield file
         after = os.fstat(handle)
         same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-        require(same, thing, "changed while it was read", "read it when nothing writes to it")
+        require(same, subject, "changed while it was read", "read it when nothing writes to it")
 
 
-def _require_regular(found: os.stat_result, thing: str, remedy: str) -> None:
-    require(stat.S_ISREG(found.st_mode), thing, _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"), remedy)
+def _require_regular(found: os.stat_result, subject: str, remedy: str) -> None:
+    require(stat.S_ISREG(found.st_mode), subject, _KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"), remedy)
 
 
-def read_input(path: str | Path, thing: str = "", remedy: str = READABLE) -> bytes:
-    """Return the bytes of a regular file; of standard input for "-", which may be a pipe.
+def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> bytes:
+    """Return the bytes of a regular file, or of standard input, which may be a pipe, for "-".
 
     Raises:
         InputError: as `open_input`.
     """
-    thing = thing or f"file {path}"
+    subject = subject or f"file {path}"
     if str(path) == STANDARD_INPUT:
-        return _whole(sys.stdin.buffer, thing, remedy)
-    with open_input(path, thing, remedy) as file:
-        return _whole(file, thing, remedy)
+        return _read_all(sys.stdin.buffer, subject, remedy)
+    with open_input(path, subject, remedy) as file:
+        return _read_all(file, subject, remedy)
 
 
-def _whole(file: IO[bytes] | io.BufferedIOBase, thing: str, remedy: str) -> bytes:
+def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) -> bytes:
     most, chunks, size = most_bytes(), [], 0
-    with parsing(thing, remedy):
+    with parsing(subject, remedy):
         # by pieces: read(n) would reserve all n bytes
         while size <= most and (chunk := file.read(_PIECE)):
             chunks.append(chunk)
             size += len(chunk)
-    require(size <= most, thing, f"more than {most:,} bytes", MORE)
+    require(size <= most, subject, f"more than {most:,} bytes", MORE)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that ends in an error once more than `most` bytes came out of it."""
+    """A stream that raises an error after more than `most` bytes."""
 
-    def __init__(self, stream: io.BufferedIOBase, most: int, thing: str):
-        self.stream, self.most, self.thing, self.left = stream, most, thing, most
+    def __init__(self, stream: io.BufferedIOBase, most: int, subject: str):
+        self.stream, self.most, self.subject, self.left = stream, most, subject, most
 
     def readable(self) -> bool:
         return True
@@ -164,17 +158,17 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         chunk = self.stream.read(len(buffer))
         self.left -= len(chunk)
-        require(self.left >= 0, self.thing, f"expands to more than {self.most:,} bytes", MORE)
+        require(self.left >= 0, self.subject, f"expands to more than {self.most:,} bytes", MORE)
         buffer[: len(chunk)] = chunk
         return len(chunk)
 
 
-def expanded(stream: io.BufferedIOBase, size: int, thing: str) -> io.BufferedReader:
-    """Return a reader of a decompressing stream that stops at `most_expanded`.
+def expanded(stream: io.BufferedIOBase, size: int, subject: str) -> io.BufferedReader:
+    """Return a reader of a decompressing stream that raises `InputError` after `most_expanded` bytes.
 
     Args:
-        stream: what decompresses.
+        stream: the decompressor.
         size: bytes of the compressed file.
-        thing: its name in the error.
+        subject: its name in the error.
     """
-    return io.BufferedReader(_Bounded(stream, most_expanded(size), thing), 1 << 20)
+    return io.BufferedReader(_Bounded(stream, most_expanded(size), subject), 1 << 20)

@@ -1,4 +1,4 @@
-"""Whole files or none: written under a temporary name in the same folder, then renamed. And what may be written where a user says."""
+"""Atomic writing of files, and the check of paths that a user names as output."""
 
 import contextlib
 import hashlib
@@ -15,14 +15,14 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import lock_error
 
 MARK = "written by lstm-jax, which may replace it"
-"""Text near the beginning of pages and figures: a later command may write over a file that has it."""
+"""Text near the beginning of pages and figures; later commands may overwrite files that contain it."""
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
-"""Names that `write_atomically` writes under; the group is the file's own name."""
+"""Temporary names that `write_atomically` uses; the group is the file's own name."""
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/lstm_jax`, or `~/.cache/lstm_jax`; as that variable's standard has it, it counts only if it is absolute.
+    """Return `$XDG_CACHE_HOME/lstm_jax` if that variable is an absolute path, as its standard demands, else `~/.cache/lstm_jax`.
 
     Raises:
         InputError: if this user has no home.
@@ -35,7 +35,11 @@ def default_cache_dir() -> Path:
 
 
 def user_path(path: str | Path) -> Path:
-    """Return `path` with `~` and `~name` replaced by that user's home; `InputError` where there is no such user or home."""
+    """Return `path` with `~` and `~name` replaced by that user's home.
+
+    Raises:
+        InputError: if there is no such user or home.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -43,32 +47,32 @@ def user_path(path: str | Path) -> Path:
 
 
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
-    """Check that a command may write `path`: the one rule for every file that a user names as output.
+    """Check that a command may write `path`, a file that a user names as output.
 
     Args:
-        path: a file that is there, or is not yet.
-        inputs: files and folders that the command reads, "-" for standard input. None of them, and nothing in such a folder that is without
-            `MARK`, is an output.
+        path: an existing or new file.
+        inputs: files and folders that the command reads, "-" for standard input. Neither they nor files without `MARK` in such a folder may
+            be outputs.
         force: a file without `MARK` may be replaced.
 
     Raises:
         InputError: for a link, a folder, a device, a pipe or a socket; an input; a file without `MARK`, unless `force` is set; a folder
             that cannot be written.
     """
-    thing = f"writing {path}"
+    subject = f"writing {path}"
     try:
         mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return _check_folder(path)
     except OSError as error:
-        raise InputError(thing, error.strerror, "name another file") from error
-    require(not stat.S_ISLNK(mode), thing, "Is a link", "name the file itself, or a new one")
-    require(not stat.S_ISDIR(mode), thing, "Is a directory", "name a file in it")
-    require(stat.S_ISREG(mode), thing, "Is a device, a pipe or a socket", "name a file")
+        raise InputError(subject, error.strerror, "name another file") from error
+    require(not stat.S_ISLNK(mode), subject, "Is a link", "name the file itself, or a new one")
+    require(not stat.S_ISDIR(mode), subject, "Is a directory", "name a file in it")
+    require(stat.S_ISREG(mode), subject, "Is a device, a pipe or a socket", "name a file")
     marked = _marked(path)
     for given in inputs:
-        require(not _reads(given, path, marked), thing, f"the command reads {given}", "name another file")
-    require(force or marked, thing, "exists, and lstm-jax did not mark it as its own", "name a new file, or replace it with --force")
+        require(not _reads(given, path, marked), subject, f"the command reads {given}", "name another file")
+    require(force or marked, subject, "exists, and lstm-jax did not mark it as its own", "name a new file, or replace it with --force")
     return _check_folder(path)
 
 
@@ -87,7 +91,7 @@ def _marked(path: Path) -> bool:
 
 
 def _reads(given: Path | str, path: Path, marked: bool) -> bool:
-    """Whether the existing `path` is the input `given`, by whatever name, or an unmarked file in that folder."""
+    """Return whether the existing `path` is the input `given`, under any name, or an unmarked file in that folder."""
     try:
         found = os.stat(0 if str(given) == "-" else given)
         if os.path.samestat(found, os.stat(path)):
@@ -98,14 +102,14 @@ def _reads(given: Path | str, path: Path, marked: bool) -> bool:
 
 
 def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object], force: bool = True) -> None:
-    """Create or replace `path`: a crash leaves the old file or none, never half of one.
+    """Create or replace `path` by renaming a temporary file: a crash leaves the old file or none, never a part of the new one.
 
-    What a killed process left of the same file is removed.
+    Temporary files that killed processes left of the same file are removed.
 
     Args:
-        path: the file; folders above it are made.
+        path: the file; missing folders above it are made.
         content: text (as UTF-8), bytes, or a function that writes to the open binary file.
-        force: see `check_output`; it is asked before anything is written and again before the file appears.
+        force: see `check_output`, which is called before anything is written and again before the file appears.
 
     Raises:
         InputError: if `check_output` refuses, the folder cannot be written or the disk is full; nothing is left behind.
@@ -124,7 +128,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
             file.flush()
             os.fsync(file.fileno())
             check_output(path, force=force)
-            temporary.replace(path)  # while the lock is held: nobody takes it for a file that was left
+            temporary.replace(path)  # while the lock is held, so that no process removes it as a leftover
     except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -135,7 +139,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
 
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
-    """A new temporary file for `path`, locked while it is open, so that `remove_temporaries` of another process leaves it alone."""
+    """Return a new temporary file for `path`, locked while it is open, so that other processes do not remove it as a leftover."""
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         file = temporary.open("xb")
@@ -146,7 +150,7 @@ def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
 
 
 def remove_temporaries(folder: Path, name: str = "") -> None:
-    """Remove what `write_atomically` left in `folder` when its process was killed; of the file of that name, or of all files."""
+    """Remove temporary files that killed processes left in `folder`: of the file of that name or, for "", of all files."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -160,12 +164,12 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def summed_json(content: dict[str, Any]) -> bytes:
-    """JSON behind a first line with its SHA-256, for `read_summed`."""
+    """Return JSON after a first line with its SHA-256, for `read_summed`."""
     body = json.dumps(content, indent=1).encode() + b"\n"
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
 def read_summed(content: bytes) -> dict[str, Any] | None:
-    """Read back what `summed_json` made; None if a bit of it has changed."""
+    """Return the content of `summed_json`'s bytes; None if a bit of them has changed."""
     first, _, body = content.partition(b"\n")
     return json.loads(body) if hashlib.sha256(body).hexdigest().encode() == first else None

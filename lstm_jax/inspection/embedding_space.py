@@ -1,4 +1,4 @@
-"""An embedding table (V, E) looked into: neighbours, projections, the polarity of words, files for other programs. numpy alone."""
+"""Analysis of an embedding table (V, E) in NumPy: neighbours, projections, polarity of words, files for other programs."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ RESERVED_IDS = 4  # padding, start, out of vocabulary, unused
 
 
 def lookup(words_index: Mapping[str, int], word: str) -> int:
-    """The id of a word.
+    """Return the id of a word.
 
     Raises:
-        InputError: for an unknown word, with words of a similar spelling.
+        InputError: for an unknown word, naming words of similar spelling.
     """
     if word not in words_index:
         close = difflib.get_close_matches(word, words_index, n=5)
@@ -32,10 +32,16 @@ def lookup(words_index: Mapping[str, int], word: str) -> int:
 def neighbours(
     table: Float[np.ndarray, "V E"], index: int, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine"
 ) -> tuple[Int[np.ndarray, "found"], Float[np.ndarray, "found"]]:
-    """Ids of the words nearest to the word `index`, nearest first, and how near they are.
+    """Return the ids of the words nearest to the word `index`, nearest first, and their scores.
 
-    Cosine: the similarity, from 1 down to -1, 0 where a vector is zero. Euclidean: the distance, from 0 up. Computed in float64; equal
-    scores are ordered by id. The word itself and the ids below 4 are left out, so there may be fewer than `count`.
+    Scores are computed in float64; equal scores are ordered by id. The word itself and the ids below 4 are left out, so there may be fewer
+    than `count`.
+
+    Args:
+        table: the embedding.
+        index: id of the word.
+        count: most neighbours.
+        metric: "cosine": the similarity, from 1 down to -1, 0 if a vector is zero; "euclidean": the distance, from 0 up.
 
     Raises:
         InputError: on an index outside the table, a count below 1, or an unknown metric.
@@ -59,15 +65,18 @@ def neighbours(
 def project(
     rows: Float[np.ndarray, "N E"], method: Literal["pca", "pca+axis"] = "pca", axis: Float[np.ndarray, "E"] | None = None
 ) -> Float[np.ndarray, "N 2"]:
-    """Coordinates of N vectors in a plane, in float64, with mean 0.
+    """Return coordinates of N vectors in a plane, in float64, with mean 0.
 
-    "pca": along the two directions of greatest variance. "pca+axis": x along `axis` (mean of positive words minus mean of negative ones,
-    say, or the kernel of a linear head; its length does not matter), y along the direction of greatest variance at right angles to it.
+    The sign of a principal direction is arbitrary; here its component of largest magnitude (the first of them) is positive.
 
-    A principal direction is known but for its sign; here its component of largest magnitude (the first of them) is positive.
+    Args:
+        rows: the vectors.
+        method: "pca": along the two directions of greatest variance; "pca+axis": x along `axis`, y along the direction of greatest variance
+            orthogonal to it.
+        axis: direction of any length, for example the mean of positive words minus that of negative words, or the kernel of a linear head.
 
     Raises:
-        InputError: on fewer than 2 rows or features, values that are not finite, or an `axis` that is absent, zero or not wanted.
+        InputError: on fewer than 2 rows or features, values that are not finite, or an `axis` that is missing, zero or not used.
     """
     require(min(rows.shape) >= 2, "vectors to project", f"shape {rows.shape}", "give at least 2 rows of at least 2 features")
     require(bool(np.isfinite(rows).all()), "vectors to project", "not finite", "the model has diverged: lower the learning rate")
@@ -87,7 +96,7 @@ def project(
 
 
 def _principal(centred: np.ndarray, count: int) -> np.ndarray:
-    """The first principal directions (count, E), signs fixed."""
+    """Return the first principal directions (count, E), signs fixed."""
     directions = np.linalg.svd(centred, full_matrices=False)[2][:count]
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1)
     return directions * np.sign(largest)
@@ -99,14 +108,12 @@ def word_polarity(
     labels: Shaped[np.ndarray, "reviews"],
     vocabulary_size: int,
 ) -> tuple[Float[np.ndarray, "V"], Int[np.ndarray, "V"]]:
-    """For each id, the share of positive among the reviews that hold it (nan if none does) and the number of reviews that hold it.
-
-    A word that a review repeats counts once.
+    """Return for each id the share of positive among the reviews that contain it (nan if none does), and the count of these reviews.
 
     Args:
         values: ids of all reviews, one review after the other.
         offsets: review r is values[offsets[r] : offsets[r + 1]].
-        labels: 0 or 1 a review.
+        labels: 0 or 1 for each review.
         vocabulary_size: V.
 
     Raises:
@@ -122,7 +129,7 @@ def word_polarity(
     require(bool(np.isin(labels, (0, 1)).all()), "labels", "other than 0 and 1", "give 0 or 1")
     reviews = np.repeat(np.arange(len(labels), dtype=np.int64), lengths)
     pairs = np.sort(reviews * vocabulary_size + values)
-    once = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique hashes since NumPy 2.3, which is ten times as slow on 6 million ids
+    once = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique hashes since NumPy 2.3, ten times slower on 6 million ids
     ids, positive = once % vocabulary_size, np.asarray(labels, np.float64)[once // vocabulary_size]
     count = np.bincount(ids, minlength=vocabulary_size)
     with np.errstate(invalid="ignore"):
@@ -130,10 +137,15 @@ def word_polarity(
 
 
 def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"], force: bool = True) -> None:
-    """Write word2vec's text format, which gensim, spaCy and others read: a line "N E", then a line "word v1 v2 ..." a word.
+    """Write word2vec's text format, which gensim, spaCy and others read: a line "N E", then a line "word v1 v2 ..." for each word.
 
-    Numbers have 9 digits: each float32 reads back exactly. See `escape` for words that would break the lines.
-    `force`: see `files.check_output`.
+    Numbers have 9 digits, from which each float32 is restored exactly. Words that would break the lines are escaped, see `escape`.
+
+    Args:
+        path: the file.
+        words: N words.
+        vectors: the vector of each word.
+        force: see `files.writing.check_output`.
 
     Raises:
         InputError: on an empty word, two words of one spelling, counts that differ, values that are not finite, or an unwritable path.
@@ -154,16 +166,16 @@ def export_projector(
     columns: Mapping[str, Sequence[object] | np.ndarray],
     force: bool = True,
 ) -> None:
-    """Write what TensorBoard's projector reads: vectors.tsv, metadata.tsv and, last, projector_config.pbtxt.
+    """Write the files of TensorBoard's projector: vectors.tsv, metadata.tsv and, last, projector_config.pbtxt.
 
     `tensorboard --logdir FOLDER` shows it; projector.tensorflow.org loads the two .tsv files.
 
     Args:
-        folder: made if absent.
-        words: the labels of the points; escaped as in `export_word2vec`.
-        vectors: one a word.
-        columns: more about each word, by name (count, polarity, ...); may be empty.
-        force: see `files.check_output`.
+        folder: folder of the files, created if missing.
+        words: labels of the points, escaped as in `export_word2vec`.
+        vectors: the vector of each word.
+        columns: further values for each word, by name (count, polarity, ...); may be empty.
+        force: see `files.writing.check_output`.
 
     Raises:
         InputError: as `export_word2vec`, and on a column of another length or a name or value that holds a tab or a line break.
@@ -175,7 +187,7 @@ def export_projector(
         require(len(column) == len(words), f"column {name}", f"{len(column)} values for {len(words)} words", "give one a word")
         for cell in (name, *column):
             require(not set(cell) & set("\t\r\n") and cell != "", f"column {name}", repr(cell), "give text without tabs and line breaks")
-    # The projector takes the first line for names only where there are two columns or more.
+    # The projector reads the first line as names only if there are two columns or more.
     head = ["\t".join(table) + "\n"] if columns else []
     rows = head + ["\t".join(row) + "\n" for row in zip(*table.values(), strict=True)]
     config = (
@@ -191,9 +203,9 @@ def export_projector(
 
 
 def escape(word: str) -> str:
-    """The word with white space, control characters and bytes that are not UTF-8 percent-encoded as in URLs ("a b" -> "a%20b").
+    """Return the word with white space, control characters and bytes that are not UTF-8 percent-encoded as in URLs ("a b" -> "a%20b").
 
-    Keras' vocabulary has such words: NEL (U+0085), which many readers take for a line break, and no-break spaces. A "%" stays as it is.
+    Keras' vocabulary has such words: NEL (U+0085), which many readers take for a line break, and no-break spaces. A "%" is not changed.
 
     Raises:
         InputError: for an empty word, or a str that is no text.

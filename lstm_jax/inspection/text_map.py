@@ -1,7 +1,7 @@
-"""Text coloured by a number a character, as self-contained HTML pages that open offline.
+"""Self-contained HTML pages of text coloured by one number for each character.
 
-Surprise (bits of each character) in shades of one colour; activations of hidden units (-1 to 1) between two colours, as in Karpathy,
-Johnson, Li 2015.
+Surprise (bits of each character) has shades of one colour; activations of hidden units (-1 to 1) have two colours, as in Karpathy, Johnson,
+Li 2015.
 """
 
 import html
@@ -39,7 +39,7 @@ def _rules(prefix: str, colour: str) -> str:
 
 
 def _runs(characters: Sequence[str], classes: Sequence[str]) -> str:
-    """Spans over runs of the same class."""
+    """Return the escaped text with a span over each run of one class."""
     parts, begin = [], 0
     for n in range(1, len(characters) + 1):
         if n == len(characters) or classes[n] != classes[begin]:
@@ -54,8 +54,10 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
 
     Args:
         text: N characters.
-        bits: (N - 1,), of characters 1 .. N - 1.
-        force: see `files.check_output`.
+        bits: (N - 1,) bits of characters 1 .. N - 1.
+        path: the page.
+        title: title of the page.
+        force: see `files.writing.check_output`.
 
     Raises:
         InputError: if the sizes do not fit, or the file cannot be written.
@@ -70,13 +72,15 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
 
 
 def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
-    """Write `text` once a unit, coloured by the unit's activation after each character.
+    """Write `text` once for each unit, coloured by the unit's activation after each character.
 
     Args:
         text: N characters.
         activations: (N, H), between -1 and 1.
-        units: which columns to show, in order.
-        force: see `files.check_output`.
+        units: columns to show, in order.
+        path: the page.
+        title: title of the page.
+        force: see `files.writing.check_output`.
 
     Raises:
         InputError: if the sizes do not fit, or the file cannot be written.
@@ -94,14 +98,15 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
 
 
 def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:
-    """The `count` units (columns) that go furthest up and down and stay there, the most active first.
+    """Return the `count` most active units (columns), the most active first.
 
-    A unit's activity is the standard deviation over the text of its mean over `over` characters (in a short text over half of it). A unit
-    that rests at one value has little of it, as has one that flickers with every character; one that is on within a quotation and off
-    outside has much.
+    A unit's activity is the standard deviation over the text of its mean over `over` characters. It is small for a unit that stays at one
+    value or flickers with every character, and large for one that is on within a quotation and off outside.
 
     Args:
         activations: (N, H), N at least 1.
+        count: count of units.
+        over: characters of the mean; at most half of the text.
     """
     over = min(over, max(1, len(activations) // 2))
     sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations.astype(np.float64)]), axis=0)

@@ -1,7 +1,7 @@
-"""Compiled programs kept from run to run: JAX's persistent compilation cache, in the user's cache folder, for the command line.
+"""JAX's persistent compilation cache for the command line, in the user's cache folder.
 
-A library's import leaves JAX's settings alone; `keep_compiled` is for programs. JAX's own environment variables go before: one that names
-another folder (JAX_COMPILATION_CACHE_DIR) or turns it off (JAX_ENABLE_COMPILATION_CACHE=false) is obeyed.
+Importing the library changes no setting of JAX; programs call `keep_compiled`. JAX's own environment variables have precedence: one that
+names another folder (JAX_COMPILATION_CACHE_DIR) or disables the cache (JAX_ENABLE_COMPILATION_CACHE=false).
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from lstm_jax.files.writing import default_cache_dir, write_atomically
 from lstm_jax.runtime.machine import processor
 
 MOST_BYTES = 2**30
-"""Beyond it the oldest programs go, at the start of a run: JAX itself never removes one."""
+"""Size above which the oldest programs are removed at the start of a run; JAX itself never removes a program."""
 VERDICT = "loads.txt"
 
 
 def compilation_cache_dir() -> Path:
-    """Where programs of this jaxlib for this processor are kept: of another one's, in a home that machines share, none is ever loaded."""
+    """Return the folder of programs for this jaxlib and this processor, so that machines with a shared home never load each other's."""
     key = f"{version('jaxlib')} {processor()}"
     return default_cache_dir() / "xla" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def keep_compiled() -> None:
-    """Switch the cache on in this process, for programs of any size; not where the folder cannot be written or XLA cannot load quietly."""
+    """Enable the cache in this process, for programs of any size, if the folder can be written and XLA loads without complaint."""
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return
     folder = compilation_cache_dir()
@@ -44,7 +44,7 @@ def keep_compiled() -> None:
             return
     except (OSError, InputError):
         return
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")  # it then compiles, as without
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")  # JAX then compiles
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has dozens of programs of a second or less
@@ -56,18 +56,18 @@ def _prune(folder: Path) -> None:
     for stat, path in found:
         if spare <= 0:
             break
-        path.unlink(missing_ok=True)  # another run removes them too
+        path.unlink(missing_ok=True)  # another run may remove it first
         spare -= stat.st_size
 
 
 def _loads(verdict: Path) -> bool:
-    """Whether XLA loads without complaint what it has compiled here; found out once, and written to `verdict`.
+    """Return whether XLA loads without complaint a program that it compiled here; tested once, with the result kept in `verdict`.
 
-    On some processors it takes tuning flags of its own for features that the machine lacks (openxla/xla issue 44565), says so of each
-    program at length, and may refuse it.
+    On some processors XLA takes its own tuning flags for features that the machine lacks (openxla/xla issue 44565), prints a long message
+    for each program, and may refuse it.
     """
     if not verdict.exists():
-        complaint = _said(_load_a_program) if jax.default_backend() == "cpu" else ""
+        complaint = _stderr_of(_load_a_program) if jax.default_backend() == "cpu" else ""
         write_atomically(verdict, complaint or "yes")
     return verdict.read_text() == "yes"
 
@@ -77,8 +77,8 @@ def _load_a_program() -> None:
     serialize_executable.deserialize_and_load(*serialize_executable.serialize(compiled))
 
 
-def _said(function: Callable[[], object]) -> str:
-    """What the process, its C++ parts too, writes to standard error meanwhile; or the error that is raised."""
+def _stderr_of(function: Callable[[], object]) -> str:
+    """Call `function` and return what the process, its C++ parts included, wrote to standard error, and the error that was raised."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:

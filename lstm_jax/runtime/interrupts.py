@@ -1,4 +1,4 @@
-"""Interrupts that arrive: while a program starts, and while compiled code runs, until whose end Python's own handlers may wait minutes."""
+"""Handling of SIGINT and SIGTERM while a program starts and while compiled code runs, during which Python calls no handler for minutes."""
 
 import _thread
 import contextlib
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 PATIENCE = 2.0
-"""Seconds after a first interrupt before a line says how to end at once."""
+"""Seconds after a first interrupt before a message says how to end at once."""
 AGAIN = 0.02
-"""Seconds after which an interrupt that Python ignored is raised once more."""
+"""Seconds after which an interrupt that Python ignored is raised again."""
 CODE = 130
 SHOW_CURSOR = b"\x1b[?25h"
 
@@ -21,17 +21,16 @@ _asked = threading.Event()
 
 
 def interrupted() -> bool:
-    """Return whether SIGINT came within `none_is_lost`, though a library may have swallowed the exception that it raised."""
+    """Return whether SIGINT arrived within `keep_interrupts`, even if a library swallowed the exception."""
     return _asked.is_set()
 
 
 @contextlib.contextmanager
-def none_is_lost() -> Iterator[None]:
-    """Within it, a SIGINT raises `KeyboardInterrupt` once more where Python had to ignore it (in a callback, a `__del__`), and is noted.
+def keep_interrupts() -> Iterator[None]:
+    """Record each SIGINT, and raise `KeyboardInterrupt` again if Python had to ignore it (in a callback, a `__del__`).
 
-    Tracebacks that compiled modules print, when their import is interrupted, are left out.
-
-    A thread other than the main one, and a process that ignores SIGINT, get nothing.
+    Tracebacks that compiled modules print when their import is interrupted are suppressed. Outside the main thread, and in a process that
+    ignores SIGINT, this context does nothing.
     """
     old, hook, printing = signal.getsignal(signal.SIGINT), sys.unraisablehook, sys.excepthook
     if threading.current_thread() is not threading.main_thread() or old is signal.SIG_IGN:
@@ -44,7 +43,7 @@ def none_is_lost() -> Iterator[None]:
 
     def again(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            later = threading.Timer(AGAIN, _thread.interrupt_main)  # here it would be ignored too
+            later = threading.Timer(AGAIN, _thread.interrupt_main)  # raised here, it would be ignored again
             later.daemon = True
             later.start()
         else:
@@ -65,11 +64,11 @@ def none_is_lost() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def second_signal_ends() -> Iterator[None]:
-    """Within it, the second SIGINT or SIGTERM ends this process at once, with code 130, whatever the main thread does.
+def end_on_second_signal() -> Iterator[None]:
+    """End this process at once, with code 130, on the second SIGINT or SIGTERM, whatever the main thread does.
 
-    The first one is left to its handler, which Python calls when compiled code has returned. Only signals that have a handler in Python
-    count. A thread other than the main one gets nothing. For programs: it ends the whole process.
+    The first signal is left to its handler, which Python calls when compiled code has returned. Only signals with a handler in Python
+    count. Outside the main thread this context does nothing. It is meant for programs, since it ends the whole process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -89,12 +88,12 @@ def second_signal_ends() -> Iterator[None]:
 
 
 def _watch(reader: int) -> None:
-    """Count the numbers of signals that arrive; until the other end is closed."""
-    seen, told = 0, False
+    """Count the signals whose numbers arrive at `reader`, until its other end is closed."""
+    seen, announced = 0, False
     while True:
-        waiting = seen and not told
+        waiting = seen and not announced
         if not select.select([reader], [], [], PATIENCE if waiting else None)[0]:
-            told = True
+            announced = True
             print("interrupted; the running step is waited for, once more ends it at once", file=sys.stderr, flush=True)
             continue
         arrived = os.read(reader, 64)

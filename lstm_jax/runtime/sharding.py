@@ -1,4 +1,4 @@
-"""The device mesh (CPU cores, GPUs, hosts alike), and where batch, state and optimiser rows live on it.
+"""The device mesh (of CPU cores, GPUs or hosts), and the sharding of batch, parameters and optimiser state.
 
 One axis, "data": the batch's rows are split over it, small parameters are copied to each device, and an embedding table and its
 optimiser's moments are split by columns, so that no device holds or updates them twice. A single device is a mesh of one.
@@ -18,23 +18,23 @@ from lstm_jax.runtime import machine
 
 DATA = "data"
 MOST_CPU_DEVICES = 64
-"""CPU devices that may be asked for where there are fewer cores: each has threads of its own."""
+"""Most CPU devices on a machine with fewer cores: each device has threads of its own."""
 
 
 def use_cpu_cores(cores: int = 0) -> None:
-    """Give JAX one CPU device a core, in this process. Call it before the first array is made; a GPU or TPU is not affected.
+    """Give JAX one CPU device a core in this process; call it before the first array is made. GPUs and TPUs are not affected.
 
-    The process keeps its memory too, see `machine.keep_freed_memory`.
+    Freed memory is kept too, see `machine.keep_freed_memory`.
 
     Args:
-        cores: how many; 0 for all that this process may run on.
+        cores: count of devices; 0 for all cores that this process may run on.
 
     Raises:
-        InputError: if JAX has made its devices already, with another count.
+        InputError: for a negative count, or if JAX has made its devices already, with another count.
     """
     require(cores >= 0, "devices", cores, "give 0 (all) or more")
-    there = len(os.sched_getaffinity(0))
-    wanted = min(cores or there, max(there, MOST_CPU_DEVICES))
+    available = len(os.sched_getaffinity(0))
+    wanted = min(cores or available, max(available, MOST_CPU_DEVICES))
     machine.keep_freed_memory()
     try:
         jax.config.update("jax_num_cpu_devices", wanted)
@@ -44,9 +44,9 @@ def use_cpu_cores(cores: int = 0) -> None:
 
 
 def prefer_cpu_devices(count: int) -> None:
-    """Give JAX so many CPU devices, 0 for one a core, in this process; where it has made its devices already, they stay as they are.
+    """Give JAX `count` CPU devices in this process, 0 for one a core; devices that JAX has made already stay.
 
-    The process keeps its memory too, see `machine.keep_freed_memory`.
+    Freed memory is kept too, see `machine.keep_freed_memory`.
     """
     machine.keep_freed_memory()
     with contextlib.suppress(RuntimeError):
@@ -54,7 +54,7 @@ def prefer_cpu_devices(count: int) -> None:
 
 
 def make_mesh(devices: int = 0) -> Mesh:
-    """A mesh over the first `devices` devices of all hosts (0: all).
+    """Return a mesh over the first `devices` devices of all hosts (0: all).
 
     Raises:
         InputError: if there are fewer, or `devices` is below 0.
@@ -65,17 +65,23 @@ def make_mesh(devices: int = 0) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A copy on each device."""
+    """Return the sharding with a copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Axis number `axis` split over the devices."""
+    """Return the sharding that splits axis number `axis` over the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
 
 
 def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
-    """Where a parameter of that path in a tree lives: an embedding table by columns if they divide evenly, all else copied."""
+    """Return the partition of the parameter at a path of a tree: an embedding table by columns if they divide evenly, others copied.
+
+    Args:
+        devices: devices of the mesh.
+        path: path of the parameter, as in `jax.tree_util.tree_map_with_path`.
+        leaf: the parameter.
+    """
     name = str(getattr(path[-1], "key", "")) if path else ""
     if name.split("/")[-1] == "embedding" and leaf.ndim == 2 and leaf.shape[1] % devices == 0:
         return PartitionSpec(None, DATA)
@@ -83,22 +89,22 @@ def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, axis: int) -> jax.Array:
-    """Inside a computation under `jax.set_mesh`: split `axis` of `x` over the devices; elsewhere, or if it does not divide, `x`."""
+    """Split `axis` of `x` over the devices, inside a computation under `jax.set_mesh`; elsewhere, or if it does not divide, return `x`."""
     if not _divides(x, axis):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, DATA))
 
 
 def replicate(x: jax.Array) -> jax.Array:
-    """Inside a computation under `jax.set_mesh`: a copy of `x` on each device."""
+    """Return a copy of `x` on each device, inside a computation under `jax.set_mesh`."""
     return x if devices() == 1 else jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
 def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Rows `ids` (...,) of `table` (V, E): (..., E), split over the devices along the last axis of `ids`.
+    """Return the rows `ids` (...,) of `table` (V, E) as (..., E), split over the devices along the last axis of `ids`.
 
-    On a mesh the table lies there by columns: each device gathers its columns of all rows, then they trade columns for rows. An id outside
-    the table gives NaN, as `jnp.take` does.
+    On a mesh the table is split by columns: each device gathers its columns of all rows, then the devices exchange columns for rows. An id
+    outside the table gives NaN, as with `jnp.take`.
     """
     explicit = explicit_sharding(ids)
     if explicit is not None:
@@ -109,7 +115,7 @@ def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def rows_to_columns(rows: jax.Array) -> jax.Array:
-    """What `gather_columns` gave, or its gradient (..., B, E), back from the batch's rows to the table's columns."""
+    """Reshard the result of `gather_columns`, or its gradient (..., B, E), from the batch's rows to the table's columns."""
     return constrain(constrain(rows, rows.ndim - 2), rows.ndim - 1)
 
 
@@ -118,16 +124,16 @@ def _divides(x: jax.Array, axis: int) -> bool:
 
 
 def splits(size: int) -> bool:
-    """Whether, inside a computation under `jax.set_mesh`, an axis of that size is split over several devices."""
+    """Return whether an axis of that size is split over several devices, inside a computation under `jax.set_mesh`."""
     return devices() > 1 and size % devices() == 0
 
 
 def devices() -> int:
-    """Return the devices of the mesh, inside a computation under `jax.set_mesh` of one whose axis "data" is automatic; elsewhere 1."""
+    """Return the count of devices, inside a computation under `jax.set_mesh` of a mesh whose axis "data" is automatic; elsewhere 1."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.shape[DATA] if not mesh.empty and DATA in mesh.auto_axes else 1
 
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Context in which `constrain` speaks of `mesh`."""
+    """Return the context in which `constrain` splits over `mesh`."""
     return jax.set_mesh(mesh)

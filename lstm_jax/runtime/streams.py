@@ -1,4 +1,4 @@
-"""Standard input and output as a command needs them: open, and able to show any text."""
+"""Standard streams for the command line: open, and able to show any text."""
 
 import codecs
 import io
@@ -10,10 +10,10 @@ ESCAPE = "lstm_jax.escape"
 
 
 def prepare_streams() -> None:
-    r"""Open the closed ones, and let standard output show what its encoding lacks as `\uXXXX`, which JSON reads back.
+    r"""Open closed streams, and let standard output show characters that its encoding lacks as `\uXXXX`, which JSON reads back.
 
-    What a closed output would get is dropped; reading a closed input raises `OSError`. Without this the next file that is opened would take
-    the number of a closed stream, and answers would be written into it.
+    Text for a closed output is dropped; reading a closed input raises `OSError`. Otherwise the next file that is opened would take the
+    number of a closed stream, and answers would be written into it.
     """
     for number in range(3):
         try:
@@ -37,5 +37,5 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def drop_output() -> None:
-    """Send the rest of standard output nowhere, so that Python's flush at its exit does not fail again."""
+    """Discard the rest of standard output, so that Python's flush at its exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -270,14 +270,14 @@ def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 4
     Raises:
         InputError: for fewer than 3 such words or 2 features.
     """
-    from lstm_jax.inspection import embedding_space, plots
+    from lstm_jax.inspection import embedding_map, embedding_space
 
     vocabulary = data.Vocabulary.load(run.vocabulary)
     common, share, count = _common_words(run)
     require(len(common) >= 3, "words for a map", len(common), "train on more reviews or with a larger --num-words")
     one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]
     plane = embedding_space.project(table[one_sided])
-    plots.embedding_map(
+    embedding_map.embedding_map(
         plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes", force
     )
 

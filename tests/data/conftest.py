@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import tarfile
 import urllib.error
 import urllib.request
@@ -14,12 +13,11 @@ from made_reviews import WORDS, made_rows, members
 
 
 @pytest.fixture(scope="session")
-def imdb() -> Path:
+def imdb(data_dir: Path) -> Path:
     """The folder with the real reviews."""
-    root = Path(os.environ.get("LSTM_JAX_DATA") or Path(__file__).parents[3] / "shared" / "data")
-    if not (root / "imdb" / "train.jsonl.xz").is_file():
-        pytest.skip(f"no IMDB reviews in {root / 'imdb'}: set LSTM_JAX_DATA")
-    return root / "imdb"
+    if not (data_dir / "imdb" / "train.jsonl.xz").is_file():
+        pytest.skip(f"no IMDB reviews in {data_dir / 'imdb'}: set LSTM_JAX_DATA")
+    return data_dir / "imdb"
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ def block(request):
 
 
 @given(TEXTS)
-def test_maps_are_the_sources(block, text):
+def test_maps_are_those_of_the_keras_example(block, text):
     bag = Characters.of(text)
     assert bag.characters == tuple(sorted(set(text)))
     assert bag.char_to_id == {character: number for number, character in enumerate(sorted(set(text)))}

@@ -1,4 +1,4 @@
-"""The source's cleaning, letter for letter, whatever the block."""
+"""The cleaning of the lstm_text_generation example, character by character, for any size of block."""
 
 import re
 
@@ -14,7 +14,7 @@ TEXTS = st.text(st.sampled_from("abZ .,'!;?\n\t-é☃Σ\u00a0\u2028İ0") | st.ch
 
 
 def naive(text):
-    """The two lines of the source."""
+    """Clean as the example does."""
     text = re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower()
     return " ".join(text.split())
 

@@ -1,4 +1,4 @@
-"""Corpora: the source's counts, the held-out tail, what is refused, and a large file."""
+"""Corpora: the counts of the lstm_text_generation example, the held-out tail, refusals, and a large file."""
 
 import json
 import time

@@ -14,7 +14,7 @@ def made_ids(n):
 
 
 def source_windows(text, length, step):
-    """The source's loop."""
+    """Cut windows by the loop of the lstm_text_generation example."""
     sentences, following = [], []
     for start in range(0, len(text) - length, step):
         sentences.append(text[start : start + length])

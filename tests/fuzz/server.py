@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 POLL = 0.01
+INSPECTION = ("embedding_map", "embedding_space", "plots", "text_map")
 FILE_BYTES = 2**30
 
 
@@ -26,7 +27,7 @@ def preload() -> None:
     """Import what a command may need."""
     for name in ("demo", "forecast", "generation", "prepare", "sentiment"):
         importlib.import_module(f"lstm_jax.tasks.{name}")
-    for name in ("cli", "compilation_cache", "convert", "embedding_space", "plots", "text_map"):
+    for name in ("cli", "convert", "runtime.compilation_cache", *(f"inspection.{name}" for name in INSPECTION)):
         importlib.import_module(f"lstm_jax.{name}")
     gc.freeze()  # children share these pages
 

@@ -356,7 +356,7 @@ def test_unroll(x64: bool) -> None:
 def check_call(on: Drawing, call: Call, backend: str | None) -> None:
     got, refusal = attempt(lambda: run_call(call, call.given, backend))
     if refusal:
-        assert call.wrong or refusal.thing.startswith("backend"), f"refused: {refusal}"
+        assert call.wrong or refusal.subject.startswith("backend"), f"refused: {refusal}"
         return
     assert not call.wrong, f"accepted: {call.wrong}"
     dtype = call.clean["params"].kernel.dtype.name if call.given["compute_dtype"] in (None, "float32") else "bfloat16"

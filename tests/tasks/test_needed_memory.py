@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_cli import assert_error
+from command_line import assert_error
 
 from lstm_jax.config import ForecastConfig, ForecastModelConfig
 from lstm_jax.errors import InputError
@@ -75,6 +75,7 @@ def test_a_model_too_large_is_refused_at_once(flags, needle, ask, tmp_path):
 def test_free_memory_of_the_machine_and_of_groups(tmp_path):
     free = machine.free_memory()
     assert free is None or free > 2**20
+    assert machine.total_memory() > 2**20
     own = tmp_path / "cgroup"
     own.write_text("5:cpu:/a\n4:memory:/one/two\n0::/slice/unit\n")
     groups = {"memory/one/two": ("limit_in_bytes", "usage_in_bytes", 1000, 400), "slice": ("max", "current", 700, 600)}
@@ -87,5 +88,5 @@ def test_free_memory_of_the_machine_and_of_groups(tmp_path):
     unit = tmp_path / "fs" / "slice" / "unit"
     unit.mkdir()
     (unit / "memory.max").write_text("max\n")
-    assert machine._free_in_groups(tmp_path / "fs", own) == [650, 150]
-    assert machine._free_in_groups(tmp_path / "fs", tmp_path / "none") == []
+    assert machine.control_groups(tmp_path / "fs", own) == [(1000, 650), (700, 150)]
+    assert machine.control_groups(tmp_path / "fs", tmp_path / "none") == []

@@ -1,1 +1,1 @@
-"""Movie reviews: text -> tokens -> ids -> padded rows."""
+"""Movie reviews: from a source to texts, ids and padded rows."""

@@ -1,4 +1,4 @@
-"""The Large Movie Review Dataset (Maas et al., ACL 2011) in its own two forms: `aclImdb_v1.tar.gz` and the `aclImdb/` folder."""
+"""The Large Movie Review Dataset (Maas et al., ACL 2011) in its two published forms: `aclImdb_v1.tar.gz` and the `aclImdb/` folder."""
 
 import gzip
 import os
@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from lstm_jax.data.download import download, file_digest
-from lstm_jax.data.reviews.written import CLASSES, TextSplit, check_splits
+from lstm_jax.data.reviews.form import Found, ReadOptions
+from lstm_jax.data.reviews.texts import CLASSES, TextSplit, check_splits
 from lstm_jax.errors import require
 from lstm_jax.files.reading import expanded, open_input, parsing, read_input
 
@@ -21,13 +22,14 @@ ARCHIVE_SHA256_PREFIX = "c40f74a1"
 AGAIN = "download it again from " + ARCHIVE_URL
 
 MEMBER = re.compile(r"(train|test)/(?:(pos|neg)/([0-9]+)_([0-9]+)|urls_(pos|neg))\.txt")
-DIGITS = 9  # of an id or a rating; the real ones have 5
+DIGITS = 9  # most digits of an id or a rating; the published ones have 5
 MOVIE = re.compile(rb"tt\d+")
 
 
 def verify_archive(path: Path) -> None:
-    """Check the archive's size and the beginning of its SHA-256 (the only part of it that was published to us: 32 bits, which
-    find a broken download; they do not prove that nobody tampered with it).
+    """Check the archive's size and the first 32 bits of its SHA-256, the only ones that we know.
+
+    They find a broken download; they do not prove that nobody tampered with it.
 
     Raises:
         InputError: if either differs.
@@ -40,7 +42,7 @@ def verify_archive(path: Path) -> None:
 
 
 def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None = None) -> Path:
-    """Fetch the archive (84 MB) into `folder`, verified before it gets its name; one that is there already is kept.
+    """Download the archive (84 MB) into `folder`, verified before it gets its name; keep an archive that exists already.
 
     Raises:
         InputError: without a network, or if the server sends something else.
@@ -59,19 +61,38 @@ def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
     return name.as_posix()
 
 
+def find_archive(path: Path) -> Found | None:
+    """Return the archive that `path` is or, as a folder, holds; None if neither."""
+    if not path.is_dir():
+        return Found(path, {"archive": path}) if path.name.endswith((".tar.gz", ".tgz")) else None
+    inside = path / ARCHIVE_NAME
+    return Found(inside, {"archive": inside}) if os.path.isfile(inside) else None
+
+
+def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
+    """Return the reviews of an archive by split, verified first if it has the published name.
+
+    Raises:
+        InputError: as `verify_archive` and `read_archive`.
+    """
+    if options.verify and found.path.name == ARCHIVE_NAME:
+        verify_archive(found.path)
+    return read_archive(found.path)
+
+
 def read_archive(path: Path) -> dict[str, TextSplit]:
-    """The reviews of a tar.gz, streamed: nothing is extracted to the disk, and other members are skipped.
+    """Return the reviews of a tar.gz by split. Nothing is extracted to the disk, and other members are skipped.
 
     Raises:
         InputError: for a truncated or damaged archive, one that expands too far, a member outside it, a link, a device or a sparse file, or
             no reviews of a class.
     """
-    thing = f"archive {path}"
+    subject = f"archive {path}"
 
     def members() -> Iterable[tuple[str, bytes]]:
         # gzip.open rather than tarfile's own "r|gz": the latter takes a truncated stream for the end of the archive.
-        with open_input(path, thing, AGAIN) as file, gzip.open(file) as whole:
-            stream = expanded(whole, path.stat().st_size, thing)
+        with open_input(path, subject, AGAIN) as file, gzip.open(file) as whole:
+            stream = expanded(whole, path.stat().st_size, subject)
             archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115
             for member in archive:
                 name = _safe_name(member, path)
@@ -80,23 +101,21 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
             while stream.read(1 << 20):  # to the end, so that gzip compares its checksum
                 pass
 
-    with parsing(thing, AGAIN):
+    with parsing(subject, AGAIN):
         return _assemble(members(), path)
 
 
-def find_folder(path: Path) -> Path | None:
-    """The `aclImdb` folder that `path` is or holds; None if neither."""
-    return next((folder for folder in (path, path / "aclImdb") if os.path.isdir(folder / "train" / "pos")), None)
-
-
-def folder_files(folder: Path) -> dict[str, Path]:
-    """Return name (`train/pos/0_9.txt`) -> file of everything that `read_folder` reads, sorted by name.
+def find_folder(path: Path) -> Found | None:
+    """Return the `aclImdb` folder that `path` is or holds, with its files by name (`train/pos/0_9.txt`); None if neither.
 
     Raises:
         InputError: if a folder cannot be read.
     """
+    folder = next((folder for folder in (path, path / "aclImdb") if os.path.isdir(folder / "train" / "pos")), None)
+    if folder is None:
+        return None
     with parsing(f"folder {folder}", "give one whose files can be read"):
-        return _folder_files(folder)
+        return Found(folder, _folder_files(folder))
 
 
 def _folder_files(folder: Path) -> dict[str, Path]:
@@ -109,13 +128,13 @@ def _folder_files(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def read_folder(folder: Path) -> dict[str, TextSplit]:
-    """The reviews of an extracted `aclImdb` folder.
+def read_folder_source(found: Found, _: ReadOptions) -> dict[str, TextSplit]:
+    """Return the reviews of an extracted `aclImdb` folder by split.
 
     Raises:
         InputError: if a file cannot be read, or a split lacks a class.
     """
-    return _assemble(((name, read_input(path)) for name, path in folder_files(folder).items()), folder)
+    return _assemble(((name, read_input(path)) for name, path in found.files.items()), found.path)
 
 
 def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, TextSplit]:
@@ -129,13 +148,13 @@ def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, Tex
         split, label, identity, rating, urls_of = match.groups()
         if urls_of:
             found = (MOVIE.search(line) for line in content.splitlines())
-            movies[split, urls_of] = [one.group().decode() if one else "" for one in found]
+            movies[split, urls_of] = [movie.group().decode() if movie else "" for movie in found]
         else:
             require(len(identity) <= DIGITS >= len(rating), f"member of {source}", name, f"an id has {DIGITS} digits at most")
             texts[split][f"{label}/{identity}_{rating}.txt"] = content
             identities[name] = int(identity)
 
-    def movie(split: str, name: str) -> str:
+    def movie_of(split: str, name: str) -> str:
         urls, identity = movies.get((split, name[:3]), []), identities[f"{split}/{name}"]
         return urls[identity] if identity < len(urls) else ""
 
@@ -143,7 +162,7 @@ def _assemble(files: Iterable[tuple[str, bytes]], source: Path) -> dict[str, Tex
     for split, by_name in texts.items():
         if by_name:
             names = tuple(by_name)
-            groups = tuple(movie(split, name) for name in names)
+            groups = tuple(movie_of(split, name) for name in names)
             labels = np.asarray([CLASSES.index(name[:3]) for name in names], np.int32)
             splits[split] = TextSplit(tuple(by_name.values()), labels, names, groups if any(groups) else None)
     check_splits(splits, source)

@@ -1,4 +1,4 @@
-"""The cache of encoded reviews: one .npz a source, named by what it was made from, checked whenever it is read."""
+"""The cache of encoded reviews: one .npz a source, named by a hash of its inputs and checked on every read."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ CACHE_FORMAT = 1
 
 
 def content_key(files: Mapping[str, Path], *options: str) -> str:
-    """SHA-256 of the names and contents of the files, the options, and the cache's format.
+    """Return the SHA-256 of the files' names and contents, the options and the cache's format.
 
     Raises:
         InputError: if a file cannot be read.
@@ -43,7 +43,7 @@ def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """What `save_cache` wrote under that key; None if the file is absent, truncated, altered or made from something else."""
+    """Return the arrays that `save_cache` wrote under that key; None if the file is absent, damaged or of another key."""
     try:
         arrays = read_npz(path)
     except InputError:

@@ -1,4 +1,4 @@
-"""Reviews as ids: read, encoded, put in order, kept in a cache."""
+"""Preparation of reviews: read from any source, encoded, ordered, kept in a cache."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -9,11 +9,11 @@ import numpy as np
 
 from lstm_jax.data.reviews.cache import content_key, load_cache, save_cache
 from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
-from lstm_jax.data.reviews.keras_npz import read_keras_npz
-from lstm_jax.data.reviews.sources import Source, find_imdb, read_source, recognise
+from lstm_jax.data.reviews.form import Ranks, ReadOptions
+from lstm_jax.data.reviews.sources import Source, find_source, read_source
+from lstm_jax.data.reviews.texts import TextSplit, check_splits, name_order
 from lstm_jax.data.reviews.vocabulary import START, UNKNOWN, Vocabulary, build_vocabulary
 from lstm_jax.data.reviews.word_index import find_word_index, keras_vocabulary
-from lstm_jax.data.reviews.written import TextSplit, check_splits, name_order
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import default_cache_dir, user_path
 
@@ -33,15 +33,19 @@ def prepare(
     verify: bool = True,
     on_progress: Progress | None = None,
 ) -> EncodedReviews:
-    """Reviews from any source, encoded; from the cache where they have been encoded before.
+    """Return the reviews of any source as ids, from the cache if they have been encoded before.
 
     With the vocabulary "keras", ids, labels and order are those of `keras.datasets.imdb.load_data(num_words=num_words)`. With
-    "frequency" the vocabulary is built from the training texts, and the order is the source's.
+    "frequency" the vocabulary is built from the training texts, and the order is the file's.
 
     Args:
         data: a path (see `load_reviews`), Keras' imdb.npz, "tfds" for the set that `build_tfds` made, or "" for `$LSTM_JAX_DATA/imdb`.
-        test_data, text_column, label_column, vocabulary, num_words, cache_dir: as in `lstm_jax.config.DataConfig`; num_words None or 0
-            caps nothing.
+        test_data: a table with the test split, beside a single table.
+        text_column: column of the texts in a table.
+        label_column: column of the labels in a table.
+        vocabulary: "keras" or "frequency".
+        num_words: ids in all, the four reserved ones included; None or 0: no cap.
+        cache_dir: folder of encoded copies; "": `default_cache_dir()`.
         verify: check a file named aclImdb_v1.tar.gz, and the word index, against the published hashes.
         on_progress: called with (what is being done, steps done, steps in all).
 
@@ -53,23 +57,16 @@ def prepare(
     report = on_progress or (lambda stage, done, total: None)
     report("hashing the source", 0, 4)
     cache = user_path(cache_dir) if cache_dir else default_cache_dir()
-    source = _source(data, test_data)
+    source = find_source(data, test_data)
     word_index = find_word_index(source.path, cache) if vocabulary == "keras" else None
     index_file = {"word index": word_index} if word_index else {}
-    key = content_key(source.files | index_file, source.form, text_column, label_column, vocabulary, str(verify))
+    key = content_key(source.files | index_file, source.form.name, text_column, label_column, vocabulary, str(verify))
 
     # The cache holds uncapped ids, so that one file serves every num_words.
     path = cache / f"reviews-{key[:32]}.npz"
     arrays = load_cache(path, key)
     if arrays is None:
-        if source.form == "npz":
-            arrays = _encode_npz(source, word_index, verify)
-        else:
-            report("reading reviews", 1, 4)
-            splits = _texts(source, text_column, label_column, verify)
-            report("encoding reviews", 2, 4)
-            words = keras_vocabulary(word_index, check=verify) if word_index else build_vocabulary(splits["train"].texts)
-            arrays = _encode(splits, words)
+        arrays = _encode_source(source, ReadOptions(text_column, label_column, verify), word_index, report)
         report("writing the cache", 3, 4)
         save_cache(path, key, arrays)
     report("done", 4, 4)
@@ -77,7 +74,7 @@ def prepare(
 
 
 def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -> EncodedReviews:
-    """Reviews that are in memory already (`synthetic_splits`), with a frequency vocabulary of the training texts, in their order.
+    """Return reviews in memory (`synthetic_splits`) as ids, in their order, with a frequency vocabulary of the training texts.
 
     Raises:
         InputError: for a split without reviews of both classes.
@@ -88,21 +85,18 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
     return _unpack(arrays, content.hexdigest(), num_words)
 
 
-def _source(data: str, test_data: str) -> Source:
-    if data == "tfds":
-        require(not test_data, "test_data", test_data, "leave it out: tfds has a test split of its own")
-        from lstm_jax.data.reviews.tfds_builder import tfds_source
-
-        return tfds_source()
-    return recognise(find_imdb(data), test_data)
-
-
-def _texts(source: Source, text_column: str, label_column: str, verify: bool) -> dict[str, TextSplit]:
-    if source.form == "tfds":
-        from lstm_jax.data.reviews.tfds_builder import reviews_from_tfds
-
-        return reviews_from_tfds()
-    return read_source(source, text_column, label_column, verify)
+def _encode_source(source: Source, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
+    """Return the arrays of the cache for a source of texts or of word ranks."""
+    if source.form.read_ranks:
+        if word_index is None:
+            raise InputError(f"data {source.path}", "holds Keras' word ranks", "use --vocabulary keras")
+        words = keras_vocabulary(word_index, check=options.verify)
+        return _encode_ranks(source.form.read_ranks(source.path), words, source.path)
+    report("reading reviews", 1, 4)
+    splits = read_source(source, options)
+    report("encoding reviews", 2, 4)
+    words = keras_vocabulary(word_index, check=options.verify) if word_index else build_vocabulary(splits["train"].texts)
+    return _encode(splits, words)
 
 
 def _shuffles(lengths: Iterable[int]) -> list[np.ndarray]:
@@ -130,15 +124,11 @@ def _encode(splits: dict[str, TextSplit], words: Vocabulary) -> dict[str, np.nda
     return arrays
 
 
-def _encode_npz(source: Source, word_index: Path | None, verify: bool) -> dict[str, np.ndarray]:
-    if word_index is None:
-        raise InputError(f"data {source.path}", "holds Keras' word ranks", "use --vocabulary keras")
-    words = keras_vocabulary(word_index, check=verify)
-    splits = read_keras_npz(source.path)
+def _encode_ranks(splits: dict[str, Ranks], words: Vocabulary, path: Path) -> dict[str, np.ndarray]:
     arrays = {"vocabulary": np.frombuffer(words.to_json(), np.uint8)}
-    shuffles = _shuffles(len(labels) for _, _, labels in splits.values())
+    shuffles = _shuffles(len(split.labels) for split in splits.values())
     for (name, (ranks, offsets, labels)), shuffle in zip(splits.items(), shuffles, strict=True):
-        require(int(ranks.max(initial=0)) <= len(words.words), f"data {source.path}", f"rank {ranks.max()}", "give Keras' own imdb.npz")
+        require(int(ranks.max(initial=0)) <= len(words.words), f"data {path}", f"rank {ranks.max()}", "give Keras' own imdb.npz")
         with_start = np.insert(ranks + 3, offsets[:-1], START).astype(np.int32)
         split = EncodedSplit(with_start, offsets + np.arange(len(offsets)), labels, np.full(len(labels), -1, np.int32)).select(shuffle)
         arrays |= {f"{name}_values": split.values, f"{name}_offsets": split.offsets}

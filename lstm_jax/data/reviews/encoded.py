@@ -1,4 +1,4 @@
-"""Reviews as ids, laid end to end."""
+"""Encoded reviews: ids laid end to end, labels and groups."""
 
 import hashlib
 from dataclasses import dataclass
@@ -31,19 +31,19 @@ class EncodedSplit:
         return np.diff(self.offsets)
 
     def row(self, number: int) -> np.ndarray:
-        """(T,) ids of one review."""
+        """Return the (T,) ids of one review."""
         return self.values[self.offsets[number] : self.offsets[number + 1]]
 
     def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
-        """(N, maxlen) int32 rows, as `keras.utils.pad_sequences` pads them.
+        """Return (N, maxlen) int32 rows, padded as by `keras.utils.pad_sequences`.
 
         Raises:
-            InputError: for maxlen < 1, or a side that is neither "pre" nor "post".
+            InputError: for maxlen < 1, or an end that is neither "pre" nor "post".
         """
         return pad_ragged(self.values, self.offsets, maxlen, padding, truncating)
 
     def select(self, rows: np.ndarray) -> "EncodedSplit":
-        """The reviews of those rows, in that order."""
+        """Return the reviews of the given row numbers, in that order."""
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
@@ -51,14 +51,14 @@ class EncodedSplit:
         return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows])
 
     def hashes(self) -> np.ndarray:
-        """(N,) uint64, equal for reviews of equal ids; `grouped_split` keeps such reviews together."""
+        """Return (N,) uint64 hashes, equal for reviews of equal ids, which `grouped_split` keeps together."""
         digests = b"".join(hashlib.blake2b(self.row(number).data, digest_size=8).digest() for number in range(len(self)))
         return np.frombuffer(digests, np.uint64)
 
 
 @dataclass(frozen=True)
 class EncodedReviews:
-    """A data set: encoded reviews, the vocabulary that encoded them, and a hash of what they were made from."""
+    """A data set: encoded reviews, the vocabulary that encoded them, and a hash of their inputs."""
 
     train: EncodedSplit
     test: EncodedSplit | None
@@ -68,7 +68,7 @@ class EncodedReviews:
 
 
 def keras_check_hash(split: EncodedSplit) -> str:
-    """SHA-256 over each row (`<i4` bytes, then b"|"), then the labels as `<i4`: the fingerprint of Keras' data, without a cap."""
+    """Return the SHA-256 over each row (`<i4` bytes, then b"|"), then the labels as `<i4`; it identifies Keras' uncapped data."""
     whole = hashlib.sha256()
     for number in range(len(split)):
         whole.update(split.row(number).astype("<i4").tobytes() + b"|")

@@ -1,15 +1,16 @@
-"""Synthetic reviews from a small grammar of our own: something to train on without a download.
+"""Synthetic reviews from a small grammar: training data without a download.
 
-They are no data about films. Each text has a verdict that `judge` reads off it, and order decides the verdict: a word of praise counts
-the other way round after "not", and for nothing in what the reviewer only concedes ("despite its dull start", "i expected a bore yet",
-"it starts well then", "the acting was brilliant but"). Counting words is hardly better than a coin.
+Each text has a verdict, which `judge` computes from its words, and their order decides it: a word of praise counts as blame after "not",
+and does not count in a concession ("despite its dull start", "i expected a bore yet", "it starts well then", "the acting was brilliant
+but").
+A classifier that counts words is hardly better than chance.
 """
 
 import random
 
 import numpy as np
 
-from lstm_jax.data.reviews.written import TextSplit
+from lstm_jax.data.reviews.texts import TextSplit
 from lstm_jax.errors import require
 
 
@@ -53,39 +54,39 @@ NEUTRAL = (
 )
 SIGNS = dict.fromkeys((*PRAISE, *WELL, *HIT), 1) | dict.fromkeys((*BLAME, *BADLY, *MISS), -1)
 LONGEST, SHORTEST = 60, 8
-# Words after which the next judgement is a concession; "but" makes one of the judgement before it.
+# Words after which the next judgement is a concession; "but" turns the judgement before it into one.
 CONCEDING = ("despite", "though", "expected", "starts")
 NEGATION = "not"
 
 
 def judge(text: str) -> int:
-    """The verdict (0 negative, 1 positive) of a text that the grammar made, from its words alone.
+    """Return the verdict (0 negative, 1 positive) of a text that the grammar made, from its words alone.
 
-    The rule: a judging word's sign, turned by a "not" since the last judging word; dropped if it is conceded. All the judgements that
-    remain agree.
+    A judging word counts by its sign, inverted by a "not" since the last judging word; concessions are dropped. All judgements that remain
+    agree.
 
     Raises:
         InputError: if nothing remains or they disagree: the grammar did not make such a text.
     """
     verdicts: list[int] = []
-    turned = conceded = False
+    negated = conceded = False
     for word in text.replace(",", " ").replace(".", " ").split():
         if word in CONCEDING:
             conceded = True
         elif word == NEGATION:
-            turned = True
+            negated = True
         elif word == "but" and verdicts:
             verdicts.pop()
         elif word in SIGNS:
             if not conceded:
-                verdicts.append(-SIGNS[word] if turned else SIGNS[word])
-            turned = conceded = False
+                verdicts.append(-SIGNS[word] if negated else SIGNS[word])
+            negated = conceded = False
     require(len(set(verdicts)) == 1, "text", text, "give a text that synthetic_reviews made")
     return int(verdicts[0] > 0)
 
 
 def synthetic_reviews(count: int, seed: int) -> TextSplit:
-    """`count` different synthetic reviews of 8 to 60 words, half of them positive; the same ones for the same seed.
+    """Return `count` different synthetic reviews of 8 to 60 words, half of them positive; equal seeds give equal reviews.
 
     Names are "synthetic/0" and so on; there are no groups.
 
@@ -108,7 +109,7 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
 
 
 def synthetic_splits(train: int, test: int, seed: int) -> dict[str, TextSplit]:
-    """Synthetic reviews as "train" and "test", with no text in both; both halves of each split differ by one review at most.
+    """Return synthetic reviews as "train" and "test", with no text in both; the classes of a split differ by one review at most.
 
     Raises:
         InputError: for fewer than 2 reviews in a split.
@@ -142,7 +143,7 @@ def _neutral(draw: random.Random) -> str:
 
 
 def _judgement(draw: random.Random, label: int) -> str:
-    """A sentence whose verdict is `label`; six in ten concede something to the other side."""
+    """Return a sentence whose verdict is `label`; six in ten contain a concession of the opposite verdict."""
     main, form = _clause(draw, label), draw.randrange(10)
     if form == 0:
         return f"{main} despite its {draw.choice((PRAISE, BLAME)[label])} {draw.choice(PART)}"
@@ -161,10 +162,10 @@ def _judgement(draw: random.Random, label: int) -> str:
 
 
 def _clause(draw: random.Random, label: int) -> str:
-    """A main clause of that verdict; three in ten say it with "not" and the opposite word."""
-    turned = draw.random() < 0.3
-    sign = 1 - label if turned else label
-    negation = f"{NEGATION} " if turned else ""
+    """Return a main clause of that verdict; three in ten use "not" and the opposite word."""
+    negated = draw.random() < 0.3
+    sign = 1 - label if negated else label
+    negation = f"{NEGATION} " if negated else ""
     if draw.random() < 0.2:
         return f"it is {negation}a {draw.choice((MISS, HIT)[sign])}"
     degree = f"{draw.choice(DEGREE)} " if draw.random() < 0.5 else ""

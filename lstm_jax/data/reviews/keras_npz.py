@@ -1,54 +1,65 @@
-"""Keras' `imdb.npz`: reviews that are already word ranks, in object arrays which NumPy stores as pickles."""
+"""Keras' `imdb.npz`: reviews as word ranks, in object arrays, which NumPy stores as pickles."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from lstm_jax.data.padding import ragged
+from lstm_jax.data.reviews.form import Found, Ranks
 from lstm_jax.data.reviews.list_pickle import IDS, ROWS, read_lists
 from lstm_jax.errors import require
 from lstm_jax.files.npz import read_array, read_header, read_members
 from lstm_jax.files.reading import parsing
 
+NAME = "imdb.npz"
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 GET_ANOTHER = "give Keras' own imdb.npz (x_train, y_train, x_test, y_test: lists of word ranks and labels)"
 
 
-def read_keras_npz(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return split name -> (ranks (ids,) int32, offsets (N + 1,) int64, labels (N,) int32), in the file's order.
+def find_keras_npz(path: Path) -> Found | None:
+    """Return the .npz that `path` is or, as a folder, holds under Keras' name; None if neither."""
+    if not path.is_dir():
+        return Found(path, {"npz": path}) if path.suffix == ".npz" else None
+    inside = path / NAME
+    return Found(inside, {"npz": inside}) if os.path.isfile(inside) else None
+
+
+def read_keras_npz(path: Path) -> dict[str, Ranks]:
+    """Return the reviews by split, in the file's order.
 
     Ranks start at 1; there is no start id and nothing is shuffled yet (`keras.datasets.imdb.load_data` does both on loading).
-    Pickles are read by `list_pickle`, which makes lists of integers and nothing else.
+    Pickles are read by `list_pickle`, which builds lists of integers and nothing else.
 
     Raises:
-        InputError: for a damaged file, other arrays, or a pickle of anything else.
+        InputError: for a damaged file, other arrays, or a pickle of other objects.
     """
-    thing = f"file {path}"
-    members = read_members(path, thing, GET_ANOTHER, ARRAYS)
+    subject = f"file {path}"
+    members = read_members(path, subject, GET_ANOTHER, ARRAYS)
     splits = {}
     for split in ("train", "test"):
-        rows = _read_rows(members[f"x_{split}"], f"x_{split} in {thing}")
-        labels = read_array(members[f"y_{split}"], f"y_{split} in {thing}", GET_ANOTHER)
+        rows = _read_rows(members[f"x_{split}"], f"x_{split} in {subject}")
+        labels = read_array(members[f"y_{split}"], f"y_{split} in {subject}", GET_ANOTHER)
         require(labels.shape == (len(rows),), f"{split} split of {path}", f"{len(rows)} rows, {labels.shape} labels", GET_ANOTHER)
         require(set(np.unique(labels).tolist()) == {0, 1}, f"{split} labels of {path}", np.unique(labels), GET_ANOTHER)
         ranks, offsets = ragged(rows)
         require(int(ranks.min(initial=1)) >= 1, f"{split} rows of {path}", f"rank {ranks.min(initial=1)}", GET_ANOTHER)
-        splits[split] = (ranks, offsets, labels.astype(np.int32))
+        splits[split] = Ranks(ranks, offsets, labels.astype(np.int32))
     return splits
 
 
-def _read_rows(content: bytes, thing: str) -> list[np.ndarray]:
-    """Rows of ranks: of a pickled array of lists, or of a plain table where all rows have one length."""
-    header = read_header(content, thing, GET_ANOTHER)
+def _read_rows(content: bytes, subject: str) -> list[np.ndarray]:
+    """Return the rows of a pickled array of lists, or of a plain table, in which all rows have one length."""
+    header = read_header(content, subject, GET_ANOTHER)
     if header.dtype.hasobject:
-        require(header.dtype == np.dtype(object) and len(header.shape) == 1, thing, f"{header.dtype} {header.shape}", GET_ANOTHER)
-        with parsing(thing, GET_ANOTHER):
+        require(header.dtype == np.dtype(object) and len(header.shape) == 1, subject, f"{header.dtype} {header.shape}", GET_ANOTHER)
+        with parsing(subject, GET_ANOTHER):
             rows = read_lists(content[header.start :])
-        require(len(rows) == header.shape[0], thing, f"{len(rows)} rows instead of {header.shape[0]}", GET_ANOTHER)
+        require(len(rows) == header.shape[0], subject, f"{len(rows)} rows instead of {header.shape[0]}", GET_ANOTHER)
         return rows
-    table = read_array(content, thing, GET_ANOTHER)
+    table = read_array(content, subject, GET_ANOTHER)
     fits = table.ndim == 2 and table.dtype.kind in "iu" and len(table) <= ROWS and table.size <= IDS
-    require(fits, thing, f"{table.dtype} {table.shape}", GET_ANOTHER)
+    require(fits, subject, f"{table.dtype} {table.shape}", GET_ANOTHER)
     good = table.size == 0 or (int(table.min()) >= 1 and int(table.max()) < 1 << 31)
-    require(good, thing, "ranks out of range", GET_ANOTHER)
+    require(good, subject, "ranks out of range", GET_ANOTHER)
     return list(table.astype(np.int32))

@@ -1,7 +1,7 @@
-"""A reader of one kind of pickle: an object array of lists of integers, as `np.savez` writes it. It makes integers and lists alone.
+"""A reader of one kind of pickle: an object array of lists of integers, as `np.savez` writes it. It builds integers and lists alone.
 
-Python's unpickler makes whatever a pickle asks for, and even an array's own state can turn bytes into pointers. Here names, types and
-states are compared with those of the one known form, and never called.
+Python's unpickler builds any object that a pickle requests, and even an array's own state can turn bytes into pointers. Here names, types
+and states are compared with those of the one known form, and never called.
 """
 
 import io
@@ -16,7 +16,7 @@ RECONSTRUCT = frozenset(f"{module} _reconstruct" for module in MODULES)
 KNOWN = RECONSTRUCT | {"numpy ndarray", "numpy dtype", "_codecs encode"}
 DTYPES = (("O8", False, True), ("O4", False, True), ("O", False, True))
 STATE = (3, "|", None, None, None, -1, -1, 63)
-"""State of the dtype of objects; 63 are its flags, without which the bytes of an array would be taken for addresses."""
+"""State of the dtype of objects; 63 are its flags, without which the bytes of an array would be read as addresses."""
 ROWS, IDS, STEPS = 1 << 20, 1 << 26, 1 << 23
 """Most rows, integers in them, and instructions of a pickle: some 40, 10 and 80 times those of Keras' file."""
 
@@ -34,7 +34,7 @@ class _Name(str):
 
 
 class _List:
-    """A list: of integers, or of such lists."""
+    """A list of integers, or a list of such lists."""
 
     def __init__(self) -> None:
         self.ids, self.rows = array("i"), []
@@ -65,10 +65,10 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.made = 0  # lists
+        self.lists = 0
 
     def run(self) -> Any:
-        """Return what is left at the end."""
+        """Execute the pickle and return its object."""
         for _ in range(STEPS):
             code = self.file.read(1)
             opcode = _OPCODES.get(code.decode("latin-1"))
@@ -118,7 +118,7 @@ class _Machine:
         return found
 
     def do_mark(self, _: None) -> None:
-        """Begin a group; the integers that may follow at once, up to the list's end, are read in a loop of their own."""
+        """Begin a group; integers that follow at once, up to the list's end, are read in a separate loop."""
         ids, end = _integers(self.content, self.file.tell())
         if ids is not None and self.stack and type(self.stack[-1]) is _List and not self.stack[-1].rows:
             self.stack[-1].ids.extend(ids)
@@ -130,8 +130,8 @@ class _Machine:
         self.stack.append(tuple(self.pop_mark()))
 
     def do_empty_list(self, _: None) -> None:
-        self.made += 1
-        if self.made > ROWS + 1:
+        self.lists += 1
+        if self.lists > ROWS + 1:
             raise ValueError(f"more than {ROWS:,} rows")
         self.stack.append(_List())
 
@@ -199,26 +199,26 @@ class _Machine:
         made.rows = rows.rows
 
 
-def _integers(content: bytes, place: int) -> tuple[array | None, int]:
-    """Integers from `place` on up to an APPENDS, and the place behind it; None if anything else stands between."""
+def _integers(content: bytes, at: int) -> tuple[array | None, int]:
+    """Return the integers from offset `at` up to an APPENDS, and the offset after it; None if another opcode stands between."""
     ids = array("i")
     append, size = ids.append, len(content)
-    while place < size:
-        code = content[place]
-        if code == _BININT1 and place + 1 < size:
-            append(content[place + 1])
-            place += 2
-        elif code == _BININT2 and place + 2 < size:
-            append(content[place + 1] | content[place + 2] << 8)
-            place += 3
-        elif code == _BININT and place + 4 < size:
-            append(int.from_bytes(content[place + 1 : place + 5], "little", signed=True))
-            place += 5
+    while at < size:
+        code = content[at]
+        if code == _BININT1 and at + 1 < size:
+            append(content[at + 1])
+            at += 2
+        elif code == _BININT2 and at + 2 < size:
+            append(content[at + 1] | content[at + 2] << 8)
+            at += 3
+        elif code == _BININT and at + 4 < size:
+            append(int.from_bytes(content[at + 1 : at + 5], "little", signed=True))
+            at += 5
         elif code == _APPENDS and ids:
-            return ids, place + 1
+            return ids, at + 1
         else:
             break
-    return None, place
+    return None, at
 
 
 def read_lists(content: bytes) -> list[np.ndarray]:

@@ -1,6 +1,6 @@
-"""Words and their ids. 0 is padding, 1 the start of a review, 2 a word out of the vocabulary, 3 unused; the first word is 4.
+"""Words and their ids: 0 is padding, 1 the start of a review, 2 a word out of the vocabulary, 3 unused; the first word is 4.
 
-Keras' ids (`keras.datasets.imdb`) are `word_index[word] + 3` with a word index that begins at 1; both kinds of vocabulary keep that.
+Keras' ids (`keras.datasets.imdb`) are `word_index[word] + 3` with a word index that begins at 1; both kinds of vocabulary follow that.
 """
 
 import dataclasses
@@ -28,16 +28,16 @@ _FORMAT = 1
 
 
 def tokenize(text: bytes | str) -> list[bytes]:
-    """The words of a text: ASCII lower-cased bytes, split at spaces and at each of `FILTERED`.
+    """Return the words of a text: ASCII lower-cased bytes, split at spaces and at each of `FILTERED`.
 
-    The recipe of Keras' IMDB ids (`text_to_word_sequence`, on bytes). An apostrophe, a NUL, a carriage return and invalid UTF-8 belong
-    to a word. A str is encoded as UTF-8 first.
+    This is how Keras' IMDB ids were made (`text_to_word_sequence`, on bytes). An apostrophe, a NUL, a carriage return and invalid UTF-8
+    belong to a word. A str is encoded as UTF-8 first.
     """
     return [word for word in _as_bytes(text).translate(_CLEAN).split(b" ") if word]
 
 
 def _as_bytes(text: bytes | str) -> bytes:
-    # surrogateescape undoes what Python does to invalid UTF-8 in arguments and in `Vocabulary.words`.
+    # surrogateescape restores invalid UTF-8 that Python decoded in arguments and in `Vocabulary.words`.
     try:
         return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     except UnicodeEncodeError as error:
@@ -48,15 +48,15 @@ def _as_bytes(text: bytes | str) -> bytes:
 class Vocabulary:
     """Words by rank, and the number of ids that a model knows.
 
-    `kind` says what becomes of a word that is not in `words`: "keras" drops it (as Keras' data set did), "frequency" makes it 2. A word
-    in `words` whose id is `num_words` or more becomes 2 with either. Keras' whole index is kept, so that a new review is encoded exactly
-    like the training reviews.
+    `kind` decides how a word that is not in `words` is encoded: "keras" drops it (as Keras' data set did), "frequency" makes it 2. A word
+    in `words` whose id is `num_words` or more becomes 2 with either kind. Keras' whole index is kept, so that a new review is encoded
+    exactly like the training reviews.
     """
 
     words: tuple[str, ...]
-    """words[k] has the id k + 4; invalid UTF-8 in them is kept with surrogateescape."""
+    """Word k has the id k + 4; invalid UTF-8 is kept with surrogateescape."""
     num_words: int
-    """Ids at or above this become 2; the rows of an embedding."""
+    """Rows of an embedding; ids at or above this become 2."""
     kind: Literal["keras", "frequency"]
 
     def __post_init__(self):
@@ -69,7 +69,7 @@ class Vocabulary:
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """Word -> id, of all words, those at or above `num_words` too."""
+        """Word -> id of all words, also of words whose id is `num_words` or more."""
         return {word: FIRST_WORD + rank for rank, word in enumerate(self.words)}
 
     @cached_property
@@ -77,18 +77,18 @@ class Vocabulary:
         return {_as_bytes(word): identity if identity < self.num_words else UNKNOWN for word, identity in self.index.items()}
 
     def encode(self, text: bytes | str) -> np.ndarray:
-        """(T,) int32 ids of a text, the start id first."""
+        """Return the (T,) int32 ids of a text, the start id first."""
         ids = map(self._ids.get, tokenize(text))
         if self.kind == "keras":
-            return np.asarray([START, *(one for one in ids if one is not None)], np.int32)
-        return np.asarray([START, *(UNKNOWN if one is None else one for one in ids)], np.int32)
+            return np.asarray([START, *(identity for identity in ids if identity is not None)], np.int32)
+        return np.asarray([START, *(UNKNOWN if identity is None else identity for identity in ids)], np.int32)
 
     def encode_all(self, texts: Iterable[bytes | str]) -> tuple[np.ndarray, np.ndarray]:
-        """(ids,) int32 and (N + 1,) int64 offsets of N texts, each as in `encode`."""
+        """Return N texts, each as in `encode`, laid end to end: (ids,) int32 and their (N + 1,) int64 offsets."""
         return ragged(map(self.encode, texts))
 
     def word(self, identity: int) -> str:
-        """The word of an id; `[PAD]`, `[START]`, `[OOV]`, `[UNUSED]` for 0 to 3.
+        """Return the word of an id; `[PAD]`, `[START]`, `[OOV]`, `[UNUSED]` for 0 to 3.
 
         Raises:
             InputError: if there is no such id.
@@ -98,28 +98,28 @@ class Vocabulary:
         return RESERVED[identity] if identity < FIRST_WORD else self.words[identity - FIRST_WORD]
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """The words of (T,) ids, joined by spaces, without padding and start."""
-        return " ".join(self.word(int(one)) for one in ids if one > START)
+        """Return the words of (T,) ids, joined by spaces, without padding and start."""
+        return " ".join(self.word(int(identity)) for identity in ids if identity > START)
 
     def capped(self, num_words: int | None) -> "Vocabulary":
-        """The same words for a model of `num_words` ids; None or 0: of all ids.
+        """Return the vocabulary for a model of `num_words` ids; None or 0: of all ids.
 
-        Of a frequency vocabulary the rarer words are dropped: whether they are known makes no difference to any id.
+        A frequency vocabulary drops the rarer words: whether they are known makes no difference to any id.
         """
         size = num_words or FIRST_WORD + len(self.words)
         kept = self.words if self.kind == "keras" else self.words[: max(size - FIRST_WORD, 0)]
         return dataclasses.replace(self, words=kept, num_words=size)
 
     def to_json(self) -> bytes:
-        """ASCII JSON that `from_json` reads."""
+        """Return ASCII JSON, which `from_json` reads."""
         return json.dumps({"format": _FORMAT, "kind": self.kind, "num_words": self.num_words, "words": self.words}).encode()
 
     @staticmethod
     def from_json(content: bytes, source: object = "vocabulary") -> "Vocabulary":
-        """Read back what `to_json` wrote.
+        """Return the vocabulary that `to_json` wrote.
 
         Raises:
-            InputError: naming `source`, if this is anything else.
+            InputError: naming `source`, for any other content.
         """
         try:
             raw: Any = json.loads(content)
@@ -132,7 +132,7 @@ class Vocabulary:
             raise InputError(f"vocabulary {source}", error, "give the vocabulary.json of a run") from error
 
     def save(self, path: Path) -> None:
-        """Write JSON to `path`, whole or not at all.
+        """Write JSON to `path`, the whole file or none.
 
         Raises:
             InputError: if it cannot be written.
@@ -141,7 +141,7 @@ class Vocabulary:
 
     @staticmethod
     def load(path: Path) -> "Vocabulary":
-        """Read what `save` wrote.
+        """Return the vocabulary that `save` wrote.
 
         Raises:
             InputError: if the file is absent or damaged.
@@ -150,10 +150,10 @@ class Vocabulary:
 
 
 def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None) -> Vocabulary:
-    """A frequency vocabulary: words by count, the most frequent first, ties by the word's bytes.
+    """Return a frequency vocabulary: words by count, the most frequent first, ties by the word's bytes.
 
     Args:
-        texts: the training texts, and no others.
+        texts: the training texts.
         num_words: ids in all, the four reserved ones included; None or 0: as many as there are words.
     """
     counts: Counter[bytes] = Counter()

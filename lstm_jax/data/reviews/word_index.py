@@ -1,4 +1,4 @@
-"""Keras' word index of the IMDB reviews: `imdb_word_index.json`, word -> rank from 1."""
+"""Keras' word index of the IMDB reviews, `imdb_word_index.json`: word -> rank from 1."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def _verify(path: Path) -> None:
 
 
 def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check: bool = True) -> Vocabulary:
-    """The vocabulary of `keras.datasets.imdb`: 88,584 words.
+    """Return the vocabulary of `keras.datasets.imdb`: 88,584 words.
 
     Args:
         word_index_path: Keras' `imdb_word_index.json`.
@@ -34,9 +34,9 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
     """
     if check:
         _verify(word_index_path)
-    thing = f"word index {word_index_path}"
-    content = read_input(word_index_path, thing, REMEDY)
-    with parsing(thing, REMEDY):
+    subject = f"word index {word_index_path}"
+    content = read_input(word_index_path, subject, REMEDY)
+    with parsing(subject, REMEDY):
         ranks = json.loads(content)
         words = sorted(ranks, key=ranks.__getitem__)
         if [ranks[word] for word in words] != list(range(1, len(words) + 1)) or not all(words):
@@ -45,14 +45,16 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
 
 
 def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
-    """Keras' word index: beside the source, in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets`, in the cache, else downloaded there.
+    """Return the path of Keras' word index, downloaded to the cache if it is not found.
+
+    It is looked for beside the data, in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets` and in the cache.
 
     Args:
-        near: the source, a file or a folder.
-        cache_dir: where a download goes; None: `default_cache_dir()`.
+        near: path of the data, a file or a folder.
+        cache_dir: folder of downloads; None: `default_cache_dir()`.
 
     Raises:
-        InputError: if it is nowhere and there is no network.
+        InputError: if it is not found and there is no network.
     """
     root, cached = os.environ.get("LSTM_JAX_DATA", ""), (cache_dir or default_cache_dir()) / WORD_INDEX_NAME
     folders = [near, near.parent] if near.is_dir() else [near.parent]

@@ -1,1 +1,1 @@
-"""Character corpora: articles -> one text -> ids -> windows."""
+"""Character corpora: from articles to one text, ids and windows."""

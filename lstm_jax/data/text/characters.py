@@ -1,4 +1,4 @@
-"""The bag of characters with its two maps. A character is a Unicode code point; or a byte, where that is the unit."""
+"""The characters of a corpus and their ids. A character is a Unicode code point or, with the unit "byte", a byte."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lstm_jax.data.text_files import read_content
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.reading import read_input
 from lstm_jax.files.writing import write_atomically
 
 Unit = Literal["character", "byte"]
@@ -24,26 +24,26 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Characters:
-    """The distinct characters of a corpus; a character's id is its place among them.
+    """The distinct characters of a corpus; a character's id is its index among them.
 
     With unit "byte" there are always 256, whatever the corpus holds, and id k is the byte k: every text can be encoded.
     """
 
     characters: tuple[str, ...]
-    """Sorted by code point. With unit "byte": chr(0) to chr(255), each standing for that byte."""
+    """Sorted by code point; with unit "byte" chr(0) to chr(255), one for each byte."""
     unit: Unit = "character"
 
     def __post_init__(self):
         require(self.unit in ("character", "byte"), "unit", self.unit, "give 'character' or 'byte'")
         if self.unit == "byte":
             require(self.characters == BYTES, "characters", f"{len(self.characters)} of them", "there are 256 bytes: use all_bytes()")
-        good = all(len(one) == 1 and not "\ud800" <= one <= "\udfff" for one in self.characters)
-        ordered = all(one < other for one, other in zip(self.characters, self.characters[1:], strict=False))
+        good = all(len(character) == 1 and not "\ud800" <= character <= "\udfff" for character in self.characters)
+        ordered = all(character < following for character, following in zip(self.characters, self.characters[1:], strict=False))
         require(good and ordered, "characters", ascii(self.characters), "give single characters, each once, sorted")
 
     @staticmethod
     def of(text: str) -> "Characters":
-        """The distinct characters of a text.
+        """Return the distinct characters of a text.
 
         Raises:
             InputError: for lone surrogates, which no UTF-8 file holds.
@@ -55,12 +55,12 @@ class Characters:
 
     @staticmethod
     def all_bytes() -> "Characters":
-        """The 256 bytes."""
+        """Return the 256 bytes."""
         return Characters(BYTES, "byte")
 
     @property
     def size(self) -> int:
-        """How many there are: ids are 0 to size - 1."""
+        """Count of characters: ids are 0 to size - 1."""
         return len(self.characters)
 
     @property
@@ -80,19 +80,19 @@ class Characters:
 
     @cached_property
     def _id_of_code(self) -> np.ndarray:
-        """(highest code point + 2,) int32: id by code point; -1 for none, the last entry too."""
+        """(highest code point + 2,) int32 ids by code point; -1 for unknown ones, the last entry included."""
         table = np.full(max(map(ord, self.characters), default=-1) + 2, -1, np.int32)
         table[[ord(character) for character in self.characters]] = np.arange(self.size)
         return table
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """(T,) ids of a text, of type `dtype`.
+        """Return the (T,) ids of a text, of type `dtype`.
 
         Args:
-            text: characters; with unit "byte" also bytes, and a str stands for its UTF-8 bytes.
+            text: characters; with unit "byte" also bytes, and a str is encoded as UTF-8.
 
         Raises:
-            InputError: naming characters that are not in the bag, up to five; for bytes where the unit is the character.
+            InputError: naming unknown characters, up to five; for bytes with the unit "character".
         """
         if self.unit == "byte":
             return np.frombuffer(text if isinstance(text, bytes) else _utf8(text), np.uint8)
@@ -107,7 +107,7 @@ class Characters:
         return ids
 
     def unknown(self, text: str) -> tuple[str, ...]:
-        """The distinct characters of a text that are not in the bag, in the order in which they first appear."""
+        """Return the distinct unknown characters of a text, in the order in which they first appear."""
         missing: dict[str, None] = {}
         if self.unit == "character":
             for _, codes in _code_points(text):
@@ -119,10 +119,10 @@ class Characters:
         return self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """The text of (T,) ids; with unit "byte" U+FFFD stands for what is not UTF-8.
+        """Return the text of (T,) ids; with unit "byte" bytes that are not UTF-8 become U+FFFD.
 
         Raises:
-            InputError: if an id is none, or these are not integers in a row.
+            InputError: for ids out of range, or an array that is not (T,) integers.
         """
         if self.unit == "byte":
             return self.decode_bytes(ids).decode(errors="replace")
@@ -130,7 +130,7 @@ class Characters:
         return codes[self._checked(ids)].tobytes().decode("utf-32-le")
 
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
-        """The bytes of (T,) ids: with unit "byte" exactly those that were encoded, else the text as UTF-8.
+        """Return the bytes of (T,) ids: with unit "byte" exactly the encoded bytes, else the text as UTF-8.
 
         Raises:
             InputError: as `decode`.
@@ -147,16 +147,16 @@ class Characters:
         return array
 
     def to_json(self) -> bytes:
-        """ASCII JSON that `from_json` reads."""
+        """Return ASCII JSON, which `from_json` reads."""
         characters = "".join(self.characters) if self.unit == "character" else None
         return json.dumps({"format": _FORMAT, "unit": self.unit, "characters": characters}).encode()
 
     @staticmethod
     def from_json(content: bytes, source: object = "characters") -> "Characters":
-        """Read back what `to_json` wrote.
+        """Return the characters that `to_json` wrote.
 
         Raises:
-            InputError: naming `source`, if this is anything else.
+            InputError: naming `source`, for any other content.
         """
         try:
             raw: Any = json.loads(content)
@@ -168,7 +168,7 @@ class Characters:
             raise InputError(f"characters {source}", error, "give the characters.json of a run") from error
 
     def save(self, path: Path) -> None:
-        """Write JSON to `path`, whole or not at all.
+        """Write JSON to `path`, the whole file or none.
 
         Raises:
             InputError: if it cannot be written.
@@ -177,22 +177,22 @@ class Characters:
 
     @staticmethod
     def load(path: Path) -> "Characters":
-        """Read what `save` wrote.
+        """Return the characters that `save` wrote.
 
         Raises:
             InputError: if the file is absent or damaged.
         """
-        return Characters.from_json(read_content(path), path)
+        return Characters.from_json(read_input(path), path)
 
 
 def shown(characters: tuple[str, ...]) -> str:
-    """Up to `SHOWN` characters for an error's line, and how many more there are."""
+    """Return up to `SHOWN` characters for an error's line, and the count of further ones."""
     more = len(characters) - SHOWN
     return ", ".join(map(repr, characters[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def _code_points(text: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Where a block of the text begins, and its code points: four bytes a character for one block, not for the text."""
+    """Yield the start of each block of the text and its code points, so that only one block takes four bytes a character."""
     for start in range(0, len(text), _BLOCK):
         yield start, np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")
 

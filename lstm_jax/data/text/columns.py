@@ -1,36 +1,36 @@
-"""The column of texts of a table: CSV, JSON lines, JSON records, or pandas' column form `{"article": {"0": text, ...}}`."""
+"""The column of texts in a table: CSV, JSON lines, JSON records, or pandas' column form `{"article": {"0": text, ...}}`."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lstm_jax.data.tables import is_table, parse_json, table_rows
-from lstm_jax.data.text_files import decode_utf8, read_content
+from lstm_jax.data.text_files import decode_utf8
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.reading import parsing
+from lstm_jax.files.reading import parsing, read_input
 
 TEXT_NAMES = ("text", "article", "body", "content")
 JSON_FORMS = 'give [{"text": ...}, ...] or {"text": {"0": ..., ...}}; name it .jsonl if each line is an object'
 
 Columns = dict[str, dict[str, Any]]
-"""Column -> row -> value, as pandas writes it; a row is named as an error names it ("line 3", "row 0")."""
+"""Column -> row -> value, as pandas writes it; rows have the names that errors give them ("line 3", "row 0")."""
 
 
 def has_columns(path: Path) -> bool:
-    """Whether the file's ending is that of a table: .csv, .jsonl, either with .xz, or .json."""
+    """Return whether the file's ending is that of a table: .csv, .jsonl, either with .xz, or .json."""
     return is_table(Path(path.name.lower())) or path.name.lower().endswith(".json")
 
 
 def read_text_column(path: Path, column: str = "") -> list[str]:
-    """The texts of one table in its order, without the rows whose text is empty, null or absent.
+    """Return the texts of one table in its order, without rows whose text is empty, null or absent.
 
     Args:
         path: a file that `has_columns`. The first line of a CSV file names its columns.
-        column: the column of the texts. Empty: the only column; else the only one that holds texts (strings, not all of them numbers);
-            else the only one of these that is named text, article, body or content.
+        column: the column of the texts. Empty: the only column; else the only column that holds texts (strings, not all of them numbers);
+            else the only one of these named text, article, body or content.
 
     Raises:
-        InputError: naming the columns that there are, if none or several could be meant; for a value that is no text; for invalid
+        InputError: naming the columns, if none or several qualify; for a value that is no text; for invalid
             UTF-8, JSON or CSV, by line or offset; for an absent or truncated file.
     """
     columns = _read_columns(path)
@@ -85,11 +85,11 @@ def _read_columns(path: Path) -> Columns:
 
 
 def _json_columns(path: Path) -> Columns:
-    content = decode_utf8(read_content(path), path)
+    content = decode_utf8(read_input(path), path)
     with parsing(f"JSON {path}", JSON_FORMS):
         raw = parse_json(content)
     if isinstance(raw, list):
-        records = [{"text": one} if isinstance(one, str) else one for one in raw]
+        records = [{"text": record} if isinstance(record, str) else record for record in raw]
         if all(isinstance(record, dict) for record in records):
             return _by_column((f"record {number}", record) for number, record in enumerate(records, 1))
     elif isinstance(raw, dict) and all(isinstance(column, dict) for column in raw.values()):

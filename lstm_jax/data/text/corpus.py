@@ -1,4 +1,4 @@
-"""A character corpus: articles joined to one text, its tail held out, both parts as ids."""
+"""Preparation of a character corpus: articles joined to one text, its tail held out, both parts as ids."""
 
 import hashlib
 import re
@@ -19,19 +19,19 @@ class Corpus:
     """One long text as ids, in two parts."""
 
     train: np.ndarray
-    """(T,) ids of the training part: uint8, uint16 or int32, whichever holds them."""
+    """(T,) ids of the training part: the smallest of uint8, uint16 and int32 that holds them."""
     validation: np.ndarray
-    """(V,) ids of the held-out tail, of the same type; V = 0: nothing was held out."""
+    """(V,) ids of the held-out tail, of the type of `train`; V = 0 if nothing is held out."""
     characters: Characters
-    """The bag: of both parts, or with unseen "error" or "drop" of the training part."""
+    """Characters of both parts or, with unseen "error" or "drop", of the training part."""
     articles: int
-    """Articles that were not empty, before and after cleaning."""
+    """Count of articles that are not empty, neither before nor after cleaning."""
     copies: int
-    """Articles of the tail that were left out because the training part has the same text."""
+    """Count of articles left out of the tail because the training part has the same text."""
     fingerprint: str
-    """SHA-256 of the bag and of both parts' ids."""
+    """SHA-256 of the characters and of both parts' ids."""
     notes: tuple[str, ...] = ()
-    """Notes on changes that reading made to the text, a line each."""
+    """Changes made to the text when it was read, a line each."""
 
 
 def prepare_corpus(
@@ -43,20 +43,20 @@ def prepare_corpus(
     unseen: Literal["include", "error", "drop"] = "include",
     length: int = 40,
 ) -> Corpus:
-    """Read, clean, join with " " in order, hold out the tail, encode.
+    """Read the articles, clean them, join them with " " in order, hold out the tail, encode both parts.
 
-    The tail is the last `validation` of the characters; the cut may fall within an article. An article that lies whole in the tail and
-    is a copy of one that begins before the cut is left out of it: its loss would show memory. No window reaches over the cut.
+    The tail is the last share `validation` of the characters; the cut may fall within an article. An article that lies whole in the tail
+    and copies an article that begins before the cut is left out of the tail: its loss would measure memory. No window crosses the cut.
 
     Args:
-        paths: one source or several, as `read_articles` reads them; empty: `embedded_articles`.
-        text_column: of the tables; empty: found.
-        recipe: of `clean`.
+        paths: one source or several, as in `read_articles`; empty: `embedded_articles`.
+        text_column: column of the tables; empty: see `read_text_column`.
+        recipe: recipe of `clean`.
         unit: "character": Unicode code points; "byte": all 256 bytes, any encoding.
         validation: share of the characters held out, from 0 to below 1.
-        unseen: of characters that only the tail has. "include": they get ids like all others; "error": refuse; "drop": take them out of
-            the tail.
-        length: of the windows to come. Each part (an empty validation part aside) must hold one and the character after it.
+        unseen: treatment of characters that only the tail has. "include": they get ids like all others; "error": raise; "drop": remove them
+            from the tail.
+        length: length of the windows. Each part, except an empty validation part, must hold one window and the character after it.
 
     Raises:
         InputError: for sources that cannot be read, a part shorter than a window, a text of one distinct character, unseen characters.
@@ -89,12 +89,12 @@ def prepare_corpus(
 
 
 def _cleaned(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
-    # An article that is empty now would add a space that the source's cleaning of the whole text does not have.
+    # An article that is empty now would add a space, which cleaning the whole text at once would not have.
     return [text for text in (clean(article, recipe) for article in articles) if text]
 
 
 def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], int]:
-    """Where the joined text is cut, the articles behind the cut (of one that is cut, its end), and how many were left out of them."""
+    """Return the index of the cut in the joined text, the articles after it (of a divided one, its end), and the count of copies."""
     starts = np.cumsum([0, *(len(article) + 1 for article in articles)])
     whole = max(int(starts[-1]) - 1, 0)
     cut = whole - round(whole * share)
@@ -116,7 +116,7 @@ def _with_unix_line_ends(articles: Sequence[str], notes: list[str]) -> Sequence[
 
 
 def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str]:
-    """The bag that encodes the tail, and the tail."""
+    """Return the characters that encode the tail, and the tail."""
     missing = characters.unknown(tail)
     if not missing:
         return characters, tail

@@ -1,6 +1,7 @@
-"""Windows of a text and the characters that follow them, as views: nothing of the text is copied.
+"""Windows of a text and the characters that follow them, as views: no part of the text is copied.
 
-The source cut windows of 40 characters every 5 into a boolean cube (N, 40, 33). Here X and Y are strides over the ids.
+Keras' example lstm_text_generation, in the variant reproduced here, cuts windows of 40 characters every 5 into a boolean array (N, 40, 33).
+Here X and Y are strides over the ids.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from lstm_jax.errors import require
 
 
 def window_count(n: int, length: int, step: int) -> int:
-    """Windows of a text of n characters, each with a character after it: as many as in the source's `range(0, n - length, step)`.
+    """Return the count of windows of a text of n characters, as in Keras' example: `len(range(0, n - length, step))`.
 
     Raises:
         InputError: if `length` or `step` is below 1.
@@ -19,7 +20,7 @@ def window_count(n: int, length: int, step: int) -> int:
 
 
 def window_starts(n: int, length: int, step: int) -> np.ndarray:
-    """(N,) int64: where each window begins.
+    """Return the (N,) int64 starts of the windows.
 
     Raises:
         InputError: if `length` or `step` is below 1.
@@ -29,12 +30,12 @@ def window_starts(n: int, length: int, step: int) -> np.ndarray:
 
 
 def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Windows of `length` characters every `step`, and their next characters.
+    """Return windows of `length` characters every `step`, and their next characters.
 
     Args:
         ids: (T,) ids of a text.
         length: characters of a window.
-        step: characters from one window's start to the next one's.
+        step: characters from one window's start to the next.
 
     Returns:
         X (N, length) and Y (N,), read-only views of `ids`: X[k] is ids[k * step : k * step + length], Y[k] the id after it.
@@ -48,7 +49,7 @@ def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarra
 
 
 def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The source's booleans, for those who want to look: N * (length + 1) * size bytes, so give a few windows (`X[:100]`).
+    """Return windows as Keras' example has them, for inspection: N * (length + 1) * size bytes, so give a few windows (`X[:100]`).
 
     Args:
         X: (N, length) ids.
@@ -69,7 +70,7 @@ def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.nda
 
 
 def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The text cut into chunks that lie end to end, with the next character at each position as target.
+    """Return the text cut into chunks that lie end to end, with the next character at each position as target.
 
     Args:
         ids: (T,) ids of a text.
@@ -77,7 +78,7 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         X (N, length) and Y (N, length), read-only views of `ids`, N = (T - 1) // length: X[k] is ids[k * length : (k + 1) * length] and
-        Y[k] the same one character later. The last T - 1 - N * length characters are in no target.
+        Y[k] is shifted by one character. The last T - 1 - N * length characters are in no target.
 
     Raises:
         InputError: if the text is shorter than a chunk and its next character, or `length` is below 1.
@@ -88,10 +89,10 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
-    """The order of `chunks` for truncated back-propagation: row b of each step goes on where row b of the step before ended.
+    """Return the order of `chunks` for truncated back-propagation: row b of each step continues row b of the previous step.
 
-    The text is cut into `batch` streams that lie end to end, each of `steps` chunks. What does not fill a chunk in every stream is left
-    out: the last n - 1 - steps * batch * length characters, fewer than batch * length.
+    The text is cut into `batch` streams that lie end to end, each of `steps` chunks. The rest, which does not fill a chunk in every stream,
+    is left out: the last n - 1 - steps * batch * length characters, fewer than batch * length.
 
     Args:
         n: characters of the text.

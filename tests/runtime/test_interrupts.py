@@ -53,7 +53,7 @@ def test_signals_are_counted_and_nothing_is_left_behind(count, monkeypatch):
     threads, handled = threading.active_count(), []
     old = signal.signal(signal.SIGTERM, lambda number, _: handled.append(number))
     try:
-        with interrupts.second_signal_ends():
+        with interrupts.end_on_second_signal():
             for _ in range(count):
                 os.kill(os.getpid(), signal.SIGTERM)
                 assert told.wait(10)
@@ -68,7 +68,7 @@ def test_signals_are_counted_and_nothing_is_left_behind(count, monkeypatch):
 
 def test_another_thread_is_left_alone():
     def run():
-        with interrupts.second_signal_ends():
+        with interrupts.end_on_second_signal():
             found.append(threading.active_count())
 
     found: list[int] = []

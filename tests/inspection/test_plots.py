@@ -1,5 +1,6 @@
 """Figures: what they show is read from matplotlib's objects, what they write from the files."""
 
+import functools
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from lstm_jax.errors import InputError
-from lstm_jax.inspection import plots
+from lstm_jax.inspection import embedding_map, figures, plots
 from lstm_jax.training.metrics import reliability
 
 ROWS = [
@@ -25,12 +26,12 @@ ROWS = [
 BINS = reliability(np.array([0.1, 0.15, 0.5, 0.9, 0.95]), np.array([0, 1, 1, 1, 0]), bins=5)
 RNG = np.random.default_rng(0)
 WORDS = [f"word{k}" for k in range(300)]
-PLACES, SHARES = RNG.standard_normal((300, 2)), RNG.uniform(0.2, 0.8, 300)
+POINTS, SHARES = RNG.standard_normal((300, 2)), RNG.uniform(0.2, 0.8, 300)
 
 
 @pytest.fixture
 def figure():
-    with matplotlib.rc_context(plots._STYLE):
+    with matplotlib.rc_context(figures.STYLE):
         blank = Figure(figsize=(10, 7), layout="constrained")
         FigureCanvasAgg(blank)
         yield blank
@@ -42,15 +43,22 @@ ALL = {
     "confusion": (lambda path: plots.confusion_matrix(((40, 10), (20, 30)), path, "Test"), (780, 765)),
     "no_reviews": (lambda path: plots.confusion_matrix(np.zeros((2, 2), int), path, "Test"), (780, 765)),
     "reliability": (lambda path: plots.reliability_curve(BINS, BINS.ece, path, "Test"), (930, 1020)),
-    "map": (lambda path: plots.embedding_map(PLACES, WORDS, SHARES, path, "Words"), (1500, 1140)),
-    "one_word": (lambda path: plots.embedding_map(np.zeros((1, 2)), ["a"], np.array([0.5]), path, "Words"), (1500, 1140)),
+    "map": (lambda path: embedding_map.embedding_map(POINTS, WORDS, SHARES, path, "Words"), (1500, 1140)),
+    "one_word": (lambda path: embedding_map.embedding_map(np.zeros((1, 2)), ["a"], np.array([0.5]), path, "Words"), (1500, 1140)),
 }
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """drawn(name) -> paths of one of ALL, which is drawn once."""
+    root = tmp_path_factory.mktemp("drawn")
+    return functools.cache(lambda name: ALL[name][0](root / name / f"{name}.png"))
+
+
 @pytest.mark.parametrize("name", ALL)
-def test_files(tmp_path, name):
-    draw, (width, height) = ALL[name]
-    png, svg = draw(tmp_path / "new" / f"{name}.png")
+def test_both_files(drawn, name):
+    _, (width, height) = ALL[name]
+    png, svg = drawn(name)
     image = matplotlib.image.imread(png)
     assert image.shape == (height, width, 4)
     assert 0.005 < np.mean(image[..., :3].min(axis=-1) < 0.9) < 0.9
@@ -61,10 +69,11 @@ def test_files(tmp_path, name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_nothing_is_cut_at_the_edge(tmp_path, figure, monkeypatch, name):
-    drawn = []
-    monkeypatch.setattr(plots, "write_figure", lambda path, inches, draw, force=True: drawn.append((inches, draw)) or (path, path))
+    calls = []
+    for module in (plots, embedding_map):
+        monkeypatch.setattr(module, "write_figure", lambda path, inches, draw, force=True: calls.append((inches, draw)) or (path, path))
     ALL[name][0](tmp_path / "figure.png")
-    inches, draw = drawn[0]
+    inches, draw = calls[0]
     figure.set_size_inches(inches)
     draw(figure)
     figure.draw_without_rendering()
@@ -75,9 +84,8 @@ def test_nothing_is_cut_at_the_edge(tmp_path, figure, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_same_numbers_give_the_same_svg(tmp_path, name):
-    first, second = (ALL[name][0](tmp_path / folder / "figure.png")[1].read_bytes() for folder in ("a", "b"))
-    assert first == second
+def test_equal_numbers_give_equal_svgs(drawn, tmp_path, name):
+    assert drawn(name)[1].read_bytes() == ALL[name][0](tmp_path / "figure.png")[1].read_bytes()
 
 
 def test_learning_curves_draw_a_line_a_split(figure):
@@ -105,11 +113,11 @@ def test_one_epoch_has_one_tick(figure):
 
 
 @pytest.mark.parametrize(
-    ("places", "spread"),
+    ("heights", "spread"),
     [([], []), ([0.1, 0.9], [0.1, 0.9]), ([0.5, 0.5], [0.45, 0.55]), ([0.3, 0.42, 0.44], [0.28667, 0.38667, 0.48667])],
 )
-def test_close_labels_are_pushed_apart(places, spread):
-    assert plots._spread(places, gap=0.1) == pytest.approx(spread, abs=1e-5)
+def test_close_labels_are_pushed_apart(heights, spread):
+    assert plots._spread(heights, gap=0.1) == pytest.approx(spread, abs=1e-5)
 
 
 def test_confusion_matrix_shows_counts_and_shares_of_rows(figure):
@@ -146,11 +154,11 @@ def label_boxes(figure):
 
 
 def test_labels_of_a_map_neither_overlap_nor_leave_the_frame(figure):
-    plots._draw_embedding_map(figure, PLACES, WORDS, SHARES, "Words")
+    embedding_map._draw_embedding_map(figure, POINTS, WORDS, SHARES, "Words")
     boxes = label_boxes(figure)
     assert 60 < len(boxes) < 300
     for number, box in enumerate(boxes):
-        assert not plots._overlaps(np.array(boxes[:number]).reshape(-1, 4), box).any()
+        assert not embedding_map._overlaps(np.array(boxes[:number]).reshape(-1, 4), box).any()
         assert (box[:2] >= figure.axes[0].bbox.extents[:2]).all()
         assert (box[2:] <= figure.axes[0].bbox.extents[2:]).all()
 
@@ -158,18 +166,18 @@ def test_labels_of_a_map_neither_overlap_nor_leave_the_frame(figure):
 def test_frequent_and_extreme_words_are_labelled_first(figure):
     shares = np.full(5, 0.55)
     shares[4] = 0.1
-    assert plots._label_order(shares)[:2].tolist() == [0, 4]
-    plots._draw_embedding_map(figure, np.zeros((5, 2)), list("abcde"), shares, "Words")
+    assert embedding_map._label_order(shares)[:2].tolist() == [0, 4]
+    embedding_map._draw_embedding_map(figure, np.zeros((5, 2)), list("abcde"), shares, "Words")
     assert {"a", "e"} <= {text.get_text() for text in figure.axes[0].texts}
 
 
 def test_the_colour_scale_is_symmetric_around_one_half(figure):
     shares = np.array([0.5, 0.62, 0.44])
-    plots._draw_embedding_map(figure, np.eye(3, 2), list("abc"), shares, "Words")
+    embedding_map._draw_embedding_map(figure, np.eye(3, 2), list("abc"), shares, "Words")
     axes, bar = figure.axes
     (points,) = axes.collections
     assert points.get_clim() == pytest.approx((0.35, 0.65))
-    assert to_hex(points.to_rgba([0.5])[0]).upper() == plots._GREY
+    assert to_hex(points.to_rgba([0.5])[0]).upper() == figures.GREY
     assert bar.get_ylabel() == "share of positive reviews that hold the word"
 
 
@@ -177,15 +185,15 @@ def test_odd_words_are_drawn_as_they_are(tmp_path, figure):
     words = ["$a_1$", "\x96", "漢字", "\udce9"]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        plots._draw_embedding_map(figure, np.eye(4, 2), words, np.full(4, 0.5), "$5 words")
+        embedding_map._draw_embedding_map(figure, np.eye(4, 2), words, np.full(4, 0.5), "$5 words")
     assert {text.get_text() for text in figure.axes[0].texts} <= {"$a_1$", r"\x96", "漢字", r"\xdce9"}
-    assert plots.embedding_map(np.eye(4, 2), words, np.full(4, 0.5), tmp_path / "odd.png", "$5 words")[0].exists()
+    assert embedding_map.embedding_map(np.eye(4, 2), words, np.full(4, 0.5), tmp_path / "odd.png", "$5 words")[0].exists()
 
 
 def test_words_without_a_share_are_left_out(tmp_path):
-    plots.embedding_map(PLACES[:2], ["a", "b"], np.array([np.nan, 0.6]), tmp_path / "map.png", "Words")
+    embedding_map.embedding_map(POINTS[:2], ["a", "b"], np.array([np.nan, 0.6]), tmp_path / "map.png", "Words")
     with pytest.raises(InputError, match="none with a share"):
-        plots.embedding_map(PLACES[:1], ["a"], np.array([np.nan]), tmp_path / "none.png", "Words")
+        embedding_map.embedding_map(POINTS[:1], ["a"], np.array([np.nan]), tmp_path / "none.png", "Words")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +204,7 @@ def test_words_without_a_share_are_left_out(tmp_path):
         (lambda path: plots.learning_curves([{"epoch": 1}], path, ""), "no loss and no accuracy"),
         (lambda path: plots.confusion_matrix([[1, 2]], path, ""), "2 by 2"),
         (lambda path: plots.confusion_matrix([[1, 2], [-1, 2]], path, ""), "2 by 2"),
-        (lambda path: plots.embedding_map(PLACES, ["a"], SHARES, path, ""), "1 for 300 points"),
+        (lambda path: embedding_map.embedding_map(POINTS, ["a"], SHARES, path, ""), "1 for 300 points"),
         (lambda path: plots.learning_curves(ROWS, path.with_suffix(".pdf"), ""), "end it in .png"),
         (lambda path: plots.learning_curves(ROWS, path / "figure.png", ""), "name a folder that can be written"),
     ],
@@ -236,12 +244,12 @@ def test_matplotlib_is_imported_when_a_figure_is_drawn():
 
 def test_log_axis() -> None:
     """Plain numbers at the values asked for, none between them."""
-    with matplotlib.rc_context(plots._STYLE):
+    with matplotlib.rc_context(figures.STYLE):
         figure = Figure()
         axes = figure.subplots()
         axes.plot([1, 20], [1e-5, 3])
-        plots.log_axis(axes, "x", [1, 5, 20])
-        plots.log_axis(axes, "y")
+        figures.log_axis(axes, "x", [1, 5, 20])
+        figures.log_axis(axes, "y")
         figure.draw_without_rendering()
     assert [text.get_text() for text in axes.get_xticklabels(which="both")] == ["1", "5", "20"]
     written = [text.get_text() for text in axes.get_yticklabels(which="both")]

@@ -1,6 +1,5 @@
 """Compiled programs kept from run to run: the same bits, JAX's own settings obeyed, and nothing in the way of a run."""
 
-import csv
 import json
 import os
 import subprocess
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import jax
 import pytest
+from made_reviews import write_csvs
 
-from lstm_jax import data
 from lstm_jax.runtime import compilation_cache
 from lstm_jax.runtime.compilation_cache import compilation_cache_dir, keep_compiled
 
@@ -35,15 +34,10 @@ print(json.dumps({"code": code, "bits": bits, "hits": counts.get("/jax/compilati
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("reviews")
-    for name, split in data.synthetic_splits(64, 16, seed=4).items():
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["text", "label"])
-            rows.writerows((text.decode(), label) for text, label in zip(split.texts, split.labels, strict=True))
-    return folder
+    return write_csvs(tmp_path_factory.mktemp("reviews"), 64, 16)
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_cold_and_warm_give_the_same_bits(reviews: Path, tmp_path: Path) -> None:
     """Fresh processes on all cores, the first backend, donated state; the second finds one entry cut short and does without."""
     home = os.environ["XDG_CACHE_HOME"]
@@ -142,8 +136,8 @@ def test_off_where_xla_complains_of_its_own_programs(settings: Path, monkeypatch
 
 
 def test_a_program_loads() -> None:
-    assert isinstance(compilation_cache._said(compilation_cache._load_a_program), str)
-    assert "Error" not in compilation_cache._said(compilation_cache._load_a_program)
+    assert isinstance(compilation_cache._stderr_of(compilation_cache._load_a_program), str)
+    assert "Error" not in compilation_cache._stderr_of(compilation_cache._load_a_program)
 
 
 def test_the_oldest_go(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:

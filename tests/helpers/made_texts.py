@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig, TrainConfig
 
@@ -25,25 +26,21 @@ def small_config(path: Path, regime: str = "windows", sample: dict[str, Any] | N
 
 
 def read(params: dict[str, np.ndarray], ids) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs (N, H) of the LSTM from a zero state, and log p (N + 1, V) of the next character before and after each of ids (N,)."""
+    """Return outputs (N, H) of the LSTM from a zero state, and log p (N + 1, V) of the next character before and after each of ids (N,)."""
     p = {name: np.asarray(array, np.float64) for name, array in params.items()}
-
-    def sigmoid(z):
-        return 1 / (1 + np.exp(-z))
-
     h, c = np.zeros(8), np.zeros(8)
     outputs = [h]
-    for one in ids:
-        i, f, g, o = np.split(p["recurrent/0/kernel"][one] + h @ p["recurrent/0/recurrent_kernel"] + p["recurrent/0/bias"], 4)
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        h = sigmoid(o) * np.tanh(c)
+    for identity in ids:
+        i, f, g, o = np.split(p["recurrent/0/kernel"][identity] + h @ p["recurrent/0/recurrent_kernel"] + p["recurrent/0/bias"], 4)
+        c = expit(f) * c + expit(i) * np.tanh(g)
+        h = expit(o) * np.tanh(c)
         outputs.append(h)
     logits = np.array(outputs) @ p["head/kernel"] + p["head/bias"]
     return np.array(outputs[1:]), logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
 
 def log_p_by_hand(params, ids, window: int | None) -> np.ndarray:
-    """log p (N - 1, V) of the characters 1 .. N - 1, each from the `window` ids before it, or from all."""
+    """Return log p (N - 1, V) of the characters 1 .. N - 1, each from the `window` ids before it, or from all."""
     if window is None:
         return read(params, ids)[1][1:-1]
     return np.array([read(params, ids[max(0, n - window) : n])[1][-1] for n in range(1, len(ids))])
@@ -71,6 +68,6 @@ def ids_of(text: str) -> list[int]:
 
 
 def shown(path: Path) -> list[str]:
-    """The texts of a page, without colours."""
+    """Return the texts of a page, without colours."""
     blocks = re.findall(r"<pre>(.*?)</pre>", path.read_text(), flags=re.DOTALL)
     return [html.unescape(re.sub(r"<[^>]*>", "", block)) for block in blocks]

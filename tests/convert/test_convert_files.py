@@ -11,6 +11,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import h5py
 import numpy as np
 import pytest
+from made_weights import assert_same
+from numpy_lstm import probabilities
 
 from lstm_jax import convert
 from lstm_jax.errors import InputError
@@ -18,35 +20,8 @@ from lstm_jax.errors import InputError
 # Keras' variables lack the `copy` argument that NumPy 2 asks for.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),
-    pytest.mark.usefixtures("only_peers"),
+    pytest.mark.usefixtures("only_peers", "quick_compiles"),
 ]
-
-
-def sigmoid(z):
-    return 1 / (1 + np.exp(-z))
-
-
-def probabilities(model, ids):
-    """(B, 1) of a model in ours with one-directional layers, in float64: z = x W + h U + b, split i, f, g, o; c' = f c + i g; ..."""
-    model = {path: array.astype(np.float64) for path, array in model.items()}
-    x = model["embedding/embedding"][ids]
-    for number in range(sum(path.endswith("recurrent_kernel") for path in model)):
-        kernel, recurrent, bias = (model[f"recurrent/{number}/{name}"] for name in ("kernel", "recurrent_kernel", "bias"))
-        h = c = np.zeros((len(x), len(recurrent)))
-        outputs = []
-        for step in range(x.shape[1]):
-            i, f, g, o = np.split(x[:, step] @ kernel + h @ recurrent + bias, 4, axis=-1)
-            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-            h = sigmoid(o) * np.tanh(c)
-            outputs.append(h)
-        x = np.stack(outputs, axis=1)
-    return sigmoid(x[:, -1] @ model["head/kernel"] + model["head/bias"])
-
-
-def same(got, want):
-    assert list(got) == list(want)
-    for path, array in want.items():
-        assert (got[path].dtype, got[path].shape, got[path].tobytes()) == (array.dtype, array.shape, array.tobytes()), path
 
 
 def new_model(middle, features=7, functional=False, **dense):
@@ -72,30 +47,30 @@ def keras_layers():
 
 
 @pytest.fixture(scope="module")
-def source_model(keras_layers):
-    """The model of the source, after a step of training, so that its files hold an optimizer too."""
+def example_model(keras_layers):
+    """The model of Keras' example imdb_lstm, with an optimizer, so that its files hold one too."""
     model = new_model([keras_layers.LSTM(5, dropout=0.2, recurrent_dropout=0.2)])
     model.compile("adam", "binary_crossentropy")
-    model.fit(np.arange(24).reshape(4, 6), np.ones((4, 1)), verbose=0)
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
 @pytest.fixture(scope="module")
-def source_file(source_model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("source") / "x.weights.h5"
-    source_model.save_weights(path)
+def example_file(example_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("example") / "x.weights.h5"
+    example_model.save_weights(path)
     return path
 
 
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
-def test_the_source_model(source_model, tmp_path, name):
+def test_the_example_model(example_model, tmp_path, name):
     path = tmp_path / name
-    (source_model.save if name.endswith(".keras") else source_model.save_weights)(path)
+    (example_model.save if name.endswith(".keras") else example_model.save_weights)(path)
     ours = convert.sentiment_from_keras_file(path)
-    same(ours, convert.sentiment_from_keras(source_model.get_weights()))
+    assert_same(ours, convert.sentiment_from_keras(example_model.get_weights()))
     ids = np.random.default_rng(1).integers(0, 50, (8, 6))
     want = probabilities(ours, ids)
-    assert np.abs(source_model.predict(ids, verbose=0) - want).max() <= 1e-5 * want.max()
+    assert np.abs(example_model.predict(ids, verbose=0) - want).max() <= 1e-5 * want.max()
     assert list(convert.read_keras_weights(path)) == [
         "layers/dense/vars/0",
         "layers/dense/vars/1",
@@ -104,6 +79,9 @@ def test_the_source_model(source_model, tmp_path, name):
         "layers/lstm/cell/vars/1",
         "layers/lstm/cell/vars/2",
     ]
+    if name.endswith(".h5"):
+        with h5py.File(path) as file:
+            assert "optimizer/vars/0" in file
 
 
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
@@ -111,7 +89,7 @@ def test_natural_order(keras_layers, tmp_path, name):
     model = new_model([keras_layers.LSTM(7, return_sequences=number < 11) for number in range(12)])
     (model.save if name.endswith(".keras") else model.save_weights)(tmp_path / name)
     ours = convert.sentiment_from_keras_file(tmp_path / name)
-    same(ours, convert.sentiment_from_keras(model.get_weights()))
+    assert_same(ours, convert.sentiment_from_keras(model.get_weights()))
     assert "recurrent/11/kernel" in ours
     paths = [path for path in convert.read_keras_weights(tmp_path / name) if path.endswith("cell/vars/0")]
     assert [path.split("/")[1] for path in paths] == ["lstm", *(f"lstm_{number}" for number in range(1, 12))]
@@ -134,7 +112,7 @@ def test_mixed_layers(keras_layers, tmp_path, name, functional):
     model = new_model(middle, functional=functional)
     (model.save if name.endswith(".keras") else model.save_weights)(tmp_path / name)
     ours = convert.sentiment_from_keras_file(tmp_path / name)
-    same(ours, convert.sentiment_from_keras(model.get_weights()))
+    assert_same(ours, convert.sentiment_from_keras(model.get_weights()))
     assert {path.split("/")[1] for path in ours if path.startswith("recurrent/")} == set("012345")
 
 
@@ -144,7 +122,7 @@ def test_an_order_that_widths_do_not_tell(keras_layers, tmp_path):
     with pytest.raises(InputError, match=r"fit in several orders: save a \.keras archive"):
         convert.sentiment_from_keras_file(tmp_path / "x.weights.h5")
     model.save(tmp_path / "x.keras")
-    same(convert.sentiment_from_keras_file(tmp_path / "x.keras"), convert.sentiment_from_keras(model.get_weights()))
+    assert_same(convert.sentiment_from_keras_file(tmp_path / "x.keras"), convert.sentiment_from_keras(model.get_weights()))
 
 
 @pytest.mark.parametrize("functional", [False, True])
@@ -157,9 +135,9 @@ def test_write_loads_in_keras(keras_layers, tmp_path, functional):
     ours = convert.sentiment_from_keras(written.get_weights())
     read.set_weights([np.zeros_like(array) for array in read.get_weights()])
     convert.write_keras_weights(tmp_path / "y.weights.h5", ours)
-    same(convert.sentiment_from_keras_file(tmp_path / "y.weights.h5"), ours)
+    assert_same(convert.sentiment_from_keras_file(tmp_path / "y.weights.h5"), ours)
     read.load_weights(tmp_path / "y.weights.h5")
-    same(convert.sentiment_from_keras(read.get_weights()), ours)
+    assert_same(convert.sentiment_from_keras(read.get_weights()), ours)
 
     with pytest.raises(InputError, match="ends in"):
         convert.write_keras_weights(tmp_path / "y.h5", ours)
@@ -178,9 +156,9 @@ def test_half_precision(keras_layers, tmp_path, dtype):
     ours = convert.sentiment_from_keras_file(tmp_path / "x.weights.h5")
     listed = convert.sentiment_from_keras(model.get_weights())
     assert listed["recurrent/0/kernel"].dtype.name == dtype
-    same(ours, listed if dtype == "float16" else {path: array.astype(np.float32) for path, array in listed.items()})
+    assert_same(ours, listed if dtype == "float16" else {path: array.astype(np.float32) for path, array in listed.items()})
     convert.write_keras_weights(tmp_path / "y.weights.h5", listed)
-    same(convert.read_keras_weights(tmp_path / "y.weights.h5"), convert.read_keras_weights(tmp_path / "x.weights.h5"))
+    assert_same(convert.read_keras_weights(tmp_path / "y.weights.h5"), convert.read_keras_weights(tmp_path / "x.weights.h5"))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +202,7 @@ def test_an_archive_shows_options(keras_layers, tmp_path, build, message):
         convert.sentiment_from_keras_file(tmp_path / "x.keras")
 
 
-def test_refuses_subclassed_models_and_legacy_files(keras_layers, source_model, tmp_path):
+def test_refuses_subclassed_models_and_legacy_files(keras_layers, example_model, tmp_path):
     with h5py.File(tmp_path / "own.weights.h5", "w") as file:  # a subclassed model is laid out by its attributes' names
         file["emb/vars/0"] = np.zeros((3, 2), np.float32)
     with h5py.File(tmp_path / "old.h5", "w") as file:
@@ -235,8 +213,8 @@ def test_refuses_subclassed_models_and_legacy_files(keras_layers, source_model, 
             convert.sentiment_from_keras_file(tmp_path / name)
 
 
-def test_refuses_what_is_no_weights_file(source_file, tmp_path):
-    whole = source_file.read_bytes()
+def test_refuses_what_is_no_weights_file(example_file, tmp_path):
+    whole = example_file.read_bytes()
     with pytest.raises(InputError, match="there is no such file"):
         convert.read_keras_weights(tmp_path / "absent.weights.h5")
     for name, content in {"text": b"no weights here" * 100, "empty": b"", "head": whole[:100], "half": whole[: len(whole) // 2]}.items():
@@ -245,8 +223,8 @@ def test_refuses_what_is_no_weights_file(source_file, tmp_path):
             convert.read_keras_weights(tmp_path / name)
 
 
-def test_damage_never_escapes_as_another_error(source_file, tmp_path):
-    whole, rng = source_file.read_bytes(), np.random.default_rng(0)
+def test_damage_never_escapes_as_another_error(example_file, tmp_path):
+    whole, rng = example_file.read_bytes(), np.random.default_rng(0)
     path = tmp_path / "x.weights.h5"
     refused = 0
     for _ in range(60):
@@ -319,9 +297,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_refuses_hostile_files(source_file, tmp_path, what):
+def test_refuses_hostile_files(example_file, tmp_path, what):
     path, outside = tmp_path / "x.weights.h5", tmp_path / "outside.h5"
-    shutil.copy(source_file, path)
+    shutil.copy(example_file, path)
     with h5py.File(outside, "w") as file:
         file["secret"] = np.zeros((7, 20), np.float32)
     hostile(path, what, outside)
@@ -336,8 +314,8 @@ def test_refuses_hostile_files(source_file, tmp_path, what):
         convert.read_keras_weights(archive)
 
 
-def test_refuses_damaged_archives(source_model, tmp_path):
-    source_model.save(tmp_path / "x.keras")
+def test_refuses_damaged_archives(example_model, tmp_path):
+    example_model.save(tmp_path / "x.keras")
     whole = (tmp_path / "x.keras").read_bytes()
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         config, weights = archive.read("config.json"), archive.read("model.weights.h5")

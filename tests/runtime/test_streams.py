@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from test_cli import assert_error
+from command_line import assert_error
 
 from lstm_jax import cli
 from lstm_jax.commands import COMMANDS

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from made_weights import assert_same, normal
 
 from lstm_jax import convert
 from lstm_jax.config import GenerationModelConfig
@@ -19,10 +20,6 @@ V, UNITS = 11, 6
 KINDS = pytest.mark.parametrize(("layers", "embed"), [(1, 0), (2, 0), (1, 4), (2, 4), (1, V)])  # embed = V looks most like one-hot
 IDS = np.random.default_rng(0).integers(0, V, (5, 9)).astype(np.int32)
 SIZES = st.sampled_from([1, 2, 3, 4, 8])
-
-
-def normal(seed, *shape):
-    return np.random.default_rng([seed, *shape]).normal(0, 0.6, shape).astype(np.float32)
 
 
 def random_params(layers=1, embed=0, units=UNITS, vocabulary=V, tied=False):
@@ -53,15 +50,6 @@ def close(ours, wanted):
     np.testing.assert_allclose(probabilities if wanted.ndim == 3 else probabilities[:, -1], wanted, rtol=0, atol=1e-6)
 
 
-def same(got, want):
-    """Equal lists or dicts of arrays, order, dtype and bits."""
-    assert len(got) == len(want)
-    pairs = zip(got.items(), want.items(), strict=True) if isinstance(want, dict) else zip(enumerate(got), enumerate(want), strict=True)
-    for (name, array), (wanted_name, wanted) in pairs:
-        assert name == wanted_name
-        assert (array.dtype, array.shape, array.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes()), name
-
-
 # Keras
 
 
@@ -86,7 +74,7 @@ def test_keras_lists(keras, peer_rules, layers, embed):
         weights, wanted = [np.asarray(array) for array in peer.get_weights()], keras_probabilities(peer, embed)
     ours = convert.generation_from_keras(weights)
     close(logits(ours, layers=layers, embed=embed), wanted)
-    same(convert.generation_to_keras(ours), weights)
+    assert_same(convert.generation_to_keras(ours), weights)
 
 
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
@@ -98,16 +86,16 @@ def test_keras_files(keras, peer_rules, tmp_path, layers, embed, sequences, name
         weights, wanted = [np.asarray(array) for array in peer.get_weights()], keras_probabilities(peer, embed)
         (peer.save if name.endswith(".keras") else peer.save_weights)(tmp_path / name)
     ours = convert.generation_from_keras_file(tmp_path / name)
-    same(ours, convert.generation_from_keras(weights))
+    assert_same(ours, convert.generation_from_keras(weights))
     assert wanted.ndim == 2 + sequences
     close(logits(ours, layers=layers, embed=embed), wanted)
 
     convert.write_keras_weights(tmp_path / "y.weights.h5", ours)
-    same(convert.generation_from_keras_file(tmp_path / "y.weights.h5"), ours)
+    assert_same(convert.generation_from_keras_file(tmp_path / "y.weights.h5"), ours)
     with peer_rules():
         peer.set_weights([np.zeros_like(array) for array in weights])
         peer.load_weights(tmp_path / "y.weights.h5")
-        same([np.asarray(array) for array in peer.get_weights()], weights)
+        assert_same([np.asarray(array) for array in peer.get_weights()], weights)
 
 
 def test_cells_in_one_rnn_layer(keras, peer_rules, tmp_path):
@@ -124,9 +112,9 @@ def test_cells_in_one_rnn_layer(keras, peer_rules, tmp_path):
 def test_shapes_tell_a_table_from_a_kernel(vocabulary, embed, units, layers, embedded):
     ours = random_params(layers, embed if embedded else 0, units, vocabulary)
     weights = convert.generation_to_keras(ours)
-    same(convert.generation_from_keras(weights), ours)
+    assert_same(convert.generation_from_keras(weights), ours)
     without_biases = {path: np.zeros_like(array) if path.endswith("bias") else array for path, array in ours.items()}
-    same(convert.generation_from_keras([array for array in weights if array.ndim == 2]), without_biases)
+    assert_same(convert.generation_from_keras([array for array in weights if array.ndim == 2]), without_biases)
 
 
 def test_refuses_wrong_lists():
@@ -245,7 +233,7 @@ def test_torch_models(torch, layers, embed, names):
 
     state = convert.generation_to_torch(ours, *names)
     assert list(state) == list(module.state_dict())
-    same(convert.generation_from_torch(state, *names), ours)
+    assert_same(convert.generation_from_torch(state, *names), ours)
     twin, twins = torch_model(torch, names, layers, embed)
     load(torch, twin, {name: np.zeros_like(array) for name, array in state.items()})
     load(torch, twin, state)
@@ -270,7 +258,7 @@ def test_torch_tied_weights(torch):
     close(logits(tied, layers=2, embed=UNITS, tied=True), wanted)
 
     state = convert.generation_to_torch(tied, **names)
-    same(state, convert.generation_to_torch(untied, **names))
+    assert_same(state, convert.generation_to_torch(untied, **names))
     assert list(state) == list(module.state_dict())
     assert not np.shares_memory(state["encoder.weight"], state["decoder.weight"])
     load(torch, module, state)
@@ -328,10 +316,10 @@ def test_a_tied_model_becomes_an_untied_one(tmp_path):
     weights = convert.generation_to_keras(tied)
     np.testing.assert_array_equal(weights[-2], tied["embedding/embedding"].T)
     untied = convert.generation_from_keras(weights)
-    same({path: array for path, array in untied.items() if path != "head/kernel"}, tied)
+    assert_same({path: array for path, array in untied.items() if path != "head/kernel"}, tied)
     close(logits(untied, layers=2, embed=UNITS), np.asarray(jax.nn.softmax(logits(tied, layers=2, embed=UNITS, tied=True))))
     convert.write_keras_weights(tmp_path / "x.weights.h5", tied)
-    same(convert.generation_from_keras_file(tmp_path / "x.weights.h5"), untied)
+    assert_same(convert.generation_from_keras_file(tmp_path / "x.weights.h5"), untied)
 
 
 def test_the_arrays_of_a_model_itself():

@@ -1,10 +1,8 @@
 """Pages of coloured text: self-contained, escaped, every character there, shades by value."""
 
-import html
-import re
-
 import numpy as np
 import pytest
+from made_texts import shown
 
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.text_map import most_active, surprise_page, units_page
@@ -12,15 +10,11 @@ from lstm_jax.inspection.text_map import most_active, surprise_page, units_page
 TEXT = 'if a < b & c:\n  "tag" </pre><script>'
 
 
-def _shown(page: str) -> list[str]:
-    return [html.unescape(re.sub(r"<[^>]*>", "", block)) for block in re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)]
-
-
 def test_surprise(tmp_path):
     bits = np.linspace(0, 9, len(TEXT) - 1)
     surprise_page(TEXT, bits, tmp_path / "page.html", "a <title>")
     page = (tmp_path / "page.html").read_text()
-    assert _shown(page) == [TEXT]
+    assert shown(tmp_path / "page.html") == [TEXT]
     assert "<script" not in page
     assert "http" not in page
     assert f"{bits.mean():.3f} bits a character" in page
@@ -32,7 +26,7 @@ def test_units(tmp_path):
     activations = np.stack([np.linspace(-1, 1, len(TEXT)), np.zeros(len(TEXT))], axis=1)
     units_page(TEXT, activations, [1, 0], tmp_path / "page.html", "units")
     page = (tmp_path / "page.html").read_text()
-    assert _shown(page) == [TEXT, TEXT]
+    assert shown(tmp_path / "page.html") == [TEXT, TEXT]
     assert page.index("unit 1") < page.index("unit 0")
     assert page.index('class="n11"') < page.index('class="p11"')
     assert "span" not in page[page.index("unit 1") : page.index("unit 0")]  # a silent unit colours nothing

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lstm_jax.runtime.interrupts import interrupted, none_is_lost
+from lstm_jax.runtime.interrupts import interrupted, keep_interrupts
 from lstm_jax.training import loop
 
 
@@ -28,7 +28,7 @@ def drop_and_wait() -> None:
 
 def test_one_that_python_ignores_comes_again():
     handler = signal.getsignal(signal.SIGINT)
-    with none_is_lost():
+    with keep_interrupts():
         with pytest.raises(KeyboardInterrupt):
             drop_and_wait()
         assert interrupted()
@@ -37,14 +37,14 @@ def test_one_that_python_ignores_comes_again():
 
 
 def test_one_that_was_swallowed_stops_training():
-    with none_is_lost():
+    with keep_interrupts():
         assert not interrupted()
         with contextlib.suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
         with pytest.raises(KeyboardInterrupt):
             loop._signals().__enter__()
-    with none_is_lost(), loop._signals() as asked:
+    with keep_interrupts(), loop._signals() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked.wait(5)
 
@@ -52,7 +52,7 @@ def test_one_that_was_swallowed_stops_training():
 def test_a_process_that_ignores_interrupts_goes_on_ignoring_them():
     old = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with none_is_lost():
+        with keep_interrupts():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, old)

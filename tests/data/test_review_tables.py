@@ -6,18 +6,10 @@ import lzma
 
 import numpy as np
 import pytest
-from made_reviews import made_rows
+from made_reviews import made_rows, write_csv
 
 from lstm_jax.data import find_imdb, load_reviews
 from lstm_jax.errors import InputError
-
-
-def write_csv(path, rows, columns=("text", "label")):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def check(split, name, movies=True):

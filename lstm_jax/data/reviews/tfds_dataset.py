@@ -1,7 +1,7 @@
-"""The reviews as a TensorFlow Datasets data set, without TensorFlow.
+"""The data set `lstm_jax_imdb` of TensorFlow Datasets (TFDS): its builder class, and a reader that needs no TensorFlow.
 
-The stock `imdb_reviews` builder needs TensorFlow to prepare. This one, `lstm_jax_imdb`, reads through `load_reviews` and stores
-array_record files, which `as_data_source()` reads back.
+The stock `imdb_reviews` builder needs TensorFlow to prepare. This one gets the reviews from `build_tfds` and stores array_record files,
+which `as_data_source()` reads back.
 """
 
 import contextlib
@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.data.reviews.archive import download_archive
-from lstm_jax.data.reviews.sources import Source, load_reviews
-from lstm_jax.data.reviews.written import CLASSES, TextSplit, check_splits, review_name
+from lstm_jax.data.reviews.form import Found, ReadOptions
+from lstm_jax.data.reviews.texts import CLASSES, TextSplit, check_splits, review_name
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import user_path
 
@@ -31,9 +30,9 @@ NAME = re.compile(r"(?:pos|neg)/(\d+)_(\d+)\.txt")
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """TFDS draws progress bars and its dependencies warn; neither is about what the user did."""
-    tfds, logger = _tfds(), logging.getLogger("absl")
+def quiet_tfds() -> Iterator[None]:
+    """Suppress the progress bars of TFDS and the warnings of its dependencies, which are not about what the user did."""
+    tfds, logger = load_tfds(), logging.getLogger("absl")
     level = logger.level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -45,7 +44,12 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _tfds() -> Any:
+def load_tfds() -> Any:
+    """Return the module tensorflow_datasets.
+
+    Raises:
+        InputError: if it or array_record is not installed.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -57,13 +61,13 @@ def _tfds() -> Any:
 
 
 def tfds_dir(data_dir: str | Path | None = None) -> Path:
-    """Where TFDS keeps data sets: the argument, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    """Return the folder in which TFDS keeps data sets: the argument, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
     return user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 @functools.cache
 def _builder_class() -> Any:
-    tfds = _tfds()
+    tfds = load_tfds()
 
     with tfds.core.registered.skip_registration():
 
@@ -106,70 +110,50 @@ def _builder_class() -> Any:
     return LstmJaxImdb
 
 
-def _builder(data_dir: str | Path | None) -> tuple[Any, bool]:
-    """The builder, and whether its data set is there."""
-    with _quiet():
+def tfds_builder(data_dir: str | Path | None) -> tuple[Any, bool]:
+    """Return the builder, and whether its data set is prepared.
+
+    Raises:
+        InputError: without tensorflow-datasets.
+    """
+    with quiet_tfds():
         builder = _builder_class()(data_dir=str(tfds_dir(data_dir)), file_format="array_record")
         return builder, builder.is_prepared()
 
 
-def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = None, verify: bool = True) -> Any:
-    """Prepare `lstm_jax_imdb`; one that is there already is kept.
-
-    Args:
-        source: any local form that `load_reviews` reads; None: the archive is downloaded beside the data set.
-        data_dir: TFDS' folder; None: `$TFDS_DATA_DIR`, else TFDS' default.
-        verify: check a file named aclImdb_v1.tar.gz.
-
-    Returns:
-        The `tfds.core.DatasetBuilder`; `.as_data_source()` reads it.
-
-    Raises:
-        InputError: without tensorflow-datasets, for a source that cannot be read, or a folder that cannot be written.
-    """
-    builder, there = _builder(data_dir)
-    if there:
-        return builder
-    path = download_archive(tfds_dir(data_dir) / "downloads") if source is None else Path(source)
-    builder.reviews = load_reviews(path, verify=verify)
-    tfds = _tfds()
-    config = tfds.download.DownloadConfig(try_download_gcs=False, manual_dir=str(path.parent))
-    try:
-        with _quiet():
-            builder.download_and_prepare(download_config=config)
-    except OSError as error:
-        raise InputError(f"TFDS folder {tfds_dir(data_dir)}", error, "free some space or set TFDS_DATA_DIR to another folder") from error
-    return builder
-
-
 def _prepared(data_dir: str | Path | None) -> Any:
-    builder, there = _builder(data_dir)
-    require(there, f"data set {TFDS_NAME} in {tfds_dir(data_dir)}", "not built yet", BUILD)
+    builder, prepared = tfds_builder(data_dir)
+    require(prepared, f"data set {TFDS_NAME} in {tfds_dir(data_dir)}", "not built yet", BUILD)
     return builder
 
 
-def tfds_source(data_dir: str | Path | None = None) -> Source:
-    """The prepared data set as a source: its files decide the cache's key.
+def find_tfds(_: Path) -> Found:
+    """Return the folder and the files of the prepared data set.
 
     Raises:
-        InputError: without tensorflow-datasets, or where the set is not built.
+        InputError: without tensorflow-datasets, or if the data set is not built.
     """
-    folder = Path(_prepared(data_dir).data_path)
-    return Source("tfds", folder, {path.name: path for path in folder.iterdir() if path.is_file()})
+    folder = Path(_prepared(None).data_path)
+    return Found(folder, {path.name: path for path in folder.iterdir() if path.is_file()})
+
+
+def read_tfds(_: Found, __: ReadOptions) -> dict[str, TextSplit]:
+    """Return `reviews_from_tfds()`."""
+    return reviews_from_tfds()
 
 
 def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit]:
-    """The reviews of the prepared data set, in its order, with the names that Keras' order needs.
+    """Return the reviews of the prepared data set by split, in its order, with the names that Keras' order needs.
 
     Raises:
-        InputError: without tensorflow-datasets, or where the set is not built or cannot be read.
+        InputError: without tensorflow-datasets, or if the data set is not built or cannot be read.
     """
     builder = _prepared(data_dir)
     splits = {}
     for name in ("train", "test"):
         if name not in builder.info.splits:
             continue
-        with _quiet():
+        with quiet_tfds():
             rows = list(builder.as_data_source(split=name))
         labels = np.asarray([row["label"] for row in rows], np.int32)
         known = [(None, None) if row["rating"] < 0 else (row["id"], row["rating"]) for row in rows]

@@ -1,4 +1,4 @@
-"""Reviews as they were written: bytes, a label, a name and (where known) a movie."""
+"""Labelled reviews as bytes: text, label, name and, where known, movie."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ class TextSplit:
 
 
 def review_name(label: int, row: int, identity: object = None, rating: object = None) -> str:
-    """`pos/0_9.txt` where the id and the rating are known, else `pos/000000012.txt` for row 12."""
+    """Return `pos/0_9.txt` if the id and the rating are known, else `pos/000000012.txt` for row 12."""
     if identity is None or rating is None:
         return f"{CLASSES[label]}/{row:09d}.txt"
     return f"{CLASSES[label]}/{identity}_{rating}.txt"
 
 
 def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
-    """Every split has reviews of both classes, and there is a training split.
+    """Check that there is a training split, and that every split has reviews of both classes.
 
     Raises:
         InputError: naming `source` and the split that lacks something.
@@ -53,5 +53,5 @@ def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
 
 
 def name_order(split: TextSplit) -> np.ndarray:
-    """(N,) rows in Keras' order before its shuffle: positive first, inside a class by name as a string."""
+    """Return the (N,) row numbers in Keras' order before its shuffle: positive first, inside a class by name as a string."""
     return np.asarray(sorted(range(len(split)), key=lambda row: (-int(split.labels[row]), split.names[row])), np.int64)

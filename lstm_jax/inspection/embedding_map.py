@@ -1,0 +1,116 @@
+"""Map of an embedding: words in a plane, coloured by polarity, as many labelled as find room."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lstm_jax.errors import require
+from lstm_jax.inspection.figures import BLUE, GREY, ORANGE, set_title, write_figure
+
+
+def embedding_map(
+    coordinates: Float[np.ndarray, "N 2"],
+    words: Sequence[str],
+    colours: Float[np.ndarray, "N"],
+    path: Path,
+    title: str,
+    force: bool = True,
+) -> tuple[Path, Path]:
+    """Draw words in a plane, coloured by the share of positive among the reviews that hold them.
+
+    As many words are labelled as find room, frequent words and words of extreme colour before the others; no two labels overlap.
+
+    Args:
+        coordinates: coordinates of the words, for example from `embedding_space.project`.
+        words: the words, the most frequent first.
+        colours: shares from 0 to 1; a word whose share is nan is left out.
+        path: path that ends in .png.
+        title: title above the figure.
+        force: see `files.writing.check_output`.
+
+    Returns:
+        Paths of the .png and the .svg.
+
+    Raises:
+        InputError: as `write_figure`, and if the counts differ or nothing is left to draw.
+    """
+    require(len(words) == len(coordinates), "words of a map", f"{len(words)} for {len(coordinates)} points", "give one a point")
+    known = np.isfinite(colours)
+    require(bool(known.any()), "words of a map", "none with a share", "give words that occur in the reviews")
+    shown = [word for word, is_known in zip(words, known, strict=True) if is_known]
+    return write_figure(
+        path, (10.0, 7.6), lambda figure: _draw_embedding_map(figure, coordinates[known], shown, colours[known], title), force
+    )
+
+
+def _draw_embedding_map(figure: Any, coordinates: np.ndarray, words: Sequence[str], colours: np.ndarray, title: str) -> None:
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.ticker import PercentFormatter
+
+    set_title(figure, title)
+    axes = figure.subplots()
+    # The scale ends where the words end, so that shares of 45 to 55 % are not all grey; 50 % stays in the middle.
+    reach = max(0.05, float(np.ceil(np.quantile(np.abs(colours - 0.5), 0.98) * 20)) / 20)
+    scale = LinearSegmentedColormap.from_list("polarity", [ORANGE, GREY, BLUE], N=257)
+    points = axes.scatter(
+        coordinates[:, 0], coordinates[:, 1], c=colours, cmap=scale, norm=Normalize(0.5 - reach, 0.5 + reach), s=16, lw=0, alpha=0.9
+    )
+    bar = figure.colorbar(
+        points,
+        ax=axes,
+        label="share of positive reviews that hold the word",
+        format=PercentFormatter(1, 0),
+        pad=0.02,
+        shrink=0.7,
+        extend="both" if np.abs(colours - 0.5).max() > reach else "neither",
+    )
+    bar.outline.set_visible(False)
+    axes.set(xlabel="first coordinate", ylabel="second coordinate")
+    axes.margins(0.06)
+    _label_words(axes, coordinates, words, points.to_rgba(colours)[:, :3] * 0.6, _label_order(colours))
+
+
+def _label_order(colours: np.ndarray) -> np.ndarray:
+    """Return the indices ordered by the better of two ranks: of frequency, and of the colour's distance from the middle."""
+    from scipy.stats import rankdata
+
+    extreme = rankdata(-np.abs(colours - 0.5), method="ordinal") - 1
+    return np.argsort(np.minimum(extreme, np.arange(len(colours))), kind="stable")
+
+
+def _label_words(axes: Any, coordinates: np.ndarray, words: Sequence[str], inks: np.ndarray, order: np.ndarray) -> None:
+    """Write each word right, left, above or below its point, where it covers the fewest points; leave it out if it would cover a label."""
+    from matplotlib.patheffects import withStroke
+
+    axes.figure.draw_without_rendering()  # lays the axes out: only then are there pixels to measure
+    pixels = axes.transData.transform(coordinates)
+    frame = axes.bbox.extents
+    taken = np.empty((0, 4))
+    sides = [((5, 0), "left", "center"), ((-5, 0), "right", "center"), ((0, 5), "center", "bottom"), ((0, -5), "center", "top")]
+    for index in order:
+        visible = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in words[index])
+        label = axes.annotate(visible, coordinates[index], (0, 0), textcoords="offset points", fontsize=8.5, color=inks[index])
+        label.set_in_layout(False)
+        label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        fits = []
+        for number, (offset, across, along) in enumerate(sides):
+            label.set(position=offset, ha=across, va=along)
+            box = label.get_window_extent().extents
+            inside = (box[:2] >= frame[:2]).all() and (box[2:] <= frame[2:]).all()
+            if inside and not _overlaps(taken, box).any():
+                covered = _overlaps(np.concatenate([pixels - 4, pixels + 4], axis=1), box).sum()
+                fits.append((covered, number, box))
+        if not fits:
+            label.remove()
+            continue
+        _, number, box = min(fits, key=lambda fit: fit[:2])
+        label.set(position=sides[number][0], ha=sides[number][1], va=sides[number][2])
+        taken = np.concatenate([taken, [box]])
+
+
+def _overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return (n,) bool, true for the boxes (n, 4) = left, bottom, right, top that touch `box`."""
+    return np.all((boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2]), axis=1)

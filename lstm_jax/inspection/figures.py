@@ -1,0 +1,97 @@
+"""Figures: a style for matplotlib, and a function that writes a .png and an .svg beside it.
+
+matplotlib is imported on use and without pyplot, so that no global state is left and no display is needed. Colours are from Okabe and
+Ito's palette, which colour-blind readers can tell apart. Equal numbers give equal bytes of SVG.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lstm_jax.errors import require
+from lstm_jax.files.writing import MARK, write_atomically
+
+BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#B9B9B9"
+DPI = 150
+"""Pixels an inch of the .png."""
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "text.color": INK,
+    "text.parse_math": False,  # a word or a title may hold "$"
+    "figure.facecolor": "white",
+    "svg.hashsalt": "lstm_jax",
+}
+
+
+def log_axis(axes: Any, which: Literal["x", "y"], values: Sequence[Any] = ()) -> None:
+    """Make one axis logarithmic, with plain numbers at its ticks: at `values`, or where matplotlib chooses if there are none."""
+    from matplotlib.ticker import NullLocator
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    if values:
+        axis.set_ticks(values)
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_locator(NullLocator())
+
+
+def figure_paths(path: Path) -> tuple[Path, Path]:
+    """Return the paths of the .png and of the .svg beside it.
+
+    Raises:
+        InputError: on a path that does not end in .png.
+    """
+    require(path.suffix == ".png", f"figure {path}", f"ending {path.suffix!r}", "end it in .png; the .svg is written beside it")
+    return path, path.with_suffix(".svg")
+
+
+def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], object], force: bool = True) -> tuple[Path, Path]:
+    """Draw a figure, then write both of its files, each whole or not at all.
+
+    Args:
+        path: path that ends in .png; the .svg is written beside it.
+        inches: width and height.
+        draw: function that draws into an empty matplotlib figure.
+        force: see `files.writing.check_output`.
+
+    Returns:
+        Paths of the .png and the .svg.
+
+    Raises:
+        InputError: on a path of another ending, or one that cannot be written.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    paths = figure_paths(path)
+    png, svg = io.BytesIO(), io.BytesIO()
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a word in a script that the font lacks is drawn as boxes
+        figure = Figure(figsize=inches, dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure)
+        figure.savefig(png, format="png", dpi=DPI, metadata={"Comment": MARK})
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Description": MARK})
+    for each, content in zip(paths, (png, svg), strict=True):
+        write_atomically(each, content.getvalue(), force)
+    return paths
+
+
+def set_title(figure: Any, title: str) -> None:
+    """Set the figure's title, at its left edge."""
+    figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")

@@ -1,0 +1,86 @@
+"""Weights to and from Flax's cells: Flax's own forward pass against a float64 LSTM with the converted arrays."""
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from made_weights import assert_same, normal, random_lstm
+from numpy_lstm import assert_close, lstm
+
+from lstm_jax import convert
+from lstm_jax.errors import InputError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),  # NumPy 2 asks for an argument `copy`
+    pytest.mark.usefixtures("only_peers", "quick_compiles"),
+]
+
+SIZES = st.sampled_from([1, 2, 3, 5, 7])
+SHAPES = st.tuples(SIZES, SIZES, SIZES, SIZES)  # B, T, E, H
+# A peer compiles anew for each shape, so that shrinking a failure would take minutes.
+FEW = settings(max_examples=3, deadline=None, derandomize=True, phases=[Phase.generate])
+
+
+@FEW
+@given(SHAPES, st.sampled_from(["LSTMCell", "OptimizedLSTMCell"]))
+def test_linen(shape, cell):
+    linen, jax = pytest.importorskip("flax.linen", reason="needs Flax"), pytest.importorskip("jax")
+    b, t, e, h = shape
+    x = normal(4, b, t, e)
+    peer = linen.RNN(getattr(linen, cell)(h))
+    first = peer.init(jax.random.key(0), x)
+    assert_same(convert.lstm_to_linen(convert.lstm_from_linen(first), rnn=True), jax.tree.map(np.asarray, first["params"]), ordered=False)
+
+    ours = random_lstm(e, h)
+    tree = convert.lstm_to_linen(ours, rnn=True)
+    assert jax.tree.structure(tree) == jax.tree.structure(first["params"])
+    converted = convert.lstm_from_linen(tree["cell"])
+    assert_same(converted, ours)
+    assert_close(peer.apply({"params": tree}, x), lstm(converted, x))
+
+
+@FEW
+@given(SHAPES, st.booleans())
+def test_nnx(shape, optimized):
+    nnx = pytest.importorskip("flax.nnx", reason="needs Flax")
+    b, t, e, h = shape
+    x = normal(4, b, t, e)
+    cell = (nnx.OptimizedLSTMCell if optimized else nnx.LSTMCell)(e, h, rngs=nnx.Rngs(0))
+    peer = nnx.RNN(cell, rngs=nnx.Rngs(1))
+    first = nnx.to_pure_dict(nnx.state(cell))
+    assert_same(
+        convert.lstm_to_nnx(convert.lstm_from_nnx(first), optimized),
+        {k: {n: np.asarray(a) for n, a in v.items()} for k, v in first.items()},
+        ordered=False,
+    )
+
+    ours = random_lstm(e, h)
+    state = nnx.state(cell)
+    nnx.replace_by_pure_dict(state, convert.lstm_to_nnx(ours, optimized))
+    nnx.update(cell, state)
+    converted = convert.lstm_from_nnx(nnx.to_pure_dict(nnx.state(peer)))
+    assert_same(converted, ours)
+    assert_same(convert.lstm_from_nnx(nnx.state(cell)), ours)
+    assert_close(peer(x), lstm(converted, x))
+
+
+def test_flax_key_styles():
+    ours = random_lstm(3, 5)
+    tree = convert.lstm_to_linen(ours)
+    flat = {(layer, name): array for layer, arrays in tree.items() for name, array in arrays.items()}
+    assert_same(convert.lstm_from_linen(flat), ours)
+    assert_same(convert.lstm_from_linen({"/".join(("params", "cell", *path)): array for path, array in flat.items()}), ours)
+    assert_same(convert.lstm_from_nnx(convert.lstm_to_nnx(ours, optimized=False, rnn=True)), ours)
+
+
+def test_flax_refusals():
+    tree = convert.lstm_to_linen(random_lstm(3, 5))
+    with pytest.raises(InputError, match="Flax LSTM cell: keys"):
+        convert.lstm_from_linen({layer: arrays for layer, arrays in tree.items() if layer != "hg"})
+    with pytest.raises(InputError, match="Flax LSTM cell: keys"):
+        convert.lstm_from_nnx(tree)
+    with pytest.raises(InputError, match=r"ig/kernel: shape \(3, 4\); expected \(3, 5\)"):
+        convert.lstm_from_linen(tree | {"ig": {"kernel": np.zeros((3, 4))}})
+    wide = convert.lstm_to_nnx(random_lstm(3, 5))
+    with pytest.raises(InputError, match=r"nnx\.OptimizedLSTMCell: keys"):
+        convert.lstm_from_nnx(wide | {"dense_i": {}})

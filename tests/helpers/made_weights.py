@@ -1,0 +1,40 @@
+"""Random weights in our layout, and the comparison of arrays bit by bit."""
+
+import numpy as np
+
+
+def assert_same(got, want, ordered: bool = True) -> None:
+    """Check that two trees of arrays have equal keys (in equal order, if `ordered`), dtypes, shapes and bits."""
+    if isinstance(want, dict):
+        assert list(got) == list(want) if ordered else set(got) == set(want)
+        for key in want:
+            assert_same(got[key], want[key], ordered)
+    elif isinstance(want, list | tuple):
+        assert len(got) == len(want)
+        for array, wanted in zip(got, want, strict=True):
+            assert_same(array, wanted, ordered)
+    else:
+        assert (got.dtype, got.shape, got.tobytes()) == (want.dtype, want.shape, want.tobytes())
+
+
+def normal(seed, *shape, dtype=np.float32):
+    return np.random.default_rng([seed, *shape]).normal(0, 0.6, shape).astype(dtype)
+
+
+def random_lstm(features, units, seed=0, dtype=np.float32):
+    shapes = {"kernel": (features, 4 * units), "recurrent_kernel": (units, 4 * units), "bias": (4 * units,)}
+    return {name: normal(seed + place, *shape, dtype=dtype) for place, (name, shape) in enumerate(shapes.items())}
+
+
+def random_pair(features, units, seed=0):
+    return {"forward": random_lstm(features, units, seed), "backward": random_lstm(features, units, seed + 10)}
+
+
+def random_model(kinds=("lstm",), vocabulary=11, features=3, units=4):
+    model, width = {"embedding/embedding": normal(1, vocabulary, features)}, features
+    for number, kind in enumerate(kinds):
+        parts = {"": random_lstm(width, units, number)} if kind == "lstm" else random_pair(width, units, number)
+        for part, arrays in parts.items():
+            model |= {"/".join(filter(None, ("recurrent", str(number), part, name))): array for name, array in arrays.items()}
+        width = units * len(parts)
+    return model | {"head/kernel": normal(2, width, 1), "head/bias": normal(3, 1)}
