@@ -130,10 +130,10 @@ def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -
 
     start_training(config.task.train.devices, config.task.model)
     with tempfile.TemporaryDirectory() as folder:
-        forecast.train(config.task, Path(folder) / "run", series=series, figures=False)
+        forecast.train(config.task, Path(folder) / "run", data=series, figures=False)
         trained = forecast.load(Path(folder) / "run")
     part = forecast.parts_of(series, config.task)[0]["test"]
-    mean, low, high = forecast.interval(trained.given(part), part.last, scale, forecast.LEVEL)
+    mean, low, high = forecast.interval(trained.predict(part), part.last, scale, forecast.LEVEL)
     return mean[chosen], low[chosen], high[chosen]
 
 

@@ -34,8 +34,9 @@ from experiments import backward, study
 from experiments.equal import equal_units
 from experiments.training import fit
 from lstm_jax import unroll
+from lstm_jax.cell_names import CellName
 from lstm_jax.cells import CELLS
-from lstm_jax.config import CellName, DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
+from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.initializers import glorot_uniform
 from lstm_jax.inspection.figures import log_axis, write_figure
 

@@ -52,7 +52,7 @@ def train_sentiment(
     reviews = change(reviews_of(config)) if change else reviews_of(config)
     with tempfile.TemporaryDirectory() as folder:
         params = initial(reviews) if initial else None
-        return reviews, task.train(config, Path(folder) / "run", reviews=reviews, initial=params, figures=False, callbacks=callbacks)
+        return reviews, task.train(config, Path(folder) / "run", data=reviews, initial=params, figures=False, callbacks=callbacks)
 
 
 def sentiment(config: SentimentConfig) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent,
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import TokenIds, ValidSteps
 
+EMBEDDING = "embedding/embedding"
+"""Name of the embedding table among the parameters of a model, see `Functional.params`."""
+
 
 def _make_layer(kind: Callable, features: int, config: RecurrentConfig, **options) -> Any:
     """A layer or `Bidirectional` as the config wants it."""

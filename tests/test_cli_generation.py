@@ -144,13 +144,13 @@ def test_score_reads_files_text_and_standard_input(ask, run, trained, tmp_path):
     (tmp_path / "b.csv").write_text('text\n"to the mat."\n\n""\na dog\n')
     text = "the cat ran to the mat. a dog"
     ids = trained.encode(text)
-    wanted = {"characters": len(text) - 1, **trained.score(ids).figures()}
+    wanted = {"characters": len(text) - 1, **trained.score(ids).metrics()}
     for asked in ([tmp_path / "a.txt", tmp_path / "b.csv"], ["--text", text], ["--text", text.upper(), "--clean"]):
         code, out, err = ask("score", "--run", run, "--json", *asked)
         assert (code, err, json.loads(out)) == (0, "", wanted)
     assert json.loads(ask("score", "--run", run, "--json", "-", stdin=text.encode())[1]) == wanted
     carried = json.loads(ask("score", "--run", run, "--json", "--mode", "carried", "--text", text)[1])
-    assert carried == {"characters": len(text) - 1, **trained.score(ids, "carried").figures()}
+    assert carried == {"characters": len(text) - 1, **trained.score(ids, "carried").metrics()}
     assert carried["loss"] != wanted["loss"]
 
 

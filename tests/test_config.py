@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lstm_jax.cell_names import CellName
 from lstm_jax.config import (
     DataConfig,
+    ForecastConfig,
     GenerationConfig,
     GenerationModelConfig,
     SampleConfig,
@@ -19,14 +20,13 @@ from lstm_jax.config import (
     SentimentModelConfig,
     TextConfig,
     TrainConfig,
-    generation_from_json,
-    sentiment_from_json,
+    read_config,
     to_json,
+    with_task,
 )
 from lstm_jax.errors import InputError
 
 PARTS = (DataConfig, SentimentModelConfig, TrainConfig, TextConfig, GenerationModelConfig, SampleConfig)
-READERS = {SentimentConfig: sentiment_from_json, GenerationConfig: generation_from_json}
 NUMBERS = {
     SentimentConfig: {"data": "maxlen", "model": "units", "train": "epochs"},
     GenerationConfig: {"data": "step", "model": "layers", "train": "batch_size", "sample": "sample_chars"},
@@ -58,7 +58,7 @@ def test_json_round_trip(tmp_path_factory, num_words, maxlen, share, text, side)
     )
     path = tmp_path_factory.getbasetemp() / "config.json"
     path.write_text(to_json(config))
-    assert sentiment_from_json(path) == config
+    assert read_config(path, SentimentConfig) == config
 
 
 WORDS = st.text(max_size=20).map(lambda text: text.encode(errors="replace").decode())
@@ -80,17 +80,28 @@ def test_json_round_trip_of_tuples(tmp_path_factory, paths, temperatures, length
     )
     path = tmp_path_factory.getbasetemp() / "config.json"
     path.write_text(to_json(config))
-    assert generation_from_json(path) == config
+    assert read_config(path, GenerationConfig) == config
 
 
 def test_a_run_of_the_other_task(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(to_json(GenerationConfig()))
-    with pytest.raises(InputError, match=f"run {tmp_path}: text generation; use generate or score, or name a run of sentiment"):
-        sentiment_from_json(path)
+    with pytest.raises(InputError, match=f"run {tmp_path}: generation; use generate or score, or name a run of sentiment"):
+        read_config(path, SentimentConfig)
     path.write_text(to_json(SentimentConfig()))
-    with pytest.raises(InputError, match=f"run {tmp_path}: sentiment; use predict or evaluate, or name a run of text generation"):
-        generation_from_json(path)
+    with pytest.raises(InputError, match=f"run {tmp_path}: sentiment; use predict or evaluate, or name a run of generation"):
+        read_config(path, GenerationConfig)
+
+
+@pytest.mark.parametrize("kind", [SentimentConfig, GenerationConfig, ForecastConfig])
+def test_the_task_is_written_and_guessed_for_older_runs(kind, tmp_path):
+    path = tmp_path / "config.json"
+    written = json.loads(to_json(kind()))
+    assert list(written)[0] == "task"
+    old = {name: value for name, value in written.items() if name != "task"}
+    assert with_task(old) == written == with_task(written)
+    path.write_text(json.dumps(old))
+    assert read_config(path, kind) == kind()
 
 
 @pytest.mark.parametrize(("kind", "part"), [(kind, part) for kind, parts in NUMBERS.items() for part in parts])
@@ -105,27 +116,28 @@ def test_unknown_missing_and_wrong_fields(kind, part, tmp_path):
         whole | {part: whole[part] | {number: "many"}},
         whole | {part: whole[part] | {number: -1}},
     ]
-    if part != "sample":  # by which the tasks are told apart
-        cases.append({name: value for name, value in whole.items() if name != part})
+    cases.append({name: value for name, value in whole.items() if name != part})
+    if part in CHOICES[kind]:
         cases.append(whole | {part: whole[part] | {CHOICES[kind][part]: "sideways"}})
     for case in cases:
         path.write_text(json.dumps(case))
         with pytest.raises(InputError, match=r"config\.json: .+; name the folder of a finished or interrupted run"):
-            READERS[kind](path)
+            read_config(path, kind)
 
 
 @pytest.mark.parametrize(
-    ("read", "content"),
-    [(read, content) for read in READERS.values() for content in (b"", b"[]", b"{", b"\xff\xfe", b"null")]
-    + [(sentiment_from_json, b'{"data": {}}'), (generation_from_json, b'{"data": {}, "sample": {}}')],
+    ("kind", "content"),
+    [(kind, content) for kind in (SentimentConfig, GenerationConfig) for content in (b"", b"[]", b"{", b"\xff\xfe", b"null")]
+    + [(SentimentConfig, b'{"data": {}}'), (GenerationConfig, b'{"data": {}, "sample": {}}')]
+    + [(SentimentConfig, b'{"task": "chess"}'), (SentimentConfig, b'{"task": ["sentiment"]}')],
 )
-def test_no_config(read, content, tmp_path):
+def test_no_config(kind, content, tmp_path):
     path = tmp_path / "config.json"
     with pytest.raises(InputError, match=r"config\.json: No such file or directory; name the folder"):
-        read(path)
+        read_config(path, kind)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json: .+; name the folder"):
-        read(path)
+        read_config(path, kind)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from lstm_jax.recurrence import resolve_backend
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation, sentiment
 from lstm_jax.tasks.text_examples import window_examples, window_objective
+from lstm_jax.training.examples import Examples, Order
 from lstm_jax.training.optimizers import keras_adam
+from lstm_jax.training.predict import make_predict
 from lstm_jax.training.state import create_state
-from lstm_jax.training.step import EXAMPLES, Examples, Order, make_predict, make_run_steps
+from lstm_jax.training.step import EXAMPLES, make_run_steps
 
 EPOCH = 1024
 """Steps of an epoch: the longest chunk of steps of a call."""

@@ -1,4 +1,4 @@
-"""The commands: frozen dataclasses whose fields are their flags. `COMMANDS` is the only table of them: name -> command."""
+"""Commands: frozen dataclasses whose fields are their flags. `COMMANDS` is their only table: name -> command."""
 
 from collections.abc import Callable
 

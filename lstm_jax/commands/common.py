@@ -1,7 +1,13 @@
-"""What the commands share: starting JAX, and printing lines as they are."""
+"""Parts that commands share: starting JAX, training, loading a run, printing lines as they are."""
 
+import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -13,7 +19,7 @@ Positional = tyro.conf.Positional
 
 
 def start(devices: int = 0) -> None:
-    """Give JAX a device a core, before it is first used, and let it keep what it compiles."""
+    """Give JAX one device per CPU core, before it is first used, and let it keep what it compiles."""
     from lstm_jax.runtime.compilation_cache import keep_compiled
     from lstm_jax.runtime.sharding import use_cpu_cores
 
@@ -22,7 +28,7 @@ def start(devices: int = 0) -> None:
 
 
 def start_training(devices: int, model: RecurrentConfig) -> None:
-    """The same for a run with that model: without a number of devices that which suits it, if JAX has not made them already."""
+    """Like `start`, but if `devices` is 0, choose the number that suits the model, unless JAX has made its devices already."""
     from lstm_jax import native
     from lstm_jax.runtime.compilation_cache import keep_compiled
     from lstm_jax.runtime.sharding import prefer_cpu_devices
@@ -37,11 +43,50 @@ def start_training(devices: int, model: RecurrentConfig) -> None:
 
 
 def warn(notes: Iterable[str]) -> None:
-    """Notes as warnings on standard error."""
+    """Print notes as warnings on standard error."""
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
 
 
 def say(console: Console, line: str) -> None:
-    """A line as it is: not wrapped, brackets are no markup."""
+    """Print a line as it is: not wrapped, brackets are no markup."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def load_run(task: str, folder: Path) -> Any:
+    """Read a run of that task, and print warnings about it."""
+    trained = import_module(f"lstm_jax.tasks.{task}").load(folder)
+    warn(trained.notes)
+    return trained
+
+
+@dataclass(frozen=True)
+class Train(ABC):
+    """Base of the commands that train; a task adds the type of its config, a default folder and what it reports."""
+
+    config: Any
+    run: Path
+    """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+    resume: bool = False
+    """Continue the interrupted run in that folder."""
+    allow_other_machine: bool = False
+    """Resume even if devices, versions or compiled code have changed: the last bits of what follows will differ."""
+    figures: bool = True
+    """Draw the figures at the end."""
+
+    @abstractmethod
+    def report(self, result: dict[str, Any]) -> Iterable[str]:
+        """Return the lines to print at the end, from result.json."""
+
+    def __call__(self, console: Console) -> None:
+        start_training(self.config.train.devices, self.config.model)
+        import_module(f"lstm_jax.tasks.{self.config.task}").train(
+            self.config,
+            self.run,
+            resume=self.resume,
+            allow_other_machine=self.allow_other_machine,
+            console=console,
+            figures=self.figures,
+        )
+        for line in self.report(json.loads((self.run / "result.json").read_text())):
+            say(console, line)

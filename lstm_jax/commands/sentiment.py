@@ -1,17 +1,18 @@
-"""`lstm-jax train sentiment`, and what a run of it answers."""
+"""`lstm-jax train sentiment`, and the commands that read a sentiment run."""
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from lstm_jax.bounds import Checked, Count, CountOrNone
-from lstm_jax.commands.common import Flat, Positional, say, start, start_training, warn
+from lstm_jax.commands.common import Flat, Positional, Train, load_run, say, start
 from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import InputError
 from lstm_jax.files.reading import STANDARD_INPUT, read_input
@@ -19,48 +20,30 @@ from lstm_jax.files.writing import check_output
 
 
 @dataclass(frozen=True)
-class TrainSentiment:
-    """Train the LSTM of the source on reviews: Embedding -> LSTM -> Dense(1, sigmoid)."""
+class TrainSentiment(Train):
+    """Train the LSTM of the Keras example imdb_lstm on reviews: Embedding -> LSTM -> Dense(1, sigmoid)."""
 
     config: Flat[SentimentConfig] = field(default_factory=SentimentConfig)
     run: Path = Path("runs/sentiment")
     """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
-    resume: bool = False
-    """Go on with the interrupted run in that folder."""
-    allow_other_machine: bool = False
-    """Resume where devices, versions or compiled code are others than before: the last bits of what follows will differ."""
-    figures: bool = True
-    """Draw the figures at the end."""
 
-    def __call__(self, console: Console) -> None:
-        start_training(self.config.train.devices, self.config.model)
-        from lstm_jax.tasks import sentiment
-
-        sentiment.train(
-            self.config,
-            self.run,
-            resume=self.resume,
-            allow_other_machine=self.allow_other_machine,
-            console=console,
-            figures=self.figures,
-        )
-        result = json.loads((self.run / "result.json").read_text())
+    def report(self, result: dict[str, Any]) -> Iterator[str]:
         for part in ("test", "validation"):
             if f"{part}_accuracy" in result:
                 accuracy, auc = result[f"{part}_accuracy"], result[f"{part}_auc"]
-                say(console, f"{part} accuracy {accuracy:.4f}, AUC {auc or float('nan'):.4f} (epoch {result['best_epoch']})")
+                yield f"{part} accuracy {accuracy:.4f}, AUC {auc or float('nan'):.4f} (epoch {result['best_epoch']})"
                 break
-        say(console, f"run in {self.run}: lstm-jax predict --run {self.run} --text '...'")
+        yield f"run in {self.run}: lstm-jax predict --run {self.run} --text '...'"
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Loss, accuracy, AUC, confusion matrix and calibration of a run."""
+    """Print loss, accuracy, AUC, confusion matrix and calibration of a run."""
 
     run: Path = Path("runs/sentiment")
     """Folder of a run."""
     split: Literal["test", "validation", "train"] = "test"
-    """Which part of the run's reviews."""
+    """Part of the reviews of the run."""
     json: bool = False
     """Print JSON."""
 
@@ -68,13 +51,13 @@ class Evaluate:
         start()
         from lstm_jax.tasks import sentiment
 
-        trained = _load(self.run)
+        trained = load_run("sentiment", self.run)
         row = sentiment.evaluate(trained, split=self.split).to_row()
         if self.json:
             print(json.dumps(row))
             return
         table = Table(title=Text(f"{self.run}, {self.split} reviews"))
-        table.add_column("figure")
+        table.add_column("metric")
         table.add_column("value", justify="right")
         for name, value in row.items():
             table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
@@ -83,16 +66,16 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Probability that a review is positive: one a line, for --text, --file, or each line of standard input."""
+    """Print the probability that a review is positive, one per line, for --text, --file, or each line of standard input."""
 
     run: Path = Path("runs/sentiment")
     """Folder of a run."""
     text: tuple[str, ...] = ()
     """Reviews."""
     file: Path | None = None
-    """A file with a review a line."""
+    """A file with one review per line."""
     json: bool = False
-    """A JSON object a line, with the text."""
+    """Print JSON objects, one per line, with the text."""
 
     def __call__(self, console: Console) -> None:
         del console
@@ -104,59 +87,56 @@ class Predict:
                 raise InputError("text", "none given", "give --text, --file, or reviews on standard input")
             texts += read_input(STANDARD_INPUT).splitlines()
         start()
-        for text, p in zip(texts, _load(self.run).probabilities(texts), strict=True):
+        for text, p in zip(texts, load_run("sentiment", self.run).probabilities(texts), strict=True):
             shown = (text.encode(errors="surrogateescape") if isinstance(text, str) else text).decode(errors="replace")
             print(json.dumps({"probability": round(float(p), 6), "text": shown}, ensure_ascii=False) if self.json else f"{p:.6f}")
 
 
 @dataclass(frozen=True)
 class Neighbours(Checked):
-    """The words nearest to a word in the learned embedding."""
+    """Print the words nearest to a word in the learned embedding."""
 
     words: Positional[tuple[str, ...]]
     """Words."""
     run: Path = Path("runs/sentiment")
     """Folder of a run."""
     count: Count = 10
-    """How many neighbours."""
+    """Number of neighbours."""
     metric: Literal["cosine", "euclidean"] = "cosine"
     """Cosine similarity or Euclidean distance."""
     min_reviews: CountOrNone = 100
-    """Only words that so many training reviews hold; a rarer word has hardly moved from where it was drawn."""
+    """Leave out words in fewer training reviews, whose vectors have hardly moved from their initial values."""
 
     def __call__(self, console: Console) -> None:
         start()
         from lstm_jax.inspection import embedding_space
-        from lstm_jax.tasks import sentiment
 
-        trained = _load(self.run)
+        trained = load_run("sentiment", self.run)
         for word in self.words:
-            near = sentiment.neighbours(trained, word, self.count, self.metric, self.min_reviews)
+            near = trained.words.neighbours(word, self.count, self.metric, self.min_reviews)
             say(console, f"{word}: " + ", ".join(f"{embedding_space.escape(found)} {score:.2f}" for found, score in near))
 
 
 @dataclass(frozen=True)
 class PlotEmbedding(Checked):
-    """The learned space in two dimensions, coloured by what the words say about a review."""
+    """Draw the learned word vectors in two dimensions, coloured by the share of positive reviews."""
 
     run: Path = Path("runs/sentiment")
     """Folder of a run."""
     out: Path = Path("embedding_map.png")
-    """PNG to write; an SVG is put beside it."""
+    """PNG to write; an SVG is written beside it."""
     words: Count = 400
-    """How many words."""
+    """Number of words."""
     force: bool = False
-    """Replace what is at --out or beside it, even where something else wrote it."""
+    """Replace the files at --out, even if another program wrote them."""
 
     def __call__(self, console: Console) -> None:
         start()
         from lstm_jax.inspection.figures import figure_paths
-        from lstm_jax.tasks import sentiment
 
         for path in figure_paths(self.out):
             check_output(path, (self.run,), self.force)
-        trained = _load(self.run)
-        sentiment.draw_embedding(trained.run, trained.params["embedding/embedding"], self.out, self.words, self.force)
+        load_run("sentiment", self.run).words.draw(self.out, self.words, self.force)
         say(console, f"{self.out}")
 
 
@@ -169,24 +149,15 @@ class ExportEmbedding:
     run: Path = Path("runs/sentiment")
     """Folder of a run."""
     format: Literal["word2vec", "projector"] = "word2vec"
-    """What to write."""
+    """Format to write."""
     force: bool = False
-    """Replace what is there, even where something else wrote it."""
+    """Replace existing files, even if another program wrote them."""
 
     def __call__(self, console: Console) -> None:
         start()
         from lstm_jax.inspection.embedding_space import PROJECTOR
-        from lstm_jax.tasks import sentiment
 
         for path in [self.out] if self.format == "word2vec" else [self.out / name for name in PROJECTOR]:
             check_output(path, (self.run,), self.force)
-        count = sentiment.export_embedding(_load(self.run), self.out, self.format, self.force)
+        count = load_run("sentiment", self.run).words.export(self.out, self.format, self.force)
         say(console, f"{count:,} vectors in {self.out}")
-
-
-def _load(folder: Path):
-    from lstm_jax.tasks import sentiment
-
-    trained = sentiment.load(folder)
-    warn(trained.notes)
-    return trained

@@ -18,7 +18,7 @@ class PrepareData:
 
     config: Flat[DataConfig] = field(default_factory=DataConfig)
     tfds: bool = False
-    """Build the data set lstm_jax_imdb under TFDS_DATA_DIR from --data, or from the archive's address where --data is empty."""
+    """Build the data set lstm_jax_imdb under TFDS_DATA_DIR from --data, or by downloading the archive if --data is empty."""
 
     def __call__(self, console: Console) -> None:
         from lstm_jax.tasks import prepare
@@ -28,7 +28,7 @@ class PrepareData:
 
 @dataclass(frozen=True)
 class AcceptRun:
-    """Take the files of a run's folder as they are now: config, vocabulary and the like that were changed on purpose."""
+    """Accept the files of a run as they are now: config, vocabulary and others that were changed on purpose."""
 
     run: Path
     """Folder of a run."""
@@ -44,13 +44,13 @@ class AcceptRun:
 
 @dataclass(frozen=True)
 class Backends:
-    """The recurrence backends, what each can do, and whether it serves here."""
+    """Print the recurrence backends, what each can do, and whether it is available here."""
 
     json: bool = False
     """Print JSON lines."""
     build: bool = False
-    """Compile the backend native for this CPU first (some twenty seconds, once; kept in the user's cache). Needs a C++ compiler: the one in
-    CXX, c++, g++ or clang++, or that which the extra `native` brings."""
+    """First compile the backend native for this CPU (about twenty seconds, once; kept in the user's cache). Needs a C++ compiler: CXX, c++,
+    g++ or clang++, or the one that the extra `native` installs."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -74,12 +74,12 @@ class Backends:
 
 @dataclass(frozen=True)
 class Demo(Checked):
-    """Train both tasks without any download, in about two minutes; then predict and write."""
+    """Train sentiment and generation without any download, in about two minutes; then predict and write."""
 
     run: Path = Path("runs/demo")
     """Folder of the two runs; an earlier demo there is replaced."""
     seed: Seed = 0
-    """Seed of reviews, weights and draws."""
+    """Seed of reviews, weights and drawn texts."""
 
     def __call__(self, console: Console) -> None:
         start()

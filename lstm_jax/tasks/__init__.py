@@ -1,1 +1,4 @@
-"""A task puts data, model, training and pictures together; the command line and the experiments call it."""
+"""Tasks: data, model, training and figures put together for the command line and the studies.
+
+The file of a task is named as the task in its config, and has `train` and `load`.
+"""

@@ -75,7 +75,7 @@ def _sentiment(folder: Path, seed: int, console: Console) -> None:
     console.print("synthetic reviews from a small grammar: a demonstration, no result; see the README for real reviews", highlight=False)
     config = replace(SENTIMENT, train=replace(SENTIMENT.train, seed=seed))
     reviews = data.encode_reviews(data.synthetic_splits(TRAIN_REVIEWS, TEST_REVIEWS, seed), config.data.num_words)
-    result = sentiment.train(config, folder, reviews=reviews, console=console)
+    result = sentiment.train(config, folder, data=reviews, console=console)
     console.print(f"accuracy on {TEST_REVIEWS:,} unseen synthetic reviews: {result.rows[-1]['test_accuracy']:.3f}", highlight=False)
     probabilities = sentiment.load(folder).probabilities(ASKED)
     for text, p in zip(ASKED, probabilities, strict=True):

@@ -1,17 +1,16 @@
-"""Forecasting put together: a series of numbers -> windows -> a mean and a spread for each entry ahead.
+"""Forecasting: training of a model of a series, and the forecasts of a trained run.
 
-The network reads `context` entries: each one's distance from the last of them, its own value if asked, and the time since the one before if
-asked; its answer is a normal distribution for each of the `horizon` entries after them. The series is cut in time: first what is trained
-on, then what chooses the epoch, then the test part; a window belongs to the part that all its targets lie in.
+The model returns a normal distribution for each of the `horizon` entries after those that it reads.
 """
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,240 +18,165 @@ import numpy as np
 from rich.console import Console
 
 from lstm_jax import data
-from lstm_jax.config import ForecastConfig, forecast_from_json
+from lstm_jax.config import ForecastConfig
 from lstm_jax.errors import InputError, require
-from lstm_jax.models import Forecaster, functional
-from lstm_jax.runtime import sharding
-from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import Takes, begin, initial_rngs, is_own_data, load_params, mesh_of, open_run, summary, write_result
-from lstm_jax.training.callbacks import Callback
-from lstm_jax.training.loop import FitResult, fit
+from lstm_jax.models import Forecaster
+from lstm_jax.tasks import base
+from lstm_jax.tasks.forecast_windows import Part, Scale, features_of, make_part, parts_of
+from lstm_jax.tasks.running import Run, initial_rngs, is_own_data, mesh_of, write_result
+from lstm_jax.training.examples import Examples
+from lstm_jax.training.loop import FitResult
+from lstm_jax.training.predict import make_predict
 from lstm_jax.training.run_folder import RunFolder
-from lstm_jax.training.step import Examples, make_predict
+from lstm_jax.training.step import Objective
 
 LEVEL = 0.9
-"""Of the intervals whose coverage is told."""
-NARROWEST = -7.0
-"""Least log of a spread, in units of the values' own: a constant stretch would make the loss fall without end."""
-FARTHEST = 1e9
-"""Most spreads from one value to another: the square of a distance stays a float32 even over the narrowest spread."""
-PARTS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Scale:
-    """mean and spread of the values that are trained on."""
-
-    mean: float
-    spread: float
-
-
-@dataclass(frozen=True)
-class Part:
-    """Windows as the network reads them: entries (W, C, F), ahead (W, K), target (W, K) as distances from the last entry read, all in
-    spreads; last (W,): that entry, in the series' own units; origin (W,)."""
-
-    entries: np.ndarray
-    ahead: np.ndarray
-    target: np.ndarray
-    last: np.ndarray
-    origin: np.ndarray
-
-
-def cuts(count: int, config: ForecastConfig) -> dict[str, tuple[int, int]]:
-    """Part -> the first of its entries, and the one behind the last."""
-    test = count - round(count * config.data.test)
-    held = test - round(count * config.data.validation)
-    return {"train": (0, held), "validation": (held, test), "test": (test, count)}
-
-
-def prepare(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig) -> Part:
-    """See `Part`.
-
-    Raises:
-        InputError: for a value farther than `FARTHEST` spreads from others, of which float32 would make infinities.
-    """
-    values, gaps = windows.read[..., 0], windows.read[..., 1]
-    last = values[:, -1]
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-        features = [(values - last[:, None]) / scale.spread]
-        features += [(values - scale.mean) / scale.spread] if config.data.level else []
-        target = (windows.target - last[:, None]) / scale.spread
-    for part in (*features, target):
-        good = bool((np.abs(part) <= FARTHEST).all())
-        found = f"a value lies more than {FARTHEST:g} spreads from another; the spread where trained on is {scale.spread:g}"
-        require(good, f"values of {config.data.csv}", found, "leave out outliers, or give a series of one scale")
-    features += [np.log(gaps)] if config.data.gaps else []
-    usual = np.broadcast_to(np.arange(1.0, config.data.horizon + 1), windows.ahead.shape)
-    ahead = np.log(windows.ahead / usual) if config.data.gaps else np.zeros_like(usual)
-    return Part(np.stack(features, -1).astype(np.float32), ahead.astype(np.float32), target.astype(np.float32), last, windows.origin)
-
-
-def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Part], Scale]:
-    """The three parts, and the scale of the first.
-
-    Raises:
-        InputError: if a part has no window, or the values that are trained on are all the same.
-    """
-    bounds = cuts(len(series), config)
-    known = series.values[: bounds["train"][1]]
-    with np.errstate(over="ignore", invalid="ignore"):
-        scale = Scale(float(known.mean()), float(known.std())) if len(known) else Scale(0.0, 0.0)
-    finite = math.isfinite(scale.mean) and math.isfinite(scale.spread)
-    require(finite, f"values of {config.data.csv}", "too large to square", "give the series in a larger unit")
-    require(scale.spread > 0, f"values of {config.data.csv}", "all the same where trained on", "give a series that varies")
-    parts = {}
-    for name, (first, last) in bounds.items():
-        windows = data.series_windows(series, config.data.context, config.data.horizon, first, last)
-        told = f"{len(series)} entries, {name} part {last - first}, context {config.data.context}, horizon {config.data.horizon}"
-        require(len(windows.origin) > 0, f"series {config.data.csv}", told, "give a longer series, or a shorter context or horizon")
-        parts[name] = prepare(windows, scale, config)
-    return parts, scale
-
-
-def features_of(config: ForecastConfig) -> int:
-    """Numbers that are read of an entry."""
-    return 1 + config.data.level + config.data.gaps
+"""Level of the intervals in metrics and figures."""
+LEAST_LOG_SPREAD = -7.0
+"""Least log of a standard deviation, in those of the series: on a constant part the loss would fall without bound."""
 
 
 def make_model(config: ForecastConfig) -> Forecaster:
-    """The model with its initial weights; deterministic in the seed."""
+    """Return the model with its initial weights, which depend on the seed alone."""
     return Forecaster(config.model, features_of(config), config.data.horizon, rngs=initial_rngs(config.train.seed))
 
 
-def negative_log_likelihood(given: jax.Array, target: jax.Array) -> jax.Array:
-    """Of a normal distribution, in nats an entry ahead: given (B, 2, K), target (B, K) -> (B, K)."""
-    mean, spread = given[:, 0], jnp.maximum(given[:, 1], NARROWEST)
+def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Array:
+    """Return the negative log-likelihood of normal distributions, in nats: predicted (B, 2, K), target (B, K) -> (B, K)."""
+    mean, spread = predicted[:, 0], jnp.maximum(predicted[:, 1], LEAST_LOG_SPREAD)
     return 0.5 * ((target - mean) * jnp.exp(-spread)) ** 2 + spread + 0.5 * math.log(2 * math.pi)
 
 
-def objective(rebuild: Callable) -> Callable:
-    """Mean negative log-likelihood as a `training.step.Objective` over (entries, ahead, target)."""
+def objective(rebuild: Callable) -> Objective:
+    """Return the mean negative log-likelihood as a `training.step.Objective` over (entries, ahead, target)."""
 
     def loss(params, batch, weight, key):
         entries, ahead, target = batch
-        given = rebuild(params)(entries, ahead, deterministic=False, rngs=key)
-        mean = (negative_log_likelihood(given, target).mean(-1) * weight).sum()
-        return mean, {"loss": mean, "absolute": (jnp.abs(given[:, 0] - target).mean(-1) * weight).sum()}
+        predicted = rebuild(params)(entries, ahead, deterministic=False, rngs=key)
+        mean = (negative_log_likelihood(predicted, target).mean(-1) * weight).sum()
+        return mean, {"loss": mean, "absolute": (jnp.abs(predicted[:, 0] - target).mean(-1) * weight).sum()}
 
     return loss
 
 
-def make_given(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[dict, Part], np.ndarray]:
-    """given(params, part) -> means and logs of spreads (W, 2, K), without dropout."""
+def make_predictions(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[dict, Part], np.ndarray]:
+    """Return predictions(params, part) -> means and logs of standard deviations (W, 2, K), without dropout."""
     predict = make_predict(lambda params, rows: rebuild(params)(*rows, deterministic=True), mesh)
     return lambda params, part: predict(params, (part.entries, part.ahead))
 
 
-def figures_of(given: np.ndarray, part: Part, scale: Scale) -> dict[str, float]:
-    """loss: nats an entry; mae and rmse in the series' own units; coverage: share of entries inside the interval of `LEVEL`."""
-    off = np.abs(given[:, 0] - part.target)
-    wide = NormalDist().inv_cdf(0.5 + LEVEL / 2) * np.exp(np.maximum(given[:, 1], NARROWEST))
-    loss = float(np.asarray(negative_log_likelihood(jnp.asarray(given), jnp.asarray(part.target))).mean())
+def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, float]:
+    """Return the metrics of predictions (W, 2, K).
+
+    Returns:
+        loss: nats per entry; mae and rmse in the units of the series; coverage: share of entries inside the interval of `LEVEL`.
+    """
+    off = np.abs(predicted[:, 0] - part.target)
+    wide = NormalDist().inv_cdf(0.5 + LEVEL / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD))
+    loss = float(np.asarray(negative_log_likelihood(jnp.asarray(predicted), jnp.asarray(part.target))).mean())
     sizes = {"mae": off.mean() * scale.spread, "rmse": np.sqrt((off**2).mean()) * scale.spread, "coverage": (off <= wide).mean()}
     return {"loss": loss} | {name: float(value) for name, value in sizes.items()}
 
 
-def train(
-    config: ForecastConfig,
-    folder: Path,
-    *,
-    series: data.Series | None = None,
-    resume: bool = False,
-    allow_other_machine: bool = False,
-    console: Console | None = None,
-    callbacks: Sequence[Callback] = (),
-    figures: bool = True,
-) -> FitResult:
-    """Train a run in `folder`: the whole of `lstm-jax train forecast`.
-
-    Args:
-        config: all of it is written to the folder.
-        folder: new, or with `resume` that of an interrupted run.
-        series: in memory already; else that which the config names.
-        allow_other_machine: resume where devices, versions or compiled code are others than before: the last bits will differ.
-        console: where to show progress and the table of layers.
-        callbacks: called after each epoch, behind the built-in ones.
-        figures: draw them at the end.
-
-    Returns:
-        What `fit` gives; rows have validation_* figures, result.json test_* ones.
-
-    Raises:
-        InputError: for bad input. Interrupted: after SIGINT or SIGTERM, when the state is saved.
-    """
-    console = console or Console(quiet=True)
-    mesh = sharding.make_mesh(config.train.devices)
-    if series is None:
-        require(bool(config.data.csv), "csv", "none given", "name a .csv or .jsonl file")
-        series = data.read_series(Path(config.data.csv), config.data.time, config.data.value)
-    _require_memory(config, len(series), mesh)
-    parts, scale = parts_of(series, config)
-    files = {"scale.json": json.dumps(asdict(scale)) + "\n"}
-    takes = Takes(resume, allow_other_machine)
-    with begin(config, folder, mesh, len(parts["train"].target), series.fingerprint, files, takes, console) as run:
-        model = make_model(config)
-        params, rebuild = functional(model)
-        console.print(summary(model, f"entries (B, {config.data.context}, {features_of(config)}) -> (B, 2, {config.data.horizon})"))
-        counts = ", ".join(f"{len(parts[name].target):,} {name} windows" for name in PARTS)
-        console.print(f"{len(series):,} entries ({series.skipped} rows without a value): {counts}, backend {run.backend}", highlight=False)
-        given = make_given(rebuild, mesh)
-
-        def evaluate(params, name: str = "validation") -> dict[str, float]:
-            part = parts[name]
-            found = figures_of(given(params, part), part, scale)
-            return {f"{name}_{figure}": value for figure, value in found.items()}
-
-        result = fit(
-            params,
-            objective(rebuild),
-            run.optimizer,
-            Examples.of_rows((parts["train"].entries, parts["train"].ahead, parts["train"].target)),
-            config.train,
-            mesh,
-            figures=("loss", "absolute"),
-            evaluate=evaluate,
-            monitor="validation_loss",
-            checkpoints=run.folder.checkpoints,
-            resume=resume,
-            callbacks=run.callbacks(console, callbacks),
-            console=console,
-        )
-        write_result(run.folder, result, evaluate(result.params, "validation") | evaluate(result.params, "test"))
-        if figures:
-            from lstm_jax.inspection import plots
-
-            plots.learning_curves(list(result.rows), run.folder.figures / "learning_curves.png", "Learning curves", ("loss",))
-            draw_forecast(series, parts["test"], given(result.params, parts["test"]), scale, LEVEL, run.folder.figures / "forecast.png")
-        return result
+def read_series(config: ForecastConfig, path: Path | None = None) -> data.Series:
+    """Read the series of a config, or one from another file with the same columns."""
+    return data.read_series(path or Path(config.data.csv), config.data.time, config.data.value)
 
 
-def _require_memory(config: ForecastConfig, entries: int, mesh: jax.sharding.Mesh) -> None:
-    size, context, horizon, features = config.train.batch_size, config.data.context, config.data.horizon, features_of(config)
-    batch = [jax.ShapeDtypeStruct((size, *shape), np.float32) for shape in ((context, features), (horizon,), (horizon,))]
-    flags = {
+class Forecasting(base.Task[ForecastConfig, data.Series]):
+    """Forecast of the next entries of a series, each with an interval."""
+
+    metrics = ("loss", "absolute")
+    flags = {  # noqa: RUF012
         "parameters": "--units, --layers or --horizon",
         "residuals": "--batch-size, --context, --units or --layers, or give --remat sqrt",
         "data": "--context or --horizon",
     }
-    windows = max(0, entries - context - horizon)
-    rows = 8 * windows * (context * features + 2 * horizon)
-    require_memory(config, partial(make_model, config), objective, tuple(batch), mesh, flags, rows=rows)
+
+    @classmethod
+    def read(cls, config: ForecastConfig, console: Console) -> data.Series:
+        del console
+        require(bool(config.data.csv), "csv", "none given", "name a .csv or .jsonl file")
+        return read_series(config)
+
+    def batch(self) -> Any:
+        size, context, horizon = self.config.train.batch_size, self.config.data.context, self.config.data.horizon
+        shapes = ((context, features_of(self.config)), (horizon,), (horizon,))
+        return tuple(jax.ShapeDtypeStruct((size, *shape), np.float32) for shape in shapes)
+
+    def data_bytes(self) -> int:
+        context, horizon = self.config.data.context, self.config.data.horizon
+        windows = max(0, len(self.data) - context - horizon)
+        return 8 * windows * (context * features_of(self.config) + 2 * horizon)
+
+    @cached_property
+    def parts(self) -> dict[str, Part]:
+        """Windows of the three parts."""
+        return self._parts_and_scale[0]
+
+    @cached_property
+    def scale(self) -> Scale:
+        """Mean and standard deviation of the training part."""
+        return self._parts_and_scale[1]
+
+    @cached_property
+    def _parts_and_scale(self) -> tuple[dict[str, Part], Scale]:
+        return parts_of(self.data, self.config)
+
+    def examples(self) -> Examples:
+        train = self.parts["train"]
+        return Examples.of_rows((train.entries, train.ahead, train.target))
+
+    def files(self) -> dict[str, Any]:
+        return {"scale.json": json.dumps(asdict(self.scale)) + "\n"}
+
+    def make_model(self) -> Forecaster:
+        return make_model(self.config)
+
+    def shapes(self) -> str:
+        return f"entries (B, {self.config.data.context}, {features_of(self.config)}) -> (B, 2, {self.config.data.horizon})"
+
+    def objective(self, rebuild: Callable) -> Objective:
+        return objective(rebuild)
+
+    def notes(self, run: Run) -> Iterator[str]:
+        counts = ", ".join(f"{len(part.target):,} {name} windows" for name, part in self.parts.items())
+        yield f"{len(self.data):,} entries ({self.data.skipped} rows without a value): {counts}, backend {run.backend}"
+
+    @cached_property
+    def predictions(self) -> Callable[[dict, Part], np.ndarray]:
+        """Compiled predictions of a part."""
+        return make_predictions(self.functional.rebuild, self.mesh)
+
+    def evaluate(self, params: Any, name: str = "validation") -> dict[str, Any]:
+        part = self.parts[name]
+        found = metrics_of(self.predictions(params, part), part, self.scale)
+        return {f"{name}_{metric}": value for metric, value in found.items()}
+
+    def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
+        """Write the metrics of the validation and test part, and draw learning curves and the forecasts of the test part."""
+        write_result(folder, result, self.evaluate(result.params) | self.evaluate(result.params, "test"))
+        if figures:
+            from lstm_jax.inspection import plots
+
+            plots.learning_curves(list(result.rows), folder.figures / "learning_curves.png", "Learning curves", ("loss",))
+            part = self.parts["test"]
+            draw_forecast(self.data, part, self.predictions(result.params, part), self.scale, LEVEL, folder.figures / "forecast.png")
 
 
-def interval(given: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and the bounds of the interval of that level, (W, K) in the series' own units."""
-    mean = last[:, None] + given[:, 0] * scale.spread
+def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean, lower and upper bound of the interval of that level, (W, K) in the units of the series."""
+    mean = last[:, None] + predicted[:, 0] * scale.spread
     # by the lower tail, which a level next to 1 does not round to nothing
-    wide = -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(given[:, 1], NARROWEST)) * scale.spread
+    wide = -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD)) * scale.spread
     return mean, mean - wide, mean + wide
 
 
-def draw_forecast(series: data.Series, part: Part, given: np.ndarray, scale: Scale, level: float, path: Path) -> tuple[Path, Path]:
-    """The end of the series and forecasts of it, one behind the other, each from what was known when it begins."""
+def draw_forecast(series: data.Series, part: Part, predicted: np.ndarray, scale: Scale, level: float, path: Path) -> tuple[Path, Path]:
+    """Draw the end of the series and consecutive forecasts of it, each made from the entries before it."""
     from lstm_jax.inspection import plots
 
-    mean, low, high = interval(given, part.last, scale, level)
+    mean, low, high = interval(predicted, part.last, scale, level)
     horizon = mean.shape[1]
     chosen = range(0, len(mean), horizon)
     first = max(0, int(part.origin[0]) - horizon)
@@ -277,30 +201,39 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A run's model. notes: what is to be said of damaged checkpoints."""
+class Trained(base.Trained[ForecastConfig]):
+    """A forecasting run read back: `ahead` forecasts a series."""
 
-    config: ForecastConfig
-    params: dict[str, np.ndarray]
-    rebuild: Callable
     scale: Scale
-    notes: tuple[str, ...] = ()
-    run: RunFolder | None = None
+
+    kind = ForecastConfig
+
+    @staticmethod
+    def _read_own(run: RunFolder) -> Scale:
+        try:
+            return Scale(**json.loads(run.scale.read_text()))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"scale {run.scale}", error, "name the folder of a finished or interrupted run") from error
+
+    @staticmethod
+    def _make_model(config: ForecastConfig, own: Scale) -> Forecaster:
+        del own
+        return make_model(config)
 
     def is_own(self, series: data.Series) -> bool:
-        """Return whether the series is, entry for entry, the one that the run was trained on."""
-        return self.run is not None and is_own_data(self.run, series.fingerprint)
+        """Return whether the series equals the one that the run was trained on."""
+        return is_own_data(self.run, series.fingerprint)
 
     def series(self, path: Path | None = None) -> data.Series:
-        """The run's own series, or another one from a file with the same columns."""
-        return data.read_series(path or Path(self.config.data.csv), self.config.data.time, self.config.data.value)
+        """Read the series of the run itself, or another one from a file with the same columns."""
+        return read_series(self.config, path)
 
-    def given(self, part: Part) -> np.ndarray:
-        """Means and logs of spreads (W, 2, K), in the units of `Part`."""
-        return make_given(self.rebuild, mesh_of(self.config))(self.params, part)
+    def predict(self, part: Part) -> np.ndarray:
+        """Return means and logs of standard deviations (W, 2, K), in the units of `Part`."""
+        return make_predictions(self.rebuild, mesh_of(self.config))(self.params, part)
 
     def ahead(self, series: data.Series, level: float = LEVEL, times: np.ndarray | None = None) -> Forecast:
-        """Entries behind the series' end, at `times` (K,), or a usual gap apart.
+        """Forecast the entries after the end of the series, at `times` (K,), or a usual gap apart.
 
         Raises:
             InputError: if the series is shorter than the context, the level is not between 0 and 1, or times are not K increasing ones.
@@ -315,23 +248,9 @@ class Trained:
         read = np.stack([series.values, series.gaps], -1)[None, -context:]
         unknown = np.full((1, horizon), series.values[-1])
         windows = data.SeriesWindows(read, (moments - series.times[-1])[None] / gap, unknown, np.asarray([len(series)]))
-        part = prepare(windows, self.scale, self.config)
-        mean, low, high = interval(self.given(part), part.last, self.scale, level)
+        part = make_part(windows, self.scale, self.config)
+        mean, low, high = interval(self.predict(part), part.last, self.scale, level)
         return Forecast(moments, mean[0], low[0], high[0])
 
 
-def load(folder: Path) -> Trained:
-    """A run's model: of the best epoch.
-
-    Raises:
-        InputError: if the folder holds no finished or interrupted forecast.
-    """
-    run, notes = open_run(folder)
-    config = forecast_from_json(run.config)
-    like, rebuild = functional(make_model(config))
-    params, damaged = load_params(run, like)
-    try:
-        scale = Scale(**json.loads(run.scale.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"scale {run.scale}", error, "name the folder of a finished or interrupted run") from error
-    return Trained(config, params, rebuild, scale, notes + damaged, run)
+train, load = Forecasting.train, Trained.load

@@ -1,4 +1,4 @@
-"""The memory that a run takes at least, known from shapes before anything is allocated."""
+"""Least memory that a run needs, computed from shapes before anything is allocated."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from lstm_jax.runtime import machine, sharding
 from lstm_jax.tasks.running import check_request
 from lstm_jax.training.optimizers import make_optimizer
 
-UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def require_memory(
@@ -28,7 +28,7 @@ def require_memory(
     mesh: Mesh,
     flags: dict[str, str],
     *,
-    rows: int = 0,
+    data_bytes: int = 0,
     carry: Callable[[Any], Any] = lambda model: (),
 ) -> None:
     """Check that a run fits into memory: parameters and gradient, moments of the optimiser, residuals of a batch, training data.
@@ -36,12 +36,14 @@ def require_memory(
     The residuals are those of the backend that runs: the arrays that its forward pass hands to the backward pass.
 
     Args:
-        make: the model; traced only.
+        config: config of the run.
+        make: returns the model; it is only traced.
         objective: rebuild -> `training.step.Objective`.
         batch: shapes and types of one batch, (B, ...) each.
-        flags: which flags make parameters, residuals and data smaller.
-        rows: bytes of the training data.
-        carry: model -> what a step hands to the next one.
+        mesh: devices.
+        flags: flags that make parameters, residuals and data smaller.
+        data_bytes: size of the training data.
+        carry: model -> initial carry of a step.
 
     Raises:
         InputError: if it does not fit; for a backend or batch size that does not serve.
@@ -61,17 +63,17 @@ def require_memory(
 
     with sharding.on(mesh):
         params, moments, residuals = (_bytes(part) for part in jax.eval_shape(trace, batch, jax.eval_shape(lambda: jax.random.key(0))))
-    copies = 3 * params  # as they were given, as they are trained, and their gradient
-    data = rows * (1 + mesh.size)
+    copies = 3 * params  # initial and trained parameters, and their gradient
+    data = data_bytes * (1 + mesh.size)
     by_flags = {"parameters": copies + moments, "residuals": residuals, "data": data}
     least = flags[max(by_flags, key=lambda name: by_flags[name])]
     needed = {"parameters": copies, "moments of the optimiser": moments, "residuals of a batch": residuals, "training data": data}
-    told = ", ".join(f"{name} {_shown(count)}" for name, count in needed.items())
-    require_free(sum(needed.values()), mesh, f"{told}: lower {least}")
+    parts = ", ".join(f"{name} {_shown(count)}" for name, count in needed.items())
+    require_free(sum(needed.values()), mesh, f"{parts}: lower {least}")
 
 
 def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
-    """Raise `InputError` with that remedy if fewer than `needed` bytes are free."""
+    """Raise `InputError` with `remedy` if fewer than `needed` bytes are free."""
     free = _free(mesh)
     require(free is None or needed <= free, "memory", f"{_shown(needed)} needed, {_shown(free or 0)} free", remedy)
 
@@ -81,7 +83,7 @@ def _bytes(tree: Any) -> int:
 
 
 def _shown(count: int) -> str:
-    size, unit = next(((size, unit) for size, unit in UNITS if count >= size), (1, "B"))
+    size, unit = next(((size, unit) for size, unit in SIZES if count >= size), (1, "B"))
     return f"{count / size:,.0f} {unit}" if count >= 100 * size else f"{count / size:.3g} {unit}"
 
 

@@ -8,7 +8,7 @@ from lstm_jax.tasks import sentiment
 
 
 def prepare(config: DataConfig, tfds: bool, console: Console) -> None:
-    """Fill the cache (and build the TFDS data set), and say what is there."""
+    """Fill the cache (and build the TFDS data set), and print the sizes."""
     if tfds:
         builder = data.build_tfds(config.data or None)
         console.print(f"built {builder.info.full_name} in {builder.data_dir}", highlight=False)

@@ -1,4 +1,4 @@
-"""What the tasks' runs have in common: entering the folder, showing the model, reading the parameters back."""
+"""Folder of a run while it is trained and when it is read: begin, table of layers, result, parameters."""
 
 import contextlib
 import json
@@ -9,7 +9,6 @@ from typing import IO, Any
 
 import jax
 import numpy as np
-import optax
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
@@ -26,18 +25,19 @@ from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
 from lstm_jax.runtime import sharding
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
+from lstm_jax.training.examples import steps_per_epoch
 from lstm_jax.training.loop import FitResult, check_batch_size
 from lstm_jax.training.optimizers import make_optimizer
+from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.run_folder import RunFolder, differences, environment
-from lstm_jax.training.step import steps_per_epoch
 
 Content = str | bytes | Callable[[IO[bytes]], object]
-"""The contents that `write_atomically` takes."""
+"""Content of a file, as `write_atomically` takes it."""
 
 
 @dataclass(frozen=True)
-class Takes:
-    """Leave to begin in a folder with files: `resume`, the same run interrupted; `other_machine`, begun in another environment."""
+class Permissions:
+    """Permissions to begin in a folder with files: `resume` the same run, interrupted; on an `other_machine` than it began on."""
 
     resume: bool = False
     other_machine: bool = False
@@ -45,15 +45,15 @@ class Takes:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has begun: its folder holds config, environment and the data's fingerprint."""
+    """A run that has begun: its folder holds config, environment and the fingerprint of the data."""
 
     folder: RunFolder
     mesh: jax.sharding.Mesh
     backend: str
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
 
     def callbacks(self, console: Console, own: Sequence[Callback] = ()) -> tuple[Callback, ...]:
-        """The built-in ones (metrics.jsonl, TensorBoard, a line an epoch), then `own`."""
+        """Return the built-in callbacks (metrics.jsonl, TensorBoard, one line per epoch), then `own`."""
         return (metrics_file(self.folder.metrics), tensorboard(self.folder.events), print_row(console), *own)
 
 
@@ -65,17 +65,20 @@ def begin(
     examples: int,
     fingerprint: str,
     files: Mapping[str, Content],
-    takes: Takes,
+    permissions: Permissions,
     console: Console,
 ) -> Iterator[Run]:
-    """Make the run's folder, or enter that of an interrupted run, and keep other processes out of it.
+    """Make the folder of a run, or enter that of an interrupted run, and lock out other processes.
 
     Args:
-        examples: in an epoch.
-        fingerprint: of the data; a resumed run must have the same.
-        files: further files that answers depend on, written unless they are there; see `manifest.FILES`.
-        takes: what the folder may hold already.
-        console: where to say that the environment is another one.
+        config: config of the run.
+        folder: its folder.
+        mesh: devices.
+        examples: examples in an epoch.
+        fingerprint: fingerprint of the data; a resumed run must have the same.
+        files: further files that answers depend on, written if absent; see `manifest.FILES`.
+        permissions: what the folder may hold already.
+        console: shows a note if the environment has changed.
 
     Raises:
         InputError: for a config that does not fit, before the folder is made; for a folder that cannot be taken, a file in it that has
@@ -88,22 +91,22 @@ def begin(
         yield Run(run, mesh, backend, optimizer)
         return
     with run.locked():
-        run.start(to_json(config), takes.resume)
+        run.start(to_json(config), permissions.resume)
         here = environment(mesh) | {"backend": backend, "compiled": "" if native.why_not() else native.library_path().name}
-        environments = _environments(run, here, takes.other_machine, console)
+        environments = _environments(run, here, permissions.other_machine, console)
         run.fix_data(fingerprint)
         for name, content in files.items():
-            if not (run.manifest.exists() and (run.path / name).exists()):  # without a manifest nobody knows whether it is right
+            if not (run.manifest.exists() and (run.path / name).exists()):  # without a manifest an existing file cannot be verified
                 write_atomically(run.path / name, content)
         run.seal(environments)
         yield Run(run, mesh, backend, optimizer)
 
 
 def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
-    """The environments of a run with the one here.
+    """Return the environments of a run, including this one.
 
     Raises:
-        InputError: if numbers could differ from those that the run's last one would give, and that is not allowed.
+        InputError: if numbers could differ from those of the previous environment, and that is not allowed.
     """
     before = run.environments()
     if not before:
@@ -117,7 +120,7 @@ def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Co
 
 
 def open_run(folder: Path) -> tuple[RunFolder, tuple[str, ...]]:
-    """A run to be read, and what is to be said of it.
+    """Return the folder of a run to be read, and warnings about it.
 
     Raises:
         InputError: if a file that its answers depend on has changed since the run wrote it.
@@ -128,14 +131,14 @@ def open_run(folder: Path) -> tuple[RunFolder, tuple[str, ...]]:
 
 def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
     """Return the name of the backend that serves the config; `InputError` if none does, or a batch does not divide over the mesh."""
-    asked = None if config.model.backend == "auto" else config.model.backend
-    backend = resolve_backend(asked, config.model.cell, compute_dtype=config.model.dtype, **_asked(config.model)).name
+    named = None if config.model.backend == "auto" else config.model.backend
+    backend = resolve_backend(named, config.model.cell, compute_dtype=config.model.dtype, **_requirements(config.model)).name
     check_batch_size(config.train.batch_size, mesh)
     return backend
 
 
-def _asked(model: RecurrentConfig) -> dict[str, Any]:
-    """What training asks of a backend, as `recurrence.Request` has it."""
+def _requirements(model: RecurrentConfig) -> dict[str, Any]:
+    """Return what training requires of a backend, as arguments of `resolve_backend`."""
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
     kinds = dropout_kinds(masks) + (ZONEOUT,) * bool(model.zoneout or model.zoneout_cell)
@@ -143,12 +146,12 @@ def _asked(model: RecurrentConfig) -> dict[str, Any]:
 
 
 def initial_rngs(seed: int) -> nnx.Rngs:
-    """From which the initial weights of a run are drawn."""
+    """Return the random streams of the initial weights of a run."""
     return nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), 1))
 
 
 def summary(model: nnx.Module, title: str) -> Table:
-    """A table of the model's layers, shapes and parameter counts."""
+    """Return a table of layers, shapes and parameter counts."""
     rows = layer_rows(model)
     total = sum(int(row["count"].replace(",", "")) for row in rows)
     table = Table(title=title, caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
@@ -159,14 +162,14 @@ def summary(model: nnx.Module, title: str) -> Table:
     return table
 
 
-def write_result(run: RunFolder, result: FitResult, figures: dict[str, Any]) -> None:
-    """result.json: how the run ended, and the final figures of the chosen parameters."""
+def write_result(run: RunFolder, result: FitResult, metrics: dict[str, Any]) -> None:
+    """Write result.json: how the run ended, and the final metrics of the selected parameters."""
     row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
-    write_atomically(run.result, json.dumps(row | figures, indent=2) + "\n")
+    write_atomically(run.result, json.dumps(row | metrics, indent=2) + "\n")
 
 
 def is_own_data(run: RunFolder, fingerprint: str) -> bool:
-    """Return whether data of that fingerprint are those that the run was trained on.
+    """Return whether the run was trained on the data of that fingerprint.
 
     Raises:
         InputError: if the run's record of its data cannot be read.
@@ -175,22 +178,22 @@ def is_own_data(run: RunFolder, fingerprint: str) -> bool:
 
 
 def check_own_data(run: RunFolder, fingerprint: str) -> None:
-    """See that data are those that the run was trained on: of others, ids would be other words or characters, and parts other rows.
+    """Check that the run was trained on the data of that fingerprint; with others, ids and parts would mean something else.
 
     Raises:
-        InputError: if they are not.
+        InputError: if it was not.
     """
     same = is_own_data(run, fingerprint)
     require(same, f"data of run {run.path}", "changed since the run began", "give back the data that its config.json names")
 
 
 def mesh_of(config: RunConfig) -> jax.sharding.Mesh:
-    """The config's mesh; all devices if this machine has fewer."""
+    """Return the mesh of a config, with all devices if this machine has fewer."""
     return sharding.make_mesh(config.train.devices if config.train.devices <= jax.device_count() else 0)
 
 
 def load_params(run: RunFolder, like: dict[str, jax.Array]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The best epoch's parameters where a validation part chose it, else the newest; and what is to be said of damaged checkpoints.
+    """Return the parameters of the best epoch, or of the newest where no validation part selected one, and notes on damaged checkpoints.
 
     Raises:
         InputError: if no good checkpoint is left.

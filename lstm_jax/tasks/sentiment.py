@@ -1,11 +1,10 @@
-"""Sentiment of reviews: config -> run folder, and what a trained run answers."""
+"""Sentiment of reviews: training of a classifier, and the probabilities that a trained run gives."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from typing import IO, Any, Literal
+from functools import cached_property, partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,20 +12,21 @@ import optax
 from rich.console import Console
 
 from lstm_jax import data
-from lstm_jax.config import SentimentConfig, sentiment_from_json
-from lstm_jax.errors import InputError, require
-from lstm_jax.models import SentimentClassifier, functional, replaced
-from lstm_jax.runtime import sharding
-from lstm_jax.tasks.memory import require_memory
-from lstm_jax.tasks.running import Takes, begin, check_own_data, initial_rngs, load_params, mesh_of, open_run, summary, write_result
-from lstm_jax.training.callbacks import Callback
-from lstm_jax.training.loop import FitResult, fit
+from lstm_jax.config import SentimentConfig
+from lstm_jax.errors import require
+from lstm_jax.models import EMBEDDING, SentimentClassifier
+from lstm_jax.tasks import base
+from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
+from lstm_jax.tasks.word_space import WordSpace, write_words
+from lstm_jax.training.examples import Examples
+from lstm_jax.training.loop import FitResult
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
+from lstm_jax.training.predict import make_predict
 from lstm_jax.training.run_folder import RunFolder
-from lstm_jax.training.step import Examples, LookupObjective, by_rows, make_predict
+from lstm_jax.training.step import LookupObjective, Objective, row_sparse
 
 DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, updates only the rows that it reads"
-"""Said of a run whose steps do not update by rows."""
+"""Note on a run whose updates are not row-sparse."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,14 @@ class Splits:
     validation: Rows | None
     test: Rows | None
 
+    def held_out(self) -> dict[str, Rows]:
+        """Return the parts that are not trained on, by name."""
+        parts = {"validation": self.validation, "test": self.test}
+        return {name: rows for name, rows in parts.items() if rows is not None}
+
 
 def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits:
-    """Pad, and hold out the validation part: no movie and no text in both parts."""
+    """Pad the reviews and hold out the validation part, so that no movie and no text is in both parts."""
 
     def rows(split: data.EncodedSplit) -> Rows:
         return Rows(split.padded(config.data.maxlen, config.data.padding, config.data.truncating), split.labels)
@@ -60,18 +65,18 @@ def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits
 
 
 def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.EncodedReviews:
-    """The config's reviews, tokenised, from the cache where there is one."""
+    """Return the tokenised reviews of a config, from the cache where there is one."""
     fields = {name: value for name, value in asdict(config.data).items() if name not in ("maxlen", "padding", "truncating", "validation")}
     return data.prepare(**fields, on_progress=on_progress)
 
 
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
-    """The model with its initial weights; deterministic in the seed."""
+    """Return the model with its initial weights, which depend on the seed alone."""
     return SentimentClassifier(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
-def objective(rebuild: Callable) -> Callable:
-    """Binary cross-entropy from logits, in nats, as a `training.step.Objective` over (ids, labels)."""
+def objective(rebuild: Callable) -> Objective:
+    """Return binary cross-entropy from logits, in nats, as a `training.step.Objective` over (ids, labels)."""
 
     def loss(params, batch, weight, key, vectors=None):
         ids, labels = batch
@@ -82,179 +87,25 @@ def objective(rebuild: Callable) -> Callable:
         mean = (losses * weight).sum()
         return mean, {"loss": mean, "accuracy": (correct * weight).sum()}
 
-    return LookupObjective(loss, "embedding/embedding", lambda batch: batch[0].T)
+    return LookupObjective(loss, EMBEDDING, lambda batch: batch[0].T)
 
 
 def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """logits(params, ids (N, T)) -> (N,), without dropout.
+    """Return logits(params, ids (N, T)) -> (N,), without dropout.
 
-    `fold`: multiply embedding and projection first, see `SentimentClassifier.fold`; None does so where there are more rows than words.
+    Args:
+        rebuild: params -> model.
+        mesh: rows are split over its devices.
+        fold: multiply embedding and projection first, see `SentimentClassifier.fold`; None does so if there are more rows than words.
     """
 
     def prepare(params, count: int):
         model = rebuild(params)
-        words = params["embedding/embedding"].shape[0]
-        # of T words in a row; with as many words to read as there are in the table, it is as dear as what it saves
+        words = params[EMBEDDING].shape[0]
+        # folding costs as much as it saves when there are as many words to read as in the table, and a row has T words
         return model.fold() if (count > words if fold is None else fold) else model
 
     return make_predict(lambda model, ids: model(ids, deterministic=True), mesh, prepare=prepare)
-
-
-def train(
-    config: SentimentConfig,
-    folder: Path,
-    *,
-    reviews: data.EncodedReviews | None = None,
-    initial: Mapping[str, jax.Array | np.ndarray] | None = None,
-    resume: bool = False,
-    allow_other_machine: bool = False,
-    console: Console | None = None,
-    callbacks: Sequence[Callback] = (),
-    figures: bool = True,
-) -> FitResult:
-    """Train a run in `folder`: the whole of `lstm-jax train sentiment`.
-
-    Args:
-        config: all of it is written to the folder.
-        folder: new, or with `resume` that of an interrupted run.
-        reviews: in memory already; else those that the config names.
-        initial: parameters by name, as in `Functional.params`, that take the place of those drawn from the seed; some or all.
-        allow_other_machine: resume where devices, versions or compiled code are others than before: the last bits will differ.
-        console: where to show progress and the table of layers.
-        callbacks: called after each epoch, behind the built-in ones.
-        figures: draw them at the end.
-
-    Returns:
-        What `fit` gives; rows have test_* and validation_* figures where there are such parts.
-
-    Raises:
-        InputError: for bad input, such as an initial parameter that the model does not have. Interrupted: after SIGINT or SIGTERM, when
-            the state is saved.
-    """
-    console = console or Console(quiet=True)
-    mesh = sharding.make_mesh(config.train.devices)
-    if reviews is None:
-        reviews = _load_with_spinner(config, console)
-    _require_memory(config, reviews, mesh)
-    splits = padded_rows(reviews, config)
-    model = make_model(config, reviews.vocabulary.size)
-    params, rebuild = functional(model)
-    params = replaced(params, initial or {})
-    files = {"vocabulary.json": reviews.vocabulary.to_json(), "words.npz": partial(_save_words, reviews)}
-    takes = Takes(resume, allow_other_machine)
-    with begin(config, folder, mesh, len(splits.train.labels), reviews.fingerprint, files, takes, console) as run:
-        console.print(summary(model, f"ids (B, {config.data.maxlen}) -> logit (B,)"))
-        held = f"{len(splits.validation.labels):,} held out, " if splits.validation else ""
-        tested = f"{len(splits.test.labels):,} test, " if splits.test else ""
-        console.print(
-            f"{len(splits.train.labels):,} training reviews, {held}{tested}backend {run.backend}, {mesh.size} devices", highlight=False
-        )
-
-        loss = objective(rebuild)
-        if not by_rows(loss, run.optimizer, params):
-            console.print(f"optimizer {config.train.optimizer}: {DENSE}", highlight=False, soft_wrap=True)
-
-        logits = make_logits(rebuild, mesh)
-        parts = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows is not None}
-
-        def evaluate(params) -> dict[str, float]:
-            figures = {}
-            for name, rows in parts.items():
-                began = time.perf_counter()
-                row = binary_metrics(logits(params, rows.ids), rows.labels).to_row()
-                figures |= {f"{name}_{figure}": row[figure] for figure in ("loss", "accuracy", "auc", "ece")}
-                figures[f"{name}_seconds"] = time.perf_counter() - began
-            return figures
-
-        result = fit(
-            params,
-            loss,
-            run.optimizer,
-            Examples.of_rows((splits.train.ids, splits.train.labels)),
-            config.train,
-            mesh,
-            evaluate=evaluate,
-            monitor="validation_loss" if splits.validation else "",
-            checkpoints=run.folder.checkpoints,
-            resume=resume,
-            callbacks=run.callbacks(console, callbacks),
-            console=console,
-        )
-        _finish(run.folder, result, splits, logits, figures)
-        return result
-
-
-def _save_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
-    """Write what `embedding` says of each word: the share of positive reviews among those that hold it, and their number."""
-    from lstm_jax.inspection import embedding_space
-
-    train = reviews.train
-    share, count = embedding_space.word_polarity(train.values, train.offsets, train.labels, reviews.vocabulary.size)
-    np.savez_compressed(file, share=share, count=count)
-
-
-def _words(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
-    """By id, the share of positive reviews and the number of reviews.
-
-    Raises:
-        InputError: if the file is absent or damaged.
-    """
-    try:
-        with run.words.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return file["share"], file["count"]
-    except OSError as error:
-        raise InputError(f"words {run.words}", error.strerror or error, "resume the run, which writes them") from error
-    except Exception as error:  # whatever NumPy says of a file that is none of its own
-        raise InputError(f"words {run.words}", error, "remove the file and resume the run, which writes it anew") from error
-
-
-def _require_memory(config: SentimentConfig, reviews: data.EncodedReviews, mesh: jax.sharding.Mesh) -> None:
-    size, length = config.train.batch_size, config.data.maxlen
-    batch = (jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size,), np.int32))
-    flags = {
-        "parameters": "--units, --layers, --embed or --num-words",
-        "residuals": "--batch-size, --maxlen, --units or --layers, or give --remat sqrt",
-        "data": "--maxlen",
-    }
-    make = partial(make_model, config, reviews.vocabulary.size)
-    require_memory(config, make, objective, batch, mesh, flags, rows=4 * length * len(reviews.train))
-
-
-def _load_with_spinner(config: SentimentConfig, console: Console) -> data.EncodedReviews:
-    with console.status("reading reviews") as status:
-        return load_reviews(config, lambda what, done, total: status.update(f"{what} ({done}/{total})"))
-
-
-def _finish(run, result, splits, logits, figures: bool) -> None:
-    """Final figures of the chosen parameters, and the pictures."""
-    shown = "test" if splits.test else "validation" if splits.validation else ""
-    row, scored = {}, None
-    if shown:
-        rows = getattr(splits, shown)
-        scored = (logits(result.params, rows.ids), rows.labels)
-        row = binary_metrics(*scored).to_row(f"{shown}_")
-    write_result(run, result, row)
-    if figures:
-        draw_figures(run, result, scored, shown)
-
-
-def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np.ndarray] | None, part: str) -> None:
-    """Learning curves, confusion matrix, reliability curve and embedding map, as PNG and SVG in the run's folder.
-
-    Args:
-        scored: logits (N,) and labels (N,) of the part of that name.
-    """
-    from lstm_jax.inspection import plots
-
-    plots.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves")
-    if scored is not None:
-        metrics = binary_metrics(*scored)
-        plots.confusion_matrix(metrics.confusion, run.figures / "confusion_matrix.png", f"Confusion matrix, {part} reviews")
-        curve = reliability(probabilities(scored[0]), scored[1])
-        plots.reliability_curve(curve, metrics.ece, run.figures / "reliability.png", f"Reliability, {part} reviews")
-    table = np.asarray(result.params["embedding/embedding"])
-    if table.shape[1] >= 2 and len(_common_words(run)[0]) >= 3:
-        draw_embedding(run, table, run.figures / "embedding_map.png")
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -264,48 +115,139 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return expit(logits.astype(np.float64))
 
 
-def draw_embedding(run: RunFolder, table: np.ndarray, path: Path, words: int = 400, force: bool = True) -> None:
-    """The learned space in two dimensions: of the words in 50 reviews or more, the `words` that say most about a review.
+class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
+    """Binary classification of reviews."""
 
-    Raises:
-        InputError: for fewer than 3 such words or 2 features.
+    flags = {  # noqa: RUF012
+        "parameters": "--units, --layers, --embed or --num-words",
+        "residuals": "--batch-size, --maxlen, --units or --layers, or give --remat sqrt",
+        "data": "--maxlen",
+    }
+
+    @classmethod
+    def read(cls, config: SentimentConfig, console: Console) -> data.EncodedReviews:
+        with console.status("reading reviews") as status:
+            return load_reviews(config, lambda what, done, total: status.update(f"{what} ({done}/{total})"))
+
+    def batch(self) -> Any:
+        size, length = self.config.train.batch_size, self.config.data.maxlen
+        return jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size,), np.int32)
+
+    def data_bytes(self) -> int:
+        return 4 * self.config.data.maxlen * len(self.data.train)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Padded rows of all parts."""
+        return padded_rows(self.data, self.config)
+
+    def examples(self) -> Examples:
+        return Examples.of_rows((self.splits.train.ids, self.splits.train.labels))
+
+    def files(self) -> dict[str, Any]:
+        return {"vocabulary.json": self.data.vocabulary.to_json(), "words.npz": partial(write_words, self.data)}
+
+    def make_model(self) -> SentimentClassifier:
+        return make_model(self.config, self.data.vocabulary.size)
+
+    def shapes(self) -> str:
+        return f"ids (B, {self.config.data.maxlen}) -> logit (B,)"
+
+    def objective(self, rebuild: Callable) -> Objective:
+        return objective(rebuild)
+
+    def notes(self, run: Run) -> Iterator[str]:
+        names = {"validation": "held out", "test": "test"}
+        held = "".join(f"{len(rows.labels):,} {names[name]}, " for name, rows in self.splits.held_out().items())
+        yield f"{len(self.splits.train.labels):,} training reviews, {held}backend {run.backend}, {self.mesh.size} devices"
+        params, rebuild = self.functional
+        if not row_sparse(objective(rebuild), run.optimizer, params):
+            yield f"optimizer {self.config.train.optimizer}: {DENSE}"
+
+    @property
+    def monitor(self) -> str:
+        return "validation_loss" if self.splits.validation else ""
+
+    @cached_property
+    def logits(self) -> Callable[[Any, np.ndarray], np.ndarray]:
+        """Compiled logits of many rows."""
+        return make_logits(self.functional.rebuild, self.mesh)
+
+    def evaluate(self, params: Any) -> dict[str, Any]:
+        metrics = {}
+        for name, rows in self.splits.held_out().items():
+            began = time.perf_counter()
+            row = binary_metrics(self.logits(params, rows.ids), rows.labels).to_row()
+            metrics |= {f"{name}_{metric}": row[metric] for metric in ("loss", "accuracy", "auc", "ece")}
+            metrics[f"{name}_seconds"] = time.perf_counter() - began
+        return metrics
+
+    def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
+        """Write the metrics of the last part there is, test before validation, and draw the figures."""
+        parts = self.splits.held_out()
+        shown = next(reversed(parts), "")
+        row, scored = {}, None
+        if shown:
+            scored = (self.logits(result.params, parts[shown].ids), parts[shown].labels)
+            row = binary_metrics(*scored).to_row(f"{shown}_")
+        write_result(folder, result, row)
+        if figures:
+            draw_figures(folder, result, scored, shown)
+
+
+def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np.ndarray] | None, part: str) -> None:
+    """Draw learning curves, confusion matrix, reliability curve and embedding map, as PNG and SVG in the folder of the run.
+
+    Args:
+        run: folder of the run.
+        result: rows and parameters.
+        scored: logits (N,) and labels (N,) of a part.
+        part: name of that part.
     """
-    from lstm_jax.inspection import embedding_map, embedding_space
+    from lstm_jax.inspection import plots
 
-    vocabulary = data.Vocabulary.load(run.vocabulary)
-    common, share, count = _common_words(run)
-    require(len(common) >= 3, "words for a map", len(common), "train on more reviews or with a larger --num-words")
-    one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]
-    plane = embedding_space.project(table[one_sided])
-    embedding_map.embedding_map(
-        plane, [vocabulary.word(int(i)) for i in one_sided], share[one_sided], path, "Learned embedding, first two principal axes", force
-    )
-
-
-def _common_words(run: RunFolder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids of the words in 50 reviews or more (fewer in a small data set); of all ids the positive share and the number of reviews."""
-    share, count = _words(run)
-    common = np.flatnonzero(count >= min(50, max(1, count.max() // 20)))
-    return common[common >= 4], share, count
+    plots.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves")
+    if scored is not None:
+        metrics = binary_metrics(*scored)
+        plots.confusion_matrix(metrics.confusion, run.figures / "confusion_matrix.png", f"Confusion matrix, {part} reviews")
+        curve = reliability(probabilities(scored[0]), scored[1])
+        plots.reliability_curve(curve, metrics.ece, run.figures / "reliability.png", f"Reliability, {part} reviews")
+    words = WordSpace(run, data.Vocabulary.load(run.vocabulary), np.asarray(result.params[EMBEDDING]))
+    if words.table.shape[1] >= 2 and len(words.common) >= 3:
+        words.draw(run.figures / "embedding_map.png")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A run read back: `probabilities(texts)` answers."""
+class Trained(base.Trained[SentimentConfig]):
+    """A sentiment run read back: `probabilities(texts)` answers."""
 
-    run: RunFolder
-    config: SentimentConfig
     vocabulary: data.Vocabulary
-    params: dict[str, np.ndarray]
-    notes: tuple[str, ...]
-    _logits: Callable[[Any, np.ndarray], np.ndarray]
+
+    kind = SentimentConfig
+
+    @staticmethod
+    def _read_own(run: RunFolder) -> data.Vocabulary:
+        return data.Vocabulary.load(run.vocabulary)
+
+    @staticmethod
+    def _make_model(config: SentimentConfig, own: data.Vocabulary) -> SentimentClassifier:
+        return make_model(config, own.size)
+
+    @cached_property
+    def words(self) -> WordSpace:
+        """Word vectors of the embedding."""
+        return WordSpace(self.run, self.vocabulary, self.params[EMBEDDING])
+
+    @cached_property
+    def _logits(self) -> Callable[[Any, np.ndarray], np.ndarray]:
+        return make_logits(self.rebuild, mesh_of(self.config))
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
-        """Padded ids (N, T) -> logits (N,)."""
+        """Return the logits (N,) of padded ids (N, T)."""
         return self._logits(self.params, ids)
 
     def probabilities(self, texts: Sequence[str | bytes]) -> np.ndarray:
-        """Probability that each review is positive, float64 (N,); encoded exactly as the training reviews were."""
+        """Return the probability that each review is positive, float64 (N,); texts are encoded exactly as the training reviews were."""
         if not texts:
             return np.zeros(0)
         values, offsets = self.vocabulary.encode_all(texts)
@@ -313,25 +255,11 @@ class Trained:
         return probabilities(self.logits(ids))
 
 
-def load(folder: Path) -> Trained:
-    """Read a run: the parameters of its best epoch where a validation part chose it, else of its newest.
-
-    Raises:
-        InputError: if the folder is no run, or no good checkpoint is left in it.
-    """
-    run, notes = open_run(folder)
-    config = sentiment_from_json(run.config)
-    vocabulary = data.Vocabulary.load(run.vocabulary)
-    like, rebuild = functional(make_model(config, vocabulary.size))
-    params, damaged = load_params(run, like)
-    return Trained(run, config, vocabulary, params, notes + damaged, make_logits(rebuild, mesh_of(config)))
-
-
 def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:
-    """Metrics of a run on a split of its own reviews, or of `reviews`, whose vocabulary must be the run's.
+    """Return the metrics of a run on a split of its own reviews, or of `reviews`, which must have the vocabulary of the run.
 
     Raises:
-        InputError: if there is no such split, the run's data have changed, or the reviews' ids are other words than the run's.
+        InputError: if there is no such split, the data of the run have changed, or the vocabularies differ.
     """
     if reviews is None:
         reviews = load_reviews(trained.config)
@@ -344,46 +272,4 @@ def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split
     return binary_metrics(trained.logits(rows.ids), rows.labels)
 
 
-def neighbours(
-    trained: Trained, word: str, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine", min_reviews: int = 100
-) -> list[tuple[str, float]]:
-    """The `count` words nearest to `word` in the embedding, with similarity or distance.
-
-    Args:
-        min_reviews: only words that so many training reviews hold; a rarer one has hardly moved from where it was drawn.
-
-    Raises:
-        InputError: for a word that the run does not know.
-    """
-    from lstm_jax.inspection import embedding_space
-
-    table = trained.params["embedding/embedding"]
-    index = {known: number for known, number in trained.vocabulary.index.items() if number < len(table)}
-    own = embedding_space.lookup(index, word)
-    _, seen = _words(trained.run)
-    # reserved ids stay in front, as `embedding_space.neighbours` leaves them out
-    kept = [*range(4), *(number for number in sorted(index.values()) if seen[number] >= min_reviews or number == own)]
-    ids, scores = embedding_space.neighbours(table[kept], kept.index(own), count, metric)
-    return [(trained.vocabulary.word(kept[int(i)]), float(score)) for i, score in zip(ids, scores, strict=True)]
-
-
-def export_embedding(trained: Trained, out: Path, form: str, force: bool = True) -> int:
-    """Write the vectors of all words with their figures; returns how many.
-
-    Args:
-        out: a file for "word2vec", a folder for "projector".
-        force: see `files.check_output`.
-    """
-    from lstm_jax.inspection import embedding_space
-
-    table = trained.params["embedding/embedding"]
-    ids = range(4, min(len(table), 4 + len(trained.vocabulary.words)))
-    words = [trained.vocabulary.word(i) for i in ids]
-    vectors = table[4 : 4 + len(words)]
-    if form == "word2vec":
-        embedding_space.export_word2vec(out, words, vectors, force)
-    else:
-        share, count = _words(trained.run)
-        columns = {"reviews": count[4 : 4 + len(words)], "positive_share": share[4 : 4 + len(words)].round(4)}
-        embedding_space.export_projector(out, words, vectors, columns, force)
-    return len(words)
+train, load = Sentiment.train, Trained.load

@@ -13,7 +13,8 @@ import optax
 
 from lstm_jax import data
 from lstm_jax.errors import require
-from lstm_jax.training.step import Examples, Objective, Order, epoch_order
+from lstm_jax.training.examples import Examples, Order, epoch_order
+from lstm_jax.training.step import Objective
 
 # params -> CharGenerator
 Rebuild = Callable[..., Any]

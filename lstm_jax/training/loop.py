@@ -1,91 +1,50 @@
-"""Epochs over device-resident rows: progress, evaluation, early stopping, checkpoints, interrupts."""
+"""Epochs over device-resident examples: progress, evaluation, early stopping, checkpoints, interrupts."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import Progress
 
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import Interrupted, require
 from lstm_jax.runtime import sharding
-from lstm_jax.runtime.interrupts import interrupted
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord
-from lstm_jax.training.state import TrainState, create_state
-from lstm_jax.training.step import EXAMPLES, Examples, Objective, make_run_steps, no_rows_behind, steps_per_epoch
+from lstm_jax.training.examples import Examples, steps_per_epoch
+from lstm_jax.training.history import History
+from lstm_jax.training.progress import progress_bar
+from lstm_jax.training.row_sparse import Optimizer
+from lstm_jax.training.signals import noted_signals
+from lstm_jax.training.state import create_state
+from lstm_jax.training.step import EXAMPLES, Objective, make_run_steps, no_rows_behind
 
-STRETCH_SECONDS = 0.5
+CHUNK_SECONDS = 0.5
+"""Aimed duration of the steps between two looks at signals and the progress bar."""
 KEEP = 3
-"""Checkpoints kept of the newest; if the last is damaged, an older one serves."""
+"""Checkpoints kept of the newest steps; if the last one is damaged, an older one serves."""
 KEEP_BEST = 2
-"""The number kept of the best epochs."""
+"""Checkpoints kept of the best epochs."""
+
+Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """params: of the best epoch if one was monitored, else the last; rows: one an epoch; best_epoch: from 1."""
+    """params: of the best epoch if one was monitored, else the last; rows: one per epoch; best_epoch: from 1."""
 
     params: Any
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Metrics, ...]
     best_epoch: int
     stopped_early: bool
     seconds: float
-
-
-@dataclass(frozen=True)
-class Progressed:
-    """Where a run stands between steps; the JSON part of a checkpoint."""
-
-    rows: tuple[dict[str, Any], ...] = ()
-    best_epoch: int = 0
-    best_value: float = float("inf")
-    seconds: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON has no infinity: no best value is null."""
-        best = self.best_value if self.best_epoch else None
-        return {"rows": list(self.rows), "best_epoch": self.best_epoch, "best_value": best, "seconds": self.seconds}
-
-    @staticmethod
-    def from_json(raw: dict[str, Any]) -> "Progressed":
-        best = float("inf") if raw["best_value"] is None else raw["best_value"]
-        return Progressed(tuple(raw["rows"]), raw["best_epoch"], best, raw["seconds"])
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Note SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once, and so does one that came before."""
-    if interrupted():
-        raise KeyboardInterrupt
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def note(number, frame):
-        del frame
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
@@ -97,156 +56,190 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 def fit(
     params: Any,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     examples: Examples,
     config: TrainConfig,
     mesh: Mesh,
     *,
     carry: Any = (),
-    figures: tuple[str, ...] = ("loss", "accuracy"),
-    derive: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-    evaluate: Callable[[Any], dict[str, Any]] | None = None,
+    metrics: tuple[str, ...] = ("loss", "accuracy"),
+    derive: Callable[[Metrics], Metrics] | None = None,
+    evaluate: Callable[[Any], Metrics] | None = None,
     monitor: str = "",
     checkpoints: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
 ) -> FitResult:
-    """Train.
+    """Train a model for the epochs of a config, or until its patience is used up.
 
     Args:
-        params: initial parameters; left as they are.
+        params: initial parameters; they are not changed.
         objective: see `step.Objective`.
+        optimizer: dense or row-sparse.
         examples: what an epoch reads.
         config: epochs, batch size, seed, patience.
         mesh: devices.
-        carry: what the first step of each epoch is handed, pytree of (B, ...) arrays; () if steps hand nothing on.
-        figures: names of what the objective gives beside the loss.
-        derive: further figures of an epoch, computed from its row's training figures.
-        evaluate: called with the parameters after each epoch; its figures join the epoch's row.
-        monitor: name of a figure whose smallest value marks the best epoch, kept apart and used for early stopping; empty for none.
+        carry: initial carry of each epoch, a pytree of (B, ...) arrays; () if steps hand nothing on.
+        metrics: names of the metrics that the objective returns beside the loss.
+        derive: computes further metrics of an epoch from its row so far.
+        evaluate: called with the parameters after each epoch; its metrics join the row of the epoch.
+        monitor: name of the metric whose smallest value marks the best epoch, kept apart and used for early stopping; empty for none.
         checkpoints: folder of `latest/` (the whole state, to resume from) and `best/` (parameters of the best epoch, of the newest one
             if nothing is monitored).
-        resume: go on from the newest good checkpoint there, if there is one.
+        resume: continue from the newest good checkpoint there, if there is one.
         callbacks: called after each epoch.
         console: shows progress if it is a terminal.
 
     Returns:
-        FitResult.
+        Parameters and the rows of all epochs.
 
     Raises:
         InputError: if sizes do not fit, or checkpoints are damaged beyond use.
         Interrupted: after SIGINT or SIGTERM, when the state has been saved.
     """
-    count = examples.count
-    require(count >= 1, "training examples", count, "give at least one")
+    require(examples.count >= 1, "training examples", examples.count, "give at least one")
     check_batch_size(config.batch_size, mesh)
     console = console or Console(quiet=True)
-    per_epoch = steps_per_epoch(count, config.batch_size)
-    arrays = jax.device_put(examples.arrays, sharding.replicated(mesh))
-    carry = jax.tree.map(np.asarray, carry)  # not a device's own memory, which the first step would take
-    key = jax.random.key(config.seed)
-    order_key, step_key = jax.random.split(jax.device_put(key, sharding.replicated(mesh)))
-    behind = no_rows_behind(objective, optimizer, params)
-    state, places = create_state(params, optimizer, (*figures, EXAMPLES), mesh, carry, behind)
-    run_steps = make_run_steps(objective, optimizer, places, mesh, examples.gather)
+    run = _Fit(params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, checkpoints)
+    if resume:
+        run.resume(console)
+    run.begin()
+    with noted_signals() as asked, progress_bar(console) as progress:
+        while not run.ended:
+            row = run.train_epoch(asked, progress)
+            row |= derive(row) if derive else {}
+            row |= evaluate(run.state.params) if evaluate else {}
+            run.end_epoch(row, callbacks)
+            if asked.is_set() and not run.ended:
+                raise Interrupted(int(run.state.step))
+    return run.result()
 
-    def tree(state: TrainState, best: Any) -> dict[str, Any]:
-        return {"state": state} if best is None else {"state": state, "best": best}
 
-    progressed = Progressed()
-    latest = None if checkpoints is None else checkpoints / "latest"
-    best = None if checkpoints is None else checkpoints / "best"
-    best_params = jax.tree.map(lambda a: a.copy(), state.params) if monitor else None
-    if resume and latest is not None and checkpoint.steps(latest):
-        found = checkpoint.restore(latest, tree(state, best_params), added=("state.behind",))
+class _Fit:
+    """State of a training in progress."""
+
+    def __init__(self, params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, checkpoints):
+        self.examples, self.config, self.mesh, self.metrics, self.monitor = examples, config, mesh, metrics, monitor
+        self.per_epoch = steps_per_epoch(examples.count, config.batch_size)
+        self.arrays = self._copied(examples.arrays)
+        self.carry = jax.tree.map(np.asarray, carry)  # not the memory of a device, which the first step would take over
+        self.order_key, self.step_key = jax.random.split(self._copied(jax.random.key(config.seed)))
+        behind = no_rows_behind(objective, optimizer, params)
+        self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES), mesh, self.carry, behind)
+        self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, examples.gather)
+        self.history = History()
+        self.best_params = self._params() if monitor else None
+        self.latest, self.best = (checkpoints and checkpoints / name for name in ("latest", "best"))
+        self.began = 0.0
+
+    def _copied(self, tree: Any) -> Any:
+        """Return the arrays of a tree, copied to every device."""
+        return jax.device_put(tree, sharding.replicated(self.mesh))
+
+    def _params(self) -> Any:
+        """Return a copy of the parameters, whose own memory the next step takes over."""
+        return jax.tree.map(lambda a: a.copy(), self.state.params)
+
+    def _saved(self) -> dict[str, Any]:
+        return {"state": self.state} if self.best_params is None else {"state": self.state, "best": self.best_params}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether patience is used up; such a run is not continued by resuming it."""
+        return bool(self.monitor) and self.history.out_of_patience(self.config.patience)
+
+    @property
+    def ended(self) -> bool:
+        return len(self.history.rows) >= self.config.epochs or self.stopped
+
+    def resume(self, console: Console) -> None:
+        """Continue from the newest good checkpoint, if there is one."""
+        if self.latest is None or not checkpoint.steps(self.latest):
+            return
+        found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",))
         for step, reason in found.rejected:
             console.print(f"checkpoint of step {step} is damaged ({reason}); an older one is used", highlight=False)
-        state, best_params = found.state["state"], found.state.get("best")
-        progressed = Progressed.from_json(found.extra)
-        console.print(f"resumed after step {found.step} of {config.epochs * per_epoch}", highlight=False)
-        for folder, keep in ((latest, KEEP), (best, KEEP_BEST)):
+        self.state, self.best_params = found.state["state"], found.state.get("best")
+        self.history = History.from_json(found.extra)
+        console.print(f"resumed after step {found.step} of {self.config.epochs * self.per_epoch}", highlight=False)
+        for folder, keep in ((self.latest, KEEP), (self.best, KEEP_BEST)):
             if folder is not None and folder.is_dir():
-                checkpoint.prune(folder, keep)  # with what a killed process left there
+                checkpoint.prune(folder, keep)  # also removes what a killed process left behind
 
-    def save(seconds: float) -> None:
-        if latest is not None:
-            kept = replace(progressed, seconds=seconds)
-            checkpoint.save(latest, int(state.step), tree(state, best_params), kept.to_json())
-            checkpoint.prune(latest, KEEP)
+    def begin(self) -> None:
+        """Start the clock; time from before a resumption counts."""
+        self.began = time.perf_counter() - self.history.seconds
 
-    def given_up() -> bool:
-        return bool(monitor and config.patience and len(progressed.rows) - progressed.best_epoch >= config.patience)
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.began
 
-    began = time.perf_counter() - progressed.seconds
-    stopped = given_up()  # a run that had stopped early is not taken further by resuming it
-    with _signals() as asked, _progress(console) as progress:
-        while len(progressed.rows) < config.epochs and not stopped:
-            epoch = len(progressed.rows)
-            order = examples.order(jax.random.fold_in(order_key, epoch), count, config.batch_size)
-            order = jax.device_put(order, sharding.replicated(mesh))
-            epoch_began, earlier = time.perf_counter(), float(state.totals[EXAMPLES])
-            task = progress.add_task(f"epoch {epoch + 1}/{config.epochs}", total=per_epoch, completed=int(state.step) - epoch * per_epoch)
-            for start, stop in _stretches(int(state.step) - epoch * per_epoch, per_epoch, config.checkpoint_steps):
-                state = run_steps(state, arrays, order, start, stop, step_key)
-                jax.block_until_ready(state)
-                progress.update(task, completed=stop)
-                due = config.checkpoint_steps and stop % config.checkpoint_steps == 0 and stop < per_epoch
-                if due or (asked.is_set() and stop < per_epoch):
-                    save(time.perf_counter() - began)
-                if asked.is_set() and stop < per_epoch:
-                    raise Interrupted(int(state.step))
-            progress.remove_task(task)
-            trained = time.perf_counter() - epoch_began
-            sums = {name: float(total) for name, total in state.totals.items()}
-            row = {"epoch": epoch + 1, "step": int(state.step)}
-            row |= {f"train_{name}": sums[name] / sums[EXAMPLES] for name in figures}
-            row |= {"seconds": trained, "examples_per_second": (sums[EXAMPLES] - earlier) / trained}
-            row |= derive(row) if derive else {}
-            row |= evaluate(state.params) if evaluate else {}
-            require(not monitor or monitor in row, "monitor", monitor, f"the figures are {', '.join(row)}")
-            zeros = jax.tree.map(lambda a: jax.device_put(np.zeros_like(a), a.sharding), state.totals)
-            state = state._replace(totals=zeros, carry=jax.tree.map(jax.device_put, carry, places.carry))
-            progressed = replace(progressed, rows=(*progressed.rows, row), seconds=time.perf_counter() - began)
-            # the first epoch is the best until a better one comes, even if its figure is nan
-            unset = not progressed.best_epoch or np.isnan(progressed.best_value)
-            better = not monitor or unset or row[monitor] < progressed.best_value
-            if monitor and better:
-                progressed = replace(progressed, best_value=row[monitor], best_epoch=epoch + 1)
-                best_params = jax.tree.map(lambda a: a.copy(), state.params)
-            if better and best is not None:
-                checkpoint.save(best, int(state.step), state.params, progressed.to_json())
-                checkpoint.prune(best, KEEP_BEST)
-            record = EpochRecord(epoch + 1, int(state.step), row, progressed.rows, state.params, config.seed)
-            for callback in callbacks:
-                callback(record)
-            save(progressed.seconds)
-            stopped = given_up()
-            if asked.is_set() and not stopped and epoch + 1 < config.epochs:
-                raise Interrupted(int(state.step))
-    best_epoch = progressed.best_epoch or len(progressed.rows)
-    return FitResult(best_params if best_params is not None else state.params, progressed.rows, best_epoch, stopped, progressed.seconds)
+    def _save(self, seconds: float) -> None:
+        if self.latest is not None:
+            extra = replace(self.history, seconds=seconds).to_json()
+            checkpoint.save(self.latest, int(self.state.step), self._saved(), extra)
+            checkpoint.prune(self.latest, KEEP)
+
+    def train_epoch(self, asked: threading.Event, progress: Progress) -> Metrics:
+        """Take the steps left of an epoch and return its row.
+
+        Raises:
+            Interrupted: when `asked` is set before the last step, after the state has been saved.
+        """
+        epoch, every = len(self.history.rows), self.config.checkpoint_steps
+        order = self._copied(self.examples.order(jax.random.fold_in(self.order_key, epoch), self.examples.count, self.config.batch_size))
+        began, earlier = time.perf_counter(), float(self.state.totals[EXAMPLES])
+        first = int(self.state.step) - epoch * self.per_epoch
+        bar = progress.add_task(f"epoch {epoch + 1}/{self.config.epochs}", total=self.per_epoch, completed=first)
+        for start, stop in _chunks(first, self.per_epoch, every):
+            self.state = self.run_steps(self.state, self.arrays, order, start, stop, self.step_key)
+            jax.block_until_ready(self.state)
+            progress.update(bar, completed=stop)
+            asked_here = asked.is_set() and stop < self.per_epoch
+            if asked_here or (every and stop % every == 0 and stop < self.per_epoch):
+                self._save(self._seconds())
+            if asked_here:
+                raise Interrupted(int(self.state.step))
+        progress.remove_task(bar)
+        return self._row(epoch + 1, time.perf_counter() - began, earlier)
+
+    def _row(self, epoch: int, seconds: float, earlier: float) -> Metrics:
+        """Return the training metrics of an epoch; `earlier`: examples of it that an interrupted process had read."""
+        sums = {name: float(total) for name, total in self.state.totals.items()}
+        means = {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
+        speed = {"seconds": seconds, "examples_per_second": (sums[EXAMPLES] - earlier) / seconds}
+        return {"epoch": epoch, "step": int(self.state.step)} | means | speed
+
+    def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
+        """Note the row of an epoch, keep its parameters if they are the best, call the callbacks and save."""
+        require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
+        zeros = jax.tree.map(lambda a: jax.device_put(np.zeros_like(a), a.sharding), self.state.totals)
+        self.state = self.state._replace(totals=zeros, carry=jax.tree.map(jax.device_put, self.carry, self.shardings.carry))
+        self.history, better = self.history.with_row(row, self.monitor, self._seconds())
+        step = int(self.state.step)
+        if self.monitor and better:
+            self.best_params = self._params()
+        if better and self.best is not None:
+            checkpoint.save(self.best, step, self.state.params, self.history.to_json())
+            checkpoint.prune(self.best, KEEP_BEST)
+        record = EpochRecord(len(self.history.rows), step, row, self.history.rows, self.state.params, self.config.seed)
+        for callback in callbacks:
+            callback(record)
+        self._save(self.history.seconds)
+
+    def result(self) -> FitResult:
+        history = self.history
+        params = self.state.params if self.best_params is None else self.best_params
+        return FitResult(params, history.rows, history.best_epoch or len(history.rows), self.stopped, history.seconds)
 
 
-def _stretches(start: int, stop: int, every: int) -> Iterator[tuple[int, int]]:
-    """Cut start..stop into stretches of about `STRETCH_SECONDS`, none across a multiple of `every` (0: no such bounds)."""
+def _chunks(start: int, stop: int, every: int) -> Iterator[tuple[int, int]]:
+    """Cut start..stop into chunks of about `CHUNK_SECONDS`, none across a multiple of `every` (0: no such bounds)."""
     size, timed = 8, False
     while start < stop:
         end = min(start + size, stop, (start // every + 1) * every if every else stop)
         began = time.perf_counter()
         yield start, end
-        if timed:  # the first one compiles
-            size = max(1, round((end - start) * STRETCH_SECONDS / max(time.perf_counter() - began, 1e-6)))
+        if timed:  # the first chunk compiles
+            size = max(1, round((end - start) * CHUNK_SECONDS / max(time.perf_counter() - began, 1e-6)))
         start, timed = end, True
-
-
-class _Rate(ProgressColumn):
-    """Steps a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} steps/s" if task.speed else "")
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from lstm_jax.config import with_task
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import remove_temporaries, write_atomically
@@ -154,7 +155,7 @@ class RunFolder:
 
 def _same(config: Path, new: str) -> bool:
     try:
-        return json.loads(config.read_bytes()) == json.loads(new)
+        return with_task(json.loads(config.read_bytes())) == json.loads(new)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"config {config}", error, "the run folder is damaged; name a new one") from error
 

@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from lstm_jax.errors import require
 from lstm_jax.runtime import sharding
 from lstm_jax.sampling import Mode
-from lstm_jax.training.step import make_predict
+from lstm_jax.training.predict import make_predict
 
 STRETCH = 1024
 STREAM = 10_000
@@ -33,11 +33,11 @@ class Scores(NamedTuple):
     nats: np.ndarray
     correct: np.ndarray
 
-    def figures(self, prefix: str = "") -> dict[str, float]:
+    def metrics(self, prefix: str = "") -> dict[str, float]:
         """loss (mean nats), bits, perplexity, accuracy."""
         loss = float(self.nats.mean(dtype=np.float64))
-        figures = {"loss": loss, **bits_and_perplexity(loss), "accuracy": float(self.correct.mean())}
-        return {prefix + name: value for name, value in figures.items()}
+        metrics = {"loss": loss, **bits_and_perplexity(loss), "accuracy": float(self.correct.mean())}
+        return {prefix + name: value for name, value in metrics.items()}
 
 
 def bits_and_perplexity(nats: float) -> dict[str, float]:

@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 from tables import SHAPES, Shape, assert_close
 
 from lstm_jax import CELLS, InputError
-from lstm_jax.config import CellName
+from lstm_jax.cell_names import CellName
 from lstm_jax.runtime.sharding import DATA, make_mesh, on
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

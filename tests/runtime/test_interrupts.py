@@ -14,10 +14,10 @@ PROGRAM = """
 import jax, jax.numpy as jnp
 from lstm_jax import cli
 from lstm_jax.commands import COMMANDS
-from lstm_jax.training import loop
+from lstm_jax.training.signals import noted_signals
 
 def endless(console):
-    with loop._signals():
+    with noted_signals():
         print("running", flush=True)
         jax.jit(lambda x: jax.lax.while_loop(lambda x: x >= 0, lambda x: x * 0 + 1, x))(jnp.ones(())).block_until_ready()
 

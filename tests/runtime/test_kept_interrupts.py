@@ -8,7 +8,7 @@ import time
 import pytest
 
 from lstm_jax.runtime.interrupts import interrupted, keep_interrupts
-from lstm_jax.training import loop
+from lstm_jax.training.signals import noted_signals
 
 
 class Dying:
@@ -43,8 +43,8 @@ def test_one_that_was_swallowed_stops_training():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
         with pytest.raises(KeyboardInterrupt):
-            loop._signals().__enter__()
-    with keep_interrupts(), loop._signals() as asked:
+            noted_signals().__enter__()
+    with keep_interrupts(), noted_signals() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked.wait(5)
 

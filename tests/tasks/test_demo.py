@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lstm_jax.config import GenerationModelConfig, SentimentModelConfig, TrainConfig, to_json
 from lstm_jax.errors import InputError, Interrupted
-from lstm_jax.tasks import demo, generation, sentiment
+from lstm_jax.tasks import demo, generation, samples, sentiment
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_the_demo_trains_answers_and_replaces_only_itself(small, tmp_path):
     wrote = generation.load(folder / "generation")
     ids = np.concatenate(list(wrote.write(wrote.encode(demo.PROMPT), 30, wrote.rules(0.5), seed=4)), axis=1)
     assert demo.PROMPT + wrote.characters.decode(ids[0]) in text
-    row = generation.read_samples(wrote.run.samples)[0]
+    row = samples.read_samples(wrote.run.samples)[0]
     assert row["text"] in text
     assert len(row["text"]) == demo.GENERATION.sample.sample_chars
 

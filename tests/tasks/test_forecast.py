@@ -12,7 +12,7 @@ from scipy import stats
 from lstm_jax import InputError
 from lstm_jax.config import ForecastConfig, ForecastModelConfig, SeriesConfig, TrainConfig
 from lstm_jax.data import Series
-from lstm_jax.tasks import forecast
+from lstm_jax.tasks import forecast, forecast_windows
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -28,8 +28,8 @@ def wave(count: int = 160, seed: int = 0) -> Series:
 
 def test_parts_do_not_share_targets() -> None:
     series = wave()
-    parts, scale = forecast.parts_of(series, CONFIG)
-    cuts = forecast.cuts(len(series), CONFIG)
+    parts, scale = forecast_windows.parts_of(series, CONFIG)
+    cuts = forecast_windows.part_bounds(len(series), CONFIG)
     assert cuts == {"train": (0, 112), "validation": (112, 136), "test": (136, 160)}
     targets = {name: {int(n) + k for n in part.origin for k in range(3)} for name, part in parts.items()}
     for name, (first, last) in cuts.items():
@@ -39,7 +39,7 @@ def test_parts_do_not_share_targets() -> None:
 
 def test_what_is_read() -> None:
     series = wave()
-    parts, scale = forecast.parts_of(series, CONFIG)
+    parts, scale = forecast_windows.parts_of(series, CONFIG)
     part, n = parts["test"], 4
     origin = int(part.origin[n])
     values = series.values[origin - 6 : origin]
@@ -48,7 +48,7 @@ def test_what_is_read() -> None:
     np.testing.assert_allclose(part.entries[n, :, 2], np.log(series.gaps[origin - 6 : origin]), atol=1e-6)
     apart = (series.times[origin : origin + 3] - series.times[origin - 1]) / series.usual_gap
     np.testing.assert_allclose(part.ahead[n], np.log(apart / [1, 2, 3]), atol=1e-6)
-    plain, _ = forecast.parts_of(series, replace(CONFIG, data=replace(CONFIG.data, gaps=False, level=False)))
+    plain, _ = forecast_windows.parts_of(series, replace(CONFIG, data=replace(CONFIG.data, gaps=False, level=False)))
     assert plain["test"].entries.shape[-1] == 1
     assert not plain["test"].ahead.any()
 
@@ -62,15 +62,15 @@ def test_loss_is_that_of_a_normal_distribution() -> None:
 
 def test_figures_by_hand() -> None:
     series = wave()
-    parts, scale = forecast.parts_of(series, CONFIG)
+    parts, scale = forecast_windows.parts_of(series, CONFIG)
     part = parts["test"]
     exact = np.stack([part.target, np.full_like(part.target, -2.0)], 1)
-    found = forecast.figures_of(exact, part, scale)
+    found = forecast.metrics_of(exact, part, scale)
     assert found["mae"] == found["rmse"] == 0
     assert found["coverage"] == 1
     off = exact.copy()
     off[:, 0] += 1.0
-    found = forecast.figures_of(off, part, scale)
+    found = forecast.metrics_of(off, part, scale)
     assert found["mae"] == pytest.approx(scale.spread, rel=1e-5)
     assert found["coverage"] == 0
 
@@ -79,9 +79,9 @@ def test_a_run_learns_and_forecasts(tmp_path: Path) -> None:
     """Better than saying the last value; the interval covers about as much as it says; the same again from its folder."""
     series, folder = wave(400), tmp_path / "run"
     config = replace(CONFIG, train=TrainConfig(epochs=40, batch_size=32, learning_rate=1e-2))
-    forecast.train(config, folder, series=series, figures=False)
+    forecast.train(config, folder, data=series, figures=False)
     result = json.loads((folder / "result.json").read_text())
-    parts, scale = forecast.parts_of(series, config)
+    parts, scale = forecast_windows.parts_of(series, config)
     last = float(np.abs(parts["test"].target).mean() * scale.spread)
     assert result["test_mae"] < 0.5 * last
     assert 0.7 < result["test_coverage"] <= 1
@@ -154,9 +154,9 @@ def test_values_that_overflow(place: int, value: float, message: str) -> None:
     series = wave()
     series.values[place] = value
     with pytest.raises(InputError, match=message):
-        forecast.parts_of(series, CONFIG)
+        forecast_windows.parts_of(series, CONFIG)
 
 
 def test_a_series_that_does_not_vary() -> None:
     with pytest.raises(InputError, match="all the same where trained on; give a series that varies"):
-        forecast.parts_of(Series(np.arange(50.0), np.ones(50), False), CONFIG)
+        forecast_windows.parts_of(Series(np.arange(50.0), np.ones(50), False), CONFIG)

@@ -35,7 +35,7 @@ from lstm_jax.config import GenerationConfig, TextConfig, to_json
 from lstm_jax.errors import InputError, Interrupted
 from lstm_jax.inspection import plots
 from lstm_jax.models import functional
-from lstm_jax.tasks import generation
+from lstm_jax.tasks import generation, samples
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import EpochRecord
 from lstm_jax.training.loop import FitResult
@@ -172,7 +172,7 @@ def test_parameters_of_the_source(tmp_path):
 @REGIMES
 def test_samples(regime, made):
     folder, _, _, seen, _ = made(regime)
-    rows = generation.read_samples(folder / "samples.jsonl")
+    rows = samples.read_samples(folder / "samples.jsonl")
     assert [(row["epoch"], row["temperature"]) for row in rows] == [(epoch, t) for epoch in (1, 2, 3) for t in (0.0, 1.0)]
     assert rows == [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     for row in rows:
@@ -191,7 +191,7 @@ def test_the_seed_decides(made, text, tmp_path):
     config = small_config(text, train={"seed": 1, "epochs": 1})
     said = []
     generation.train(config, tmp_path / "run", callbacks=[lambda record: said.append(record.row["train_loss"])], figures=False)
-    first, other = (generation.read_samples(folder / "samples.jsonl")[:2] for folder in (made("windows").folder, tmp_path / "run"))
+    first, other = (samples.read_samples(folder / "samples.jsonl")[:2] for folder in (made("windows").folder, tmp_path / "run"))
     assert [row["seed"] for row in other] == [1, 1]
     assert first[0]["prompt"] != other[0]["prompt"]
     assert {row["text"] for row in first}.isdisjoint(row["text"] for row in other)
@@ -216,7 +216,7 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
 
     with pytest.raises(Interrupted, match=f"after step {steps}$"):
         generation.train(config, run, callbacks=[stop])
-    assert [row["epoch"] for row in generation.read_samples(run / "samples.jsonl")] == [1, 1]
+    assert [row["epoch"] for row in samples.read_samples(run / "samples.jsonl")] == [1, 1]
     assert not (run / "result.json").exists()
     with (run / "samples.jsonl").open("a") as file:  # as if killed behind the second epoch's samples, before its state was saved
         file.write(json.dumps({"epoch": 2, "text": "of another try"}) + "\n")
@@ -229,7 +229,7 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
 
     if regime == "stream":
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "_stretches", one_by_one)
+            patch.setattr(loop, "_chunks", one_by_one)
             with pytest.raises(Interrupted, match=f"after step {steps + 5}$"):
                 generation.train(config, run, resume=True)
     result = generation.train(config, run, resume=True, figures=False)
@@ -264,7 +264,7 @@ def test_bytes(tmp_path, monkeypatch):
     sample = {"sample_prompt": 30, "sample_chars": 2}
     config = small_config(tmp_path / "bytes.txt", unit="byte", clean="none", sample=sample, train={"epochs": 2})
     generation.train(config, tmp_path / "run")
-    rows = generation.read_samples(tmp_path / "run" / "samples.jsonl")
+    rows = samples.read_samples(tmp_path / "run" / "samples.jsonl")
     assert [row["epoch"] for row in rows] == [1, 1, 2, 2]
     assert {"\u2028", "\x85", "\ufffd"} <= set(rows[0]["prompt"])
     trained = generation.load(tmp_path / "run")
@@ -320,7 +320,7 @@ def test_load_and_score(regime, made):
     ids = generation.read_ids(trained)
     assert ids.tolist() == ids_of(TEXT[CUT:])
     wanted = json.loads((folder / "result.json").read_text())
-    figures = trained.score(ids).figures()
+    figures = trained.score(ids).metrics()
     assert figures == {name: wanted[f"validation_{name}"] for name in ("loss", "bits", "perplexity", "accuracy")}
     for mode, window in (("window", LENGTH), ("carried", None)):
         assert trained.mode(mode) == mode
@@ -341,4 +341,4 @@ def test_a_folder_that_is_no_run(made, tmp_path):
     for content in (b'{"epoch": 1', b'{"epocj": 1}', b'{"epoch": "1"}', b"[1]", b"\xff"):
         (folder / "samples.jsonl").write_bytes(content)
         with pytest.raises(InputError, match=r"samples .*samples\.jsonl: .*; move the file away"):
-            generation.read_samples(folder / "samples.jsonl")
+            samples.read_samples(folder / "samples.jsonl")

@@ -12,7 +12,7 @@ from made_texts import CUT, LENGTH, TEXT, greedy_by_hand, ids_of, nats_by_hand, 
 from lstm_jax.errors import InputError
 from lstm_jax.inspection.text_map import most_active
 from lstm_jax.sampling import Sampler
-from lstm_jax.tasks import generation
+from lstm_jax.tasks import generation, text_pages
 
 
 @pytest.fixture(scope="module")
@@ -89,20 +89,20 @@ def test_read_ids(trained, tmp_path):
 def test_pages(trained, tmp_path):
     ids = trained.encode(TEXT[:200])
     scores = trained.score(ids)
-    generation.draw_surprise(trained.characters, ids, scores, tmp_path / "surprise.html", "a title")
+    text_pages.draw_surprise(trained.characters, ids, scores, tmp_path / "surprise.html", "a title")
     bits = nats_by_hand(trained.params, ids, LENGTH).mean() / np.log(2)
     assert f"200 characters, {bits:.3f} bits a character" in (tmp_path / "surprise.html").read_text()
     assert shown(tmp_path / "surprise.html") == [TEXT[:200]]
 
     activations = trained.activations(ids)
     np.testing.assert_allclose(activations, read(trained.params, ids)[0], rtol=0, atol=1e-5)
-    generation.draw_units(trained.characters, ids, activations, tmp_path / "units.html", 3)
+    text_pages.draw_units(trained.characters, ids, activations, tmp_path / "units.html", 3)
     page = (tmp_path / "units.html").read_text()
     assert shown(tmp_path / "units.html") == [TEXT[:200]] * 3
     assert [int(unit) for unit in re.findall(r"<h2>unit (\d+)</h2>", page)] == most_active(read(trained.params, ids)[0], 3)
     assert "The 3 most active of 8 units" in page
     with pytest.raises(InputError, match=r"^count: 0; give 1 unit or more"):
-        generation.draw_units(trained.characters, ids, activations, tmp_path / "none.html", 0)
+        text_pages.draw_units(trained.characters, ids, activations, tmp_path / "none.html", 0)
     with pytest.raises(InputError, match=r"^text: 0 characters; give 1 or more"):
         trained.activations(ids[:0])
     assert not (tmp_path / "none.html").exists()

@@ -22,7 +22,7 @@ def needed(monkeypatch, units: int = 8, batch: int = 4, rows: int = 0, free: int
     arrays = tuple(jax.ShapeDtypeStruct((batch, *shape), np.float32) for shape in ((48, 3), (12,), (12,)))
     with pytest.raises(InputError) as error:
         memory.require_memory(
-            config, lambda: forecast.make_model(config), forecast.objective, arrays, sharding.make_mesh(1), FLAGS, rows=rows
+            config, lambda: forecast.make_model(config), forecast.objective, arrays, sharding.make_mesh(1), FLAGS, data_bytes=rows
         )
     return str(error.value)
 

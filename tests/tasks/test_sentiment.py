@@ -17,6 +17,7 @@ from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, T
 from lstm_jax.errors import InputError
 from lstm_jax.models import functional
 from lstm_jax.tasks import running, sentiment
+from lstm_jax.tasks.word_space import WordSpace
 from lstm_jax.training import checkpoint, loop
 from lstm_jax.training.run_folder import RunFolder, environment
 
@@ -290,7 +291,7 @@ def test_one_feature_is_enough_to_train(run, trained, tmp_path):
     assert (folder.figures / "learning_curves.png").is_file()
     assert not (folder.figures / "embedding_map.png").exists()
     with pytest.raises(InputError, match="give at least 2 rows of at least 2 features"):
-        sentiment.draw_embedding(folder, table, tmp_path / "map.png")
+        WordSpace(folder, trained.vocabulary, table).draw(tmp_path / "map.png")
 
 
 def test_initial_parameters_take_the_place_of_drawn_ones(run, tmp_path):
@@ -352,7 +353,7 @@ def test_the_objective_by_hand():
 
 
 @pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with")
-def test_how_long_stretches_last_changes_no_bit(monkeypatch, tmp_path):
+def test_how_long_chunks_last_changes_no_bit(monkeypatch, tmp_path):
     """They end by the clock; rows of the embedding that lag behind are caught up at fixed steps all the same."""
     config = SentimentConfig(
         DataConfig("synthetic", maxlen=8), SentimentModelConfig(embed=16, units=4), TrainConfig(epochs=1, batch_size=4, devices=1)
@@ -360,8 +361,8 @@ def test_how_long_stretches_last_changes_no_bit(monkeypatch, tmp_path):
     reviews = data.encode_reviews(data.synthetic_splits(420, 8, 0), config.data.num_words)
     found = []
     for seconds in (0.0, 1e-3, 1e9):
-        monkeypatch.setattr(loop, "STRETCH_SECONDS", seconds)
-        found.append(sentiment.train(config, tmp_path / str(seconds), reviews=reviews, figures=False).params)
+        monkeypatch.setattr(loop, "CHUNK_SECONDS", seconds)
+        found.append(sentiment.train(config, tmp_path / str(seconds), data=reviews, figures=False).params)
     assert (
         np.abs(found[0]["embedding/embedding"] - sentiment.make_model(config, reviews.vocabulary.size).embedding.embedding[...]).max()
         > 0.01

@@ -17,13 +17,13 @@ from test_step import BATCH, COUNT, assert_bits, logits, tiny
 from lstm_jax.config import TrainConfig
 from lstm_jax.runtime import sharding
 from lstm_jax.training import checkpoint, loop
+from lstm_jax.training.examples import Examples
 from lstm_jax.training.loop import FitResult, Interrupted, fit
 from lstm_jax.training.optimizers import make_optimizer
-from lstm_jax.training.step import Examples
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-FIGURES = ("loss", "accuracy", "seen")
+METRICS = ("loss", "accuracy", "seen")
 
 
 def objective(params, batch, weight, key, carry):
@@ -43,7 +43,7 @@ def made_carry() -> dict[str, np.ndarray]:
 def train(config: TrainConfig = CONFIG, carry: Any = None, **options: Any) -> FitResult:
     made = tiny()
     carry = made_carry() if carry is None else carry
-    options = {"carry": carry, "figures": FIGURES, "evaluate": evaluate, "monitor": "test_loss"} | options
+    options = {"carry": carry, "metrics": METRICS, "evaluate": evaluate, "monitor": "test_loss"} | options
     return fit(made.params, objective, make_optimizer(config, 100), Examples.of_rows(made.data), config, sharding.make_mesh(0), **options)
 
 
@@ -76,7 +76,7 @@ def test_the_losses_of_an_epoch_by_hand():
     made, config = tiny(), dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=1e-12)
     examples = dataclasses.replace(Examples.of_rows(made.data), order=order)
     mesh = sharding.make_mesh(2)
-    result = fit(made.params, quiet, make_optimizer(config, 100), examples, config, mesh, carry=made_carry(), figures=FIGURES)
+    result = fit(made.params, quiet, make_optimizer(config, 100), examples, config, mesh, carry=made_carry(), metrics=METRICS)
     own = np.asarray(logits(made.params, jnp.asarray(made.data[0])), np.float64)
     assert len(orders) == 3
     for row, (rows, weight, counts) in zip(result.rows, orders, strict=True):
@@ -97,7 +97,7 @@ def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch
             yield step, step + 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_stretches", one_by_one)
+        patch.setattr(loop, "_chunks", one_by_one)
         with pytest.raises(Interrupted, match="after step 9"):
             train(checkpoints=tmp_path)
     assert checkpoint.steps(tmp_path / "latest") == [6, 9]
@@ -128,7 +128,7 @@ def test_the_caller_s_carry_is_left_as_it_was(kind, devices):
     made, mesh, optimizer = tiny(), sharding.make_mesh(devices), make_optimizer(CONFIG, 100)
     rows = []
     for _ in range(2):
-        result = fit(made.params, wide, optimizer, Examples.of_rows(made.data), CONFIG, mesh, carry=carry, figures=FIGURES)
+        result = fit(made.params, wide, optimizer, Examples.of_rows(made.data), CONFIG, mesh, carry=carry, metrics=METRICS)
         rows.append(timeless(result.rows))
         assert_bits(carry, before)
     assert rows[0] == rows[1]

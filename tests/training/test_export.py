@@ -14,9 +14,10 @@ from lstm_jax.models import functional
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation, sentiment
 from lstm_jax.tasks.text_examples import window_objective
+from lstm_jax.training.examples import Order
 from lstm_jax.training.optimizers import make_optimizer
 from lstm_jax.training.state import create_state
-from lstm_jax.training.step import Order, by_rows, no_rows_behind, steps_program
+from lstm_jax.training.step import no_rows_behind, row_sparse, steps_program
 
 BATCH, STEPS, WORDS = 4, 2, 1100
 """Sizes; the words are enough for the embedding to be updated by compiled code."""
@@ -42,7 +43,7 @@ def _program(task: str, dropout: float) -> tuple[Any, tuple[Any, ...]]:
         objective = window_objective(rebuild)
         arrays = rng.integers(0, 33, (STEPS * BATCH, 6)).astype(np.int32)
     behind = no_rows_behind(objective, optimizer, params)
-    assert by_rows(objective, optimizer, params) == (task == "sentiment" and not native.why_not())
+    assert row_sparse(objective, optimizer, params) == (task == "sentiment" and not native.why_not())
     state, _ = create_state(params, optimizer, ("loss", "accuracy", "examples"), sharding.make_mesh(1), behind=behind)
     arguments = (state, jax.tree.map(jnp.asarray, arrays), _order(), jnp.int32(0), jnp.int32(STEPS), jax.random.key(0))
     return jax.jit(steps_program(objective, optimizer)), arguments

@@ -20,9 +20,9 @@ from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
 from lstm_jax.training import checkpoint, loop
+from lstm_jax.training.examples import Examples, Order
 from lstm_jax.training.loop import FitResult, Interrupted, fit
 from lstm_jax.training.optimizers import make_optimizer
-from lstm_jax.training.step import Examples, Order
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -245,7 +245,7 @@ def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch
 
     options: dict[str, Any] = {"checkpoints": tmp_path, "evaluate": evaluate, "monitor": "test_loss"}
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_stretches", one_by_one)
+        patch.setattr(loop, "_chunks", one_by_one)
         with pytest.raises(Interrupted, match="after step 9"):
             train(**options)
     assert checkpoint.steps(tmp_path / "latest") == [6, 9]
@@ -258,7 +258,7 @@ def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch
 @pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 def test_where_rows_wait_bits_do_not_depend_on_checkpoints(tmp_path, monkeypatch):
     """Rows of a table that no batch read are caught up every 8 steps of an epoch of 20; checkpoints come every 5, and one is resumed."""
-    monkeypatch.setattr("lstm_jax.training.step.UNIT", 8)
+    monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     config = dataclasses.replace(CONFIG, epochs=2)
     train(config, tall(), LOOKUP, checkpoints=tmp_path / "whole")
     save, config = checkpoint.save, dataclasses.replace(config, checkpoint_steps=5)
@@ -380,13 +380,13 @@ def test_input_errors():
     made = tiny()
     with pytest.raises(InputError, match="training examples: 0"):
         train(made=Tiny(made.params, (made.data[0][:0], made.data[1][:0])))
-    with pytest.raises(InputError, match=r"monitor: held_loss; the figures are .*test_loss"):
+    with pytest.raises(InputError, match=r"monitor: held_loss; the metrics are .*test_loss"):
         train(evaluate=evaluate, monitor="held_loss")
 
 
 @pytest.mark.parametrize(("start", "stop", "every"), [(0, 100, 0), (3, 100, 7), (0, 5, 5), (99, 100, 10), (5, 5, 0)])
-def test_stretches_cover_every_step_once_and_end_at_checkpoints(start, stop, every):
-    parts = list(loop._stretches(start, stop, every))
+def test_chunks_cover_every_step_once_and_end_at_checkpoints(start, stop, every):
+    parts = list(loop._chunks(start, stop, every))
     assert [step for first, last in parts for step in range(first, last)] == list(range(start, stop))
     ends = {last for _, last in parts}
     assert not every or all(step in ends for step in range(start + 1, stop) if step % every == 0)

@@ -11,7 +11,8 @@ from lstm_jax import compiled_code
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.training.compiled_adam import LEAST
-from lstm_jax.training.optimizers import RowOptimizer, clipped, keras_adam, keras_rmsprop, make_optimizer, make_schedule, summed_rows
+from lstm_jax.training.optimizers import clipped, keras_adam, keras_rmsprop, make_optimizer, make_schedule
+from lstm_jax.training.row_sparse import RowOptimizer, summed_rows
 
 STEPS = 5
 
@@ -106,7 +107,7 @@ def test_adam_by_rows(columns, dtype):
                 rows, other = (jnp.asarray(rng.standard_normal((*shape, columns)) * scale, dtype) for shape in (ids.shape, (count,)))
                 lag, *lazy = optimizer.rows.catch_up("table", ids, lag, *lazy)
                 check(ids[(ids >= -count) & (ids < count)], lazy, dense)
-                lag, *lazy = optimizer.rows.update_by_rows({"other": other}, "table", ids, rows, lag, *lazy)
+                lag, *lazy = optimizer.rows.update({"other": other}, "table", ids, rows, lag, *lazy)
                 gradient = {"table": jnp.zeros((count, columns), dtype).at[ids].add(rows), "other": other}
                 updates, state = update(gradient, dense[1])
                 dense = optax.apply_updates(dense[0], updates), state
@@ -249,7 +250,7 @@ def test_clipping_by_rows_is_clipping_the_whole_table(most):
     for _ in range(4):
         rows, other = jnp.asarray(rng.standard_normal((2, 3, 3)), jnp.float32), jnp.asarray(rng.standard_normal(3), jnp.float32)
         lag, *lazy = optimizer.rows.catch_up("table", IDS, lag, *lazy)
-        lag, *lazy = optimizer.rows.update_by_rows({"other": other}, "table", IDS, rows, lag, *lazy)
+        lag, *lazy = optimizer.rows.update({"other": other}, "table", IDS, rows, lag, *lazy)
         gradient = {"table": jnp.zeros((5, 3)).at[IDS].add(rows, mode="drop"), "other": other}
         updates, state = optimizer.update(gradient, dense[1], dense[0])
         dense = optax.apply_updates(dense[0], updates), state

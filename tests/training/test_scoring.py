@@ -162,9 +162,9 @@ def test_two_devices_as_one(small_streams):
 def test_figures():
     scores = Scores(np.log(np.array([2, 8, 4], np.float32)), np.array([True, False, False]))
     wanted = {"loss": np.log(4), "bits": 2, "perplexity": 4, "accuracy": 1 / 3}
-    assert scores.figures() == pytest.approx(wanted, rel=1e-6)
-    assert scores.figures("test_") == pytest.approx({f"test_{name}": value for name, value in wanted.items()}, rel=1e-6)
-    assert all(isinstance(value, float) for value in scores.figures().values())
+    assert scores.metrics() == pytest.approx(wanted, rel=1e-6)
+    assert scores.metrics("test_") == pytest.approx({f"test_{name}": value for name, value in wanted.items()}, rel=1e-6)
+    assert all(isinstance(value, float) for value in scores.metrics().values())
     assert bits_and_perplexity(0.0) == {"bits": 0, "perplexity": 1}
 
 

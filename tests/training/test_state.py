@@ -11,9 +11,10 @@ from test_step import BATCH, COUNT, TOTALS, objective, tiny
 from lstm_jax.cells import LSTMState
 from lstm_jax.config import TrainConfig
 from lstm_jax.runtime import sharding
+from lstm_jax.training.examples import epoch_order
 from lstm_jax.training.optimizers import keras_adam, make_optimizer
 from lstm_jax.training.state import create_state, state_sharding
-from lstm_jax.training.step import epoch_order, make_run_steps
+from lstm_jax.training.step import make_run_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

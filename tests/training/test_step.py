@@ -10,20 +10,11 @@ import pytest
 from tables import BACKENDS
 
 from lstm_jax.runtime import sharding
+from lstm_jax.training.examples import Examples, Order, epoch_order, steps_per_epoch, take_rows
 from lstm_jax.training.optimizers import clipped, keras_adam
+from lstm_jax.training.predict import make_predict
 from lstm_jax.training.state import create_state
-from lstm_jax.training.step import (
-    Examples,
-    LookupObjective,
-    Order,
-    by_rows,
-    epoch_order,
-    make_predict,
-    make_run_steps,
-    no_rows_behind,
-    steps_per_epoch,
-    take_rows,
-)
+from lstm_jax.training.step import LookupObjective, make_run_steps, no_rows_behind, row_sparse
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -155,7 +146,7 @@ def test_the_order_is_the_key_s():
 
 
 @pytest.mark.parametrize("parts", [[(0, 2), (2, 6)], [(n, n + 1) for n in range(6)], [(0, 6), (6, 6)]])
-def test_stretches_change_no_bit(parts):
+def test_chunks_change_no_bit(parts):
     assert_bits(run(parts), run([(0, 6)]))
 
 
@@ -183,9 +174,9 @@ LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0
 
 @pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("devices", [1, 2])
-def test_stretches_change_no_bit_of_rows_that_wait(devices, monkeypatch):
+def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
     """Rows are caught up every 8 steps of the epoch, wherever stretches end; without `behind` a stretch's end would move last bits."""
-    monkeypatch.setattr("lstm_jax.training.step.UNIT", 8)
+    monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     made = tall()
     whole = run([(0, 20)], devices, LOOKUP, made, behind=True)
     for parts in ([(0, 3), (3, 8), (8, 11), (11, 13), (13, 20)], [(n, n + 1) for n in range(20)]):
@@ -213,7 +204,7 @@ def test_by_rows_as_by_the_whole_table(devices, clip):
 def test_clipping_keeps_the_update_by_rows():
     """And the bits of a run are the same each time, cut at another step or not."""
     optimizer = clipped(keras_adam(0.05), 0.1)
-    assert by_rows(LOOKUP, optimizer, tiny().params) == by_rows(LOOKUP, keras_adam(0.05), tiny().params)
+    assert row_sparse(LOOKUP, optimizer, tiny().params) == row_sparse(LOOKUP, keras_adam(0.05), tiny().params)
     again = [run(parts, 2, LOOKUP, optimizer=optimizer) for parts in ([(0, 6)], [(0, 6)])]
     assert_bits(*again)
 

@@ -1,0 +1,30 @@
+"""Configs of a run: frozen dataclasses, free of JAX so that `lstm-jax --help` answers at once.
+
+Each field's docstring is the help line of the flag of that name. Derived values are properties.
+"""
+
+from lstm_jax.config.files import CONFIGS, read_config, to_json, with_task
+from lstm_jax.config.forecast import ForecastConfig, ForecastModelConfig, SeriesConfig
+from lstm_jax.config.generation import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig
+from lstm_jax.config.sentiment import DataConfig, SentimentConfig, SentimentModelConfig
+from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig
+
+__all__ = [
+    "CONFIGS",
+    "DataConfig",
+    "ForecastConfig",
+    "ForecastModelConfig",
+    "GenerationConfig",
+    "GenerationModelConfig",
+    "RecurrentConfig",
+    "RunConfig",
+    "SampleConfig",
+    "SentimentConfig",
+    "SentimentModelConfig",
+    "SeriesConfig",
+    "TextConfig",
+    "TrainConfig",
+    "read_config",
+    "to_json",
+    "with_task",
+]

@@ -1,0 +1,56 @@
+"""Config of forecasting runs: series, model and training."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from lstm_jax.bounds import Count, Entries, Part
+from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, check_fields
+from lstm_jax.errors import require
+
+
+@dataclass(frozen=True)
+class SeriesConfig:
+    """Source, windows and parts of the series."""
+
+    csv: str = ""
+    """A .csv or .jsonl file with a column of times and one of values; rows without a value are left out."""
+    time: str = "time"
+    """Column of the times: numbers, or ISO dates; increasing."""
+    value: str = "value"
+    """Column of the values."""
+    context: Entries = 48
+    """Entries that the model reads."""
+    horizon: Entries = 12
+    """Entries that the model forecasts."""
+    gaps: bool = True
+    """Give the network the time since the previous entry, and the time from the last entry to each forecast one."""
+    level: bool = True
+    """Give the network the values too, beside their differences from the last value read."""
+    validation: Part = 0.15
+    """Share of the series, before the test part, that selects the best epoch."""
+    test: Part = 0.15
+    """Share of the series, at its end, that the final metrics are computed on."""
+
+    def __post_init__(self):
+        check_fields(self)
+        require(self.validation + self.test < 1, "test", self.test, f"with validation {self.validation} nothing is left to train on")
+
+
+@dataclass(frozen=True)
+class ForecastModelConfig(RecurrentConfig):
+    """LSTM -> mean and standard deviation of each entry ahead."""
+
+    units: Count = 32
+    """Units of each recurrent layer."""
+
+
+@dataclass(frozen=True)
+class ForecastConfig(RunConfig):
+    """Series, model and training of one run of the forecasting task."""
+
+    task: ClassVar[str] = "forecast"
+    commands: ClassVar[str] = "forecast"
+
+    data: SeriesConfig = field(default_factory=SeriesConfig)
+    model: ForecastModelConfig = field(default_factory=ForecastModelConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=100, patience=15, learning_rate=3e-3, clip_norm=1.0))

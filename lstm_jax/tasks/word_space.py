@@ -1,0 +1,123 @@
+"""Learned embedding of a sentiment run: neighbours, map and export of its word vectors."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+
+from lstm_jax import data
+from lstm_jax.errors import InputError, require
+from lstm_jax.training.run_folder import RunFolder
+
+RESERVED = 4
+"""Ids that are no words: padding, start, out of vocabulary, unused."""
+COMMON = 50
+"""Reviews that hold a word of the map, at least; fewer in a small data set."""
+
+
+def write_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
+    """Write the statistics of each word: the share of positive reviews among those that hold it, and their number."""
+    from lstm_jax.inspection import embedding_space
+
+    train = reviews.train
+    share, count = embedding_space.word_polarity(train.values, train.offsets, train.labels, reviews.vocabulary.size)
+    np.savez_compressed(file, share=share, count=count)
+
+
+@dataclass(frozen=True)
+class WordSpace:
+    """Word vectors of a run; table: (V, E)."""
+
+    run: RunFolder
+    vocabulary: data.Vocabulary
+    table: np.ndarray
+
+    @cached_property
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Share of positive reviews and number of reviews, by id.
+
+        Raises:
+            InputError: if the file is absent or damaged.
+        """
+        path = self.run.words
+        try:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                return file["share"], file["count"]
+        except OSError as error:
+            raise InputError(f"words {path}", error.strerror or error, "resume the run, which writes them") from error
+        except Exception as error:  # NumPy raises errors of many kinds for a file of another format
+            raise InputError(f"words {path}", error, "remove the file and resume the run, which writes it anew") from error
+
+    @cached_property
+    def common(self) -> np.ndarray:
+        """Ids of the words in `COMMON` reviews or more (fewer in a small data set)."""
+        _, count = self.statistics
+        common = np.flatnonzero(count >= min(COMMON, max(1, count.max() // 20)))
+        return common[common >= RESERVED]
+
+    def draw(self, path: Path, words: int = 400, force: bool = True) -> None:
+        """Draw the common words that differ most between positive and negative reviews, on the first two principal axes.
+
+        Args:
+            path: PNG to write; an SVG is written beside it.
+            words: number of words.
+            force: see `files.writing.check_output`.
+
+        Raises:
+            InputError: for fewer than 3 such words or 2 features.
+        """
+        from lstm_jax.inspection import embedding_map, embedding_space
+
+        (share, count), common = self.statistics, self.common
+        require(len(common) >= 3, "words for a map", len(common), "train on more reviews or with a larger --num-words")
+        one_sided = common[np.argsort(-np.abs(share[common] - 0.5) * np.sqrt(count[common]), kind="stable")][:words]
+        plane = embedding_space.project(self.table[one_sided])
+        names = [self.vocabulary.word(int(i)) for i in one_sided]
+        embedding_map.embedding_map(plane, names, share[one_sided], path, "Learned embedding, first two principal axes", force)
+
+    def neighbours(
+        self, word: str, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine", min_reviews: int = 100
+    ) -> list[tuple[str, float]]:
+        """Return the `count` words nearest to `word`, with similarity or distance.
+
+        Args:
+            word: a word of the vocabulary.
+            count: number of neighbours.
+            metric: cosine similarity or Euclidean distance.
+            min_reviews: leave out words in fewer training reviews, whose vectors have hardly moved from their initial values.
+
+        Raises:
+            InputError: for a word that the run does not know.
+        """
+        from lstm_jax.inspection import embedding_space
+
+        index = {known: number for known, number in self.vocabulary.index.items() if number < len(self.table)}
+        own = embedding_space.lookup(index, word)
+        _, seen = self.statistics
+        # reserved ids stay in front, as `embedding_space.neighbours` leaves them out
+        kept = [*range(RESERVED), *(number for number in sorted(index.values()) if seen[number] >= min_reviews or number == own)]
+        ids, scores = embedding_space.neighbours(self.table[kept], kept.index(own), count, metric)
+        return [(self.vocabulary.word(kept[int(i)]), float(score)) for i, score in zip(ids, scores, strict=True)]
+
+    def export(self, out: Path, form: str, force: bool = True) -> int:
+        """Write the vectors of all words with their statistics, and return the number of words.
+
+        Args:
+            out: a file for "word2vec", a folder for "projector".
+            form: "word2vec" or "projector".
+            force: see `files.writing.check_output`.
+        """
+        from lstm_jax.inspection import embedding_space
+
+        ids = range(RESERVED, min(len(self.table), RESERVED + len(self.vocabulary.words)))
+        words = [self.vocabulary.word(i) for i in ids]
+        part = slice(RESERVED, RESERVED + len(words))
+        if form == "word2vec":
+            embedding_space.export_word2vec(out, words, self.table[part], force)
+        else:
+            share, count = self.statistics
+            columns = {"reviews": count[part], "positive_share": share[part].round(4)}
+            embedding_space.export_projector(out, words, self.table[part], columns, force)
+        return len(words)

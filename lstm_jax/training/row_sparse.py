@@ -1,0 +1,150 @@
+"""Optimisers that can update only those rows of a table that a step looks up.
+
+A `RowOptimizer` is composed of a dense optax transformation, which works as any other, and a `RowUpdate`, which does the same step for a
+table of which only some rows have a gradient. `optimizers.clipped` composes both with clipping.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lstm_jax.runtime import sharding
+from lstm_jax.training.compiled_adam import Lag, Rates, catch_up, serves, step_rows
+
+Advance = Callable[[Any], tuple[Any, jax.Array]]
+"""advance(Adam's state) -> number of steps including this one, learning rate with bias correction."""
+Update = Callable[..., tuple[Any, Any]]
+
+
+class RowUpdate(ABC):
+    """Row-sparse update of one table (V, E); rows that no step reads stay behind until they are caught up."""
+
+    @abstractmethod
+    def serves(self, table: jax.Array) -> bool:
+        """Return whether the row-sparse update is available for this table on this machine."""
+
+    @abstractmethod
+    def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
+        """Return the `Lag` for steps `at` .. `steps` - 1 of an epoch, with rows `behind` (V,) steps behind; () for none."""
+
+    @abstractmethod
+    def catch_up(self, name: str, ids: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
+        """Apply every step begun to rows `ids` (..., B) of table `name`, or to all rows if `ids` is None."""
+
+    @abstractmethod
+    def update(self, updates: Any, name: str, ids: Any, rows: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
+        """Take one step: the other parameters by the gradients `updates`, rows `ids` (..., B) of the table by `rows` (..., B, E).
+
+        After `catch_up` the table is as after a dense step by a gradient that is zero in all other rows.
+        """
+
+
+@dataclass(frozen=True)
+class RowOptimizer:
+    """Dense transformation and row-sparse update of the same optimiser; both share the state that `init` makes."""
+
+    dense: optax.GradientTransformation
+    rows: RowUpdate
+
+    @property
+    def init(self) -> Callable[[Any], Any]:
+        """Return the state of new parameters."""
+        return self.dense.init
+
+    @property
+    def update(self) -> Update:
+        """Take a dense step, as optax transformations do."""
+        return self.dense.update
+
+    def __iter__(self) -> Iterator[Any]:
+        """Refuse to be unpacked by `optax.chain`, which would drop the row-sparse update in silence."""
+        raise TypeError(
+            "optax.chain would lose the row-sparse update: use optimizers.clipped, or chain `.dense`, which updates whole tables"
+        )
+
+
+Optimizer = optax.GradientTransformation | RowOptimizer
+
+
+@dataclass(frozen=True)
+class AdamRows(RowUpdate):
+    """Row-sparse Adam in compiled code, see `compiled_adam`."""
+
+    rates: Rates
+    advance: Advance
+    dense_update: Update
+
+    def serves(self, table):
+        return serves(table)
+
+    def begin(self, table, state, steps, at=0, behind=()):
+        at = jnp.asarray(at, jnp.int32)
+        counts = state.count - at.astype(state.count.dtype) + jnp.arange(steps, dtype=state.count.dtype)
+        scales = jax.vmap(lambda count: self.advance(state._replace(count=count))[1])(counts)
+        return Lag(scales.astype(table.dtype), at, at - (jnp.zeros(len(table), jnp.int32) if isinstance(behind, tuple) else behind))
+
+    def catch_up(self, name, ids, lag, state, params):
+        results = catch_up(self.rates, name, params[name], state.mu[name], state.nu[name], lag, ids)
+        return _with_table(name, results, lag, state, params)
+
+    def update(self, updates, name, ids, rows, lag, state, params):
+        results = step_rows(self.rates, name, params[name], state.mu[name], state.nu[name], lag, ids, rows)
+        lag, state, params = _with_table(name, results, lag, state, params)
+        rest, mu, nu = ({key: leaf for key, leaf in tree.items() if key != name} for tree in (params, state.mu, state.nu))
+        steps, moments = self.dense_update(updates, state._replace(mu=mu, nu=nu))
+        state = moments._replace(mu=moments.mu | {name: state.mu[name]}, nu=moments.nu | {name: state.nu[name]})
+        params = jax.tree.map(jnp.add, rest, steps) | {name: params[name]}
+        return lag._replace(at=lag.at + 1), state, params
+
+
+def _with_table(name, results, lag, state, params):
+    table, m, v, done = results
+    state = state._replace(mu=state.mu | {name: m}, nu=state.nu | {name: v})
+    return lag._replace(done=done), state, params | {name: table}
+
+
+@dataclass(frozen=True)
+class ClippedRows(RowUpdate):
+    """Row-sparse update behind clipping by the global norm of the dense gradient; the state is that of `optax.chain`."""
+
+    inner: RowUpdate
+    most: float
+
+    def serves(self, table):
+        return self.inner.serves(table)
+
+    def begin(self, table, state, steps, at=0, behind=()):
+        return self.inner.begin(table, state[1], steps, at, behind)
+
+    def catch_up(self, name, ids, lag, state, params):
+        lag, own, params = self.inner.catch_up(name, ids, lag, state[1], params)
+        return lag, (state[0], own), params
+
+    def update(self, updates, name, ids, rows, lag, state, params):
+        once = summed_rows(ids, rows, params[name], name)
+        norm = optax.tree_utils.tree_norm((updates, once))
+        most = self.most
+        updates, rows = jax.tree.map(lambda g: jnp.where(norm < most, g, g / norm.astype(g.dtype) * most), (updates, rows))
+        lag, own, params = self.inner.update(updates, name, ids, rows, lag, state[1], params)
+        return lag, (state[0], own), params
+
+
+def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
+    """Sum the gradients (..., B, E) of equal `ids` (..., B): the non-zero rows of the dense gradient of `table` (V, E), and rows of zeros.
+
+    Negative ids count from the end, ids outside the table are ignored, as in `RowUpdate.update`.
+    """
+    if sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table):
+        rows = sharding.rows_to_columns(rows)
+    ids, rows = ids.reshape(-1), rows.reshape(-1, rows.shape[-1])
+    ids = jnp.where(ids < 0, ids + len(table), ids)
+    inside = (ids >= 0) & (ids < len(table))
+    order = jnp.argsort(jnp.where(inside, ids, len(table)))  # stable: the sums have the same bits each time
+    ids, rows = ids[order], jnp.where(inside[:, None], rows, 0)[order]
+    groups = jnp.cumsum(jnp.diff(ids, prepend=ids[:1]) != 0)
+    return jax.ops.segment_sum(rows, groups, len(ids), indices_are_sorted=True)
