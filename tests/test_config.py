@@ -97,7 +97,7 @@ def test_a_run_of_the_other_task(tmp_path):
 def test_the_task_is_written_and_guessed_for_older_runs(kind, tmp_path):
     path = tmp_path / "config.json"
     written = json.loads(to_json(kind()))
-    assert list(written)[0] == "task"
+    assert next(iter(written)) == "task"
     old = {name: value for name, value in written.items() if name != "task"}
     assert with_task(old) == written == with_task(written)
     path.write_text(json.dumps(old))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ from lstm_jax.training.step import Objective
 
 C = TypeVar("C", bound=RunConfig)
 D = TypeVar("D")
+T = TypeVar("T", bound="Trained")
 
 
 class Task(ABC, Generic[C, D]):
@@ -213,7 +214,7 @@ class Trained(ABC, Generic[C]):
         """Return a model of the config."""
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls: type[T], folder: Path) -> T:
         """Read a run: the parameters of its best epoch where a validation part selected one, else those of the newest epoch.
 
         Raises:

@@ -1,0 +1,198 @@
+"""Save, restore and prune checkpoints."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from lstm_jax.errors import InputError, require
+from lstm_jax.training.checkpoint import arrays
+from lstm_jax.training.checkpoint.disk import explained, require_space
+from lstm_jax.training.checkpoint.sums import (
+    file_records,
+    leaf_record,
+    manifest_path,
+    read_manifest,
+    read_verified,
+    require_same_tree,
+    steps,
+    write_manifest,
+)
+
+_ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint that was restored."""
+
+    step: int
+    state: PyTree
+    """Tree of the structure of `like`."""
+    extra: dict[str, Any]
+    """As given to `save`, after a round trip through JSON (tuples come back as lists)."""
+    rejected: tuple[tuple[int, str], ...]
+    """Newer steps that are damaged, newest first, each with the reason."""
+
+
+def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
+    """Write a checkpoint and return its manifest's path; on return it is finished and its bytes are handed to the disk.
+
+    Remains of an interrupted save are removed. A finished checkpoint of the same step is replaced at the moment the new one
+    is finished, and not touched before.
+
+    Args:
+        folder: holds all steps of a run; made if absent.
+        step: 0 or more.
+        state: a tree of jax or numpy arrays of any shape but an empty one; keys of `jax.random.key` go in as `jax.random.key_data`.
+        extra: anything that JSON can hold (position in the data, config, history).
+
+    Raises:
+        InputError: no space left, a folder that cannot be written, a leaf that is no array, an `extra` that is not JSON.
+    """
+    require(step >= 0, "checkpoint step", step, "give 0 or more")
+    leaves = _named(state)
+    for name, leaf in leaves.items():
+        plain = isinstance(getattr(leaf, "dtype", None), np.dtype)  # a typed random key has a dtype of JAX' own
+        require(plain, f"checkpoint leaf {name}", type(leaf).__name__, "give an array (of a random key: jax.random.key_data(key))")
+        require(leaf.size > 0, f"checkpoint leaf {name}", f"shape {leaf.shape}", "leave arrays without elements out of the state")
+    try:
+        extra = json.loads(json.dumps(extra))
+    except (TypeError, ValueError) as error:
+        raise InputError("checkpoint extra", error, "keep to what JSON can hold") from error
+    first = jax.process_index() == 0
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if first:
+            _clean(folder)
+        _barrier("cleaned")
+        require_space(folder, leaves)
+        try:
+            name = _free_name(folder, step)
+            _barrier("named")
+            arrays.save_arrays(folder / name, leaves)
+            sums = {path: leaf_record(leaf) for path, leaf in leaves.items()}
+            if first:
+                files = file_records(folder / name, sync=True)
+                content = {"step": step, "folder": name, "extra": extra, "leaves": sums, "files": files}
+                write_manifest(folder, step, content)
+            _barrier("saved")
+        finally:
+            if first:
+                _clean(folder)
+    return manifest_path(folder, step)
+
+
+def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored:
+    """Load the newest checkpoint in which every bit is as it was saved.
+
+    Args:
+        folder: as given to `save`.
+        like: the tree to fill, of arrays or `jax.ShapeDtypeStruct`. A leaf comes back with the sharding of its counterpart here
+            (the default device if it has none), as a numpy array where the counterpart is one.
+        added: paths of leaves that checkpoints of older versions lack; they come back as in `like`.
+
+    Raises:
+        InputError: if there is no checkpoint, if all are damaged, or if leaves, shapes or dtypes differ from `like`.
+    """
+    rejected: list[tuple[int, str]] = []
+    wanted = _named(like)
+    for step in reversed(steps(folder)):
+        manifest, damage = read_verified(folder, step)
+        damage = _agreed(damage)
+        loaded: dict[str, Any] = {}
+        if not damage:
+            there = {name: leaf for name, leaf in wanted.items() if name in manifest["leaves"] or name not in added}
+            require_same_tree(step, manifest["leaves"], there)
+            loaded, damage = _load(folder / manifest["folder"], there, manifest["leaves"])
+            damage = _agreed(damage)
+        if not damage:
+            state = jax.tree.unflatten(jax.tree.structure(like), [loaded.get(name, leaf) for name, leaf in wanted.items()])
+            return Restored(step, state, manifest["extra"], tuple(rejected))
+        rejected.append((step, damage))
+    reasons = ", ".join(f"step {step}: {reason}" for step, reason in rejected)
+    found = f"all are damaged ({reasons})" if rejected else "none is there"
+    raise InputError(f"checkpoints in {folder}", found, "name the folder of a run that has saved one, or start anew")
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove every checkpoint older than the newest `keep` good ones.
+
+    Damaged ones do not count, so that they cannot push the last good one out; they are removed when they are older.
+
+    Raises:
+        InputError: if `keep` is below 1, or the folder cannot be written.
+    """
+    require(keep >= 1, "checkpoints to keep", keep, "keep 1 or more")
+    good = 0
+    if jax.process_index() == 0:
+        with explained(folder):
+            for step in reversed(steps(folder)):
+                if good < keep:
+                    good += not read_verified(folder, step)[1]
+                else:
+                    manifest_path(folder, step).unlink()
+            _clean(folder)
+    _barrier("pruned")
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves by path, in the order of `jax.tree.leaves`."""
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
+    require(bool(flat), "checkpoint state", "a tree without leaves", "give one that holds arrays")
+    require(len(named) == len(flat), "checkpoint state", "two leaves of the same path", "keep dots out of the keys")
+    return named
+
+
+def _free_name(folder: Path, step: int) -> str:
+    """Return a folder name for the arrays of a step that no finished checkpoint uses."""
+    names = [str(step), *(f"{step}.{again}" for again in range(1, 1000))]
+    return next(name for name in names if not (folder / name).exists())
+
+
+def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the leaves by path, and the damage found in them ("" for none)."""
+    try:
+        loaded = arrays.restore_arrays(folder, wanted)
+    except MemoryError:
+        raise
+    except Exception as error:  # orbax raises errors of many kinds; an older step may still load
+        return {}, f"orbax cannot read it: {error}"
+    for name, leaf in loaded.items():
+        if leaf_record(leaf) != saved[name]:
+            return loaded, f"leaf {name} is damaged"
+    return loaded, ""
+
+
+def _clean(folder: Path) -> None:
+    """Remove files that belong to no finished checkpoint; arrays of a step with an unreadable manifest stay."""
+    manifests = {step: read_manifest(folder, step) for step in steps(folder)}
+    for entry in list(folder.iterdir()):
+        match = _ARRAYS.fullmatch(entry.name)
+        if entry.name.endswith(".manifest.json.tmp"):
+            entry.unlink()
+        elif match and entry.is_dir():
+            manifest = manifests.get(int(match[1]), {"folder": None})
+            if manifest is not None and manifest["folder"] != entry.name:
+                shutil.rmtree(entry)
+
+
+def _agreed(damage: str) -> str:
+    """Return the damage found by any process, so that all fall back to the same step."""
+    if jax.process_count() == 1:
+        return damage
+    bad = multihost_utils.process_allgather(np.asarray(bool(damage)))
+    return damage or ("another process found it damaged" if bad.any() else "")
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"checkpoint {name}")

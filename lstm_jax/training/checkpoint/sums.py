@@ -1,0 +1,112 @@
+"""Manifest of a checkpoint: SHA-256 sums of its leaves and files."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lstm_jax.errors import InputError, require
+from lstm_jax.files.writing import read_summed, summed_json
+
+_MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
+
+
+def manifest_path(folder: Path, step: int) -> Path:
+    """Return the path of the manifest of a step."""
+    return folder / f"{step}.manifest.json"
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps with a manifest, ascending, including damaged ones; empty if the folder is absent."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(match[1]) for entry in folder.iterdir() if (match := _MANIFEST.fullmatch(entry.name)))
+
+
+def _host(leaf: Any) -> np.ndarray:
+    """Return the global array on this host."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
+
+
+def leaf_record(leaf: Any) -> dict[str, Any]:
+    """Return dtype, shape and sum of a leaf."""
+    array = _host(leaf)
+    digest = hashlib.sha256(f"{array.dtype.name} {list(array.shape)}\n".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": digest.hexdigest()}
+
+
+def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
+    """Return size and sum of every file below `arrays`; `sync` flushes them to disk, so that no manifest outlives its files in a power
+    cut."""
+    records: dict[str, dict[str, Any]] = {}
+    for path in sorted(path for path in arrays.rglob("*") if not path.is_dir()):
+        with path.open("rb") as file:
+            if sync:
+                os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        records[path.relative_to(arrays).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+    return records
+
+
+def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
+    """Write a manifest, complete on disk before it has its name."""
+    path = manifest_path(folder, step)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(summed_json(content))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
+    """Return the manifest, or None if it is not as written."""
+    try:
+        manifest = read_summed(manifest_path(folder, step).read_bytes())
+    except OSError:
+        return None
+    return manifest if manifest is not None and manifest["step"] == step else None
+
+
+def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
+    """Return the manifest, and the damage found in it or in the files that it lists ("" for none)."""
+    manifest = read_manifest(folder, step)
+    if manifest is None:
+        return {}, "the manifest is damaged"
+    try:
+        found = file_records(folder / manifest["folder"])
+    except OSError as error:
+        return manifest, f"unreadable: {error}"
+    for name, record in manifest["files"].items():
+        if name not in found:
+            return manifest, f"file {name} is missing"
+        if found[name]["bytes"] != record["bytes"]:
+            return manifest, f"file {name} has {found[name]['bytes']} bytes instead of {record['bytes']}"
+        if found[name] != record:
+            return manifest, f"file {name} is damaged"
+    added = sorted(set(found) - set(manifest["files"]))
+    return manifest, f"file {added[0]} was added" if added else ""
+
+
+def require_same_tree(step: int, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise `InputError` for the first leaf in which checkpoint and `like` differ: a wrong config, not damage."""
+    remedy = "use the config that the run was saved with"
+    for name in saved:
+        require(name in wanted, f"checkpoint leaf {name} of step {step}", "not in this model or optimiser", remedy)
+    for name, leaf in wanted.items():
+        require(name in saved, f"checkpoint leaf {name} of step {step}", "not in the checkpoint", remedy)
+        here, there = (np.dtype(leaf.dtype).name, list(leaf.shape)), (saved[name]["dtype"], saved[name]["shape"])
+        require(here == there, f"checkpoint leaf {name} of step {step}", f"saved as {there}, wanted as {here}", remedy)
+        sharding = getattr(leaf, "sharding", None)
+        try:
+            _ = sharding and sharding.shard_shape(tuple(leaf.shape))
+        except ValueError as error:
+            raise InputError(f"checkpoint leaf {name} of step {step}", error, "shard it over a mesh that divides it") from error

@@ -1,0 +1,39 @@
+"""Trees that checkpoints are made of."""
+
+from collections import namedtuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Pair = namedtuple("Pair", "mu nu")
+
+
+def make_state(seed: int):
+    """A tree with each dtype, sharded and replicated leaves, and the bit patterns that a careless copy loses."""
+    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    rows, all_over = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+    rng = np.random.default_rng(seed)
+    table = rng.standard_normal((40, 8)).astype(np.float32)
+    table.view(np.uint32)[:4, 0] = [0x7FC00001, 0x7F800001, 0xFFC12345, 0x80000000]  # quiet, signalling, negative NaN; -0.0
+    half = rng.integers(0, 2**16, (6, 3), np.uint16).view(jnp.bfloat16)
+    return {
+        "table": jax.device_put(table, rows),
+        "minus_zero": jax.device_put(np.full((16, 2), -0.0, np.float32), rows),
+        "optimizer": (Pair(jax.device_put(half, all_over), jax.device_put(np.int32([seed, -1]), all_over)), ()),
+        "step": jax.device_put(np.int32(seed), all_over),
+        "key": jax.device_put(np.uint32([2**32 - 1, seed]), all_over),
+        "host": rng.standard_normal((3, 2)).astype(np.float32),
+    }
+
+
+def assert_same(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert type(left) is type(right)
+        assert left.dtype == right.dtype
+        assert left.shape == right.shape
+        assert np.asarray(left).tobytes() == np.asarray(right).tobytes()
+        if isinstance(left, jax.Array):
+            assert left.sharding == right.sharding

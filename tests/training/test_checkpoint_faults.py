@@ -1,0 +1,175 @@
+"""Saves that fail disturb no finished checkpoint: kill -9, a full disk, errors of the file system, states that cannot be saved."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+
+import jax
+import numpy as np
+import pytest
+from made_checkpoints import assert_same, make_state
+
+from lstm_jax.errors import InputError
+from lstm_jax.training import checkpoint
+from lstm_jax.training.checkpoint import arrays, disk, store, sums
+
+
+@pytest.mark.parametrize("step", [12, 20])
+@pytest.mark.parametrize(("module", "function"), [(store, "write_manifest"), (arrays, "save_arrays"), (store, "leaf_record")])
+def test_a_save_that_fails_midway_disturbs_nothing(folder, monkeypatch, step, module, function):
+    def fail(*_):
+        raise RuntimeError("killed")
+
+    before = sorted(os.listdir(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, fail)
+        with pytest.raises(RuntimeError, match="killed"):
+            checkpoint.save(folder, step, make_state(99), {})
+    assert sorted(os.listdir(folder)) == before
+    assert_same(checkpoint.restore(folder, make_state(0)).state, make_state(12))
+
+
+def test_a_rename_that_fails_commits_nothing(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sums.os, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EACCES, "Permission denied")))
+        with pytest.raises(InputError, match="Permission denied"):
+            checkpoint.save(folder, 20, make_state(20), {})
+    assert checkpoint.steps(folder) == [7, 12]
+    assert not list(folder.glob("*.tmp"))
+
+
+SAVE_FOR_EVER = """
+import sys
+from pathlib import Path
+import numpy as np
+from lstm_jax.training import checkpoint
+for step in range(10**6):
+    checkpoint.save(Path(sys.argv[1]), step, {"table": np.full((2000, 128), step, np.float32)}, {"step": step})
+    checkpoint.prune(Path(sys.argv[1]), keep=3)
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.013, 0.03])
+def test_kill_9_during_saves_leaves_the_last_finished_one(tmp_path, delay):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) != "4\n":
+            assert line, "the saving process ended by itself"
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        last = int(([4, *process.stdout.read().split()])[-1])
+    assert process.returncode == -signal.SIGKILL
+    like = {"table": np.zeros((2000, 128), np.float32)}
+    found = checkpoint.restore(tmp_path, like)
+    assert found.step in (last, last + 1)
+    assert found.rejected == ()
+    assert found.extra == {"step": found.step}
+    assert (found.state["table"] == found.step).all()
+    checkpoint.save(tmp_path, 10**6, like, {})
+    checkpoint.prune(tmp_path, keep=1)
+    assert sorted(os.listdir(tmp_path)) == ["1000000", "1000000.manifest.json"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), ValueError('RESOURCE_EXHAUSTED: "a": No space left on device [os_error_code=28]')],
+)
+def test_a_full_disk_is_said_in_a_line(folder, monkeypatch, error):
+    def full(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays, "save_arrays", full)
+        with pytest.raises(InputError, match="no space left; free some"):
+            checkpoint.save(folder, 20, make_state(20), {})
+    assert checkpoint.restore(folder, make_state(0)).step == 12
+
+
+def test_too_little_space_is_noticed_before_anything_is_written(folder, monkeypatch):
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(InputError, match="no space left"):
+        checkpoint.save(folder, 20, make_state(20), {})
+    assert checkpoint.steps(folder) == [7, 12]
+
+
+def test_a_limit_of_files_is_noticed_before_anything_is_written(folder, monkeypatch):
+    monkeypatch.setattr(disk.resource, "getrlimit", lambda _: (100, 100))
+    with pytest.raises(InputError, match=r"^checkpoint folder .*: File too large; allow larger files \(ulimit -f\)"):
+        checkpoint.save(folder, 20, make_state(20), {})
+    assert checkpoint.steps(folder) == [7, 12]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(errno.EFBIG, r"File too large; allow larger files \(ulimit -f\)"), (errno.EIO, "Input/output error; name a folder")],
+)
+def test_errors_that_tensorstore_reports_are_said_in_a_line(code, message, folder, monkeypatch):
+    """Also where other threads of orbax are still at it: what they say of the event loop is nothing to a user."""
+
+    def failing(*_):
+        with arrays.quiet():
+            raise ValueError(f"OUT_OF_RANGE: Error writing \"a/0\": Failed to write [os_error_code='{code}']")
+
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    monkeypatch.setattr(arrays, "save_arrays", failing)
+    with pytest.raises(InputError, match=message):
+        checkpoint.save(folder, 20, make_state(20), {})
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("another")):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+    assert [str(one.exc_value) for one in seen] == ["another"]
+
+
+@pytest.mark.parametrize(
+    ("step", "state", "extra", "message"),
+    [
+        (-1, {"a": np.zeros(1)}, {}, "checkpoint step"),
+        (0, {}, {}, "tree without leaves"),
+        (0, {"a": 1.0}, {}, "leaf a: float"),
+        (0, {"a": np.zeros((0, 2))}, {}, "leaf a: shape"),
+        (0, {"a": {"b": np.zeros(1)}, "a.b": np.zeros(1)}, {}, "two leaves of the same path"),
+        (0, {"a": np.zeros(1)}, {"a": object()}, "checkpoint extra"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused(tmp_path, step, state, extra, message):
+    with pytest.raises(InputError, match=message):
+        checkpoint.save(tmp_path / "run", step, state, extra)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_typed_random_key_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(InputError, match="key_data"):
+        checkpoint.save(tmp_path, 0, {"key": jax.random.key(0)}, {})
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"checkpoint folder .*file"):
+        checkpoint.save(tmp_path / "file", 0, make_state(0), {})
+
+
+def test_no_thread_stays_and_orbax_is_silent(tmp_path, capfd):
+    before = threading.active_count()
+    for step in range(5):
+        checkpoint.save(tmp_path, step, make_state(0), {})
+        checkpoint.restore(tmp_path, make_state(0))
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:  # orbax' event loops dismiss theirs without waiting
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_importing_the_module_leaves_orbax_alone():
+    code = "import sys, lstm_jax.training.checkpoint; sys.exit('orbax.checkpoint' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
