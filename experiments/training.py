@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lstm_jax.training.optimizers import keras_adam
+from lstm_jax.training.optimizers import clipped, keras_adam
 
 CHUNK = 100
 """Updates in one compiled call."""
@@ -29,7 +29,7 @@ def fit(loss: Callable[[Any, Any], jax.Array], params: Any, batch: Callable[[Any
     Returns:
         The trained parameters, and the mean loss of each chunk of `CHUNK` updates.
     """
-    optimizer = optax.chain(optax.clip_by_global_norm(clip), keras_adam(rate))
+    optimizer = clipped(keras_adam(rate), clip)
 
     @partial(jax.jit, static_argnames="count")
     def train(carry, start, count):

@@ -1,4 +1,4 @@
-"""Bounds of the numbers in a config or a command, stated in the fields' types.
+"""Bounds of the numbers in a config or a command, stated in the types of their fields.
 
 units: Annotated[int, Bounds(1, MOST, "give 1 or more")]
 """
@@ -10,24 +10,24 @@ from typing import Annotated, Any, get_args, get_origin
 from lstm_jax.errors import InputError
 
 MOST = 2**31 - 1
-"""Greatest count: JAX counts in int32."""
+"""Largest count: JAX counts in int32."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers from `low` to `high`, and 0 where `zero` is set.
-
-    remedy: for another number; above: for one above `high`, by default the remedy and `high`.
-    """
+    """Numbers from `low` to `high`."""
 
     low: int | float
     high: int | float
     remedy: str
+    """Remedy shown for a number outside the bounds."""
     above: str = ""
+    """Remedy for a number above `high`; empty: `remedy` and `high`."""
     zero: bool = False
+    """Whether 0 is allowed too."""
 
     def check(self, name: str, value: Any, kind: type) -> None:
-        """Raise `InputError` unless `value` is a number of that kind (int, or float for both) within the bounds."""
+        """Raise `InputError` unless `value` is a number of `kind` (int, or float for both) within the bounds."""
         number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
         if number and (self.low <= value <= self.high or (self.zero and value == 0)):
             return
@@ -36,17 +36,27 @@ class Bounds:
 
 
 def check_numbers(config: Any) -> None:
-    """Raise `InputError` for the first field of a dataclass, or entry of a tuple, that is outside of the bounds in its type."""
+    """Raise `InputError` for the first field of a dataclass, or entry of a tuple, that is outside the bounds in its type."""
     for field in dataclasses.fields(config):
         value, annotation = getattr(config, field.name), field.type
         values = [value]
         if get_origin(annotation) is tuple:
             values, annotation = value, get_args(annotation)[0]
         if get_origin(annotation) is Annotated:
-            kind, *notes = get_args(annotation)
-            for bounds in (note for note in notes if isinstance(note, Bounds)):
-                for number in values:
-                    bounds.check(field.name, number, kind)
+            for number in values:
+                check_number(field.name, number, annotation)
+
+
+def check_number(name: str, value: Any, kind: Any) -> Any:
+    """Return `value` if it lies within the bounds of a type below: `check_number("dropout", 0.2, Share)`.
+
+    Raises:
+        InputError: if it does not.
+    """
+    number, *notes = get_args(kind)
+    for bounds in (note for note in notes if isinstance(note, Bounds)):
+        bounds.check(name, value, number)
+    return value
 
 
 class Checked:
@@ -74,12 +84,12 @@ DrawingSeed = Annotated[int, Bounds(0, 2**32 - 1, "give a number from 0 to below
 CountOrAll = Annotated[int, Bounds(0, MOST, "give 0 (all) or more")]
 CharactersOrAll = Annotated[int, Bounds(0, MOST, "give 1 or more, or 0 for all")]
 UnitCount = Annotated[int, Bounds(1, MOST, "give 1 unit or more")]
-Share = Annotated[float, Bounds(0, 1 - 1e-6, "give a share from 0 to below 1")]
-"""1 less the share stands under fractions, in float32."""
+Share = Annotated[float, Bounds(0, 1 - 1e-6, *["give a share from 0 to below 1"] * 2)]
+"""1 - share is a float32 denominator."""
 Part = Annotated[float, Bounds(1e-9, 1 - 1e-9, "give a share between 0 and 1")]
 Level = Annotated[float, Bounds(1e-300, 1 - 2**-53, "give a share between 0 and 1", "give a share between 0 and 1")]
 Rate = Annotated[float, Bounds(1e-18, 1e18, "give a number above 0, at least 1e-18")]
-"""Squares and quotients of two are finite in float32, and not 0."""
+"""Squares and quotients of two rates are finite in float32, and not 0."""
 RateOrNone = Annotated[float, Bounds(1e-18, 1e18, "give 0 or more, at least 1e-18", zero=True)]
 Temperature = Annotated[float, Bounds(1e-6, 1e6, *["give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)"] * 2, zero=True)]
-"""Beyond it float32 overflows."""
+"""Outside these bounds float32 overflows."""

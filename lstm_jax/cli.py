@@ -1,10 +1,10 @@
-"""The command line: parses, calls, prints; no logic of its own. The commands themselves are in `commands`.
+"""Command line: parses arguments, calls a command of `commands`, prints errors.
 
-Which errors become one line: those that a user or the machine causes. `InputError`; whatever the system refuses (`OSError` with an error
-number: a disk is full, a folder may not be searched, a name is too long); memory that is used up; text that is no valid Unicode. Any other
-exception is a bug of ours and keeps its traceback. LSTM_JAX_DEBUG=1 in the environment shows the traceback of the others too.
+Errors that a user or the machine causes become one line: `InputError`; errors of the system (`OSError` with an error number: a full disk, a
+folder without permission, a name that is too long); memory that is used up; invalid Unicode. Any other exception is a bug and keeps its
+traceback. With LSTM_JAX_DEBUG=1 in the environment the former show their traceback too.
 
-Packages that take time to import are imported within `main`, where an interrupt is one line too.
+Packages that are slow to import are imported within `main`, where an interrupt becomes one line too.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def _usage() -> str:
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
-    """The command object of these arguments.
+    """Return the command object of the arguments.
 
     Raises:
         InputError: for an unknown command, flag or value.
@@ -46,24 +46,24 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
             break
     else:
         raise InputError("command", name or "none", f"give one of {', '.join(COMMANDS)}")
-    said = io.StringIO()
+    complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(complaint):
             return tyro.cli(COMMANDS[name], args=arguments[size:], prog=f"lstm-jax {name}")
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise _complaint(name, stop, said.getvalue()) from stop
+        raise _complaint(name, stop, complaint.getvalue()) from stop
 
 
-def _complaint(name: str, stop: BaseException, said: str) -> InputError:
-    """What tyro found wrong: the InputError of a config behind it, else the text of its box, as one line."""
+def _complaint(name: str, stop: BaseException, box: str) -> InputError:
+    """Return an error of tyro as one line: the `InputError` of a config that caused it, else the text of its box."""
     cause = stop.__context__
     while cause is not None:
         if isinstance(cause, InputError):
             return InputError(f"--{cause.subject.replace('_', '-')}", cause.value, cause.remedy)
         cause = cause.__context__
-    lines = [" ".join(line.strip("│ ").split()) for line in said.splitlines() if not line.startswith(("╭", "╰"))]
+    lines = [" ".join(line.strip("│ ").split()) for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     blocks = " ".join("\n" if set(line) == {"─"} else line for line in lines).split("\n")
     message, help_lines = blocks[0].strip(), f"see lstm-jax {name} --help"
     if choice := re.search(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)", message):
@@ -78,7 +78,7 @@ def _complaint(name: str, stop: BaseException, said: str) -> InputError:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 if all went well, 2 for bad input, 130 if it was interrupted."""
+    """Run a command and return 0, 2 for bad input, or 130 if it was interrupted."""
     with keep_interrupts():
         return _run(sys.argv[1:] if arguments is None else arguments)
 
@@ -100,7 +100,7 @@ def _run(arguments: list[str]) -> int:
             with end_on_second_signal():
                 command(Console())
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has left (`| head`)
+    except BrokenPipeError:  # the reader has closed the pipe (`| head`)
         drop_output()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -110,7 +110,7 @@ def _run(arguments: list[str]) -> int:
         print(f"{error}{saved}", file=sys.stderr)
         return 130
     except Exception as error:
-        if interrupted():  # a library made another exception of it
+        if interrupted():  # a library turned it into another exception
             print("interrupted", file=sys.stderr)
             return 130
         shown = _shown(error)
@@ -124,7 +124,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _shown(error: Exception) -> InputError | None:
-    """Return what to say of an error that a user or the machine caused; None for a bug."""
+    """Return the message of an error that a user or the machine caused; None for a bug."""
     match error:
         case InputError():
             return error
@@ -140,7 +140,7 @@ def _shown(error: Exception) -> InputError | None:
 
 
 def _thing(error: OSError) -> str:
-    """Return the name of the file or stream that an error of the system is about."""
+    """Return the file or stream of an error of the system."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""Models: config -> Module."""
+"""Models of the tasks as `flax.nnx` modules, and as pure functions of their parameters."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ EMBEDDING = "embedding/embedding"
 
 
 def _make_layer(kind: Callable, features: int, config: RecurrentConfig, **options) -> Any:
-    """A layer or `Bidirectional` as the config wants it."""
+    """Return a layer or `Bidirectional` of the config."""
     return kind(
         features,
         config.units,
@@ -40,9 +40,9 @@ def _make_layer(kind: Callable, features: int, config: RecurrentConfig, **option
 
 
 class SentimentClassifier(nnx.Module):
-    """Embedding -> one or more recurrent layers, the last one's last output, or its outputs pooled -> Dense(1): ids (B, T) -> logits (B,).
+    """Embedding -> recurrent layers -> last output, or pooled outputs -> Dense(1): ids (B, T) -> logits (B,).
 
-    sigmoid(logit) is the probability of label 1. With the default config these are the 2,691,713 parameters of Keras' imdb_lstm example.
+    sigmoid(logit) is the probability of label 1. The default config has the 2,691,713 parameters of the Keras example imdb_lstm.
     """
 
     def __init__(self, config: SentimentModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
@@ -72,9 +72,17 @@ class SentimentClassifier(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> Float[Array, "B"]:
-        """Logits of a batch; `deterministic` and `rngs` as in `Recurrent`. `vectors`, time first, stand in for the embedding's of `ids`; if
-        `summed`, gradients by those of the same word are only used added up, and may come at one of its places, see `unroll`'s `tokens`."""
-        steps_first = ids.T  # the recurrence runs over T first, so gather the vectors in that order
+        """Return the logits of a batch.
+
+        Args:
+            ids: words, padded with 0.
+            vectors: word vectors, time first, that replace those of the embedding.
+            summed: only the sum of the gradients by the vectors of a word is used, so it may come at any of its positions; see `tokens` of
+                `unroll`.
+            deterministic: as in `Recurrent`.
+            rngs: as in `Recurrent`.
+        """
+        steps_first = ids.T  # the recurrence runs over time, so the vectors are gathered time first
         tokens = steps_first if not self.folded and (summed or vectors is None) else None
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first)
@@ -84,7 +92,7 @@ class SentimentClassifier(nnx.Module):
         if self.word_dropout and training:
             kept = jax.random.bernoulli(self._key(rngs), 1 - self.word_dropout, (*steps_first.shape, 1))
             vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)
-            tokens = None if tokens is None else jnp.where(kept[..., 0], tokens, -1)  # words that are dropped are alike
+            tokens = None if tokens is None else jnp.where(kept[..., 0], tokens, -1)  # dropped words are equal
         h: Any = self.recurrent(
             vectors,
             mask=self.embedding.mask(steps_first),
@@ -97,21 +105,23 @@ class SentimentClassifier(nnx.Module):
 
     def _key(self, rngs: nnx.Rngs | jax.Array | None) -> jax.Array:
         if isinstance(rngs, jax.Array):
-            return jax.random.fold_in(rngs, len(self.recurrent.layers))  # the layers have the numbers before
+            return jax.random.fold_in(rngs, len(self.recurrent.layers))  # the layers use the numbers before
         if rngs is None:
             raise InputError("rngs", None, "word dropout draws from it: give rngs with a `dropout` stream, or deterministic=True")
         return rngs.dropout()
 
     def _pooled(self, h: Float[Array, "T B D"], ids: Int[Array, "T B"]) -> Float[Array, "B P"]:
-        """Over the words of each row; zeros where it has none."""
+        """Return mean, maximum or both over the words of each row; zeros for a row without words."""
         real = jnp.broadcast_to((ids != 0)[..., None], h.shape)
         mean = jnp.where(real, h, 0).sum(0) / jnp.maximum(real.sum(0), 1).astype(h.dtype)
         largest = jnp.where(real.any(0), jnp.where(real, h, -jnp.inf).max(0), 0)
         return {"mean": mean, "max": largest, "mean+max": jnp.concatenate([mean, largest], -1)}[self.pooling]
 
     def fold(self) -> "SentimentClassifier":
-        """Multiply the table into the first layer's kernels, once for all words: (V, E) (E, G H), so that a word's projection is a row that
-        is looked up. For use without dropout: input dropout would drop words then, not features."""
+        """Multiply the embedding table into the kernels of the first layer: (V, E) (E, G H), so that the projection of a word is a lookup.
+
+        For use without dropout: input dropout would then drop words, not features.
+        """
         first = self.recurrent.layers[0]
         table = sharding.constrain(self.embedding.embedding[...], 0)
         for layer in (first.forward, first.backward) if isinstance(first, Bidirectional) else (first,):
@@ -123,7 +133,7 @@ class SentimentClassifier(nnx.Module):
 class CharGenerator(nnx.Module):
     """One-hot characters, or an embedding -> recurrent layers -> Dense(V): ids (B, T) -> logits of the next character.
 
-    With the source's config (33 characters, 128 units) these are the 87,201 parameters of Keras' lstm_text_generation example.
+    With 33 characters and 128 units it has the 87,201 parameters of the Keras example lstm_text_generation.
     """
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
@@ -139,7 +149,7 @@ class CharGenerator(nnx.Module):
         )
 
     def initial_state(self, batch: int) -> list[Any]:
-        """Zeros, a state of (B, H) arrays a layer, an `LSTMState` for LSTMs."""
+        """Return zero states, one per layer, of (B, H) arrays; an `LSTMState` for LSTMs."""
         return [CELLS[self.cell].initial_state(batch, self.units) for _ in self.recurrent.layers]
 
     def hidden(
@@ -151,7 +161,7 @@ class CharGenerator(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> tuple[Float[Array, "T B H"], list[Any]]:
-        """The last layer's output after each character, time first, and the layers' states; arguments as in `__call__`."""
+        """Return the output of the last layer after each character, time first, and the states of the layers; arguments as `__call__`."""
         steps_first = ids.T
         x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first)
         valid = None if mask is None else mask.T
@@ -159,7 +169,7 @@ class CharGenerator(nnx.Module):
         return self.recurrent(x, mask=valid, tokens=tokens, initial_state=state, deterministic=deterministic, rngs=rngs, time_major=True)
 
     def logits(self, hidden: Float[Array, "... H"]) -> Float[Array, "... V"]:
-        """Logits of the next character from what `hidden` gives."""
+        """Return the logits of the next character from the output of `hidden`."""
         if isinstance(self.head, TiedHead) and self.embedding is not None:
             return self.head(hidden, self.embedding.embedding[...])
         assert isinstance(self.head, ClassifierHead)
@@ -175,21 +185,24 @@ class CharGenerator(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> tuple[Float[Array, "..."], list[Any]]:
-        """Logits of each step's next character (B, T, V), or of the last step's (B, V) with `last`; and the layers' states.
+        """Return the logits of the next character of each step (B, T, V), or with `last` of the last step (B, V), and the states.
 
         Args:
             ids: characters (B, T), T at least 1.
-            mask: False where a step is to be passed over.
-            state: states to start from; zeros if None.
+            mask: False for steps to skip.
+            state: initial states; zeros if None.
+            last: return the logits of the last step only.
+            deterministic: as in `Recurrent`.
+            rngs: as in `Recurrent`.
         """
         h, states = self.hidden(ids, mask=mask, state=state, deterministic=deterministic, rngs=rngs)
         return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states
 
 
 class Forecaster(nnx.Module):
-    """Recurrent layers -> Dense(2 K): entries read (B, T, F) and times ahead (B, K) -> mean and log of the spread of each entry ahead.
+    """Recurrent layers -> Dense(2 K): entries (B, T, F) and times ahead (B, K) -> mean and log standard deviation of each entry ahead.
 
-    The means are distances from the last entry read, in the units of `entries`' values. The times ahead join the last output.
+    Means are differences from the last entry read, in the units of `entries`. The times ahead are appended to the last output.
     """
 
     def __init__(self, config: ForecastModelConfig, features: int, horizon: int, *, rngs: nnx.Rngs):
@@ -208,27 +221,25 @@ class Forecaster(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> Float[Array, "B 2 K"]:
-        """Means and logs of spreads; `deterministic` and `rngs` as in `Recurrent`."""
+        """Return means and logs of standard deviations; `deterministic` and `rngs` as in `Recurrent`."""
         h: Any = self.recurrent(entries, deterministic=deterministic, rngs=rngs)
         out = self.head(jnp.concatenate([h, ahead], axis=-1))
         return out.reshape(*ahead.shape[:1], 2, -1)
 
 
 class Functional(NamedTuple):
-    """A model as a pure function and its arrays.
-
-    params: flat dict of arrays, named as `lstm_jax.convert` names them ("recurrent/0/kernel");
-    rebuild(params) -> the Module with those arrays, for use inside or outside of jit.
-    """
+    """A model as a pure function of its parameters."""
 
     params: dict[str, jax.Array]
+    """Flat dict of arrays, named as in `lstm_jax.convert` ("recurrent/0/kernel")."""
     rebuild: Callable[[dict[str, jax.Array]], nnx.Module]
+    """rebuild(params) -> the module with these parameters, inside or outside of jit."""
 
 
 def functional(model: nnx.Module) -> Functional:
-    """Take a model apart: `nnx.split` with parameters under flat names.
+    """Split a model into parameters under flat names and a function that rebuilds it.
 
-    `rebuild` raises InputError if a name is missing or new, or a shape is another.
+    `rebuild` raises InputError if a name is missing or unknown, or a shape differs.
     """
     graph, state, rest = nnx.split(model, nnx.Param, ...)
     paths = {"/".join(str(part) for part in path if part != "layers"): path for path, _ in nnx.to_flat_state(state)}
@@ -248,10 +259,10 @@ def functional(model: nnx.Module) -> Functional:
 
 
 def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The parameters with these in the place of those of the same name.
+    """Return the parameters with those in `others` replaced.
 
     Raises:
-        InputError: if one has another name or shape.
+        InputError: if a name is unknown or a shape differs.
     """
     for name, array in others.items():
         found = params.get(name)
@@ -262,7 +273,7 @@ def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[st
 
 
 def layer_rows(model: nnx.Module) -> list[dict[str, str]]:
-    """A row a layer that owns parameters: name, type, shapes, count; for a table as Keras' `summary()` prints."""
+    """Return one row per layer that owns parameters: name, type, shapes, count; for a table as Keras' `summary()` prints."""
     rows = []
     for path, module in nnx.iter_modules(model):
         own = {name: value for name, value in vars(module).items() if isinstance(value, nnx.Param)}

@@ -217,7 +217,7 @@ TRAIN = f"train generation {_SIZES} --epochs 1 --run {{tmp}}/new --data "
         (TRAIN + "{tmp}/text.md --tied", ["error: --tied: embed 0, units 8; tied weights need embed = units"]),
         (TRAIN + "{tmp}/text.md --regime sideways", ["error: --regime: sideways; give one of 'windows', 'stream'"]),
         ("generate --run {tmp}/new", ["new/config.json: No such file or directory; name the folder of a finished or interrupted run"]),
-        ("generate --run {tmp}/sentiment", ["sentiment: sentiment; use predict or evaluate, or name a run of text generation"]),
+        ("generate --run {tmp}/sentiment", ["sentiment: sentiment; use predict or evaluate, or name a run of generation"]),
         ("generate --run {run} --prompt The@Cat", ["characters that the run does not know: 'T', '@', 'C'; ", "--clean", "--unknown"]),
         ("generate --run {run} --unknown #", ["unknown: #; give one character that the run knows"]),
         ("generate --run {run} --temperature 1e-40", ["temperature: 1e-40; give 0"]),
@@ -244,8 +244,8 @@ TRAIN = f"train generation {_SIZES} --epochs 1 --run {{tmp}}/new --data "
         ("units --run {run} --count 0 --out {tmp}/new", ["count: 0; give 1 unit or more"]),
         ("units --run {run} --chars -1 --out {tmp}/new", ["chars: -1; give 1 or more, or 0 for all"]),
         ("units --run {run} --text 1984 --clean --out {tmp}/new", ["text: 0 characters; give 1 or more"]),
-        ("predict --run {run} --text good", ["[bold]run[/x]: text generation; use generate or score, or name a run of sentiment"]),
-        ("evaluate --run {run}", ["text generation; use generate or score"]),
+        ("predict --run {run} --text good", ["[bold]run[/x]: generation; use generate or score, or name a run of sentiment"]),
+        ("evaluate --run {run}", ["generation; use generate or score"]),
     ],
 )
 def test_errors_are_one_line(arguments, needles, ask, run, tmp_path):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.cell_names import CellName
+from lstm_jax.cell_names import TRAITS, CellName, CellTraits
+from lstm_jax.cells import CELLS
 from lstm_jax.config import (
     DataConfig,
     ForecastConfig,
@@ -220,6 +221,13 @@ def test_named_choices_are_choices():
         object.__setattr__(config, f.name, "sideways")  # past beartype, which only the tests have
         with pytest.raises(InputError, match=f"^{f.name}: sideways; give one of .*{re.escape(get_args(choices)[-1])}"):
             config.__post_init__()
+
+
+def test_traits_are_those_of_the_cells():
+    assert set(get_args(CellName)) <= set(CELLS)
+    for name in get_args(CellName):
+        cell = CELLS[name]
+        assert TRAITS[name] == CellTraits(cell.sees_state, "c" in cell.initial_state(1, 1)._fields), name
 
 
 def test_frozen():

@@ -12,7 +12,7 @@ from lstm_jax.config import GenerationModelConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import CharGenerator, functional
 from lstm_jax.runtime.sharding import make_mesh
-from lstm_jax.sampling import Sampler, allowed_logits, draw, make_rules, way_of
+from lstm_jax.sampling import Sampler, allowed_logits, draw, make_rules, method_of
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -121,9 +121,9 @@ def test_rules_that_exclude_nothing_need_no_sorting():
     uniform = jax.random.uniform(jax.random.key(1), (5,))
     rules = make_rules(V, 0.7)
     assert draw(uniform, logits, rules, "all").tolist() == draw(uniform, logits, rules, "some").tolist()
-    assert way_of(rules, V) == "all"
-    assert way_of(make_rules(V, 0.0, top_k=2), V) == "likeliest"
-    assert way_of(make_rules(V, top_k=V - 1), V) == way_of(make_rules(V, top_p=0.99), V) == "some"
+    assert method_of(rules, V) == "all"
+    assert method_of(make_rules(V, 0.0, top_k=2), V) == "likeliest"
+    assert method_of(make_rules(V, top_k=V - 1), V) == method_of(make_rules(V, top_p=0.99), V) == "some"
 
 
 @given(st.lists(st.integers(-32, 32), min_size=2, max_size=9, unique=True), st.integers(1, 9), st.floats(0.05, 1.0))

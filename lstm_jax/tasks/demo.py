@@ -1,6 +1,6 @@
-"""The embedded default: both tasks, on what needs no download, in about two minutes; then what the two runs answer.
+"""Demonstration without any download, in about two minutes: training of two tasks, then their predictions and texts.
 
-Sentiment learns synthetic reviews from the project's own grammar; text generation learns Python's documentation.
+Sentiment is trained on synthetic reviews from a small grammar, text generation on the documentation of Python.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ GENERATION = GenerationConfig(
     SampleConfig(sample_chars=200, sample_temperatures=(0.5,)),
 )
 TRAIN_REVIEWS, TEST_REVIEWS = 5000, 1000
-ASKED = (
+REVIEWS = (
     "the film was good",
     "the film was not good",
     "it starts well but ends badly",
@@ -49,15 +49,16 @@ PROMPT, CHARS = "The statement ", 400
 
 
 MARK = "demo.json"
-"""File in the folder with the SHA-256 of every file that the demo made: nothing else is ever removed."""
+"""File in the folder with the SHA-256 of every file that the demo made; no other file is ever removed."""
 
 
 def run(folder: Path, seed: int, console: Console) -> None:
-    """Train a small model of each task, say how well they do, ask the one about pairs that differ in order or a negation, and let the other
-    write.
+    """Train a small model of each task and print their answers.
+
+    The classifier judges pairs of reviews that differ in order or a negation, the character model writes a text.
 
     Raises:
-        InputError: if the folder holds anything that no earlier demo made, or is in use.
+        InputError: if the folder holds files that no earlier demo made, or is in use.
     """
     with RunFolder(folder).locked():
         _clear(folder)
@@ -65,7 +66,7 @@ def run(folder: Path, seed: int, console: Console) -> None:
         try:
             _sentiment(folder / "sentiment", seed, console)
             _generation(folder / "generation", seed, console)
-        finally:  # of an interrupted one too
+        finally:  # also when interrupted
             with contextlib.suppress(InputError):
                 _mark(folder, {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)})
     console.print(f"figures in {folder}/sentiment/figures and {folder}/generation/figures", highlight=False)
@@ -77,8 +78,8 @@ def _sentiment(folder: Path, seed: int, console: Console) -> None:
     reviews = data.encode_reviews(data.synthetic_splits(TRAIN_REVIEWS, TEST_REVIEWS, seed), config.data.num_words)
     result = sentiment.train(config, folder, data=reviews, console=console)
     console.print(f"accuracy on {TEST_REVIEWS:,} unseen synthetic reviews: {result.rows[-1]['test_accuracy']:.3f}", highlight=False)
-    probabilities = sentiment.load(folder).probabilities(ASKED)
-    for text, p in zip(ASKED, probabilities, strict=True):
+    probabilities = sentiment.load(folder).probabilities(REVIEWS)
+    for text, p in zip(REVIEWS, probabilities, strict=True):
         console.print(f"  {p:.3f}  {text}", highlight=False)
 
 
@@ -98,14 +99,14 @@ def _mark(folder: Path, made: dict[str, str] | None) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return all files and links below the folder, and folders that hold none, but for the mark and the lock."""
+    """Return all files and links below the folder, and empty folders, without the mark and the lock."""
     own = {folder / MARK, RunFolder(folder).lock}
     below = [path for path in folder.rglob("*") if path not in own]
     return [path for path in below if path.is_symlink() or not path.is_dir() or not any(path.iterdir())]
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a regular file; empty for anything else."""
+    """Return the SHA-256 of a regular file; empty for anything else."""
     if path.is_symlink() or not path.is_file():
         return ""
     with path.open("rb") as file:
@@ -113,10 +114,10 @@ def _digest(path: Path) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier demo made.
+    """Remove the files of an earlier demo.
 
     Raises:
-        InputError: if the folder holds anything else; nothing is removed then.
+        InputError: if the folder holds other files; nothing is removed then.
     """
     remedy = "name a new one with --run"
     try:
@@ -139,7 +140,7 @@ def _clear(folder: Path) -> None:
 
 
 def _made(folder: Path) -> dict[str, str] | None:
-    """Return what the mark lists; None if the demo was killed before it could.
+    """Return the files that the mark lists; None if the demo was killed before it wrote them.
 
     Raises:
         InputError: if there is no mark, or it cannot be read.

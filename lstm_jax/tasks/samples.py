@@ -19,8 +19,7 @@ from lstm_jax.training.callbacks import Callback, EpochRecord
 
 
 def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, path: Path, console: Console) -> Callback:
-    """Return a callback that continues a random piece of the training text at each temperature, prints the texts and keeps them in
-    `path`."""
+    """Return a callback that continues a random piece of the training text at each temperature, and prints and keeps the texts."""
 
     def sample(record: EpochRecord) -> None:
         if not (config.sample_chars and config.sample_temperatures):

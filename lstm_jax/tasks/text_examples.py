@@ -1,6 +1,6 @@
-"""A text on the device as training examples, in the two regimes, and what is learned from them.
+"""Training examples of a text on the device, and their objectives, in the two regimes: windows and streams.
 
-Numbers of examples are positions in the text, so that a batch is one gather from it: neither windows nor one-hot rows are kept.
+The number of an example is a position in the text, so that a batch is one gather from it: neither windows nor one-hot rows are stored.
 """
 
 from collections.abc import Callable
@@ -16,22 +16,22 @@ from lstm_jax.errors import require
 from lstm_jax.training.examples import Examples, Order, epoch_order
 from lstm_jax.training.step import Objective
 
-# params -> CharGenerator
 Rebuild = Callable[..., Any]
+"""rebuild(params) -> CharGenerator."""
 
 
 def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """numbers (B,) -> ids (B, length + 1) of the text from number * step on."""
+    """Return gather(text, numbers (B,)) -> ids (B, length + 1) of the text from number * step on."""
 
     def gather(text: jax.Array, numbers: jax.Array) -> jax.Array:
-        places = (numbers * step)[:, None] + jnp.arange(length + 1, dtype=numbers.dtype)[None, :]
-        return jnp.take(text, places, mode="clip").astype(jnp.int32)
+        positions = (numbers * step)[:, None] + jnp.arange(length + 1, dtype=numbers.dtype)[None, :]
+        return jnp.take(text, positions, mode="clip").astype(jnp.int32)
 
     return gather
 
 
 def window_examples(text: np.ndarray, length: int, step: int) -> Examples:
-    """Windows of `length` characters every `step` and the character after each, in random order: those of `data.windows`.
+    """Return windows of `length` characters every `step` and the character after each, as `data.windows`, in random order.
 
     Raises:
         InputError: if the text is shorter than a window and its next character.
@@ -41,13 +41,15 @@ def window_examples(text: np.ndarray, length: int, step: int) -> Examples:
 
 
 def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
-    """`batch` streams that lie end to end, read in stretches of `length` characters: row b of a step goes on where that of the step
-    before ended. Each epoch begins at another character below `length`, so that the gradient is cut elsewhere.
+    """Return `batch` streams that lie end to end, read in chunks of `length` characters.
+
+    Row b of a step continues where row b of the previous step ended. Each epoch begins at another character below `length`, so that the
+    gradient is cut elsewhere.
 
     Raises:
         InputError: if the text is too short for one step.
     """
-    needed = (batch + 1) * length  # the last stretch may begin length - 1 characters further, and a target follows it
+    needed = (batch + 1) * length  # the last chunk may begin length - 1 characters later, and a target follows it
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
     require(len(text) >= needed, "text", f"{len(text)} characters", remedy)
     chunks = data.stream_chunks(len(text) - length + 1, length, batch)
@@ -60,35 +62,35 @@ def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
     return Examples(text, chunks.size, _gather(length, 1), order)
 
 
-def _figures(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Cross-entropy in nats and accuracy, logits (..., B, V), targets (..., B), weighted over B and averaged over what is in front."""
+def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Return cross-entropy in nats and metrics: logits (..., B, V), targets (..., B), weighted over B and averaged over leading axes."""
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     correct = (jnp.argmax(logits, axis=-1) == targets).astype(nats.dtype)
-    front = tuple(range(nats.ndim - 1))
-    loss, accuracy = ((figure.mean(front) * weight).sum() for figure in (nats, correct))
+    leading = tuple(range(nats.ndim - 1))
+    loss, accuracy = ((metric.mean(leading) * weight).sum() for metric in (nats, correct))
     return loss, {"loss": loss, "accuracy": accuracy}
 
 
 def window_objective(rebuild: Rebuild) -> Objective:
-    """Nats of the character after each window, from a zero state, over ids (B, length + 1)."""
+    """Return the nats of the character after each window, from a zero state, over ids (B, length + 1)."""
 
     def objective(params, ids, weight, key):
         logits, _ = rebuild(params)(ids[:, :-1], last=True, deterministic=False, rngs=key)
-        return _figures(logits, ids[:, -1], weight)
+        return _metrics(logits, ids[:, -1], weight)
 
     return objective
 
 
 def stream_objective(rebuild: Rebuild) -> Objective:
-    """Nats of every next character, mean over a stretch of ids (B, length + 1), from the state that the step before handed on.
+    """Return the nats of every next character, averaged over a chunk of ids (B, length + 1), from the state of the previous step.
 
-    The gradient ends at the stretch's first character: truncated back-propagation through time (Williams & Peng 1990).
+    The gradient ends at the first character of the chunk: truncated back-propagation through time (Williams & Peng 1990).
     """
 
     def objective(params, ids, weight, key, state):
         model = rebuild(params)
         h, state = model.hidden(ids[:, :-1], state=state, deterministic=False, rngs=key)
-        loss, figures = _figures(model.logits(h), ids[:, 1:].T, weight)
-        return loss, (figures, state)
+        loss, metrics = _metrics(model.logits(h), ids[:, 1:].T, weight)
+        return loss, (metrics, state)
 
     return objective

@@ -1,0 +1,1 @@
+"""Training on device-resident arrays: state, steps, loop, optimisers, metrics, checkpoints, run folders."""

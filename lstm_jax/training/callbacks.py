@@ -1,4 +1,4 @@
-"""What happens at the end of an epoch: functions of a small frozen record, which never get the trainer.
+"""Callbacks at the end of an epoch: functions of a small frozen record, which never get the trainer.
 
 fit(..., callbacks=[lambda record: print(record.row["train_loss"])])
 """
@@ -17,18 +17,18 @@ from lstm_jax.training.events import append_scalars, cut_off, events_file
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """The end of an epoch."""
+    """State of a run at the end of an epoch."""
 
     epoch: int
     """From 1."""
     step: int
     """Steps done since the start of the run."""
     row: dict[str, Any]
-    """This epoch's figures: epoch, step, train_loss, train_accuracy, seconds, ... and what `evaluate` gave."""
+    """Metrics of this epoch: epoch, step, train_loss, train_accuracy, seconds, ... and those of `evaluate`."""
     rows: tuple[dict[str, Any], ...]
-    """Those of all epochs, this one last; a resumed run has the earlier ones too."""
+    """Rows of all epochs, this one last; a resumed run has the earlier ones too."""
     params: Any = field(repr=False)
-    """The parameters, valid during the call only: the next step takes their memory."""
+    """Parameters, valid during the call only: the next step reuses their memory."""
     seed: int = 0
 
 
@@ -36,7 +36,7 @@ Callback = Callable[[EpochRecord], object]
 
 
 def metrics_file(path: Path) -> Callback:
-    """Keep `path` as JSON lines, one an epoch; written whole each time, so that a resumed run leaves no line twice."""
+    """Write the rows to `path` as JSON lines, one per epoch; the whole file each time, so that a resumed run repeats no line."""
 
     def write(record: EpochRecord) -> None:
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in record.rows))
@@ -45,7 +45,7 @@ def metrics_file(path: Path) -> Callback:
 
 
 def tensorboard(folder: Path) -> Callback:
-    """Write each number of a row as a TensorBoard scalar at its step, into one file a run."""
+    """Write each number of a row as a TensorBoard scalar at its step, into one file per run."""
     path: Path | None = None
 
     def write(record: EpochRecord) -> None:
@@ -60,12 +60,12 @@ def tensorboard(folder: Path) -> Callback:
 
 
 def print_row(console: Console) -> Callback:
-    """One line an epoch."""
+    """Print one line per epoch."""
 
     def show(record: EpochRecord) -> None:
         numbers = {k: v for k, v in record.row.items() if isinstance(v, (int, float))}
-        told = ("_loss", "_bits", "_accuracy", "_auc")
-        shown = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in numbers.items() if k.endswith(told)]
+        endings = ("_loss", "_bits", "_accuracy", "_auc")
+        shown = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in numbers.items() if k.endswith(endings)]
         console.print(f"epoch {record.epoch}: {', '.join(shown)} ({record.row['seconds']:.1f} s)", highlight=False)
 
     return show

@@ -1,4 +1,4 @@
-"""Adam's step as compiled code, dense in one pass over memory and by the rows of a table; each has a twin in JAX, which is always dense."""
+"""Step of Adam in compiled code: dense in one pass over memory, and row-sparse. Both have a fallback in JAX, which is always dense."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,23 +13,22 @@ from lstm_jax.primitives.partition import partitioned_alike
 from lstm_jax.runtime import sharding
 
 LEAST = 2**14
-"""Numbers in a parameter from which a call of compiled code pays."""
+"""Least size of a parameter for which a call of compiled code pays."""
 
 
 class Lag(NamedTuple):
-    """Distance of a table's rows behind the optimiser: they take a step only when they are read or have a gradient.
-
-    scales: (S,) what the coming S steps make of the learning rate; at: int32 (), steps of them begun; done: int32 (V,), steps of them that
-    each row has taken.
-    """
+    """Steps that rows of a table are behind the optimiser: a row takes a step only when it is read or has a gradient."""
 
     scales: jax.Array
+    """(S,): learning rate with bias correction of the coming S steps."""
     at: jax.Array
+    """int32 (): how many of them have begun."""
     done: jax.Array
+    """int32 (V,): how many of them each row has taken."""
 
 
 class Rates(NamedTuple):
-    """Adam's constants."""
+    """Constants of Adam."""
 
     b1: float
     b2: float
@@ -37,7 +36,7 @@ class Rates(NamedTuple):
 
 
 def serves(param: jax.Array) -> bool:
-    """Whether there is compiled code for this parameter."""
+    """Return whether there is compiled code for this parameter."""
     return param.dtype in (jnp.float32, jnp.float64) and not native.why_not()
 
 
@@ -47,7 +46,10 @@ def adam_step(rates: Rates, m, v, g, scale):
 
 
 def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
-    """Return table, m, v (V, E) and `lag.done` after the steps that rows `ids` (..., B), or all, have missed. `name` is the table's."""
+    """Return table, m, v (V, E) and `lag.done` after the steps that rows `ids` (..., B), or all rows, have missed.
+
+    `name` is that of the table.
+    """
     return apply(_Rows("lstm_jax_adam_catch_up", rates, name), table, m, v, lag, () if ids is None else (ids,))
 
 
@@ -84,7 +86,7 @@ class _Step(ForwardOperation):
 
 @dataclass(frozen=True)
 class _Rows(ForwardOperation):
-    """A call of compiled code on the rows of a table. The twin keeps no row behind: it has nothing to catch up."""
+    """Call of compiled code on the rows of a table. The fallback leaves no row behind, so it has nothing to catch up."""
 
     target: str
     rates: Rates
@@ -112,13 +114,13 @@ def _call_rows(target: str, rates: Rates, name: str, table, m, v, lag: Lag, give
         args = (table, m, v, done, scales, at, *(array.reshape(-1, *array.shape[ids.ndim :]) for array in given))
         return tuple(native.call(target, (table, m, v, done), args, {0: 0, 1: 1, 2: 2, 3: 3}, **rates._asdict()))
 
-    place, copied = sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table), PartitionSpec()
-    specs: list[Any] = [place, place, place, copied, copied, copied]
+    split, copied = sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table), PartitionSpec()
+    specs: list[Any] = [split, split, split, copied, copied, copied]
     if given:
         ids, *rows = given
-        given = (ids.astype(jnp.int32), *(sharding.rows_to_columns(array) if place else array for array in rows))
-        specs += [copied, PartitionSpec(*[None] * ids.ndim, *place[1:])][: len(given)]
+        given = (ids.astype(jnp.int32), *(sharding.rows_to_columns(array) if split else array for array in rows))
+        specs += [copied, PartitionSpec(*[None] * ids.ndim, *split[1:])][: len(given)]
     operands = (table, m, v, lag.done, lag.scales, lag.at, *given)
     if sharding.devices() == 1:
         return call(*operands)
-    return jax.shard_map(call, in_specs=tuple(specs), out_specs=(place, place, place, copied), check_vma=False)(*operands)
+    return jax.shard_map(call, in_specs=tuple(specs), out_specs=(split, split, split, copied), check_vma=False)(*operands)

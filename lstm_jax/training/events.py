@@ -1,6 +1,6 @@
-"""TensorBoard's file of scalars, one a run: a resumed run goes on with it where it stopped.
+"""TensorBoard's file of scalars, one per run: a resumed run continues it where it stopped.
 
-A record is the length of its event, a checksum of that, the event and its checksum.
+A record is the length of its event, the checksum of the length, the event and its checksum.
 """
 
 import os
@@ -41,7 +41,7 @@ def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
 
 
 def cut_off(path: Path, step: int) -> None:
-    """Cut the file before its first event of `step` or a later one, which a resumed run makes anew, or before a damaged one.
+    """Cut the file before its first event of `step` or a later one, which a resumed run writes anew, or before a damaged one.
 
     Raises:
         InputError: if the file cannot be read or cut.

@@ -1,6 +1,6 @@
-"""The manifest of a run's folder: SHA-256 sums of the files that its answers depend on, and the environments that it was trained in.
+"""Manifest of a run: SHA-256 sums of the files that its answers depend on, and the environments that it was trained in.
 
-Checkpoints have manifests of their own, see `checkpoint`.
+Checkpoints have their own manifests, see `checkpoint`.
 """
 
 import hashlib
@@ -13,19 +13,19 @@ from lstm_jax.files.writing import read_summed, summed_json, write_atomically
 
 NAME = "manifest.json"
 FILES = ("config.json", "data.sha256", "vocabulary.json", "words.npz", "characters.json", "scale.json")
-"""Files that an answer depends on, where a run of the task has them."""
+"""Files that answers of a run depend on; a run has those of its task."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """files: name -> SHA-256; environments: as `run_folder.environment` gives them, the first one first."""
+    """files: name -> SHA-256; environments: as `run_folder.environment` returns them, oldest first."""
 
     files: dict[str, str]
     environments: tuple[dict[str, Any], ...]
 
 
 def accepting(folder: Path) -> str:
-    """Return the remedy for a file that was changed."""
+    """Return the remedy for a file that has changed."""
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
 
 

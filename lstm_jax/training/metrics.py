@@ -12,7 +12,7 @@ from lstm_jax.errors import require
 
 @dataclass(frozen=True)
 class BinaryMetrics:
-    """What a classifier's logits are worth against the labels."""
+    """Metrics of logits against labels."""
 
     loss: float
     """Mean binary cross-entropy, nats."""
@@ -21,7 +21,7 @@ class BinaryMetrics:
     auc: float
     """Area under the ROC curve; nan if all labels are the same."""
     confusion: tuple[tuple[int, int], tuple[int, int]]
-    """((true negatives, false positives), (false negatives, true positives)): a row a label, a column a prediction."""
+    """((true negatives, false positives), (false negatives, true positives)): one row per label, one column per prediction."""
     ece: float
     """Expected calibration error over 15 bins."""
     brier: float
@@ -30,7 +30,7 @@ class BinaryMetrics:
     """Reviews."""
 
     def to_row(self, prefix: str = "") -> dict[str, float | int | None]:
-        """A flat dict for a JSON line; confusion becomes four counts, and an undefined AUC None, since JSON has no nan."""
+        """Return a flat dict for a JSON line; confusion becomes four counts, and an undefined AUC None, since JSON has no nan."""
         row: dict[str, Any] = dataclasses.asdict(self)
         (tn, fp), (fn, tp) = row.pop("confusion")
         row |= {"tn": tn, "fp": fp, "fn": fn, "tp": tp, "auc": None if np.isnan(self.auc) else self.auc}
@@ -39,7 +39,7 @@ class BinaryMetrics:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Predictions in bins of equal width: how sure the model was and how often it was right to be."""
+    """Predictions in bins of equal width: mean probability and share of positive labels of each bin."""
 
     edges: Float[np.ndarray, "boundaries"]
     """From 0 to 1, one more than bins."""
@@ -54,7 +54,7 @@ class Reliability:
     def ece(self) -> float:
         """Expected calibration error: sum over bins of count/N |frequency - confidence| (Naeini et al. 2015, eq. 1).
 
-        Of the positive class' probability, as Naeini et al. have it; Guo et al. 2017 take the predicted class' instead.
+        It is computed from the probability of the positive class, as by Naeini et al.; Guo et al. 2017 take that of the predicted class.
         """
         filled = self.count > 0
         gaps = np.abs(self.frequency[filled] - self.confidence[filled])
@@ -63,7 +63,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class RocCurve:
-    """Points of the ROC curve from (0, 0) to (1, 1), one a distinct score; both rates nan without both classes."""
+    """Points of the ROC curve from (0, 0) to (1, 1), one per distinct score; both rates are nan unless both classes occur."""
 
     false_positive_rate: Float[np.ndarray, "points"]
     true_positive_rate: Float[np.ndarray, "points"]
@@ -72,7 +72,7 @@ class RocCurve:
 
 
 def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> BinaryMetrics:
-    """All metrics from logits (N,) or (N, 1) and labels of the same kind.
+    """Return all metrics of logits (N,) or (N, 1) and labels of the same shape.
 
     With z the logit and y the label the loss is max(z, 0) - z y + log(1 + exp(-|z|)), which no logit overflows and no clip distorts.
     (Keras clips p to [1e-7, 1 - 1e-7] if given probabilities, so its loss of a single review ends at 16.1.)
@@ -85,7 +85,7 @@ def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray,
     z, y = _checked("logits", logits, labels)
     probabilities = expit(z)
     loss = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
-    positive = z > 0  # the same as p > 0.5, also for logits so small that p rounds to 0.5
+    positive = z > 0  # equals p > 0.5, also for logits so small that p rounds to 0.5
     counts = [[int(np.sum((y == label) & (positive == called))) for called in (False, True)] for label in (0, 1)]
     (tn, fp), (fn, tp) = counts
     return BinaryMetrics(
@@ -118,7 +118,7 @@ def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndar
 
 
 def roc_curve(scores: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> RocCurve:
-    """The ROC curve of logits or probabilities; its trapezoids add up to `BinaryMetrics.auc`.
+    """Return the ROC curve of logits or probabilities; its trapezoids add up to `BinaryMetrics.auc`.
 
     Raises:
         InputError: as `binary_metrics`.
@@ -126,7 +126,7 @@ def roc_curve(scores: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "...
     s, y = _checked("scores", scores, labels)
     order = np.argsort(-s, kind="stable")
     s, y = s[order], y[order]
-    last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # tied scores are one point: no threshold parts them
+    last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # tied scores are one point: no threshold separates them
     true, false = np.cumsum(y)[last], np.cumsum(1 - y)[last]
     both = true[-1] > 0 and false[-1] > 0
     rates = [np.append(0.0, hits / hits[-1]) if both else np.full(len(last) + 1, np.nan) for hits in (false, true)]
@@ -134,7 +134,7 @@ def roc_curve(scores: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "...
 
 
 def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 of shape (N,)."""
+    """Return both as float64 of shape (N,)."""
     for thing, array in ((name, values), ("labels", labels)):
         flat = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
         require(flat, thing, f"shape {array.shape}", "give one number a review: (N,) or (N, 1)")
@@ -149,7 +149,7 @@ def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
 
 
 def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Mann-Whitney: U / (P N) with U = (sum of the positives' ranks) - P (P + 1) / 2, ties sharing their mean rank."""
+    """Return the Mann-Whitney statistic: U / (P N) with U = (sum of the positives' ranks) - P (P + 1) / 2, ties sharing their mean rank."""
     from scipy.stats import rankdata  # takes half a second to import
 
     positives = labels.sum()

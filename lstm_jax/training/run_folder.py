@@ -1,4 +1,4 @@
-"""A run's folder: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+"""Folder of a run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ from lstm_jax.training import manifest
 
 
 class RunFolder:
-    """Names of the files in `path`."""
+    """Files of a run in `path`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -44,10 +44,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing here; the folder is made.
+        """Lock out other processes that would write here; the folder is made.
 
         Raises:
-            InputError: if one does so now, or the folder is a file or cannot be made.
+            InputError: if another process holds the lock, or the folder is a file or cannot be made.
         """
         thing = f"run folder {self.path}"
         try:
@@ -59,9 +59,9 @@ class RunFolder:
             yield
 
     def start(self, config_json: str, resume: bool) -> None:
-        """Write the config into a new folder, or see that the folder holds a run of this config to go on with.
+        """Write the config into a new folder, or check that the folder holds a run of this config to resume.
 
-        What a killed process left half written is removed.
+        Files that a killed process left half written are removed.
 
         Raises:
             InputError: if the folder holds a run already and `resume` is not set, holds one with another config, or one of whose files
@@ -85,10 +85,10 @@ class RunFolder:
         )
 
     def fix_data(self, fingerprint: str) -> None:
-        """Record what the run is trained on, or see that it is still the same.
+        """Record the fingerprint of the data, or check that it has not changed.
 
         Raises:
-            InputError: if it was something else when the run began.
+            InputError: if the run began with other data.
         """
         if not self.data.exists():
             write_atomically(self.data, fingerprint + "\n")
@@ -99,10 +99,10 @@ class RunFolder:
         require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
     def verify(self) -> tuple[str, ...]:
-        """See that the files which answers depend on are as the run wrote them; return what is to be said.
+        """Check that the files which answers depend on are as the run wrote them, and return warnings.
 
         Raises:
-            InputError: naming a file that is not.
+            InputError: naming a file that has changed.
         """
         found = manifest.read(self.path)
         if found is not None:
@@ -112,7 +112,7 @@ class RunFolder:
         return (f"{note}lstm-jax run accept --run {self.path} writes one",) if self.config.exists() else ()
 
     def environments(self) -> tuple[dict[str, Any], ...]:
-        """Return the environments that the run was trained in, the first one first; none if it has not begun.
+        """Return the environments that the run was trained in, oldest first; none if it has not begun.
 
         Raises:
             InputError: if the manifest is damaged.
@@ -121,11 +121,11 @@ class RunFolder:
         return found.environments if found is not None else self._written_environments()
 
     def _written_environments(self) -> tuple[dict[str, Any], ...]:
-        """Return those of environment.json, which is a copy for readers; none if it cannot be read."""
+        """Return the environments in environment.json, which is a copy for readers; none if it cannot be read."""
         try:
             raw = json.loads(self.environment.read_bytes())
             later = raw.pop("resumed", [])
-            return tuple(one for one in (raw, *later) if isinstance(one, dict))
+            return tuple(environment for environment in (raw, *later) if isinstance(environment, dict))
         except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             return ()
 
@@ -137,7 +137,7 @@ class RunFolder:
             write_atomically(self.environment, json.dumps(first | ({"resumed": later} if later else {}), indent=2) + "\n")
 
     def accept(self) -> dict[str, str]:
-        """Take the files as they are now for right; return what has become of each that differs from the manifest.
+        """Accept the files as they are now; return how each file differs from the manifest.
 
         Raises:
             InputError: if the folder holds no run, is in use, or cannot be written.
@@ -161,8 +161,8 @@ def _same(config: Path, new: str) -> bool:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Say in which of what can change the last bits of a number two environments differ: "cores 4, now 2"."""
-    old, new = ({**one, **one.get("versions", {})} for one in (old, new))
+    """Return the differences of two environments that can change the last bits of a number: "cores 4, now 2"."""
+    old, new = ({**environment, **environment.get("versions", {})} for environment in (old, new))
     names = [*_EVERYWHERE, *(_ON_A_CPU if str(new.get("devices", "")).startswith("['cpu") else ())]
     changed = (name for name in names if name in old and name in new and old[name] != new[name])
     return [f"{name.replace('_', ' ')} {_shown(old[name])}, now {_shown(new[name])}" for name in changed]
@@ -180,7 +180,7 @@ def _shown(value: Any) -> str:
 
 
 def environment(mesh: Mesh) -> dict[str, Any]:
-    """Versions, devices and settings that can change a number or a time."""
+    """Return versions, devices and settings that can change a number or a time."""
     return {
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")},
@@ -203,7 +203,7 @@ def _version(package: str) -> str:
 
 
 def _git() -> str:
-    """Commit of this package's own checkout, with + if its code differs from it; empty where it is not one."""
+    """Return the commit of the checkout of this package, with + if its code differs; empty if it is no checkout."""
     here = Path(__file__).parent.parent
     commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "."])
     try:
@@ -216,13 +216,13 @@ def _git() -> str:
 
 
 def _cpu() -> str:
-    """Its name, and the family and model that tell processors of one name apart."""
+    """Return the name of the CPU, with family and model, in which CPUs of the same name differ."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
     pairs = [[part.strip() for part in line.partition(":")[::2]] for line in reversed(lines)]
     first = {name: value for name, value in pairs if name in ("model name", "cpu family", "model")}
-    told = [first.get("model name") or platform.processor()]
-    told += [f"{name.removeprefix('cpu ')} {first[name]}" for name in ("cpu family", "model") if name in first]
-    return ", ".join(told)
+    parts = [first.get("model name") or platform.processor()]
+    parts += [f"{name.removeprefix('cpu ')} {first[name]}" for name in ("cpu family", "model") if name in first]
+    return ", ".join(parts)

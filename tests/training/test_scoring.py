@@ -63,7 +63,7 @@ def assert_scores(got: Scores, nats, correct):
 @pytest.mark.parametrize("n", [2, 3, 9, 16, 17, 18, 60])
 def test_a_carried_text_as_one_pass(n, monkeypatch):
     """Also over several stretches, the last of them filled up."""
-    monkeypatch.setattr(scoring, "STRETCH", 16)
+    monkeypatch.setattr(scoring, "CHUNK", 16)
     ids = made_ids(n)
     assert_scores(Scorer(REBUILD, ONE, "carried").text(PARAMS, ids), *read_through(ids))
 
@@ -92,7 +92,7 @@ def test_rows_of_one_size():
 
 @pytest.fixture
 def small_streams(monkeypatch):
-    for name, value in {"STRETCH": 8, "STREAM": 10, "STREAMS": 4, "WARM_UP": 6}.items():
+    for name, value in {"CHUNK": 8, "STREAM": 10, "STREAMS": 4, "WARM_UP": 6}.items():
         monkeypatch.setattr(scoring, name, value)
 
 
@@ -130,7 +130,7 @@ def test_streams_that_read_the_whole_text_before_equal_one_pass(n, small_streams
 
 @pytest.mark.parametrize("n", [1, 7, 8, 21])
 def test_activations_are_the_model_s_own(n, monkeypatch):
-    monkeypatch.setattr(scoring, "STRETCH", 8)
+    monkeypatch.setattr(scoring, "CHUNK", 8)
     ids = made_ids(n)
     hidden, _ = REBUILD(PARAMS).hidden(jnp.asarray(ids, jnp.int32)[None], deterministic=True)
     scorer = Scorer(REBUILD, ONE, "window", LENGTH)

@@ -8,6 +8,7 @@ from typing import AnyStr, Literal
 
 import numpy as np
 
+from lstm_jax.bounds import Share, check_number
 from lstm_jax.data.text.characters import Characters, Unit, shown
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.sources import Paths, embedded_articles, read_articles, read_byte_articles
@@ -61,7 +62,7 @@ def prepare_corpus(
     Raises:
         InputError: for sources that cannot be read, a part shorter than a window, a text of one distinct character, unseen characters.
     """
-    require(0 <= validation < 1, "validation", validation, "give a share from 0 to below 1")
+    check_number("validation", validation, Share)
     require(unseen in ("include", "error", "drop"), "unseen", unseen, "give 'include', 'error' or 'drop'")
     require(length >= 1, "length", length, "give 1 or more characters")
     require(unit in ("character", "byte"), "unit", unit, "give 'character' or 'byte'")

@@ -44,8 +44,10 @@ def leaf_record(leaf: Any) -> dict[str, Any]:
 
 
 def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
-    """Return size and sum of every file below `arrays`; `sync` flushes them to disk, so that no manifest outlives its files in a power
-    cut."""
+    """Return size and sum of every file below `arrays`.
+
+    `sync` flushes the files to disk, so that no manifest outlives them in a power cut.
+    """
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(path for path in arrays.rglob("*") if not path.is_dir()):
         with path.open("rb") as file:

@@ -1,0 +1,175 @@
+"""Commands that read a sentiment run, and `data prepare`: what they print and write."""
+
+import json
+import os
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import assert_error
+from made_sentiment_run import SIZES, train_run, write_reviews
+from tables import BACKENDS
+
+from lstm_jax import data
+from lstm_jax.errors import InputError
+from lstm_jax.tasks import sentiment
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory) -> Path:
+    return write_reviews(tmp_path_factory.mktemp("reviews"))
+
+
+@pytest.fixture(scope="module")
+def run(reviews, tmp_path_factory) -> str:
+    return train_run(reviews, tmp_path_factory.mktemp("cli"))
+
+
+def probabilities(run: str, texts: list) -> list[float]:
+    return sentiment.load(Path(run)).probabilities(texts).tolist()
+
+
+def test_predict_from_arguments_file_and_standard_input(ask, run, tmp_path):
+    texts = ["the film was good", "the film was not good", ""]
+    wanted = "".join(f"{p:.6f}\n" for p in probabilities(run, texts))
+    assert ask("predict", "--run", run, "--text", *texts) == (0, wanted, "")
+    (tmp_path / "texts").write_text("\n".join(texts) + "\n")
+    assert ask("predict", "--run", run, "--file", tmp_path / "texts") == (0, wanted, "")
+    assert ask("predict", "--run", run, stdin="\n".join(texts).encode() + b"\n") == (0, wanted, "")
+    assert ask("predict", "--run", run, stdin="\r\n".join(texts).encode() + b"\r\n") == (0, wanted, "")
+
+
+def test_predict_json_lines(ask, run):
+    lines = [b"", b"nul\x00byte", b"bad \xff\xfe bytes", "ünï \u2028 film [bold]".encode(), b"it is good"]
+    code, out, err = ask("predict", "--run", run, "--json", stdin=b"\n".join(lines) + b"\n")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.rstrip("\n").split("\n")]
+    assert [row["text"] for row in rows] == [line.decode(errors="replace") for line in lines]
+    assert [row["probability"] for row in rows] == [round(p, 6) for p in probabilities(run, lines)]
+
+
+def test_predict_an_argument_of_invalid_bytes(ask, run):
+    raw = b"bad \xff good"
+    code, out, err = ask("predict", "--run", run, "--json", "--text", os.fsdecode(raw))
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"probability": round(probabilities(run, [raw])[0], 6), "text": raw.decode(errors="replace")}
+
+
+def test_predict_nothing(ask, run, tmp_path, monkeypatch):
+    assert ask("predict", "--run", run, stdin=b"") == (0, "", "")
+    (tmp_path / "empty").write_bytes(b"")
+    assert ask("predict", "--run", run, "--file", tmp_path / "empty", stdin=b"not to be read\n") == (0, "", "")
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    assert_error(ask("predict", "--run", run), "text: none given; give --text, --file, or reviews on standard input")
+
+
+def test_evaluate(ask, run):
+    result = json.loads((Path(run) / "result.json").read_text())
+    code, out, err = ask("evaluate", "--run", run, "--json")
+    assert (code, err) == (0, "")
+    row = json.loads(out)
+    assert row == pytest.approx({name.removeprefix("test_"): value for name, value in result.items() if name.startswith("test_")})
+    code, out, _ = ask("evaluate", "--run", run, "--split", "train")
+    assert code == 0
+    assert "160" in out
+
+
+def test_evaluate_refuses_other_data(ask, run, reviews):
+    """Another row would give another vocabulary: the run's ids would be other words."""
+    table = reviews / "train.csv"
+    before = table.read_bytes()
+    try:
+        table.write_bytes(before + b"an aardvark of a film,1\r\n")
+        assert_error(ask("evaluate", "--run", run), "changed since the run began; give back the data that its config.json names")
+    finally:
+        table.write_bytes(before)
+    assert ask("evaluate", "--run", run)[0] == 0
+    with pytest.raises(InputError, match="vocabulary of the reviews: not the run's"):
+        sentiment.evaluate(sentiment.load(Path(run)), data.encode_reviews(data.synthetic_splits(50, 50, seed=1), 300))
+
+
+def test_neighbours(ask, run):
+    trained = sentiment.load(Path(run))
+    table = trained.params["embedding/embedding"].astype(np.float64)
+    assert len(table) > 4 + len(trained.vocabulary.words)  # rows that stand for no word are no neighbours
+    table = table[: 4 + len(trained.vocabulary.words)]
+    word = trained.vocabulary.index["good"]
+    cosine = table @ table[word] / (np.linalg.norm(table, axis=1) * np.linalg.norm(table[word]))
+    near = [n for n in np.argsort(-cosine).tolist() if n >= 4 and n != word][:15]
+    code, out, err = ask("embedding", "neighbours", "--run", run, "--count", "15", "--min-reviews", "0", "good", "bad")
+    assert (code, err) == (0, "")
+    first, second = out.splitlines()  # a long line stays one
+    assert first == "good: " + ", ".join(f"{trained.vocabulary.word(n)} {cosine[n]:.2f}" for n in near)
+    assert second.startswith("bad: ")
+    assert second.count(",") == 14
+    code, out, _ = ask("embedding", "neighbours", "--run", run, "--count", "1", "--min-reviews", "0", "--metric", "euclidean", "good")
+    distances = np.linalg.norm(table - table[word], axis=1)
+    distances[[0, 1, 2, 3, word]] = np.inf
+    assert out == f"good: {trained.vocabulary.word(int(distances.argmin()))} {distances.min():.2f}\n"
+    with np.load(trained.run.words) as file:
+        common = {trained.vocabulary.word(int(n)) for n in np.flatnonzero(file["count"] >= 40) if n >= 4}
+    code, out, _ = ask("embedding", "neighbours", "--run", run, "--count", "500", "--min-reviews", "40", "good")
+    assert {found.rsplit(" ", 1)[0] for found in out.strip().removeprefix("good: ").split(", ")} == common - {"good"}
+
+
+def test_plot(ask, run, tmp_path):
+    code, out, _ = ask("embedding", "plot", "--run", run, "--words", "30", "--out", tmp_path / "deep" / "map.png")
+    assert (code, out) == (0, f"{tmp_path / 'deep' / 'map.png'}\n")
+    assert (tmp_path / "deep" / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "deep" / "map.svg").is_file()
+
+
+def test_export(ask, run, tmp_path):
+    trained = sentiment.load(Path(run))
+    words = trained.vocabulary.words
+    vectors = trained.params["embedding/embedding"][4 : 4 + len(words)]
+    code, out, _ = ask("embedding", "export", "--run", run, tmp_path / "vectors.txt")
+    assert (code, out) == (0, f"{len(words):,} vectors in {tmp_path / 'vectors.txt'}\n")
+    head, *lines = (tmp_path / "vectors.txt").read_text().splitlines()
+    assert head == f"{len(words)} 8"
+    assert [line.split(" ")[0] for line in lines] == list(words)
+    assert np.array([line.split(" ")[1:] for line in lines], np.float32).tolist() == vectors.tolist()
+
+    code, out, _ = ask("embedding", "export", "--run", run, "--format", "projector", tmp_path / "projector")
+    assert code == 0
+    written = np.loadtxt(tmp_path / "projector" / "vectors.tsv", dtype=np.float32, delimiter="\t")
+    assert written.tolist() == vectors.tolist()
+    names, *rows = [line.split("\t") for line in (tmp_path / "projector" / "metadata.tsv").read_text().splitlines()]
+    assert names == ["word", "reviews", "positive_share"]
+    with np.load(Path(run) / "words.npz") as file:
+        assert [int(row[1]) for row in rows] == file["count"][4 : 4 + len(words)].tolist()
+        assert [float(row[2]) for row in rows] == pytest.approx(file["share"][4 : 4 + len(words)], abs=1e-4)
+
+
+def test_prepare(ask, reviews, tmp_path):
+    arguments = ["data", "prepare", "--data", reviews / "train.csv", "--test-data", reviews / "test.csv", "--vocabulary", "frequency"]
+    code, out, _ = ask(*arguments, "--cache-dir", tmp_path)
+    assert code == 0
+    assert out.splitlines()[0].startswith("train: 160 reviews, 80 positive, ")
+    assert out.splitlines()[1].startswith("test: 60 reviews, 30 positive, ")
+    assert len(list(tmp_path.glob("reviews-*.npz"))) == 1
+
+
+def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
+    folder = Path(shutil.copytree(run, tmp_path / "copy"))
+    best = folder / "checkpoints" / "best"
+    newest = next(best.glob("*.manifest.json"))
+    shutil.copytree(best / newest.name.split(".")[0], best / "99")
+    (best / "99.manifest.json").write_text("{}")
+    code, out, err = ask("predict", "--run", folder, "--text", "good")
+    assert (code, out) == (0, f"{probabilities(run, ['good'])[0]:.6f}\n")
+    assert err == "warning: checkpoint of step 99 is damaged (the manifest is damaged); an older one is used\n"
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+def test_a_dense_optimizer_is_said(ask, reviews, tmp_path):
+    """Adam updates by rows, clipped or not; where each step updates the whole embedding, a line says so."""
+    for flag, value, dense in (("--clip-norm", "1", False), ("--optimizer", "sgd", True)):
+        places = ["--data", reviews, "--cache-dir", tmp_path, "--run", tmp_path / value]
+        code, out, _ = ask("train", "sentiment", *places, *SIZES, flag, value)
+        assert (code, f"optimizer {value}: {sentiment.DENSE}\n" in out, "the whole embedding" in out) == (0, dense, dense)
