@@ -106,7 +106,7 @@ def _run(arguments: list[str]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Interrupted as error:
-        saved = "; the state is saved: run the same command with --resume to go on" if hasattr(command, "resume") else ""
+        saved = "; the state is saved: run the same command with --resume to continue" if hasattr(command, "resume") else ""
         print(f"{error}{saved}", file=sys.stderr)
         return 130
     except Exception as error:

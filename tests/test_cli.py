@@ -183,7 +183,7 @@ def test_data_that_no_one_named(ask, monkeypatch):
 def test_an_existing_run_is_left_alone(ask, run, reviews, tmp_path):
     before = {path: path.read_bytes() for path in Path(run).rglob("*") if path.is_file()}
     common = ["train", "sentiment", "--data", reviews, "--cache-dir", Path(run).parents[2] / "cache", "--run", run, *SIZES]
-    assert_error(ask(*common), "holds a run; go on with it with --resume, or name another folder")
+    assert_error(ask(*common), "holds a run; resume it with --resume, or name another folder")
     assert_error(ask(*common, "--resume", "--seed", "1"), "holds a run of another config; give its config to resume it")
     assert {path: path.read_bytes() for path in Path(run).rglob("*") if path.is_file()} == before
     code, out, _ = ask(*common, "--resume")
@@ -218,7 +218,11 @@ def test_an_interrupt_of_which_a_library_makes_an_error_of_its_own(ask, monkeypa
     [
         ("demo", KeyboardInterrupt(), "interrupted\n"),
         ("demo", Interrupted(7), "interrupted after step 7\n"),
-        ("train sentiment", Interrupted(7), "interrupted after step 7; the state is saved: run the same command with --resume to go on\n"),
+        (
+            "train sentiment",
+            Interrupted(7),
+            "interrupted after step 7; the state is saved: run the same command with --resume to continue\n",
+        ),
     ],
 )
 def test_interrupts(command, error, said, ask, monkeypatch):

@@ -47,7 +47,7 @@ def test_train_and_resume(ask, run):
     result = json.loads((Path(run) / "result.json").read_text())
     before = contents(Path(run))
     common = ["train", "generation", "--data", Path(run).parents[2] / "text.txt", "--run", run, "--epochs", 2, "--sample-chars", 10, *SIZES]
-    assert_error(ask(*common), "holds a run; go on with it with --resume, or name another folder")
+    assert_error(ask(*common), "holds a run; resume it with --resume, or name another folder")
     assert_error(ask(*common, "--resume", "--seed", 1), "holds a run of another config; give its config to resume it")
     assert contents(Path(run)) == before
     code, out, err = ask(*common, "--resume")

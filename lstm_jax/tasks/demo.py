@@ -88,7 +88,7 @@ def _generation(folder: Path, seed: int, console: Console) -> None:
     config = replace(GENERATION, train=replace(GENERATION.train, seed=seed))
     result = generation.train(config, folder, console=console)
     bits = result.rows[result.best_epoch - 1]["validation_bits"]
-    console.print(f"held-out text: {bits:.3f} bits a character; {PROMPT!r} goes on, at temperature 0.5:", highlight=False)
+    console.print(f"held-out text: {bits:.3f} bits a character; text from the prompt {PROMPT!r}, at temperature 0.5:", highlight=False)
     trained = generation.load(folder)
     pieces = trained.write(trained.encode(PROMPT), CHARS, trained.rules(0.5), seed=seed)
     console.print(PROMPT + trained.texts(pieces, 1)[0], highlight=False, markup=False, soft_wrap=True)

@@ -27,7 +27,7 @@ def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler,
         rows = []
         for row in _drawn(config, corpus, sampler, record):
             rows.append(row)
-            console.print(f"  temperature {row['temperature']:g}: {row['prompt']!r} goes on", highlight=False, markup=False)
+            console.print(f"  temperature {row['temperature']:g}: prompt {row['prompt']!r}", highlight=False, markup=False)
             console.print(row["text"], highlight=False, markup=False, soft_wrap=True)
         kept = [row for row in read_samples(path) if row["epoch"] < record.epoch]  # a resumed run draws later ones anew
         write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows)))

@@ -5,7 +5,7 @@ table of which only some rows have a gradient. `optimizers.clipped` composes bot
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,11 @@ class RowUpdate(ABC):
 
 @dataclass(frozen=True)
 class RowOptimizer:
-    """Dense transformation and row-sparse update of the same optimiser; both share the state that `init` makes."""
+    """Dense transformation and row-sparse update of the same optimiser; both share the state that `init` makes.
+
+    `optax.chain` and other wrappers of optax see the dense transformation alone, so that each step updates whole tables; compose with
+    `optimizers.clipped` to keep the row-sparse update. `step.row_sparse` tells which one a training uses.
+    """
 
     dense: optax.GradientTransformation
     rows: RowUpdate
@@ -60,12 +64,6 @@ class RowOptimizer:
     def update(self) -> Update:
         """Take a dense step, as optax transformations do."""
         return self.dense.update
-
-    def __iter__(self) -> Iterator[Any]:
-        """Refuse to be unpacked by `optax.chain`, which would drop the row-sparse update in silence."""
-        raise TypeError(
-            "optax.chain would lose the row-sparse update: use optimizers.clipped, or chain `.dense`, which updates whole tables"
-        )
 
 
 Optimizer = optax.GradientTransformation | RowOptimizer

@@ -75,7 +75,7 @@ class RunFolder:
             require(not others, f"run folder {self.path}", "not empty", "name a new folder")
             write_atomically(self.config, config_json)
             return
-        require(resume, f"run folder {self.path}", "holds a run", "go on with it with --resume, or name another folder")
+        require(resume, f"run folder {self.path}", "holds a run", "resume it with --resume, or name another folder")
         self.verify()
         require(
             _same(self.config, config_json),

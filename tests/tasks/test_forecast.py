@@ -60,7 +60,7 @@ def test_loss_is_that_of_a_normal_distribution() -> None:
     np.testing.assert_allclose(forecast.negative_log_likelihood(jnp.asarray(given), jnp.asarray(target)), want, rtol=1e-5)
 
 
-def test_figures_by_hand() -> None:
+def test_metrics_by_hand() -> None:
     series = wave()
     parts, scale = forecast_windows.parts_of(series, CONFIG)
     part = parts["test"]

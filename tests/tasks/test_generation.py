@@ -118,10 +118,10 @@ def test_rows_and_result(regime, made):
     windows = len(range(0, CUT - LENGTH, STEP))
     steps = -(-windows // BATCH) if regime == "windows" else (CUT - LENGTH) // (LENGTH * BATCH)
     assert [row["step"] for row in result.rows] == [steps, 2 * steps, 3 * steps]
-    figures = {f"{part}_{name}" for part in ("train", "validation") for name in ("loss", "bits", "perplexity", "accuracy")}
+    metrics = {f"{part}_{name}" for part in ("train", "validation") for name in ("loss", "bits", "perplexity", "accuracy")}
     held_out = ids_of(TEXT[CUT:])
     for row, (_, params, _) in zip(result.rows, seen, strict=True):
-        assert set(row) == figures | {"epoch", "step", "seconds", "examples_per_second"}
+        assert set(row) == metrics | {"epoch", "step", "seconds", "examples_per_second"}
         for part in ("train", "validation"):
             assert row[f"{part}_bits"] == pytest.approx(row[f"{part}_loss"] / np.log(2), rel=1e-12)
             assert row[f"{part}_perplexity"] == pytest.approx(np.exp(row[f"{part}_loss"]), rel=1e-12)
@@ -140,12 +140,12 @@ def test_rows_and_result(regime, made):
     assert found["best_epoch"] == 1 + int(np.argmin([row["validation_loss"] for row in result.rows]))
     assert found["validation_loss"] == pytest.approx(nats_by_hand(trained.params, held_out, window_of(regime)).mean(), rel=1e-5)
     assert found["validation_bits"] == pytest.approx(found["validation_loss"] / np.log(2), rel=1e-12)
-    assert set(found) == {"best_epoch", "stopped_early", "seconds"} | {name for name in figures if name.startswith("validation")}
+    assert set(found) == {"best_epoch", "stopped_early", "seconds"} | {name for name in metrics if name.startswith("validation")}
 
 
 @REGIMES
-def test_training_figures_by_hand(regime, text, tmp_path):
-    """Of weights that do not move: over all windows from a zero state; over streams that begin anywhere in a stretch, each in one piece."""
+def test_training_metrics_by_hand(regime, text, tmp_path):
+    """Of weights that do not move: over all windows from a zero state; over streams that begin anywhere in a chunk, each in one piece."""
     train = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-12}
     config = small_config(text, regime, validation=0.0, sample={"sample_chars": 0}, train=train)
     result = generation.train(config, tmp_path / "run", figures=False)
@@ -299,7 +299,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_on_another_text(made, tmp_path
     (tmp_path / "text.txt").write_text(TEXT.replace("cat", "car"))
     config = small_config(tmp_path / "text.txt")
     (folder / "config.json").write_text(to_json(config))
-    with pytest.raises(InputError, match="holds a run; go on with it with --resume"):
+    with pytest.raises(InputError, match="holds a run; resume it with --resume"):
         generation.train(config, folder)
     RunFolder(folder).accept()
     for call in (lambda: generation.train(config, folder, resume=True), lambda: generation.read_ids(generation.load(folder))):
@@ -320,8 +320,8 @@ def test_load_and_score(regime, made):
     ids = generation.read_ids(trained)
     assert ids.tolist() == ids_of(TEXT[CUT:])
     wanted = json.loads((folder / "result.json").read_text())
-    figures = trained.score(ids).metrics()
-    assert figures == {name: wanted[f"validation_{name}"] for name in ("loss", "bits", "perplexity", "accuracy")}
+    metrics = trained.score(ids).metrics()
+    assert metrics == {name: wanted[f"validation_{name}"] for name in ("loss", "bits", "perplexity", "accuracy")}
     for mode, window in (("window", LENGTH), ("carried", None)):
         assert trained.mode(mode) == mode
         np.testing.assert_allclose(trained.score(ids[:40], mode).nats, nats_by_hand(trained.params, ids[:40], window), rtol=0, atol=1e-5)

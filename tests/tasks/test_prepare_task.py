@@ -8,7 +8,7 @@ from rich.console import Console
 from lstm_jax.tasks import prepare, sentiment
 
 
-def test_figures_of_a_csv(tmp_path):
+def test_sizes_of_a_csv(tmp_path):
     write_csvs(tmp_path / "reviews", 30, 20)
     config = small_config(tmp_path / "reviews", tmp_path / "cache")
     said = io.StringIO()

@@ -74,8 +74,8 @@ def test_rows_and_result(run):
     folder, _, result = run
     assert [row["step"] for row in result.rows] == [15, 30]
     for row in result.rows:
-        figures = {f"test_{name}" for name in ("loss", "accuracy", "auc", "ece", "seconds")}
-        assert set(row) == {"epoch", "step", "train_loss", "train_accuracy", "seconds", "examples_per_second"} | figures
+        metrics = {f"test_{name}" for name in ("loss", "accuracy", "auc", "ece", "seconds")}
+        assert set(row) == {"epoch", "step", "train_loss", "train_accuracy", "seconds", "examples_per_second"} | metrics
     found = json.loads((folder / "result.json").read_text())
     assert (found["best_epoch"], found["stopped_early"], found["test_count"]) == (2, False, 80)
     for name in ("loss", "accuracy", "auc", "ece"):
@@ -164,7 +164,7 @@ def test_probabilities_of_test_texts_are_those_of_the_test_rows(run, trained):
 def test_a_run_is_not_overwritten(run):
     folder, config, result = run
     before = contents(folder)
-    with pytest.raises(InputError, match="holds a run; go on with it with --resume"):
+    with pytest.raises(InputError, match="holds a run; resume it with --resume"):
         sentiment.train(config, folder)
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=9))
     with pytest.raises(InputError, match="holds a run of another config"):
@@ -204,6 +204,9 @@ def test_a_folder_that_is_no_run(broken, message, run, tmp_path):
 def test_a_run_of_an_older_version_is_read_and_sealed_by_resuming_it(run, trained, tmp_path):
     folder = shutil.copytree(run[0], tmp_path / "copy")
     (folder / "manifest.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("task") == "sentiment"  # older versions did not write it
+    (folder / "config.json").write_text(json.dumps(config))
     old = sentiment.load(folder)
     assert [note.split(":")[0] for note in old.notes] == [f"run {folder} has no manifest.json, as runs of older versions"]
     assert old.probabilities(["good"]) == trained.probabilities(["good"])
@@ -345,11 +348,11 @@ def test_padded_rows_are_keras_rows_in_keras_order(keras, tmp_path):
 
 
 def test_the_objective_by_hand():
-    loss, figures = sentiment.objective(lambda params: lambda ids, vectors, summed, deterministic, rngs: params)(
+    loss, metrics = sentiment.objective(lambda params: lambda ids, vectors, summed, deterministic, rngs: params)(
         jnp.log(jnp.array([9.0, 1 / 4, 3.0])), (None, jnp.array([1, 0, 0])), jnp.array([0.5, 0.5, 0.0]), None
     )
     assert float(loss) == pytest.approx(-(np.log(0.9) + np.log(0.8)) / 2, rel=1e-6)
-    assert (float(figures["loss"]), float(figures["accuracy"])) == (float(loss), 1.0)
+    assert (float(metrics["loss"]), float(metrics["accuracy"])) == (float(loss), 1.0)
 
 
 @pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with")

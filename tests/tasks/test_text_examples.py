@@ -82,7 +82,7 @@ def test_streams_go_on_where_they_ended(n, length, batch):
         assert int(order.rows.max()) + length < n  # where the last target is
         ids = np.asarray(examples.gather(jnp.asarray(text), order.rows.ravel())).reshape(steps, batch, length + 1)
         read = steps * length
-        for row in range(batch):  # the streams lie end to end, so do the stretches of each
+        for row in range(batch):  # the streams lie end to end, so do the chunks of each
             begin = shift + row * read
             assert np.concatenate(ids[:, row, :-1]).tolist() == text[begin : begin + read].tolist()
             assert np.concatenate(ids[:, row, 1:]).tolist() == text[begin + 1 : begin + read + 1].tolist()
@@ -122,26 +122,26 @@ WEIGHT = np.array([0.5, 0.25, 0.25, 0], np.float32)
 def test_the_loss_of_windows(config):
     params, model, rebuild = made_model(**config)
     ids = jax.random.randint(jax.random.key(2), (4, 9), 0, V)
-    loss, figures = jax.jit(window_objective(rebuild))(params, ids, jnp.asarray(WEIGHT), jax.random.key(0))
+    loss, metrics = jax.jit(window_objective(rebuild))(params, ids, jnp.asarray(WEIGHT), jax.random.key(0))
     nats, hits = by_hand(model(ids[:, :8], deterministic=True)[0][:, -1], ids[:, 8])
     assert nats.std() > 0.1
     assert float(loss) == pytest.approx(nats @ WEIGHT, rel=1e-6)
-    assert {name: float(value) for name, value in figures.items()} == pytest.approx(
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
         {"loss": nats @ WEIGHT, "accuracy": hits @ WEIGHT}, rel=1e-6
     )
 
 
 @pytest.mark.parametrize("config", MODELS)
-def test_the_loss_of_a_stretch_and_the_state_that_it_hands_on(config):
+def test_the_loss_of_a_chunk_and_the_state_that_it_hands_on(config):
     params, model, rebuild = made_model(**config)
     ids = jax.random.randint(jax.random.key(2), (4, 9), 0, V)
     state = jax.tree.map(lambda zeros: zeros + 0.3, model.initial_state(4))
-    loss, (figures, after) = jax.jit(stream_objective(rebuild))(params, ids, jnp.asarray(WEIGHT), jax.random.key(0), state)
+    loss, (metrics, after) = jax.jit(stream_objective(rebuild))(params, ids, jnp.asarray(WEIGHT), jax.random.key(0), state)
     logits, states = model(ids[:, :-1], state=state, deterministic=True)
     nats, hits = (figure.mean(1) for figure in by_hand(logits, ids[:, 1:]))
     assert nats.std() > 0.1
     assert float(loss) == pytest.approx(nats @ WEIGHT, rel=1e-6)
-    assert {name: float(value) for name, value in figures.items()} == pytest.approx(
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
         {"loss": nats @ WEIGHT, "accuracy": hits @ WEIGHT}, rel=1e-6
     )
     assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -162,7 +162,7 @@ def test_dropout_is_drawn_from_the_key():
 
 
 @pytest.mark.parametrize("config", MODELS)
-def test_two_stretches_with_the_state_handed_on_equal_one_pass(config):
+def test_two_chunks_with_the_state_handed_on_equal_one_pass(config):
     params, model, rebuild = made_model(**config)
     objective, key = jax.jit(stream_objective(rebuild)), jax.random.key(0)
     ids, weight = jax.random.randint(jax.random.key(3), (4, 13), 0, V), jnp.full(4, 0.25)
@@ -176,23 +176,23 @@ def test_two_stretches_with_the_state_handed_on_equal_one_pass(config):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
 
 
-def test_the_gradient_ends_where_a_stretch_begins():
+def test_the_gradient_ends_where_a_chunk_begins():
     params, model, rebuild = made_model()
     examples = stream_examples(made_ids(60), 5, 4)
     order = examples.order(jax.random.key(1), examples.count, 4)
-    stretches = [examples.gather(jnp.asarray(examples.arrays), rows) for rows in order.rows]
+    chunks = [examples.gather(jnp.asarray(examples.arrays), rows) for rows in order.rows]
 
     def step(params, ids, state):
-        """Mean nats of a stretch, and the state after it."""
+        """Mean nats of a chunk, and the state after it."""
         logits, after = rebuild(params)(ids[:, :-1], state=state, deterministic=True)
         return optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:]).mean(), after
 
     zeros = model.initial_state(4)
     differentiate = jax.jit(jax.grad(step, has_aux=True))
-    gradient, between = differentiate(params, stretches[0], zeros)
+    gradient, between = differentiate(params, chunks[0], zeros)
     moved = {name: array - gradient[name] for name, array in params.items()}
-    cut, _ = differentiate(moved, stretches[1], between)
-    across = jax.jit(jax.grad(lambda p: step(moved, stretches[1], step(p, stretches[0], zeros)[1])[0]))(params)
+    cut, _ = differentiate(moved, chunks[1], between)
+    across = jax.jit(jax.grad(lambda p: step(moved, chunks[1], step(p, chunks[0], zeros)[1])[0]))(params)
     wanted = {name: array - cut[name] for name, array in moved.items()}
 
     mesh = sharding.make_mesh(2)

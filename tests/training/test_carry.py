@@ -32,8 +32,8 @@ def objective(params, batch, weight, key, carry):
     z = logits(params, ids) + 0.1 * jax.random.normal(key, labels.shape) + carry["logits"] / 2
     loss = (optax.sigmoid_binary_cross_entropy(z, labels.astype(z.dtype)) * weight).sum()
     accuracy = (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()
-    figures = {"loss": loss, "accuracy": accuracy, "seen": (carry["seen"].astype(z.dtype) * weight).sum()}
-    return loss, (figures, {"logits": z, "seen": carry["seen"] + 1})
+    metrics = {"loss": loss, "accuracy": accuracy, "seen": (carry["seen"].astype(z.dtype) * weight).sum()}
+    return loss, (metrics, {"logits": z, "seen": carry["seen"] + 1})
 
 
 def made_carry() -> dict[str, np.ndarray]:
@@ -120,8 +120,8 @@ def test_the_caller_s_carry_is_left_as_it_was(kind, devices):
     """Wide enough for whole pages, which JAX may share with NumPy instead of copying them."""
 
     def wide(params, batch, weight, key, carry):
-        loss, (figures, after) = objective(params, batch, weight, key, {name: array[:, 0] for name, array in carry.items()})
-        return loss, (figures, {name: jnp.broadcast_to(array[:, None], carry[name].shape) for name, array in after.items()})
+        loss, (metrics, after) = objective(params, batch, weight, key, {name: array[:, 0] for name, array in carry.items()})
+        return loss, (metrics, {name: jnp.broadcast_to(array[:, None], carry[name].shape) for name, array in after.items()})
 
     carry = {name: kind(np.repeat(array[:, None], 1 << 13, axis=1)) for name, array in made_carry().items()}
     before = jax.tree.map(np.array, carry)

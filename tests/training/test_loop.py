@@ -78,7 +78,7 @@ def assert_same_as(uninterrupted: tuple[FitResult, dict], result: FitResult, fol
     assert any("mu" in name for name in sums)
 
 
-def test_rows_have_the_documented_figures(uninterrupted):
+def test_rows_have_the_documented_metrics(uninterrupted):
     result, _ = uninterrupted
     assert [row["epoch"] for row in result.rows] == [1, 2, 3]
     assert [row["step"] for row in result.rows] == [6, 12, 18]
@@ -91,7 +91,7 @@ def test_rows_have_the_documented_figures(uninterrupted):
     assert not result.stopped_early
 
 
-def test_train_figures_are_means_over_rows():
+def test_train_metrics_are_means_over_rows():
     """22 rows in batches of 4: the two rows of the last batch weigh as much as any other row."""
     made = tiny()
     config = dataclasses.replace(CONFIG, epochs=2, optimizer="sgd", learning_rate=1e-12)
@@ -121,7 +121,7 @@ def test_keeps_the_newest_checkpoints(tmp_path):
     assert checkpoint.steps(tmp_path / "best") == [24, 30]
 
 
-def test_derived_figures_join_the_row():
+def test_derived_metrics_join_the_row():
     seen = []
 
     def derive(row):

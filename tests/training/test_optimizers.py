@@ -260,6 +260,13 @@ def test_clipping_by_rows_is_clipping_the_whole_table(most):
         np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-7)
 
 
+def test_an_optax_chain_takes_dense_steps():
+    chained = optax.chain(optax.clip(1.0), keras_adam(0.1).dense)
+    assert not isinstance(chained, RowOptimizer)
+    updates, _ = chained.update({"w": jnp.full(1, 5.0)}, chained.init({"w": jnp.zeros(1)}))
+    assert float(updates["w"][0]) == pytest.approx(-0.1, rel=1e-4)
+
+
 def test_a_run_with_clipping_updates_by_rows():
     assert isinstance(make_optimizer(TrainConfig(clip_norm=0.5), 10), RowOptimizer)
     assert not isinstance(make_optimizer(TrainConfig(clip_norm=0.5, optimizer="sgd"), 10), RowOptimizer)

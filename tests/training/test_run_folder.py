@@ -27,7 +27,7 @@ def test_a_new_or_empty_folder(resume, exists, tmp_path):
 def test_a_run_is_entered_only_on_purpose_and_with_its_config(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.start(CONFIG, False)
-    with pytest.raises(InputError, match="holds a run; go on with it with --resume, or name another folder"):
+    with pytest.raises(InputError, match="holds a run; resume it with --resume, or name another folder"):
         run.start(CONFIG, False)
     run.start('{ "units":8 }', True)
     with pytest.raises(InputError, match="holds a run of another config; give its config to resume it"):

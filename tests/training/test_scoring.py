@@ -62,7 +62,7 @@ def assert_scores(got: Scores, nats, correct):
 
 @pytest.mark.parametrize("n", [2, 3, 9, 16, 17, 18, 60])
 def test_a_carried_text_as_one_pass(n, monkeypatch):
-    """Also over several stretches, the last of them filled up."""
+    """Also over several chunks, the last of them filled up."""
     monkeypatch.setattr(scoring, "CHUNK", 16)
     ids = made_ids(n)
     assert_scores(Scorer(REBUILD, ONE, "carried").text(PARAMS, ids), *read_through(ids))
@@ -159,7 +159,7 @@ def test_two_devices_as_one(small_streams):
     assert params["embedding/embedding"].addressable_shards[0].data.shape == (V, 3)
 
 
-def test_figures():
+def test_metrics():
     scores = Scores(np.log(np.array([2, 8, 4], np.float32)), np.array([True, False, False]))
     wanted = {"loss": np.log(4), "bits": 2, "perplexity": 4, "accuracy": 1 / 3}
     assert scores.metrics() == pytest.approx(wanted, rel=1e-6)

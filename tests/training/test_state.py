@@ -80,8 +80,8 @@ def test_a_step_takes_the_state_and_leaves_the_given_parameters():
 
 
 def plus_one(params, batch, weight, key, carry):
-    loss, figures = objective(params, batch, weight, key)
-    return loss, (figures, jax.tree.map(lambda array: array + jnp.ones((), array.dtype), carry))
+    loss, metrics = objective(params, batch, weight, key)
+    return loss, (metrics, jax.tree.map(lambda array: array + jnp.ones((), array.dtype), carry))
 
 
 def test_a_carry_lives_by_rows_before_and_after_a_step_and_the_given_one_is_left():

@@ -77,7 +77,7 @@ def run(
     optimizer=ADAM,
     behind: bool = False,
 ):
-    """The state after those stretches of an epoch; with `behind`, rows that no batch read wait for their step across stretches."""
+    """The state after those chunks of an epoch; with `behind`, rows that no batch read wait for their step across chunks."""
     made = made or tiny()
     mesh = sharding.make_mesh(devices)
     everywhere = sharding.replicated(mesh)
@@ -102,11 +102,11 @@ def plain_loop(loss, made: Tiny, cut: bool, optimizer=ADAM):
         rows, weight = np.asarray(order.rows[n])[:kept], order.weight[n][:kept]
         batch = (jnp.asarray(made.data[0][rows]), jnp.asarray(made.data[1][rows]))
         key = jax.random.fold_in(jax.random.key(6), n)
-        gradient, figures = jax.grad(loss, has_aux=True)(params, batch, weight, key)
+        gradient, metrics = jax.grad(loss, has_aux=True)(params, batch, weight, key)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)
         for name in ("loss", "accuracy"):
-            totals[name] += float(figures[name]) * float(order.examples[n])
+            totals[name] += float(metrics[name]) * float(order.examples[n])
         totals["examples"] += float(order.examples[n])
     return params, opt_state, totals
 
@@ -175,7 +175,7 @@ LOOKUP = LookupObjective(looked_up, "embedding/embedding", lambda batch: batch[0
 @pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("devices", [1, 2])
 def test_chunks_change_no_bit_of_rows_that_wait(devices, monkeypatch):
-    """Rows are caught up every 8 steps of the epoch, wherever stretches end; without `behind` a stretch's end would move last bits."""
+    """Rows are caught up every 8 steps of the epoch, wherever chunks end; without `behind` a chunk's end would move last bits."""
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)
     made = tall()
     whole = run([(0, 20)], devices, LOOKUP, made, behind=True)
@@ -287,7 +287,7 @@ def test_a_step_hands_its_carry_to_the_next(devices):
 
 
 @pytest.mark.parametrize("parts", [[(0, 1), (1, 3)], [(0, 2), (2, 3)], [(0, 3), (3, 3)]])
-def test_the_carry_outlives_a_stretch(parts):
+def test_the_carry_outlives_a_chunk(parts):
     assert_bits(run_faded(parts), run_faded([(0, 3)]))
 
 

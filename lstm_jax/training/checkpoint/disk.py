@@ -45,6 +45,6 @@ def explained(folder: Path) -> Iterator[None]:
                 f"checkpoint folder {folder}", os.strerror(errno.EFBIG), "allow larger files (ulimit -f), or shrink the model"
             ) from error
         if code is not None or isinstance(error, OSError):
-            said: object = error if code is None else os.strerror(code)
-            raise InputError(f"checkpoint folder {folder}", said, "name a folder that can be written") from error
+            message: object = error if code is None else os.strerror(code)
+            raise InputError(f"checkpoint folder {folder}", message, "name a folder that can be written") from error
         raise
