@@ -11,14 +11,13 @@ Zoneout (Krueger et al. 2017) is the one that is drawn anew at each step: a unit
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax import native
-from lstm_jax.bounds import Share, check_number
 from lstm_jax.errors import require
 from lstm_jax.primitives.operation import ForwardOperation, Vmapped, apply
 from lstm_jax.runtime import sharding
@@ -45,14 +44,19 @@ class DropoutMasks(NamedTuple):
     zoneout: dict[str, jax.Array] | None = None
 
 
-def check_mask_kind(kind: str) -> None:
-    """Raise `InputError` unless `kind` is one of `MaskKind`."""
-    require(kind in get_args(MaskKind), "dropout_masks", kind, "give keras, per_gate or variational")
+def check_rate(name: str, rate: float) -> float:
+    """Return `rate` if it is in [0, 1).
+
+    Raises:
+        InputError: otherwise.
+    """
+    require(0 <= rate < 1, name, rate, "give a share from 0 to below 1")
+    return rate
 
 
 def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """Inverted dropout: 0 with probability `rate`, else 1 / (1 - rate); `shape` in, `shape` out."""
-    keep = 1 - check_number("dropout", rate, Share)
+    keep = 1 - check_rate("dropout", rate)
     if _compiled(key, dtype) and math.prod(shape) <= COUNTERS:
         return apply(_DrawMask(keep, tuple(shape)), jax.random.key_data(key))
     return _drawn(key, keep, shape, dtype)
@@ -110,7 +114,7 @@ def draw_masks(
     Raises:
         InputError: if a rate is outside [0, 1) or `kind` is unknown.
     """
-    check_mask_kind(kind)
+    require(kind in ("keras", "per_gate", "variational"), "dropout_masks", kind, "give keras, per_gate or variational")
     per_gate = kind == "per_gate" or (kind == "keras" and recurrent_dropout > 0)
     lead = (gates,) if per_gate and gates > 1 else ()
     input_key, recurrent_key = jax.random.split(key)
@@ -126,12 +130,12 @@ def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int
     Raises:
         InputError: if a rate is outside [0, 1).
     """
-    for rate in rates.values():
-        check_number("zoneout", rate, Share)
     keys = dict(zip(rates, jax.random.split(key, len(rates)), strict=True))
-    return {name: jax.random.bernoulli(keys[name], rate, (steps, batch, units)) for name, rate in rates.items() if rate}
+    return {
+        name: jax.random.bernoulli(keys[name], check_rate("zoneout", rate), (steps, batch, units)) for name, rate in rates.items() if rate
+    }
 
 
 def mean_zoneout(rates: dict[str, float], dtype=jnp.float32) -> dict[str, jax.Array]:
     """The same without chance, for evaluation."""
-    return {name: jnp.asarray(check_number("zoneout", rate, Share), dtype) for name, rate in rates.items() if rate}
+    return {name: jnp.asarray(check_rate("zoneout", rate), dtype) for name, rate in rates.items() if rate}

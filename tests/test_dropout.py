@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from tables import BACKENDS, assert_close
 
 from lstm_jax import LSTM, DropoutMasks, InputError, dropout, unroll
-from lstm_jax.bounds import Share, check_number
 from lstm_jax.cells import CELLS
-from lstm_jax.dropout import draw_mask, draw_masks
+from lstm_jax.dropout import check_rate, draw_mask, draw_masks
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -95,10 +94,10 @@ def test_rates(rate: float) -> None:
     with pytest.raises(InputError, match=r"^dropout: .*; give a share from 0 to below 1$"):
         draw_mask(jax.random.key(0), rate, (2,))
     with pytest.raises(InputError, match=f"^recurrent_dropout: {rate}"):
-        check_number("recurrent_dropout", rate, Share)
+        check_rate("recurrent_dropout", rate)
     with pytest.raises(InputError, match=r"^dropout: "):
         LSTM(3, 5, dropout=rate, rngs=nnx.Rngs(0))
-    assert check_number("dropout", 0.25, Share) == 0.25
+    assert check_rate("dropout", 0.25) == 0.25
 
 
 def test_unknown_kind(unchecked: None) -> None:

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lstm_jax.bounds import Share, check_number
 from lstm_jax.cells import BUILT_IN, Cell, find_cell, with_activations
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
-from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, draw_mask, draw_masks, draw_zoneout, mean_zoneout
+from lstm_jax.dropout import DropoutMasks, MaskKind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import InputError, require
 from lstm_jax.layers.carried import carry, check_batch, check_stateful, clear, keep
 from lstm_jax.layers.initial import Initial, Initials, initial_params
@@ -92,13 +91,14 @@ class Recurrent(nnx.Module):
         require(units >= 1, "units", units, "give 1 or more")
         base = find_cell(cell)
         self.row = with_activations(base, activation, recurrent_activation)
-        check_mask_kind(dropout_masks)
+        known = dropout_masks in ("keras", "per_gate", "variational")
+        require(known, "dropout_masks", dropout_masks, "give keras, per_gate or variational")
         self.features, self.units, self.cell = features, units, self.row.name
-        self.dropout = check_number("dropout", dropout, Share)
-        self.recurrent_dropout = check_number("recurrent_dropout", recurrent_dropout, Share)
-        self.weight_drop = check_number("weight_drop", weight_drop, Share)
+        self.dropout = check_rate("dropout", dropout)
+        self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
+        self.weight_drop = check_rate("weight_drop", weight_drop)
         self.dropout_masks: MaskKind = dropout_masks
-        self.zoneout = {"h": check_number("zoneout", zoneout, Share), "c": check_number("zoneout_cell", zoneout_cell, Share)}
+        self.zoneout = {"h": check_rate("zoneout", zoneout), "c": check_rate("zoneout_cell", zoneout_cell)}
         for part, rate in self.zoneout.items():
             if rate:
                 check_zoneout(self.row, part, rate)
