@@ -84,7 +84,7 @@ DrawingSeed = Annotated[int, Bounds(0, 2**32 - 1, "give a number from 0 to below
 CountOrAll = Annotated[int, Bounds(0, MOST, "give 0 (all) or more")]
 CharactersOrAll = Annotated[int, Bounds(0, MOST, "give 1 or more, or 0 for all")]
 UnitCount = Annotated[int, Bounds(1, MOST, "give 1 unit or more")]
-Share = Annotated[float, Bounds(0, 1 - 1e-6, *["give a share from 0 to below 1"] * 2)]
+Share = Annotated[float, Bounds(0, 1 - 1e-6, "give a share from 0 to below 1", "give a share from 0 to below 1")]
 """1 - share is a float32 denominator."""
 Part = Annotated[float, Bounds(1e-9, 1 - 1e-9, "give a share between 0 and 1")]
 Level = Annotated[float, Bounds(1e-300, 1 - 2**-53, "give a share between 0 and 1", "give a share between 0 and 1")]
