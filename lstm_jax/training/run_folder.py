@@ -155,7 +155,7 @@ class RunFolder:
 
 def _same(config: Path, new: str) -> bool:
     try:
-        return with_task(json.loads(config.read_bytes())) == json.loads(new)
+        return with_task(json.loads(config.read_bytes())) == with_task(json.loads(new))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"config {config}", error, "the run folder is damaged; name a new one") from error
 
