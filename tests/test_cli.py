@@ -16,7 +16,6 @@ from typing import get_type_hints
 import pytest
 from command_line import assert_error
 from made_sentiment_run import SIZES, train_run, write_reviews
-from tables import BACKENDS
 
 from lstm_jax import cli, config
 from lstm_jax.commands import COMMANDS, TrainSentiment

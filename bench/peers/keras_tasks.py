@@ -98,7 +98,7 @@ def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
     _, rebuild = functional(generation.make_model(GenerationConfig(), corpus.characters.size))
     params = convert.generation_from_keras([np.asarray(array) for array in model.get_weights()])
     mesh = sharding.make_mesh()
-    return {f"bits_{mode}": Scorer(rebuild, mesh, mode).text(params, corpus.validation).figures()["bits"] for mode in ("window", "carried")}
+    return {f"bits_{mode}": Scorer(rebuild, mesh, mode).text(params, corpus.validation).metrics()["bits"] for mode in ("window", "carried")}
 
 
 def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generator) -> list[int]:

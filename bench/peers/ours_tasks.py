@@ -77,7 +77,7 @@ def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
     if len(held_out):
         row = {"epoch": "best", "best_epoch": result.best_epoch, "config": _changed(config), "cpu_seconds": used.ru_utime + used.ru_stime}
         row |= {"parameters": sum(array.size for array in trained.params.values()), "peak_mib": used.ru_maxrss / 1024}
-        yield common | row | {f"bits_{mode}": trained.score(held_out, mode).figures()["bits"] for mode in ("window", "carried")}
+        yield common | row | {f"bits_{mode}": trained.score(held_out, mode).metrics()["bits"] for mode in ("window", "carried")}
 
 
 def _changed(config: GenerationConfig) -> dict[str, Any]:
