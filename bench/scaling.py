@@ -90,7 +90,8 @@ def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None
         number, sizes, devices = point
         load = timing.load()
         here = ["bench", "scaling", "--here", json.dumps(sizes), "--devices", str(devices), "--seconds", str(seconds)]
-        return [make_row(SCALING, git=sha, round=number, cores=timing.CORES, load=load, **timing.run_module(here)[-1])]
+        about = {"git": sha, "round": number, "cores": timing.CORES, "load": load}
+        return [make_row(SCALING, **about | timing.run_module(here)[-1])]
 
     def describe(point: Point, rows: Sequence[dict[str, Any]]) -> str:
         number, sizes, devices = point
