@@ -19,7 +19,7 @@ from pages import LOG, NAMES, PAGES, README, ROOT, anchors, blocks, commands, li
 from lstm_jax import cli
 from lstm_jax.commands import COMMANDS
 
-STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if "study.main(" in path.read_text()]
+STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if path.stem != "study" and "study.main(" in path.read_text()]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 CODE = ("lstm_jax", "bench", "experiments")
 pages = pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -22,7 +22,7 @@ def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, 
     batches, units, lengths = (sorted({sizes[n] for sizes in found}) for n in range(3))
 
     def fill(figure: Any) -> None:
-        figure.suptitle(f"speedup over {name or peer}: the recurrence, forward and backward", x=0.01, ha="left")
+        figure.suptitle(f"speedup over {name or peer}\nrecurrence, forward and backward", x=0.01, ha="left")
         panels = figure.subplots(1, len(batches), squeeze=False, sharey=True)[0]
         for axes, batch in zip(panels, batches, strict=True):
             values = np.array([[np.log2(found.get((batch, H, T), np.nan)) for T in lengths] for H in units])
@@ -38,7 +38,7 @@ def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, 
         panels[0].set_ylabel("units H")
 
     if found:
-        write_figure(path, (1.5 + 3.2 * len(batches), 0.9 + 0.6 * len(units)), fill, force)
+        write_figure(path, (1.5 + 3.2 * len(batches), 1.2 + 0.6 * len(units)), fill, force)
 
 
 def _of_grid(line: Line, peer: str) -> bool:
