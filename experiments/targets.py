@@ -141,7 +141,8 @@ def draw(rows: study.Rows, path: Path) -> object:
 REPRESENTATIONS = [
     Config(read, predict, order) for predict in ("category", "number") for read in ("one-hot", "number") for order in ("usual", "random")
 ]
-TOY = [replace(config, text="", length=4, step=500, units=4, updates=20, batch=8) for config in REPRESENTATIONS]
+SMALL = Config(text="", length=4, step=500, units=4, updates=20, batch=8)
+TOY = [SMALL, replace(SMALL, read="number", order="random"), replace(SMALL, predict="number", order="random")]
 FULL = [replace(config, seed=seed) for config in REPRESENTATIONS for seed in range(3)]
 STUDY = study.Study("targets", run, {"toy": TOY, "full": FULL}, draw, verdict)
 
