@@ -1,14 +1,14 @@
-"""Names of the recurrent cells, free of JAX so that the command line's help needs none.
+"""Names and traits of the recurrent cells, free of JAX so that the command line's help needs none.
 
-A cell of one's own joins by `lstm_jax.register_cell`. Modules named in `$LSTM_JAX_CELLS` (separated by commas) are imported when the names
-are first asked for, so that the command line and the bench's processes know the cells that these modules register.
+`lstm_jax.register_cell` adds a user's cell. Modules named in `$LSTM_JAX_CELLS` (separated by commas) are imported at the first call of
+`cell_traits`, so that the command line and the processes of the benchmarks know the cells that these modules register.
 """
 
 import functools
 import importlib
 import os
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from lstm_jax.errors import InputError
 
@@ -30,23 +30,45 @@ CellName = Literal[
     "min_lstm",
     "min_gru",
 ]
-"""The cells of this project, those of `lstm_jax.cells.BUILT_IN`."""
+"""The cells of this project, the names in `lstm_jax.cells.BUILT_IN`."""
 
 
 @dataclass(frozen=True)
 class CellTraits:
-    """Traits of a cell that a config checks. product: its gates have a product with the state; memory: its state has a part c."""
+    """Facts about a cell that a config checks, equal to those of its row in `lstm_jax.cells.CELLS`.
 
-    product: bool
-    memory: bool
+    Attributes:
+        has_recurrent_kernel: whether its gates contain a product with the state.
+        has_cell_state: whether its state has a part c.
+    """
+
+    has_recurrent_kernel: bool
+    has_cell_state: bool
 
 
-TRAITS = {name: CellTraits(not name.startswith("min_"), name.startswith("lstm")) for name in get_args(CellName)}
-"""Registered cells join by `lstm_jax.cells.register_cell`."""
+_BOTH, _KERNEL, _NEITHER = CellTraits(True, True), CellTraits(True, False), CellTraits(False, False)
+TRAITS: dict[str, CellTraits] = {
+    "lstm": _BOTH,
+    "gru": _KERNEL,
+    "gru_reset_before": _KERNEL,
+    "simple_rnn": _KERNEL,
+    "lstm_layernorm": _BOTH,
+    "lstm_peephole": _BOTH,
+    "lstm_no_input_gate": _BOTH,
+    "lstm_no_forget_gate": _BOTH,
+    "lstm_no_output_gate": _BOTH,
+    "lstm_coupled": _BOTH,
+    "lstm_no_input_activation": _BOTH,
+    "lstm_no_output_activation": _BOTH,
+    "lstm_full_gate_recurrence": _BOTH,
+    "min_lstm": _NEITHER,
+    "min_gru": _NEITHER,
+}
+"""The traits of each cell; `lstm_jax.cells.register_cell` adds rows."""
 
 
 def cell_traits() -> dict[str, CellTraits]:
-    """Return the traits of every cell by name, those of modules in `$LSTM_JAX_CELLS` included.
+    """Return the traits of every cell by name, including cells of the modules in `$LSTM_JAX_CELLS`.
 
     Raises:
         InputError: if such a module cannot be imported.

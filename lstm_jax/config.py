@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from lstm_jax.backend_names import with_current_names
 from lstm_jax.bounds import (
     MOST,
     Characters,
@@ -108,7 +109,7 @@ class RecurrentConfig:
     """Recurrent cell: lstm, gru, simple_rnn, min_gru, ..., or one that a module in $LSTM_JAX_CELLS registers; see `lstm_jax.cells`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; parameters and state stay float32."""
-    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas", "associative"] = "auto"
+    backend: Literal["auto", "reference", "hoisted", "compiled", "cudnn", "pallas", "associative"] = "auto"
     """Recurrence backend; see `lstm-jax backends`."""
     remat: Literal["none", "sqrt"] | int = "none"
     """For long sequences: run each of so many segments of time once more in the backward pass instead of keeping it. 'sqrt': the square
@@ -119,9 +120,9 @@ class RecurrentConfig:
         require(self.cell in cell_traits(), "cell", self.cell, f"give one of {', '.join(map(repr, cell_traits()))}")
         _require_segments(self.remat)
         for name in ("recurrent_dropout", "weight_drop"):  # gates that do not see the state have no product with it
-            have, rate = cell_traits()[self.cell].product, getattr(self, name)
+            have, rate = cell_traits()[self.cell].has_recurrent_kernel, getattr(self, name)
             require(have or not rate, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
-        has_c = cell_traits()[self.cell].memory
+        has_c = cell_traits()[self.cell].has_cell_state
         require(has_c or not self.zoneout_cell, "zoneout_cell", self.zoneout_cell, f"the cell {self.cell} has no c: give 0")
         zoned = self.zoneout or self.zoneout_cell
         require(self.remat == "none" or not zoned, "remat", self.remat, "segments have no zoneout: give none, or no zoneout")
@@ -176,7 +177,7 @@ class TrainConfig:
     checkpoint_steps: CountOrNone = 0
     """Also save every so many steps inside an epoch. 0: at the end of each epoch only."""
     devices: Devices = 0
-    """Devices in the mesh. 0: all; on a CPU one a core, or where the backend native runs one that shares out all cores."""
+    """Devices in the mesh. 0: all; on a CPU one a core, or where the backend compiled runs one that shares out all cores."""
 
     def __post_init__(self):
         _check(self)
@@ -359,7 +360,7 @@ _REMEDY = "name the folder of a finished or interrupted run"
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text())
+        raw = with_current_names(json.loads(path.read_text()))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"config {path}", error.strerror if isinstance(error, OSError) else error, _REMEDY) from error
     require(isinstance(raw, dict), f"config {path}", type(raw).__name__, _REMEDY)

@@ -23,12 +23,12 @@ def start(devices: int = 0) -> None:
 
 def start_training(devices: int, model: RecurrentConfig) -> None:
     """The same for a run with that model: without a number of devices that which suits it, if JAX has not made them already."""
-    from lstm_jax import native
+    from lstm_jax.recurrence import cpu_devices
     from lstm_jax.runtime.compilation_cache import keep_compiled
     from lstm_jax.runtime.sharding import prefer_cpu_devices
 
     zoned = model.zoneout or model.zoneout_cell
-    suited = 0 if zoned else native.cpu_devices(model.backend, model.dtype, model.cell)
+    suited = 0 if zoned else cpu_devices(model.backend, model.dtype, model.cell)
     if devices:
         start(devices)
         return

@@ -49,8 +49,8 @@ class Backends:
     json: bool = False
     """Print JSON lines."""
     build: bool = False
-    """Compile the backend native for this CPU first (some twenty seconds, once; kept in the user's cache). Needs a C++ compiler: the one in
-    CXX, c++, g++ or clang++, or that which the extra `native` brings."""
+    """Compile the backend compiled for this CPU first (some twenty seconds, once; kept in the user's cache). Needs a C++ compiler: the one
+    in CXX, c++, g++ or clang++, or that which the extra `native` brings."""
 
     def __call__(self, console: Console) -> None:
         start()

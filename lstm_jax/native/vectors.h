@@ -63,7 +63,7 @@ LSTM_INLINE void store(T* to, Vec<T> vector) {
 
 // Load the first `count` numbers; the other lanes are zeros.
 template <typename T>
-LSTM_INLINE Vec<T> load(const T* from, int count) {
+inline Vec<T> load(const T* from, int count) {
   if (count == kLanes<T>) return load(from);
   Vec<T> vector{};
   std::memcpy(&vector, from, count * sizeof(T));

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from lstm_jax.backend_names import with_current_names
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import locked
 from lstm_jax.files.writing import remove_temporaries, write_atomically
@@ -154,14 +155,14 @@ class RunFolder:
 
 def _same(config: Path, new: str) -> bool:
     try:
-        return json.loads(config.read_bytes()) == json.loads(new)
+        return with_current_names(json.loads(config.read_bytes())) == json.loads(new)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"config {config}", error, "the run folder is damaged; name a new one") from error
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Say in which of what can change the last bits of a number two environments differ: "cores 4, now 2"."""
-    old, new = ({**one, **one.get("versions", {})} for one in (old, new))
+    old, new = (with_current_names({**one, **one.get("versions", {})}) for one in (old, new))
     names = [*_EVERYWHERE, *(_ON_A_CPU if str(new.get("devices", "")).startswith("['cpu") else ())]
     changed = (name for name in names if name in old and name in new and old[name] != new[name])
     return [f"{name.replace('_', ' ')} {_shown(old[name])}, now {_shown(new[name])}" for name in changed]

@@ -304,7 +304,7 @@ def test_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert library.why_not().startswith("LSTM_JAX_SANITIZE: adress; ")
 
 
-@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with")
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 def test_a_process_loads_what_stands() -> None:
     """From the user's folder, as it was built."""
     command = "from lstm_jax import native; print(native.why_not() or 'loaded')"
