@@ -33,12 +33,17 @@ Gates = tuple[jax.Array, ...]
 
 
 class LocalDerivatives(NamedTuple):
-    """Residuals of the forward pass, all (T, B, H). With d_c the gradient by c', the backward pass computes
+    """Residuals of the forward pass, all (T, B, H).
+
+    With d_c the gradient by c', the backward pass computes
 
         d_c += d_h * c_by_h;  d_z[i, f, g] = d_c * z_by[i, f, g];  d_z[o] = d_h * z_by[o];  d_c = d_c * forget
 
-    c_by_h: o (1 - tanh(c')^2); z_by: g i (1 - i), c f (1 - f), i (1 - g^2), tanh(c') o (1 - o); forget: f; h: before the step.
-    A step that is not valid has 0, 0, 1.
+    Attributes:
+        c_by_h: o (1 - tanh(c')^2); 0 at a step that is not valid.
+        z_by: g i (1 - i), c f (1 - f), i (1 - g^2), tanh(c') o (1 - o); 0 at a step that is not valid.
+        forget: f; 1 at a step that is not valid.
+        h: h before the step.
     """
 
     c_by_h: jax.Array

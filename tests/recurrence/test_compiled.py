@@ -19,7 +19,7 @@ from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError
 from lstm_jax.native import library
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
-from lstm_jax.recurrence import native as recurrence
+from lstm_jax.recurrence import compiled as recurrence
 from lstm_jax.recurrence import unroll
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
