@@ -41,8 +41,8 @@ def test_compiled_draws_are_those_of_jax(shape, rate, monkeypatch) -> None:
     found = []
     for compiled in (True, False):
         if not compiled:
-            monkeypatch.setattr(dropout, "_compiled", lambda key, dtype: False)
-        assert compiled == dropout._compiled(key, jnp.float32)
+            monkeypatch.setattr(dropout, "_can_compile", lambda key, dtype: False)
+        assert compiled == dropout._can_compile(key, jnp.float32)
         found.append(draw_mask(key, rate, shape))
     np.testing.assert_array_equal(*found)
 

@@ -294,6 +294,7 @@ def test_cache_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are flags, and another file; the plain library is never taken for a sanitized one."""
+    monkeypatch.delenv("LSTM_JAX_SANITIZE", raising=False)  # set where the tests themselves run with sanitizers
     plain = library.library_path()
     monkeypatch.setenv("LSTM_JAX_SANITIZE", "address,undefined")
     assert library.library_path() != plain
