@@ -58,7 +58,7 @@ class Workload:
     @property
     def sees_state(self) -> bool:
         """Whether the gates multiply the state."""
-        return cell_traits()[self.cell].product
+        return cell_traits()[self.cell].has_recurrent_kernel
 
     @property
     def classes(self) -> int:

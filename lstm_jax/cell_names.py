@@ -1,7 +1,7 @@
-"""Names and traits of the recurrent cells, free of JAX so that the help of the command line needs none.
+"""Names and traits of the recurrent cells, free of JAX so that the command line's help needs none.
 
-Other cells are added by `lstm_jax.register_cell`. Modules named in `$LSTM_JAX_CELLS` (separated by commas) are imported when the names are
-first needed, so that the command line and the processes of the benchmarks know the cells that these modules register.
+`lstm_jax.register_cell` adds a user's cell. Modules named in `$LSTM_JAX_CELLS` (separated by commas) are imported at the first call of
+`cell_traits`, so that the command line and the processes of the benchmarks know the cells that these modules register.
 """
 
 import functools
@@ -30,42 +30,45 @@ CellName = Literal[
     "min_lstm",
     "min_gru",
 ]
-"""Cells of this project, the names in `lstm_jax.cells.BUILT_IN`."""
+"""The cells of this project, the names in `lstm_jax.cells.BUILT_IN`."""
 
 
 @dataclass(frozen=True)
 class CellTraits:
-    """Traits of a cell that a config checks.
+    """Facts about a cell that a config checks, equal to those of its row in `lstm_jax.cells.CELLS`.
 
-    product: its gates multiply the state by a kernel; memory: its state has a part c.
+    Attributes:
+        has_recurrent_kernel: whether its gates contain a product with the state.
+        has_cell_state: whether its state has a part c.
     """
 
-    product: bool
-    memory: bool
+    has_recurrent_kernel: bool
+    has_cell_state: bool
 
 
-TRAITS = {
-    "lstm": CellTraits(product=True, memory=True),
-    "gru": CellTraits(product=True, memory=False),
-    "gru_reset_before": CellTraits(product=True, memory=False),
-    "simple_rnn": CellTraits(product=True, memory=False),
-    "lstm_layernorm": CellTraits(product=True, memory=True),
-    "lstm_peephole": CellTraits(product=True, memory=True),
-    "lstm_no_input_gate": CellTraits(product=True, memory=True),
-    "lstm_no_forget_gate": CellTraits(product=True, memory=True),
-    "lstm_no_output_gate": CellTraits(product=True, memory=True),
-    "lstm_coupled": CellTraits(product=True, memory=True),
-    "lstm_no_input_activation": CellTraits(product=True, memory=True),
-    "lstm_no_output_activation": CellTraits(product=True, memory=True),
-    "lstm_full_gate_recurrence": CellTraits(product=True, memory=True),
-    "min_lstm": CellTraits(product=False, memory=False),
-    "min_gru": CellTraits(product=False, memory=False),
+_BOTH, _KERNEL, _NEITHER = CellTraits(True, True), CellTraits(True, False), CellTraits(False, False)
+TRAITS: dict[str, CellTraits] = {
+    "lstm": _BOTH,
+    "gru": _KERNEL,
+    "gru_reset_before": _KERNEL,
+    "simple_rnn": _KERNEL,
+    "lstm_layernorm": _BOTH,
+    "lstm_peephole": _BOTH,
+    "lstm_no_input_gate": _BOTH,
+    "lstm_no_forget_gate": _BOTH,
+    "lstm_no_output_gate": _BOTH,
+    "lstm_coupled": _BOTH,
+    "lstm_no_input_activation": _BOTH,
+    "lstm_no_output_activation": _BOTH,
+    "lstm_full_gate_recurrence": _BOTH,
+    "min_lstm": _NEITHER,
+    "min_gru": _NEITHER,
 }
-"""Traits by name; `lstm_jax.cells.register_cell` adds those of other cells, read from the cell itself."""
+"""The traits of each cell; `lstm_jax.cells.register_cell` adds rows."""
 
 
 def cell_traits() -> dict[str, CellTraits]:
-    """Return the traits of every cell by name, including cells of modules in `$LSTM_JAX_CELLS`.
+    """Return the traits of every cell by name, including cells of the modules in `$LSTM_JAX_CELLS`.
 
     Raises:
         InputError: if such a module cannot be imported.

@@ -1,7 +1,7 @@
-"""Initial weights as functions of (key, shape, dtype), by the names that Keras 3 has for them (`keras.initializers`).
+"""Initialisers, functions of (key, shape, dtype), by their names in `keras.initializers` of Keras 3.
 
-Source of the formulas: Glorot & Bengio 2010 (uniform with limit sqrt(6 / (fan_in + fan_out))), Saxe et al. 2014 (orthogonal),
-Jozefowicz et al. 2015 (forget bias 1), He et al. 2015. A vector of n entries has fans n and n, as in Keras.
+Sources of the formulas: Glorot & Bengio 2010 (uniform with limit sqrt(6 / (fan_in + fan_out))), Saxe et al. 2014 (orthogonal),
+Jozefowicz et al. 2015 (forget bias 1), He et al. 2015. A vector of n entries has fan_in = fan_out = n, as in Keras.
 """
 
 from collections.abc import Callable
@@ -30,25 +30,29 @@ zeros: Initializer = jax.nn.initializers.zeros
 
 
 def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Orthonormal rows or columns, whichever are fewer; drawn in float32 where `dtype` is shorter, since QR needs it."""
+    """Return orthonormal rows or columns, whichever are fewer; drawn in float32 where `dtype` is shorter, since QR needs it."""
     drawn_in = jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
     return jax.nn.initializers.orthogonal()(key, shape, drawn_in).astype(dtype)
 
 
 def identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Ones on the diagonal of a matrix."""
+    """Return ones on the diagonal of a matrix, else zeros.
+
+    Raises:
+        ValueError: if the shape is not that of a matrix.
+    """
     if len(shape) != 2:
         raise ValueError(f"shape {shape} is no matrix's")
     return jnp.eye(*shape, dtype=dtype)
 
 
 def uniform_embedding(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Uniform in [-0.05, 0.05), as Keras' `Embedding`."""
+    """Return uniform numbers in [-0.05, 0.05), as in Keras' `Embedding`."""
     return jax.random.uniform(key, shape, dtype, -0.05, 0.05)
 
 
 def lstm_bias(units: int, dtype=jnp.float32, unit_forget_bias: bool = True) -> jax.Array:
-    """(4 * units,) zeros, with ones in the forget gate's part if `unit_forget_bias`."""
+    """Return zeros (4 * units,), with ones for the forget gate if `unit_forget_bias`."""
     bias = jnp.zeros((GATES, units), dtype)
     return (bias.at[1].set(1) if unit_forget_bias else bias).reshape(-1)
 
@@ -69,14 +73,14 @@ NAMES: dict[str, Initializer] = {
     "lecun_uniform": _scaled(1.0, "fan_in", "uniform"),
     "lecun_normal": _scaled(1.0, "fan_in", "truncated_normal"),
 }
-"""With the default arguments of Keras."""
+"""Initialisers with the default arguments of Keras."""
 _ALIASES = {"zero": "zeros", "one": "ones", "uniform": "random_uniform", "normal": "random_normal"}
 _ALIASES |= {"".join(part.title() for part in name.split("_")): name for name in NAMES}
 _ALIASES |= {"OrthogonalInitializer": "orthogonal", "IdentityInitializer": "identity"}
 
 
 def find_initializer(which: str | Initializer, argument: str = "initializer") -> Initializer:
-    """Return the initialiser of that name ("glorot_uniform", or as a class of Keras "GlorotUniform"), or the function itself.
+    """Return the initialiser of that name ("glorot_uniform", or Keras' class name "GlorotUniform"), or the function itself.
 
     Raises:
         InputError: if there is no such initialiser.
@@ -93,7 +97,7 @@ def draw(which: str | Initializer, key: jax.Array, shape: tuple[int, ...], dtype
     """Return an array of initial weights.
 
     Raises:
-        InputError: if there is no such initialiser, or it gives no array of that shape.
+        InputError: if there is no such initialiser, or it does not return an array of that shape.
     """
     found, remedy = find_initializer(which, argument), "give a name, or a function (key, shape, dtype) -> array"
     try:

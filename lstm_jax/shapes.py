@@ -1,12 +1,13 @@
-"""The legend of dimensions and the array aliases that every signature uses.
+"""Names of dimensions and array types for signatures.
 
-B batch rows, T time steps, E input features, H units, V vocabulary, G = 4 gates in the order i, f, g, o.
-A last axis of 4H holds the gates side by side in that order.
+B batch rows, T time steps, E input features, H units (hidden size), V vocabulary size, G gates; the LSTM has 4, in the order i, f, g, o.
+A last axis of size 4H contains the gates in that order.
 """
 
 from jaxtyping import Array, Bool, Float, Int
 
 GATES = 4
+"""Gates of the LSTM; the number of a cell is `Cell.gates`."""
 
 Inputs = Float[Array, "B T E"]
 Outputs = Float[Array, "B T H"]

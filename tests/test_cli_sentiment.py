@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
     assert err == "warning: checkpoint of step 99 is damaged (the manifest is damaged); an older one is used\n"
 
 
-@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 def test_a_dense_optimizer_is_said(ask, reviews, tmp_path):
     """Adam updates by rows, clipped or not; where each step updates the whole embedding, a line says so."""
     for flag, value, dense in (("--clip-norm", "1", False), ("--optimizer", "sgd", True)):

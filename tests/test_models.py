@@ -228,13 +228,13 @@ def test_variants(options: dict) -> None:
     assert_close(nnx.jit(lambda model, vectors: model(jnp.asarray(IDS), vectors=vectors))(model, vectors), logits, "float32")
 
 
-@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with")
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 @pytest.mark.parametrize("options", [*VARIANTS[3:5], {"word_dropout": 0.4}, {"dropout": 0.0, "pooling": "mean"}], ids=str)
 def test_words_that_come_again(options: dict) -> None:
     """The compiled recurrence shares their products: logits and gradients are those of the scan that does not, on one device and on two."""
     ids = jnp.asarray(np.random.default_rng(1).integers(0, 5, (B, 20), dtype=np.int32))
     found = []
-    for backend, devices in (("reference", 1), ("native", 1), ("native", 2)):
+    for backend, devices in (("reference", 1), ("compiled", 1), ("compiled", 2)):
         made = functional(small(**options, backend=backend))
 
         @jax.jit

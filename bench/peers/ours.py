@@ -12,10 +12,10 @@ import optax
 
 from bench.peers.base import Built, Options, comparable, evaluation, slowed
 from bench.workloads import LAYER, STEP, Arrays, Workload
-from lstm_jax import CELLS, native, unroll
+from lstm_jax import CELLS, unroll
 from lstm_jax.config import GenerationConfig, GenerationModelConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.models import functional
-from lstm_jax.recurrence import resolve_backend
+from lstm_jax.recurrence import cpu_devices, resolve_backend
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation, sentiment
 from lstm_jax.tasks.text_examples import window_examples, window_objective
@@ -34,7 +34,7 @@ def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
 
     On a machine with GPUs it is the first one, which the peers use too.
     """
-    suited = native.cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
+    suited = cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:
         sharding.use_cpu_cores(options.devices)
     else:

@@ -1,4 +1,4 @@
-"""Recurrent cells. `CELLS` is the only table of them: name -> Cell; `register_cell` adds a user's own."""
+"""Recurrent cells. `CELLS` is their only table, name -> Cell; `register_cell` adds a user's cell."""
 
 import functools
 from collections.abc import Callable
@@ -19,12 +19,13 @@ from lstm_jax.cells.min_rnns import MinParams
 from lstm_jax.cells.peephole_lstm import PeepholeParams
 from lstm_jax.cells.simple_rnn import HiddenState, SimpleRNNParams
 from lstm_jax.errors import require
+from lstm_jax.shapes import GATES
 
 
 def _ablation(variant: str) -> Cell:
     gates = VARIANTS[variant]
-    bias, of_gates = gate_ablations.make_bias(gates), gate_ablations.make_init(gates)
-    return Cell(f"lstm_{variant}", len(gates), LSTMParams, of_gates, bias, lstm.initial_state, gate_ablations.make_step(variant))
+    bias, init = gate_ablations.make_bias(gates), gate_ablations.make_init(gates)
+    return Cell(f"lstm_{variant}", len(gates), LSTMParams, init, bias, lstm.initial_state, gate_ablations.make_step(variant))
 
 
 def _minimal(name: str, gates: int, linear: Callable) -> Cell:
@@ -33,30 +34,48 @@ def _minimal(name: str, gates: int, linear: Callable) -> Cell:
 
 
 _ROWS = (
-    Cell("lstm", 4, LSTMParams, lstm.init, lstm.bias, lstm.initial_state, lstm.step),
-    Cell("gru", 3, GRUParams, gru.init, gru.bias, gru.initial_state, gru.step),
-    Cell("gru_reset_before", 3, ResetBeforeParams, gru.init_reset_before, gru.bias, gru.initial_state, gru.step_reset_before),
-    Cell("simple_rnn", 1, SimpleRNNParams, simple_rnn.init, simple_rnn.bias, simple_rnn.initial_state, simple_rnn.step),
+    Cell("lstm", GATES, LSTMParams, lstm.init, lstm.bias, lstm.initial_state, lstm.step, make_step=lstm.make_step),
+    Cell("gru", gru.GATES, GRUParams, gru.init, gru.bias, gru.initial_state, gru.step, make_step=gru.make_step),
     Cell(
-        "lstm_layernorm",
-        4,
-        LayerNormParams,
-        layernorm_lstm.init,
-        lstm.bias,
-        lstm.initial_state,
-        layernorm_lstm.step,
-        layernorm_lstm.project,
+        name="gru_reset_before",
+        gates=gru.GATES,
+        params=ResetBeforeParams,
+        init=gru.init_reset_before,
+        bias=gru.bias,
+        initial_state=gru.initial_state,
+        step=gru.step_reset_before,
+        make_step=gru.make_step_reset_before,
     ),
-    Cell("lstm_peephole", 4, PeepholeParams, peephole_lstm.init, lstm.bias, lstm.initial_state, peephole_lstm.step),
+    Cell(
+        name="simple_rnn",
+        gates=1,
+        params=SimpleRNNParams,
+        init=simple_rnn.init,
+        bias=simple_rnn.bias,
+        initial_state=simple_rnn.initial_state,
+        step=simple_rnn.step,
+        make_step=lambda activation, _: simple_rnn.make_step(activation),
+    ),
+    Cell(
+        name="lstm_layernorm",
+        gates=GATES,
+        params=LayerNormParams,
+        init=layernorm_lstm.init,
+        bias=lstm.bias,
+        initial_state=lstm.initial_state,
+        step=layernorm_lstm.step,
+        project=layernorm_lstm.project,
+    ),
+    Cell("lstm_peephole", GATES, PeepholeParams, peephole_lstm.init, lstm.bias, lstm.initial_state, peephole_lstm.step),
     *(_ablation(variant) for variant in VARIANTS if variant != "full_gate_recurrence"),
     Cell(
-        "lstm_full_gate_recurrence",
-        4,
-        GateRecurrentParams,
-        gate_ablations.init_gate_recurrent,
-        lstm.bias,
-        gate_ablations.initial_gate_recurrent_state,
-        gate_ablations.step_gate_recurrent,
+        name="lstm_full_gate_recurrence",
+        gates=GATES,
+        params=GateRecurrentParams,
+        init=gate_ablations.init_gate_recurrent,
+        bias=lstm.bias,
+        initial_state=gate_ablations.initial_gate_recurrent_state,
+        step=gate_ablations.step_gate_recurrent,
     ),
     _minimal("min_lstm", 3, min_rnns.linear_lstm),
     _minimal("min_gru", 2, min_rnns.linear_gru),
@@ -64,23 +83,16 @@ _ROWS = (
 CELLS = {cell.name: cell for cell in _ROWS}
 BUILT_IN = frozenset(_ROWS)
 """The cells of this project, among those of `CELLS`."""
-_STEPS: dict[str, Callable[..., Callable]] = {
-    "lstm": lstm.make_step,
-    "gru": gru.make_step,
-    "gru_reset_before": gru.make_step_reset_before,
-    "simple_rnn": lambda activation, _: simple_rnn.make_step(activation),
-}
-"""Cells whose activations can be chosen: those that Keras has."""
 
 
 def find_cell(cell: str | Cell) -> Cell:
-    """Return the cell of that name in `CELLS`, or the given one if its functions fit together.
+    """Return the cell of that name in `CELLS`, or the given cell after a check of its functions.
 
     Raises:
-        InputError: if there is no such cell, or the given one breaks the contract of `Cell`.
+        InputError: if there is no cell of that name, or the given one breaks the contract of `Cell`.
     """
     if isinstance(cell, str):
-        cell_traits()  # the user's own modules register theirs
+        cell_traits()  # imports the modules that register the user's cells
         require(cell in CELLS, "cell", cell, f"give one of {', '.join(CELLS)}")
         return CELLS[cell]
     if not (isinstance(cell, Cell) and cell in BUILT_IN):
@@ -89,23 +101,23 @@ def find_cell(cell: str | Cell) -> Cell:
 
 
 def register_cell(cell: Cell) -> Cell:
-    """Add a cell of one's own to `CELLS`, so that layers, configs and the bench know it by name, and return it.
+    """Add a user's cell to `CELLS`, so that layers, configs and benchmarks find it by name, and return it.
 
     Raises:
-        InputError: if another cell has that name, or the cell breaks the contract of `Cell`.
+        InputError: if another cell has that name, or this one breaks the contract of `Cell`.
     """
     check_cell(cell)
     taken = CELLS.get(cell.name, cell)
     require(taken is cell, "cell", cell.name, "another cell has this name: give a new one")
-    plain = cell.name.replace("_", "a").isalnum() and cell.name.isascii()
-    require(plain, "cell name", cell.name, "give ASCII letters, digits and _, as the command line takes it")
+    valid = cell.name.replace("_", "a").isalnum() and cell.name.isascii()
+    require(valid, "cell name", cell.name, "give ASCII letters, digits and _, as the command line takes it")
     CELLS[cell.name] = cell
-    TRAITS[cell.name] = CellTraits(cell.sees_state, "c" in cell.initial_state(1, 1)._fields)
+    TRAITS[cell.name] = CellTraits(cell.has_recurrent_kernel, cell.has_cell_state)
     return cell
 
 
 def with_activations(cell: Cell, activation: str | Activation | None, recurrent_activation: str | Activation | None) -> Cell:
-    """Return an LSTM, GRU or simple RNN cell with other activations than tanh and sigmoid; the cell itself for those two.
+    """Return the cell with these activations in place of tanh and sigmoid; the cell itself for those two.
 
     Raises:
         InputError: if an activation is unknown, or the cell's activations cannot be chosen.
@@ -113,25 +125,22 @@ def with_activations(cell: Cell, activation: str | Activation | None, recurrent_
     inner, gates = find_activation(activation), find_activation(recurrent_activation, "recurrent_activation")
     if inner is jnp.tanh and gates is jax.nn.sigmoid:
         return cell
-    known = cell.name in _STEPS and cell in BUILT_IN
-    remedy = f"the cell {cell.name} has its own: leave it out, or use {', '.join(_STEPS)}"
+    choosable = cell.make_step is not None and cell in BUILT_IN
+    remedy = f"the cell {cell.name} has its own: leave it out, or use {', '.join(name for name, row in CELLS.items() if row.make_step)}"
     name, given = ("recurrent_activation", recurrent_activation) if inner is jnp.tanh else ("activation", activation)
-    require(known, name, getattr(given, "__name__", given), remedy)
-    require(
-        cell.name != "simple_rnn" or gates is jax.nn.sigmoid,
-        "recurrent_activation",
-        recurrent_activation,
-        "simple_rnn has none: leave it out",
-    )
+    require(choosable, name, getattr(given, "__name__", given), remedy)
+    fits = cell.gates > 1 or gates is jax.nn.sigmoid
+    require(fits, "recurrent_activation", recurrent_activation, f"{cell.name} has none: leave it out")
     return _variant(cell, inner, gates)
 
 
 @functools.cache
 def _variant(cell: Cell, activation: Activation, recurrent_activation: Activation) -> Cell:
-    """One object for equal arguments, so that compiled programs are found again."""
-    used = [activation] if cell.name == "simple_rnn" else [activation, recurrent_activation]
+    """Return one object for equal arguments, so that JAX finds compiled programs again."""
+    assert cell.make_step is not None
+    used = [activation, recurrent_activation] if cell.gates > 1 else [activation]
     name = f"{cell.name}({', '.join(getattr(f, '__name__', 'function') for f in used)})"
-    return replace(cell, name=name, step=_STEPS[cell.name](activation, recurrent_activation))
+    return replace(cell, name=name, step=cell.make_step(activation, recurrent_activation))
 
 
 __all__ = [

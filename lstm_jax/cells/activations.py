@@ -1,7 +1,7 @@
-"""Activations by the names that `keras.activations` has for them.
+"""Activations by their names in `keras.activations`.
 
-Left out are `glu`, which halves its input, `threshold`, which takes arguments, and `sparsemax`, whose form in Keras 3.15 adds up sums and
-so does not give the distribution of its paper (Martins & Astudillo 2016).
+Three are missing: `glu`, which halves its input, `threshold`, which takes arguments, and `sparsemax`, which in Keras 3.15 does not return
+the distribution of its paper (Martins & Astudillo 2016).
 """
 
 from collections.abc import Callable
@@ -20,27 +20,27 @@ def linear(x: jax.Array) -> jax.Array:
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """x where it is positive, else 0.2 x: Keras' slope, not JAX's."""
+    """Return x where it is positive, else 0.2 x, with Keras' slope, not JAX's."""
     return jax.nn.leaky_relu(x, 0.2)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution function of x, exact as Keras has it, not JAX's approximation."""
+    """Return x times the normal distribution function of x, exact as in Keras, without JAX's approximation."""
     return jax.nn.gelu(x, approximate=False)
 
 
 def tanh_shrink(x: jax.Array) -> jax.Array:
-    """x - tanh(x)."""
+    """Return x - tanh(x)."""
     return x - jnp.tanh(x)
 
 
 def soft_shrink(x: jax.Array) -> jax.Array:
-    """x moved towards 0 by 0.5, and 0 between -0.5 and 0.5."""
+    """Return x moved towards 0 by 0.5, and 0 between -0.5 and 0.5."""
     return jnp.where(x > 0.5, x - 0.5, jnp.where(x < -0.5, x + 0.5, jnp.zeros_like(x)))
 
 
 def hard_shrink(x: jax.Array) -> jax.Array:
-    """x, and 0 between -0.5 and 0.5."""
+    """Return x, and 0 between -0.5 and 0.5."""
     return jnp.where(jnp.abs(x) > 0.5, x, jnp.zeros_like(x))
 
 
@@ -81,7 +81,7 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
     """Return the activation of that name, or the function itself; None is "linear", as in Keras.
 
     Raises:
-        InputError: if there is no such activation, or the function gives another shape or type than it takes.
+        InputError: if there is no such activation, or the function changes the shape or dtype.
     """
     if which is None:
         return linear
@@ -92,7 +92,7 @@ def find_activation(which: str | Activation | None, argument: str = "activation"
     x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
     try:
         found = jax.eval_shape(which, x)
-    except Exception as error:  # whatever the user's function raises
+    except Exception as error:  # the user's function may raise anything
         raise InputError(argument, f"{type(error).__name__}: {error}", "give a function that maps (B, H) to (B, H)") from error
     given = (getattr(found, "shape", None), getattr(found, "dtype", None))
     require(

@@ -4,7 +4,7 @@
     no_input_activation: z_g in place of tanh(z_g);  no_output_activation: h' = sigmoid(o) c'
     full_gate_recurrence: z of i, f and o also reads the step's last i, f and o, by nine more matrices (R)
 
-A gate that is gone has no weights. Departs from the paper: no peepholes anywhere, which is its variant NP.
+A removed gate has no weights. Departs from the paper: no cell has peepholes, as in its variant NP.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from lstm_jax import initializers
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.products import check_sizes, masked_matmul, matmul, zeros
+from lstm_jax.shapes import GATES
 
 VARIANTS = {
     "no_input_gate": "fgo",
@@ -27,11 +28,11 @@ VARIANTS = {
     "no_output_activation": "ifgo",
     "full_gate_recurrence": "ifgo",
 }
-"""The gates that have weights, side by side in this order."""
+"""The gates that have weights, in the order of the kernel's columns."""
 
 
 class GateRecurrentParams(NamedTuple):
-    """kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,), gate_kernel (3H, 3H): from i, f, o of the last step to z of i, f, o."""
+    """Parameters: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,), and gate_kernel (3H, 3H), from the last i, f, o to z of i, f, o."""
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -40,7 +41,7 @@ class GateRecurrentParams(NamedTuple):
 
 
 class GateRecurrentState(NamedTuple):
-    """h, c and the gates i, f, o of the last step, each (B, H)."""
+    """State: h, c and the gates i, f, o of the last step, each (B, H)."""
 
     h: jax.Array
     c: jax.Array
@@ -50,7 +51,7 @@ class GateRecurrentState(NamedTuple):
 
 
 def make_bias(gates: str) -> Callable[..., jax.Array]:
-    """bias(units, dtype) -> (G H,): zeros, ones for the forget gate."""
+    """Return bias(units, dtype) -> (G H,): ones for the forget gate, else zeros."""
 
     def bias(units: int, dtype=jnp.float32) -> jax.Array:
         return jnp.concatenate([jnp.full((units,), float(gate == "f"), dtype) for gate in gates])
@@ -59,7 +60,7 @@ def make_bias(gates: str) -> Callable[..., jax.Array]:
 
 
 def make_init(gates: str) -> Callable[..., LSTMParams]:
-    """init(key, features, units, dtype) with as many gates."""
+    """Return init(key, features, units, dtype) -> params of a variant with these gates."""
 
     def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
         check_sizes(features, units)
@@ -75,22 +76,22 @@ def make_init(gates: str) -> Callable[..., LSTMParams]:
 
 
 def make_step(variant: str) -> Callable[..., LSTMState]:
-    """step(params, state, z, mask, compute_dtype) of a variant other than full_gate_recurrence."""
+    """Return step(params, state, z, mask, compute_dtype) of a variant other than full_gate_recurrence."""
     gates = VARIANTS[variant]
 
     def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
         z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
-        of = dict(zip(gates, jnp.split(z, len(gates), axis=-1), strict=True))
-        i, f, o = (jax.nn.sigmoid(of[gate]) if gate in of else jnp.ones_like(state.c) for gate in "ifo")
+        z_of = dict(zip(gates, jnp.split(z, len(gates), axis=-1), strict=True))
+        i, f, o = (jax.nn.sigmoid(z_of[gate]) if gate in z_of else jnp.ones_like(state.c) for gate in "ifo")
         f = 1 - i if variant == "coupled" else f
-        c = f * state.c + i * (of["g"] if variant == "no_input_activation" else jnp.tanh(of["g"]))
+        c = f * state.c + i * (z_of["g"] if variant == "no_input_activation" else jnp.tanh(z_of["g"]))
         return LSTMState(o * (c if variant == "no_output_activation" else jnp.tanh(c)), c)
 
     return step
 
 
 def init_gate_recurrent(key: Array, features: int, units: int, dtype=jnp.float32) -> GateRecurrentParams:
-    """The LSTM's initial weights, and orthogonal ones from gates to gates.
+    """Return the LSTM's initial weights, and an orthogonal gate kernel.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -101,16 +102,16 @@ def init_gate_recurrent(key: Array, features: int, units: int, dtype=jnp.float32
 
 
 def initial_gate_recurrent_state(batch: int, units: int, dtype=jnp.float32) -> GateRecurrentState:
-    """Zeros (B, H)."""
+    """Return zeros (B, H)."""
     return GateRecurrentState(*(zeros(batch, units, dtype) for _ in GateRecurrentState._fields))
 
 
 def step_gate_recurrent(
     params: GateRecurrentParams, state: GateRecurrentState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
 ) -> GateRecurrentState:
-    """One step of full_gate_recurrence; `mask` is the recurrent dropout's, (B, H) or (4, B, H)."""
+    """Return the state after one step of full_gate_recurrence; `mask` is that of recurrent dropout, (B, H) or (4, B, H)."""
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
-    z_i, z_f, z_g, z_o = jnp.split(z, 4, axis=-1)
+    z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)
     last = jnp.concatenate([state.i, state.f, state.o], axis=-1)
     r_i, r_f, r_o = jnp.split(matmul(last, params.gate_kernel, compute_dtype), 3, axis=-1)
     i, f, o = jax.nn.sigmoid(z_i + r_i), jax.nn.sigmoid(z_f + r_f), jax.nn.sigmoid(z_o + r_o)

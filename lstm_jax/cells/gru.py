@@ -1,11 +1,11 @@
-"""The gated recurrent unit (Cho et al. 2014) in its two forms, as `keras.layers.GRU`; gates u (update), r (reset), n (new) side by side.
+"""The gated recurrent unit (Cho et al. 2014) in its two forms, as `keras.layers.GRU`; gates u (update), r (reset), n (new) in this order.
 
     u = sigmoid(x W_u + h U_u + b_u);  r = sigmoid(x W_r + h U_r + b_r);  h' = u h + (1 - u) n
 
     reset after the product (`keras.layers.GRU`, `torch.nn.GRU`, cuDNN):  n = tanh(x W_n + b_n + r (h U_n + d_n)),  d a second bias
     reset before it (the paper; `reset_after=False`):                     n = tanh(x W_n + b_n + (r h) U_n)
 
-The papers differ on which of u and 1 - u keeps h; this is Keras' and PyTorch's choice.
+Papers differ on whether u or 1 - u keeps h; here it is u, as in Keras and PyTorch.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,15 @@ from jaxtyping import Array, Float
 
 from lstm_jax import initializers
 from lstm_jax.cells.activations import Activation
-from lstm_jax.cells.products import check_sizes, masked_matmul, matmul, zeros
+from lstm_jax.cells.products import check_sizes, is_per_gate, masked_matmul, matmul, zeros
 from lstm_jax.cells.simple_rnn import HiddenState
 
 GATES = 3
+"""Update, reset and new."""
 
 
 class GRUParams(NamedTuple):
-    """kernel (E, 3H), recurrent_kernel (H, 3H), bias (3H,), and recurrent_bias (3H,) that is added to h U."""
+    """Parameters: kernel (E, 3H), recurrent_kernel (H, 3H), bias (3H,), and recurrent_bias (3H,), which is added to h U."""
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -33,7 +34,7 @@ class GRUParams(NamedTuple):
 
 
 class ResetBeforeParams(NamedTuple):
-    """kernel (E, 3H), recurrent_kernel (H, 3H), bias (3H,)."""
+    """Parameters: kernel (E, 3H), recurrent_kernel (H, 3H), bias (3H,)."""
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -41,12 +42,12 @@ class ResetBeforeParams(NamedTuple):
 
 
 def bias(units: int, dtype=jnp.float32) -> jax.Array:
-    """Zeros (3H,)."""
+    """Return zeros (3H,)."""
     return jnp.zeros((GATES * units,), dtype)
 
 
 def init_reset_before(key: Array, features: int, units: int, dtype=jnp.float32) -> ResetBeforeParams:
-    """Keras' initial weights.
+    """Return Keras' initial weights: glorot uniform, orthogonal and zeros.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -61,20 +62,19 @@ def init_reset_before(key: Array, features: int, units: int, dtype=jnp.float32) 
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> GRUParams:
-    """As `init_reset_before`."""
+    """Return Keras' initial weights, with a second bias of zeros; see `init_reset_before`."""
     return GRUParams(*init_reset_before(key, features, units, dtype), bias(units, dtype))
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
-    """Zeros (B, H)."""
+    """Return a state of zeros (B, H)."""
     return HiddenState(zeros(batch, units, dtype))
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
-    """step(params, state, z, mask, compute_dtype), reset after the product, with these in the places of tanh and sigmoid."""
+    """Return step(params, state, z, mask, compute_dtype), reset after the product, with these functions for tanh and sigmoid."""
 
     def step(params: GRUParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> HiddenState:
-        """One step, reset after the product; `mask` is the recurrent dropout's, (B, H) or (3, B, H)."""
         inner = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
         inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
         x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)
@@ -87,19 +87,18 @@ def make_step(activation: Activation, recurrent_activation: Activation) -> Calla
 
 
 def make_step_reset_before(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
-    """Like `make_step`, but reset before the product."""
+    """Return a step like that of `make_step`, with the reset before the product."""
 
     def step(
         params: ResetBeforeParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
     ) -> HiddenState:
-        """One step, reset before the product; `mask` is the recurrent dropout's, (B, H) or (3, B, H)."""
-        gates, of_new = (mask, mask) if mask is None or mask.ndim == 2 else (mask[:2], mask[2])
+        mask_gates, mask_n = (mask, mask) if mask is None or not is_per_gate(mask) else (mask[:2], mask[2])
         both, kernel = jnp.split(params.recurrent_kernel, [2 * state.h.shape[-1]], axis=-1)
         x_u, x_r, x_n = jnp.split(z, GATES, axis=-1)
-        h_u, h_r = jnp.split(masked_matmul(state.h, both, gates, compute_dtype), 2, axis=-1)
+        h_u, h_r = jnp.split(masked_matmul(state.h, both, mask_gates, compute_dtype), 2, axis=-1)
         u, r = recurrent_activation(x_u + h_u), recurrent_activation(x_r + h_r)
-        kept = state.h if of_new is None else state.h * of_new
-        n = activation(x_n + matmul(r * kept, kernel, compute_dtype))
+        h = state.h if mask_n is None else state.h * mask_n
+        n = activation(x_n + matmul(r * h, kernel, compute_dtype))
         return HiddenState(u * state.h + (1 - u) * n)
 
     return step

@@ -3,8 +3,8 @@
     z = a_x norm(x W) + a_h norm(h U) + b, split i, f, g, o
     c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(a_c norm(c') + b_c)
 
-norm subtracts the mean and divides by the standard deviation over the last axis, all four gates together. The paper's two shifts of x W and
-h U are one here, b, since they are added.
+norm subtracts the mean and divides by the standard deviation over the last axis, for all four gates together. The paper's shifts of x W and
+h U are added, so here they are one, b.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ EPSILON = 1e-5
 
 
 class LayerNormParams(NamedTuple):
-    """kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,), input_gain and recurrent_gain (4H,), memory_gain and memory_bias (H,)."""
+    """Parameters: kernel (E, 4H), recurrent_kernel (H, 4H), bias, input_gain and recurrent_gain (4H,), memory_gain and memory_bias (H,)."""
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -35,7 +35,7 @@ class LayerNormParams(NamedTuple):
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormParams:
-    """The LSTM's initial weights, gains of one, shifts of zero.
+    """Return the LSTM's initial weights, gains of one and shifts of zero.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -45,7 +45,7 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormP
 
 
 def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array, "... Z"]:
-    """`gain` times z less its mean, over its standard deviation."""
+    """Return gain * (z - mean) / standard deviation, over the last axis."""
     centred = z - z.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON) * jnp.broadcast_to(gain, z.shape)
 
@@ -53,13 +53,13 @@ def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array
 def project(
     params: LayerNormParams, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """The input's part of z for all steps at once, normalised; ids as in `products.multiplied`."""
+    """Return the input's part of z for all steps, normalised: (T, B, 4H); ids as in `products.multiplied`."""
     z = normalised(multiplied(params.kernel, x, mask, compute_dtype), params.input_gain)
     return z + jnp.broadcast_to(params.bias, z.shape)
 
 
 def step(params: LayerNormParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """One step; `mask` is the recurrent dropout's, (B, H) or (4, B, H)."""
+    """Return the state after one step; `mask` is that of recurrent dropout, (B, H) or (4, B, H)."""
     z = z + normalised(masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype), params.recurrent_gain)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
     c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)

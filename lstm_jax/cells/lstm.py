@@ -2,7 +2,7 @@
 
     z = x W + h U + b, split i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
 
-Departs from the sources: no peepholes; the forget gate's bias starts at 1 (Jozefowicz et al. 2015), as Keras has it.
+Departs from the sources: no peepholes; the forget gate's bias starts at 1 (Jozefowicz et al. 2015), as in Keras.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from lstm_jax.shapes import GATES
 
 
 class LSTMParams(NamedTuple):
-    """kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,); gates i, f, g, o side by side."""
+    """Parameters: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,), with gates in the order i, f, g, o."""
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -27,7 +27,7 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMState(NamedTuple):
-    """h (B, H): the output; c (B, H): the memory. Named, since libraries disagree on the order."""
+    """State: the output h (B, H) and the cell state c (B, H). It has names since libraries disagree on the order."""
 
     h: jax.Array
     c: jax.Array
@@ -37,7 +37,7 @@ bias = initializers.lstm_bias
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32, *, unit_forget_bias: bool = True) -> LSTMParams:
-    """Keras' initial weights.
+    """Return Keras' initial weights: glorot uniform, orthogonal, and a bias of zeros, with ones for the forget gate if `unit_forget_bias`.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -52,15 +52,17 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32, *, unit_forge
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
-    """Zeros (B, H)."""
+    """Return a state of zeros (B, H)."""
     return LSTMState(zeros(batch, units, dtype), zeros(batch, units, dtype))
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:
-    """step(params, state, z, mask, compute_dtype) with `activation` in the place of tanh, and the other in that of sigmoid."""
+    """Return step(params, state, z (B, 4H), mask, compute_dtype) with these functions for tanh and sigmoid.
+
+    `mask` is that of recurrent dropout, (B, H) or (4, B, H).
+    """
 
     def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-        """One step from `state`, given this step's projected input `z`; `mask` is the recurrent dropout's, (B, H) or (4, B, H)."""
         z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
         i, f, g, o = jnp.split(z, GATES, axis=-1)
         c = recurrent_activation(f) * state.c + recurrent_activation(i) * activation(g)

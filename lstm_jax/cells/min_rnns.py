@@ -1,4 +1,4 @@
-"""minGRU and minLSTM (Feng et al. 2024, "Were RNNs all we needed?", sections 3.1 and 3.2): gates that do not see h.
+"""minGRU and minLSTM (Feng et al. 2024, "Were RNNs all we needed?", sections 3.1 and 3.2), whose gates do not depend on h.
 
     minGRU:   u = sigmoid(z_u);  h' = (1 - u) h + u z_n
     minLSTM:  f = sigmoid(z_f), i = sigmoid(z_i);  h' = f / (f + i) h + i / (f + i) z_g
@@ -19,19 +19,19 @@ from lstm_jax.cells.simple_rnn import HiddenState
 
 
 class MinParams(NamedTuple):
-    """kernel (E, G H), bias (G H,); minGRU: gates u, n; minLSTM: i, f, g."""
+    """Parameters: kernel (E, G H), bias (G H,); gates u, n of minGRU, and i, f, g of minLSTM."""
 
     kernel: jax.Array
     bias: jax.Array
 
 
 def make_bias(gates: int) -> Callable[..., jax.Array]:
-    """bias(units, dtype) -> zeros (G H,)."""
+    """Return bias(units, dtype) -> zeros (G H,)."""
     return lambda units, dtype=jnp.float32: jnp.zeros((gates * units,), dtype)
 
 
 def make_init(gates: int) -> Callable[..., MinParams]:
-    """init(key, features, units, dtype) with as many gates."""
+    """Return init(key, features, units, dtype) -> params with this number of gates."""
 
     def init(key: Array, features: int, units: int, dtype=jnp.float32) -> MinParams:
         check_sizes(features, units)
@@ -41,21 +41,21 @@ def make_init(gates: int) -> Callable[..., MinParams]:
 
 
 def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """a and b of h' = a h + b, each (..., H)."""
+    """Return a and b of h' = a h + b for minGRU, each (..., H)."""
     u, n = jnp.split(z, 2, axis=-1)
     u = jax.nn.sigmoid(u)
     return 1 - u, u * n
 
 
 def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """The same for minLSTM; f / (f + i) from the difference of logarithms, which neither gate near 0 spoils."""
+    """Return a and b of h' = a h + b for minLSTM; f / (f + i) comes from a difference of logarithms, accurate where a gate is near 0."""
     i, f, g = jnp.split(z, 3, axis=-1)
-    more = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
-    return jax.nn.sigmoid(more), jax.nn.sigmoid(-more) * g
+    log_ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
+    return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio) * g
 
 
 def make_step(linear: Callable[[Array], tuple[Array, Array]]) -> Callable[..., HiddenState]:
-    """step(params, state, z, mask, compute_dtype); there is no recurrent product, and so no mask."""
+    """Return step(params, state, z, mask, compute_dtype); `mask` is None, since the cell has no recurrent product."""
 
     def step(params: MinParams, state: HiddenState, z: Float[Array, "B Z"], mask: None = None, compute_dtype=None) -> HiddenState:
         a, b = linear(z)

@@ -1,4 +1,4 @@
-"""The LSTM whose gates see the memory (Gers & Schmidhuber 2000, as Graves 2013 writes it).
+"""The LSTM with peepholes: gates that depend on c (Gers & Schmidhuber 2000, in the form of Graves 2013).
 
 i = sigmoid(z_i + p_i c);  f = sigmoid(z_f + p_f c);  c' = f c + i tanh(z_g);  o = sigmoid(z_o + p_o c');  h' = o tanh(c')
 """
@@ -16,7 +16,7 @@ from lstm_jax.shapes import GATES
 
 
 class PeepholeParams(NamedTuple):
-    """kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,), peepholes (3H,): p_i, p_f, p_o side by side."""
+    """Parameters: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,), and peepholes (3H,) in the order p_i, p_f, p_o."""
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -25,7 +25,7 @@ class PeepholeParams(NamedTuple):
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholeParams:
-    """The LSTM's initial weights, peepholes of zero: it starts as an LSTM without.
+    """Return the LSTM's initial weights and peepholes of zero.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -34,7 +34,7 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholePa
 
 
 def step(params: PeepholeParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """One step; `mask` is the recurrent dropout's, (B, H) or (4, B, H)."""
+    """Return the state after one step; `mask` is that of recurrent dropout, (B, H) or (4, B, H)."""
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
     p_i, p_f, p_o = (jnp.broadcast_to(p, i.shape) for p in jnp.split(params.peepholes, 3))

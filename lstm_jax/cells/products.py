@@ -1,4 +1,4 @@
-"""Products that the cells share: in the type asked for, of inputs some of which are dropped, of ids that stand for one-hot rows."""
+"""Matrix products of the cells: in a given dtype, with dropout masks, and of ids that stand for one-hot rows."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from lstm_jax.errors import require
 
 
 def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
-    """`a @ b` in `compute_dtype` (None: as they are), accumulated and returned in the type of `b`."""
+    """Return `a @ b`, computed in `compute_dtype` (None: in the dtypes of a and b), accumulated and returned in the dtype of `b`."""
     if compute_dtype is None:
         return a @ b
     return jnp.matmul(a.astype(compute_dtype), b.astype(compute_dtype), preferred_element_type=b.dtype)
 
 
 def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=None) -> Array:
-    """(x * mask) @ kernel for x (..., B, D), kernel (D, G H), mask None, (B, D) or (G, B, D), where gate g reads x * mask[g]."""
+    """Return (x * mask) @ kernel for x (..., B, D), kernel (D, G H), mask None, (B, D) or (G, B, D), where gate g reads x * mask[g]."""
     if mask is None:
         return matmul(x, kernel, compute_dtype)
-    if mask.ndim == 2:
+    if not is_per_gate(mask):
         return matmul(x * jnp.broadcast_to(mask, x.shape), kernel, compute_dtype)
     gates = [
         matmul(x * jnp.broadcast_to(m, x.shape), part, compute_dtype)
@@ -29,20 +29,30 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
     return jnp.concatenate(gates, axis=-1)
 
 
+def is_per_gate(mask: Array | None) -> bool:
+    """Return whether a dropout mask has a part for each gate, (G, B, D), rather than one for all, (B, D); False for None."""
+    return mask is not None and mask.ndim == 3
+
+
 def one_hot_rows(ids: Array, features: int, dtype) -> Array:
-    """Return the rows (..., E) that ids stand for, whose product with W is what `multiplied` gathers: negative ids count from the end, an
-    id beyond E gives NaN."""
+    """Return the one-hot rows (..., E) of ids.
+
+    Their product with W equals the rows that `multiplied` gathers: negative ids count from the end, an id beyond E gives NaN.
+    """
     ids = jnp.where(ids < 0, ids + features, ids)
-    there = (ids >= 0) & (ids < features)
-    return jnp.where(there[..., None], jax.nn.one_hot(ids, features, dtype=dtype), jnp.nan)
+    in_range = (ids >= 0) & (ids < features)
+    return jnp.where(in_range[..., None], jax.nn.one_hot(ids, features, dtype=dtype), jnp.nan)
 
 
 def multiplied(
     kernel: Array, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """x W for all steps at once.
+    """Return x W for all steps (T, B, Z).
 
     x may also be int ids (T, B), which stand for one-hot rows: their product with W is a gather of W's rows.
+
+    Raises:
+        InputError: if ids have a mask.
     """
     if jnp.issubdtype(x.dtype, jnp.integer):
         require(mask is None, "input mask", "given with ids", "give x as one-hot rows to drop some of it")
@@ -53,14 +63,14 @@ def multiplied(
 def project(
     params: Any, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """The input's part of z for all steps at once: x W + b, of a cell's `kernel` and, if any, `bias`; ids as in `multiplied`."""
+    """Return the input's part of z for all steps, x W + b, of a cell's `kernel` and, if any, `bias`; ids as in `multiplied`."""
     z = multiplied(params.kernel, x, mask, compute_dtype)
     bias = getattr(params, "bias", None)
     return z if bias is None else z + jnp.broadcast_to(bias, z.shape)
 
 
 def check_sizes(features: int, units: int) -> None:
-    """Of a cell.
+    """Check the sizes of a cell.
 
     Raises:
         InputError: if one is below 1.
@@ -70,5 +80,5 @@ def check_sizes(features: int, units: int) -> None:
 
 
 def zeros(batch: int, units: int, dtype=jnp.float32) -> jax.Array:
-    """(B, H), a part of an initial state."""
+    """Return zeros (B, H), a part of an initial state."""
     return jnp.zeros((batch, units), dtype)

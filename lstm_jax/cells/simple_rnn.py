@@ -1,4 +1,4 @@
-"""The simple recurrent network (Elman 1990), as `keras.layers.SimpleRNN` and `torch.nn.RNN`.
+"""The simple recurrent network (Elman 1990), equal to `keras.layers.SimpleRNN` and `torch.nn.RNN`.
 
 h' = tanh(x W + h U + b)
 """
@@ -16,7 +16,7 @@ from lstm_jax.cells.products import check_sizes, masked_matmul, zeros
 
 
 class SimpleRNNParams(NamedTuple):
-    """kernel (E, H), recurrent_kernel (H, H), bias (H,)."""
+    """Parameters: kernel (E, H), recurrent_kernel (H, H), bias (H,)."""
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -24,18 +24,18 @@ class SimpleRNNParams(NamedTuple):
 
 
 class HiddenState(NamedTuple):
-    """h (B, H): the output and the only memory."""
+    """State: h (B, H), which is the output."""
 
     h: jax.Array
 
 
 def bias(units: int, dtype=jnp.float32) -> jax.Array:
-    """Zeros (H,)."""
+    """Return zeros (H,)."""
     return jnp.zeros((units,), dtype)
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> SimpleRNNParams:
-    """Keras' initial weights.
+    """Return Keras' initial weights: glorot uniform, orthogonal and zeros.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -50,17 +50,16 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> SimpleRNNP
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
-    """Zeros (B, H)."""
+    """Return a state of zeros (B, H)."""
     return HiddenState(zeros(batch, units, dtype))
 
 
 def make_step(activation: Activation) -> Callable[..., HiddenState]:
-    """step(params, state, z, mask, compute_dtype) with `activation` in the place of tanh."""
+    """Return step(params, state, z (B, H), mask, compute_dtype) with `activation` for tanh; `mask` is (B, H) or (1, B, H)."""
 
     def step(
         params: SimpleRNNParams, state: HiddenState, z: Float[Array, "B H"], mask: Array | None = None, compute_dtype=None
     ) -> HiddenState:
-        """One step from `state`, given this step's projected input `z`; `mask` is the recurrent dropout's, (B, H) or (1, B, H)."""
         return HiddenState(activation(z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)))
 
     return step

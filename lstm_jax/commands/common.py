@@ -29,12 +29,12 @@ def start(devices: int = 0) -> None:
 
 def start_training(devices: int, model: RecurrentConfig) -> None:
     """Like `start`, but if `devices` is 0, choose the number that suits the model, unless JAX has made its devices already."""
-    from lstm_jax import native
+    from lstm_jax.recurrence import cpu_devices
     from lstm_jax.runtime.compilation_cache import keep_compiled
     from lstm_jax.runtime.sharding import prefer_cpu_devices
 
     zoned = model.zoneout or model.zoneout_cell
-    suited = 0 if zoned else native.cpu_devices(model.backend, model.dtype, model.cell)
+    suited = 0 if zoned else cpu_devices(model.backend, model.dtype, model.cell)
     if devices:
         start(devices)
         return

@@ -49,8 +49,8 @@ class Backends:
     json: bool = False
     """Print JSON lines."""
     build: bool = False
-    """First compile the backend native for this CPU (about twenty seconds, once; kept in the user's cache). Needs a C++ compiler: CXX, c++,
-    g++ or clang++, or the one that the extra `native` installs."""
+    """First compile the backend `compiled` for this CPU (about twenty seconds, once; kept in the user's cache). Needs a C++ compiler: CXX,
+    c++, g++ or clang++, or the one that the extra `native` installs."""
 
     def __call__(self, console: Console) -> None:
         start()

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lstm_jax.backend_names import with_current_names
 from lstm_jax.config.forecast import ForecastConfig
 from lstm_jax.config.generation import GenerationConfig
 from lstm_jax.config.sentiment import SentimentConfig
@@ -53,7 +54,7 @@ def read_config(path: Path, kind: type[C]) -> C:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text())
+        raw = with_current_names(json.loads(path.read_text()))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"config {path}", error.strerror if isinstance(error, OSError) else error, _REMEDY) from error
     require(isinstance(raw, dict), f"config {path}", type(raw).__name__, _REMEDY)

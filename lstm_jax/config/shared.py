@@ -52,7 +52,7 @@ class RecurrentConfig:
     """Recurrent cell: lstm, gru, simple_rnn, min_gru, ..., or a cell registered by a module in $LSTM_JAX_CELLS; see `lstm_jax.cells`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; parameters and state stay float32."""
-    backend: Literal["auto", "reference", "hoisted", "native", "cudnn", "pallas", "associative"] = "auto"
+    backend: Literal["auto", "reference", "hoisted", "compiled", "cudnn", "pallas", "associative"] = "auto"
     """Recurrence backend; see `lstm-jax backends`."""
     remat: Literal["none", "sqrt"] | int = "none"
     """Segments of time that are recomputed in the backward pass instead of stored, for long sequences. 'sqrt': the square root of the
@@ -63,9 +63,9 @@ class RecurrentConfig:
         require(self.cell in cell_traits(), "cell", self.cell, f"give one of {', '.join(map(repr, cell_traits()))}")
         _require_segments(self.remat)
         for name in ("recurrent_dropout", "weight_drop"):  # gates of a min_* cell do not read the state
-            have, rate = cell_traits()[self.cell].product, getattr(self, name)
+            have, rate = cell_traits()[self.cell].has_recurrent_kernel, getattr(self, name)
             require(have or not rate, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
-        has_c = cell_traits()[self.cell].memory
+        has_c = cell_traits()[self.cell].has_cell_state
         require(has_c or not self.zoneout_cell, "zoneout_cell", self.zoneout_cell, f"the cell {self.cell} has no c: give 0")
         zoned = self.zoneout or self.zoneout_cell
         require(self.remat == "none" or not zoned, "remat", self.remat, "segments have no zoneout: give none, or no zoneout")
@@ -98,7 +98,7 @@ class TrainConfig:
     checkpoint_steps: CountOrNone = 0
     """Steps between checkpoints inside an epoch. 0: a checkpoint at the end of each epoch only."""
     devices: Devices = 0
-    """Devices in the mesh. 0: all; on a CPU one per core, or a single one that uses all cores where the backend native runs."""
+    """Devices in the mesh. 0: all; on a CPU one per core, or a single one that uses all cores where the backend compiled runs."""
 
     def __post_init__(self):
         check_fields(self)

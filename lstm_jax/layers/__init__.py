@@ -1,4 +1,4 @@
-"""Thin nnx Modules that own parameters and nothing else."""
+"""Thin nnx modules that own parameters and nothing else."""
 
 from lstm_jax.layers.bidirectional import Bidirectional
 from lstm_jax.layers.carried import CarriedState

@@ -1,4 +1,4 @@
-"""Two recurrent layers that read in both directions."""
+"""A bidirectional recurrent layer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -13,16 +13,20 @@ from lstm_jax.layers.recurrent import Shape, count_params, recurrent
 
 
 class Bidirectional(nnx.Module):
-    """Two recurrent layers over the sequence and its reverse (Schuster & Paliwal 1997), as `keras.layers.Bidirectional(LSTM(...))`.
+    """Two recurrent layers over the sequence and its reverse (Schuster & Paliwal 1997), equal to `keras.layers.Bidirectional(LSTM(...))`.
+
+    As in Keras, with `return_sequences` the outputs of masked steps are zeros, and the backward outputs are reversed into the order of
+    time.
 
     Args:
-        features, units, options: of each, as for `Recurrent`: an LSTM unless `cell` says otherwise. `go_backwards` is not for it.
+        features: E.
+        units: H of each layer.
         merge_mode: "concat", "sum", "ave", "mul", or None for both outputs as a tuple.
+        return_sequences: as in `Recurrent`.
+        return_state: return (outputs, (forward state, backward state)) instead of outputs.
         backward: options of the backward layer that differ from those of the forward one, units and cell included.
-
-    As Keras does, with `return_sequences` the outputs of masked steps are zeros, and the backward outputs are turned back into the order
-    of time.
-    With `return_state` it gives (outputs, (forward state, backward state)).
+        rngs: as in `Recurrent`.
+        options: further arguments of `Recurrent` for each layer, except `go_backwards`; the cell is an LSTM by default.
 
     Raises:
         InputError: as `Recurrent`, for an unknown `merge_mode`, and if the two layers do not fit together.
@@ -50,8 +54,8 @@ class Bidirectional(nnx.Module):
             require(name not in other, f"backward {name}", other.get(name), "it is that of Bidirectional: leave it out")
         self.forward = recurrent(features, rngs=rngs, **both)
         self.backward = recurrent(features, rngs=rngs, go_backwards=True, **(both | other))
-        alike = self.forward.units == self.backward.units or merge_mode in ("concat", None)
-        require(alike, "backward units", self.backward.units, f"{merge_mode} needs {units}, those of the forward layer")
+        fits = self.forward.units == self.backward.units or merge_mode in ("concat", None)
+        require(fits, "backward units", self.backward.units, f"{merge_mode} needs {units}, those of the forward layer")
 
     @property
     def output_features(self) -> int:
@@ -59,11 +63,11 @@ class Bidirectional(nnx.Module):
         return self.forward.units + (self.backward.units if self.merge_mode == "concat" else 0)
 
     def count_params(self) -> int:
-        """Number of trainable entries of both layers."""
+        """Return the number of trainable entries of both layers."""
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
-        """Shapes of what a call gives, see `Recurrent.compute_output_shape`; a pair for the outputs if `merge_mode` is None.
+        """Return the shapes of the results of a call, see `Recurrent.compute_output_shape`; a pair for the outputs if `merge_mode` is None.
 
         Raises:
             InputError: if it is not the shape of an input of this layer.
@@ -78,7 +82,7 @@ class Bidirectional(nnx.Module):
             layer.reset_state(batch)
 
     def _pair(self, states: Any) -> tuple[Any, Any]:
-        """The forward and the backward state, from a pair of them or, as Keras takes it, a flat sequence of all their parts."""
+        """Return the forward and the backward state, from a pair or, as in Keras, a flat sequence of all their parts."""
         if states is None:
             return None, None
         require(isinstance(states, tuple | list), "initial_state", type(states).__name__, "give a pair, forward and backward")
@@ -94,31 +98,26 @@ class Bidirectional(nnx.Module):
         self,
         x: jax.Array,
         *,
-        mask: jax.Array | None = None,
-        lengths: jax.Array | None = None,
         initial_state: Sequence[Any] | None = None,
         dropout: tuple[DropoutMasks, DropoutMasks] | None = None,
-        tokens: jax.Array | None = None,
-        deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         time_major: bool = False,
+        **options: Any,
     ):
-        """As `Recurrent.__call__`; `initial_state` and `dropout` are pairs, forward and backward (or the parts of both states in a row)."""
-        starts = self._pair(initial_state)
+        """Run both layers, see `Recurrent.__call__`.
+
+        Args:
+            x: as in `Recurrent.__call__`.
+            initial_state: a pair, forward and backward, or the parts of both states in sequence.
+            dropout: a pair, forward and backward.
+            rngs: as in `Recurrent.__call__`; a key is split in two.
+            time_major: as in `Recurrent.__call__`.
+            options: further arguments of `Recurrent.__call__`, for both layers.
+        """
         keys = (rngs, rngs) if rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream)) else jax.random.split(rngs)
+        parts = zip((self.forward, self.backward), self._pair(initial_state), dropout or (None, None), keys, strict=True)
         results = [
-            layer(
-                x,
-                mask=mask,
-                lengths=lengths,
-                initial_state=starts[n],
-                dropout=None if dropout is None else dropout[n],
-                tokens=tokens,
-                deterministic=deterministic,
-                rngs=keys[n],
-                time_major=time_major,
-            )
-            for n, layer in enumerate((self.forward, self.backward))
+            layer(x, initial_state=start, dropout=masks, rngs=key, time_major=time_major, **options) for layer, start, masks, key in parts
         ]
         (ahead, ahead_state), (back, back_state) = results
         if self.return_sequences:

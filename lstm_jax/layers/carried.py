@@ -1,4 +1,4 @@
-"""State that a layer with `stateful=True` carries from call to call."""
+"""The state that a layer with `stateful=True` carries from call to call."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from lstm_jax.errors import require
 
 
 class CarriedState(nnx.Variable):
-    """One part (B, H) of a carried state."""
+    """A part (B, H) of a carried state."""
 
 
 def carry(state: Any) -> Any:
-    """Return variables that hold a state."""
+    """Return variables with the parts of a state."""
     return nnx.data(tuple(CarriedState(part) for part in state))
 
 
@@ -24,7 +24,7 @@ def keep(carried: Any, state: Any) -> None:
 
 
 def clear(carried: Any) -> None:
-    """Set the carried state to zeros; nothing if there is none yet."""
+    """Set the carried state to zeros; do nothing if there is no state yet."""
     for variable in carried or ():
         variable[...] = jnp.zeros_like(variable[...])
 
@@ -40,5 +40,9 @@ def check_batch(carried: Any, batch: int) -> None:
 
 
 def check_stateful(stateful: bool) -> None:
-    """Raise `InputError` for a layer that carries no state."""
+    """Check that the layer carries state.
+
+    Raises:
+        InputError: if it does not.
+    """
     require(stateful, "stateful", stateful, "make the layer with stateful=True to carry state")

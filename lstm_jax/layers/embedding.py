@@ -1,4 +1,4 @@
-"""A table of learned vectors, one a token id (Bengio et al. 2003), as `keras.layers.Embedding`."""
+"""A table of learned vectors, one for each token id (Bengio et al. 2003), equal to `keras.layers.Embedding`."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,13 +10,15 @@ from lstm_jax.runtime import sharding
 
 
 class Embedding(nnx.Module):
-    """ids (...,) int -> vectors (..., features): row `id` of the table (vocabulary, features).
+    """Embedding: ids (...,) int -> vectors (..., features), the rows of a table (vocabulary, features).
 
     Args:
-        vocabulary: rows; ids run from 0 to vocabulary - 1. An id outside gives NaN vectors, as `jnp.take` does.
-        features: columns.
-        mask_zero: id 0 is padding; `mask` tells the layers behind it.
-        initializer: a name, or (key, shape, dtype) -> table; uniform in [-0.05, 0.05) as Keras has it.
+        vocabulary: number of rows; ids run from 0 to vocabulary - 1. An id out of range gives NaN vectors, as with `jnp.take`.
+        features: number of columns.
+        mask_zero: whether id 0 is padding, see `mask`.
+        initializer: a name, or (key, shape, dtype) -> table; by default uniform in [-0.05, 0.05), as in Keras.
+        param_dtype: dtype of the table.
+        rngs: the stream `params` is drawn from.
 
     Raises:
         InputError: if `vocabulary` or `features` is below 1, or the initialiser is unknown.
@@ -41,7 +43,7 @@ class Embedding(nnx.Module):
         return sharding.gather_columns(self.embedding[...], ids)
 
     def mask(self, ids: Int[Array, "..."]) -> Bool[Array, "..."] | None:
-        """True where an id is not padding; None if the layer does not mask."""
+        """Return whether each id is not padding; None if `mask_zero` is False."""
         return ids != 0 if self.mask_zero else None
 
 

@@ -1,4 +1,4 @@
-"""Dense heads over a recurrent layer's output."""
+"""Dense layers on the output of a recurrent layer."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ from lstm_jax.errors import require
 
 
 class ClassifierHead(nnx.Module):
-    """features (..., D) -> logits (..., classes): x W + b, as `keras.layers.Dense` before its activation.
+    """Dense layer: features (..., D) -> logits (..., classes), x W + b, as `keras.layers.Dense` without activation.
 
-    For two classes `classes=1` gives the logit of the second, sigmoid(logit) its probability.
+    For two classes, `classes=1` gives the logit of the second one; its probability is sigmoid(logit).
 
     Raises:
         InputError: if `features` or `classes` is below 1, or an initialiser is unknown.
@@ -41,7 +41,7 @@ class ClassifierHead(nnx.Module):
 
 
 class TiedHead(nnx.Module):
-    """features (..., D), table (V, D) -> logits (..., V): x table^T + b, sharing the embedding's table (Press & Wolf 2017)."""
+    """Dense layer with the embedding's table: features (..., D), table (V, D) -> logits (..., V), x table^T + b (Press & Wolf 2017)."""
 
     def __init__(self, classes: int, *, param_dtype=jnp.float32, rngs: nnx.Rngs):
         require(classes >= 1, "classes", classes, "give 1 or more")

@@ -17,7 +17,7 @@ _FIRST = ("kernel", "recurrent_kernel", "bias")
 
 @dataclass(frozen=True)
 class Initials:
-    """The arguments of a layer that say how its parameters start; see `Recurrent`. None: as the cell has it."""
+    """The arguments of a layer about its initial parameters, see `Recurrent`; None for the cell's own."""
 
     kernel: Initial | None = None
     recurrent: Initial | None = None
@@ -29,10 +29,16 @@ class Initials:
 def initial_params(
     cell: Cell, base: Cell, features: int, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs
 ) -> dict[str, jax.Array | None]:
-    """Return the parameters of `cell` by name, those that `use_bias=False` leaves out as None.
+    """Return the parameters of `cell` by name; those that `use_bias=False` removes are None.
 
     Args:
-        base: the row that `cell` was made from by a choice of activations.
+        cell: the layer's cell.
+        base: the row of `CELLS` from which `cell` was made by a choice of activations.
+        features: E.
+        units: H.
+        how: the layer's arguments.
+        dtype: dtype of the parameters.
+        rngs: the stream `params` is drawn from.
 
     Raises:
         InputError: if an initialiser is given for a parameter that the cell does not have, or does not fit.
@@ -46,7 +52,7 @@ def initial_params(
     columns = cell.gates * units
     params: dict[str, jax.Array | None] = {}
     params["kernel"] = draw(how.kernel or "glorot_uniform", rngs.params(), (features, columns), dtype, "kernel_initializer")
-    if cell.sees_state:
+    if cell.has_recurrent_kernel:
         kernel = draw(how.recurrent or "orthogonal", rngs.params(), (units, columns), dtype, "recurrent_initializer")
         params["recurrent_kernel"] = kernel
     second = "recurrent_bias" in fields
@@ -59,7 +65,7 @@ def initial_params(
 
 
 def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
-    """Return the bias, and the recurrent one of cells that have it: Keras draws the two as the rows of one array."""
+    """Return the bias and the recurrent bias, which Keras draws as the two rows of one array."""
     assert cell.bias is not None
     usual = cell.bias(units, dtype)
     if how.bias is None:
@@ -71,10 +77,10 @@ def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rng
 
 
 def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> jax.Array:
-    """Return a drawn bias with the forget gate's ones in it: the gates before and behind are drawn apart, as in Keras."""
+    """Return a drawn bias with ones for the forget gate: the gates before it and after it are drawn separately, as in Keras."""
     assert how.bias is not None
     assert cell.bias is not None
-    with jax.ensure_compile_time_eval():  # also where the layer itself is made within a jit
+    with jax.ensure_compile_time_eval():  # also where the layer is created inside a jit
         ones = cell.bias(1, jnp.float32) == 1
         forget = [gate for gate in range(cell.gates) if ones[gate]]
     if not (how.unit_forget_bias and forget):
@@ -88,7 +94,7 @@ def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: A
 
 
 def _own_cell(cell: Cell, features: int, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> dict[str, jax.Array | None]:
-    """Return what the `init` of a user's cell gives, but for the parameters with an initialiser."""
+    """Return the parameters from the `init` of a user's cell, with those replaced that have an initialiser."""
     params: dict[str, jax.Array | None] = cell.init(rngs.params(), features, units, dtype)._asdict()
     for name, given in (("kernel", how.kernel), ("recurrent_kernel", how.recurrent), ("bias", how.bias)):
         array = params.get(name)

@@ -1,4 +1,4 @@
-"""Recurrent layers one behind the other."""
+"""A stack of recurrent layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,15 +13,16 @@ from lstm_jax.layers.recurrent import Recurrent, Shape, count_params
 
 
 class RecurrentStack(nnx.Module):
-    """Recurrent layers one behind the other, with the same mask for each.
+    """Recurrent layers in sequence, with the same mask for each.
+
+    It returns the results of its last layer; if all layers return their state, (outputs, [state of each layer]).
 
     Args:
-        layers: `Recurrent` or `Bidirectional` modules; all but the last return sequences. States are returned by all, the last or none.
-
-    It gives what its last layer gives; where all layers return their state, (outputs, [state of each layer]).
+        layers: `Recurrent` or `Bidirectional` modules; all but the last return sequences. All layers, the last one or none return their
+            state.
 
     Raises:
-        InputError: if there is no layer, or they do not fit so.
+        InputError: if there is no layer, or the layers do not fit together.
     """
 
     def __init__(self, layers: Sequence[Recurrent | Bidirectional]):
@@ -34,11 +35,11 @@ class RecurrentStack(nnx.Module):
         self.all_states = layers[0].return_state
 
     def count_params(self) -> int:
-        """Number of trainable entries of all layers."""
+        """Return the number of trainable entries of all layers."""
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
-        """Shapes of what a call gives, see `Recurrent.compute_output_shape`.
+        """Return the shapes of the results of a call, see `Recurrent.compute_output_shape`.
 
         Raises:
             InputError: if it is not the shape of an input of the first layer.
@@ -58,9 +59,9 @@ class RecurrentStack(nnx.Module):
         Raises:
             InputError: if no layer carries state.
         """
-        carrying = [layer for layer in self.layers if _carries(layer)]
-        check_stateful(bool(carrying))
-        for layer in carrying:
+        stateful = [layer for layer in self.layers if _is_stateful(layer)]
+        check_stateful(bool(stateful))
+        for layer in stateful:
             layer.reset_state(batch)
 
     def __call__(
@@ -71,7 +72,14 @@ class RecurrentStack(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         **options,
     ):
-        """As `Recurrent.__call__`, except `initial_state` and `dropout`, which are lists with an entry a layer; `tokens` are of `x`."""
+        """Run the layers, see `Recurrent.__call__`.
+
+        Args:
+            x: input of the first layer.
+            tokens: as in `Recurrent.__call__`, for `x`.
+            rngs: as in `Recurrent.__call__`; a key is folded with the number of each layer.
+            options: further arguments of `Recurrent.__call__`; `initial_state` and `dropout` are lists with one entry for each layer.
+        """
         per_layer = {name: options.pop(name) for name in ("initial_state", "dropout") if options.get(name) is not None}
         y: Any = x
         states = []
@@ -85,5 +93,5 @@ class RecurrentStack(nnx.Module):
         return (y, states) if self.all_states else y
 
 
-def _carries(layer: Recurrent | Bidirectional) -> bool:
+def _is_stateful(layer: Recurrent | Bidirectional) -> bool:
     return (layer.forward if isinstance(layer, Bidirectional) else layer).stateful

@@ -1,4 +1,4 @@
-// Adam's step as Keras has it, in one pass over memory; XLA makes three, each of which reads again what it needs.
+// Adam's step (Kingma & Ba 2015) in Keras' form, in one pass over memory; XLA makes three passes.
 
 #include <atomic>
 #include <cstring>
@@ -10,28 +10,28 @@
 
 namespace {
 
-// Compilers make vectors only of what cannot overlap, and a result may lie where an argument does: numbers pass through pieces of this size.
+// Compilers vectorise only arrays that cannot overlap, and a result may have the memory of an operand: numbers are copied in pieces of this size.
 constexpr int64_t kPiece = 64;
-// Parts a thread: one that wakes late takes fewer.
-constexpr int64_t kFine = 8;
+// Parts of the work for each thread: a thread that wakes late takes fewer.
+constexpr int64_t kPartsPerThread = 8;
 
 template <typename T>
 struct Adam {
-  T scale, by_m, by_v, eps;  // 1 - b1 and 1 - b2, from double: 1 - 0.999 in float is 5e-5 off
+  T scale, m_rate, v_rate, eps;  // the rates 1 - b1 and 1 - b2 are computed in double: 1 - 0.999 in float is 5e-5 off
 
-  Adam(T scale, double b1, double b2, double eps) : scale(scale), by_m(1 - b1), by_v(1 - b2), eps(eps) {}
+  Adam(T scale, double b1, double b2, double eps) : scale(scale), m_rate(1 - b1), v_rate(1 - b2), eps(eps) {}
 
   // m += (1 - b1) (g - m);  v += (1 - b2) (g^2 - v);  step = -scale m / (sqrt(v) + eps)
   void operator()(const T* g, T* m, T* v, T* step) const {
     for (int64_t n = 0; n < kPiece; ++n) {
-      m[n] += by_m * (g[n] - m[n]);
-      v[n] += by_v * (g[n] * g[n] - v[n]);
+      m[n] += m_rate * (g[n] - m[n]);
+      v[n] += v_rate * (g[n] * g[n] - v[n]);
       step[n] = -scale * m[n] / (std::sqrt(v[n]) + eps);
     }
   }
 };
 
-// In order: m, v, gradient (any shape), scale. Results: step, m, v.
+// Operands in order: m, v, gradient (any shape), scale. Results: step, m, v.
 template <typename T>
 ffi::Error adam(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps, int64_t threads) {
   auto arg = [&](size_t n) { return data_of<const T>(*args.get<ffi::AnyBuffer>(n)); };
@@ -41,7 +41,7 @@ ffi::Error adam(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingAr
   const Adam<T> adam(*arg(3), b1, b2, eps);
   const int64_t size = count_of(*args.get<ffi::AnyBuffer>(0));
   threads = threads_for(pool, threads, size);
-  share_out(pool, threads, kFine * threads, size, [&](int64_t part, int64_t first, int64_t last) {
+  parallel_for(pool, threads, kPartsPerThread * threads, size, [&](int64_t part, int64_t first, int64_t last) {
     T g_n[kPiece] = {}, m_n[kPiece] = {}, v_n[kPiece] = {}, step_n[kPiece];
     for (; first < last; first += kPiece) {
       const size_t bytes = std::min(kPiece, last - first) * sizeof(T);
@@ -57,18 +57,18 @@ ffi::Error adam(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingAr
   return ffi::Error::Success();
 }
 
-// A table (V, C) with moments m and v, of whose rows most have no gradient in a step. Such a row stays behind until it is read, and then takes
-// the steps that it has missed at once: m and v shrink by powers of b1 and b2, only the table needs each step's own scale.
+// A table (V, C) with moments m and v, most of whose rows have no gradient in a step. Such a row is left as it is until it is read, and then
+// catches up on all missed steps at once: m and v shrink by powers of b1 and b2; only the table needs the scale of each step.
 template <typename T>
 struct Table {
-  const Adam<T> rates;  // but for the scale
+  const Adam<T> rates;  // all but the scale
   T *p, *m, *v;
-  int32_t* done;  // steps that each row has taken
+  int32_t* done;  // the number of steps that each row has taken
   const T* scales;
   T b1, root_b2, eps, largest;
   std::vector<T> m_powers, v_powers;
   int64_t columns;
-  mutable std::atomic<int64_t> wrong{-1};  // a row whose number of steps cannot be
+  mutable std::atomic<int64_t> invalid_row{-1};  // a row with an invalid number of steps done
 
   Table(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, double b1, double b2, double eps)
       : rates(0, b1, b2, eps),
@@ -96,7 +96,8 @@ struct Table {
     }
   }
 
-  // Whether any p still moves under steps no larger than the next. Later ones are smaller: m / sqrt(v) shrinks by b1 / sqrt(b2) a step.
+  // Return whether any p still changes under a step as large as the next one. Later steps are smaller: m / sqrt(v) shrinks by b1 / sqrt(b2) a
+  // step.
   static constexpr int kVectors = 4;
   bool moves(const Vec<T>* p, const Vec<T>* m, const Vec<T>* root) const {
     typename Numbers<T>::Bits any{};
@@ -109,7 +110,7 @@ struct Table {
     return sum != 0;
   }
 
-  // Ask for a row's numbers: the memory's delay is longer than the arithmetic.
+  // Prefetch a row: the memory latency is longer than the arithmetic.
   void prefetch(int64_t row) const {
     constexpr int64_t kLine = 64 / sizeof(T);
     for (int64_t at = row * columns; at < (row + 1) * columns; at += kLine) {
@@ -117,12 +118,12 @@ struct Table {
     }
   }
 
-  // A row's steps up to number `to`, without a gradient; whether it had taken a number of steps that can be.
+  // Do a row's steps up to number `to`, without a gradient; return whether its number of steps done was valid.
   bool catch_up(int64_t row, int64_t to) const {
-    constexpr int kLook = 8, kWidth = kVectors * kLanes<T>;
+    constexpr int kCheckInterval = 8, kWidth = kVectors * kLanes<T>;
     const int64_t from = done[row], missed = to - from;
     if (from < 0 || missed < 0) {
-      wrong = row;
+      invalid_row = row;
       return false;
     }
     done[row] = to;
@@ -141,10 +142,9 @@ struct Table {
         store(at[2] + n * kLanes<T>, v_n * v_powers[missed], count[n]);
       }
       for (int64_t step = from; step < to;) {
-        if ((step > from || missed > kLook) && !moves(p_n, m_n, root)) break;
-        for (const int64_t last = std::min(step + kLook, to); step < last; ++step) {
-#pragma GCC unroll 4
-          for (int n = 0; n < kVectors; ++n) {
+        if ((step > from || missed > kCheckInterval) && !moves(p_n, m_n, root)) break;
+        for (const int64_t last = std::min(step + kCheckInterval, to); step < last; ++step) {
+          LSTM_UNROLL for (int n = 0; n < kVectors; ++n) {
             m_n[n] *= b1;
             root[n] *= root_b2;
             p_n[n] -= scales[step] * m_n[n] * reciprocal(root[n] + eps);
@@ -156,13 +156,13 @@ struct Table {
     return true;
   }
 
-  // The error if a row had taken a number of steps that cannot be, when `to` were begun.
+  // Return an error if a row had an invalid number of steps done, when `to` steps had been started.
   ffi::Error error(const Contract& contract, int64_t to) const {
-    if (wrong < 0) return ffi::Error::Success();
-    return contract.wrong("steps done by row " + std::to_string(wrong), std::to_string(done[wrong]), "give 0 to " + std::to_string(to));
+    if (invalid_row < 0) return ffi::Error::Success();
+    return contract.invalid("steps done by row " + std::to_string(invalid_row), std::to_string(done[invalid_row]), "give 0 to " + std::to_string(to));
   }
 
-  // A row's step number `at` under the sum of `count` gradients.
+  // Do a row's step number `at` with the sum of `count` gradients.
   void step(int64_t row, int64_t at, const T* gradients, const int32_t* numbers, int64_t count) const {
     if (!catch_up(row, at)) return;
     done[row] = at + 1;
@@ -187,11 +187,11 @@ struct Table {
   }
 };
 
-// The different rows that ids name, and for each where in ids it comes.
-struct Named {
-  std::vector<int32_t> rows, starts, places;  // row rows[n] comes at places[starts[n]..starts[n + 1] - 1]
+// The distinct ids of a buffer, and the positions of each: rows[n] is at positions[starts[n]..starts[n + 1] - 1].
+struct DistinctIds {
+  std::vector<int32_t> rows, starts, positions;
 
-  Named(const ffi::AnyBuffer& buffer, int64_t count) {
+  DistinctIds(const ffi::AnyBuffer& buffer, int64_t count) {
     const int32_t* ids = data_of<const int32_t>(buffer);
     const int64_t given = count_of(buffer);
     std::vector<int32_t> number(count, -1), of(given, -1), sizes;
@@ -208,34 +208,34 @@ struct Named {
     }
     starts.resize(rows.size() + 1);
     std::partial_sum(sizes.begin(), sizes.end(), starts.begin() + 1);
-    places.resize(starts.back());
+    positions.resize(starts.back());
     std::vector<int32_t> next(starts.begin(), starts.end() - 1);
     for (int64_t n = 0; n < given; ++n) {
-      if (of[n] >= 0) places[next[of[n]]++] = n;
+      if (of[n] >= 0) positions[next[of[n]]++] = n;
     }
   }
 };
 
-// Steps that rows have missed, of those that ids name or, without ids, of all. In order: table, m, v (V, C), steps done by each row (V,), scale
-// of each step (S,), steps to be done, ids. Results: the first four, in place.
+// Do the missed steps of the rows of the ids or, without ids, of all rows. Operands in order: table, m, v (V, C), steps done by each row (V,),
+// scale of each step (S,), steps to be done, ids. Results: the first four, in place.
 template <typename T>
 ffi::Error adam_catch_up(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps,
                          int64_t threads) {
   const int64_t to = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(5)), count = args.get<ffi::AnyBuffer>(0)->dimensions()[0];
   const int64_t steps = count_of(*args.get<ffi::AnyBuffer>(4));
-  if (to < 0 || to > steps) return contract.wrong("steps to be done", std::to_string(to), "give 0 to " + std::to_string(steps));
+  if (to < 0 || to > steps) return contract.invalid("steps to be done", std::to_string(to), "give 0 to " + std::to_string(steps));
   const Table<T> table(args, rets, b1, b2, eps);
   const auto all_rows = [&](int64_t part, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) table.catch_up(row, to);
   };
   if (args.size() == 6) {
     threads = threads_for(pool, threads, count);
-    share_out(pool, threads, kFine * threads, count, all_rows);
+    parallel_for(pool, threads, kPartsPerThread * threads, count, all_rows);
     return table.error(contract, to);
   }
-  const std::vector<int32_t> rows = Named(*args.get<ffi::AnyBuffer>(6), count).rows;
+  const std::vector<int32_t> rows = DistinctIds(*args.get<ffi::AnyBuffer>(6), count).rows;
   threads = threads_for(pool, threads, rows.size());
-  share_out(pool, threads, kFine * threads, rows.size(), [&](int64_t part, int64_t first, int64_t last) {
+  parallel_for(pool, threads, kPartsPerThread * threads, rows.size(), [&](int64_t part, int64_t first, int64_t last) {
     for (; first < last; ++first) {
       if (first + 1 < last) table.prefetch(rows[first + 1]);
       table.catch_up(rows[first], to);
@@ -244,23 +244,24 @@ ffi::Error adam_catch_up(const Contract& contract, ffi::ThreadPool pool, ffi::Re
   return table.error(contract, to);
 }
 
-// The step of the rows that have a gradient, caught up first. In order: table, m, v (V, C), steps done by each row (V,), scale of each step (S,),
-// number of the step, ids (N,), their gradients (N, C), of which those of the same id add up. Results: the first four, in place.
+// Do one step of the rows that have a gradient, after their missed steps. Operands in order: table, m, v (V, C), steps done by each row (V,),
+// scale of each step (S,), number of the step, ids (N,), their gradients (N, C); gradients of equal ids are summed. Results: the first four, in
+// place.
 template <typename T>
 ffi::Error adam_rows(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps,
                      int64_t threads) {
   const int64_t at = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(5)), steps = count_of(*args.get<ffi::AnyBuffer>(4));
-  if (at < 0 || at >= steps) return contract.wrong("number of the step", std::to_string(at), "give 0 to " + std::to_string(steps - 1));
+  if (at < 0 || at >= steps) return contract.invalid("number of the step", std::to_string(at), "give 0 to " + std::to_string(steps - 1));
   const Table<T> table(args, rets, b1, b2, eps);
-  const Named named(*args.get<ffi::AnyBuffer>(6), args.get<ffi::AnyBuffer>(0)->dimensions()[0]);
+  const DistinctIds distinct(*args.get<ffi::AnyBuffer>(6), args.get<ffi::AnyBuffer>(0)->dimensions()[0]);
   const T* gradients = data_of<const T>(*args.get<ffi::AnyBuffer>(7));
-  const int64_t count = named.rows.size();
+  const int64_t count = distinct.rows.size();
   threads = threads_for(pool, threads, count);
-  share_out(pool, threads, kFine * threads, count, [&](int64_t part, int64_t first, int64_t last) {
+  parallel_for(pool, threads, kPartsPerThread * threads, count, [&](int64_t part, int64_t first, int64_t last) {
     for (; first < last; ++first) {
-      if (first + 1 < last) table.prefetch(named.rows[first + 1]);
-      const int32_t start = named.starts[first];
-      table.step(named.rows[first], at, gradients, named.places.data() + start, named.starts[first + 1] - start);
+      if (first + 1 < last) table.prefetch(distinct.rows[first + 1]);
+      const int32_t start = distinct.starts[first];
+      table.step(distinct.rows[first], at, gradients, distinct.positions.data() + start, distinct.starts[first + 1] - start);
     }
   });
   return table.error(contract, at);
@@ -307,9 +308,9 @@ ffi::Error check_attributes(const Contract& contract, double b1, double b2, doub
   });
 }
 
-// float or double, as the first argument is.
-#define EITHER(function)                                                                                                              \
-  ffi::Error any_##function(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps, \
+// Define the handler of a function for float or double, whichever the first operand is.
+#define DEFINE_FOR_BOTH_DTYPES(function)                                                                                                              \
+  ffi::Error function##_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps, \
                             int64_t threads) {                                                                                        \
     return guarded("lstm_jax_" #function, [&] {                                                                                       \
       Contract contract("lstm_jax_" #function, args, rets);                                                                           \
@@ -322,9 +323,9 @@ ffi::Error check_attributes(const Contract& contract, double b1, double b2, doub
     });                                                                                                                               \
   }
 
-EITHER(adam)
-EITHER(adam_catch_up)
-EITHER(adam_rows)
+DEFINE_FOR_BOTH_DTYPES(adam)
+DEFINE_FOR_BOTH_DTYPES(adam_catch_up)
+DEFINE_FOR_BOTH_DTYPES(adam_rows)
 
 auto binding() {
   return ffi::Ffi::Bind()
@@ -340,7 +341,7 @@ auto binding() {
 }  // namespace
 
 #define HANDLER(function) \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_##function, any_##function, binding());
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_##function, function##_handler, binding());
 
 HANDLER(adam)
 HANDLER(adam_catch_up)

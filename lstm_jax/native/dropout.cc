@@ -1,4 +1,4 @@
-// Dropout masks from the same random bits as jax.random.bernoulli has: XLA draws them one after the other on one core.
+// Dropout masks from the same random bits as jax.random.bernoulli, on all cores; XLA draws them on one core.
 
 #include "gates.h"
 #include "operands.h"
@@ -9,16 +9,14 @@ namespace {
 typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
 constexpr int64_t kWords = kVectorBytes / sizeof(uint32_t);
 
-// Threefry-2x32 with 20 rounds (Salmon et al. 2011) of the counters (0, n), both words in one, as JAX has it where
-// `jax_threefry_partitionable` is on.
+// Threefry-2x32 with 20 rounds (Salmon et al. 2011) of the counters (0, n), the exclusive or of both words, as in JAX with
+// `jax_threefry_partitionable`.
 inline Words random_bits(uint32_t k0, uint32_t k1, Words n) {
   constexpr int rotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
   const uint32_t keys[3] = {k0, k1, k0 ^ k1 ^ 0x1BD11BDAu};
   Words a = k0 - Words{}, b = n + k1;
-#pragma GCC unroll 5
-  for (uint32_t group = 0; group < 5; ++group) {
-#pragma GCC unroll 4
-    for (int round = 0; round < 4; ++round) {
+  LSTM_UNROLL for (uint32_t group = 0; group < 5; ++group) {
+    LSTM_UNROLL for (int round = 0; round < 4; ++round) {
       const int by = rotations[group % 2][round];
       a += b;
       b = a ^ (b << by | b >> (32 - by));
@@ -29,25 +27,25 @@ inline Words random_bits(uint32_t k0, uint32_t k1, Words n) {
   return a ^ b;
 }
 
-// The numbers that a thread is worth waking for.
-constexpr int64_t kLeast = 1 << 16;
+// The least number of elements for which another thread is used.
+constexpr int64_t kMinElements = 1 << 16;
 
-// The counters (0, n) end there.
-constexpr int64_t kMostBits = int64_t{1} << 32;
+// The number of counters (0, n).
+constexpr int64_t kMaxElements = int64_t{1} << 32;
 
-// In order: the key's two words. Result: float, `scale` with probability `keep`, else 0.
+// Operand: the key's two words. Result: float, `scale` with probability `keep`, else 0.
 ffi::Error mask(const Contract& contract, ffi::ThreadPool pool, const ffi::AnyBuffer& key, const ffi::AnyBuffer& result, float keep, float scale,
                 int64_t threads) {
-  const int64_t size = count_of(result), parts = threads_for(pool, threads, size / kLeast);
-  if (size > kMostBits) return contract.wrong("mask", std::to_string(size), "give at most " + std::to_string(kMostBits) + " numbers");
+  const int64_t size = count_of(result), parts = threads_for(pool, threads, size / kMinElements);
+  if (size > kMaxElements) return contract.invalid("mask", std::to_string(size), "give at most " + std::to_string(kMaxElements) + " numbers");
   const uint32_t k0 = data_of<const uint32_t>(key)[0], k1 = data_of<const uint32_t>(key)[1];
   float* const to = data_of<float>(result);
   Words lanes;
   for (int64_t lane = 0; lane < kWords; ++lane) lanes[lane] = lane;
-  share_out(pool, parts, parts, size, [&](int64_t, int64_t first, int64_t last) {
+  parallel_for(pool, parts, parts, size, [&](int64_t, int64_t first, int64_t last) {
     for (int64_t n = first; n < last; n += kWords) {
       const Words bits = random_bits(k0, k1, lanes + static_cast<uint32_t>(n)) >> 9;
-      // 23 bits are a number in [0, 1) as jax.random.uniform makes it
+      // 23 bits give a number in [0, 1), as in jax.random.uniform
       const Vec<float> uniform = __builtin_convertvector((Numbers<float>::Bits)bits, Vec<float>) * 0x1p-23f;
       store(to + n, uniform < keep ? all(scale) : all(0.0f), std::min(kWords, last - n));
     }
@@ -55,7 +53,7 @@ ffi::Error mask(const Contract& contract, ffi::ThreadPool pool, const ffi::AnyBu
   return ffi::Error::Success();
 }
 
-ffi::Error any_mask(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, float keep, float scale, int64_t threads) {
+ffi::Error mask_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, float keep, float scale, int64_t threads) {
   return guarded("lstm_jax_mask", [&] {
     Contract contract("lstm_jax_mask", args, rets);
     ffi::Error error = contract.check_attributes({{"keep", keep, keep >= 0 && keep <= 1, "give 0 to 1"}, threads_attribute(threads)});
@@ -67,7 +65,7 @@ ffi::Error any_mask(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_mask, any_mask,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_mask, mask_handler,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .RemainingArgs()

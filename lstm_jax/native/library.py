@@ -1,4 +1,4 @@
-"""Compiling the C++ here for the machine at hand, once, into the user's cache; loading and calling what was compiled."""
+"""Compile the C++ of this folder for this machine, once, into the user's cache; load the library and call its functions."""
 
 import contextlib
 import ctypes
@@ -31,13 +31,13 @@ TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam", "lstm_jax_a
 REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
 BUILD = "run lstm-jax backends --build"
 BUILD_SECONDS = 900
-"""After which a compiler is taken to hang; it needs some twenty seconds, and with sanitizers a hundred."""
+"""Time limit of a compiler; it takes about 20 s, and 100 s with sanitizers."""
 OTHER = "name another compiler in CXX"
 SANITIZERS = ("address", "undefined")
 
 
 def _flags() -> tuple[str, ...]:
-    """The compiler's flags; with $LSTM_JAX_SANITIZE ("address", "undefined" or both, with a comma), those of these sanitizers.
+    """Return the compiler's flags, with those of the sanitizers in $LSTM_JAX_SANITIZE ("address", "undefined", or both with a comma).
 
     Raises:
         InputError: if there is no such sanitizer.
@@ -47,7 +47,7 @@ def _flags() -> tuple[str, ...]:
         return FLAGS
     if not set(asked.split(",")) <= set(SANITIZERS):
         raise InputError("LSTM_JAX_SANITIZE", asked, f"give {' or '.join(SANITIZERS)}, or both with a comma")
-    # one report is enough: what comes after it means little; the optimisations with that name fuse products and sums, as -O3 does
+    # stop at the first report, since later ones mean little; -fexpensive-optimizations fuses products and sums, as -O3 does
     return (
         *FLAGS,
         "-O1",
@@ -67,16 +67,16 @@ def _key(flags: tuple[str, ...]) -> str:
 
 
 def library_path() -> Path:
-    """Where the library for this source, this jaxlib and this processor lies, or will.
+    """Return the path of the library for this source, this jaxlib and this processor, whether or not it exists.
 
     Raises:
-        InputError: if this user has no folder for it.
+        InputError: if this user has no cache folder.
     """
     return default_cache_dir() / "native" / f"lstm-{_key(_flags())}.so"
 
 
 def _compiler() -> list[str]:
-    """$CXX, the first compiler on the path, or the one that the package ziglang brings.
+    """Return the command of the compiler: $CXX, the first one on the path, or the one of the package ziglang.
 
     Raises:
         InputError: if there is none.
@@ -91,9 +91,11 @@ def _compiler() -> list[str]:
 
 def _compile(compiler: list[str], made: Path) -> None:
     command = [*compiler, *_flags(), "-I", jax.ffi.include_dir(), *map(str, SOURCES), "-o", str(made)]
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # a sanitizer's runtime is not for compilers
+    environment = {
+        name: value for name, value in os.environ.items() if name != "LD_PRELOAD"
+    }  # the compiler must not load a sanitizer's runtime
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    # a session of its own, so that its end is that of the compiler's children too
+    # a new session, so that the compiler's children can be killed with it
     with subprocess.Popen(command, **streams, env=environment, text=True, start_new_session=True) as run:
         try:
             _, complaints = run.communicate(timeout=BUILD_SECONDS)
@@ -109,10 +111,10 @@ def _compile(compiler: list[str], made: Path) -> None:
 
 
 def _try(compiler: list[str], made: Path) -> None:
-    """Load the library in another process: one that is no library may end it.
+    """Load the library in another process, since a broken library may kill the process.
 
     Raises:
-        InputError: if that fails.
+        InputError: if it cannot be loaded.
     """
     command = [sys.executable, "-ISc", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(made)]
     run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -122,10 +124,10 @@ def _try(compiler: list[str], made: Path) -> None:
 
 
 def build() -> Path:
-    """Compile, unless there is a library that can be trusted and loaded; some twenty seconds.
+    """Compile the library in about 20 s, unless there is one that can be trusted and loaded, and return its path.
 
     Raises:
-        InputError: if there is no compiler, it fails or hangs, what it made cannot be loaded, or there is no place for it.
+        InputError: if there is no compiler, it fails or hangs, its library cannot be loaded, or there is no cache folder for it.
     """
     path = library_path()
     if _load():
@@ -133,7 +135,7 @@ def build() -> Path:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "lstm.so"
             _compile(compiler, made)
-            _try(compiler, made)  # a library that does not load is not kept
+            _try(compiler, made)  # do not keep a library that cannot be loaded
             trust.write(path, made.read_bytes())
         why = _load()
         if why:
@@ -145,7 +147,7 @@ _LOADED: dict[Path, ctypes.CDLL] = {}
 
 
 def _load() -> str:
-    """Load the library, once a process; why that cannot be, empty if it is loaded."""
+    """Load the library, once per process; return why it cannot be loaded, empty if it is."""
     try:
         path = library_path()
         if path in _LOADED:
@@ -155,11 +157,11 @@ def _load() -> str:
         return str(error)
     if "address" in os.environ.get("LSTM_JAX_SANITIZE", "") and not hasattr(ctypes.CDLL(None), "__asan_init"):
         os.close(file)
-        return "built with AddressSanitizer, whose runtime is not preloaded"  # loading it would end the process
-    # what was opened and checked, whatever has taken its name since; it stays open, so that its name here stays its own
-    own = Path(f"/proc/self/fd/{file}")
+        return "built with AddressSanitizer, whose runtime is not preloaded"  # loading it would kill the process
+    # load the file that was opened and checked, even if another one has its name by now; it stays open, so that this path stays valid
+    opened = Path(f"/proc/self/fd/{file}")
     try:
-        _LOADED[path] = ctypes.CDLL(str(own if own.exists() else path))
+        _LOADED[path] = ctypes.CDLL(str(opened if opened.exists() else path))
     except OSError as error:
         os.close(file)
         return f"cannot be loaded ({' '.join(str(error).split())})"
@@ -167,26 +169,19 @@ def _load() -> str:
 
 
 def why_not() -> str:
-    """Why what is compiled does not serve here; empty if it does."""
+    """Return why compiled code does not serve here; empty if it does."""
     if is_off():
         return is_off()
     why = _load()
     return f"{why}: {BUILD}" if why else ""
 
 
-def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
-    """How many CPU devices suit training of that cell with that backend and those products, for `use_cpu_cores`: 1, whose compiled calls
-    share out all cores and need no exchange, where it is compiled code that runs; else 0, one a core."""
-    compiled = backend in (None, "auto", "native") and dtype in ("float32", "float64") and cell == "lstm"
-    return 1 if compiled and not why_not() else 0
-
-
 @functools.cache
 def register() -> None:
-    """Load the library and give its functions to XLA; once a process.
+    """Load the library and register its functions with XLA, once per process.
 
     Raises:
-        InputError: if it has not been built, or is not to be trusted.
+        InputError: if it has not been built, or cannot be trusted.
     """
     why = _load()
     if why:
@@ -200,15 +195,16 @@ def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], 
     """Call the function of that name on this device's arrays.
 
     Args:
-        sets: whether it is one call too under `vmap`, for all sets of arrays; else they are called one after the other.
-        results: what has the shapes and dtypes of the results.
-        args: None for one that is left out.
-        aliases: number of an argument -> number of the result that may take its place.
-        options: bool, int or float, or a number of NumPy.
+        name: a name in `TARGETS`.
+        results: arrays, or shapes and dtypes, like the results.
+        args: operands; None for one that is left out.
+        aliases: number of an operand -> number of the result that may use its memory.
+        sets: whether `vmap` makes one call for all sets of arrays; else one call after the other.
+        options: attributes: bool, int, float or a NumPy number.
     """
     register()
     fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
-    # cores for one device's call: all of them shared out; a program keeps the number that was found when it was traced
+    # each device gets an equal share of the cores; a program keeps the number of the time when it was traced
     fixed["threads"] = np.int64(max(1, len(os.sched_getaffinity(0)) // jax.local_device_count("cpu")))
     shapes = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
     function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)

@@ -1,4 +1,4 @@
-// The operands, results and attributes of the LSTM's two calls.
+// The contracts of the LSTM's two calls: their operands, results and attributes.
 #pragma once
 
 #include "operands.h"
@@ -11,7 +11,7 @@ constexpr Extent T = letter_of('T'), B = letter_of('B'), E = letter_of('E'), H =
 
 inline bool is_kind(int64_t kinds) { return kinds == 0 || kinds == 1 || kinds == kGates; }
 
-// The attributes of both calls.
+// Check the attributes of both calls.
 inline ffi::Error check_attributes(const Contract& contract, bool ids, int64_t input_masks, int64_t recurrent_masks, int64_t threads) {
   return contract.check_attributes({
       {"input_masks", double(input_masks), is_kind(input_masks), "give 0, 1 or 4"},
@@ -54,7 +54,7 @@ inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::Rema
   Contract contract("lstm_jax_backward", args, rets, 2);
   ffi::Error error = check_attributes(contract, ids, input_masks, recurrent_masks, threads);
   if (error.failure()) return error;
-  if (ids && d_x) return contract.wrong("d_x", "1", "give 0 with ids, which have no gradient");
+  if (ids && d_x) return contract.invalid("d_x", "1", "give 0 with ids, which have no gradient");
   return contract.check_arrays(
       {{"x", real, {T, B, E}, !ids},
        {"ids", ffi::S32, {T, B}, ids},

@@ -1,5 +1,5 @@
-// The contract of a call as a table: its operands, results and attributes. A call that breaks it gets an error that names the operand, what it
-// has and what fits; it costs some dozens of comparisons a call.
+// The contract of a call as a table of its operands, results and attributes. A call that breaks it gets an error that names the operand, its
+// shape and dtype, and the expected ones. The check takes some dozens of comparisons for each call.
 #pragma once
 
 #include <algorithm>
@@ -18,8 +18,8 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-// An extent of a shape: a number, or `times` a letter `plus` a number. A letter stands for one number in the whole call, which the first operand
-// that has it sets.
+// An extent of a shape: a number, or `times` a letter `plus` a number. A letter stands for one number in the whole call, set by the first operand
+// that has the letter.
 struct Extent {
   char letter = 0;
   int64_t times = 0, plus = 0;
@@ -27,12 +27,12 @@ struct Extent {
   constexpr Extent(int number) : plus(number) {}
   constexpr Extent(char letter, int64_t times, int64_t plus) : letter(letter), times(times), plus(plus) {}
 };
-constexpr Extent operator*(int times, Extent one) { return {one.letter, times * one.times, times * one.plus}; }
-constexpr Extent operator+(Extent one, int more) { return {one.letter, one.times, one.plus + more}; }
+constexpr Extent operator*(int times, Extent extent) { return {extent.letter, times * extent.times, times * extent.plus}; }
+constexpr Extent operator+(Extent extent, int more) { return {extent.letter, extent.times, extent.plus + more}; }
 
 constexpr Extent letter_of(char letter) { return {letter, 1, 0}; }
 
-// What an operand's shape must be: extents, any, or that of the first operand.
+// The shape expected of an operand: given extents, any shape, or the shape of the first operand.
 struct Shape {
   enum Kind { kGiven, kAny, kLikeFirst } kind = kGiven;
   static constexpr size_t kMostExtents = 3;
@@ -46,7 +46,7 @@ struct Operand {
   const char* name;
   ffi::DataType type;
   Shape shape;
-  bool there = true;  // in this call
+  bool present = true;  // in this call
 };
 
 struct Attribute {
@@ -59,7 +59,7 @@ struct Attribute {
 // Indices into some arrays are 32 bits wide.
 constexpr int64_t kMostExtent = std::numeric_limits<int32_t>::max();
 
-// Numbers in a buffer; no overflow where one of the extents is 0.
+// Return the number of elements in a buffer, without overflow where one of the extents is 0.
 inline int64_t count_of(const ffi::AnyBuffer& buffer) {
   const auto extents = buffer.dimensions();
   if (std::find(extents.begin(), extents.end(), 0) != extents.end()) return 0;
@@ -87,45 +87,45 @@ inline std::string name_of(ffi::DataType type) {
 
 class Contract {
  public:
-  // rank: of the first result in a call for one set; without, there is no call for several.
+  // rank: the rank of the first result in a call for one set; without it, a call for several sets is refused.
   Contract(const char* function, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, size_t rank = std::numeric_limits<size_t>::max())
       : function(function), args(args), rets(rets), sets(args, rets, rank) {
     std::fill(std::begin(bound), std::end(bound), -1);
   }
 
-  // The first attribute that does not fit, as an error.
+  // Return an error for the first attribute that does not fit.
   ffi::Error check_attributes(std::initializer_list<Attribute> table) const {
     for (const Attribute& attribute : table) {
-      if (!attribute.fits) return wrong(attribute.name, number(attribute.value), attribute.remedy);
+      if (!attribute.fits) return invalid(attribute.name, number(attribute.value), attribute.remedy);
     }
     return ffi::Error::Success();
   }
 
-  // The first operand or result that does not fit, as an error.
+  // Return an error for the first operand or result that does not fit.
   ffi::Error check_arrays(std::initializer_list<Operand> operands, std::initializer_list<Operand> results) {
     ffi::Error error = check_all("operands", args, operands, true);
     return error.failure() ? error : check_all("results", rets, results, false);
   }
 
-  ffi::Error wrong(const std::string& name, const std::string& found, const std::string& remedy) const {
+  ffi::Error invalid(const std::string& name, const std::string& found, const std::string& remedy) const {
     return ffi::Error::InvalidArgument(std::string(function) + ": " + name + ": " + found + "; " + remedy);
   }
 
  private:
   template <typename Buffers>
   ffi::Error check_all(const char* what, const Buffers& buffers, std::initializer_list<Operand> table, bool shared) {
-    const size_t wanted = std::count_if(table.begin(), table.end(), [](const Operand& operand) { return operand.there; });
-    if (buffers.size() != wanted) return wrong(what, std::to_string(buffers.size()), "give " + std::to_string(wanted) + names(table));
+    const size_t wanted = std::count_if(table.begin(), table.end(), [](const Operand& operand) { return operand.present; });
+    if (buffers.size() != wanted) return invalid(what, std::to_string(buffers.size()), "give " + std::to_string(wanted) + names(table));
     size_t n = 0;
     for (const Operand& operand : table) {
-      if (!operand.there) continue;
+      if (!operand.present) continue;
       auto found = buffers.template get<ffi::AnyBuffer>(n++);
-      if (!found.has_value()) return wrong(operand.name, "no array", "give one");
+      if (!found.has_value()) return invalid(operand.name, "no array", "give one");
       const ffi::AnyBuffer buffer = buffer_of(*found);
       if (buffer.element_type() != operand.type || !fits(buffer.dimensions(), operand.shape, shared)) {
-        return wrong(operand.name, shown(buffer), "give " + shown(operand));
+        return invalid(operand.name, described(buffer), "give " + described(operand));
       }
-      if (!buffer.untyped_data() && count_of(buffer) > 0) return wrong(operand.name, "no memory", "give " + shown(operand));
+      if (!buffer.untyped_data() && count_of(buffer) > 0) return invalid(operand.name, "no memory", "give " + described(operand));
     }
     return ffi::Error::Success();
   }
@@ -136,7 +136,7 @@ class Contract {
   static std::string names(std::initializer_list<Operand> table) {
     std::string all;
     for (const Operand& operand : table) {
-      if (operand.there) all += std::string(all.empty() ? ": " : ", ") + operand.name;
+      if (operand.present) all += std::string(all.empty() ? ": " : ", ") + operand.name;
     }
     return all;
   }
@@ -165,22 +165,22 @@ class Contract {
     return found == value * extent.times + extent.plus;
   }
 
-  static std::string shown(const ffi::AnyBuffer& buffer) {
+  static std::string described(const ffi::AnyBuffer& buffer) {
     std::string text;
     for (const int64_t extent : buffer.dimensions()) text += (text.empty() ? "" : ", ") + std::to_string(extent);
     return name_of(buffer.element_type()) + "[" + text + "]";
   }
 
-  std::string shown(const Operand& operand) const {
+  std::string described(const Operand& operand) const {
     if (operand.shape.kind == Shape::kAny) return name_of(operand.type);
     if (operand.shape.kind == Shape::kLikeFirst) return name_of(operand.type) + " in the shape of the first operand";
     std::string text;
     for (const int64_t extent : sets.extents) text += std::to_string(extent) + ", ";
-    for (size_t n = 0; n < operand.shape.rank; ++n) text += (n ? ", " : "") + shown(operand.shape.extents[n]);
+    for (size_t n = 0; n < operand.shape.rank; ++n) text += (n ? ", " : "") + described(operand.shape.extents[n]);
     return name_of(operand.type) + "[" + text + "]";
   }
 
-  std::string shown(const Extent& extent) const {
+  std::string described(const Extent& extent) const {
     if (!extent.letter) return std::to_string(extent.plus);
     const int64_t value = bound[extent.letter - 'A'];
     if (value >= 0) return std::to_string(value * extent.times + extent.plus);
@@ -200,7 +200,7 @@ class Contract {
   int64_t bound[26];
 };
 
-// The kernels' type: float64 where operand number `n` is, else float32.
+// Return float64 if operand number `n` is float64, else float32.
 inline ffi::DataType real_type(const ffi::RemainingArgs& args, size_t n) {
   const auto buffer = args.get<ffi::AnyBuffer>(n);
   return buffer.has_value() && buffer->element_type() == ffi::F64 ? ffi::F64 : ffi::F32;
@@ -210,7 +210,7 @@ inline Attribute threads_attribute(int64_t threads) {
   return {"threads", static_cast<double>(threads), threads >= 1, "give 1 or more"};
 }
 
-// work(), whose exceptions become errors: none may pass through XLA.
+// Call work() and turn its exceptions into errors: none may pass through XLA.
 template <typename Work>
 ffi::Error guarded(const char* function, const Work& work) {
   try {

@@ -1,4 +1,4 @@
-// Matrix products in blocks whose sums stay in registers, and the packing of a kernel into the order in which they read it.
+// Matrix products in blocks whose sums stay in registers, and the packing of kernels into the order in which the products read them.
 #pragma once
 
 #include <algorithm>
@@ -8,11 +8,9 @@
 
 #include "vectors.h"
 
-#define LSTM_INLINE inline __attribute__((always_inline))
-
 namespace {
 
-// registers for sums, of the 32 (16 without AVX-512 and ARM) that there are
+// vector registers used for sums, of 32 (16 without AVX-512 and ARM)
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kSums = 24;
 #else
@@ -26,98 +24,85 @@ int64_t blocks_of(int64_t size) {
   return (size + kLanes<T> - 1) / kLanes<T>;
 }
 
-// f(ROWS) with the number as a type, for 1 <= rows <= MOST.
-template <int MOST, typename F>
+// Call f(ROWS) with `rows` as a compile-time constant, for 1 <= rows <= MAX.
+template <int MAX, typename F>
 LSTM_INLINE void with_rows(int64_t rows, const F& f) {
-  if constexpr (MOST > 0) {
-    if (rows == MOST) return f(std::integral_constant<int, MOST>{});
-    with_rows<MOST - 1>(rows, f);
+  if constexpr (MAX > 0) {
+    if (rows == MAX) return f(std::integral_constant<int, MAX>{});
+    with_rows<MAX - 1>(rows, f);
   }
 }
 
-// size rows in groups of `most` or fewer, as equal as can be: f(begin, count).
+// Call f(begin, count) for groups of at most `max` of `size` rows; the groups' sizes differ by at most 1.
 template <typename F>
-LSTM_INLINE void in_groups(int64_t size, int64_t most, const F& f) {
-  const int64_t groups = (size + most - 1) / most;
+LSTM_INLINE void over_groups(int64_t size, int64_t max, const F& f) {
+  const int64_t groups = (size + max - 1) / max;
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t begin = group * size / groups;
     f(begin, (group + 1) * size / groups - begin);
   }
 }
 
-// sums[r][v] += sum over k of a[r, k] b[k, v]; b has VECTORS vectors a k, side by side, and the next k's so much further on.
+// sums[r][v] += the sum over k of a[r, k] b[k, v]; b has VECTORS contiguous vectors for each k, and b_stride numbers from one k to the next.
 template <typename T, int ROWS, int VECTORS>
-LSTM_INLINE void multiply(Vec<T> (&sums)[ROWS][VECTORS], const T* a, int64_t by_row, int64_t by_k, const T* b, int64_t depth,
-                          int64_t further = VECTORS * kLanes<T>) {
-  for (int64_t k = 0; k < depth; ++k, a += by_k, b += further) {
+LSTM_INLINE void multiply(Vec<T> (&sums)[ROWS][VECTORS], const T* a, int64_t row_stride, int64_t k_stride, const T* b, int64_t depth,
+                          int64_t b_stride = VECTORS * kLanes<T>) {
+  for (int64_t k = 0; k < depth; ++k, a += k_stride, b += b_stride) {
     Vec<T> weights[VECTORS];
-#pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) weights[v] = load(b + v * kLanes<T>);
-#pragma GCC unroll 24
-    for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) sums[r][v] += a[r * by_row] * weights[v];
+    LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) weights[v] = load(b + v * kLanes<T>);
+    LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+      LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] += a[r * row_stride] * weights[v];
     }
   }
 }
 
-// A kernel (K, 4H) as the forward products read it: block of units, k, gate.
+// A kernel (K, 4H) and its strides as the forward products read it: block of units, k, gate.
 template <typename T>
 struct Kernel {
   const T* data;
-  int64_t by_block, by_k, by_gate;
+  int64_t block_stride, k_stride, gate_stride;
 };
 
-// z[block][r][gate] += sum over k in k0..k1-1 of a[gate][r, k] kernel[k, gate, block]; PER_GATE: a differs between the gates. Of two blocks (for PER_GATE
-// only) two gates at a time: a number of a, once loaded, serves two vectors.
+// z[block][r][gate] += the sum over k in k0..k1-1 of a[gate][r, k] kernel[k, gate, block]. PER_GATE: `a` differs between the gates. For two blocks
+// (PER_GATE only), two gates are computed at a time, so that each number of `a` loaded is used for two vectors.
 template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
-LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kGates], const T* const* a, int64_t by_row, const Kernel<T>& kernel, int64_t block,
+LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kGates], const T* const* a, int64_t row_stride, const Kernel<T>& kernel, int64_t block,
                               int64_t k0, int64_t k1) {
-  const T* b = kernel.data + block * kernel.by_block + k0 * kernel.by_k;
+  const T* b = kernel.data + block * kernel.block_stride + k0 * kernel.k_stride;
   if constexpr (BLOCKS == 1) {
-    for (int64_t k = k0; k < k1; ++k, b += kernel.by_k) {
+    for (int64_t k = k0; k < k1; ++k, b += kernel.k_stride) {
       Vec<T> weights[kGates];
-#pragma GCC unroll 4
-      for (int g = 0; g < kGates; ++g) weights[g] = load(b + g * kernel.by_gate);
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 4
-        for (int g = 0; g < kGates; ++g) z[0][r][g] += a[PER_GATE ? g : 0][r * by_row + k] * weights[g];
+      LSTM_UNROLL for (int g = 0; g < kGates; ++g) weights[g] = load(b + g * kernel.gate_stride);
+      LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+        LSTM_UNROLL for (int g = 0; g < kGates; ++g) z[0][r][g] += a[PER_GATE ? g : 0][r * row_stride + k] * weights[g];
       }
     }
   } else {
     for (int pair = 0; pair < kGates; pair += 2) {
-      const T* b_k = b + pair * kernel.by_gate;
+      const T* b_k = b + pair * kernel.gate_stride;
       Vec<T> sums[ROWS][2][2];
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 4
-        for (int n = 0; n < 4; ++n) sums[r][n / 2][n % 2] = z[n % 2][r][pair + n / 2];
+      LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+        LSTM_UNROLL for (int n = 0; n < 4; ++n) sums[r][n / 2][n % 2] = z[n % 2][r][pair + n / 2];
       }
-      for (int64_t k = k0; k < k1; ++k, b_k += kernel.by_k) {
+      for (int64_t k = k0; k < k1; ++k, b_k += kernel.k_stride) {
         Vec<T> weights[2][2];
-#pragma GCC unroll 4
-        for (int n = 0; n < 4; ++n) weights[n / 2][n % 2] = load(b_k + (n / 2) * kernel.by_gate + (n % 2) * kernel.by_block);
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 2
-          for (int g = 0; g < 2; ++g) {
-            const T a_k = a[pair + g][r * by_row + k];
+        LSTM_UNROLL for (int n = 0; n < 4; ++n) weights[n / 2][n % 2] = load(b_k + (n / 2) * kernel.gate_stride + (n % 2) * kernel.block_stride);
+        LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+          LSTM_UNROLL for (int g = 0; g < 2; ++g) {
+            const T a_k = a[pair + g][r * row_stride + k];
             sums[r][g][0] += a_k * weights[g][0];
             sums[r][g][1] += a_k * weights[g][1];
           }
         }
       }
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 4
-        for (int n = 0; n < 4; ++n) z[n % 2][r][pair + n / 2] = sums[r][n / 2][n % 2];
+      LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+        LSTM_UNROLL for (int n = 0; n < 4; ++n) z[n % 2][r][pair + n / 2] = sums[r][n / 2][n % 2];
       }
     }
   }
 }
 
-// (K, 4H) -> (blocks, K, 4, lanes), filled up with zeros: blocks first..last-1 of the H / lanes.
+// Pack blocks first..last-1 of a kernel: (K, 4H) -> (H / lanes, K, 4, lanes), padded with zeros.
 template <typename T>
 void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last) {
   for (int64_t block = first; block < last; ++block) {
@@ -130,7 +115,7 @@ void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int6
   }
 }
 
-// Vectors side by side in a panel of so many columns.
+// Return the number of vectors in a row of a panel, for a matrix with `columns` columns.
 template <typename T>
 int vectors_of(int64_t columns) {
   const int64_t blocks = blocks_of<T>(columns);
@@ -147,7 +132,7 @@ int64_t panels_of(int64_t columns) {
   return columns == 0 ? 0 : (columns + width_of<T>(columns) - 1) / width_of<T>(columns);
 }
 
-// f(VECTORS) with the number as a type.
+// Call f(VECTORS) with `vectors_of(columns)` as a compile-time constant.
 template <typename T, typename F>
 LSTM_INLINE void with_vectors(int64_t columns, const F& f) {
   const int vectors = vectors_of<T>(columns);
@@ -156,7 +141,7 @@ LSTM_INLINE void with_vectors(int64_t columns, const F& f) {
   f(std::integral_constant<int, 4>{});
 }
 
-// (K, 4H) -> (4, H / width, K, width), filled up with zeros; panels first..last-1 of all gates'.
+// Pack panels first..last-1 of a kernel: (K, 4H) -> (4, H / width, K, width), padded with zeros.
 template <typename T>
 void pack_panels(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last) {
   const int64_t width = width_of<T>(units), panels = panels_of<T>(units);
@@ -171,19 +156,19 @@ void pack_panels(const T* kernel, int64_t depth, int64_t units, T* packed, int64
   }
 }
 
-// (K, 4H) -> (K / width, 4H, width), transposed, filled up with zeros; panels begin..end-1 of them. By squares, so that few lines of memory are
-// in use at once.
+// Pack panels begin..end-1 of a transposed kernel: (K, 4H) -> (K / width, 4H, width), padded with zeros. It goes square by square, so that few
+// cache lines are in use at once.
 template <typename T>
 void pack_backward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t begin, int64_t end) {
   constexpr int64_t kSide = 16;
   const int64_t columns = kGates * units, width = width_of<T>(depth);
   packed += begin * columns * width;
   for (int64_t first = begin * width; first < std::min(depth, end * width); first += width, packed += columns * width) {
-    const int64_t there = std::min(width, depth - first);
-    if (there < width) std::fill(packed, packed + columns * width, T(0));
+    const int64_t count = std::min(width, depth - first);
+    if (count < width) std::fill(packed, packed + columns * width, T(0));
     for (int64_t k = 0; k < columns; k += kSide) {
       const int64_t last = std::min(columns, k + kSide);
-      for (int64_t j = 0; j < there; ++j) {
+      for (int64_t j = 0; j < count; ++j) {
         const T* row = kernel + (first + j) * columns;
         for (int64_t at = k; at < last; ++at) packed[at * width + j] = row[at];
       }

@@ -1,5 +1,5 @@
-// Calls for several sets of arrays at once, as `vmap` makes them: all arrays have the same number of extents in front. Those of the results are
-// the numbers of sets; an operand has 1 where all sets share it.
+// Calls for several sets of arrays at once, as `vmap` makes them: all arrays have the same number of leading extents. The leading extents of the
+// results are the numbers of sets; an operand has 1 where all sets share it.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct Sets {
   std::vector<int64_t> extents;
   int64_t count = 1;
 
-  // As the first result has them, where it and operand number 1 have as many extents more than that rank, which is theirs in a call for one set.
+  // Read the leading extents from the first result. `rank` is the rank of the first result and of operand 1 in a call for one set.
   Sets(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, size_t rank) {
     auto first = rets.get<ffi::AnyBuffer>(0);
     const auto kernel = args.get<ffi::AnyBuffer>(1);
@@ -34,7 +34,7 @@ struct Sets {
     return true;
   }
 
-  // Numbers in front of those of set number `set`.
+  // Return the offset of set number `set` in the buffer's data.
   int64_t offset(const ffi::AnyBuffer& buffer, int64_t set) const {
     const auto found = buffer.dimensions();
     int64_t step = 1, at = 0;

@@ -1,4 +1,4 @@
-"""The switch that turns compiled code off: recurrence, dropout masks and optimisers then run in JAX alone."""
+"""A switch that turns compiled code off, so that recurrence, dropout masks and optimisers run in JAX."""
 
 import contextlib
 import os
@@ -7,14 +7,14 @@ import jax
 
 VARIABLE = "LSTM_JAX_COMPILED_CODE"
 
-# part of the key by which JAX caches programs, so that one traced outside of the context does not serve inside
+# part of the key of JAX's program caches, so that a program traced outside the context is not used inside
 _enabled = jax.make_user_context(default_value=os.environ.get(VARIABLE, "1").lower() not in ("0", "false", "off", "no"))
 
 
 def compiled_code(enabled: bool) -> contextlib.AbstractContextManager:
-    """Return a context in which compiled code is used, or is not.
+    """Return a context in which compiled code is used, or is not used.
 
-    The environment variable LSTM_JAX_COMPILED_CODE=0 turns it off for a whole process. The values are the same to rounding.
+    The environment variable LSTM_JAX_COMPILED_CODE=0 turns it off for the whole process. Values are equal up to rounding.
     """
     return _enabled(enabled)
 

@@ -1,4 +1,4 @@
-// What the functions here share: threads from XLA's own pool, and the numbers of a buffer.
+// Threads of XLA's own pool, and the data of a buffer.
 #pragma once
 
 #include <algorithm>
@@ -22,37 +22,38 @@ namespace ffi = xla::ffi;
 
 namespace lstm_jax {
 
-constexpr std::chrono::microseconds kPatience{500};
+constexpr std::chrono::microseconds kSpinTime{500};
 
-// Threads of pools that have done their work and look for more for a while before they sleep: one that sleeps takes 0.2 to 0.3 ms to wake on a
-// virtual machine, more than lies between two calls of a training step. They belong to their pools, so that no more threads than before want a
-// core.
-class Awake {
+// Pool threads that have finished their work and spin for kSpinTime before they sleep. A sleeping thread takes 0.2 to 0.3 ms to wake on a
+// virtual machine, which is longer than the pause between two calls of a training step. The threads belong to their pools, so no additional
+// threads compete for a core.
+class SpinningThreads {
  public:
   using Job = std::function<void()>;
 
-  // Whether a thread is awake that will do the job.
+  // Give the job to a spinning thread; return whether there is one.
   bool offer(const Job& job) {
     std::lock_guard<std::mutex> lock(mutex);
-    if (static_cast<int64_t>(jobs.size()) >= looking) return false;
+    if (static_cast<int64_t>(jobs.size()) >= spinning) return false;
     jobs.push_back(job);
-    there = jobs.size();
+    job_count = jobs.size();
     return true;
   }
 
-  void look() {
+  // Do jobs until none comes for kSpinTime.
+  void spin() {
     using Clock = std::chrono::steady_clock;
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
-      ++looking;
+      ++spinning;
       lock.unlock();
-      for (const auto began = Clock::now(); there == 0 && Clock::now() - began < kPatience;) std::this_thread::yield();
+      for (const auto began = Clock::now(); job_count == 0 && Clock::now() - began < kSpinTime;) std::this_thread::yield();
       lock.lock();
-      --looking;
+      --spinning;
       if (jobs.empty()) return;
       const Job job = std::move(jobs.front());
       jobs.pop_front();
-      there = jobs.size();
+      job_count = jobs.size();
       lock.unlock();
       job();
       lock.lock();
@@ -61,30 +62,31 @@ class Awake {
 
  private:
   std::mutex mutex;
-  std::deque<Job> jobs;  // no more than threads that look
-  int64_t looking = 0;
-  std::atomic<int64_t> there{0};
+  std::deque<Job> jobs;  // at most one for each spinning thread
+  int64_t spinning = 0;
+  std::atomic<int64_t> job_count{0};
 };
 
-// One for all files, never destroyed: a thread may look while the process ends.
-inline Awake& awake() {
-  static Awake* const all = new Awake;
-  return *all;
+// One object for all source files, never destroyed: a thread may spin while the process ends.
+inline SpinningThreads& spinning_threads() {
+  static SpinningThreads* const threads = new SpinningThreads;
+  return *threads;
 }
 
 }  // namespace lstm_jax
 
 namespace {
 
-// How many of that many threads serve for work on 0..size-1.
+// Return the number of threads to use for `size` items: at most `threads`, and at most as many as the pool has.
 inline int64_t threads_for(ffi::ThreadPool pool, int64_t threads, int64_t size) {
   return std::max<int64_t>(1, std::min({threads, size, pool.num_threads()}));
 }
 
-// work(part, first, last) on 0..size-1 in so many parts. Parts are taken from a counter, by this thread too, so that it only ever waits for parts that have
-// begun: a pool whose threads all wait in here cannot lock up. If parts throw, the first exception comes out of here, when all have ended.
+// Call work(part, first, last) for `parts` parts of 0..size-1 on `threads` threads. Threads take parts from a counter, this thread too, so that
+// it only waits for parts that have started: a pool whose threads all wait here cannot deadlock. If parts throw, the first exception is thrown
+// again once all parts have ended.
 template <typename Work>
-void share_out(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t size, const Work& work) {
+void parallel_for(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t size, const Work& work) {
   if (threads == 1 && parts == 1) return work(int64_t{0}, int64_t{0}, size);
   struct Shared {
     std::atomic<int64_t> next{0}, done{0};
@@ -108,20 +110,20 @@ void share_out(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t siz
   };
   try {
     for (int64_t thread = 1; thread < threads; ++thread) {
-      if (lstm_jax::awake().offer(take)) continue;
+      if (lstm_jax::spinning_threads().offer(take)) continue;
       pool.Schedule([take] {
         take();
-        lstm_jax::awake().look();
+        lstm_jax::spinning_threads().spin();
       });
     }
-  } catch (...) {  // fewer threads, then: no exception may leave before those that have begun are done with `work`
+  } catch (...) {  // run with fewer threads: no exception may leave before the threads that have started are done with `work`
   }
   take();
   const auto raise = [&] {
     if (shared->error) std::rethrow_exception(shared->error);
   };
-  // the others are about to end: a thread that sleeps takes as long to wake as a tenth of a call
-  for (const auto began = std::chrono::steady_clock::now(); std::chrono::steady_clock::now() - began < lstm_jax::kPatience;) {
+  // spin first: the other threads are about to end, and waking from sleep takes as long as a tenth of a call
+  for (const auto began = std::chrono::steady_clock::now(); std::chrono::steady_clock::now() - began < lstm_jax::kSpinTime;) {
     if (shared->done == parts) return raise();
   }
   std::unique_lock<std::mutex> lock(shared->mutex);
@@ -129,11 +131,12 @@ void share_out(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t siz
   raise();
 }
 
-// Pieces of what all threads of a `share_out` need before their own work: each that comes takes some, and waits for those that others have begun. So
-// the time that another thread takes to wake is not lost. Its work must not throw: the others would wait for ever.
-class Together {
+// Work that must be complete before any thread of a `parallel_for` starts on its own part. Each thread that arrives takes pieces from a counter,
+// and waits for the pieces that others have started, so that the time another thread takes to wake is not lost. The work must not throw: the
+// other threads would wait for ever.
+class SharedWork {
  public:
-  explicit Together(int64_t pieces) : pieces(pieces) {}
+  explicit SharedWork(int64_t pieces) : pieces(pieces) {}
   template <typename Work>
   void operator()(const Work& work) noexcept {
     for (int64_t piece; (piece = next++) < pieces; ++done) work(piece);

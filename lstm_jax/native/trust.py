@@ -1,8 +1,9 @@
-"""Which compiled library may be loaded: whoever writes that file, or to its folder, runs code in this process.
+"""Checks that a compiled library can be trusted: whoever can write the file or its folder can run code in this process.
 
-It must be a regular file, no link, of this user or root, that nobody else can write, in such a folder, and end in the SHA-256 of all before
-it, which `write` records. Folders above may be shared: what others put in place of this one is theirs, and so not loaded. The hash is part
-of the file, so that two builds at once cannot leave the one's library beside the other's hash.
+The library must be a regular file, not a link, owned by this user or root and not writable by others, in a folder of which the same is
+true, and end in the SHA-256 of its other bytes, written by `write`. Folders above may be shared: a folder that another user puts there
+belongs to that user and is refused. The hash is part of the file, so that two builds at the same time cannot mix one library with the hash
+of the other.
 """
 
 import contextlib
@@ -18,21 +19,21 @@ from lstm_jax.errors import InputError
 MARK = b"\nlstm_jax sha256 "
 SEAL = len(MARK) + 2 * hashlib.sha256().digest_size
 LARGEST = 2**28
-"""Bytes of a library, some hundred times what it has."""
+"""Largest size of a library in bytes, about a hundred times the actual size."""
 
 
 class UntrustedError(Exception):
-    """Why a file is not loaded, in some words."""
+    """A reason why a file is not loaded."""
 
 
 def open_library(path: Path) -> int:
-    """Return a file descriptor of the library at `path`, once what it reads has been found to be what `write` wrote.
+    """Check the library at `path` and return its file descriptor.
 
     Raises:
-        UntrustedError: if there is no such file, or it is not to be trusted.
+        UntrustedError: if there is no such file, or it cannot be trusted.
     """
     try:
-        # a link to the folder is followed: where it leads is checked
+        # a link to the folder is followed, and its target is checked
         folder = os.open(os.path.realpath(path.parent), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise UntrustedError("not built") from error
@@ -40,7 +41,7 @@ def open_library(path: Path) -> int:
         raise UntrustedError(f"its folder {error.strerror}") from error
     try:
         _check_owner_and_mode(os.fstat(folder), "its folder")
-        # O_NONBLOCK: a FIFO must not wait
+        # O_NONBLOCK: do not wait for the writer of a FIFO
         file = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError as error:
         raise UntrustedError("not built") from error
@@ -79,7 +80,7 @@ def _seal(code: bytes) -> bytes:
 
 
 def write(path: Path, code: bytes) -> None:
-    """Write a library and its hash so that `open_library` takes it, whatever the umask: all of it, or nothing.
+    """Write a library and its hash atomically so that `open_library` accepts it, whatever the umask.
 
     Raises:
         InputError: if the folder is not this user's, cannot be written, or the disk is full.
@@ -96,11 +97,11 @@ def write(path: Path, code: bytes) -> None:
 
 
 def _own_folder(path: Path) -> int:
-    """A file descriptor of the folder, made if need be, which nobody else can write."""
+    """Return a file descriptor of the folder, which is created if needed and made writable by this user only."""
     for folder in (*reversed(path.parents), path):
         if not folder.is_dir():
-            folder.mkdir(0o700, exist_ok=True)  # two that build at once
-            folder.chmod(0o700)  # a umask may have left less
+            folder.mkdir(0o700, exist_ok=True)  # another build may have created it
+            folder.chmod(0o700)  # a umask may have removed permissions
     opened = os.open(os.path.realpath(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     found = os.fstat(opened)
     try:
@@ -118,7 +119,7 @@ def _write_into(folder: int, name: str, content: bytes) -> None:
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         with os.fdopen(file, "wb") as opened:
-            os.fchmod(file, 0o600)  # a umask may have left less
+            os.fchmod(file, 0o600)  # a umask may have removed permissions
             opened.write(content)
             opened.flush()
             os.fsync(file)

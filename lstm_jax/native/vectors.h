@@ -1,4 +1,4 @@
-// Vectors of GCC and Clang (`vector_size`), as wide as the machine that compiles has them.
+// SIMD vectors of GCC and Clang (`vector_size`), as wide as those of the machine that compiles.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,10 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+
+#define LSTM_INLINE inline __attribute__((always_inline))
+// Unroll the loop that follows completely, so that its arrays of vectors stay in registers. The compiler must know the trip count, at most 24.
+#define LSTM_UNROLL _Pragma("GCC unroll 24")
 
 namespace {
 
@@ -41,23 +45,23 @@ template <typename T>
 constexpr int kLanes = kVectorBytes / sizeof(T);
 
 template <typename T>
-inline Vec<T> all(T value) {
+LSTM_INLINE Vec<T> all(T value) {
   return value - Vec<T>{};
 }
 
 template <typename T>
-inline Vec<T> load(const T* from) {
+LSTM_INLINE Vec<T> load(const T* from) {
   Vec<T> vector;
   std::memcpy(&vector, from, kVectorBytes);
   return vector;
 }
 
 template <typename T>
-inline void store(T* to, Vec<T> vector) {
+LSTM_INLINE void store(T* to, Vec<T> vector) {
   std::memcpy(to, &vector, kVectorBytes);
 }
 
-// The first `count` numbers; the rest are zeros.
+// Load the first `count` numbers; the other lanes are zeros.
 template <typename T>
 inline Vec<T> load(const T* from, int count) {
   if (count == kLanes<T>) return load(from);
@@ -67,17 +71,17 @@ inline Vec<T> load(const T* from, int count) {
 }
 
 template <typename T>
-inline void store(T* to, Vec<T> vector, int count) {
+LSTM_INLINE void store(T* to, Vec<T> vector, int count) {
   if (count == kLanes<T>) return store(to, vector);
   std::memcpy(to, &vector, count * sizeof(T));
 }
 
 inline bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kVectorBytes == 0; }
 
-// Past the caches, for what is read much later: a line of memory is not fetched first to be written over. `flush_streams` before another
-// thread reads it.
+// Write past the caches what is read much later, so that a cache line is not fetched first only to be overwritten. Call `flush_streams` before
+// another thread reads it.
 template <typename T>
-inline void stream(T* to, Vec<T> vector, int count, bool aligned) {
+LSTM_INLINE void stream(T* to, Vec<T> vector, int count, bool aligned) {
 #if defined(__AVX512F__)
   if (aligned) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)vector);
 #endif
@@ -90,8 +94,7 @@ inline void flush_streams() {
 #endif
 }
 
-// Ask for large pages before memory that is new is written for the first time: a fault for each 4 KiB of it takes as long as the arithmetic
-// that fills it.
+// Request large pages for new memory before it is first written: a page fault for each 4 KiB takes as long as the arithmetic that fills it.
 inline void prefer_large_pages(void* data, size_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t kPage = 2 << 20;
@@ -101,7 +104,7 @@ inline void prefer_large_pages(void* data, size_t bytes) {
 #endif
 }
 
-// Room for `count` numbers, as it comes; std::bad_alloc if there is none.
+// Uninitialised aligned memory for `count` numbers; throws std::bad_alloc.
 template <typename T>
 struct Aligned {
   explicit Aligned(size_t count) {

@@ -1,13 +1,15 @@
-"""Operations with a compiled pass forward and backward, for every transformation of JAX.
+"""Operations with a forward and a backward pass of their own, for every transformation of JAX.
 
-`apply(operation, *args)` runs an `Operation`. JAX sees three primitives: forward, its tangents, and backward.
+`apply(operation, *args)` runs an `Operation`. For JAX it is three primitives: forward, its tangents, and backward.
 
-- Reverse mode runs the operation's own passes. The tangents are linear in what they are given, and their transpose is the backward pass.
-- Forward mode and higher orders differentiate the operation's twin in plain JAX, which gives the same values.
-- `vmap` folds the mapped axis into the rows of the batch. Where an operand without rows (a kernel) is mapped too, it is one call for all of
-  them if the operation has such a call, else `vmap` of its own passes.
-- The operation's own passes run on the platforms of `runs_on`; others, and exported programs, run the twin. It is chosen when a program
-  is lowered.
+- Reverse mode runs the operation's own passes. The tangents are linear in the given tangents, and their transpose is the backward pass.
+- Forward mode and higher orders differentiate the operation's twin in JAX, which has the same values.
+- `vmap` folds the mapped axis into the rows of the batch. If an operand without rows (a kernel) is mapped too, it becomes one call for all
+sets
+  if the operation has such a call, else `vmap` of its own passes.
+- The operation's own passes run on the platforms of `runs_on`; other platforms, and exported programs, run the twin. The choice is made
+when a
+  program is lowered.
 """
 
 from abc import abstractmethod
@@ -26,10 +28,10 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 class Operation:
-    """A function of pytrees of arrays. Subclasses are frozen dataclasses of static options, so that programs are cached by them.
+    """A function of pytrees of arrays. Subclasses are frozen dataclasses of static options, which are keys of the program cache.
 
-    `keep` asks for residuals, what `backward` reads of the forward pass. Cotangents have the structure of the outputs, and `wanted` that of
-    the arguments, with bools as leaves; None stands for a cotangent of zeros and for a gradient that is not wanted.
+    `keep` requests residuals, the results of the forward pass that `backward` reads. Cotangents have the structure of the outputs; `wanted`
+    has the structure of the arguments, with bools as leaves. None stands for a cotangent of zeros and for a gradient that is not wanted.
     """
 
     @abstractmethod
@@ -42,35 +44,35 @@ class Operation:
 
     @abstractmethod
     def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
-        """Return what `forward` does, from operations of JAX alone."""
+        """Return the results of `forward`, from operations of JAX only."""
 
     @abstractmethod
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return what `backward` does, from operations of JAX alone."""
+        """Return the results of `backward`, from operations of JAX only."""
 
     @abstractmethod
     def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms on which `forward` and `backward` run; on others their twins do."""
+        """Return the platforms on which `forward` and `backward` run; other platforms run their twins."""
 
     @abstractmethod
     def rows(self, args: tuple) -> list[int | None]:
-        """Return for each leaf of the arguments the axis of the batch's rows, or None where it has none."""
+        """Return, for each leaf of the arguments, the axis of the batch's rows, or None if it has none."""
 
     @abstractmethod
     def output_rows(self, outputs: Any) -> list[int]:
-        """Return the same for the leaves of the outputs."""
+        """Return the axis of the batch's rows for each leaf of the outputs."""
 
     def residual_rows(self, residuals: Any) -> list[int]:
-        """Return the same for the leaves of the residuals."""
+        """Return the axis of the batch's rows for each leaf of the residuals."""
         return [1] * len(jax.tree.leaves(residuals))
 
     def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
-        """Return the operation on leaves with an axis of `size` in front where `dims` has 0; outputs and residuals all have it."""
+        """Return the operation for leaves with a leading axis of `size` where `dims` has 0; outputs and residuals all have this axis."""
         return Vmapped(self, dims, size)
 
 
 class ForwardOperation(Operation):
-    """An operation without a backward pass of its own: its derivatives are those of the twin."""
+    """An operation without a backward pass of its own: its derivatives come from the twin."""
 
     def backward(self, wanted, args, residuals, cotangents):
         """See `Operation`."""
@@ -98,7 +100,7 @@ class ForwardOperation(Operation):
         return [None] * len(jax.tree.leaves(args))
 
     def output_rows(self, outputs) -> list[int]:
-        """See `Operation`; there are none."""
+        """See `Operation`; there are no rows."""
         return []
 
 
@@ -127,11 +129,16 @@ def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tupl
     return out_tree.unflatten(_forward.bind(*leaves, operation=operation, keep=keep, tree=tree, branches=branches))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)  # so that gradients outside of jit are traced once
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)  # gradients outside of jit are traced once
 def _run_backward(operation: Operation, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], leaves: Leaves) -> Leaves:
     """Bind the backward primitive; return the gradients by the leaves that `wanted` numbers.
 
-    leaves: of arguments and residuals, and of the cotangents those that `given` numbers; trees: of the three.
+    Args:
+        operation: the operation.
+        wanted: numbers of leaves of the arguments.
+        trees: structures of arguments, residuals and cotangents.
+        given: numbers of the leaves of the cotangents that are not zeros.
+        leaves: leaves of arguments and residuals, and the given ones of the cotangents.
     """
     functions = (operation.backward, operation.plain_backward)
     compiled, plain = (partial(_call_backward, function, wanted, trees, given) for function in functions)
@@ -150,13 +157,13 @@ def _call_backward(function: Callable, wanted: tuple[int, ...], trees: tuple, gi
 
 
 def _cut(trees: tuple, leaves: Sequence) -> tuple[Sequence, Sequence, Sequence]:
-    """Return the leaves of arguments, residuals and whatever follows."""
+    """Return the leaves of the arguments, of the residuals, and the rest."""
     args, residuals = trees[0].num_leaves, trees[1].num_leaves
     return leaves[:args], leaves[args : args + residuals], leaves[args + residuals :]
 
 
 def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Leaves) -> tuple[tuple[ClosedJaxpr, ClosedJaxpr], Any]:
-    """Return both programs, traced here so that they have the caller's settings, and the structure of their results."""
+    """Return both programs, traced with the caller's settings, and the structure of their results."""
     twin, shapes = jax.make_jaxpr(plain, return_shape=True)(*leaves)
     return (jax.make_jaxpr(compiled)(*leaves) if operation.runs_on() else twin, twin), jax.tree.structure(shapes)
 
@@ -175,7 +182,7 @@ def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leave
 
 
 def _run_compiled(primitive: Primitive, *leaves, **params) -> Leaves:
-    with jax.disable_jit(False):  # else the primitive would come back here for ever
+    with jax.disable_jit(False):  # else this would recurse without end
         return jax.jit(partial(primitive.bind, **params))(*leaves)
 
 
@@ -186,7 +193,8 @@ def _primitive(name: str) -> Primitive:
     made.def_abstract_eval(lambda *avals, branches, **params: branches[1].out_avals)
 
     def lower(platform: str, context, *leaves, operation, branches, **params):
-        exported = getattr(context.module_context.lowering_parameters, "for_export", False)  # such a program must run where we are not
+        # an exported program must run on other machines
+        exported = getattr(context.module_context.lowering_parameters, "for_export", False)
         here = platform in operation.runs_on() and not exported
         return mlir.lower_fun(jaxpr_as_fun(branches[0 if here else 1]), multiple_results=True)(context, *leaves)
 
@@ -208,7 +216,7 @@ def _forward_jvp(primals, tangents, *, operation, keep, tree, branches):
     outputs, residuals = _run_forward(operation, True, tree, primals)
     results = (outputs, residuals) if keep else (outputs, None)
     leaves = jax.tree.leaves(results)
-    if keep:  # residuals are differentiated too, in a derivative of order 2
+    if keep:  # a derivative of order 2 differentiates the residuals too
         return leaves, _plain_jvp(lambda *leaves: operation.plain_forward(True, *tree.unflatten(leaves)), primals, tangents, given)
     trees = (tree, jax.tree.structure(residuals), jax.tree.structure(outputs))
     operands = [*primals, *jax.tree.leaves(residuals), *(tangents[n] for n in given)]
@@ -256,14 +264,14 @@ ad.primitive_transposes[_linear] = _linear_transpose
 
 
 def _in_front(leaves, dims) -> tuple[int, Leaves, tuple[int | None, ...]]:
-    """Return the size of the mapped axis, the leaves with it in front, and 0 or None for each."""
+    """Return the size of the mapped axis, the leaves with this axis first, and 0 or None for each."""
     size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
     moved = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
     return size, moved, tuple(None if dim is None else 0 for dim in dims)
 
 
 def _spread(leaf, dim: int | None, size: int):
-    """Return the leaf with the mapped axis in front."""
+    """Return the leaf with the mapped axis first."""
     return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
 
 
@@ -276,7 +284,7 @@ def _fold(leaf, dim: int | None, axis: int | None, size: int):
 
 
 def _unfold(leaf, axis: int, size: int):
-    """Undo `_fold`: return the leaf with the mapped axis in front."""
+    """Undo `_fold`: return the leaf with the mapped axis first."""
     cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
     return jnp.moveaxis(cut, axis, 0)
 
@@ -309,7 +317,7 @@ def _backward_batch(leaves, dims, *, operation, wanted, trees, given, branches):
         folded = [_fold(*each, size) for each in zip(leaves, dims, by_row, strict=True)]
         gradients = _run_backward(operation, wanted, trees, given, folded)
         return [_unfold(leaf, axes[n], size) for n, leaf in zip(wanted, gradients, strict=True)], [0] * len(wanted)
-    # a gradient is wanted of each mapped call by itself: operands that have one are mapped, so that it is not summed
+    # each mapped call has its own gradient: operands with a gradient are mapped, so that it is not summed
     count = trees[0].num_leaves
     dims_of_args = tuple(0 if n in wanted else dim for n, dim in enumerate(dims[:count]))
     spread = [_spread(leaf, dims[n], size) if n >= count or n in wanted else leaf for n, leaf in enumerate(leaves)]
@@ -330,7 +338,7 @@ batching.primitive_batchers[_linear] = _linear_batch
 
 @dataclass(frozen=True)
 class Vmapped(Operation):
-    """`vmap` of an operation's own passes: leaves with 0 in `dims` have the axis of `size` in front, as all results do."""
+    """`vmap` of an operation's own passes: leaves with 0 in `dims`, and all results, have a leading axis of `size`."""
 
     inner: Operation
     dims: tuple[int | None, ...]
@@ -353,7 +361,7 @@ class Vmapped(Operation):
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """See `Operation`; a gradient by what is not mapped is the sum over all calls."""
+        """See `Operation`; the gradient by a leaf that is not mapped is the sum over all calls."""
         return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
@@ -363,11 +371,11 @@ class Vmapped(Operation):
     def _back(self, function: Callable, wanted, args, residuals, cotangents):
         tree = jax.tree.structure(args)
 
-        def of_one(args, residuals, cotangents):
+        def call(args, residuals, cotangents):
             flat = tree.flatten_up_to(function(wanted, args, residuals, cotangents))
             return [gradient for gradient, want in zip(flat, tree.flatten_up_to(wanted), strict=True) if want]
 
-        found = iter(self._over(of_one, args, residuals, cotangents))
+        found = iter(self._over(call, args, residuals, cotangents))
         pairs = zip(self.dims, tree.flatten_up_to(wanted), strict=True)
         return tree.unflatten([None if not want else next(found) if dim == 0 else next(found).sum(0) for dim, want in pairs])
 

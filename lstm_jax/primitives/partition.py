@@ -1,4 +1,4 @@
-"""Calls of compiled code that each device makes with its own part of the arrays, however a user has sharded them."""
+"""Calls of compiled code that run on each device with its own part of the arrays, whatever their sharding."""
 
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -10,19 +10,19 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
 SUM = "sum"
-"""In place of an axis: the result is summed over all devices."""
+"""Marks, instead of an axis, a result that is summed over all devices."""
 
 
 def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes: Sequence[int | str | None]) -> Callable:
-    """Return `function` of arrays for use where XLA partitions a program: each device calls it with its own part.
+    """Return `function` for use in programs that XLA partitions: each device calls it with its own part of the arrays.
 
-    The partitioner keeps one axis split, which all arrays share (the rows of a batch, the columns of a table), and copies all else to each
+    The partitioner keeps one axis split, which all arrays share (the rows of a batch, the columns of a table), and copies the rest to each
     device. Under `shard_map`, and on one device, it is `function` itself.
 
     Args:
-        function: function(*arrays) -> list of arrays; what it does with a part is independent of the other parts.
-        arg_axes: the number of the axis of each argument, None for one that has no such axis.
-        result_axes: likewise of each result, or SUM.
+        function: function(*arrays) -> list of arrays; its results for one part do not depend on the other parts.
+        arg_axes: for each argument, the axis that is split; None for an argument without it.
+        result_axes: for each result, the axis that is split, None or SUM.
     """
 
     @custom_partitioning
@@ -31,35 +31,35 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
 
     def partition(mesh, arg_shapes, result_shapes):
         names = _names(mesh, arg_shapes, arg_axes)
-        places = [[_place(mesh, axis, names) for axis in axes] for axes in (arg_axes, result_axes)]
+        arg_shardings, result_shardings = ([_sharding(mesh, axis, names) for axis in axes] for axes in (arg_axes, result_axes))
 
-        def of_part(*args):
+        def call_part(*args):
             results = function(*args)
             summed = [jax.lax.psum(r, names) if axis == SUM and names else r for r, axis in zip(results, result_axes, strict=True)]
             return jax.tree.unflatten(jax.tree.structure(result_shapes), summed)
 
-        return mesh, of_part, jax.tree.unflatten(jax.tree.structure(result_shapes), places[1]), tuple(places[0])
+        return mesh, call_part, jax.tree.unflatten(jax.tree.structure(result_shapes), result_shardings), tuple(arg_shardings)
 
     made.def_partition(partition, sharding_rule=lambda mesh, args, results: _rule(arg_axes, result_axes, args, results))
 
-    def of_mapped(axis_size: int, mapped: Sequence[bool], *args):
+    def map_calls(axis_size: int, mapped: Sequence[bool], *args):
         del axis_size
-        call = jax.vmap(function, in_axes=tuple(0 if one else None for one in mapped))
-        axes = [axis + 1 if one and axis is not None else axis for axis, one in zip(arg_axes, mapped, strict=True)]
+        call = jax.vmap(function, in_axes=tuple(0 if is_mapped else None for is_mapped in mapped))
+        axes = [axis + 1 if is_mapped and axis is not None else axis for axis, is_mapped in zip(arg_axes, mapped, strict=True)]
         results = partitioned(call, axes, [axis + 1 if isinstance(axis, int) else axis for axis in result_axes])(*args)
         return results, [True] * len(results)
 
     called = custom_vmap(lambda *args: list(made(*args)))
-    called.def_vmap(of_mapped)
+    called.def_vmap(map_calls)
     return called
 
 
 def partitioned_alike(function: Callable, arrays: int) -> Callable:
-    """Return `function`, which works number by number, for use where XLA partitions a program: each device calls it with its own part.
+    """Return an elementwise `function` for use in programs that XLA partitions: each device calls it with its own part.
 
     Args:
         function: function(*operands) -> list of arrays; the first `arrays` operands and all results have one shape, the others are scalars.
-        arrays: how many.
+        arrays: number of operands that are no scalars.
     """
 
     @custom_partitioning
@@ -67,9 +67,9 @@ def partitioned_alike(function: Callable, arrays: int) -> Callable:
         return function(*args)
 
     def partition(mesh, arg_shapes, result_shapes):
-        place = arg_shapes[0].sharding
-        results = jax.tree.map(lambda shape: place, result_shapes)
-        return mesh, function, results, (*[place] * arrays, *[NamedSharding(mesh, PartitionSpec())] * (len(arg_shapes) - arrays))
+        shared = arg_shapes[0].sharding
+        results = jax.tree.map(lambda shape: shared, result_shapes)
+        return mesh, function, results, (*[shared] * arrays, *[NamedSharding(mesh, PartitionSpec())] * (len(arg_shapes) - arrays))
 
     def rule(mesh, args, results):
         shape = " ".join(f"d{n}" for n in range(len(args[0].shape)))
@@ -77,13 +77,13 @@ def partitioned_alike(function: Callable, arrays: int) -> Callable:
 
     made.def_partition(partition, sharding_rule=rule)
 
-    def of_mapped(axis_size: int, mapped: Sequence[bool], *args):
-        call = jax.vmap(function, in_axes=tuple(0 if one else None for one in mapped), axis_size=axis_size)
+    def map_calls(axis_size: int, mapped: Sequence[bool], *args):
+        call = jax.vmap(function, in_axes=tuple(0 if is_mapped else None for is_mapped in mapped), axis_size=axis_size)
         results = call(*args)
         return results, [True] * len(results)
 
     called = custom_vmap(lambda *args: list(made(*args)))
-    called.def_vmap(of_mapped)
+    called.def_vmap(map_calls)
     return called
 
 
@@ -101,15 +101,15 @@ def _names(mesh, shapes, axes) -> tuple[str, ...]:
     return ()
 
 
-def _place(mesh, axis: Any, names: tuple[str, ...]) -> NamedSharding:
+def _sharding(mesh, axis: Any, names: tuple[str, ...]) -> NamedSharding:
     split = isinstance(axis, int) and names
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, names) if split else PartitionSpec())
 
 
 def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """Return Shardy's rule: one factor that all share, any other dimension is not to be split."""
+    """Return Shardy's rule: one factor shared by all arrays; other dimensions must not be split."""
     numbers = count()
-    alone: list[str] = []
+    unsplit: list[str] = []
 
     def factors(axis, value) -> str:
         names = []
@@ -117,18 +117,18 @@ def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[st
             if dimension == axis:
                 names.append("rows")
             else:
-                alone.append(f"d{next(numbers)}")
-                names.append(alone[-1])
+                unsplit.append(f"d{next(numbers)}")
+                names.append(unsplit[-1])
         return " ".join(names)
 
     left, right = ([factors(axis, value) for axis, value in zip(*pair, strict=True)] for pair in ((arg_axes, args), (result_axes, results)))
-    return f"{', '.join(left)} -> {', '.join(right)}", {"need_replication_factors": tuple(alone)}
+    return f"{', '.join(left)} -> {', '.join(right)}", {"need_replication_factors": tuple(unsplit)}
 
 
 def vary_together(*trees: Any) -> tuple:
-    """Return the trees with all arrays of one type under `shard_map(..., check_vma=True)`, where a loop asks for that.
+    """Return the trees with arrays that all vary over the same mesh axes, as loops under `shard_map(..., check_vma=True)` require.
 
-    An array that is the same on all devices becomes one that may differ; what JAX does to its gradient is the sum over devices.
+    An array that is equal on all devices becomes one that may differ; JAX sums its gradient over devices.
     """
     leaves = jax.tree.leaves(trees)
     names = tuple(sorted(set().union(*map(_varying, leaves))))
@@ -155,21 +155,21 @@ def explicit_sharding(array: Any) -> Any:
 
 
 def in_automatic_mode(function: Callable, rows_of: int, out_axes: Any) -> Callable:
-    """Return `function` for arrays of any mesh: where their axes are explicit, it runs with automatic ones.
+    """Return `function` for arrays on any mesh; on a mesh with explicit axes it runs with automatic ones.
 
     Args:
         function: function(*trees) -> tree of arrays.
-        rows_of: the number of the argument, an array, whose rows are the batch's; they are on its axis 1.
+        rows_of: the number of an argument, an array with the rows of the batch on its axis 1.
         out_axes: the axis of the rows of each result, a tree with the structure of the results.
     """
 
     def run(*args):
-        found = [place for place in map(explicit_sharding, jax.tree.leaves(args)) if place is not None]
-        if not found:
+        explicit = [found for found in map(explicit_sharding, jax.tree.leaves(args)) if found is not None]
+        if not explicit:
             return function(*args)
-        own = explicit_sharding(args[rows_of])
-        names = None if own is None else own.spec[1]
-        places = jax.tree.map(lambda axis: NamedSharding(found[0].mesh, PartitionSpec(*[None] * axis, names)), out_axes)
-        return auto_axes(function, out_sharding=places)(*args)
+        batch_sharding = explicit_sharding(args[rows_of])
+        names = None if batch_sharding is None else batch_sharding.spec[1]
+        shardings = jax.tree.map(lambda axis: NamedSharding(explicit[0].mesh, PartitionSpec(*[None] * axis, names)), out_axes)
+        return auto_axes(function, out_sharding=shardings)(*args)
 
     return run

@@ -1,6 +1,7 @@
-"""Run a cell over time; see api.py."""
+"""Run a cell over time; see api.py and backends.py."""
 
-from lstm_jax.recurrence.api import (
+from lstm_jax.recurrence.api import unroll
+from lstm_jax.recurrence.backends import (
     BACKENDS,
     DROPOUTS,
     MASKS,
@@ -8,10 +9,10 @@ from lstm_jax.recurrence.api import (
     Backend,
     Request,
     capability_rows,
+    cpu_devices,
     dropout_kinds,
     lacks,
     resolve_backend,
-    unroll,
 )
 from lstm_jax.recurrence.operands import check_zoneout
 from lstm_jax.recurrence.segments import Remat, check_remat
@@ -27,6 +28,7 @@ __all__ = [
     "capability_rows",
     "check_remat",
     "check_zoneout",
+    "cpu_devices",
     "dropout_kinds",
     "lacks",
     "resolve_backend",

@@ -1,4 +1,4 @@
-"""Cells whose gates do not see h, by a parallel scan: h' = a h + b with all a and b known is associative (Blelloch 1990)."""
+"""A parallel scan over time for cells that are linear in the state: h' = a h + b with known a and b is associative (Blelloch 1990)."""
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +19,16 @@ def run(
     compute_dtype=None,
     sequences: bool = True,
 ):
-    """As `reference.run`, for a cell that has `linear`; in about 2 log2(T) passes over (T, B, H), which grow wide as T does."""
+    """Run a cell that has `linear`, see `reference.run`: about 2 log2(T) passes over arrays (T, B, H)."""
     assert cell.linear is not None
     a, b = cell.linear(cell.project(params, x, dropout.input, compute_dtype))
     if valid is not None:
-        stays = valid[:, :, None]
-        a, b = jnp.where(stays, a, 1), jnp.where(stays, b, 0)
+        runs = valid[:, :, None]
+        a, b = jnp.where(runs, a, 1), jnp.where(runs, b, 0)
 
-    def after(first, second):
+    def compose(first, second):
         return first[0] * second[0], second[0] * first[1] + second[1]
 
-    a, b = lax.associative_scan(after, (a, b))
+    a, b = lax.associative_scan(compose, (a, b))
     h = a * jnp.broadcast_to(state.h, a.shape) + b
     return h if sequences else None, jax.tree.map(lambda _: h[-1], state)

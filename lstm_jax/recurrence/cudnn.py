@@ -1,9 +1,9 @@
-"""The LSTM by cuDNN, through jax.experimental.rnn: the projection and all steps in one call of the library.
+"""The LSTM of cuDNN, through jax.experimental.rnn: the projection and all steps in one call of the library.
 
 cuDNN's weights are one flat array: W (4H, E), U (4H, H) and two biases (4H), gates i, f, g, o as here; the second bias is 0. It takes
-float32 alone, and TF32 for its products unless `jax_default_matmul_precision` is "highest", as all others here. Padded steps come out as
-zeros, where we repeat the last valid output; a row without a valid step is not left to it. It has no recurrent dropout, no masks with gaps
-and no second derivative. On a mesh each device runs its own rows of the batch.
+float32 only, and TF32 for its products unless `jax_default_matmul_precision` is "highest", as the other backends do. Its outputs at padded
+steps are zeros, which are replaced by the last valid output; a row without a valid step gets length 1, and its results are replaced. It has
+no recurrent dropout, no masks with gaps and no second derivative. On a mesh each device runs its own rows of the batch.
 """
 
 from collections.abc import Callable
@@ -20,33 +20,33 @@ from lstm_jax.cells import Cell, LSTMParams, LSTMState
 from lstm_jax.cells.products import one_hot_rows
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError
-from lstm_jax.recurrence.trail import BATCH_FIRST, COPIED, on_mesh
+from lstm_jax.recurrence.residuals import BATCH_FIRST, COPIED, on_mesh
 from lstm_jax.shapes import GATES
 
 LAYERS, DROPOUT, BIDIRECTIONAL = 1, 0.0, False
 
 
 def why_not() -> str:
-    """Why it does not serve in this installation; empty if it does."""
+    """Return why the backend does not serve in this installation; empty if it does."""
     return "" if getattr(getattr(rnn, "gpu_rnn", None), "_cuda_rnn", None) else "jaxlib has no cuDNN: install jax[cuda12]"
 
 
 def pack(params: LSTMParams) -> jax.Array:
-    """cuDNN's weights (4H (E + H + 2),)."""
+    """Return cuDNN's weights (4H (E + H + 2),)."""
     kernel, recurrent, bias = params
     return jnp.concatenate([kernel.T.ravel(), recurrent.T.ravel(), bias, jnp.zeros_like(bias)])
 
 
 def unpack(weights: jax.Array, features: int, units: int) -> LSTMParams:
-    """Our parameters; the two biases are summed."""
+    """Return the cell's parameters; the two biases are summed."""
     width = GATES * units
     kernel, recurrent, first, second = jnp.split(weights, [width * features, width * (features + units), width * (features + units + 1)])
     return LSTMParams(kernel.reshape(width, features).T, recurrent.reshape(width, units).T, first + second)
 
 
 def run(cell: Cell, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, compute_dtype=None, sequences: bool = True):
-    """See `reference.run`; `valid` is that of lengths: no valid step follows one that is not."""
-    del cell, compute_dtype  # the capability table lets only the LSTM and float32 come here
+    """Run the LSTM, see `reference.run`; `valid` comes from lengths: no valid step follows one that is not valid."""
+    del cell, compute_dtype  # the table of backends admits only the LSTM and float32
     features, units = params.kernel.shape[0], params.recurrent_kernel.shape[0]
     if jnp.issubdtype(x.dtype, jnp.integer):
         x = one_hot_rows(x, features, params.kernel.dtype)
@@ -75,7 +75,7 @@ def _precision() -> lax.Precision:
 
 
 def _once(call: Callable) -> Any:
-    """`call(sizes, *arrays)`; the library's own calls have no rule for vmap (one set of arrays runs after the other) and no derivative."""
+    """Return `call(sizes, *arrays)` with rules for vmap (one set of arrays runs after the other) and an error for a second derivative."""
 
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
     def function(sizes: tuple[int, int], *arrays):
@@ -90,13 +90,13 @@ def _once(call: Callable) -> Any:
 
 @_once
 def _forward(sizes: tuple[int, int], x, h, c, weights, lengths):
-    """(y (B, T, H), h and c (1, B, H)), and what the backward pass reads."""
+    """Return (y (B, T, H), h and c (1, B, H)), and the residuals."""
     return rnn.lstm_fwd(x, h, c, weights, lengths, sizes[0], sizes[1], LAYERS, DROPOUT, BIDIRECTIONAL, _precision())
 
 
 @_once
-def _backward(sizes: tuple[int, int], kept, cotangents):
-    return rnn.lstm_bwd(sizes[0], sizes[1], LAYERS, DROPOUT, BIDIRECTIONAL, _precision(), kept, cotangents)[:4]
+def _backward(sizes: tuple[int, int], residuals, cotangents):
+    return rnn.lstm_bwd(sizes[0], sizes[1], LAYERS, DROPOUT, BIDIRECTIONAL, _precision(), residuals, cotangents)[:4]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -104,8 +104,8 @@ def _lstm(sizes: tuple[int, int], x, h, c, weights, lengths):
     return _forward(sizes, x, h, c, weights, lengths)[0]
 
 
-def _bwd(sizes: tuple[int, int], kept, cotangents):
-    return *_backward(sizes, kept, cotangents), None
+def _bwd(sizes: tuple[int, int], residuals, cotangents):
+    return *_backward(sizes, residuals, cotangents), None
 
 
 _lstm.defvjp(_forward, _bwd)

@@ -1,15 +1,15 @@
-"""The LSTM with a backward pass of its own: every GEMM that need not be in the loop is outside it.
+"""The LSTM with a backward pass of its own: every GEMM that does not depend on the step before is outside the loop.
 
-In the forward loop stays h U, in the backward loop dz U^T. The input projection, the input's gradient and the gradients of kernel and
-recurrent kernel are each one product over all T and B (one a gate where dropout masks differ between the gates). Equations:
-back-propagation through time of cells/lstm.py. Same signature and results as reference.py.
+The forward loop contains h U, the backward loop dz U^T. The input projection, the input's gradient and the gradients of kernel and
+recurrent kernel are each one product over all T and B (one for each gate where dropout masks differ between the gates). Equations:
+back-propagation through time of cells/lstm.py. Signature and results are those of reference.py.
 
-Kept for the backward pass, a step: h as it was before, and the local derivatives (see `Kept`), so that its loop only multiplies.
+The residuals of a step are the h before it and the local derivatives (see `LocalDerivatives`), so that the backward loop only multiplies.
 
-The loops themselves are an argument (`Loops`), so that another backend can bring its own (pallas/).
+The loops are an argument (`Loops`), so that another backend can replace them (pallas/).
 
-Three choices are for XLA's CPU compiler, measured there at B 16, H 128 on a core: gates travel as four arrays, so that each fusion writes
-whole vectors; sigmoid is written as a tanh; operands of products are transposed before the loop or the product, not by it.
+Three choices suit XLA's CPU compiler, measured at B 16, H 128 on one core: gates are four arrays, so that each fusion writes whole vectors;
+sigmoid is written as a tanh; operands of products are transposed before the loop or the product, not in it.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
-from lstm_jax.cells.products import matmul, project
+from lstm_jax.cells.products import is_per_gate, matmul, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply
 from lstm_jax.recurrence.lstm_operation import LSTMOperation, with_zeros
@@ -32,13 +32,18 @@ Gates = tuple[jax.Array, ...]
 """i, f, g, o, each with a last axis of H."""
 
 
-class Kept(NamedTuple):
-    """Of the forward pass, all (T, B, H), so that with d_c the gradient by c' after what h' adds to it
+class LocalDerivatives(NamedTuple):
+    """Residuals of the forward pass, all (T, B, H).
+
+    With d_c the gradient by c', the backward pass computes
 
         d_c += d_h * c_by_h;  d_z[i, f, g] = d_c * z_by[i, f, g];  d_z[o] = d_h * z_by[o];  d_c = d_c * forget
 
-    c_by_h: o (1 - tanh(c')^2); z_by: g i (1 - i), c f (1 - f), i (1 - g^2), tanh(c') o (1 - o); forget: f; h: before the step.
-    A step that is not valid has 0, 0, 1.
+    Attributes:
+        c_by_h: o (1 - tanh(c')^2); 0 at a step that is not valid.
+        z_by: g i (1 - i), c f (1 - f), i (1 - g^2), tanh(c') o (1 - o); 0 at a step that is not valid.
+        forget: f; 1 at a step that is not valid.
+        h: h before the step.
     """
 
     c_by_h: jax.Array
@@ -48,12 +53,15 @@ class Kept(NamedTuple):
 
 
 class Loops(NamedTuple):
-    """The two loops over time, once all that can be is taken out of them.
+    """The two loops over time.
 
-    forward(sequences, keep, kernel (H, 4H), z, state, mask, valid, compute_dtype) -> h of all steps or None, final state, kept or None;
-    z is one (T, B, 4H), or a (T, B, H) a gate; kept is what backward reads, kept.h (T, B, H) is h before each step.
-    backward(split, kernel, kept, d_h (T, B, H) or None, d_final, mask, valid, compute_dtype) -> d of the first state, d_z as z.
-    twin: loops in JAX that give the same values and keep the same, where these are not in JAX; platforms: those on which these run.
+    Attributes:
+        forward: forward(sequences, keep, kernel (H, 4H), z, state, mask, valid, compute_dtype) -> h of all steps or None, final state,
+            residuals or None; z is one (T, B, 4H), or one (T, B, H) for each gate; residuals.h (T, B, H) is the h before each step.
+        backward: backward(split, kernel, residuals, d_h (T, B, H) or None, d_final, mask, valid, compute_dtype) -> d of the first state,
+            d_z in the form of z.
+        twin: loops in JAX with the same values and residuals, for loops that are not in JAX.
+        platforms: the platforms on which loops that are not in JAX run.
     """
 
     forward: Callable
@@ -72,21 +80,21 @@ def run(
     compute_dtype=None,
     sequences: bool = True,
 ):
-    """See `reference.run`."""
-    del cell  # the capability table lets only the LSTM come here
+    """Run the LSTM, see `reference.run`."""
+    del cell  # the table of backends admits only the LSTM
     return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout)
 
 
 @dataclass(frozen=True)
 class HoistedLSTM(LSTMOperation):
-    """The LSTM by these loops, on (params, x, state, valid, dropout)."""
+    """The LSTM with given loops, on (params, x, state, valid, dropout)."""
 
     loops: Loops
     compute_dtype: Any
     sequences: bool
 
     def runs_on(self):
-        """See `Operation`; loops in JAX are their own twin."""
+        """See `Operation`; loops in JAX have no platforms, since they are their own twin."""
         return self.loops.platforms
 
     def forward(self, keep, *args):
@@ -106,16 +114,12 @@ class HoistedLSTM(LSTMOperation):
         return _backward((self.loops.twin or self.loops).backward, self.compute_dtype, args, residuals, cotangents)
 
 
-def _per_gate(mask: Array | None) -> bool:
-    return mask is not None and mask.ndim == 3
-
-
 def _split(array: Array) -> Gates:
     return tuple(jnp.split(array, GATES, axis=-1))
 
 
 def _over(mask: Array, like: Array) -> Array:
-    """A mask (B, D) over the leading T of `like` (T, B, D)."""
+    """Return a mask (B, D) broadcast over the T of `like` (T, B, D)."""
     return jnp.broadcast_to(mask, like.shape)
 
 
@@ -124,10 +128,10 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) -> Array | Gates:
-    """x W + b: (T, B, 4H) from one product, or four (T, B, H) where each gate has its own mask."""
+    """Return x W + b: (T, B, 4H) from one product, or four (T, B, H) where each gate has its own mask."""
     if mask is None:
         return project(params, x, None, compute_dtype)
-    if mask.ndim == 2:
+    if not is_per_gate(mask):
         z = matmul(x * _over(mask, x), params.kernel, compute_dtype)
         return z + jnp.broadcast_to(params.bias, z.shape)
     parts = zip(mask, _split(params.kernel), _split(params.bias), strict=True)
@@ -137,13 +141,13 @@ def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) ->
 
 def _forward(loop: Callable, compute_dtype, sequences, keep, params, x, state, valid, dropout):
     z = _project(params, x, dropout.input, compute_dtype)
-    h, final, kept = loop(sequences, keep, params.recurrent_kernel, z, state, dropout.recurrent, valid, compute_dtype)
-    return (h, final), kept
+    h, final, residuals = loop(sequences, keep, params.recurrent_kernel, z, state, dropout.recurrent, valid, compute_dtype)
+    return (h, final), residuals
 
 
 def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
     """See `Loops`."""
-    per_gate = _per_gate(mask)
+    per_gate = is_per_gate(mask)
     kernel = jnp.stack(_split(kernel)) if per_gate else kernel
 
     def body(carry: LSTMState, inputs):
@@ -161,27 +165,27 @@ def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
                 new = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), new, carry)
             return new, (new.h if sequences else None, None)
         z_by = (g * i * (1 - i), carry.c * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o))
-        kept = Kept(o * (1 - tanh_c * tanh_c), z_by, f, carry.h)
+        local = LocalDerivatives(o * (1 - tanh_c * tanh_c), z_by, f, carry.h)
         if valid_t is not None:
-            stay = Kept(jnp.zeros_like(c), (jnp.zeros_like(c),) * GATES, jnp.ones_like(c), carry.h)
-            new, kept = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), (new, kept), (carry, stay))
-        return new, (new.h if sequences else None, kept)
+            copied = LocalDerivatives(jnp.zeros_like(c), (jnp.zeros_like(c),) * GATES, jnp.ones_like(c), carry.h)
+            new, local = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), (new, local), (carry, copied))
+        return new, (new.h if sequences else None, local)
 
-    final, (h, kept) = lax.scan(body, state, (z, valid))
-    return h, final, kept
+    final, (h, residuals) = lax.scan(body, state, (z, valid))
+    return h, final, residuals
 
 
-def backward_loop(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype):
+def backward_loop(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype):
     """See `Loops`."""
-    per_gate = _per_gate(mask)
+    per_gate = is_per_gate(mask)
     # the barrier keeps the compiler from folding the transposition into the loop's product, which then repeats it each step
     transposed = lax.optimization_barrier(jnp.stack([part.T for part in _split(kernel)]) if per_gate else kernel.T)
 
     def body(carry: LSTMState, inputs):
-        d_h_t, kept_t, valid_t = inputs
+        d_h_t, local, valid_t = inputs
         d_h = carry.h if d_h_t is None else carry.h + d_h_t
-        d_c = carry.c + d_h * kept_t.c_by_h
-        d_z = tuple(d * by for d, by in zip((d_c, d_c, d_c, d_h), kept_t.z_by, strict=True))
+        d_c = carry.c + d_h * local.c_by_h
+        d_z = tuple(d * by for d, by in zip((d_c, d_c, d_c, d_h), local.z_by, strict=True))
         if per_gate:
             d_h_before = (matmul(jnp.stack(d_z), transposed, compute_dtype) * mask).sum(0)
         else:
@@ -189,24 +193,24 @@ def backward_loop(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype)
             d_h_before = d_h_before if mask is None else d_h_before * mask
         if valid_t is not None:
             d_h_before = jnp.where(valid_t[:, None], d_h_before, d_h)
-        return LSTMState(d_h_before, d_c * kept_t.forget), d_z if split else jnp.concatenate(d_z, axis=-1)
+        return LSTMState(d_h_before, d_c * local.forget), d_z if split else jnp.concatenate(d_z, axis=-1)
 
-    return lax.scan(body, d_final, (d_h, kept, valid), reverse=True)
+    return lax.scan(body, d_final, (d_h, residuals, valid), reverse=True)
 
 
-def _backward(loop: Callable, compute_dtype, args, kept, cotangents):
+def _backward(loop: Callable, compute_dtype, args, residuals, cotangents):
     params, x, state, valid, dropout = args
     d_h, d_final = with_zeros(cotangents, state)
     mask, kernel = dropout.recurrent, params.recurrent_kernel
-    split = _per_gate(mask) or _per_gate(dropout.input)
-    d_state, d_z = loop(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype)
+    split = is_per_gate(mask) or is_per_gate(dropout.input)
+    d_state, d_z = loop(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype)
 
-    d_params, d_x, d_masks = gradients(params, x, dropout, kept.h, d_z, compute_dtype)
+    d_params, d_x, d_masks = gradients(params, x, dropout, residuals.h, d_z, compute_dtype)
     return d_params, d_x, d_state, None, d_masks
 
 
 def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z: Array | Gates, compute_dtype=None):
-    """By parameters, x (None for ids) and masks, from d_z as a loop gives it and h (T, B, H) before each step."""
+    """Return gradients by parameters, x (None for ids) and masks, from a loop's d_z and the h (T, B, H) before each step."""
     by_operands: Callable = _gate_gradients if isinstance(d_z, tuple) else _flat_gradients
     if jnp.issubdtype(x.dtype, jnp.integer):  # one-hot rows: the product x^T d_z adds each d_z to its id's row
         all_gates = jnp.concatenate(d_z, axis=-1) if isinstance(d_z, tuple) else d_z
@@ -219,9 +223,9 @@ def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z
 
 
 def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, compute_dtype):
-    """Gradients of (x * mask) @ kernel by kernel, x and mask, for x (T, B, D), mask None or (B, D), d_z (T, B, 4H).
+    """Return gradients of (x * mask) @ kernel by kernel, x and mask, for x (T, B, D), mask None or (B, D), d_z (T, B, 4H).
 
-    What the caller, or the caller's caller, does not use is removed by the compiler.
+    The compiler removes the gradients that are not used.
     """
     rows = x if mask is None else x * _over(mask, x)
     d_kernel = _over_time_and_batch(lax.optimization_barrier(rows.transpose(2, 0, 1)), d_z, compute_dtype)
@@ -232,25 +236,25 @@ def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, com
 
 
 def _gate_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Gates, compute_dtype):
-    """The same for d_z four (T, B, H) and mask None, (B, D) or (4, B, D): a product a gate."""
-    masks = [None] * GATES if mask is None else list(mask) if mask.ndim == 3 else [mask] * GATES
+    """Return the gradients of `_flat_gradients` for d_z four (T, B, H) and mask None, (B, D) or (4, B, D): one product per gate."""
+    masks = [None] * GATES if mask is None else list(mask) if is_per_gate(mask) else [mask] * GATES
     rows = [x if m is None else x * _over(m, x) for m in masks]
     # d_z is transposed rather than the rows: once for both kernels, and masks are cheap to apply along the last axis
-    turned = lax.optimization_barrier(tuple(d.transpose(2, 0, 1) for d in d_z))
+    d_z_transposed = lax.optimization_barrier(tuple(d.transpose(2, 0, 1) for d in d_z))
     # the barrier keeps the last transposition out of the product: XLA's CPU backend has no transposed bfloat16 product
-    d_kernel = [lax.optimization_barrier(_over_time_and_batch(d, r, compute_dtype)).T for d, r in zip(turned, rows, strict=True)]
+    d_kernel = [lax.optimization_barrier(_over_time_and_batch(d, r, compute_dtype)).T for d, r in zip(d_z_transposed, rows, strict=True)]
     transposed = lax.optimization_barrier(tuple(part.T for part in _split(kernel)))
     d_rows = [matmul(d, part, compute_dtype) for d, part in zip(d_z, transposed, strict=True)]
     d_x = sum(d if m is None else d * _over(m, x) for m, d in zip(masks, d_rows, strict=True))
     d_mask = None
     if mask is not None:
         by_gate = jnp.stack([(d * x).sum(0) for d in d_rows])
-        d_mask = by_gate if mask.ndim == 3 else by_gate.sum(0)
+        d_mask = by_gate if is_per_gate(mask) else by_gate.sum(0)
     return jnp.concatenate(d_kernel, axis=-1), d_x, d_mask
 
 
 def _over_time_and_batch(a: Array, b: Array, compute_dtype) -> Array:
-    """sum over t, b of a[:, t, b] (outer) b[t, b, :], as one product; no reshape, so that a sharded B stays where it is."""
+    """Return the sum over t and b of a[:, t, b] (outer) b[t, b, :], as one product; no reshape, so that B keeps its sharding."""
     operands = (a, b) if compute_dtype is None else (a.astype(compute_dtype), b.astype(compute_dtype))
     return lax.dot_general(*operands, (((1, 2), (0, 1)), ((), ())), preferred_element_type=a.dtype)
 

@@ -1,4 +1,4 @@
-"""The LSTM over time as an operation: the arguments and results that its backends share."""
+"""The LSTM over time as an operation: the arguments and results shared by its backends."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.cells import LSTMState
+from lstm_jax.cells.products import is_per_gate
 from lstm_jax.primitives.operation import Operation
 
 
 class LSTMOperation(Operation):
     """An operation on (params, x, state, valid, dropout, ...) whose outputs are h of all steps or None, and the final state.
 
-    Shapes are those of `reference.run`; what follows has its rows on axis 1.
+    Shapes are those of `reference.run`; further arguments have their rows on axis 1.
     """
 
     def rows(self, args: tuple) -> list[int | None]:
@@ -28,7 +29,7 @@ class LSTMOperation(Operation):
 
 def mask_axis(mask) -> int:
     """Return the axis of the rows of a dropout mask (B, size) or (4, B, size)."""
-    return int(mask.ndim == 3)
+    return int(is_per_gate(mask))
 
 
 def with_zeros(cotangents, like: LSTMState) -> tuple[Any, LSTMState]:

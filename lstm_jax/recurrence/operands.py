@@ -1,13 +1,13 @@
 """The operands of one call of `unroll`, checked against the cell and converted, so that every backend reads the same arrays.
 
-Only classes, shapes and dtypes are checked, so that tracers pass. What must hold of values is made to hold: lengths are clipped to 0..T,
-ids that no int32 holds stay out of range. A backend gets
+Only classes, shapes and dtypes are checked, so that tracers pass. Values are clipped instead: lengths to 0..T, ids to the range of int32. A
+backend gets
 
-    params, x, state, dropout masks: the dtype of `params.kernel`; bools and ints are converted (True is 1.0), as Keras and JAX do
+    params, x, state, dropout masks: the dtype of `params.kernel`; bools and ints are converted (True is 1.0), as in Keras and JAX
     x as ids, tokens: int32
     valid: bool
 
-Parameters of several dtypes are refused rather than promoted: a mistake more often than a wish. Complex numbers are refused everywhere.
+Parameters of several dtypes are refused rather than promoted, since they are usually a mistake. Complex numbers are refused everywhere.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,15 @@ _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 
 class Operands(NamedTuple):
-    """Operands as a backend's `run` reads them: time first, in the order in which steps are processed.
+    """Operands of a backend's `run`: time is the first axis, in the order in which steps are processed.
 
-    x: (T, B, E), zeros at steps that are not valid, or ids (T, B); valid: (T, B) or None for all; tokens: (T, B) or None.
+    Attributes:
+        params: the cell's parameters.
+        x: (T, B, E), zeros at steps that are not valid, or ids (T, B).
+        state: the cell's initial state.
+        valid: bool (T, B), or None if all steps are valid.
+        dropout: masks.
+        tokens: int32 (T, B), or None.
     """
 
     params: Any
@@ -55,10 +61,10 @@ def read_operands(
     backwards: bool = False,
     time_major: bool = False,
 ) -> Operands:
-    """Return the arguments of `unroll` as a backend reads them.
+    """Return the arguments of `unroll` as a backend reads them; see `unroll` for each.
 
     Raises:
-        InputError: if one has another class, shape or dtype than the cell's and cannot be converted.
+        InputError: if an argument does not have the class, shape or dtype of the cell and cannot be converted.
     """
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
@@ -73,7 +79,7 @@ def read_operands(
     valid = _read_mask(mask, steps, batch, time_major) if lengths is None else _read_lengths(lengths, steps, batch)
     tokens = None if tokens is None else _read_tokens(tokens, steps, batch, time_major)
     if valid is not None:
-        # 0 * NaN is NaN: what stands at padding must not come into a product, of which the gradients have more than the outputs
+        # 0 * NaN is NaN: a value at padding must enter no product, and the gradients have more products than the outputs
         x = jnp.where(valid if x.ndim == 2 else valid[:, :, None], x, 0)
         tokens = None if tokens is None else _apart_from_padding(tokens, valid)
     if backwards:
@@ -83,28 +89,32 @@ def read_operands(
 
 
 def check_zoneout(cell: Cell, part: str, given) -> None:
-    """Raise `InputError` if the cell's state has no such part that could be zoned out."""
+    """Check that the cell's state has a part of that name that zoneout can keep.
+
+    Raises:
+        InputError: if it has none.
+    """
     parts = [name for name in cell.initial_state(1, 1)._fields if name in ("h", "c")]
     require(part in parts, f"zoneout of {part}", given, f"the state of {cell.name} has {' and '.join(parts)} alone")
 
 
 def compute_dtype_name(compute_dtype, dtype) -> str:
-    """Return the name of the products' dtype: that of `compute_dtype`, or of `dtype` if it is None.
+    """Return the name of the products' dtype: `compute_dtype`, or `dtype` if it is None.
 
     Raises:
-        InputError: if it is no dtype, or float64 without `jax_enable_x64`.
+        InputError: if it is not a dtype, or is float64 without `jax_enable_x64`.
     """
     try:
         name = np.dtype(dtype if compute_dtype is None else compute_dtype).name
     except TypeError as error:
         raise InputError("compute_dtype", compute_dtype, f"give one of {', '.join(FLOATS)}, or None") from error
-    wide = name == "float64" and compute_dtype is not None
-    require(not wide or bool(getattr(jax.config, "jax_enable_x64", False)), "compute_dtype", name, "switch jax_enable_x64 on")
+    is_float64 = name == "float64" and compute_dtype is not None
+    require(not is_float64 or bool(getattr(jax.config, "jax_enable_x64", False)), "compute_dtype", name, "switch jax_enable_x64 on")
     return name
 
 
 def _array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
-    """Return `value` as an array of JAX, or of NumPy, where 64 bits are still as they were."""
+    """Return `value` as a JAX array, or as a NumPy array, which keeps 64 bits."""
     if isinstance(value, jax.Array | np.ndarray):
         return value
     require(value is not None, name, value, remedy)
@@ -113,7 +123,7 @@ def _array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
     except (TypeError, ValueError, OverflowError):
         pass
     try:
-        return jnp.asarray(value)  # a list with tracers in it
+        return jnp.asarray(value)  # a list that contains tracers
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(name, type(value).__name__, remedy) from error
 
@@ -129,12 +139,12 @@ def _numbers(name: str, value, dtype, remedy: str) -> jax.Array:
     array = _of_kinds(name, value, REAL, remedy)
     if isinstance(array, np.ndarray):
         with np.errstate(over="ignore", invalid="ignore"):
-            array = jnp.asarray(array.astype(dtype))  # by NumPy: jnp.asarray would cut an int64 to 32 bits first
+            array = jnp.asarray(array.astype(dtype))  # NumPy converts: jnp.asarray would cut an int64 to 32 bits first
     return array.astype(dtype)
 
 
 def _int32(name: str, value, remedy: str) -> jax.Array:
-    """Return ints as int32; those beyond its range become its ends."""
+    """Return ints clipped to the range of int32."""
     array = _of_kinds(name, value, (jnp.integer,), remedy)
     if jnp.iinfo(array.dtype).max > _HIGHEST:
         clip: Callable = np.clip if isinstance(array, np.ndarray) else jnp.clip
@@ -157,11 +167,11 @@ def _like_state(initial_state: Callable, units: int, dtype):
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
     """Return the parameters, E and H."""
     require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
-    of_kernel = f"give (E, {cell.gates} H), E and H of 1 or more"
+    remedy = f"give (E, {cell.gates} H), E and H of 1 or more"
     kernel = jnp.asarray(_of_kinds("params.kernel", params.kernel, (jnp.floating,), f"give one of {', '.join(FLOATS)}"))
     dtype, shape = kernel.dtype, kernel.shape
     require(dtype.name in FLOATS, "params.kernel", dtype.name, f"give one of {', '.join(FLOATS)}")
-    require(len(shape) == 2 and shape[0] >= 1 and shape[1] >= 1 and shape[1] % cell.gates == 0, "params.kernel", shape, of_kernel)
+    require(len(shape) == 2 and shape[0] >= 1 and shape[1] >= 1 and shape[1] % cell.gates == 0, "params.kernel", shape, remedy)
     features, units = shape[0], shape[1] // cell.gates
     parts = []
     for field, part, like in zip(params._fields, params, _like_params(cell.init, features, units, dtype), strict=True):
@@ -174,7 +184,7 @@ def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
 
 
 def _read_x(x, features: int, dtype) -> jax.Array:
-    """Return floats in `dtype` with three axes, or int32 ids with two, in the order of axes in which they came."""
+    """Return floats in `dtype` with three axes, or int32 ids with two, with the given order of axes."""
     remedy = "give floats (B, T, E), or int ids (B, T)"
     array = _of_kinds("x", x, REAL, remedy)
     ids = array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
@@ -190,9 +200,9 @@ def _read_state(cell: Cell, given, batch: int, units: int, dtype):
     if given is None:
         return cell.initial_state(batch, units, dtype)
     like = _like_state(cell.initial_state, units, dtype)
-    known = isinstance(given, type(like)) or (type(given) in (tuple, list) and len(given) == len(like))
+    fits = isinstance(given, type(like)) or (type(given) in (tuple, list) and len(given) == len(like))
     shown = f"{type(given).__name__} of {len(given)}" if type(given) in (tuple, list) else type(given).__name__
-    require(known, "initial_state", shown, f"give {type(like).__name__}({', '.join(like._fields)}), or a tuple or list in this order")
+    require(fits, "initial_state", shown, f"give {type(like).__name__}({', '.join(like._fields)}), or a tuple or list in this order")
     parts = []
     for field, part, wanted in zip(like._fields, given, like, strict=True):
         name, shape = f"initial_state.{field}", (batch, *wanted.shape[1:])
@@ -213,8 +223,8 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) ->
             name, shapes = f"dropout.{field}", ((batch, size), (cell.gates, batch, size))
             remedy = f"give shape {shapes[0]} or {shapes[1]}"
             mask = _of_kinds(name, mask, REAL, remedy)
-            linear = field == "recurrent" and not cell.sees_state
-            require(not linear, name, mask.shape, f"the cell {cell.name} multiplies no state by a kernel")
+            missing = field == "recurrent" and not cell.has_recurrent_kernel
+            require(not missing, name, mask.shape, f"the cell {cell.name} multiplies no state by a kernel")
             require(mask.shape in shapes, name, mask.shape, remedy)
             mask = _numbers(name, mask, dtype, remedy)
         masks.append(mask)
@@ -222,22 +232,22 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) ->
 
 
 def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict[str, jax.Array] | None:
-    """Return masks of all steps as bools, shares in `dtype`."""
+    """Return masks of all steps as bools, and rates in `dtype`."""
     require(given is None or isinstance(given, dict), "dropout.zoneout", type(given).__name__, "give {'h': mask}")
     read = {}
-    for part, kept in (given or {}).items():
+    for part, value in (given or {}).items():
         name, remedy = f"dropout.zoneout of {part}", f"give bools of shape {shape}, or a float of shape ()"
-        kept = _of_kinds(name, kept, REAL, remedy)
-        check_zoneout(cell, part, kept.shape)
-        require(kept.shape in ((), shape), name, kept.shape, f"give shape {shape} or ()")
-        drawn = kept.ndim > 0
-        require(not (drawn and jnp.issubdtype(kept.dtype, jnp.floating)), name, kept.dtype.name, remedy)
-        read[part] = _numbers(name, kept, jnp.bool_ if drawn else dtype, remedy)
+        array = _of_kinds(name, value, REAL, remedy)
+        check_zoneout(cell, part, array.shape)
+        require(array.shape in ((), shape), name, array.shape, f"give shape {shape} or ()")
+        drawn = array.ndim > 0
+        require(not (drawn and jnp.issubdtype(array.dtype, jnp.floating)), name, array.dtype.name, remedy)
+        read[part] = _numbers(name, array, jnp.bool_ if drawn else dtype, remedy)
     return None if given is None else read
 
 
 def _read_mask(mask, steps: int, batch: int, time_major: bool) -> jax.Array | None:
-    """Return bool (T, B); numbers but 0 are True, as in Keras."""
+    """Return bool (T, B); numbers other than 0 are True, as in Keras."""
     if mask is None:
         return None
     remedy = "give (B, T), or (T, B) if time_major"
@@ -255,7 +265,7 @@ def _read_lengths(lengths, steps: int, batch: int) -> jax.Array:
 
 
 def _read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array | None:
-    """Return int32 (T, B), equal where `tokens` are; None for arrays of JAX with 64 bits, which int32 does not tell apart."""
+    """Return int32 (T, B), equal where `tokens` are; None for JAX arrays of 64 bits, which int32 cannot distinguish."""
     array = _of_kinds("tokens", tokens, (jnp.integer,), "give ints")
     fits = array.shape == ((steps, batch) if time_major else (batch, steps))
     require(fits, "tokens", array.shape, "give (B, T), or (T, B) if time_major")
@@ -263,12 +273,12 @@ def _read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array 
         if not isinstance(array, np.ndarray):
             return None
         array = np.unique(array, return_inverse=True)[1].reshape(array.shape)
-    array = jnp.asarray(array.astype(np.int32))  # uint32 goes round, and stays as distinct as it was
+    array = jnp.asarray(array.astype(np.int32))  # uint32 wraps around, and distinct tokens stay distinct
     return array if time_major else array.T
 
 
 def _apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
-    """Return tokens by which no valid step reads the x of one that is not valid, which is 0 whatever its token was."""
+    """Return tokens that no valid step shares with a step that is not valid, whose x is 0 whatever its token was."""
     marked = jnp.where(valid, tokens, _LOWEST)
-    taken = (valid & (tokens == _LOWEST)).any(0, keepdims=True)  # rows whose own tokens have the mark share nothing
+    taken = (valid & (tokens == _LOWEST)).any(0, keepdims=True)  # rows that have the mark as a token share nothing
     return jnp.where(taken, jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 0), marked)

@@ -1,4 +1,4 @@
-"""The definition of right: `lax.scan` over the cell's step, differentiated by JAX."""
+"""The reference backend: `lax.scan` over the cell's step, differentiated by JAX. It defines the values of all backends."""
 
 import jax
 import jax.numpy as jnp
@@ -22,26 +22,28 @@ def run(
     """Run `cell` over T.
 
     Args:
+        cell: any cell.
         params: the cell's parameters.
+        x: (T, B, E), or ids (T, B).
         state: the cell's initial state.
         valid: bool (T, B), or None for all; a step that is not valid copies the state.
-        dropout: masks, constant over T but for zoneout's.
-        compute_dtype: type of the matrix products, None for that of the arrays.
-        sequences: whether h of every step is wanted.
+        dropout: masks, constant over T except for zoneout's.
+        compute_dtype: dtype of the matrix products, None for that of the arrays.
+        sequences: whether to return h of every step.
 
     Returns:
         h of every step (T, B, H), or None; and the final state.
     """
     z = cell.project(params, x, dropout.input, compute_dtype)
-    zoned = dropout.zoneout or {}
-    drawn = {name: kept for name, kept in zoned.items() if kept.ndim}
+    zoneout = dropout.zoneout or {}
+    drawn = {name: mask for name, mask in zoneout.items() if mask.ndim}
 
     def body(state, inputs):
         z_t, valid_t, drawn_t = inputs
         new = cell.step(params, state, z_t, dropout.recurrent, compute_dtype)
-        for name, kept in (zoned | drawn_t).items():
-            old, made = getattr(state, name), getattr(new, name)
-            new = new._replace(**{name: jnp.where(kept, old, made) if name in drawn_t else kept * old + (1 - kept) * made})
+        for name, mask in (zoneout | drawn_t).items():
+            before, after = getattr(state, name), getattr(new, name)
+            new = new._replace(**{name: jnp.where(mask, before, after) if name in drawn_t else mask * before + (1 - mask) * after})
         if valid_t is not None:
             new = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), new, state)
         return new, new.h if sequences else None

@@ -1,7 +1,8 @@
-"""Long sequences in less memory: of each segment only the first state is kept, and the backward pass runs the segment once more.
+"""Rematerialisation for long sequences: only the first state of each segment is kept, and the backward pass runs the segment once more.
 
-Chen, Xu, Zhang & Guestrin 2016, "Training deep nets with sublinear memory cost". Of T steps in n segments stay n states and what a backend
-keeps of T / n steps: least at n = sqrt(T), for the time of a second forward pass.
+Source: Chen, Xu, Zhang & Guestrin 2016, "Training deep nets with sublinear memory cost". T steps in n segments need the memory of n states
+    and
+of the residuals of T / n steps, least at n = sqrt(T), for the time of a second forward pass.
 """
 
 import math
@@ -15,14 +16,14 @@ from jax import lax
 from lstm_jax.errors import require
 
 Remat = Literal["sqrt"] | int | None
-"""None: all that the backward pass needs is kept; "sqrt": ceil(sqrt(T)) segments; or about so many."""
+"""None: keep all residuals; "sqrt": ceil(sqrt(T)) segments; or about this number of segments."""
 
 
 def check_remat(remat: Any) -> Remat:
-    """Return `remat` if it is one.
+    """Return `remat`.
 
     Raises:
-        InputError: otherwise.
+        InputError: if it is neither None, "sqrt" nor 1 or more.
     """
     count = isinstance(remat, int) and not isinstance(remat, bool) and remat >= 1
     require(remat is None or remat == "sqrt" or count, "remat", remat, "give None, 'sqrt', or 1 or more segments")
@@ -30,14 +31,14 @@ def check_remat(remat: Any) -> Remat:
 
 
 def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
-    """Steps of each segment but the last, which may be shorter. Of two halves an odd step is left over, a third segment."""
+    """Return the steps of each segment; the last one may be shorter. For two halves of an odd T, the last step is a third segment."""
     segments = math.isqrt(steps - 1) + 1 if remat == "sqrt" else min(remat, steps)
-    # two segments of unlike lengths are no loop, and outside of one the compiler may hold both in memory at once
+    # two segments of different lengths are not a loop, and outside of a loop the compiler may keep both in memory at once
     return steps // 2 if segments == 2 else -(-steps // segments)
 
 
 def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
-    """A backend's `run`, see `reference.run`, with the same results, that goes from segment to segment."""
+    """Return a backend's `run`, see `reference.run`, that goes from segment to segment, with the same results."""
 
     def run_segments(cell, params, x, state, valid, dropout, compute_dtype=None, sequences=True):
         steps = x.shape[0]
@@ -51,7 +52,7 @@ def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
 
         parts = []
         if count > 1:
-            # within a loop the compiler cannot take the second run for the first
+            # in a loop the compiler cannot merge the second run with the first
             again = jax.checkpoint(segment, prevent_cse=False)
             cut = jax.tree.map(lambda a: a[:whole].reshape(count, length, *a.shape[1:]), (x, valid))
             state, h = lax.scan(lambda state, part: again(state, *part, params, dropout), state, cut)

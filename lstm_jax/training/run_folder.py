@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from lstm_jax.backend_names import with_current_names
 from lstm_jax.config import with_task
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import locked
@@ -155,14 +156,14 @@ class RunFolder:
 
 def _same(config: Path, new: str) -> bool:
     try:
-        return with_task(json.loads(config.read_bytes())) == with_task(json.loads(new))
+        return with_task(with_current_names(json.loads(config.read_bytes()))) == with_task(json.loads(new))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"config {config}", error, "the run folder is damaged; name a new one") from error
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return the differences of two environments that can change the last bits of a number: "cores 4, now 2"."""
-    old, new = ({**environment, **environment.get("versions", {})} for environment in (old, new))
+    old, new = (with_current_names({**environment, **environment.get("versions", {})}) for environment in (old, new))
     names = [*_EVERYWHERE, *(_ON_A_CPU if str(new.get("devices", "")).startswith("['cpu") else ())]
     changed = (name for name in names if name in old and name in new and old[name] != new[name])
     return [f"{name.replace('_', ' ')} {_shown(old[name])}, now {_shown(new[name])}" for name in changed]

@@ -250,10 +250,10 @@ def test_candidates_are_read() -> None:
     for wrong in (*unknown, "ours:dropout=half"):
         with pytest.raises(InputError, match=r"give "):
             peers.read_candidate(wrong)
-    found = peers.read_candidates(["ours", "haiku"], ["native", "hoisted"], ["float32", "bfloat16"])
+    found = peers.read_candidates(["ours", "haiku"], ["compiled", "hoisted"], ["float32", "bfloat16"])
     assert [candidate.name for candidate in found] == [
-        "ours:backend=native",
-        "ours:backend=native:dtype=bfloat16",
+        "ours:backend=compiled",
+        "ours:backend=compiled:dtype=bfloat16",
         "ours:backend=hoisted",
         "ours:backend=hoisted:dtype=bfloat16",
         "haiku",

@@ -112,7 +112,7 @@ def test_a_cell_named_lstm_is_not_run_as_ours() -> None:
     layer = LSTM(E, H, rngs=nnx.Rngs(0))
     own = Recurrent(E, H, cell=mine, kernel_initializer=lambda *_: layer.kernel[...], rngs=nnx.Rngs(0))
     assert not np.allclose(layer(X), own(X))
-    for backend in ("hoisted", "native"):
+    for backend in ("hoisted", "compiled"):
         with pytest.raises(InputError, match=rf"^backend {backend}: no cell lstm of one's own"):
             unroll(mine, params, X, backend=backend)
     with pytest.raises(InputError, match=r"^cell: lstm; another cell has this name: give a new one$"):

@@ -70,7 +70,7 @@ def make_world(library: Path | None = None) -> Iterator[World]:
     """Write the data, train the runs; all of it is removed at the end.
 
     Args:
-        library: what `native.build` made, to spare each world its twenty seconds; None: the backend native is left out.
+        library: what `native.build` made, to spare each world its twenty seconds; None: the backend compiled is left out.
     """
     with tempfile.TemporaryDirectory(prefix="lstm_jax-fuzz-") as folder:
         root = Path(folder)

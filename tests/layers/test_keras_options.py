@@ -98,7 +98,7 @@ def test_other_activations_are_run_by_the_reference_alone() -> None:
     layer = LSTM(E, H, activation="relu", rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(layer(x), LSTM(E, H, activation="relu", backend="reference", rngs=nnx.Rngs(0))(x))
     assert not np.allclose(layer(x), LSTM(E, H, rngs=nnx.Rngs(0))(x))
-    for backend in ("hoisted", "native", "pallas"):
+    for backend in ("hoisted", "compiled", "pallas"):
         with pytest.raises(InputError, match=rf"^backend {backend}: no cell lstm\(relu, sigmoid\)"):
             LSTM(E, H, activation="relu", backend=backend, rngs=nnx.Rngs(0))(x)
     assert [row["backend"] for row in capability_rows() if "other activations" in row["cells"]] == ["reference"]

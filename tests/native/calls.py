@@ -63,7 +63,7 @@ def recurrence(
     words = rng.integers(0, max(1, features), (steps, batch)).astype(np.int32)
     first = {"ids": words} if ids else {"x": normal(steps, batch, features)}
     kernels = {"kernel": normal(features, 4 * units), "recurrent kernel": normal(units, 4 * units)}
-    trails = {name: normal(steps + 1, batch, units) for name in ("h of all steps", "c of all steps")}
+    all_steps = {name: normal(steps + 1, batch, units) for name in ("h of all steps", "c of all steps")}
     gates = normal(steps, batch, 4 * units)
     last = {
         **({"input mask": mask(kinds[0], features)} if kinds[0] else {}),
@@ -75,7 +75,7 @@ def recurrence(
     state = _like(dtype, batch, units)
     if not backward:
         operands = {**first, **kernels, "bias": normal(4 * units), "h": normal(batch, units), "c": normal(batch, units), **last}
-        kept = {"h of all steps": trails["h of all steps"], "c of all steps": trails["c of all steps"], "gates": gates}
+        kept = {"h of all steps": all_steps["h of all steps"], "c of all steps": all_steps["c of all steps"], "gates": gates}
         results = {"final h": state, "final c": state, **{name: _like(dtype, *array.shape) for name, array in kept.items() if keep}}
         return Call("lstm_jax_forward", operands, results, attributes | {"sequences": keep, "keep": keep})
     given = {"d of final h": normal(batch, units), "d of final c": normal(batch, units), "d of outputs": normal(steps, batch, units)}
@@ -86,7 +86,7 @@ def recurrence(
         "d of bias": _like(dtype, 4 * units),
         **({} if ids else {"d of x": _like(dtype, steps, batch, features)}),
     }
-    operands = {**first, **kernels, "gates": gates, **trails, **given, **last}
+    operands = {**first, **kernels, "gates": gates, **all_steps, **given, **last}
     return Call("lstm_jax_backward", operands, results, attributes | {"sequences": True, "d_x": not ids})
 
 

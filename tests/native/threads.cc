@@ -195,7 +195,7 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
   const Arrays kernels = {floats({E, 4 * H}), floats({H, 4 * H})}, state = {floats({B, H}), floats({B, H})};
   const Array x = floats({T, B, E}), valid = bools({T, B}), tokens = ints({T, B}, 3), bias = floats({4 * H});
   const Arrays last = {floats({4, B, E}), floats({4, B, H}), valid, tokens};
-  const Arrays trails = {floats({T, B, 4 * H}), floats({T + 1, B, H}), floats({T + 1, B, H})};
+  const Arrays all_steps = {floats({T, B, 4 * H}), floats({T + 1, B, H}), floats({T + 1, B, H})};
   const auto all = [](std::vector<Arrays> parts) {
     Arrays whole;
     for (Arrays& part : parts) whole.insert(whole.end(), part.begin(), part.end());
@@ -212,8 +212,8 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
   reinterpret_cast<int32_t&>(late[5].data[0]) = 3;
   const Array ids = ints({3 * B}, B * H);
   return {
-      {"forward", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {trails[1], trails[2], trails[0]}}), forward, true},
-      {"backward", lstm_jax_backward, all({{x}, kernels, trails, state, {floats({T, B, H})}, last}), all({state, kernels, {bias, x}}), backward,
+      {"forward", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}), forward, true},
+      {"backward", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}), all({state, kernels, {bias, x}}), backward,
        false},
       {"adam", lstm_jax_adam, all({moments, {floats({B * H, E}), floats({})}}), all({{floats({B * H, E})}, moments}), rates, true},
       {"catch up", lstm_jax_adam_catch_up, late, table_results, rates, true},

@@ -14,7 +14,7 @@ from tables import Shape, assert_close, lengths
 
 from lstm_jax.cells import CELLS
 from lstm_jax.errors import InputError
-from lstm_jax.recurrence import BACKENDS, api, cudnn, unroll
+from lstm_jax.recurrence import BACKENDS, backends, cudnn, unroll
 from lstm_jax.runtime.sharding import DATA, make_mesh, on
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -47,7 +47,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cudnn.rnn, "lstm_fwd", lstm_fwd)
     monkeypatch.setattr(cudnn.rnn, "lstm_bwd", lstm_bwd)
     row = replace(BACKENDS["cudnn"], platforms=("cpu", "gpu"), why_not=str)
-    monkeypatch.setitem(api.BACKENDS, "cudnn", row)
+    monkeypatch.setitem(backends.BACKENDS, "cudnn", row)
 
 
 def test_weights() -> None:
@@ -156,8 +156,8 @@ def test_what_else_it_refuses(library: None) -> None:
 def test_without_the_library() -> None:
     if jax.default_backend() == "gpu":
         pytest.skip("there is one")
-    assert api.lacks(BACKENDS["cudnn"], api.Request(), "cpu") == "does not run on cpu"
-    assert api.lacks(BACKENDS["cudnn"], api.Request(), "gpu") == "jaxlib has no cuDNN: install jax[cuda12]"
+    assert backends.lacks(BACKENDS["cudnn"], backends.Request(), "cpu") == "does not run on cpu"
+    assert backends.lacks(BACKENDS["cudnn"], backends.Request(), "gpu") == "jaxlib has no cuDNN: install jax[cuda12]"
 
 
 @pytest.mark.gpu
@@ -177,7 +177,7 @@ def test_on_a_gpu() -> None:
 def test_the_librarys_own_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """One forward and one backward of jax.experimental.rnn's, traced as for a GPU; true float32 where that is asked for."""
     monkeypatch.setattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *_: (0, 16), raising=False)
-    monkeypatch.setitem(api.BACKENDS, "cudnn", replace(BACKENDS["cudnn"], platforms=("cpu", "gpu"), why_not=str))
+    monkeypatch.setitem(backends.BACKENDS, "cudnn", replace(BACKENDS["cudnn"], platforms=("cpu", "gpu"), why_not=str))
     arrays = make_arrays(Case(SHAPE))
     for name, tf32 in (("highest", False), ("default", True)):
         with jax.default_matmul_precision(name):

@@ -1,5 +1,7 @@
 """The one place where a backend is chosen: what it takes, what its table says, and what it refuses, in a line."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from tables import BACKENDS, EVERY_CASE
 from lstm_jax import CELLS as CELL_TABLE
 from lstm_jax import DropoutMasks, InputError, unroll
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
-from lstm_jax.recurrence import Backend, Request, api, capability_rows, lacks, resolve_backend
+from lstm_jax.recurrence import Backend, Request, backends, capability_rows, cpu_devices, lacks, resolve_backend
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -36,12 +38,12 @@ def test_auto_takes_the_first_that_serves() -> None:
 )
 def test_a_named_backend_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, column: str, value: tuple | int, message: str) -> None:
     row = vars(BACKEND_TABLE["hoisted"]) | {"name": "poor", column: value}
-    monkeypatch.setattr(api, "BACKENDS", {"poor": Backend(**row)} | api.BACKENDS)
+    monkeypatch.setattr(backends, "BACKENDS", {"poor": Backend(**row)} | backends.BACKENDS)
     case = Case(mask="gaps", dropout="both, per gate")
     with pytest.raises(InputError, match=f"^backend poor: {message}"):
         run_case(case, make_arrays(case), "poor")
     run_case(case, make_arrays(case), None)  # passes it over
-    shown = api.capability_rows()[0]
+    shown = backends.capability_rows()[0]
     assert shown["backend"] == "poor"
     assert shown["here"] == (
         message + f" {jax.default_backend()}" * (column == "platforms") if column in ("platforms", "compute_dtypes", "dtypes") else "yes"
@@ -60,16 +62,92 @@ def test_unknown_backend() -> None:
         run_case(Case(), make_arrays(Case()), "hoisted", compute_dtype=jnp.float16)
 
 
+EVERY_CELL = (
+    "lstm gru gru_reset_before simple_rnn lstm_layernorm lstm_peephole lstm_no_input_gate lstm_no_forget_gate lstm_no_output_gate "
+    "lstm_coupled lstm_no_input_activation lstm_no_output_activation lstm_full_gate_recurrence min_lstm min_gru"
+)
+PAIRS = [("float32", "float32"), ("float32", "bfloat16"), ("float64", "float64"), ("bfloat16", "bfloat16")]
+SERVED_ON_A_CPU = {  # backend -> (dtype of parameters, of products) -> cells
+    "compiled": {("float32", "float32"): "lstm", ("float64", "float64"): "lstm"},
+    "hoisted": dict.fromkeys(PAIRS, "lstm"),
+    "cudnn": {},
+    "pallas": {},
+    "associative": dict.fromkeys(PAIRS, "min_lstm min_gru"),
+    "reference": dict.fromkeys(PAIRS, EVERY_CELL),
+}
+
+
+@pytest.mark.parametrize("backend", BACKEND_TABLE)
+def test_cells_and_dtypes_served_on_a_cpu(backend: str) -> None:
+    row = dataclasses.replace(BACKEND_TABLE[backend], why_not=str)  # as if the compiled code were built
+    found = {}
+    for dtypes in [
+        ("float32", "float32"),
+        ("float32", "bfloat16"),
+        ("float64", "float64"),
+        ("bfloat16", "bfloat16"),
+        ("float16", "float16"),
+    ]:
+        cells = [cell for cell in EVERY_CELL.split() if not lacks(row, Request(cell, *dtypes), "cpu")]
+        if cells:
+            found[dtypes] = " ".join(cells)
+    assert found == SERVED_ON_A_CPU[backend]
+
+
+ALL = "input and recurrent, per gate or shared"
+CAPABILITIES = [
+    ("compiled", "lstm", "cpu", "float32 float64", ALL, "yes", "any", "reverse and forward"),
+    ("hoisted", "lstm", "cpu gpu tpu", "float32 float64 bfloat16", ALL, "yes", "any", "reverse and forward"),
+    ("cudnn", "lstm", "gpu", "float32", "input dropout", "lengths", "any", "reverse, of order 1"),
+    ("pallas", "lstm", "gpu", "float32 bfloat16", ALL, "yes", "up to 256", "reverse and forward"),
+    (
+        "associative",
+        "min_lstm min_gru",
+        "cpu gpu tpu",
+        "float32 float64 bfloat16",
+        "input dropout, input dropout per gate",
+        "yes",
+        "any",
+        "reverse and forward",
+    ),
+    (
+        "reference",
+        "all, other activations, your own",
+        "cpu gpu tpu",
+        "float32 float64 bfloat16",
+        f"{ALL}, zoneout",
+        "yes",
+        "any",
+        "reverse and forward",
+    ),
+]
+COLUMNS = ("backend", "cells", "platforms", "products in", "dropout", "mask, lengths", "units", "derivatives")
+HERE = {"hoisted": "yes", "cudnn": "does not run on cpu", "pallas": "does not run on cpu", "associative": "yes", "reference": "yes"}
+
+
 def test_capability_rows() -> None:
     table = capability_rows()
-    assert [row["backend"] for row in table] == list(BACKEND_TABLE)
-    for row, backend in zip(table, BACKEND_TABLE.values(), strict=True):
-        assert all(isinstance(text, str) and text for text in row.values())
-        assert row["derivatives"].startswith("reverse and forward" if backend.forward_mode else "reverse")
-        assert ("order 1" in row["derivatives"]) is not backend.higher_orders
-        assert row["cells"] == ("all, other activations, your own" if backend.any_cell else " ".join(backend.cells))
-        assert row["here"] == (lacks(backend, Request(backend.cells[0]), jax.default_backend()) or "yes")
-    assert len({tuple(row) for row in table}) == 1
+    assert [tuple(row[column] for column in COLUMNS) for row in table] == CAPABILITIES
+    assert {tuple(row) for row in table} == {(*COLUMNS, "here", "what")}
+    assert all(row["what"] for row in table)
+    if jax.default_backend() == "cpu":
+        compiled = "yes" if "compiled" in BACKENDS else BACKEND_TABLE["compiled"].why_not()
+        assert {row["backend"]: row["here"] for row in table} == HERE | {"compiled": compiled}
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "cell", "devices"),
+    [
+        (None, "float32", "lstm", 1),
+        ("auto", "float64", "lstm", 1),
+        ("compiled", "float32", "lstm", 1),
+        ("auto", "bfloat16", "lstm", 0),
+        ("auto", "float32", "gru", 0),
+        ("hoisted", "float32", "lstm", 0),
+    ],
+)
+def test_cpu_devices(backend: str | None, dtype: str, cell: str, devices: int) -> None:
+    assert cpu_devices(backend, dtype, cell) == (devices if "compiled" in BACKENDS else 0)
 
 
 WRONG = {

@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 from tables import SHAPES, Shape, assert_close
 
 from lstm_jax import CELLS, InputError
-from lstm_jax.cell_names import CellName
+from lstm_jax.cell_names import CellName, cell_traits
 from lstm_jax.runtime.sharding import DATA, make_mesh, on
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -173,6 +173,34 @@ def by_hand(cell: str, case: Case, arrays: Arrays) -> tuple[Vector, State]:
 
 def test_every_cell_is_here_and_in_the_config() -> None:
     assert {"lstm", *STEPS} == set(CELLS) == set(CellName.__args__)
+
+
+FACTS = {  # number of gates, recurrent kernel, cell state, linear in the state
+    "lstm": (4, True, True, False),
+    "gru": (3, True, False, False),
+    "gru_reset_before": (3, True, False, False),
+    "simple_rnn": (1, True, False, False),
+    "lstm_layernorm": (4, True, True, False),
+    "lstm_peephole": (4, True, True, False),
+    "lstm_no_input_gate": (3, True, True, False),
+    "lstm_no_forget_gate": (3, True, True, False),
+    "lstm_no_output_gate": (3, True, True, False),
+    "lstm_coupled": (3, True, True, False),
+    "lstm_no_input_activation": (4, True, True, False),
+    "lstm_no_output_activation": (4, True, True, False),
+    "lstm_full_gate_recurrence": (4, True, True, False),
+    "min_lstm": (3, False, False, True),
+    "min_gru": (2, False, False, True),
+}
+
+
+def test_facts_of_cells() -> None:
+    """The facts in the rows of `CELLS`, and the traits that configs read without JAX."""
+    found = {name: (row.gates, row.has_recurrent_kernel, row.has_cell_state, row.linear is not None) for name, row in CELLS.items()}
+    assert found == FACTS
+    assert {name: (traits.has_recurrent_kernel, traits.has_cell_state) for name, traits in cell_traits().items()} == {
+        name: facts[1:3] for name, facts in FACTS.items()
+    }
 
 
 @pytest.mark.parametrize("cell", STEPS)

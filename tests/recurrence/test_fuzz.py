@@ -347,7 +347,7 @@ def test_unroll(x64: bool) -> None:
         with jax.enable_x64(x64), jax.disable_jit():
             on = Drawing(data)
             call = draw_call(on, x64)
-            backend = on.one(None, *BACKENDS, "associative", "native" if "native" in BACKENDS else None)
+            backend = on.one(None, *BACKENDS, "associative", "compiled" if "compiled" in BACKENDS else None)
             check_call(on, call, backend)
 
     check()

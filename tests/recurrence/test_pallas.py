@@ -13,9 +13,9 @@ from tables import Shape, assert_close
 from lstm_jax.cells import LSTMState
 from lstm_jax.errors import InputError
 from lstm_jax.primitives.operation import apply
-from lstm_jax.recurrence import BACKENDS, api, hoisted, unroll
+from lstm_jax.recurrence import BACKENDS, backends, hoisted, unroll
 from lstm_jax.recurrence.pallas import kernels, loops
-from lstm_jax.recurrence.trail import backward_twin, forward_twin
+from lstm_jax.recurrence.residuals import backward_twin, forward_twin
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -104,7 +104,7 @@ CASES = [
 
 @pytest.mark.parametrize(("case", "products"), CASES, ids=str)
 def test_gradients_are_the_references(monkeypatch: pytest.MonkeyPatch, case: Case, products: str | None) -> None:
-    monkeypatch.setitem(api.BACKENDS, "pallas", replace(BACKENDS["pallas"], run=_interpreted, platforms=("cpu", "gpu")))
+    monkeypatch.setitem(backends.BACKENDS, "pallas", replace(BACKENDS["pallas"], run=_interpreted, platforms=("cpu", "gpu")))
     arrays = make_arrays(case)
     got = differentiate_case(case, arrays, "pallas", compute_dtype=products)
     assert_close(got, differentiate_case(case, arrays, "reference"), 1e-5 if products is None else 3e-2)
@@ -135,15 +135,15 @@ def test_what_it_refuses() -> None:
     here = jax.default_backend()
     if here != "gpu":
         with pytest.raises(InputError, match=f"^backend pallas: does not run on {here}; "):
-            unroll(api.CELLS["lstm"], arrays.params, arrays.x, backend="pallas")
+            unroll(backends.CELLS["lstm"], arrays.params, arrays.x, backend="pallas")
     lacks = [
-        (api.Request(dtype="bfloat16", compute_dtype="bfloat16"), "no parameters in bfloat16"),
-        (api.Request(dtype="float64", compute_dtype="float64"), "no products in float64"),
-        (api.Request(units=257), "no 257 units, 256 at most"),
-        (api.Request(compute_dtype="bfloat16", dropout=api.DROPOUTS, mask="mask", units=256), ""),
+        (backends.Request(dtype="bfloat16", compute_dtype="bfloat16"), "no parameters in bfloat16"),
+        (backends.Request(dtype="float64", compute_dtype="float64"), "no products in float64"),
+        (backends.Request(units=257), "no 257 units, 256 at most"),
+        (backends.Request(compute_dtype="bfloat16", dropout=backends.DROPOUTS, mask="mask", units=256), ""),
     ]
     for request, why in lacks:
-        assert api.lacks(BACKENDS["pallas"], request, "gpu") == why
+        assert backends.lacks(BACKENDS["pallas"], request, "gpu") == why
 
 
 @pytest.mark.gpu

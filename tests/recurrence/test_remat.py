@@ -146,7 +146,7 @@ def test_less_is_kept(backend: str) -> None:
     whole = steps * 8 * units * 4
     best, halves, all_kept = (allotted(remat) for remat in ("sqrt", 2, None))
     # z, local derivatives, h and c; compiled code gives the gates z's place and keeps no derivatives, so that halves save less of it
-    kept, share = (6, 0.9) if backend == "native" else (8, 0.8)
+    kept, share = (6, 0.9) if backend == "compiled" else (8, 0.8)
     assert all_kept > kept * whole
     assert best < 2.5 * whole + 2**20 // 2
     assert best < halves < share * all_kept

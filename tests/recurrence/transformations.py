@@ -26,7 +26,7 @@ from tables import Shape, assert_close
 from lstm_jax import native
 
 PAGE = Path(__file__).parents[2] / "docs" / "transformations.md"
-BACKENDS = {"native": "lstm", "hoisted": "lstm", "reference": "lstm", "associative": "min_gru"}
+BACKENDS = {"compiled": "lstm", "hoisted": "lstm", "reference": "lstm", "associative": "min_gru"}
 """Backends that are chosen by default on a CPU, with the compiled code built and not, and a cell for each."""
 SHAPE = Shape(4, 3, 2, 3)
 Loss = Callable[..., jax.Array]
@@ -143,7 +143,7 @@ def text_of(compiled: str, backend: str, sharded: bool = False) -> str:
     """Return what the program says of itself: "exact", or what it did instead."""
     if sharded and ("all-gather" in compiled or "all-to-all" in compiled):
         return "exact, gathers the batch"
-    if backend != "native":
+    if backend != "compiled":
         return "exact"
     calls = "lstm_jax_forward" in compiled
     return "exact" if calls and "while(" not in compiled else "exact through reference"
@@ -160,7 +160,7 @@ def alone(name: str, backend: str) -> str:
     assert_close(run(*p[1:]), jax.jit(lambda *args: ALONE[name](Problem(reference.loss, *args)))(*p[1:]), "float32", f"{name} {backend} ")
     text = run.as_text()
     if name == "inside scan":  # the loop is the caller's
-        return "exact" if backend != "native" or text.count("while(") == 1 else "exact through reference"
+        return "exact" if backend != "compiled" or text.count("while(") == 1 else "exact through reference"
     return text_of(text, backend)
 
 
@@ -216,7 +216,7 @@ def head() -> list[str]:
         "- **its own path**: the program has none of this machine's compiled code. An exported program (`jax.export`) is plain JAX for",
         "  every platform, the CPU too, so that it runs where this library is not.",
         "",
-        "`native` is chosen by default on a CPU; `hoisted` where the compiled code is not built or is turned off",
+        "`compiled` is chosen by default on a CPU; `hoisted` where the compiled code is not built or is turned off",
         "(`LSTM_JAX_COMPILED_CODE=0`, or `with lstm_jax.compiled_code(False)`). The batch is sharded by an axis called `rows`.",
         "",
         f"| transformation | devices | {names} |",

@@ -60,7 +60,7 @@ def test_training_step(task: str, dropout: float) -> None:
     traced = program.trace(*arguments)
     for platform in ("tpu", "cuda"):
         assert "@lstm_jax" not in traced.lower(lowering_platforms=(platform,)).as_text()
-    if "native" in BACKENDS:
+    if "compiled" in BACKENDS:
         here = traced.lower(lowering_platforms=("cpu",)).as_text()
         calls = ["forward", "backward", *(["adam_rows", "adam_catch_up"] if task == "sentiment" else []), *(["mask"] if dropout else [])]
         assert all(f"@lstm_jax_{name}" in here for name in calls)

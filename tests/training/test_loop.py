@@ -255,7 +255,7 @@ def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch
     assert row["examples_per_second"] == pytest.approx((COUNT - 3 * 4) / row["seconds"])
 
 
-@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 def test_where_rows_wait_bits_do_not_depend_on_checkpoints(tmp_path, monkeypatch):
     """Rows of a table that no batch read are caught up every 8 steps of an epoch of 20; checkpoints come every 5, and one is resumed."""
     monkeypatch.setattr("lstm_jax.training.step.CATCH_UP_INTERVAL", 8)

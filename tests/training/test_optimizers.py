@@ -49,7 +49,7 @@ def test_same_as_keras(ours, theirs, keras, peer_rules):
     assert (travelled > 0).sum() == 60
 
 
-@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("shape", [(LEAST,), (129, 131)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_compiled_adam(shape, dtype):
@@ -71,7 +71,7 @@ def test_compiled_adam(shape, dtype):
             np.testing.assert_allclose(got, want, rtol=20 * unit, atol=1e-30)
 
 
-@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("columns", [1, 5, 64, 70])
 def test_adam_by_rows(columns, dtype):
@@ -121,7 +121,7 @@ def test_adam_by_rows(columns, dtype):
             check(slice(None), lazy, dense)
 
 
-@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 def test_rows_far_behind():
     """A row that stands still is passed over, one that has just moved takes each of a thousand steps."""
     with jax.enable_x64(False):
@@ -237,7 +237,7 @@ def test_gradients_of_a_row_are_added_up():
     assert float(jnp.sum(found**2)) == float(jnp.sum(dense**2))
 
 
-@pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("most", [0.05, 3.0, 1e6])
 def test_clipping_by_rows_is_clipping_the_whole_table(most):
     """The norm is the dense gradient's: squaring the rows one by one would give another one."""

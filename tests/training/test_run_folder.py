@@ -66,7 +66,7 @@ def test_environment_without_git_or_proc(tmp_path, monkeypatch):
     assert environment(sharding.make_mesh(1))["git"] == ""
 
 
-HERE = {"cpu": "a", "cores": 2, "compiled": "lstm-1.so", "devices": ["cpu:cpu"] * 2, "backend": "native", "git": "abc"}
+HERE = {"cpu": "a", "cores": 2, "compiled": "lstm-1.so", "devices": ["cpu:cpu"] * 2, "backend": "compiled", "git": "abc"}
 HERE |= {"versions": {"jax": "1", "numpy": "2"}}
 
 
@@ -75,7 +75,7 @@ HERE |= {"versions": {"jax": "1", "numpy": "2"}}
     [
         ({"git": "def", "platform": "other"}, []),
         ({"cores": 1}, ["cores 2, now 1"]),
-        ({"compiled": "", "backend": "hoisted"}, ["backend native, now hoisted", "compiled lstm-1.so, now none"]),
+        ({"compiled": "", "backend": "hoisted"}, ["backend compiled, now hoisted", "compiled lstm-1.so, now none"]),
         ({"devices": ["cpu:cpu"]}, ["devices 2 x cpu:cpu, now 1 x cpu:cpu"]),
         ({"devices": ["gpu:H100"] * 2, "cores": 8, "cpu": "b"}, ["devices 2 x cpu:cpu, now 2 x gpu:H100"]),
         ({"versions": {"jax": "1.1", "numpy": "2"}}, ["jax 1, now 1.1"]),

@@ -1,12 +1,12 @@
 """The LSTM's two loops over time as persistent kernels, written in Pallas and lowered through Triton.
 
-A program owns `ROWS` rows of the batch for all T, so that programs have nothing to tell each other: h and c (backward: their gradients)
-stay in its registers. Units come in blocks of a power of two, as Triton wants them; what lies beyond the edge of the batch or of the units
-is read as 0 and not written. The recurrent kernel stays on the chip where it is small (`Tiling.resident`). Else each step reads it anew,
-tile by tile, from the cache that all programs share; the loop over tiles reads its left operand, h or dz, back from where the step has
-written it.
+A program computes `ROWS` rows of the batch for all T, independently of other programs: h and c (backward: their gradients) stay in its
+registers. Units are in blocks of a power of two, as Triton requires; entries beyond the edge of the batch or of the units are read as 0 and
+not written. A small recurrent kernel stays on the chip (`Tiling.resident`). A larger one is read again at each step, tile by tile, from the
+cache that all programs share; the loop over tiles reads its left operand, h or dz, from where the step has written it.
 
-Products follow `jax_default_matmul_precision`, as all others do: TF32 for float32 unless it is "highest". Sums and state are float32.
+Products follow `jax_default_matmul_precision`, as in the other backends: TF32 for float32 unless it is "highest". Sums and state are
+float32.
 """
 
 from collections.abc import Callable
@@ -22,20 +22,20 @@ from jax.experimental.pallas import triton as plgpu
 from lstm_jax.shapes import GATES
 
 ROWS = 16
-"""The least that the matrix units take."""
+"""Rows of a program: the least that the matrix units take."""
 NARROWEST, WIDEST = 16, 64
-"""Units of a block; the least that the matrix units take, and four tiles twice in shared memory."""
+"""Limits of the units of a block: the least that the matrix units take, and the most with which shared memory holds four tiles twice."""
 RESIDENT = 128 * 1024
-"""Bytes of recurrent kernel that a program keeps, of the 227 KiB of shared memory that an H100 gives it."""
+"""Largest resident recurrent kernel in bytes, of the 227 KiB of shared memory for a program on an H100."""
 
 Blocks = tuple[jax.Array, ...]
 """A program's rows of an array (B, H): (ROWS, width) for each block of units."""
-Side = tuple[jax.Array, jax.Array | None]
-"""Indices along an axis, and which of them lie in the array; None for all."""
+AxisIndices = tuple[jax.Array, jax.Array | None]
+"""Indices along an axis, and a mask of those inside the array; None if all are."""
 
 
 class Carry(NamedTuple):
-    """LSTMState in blocks, or its gradient."""
+    """The LSTM's state in blocks, or its gradient."""
 
     h: Blocks
     c: Blocks
@@ -43,7 +43,7 @@ class Carry(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """How B rows and H units are cut; `resident`: whether the recurrent kernel is read once."""
+    """The division of B rows and H units into blocks; `resident`: whether the recurrent kernel is read once."""
 
     batch: int
     units: int
@@ -51,63 +51,63 @@ class Tiling:
 
     @classmethod
     def of(cls, batch: int, units: int, dtype) -> "Tiling":
-        """For products in that type."""
+        """Return the tiling for products in `dtype`."""
         whole = GATES * pl.next_power_of_2(units) ** 2 * jnp.dtype(dtype).itemsize
         return cls(batch, units, whole <= RESIDENT)
 
     @property
     def width(self) -> int:
-        """Units of a block."""
+        """Number of units in a block."""
         return min(WIDEST, max(NARROWEST, pl.next_power_of_2(self.units)))
 
     @property
     def blocks(self) -> range:
-        """The blocks of units."""
+        """Numbers of the blocks of units."""
         return range(pl.cdiv(self.units, self.width))
 
     @property
     def programs(self) -> int:
-        """Programs that share the batch out."""
+        """Number of programs; each computes its own rows."""
         return pl.cdiv(self.batch, ROWS)
 
-    def side(self, block, gate=0) -> Side:
-        """A block's units, where gates lie side by side."""
+    def columns(self, block, gate=0) -> AxisIndices:
+        """Return the indices of a block's units of a gate, in an axis (4H)."""
         units = block * self.width + lax.iota(jnp.int32, self.width)
         return gate * self.units + units, None if self.units % self.width == 0 else units < self.units
 
-    def rows(self) -> Side:
-        """This program's rows of the batch. Ask outside of loops: in them the interpreter does not know which program it is."""
+    def rows(self) -> AxisIndices:
+        """Return this program's rows of the batch. Call it outside of loops: inside, the interpreter has no program id."""
         rows = pl.program_id(0) * ROWS + lax.iota(jnp.int32, ROWS)
         return rows, None if self.batch % ROWS == 0 else rows < self.batch
 
 
 class Tile:
-    """Where rows and columns meet in the last two axes of an array."""
+    """A block of the last two axes of an array."""
 
-    def __init__(self, rows: Side, columns: Side):
-        (row, row_there), (column, column_there) = rows, columns
+    def __init__(self, rows: AxisIndices, columns: AxisIndices):
+        (row, row_mask), (column, column_mask) = rows, columns
         self.at = (row[:, None], column[None, :])
-        self.there = None if row_there is None else row_there[:, None]
-        if column_there is not None:
-            self.there = column_there[None, :] if self.there is None else self.there & column_there[None, :]
+        self.inside = None if row_mask is None else row_mask[:, None]
+        if column_mask is not None:
+            self.inside = column_mask[None, :] if self.inside is None else self.inside & column_mask[None, :]
 
     def read(self, ref, *leading) -> jax.Array:
-        """Zeros where there is nothing."""
-        return plgpu.load(ref.at[(*leading, *self.at)], mask=self.there, other=None if self.there is None else 0.0)
+        """Return the block, zeros outside the array."""
+        return plgpu.load(ref.at[(*leading, *self.at)], mask=self.inside, other=None if self.inside is None else 0.0)
 
     def write(self, ref, value: jax.Array, *leading) -> None:
-        """What is there."""
-        plgpu.store(ref.at[(*leading, *self.at)], value, mask=self.there)
+        """Write the part of the block that is inside the array."""
+        plgpu.store(ref.at[(*leading, *self.at)], value, mask=self.inside)
 
 
 class Part:
-    """A program's rows of arrays (..., B, H), a block of units at a time; with `gates` one (T, B, 4H) or four (T, B, H)."""
+    """Access to a program's rows of arrays (..., B, H) by blocks of units; gates are one (T, B, 4H) or four (T, B, H)."""
 
     def __init__(self, tiling: Tiling):
         self.tiling, self.rows = tiling, tiling.rows()
 
     def tile(self, block, gate=0) -> Tile:
-        return Tile(self.rows, self.tiling.side(block, gate))
+        return Tile(self.rows, self.tiling.columns(block, gate))
 
     def read(self, ref, *leading) -> Blocks:
         return tuple(self.tile(n).read(ref, *leading) for n in self.tiling.blocks)
@@ -126,24 +126,27 @@ class Part:
             self.tile(block, gate).write(gates, value, t)
 
     def mask(self, ref, block) -> Blocks:
-        """A dropout mask's block: one for all gates, of (B, H), or four, of (4, B, H)."""
-        shared = len(ref.shape) == 2
-        return (self.tile(block).read(ref),) if shared else tuple(self.tile(block).read(ref, gate) for gate in range(GATES))
+        """Return a block of a dropout mask: one for all gates from (B, H), or four from (4, B, H)."""
+        if len(ref.shape) == 2:
+            return (self.tile(block).read(ref),)
+        return tuple(self.tile(block).read(ref, gate) for gate in range(GATES))
 
     def valid(self, ref, t) -> jax.Array | None:
-        """(ROWS, 1): whether step t is valid; None for all."""
+        """Return whether step t is valid (ROWS, 1); None if all steps are."""
         if ref is None:
             return None
-        rows, there = self.rows
-        return (plgpu.load(ref.at[t, rows], mask=there, other=None if there is None else 0.0) > 0)[:, None]
+        rows, inside = self.rows
+        return (plgpu.load(ref.at[t, rows], mask=inside, other=None if inside is None else 0.0) > 0)[:, None]
 
 
 def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array]:
-    """read(k, gate, n): tile of the kernel (H, 4H) in row block k and column block n of a gate; of its transpose (4H, H) in row block k of
-    the gate and column block n."""
+    """Return read(k, gate, n) -> the tile of the kernel (H, 4H) in row block k and column block n of a gate.
+
+    If `transposed`, the kernel is (4H, H), and the tile is in row block k of the gate and column block n.
+    """
 
     def read(k, gate: int, n: int) -> jax.Array:
-        return Tile(tiling.side(k, gate * transposed), tiling.side(n, gate * (not transposed))).read(kernel)
+        return Tile(tiling.columns(k, gate * transposed), tiling.columns(n, gate * (not transposed))).read(kernel)
 
     if not tiling.resident:
         return read
@@ -152,7 +155,7 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array
 
 
 def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, tile: Callable) -> Blocks:
-    """To the sum of each gate, that of operand(gate, k) @ tile(k, gate) over the blocks k."""
+    """Return the sum of each gate plus the sum of operand(gate, k) @ tile(k, gate) over the blocks k."""
 
     def add(k, sums: Blocks) -> Blocks:
         pairs = [(operand(gate, k), tile(k, gate)) for gate in range(GATES)]
@@ -166,28 +169,32 @@ def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, tile: Callabl
     return sums
 
 
-def _choose(there: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
-    return a if there is None else jnp.where(there, a, b)
+def _choose(valid: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
+    return a if valid is None else jnp.where(valid, a, b)
 
 
-def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, state, mask, valid, final, h_trail, c_trail, gates) -> None:
-    """The equations of cells/lstm.py for this program's rows. Refs: kernel in the products' type, valid float32 (T, B), the others as in
-    trail.py; None for what is not there or not wanted, but without a resident kernel h_trail is always there."""
+def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, state, mask, valid, final, all_h, all_c, gates) -> None:
+    """Run the equations of cells/lstm.py for this program's rows.
+
+    Refs: kernel in the dtype of the products, valid float32 (T, B), the others as in residuals.py. Absent operands and unrequested results
+        are
+    None, but all_h is always present without a resident kernel.
+    """
     part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=False)
     masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}
     start = Carry(part.read(state.h), part.read(state.c))
-    for trail, first in ((h_trail, start.h), (c_trail, start.c)):
-        if trail is not None:
-            part.write(trail, first, 0)
+    for ref, first in ((all_h, start.h), (all_c, start.c)):
+        if ref is not None:
+            part.write(ref, first, 0)
 
     def body(t, carry: Carry) -> Carry:
         h, c = carry
-        there = part.valid(valid, t)
+        runs = part.valid(valid, t)
         if not tiling.resident:
-            barrier()  # the program's other threads have written their share of h
+            barrier()  # wait until the program's other threads have written h
 
         def operand(gate: int, k) -> jax.Array:
-            before = h[k] if tiling.resident else part.tile(k).read(h_trail, t)
+            before = h[k] if tiling.resident else part.tile(k).read(all_h, t)
             if mask is None:
                 return before
             factors = masks[k] if tiling.resident else part.mask(mask, k)
@@ -199,14 +206,14 @@ def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, sta
             sums = _add_products(tiling, sums, operand, lambda k, gate, n=n: read(k, gate, n))
             i, f, g, o = jax.nn.sigmoid(sums[0]), jax.nn.sigmoid(sums[1]), jnp.tanh(sums[2]), jax.nn.sigmoid(sums[3])
             after = f * c[n] + i * g
-            new_c.append(_choose(there, after, c[n]))
-            new_h.append(_choose(there, o * jnp.tanh(after), h[n]))
+            new_c.append(_choose(runs, after, c[n]))
+            new_h.append(_choose(runs, o * jnp.tanh(after), h[n]))
             if gates is not None:
                 for gate, value in enumerate((i, f, g, o)):
-                    part.write_gate(gates, t, gate, n, _choose(there, value, jnp.zeros_like(value)))
-        for trail, new in ((h_trail, new_h), (c_trail, new_c)):
-            if trail is not None:
-                part.write(trail, new, t + 1)
+                    part.write_gate(gates, t, gate, n, _choose(runs, value, jnp.zeros_like(value)))
+        for ref, new in ((all_h, new_h), (all_c, new_c)):
+            if ref is not None:
+                part.write(ref, new, t + 1)
         return Carry(tuple(new_h), tuple(new_c))
 
     last = lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, start)
@@ -214,29 +221,29 @@ def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, sta
     part.write(final.c, last.c)
 
 
-def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates, c_trail, d_h, d_final, mask, valid, d_state, d_z) -> None:
-    """Back-propagation through `forward_kernel`, from the last step. Refs likewise; kernel: the recurrent kernel's transpose (4H, H)."""
+def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates, all_c, d_h, d_final, mask, valid, d_state, d_z) -> None:
+    """Back-propagate through `forward_kernel`, from the last step; its refs, but the kernel is the transpose (4H, H)."""
     part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=True)
     masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}
 
     def body(done, carry: Carry) -> Carry:
         t = steps - 1 - done
-        there = part.valid(valid, t)
+        runs = part.valid(valid, t)
         d_hs, d_cs, d_zs = [], [], []
         for n in blocks:
             tile = part.tile(n)
             i, f, g, o = (part.read_gate(gates, t, gate, n) for gate in range(GATES))
-            c_before, tanh_c = tile.read(c_trail, t), jnp.tanh(tile.read(c_trail, t + 1))
+            c_before, tanh_c = tile.read(all_c, t), jnp.tanh(tile.read(all_c, t + 1))
             d_h_n = carry.h[n] if d_h is None else carry.h[n] + tile.read(d_h, t)
             d_c = carry.c[n] + d_h_n * o * (1 - tanh_c * tanh_c)
             by_gate = (d_c * g * i * (1 - i), d_c * c_before * f * (1 - f), d_c * i * (1 - g * g), d_h_n * tanh_c * o * (1 - o))
             for gate, value in enumerate(by_gate):
                 part.write_gate(d_z, t, gate, n, value)
             d_hs.append(d_h_n)
-            d_cs.append(_choose(there, d_c * f, d_c))
+            d_cs.append(_choose(runs, d_c * f, d_c))
             d_zs.append(tuple(value.astype(kernel.dtype) for value in by_gate))
         if not tiling.resident:
-            barrier()  # the program's other threads have written their share of dz
+            barrier()  # wait until the program's other threads have written dz
 
         def operand(gate: int, k) -> jax.Array:
             return d_zs[k][gate] if tiling.resident else part.read_gate(d_z, t, gate, k)
@@ -248,7 +255,7 @@ def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates
             if mask is not None:
                 factors = masks[n] if tiling.resident else part.mask(mask, n)
                 sums = tuple(value * factors[gate % len(factors)] for gate, value in enumerate(sums))
-            before.append(_choose(there, sums[0] + sums[1] + sums[2] + sums[3], d_hs[n]))
+            before.append(_choose(runs, sums[0] + sums[1] + sums[2] + sums[3], d_hs[n]))
         return Carry(tuple(before), tuple(d_cs))
 
     start = Carry(part.read(d_final.h), part.read(d_final.c))

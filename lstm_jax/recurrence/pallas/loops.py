@@ -1,4 +1,4 @@
-"""The two loops of hoisted.py as calls of kernels.py, one launch for all T; see trail.py for what they keep."""
+"""The two loops of hoisted.py as calls of kernels.py, one launch for all T; see residuals.py for their residuals."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,25 +9,26 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
+from lstm_jax.cells.products import is_per_gate
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import PLATFORMS, apply
 from lstm_jax.recurrence.hoisted import HoistedLSTM, Loops
 from lstm_jax.recurrence.pallas.kernels import Tiling, backward_kernel, forward_kernel
-from lstm_jax.recurrence.trail import Trail, backward_on_mesh, backward_twin, forward_on_mesh, forward_twin
+from lstm_jax.recurrence.residuals import Residuals, backward_on_mesh, backward_twin, forward_on_mesh, forward_twin
 from lstm_jax.shapes import GATES
 
 LARGEST = 256
-"""Units. Blocks of them are unrolled: with 512 a kernel takes Triton a minute, and registers spill."""
+"""Largest H. Blocks of units are unrolled: with H 512 Triton compiles a kernel for a minute, and registers spill."""
 
 
 def run(cell: Cell, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, compute_dtype=None, sequences: bool = True):
-    """See `reference.run`."""
-    del cell  # the capability table lets only the LSTM come here
+    """Run the LSTM, see `reference.run`."""
+    del cell  # the table of backends admits only the LSTM
     return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout)
 
 
 def _launch(kernel: Callable, tiling: Tiling, steps: int, results, interpret: bool, *args):
-    # of the loops, only that over tiles that are read anew may run ahead of itself: the one over time reads what its last turn has written
+    # only the loop over tiles of a kernel that is not resident may be pipelined: the loop over time reads what its last iteration wrote
     options = plgpu.CompilerParams(num_warps=max(4, tiling.width // 8), num_stages=1 if tiling.resident else 2)
     barrier = (lambda: None) if interpret else plgpu.debug_barrier
     body = partial(kernel, tiling, steps, barrier)
@@ -39,7 +40,7 @@ def _shapes(state: LSTMState):
 
 
 def _gates(like, split: bool):
-    """Four (T, B, H) where gates travel apart, else one (T, B, 4H)."""
+    """Return the shapes of the gates: four (T, B, H) if `split`, else one (T, B, 4H)."""
     steps, batch, units = like
     if split:
         return tuple(jax.ShapeDtypeStruct((steps, batch, units), jnp.float32) for _ in range(GATES))
@@ -54,50 +55,50 @@ def _call_forward(interpret: bool, sequences: bool, keep: bool, compute_dtype, k
     def call(kernel, z, state, mask, valid):
         batch, units = state.h.shape
         steps = (z[0] if isinstance(z, tuple) else z).shape[0]
-        split = isinstance(z, tuple) or (mask is not None and mask.ndim == 3)
-        trail = jax.ShapeDtypeStruct((steps + 1, batch, units), jnp.float32)
+        split = isinstance(z, tuple) or is_per_gate(mask)
+        all_steps = jax.ShapeDtypeStruct((steps + 1, batch, units), jnp.float32)
         final = _shapes(state)
         gates = _gates((steps, batch, units), split) if keep else None
         kernel = kernel.astype(compute_dtype or kernel.dtype)
         tiling = Tiling.of(batch, units, kernel.dtype)
-        results = (final, trail if sequences or keep or not tiling.resident else None, trail if keep else None, gates)
+        results = (final, all_steps if sequences or keep or not tiling.resident else None, all_steps if keep else None, gates)
         args = (kernel, z, state, mask, _floats(valid))
-        final, h_trail, c_trail, gates = _launch(forward_kernel, tiling, steps, results, interpret, *args)
-        return h_trail[1:] if sequences else None, final, Trail(gates, h_trail, c_trail) if keep else None
+        final, all_h, all_c, gates = _launch(forward_kernel, tiling, steps, results, interpret, *args)
+        return all_h[1:] if sequences else None, final, Residuals(gates, all_h, all_c) if keep else None
 
     return forward_on_mesh(call, kernel, z, state, mask, valid)
 
 
-def _call_backward(interpret: bool, split: bool, compute_dtype, kernel, kept: Trail, d_h, d_final, mask, valid):
-    def call(kernel, kept, d_h, d_final, mask, valid):
+def _call_backward(interpret: bool, split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid):
+    def call(kernel, residuals, d_h, d_final, mask, valid):
         batch, units = d_final.h.shape
-        steps = kept.c_trail.shape[0] - 1
+        steps = residuals.all_c.shape[0] - 1
         d_state = _shapes(d_final)
         results = (d_state, _gates((steps, batch, units), split))
         transposed = kernel.T.astype(compute_dtype or kernel.dtype)
-        args = (transposed, kept.gates, kept.c_trail, d_h, d_final, mask, _floats(valid))
+        args = (transposed, residuals.gates, residuals.all_c, d_h, d_final, mask, _floats(valid))
         return _launch(backward_kernel, Tiling.of(batch, units, transposed.dtype), steps, results, interpret, *args)
 
-    return backward_on_mesh(call, kernel, kept, d_h, d_final, mask, valid)
+    return backward_on_mesh(call, kernel, residuals, d_h, d_final, mask, valid)
 
 
 def _forward_loop(interpret, sequences, keep, kernel, z, state, mask, valid, compute_dtype):
     return _call_forward(interpret, sequences, keep, compute_dtype, kernel, z, state, mask, valid)
 
 
-def _backward_loop(interpret, split, kernel, kept, d_h, d_final, mask, valid, compute_dtype):
-    return _call_backward(interpret, split, compute_dtype, kernel, kept, d_h, d_final, mask, valid)
+def _backward_loop(interpret, split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype):
+    return _call_backward(interpret, split, compute_dtype, kernel, residuals, d_h, d_final, mask, valid)
 
 
 def _forward_in_jax(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
     return forward_twin(sequences, keep, compute_dtype, kernel, z, state, mask, valid)
 
 
-def _backward_in_jax(split, kernel, kept, d_h, d_final, mask, valid, compute_dtype):
-    return backward_twin(split, compute_dtype, kernel, kept, d_h, d_final, mask, valid)
+def _backward_in_jax(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype):
+    return backward_twin(split, compute_dtype, kernel, residuals, d_h, d_final, mask, valid)
 
 
 _TWIN = Loops(_forward_in_jax, _backward_in_jax)
 LOOPS = Loops(partial(_forward_loop, False), partial(_backward_loop, False), _TWIN, ("cuda", "rocm"))
 INTERPRETED = Loops(partial(_forward_loop, True), partial(_backward_loop, True), _TWIN, PLATFORMS)
-"""Any platform, and slow: for tests."""
+"""Loops for any platform, slow, for tests."""

@@ -19,11 +19,11 @@ from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError
 from lstm_jax.native import library
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
-from lstm_jax.recurrence import native as recurrence
+from lstm_jax.recurrence import compiled as recurrence
 from lstm_jax.recurrence import unroll
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
-built = pytest.mark.skipif("native" not in BACKENDS, reason="no C++ compiler to build the backend with")
+built = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 
 # around every border of the blocks: 16 (float32, AVX-512), 8 and 4 lanes, 1, 2 and 4 vectors at a time, 6 rows forward, 6 to 12 backward,
 # a depth of 128, tiles of 32 rows a thread
@@ -98,8 +98,8 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
 
 
 @built
-def test_long_sequences_in_stretches() -> None:
-    """More steps than a stretch has, and not a multiple of it."""
+def test_long_sequences_in_chunks() -> None:
+    """More steps than a chunk has, and not a multiple of them."""
     rng = np.random.default_rng(0)
     params = CELLS["lstm"].init(jax.random.key(0), 3, 5)
     for batch, steps in ((1, 150), (3, 50), (40, 5), (100, 3)):
@@ -108,7 +108,7 @@ def test_long_sequences_in_stretches() -> None:
         def loss(params, x, backend):
             return (unroll(CELLS["lstm"], params, x, backend=backend)[0] ** 2).sum()
 
-        got, want = (jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(params, x, backend) for backend in ("native", "reference"))
+        got, want = (jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(params, x, backend) for backend in ("compiled", "reference"))
         assert_close(got, want, "float32")
 
 
@@ -124,7 +124,7 @@ def test_repeated_words(batch: int, steps: int, words: int, seed: int, backwards
         dropout = DropoutMasks(jnp.asarray(rng.integers(0, 2, (4, batch, 3)) * 2.0)) if seed % 2 else None
 
         def loss(params, table, tokens):
-            outputs = unroll(CELLS["lstm"], params, table[ids], dropout=dropout, tokens=tokens, backwards=backwards, backend="native")[0]
+            outputs = unroll(CELLS["lstm"], params, table[ids], dropout=dropout, tokens=tokens, backwards=backwards, backend="compiled")[0]
             return (outputs**2).sum()
 
         both = jax.jit(lambda *args: [jax.value_and_grad(loss, (0, 1))(*args, tokens) for tokens in (ids, None)])
@@ -139,7 +139,7 @@ def test_repeats_that_do_not_fit_the_cache() -> None:
     table, ids = jnp.asarray(rng.standard_normal((500, 2)), jnp.float32), jnp.asarray(rng.permutation(np.repeat(np.arange(500), 3))[None])
 
     def loss(params, table, tokens):
-        return (unroll(CELLS["lstm"], params, table[ids] * 0.1, tokens=tokens, backend="native")[0] ** 2).sum()
+        return (unroll(CELLS["lstm"], params, table[ids] * 0.1, tokens=tokens, backend="compiled")[0] ** 2).sum()
 
     both = jax.jit(lambda *args: [jax.grad(loss, (0, 1))(*args, tokens) for tokens in (ids, None)])
     assert_close(*both(params, table), "float32")
@@ -151,7 +151,7 @@ def test_ids_that_are_not_there() -> None:
     params = CELLS["lstm"].init(jax.random.key(0), 4, 3)
     for ids in ([[0, -1, 3]], [[1, 4, 2]], [[-5, 0, 1]]):
         x = jnp.asarray(ids)
-        outputs = [np.asarray(unroll(CELLS["lstm"], params, x, backend=backend)[0]) for backend in ("native", "hoisted")]
+        outputs = [np.asarray(unroll(CELLS["lstm"], params, x, backend=backend)[0]) for backend in ("compiled", "hoisted")]
         np.testing.assert_allclose(*outputs, atol=1e-6)
 
 
@@ -166,7 +166,7 @@ def test_gradients_by_masks() -> None:
     def loss(params, x, masks, backend):
         return (unroll(CELLS["lstm"], params, x, dropout=masks, backend=backend)[0] ** 2).sum()
 
-    got, want = (jax.grad(loss, (0, 1, 2))(params, x, masks, backend) for backend in ("native", "reference"))
+    got, want = (jax.grad(loss, (0, 1, 2))(params, x, masks, backend) for backend in ("compiled", "reference"))
     assert_close(got, want, "float32")
 
 
@@ -215,8 +215,8 @@ def make(backend):
 wanted = jax.tree.leaves(make("hoisted")(params, x))
 for cores in (1, 2, 3, 40):
     jax.clear_caches()  # the cores are counted when a program is traced
-    run = make("native")
-    forward = jax.jit(lambda params, x: unroll(CELLS["lstm"], params, x, backend="native")[0])
+    run = make("compiled")
+    forward = jax.jit(lambda params, x: unroll(CELLS["lstm"], params, x, backend="compiled")[0])
     assert f"threads = {cores} " in run.lower(params, x).as_text()
     for a, b in zip(jax.tree.leaves(run(params, x)), wanted):
         assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
@@ -263,18 +263,18 @@ def test_second_derivatives() -> None:
 
             return sum((part**2).sum() for part in jax.tree.leaves(jax.grad(loss, (0, 1))(params, x)))
 
-        got, want = (jax.grad(norm, (0, 1))(params, x, backend) for backend in ("native", "reference"))
+        got, want = (jax.grad(norm, (0, 1))(params, x, backend) for backend in ("compiled", "reference"))
         assert_close(got, want, 1e-11)
 
 
 def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library, "library_path", lambda: tmp_path / "none.so")
     library.register.cache_clear()
-    assert BACKEND_TABLE["native"].why_not() == "not built: run lstm-jax backends --build"
+    assert BACKEND_TABLE["compiled"].why_not() == "not built: run lstm-jax backends --build"
     with pytest.raises(InputError, match=r"^native code: not built; run lstm-jax backends --build"):
         library.register()
-    with pytest.raises(InputError, match=r"^backend native: not built"):
-        unroll(CELLS["lstm"], CELLS["lstm"].init(jax.random.key(0), 2, 3), jnp.ones((1, 1, 2)), backend="native")
+    with pytest.raises(InputError, match=r"^backend compiled: not built"):
+        unroll(CELLS["lstm"], CELLS["lstm"].init(jax.random.key(0), 2, 3), jnp.ones((1, 1, 2)), backend="compiled")
 
 
 def _no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

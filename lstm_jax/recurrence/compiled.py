@@ -1,7 +1,7 @@
-"""The LSTM over time as one call of native/lstm.cc forward and one backward.
+"""The LSTM over time as one forward and one backward call of native/lstm.cc.
 
-Where derivatives of these calls themselves are asked for (order 2 and more, forward mode), or gradients by dropout masks, a twin in JAX
-serves, that gives the same values. Wherever a program is partitioned, each device runs its own rows of the batch.
+Derivatives of these calls (order 2 and more, forward mode) and gradients by dropout masks come from a twin in JAX with the same values.
+Where a program is partitioned, each device runs its own rows of the batch.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ import jax.numpy as jnp
 
 from lstm_jax import native
 from lstm_jax.cells import Cell, LSTMParams, LSTMState
-from lstm_jax.cells.products import project
+from lstm_jax.cells.products import is_per_gate, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply
 from lstm_jax.primitives.partition import SUM, partitioned
 from lstm_jax.recurrence import hoisted
 from lstm_jax.recurrence.lstm_operation import LSTMOperation, mask_axis, with_zeros
-from lstm_jax.recurrence.trail import Trail, backward_twin, forward_twin
+from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
 from lstm_jax.shapes import GATES
 
 
@@ -34,8 +34,8 @@ def run(
     sequences: bool = True,
     tokens: jax.Array | None = None,
 ):
-    """See `reference.run`. tokens (T, B): see `unroll`."""
-    del cell, compute_dtype  # the capability table lets only the LSTM come here, and products in the parameters' own type
+    """Run the LSTM, see `reference.run`; tokens (T, B) as in `unroll`."""
+    del cell, compute_dtype  # the table of backends admits only the LSTM, and products in the parameters' dtype
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
     return apply(CompiledLSTM(sequences), params, x, state, valid, dropout, tokens)
@@ -43,7 +43,7 @@ def run(
 
 @dataclass(frozen=True)
 class CompiledLSTM(LSTMOperation):
-    """The LSTM by the two calls, on (params, x, state, valid, dropout, tokens)."""
+    """The LSTM as the two calls, on (params, x, state, valid, dropout, tokens)."""
 
     sequences: bool
 
@@ -52,7 +52,7 @@ class CompiledLSTM(LSTMOperation):
         return ("cpu",)
 
     def forward(self, keep, *args):
-        """See `Operation`; the residuals are a `Trail`."""
+        """See `Operation`; the residuals are `Residuals`."""
         return _call_forward(self.sequences, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
@@ -72,14 +72,14 @@ class CompiledLSTM(LSTMOperation):
         return d_params, d_x if wanted[1] else None, d_state, None, d_masks if by_masks else DropoutMasks(), None
 
 
-def _operands(args, kept: Trail, cotangents) -> tuple:
-    """Return what both backward passes take."""
+def _operands(args, residuals: Residuals, cotangents) -> tuple:
+    """Return the operands of both backward passes."""
     params, x, state, valid, dropout, tokens = args
-    return params, x, kept, *with_zeros(cotangents, state), valid, dropout, tokens
+    return params, x, residuals, *with_zeros(cotangents, state), valid, dropout, tokens
 
 
 def _kinds(mask) -> int:
-    return 0 if mask is None else GATES if mask.ndim == 3 else 1
+    return 0 if mask is None else GATES if is_per_gate(mask) else 1
 
 
 def _options(x, valid, dropout: DropoutMasks, tokens, sequences: bool) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _options(x, valid, dropout: DropoutMasks, tokens, sequences: bool) -> dict[s
 
 
 def _with_axes(valid, dropout: DropoutMasks, tokens) -> list[tuple[Any, int]]:
-    """Return the operands that both calls end with, and the axis of the rows of each."""
+    """Return the last operands of both calls, each with the axis of its rows."""
     masks = [(mask, mask_axis(mask)) for mask in (dropout.input, dropout.recurrent) if mask is not None]
     return masks + [(operand, 1) for operand in (valid, tokens) if operand is not None]
 
@@ -110,17 +110,19 @@ def _call_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LST
 
     def call(*args):
         (steps, batch), state, dtype = args[0].shape[:2], args[4:6], args[1].dtype
-        trail = jax.ShapeDtypeStruct((steps + 1, *state[0].shape), dtype)
+        steps_of_state = jax.ShapeDtypeStruct((steps + 1, *state[0].shape), dtype)
         gates = jax.ShapeDtypeStruct((steps, batch, args[1].shape[1]), dtype)
-        return native.call("lstm_jax_forward", [*state, *(trail, trail, gates)[:count]], args, {}, sets=True, keep=keep, **options)
+        return native.call(
+            "lstm_jax_forward", [*state, *(steps_of_state, steps_of_state, gates)[:count]], args, {}, sets=True, keep=keep, **options
+        )
 
     operands = [(x, 1), *((param, None) for param in params), *((part, 0) for part in state), *_with_axes(valid, dropout, tokens)]
     h, c, *rest = _call(call, operands, [0, 0, 1, 1, 1][: 2 + count])
-    kept = Trail(rest[2], rest[0], rest[1]) if keep else None
-    return (rest[0][1:] if sequences else None, LSTMState(h, c)), kept
+    residuals = Residuals(rest[2], rest[0], rest[1]) if keep else None
+    return (rest[0][1:] if sequences else None, LSTMState(h, c)), residuals
 
 
-def _call_backward(by_x: bool, params: LSTMParams, x, kept: Trail, d_h, d_final: LSTMState, valid, dropout: DropoutMasks, tokens):
+def _call_backward(by_x: bool, params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout: DropoutMasks, tokens):
     options = _options(x, valid, dropout, tokens, d_h is not None)
 
     def call(*args):
@@ -129,29 +131,29 @@ def _call_backward(by_x: bool, params: LSTMParams, x, kept: Trail, d_h, d_final:
         results = [*args[6:8], kernel, recurrent, bias, *([x] if by_x else [])]
         return native.call("lstm_jax_backward", results, args, {}, sets=True, d_x=by_x, **options)
 
-    operands = [(x, 1), (params.kernel, None), (params.recurrent_kernel, None), *((part, 1) for part in kept)]
+    operands = [(x, 1), (params.kernel, None), (params.recurrent_kernel, None), *((part, 1) for part in residuals)]
     operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(valid, dropout, tokens)]
     h, c, *rest = _call(call, operands, [0, 0, SUM, SUM, SUM, 1][: 5 + by_x])
     return LSTMParams(*rest[:3]), rest[3] if by_x else None, LSTMState(h, c)
 
 
 def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, tokens):
-    """Return what `_call_forward` does, in JAX."""
-    del tokens  # equal x have equal products
+    """Return the results of `_call_forward`, from operations of JAX."""
+    del tokens  # equal x have equal products anyway
     z = project(params, x, dropout.input)
-    h, final, kept = forward_twin(sequences, keep, None, params.recurrent_kernel, z, state, dropout.recurrent, valid)
-    if kept is not None and isinstance(kept.gates, tuple):
-        kept = kept._replace(gates=jnp.concatenate(kept.gates, axis=-1))
-    return (h, final), kept
+    h, final, residuals = forward_twin(sequences, keep, None, params.recurrent_kernel, z, state, dropout.recurrent, valid)
+    if residuals is not None and isinstance(residuals.gates, tuple):
+        residuals = residuals._replace(gates=jnp.concatenate(residuals.gates, axis=-1))
+    return (h, final), residuals
 
 
-def _twin_gradients(params: LSTMParams, x, kept: Trail, d_h, d_final: LSTMState, valid, dropout: DropoutMasks, tokens):
-    """Return gradients by parameters, x, the first state and the masks, in JAX."""
+def _twin_gradients(params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout: DropoutMasks, tokens):
+    """Return gradients by parameters, x, the first state and the masks, from operations of JAX."""
     split = GATES in (_kinds(dropout.input), _kinds(dropout.recurrent))
-    kept = kept._replace(gates=tuple(jnp.split(kept.gates, GATES, axis=-1))) if split else kept
-    d_state, d_z = backward_twin(split, None, params.recurrent_kernel, kept, d_h, d_final, dropout.recurrent, valid)
-    d_params, d_x, d_masks = hoisted.gradients(params, x, dropout, kept.h, d_z)
+    residuals = residuals._replace(gates=tuple(jnp.split(residuals.gates, GATES, axis=-1))) if split else residuals
+    d_state, d_z = backward_twin(split, None, params.recurrent_kernel, residuals, d_h, d_final, dropout.recurrent, valid)
+    d_params, d_x, d_masks = hoisted.gradients(params, x, dropout, residuals.h, d_z)
     if tokens is not None and d_x is not None:
-        first = (tokens[:, None] == tokens[None]).argmax(0)  # the first step s of (s, t, B) at which row b reads what it reads at t
+        first = (tokens[:, None] == tokens[None]).argmax(0)  # of (s, t, B): the first step s at which row b has the token of step t
         d_x = jnp.zeros_like(d_x).at[first, jnp.arange(x.shape[1])].add(d_x)
     return d_params, d_x, d_state, d_masks

@@ -1,0 +1,195 @@
+// The backward pass of the LSTM over time, for some rows of the batch.
+#pragma once
+
+#include <cstring>
+#include <vector>
+
+#include "gates.h"
+#include "lstm_gradients.h"
+
+namespace {
+
+// Partial results of `back` for one panel of columns: (rows, width) sums over the part of the inner dimension done so far, and, for masks that
+// differ between the gates, the total over gates.
+template <typename T>
+struct BackPartial {
+  T *sums, *total;
+};
+
+// out[r] = the sum over gates of mask * (d_z kernel^T), VECTORS vectors from `column` on, for ROWS rows of the chunk from `row` on. Only panels
+// first..last-1 of all gates are added; the last ones complete the result. numbers: the rows' numbers in the batch. A row whose `out` is null is
+// skipped.
+template <typename T, int ROWS, int VECTORS>
+void back_block(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units, int64_t row, int64_t column, int64_t size, const T* kernel,
+                int64_t first, int64_t last, const BackPartial<T>& partial, const int64_t* numbers, T* const* out) {
+  constexpr int64_t kWidth = VECTORS * kLanes<T>;
+  const bool per_gate = mask.kinds == kGates;
+  const int64_t gate = first / tile.panels, count = per_gate ? tile.panels : kGates * tile.panels;
+  Vec<T> sums[ROWS][VECTORS];
+  LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+    LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = first % count == 0 ? Vec<T>{} : load(partial.sums + r * kWidth + v * kLanes<T>);
+  }
+  for (int64_t panel = first; panel < last; ++panel) {
+    tile.prefetcher->fetch();
+    const int64_t from = panel % tile.panels * tile.width, depth = std::min(tile.width, units - from);
+    const T* b = kernel + (panel / tile.panels * units + from) * kWidth;
+    multiply<T, ROWS, VECTORS>(sums, tile.panel(panel / tile.panels, panel % tile.panels) + row * tile.width, tile.width, 1, b, depth);
+  }
+  if (last % count != 0) {
+    LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+      LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) store(partial.sums + r * kWidth + v * kLanes<T>, sums[r][v]);
+    }
+    return;
+  }
+  const bool complete = last == kGates * tile.panels;
+  for (int r = 0; r < ROWS; ++r) {
+    if (!out[r]) continue;
+    for (int v = 0; v < VECTORS; ++v) {
+      const int64_t at = column + v * kLanes<T>;
+      const int lanes = std::clamp<int64_t>(size - at, 0, kLanes<T>);
+      if (lanes == 0) continue;
+      Vec<T> d = sums[r][v];
+      if (mask.kinds) d *= load(mask.row(gate, numbers[r]) + at, lanes);
+      T* const total = partial.total + r * kWidth + v * kLanes<T>;
+      if (per_gate && gate > 0) d += load(total);
+      if (complete) store(out[r] + at, d, lanes);
+      if (!complete) store(total, d);
+    }
+  }
+}
+
+// `back_block` for `rows` rows of the chunk from `row` on and all columns; address(n, number, out) gives row n's number in the batch and its
+// `out`.
+template <typename T, int VECTORS, typename Address>
+void back_rows(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units, int64_t row, int64_t rows, int64_t size, const T* kernel,
+               const Address& address) {
+  constexpr int kMax = std::min(kSums / VECTORS, kMaxRows);
+  constexpr int64_t kWidth = VECTORS * kLanes<T>;
+  const int64_t piece = units > kDepthPiece ? std::max<int64_t>(1, kDepthPiece / tile.width) : kGates * tile.panels;
+  const auto panels = [&](int64_t column, int64_t begin_panel, int64_t end_panel) {
+    over_groups(end_panel - begin_panel, piece, [&](int64_t first, int64_t panel_count) {
+      first += begin_panel;
+      over_groups(rows, kMax, [&](int64_t begin, int64_t count) {
+        int64_t numbers[kMax];
+        T* out[kMax];
+        for (int64_t n = 0; n < count; ++n) address(row + begin + n, numbers[n], out[n]);
+        const BackPartial<T> partial{tile.partial + begin * kWidth, tile.partial + (rows + begin) * kWidth};
+        with_rows<kMax>(count, [&](auto ROWS) {
+          back_block<T, ROWS, VECTORS>(tile, mask, units, row + begin, column, size, kernel, first, first + panel_count, partial, numbers, out);
+        });
+      });
+    });
+  };
+  for (int64_t column = 0; column < size; column += kWidth, kernel += kGates * units * kWidth) {
+    const int64_t parts = mask.kinds == kGates ? kGates : 1, count = kGates / parts * tile.panels;
+    for (int64_t n = 0; n < parts; ++n) panels(column, n * count, (n + 1) * count);
+  }
+}
+
+template <typename T, typename Address>
+void back(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units, int64_t row, int64_t rows, int64_t size, const T* kernel,
+          const Address& address) {
+  with_vectors<T>(size, [&](auto VECTORS) { back_rows<T, VECTORS>(tile, mask, units, row, rows, size, kernel, address); });
+}
+
+// d_z of step t and d_c of the step before, from d_h and d_c, which are stored in d_first_h and d_first_c.
+template <typename T>
+void back_through_gates(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
+  const auto [steps, batch, features, units] = run.sizes;
+  const int64_t panel = tile.chunk * tile.rows * tile.width;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const int64_t row = tile.first + r, step = (t * batch + row) * units;
+    const bool valid = !run.valid || run.valid[t * batch + row];
+    T *d_h = run.d_first_h + row * units, *d_c = run.d_first_c + row * units;
+    const T* const d_output = run.d_h ? run.d_h + step : nullptr;
+    const T *kept = run.gates + kGates * step, *c_before = run.all_c + step, *c = c_before + batch * units;
+    T* const d_z_row = tile.d_z + ((t - t0) * tile.rows + r) * tile.width;
+    const auto vector = [&](int64_t at, T* to, int count) __attribute__((always_inline)) {
+      Vec<T> d = load(d_h + at, count);
+      if (d_output) {
+        d += load(d_output + at, count);
+        store(d_h + at, d, count);
+      }
+      Vec<T> d_z[kGates] = {};
+      if (valid) {
+        Vec<T> gates[kGates];
+        for (int g = 0; g < kGates; ++g) gates[g] = load(kept + g * units + at, count);
+        const auto& [i, f, g, o] = gates;
+        const Vec<T> tanh_c = hyperbolic_tangent<T>(load(c + at, count));
+        const Vec<T> by_c = load(d_c + at, count) + d * o * (T(1) - tanh_c * tanh_c);
+        d_z[0] = by_c * g * i * (T(1) - i);
+        d_z[1] = by_c * load(c_before + at, count) * f * (T(1) - f);
+        d_z[2] = by_c * i * (T(1) - g * g);
+        d_z[3] = d * tanh_c * o * (T(1) - o);
+        store(d_c + at, by_c * f, count);
+      }
+      for (int g = 0; g < kGates; ++g) store(to + g * tile.panels * panel, d_z[g]);
+    };
+    for (int64_t number = 0; number < tile.panels; ++number) {
+      const int64_t column = number * tile.width, end = std::min(tile.width, units - column);
+      int64_t n = 0;
+      for (; n + kLanes<T> <= end; n += kLanes<T>) vector(column + n, d_z_row + number * panel + n, kLanes<T>);
+      if (n < end) vector(column + n, d_z_row + number * panel + n, end - n);
+    }
+  }
+}
+
+// Step t: d_z, and d_h of the step before.
+template <typename T>
+void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
+  const int64_t batch = run.sizes.batch, units = run.sizes.units, first = tile.first, rows = tile.rows, size = rows * units;
+  back_through_gates(run, tile, t, t0);
+  if (t > 0) {
+    tile.prefetcher->set_range(0, run.gates + ((t - 1) * batch + first) * kGates * units, size * kGates * sizeof(T));
+    tile.prefetcher->set_range(1, run.all_c + ((t - 1) * batch + first) * units, size * sizeof(T));
+    tile.prefetcher->set_range(2, run.all_h + (t * batch + first) * units, size * sizeof(T));
+  }
+  back(tile, run.mask, units, (t - t0) * rows, rows, units, run.transposed_recurrent, [&](int64_t k, int64_t& number, T*& out) {
+    number = first + k - (t - t0) * rows;
+    const bool valid = !run.valid || run.valid[t * batch + number];
+    out = valid ? run.d_first_h + number * units : nullptr;  // at a step that is not valid, d_h stays as it is
+  });
+}
+
+// d_x of steps t0..t1-1 from d_z of `chunk_rows`; zeros at the other rows, which repeat an x.
+template <typename T>
+void back_to_x(const Backward<T>& run, const BackwardTile<T>& tile, const Repeats<T>& repeats, int64_t t0, int64_t t1, ChunkRows chunk_rows) {
+  const auto [steps, batch, features, units] = run.sizes;
+  const int64_t first = tile.first, rows = tile.rows;
+  for (int64_t k = 0; k < (t1 - t0) * rows && chunk_rows.count < (t1 - t0) * rows; ++k) {
+    if (repeats.repeated(t0 * rows + k)) std::fill_n(run.d_x + ((t0 + k / rows) * batch + first + k % rows) * features, features, T(0));
+  }
+  back(tile, run.input_mask, units, 0, chunk_rows.count, features, run.transposed_kernel, [&](int64_t n, int64_t& number, T*& out) {
+    const int64_t k = chunk_rows.numbers[n];
+    number = first + k % rows;
+    out = run.d_x + ((t0 + k / rows) * batch + number) * features;
+  });
+}
+
+// All T steps of rows first..last-1. `begins`: these are the first rows added to `sums`.
+template <typename T>
+void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, int64_t last, bool begins) {
+  const auto [steps, batch, features, units] = run.sizes;
+  // the gradients of large kernels do not stay in the cache: longer chunks, so that there are fewer passes over them
+  const int64_t chunk_rows = std::max({kChunkRows, std::min<int64_t>(96, units * 3 / 4), units / 2});
+  const int64_t rows = last - first, size = rows * units, chunk = chunk_steps(rows, steps, chunk_rows);
+  const int64_t largest = std::max(units, run.x ? features : 0), d_z_size = kGates * sums.panels * sums.width * chunk * rows;
+  Aligned<T> partial(2 * chunk * rows * 4 * kLanes<T>);
+  Aligned<T> d_z(d_z_size), transposed(blocks_of<T>(largest) * kLanes<T> * chunk * rows);
+  Prefetcher prefetcher;
+  std::vector<int32_t> numbers(chunk * rows);
+  BackwardTile<T> tile{first, rows, chunk, sums.width, sums.panels, d_z.get(), transposed.get(), partial.get(), numbers.data(), &prefetcher};
+  const Repeats<T> repeats(run.tokens, steps, batch, first, last, kGates * sums.panels * sums.width);
+  std::fill(d_z.get(), d_z.get() + d_z_size, T(0));  // columns that fill up a panel stay 0
+  std::memcpy(run.d_first_h + first * units, run.d_final_h + first * units, size * sizeof(T));
+  std::memcpy(run.d_first_c + first * units, run.d_final_c + first * units, size * sizeof(T));
+  for (int64_t t1 = steps; t1 > 0; t1 -= std::min(chunk, t1)) {
+    const int64_t t0 = std::max<int64_t>(0, t1 - chunk);
+    tile.chunk = t1 - t0;
+    for (int64_t t = t1 - 1; t >= t0; --t) backward_step(run, tile, t, t0);
+    const ChunkRows left = add_gradients(run, tile, repeats, t0, t1, begins && t1 == steps, sums);
+    if (run.d_x) back_to_x(run, tile, repeats, t0, t1, left);
+  }
+}
+
+}  // namespace

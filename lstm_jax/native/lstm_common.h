@@ -1,0 +1,61 @@
+// Sizes, dropout masks, chunks of steps and kernel rows, shared by the forward and the backward pass of the LSTM.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "products.h"
+
+namespace {
+
+// T, B, E and H.
+struct Sizes {
+  int64_t steps, batch, features, units;
+};
+
+// A dropout mask, constant over time: none (kinds 0), one for all gates (kinds 1, (B, size)), or one for each gate (kinds 4, (4, B, size)).
+template <typename T>
+struct Mask {
+  int64_t kinds = 0;
+  const T* data = nullptr;
+  int64_t batch = 0, size = 0;
+  const T* row(int64_t gate, int64_t row) const { return data + ((kinds == kGates ? gate * batch : 0) + row) * size; }
+};
+
+// A thread processes its rows in tiles of at most kTileRows rows, each through all T, so that the data of a step stays in its cache.
+constexpr int64_t kTileRows = 32;
+
+// Rows times steps of a chunk.
+constexpr int64_t kChunkRows = 64;
+
+// Return the number of steps in a chunk for a tile with `rows` rows.
+int64_t chunk_steps(int64_t rows, int64_t steps, int64_t chunk_rows = kChunkRows) {
+  return std::min(steps, std::max<int64_t>(1, chunk_rows / rows));
+}
+
+// Return the row of the kernel (E, 4H) for an id, or null for an id out of range. Negative ids count from the end.
+template <typename T>
+const T* kernel_row(const T* kernel, int64_t id, const Sizes& sizes) {
+  id = id < 0 ? id + sizes.features : id;
+  return id < 0 || id >= sizes.features ? nullptr : kernel + id * kGates * sizes.units;
+}
+
+constexpr int kMaxRows = 12;
+
+// Call f(k0, k1) for pieces of a product's inner dimension, at least once. A piece is short enough that its part of the kernel stays in the L1
+// cache.
+constexpr int64_t kDepthPiece = 128;
+template <typename F>
+LSTM_INLINE void over_depth(int64_t depth, const F& f) {
+  if (depth == 0) return f(int64_t{0}, int64_t{0});
+  over_groups(depth, kDepthPiece, [&](int64_t k0, int64_t count) { f(k0, k0 + count); });
+}
+
+// Return whether `size` numbers are all 0, as at the start of a sequence. The product with such an h is skipped, so that a NaN in U shows up
+// one step later.
+template <typename T>
+bool all_zero(const T* data, int64_t size) {
+  return std::all_of(data, data + size, [](T value) { return value == 0; });
+}
+
+}  // namespace

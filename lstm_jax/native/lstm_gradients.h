@@ -1,0 +1,195 @@
+// Gradients of the LSTM's kernels and bias, which are sums over steps and rows, from d_z of a chunk of steps.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+
+#include "lstm_common.h"
+#include "prefetch.h"
+#include "repeats.h"
+#include "vectors.h"
+
+namespace {
+
+// Operands and results of one backward call, but for the kernels' gradients.
+template <typename T>
+struct Backward {
+  Sizes sizes;
+  const T* x;
+  const int32_t *ids, *tokens;
+  const T *transposed_kernel, *transposed_recurrent;  // packed by `pack_backward`
+  Mask<T> input_mask, mask;
+  const T *gates, *all_h, *all_c, *d_h, *d_final_h, *d_final_c;  // d_h may be null
+  const uint8_t* valid;
+  T *d_first_h, *d_first_c, *d_x;  // d_x may be null
+};
+
+// Gradients summed over the rows of one thread, in panels of `width` columns: d_kernel (4, panels, E, width), d_recurrent
+// (4, panels, H, width), d_bias (4, panels, width). With ids d_kernel is (E, 4H).
+template <typename T>
+struct Sums {
+  Sums(const Sizes& sizes, bool ids)
+      : width(width_of<T>(sizes.units)),
+        panels(panels_of<T>(sizes.units)),
+        kernel_size(ids ? sizes.features * kGates * sizes.units : kGates * panels * padded(sizes.features) * width),
+        recurrent_size(kGates * panels * padded(sizes.units) * width),
+        data(kernel_size + recurrent_size + kGates * panels * width) {
+    d_kernel = data.get();
+    d_recurrent = d_kernel + kernel_size;
+    d_bias = d_recurrent + recurrent_size;
+    if (ids) std::fill(d_kernel, d_recurrent, T(0));  // without ids, the first chunk overwrites the sums
+    std::fill(d_bias, d_bias + kGates * panels * width, T(0));
+  }
+  static int64_t padded(int64_t size) { return blocks_of<T>(size) * kLanes<T>; }
+  int64_t width, panels, kernel_size, recurrent_size;
+  Aligned<T> data;
+  T *d_kernel, *d_recurrent, *d_bias;
+};
+
+// Numbers of some rows of a chunk. Row number k is row k % rows of the tile at step k / rows of the chunk.
+struct ChunkRows {
+  const int32_t* numbers;
+  int64_t count;
+};
+
+// The buffers of one tile of rows: d_z of a chunk (4, panels, rows of the chunk, width); x or h transposed
+// (size / lanes, rows of the chunk, lanes); and the sums of `back_block`, twice (rows of the chunk, 4 vectors).
+template <typename T>
+struct BackwardTile {
+  int64_t first, rows, chunk, width, panels;
+  T *d_z, *transposed, *partial;
+  int32_t* numbers;  // room for the numbers of the chunk's rows
+  Prefetcher* prefetcher;
+  T* panel(int64_t gate, int64_t number) const { return d_z + (gate * panels + number) * chunk * rows * width; }
+};
+
+// Copy the rows of data (T, B, size), times the mask of the gate, to tile.transposed. t0 is the chunk's first step.
+template <typename T>
+LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, int64_t gate,
+                                int64_t size, int64_t t0, ChunkRows rows) {
+  const int64_t depth = rows.count, blocks = blocks_of<T>(size);
+  for (int64_t n = 0; n < depth; ++n) {
+    const int64_t k = rows.numbers[n], row = tile.first + k % tile.rows;
+    const T* from = data + ((t0 + k / tile.rows) * run.sizes.batch + row) * size;
+    const T* m = mask.kinds ? mask.row(gate, row) : nullptr;
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t column = block * kLanes<T>;
+      const int count = std::min<int64_t>(kLanes<T>, size - column);
+      const Vec<T> value = load(from + column, count);
+      store(tile.transposed + (block * depth + n) * kLanes<T>, m ? value * load(m + column, count) : value);
+    }
+  }
+}
+
+// sums[gate] += (rows * mask of the gate)^T d_z over the chunk's rows `rows` of data (T, B, size); if `first`, sums[gate] is overwritten. d_z of
+// these rows lie in the order of `rows` from number `begin` on. t0 is the chunk's first step.
+template <typename T, int VECTORS>
+void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, int64_t size, int64_t t0, ChunkRows rows,
+               int64_t begin, bool first, T* sums) {
+  const int64_t depth = rows.count, blocks = blocks_of<T>(size), offset = begin * tile.width;
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    if (gate == 0 || mask.kinds == kGates) transpose_rows(run, tile, data, mask, gate, size, t0, rows);
+    for (int64_t panel = 0; panel < tile.panels; ++panel) {
+      const T* d_z = tile.panel(gate, panel) + offset;
+      for (int64_t block = 0; block < blocks; ++block, sums += kLanes<T> * tile.width) {
+        over_groups(kLanes<T>, kSums / VECTORS, [&](int64_t begin, int64_t count) {
+          with_rows<std::min(kSums / VECTORS, kLanes<T>)>(count, [&](auto ROWS) {
+            T* const to = sums + begin * tile.width;
+            Vec<T> part[ROWS][VECTORS];
+            LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+              LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) part[r][v] = first ? Vec<T>{} : load(to + r * tile.width + v * kLanes<T>);
+            }
+            multiply<T, ROWS, VECTORS>(part, tile.transposed + block * depth * kLanes<T> + begin, 1, kLanes<T>, d_z, depth);
+            LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+              LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) store(to + r * tile.width + v * kLanes<T>, part[r][v]);
+            }
+          });
+        });
+      }
+    }
+  }
+}
+
+// sums += the rows of a panel of d_z.
+template <typename T, int VECTORS>
+void add_rows(const T* d_z, int64_t rows, T* sums) {
+  Vec<T> part[VECTORS];
+  for (int v = 0; v < VECTORS; ++v) part[v] = load(sums + v * kLanes<T>);
+  for (int64_t n = 0; n < rows; ++n, d_z += VECTORS * kLanes<T>) {
+    for (int v = 0; v < VECTORS; ++v) part[v] += load(d_z + v * kLanes<T>);
+  }
+  for (int v = 0; v < VECTORS; ++v) store(sums + v * kLanes<T>, part[v]);
+}
+
+// Add d_z of each row of the chunk to the row of d_kernel of its id.
+template <typename T>
+void add_by_id(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t0, int64_t depth, T* d_kernel) {
+  const int64_t batch = run.sizes.batch, units = run.sizes.units;
+  for (int64_t k = 0; k < depth; ++k) {
+    const int32_t id = run.ids[(t0 + k / tile.rows) * batch + tile.first + k % tile.rows];
+    T* const row = const_cast<T*>(kernel_row<T>(d_kernel, id, run.sizes));
+    for (int64_t panel = 0; row && panel < kGates * tile.panels; ++panel) {
+      const int64_t column = panel % tile.panels * tile.width, end = std::min(tile.width, units - column);
+      T* const to = row + panel / tile.panels * units + column;
+      const T* const d_z = tile.panel(0, panel) + k * tile.width;
+      for (int64_t n = 0; n < end; n += kLanes<T>) {
+        const int count = std::min<int64_t>(kLanes<T>, end - n);
+        store(to + n, load(to + n, count) + load(d_z + n), count);
+      }
+    }
+  }
+}
+
+// Add d_z of rows with a repeated x to the row that has this x first, which is processed last, and move the other rows up. Returns the number of
+// rows left; their numbers are in tile.numbers.
+template <typename T>
+int64_t add_repeats(const BackwardTile<T>& tile, const Repeats<T>& repeats, int64_t t0) {
+  const int64_t depth = tile.chunk * tile.rows, before = t0 * tile.rows, panels = kGates * tile.panels, width = tile.width;
+  int64_t count = 0;
+  for (int64_t k = 0; k < depth; ++k) {
+    T* const kept = repeats.repeated(before + k);
+    if (!kept) tile.numbers[count++] = k;
+    for (int64_t panel = 0; kept && panel < panels; ++panel) {
+      const T* const d_z = tile.panel(0, panel) + k * width;
+      for (int64_t n = 0; n < width; n += kLanes<T>) store(kept + panel * width + n, load(kept + panel * width + n) + load(d_z + n));
+    }
+  }
+  for (int64_t n = 0; n < count; ++n) {
+    const T* const kept = repeats.begins(before + tile.numbers[n]);
+    if (!kept && tile.numbers[n] == n) continue;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      T* const rows = tile.panel(0, panel);
+      for (int64_t at = 0; at < width; at += kLanes<T>) {
+        const Vec<T> d_z = load(rows + tile.numbers[n] * width + at);
+        store(rows + n * width + at, kept ? d_z + load(kept + panel * width + at) : d_z);
+      }
+    }
+  }
+  return count;
+}
+
+// Add the gradients of the kernels and the bias from d_z of steps t0..t1-1; return the rows whose d_z are left for d_x, moved to the front.
+template <typename T>
+ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, const Repeats<T>& repeats, int64_t t0, int64_t t1, bool first,
+                        const Sums<T>& sums) {
+  const auto [steps, batch, features, units] = run.sizes;
+  const int64_t depth = (t1 - t0) * tile.rows;
+  const auto outer = [&](const T* data, const Mask<T>& mask, int64_t size, ChunkRows rows, int64_t begin, T* to) {
+    with_vectors<T>(units, [&](auto VECTORS) { add_outer<T, VECTORS>(run, tile, data, mask, size, t0, rows, begin, first, to); });
+  };
+  for (int64_t panel = 0; panel < kGates * tile.panels; ++panel) {
+    with_vectors<T>(units, [&](auto VECTORS) { add_rows<T, VECTORS>(tile.panel(0, panel), depth, sums.d_bias + panel * tile.width); });
+  }
+  if (run.ids) add_by_id(run, tile, t0, depth, sums.d_kernel);
+  std::iota(tile.numbers, tile.numbers + depth, 0);
+  const bool zero_h = t0 == 0 && all_zero(run.all_h + tile.first * units, tile.rows * units);
+  const int64_t begin = zero_h ? tile.rows : 0;
+  outer(run.all_h, run.mask, units, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
+  if (!run.x) return {tile.numbers, 0};
+  const ChunkRows rows{tile.numbers, repeats.any() ? add_repeats(tile, repeats, t0) : depth};
+  outer(run.x, run.input_mask, features, rows, 0, sums.d_kernel);
+  return rows;
+}
+
+}  // namespace

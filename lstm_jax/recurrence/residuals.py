@@ -1,0 +1,96 @@
+"""Residuals of loops that are not in JAX (compiled.py, pallas/), twins of these loops in JAX with the same values, and calls on a mesh."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from lstm_jax.cells import LSTMState
+from lstm_jax.cells.products import is_per_gate, masked_matmul
+from lstm_jax.recurrence import hoisted
+from lstm_jax.runtime import sharding
+from lstm_jax.shapes import GATES
+
+TIME_FIRST = PartitionSpec(None, sharding.DATA)
+BATCH_FIRST = PartitionSpec(sharding.DATA)
+COPIED = PartitionSpec()
+
+
+class Residuals(NamedTuple):
+    """Results of the forward pass that the backward pass reads.
+
+    Attributes:
+        gates: i, f, g, o after their functions, one (T, B, 4H) or four (T, B, H), zeros where a step is not valid.
+        all_h: h (T + 1, B, H), the initial one first.
+        all_c: c (T + 1, B, H), the initial one first.
+    """
+
+    gates: Any
+    all_h: jax.Array
+    all_c: jax.Array
+
+    @property
+    def h(self) -> jax.Array:
+        """The h before each step (T, B, H)."""
+        return self.all_h[:-1]
+
+
+def mask_sharding(mask) -> PartitionSpec:
+    """Return the sharding of a dropout mask (B, size) or (4, B, size) on a mesh."""
+    return TIME_FIRST if is_per_gate(mask) else BATCH_FIRST
+
+
+def on_mesh(function: Callable, batch: int, in_specs: tuple, out_specs, *args):
+    """Return `function(*args)`, each device with its own rows where the batch is split over a mesh."""
+    if not sharding.splits(batch):
+        return function(*args)
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
+
+
+def forward_on_mesh(call: Callable, kernel, z, state, mask, valid):
+    """Return `call(kernel, z, state, mask, valid)`: h of all steps, final state, `Residuals`."""
+    in_specs = (COPIED, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST)
+    return on_mesh(call, state.h.shape[0], in_specs, (TIME_FIRST, BATCH_FIRST, TIME_FIRST), kernel, z, state, mask, valid)
+
+
+def backward_on_mesh(call: Callable, kernel, residuals: Residuals, d_h, d_final, mask, valid):
+    """Return `call(kernel, residuals, d_h, d_final, mask, valid)`: d of the first state, d_z."""
+    in_specs = (COPIED, TIME_FIRST, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST)
+    return on_mesh(call, d_final.h.shape[0], in_specs, (BATCH_FIRST, TIME_FIRST), kernel, residuals, d_h, d_final, mask, valid)
+
+
+def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, mask, valid):
+    """Return h of all steps or None, the final state, `Residuals` or None; arguments as in `hoisted.Loops`."""
+    split = isinstance(z, tuple) or is_per_gate(mask)
+    whole = jnp.concatenate(z, axis=-1) if isinstance(z, tuple) else z
+
+    def body(state, inputs):
+        z_t, valid_t = inputs
+        z_t = z_t + masked_matmul(state.h, kernel, mask, compute_dtype)
+        i, f, g, o = jnp.split(z_t, GATES, axis=-1)
+        gates = jnp.concatenate([jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)], axis=-1)
+        i, f, g, o = jnp.split(gates, GATES, axis=-1)
+        c = f * state.c + i * g
+        new = LSTMState(o * jnp.tanh(c), c)
+        if valid_t is not None:
+            runs = valid_t[:, None]
+            new, gates = jax.tree.map(lambda a, b: jnp.where(runs, a, b), (new, gates), (state, jnp.zeros_like(gates)))
+        return new, (new, gates)
+
+    final, (states, gates) = jax.lax.scan(body, state, (whole, valid))
+    all_h, all_c = (jnp.concatenate([first[None], rest]) for first, rest in zip(state, states, strict=True))
+    residuals = Residuals(tuple(jnp.split(gates, GATES, axis=-1)) if split else gates, all_h, all_c)
+    return states.h if sequences else None, final, residuals if keep else None
+
+
+def backward_twin(split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid):
+    """Return d of the first state and d_z; arguments as in `hoisted.Loops`."""
+    i, f, g, o = residuals.gates if split else jnp.split(residuals.gates, GATES, axis=-1)
+    tanh_c, c_before = jnp.tanh(residuals.all_c[1:]), residuals.all_c[:-1]
+    z_by = (g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o))
+    # the gates of a step that is not valid are 0, and so are all derivatives but this one
+    forget = f if valid is None else jnp.where(valid[:, :, None], f, 1)
+    derivatives = hoisted.LocalDerivatives(o * (1 - tanh_c * tanh_c), z_by, forget, residuals.h)
+    return hoisted.backward_loop(split, kernel, derivatives, d_h, d_final, mask, valid, compute_dtype)
