@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lstm_jax.backend_names import with_current_names
-from lstm_jax.config import SentimentConfig, SentimentModelConfig, sentiment_from_json, to_json
+from lstm_jax.config import SentimentConfig, SentimentModelConfig, read_config, to_json
 from lstm_jax.errors import InputError
 from lstm_jax.recurrence import resolve_backend
 from lstm_jax.training.run_folder import RunFolder, differences
@@ -20,7 +20,7 @@ def test_a_config_with_an_old_name_is_read_and_resumed(tmp_path: Path) -> None:
     config = SentimentConfig(model=SentimentModelConfig(backend="compiled"))
     (tmp_path / "config.json").write_text(_old(config))
     assert '"native"' in (tmp_path / "config.json").read_text()
-    assert sentiment_from_json(tmp_path / "config.json") == config
+    assert read_config(tmp_path / "config.json", SentimentConfig) == config
     RunFolder(tmp_path).start(to_json(config), resume=True)
     with pytest.raises(InputError, match="holds a run of another config"):
         RunFolder(tmp_path).start(to_json(SentimentConfig()), resume=True)
