@@ -10,7 +10,7 @@ NEWEST = next((version for version in ("3.15", "3.14", "3.13", "3.12") if shutil
 
 @nox.session(python=sorted({"3.11", NEWEST}))
 def tests(session: nox.Session) -> None:
-    """The whole suite. PyTorch's wheels are large: `nox -s tests -- torch` installs them too, else its tests skip."""
+    """Run the whole suite. PyTorch's wheels are large: `nox -s tests -- torch` installs them too, else its tests skip."""
     extras = "tests,torch" if "torch" in session.posargs else "tests"
     session.install("-e", f".[{extras}]")
     session.run("python", "-m", "pytest", "-n", "2")
@@ -18,14 +18,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def sanitize(session: nox.Session) -> None:
-    """The compiled backend under g++'s address, undefined behaviour and thread sanitizers: all of its tests."""
+    """Run all tests of the compiled backend under g++'s address, undefined behaviour and thread sanitizers."""
     session.install("-e", ".[tests]")
     session.run(".ci/sanitize", *session.posargs, external=True, env={"PYTHON": "python"})
 
 
 @nox.session(python="3.11")
 def lint(session: nox.Session) -> None:
-    """Lint, types and import rules."""
+    """Check lint, types and import rules."""
     session.install("-e", ".[tests,torch,lint]")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
@@ -35,6 +35,6 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """The long run of the fuzzers: 3,000 command lines, 1,000 files, 500 flips, 200 kills; `nox -s fuzz -- flags --seed 7` for a part."""
+    """Run the fuzzers at length: 3,000 command lines, 1,000 files, 500 flips, 200 kills; `nox -s fuzz -- flags --seed 7` for a part."""
     session.install("-e", ".[tests]")
     session.run("python", "-m", "tests.fuzz", *session.posargs)

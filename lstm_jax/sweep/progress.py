@@ -1,4 +1,4 @@
-"""A bar over a sweep with rate and time left on a terminal, a line a step elsewhere."""
+"""Progress of a sweep: a bar with the time left on a terminal, a line a step elsewhere."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextlib.contextmanager
 def bar(what: str, total: int) -> Iterator[Callable[[str], None]]:
-    """advance(line): print the line, one step further."""
+    """Show a bar of `total` steps; the context gives advance(line), which prints the line and moves the bar by one step."""
     console = Console(soft_wrap=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as shown:

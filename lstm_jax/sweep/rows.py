@@ -34,11 +34,15 @@ def _read(path: Path) -> bytes:
         raise InputError(f"rows {path}", error, "name a file that is complete, or a new one") from error
 
 
-def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, place: row) -> Iterator[dict[str, Any]]:
-    """Rows of a file, none if it is absent; a torn line, as a killed process leaves one, is passed over and said on standard error.
+def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, where: row) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file, none if it is absent; skip a torn line, as a killed process leaves one, with a note on standard error.
 
     Args:
-        check: check(row, its place) -> row, see `bench.schema.check`.
+        path: JSON lines, plain or compressed (.gz).
+        check: check(row, file and line) -> row; raises `InputError` for a row that does not fit.
+
+    Raises:
+        InputError: if the file holds no rows, or is damaged.
     """
     if not path.exists():
         return
@@ -48,13 +52,13 @@ def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda r
             row = json.loads(line)
         except ValueError:
             if line.strip():
-                print(f"{path}, line {number}: torn, passed over", file=sys.stderr)
+                print(f"{path}, line {number}: torn, skipped", file=sys.stderr)
             continue
         yield check(row, f"{path}, line {number}")
 
 
 def append_rows(path: Path, *rows: dict[str, Any]) -> None:
-    """Add rows at the end, handed to the system in one piece before this returns; a file ending in .gz is rewritten and renamed."""
+    """Append rows, in one write before this returns; a file ending in .gz is rewritten and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _require_rows(path)
     text = "".join(json.dumps(row) + "\n" for row in rows)

@@ -281,7 +281,7 @@ QUICK += "{f'{name}_{n}': 10.0 for name in ('gemm_gflops', 'copy_gbs') for n in 
 
 
 def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
-    """kill -9 while a process is timed, and a torn last line as a machine that goes down may leave: no row lost, none doubled."""
+    """Kill -9 while a process is timed, and a torn last line as a machine that goes down may leave: no row lost, none doubled."""
     path = tmp_path / "rows.jsonl"
     arguments = ["--workload", "recurrence:B=2,T=3,H=4", "--peer", "ours", "ours:backend=reference", "--rounds", "3", "--seconds", "0.05"]
     command = [sys.executable, "-c", QUICK, *arguments, "--results", str(path)]

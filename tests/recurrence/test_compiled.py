@@ -240,7 +240,8 @@ for cores in (1, 2, 3, 40):
 @pytest.mark.parametrize(("batch", "units"), [(1, 22), (3, 22), (26, 22), (3, 260)])
 def test_threads_change_nothing(batch: int, units: int) -> None:
     """One CPU device that has all cores: the rows are shared out over its pool, and every bit stays, also of calls at once; of the sums
-    over all rows, every bit from run to run."""
+    over all rows, every bit from run to run.
+    """
     run = subprocess.run([sys.executable, "-c", THREADS, str(batch), str(units)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     lines = run.stdout.splitlines()

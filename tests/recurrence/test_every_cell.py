@@ -231,7 +231,7 @@ def test_another_cell_s_parameters() -> None:
 
 
 def test_gates_that_are_zero_in_the_minimal_lstm() -> None:
-    """f / (f + i) of gates that both round to 0."""
+    """F / (f + i) of gates that both round to 0."""
     shape = SHAPES[2]
     arrays = make_arrays(Case(shape), "float32", "min_lstm")
     params = arrays.params._replace(bias=jnp.full_like(arrays.params.bias, -200.0))

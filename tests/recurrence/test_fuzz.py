@@ -136,7 +136,7 @@ def shapes_of(cell: str, shape: Shape):
 
 
 def draw_valid(on: Drawing, call: Call, shape: Shape, x64: bool, time_major: bool) -> np.ndarray | None:
-    """mask or lengths; returns what is valid (B, T)."""
+    """Mask or lengths; returns what is valid (B, T)."""
     batch, steps = shape.batch, shape.steps
     kind = on.one("none", "mask", "lengths", "lengths", "mask")
     valid = None

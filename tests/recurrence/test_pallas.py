@@ -1,5 +1,6 @@
 """The Triton kernels, interpreted: against the twins of their loops over odd sizes, then whole gradients against the reference. That they
-lower for a GPU is checked without one."""
+lower for a GPU is checked without one.
+"""
 
 from dataclasses import replace
 

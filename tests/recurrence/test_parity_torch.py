@@ -38,7 +38,7 @@ STACKS = [
 
 
 def torch_results(torch, stack: Stack, dtype: str):
-    """state dict, x, h0, c0 as numpy; (outputs, h, c); gradients by name, x, h0, c0."""
+    """State dict, x, h0, c0 as numpy; (outputs, h, c); gradients by name, x, h0, c0."""
     torch.manual_seed(0)
     batch, steps, features, units = stack.shape
     directions = 2 if stack.bidirectional else 1

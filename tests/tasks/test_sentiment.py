@@ -111,7 +111,7 @@ def test_load_and_evaluate_agree_with_the_last_row(run, trained):
 
 
 def by_hand(trained: sentiment.Trained, text: bytes) -> float:
-    """ids -> embedding -> LSTM -> Dense -> sigmoid in float64, one review at a time, from the equations."""
+    """Ids -> embedding -> LSTM -> Dense -> sigmoid in float64, one review at a time, from the equations."""
     words = text.lower()
     for sign in b'!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n':
         words = words.replace(bytes([sign]), b" ")

@@ -341,7 +341,7 @@ def test_resume_without_a_checkpoint_starts_anew(uninterrupted, tmp_path):
 
 @pytest.mark.parametrize("name", ["[x]", "a*b?", "back\\slash", "line\nbreak", "not utf-8 \udcff"])
 def test_folders_of_any_name(name, tmp_path):
-    """orbax reads "[x]" as a pattern and saved what it could not read."""
+    """Orbax reads "[x]" as a pattern and saved what it could not read."""
     (tmp_path / "axb!").mkdir()
     config = dataclasses.replace(CONFIG, epochs=1)
     first = train(config, checkpoints=tmp_path / name)

@@ -105,7 +105,7 @@ def test_a_carry_lives_by_rows_before_and_after_a_step_and_the_given_one_is_left
 
 @pytest.mark.parametrize("name", ["sgd", "lion", "adamw", "adafactor", "novograd", "sm3"])
 def test_optimisers_whose_moments_are_shaped_otherwise(name, peer_rules):
-    """adafactor keeps rows and columns, novograd a number a tensor, sm3 a list of vectors."""
+    """Adafactor keeps rows and columns, novograd a number a tensor, sm3 a list of vectors."""
     params = tiny(features=128).params | {"embedding/embedding": jnp.full((256, 128), 0.5, jnp.float32)}  # adafactor factors from 128 on
     with peer_rules():
         optimizer = make_optimizer(TrainConfig(optimizer=name, learning_rate=0.1), 10)
