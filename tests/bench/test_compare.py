@@ -64,7 +64,7 @@ def test_exit_codes(tmp_path: Path) -> None:
         files[name].write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn')
     run = bench("compare", str(files["old"]), str(files["same"]))
     assert run.returncode == 0, run.stderr
-    assert "line 11: torn, passed over" in run.stderr
+    assert "line 11: torn, skipped" in run.stderr
     assert "2 compared; this project slower in 0" in run.stdout
     run = bench("compare", str(files["old"]), str(files["slow"]))
     assert run.returncode == 1

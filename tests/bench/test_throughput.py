@@ -296,7 +296,7 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
         file.write('{"peer": "ours", "rou')
     run = _run(command[1:])
     assert run.returncode == 0, run.stderr[-3000:]
-    assert "torn, passed over" in run.stderr
+    assert "torn, skipped" in run.stderr
     rows = list(read_rows(path))
     assert rows[: len(before)] == before
     processes = [(row["candidate"], row["round"]) for row in rows if row["measurement"] == "step"]
