@@ -10,18 +10,17 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import InputError
 from lstm_jax.sweep.identity import Run, import_name
+from lstm_jax.sweep.missing import Row, in_threads
 
 DONE, FAILED = "done", "failed"
-Row = dict[str, Any]
-Outcomes = Iterator[tuple[str, Row]]
+Outcomes = Generator[tuple[str, Row], None, None]
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,9 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources) -
         finally:
             shares.put(share)
 
-    with ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(run_on_a_share, config): key for key, config in missing.items()}
-        try:
-            for future in as_completed(running):
-                yield running[future], future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with contextlib.closing(in_threads(run_on_a_share, missing, workers)) as ended:
+        for key, future in ended:
+            yield key, future.result()
 
 
 def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:

@@ -1,14 +1,15 @@
 """Sweep over configs: run what has no row yet, append a row for each run that ends."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import require
-from lstm_jax.sweep import progress
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Resources
 from lstm_jax.sweep.identity import Run, import_name, run_id
-from lstm_jax.sweep.rows import append_rows, read_rows
+from lstm_jax.sweep.missing import Row, record
+from lstm_jax.sweep.rows import read_rows
 from lstm_jax.sweep.tables import flatten
 
 
@@ -41,11 +42,14 @@ def run(
     path, wanted = Path(path), {run_id(function, config): config for config in configs}
     status = {row["id"]: row["status"] for row in read_rows(path)}
     missing = {key: config for key, config in wanted.items() if key not in status or (retry and status[key] == FAILED)}
-    outcomes = EXECUTORS[where](function, missing, Resources(workers, path.with_suffix(".jobs"), options or {}))
-    with progress.bar("runs", len(missing)) as advance:
-        for key, row in outcomes:
-            append_rows(path, {"id": key, "run": import_name(function)} | row)
-            advance(_summary(key, row))
+    resources = Resources(workers, path.with_suffix(".jobs"), options or {})
+
+    def outcomes() -> Generator[tuple[Sequence[Row], str], None, None]:
+        with closing(EXECUTORS[where](function, missing, resources)) as ended:
+            for key, row in ended:
+                yield [{"id": key, "run": import_name(function)} | row], _summary(key, row)
+
+    record(path, "runs", len(missing), outcomes())
     return existing_rows(function, wanted.values(), path)
 
 

@@ -1,4 +1,4 @@
-"""Progress of a sweep: a bar with the time left on a terminal, a line a step elsewhere."""
+"""Progress of a sweep: a bar with the time left on a terminal, one line for each step elsewhere."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,18 +8,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextlib.contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[str], None]]:
-    """Show a bar of `total` steps; the context gives advance(line), which prints the line and moves the bar by one step."""
+def bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Yield advance(line), which prints the line and moves the bar one step.
+
+    Args:
+        title: label of the bar.
+        total: number of steps.
+    """
     console = Console(soft_wrap=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
-        task = shown.add_task(what, total=total)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as display:
+        task = display.add_task(title, total=total)
 
         def advance(line: str) -> None:
             if console.is_terminal:
-                shown.console.print(line, highlight=False)
+                display.console.print(line, highlight=False)
             else:
                 print(line, flush=True)
-            shown.advance(task)
+            display.advance(task)
 
         yield advance

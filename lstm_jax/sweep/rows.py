@@ -34,7 +34,7 @@ def _read(path: Path) -> bytes:
         raise InputError(f"rows {path}", error, "name a file that is complete, or a new one") from error
 
 
-def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, where: row) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, location: row) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file, none if it is absent; skip a torn line, as a killed process leaves one, with a note on standard error.
 
     Args:

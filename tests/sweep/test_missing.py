@@ -3,6 +3,7 @@
 import gzip
 import json
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,21 @@ def test_a_damaged_compressed_file(tmp_path: Path) -> None:
     path.write_bytes(b'{"a": 1}\n')
     with pytest.raises(InputError, match="not rows of JSON"):
         list(read_rows(path))
+
+
+def test_an_error_drops_the_items_not_yet_started(tmp_path: Path) -> None:
+    path, started = tmp_path / "rows.jsonl", []
+
+    def measure(item: int) -> list[dict[str, Any]]:
+        started.append(item)
+        return [{"item": item}]
+
+    def interrupted(item: int, rows: Any) -> str:
+        raise KeyboardInterrupt
+
+    release = threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        run_missing(
+            path, {n: n for n in range(50)}, lambda row: row["item"], lambda n: release.wait(n / 10) or measure(n), "items", interrupted
+        )
+    assert len(started) < 5
