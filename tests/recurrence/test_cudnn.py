@@ -1,5 +1,6 @@
-"""cuDNN's backend without cuDNN: its weights against jax.experimental.rnn's own unpacking, and all around the library's call with that
-module's reference in its place.
+"""The backend cudnn, without cuDNN.
+
+Its weights against the unpacking of jax.experimental.rnn; the code around the library's call with that module's reference in its place.
 """
 
 from dataclasses import replace

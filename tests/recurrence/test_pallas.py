@@ -1,5 +1,7 @@
-"""The Triton kernels, interpreted: against the twins of their loops over odd sizes, then whole gradients against the reference. That they
-lower for a GPU is checked without one.
+"""The Triton kernels, interpreted.
+
+They are compared with the twins of their loops over odd sizes, and whole gradients with the reference. Lowering for a GPU is checked
+without one.
 """
 
 from dataclasses import replace
