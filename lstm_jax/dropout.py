@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax import native
+from lstm_jax.bounds import Share, check_number
 from lstm_jax.errors import require
 from lstm_jax.primitives.operation import ForwardOperation, Vmapped, apply
 from lstm_jax.runtime import sharding
@@ -47,13 +48,12 @@ class DropoutMasks(NamedTuple):
 
 
 def check_rate(name: str, rate: float) -> float:
-    """Return `rate`.
+    """Return `rate`, if it is a share that a config may hold.
 
     Raises:
         InputError: if it is not in [0, 1).
     """
-    require(0 <= rate < 1, name, rate, "give a share from 0 to below 1")
-    return rate
+    return check_number(name, rate, Share)
 
 
 def check_mask_kind(kind: str) -> MaskKind:

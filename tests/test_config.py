@@ -227,7 +227,7 @@ def test_traits_are_those_of_the_cells():
     assert set(get_args(CellName)) <= set(CELLS)
     for name in get_args(CellName):
         cell = CELLS[name]
-        assert TRAITS[name] == CellTraits(cell.sees_state, "c" in cell.initial_state(1, 1)._fields), name
+        assert TRAITS[name] == CellTraits(cell.has_recurrent_kernel, "c" in cell.initial_state(1, 1)._fields), name
 
 
 def test_frozen():
