@@ -58,7 +58,7 @@ class Workload:
     @property
     def sees_state(self) -> bool:
         """Whether the gates multiply the state."""
-        return cell_traits()[self.cell].has_recurrent_kernel
+        return cell_traits(self.cell).has_recurrent_kernel
 
     @property
     def classes(self) -> int:
@@ -117,8 +117,10 @@ def workload(name: str) -> Workload:
         found = WORKLOADS[base]
     except (KeyError, ValueError) as error:
         raise ValueError(f"workload {name!r}: give one of {', '.join(WORKLOADS)}, sizes as in recurrence:H=64,T=80,B=32") from error
-    if cell not in cell_traits():
-        raise ValueError(f"workload {name!r}: give a cell of {', '.join(cell_traits())}")
+    try:
+        cell_traits(cell)
+    except InputError as error:
+        raise ValueError(f"workload {name!r}: {error}") from error
     if found.kind == "characters" and "vocabulary" in sizes:
         sizes["features"] = sizes["vocabulary"]
     if found.kind == "recurrence" and "units" in sizes:

@@ -34,7 +34,6 @@ from experiments import backward, study
 from experiments.equal import equal_units
 from experiments.training import fit
 from lstm_jax import unroll
-from lstm_jax.cell_names import CellName
 from lstm_jax.cells import CELLS
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.initializers import glorot_uniform
@@ -54,7 +53,7 @@ class Config:
     """Run of one cell on one task."""
 
     task: Task = "adding"
-    cell: CellName = "lstm"
+    cell: str = "lstm"
     lag: int = 100
     """Steps from the input to the answer; for imdb the words read of a review."""
     units: int = 64

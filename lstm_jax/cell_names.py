@@ -1,36 +1,18 @@
-"""Names and traits of the recurrent cells, free of JAX so that the command line's help needs none.
+"""Traits of the recurrent cells by name, for configs, which import no JAX.
 
-`lstm_jax.register_cell` adds a user's cell. Modules named in `$LSTM_JAX_CELLS` (separated by commas) are imported at the first call of
-`cell_traits`, so that the command line and the processes of the benchmarks know the cells that these modules register.
+The cells that Keras has are known here. For any other name the table `lstm_jax.cells.CELLS` is imported, and so are the modules named in
+`$LSTM_JAX_CELLS` (separated by commas), so that the command line and the processes of the benchmarks know the cells that these modules
+register.
 """
 
 import functools
 import importlib
 import os
 from dataclasses import dataclass
-from typing import Literal
 
 from lstm_jax.errors import InputError
 
 MODULES = "LSTM_JAX_CELLS"
-CellName = Literal[
-    "lstm",
-    "gru",
-    "gru_reset_before",
-    "simple_rnn",
-    "lstm_layernorm",
-    "lstm_peephole",
-    "lstm_no_input_gate",
-    "lstm_no_forget_gate",
-    "lstm_no_output_gate",
-    "lstm_coupled",
-    "lstm_no_input_activation",
-    "lstm_no_output_activation",
-    "lstm_full_gate_recurrence",
-    "min_lstm",
-    "min_gru",
-]
-"""The cells of this project, the names in `lstm_jax.cells.BUILT_IN`."""
 
 
 @dataclass(frozen=True)
@@ -46,36 +28,35 @@ class CellTraits:
     has_cell_state: bool
 
 
-_BOTH, _KERNEL, _NEITHER = CellTraits(True, True), CellTraits(True, False), CellTraits(False, False)
-TRAITS: dict[str, CellTraits] = {
-    "lstm": _BOTH,
-    "gru": _KERNEL,
-    "gru_reset_before": _KERNEL,
-    "simple_rnn": _KERNEL,
-    "lstm_layernorm": _BOTH,
-    "lstm_peephole": _BOTH,
-    "lstm_no_input_gate": _BOTH,
-    "lstm_no_forget_gate": _BOTH,
-    "lstm_no_output_gate": _BOTH,
-    "lstm_coupled": _BOTH,
-    "lstm_no_input_activation": _BOTH,
-    "lstm_no_output_activation": _BOTH,
-    "lstm_full_gate_recurrence": _BOTH,
-    "min_lstm": _NEITHER,
-    "min_gru": _NEITHER,
+TRAITS = {
+    "lstm": CellTraits(has_recurrent_kernel=True, has_cell_state=True),
+    "gru": CellTraits(has_recurrent_kernel=True, has_cell_state=False),
+    "gru_reset_before": CellTraits(has_recurrent_kernel=True, has_cell_state=False),
+    "simple_rnn": CellTraits(has_recurrent_kernel=True, has_cell_state=False),
 }
-"""The traits of each cell; `lstm_jax.cells.register_cell` adds rows."""
+"""Traits of the cells that Keras has."""
 
 
-def cell_traits() -> dict[str, CellTraits]:
-    """Return the traits of every cell by name, including cells of the modules in `$LSTM_JAX_CELLS`.
+def cell_traits(cell: str) -> CellTraits:
+    """Return the traits of the cell of that name.
 
     Raises:
-        InputError: if such a module cannot be imported.
+        InputError: if there is no cell of that name, or a module in `$LSTM_JAX_CELLS` cannot be imported.
+    """
+    if cell in TRAITS:
+        return TRAITS[cell]
+    row = importlib.import_module("lstm_jax.cells").find_cell(cell)  # not above, since it imports JAX
+    return CellTraits(row.has_recurrent_kernel, row.has_cell_state)
+
+
+def import_cells() -> None:
+    """Import the modules in `$LSTM_JAX_CELLS`, which register the user's cells.
+
+    Raises:
+        InputError: if one cannot be imported.
     """
     for name in filter(None, os.environ.get(MODULES, "").replace(" ", "").split(",")):
         _import(name)
-    return TRAITS
 
 
 @functools.cache

@@ -126,7 +126,7 @@ def test_a_reader_that_leaves(tmp_path):
         ("train sentiment --schedule exponential", ["error: --final-learning-rate: 0.0; an exponential schedule ends above 0"]),
         ("train sentiment --remat cbrt", ["error: --remat: cbrt; give {none,sqrt}|INT"]),
         ("train sentiment --remat 0", ["error: --remat: 0; give none, sqrt, or 1 or more segments"]),
-        ("train sentiment --cell gruu", ["error: --cell: gruu; give one of 'lstm', 'gru'"]),
+        ("train sentiment --cell gruu", ["error: --cell: gruu; give one of lstm, gru"]),
         ("evaluate --split nonsense", ["error: --split: nonsense; give one of 'test', 'validation', 'train'"]),
         ("train sentiment --data {tmp}/none.csv", ["none.csv: no such file or folder; give ", ".csv"]),
         ("train sentiment --data {tmp}/bad.csv", ["label 'label' in line 3 of ", "bad.csv: '7'; give 0 or 1"]),

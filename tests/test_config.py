@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.cell_names import TRAITS, CellName, CellTraits
 from lstm_jax.cells import CELLS
 from lstm_jax.config import (
     DataConfig,
@@ -207,7 +206,7 @@ def test_tied_weights_need_an_embedding_as_wide_as_the_units():
 
 def test_named_choices_are_choices():
     chosen = [
-        (part, f, CellName if f.name == "cell" else f.type)
+        (part, f, tuple(CELLS) if f.name == "cell" else get_args(f.type))
         for part in PARTS
         for f in dataclasses.fields(part)
         if f.name == "cell" or get_origin(f.type) is Literal
@@ -215,19 +214,12 @@ def test_named_choices_are_choices():
     assert len(chosen) == 18
     for part, f, choices in chosen:
         extra: dict = {"schedule": {"final_learning_rate": 1e-9}, "cell": {"recurrent_dropout": 0.0}}.get(f.name, {})
-        for choice in get_args(choices):
+        for choice in choices:
             assert getattr(part(**{f.name: choice}, **extra), f.name) == choice
         config = part(**extra)
         object.__setattr__(config, f.name, "sideways")  # past beartype, which only the tests have
-        with pytest.raises(InputError, match=f"^{f.name}: sideways; give one of .*{re.escape(get_args(choices)[-1])}"):
+        with pytest.raises(InputError, match=f"^{f.name}: sideways; give one of .*{re.escape(choices[-1])}"):
             config.__post_init__()
-
-
-def test_traits_are_those_of_the_cells():
-    assert set(get_args(CellName)) <= set(CELLS)
-    for name in get_args(CellName):
-        cell = CELLS[name]
-        assert TRAITS[name] == CellTraits(cell.has_recurrent_kernel, "c" in cell.initial_state(1, 1)._fields), name
 
 
 def test_frozen():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.cell_names import TRAITS, CellTraits, cell_traits
+from lstm_jax.cell_names import import_cells
 from lstm_jax.cells import gate_ablations, gru, layernorm_lstm, lstm, min_rnns, peephole_lstm, simple_rnn
 from lstm_jax.cells.activations import Activation, find_activation
 from lstm_jax.cells.cell import Cell, check_cell
@@ -92,7 +92,7 @@ def find_cell(cell: str | Cell) -> Cell:
         InputError: if there is no cell of that name, or the given one breaks the contract of `Cell`.
     """
     if isinstance(cell, str):
-        cell_traits()  # imports the modules that register the user's cells
+        import_cells()
         require(cell in CELLS, "cell", cell, f"give one of {', '.join(CELLS)}")
         return CELLS[cell]
     if not (isinstance(cell, Cell) and cell in BUILT_IN):
@@ -112,7 +112,6 @@ def register_cell(cell: Cell) -> Cell:
     valid = cell.name.replace("_", "a").isalnum() and cell.name.isascii()
     require(valid, "cell name", cell.name, "give ASCII letters, digits and _, as the command line takes it")
     CELLS[cell.name] = cell
-    TRAITS[cell.name] = CellTraits(cell.has_recurrent_kernel, cell.has_cell_state)
     return cell
 
 

@@ -60,13 +60,12 @@ class RecurrentConfig:
 
     def __post_init__(self):
         check_fields(self)
-        require(self.cell in cell_traits(), "cell", self.cell, f"give one of {', '.join(map(repr, cell_traits()))}")
+        traits = cell_traits(self.cell)
         _require_segments(self.remat)
-        for name in ("recurrent_dropout", "weight_drop"):  # gates of a min_* cell do not read the state
-            have, rate = cell_traits()[self.cell].has_recurrent_kernel, getattr(self, name)
+        for name in ("recurrent_dropout", "weight_drop"):  # the gates of some cells do not read the state
+            have, rate = traits.has_recurrent_kernel, getattr(self, name)
             require(have or not rate, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
-        has_c = cell_traits()[self.cell].has_cell_state
-        require(has_c or not self.zoneout_cell, "zoneout_cell", self.zoneout_cell, f"the cell {self.cell} has no c: give 0")
+        require(traits.has_cell_state or not self.zoneout_cell, "zoneout_cell", self.zoneout_cell, f"the cell {self.cell} has no c: give 0")
         zoned = self.zoneout or self.zoneout_cell
         require(self.remat == "none" or not zoned, "remat", self.remat, "segments have no zoneout: give none, or no zoneout")
 

@@ -142,7 +142,7 @@ def test_ours_with_any_cell(tmp_path: Path) -> None:
     assert sorted(make_arrays(workload("recurrence:H=4,cell=gru")).cell()) == ["bias", "kernel", "recurrent_bias", "recurrent_kernel"]
     assert flops.step_flops(workload("recurrence:H=8,T=5,B=4,cell=gru")) == 3 * 2 * 4 * 5 * (8 + 8) * 24
     assert flops.step_flops(workload("recurrence:H=8,T=5,B=4,cell=min_gru")) == 3 * 2 * 4 * 5 * 8 * 16
-    with pytest.raises(ValueError, match="give a cell of lstm, gru"):
+    with pytest.raises(ValueError, match="give one of lstm, gru"):
         workload("A:cell=grue")
 
 
