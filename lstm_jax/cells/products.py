@@ -29,7 +29,7 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
     return jnp.concatenate(gates, axis=-1)
 
 
-def is_per_gate(mask: Array | None) -> bool:
+def is_per_gate(mask: Any) -> bool:
     """Return whether a dropout mask has a part for each gate, (G, B, D), rather than one for all, (B, D); False for None."""
     return mask is not None and mask.ndim == 3
 
