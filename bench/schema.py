@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.backend_names import with_current_names
 from lstm_jax.errors import InputError, require
 from lstm_jax.sweep.rows import read_rows
 
@@ -154,7 +155,7 @@ def thinned(samples: Sequence[float]) -> list[float]:
 
 
 def check(row: Any, place: str) -> dict[str, Any]:
-    """Return the row if it keeps to `FIELDS`.
+    """Return the row, with the names that backends have now, if it keeps to `FIELDS`.
 
     Args:
         row: a value that was read.
@@ -176,7 +177,7 @@ def check(row: Any, place: str) -> dict[str, Any]:
             raise InputError(f"{place}: {name}", "missing", f"a row of {measurement} has it ({field.meaning})")
         if name in row and (not isinstance(row[name], field.types) or isinstance(row[name], bool)):
             raise InputError(f"{place}: {name}", row[name], f"give {' or '.join(t.__name__ for t in field.types)} ({field.meaning})")
-    return row
+    return with_current_names(row)  # rows of before name the backend `compiled` otherwise
 
 
 def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[dict[str, Any]]:
