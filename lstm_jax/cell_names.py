@@ -1,8 +1,8 @@
-"""Traits of the recurrent cells by name, for configs, which import no JAX.
+"""Traits of the recurrent cells by name, for configs, which must not import JAX.
 
-The cells that Keras has are known here. For any other name the table `lstm_jax.cells.CELLS` is imported, and so are the modules named in
-`$LSTM_JAX_CELLS` (separated by commas), so that the command line and the processes of the benchmarks know the cells that these modules
-register.
+The traits of the cells that Keras also has are stored in this module. To look up any other name, `cell_traits` imports JAX and reads
+`lstm_jax.cells.CELLS`. It first imports the modules that the environment variable `LSTM_JAX_CELLS` names, separated by commas. In this way
+the command line and the processes of the benchmarks find the cells that a user's modules register.
 """
 
 import functools
@@ -17,11 +17,11 @@ MODULES = "LSTM_JAX_CELLS"
 
 @dataclass(frozen=True)
 class CellTraits:
-    """Facts about a cell that a config checks, equal to those of its row in `lstm_jax.cells.CELLS`.
+    """Traits of a cell that a config checks. They are equal to the properties of the same names of its `Cell` in `lstm_jax.cells.CELLS`.
 
     Attributes:
-        has_recurrent_kernel: whether its gates contain a product with the state.
-        has_cell_state: whether its state has a part c.
+        has_recurrent_kernel: whether the cell multiplies its previous output h by a recurrent kernel.
+        has_cell_state: whether the cell's state contains an array c besides h.
     """
 
     has_recurrent_kernel: bool
@@ -34,26 +34,26 @@ TRAITS = {
     "gru_reset_before": CellTraits(has_recurrent_kernel=True, has_cell_state=False),
     "simple_rnn": CellTraits(has_recurrent_kernel=True, has_cell_state=False),
 }
-"""Traits of the cells that Keras has."""
+"""Traits of the cells that Keras also has."""
 
 
 def cell_traits(cell: str) -> CellTraits:
-    """Return the traits of the cell of that name.
+    """Return the traits of the cell that is named `cell`.
 
     Raises:
-        InputError: if there is no cell of that name, or a module in `$LSTM_JAX_CELLS` cannot be imported.
+        InputError: if no cell has this name, or a module that the environment variable `LSTM_JAX_CELLS` names cannot be imported.
     """
     if cell in TRAITS:
         return TRAITS[cell]
-    row = importlib.import_module("lstm_jax.cells").find_cell(cell)  # not above, since it imports JAX
+    row = importlib.import_module("lstm_jax.cells").find_cell(cell)  # imported here, not at the top, since it imports JAX
     return CellTraits(row.has_recurrent_kernel, row.has_cell_state)
 
 
 def import_cells() -> None:
-    """Import the modules in `$LSTM_JAX_CELLS`, which register the user's cells.
+    """Import the modules that the environment variable `LSTM_JAX_CELLS` names, which register the user's cells.
 
     Raises:
-        InputError: if one cannot be imported.
+        InputError: if a module cannot be imported.
     """
     for name in filter(None, os.environ.get(MODULES, "").replace(" ", "").split(",")):
         _import(name)

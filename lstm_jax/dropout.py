@@ -1,13 +1,14 @@
-"""Dropout masks of a recurrent layer, drawn once per call and batch row, constant over time.
+"""Dropout masks of a recurrent layer. They are drawn once per call for each row of the batch, and are constant over time.
 
-Kinds (`MaskKind`):
-    "keras": the masks of `keras.layers.LSTM` by default, for any cell. With recurrent dropout it has one input mask and one recurrent mask
-    for
-        each gate (its implementation 1); without, all gates share one input mask.
-    "per_gate": one mask for each gate in any case (Keras' `implementation=1`).
-    "variational": one input mask and one recurrent mask shared by all gates (Gal & Ghahramani 2016).
+`MaskKind` names the kinds of masks:
+    "keras": the masks that `keras.layers.LSTM` draws by default. If the layer has recurrent dropout, each gate has its own input mask and
+        its own recurrent mask (Keras' `implementation=1`). If it has input dropout only, all gates share one input mask.
+    "per_gate": each gate has its own masks, with or without recurrent dropout (Keras' `implementation=1`).
+    "variational": all gates share one input mask and one recurrent mask (Gal & Ghahramani 2016).
 
-Zoneout (Krueger et al. 2017) keeps a unit's state; its masks are drawn anew at each step.
+Zoneout (Krueger et al. 2017) lets a unit keep its previous state; unlike dropout masks, its masks are drawn anew at each step.
+
+B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
 import math
@@ -27,19 +28,21 @@ from lstm_jax.shapes import GATES
 
 KEY_TYPE = "threefry2x32"
 COUNTERS = 2**32
-"""Number of values that compiled code can draw from one key."""
+"""Largest number of values that compiled code can draw from one key."""
 
 MaskKind = Literal["keras", "per_gate", "variational"]
 
 
 class DropoutMasks(NamedTuple):
-    """Masks of factors 0 or 1 / (1 - rate), or None for no dropout.
+    """Masks of one call of a recurrent layer. A field is None if there is no such dropout.
+
+    The entries of `input` and `recurrent` are factors: 0, or 1 / (1 - rate).
 
     Attributes:
-        input: mask of x, (B, E) for all gates, or (4, B, E) with one for each gate i, f, g, o.
-        recurrent: mask of h, (B, H) for all gates, or (4, B, H) with one for each gate.
-        zoneout: masks by name of a part of the cell's state, "h" or "c": bool (T, B, H), True where a step keeps the value before it; or a
-            float of shape (), the mean of such masks.
+        input: mask of the input x: (B, E) if all gates share it, or (gates, B, E) with one mask per gate (i, f, g, o for the LSTM).
+        recurrent: mask of the output h of the previous step: (B, H) if all gates share it, or (gates, B, H) with one mask per gate.
+        zoneout: dict from the name of a state array, "h" or "c", to its mask. In training the mask is bool (T, B, H), True where a step
+            keeps the previous value; in evaluation it is a float of shape (), the expected value of the mask.
     """
 
     input: jax.Array | None = None
@@ -48,29 +51,29 @@ class DropoutMasks(NamedTuple):
 
 
 def check_rate(name: str, rate: float) -> float:
-    """Return `rate`, if it is a share that a config may hold.
+    """Return `rate` after checking that it is a valid dropout rate.
 
     Raises:
-        InputError: if it is not in [0, 1).
+        InputError: if `rate` is not in [0, 1).
     """
     return check_number(name, rate, Share)
 
 
 def check_mask_kind(kind: str) -> MaskKind:
-    """Return `kind`.
+    """Return `kind` after checking that it is a `MaskKind`.
 
     Raises:
-        InputError: if it is not a `MaskKind`.
+        InputError: if `kind` is not "keras", "per_gate" or "variational".
     """
     require(kind in get_args(MaskKind), "dropout_masks", kind, "give keras, per_gate or variational")
     return kind  # pyright: ignore[reportReturnType]
 
 
 def draw_mask(key: jax.Array, rate: float, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Return a mask of inverted dropout: 0 with probability `rate`, else 1 / (1 - rate).
+    """Return a mask of inverted dropout: each entry is 0 with probability `rate`, else 1 / (1 - rate).
 
     Raises:
-        InputError: if the rate is outside [0, 1).
+        InputError: if `rate` is not in [0, 1).
     """
     keep = 1 - check_rate("dropout", rate)
     if _can_compile(key, dtype) and math.prod(shape) <= COUNTERS:
@@ -83,7 +86,7 @@ def _draw_in_jax(key: jax.Array, keep: float, shape: tuple[int, ...], dtype) -> 
 
 
 def _can_compile(key: jax.Array, dtype) -> bool:
-    """Return whether compiled code can draw this mask from the same bits."""
+    """Return whether compiled code can draw the mask from the same random bits as `jax.random`, and so return the same mask."""
     config: Any = jax.config
     same_bits = config.jax_threefry_partitionable and not config.jax_enable_x64 and dtype == jnp.float32
     key_type = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and str(jax.random.key_impl(key)) == KEY_TYPE
@@ -92,7 +95,7 @@ def _can_compile(key: jax.Array, dtype) -> bool:
 
 @dataclass(frozen=True)
 class _DrawMask(ForwardOperation):
-    """A draw of a mask from the words of a key."""
+    """Operation that draws a dropout mask from the key data (two uint32) of a threefry key."""
 
     keep: float
     shape: tuple[int, ...]
@@ -110,7 +113,7 @@ class _DrawMask(ForwardOperation):
         return _draw_in_jax(jax.random.wrap_key_data(*args, impl=KEY_TYPE), self.keep, self.shape, jnp.float32), ()
 
     def mapped(self, dims, size):
-        """Return the draw of the masks of several keys, all at once, in JAX."""
+        """Return the operation that draws the masks of several keys at once, in JAX."""
         return Vmapped(replace(self, platforms=()), dims, size)
 
 
@@ -125,21 +128,21 @@ def draw_masks(
     dtype=jnp.float32,
     gates: int = GATES,
 ) -> DropoutMasks:
-    """Return the masks of one call of a recurrent layer.
+    """Return the input and recurrent masks of one call of a recurrent layer.
 
     Args:
-        key: a key.
-        batch: B.
-        features: E.
-        units: H.
+        key: random key.
+        batch: number of rows B.
+        features: number of input features E.
+        units: number of units H.
         dropout: rate of the input masks.
         recurrent_dropout: rate of the recurrent masks.
-        kind: see the module.
+        kind: kind of the masks, see the docstring of the module.
         dtype: dtype of the masks.
         gates: number of gates of the cell.
 
     Raises:
-        InputError: if a rate is outside [0, 1) or `kind` is unknown.
+        InputError: if a rate is not in [0, 1), or `kind` is not a `MaskKind`.
     """
     per_gate = check_mask_kind(kind) == "per_gate" or (kind == "keras" and recurrent_dropout > 0)
     lead = (gates,) if per_gate and gates > 1 else ()
@@ -151,10 +154,17 @@ def draw_masks(
 
 
 def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int, units: int) -> dict[str, jax.Array]:
-    """Return `DropoutMasks.zoneout` of one call, for the parts of the state whose rate is not 0.
+    """Return the zoneout masks of one call in training, as in `DropoutMasks.zoneout`.
+
+    Args:
+        key: random key.
+        rates: rate of each state array by name, "h" or "c"; an array with rate 0 gets no mask.
+        steps: number of steps T.
+        batch: number of rows B.
+        units: number of units H.
 
     Raises:
-        InputError: if a rate is outside [0, 1).
+        InputError: if a rate is not in [0, 1).
     """
     keys = dict(zip(rates, jax.random.split(key, len(rates)), strict=True))
     return {
@@ -163,9 +173,9 @@ def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int
 
 
 def mean_zoneout(rates: dict[str, float], dtype=jnp.float32) -> dict[str, jax.Array]:
-    """Return the means of the masks of `draw_zoneout`, for evaluation.
+    """Return the expected values of the masks of `draw_zoneout`, which are the rates, for use in evaluation.
 
     Raises:
-        InputError: if a rate is outside [0, 1).
+        InputError: if a rate is not in [0, 1).
     """
     return {name: jnp.asarray(check_rate("zoneout", rate), dtype) for name, rate in rates.items() if rate}

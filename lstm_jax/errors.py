@@ -1,13 +1,13 @@
-"""Exceptions of the library: bad input, and an interrupted run."""
+"""Exceptions of the library, for bad input and for interrupted runs."""
 
 
 class InputError(ValueError):
-    """Bad input. The command line prints it as one line and exits with code 2.
+    """Error that bad input causes. The command line prints it as one line and exits with code 2.
 
     Args:
-        subject: name of what is wrong ("dropout", "archive /data/aclImdb_v1.tar.gz").
-        value: the value found; long values are cut to 80 characters.
-        remedy: advice to the user.
+        subject: name of the bad input ("dropout", "archive /data/aclImdb_v1.tar.gz").
+        value: the bad value; a value longer than 80 characters is shortened.
+        remedy: advice to the user on how to correct the input.
     """
 
     def __init__(self, subject: str, value: object, remedy: str):
@@ -18,7 +18,7 @@ class InputError(ValueError):
 
 
 class Interrupted(RuntimeError):
-    """Run ended by SIGINT or SIGTERM, with the state up to `step` saved. The command line exits with code 130."""
+    """Error that ends a run after SIGINT or SIGTERM. The state after `step` has been saved. The command line exits with code 130."""
 
     def __init__(self, step: int):
         self.step = step
@@ -26,6 +26,6 @@ class Interrupted(RuntimeError):
 
 
 def require(condition: bool, subject: str, value: object, remedy: str) -> None:
-    """Raise `InputError(subject, value, remedy)` unless `condition` holds."""
+    """Raise `InputError(subject, value, remedy)` if `condition` is false."""
     if not condition:
         raise InputError(subject, value, remedy)

@@ -1,7 +1,8 @@
-"""Initialisers, functions of (key, shape, dtype), by their names in `keras.initializers` of Keras 3.
+"""Initialisers of weights, found by the names that they have in `keras.initializers` of Keras 3.
 
-Sources of the formulas: Glorot & Bengio 2010 (uniform with limit sqrt(6 / (fan_in + fan_out))), Saxe et al. 2014 (orthogonal),
-Jozefowicz et al. 2015 (forget bias 1), He et al. 2015. A vector of n entries has fan_in = fan_out = n, as in Keras.
+An initialiser is a function (key, shape, dtype) -> array. Sources of the formulas: Glorot & Bengio 2010 (uniform with limit
+sqrt(6 / (fan_in + fan_out))), Saxe et al. 2014 (orthogonal), Jozefowicz et al. 2015 (forget bias 1), He et al. 2015 (He initialisation).
+A vector of n entries has fan_in = fan_out = n, as in Keras.
 """
 
 from collections.abc import Callable
@@ -30,16 +31,19 @@ zeros: Initializer = jax.nn.initializers.zeros
 
 
 def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Return orthonormal rows or columns, whichever are fewer; drawn in float32 where `dtype` is shorter, since QR needs it."""
+    """Return a matrix whose rows or columns, whichever are fewer, are orthonormal.
+
+    If `dtype` has fewer than 32 bits, the matrix is drawn in float32 and then converted, since the QR decomposition needs float32.
+    """
     drawn_in = jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
     return jax.nn.initializers.orthogonal()(key, shape, drawn_in).astype(dtype)
 
 
 def identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Return ones on the diagonal of a matrix, else zeros.
+    """Return a matrix with ones on its diagonal and zeros elsewhere.
 
     Raises:
-        ValueError: if the shape is not that of a matrix.
+        ValueError: if `shape` does not have two axes.
     """
     if len(shape) != 2:
         raise ValueError(f"shape {shape} is no matrix's")
@@ -47,12 +51,12 @@ def identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.A
 
 
 def uniform_embedding(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Return uniform numbers in [-0.05, 0.05), as in Keras' `Embedding`."""
+    """Return numbers drawn uniformly from [-0.05, 0.05), as Keras' `Embedding` does by default."""
     return jax.random.uniform(key, shape, dtype, -0.05, 0.05)
 
 
 def lstm_bias(units: int, dtype=jnp.float32, unit_forget_bias: bool = True) -> jax.Array:
-    """Return zeros (4 * units,), with ones for the forget gate if `unit_forget_bias`."""
+    """Return the initial bias (4 * units,) of an LSTM: ones for the forget gate if `unit_forget_bias` is true, zeros elsewhere."""
     bias = jnp.zeros((GATES, units), dtype)
     return (bias.at[1].set(1) if unit_forget_bias else bias).reshape(-1)
 
@@ -73,17 +77,21 @@ NAMES: dict[str, Initializer] = {
     "lecun_uniform": _scaled(1.0, "fan_in", "uniform"),
     "lecun_normal": _scaled(1.0, "fan_in", "truncated_normal"),
 }
-"""Initialisers with the default arguments of Keras."""
+"""Initialisers by name, each with Keras' default arguments."""
 _ALIASES = {"zero": "zeros", "one": "ones", "uniform": "random_uniform", "normal": "random_normal"}
 _ALIASES |= {"".join(part.title() for part in name.split("_")): name for name in NAMES}
 _ALIASES |= {"OrthogonalInitializer": "orthogonal", "IdentityInitializer": "identity"}
 
 
 def find_initializer(which: str | Initializer, argument: str = "initializer") -> Initializer:
-    """Return the initialiser of that name ("glorot_uniform", or Keras' class name "GlorotUniform"), or the function itself.
+    """Return the initialiser that `which` names; if `which` is a function, return it unchanged.
+
+    Args:
+        which: a name in `NAMES` ("glorot_uniform"), Keras' class name ("GlorotUniform"), or a function (key, shape, dtype) -> array.
+        argument: name of the user's argument, for error messages.
 
     Raises:
-        InputError: if there is no such initialiser.
+        InputError: if `which` is neither a known name nor a function.
     """
     if isinstance(which, str):
         name = _ALIASES.get(which, which)
@@ -96,8 +104,15 @@ def find_initializer(which: str | Initializer, argument: str = "initializer") ->
 def draw(which: str | Initializer, key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, argument: str = "initializer") -> jax.Array:
     """Return an array of initial weights.
 
+    Args:
+        which: the initialiser, as in `find_initializer`.
+        key: random key.
+        shape: shape of the array.
+        dtype: dtype of the array.
+        argument: name of the user's argument, for error messages.
+
     Raises:
-        InputError: if there is no such initialiser, or it does not return an array of that shape.
+        InputError: if `which` is not an initialiser, it raises an error, or its array does not have the given shape.
     """
     found, remedy = find_initializer(which, argument), "give a name, or a function (key, shape, dtype) -> array"
     try:

@@ -1,4 +1,7 @@
-"""Models of the tasks as `flax.nnx` modules, and as pure functions of their parameters."""
+"""Models of the tasks: `flax.nnx` modules, and their conversion to pure functions of the parameters.
+
+B is the batch size, T the number of steps, E the number of embedding features, H the number of units and V the vocabulary size.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,11 +20,18 @@ from lstm_jax.runtime import sharding
 from lstm_jax.shapes import TokenIds, ValidSteps
 
 EMBEDDING = "embedding/embedding"
-"""Name of the embedding table among the parameters of a model, see `Functional.params`."""
+"""Name of the embedding table in `Functional.params`."""
 
 
 def _make_layer(kind: Callable, features: int, config: RecurrentConfig, **options) -> Any:
-    """Return a layer or `Bidirectional` of the config."""
+    """Return a recurrent layer with the options of a config.
+
+    Args:
+        kind: the constructor, `recurrent` or `Bidirectional`.
+        features: number of input features of the layer.
+        config: the model's config.
+        options: further arguments of `kind`.
+    """
     return kind(
         features,
         config.units,
@@ -40,9 +50,11 @@ def _make_layer(kind: Callable, features: int, config: RecurrentConfig, **option
 
 
 class SentimentClassifier(nnx.Module):
-    """Embedding -> recurrent layers -> last output, or pooled outputs -> Dense(1): ids (B, T) -> logits (B,).
+    """Classifier of texts: word ids (B, T) -> logits (B,).
 
-    sigmoid(logit) is the probability of label 1. The default config has the 2,691,713 parameters of the Keras example imdb_lstm.
+    The layers are an embedding, recurrent layers, and a dense layer with one output, which reads the last output or the pooled outputs of
+    the recurrent layers. sigmoid(logit) is the probability of label 1. With the default config the model has 2,691,713 parameters, as many
+    as the Keras example imdb_lstm.
     """
 
     def __init__(self, config: SentimentModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
@@ -75,14 +87,14 @@ class SentimentClassifier(nnx.Module):
         """Return the logits of a batch.
 
         Args:
-            ids: words, padded with 0.
-            vectors: word vectors, time first, that replace those of the embedding.
-            summed: only the sum of the gradients by the vectors of a word is used, so it may come at any of its positions; see `tokens` of
-                `unroll`.
-            deterministic: as in `Recurrent`.
-            rngs: as in `Recurrent`.
+            ids: word ids (B, T), padded with 0.
+            vectors: word vectors (T, B, E) to use in place of those of the embedding; None to use the embedding.
+            summed: whether the caller sums the gradients with respect to `vectors` over all positions of the same word. If so, the sum may
+                be returned at one of these positions and zeros at the others, which saves time; see `tokens` in `unroll`.
+            deterministic: as in `Recurrent.__call__`.
+            rngs: as in `Recurrent.__call__`.
         """
-        steps_first = ids.T  # the recurrence runs over time, so the vectors are gathered time first
+        steps_first = ids.T  # the recurrence runs over time, so the vectors are gathered with time as the first axis
         tokens = steps_first if not self.folded and (summed or vectors is None) else None
         if vectors is None:
             vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first)
@@ -92,7 +104,7 @@ class SentimentClassifier(nnx.Module):
         if self.word_dropout and training:
             kept = jax.random.bernoulli(self._key(rngs), 1 - self.word_dropout, (*steps_first.shape, 1))
             vectors = vectors * jnp.broadcast_to(kept, vectors.shape).astype(vectors.dtype)
-            tokens = None if tokens is None else jnp.where(kept[..., 0], tokens, -1)  # dropped words are equal
+            tokens = None if tokens is None else jnp.where(kept[..., 0], tokens, -1)  # all dropped words have equal vectors
         h: Any = self.recurrent(
             vectors,
             mask=self.embedding.mask(steps_first),
@@ -105,22 +117,23 @@ class SentimentClassifier(nnx.Module):
 
     def _key(self, rngs: nnx.Rngs | jax.Array | None) -> jax.Array:
         if isinstance(rngs, jax.Array):
-            return jax.random.fold_in(rngs, len(self.recurrent.layers))  # the layers use the numbers before
+            return jax.random.fold_in(rngs, len(self.recurrent.layers))  # the layers fold in the smaller numbers
         if rngs is None:
             raise InputError("rngs", None, "word dropout draws from it: give rngs with a `dropout` stream, or deterministic=True")
         return rngs.dropout()
 
     def _pooled(self, h: Float[Array, "T B D"], ids: Int[Array, "T B"]) -> Float[Array, "B P"]:
-        """Return mean, maximum or both over the words of each row; zeros for a row without words."""
+        """Return the outputs of each row pooled over its words: their mean, their maximum or both. A row without words gives zeros."""
         real = jnp.broadcast_to((ids != 0)[..., None], h.shape)
         mean = jnp.where(real, h, 0).sum(0) / jnp.maximum(real.sum(0), 1).astype(h.dtype)
         largest = jnp.where(real.any(0), jnp.where(real, h, -jnp.inf).max(0), 0)
         return {"mean": mean, "max": largest, "mean+max": jnp.concatenate([mean, largest], -1)}[self.pooling]
 
     def fold(self) -> "SentimentClassifier":
-        """Multiply the embedding table into the kernels of the first layer: (V, E) (E, G H), so that the projection of a word is a lookup.
+        """Replace the kernels W of the first layer by table @ W, so that the projection of a word is one lookup in the product.
 
-        For use without dropout: input dropout would then drop words, not features.
+        The table is (V, E), W is (E, gates * H) and their product (V, gates * H). Use the folded model without dropout, since input
+        dropout would drop whole words instead of features. The model is changed in place and returned.
         """
         first = self.recurrent.layers[0]
         table = sharding.constrain(self.embedding.embedding[...], 0)
@@ -131,9 +144,10 @@ class SentimentClassifier(nnx.Module):
 
 
 class CharGenerator(nnx.Module):
-    """One-hot characters, or an embedding -> recurrent layers -> Dense(V): ids (B, T) -> logits of the next character.
+    """Language model of characters: ids (B, T) -> logits of the next character (B, T, V).
 
-    With 33 characters and 128 units it has the 87,201 parameters of the Keras example lstm_text_generation.
+    The layers are one-hot encoding or an embedding, recurrent layers, and a dense layer with V outputs. With a vocabulary of 33 characters
+    and 128 units the model has 87,201 parameters, as many as the Keras example lstm_text_generation.
     """
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
@@ -149,7 +163,7 @@ class CharGenerator(nnx.Module):
         )
 
     def initial_state(self, batch: int) -> list[Any]:
-        """Return zero states, one per layer, of (B, H) arrays; an `LSTMState` for LSTMs."""
+        """Return a list with the zero state of each layer, a tuple of (B, H) arrays (an `LSTMState` if the cell is the LSTM)."""
         return [CELLS[self.cell].initial_state(batch, self.units) for _ in self.recurrent.layers]
 
     def hidden(
@@ -161,7 +175,10 @@ class CharGenerator(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> tuple[Float[Array, "T B H"], list[Any]]:
-        """Return the output of the last layer after each character, time first, and the states of the layers; arguments as `__call__`."""
+        """Return the outputs (T, B, H) of the last recurrent layer after each character, and the final states of all layers.
+
+        The arguments are those of `__call__`.
+        """
         steps_first = ids.T
         x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first)
         valid = None if mask is None else mask.T
@@ -169,7 +186,7 @@ class CharGenerator(nnx.Module):
         return self.recurrent(x, mask=valid, tokens=tokens, initial_state=state, deterministic=deterministic, rngs=rngs, time_major=True)
 
     def logits(self, hidden: Float[Array, "... H"]) -> Float[Array, "... V"]:
-        """Return the logits of the next character from the output of `hidden`."""
+        """Return the logits of the next character, given the outputs of the last recurrent layer."""
         if isinstance(self.head, TiedHead) and self.embedding is not None:
             return self.head(hidden, self.embedding.embedding[...])
         assert isinstance(self.head, ClassifierHead)
@@ -185,24 +202,29 @@ class CharGenerator(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> tuple[Float[Array, "..."], list[Any]]:
-        """Return the logits of the next character of each step (B, T, V), or with `last` of the last step (B, V), and the states.
+        """Return the logits of the next character, and the final states of all layers.
 
         Args:
-            ids: characters (B, T), T at least 1.
-            mask: False for steps to skip.
-            state: initial states; zeros if None.
-            last: return the logits of the last step only.
-            deterministic: as in `Recurrent`.
-            rngs: as in `Recurrent`.
+            ids: character ids (B, T); T is at least 1.
+            mask: bool (B, T), False at steps to skip; None if no step is skipped.
+            state: initial states, one per layer; None for zeros.
+            last: whether to return only the logits after the last step.
+            deterministic: as in `Recurrent.__call__`.
+            rngs: as in `Recurrent.__call__`.
+
+        Returns:
+            The logits after every step (B, T, V), or after the last step (B, V) if `last` is true; and a list of final states.
         """
         h, states = self.hidden(ids, mask=mask, state=state, deterministic=deterministic, rngs=rngs)
         return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states
 
 
 class Forecaster(nnx.Module):
-    """Recurrent layers -> Dense(2 K): entries (B, T, F) and times ahead (B, K) -> mean and log standard deviation of each entry ahead.
+    """Forecaster of a time series: returns the mean and the log standard deviation of each of the next K entries.
 
-    Means are differences from the last entry read, in the units of `entries`. The times ahead are appended to the last output.
+    The input is the past entries (B, T, F), where F is the number of features of an entry, and for each entry to forecast one number that
+    encodes how far ahead it lies (B, K). These numbers are appended to the last output of the recurrent layers, and a dense layer with
+    2 K outputs reads both. A mean is the difference from the last past entry, in the units of `entries`.
     """
 
     def __init__(self, config: ForecastModelConfig, features: int, horizon: int, *, rngs: nnx.Rngs):
@@ -221,7 +243,14 @@ class Forecaster(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> Float[Array, "B 2 K"]:
-        """Return means and logs of standard deviations; `deterministic` and `rngs` as in `Recurrent`."""
+        """Return the means and the log standard deviations of the next K entries, stacked on axis 1.
+
+        Args:
+            entries: past entries (B, T, F).
+            ahead: encoded time until each entry to forecast (B, K).
+            deterministic: as in `Recurrent.__call__`.
+            rngs: as in `Recurrent.__call__`.
+        """
         h: Any = self.recurrent(entries, deterministic=deterministic, rngs=rngs)
         out = self.head(jnp.concatenate([h, ahead], axis=-1))
         return out.reshape(*ahead.shape[:1], 2, -1)
@@ -231,15 +260,15 @@ class Functional(NamedTuple):
     """A model as a pure function of its parameters."""
 
     params: dict[str, jax.Array]
-    """Flat dict of arrays, named as in `lstm_jax.convert` ("recurrent/0/kernel")."""
+    """Parameters by flat name, such as "recurrent/0/kernel"; `lstm_jax.convert` uses the same names."""
     rebuild: Callable[[dict[str, jax.Array]], nnx.Module]
-    """rebuild(params) -> the module with these parameters, inside or outside of jit."""
+    """Function rebuild(params) -> module with these parameters. It may be called inside or outside of jit."""
 
 
 def functional(model: nnx.Module) -> Functional:
-    """Split a model into parameters under flat names and a function that rebuilds it.
+    """Split a model into its parameters and a function that rebuilds the model from parameters.
 
-    `rebuild` raises InputError if a name is missing or unknown, or a shape differs.
+    The returned `rebuild` raises `InputError` if a parameter is missing or unknown, or has another shape than in `model`.
     """
     graph, state, rest = nnx.split(model, nnx.Param, ...)
     paths = {"/".join(str(part) for part in path if part != "layers"): path for path, _ in nnx.to_flat_state(state)}
@@ -259,10 +288,10 @@ def functional(model: nnx.Module) -> Functional:
 
 
 def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Return the parameters with those in `others` replaced.
+    """Return a copy of `params` in which the arrays in `others` replace those of the same name.
 
     Raises:
-        InputError: if a name is unknown or a shape differs.
+        InputError: if `others` has a name that `params` lacks, or an array of another shape.
     """
     for name, array in others.items():
         found = params.get(name)
@@ -273,7 +302,10 @@ def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[st
 
 
 def layer_rows(model: nnx.Module) -> list[dict[str, str]]:
-    """Return one row per layer that owns parameters: name, type, shapes, count; for a table as Keras' `summary()` prints."""
+    """Return the rows of a table like that of Keras' `summary()`: the name, type, parameter shapes and parameter count of each layer.
+
+    Layers without parameters of their own are left out.
+    """
     rows = []
     for path, module in nnx.iter_modules(model):
         own = {name: value for name, value in vars(module).items() if isinstance(value, nnx.Param)}

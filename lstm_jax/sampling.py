@@ -1,11 +1,14 @@
 """Sampling of text: one compiled call draws all characters.
 
-Two modes. `carried`: each character is one step from the carried state. `window`: each character is drawn after reading the last `length`
-characters from a zero state, as the Keras example lstm_text_generation does. If the prompt is not longer than the window, both agree on the
-first character. A draw is p -> log p / temperature -> softmax -> one categorical draw; temperature 0 takes the likeliest character.
+The sampler has two modes. In mode "carried" the model reads each drawn character from the state after the previous character. In mode
+"window" each character is drawn after the model has read the last `length` characters from a zero state, as in the Keras example
+lstm_text_generation. If the prompt is not longer than the window, both modes draw the same first character. A character is drawn from
+softmax(log p / temperature), where p are the model's probabilities; at temperature 0 it is the likeliest character.
 
-A character lies in `length` windows, and the state of a window after it is one step from the state before it. The states of all open
-windows are therefore kept, and a drawn character is read by all of them at once: a step over `length` rows instead of `length` steps.
+In mode "window" each character belongs to `length` overlapping windows. The sampler keeps the state of every window that is not yet full,
+and all windows read a drawn character at once. A character thus costs one step over `length` rows, instead of `length` steps over one row.
+
+B is the number of texts and V the number of distinct characters (the vocabulary size).
 """
 
 import contextlib
@@ -26,41 +29,48 @@ Mode = Literal["carried", "window"]
 Method = Literal["likeliest", "some", "all"]
 
 FEW = 256
-"""Most distinct characters for which cumulative sums are computed by a product."""
+"""Largest vocabulary size for which cumulative sums are computed as a matrix product."""
 
 
 class Drawing(NamedTuple):
-    """State between two chunks of drawn characters."""
+    """State of the sampler between two chunks of drawn characters."""
 
     key: jax.Array
     drawn: jax.Array
-    """int32 (): characters drawn so far."""
+    """int32 (): number of characters drawn so far for each text."""
     logits: jax.Array
-    """(B, V): logits of the next character."""
+    """(B, V): logits of the next character of each text."""
     state: Any
-    """States of the layers: B rows in "carried" mode; B * length rows in "window" mode, where row b * length + n is the window of text b
-    that will be full n characters from now. In a text shorter than a window the first windows all begin with the text."""
+    """States of the layers. They have B rows in mode "carried". In mode "window" they have B * length rows, and row b * length + n is the
+    window of text b that will be full after n more characters. If a text is shorter than a window, several windows begin at its start."""
 
 
 class Rules(NamedTuple):
-    """Rules of a draw; arrays, so that another value compiles nothing anew (another `method_of` does).
+    """Rules by which a character is drawn.
 
-    Characters as likely as the last one kept are kept too.
+    The rules are arrays, so that new values do not recompile the sampler, unless they change the result of `method_of`. If several
+    characters are as likely as the least likely one that top-k or top-p keeps, all of them are kept.
     """
 
     temperature: jax.Array
-    """float32 (): 0 for greedy."""
+    """float32 (): temperature; 0 draws the likeliest character."""
     top_k: jax.Array
-    """int32 (): draw from the k likeliest characters only; V for all."""
+    """int32 (): number k of likeliest characters to draw from; V to draw from all."""
     top_p: jax.Array
-    """float32 (): draw from the likeliest characters that together reach this probability; 1 for all (Holtzman et al. 2020)."""
+    """float32 (): probability that the likeliest characters to draw from must reach together; 1 to draw from all (Holtzman et al. 2020)."""
 
 
 def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
-    """Check the arguments and return `Rules`; `top_k` is 0 for all.
+    """Check the arguments and return them as `Rules`.
+
+    Args:
+        vocabulary: vocabulary size V.
+        temperature: temperature of the draw; 0 draws the likeliest character.
+        top_k: number of likeliest characters to draw from; 0 to draw from all.
+        top_p: probability that the likeliest characters to draw from must reach together; 1 to draw from all.
 
     Raises:
-        InputError: for a temperature neither 0 nor from 1e-6 to 1e6, top_k below 0 or top_p outside (0, 1].
+        InputError: if `temperature` is neither 0 nor between 1e-6 and 1e6, `top_k` is below 0, or `top_p` is not in (0, 1].
     """
     check_number("temperature", float(temperature), Temperature)
     require(top_k >= 0, "top_k", top_k, "give 0 (all) or more")
@@ -69,14 +79,17 @@ def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p:
 
 
 def method_of(rules: Rules, vocabulary: int) -> Method:
-    """Return the method of a draw: "likeliest" at temperature 0, "some" if top-k or top-p may exclude characters, else "all"."""
+    """Return the method of drawing: "likeliest" at temperature 0, "some" if top-k or top-p may exclude characters, else "all"."""
     if rules.temperature == 0:
         return "likeliest"
     return "some" if rules.top_k < vocabulary or rules.top_p < 1 else "all"
 
 
 def allowed_logits(logits: Float[Array, "B V"], rules: Rules) -> Float[Array, "B V"]:
-    """Return log p / temperature, -inf for characters excluded by top-k and top-p; for temperatures above 0."""
+    """Return log-probabilities at the temperature of `rules`, which must be above 0; those of characters that are not allowed are -inf.
+
+    A character is not allowed if top-k or top-p excludes it.
+    """
     return _likeliest(logits.astype(jnp.float32) / rules.temperature, rules)
 
 
@@ -91,13 +104,16 @@ def _likeliest(scaled: jax.Array, rules: Rules) -> jax.Array:
 
 
 def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, method: Method | None = None) -> Int[Array, "B"]:
-    """Draw one character per row: the first whose cumulative probability exceeds the number of the row; temperature 0 takes the likeliest.
+    """Draw one character per row by inversion of the cumulative distribution.
+
+    The result is the first character whose cumulative probability exceeds the uniform number of the row. At temperature 0 it is the
+    likeliest character.
 
     Args:
-        uniform: numbers in [0, 1).
+        uniform: one random number in [0, 1) per row.
         logits: logits of the characters.
         rules: temperature, top-k and top-p.
-        method: see `method_of`, if the rules are being traced.
+        method: method of drawing; None for that of `method_of`, which needs concrete rules and fails on traced ones.
     """
     method = method or method_of(rules, logits.shape[-1])
     if method == "likeliest":
@@ -110,7 +126,8 @@ def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, 
 def _cumulated(p: jax.Array) -> jax.Array:
     """Return cumulative sums along the last axis.
 
-    For few characters a product with ones is faster: the CPU backend of XLA makes five fusions of a cumsum.
+    For at most `FEW` characters the sums are computed as a product with a triangular matrix of ones. It is faster than `jnp.cumsum`, from
+    which XLA's CPU compiler makes five fusions.
     """
     size = p.shape[-1]
     if size > FEW:
@@ -119,14 +136,15 @@ def _cumulated(p: jax.Array) -> jax.Array:
 
 
 class Sampler:
-    """Sampler of text from the model `rebuild(params)`.
+    """Sampler of text from a character model.
 
     Args:
-        rebuild: params -> CharGenerator.
+        rebuild: function params -> `CharGenerator`.
         vocabulary: number of distinct characters V.
         mode: "carried" or "window".
-        length: characters of a window.
-        mesh: devices that several texts are split over if they divide evenly; None for one device. It changes no draw.
+        length: number of characters in a window.
+        mesh: device mesh over which the texts are sharded if their number is divisible by the number of devices; None for one device. The
+            drawn characters do not depend on it.
     """
 
     def __init__(self, rebuild: Callable, vocabulary: int, mode: Mode = "carried", length: int = 40, mesh: Mesh | None = None):
@@ -136,7 +154,7 @@ class Sampler:
         windows = length if mode == "window" else 1
 
         def first_logits(model, state, batch):
-            """Return the logits of the oldest window of each text, the full one."""
+            """Return the logits (B, V) of the next character, read from the oldest window of each text, which is full."""
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))
 
@@ -144,7 +162,7 @@ class Sampler:
         def start(params, key, ids, valid):
             model = rebuild(params)
             batch = ids.shape[0]
-            if mode == "window":  # row n of a text's windows reads its characters from n on
+            if mode == "window":  # window n of a text skips the first n characters
                 opened = jnp.arange(length)[None, :, None] <= jnp.arange(length)[None, None, :]
                 valid = (valid[:, None, :] & opened).reshape(batch * length, length)
                 ids = jnp.repeat(ids, length, axis=0)
@@ -152,20 +170,20 @@ class Sampler:
             return Drawing(key, jnp.zeros((), jnp.int32), first_logits(model, state, batch), state)
 
         def shifted(part):
-            """Close the oldest window, and open one with a zero state."""
+            """Remove the oldest window of each text, and append a new window with a zero state."""
             rows = part.reshape(-1, length, part.shape[-1])
             return jnp.concatenate([rows[:, 1:], jnp.zeros_like(rows[:, :1])], axis=1).reshape(part.shape)
 
         @partial(jax.jit, static_argnames="samples")
         def repeat(logits, state, samples: int):
-            """Repeat the one text that was read."""
+            """Repeat the logits and the state of a single prompt for each sample."""
             return jax.tree.map(lambda part: sharding.constrain(jnp.tile(part, (samples, 1)), 0), (logits, state))
 
         @partial(jax.jit, static_argnames=("chars", "method"))
         def advance(params, drawing: Drawing, rules: Rules, chars: int, method: Method):
             model = rebuild(params)
 
-            # for all characters at once: inside the loop the few random numbers of a step would take longer than the step
+            # all random numbers are drawn before the loop: drawing the few numbers of one step inside it would take longer than the step
             numbers = drawing.drawn + jnp.arange(chars, dtype=jnp.int32)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(drawing.key, numbers)
             uniform = jax.vmap(lambda key: jax.random.uniform(key, drawing.logits.shape[:1]))(keys)
@@ -186,18 +204,18 @@ class Sampler:
         return sharding.on(self.mesh) if split and self.mesh is not None else contextlib.nullcontext()
 
     def start(self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], samples: int = 1) -> Drawing:
-        """Read the prompts; if P is 0, the model starts from its zero state.
+        """Read the prompts and return the state from which `advance` draws characters.
 
-        In "window" mode only the last `length` characters of a longer prompt are read, as by the Keras example lstm_text_generation.
+        In mode "window" only the last `length` characters of a longer prompt are read, as in the Keras example lstm_text_generation.
 
         Args:
             params: parameters of the model.
             key: random key of all draws.
-            prompt: ids of the prompts.
-            samples: texts that continue a single prompt (B = 1), which is read once.
+            prompt: character ids of the prompts, all of the same length P. If P is 0, the model starts from its zero state.
+            samples: number of texts to draw for a single prompt (B = 1), which is read only once.
 
         Raises:
-            InputError: if `samples` is below 1, or above 1 with several prompts.
+            InputError: if `samples` is below 1, or if it is above 1 and there are several prompts.
         """
         require(samples >= 1, "samples", samples, "give 1 or more")
         require(
@@ -207,7 +225,7 @@ class Sampler:
         if self.mode == "window":
             prompt = prompt[:, max(0, prompt.shape[1] - self.length) :]
         batch, size = prompt.shape
-        # padded at the front, so that prompts of many sizes share a few compilations
+        # prompts are padded at the front, so that prompts of different lengths need only a few compilations
         room = self.length if self.mode == "window" else 1 << max(0, size - 1).bit_length()
         ids = jnp.concatenate([jnp.zeros((batch, room - size), jnp.int32), prompt], axis=1)
         valid = jnp.broadcast_to(jnp.arange(room) >= room - size, ids.shape)
@@ -220,17 +238,25 @@ class Sampler:
         return drawing._replace(logits=logits, state=state)
 
     def advance(self, params: Any, drawing: Drawing, rules: Rules, chars: int) -> tuple[Drawing, Int[Array, "B N"]]:
-        """Draw `chars` characters; each number of characters is compiled once."""
+        """Draw `chars` more characters of each text, and return the new state and the character ids (B, chars).
+
+        Each new value of `chars` compiles the sampler once.
+        """
         with self._devices(drawing.logits.shape[0]):
             return self._advance(params, drawing, rules, chars, method_of(rules, self.vocabulary))
 
     def generate(
         self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], chars: int, rules: Rules, samples: int = 1
     ) -> Int[Array, "S N"]:
-        """Draw ids (B, chars) that continue the prompts, or (samples, chars) that continue one; the same key gives the same ids.
+        """Draw `chars` characters that continue each prompt; the same key gives the same characters.
+
+        The arguments are those of `start` and `advance`.
+
+        Returns:
+            character ids (B, chars), or (samples, chars) if `samples` is above 1.
 
         Raises:
-            InputError: if `chars` is below 0; and as `start`.
+            InputError: if `chars` is below 0, `samples` is below 1, or `samples` is above 1 and there are several prompts.
         """
         require(chars >= 0, "chars", chars, "give 0 or more")
         return self.advance(params, self.start(params, key, prompt, samples), rules, chars)[1]

@@ -1,13 +1,13 @@
-"""Names of dimensions and array types for signatures.
+"""Array types for signatures, and the letters that name their dimensions.
 
-B batch rows, T time steps, E input features, H units (hidden size), V vocabulary size, G gates; the LSTM has 4, in the order i, f, g, o.
-A last axis of size 4H contains the gates in that order.
+B is the number of batch rows, T of time steps, E of input features, H of units (hidden size), V of vocabulary entries and G of gates.
+The LSTM has 4 gates: i (input), f (forget), g (cell input) and o (output). A last axis of size 4H contains the gates in this order.
 """
 
 from jaxtyping import Array, Bool, Float, Int
 
 GATES = 4
-"""Gates of the LSTM; the number of a cell is `Cell.gates`."""
+"""Number of gates of the LSTM. `Cell.gates` is the number of gates of any cell."""
 
 Inputs = Float[Array, "B T E"]
 Outputs = Float[Array, "B T H"]

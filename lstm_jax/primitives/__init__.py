@@ -1,1 +1,1 @@
-"""Operations with compiled passes, for every transformation of JAX and for devices of a mesh."""
+"""Operations with compiled forward and backward passes that support all transformations of JAX and sharded arrays."""

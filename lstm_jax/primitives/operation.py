@@ -1,15 +1,16 @@
-"""Operations with a forward and a backward pass of their own, for every transformation of JAX.
+"""Operations with custom forward and backward passes that support all transformations of JAX.
 
-`apply(operation, *args)` runs an `Operation`. For JAX it is three primitives: forward, its tangents, and backward.
+`apply(operation, *args)` runs an `Operation`. JAX sees three primitives: the forward pass, its tangents, and the backward pass. The custom
+passes may be compiled code that JAX cannot differentiate, so each operation also has a twin: the same computation written in JAX.
 
-- Reverse mode runs the operation's own passes. The tangents are linear in the given tangents, and their transpose is the backward pass.
-- Forward mode and higher orders differentiate the operation's twin in JAX, which has the same values.
-- `vmap` folds the mapped axis into the rows of the batch. If an operand without rows (a kernel) is mapped too, it becomes one call for all
-sets
-  if the operation has such a call, else `vmap` of its own passes.
-- The operation's own passes run on the platforms of `runs_on`; other platforms, and exported programs, run the twin. The choice is made
-when a
-  program is lowered.
+- Reverse mode runs the custom passes. The tangents primitive is linear in the input tangents, and its transpose is the backward pass.
+- Forward mode and derivatives of higher order differentiate the twin.
+- `vmap` merges the mapped axis with the batch axis. If an operand without a batch axis (such as a kernel) is mapped, it runs the operation
+  that `Operation.mapped` returns instead, by default `jax.vmap` of the custom passes.
+- The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin. The choice
+  is made when a program is lowered.
+
+A leaf is one array of a pytree. Many functions refer to a leaf by its number in the order of `jax.tree.leaves`.
 """
 
 from abc import abstractmethod
@@ -28,58 +29,68 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 class Operation:
-    """A function of pytrees of arrays. Subclasses are frozen dataclasses of static options, which are keys of the program cache.
+    """A function of pytrees of arrays with custom forward and backward passes.
 
-    `keep` requests residuals, the results of the forward pass that `backward` reads. Cotangents have the structure of the outputs; `wanted`
-    has the structure of the arguments, with bools as leaves. None stands for a cotangent of zeros and for a gradient that is not wanted.
+    Subclasses are frozen dataclasses. Their fields are static options and part of the key of JAX's program cache.
+
+    The methods share these arguments:
+        keep: whether the forward pass also returns residuals, the arrays that the backward pass reads.
+        args: the arguments of the operation, pytrees of arrays.
+        wanted: pytree of bools with the structure of `args`, True for each leaf whose gradient is wanted.
+        residuals: the residuals that the forward pass returned.
+        cotangents: pytree with the structure of the outputs; a leaf is None if the cotangent is zero.
     """
 
     @abstractmethod
     def forward(self, keep: bool, *args) -> tuple[Any, Any]:
-        """Return outputs, and residuals or None."""
+        """Return the outputs, and the residuals if `keep` is true, else None."""
 
     @abstractmethod
     def backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return gradients by the arguments."""
+        """Return the gradients with respect to `args`, a tuple of the same structure; a gradient that is not wanted may be None."""
 
     @abstractmethod
     def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
-        """Return the results of `forward`, from operations of JAX only."""
+        """Return the results of `forward`, computed in JAX (the twin)."""
 
     @abstractmethod
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the results of `backward`, from operations of JAX only."""
+        """Return the results of `backward`, computed in JAX (the twin)."""
 
     @abstractmethod
     def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms on which `forward` and `backward` run; other platforms run their twins."""
+        """Return the platforms on which `forward` and `backward` run; other platforms run `plain_forward` and `plain_backward`."""
 
     @abstractmethod
     def rows(self, args: tuple) -> list[int | None]:
-        """Return, for each leaf of the arguments, the axis of the batch's rows, or None if it has none."""
+        """Return the batch axis of each leaf of the arguments, or None for a leaf without a batch axis."""
 
     @abstractmethod
     def output_rows(self, outputs: Any) -> list[int]:
-        """Return the axis of the batch's rows for each leaf of the outputs."""
+        """Return the batch axis of each leaf of the outputs."""
 
     def residual_rows(self, residuals: Any) -> list[int]:
-        """Return the axis of the batch's rows for each leaf of the residuals."""
+        """Return the batch axis of each leaf of the residuals."""
         return [1] * len(jax.tree.leaves(residuals))
 
     def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
-        """Return the operation for leaves with a leading axis of `size` where `dims` has 0; outputs and residuals all have this axis."""
+        """Return the operation that runs this one on `size` sets of arguments.
+
+        A leaf of the arguments has a leading axis of length `size` if its entry of `dims` is 0; if its entry is None, all sets share it.
+        All outputs and residuals have this leading axis.
+        """
         return Vmapped(self, dims, size)
 
 
 class ForwardOperation(Operation):
-    """An operation without a backward pass of its own: its derivatives come from the twin."""
+    """An operation without a custom backward pass: its gradients are those of its twin in JAX."""
 
     def backward(self, wanted, args, residuals, cotangents):
-        """See `Operation`."""
+        """Return the gradients; see `Operation.backward`."""
         return self.plain_backward(wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """See `Operation`."""
+        """Return the results of `backward`, computed in JAX; see `Operation.plain_backward`."""
         leaves, tree = jax.tree.flatten(args)
         given = [n for n, want in enumerate(tree.flatten_up_to(wanted)) if want]
 
@@ -96,16 +107,16 @@ class ForwardOperation(Operation):
         return tree.unflatten([gradients.get(n) for n in range(len(leaves))])
 
     def rows(self, args: tuple) -> list[int | None]:
-        """See `Operation`."""
+        """Return the batch axis of each leaf of the arguments; see `Operation.rows`."""
         return [None] * len(jax.tree.leaves(args))
 
     def output_rows(self, outputs) -> list[int]:
-        """See `Operation`; there are no rows."""
+        """Return an empty list, since the outputs are treated as having no batch axis."""
         return []
 
 
 def apply(operation: Operation, *args):
-    """Return the outputs of an operation."""
+    """Run an operation on `args` and return its outputs."""
     return _apply(operation, args)
 
 
@@ -117,7 +128,7 @@ def _apply(operation: Operation, args: tuple):
 
 
 def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tuple[Any, Any]:
-    """Bind the forward primitive; return outputs, and residuals or None."""
+    """Bind the forward primitive, and return the outputs, and the residuals if `keep` is true, else None."""
 
     def compiled(*leaves):
         return operation.forward(keep, *tree.unflatten(leaves))
@@ -131,14 +142,14 @@ def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tupl
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)  # gradients outside of jit are traced once
 def _run_backward(operation: Operation, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], leaves: Leaves) -> Leaves:
-    """Bind the backward primitive; return the gradients by the leaves that `wanted` numbers.
+    """Bind the backward primitive, and return one gradient for each number in `wanted`.
 
     Args:
         operation: the operation.
-        wanted: numbers of leaves of the arguments.
-        trees: structures of arguments, residuals and cotangents.
-        given: numbers of the leaves of the cotangents that are not zeros.
-        leaves: leaves of arguments and residuals, and the given ones of the cotangents.
+        wanted: numbers of the leaves of the arguments whose gradients are wanted.
+        trees: tree structures of the arguments, the residuals and the cotangents.
+        given: numbers of the leaves of the cotangents that are not zero.
+        leaves: all leaves of the arguments and of the residuals, and the leaves of the cotangents that are not zero.
     """
     functions = (operation.backward, operation.plain_backward)
     compiled, plain = (partial(_call_backward, function, wanted, trees, given) for function in functions)
@@ -157,19 +168,32 @@ def _call_backward(function: Callable, wanted: tuple[int, ...], trees: tuple, gi
 
 
 def _cut(trees: tuple, leaves: Sequence) -> tuple[Sequence, Sequence, Sequence]:
-    """Return the leaves of the arguments, of the residuals, and the rest."""
+    """Split `leaves` into those of the arguments, those of the residuals, and the remaining ones.
+
+    `trees` starts with the tree structures of the arguments and the residuals.
+    """
     args, residuals = trees[0].num_leaves, trees[1].num_leaves
     return leaves[:args], leaves[args : args + residuals], leaves[args + residuals :]
 
 
 def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Leaves) -> tuple[tuple[ClosedJaxpr, ClosedJaxpr], Any]:
-    """Return both programs, traced with the caller's settings, and the structure of their results."""
+    """Trace the functions `compiled` and `plain`, and return both programs and the tree structure of their results.
+
+    The first program is that of `plain` if the operation has no platforms.
+    """
     twin, shapes = jax.make_jaxpr(plain, return_shape=True)(*leaves)
     return (jax.make_jaxpr(compiled)(*leaves) if operation.runs_on() else twin, twin), jax.tree.structure(shapes)
 
 
 def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
-    """Return the tangents of the outputs by those of the arguments' leaves that `given` numbers."""
+    """Return the tangents of the outputs, computed from the tangents of some arguments by forward mode through the twin.
+
+    Args:
+        operation: the operation.
+        trees: tree structures of the arguments and the residuals.
+        given: numbers of the leaves of the arguments that have tangents.
+        leaves: all leaves of the arguments and of the residuals, and the tangents of the leaves in `given`.
+    """
     args, _, tangents = _cut(trees, leaves)
 
     def of_given(*values):
@@ -182,7 +206,7 @@ def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leave
 
 
 def _run_compiled(primitive: Primitive, *leaves, **params) -> Leaves:
-    with jax.disable_jit(False):  # else this would recurse without end
+    with jax.disable_jit(False):  # under jax.disable_jit() this function would call itself without end
         return jax.jit(partial(primitive.bind, **params))(*leaves)
 
 
@@ -216,7 +240,7 @@ def _forward_jvp(primals, tangents, *, operation, keep, tree, branches):
     outputs, residuals = _run_forward(operation, True, tree, primals)
     results = (outputs, residuals) if keep else (outputs, None)
     leaves = jax.tree.leaves(results)
-    if keep:  # a derivative of order 2 differentiates the residuals too
+    if keep:  # a second derivative differentiates the residuals too
         return leaves, _plain_jvp(lambda *leaves: operation.plain_forward(True, *tree.unflatten(leaves)), primals, tangents, given)
     trees = (tree, jax.tree.structure(residuals), jax.tree.structure(outputs))
     operands = [*primals, *jax.tree.leaves(residuals), *(tangents[n] for n in given)]
@@ -264,19 +288,30 @@ ad.primitive_transposes[_linear] = _linear_transpose
 
 
 def _in_front(leaves, dims) -> tuple[int, Leaves, tuple[int | None, ...]]:
-    """Return the size of the mapped axis, the leaves with this axis first, and 0 or None for each."""
+    """Move the mapped axis of each leaf to the front.
+
+    Returns:
+        the size of the mapped axis, the leaves, and for each leaf its mapped axis: 0, or None if the leaf is not mapped.
+    """
     size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
     moved = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
     return size, moved, tuple(None if dim is None else 0 for dim in dims)
 
 
 def _spread(leaf, dim: int | None, size: int):
-    """Return the leaf with the mapped axis first."""
+    """Return the leaf with the mapped axis first; a leaf that is not mapped (`dim` is None) is repeated along it."""
     return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
 
 
 def _fold(leaf, dim: int | None, axis: int | None, size: int):
-    """Return the leaf with the mapped axis in its rows."""
+    """Merge the mapped axis of a leaf into its batch axis, and return the leaf.
+
+    Args:
+        leaf: an array whose mapped axis, if it has one, comes first.
+        dim: 0 if the leaf is mapped, else None.
+        axis: batch axis of the leaf without the mapped axis; a leaf for which it is None is returned unchanged.
+        size: size of the mapped axis.
+    """
     if axis is None:
         return leaf
     whole = jnp.moveaxis(_spread(leaf, dim, size), 0, axis)
@@ -284,7 +319,7 @@ def _fold(leaf, dim: int | None, axis: int | None, size: int):
 
 
 def _unfold(leaf, axis: int, size: int):
-    """Undo `_fold`: return the leaf with the mapped axis first."""
+    """Split the batch axis of a leaf, undoing `_fold`, and return the leaf with the mapped axis first."""
     cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
     return jnp.moveaxis(cut, axis, 0)
 
@@ -317,7 +352,7 @@ def _backward_batch(leaves, dims, *, operation, wanted, trees, given, branches):
         folded = [_fold(*each, size) for each in zip(leaves, dims, by_row, strict=True)]
         gradients = _run_backward(operation, wanted, trees, given, folded)
         return [_unfold(leaf, axes[n], size) for n, leaf in zip(wanted, gradients, strict=True)], [0] * len(wanted)
-    # each mapped call has its own gradient: operands with a gradient are mapped, so that it is not summed
+    # each mapped call returns its own gradients, so operands whose gradients are wanted become mapped: else their gradients would be summed
     count = trees[0].num_leaves
     dims_of_args = tuple(0 if n in wanted else dim for n, dim in enumerate(dims[:count]))
     spread = [_spread(leaf, dims[n], size) if n >= count or n in wanted else leaf for n, leaf in enumerate(leaves)]
@@ -338,14 +373,14 @@ batching.primitive_batchers[_linear] = _linear_batch
 
 @dataclass(frozen=True)
 class Vmapped(Operation):
-    """`vmap` of an operation's own passes: leaves with 0 in `dims`, and all results, have a leading axis of `size`."""
+    """`jax.vmap` of the passes of another operation, `inner`; see `Operation.mapped` for `dims` and `size`."""
 
     inner: Operation
     dims: tuple[int | None, ...]
     size: int
 
     def runs_on(self) -> tuple[str, ...]:
-        """See `Operation`."""
+        """Return the platforms of `forward` and `backward`; see `Operation.runs_on`."""
         return self.inner.runs_on()
 
     def _over(self, function: Callable, args: tuple, *more):
@@ -353,19 +388,19 @@ class Vmapped(Operation):
         return jax.vmap(lambda leaves, *more: function(tree.unflatten(leaves), *more), (list(self.dims), *(0 for _ in more)))(leaves, *more)
 
     def forward(self, keep: bool, *args):
-        """See `Operation`."""
+        """Return the outputs and the residuals; see `Operation.forward`."""
         return self._over(lambda args: self.inner.forward(keep, *args), args)
 
     def plain_forward(self, keep: bool, *args):
-        """See `Operation`."""
+        """Return the results of `forward`, computed in JAX; see `Operation.plain_forward`."""
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """See `Operation`; the gradient by a leaf that is not mapped is the sum over all calls."""
+        """Run the backward pass; the gradient of a leaf that is not mapped is the sum over all mapped calls."""
         return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """See `Operation`."""
+        """Return the results of `backward`, computed in JAX; see `Operation.plain_backward`."""
         return self._back(self.inner.plain_backward, wanted, args, residuals, cotangents)
 
     def _back(self, function: Callable, wanted, args, residuals, cotangents):
@@ -380,15 +415,15 @@ class Vmapped(Operation):
         return tree.unflatten([None if not want else next(found) if dim == 0 else next(found).sum(0) for dim, want in pairs])
 
     def rows(self, args: tuple) -> list[int | None]:
-        """See `Operation`."""
+        """Return the batch axis of each leaf of the arguments; see `Operation.rows`."""
         leaves, tree = jax.tree.flatten(args)
         axes = self.inner.rows(tree.unflatten([leaf if dim is None else leaf[0] for leaf, dim in zip(leaves, self.dims, strict=True)]))
         return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]
 
     def output_rows(self, outputs) -> list[int]:
-        """See `Operation`."""
+        """Return the batch axis of each leaf of the outputs; see `Operation.output_rows`."""
         return [axis + 1 for axis in self.inner.output_rows(outputs)]
 
     def residual_rows(self, residuals) -> list[int]:
-        """See `Operation`."""
+        """Return the batch axis of each leaf of the residuals; see `Operation.residual_rows`."""
         return [axis + 1 for axis in self.inner.residual_rows(residuals)]

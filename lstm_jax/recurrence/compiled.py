@@ -48,7 +48,7 @@ class CompiledLSTM(LSTMOperation):
     sequences: bool
 
     def runs_on(self):
-        """See `Operation`."""
+        """Return the platforms of `forward` and `backward`; see `Operation.runs_on`."""
         return ("cpu",)
 
     def forward(self, keep, *args):
@@ -56,17 +56,17 @@ class CompiledLSTM(LSTMOperation):
         return _call_forward(self.sequences, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """See `Operation`."""
+        """Return the gradients; see `Operation.backward`."""
         if any(jax.tree.leaves(wanted[4])):
             return self.plain_backward(wanted, args, residuals, cotangents)
         return *_call_backward(bool(wanted[1]), *_operands(args, residuals, cotangents)), None, DropoutMasks(), None
 
     def plain_forward(self, keep, *args):
-        """See `Operation`."""
+        """Return the results of `forward`, computed in JAX; see `Operation.plain_forward`."""
         return _twin_forward(self.sequences, keep, *args)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """See `Operation`."""
+        """Return the results of `backward`, computed in JAX; see `Operation.plain_backward`."""
         d_params, d_x, d_state, d_masks = _twin_gradients(*_operands(args, residuals, cotangents))
         by_masks = any(jax.tree.leaves(wanted[4]))
         return d_params, d_x if wanted[1] else None, d_state, None, d_masks if by_masks else DropoutMasks(), None

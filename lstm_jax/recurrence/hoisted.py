@@ -98,19 +98,19 @@ class HoistedLSTM(LSTMOperation):
         return self.loops.platforms
 
     def forward(self, keep, *args):
-        """See `Operation`."""
+        """Return the outputs and the residuals; see `Operation.forward`."""
         return _forward(self.loops.forward, self.compute_dtype, self.sequences, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """See `Operation`."""
+        """Return the gradients; see `Operation.backward`."""
         return _backward(self.loops.backward, self.compute_dtype, args, residuals, cotangents)
 
     def plain_forward(self, keep, *args):
-        """See `Operation`."""
+        """Return the results of `forward`, computed in JAX; see `Operation.plain_forward`."""
         return _forward((self.loops.twin or self.loops).forward, self.compute_dtype, self.sequences, keep, *args)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """See `Operation`."""
+        """Return the results of `backward`, computed in JAX; see `Operation.plain_backward`."""
         return _backward((self.loops.twin or self.loops).backward, self.compute_dtype, args, residuals, cotangents)
 
 

@@ -18,12 +18,12 @@ class LSTMOperation(Operation):
     """
 
     def rows(self, args: tuple) -> list[int | None]:
-        """See `Operation`."""
+        """Return the batch axis of each leaf of the arguments; see `Operation.rows`."""
         kinds: tuple[Callable, ...] = (lambda leaf: None, lambda leaf: 1, lambda leaf: 0, lambda leaf: 1, mask_axis, lambda leaf: 1)
         return [axis(leaf) for part, axis in zip(args, kinds, strict=False) for leaf in jax.tree.leaves(part)]
 
     def output_rows(self, outputs) -> list[int]:
-        """See `Operation`."""
+        """Return the batch axis of each leaf of the outputs; see `Operation.output_rows`."""
         return [1] * (len(jax.tree.leaves(outputs)) - 2) + [0, 0]
 
 
