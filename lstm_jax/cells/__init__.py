@@ -1,4 +1,4 @@
-"""Recurrent cells. `CELLS` is their only table, name -> Cell; `register_cell` adds a user's cell."""
+"""Recurrent cells. The dict `CELLS` contains them by name; `register_cell` adds a user's cell to it."""
 
 import functools
 from collections.abc import Callable
@@ -82,14 +82,14 @@ _ROWS = (
 )
 CELLS = {cell.name: cell for cell in _ROWS}
 BUILT_IN = frozenset(_ROWS)
-"""The cells of this project, among those of `CELLS`."""
+"""The cells in `CELLS` that this project defines, without cells that users registered."""
 
 
 def find_cell(cell: str | Cell) -> Cell:
-    """Return the cell of that name in `CELLS`, or the given cell after a check of its functions.
+    """Return the cell in `CELLS` that has the given name; if `cell` is a `Cell`, check its functions and return it.
 
     Raises:
-        InputError: if there is no cell of that name, or the given one breaks the contract of `Cell`.
+        InputError: if no cell has the given name, or the given cell breaks the contract of `Cell`.
     """
     if isinstance(cell, str):
         import_cells()
@@ -101,10 +101,11 @@ def find_cell(cell: str | Cell) -> Cell:
 
 
 def register_cell(cell: Cell) -> Cell:
-    """Add a user's cell to `CELLS`, so that layers, configs and benchmarks find it by name, and return it.
+    """Add a user's cell to `CELLS`, so that layers, configs and benchmarks find it by name, and return the cell.
 
     Raises:
-        InputError: if another cell has that name, or this one breaks the contract of `Cell`.
+        InputError: if another cell has the same name, the name has other characters than ASCII letters, digits and "_", or the cell breaks
+            the contract of `Cell`.
     """
     check_cell(cell)
     taken = CELLS.get(cell.name, cell)
@@ -116,10 +117,12 @@ def register_cell(cell: Cell) -> Cell:
 
 
 def with_activations(cell: Cell, activation: str | Activation | None, recurrent_activation: str | Activation | None) -> Cell:
-    """Return the cell with these activations in place of tanh and sigmoid; the cell itself for those two.
+    """Return a copy of the cell with `activation` in place of tanh and `recurrent_activation` in place of sigmoid.
+
+    If they are tanh and sigmoid, the cell itself is returned.
 
     Raises:
-        InputError: if an activation is unknown, or the cell's activations cannot be chosen.
+        InputError: if an activation is unknown, or the cell does not allow other activations.
     """
     inner, gates = find_activation(activation), find_activation(recurrent_activation, "recurrent_activation")
     if inner is jnp.tanh and gates is jax.nn.sigmoid:
@@ -135,7 +138,10 @@ def with_activations(cell: Cell, activation: str | Activation | None, recurrent_
 
 @functools.cache
 def _variant(cell: Cell, activation: Activation, recurrent_activation: Activation) -> Cell:
-    """Return one object for equal arguments, so that JAX finds compiled programs again."""
+    """Return the cell with other activations.
+
+    Equal arguments return the same object, so that JAX finds the programs in its cache that it compiled for this cell.
+    """
     assert cell.make_step is not None
     used = [activation, recurrent_activation] if cell.gates > 1 else [activation]
     name = f"{cell.name}({', '.join(getattr(f, '__name__', 'function') for f in used)})"

@@ -1,7 +1,7 @@
-"""Activations by their names in `keras.activations`.
+"""Activation functions, found by their names in `keras.activations`.
 
-Three are missing: `glu`, which halves its input, `threshold`, which takes arguments, and `sparsemax`, which in Keras 3.15 does not return
-the distribution of its paper (Martins & Astudillo 2016).
+Three functions of Keras are missing: `glu`, whose output has half the size of its input; `threshold`, which takes further arguments; and
+`sparsemax`, which in Keras 3.15 does not return the distribution that its paper defines (Martins & Astudillo 2016).
 """
 
 from collections.abc import Callable
@@ -20,12 +20,15 @@ def linear(x: jax.Array) -> jax.Array:
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Return x where it is positive, else 0.2 x, with Keras' slope, not JAX's."""
+    """Return x where x is positive, else 0.2 x. The slope 0.2 is Keras' default; JAX's default is 0.01."""
     return jax.nn.leaky_relu(x, 0.2)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Return x times the normal distribution function of x, exact as in Keras, without JAX's approximation."""
+    """Return x times the cumulative distribution function of the standard normal distribution at x.
+
+    The function is computed exactly, as in Keras; JAX's default is an approximation.
+    """
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -35,12 +38,12 @@ def tanh_shrink(x: jax.Array) -> jax.Array:
 
 
 def soft_shrink(x: jax.Array) -> jax.Array:
-    """Return x moved towards 0 by 0.5, and 0 between -0.5 and 0.5."""
+    """Return x moved towards 0 by 0.5, or 0 if x is between -0.5 and 0.5."""
     return jnp.where(x > 0.5, x - 0.5, jnp.where(x < -0.5, x + 0.5, jnp.zeros_like(x)))
 
 
 def hard_shrink(x: jax.Array) -> jax.Array:
-    """Return x, and 0 between -0.5 and 0.5."""
+    """Return x, or 0 if x is between -0.5 and 0.5."""
     return jnp.where(jnp.abs(x) > 0.5, x, jnp.zeros_like(x))
 
 
@@ -78,10 +81,14 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def find_activation(which: str | Activation | None, argument: str = "activation") -> Activation:
-    """Return the activation of that name, or the function itself; None is "linear", as in Keras.
+    """Return the activation function that `which` names; if `which` is a function, check it and return it.
+
+    Args:
+        which: a name in `ACTIVATIONS`, a function of an array, or None, which means "linear" as in Keras.
+        argument: name of the user's argument, for error messages.
 
     Raises:
-        InputError: if there is no such activation, or the function changes the shape or dtype.
+        InputError: if the name is unknown, or the function fails or changes the shape or dtype of its input.
     """
     if which is None:
         return linear

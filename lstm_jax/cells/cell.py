@@ -1,4 +1,7 @@
-"""The contract of a recurrent cell: pure functions, and a check that they fit together."""
+"""The contract of a recurrent cell, a set of pure functions, and a check that a user's cell fulfils it.
+
+B is the batch size, T the number of steps, E the number of input features and H the number of units.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,17 +19,19 @@ class Cell:
     """The pure functions and sizes of a recurrent cell.
 
     Attributes:
-        name: name in `CELLS`.
-        gates: number of gates; the kernel's columns hold their parts in order.
-        params: NamedTuple class of the parameters, with a field `kernel`.
-        init: init(key, features, units, dtype) -> params.
-        bias: bias(units, dtype) -> the initial `bias` of the parameters; None for a cell without a bias.
-        initial_state: initial_state(batch, units, dtype) -> state, a NamedTuple with a field `h`, which is the output.
-        step: step(params, state, z (B, gates * H), recurrent mask, compute dtype) -> state.
-        project: project(params, x (T, B, E), input mask, compute dtype) -> z (T, B, gates * H).
-        linear: linear(z) -> a, b, where h' = a h + b, for a cell that is linear in its state; else None.
-        make_step: make_step(activation, recurrent_activation) -> step, for a cell whose activations can be chosen; else None. A cell with
-            one gate ignores the second.
+        name: name of the cell, its key in `CELLS`.
+        gates: number of gates. The kernel is (E, gates * H); H columns for each gate, in order.
+        params: NamedTuple class of the parameters; it has a field `kernel`.
+        init: function init(key, features, units, dtype) -> initial parameters.
+        bias: function bias(units, dtype) -> initial value of the field `bias` of the parameters; None if there is no such field.
+        initial_state: function initial_state(batch, units, dtype) -> initial state, a NamedTuple with a field `h`, which is the output.
+        step: function step(params, state, z, recurrent mask, compute dtype) -> state after one step. z is one step (B, gates * H) of the
+            result of `project`, and compute dtype is the dtype of the matrix products, or None for that of the arrays.
+        project: function project(params, x, input mask, compute dtype) -> z. It computes the part of all steps that depends on the input
+            only: x is (T, B, E), and z is (T, B, gates * H).
+        linear: function linear(z) -> (a, b), such that the step is h' = a h + b; None for a cell that is not linear in its state.
+        make_step: function make_step(activation, recurrent_activation) -> step with other activations; None for a cell whose activations
+            cannot be chosen. A cell with one gate ignores `recurrent_activation`.
     """
 
     name: str
@@ -42,12 +47,12 @@ class Cell:
 
     @property
     def has_cell_state(self) -> bool:
-        """Whether the state has a part c."""
+        """Whether the state has a field c, besides h."""
         return "c" in jax.eval_shape(lambda: self.initial_state(1, 1))._fields
 
     @property
     def has_recurrent_kernel(self) -> bool:
-        """Whether the gates contain a product with the state."""
+        """Whether the parameters have a recurrent kernel, by which a step multiplies its previous output h."""
         return "recurrent_kernel" in self.params._fields  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -56,10 +61,11 @@ _REMEDY = "see docs/own_cell.md"
 
 
 def check_cell(cell: Cell) -> None:
-    """Check by shapes that the functions of a cell fit together; nothing is computed.
+    """Check that the functions of a cell fulfil the contract of `Cell`. The check evaluates shapes and dtypes only.
 
     Raises:
-        InputError: if a function does not fit; it names the function, its result and the expected one.
+        InputError: if a field of the cell is wrong, or a function raises an error or returns a wrong class, shape or dtype. The message
+            names the function, its result and the expected result.
     """
     require(isinstance(cell, Cell), "cell", type(cell).__name__, "give a lstm_jax.Cell, or the name of one")
     named = isinstance(cell.name, str) and bool(cell.name) and cell.name.isprintable()
@@ -75,7 +81,7 @@ def check_cell(cell: Cell) -> None:
 
 
 def _check_params(cell: Cell, columns: int) -> Any:
-    """Check `init` and `bias`; return the shapes of the parameters."""
+    """Check the functions `init` and `bias` of the cell, and return the shapes of its parameters."""
     fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
     params = _shapes(cell, "init", lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
     require(type(params) is cell.params, f"init of cell {cell.name}", type(params).__name__, f"return {cell.params.__name__}")
@@ -89,7 +95,7 @@ def _check_params(cell: Cell, columns: int) -> Any:
 
 
 def _check_initial_state(cell: Cell) -> Any:
-    """Check `initial_state`; return the shapes of the state."""
+    """Check the function `initial_state` of the cell, and return the shapes of its state."""
     state = _shapes(cell, "initial_state", lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
     parts = getattr(state, "_fields", ())
     require("h" in parts, f"initial_state of cell {cell.name}", type(state).__name__, "return a NamedTuple with a field h, the output")
@@ -98,7 +104,7 @@ def _check_initial_state(cell: Cell) -> Any:
 
 
 def _check_step(cell: Cell, columns: int, params: Any, state: Any) -> None:
-    """Check `project` and `step`."""
+    """Check the functions `project` and `step` of the cell."""
     x = jax.ShapeDtypeStruct((_STEPS, _BATCH, _FEATURES), jnp.float32)
     z = _shapes(cell, "project", lambda params, x: cell.project(params, x, None, None), params, x)
     _check_shape(cell, "project", z, (_STEPS, _BATCH, columns))
@@ -110,7 +116,7 @@ def _check_step(cell: Cell, columns: int, params: Any, state: Any) -> None:
 
 
 def _check_linear(cell: Cell, columns: int) -> None:
-    """Check `linear`."""
+    """Check the function `linear` of the cell."""
     linear: Any = cell.linear
     pair = _shapes(cell, "linear", linear, jax.ShapeDtypeStruct((_BATCH, columns), jnp.float32))
     require(isinstance(pair, tuple) and len(pair) == 2, f"linear of cell {cell.name}", type(pair).__name__, "return a pair a, b")
@@ -121,12 +127,15 @@ def _check_linear(cell: Cell, columns: int) -> None:
 def _check_state(cell: Cell, function: str, state: Any) -> None:
     for name, part in zip(state._fields, state, strict=True):
         shape = getattr(part, "shape", ())
-        hidden = name != "h" and len(shape) == 2 and shape[0] == _BATCH  # a part that is not the output may have another width
+        hidden = name != "h" and len(shape) == 2 and shape[0] == _BATCH  # only h must have H columns
         _check_shape(cell, f"{function} ({name})", part, shape if hidden else (_BATCH, _UNITS))
 
 
 def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] | None) -> None:
-    """Check a leaf's shape, and that it is float32; the remedy states the example sizes E = 3, H = 4, B = 5 and T = 7."""
+    """Check that an array has the wanted shape (any shape if `wanted` is None) and is float32.
+
+    The error message also states the sizes of the example for which the cell is checked: E = 3, H = 4, B = 5, T = 7.
+    """
     shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
     found = f"{shape} {dtype}" if shape is not None else type(leaf).__name__
     sizes = f"where features = {_FEATURES}, units = {_UNITS}, batch = {_BATCH}, steps = {_STEPS}"
@@ -135,7 +144,11 @@ def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] |
 
 
 def _shapes(cell: Cell, name: str, call: Callable, *arrays: Any) -> Any:
-    """Return the shapes of the result of a call of the cell's function `name`."""
+    """Return the shapes and dtypes of the result of `call(*arrays)`, which calls the cell's function `name`.
+
+    Raises:
+        InputError: if the cell's attribute `name` is not a function, or the call raises an error.
+    """
     require(callable(getattr(cell, name)), f"{name} of cell {cell.name}", type(getattr(cell, name)).__name__, "give a function")
     try:
         return jax.eval_shape(call, *arrays)
@@ -146,7 +159,7 @@ def _shapes(cell: Cell, name: str, call: Callable, *arrays: Any) -> Any:
 
 
 def reads_mask(cell: Cell) -> bool:
-    """Return whether the result of the cell's step depends on the mask of recurrent dropout."""
+    """Return whether the step of the cell uses its mask of recurrent dropout."""
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
     state = jax.eval_shape(lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
     z, mask = (jax.ShapeDtypeStruct((_BATCH, size), jnp.float32) for size in (cell.gates * _UNITS, _UNITS))

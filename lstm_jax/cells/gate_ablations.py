@@ -1,10 +1,12 @@
-"""The LSTM with a part taken away or added: the variants of Greff et al. 2017, "LSTM: a search space odyssey", section 3.
+"""Variants of the LSTM from the ablation study of Greff et al. 2017, "LSTM: a search space odyssey", section 3.
 
     no_input_gate: i = 1;  no_forget_gate: f = 1;  no_output_gate: o = 1;  coupled: f = 1 - i
-    no_input_activation: z_g in place of tanh(z_g);  no_output_activation: h' = sigmoid(o) c'
-    full_gate_recurrence: z of i, f and o also reads the step's last i, f and o, by nine more matrices (R)
+    no_input_activation: z_g in place of tanh(z_g);  no_output_activation: h' = o c'
+    full_gate_recurrence: the pre-activations of i, f and o also read the previous step's i, f and o, through nine more matrices (H, H)
 
-A removed gate has no weights. Departs from the paper: no cell has peepholes, as in its variant NP.
+A removed gate has no weights. Unlike in the paper, no variant has peepholes (the paper calls this NP).
+
+B is the batch size, E the number of input features and H the number of units.
 """
 
 from collections.abc import Callable
@@ -28,11 +30,14 @@ VARIANTS = {
     "no_output_activation": "ifgo",
     "full_gate_recurrence": "ifgo",
 }
-"""The gates that have weights, in the order of the kernel's columns."""
+"""The gates that have weights in each variant, in the order of the kernel's columns."""
 
 
 class GateRecurrentParams(NamedTuple):
-    """Parameters: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,), and gate_kernel (3H, 3H), from the last i, f, o to z of i, f, o."""
+    """Parameters of full_gate_recurrence: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and gate_kernel (3H, 3H).
+
+    `gate_kernel` multiplies the previous step's i, f and o; the product is added to the pre-activations of i, f and o.
+    """
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -41,7 +46,7 @@ class GateRecurrentParams(NamedTuple):
 
 
 class GateRecurrentState(NamedTuple):
-    """State: h, c and the gates i, f, o of the last step, each (B, H)."""
+    """State of full_gate_recurrence: h, c and the gates i, f, o of the previous step, each (B, H)."""
 
     h: jax.Array
     c: jax.Array
@@ -51,7 +56,10 @@ class GateRecurrentState(NamedTuple):
 
 
 def make_bias(gates: str) -> Callable[..., jax.Array]:
-    """Return bias(units, dtype) -> (G H,): ones for the forget gate, else zeros."""
+    """Return a function bias(units, dtype) -> initial bias (len(gates) * units,).
+
+    The bias is 1 for the forget gate "f", if `gates` contains it, and 0 elsewhere.
+    """
 
     def bias(units: int, dtype=jnp.float32) -> jax.Array:
         return jnp.concatenate([jnp.full((units,), float(gate == "f"), dtype) for gate in gates])
@@ -60,7 +68,7 @@ def make_bias(gates: str) -> Callable[..., jax.Array]:
 
 
 def make_init(gates: str) -> Callable[..., LSTMParams]:
-    """Return init(key, features, units, dtype) -> params of a variant with these gates."""
+    """Return a function init(key, features, units, dtype) -> initial parameters of a variant with the given gates."""
 
     def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
         check_sizes(features, units)
@@ -76,7 +84,10 @@ def make_init(gates: str) -> Callable[..., LSTMParams]:
 
 
 def make_step(variant: str) -> Callable[..., LSTMState]:
-    """Return step(params, state, z, mask, compute_dtype) of a variant other than full_gate_recurrence."""
+    """Return the function step(params, state, z, mask, compute_dtype) of a variant; see `Cell.step`.
+
+    `variant` is a name in `VARIANTS` other than full_gate_recurrence.
+    """
     gates = VARIANTS[variant]
 
     def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
@@ -91,7 +102,7 @@ def make_step(variant: str) -> Callable[..., LSTMState]:
 
 
 def init_gate_recurrent(key: Array, features: int, units: int, dtype=jnp.float32) -> GateRecurrentParams:
-    """Return the LSTM's initial weights, and an orthogonal gate kernel.
+    """Return the initial parameters of full_gate_recurrence: those of the LSTM, and an orthogonal gate kernel.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -102,14 +113,17 @@ def init_gate_recurrent(key: Array, features: int, units: int, dtype=jnp.float32
 
 
 def initial_gate_recurrent_state(batch: int, units: int, dtype=jnp.float32) -> GateRecurrentState:
-    """Return zeros (B, H)."""
+    """Return the initial state of full_gate_recurrence, five arrays of zeros (B, H)."""
     return GateRecurrentState(*(zeros(batch, units, dtype) for _ in GateRecurrentState._fields))
 
 
 def step_gate_recurrent(
     params: GateRecurrentParams, state: GateRecurrentState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
 ) -> GateRecurrentState:
-    """Return the state after one step of full_gate_recurrence; `mask` is that of recurrent dropout, (B, H) or (4, B, H)."""
+    """Return the state after one step of full_gate_recurrence; see `Cell.step`.
+
+    `mask` is the mask of recurrent dropout, (B, H) or one per gate (4, B, H).
+    """
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)
     last = jnp.concatenate([state.i, state.f, state.o], axis=-1)

@@ -1,11 +1,18 @@
-"""The gated recurrent unit (Cho et al. 2014) in its two forms, as `keras.layers.GRU`; gates u (update), r (reset), n (new) in this order.
+"""The GRU (gated recurrent unit, Cho et al. 2014) in its two forms, equal to `keras.layers.GRU`.
+
+The gates are u (update), r (reset) and n (new), in this order:
 
     u = sigmoid(x W_u + h U_u + b_u);  r = sigmoid(x W_r + h U_r + b_r);  h' = u h + (1 - u) n
 
-    reset after the product (`keras.layers.GRU`, `torch.nn.GRU`, cuDNN):  n = tanh(x W_n + b_n + r (h U_n + d_n)),  d a second bias
-    reset before it (the paper; `reset_after=False`):                     n = tanh(x W_n + b_n + (r h) U_n)
+The two forms differ in n. Reset after the product (`keras.layers.GRU`, `torch.nn.GRU`, cuDNN), where d is a second bias, which u and r also
+have; and reset before the product (the paper, and `keras.layers.GRU` with `reset_after=False`):
 
-Papers differ on whether u or 1 - u keeps h; here it is u, as in Keras and PyTorch.
+    after:   n = tanh(x W_n + b_n + r (h U_n + d_n))
+    before:  n = tanh(x W_n + b_n + (r h) U_n)
+
+Papers differ on whether h is multiplied by u or by 1 - u. Here it is multiplied by u, as in Keras and PyTorch.
+
+B is the batch size, E the number of input features and H the number of units.
 """
 
 from collections.abc import Callable
@@ -21,11 +28,14 @@ from lstm_jax.cells.products import check_sizes, is_per_gate, masked_matmul, mat
 from lstm_jax.cells.simple_rnn import HiddenState
 
 GATES = 3
-"""Update, reset and new."""
+"""Number of gates: update, reset and new."""
 
 
 class GRUParams(NamedTuple):
-    """Parameters: kernel (E, 3H), recurrent_kernel (H, 3H), bias (3H,), and recurrent_bias (3H,), which is added to h U."""
+    """Parameters of the form with reset after the product: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,), recurrent_bias (3H,).
+
+    `recurrent_bias` is added to h U.
+    """
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -34,7 +44,7 @@ class GRUParams(NamedTuple):
 
 
 class ResetBeforeParams(NamedTuple):
-    """Parameters: kernel (E, 3H), recurrent_kernel (H, 3H), bias (3H,)."""
+    """Parameters of the form with reset before the product: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,)."""
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -42,12 +52,12 @@ class ResetBeforeParams(NamedTuple):
 
 
 def bias(units: int, dtype=jnp.float32) -> jax.Array:
-    """Return zeros (3H,)."""
+    """Return the initial bias, zeros (3 * units,)."""
     return jnp.zeros((GATES * units,), dtype)
 
 
 def init_reset_before(key: Array, features: int, units: int, dtype=jnp.float32) -> ResetBeforeParams:
-    """Return Keras' initial weights: glorot uniform, orthogonal and zeros.
+    """Return initial parameters as in Keras: a glorot uniform kernel, an orthogonal recurrent kernel and a bias of zeros.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -62,7 +72,7 @@ def init_reset_before(key: Array, features: int, units: int, dtype=jnp.float32) 
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> GRUParams:
-    """Return Keras' initial weights, with a second bias of zeros; see `init_reset_before`."""
+    """Return the initial parameters of `init_reset_before`, with a recurrent bias of zeros."""
     return GRUParams(*init_reset_before(key, features, units, dtype), bias(units, dtype))
 
 
@@ -72,7 +82,12 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
-    """Return step(params, state, z, mask, compute_dtype), reset after the product, with these functions for tanh and sigmoid."""
+    """Return the function step(params, state, z, mask, compute_dtype) of the form with reset after the product; see `Cell.step`.
+
+    Args:
+        activation: function in place of tanh.
+        recurrent_activation: function in place of sigmoid.
+    """
 
     def step(params: GRUParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> HiddenState:
         inner = masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
@@ -87,7 +102,7 @@ def make_step(activation: Activation, recurrent_activation: Activation) -> Calla
 
 
 def make_step_reset_before(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
-    """Return a step like that of `make_step`, with the reset before the product."""
+    """Return the step function of the form with reset before the product; see `make_step` for the arguments."""
 
     def step(
         params: ResetBeforeParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None

@@ -1,10 +1,12 @@
 """The LSTM with layer normalisation (Ba, Kiros & Hinton 2016, equations 20 to 22).
 
-    z = a_x norm(x W) + a_h norm(h U) + b, split i, f, g, o
+    z = a_x norm(x W) + a_h norm(h U) + b, split into i, f, g, o
     c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(a_c norm(c') + b_c)
 
-norm subtracts the mean and divides by the standard deviation over the last axis, for all four gates together. The paper's shifts of x W and
-h U are added, so here they are one, b.
+norm subtracts the mean over the last axis and divides by the standard deviation, both taken over all four gates together. The paper adds
+one shift to norm(x W) and another to norm(h U); here their sum is the single parameter b.
+
+B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
 from typing import NamedTuple
@@ -19,11 +21,15 @@ from lstm_jax.cells.products import masked_matmul, multiplied
 from lstm_jax.shapes import GATES
 
 EPSILON = 1e-5
-"""Added to the variance."""
+"""Number that is added to the variance, so that the division is defined for a variance of 0."""
 
 
 class LayerNormParams(NamedTuple):
-    """Parameters: kernel (E, 4H), recurrent_kernel (H, 4H), bias, input_gain and recurrent_gain (4H,), memory_gain and memory_bias (H,)."""
+    """Parameters of the LSTM with layer normalisation; the equations of the module use the letters in brackets.
+
+    They are kernel [W] (E, 4H), recurrent_kernel [U] (H, 4H), bias [b] (4H,), input_gain [a_x] (4H,), recurrent_gain [a_h] (4H,),
+    memory_gain [a_c] (H,) and memory_bias [b_c] (H,).
+    """
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -35,7 +41,7 @@ class LayerNormParams(NamedTuple):
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormParams:
-    """Return the LSTM's initial weights, gains of one and shifts of zero.
+    """Return initial parameters: those of the LSTM, gains of one and a memory bias of zero.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -45,7 +51,7 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormP
 
 
 def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array, "... Z"]:
-    """Return gain * (z - mean) / standard deviation, over the last axis."""
+    """Return gain * (z - mean) / standard deviation, with the mean and the standard deviation over the last axis."""
     centred = z - z.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON) * jnp.broadcast_to(gain, z.shape)
 
@@ -53,13 +59,16 @@ def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array
 def project(
     params: LayerNormParams, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """Return the input's part of z for all steps, normalised: (T, B, 4H); ids as in `products.multiplied`."""
+    """Return a_x norm(x W) + b for all steps, (T, B, 4H); see `Cell.project`.
+
+    x may also be int ids (T, B), as in `products.multiplied`.
+    """
     z = normalised(multiplied(params.kernel, x, mask, compute_dtype), params.input_gain)
     return z + jnp.broadcast_to(params.bias, z.shape)
 
 
 def step(params: LayerNormParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """Return the state after one step; `mask` is that of recurrent dropout, (B, H) or (4, B, H)."""
+    """Return the state after one step; see `Cell.step`. `mask` is the mask of recurrent dropout, (B, H) or one per gate (4, B, H)."""
     z = z + normalised(masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype), params.recurrent_gain)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
     c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)

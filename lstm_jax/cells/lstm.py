@@ -1,8 +1,10 @@
 """The LSTM cell as pure functions (Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000).
 
-    z = x W + h U + b, split i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
+    z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
 
-Departs from the sources: no peepholes; the forget gate's bias starts at 1 (Jozefowicz et al. 2015), as in Keras.
+Unlike in these papers, the cell has no peepholes, and the forget gate's bias starts at 1 (Jozefowicz et al. 2015), as in Keras.
+
+B is the batch size, E the number of input features and H the number of units.
 """
 
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from lstm_jax.shapes import GATES
 
 
 class LSTMParams(NamedTuple):
-    """Parameters: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,), with gates in the order i, f, g, o."""
+    """Parameters of the LSTM: kernel W (E, 4H), recurrent_kernel U (H, 4H) and bias b (4H,), with the gates in the order i, f, g, o."""
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -27,7 +29,7 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMState(NamedTuple):
-    """State: the output h (B, H) and the cell state c (B, H). It has names since libraries disagree on the order."""
+    """State of the LSTM: the output h (B, H) and the cell state c (B, H). The fields have names, since libraries differ in their order."""
 
     h: jax.Array
     c: jax.Array
@@ -37,7 +39,9 @@ bias = initializers.lstm_bias
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32, *, unit_forget_bias: bool = True) -> LSTMParams:
-    """Return Keras' initial weights: glorot uniform, orthogonal, and a bias of zeros, with ones for the forget gate if `unit_forget_bias`.
+    """Return initial parameters as in Keras: a glorot uniform kernel, an orthogonal recurrent kernel and a bias of zeros.
+
+    If `unit_forget_bias` is true, the bias of the forget gate is 1.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -57,9 +61,13 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:
-    """Return step(params, state, z (B, 4H), mask, compute_dtype) with these functions for tanh and sigmoid.
+    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM; see `Cell.step`.
 
-    `mask` is that of recurrent dropout, (B, H) or (4, B, H).
+    In the returned function z is (B, 4H), and `mask` is the mask of recurrent dropout, (B, H) or one per gate (4, B, H).
+
+    Args:
+        activation: function in place of tanh.
+        recurrent_activation: function in place of sigmoid.
     """
 
     def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:

@@ -1,9 +1,10 @@
-"""minGRU and minLSTM (Feng et al. 2024, "Were RNNs all we needed?", sections 3.1 and 3.2), whose gates do not depend on h.
+"""The cells minGRU and minLSTM, whose gates do not depend on h (Feng et al. 2024, "Were RNNs all we needed?", sections 3.1 and 3.2).
 
     minGRU:   u = sigmoid(z_u);  h' = (1 - u) h + u z_n
     minLSTM:  f = sigmoid(z_f), i = sigmoid(z_i);  h' = f / (f + i) h + i / (f + i) z_g
 
-With z = x W + b known for all steps, h' = a h + b with known a and b, which a parallel scan computes in log2(T) rounds.
+z = x W + b can be computed for all T steps at once. Each step then is h' = p h + q with known p and q, so that a parallel scan computes all
+steps in log2(T) rounds. E is the number of input features and H the number of units.
 """
 
 from collections.abc import Callable
@@ -19,19 +20,22 @@ from lstm_jax.cells.simple_rnn import HiddenState
 
 
 class MinParams(NamedTuple):
-    """Parameters: kernel (E, G H), bias (G H,); gates u, n of minGRU, and i, f, g of minLSTM."""
+    """Parameters of minGRU and minLSTM: kernel W (E, gates * H) and bias b (gates * H,).
+
+    The gates are u, n for minGRU, and i, f, g for minLSTM, in this order.
+    """
 
     kernel: jax.Array
     bias: jax.Array
 
 
 def make_bias(gates: int) -> Callable[..., jax.Array]:
-    """Return bias(units, dtype) -> zeros (G H,)."""
+    """Return a function bias(units, dtype) -> initial bias, zeros (gates * units,)."""
     return lambda units, dtype=jnp.float32: jnp.zeros((gates * units,), dtype)
 
 
 def make_init(gates: int) -> Callable[..., MinParams]:
-    """Return init(key, features, units, dtype) -> params with this number of gates."""
+    """Return a function init(key, features, units, dtype) -> initial parameters of a cell with `gates` gates."""
 
     def init(key: Array, features: int, units: int, dtype=jnp.float32) -> MinParams:
         check_sizes(features, units)
@@ -41,21 +45,27 @@ def make_init(gates: int) -> Callable[..., MinParams]:
 
 
 def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """Return a and b of h' = a h + b for minGRU, each (..., H)."""
+    """Return a and b of the step h' = a h + b of minGRU, each (..., H); see `Cell.linear`."""
     u, n = jnp.split(z, 2, axis=-1)
     u = jax.nn.sigmoid(u)
     return 1 - u, u * n
 
 
 def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """Return a and b of h' = a h + b for minLSTM; f / (f + i) comes from a difference of logarithms, accurate where a gate is near 0."""
+    """Return a and b of the step h' = a h + b of minLSTM, each (..., H); see `Cell.linear`.
+
+    f / (f + i) is computed as sigmoid(log f - log i), which is accurate even if both gates are near 0.
+    """
     i, f, g = jnp.split(z, 3, axis=-1)
     log_ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
     return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio) * g
 
 
 def make_step(linear: Callable[[Array], tuple[Array, Array]]) -> Callable[..., HiddenState]:
-    """Return step(params, state, z, mask, compute_dtype); `mask` is None, since the cell has no recurrent product."""
+    """Return the function step(params, state, z, mask, compute_dtype) of a cell with the given function `linear`; see `Cell.step`.
+
+    `mask` must be None, since the cell has no recurrent kernel and so no recurrent dropout.
+    """
 
     def step(params: MinParams, state: HiddenState, z: Float[Array, "B Z"], mask: None = None, compute_dtype=None) -> HiddenState:
         a, b = linear(z)

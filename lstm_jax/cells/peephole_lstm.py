@@ -1,6 +1,9 @@
-"""The LSTM with peepholes: gates that depend on c (Gers & Schmidhuber 2000, in the form of Graves 2013).
+"""The LSTM with peepholes, by which the gates also read c (Gers & Schmidhuber 2000, in the form of Graves 2013).
 
-i = sigmoid(z_i + p_i c);  f = sigmoid(z_f + p_f c);  c' = f c + i tanh(z_g);  o = sigmoid(z_o + p_o c');  h' = o tanh(c')
+    z = x W + h U + b, split into z_i, z_f, z_g, z_o
+    i = sigmoid(z_i + p_i c);  f = sigmoid(z_f + p_f c);  c' = f c + i tanh(z_g);  o = sigmoid(z_o + p_o c');  h' = o tanh(c')
+
+B is the batch size, E the number of input features and H the number of units.
 """
 
 from typing import NamedTuple
@@ -16,7 +19,10 @@ from lstm_jax.shapes import GATES
 
 
 class PeepholeParams(NamedTuple):
-    """Parameters: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,), and peepholes (3H,) in the order p_i, p_f, p_o."""
+    """Parameters of the LSTM with peepholes: kernel W (E, 4H), recurrent_kernel U (H, 4H), bias b (4H,) and peepholes (3H,).
+
+    `peepholes` contains p_i, p_f and p_o in this order.
+    """
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -25,7 +31,7 @@ class PeepholeParams(NamedTuple):
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholeParams:
-    """Return the LSTM's initial weights and peepholes of zero.
+    """Return initial parameters: those of the LSTM, and peepholes of zero.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -34,7 +40,7 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholePa
 
 
 def step(params: PeepholeParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """Return the state after one step; `mask` is that of recurrent dropout, (B, H) or (4, B, H)."""
+    """Return the state after one step; see `Cell.step`. `mask` is the mask of recurrent dropout, (B, H) or one per gate (4, B, H)."""
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
     p_i, p_f, p_o = (jnp.broadcast_to(p, i.shape) for p in jnp.split(params.peepholes, 3))

@@ -1,6 +1,8 @@
 """The simple recurrent network (Elman 1990), equal to `keras.layers.SimpleRNN` and `torch.nn.RNN`.
 
 h' = tanh(x W + h U + b)
+
+B is the batch size, E the number of input features and H the number of units.
 """
 
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from lstm_jax.cells.products import check_sizes, masked_matmul, zeros
 
 
 class SimpleRNNParams(NamedTuple):
-    """Parameters: kernel (E, H), recurrent_kernel (H, H), bias (H,)."""
+    """Parameters of the simple recurrent network: kernel W (E, H), recurrent_kernel U (H, H) and bias b (H,)."""
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -24,18 +26,18 @@ class SimpleRNNParams(NamedTuple):
 
 
 class HiddenState(NamedTuple):
-    """State: h (B, H), which is the output."""
+    """State of a cell whose only state is its output h (B, H)."""
 
     h: jax.Array
 
 
 def bias(units: int, dtype=jnp.float32) -> jax.Array:
-    """Return zeros (H,)."""
+    """Return the initial bias, zeros (units,)."""
     return jnp.zeros((units,), dtype)
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> SimpleRNNParams:
-    """Return Keras' initial weights: glorot uniform, orthogonal and zeros.
+    """Return initial parameters as in Keras: a glorot uniform kernel, an orthogonal recurrent kernel and a bias of zeros.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -55,7 +57,10 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
 
 
 def make_step(activation: Activation) -> Callable[..., HiddenState]:
-    """Return step(params, state, z (B, H), mask, compute_dtype) with `activation` for tanh; `mask` is (B, H) or (1, B, H)."""
+    """Return the function step(params, state, z, mask, compute_dtype) with `activation` in place of tanh; see `Cell.step`.
+
+    In the returned function z is (B, H), and `mask` is the mask of recurrent dropout, (B, H) or (1, B, H).
+    """
 
     def step(
         params: SimpleRNNParams, state: HiddenState, z: Float[Array, "B H"], mask: Array | None = None, compute_dtype=None

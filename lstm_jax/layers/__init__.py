@@ -1,4 +1,4 @@
-"""Thin nnx modules that own parameters and nothing else."""
+"""Layers as thin `flax.nnx` modules, which own parameters and call the pure functions of the library."""
 
 from lstm_jax.layers.bidirectional import Bidirectional
 from lstm_jax.layers.carried import CarriedState

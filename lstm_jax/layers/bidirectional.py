@@ -13,23 +13,24 @@ from lstm_jax.layers.recurrent import Shape, count_params, recurrent
 
 
 class Bidirectional(nnx.Module):
-    """Two recurrent layers over the sequence and its reverse (Schuster & Paliwal 1997), equal to `keras.layers.Bidirectional(LSTM(...))`.
+    """A pair of recurrent layers: a forward layer reads the sequence, and a backward layer reads it in reverse (Schuster & Paliwal 1997).
 
-    As in Keras, with `return_sequences` the outputs of masked steps are zeros, and the backward outputs are reversed into the order of
-    time.
+    It equals `keras.layers.Bidirectional(LSTM(...))`. As in Keras, if `return_sequences` is true, the outputs of masked steps are zeros and
+    the backward outputs are reversed, so that both outputs are in the order of time.
 
     Args:
-        features: E.
-        units: H of each layer.
-        merge_mode: "concat", "sum", "ave", "mul", or None for both outputs as a tuple.
-        return_sequences: as in `Recurrent`.
-        return_state: return (outputs, (forward state, backward state)) instead of outputs.
-        backward: options of the backward layer that differ from those of the forward one, units and cell included.
+        features: number of input features E.
+        units: number of units H of each layer.
+        merge_mode: how the two outputs are combined: "concat", "sum", "ave" (average), "mul" (product), or None to return both as a tuple.
+        return_sequences: whether to return the outputs of all steps, as in `Recurrent`.
+        return_state: whether to return (outputs, (forward state, backward state)) instead of outputs.
+        backward: arguments of the backward layer that differ from those of the forward layer; they may include `units` and `cell`.
         rngs: as in `Recurrent`.
-        options: further arguments of `Recurrent` for each layer, except `go_backwards`; the cell is an LSTM by default.
+        options: further arguments of `Recurrent` for both layers, except `go_backwards`; the cell is an LSTM by default.
 
     Raises:
-        InputError: as `Recurrent`, for an unknown `merge_mode`, and if the two layers do not fit together.
+        InputError: if `merge_mode` is unknown, `backward` has an argument that both layers must share, the layers have different `units`
+            and `merge_mode` is "sum", "ave" or "mul", or an argument is one that `Recurrent` does not accept.
     """
 
     def __init__(
@@ -67,10 +68,12 @@ class Bidirectional(nnx.Module):
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
-        """Return the shapes of the results of a call, see `Recurrent.compute_output_shape`; a pair for the outputs if `merge_mode` is None.
+        """Return the shapes of the results of a call; see `Recurrent.compute_output_shape`.
+
+        If `merge_mode` is None, the shape of the outputs is a pair of shapes, forward and backward.
 
         Raises:
-            InputError: if it is not the shape of an input of this layer.
+            InputError: if `shape` is not the shape of an input of this layer.
         """
         (ahead, ahead_state), (back, back_state) = (layer.compute_output_shape(shape) for layer in (self.forward, self.backward))
         outputs = (ahead, back) if self.merge_mode is None else (*ahead[:-1], self.output_features)
@@ -82,7 +85,14 @@ class Bidirectional(nnx.Module):
             layer.reset_state(batch)
 
     def _pair(self, states: Any) -> tuple[Any, Any]:
-        """Return the forward and the backward state, from a pair or, as in Keras, a flat sequence of all their parts."""
+        """Return the initial states of the forward and the backward layer.
+
+        Args:
+            states: a pair of states; or, as in Keras, one flat sequence of the arrays of both states; or None, which gives (None, None).
+
+        Raises:
+            InputError: if `states` is anything else.
+        """
         if states is None:
             return None, None
         require(isinstance(states, tuple | list), "initial_state", type(states).__name__, "give a pair, forward and backward")
@@ -104,15 +114,15 @@ class Bidirectional(nnx.Module):
         time_major: bool = False,
         **options: Any,
     ):
-        """Run both layers, see `Recurrent.__call__`.
+        """Run both layers; see `Recurrent.__call__`.
 
         Args:
             x: as in `Recurrent.__call__`.
-            initial_state: a pair, forward and backward, or the parts of both states in sequence.
-            dropout: a pair, forward and backward.
-            rngs: as in `Recurrent.__call__`; a key is split in two.
+            initial_state: a pair (forward state, backward state); or, as in Keras, one flat sequence of the arrays of both states.
+            dropout: a pair of masks, for the forward and the backward layer.
+            rngs: as in `Recurrent.__call__`. A single key is split into one key per layer.
             time_major: as in `Recurrent.__call__`.
-            options: further arguments of `Recurrent.__call__`, for both layers.
+            options: further arguments of `Recurrent.__call__`, which are passed to both layers.
         """
         keys = (rngs, rngs) if rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream)) else jax.random.split(rngs)
         parts = zip((self.forward, self.backward), self._pair(initial_state), dropout or (None, None), keys, strict=True)

@@ -1,4 +1,4 @@
-"""A table of learned vectors, one for each token id (Bengio et al. 2003), equal to `keras.layers.Embedding`."""
+"""Embedding layer: a table of learned vectors, one for each token id (Bengio et al. 2003). It equals `keras.layers.Embedding`."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,15 +10,15 @@ from lstm_jax.runtime import sharding
 
 
 class Embedding(nnx.Module):
-    """Embedding: ids (...,) int -> vectors (..., features), the rows of a table (vocabulary, features).
+    """Embedding layer: int ids of any shape (...) -> vectors (..., features), which are rows of a table (vocabulary, features).
 
     Args:
-        vocabulary: number of rows; ids run from 0 to vocabulary - 1. An id out of range gives NaN vectors, as with `jnp.take`.
-        features: number of columns.
-        mask_zero: whether id 0 is padding, see `mask`.
-        initializer: a name, or (key, shape, dtype) -> table; by default uniform in [-0.05, 0.05), as in Keras.
+        vocabulary: number of rows of the table. Valid ids are 0 to vocabulary - 1; a larger id gives a vector of NaN, as in `jnp.take`.
+        features: number of columns of the table.
+        mask_zero: whether id 0 is padding; see `mask`.
+        initializer: name of an initialiser, or a function (key, shape, dtype) -> table; by default uniform in [-0.05, 0.05), as in Keras.
         param_dtype: dtype of the table.
-        rngs: the stream `params` is drawn from.
+        rngs: random streams; the initial table is drawn from the stream `params`.
 
     Raises:
         InputError: if `vocabulary` or `features` is below 1, or the initialiser is unknown.
@@ -43,7 +43,7 @@ class Embedding(nnx.Module):
         return sharding.gather_columns(self.embedding[...], ids)
 
     def mask(self, ids: Int[Array, "..."]) -> Bool[Array, "..."] | None:
-        """Return whether each id is not padding; None if `mask_zero` is False."""
+        """Return a bool array that is True where an id is not padding, or None if `mask_zero` is false."""
         return ids != 0 if self.mask_zero else None
 
 

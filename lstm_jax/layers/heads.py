@@ -10,9 +10,9 @@ from lstm_jax.errors import require
 
 
 class ClassifierHead(nnx.Module):
-    """Dense layer: features (..., D) -> logits (..., classes), x W + b, as `keras.layers.Dense` without activation.
+    """Dense layer x W + b: features (..., D) -> logits (..., classes). It equals `keras.layers.Dense` without an activation.
 
-    For two classes, `classes=1` gives the logit of the second one; its probability is sigmoid(logit).
+    For two classes, use `classes=1`: the only logit is that of the second class, whose probability is sigmoid(logit).
 
     Raises:
         InputError: if `features` or `classes` is below 1, or an initialiser is unknown.
@@ -41,7 +41,10 @@ class ClassifierHead(nnx.Module):
 
 
 class TiedHead(nnx.Module):
-    """Dense layer with the embedding's table: features (..., D), table (V, D) -> logits (..., V), x table^T + b (Press & Wolf 2017)."""
+    """Dense layer x table^T + b, whose kernel is the transposed table of an embedding (Press & Wolf 2017).
+
+    It maps features (..., D) and a table (classes, D) to logits (..., classes). The bias b is its only parameter.
+    """
 
     def __init__(self, classes: int, *, param_dtype=jnp.float32, rngs: nnx.Rngs):
         require(classes >= 1, "classes", classes, "give 1 or more")

@@ -17,7 +17,10 @@ _FIRST = ("kernel", "recurrent_kernel", "bias")
 
 @dataclass(frozen=True)
 class Initials:
-    """The arguments of a layer about its initial parameters, see `Recurrent`; None for the cell's own."""
+    """The arguments of a layer that determine its initial parameters; see `Recurrent`.
+
+    An initialiser that is None stands for the default of the cell.
+    """
 
     kernel: Initial | None = None
     recurrent: Initial | None = None
@@ -29,19 +32,20 @@ class Initials:
 def initial_params(
     cell: Cell, base: Cell, features: int, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs
 ) -> dict[str, jax.Array | None]:
-    """Return the parameters of `cell` by name; those that `use_bias=False` removes are None.
+    """Return the initial parameters of `cell` by name; biases are None if `how.use_bias` is false.
 
     Args:
         cell: the layer's cell.
-        base: the row of `CELLS` from which `cell` was made by a choice of activations.
-        features: E.
-        units: H.
-        how: the layer's arguments.
+        base: the cell in `CELLS` from which `cell` was made by a choice of activations.
+        features: number of input features E.
+        units: number of units H.
+        how: the layer's arguments about initial parameters.
         dtype: dtype of the parameters.
-        rngs: the stream `params` is drawn from.
+        rngs: random streams; the parameters are drawn from the stream `params`.
 
     Raises:
-        InputError: if an initialiser is given for a parameter that the cell does not have, or does not fit.
+        InputError: if an initialiser is given for a parameter that the cell does not have, it is unknown, or it returns an array of the
+            wrong shape.
     """
     fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
     for name, given in (("recurrent_kernel", how.recurrent), ("bias", how.bias)):
@@ -65,7 +69,17 @@ def initial_params(
 
 
 def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
-    """Return the bias and the recurrent bias, which Keras draws as the two rows of one array."""
+    """Return the initial bias and the initial recurrent bias.
+
+    Args:
+        cell: the layer's cell.
+        units: number of units H.
+        second: whether the cell has a recurrent bias. If so, an initialiser draws both biases as the rows of one array, as in Keras; if
+            not, the second result is unused.
+        how: the layer's arguments about initial parameters.
+        dtype: dtype of the biases.
+        rngs: random streams; the biases are drawn from the stream `params`.
+    """
     assert cell.bias is not None
     usual = cell.bias(units, dtype)
     if how.bias is None:
@@ -77,10 +91,13 @@ def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rng
 
 
 def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> jax.Array:
-    """Return a drawn bias with ones for the forget gate: the gates before it and after it are drawn separately, as in Keras."""
+    """Return a bias drawn by the initialiser `how.bias`, with ones for the forget gate if `how.unit_forget_bias` is true.
+
+    As in Keras, the gates before the forget gate and the gates after it are then drawn separately. `usual` is the cell's default bias.
+    """
     assert how.bias is not None
     assert cell.bias is not None
-    with jax.ensure_compile_time_eval():  # also where the layer is created inside a jit
+    with jax.ensure_compile_time_eval():  # so that the values are concrete even if the layer is created inside a jit
         ones = cell.bias(1, jnp.float32) == 1
         forget = [gate for gate in range(cell.gates) if ones[gate]]
     if not (how.unit_forget_bias and forget):
@@ -94,7 +111,7 @@ def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: A
 
 
 def _own_cell(cell: Cell, features: int, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> dict[str, jax.Array | None]:
-    """Return the parameters from the `init` of a user's cell, with those replaced that have an initialiser."""
+    """Return the initial parameters of a user's cell: those of its `init`, except parameters for which an initialiser is given."""
     params: dict[str, jax.Array | None] = cell.init(rngs.params(), features, units, dtype)._asdict()
     for name, given in (("kernel", how.kernel), ("recurrent_kernel", how.recurrent), ("bias", how.bias)):
         array = params.get(name)

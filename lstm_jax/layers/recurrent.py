@@ -1,4 +1,7 @@
-"""Recurrent layers with Keras' arguments and semantics: thin modules that own parameters and call `recurrence.unroll`."""
+"""Recurrent layers with Keras' arguments and semantics: thin modules that own parameters and call `recurrence.unroll`.
+
+B is the batch size, T the number of steps, E the number of input features and H the number of units.
+"""
 
 import math
 from typing import Any
@@ -21,43 +24,47 @@ Shape = tuple[int | None, ...]
 
 
 class Recurrent(nnx.Module):
-    """A layer of any cell of `lstm_jax.cells.CELLS`; `LSTM`, `GRU` and `SimpleRNN` are its subclasses with a fixed cell.
+    """Recurrent layer with any cell of `lstm_jax.cells.CELLS`. Its subclasses `LSTM`, `GRU` and `SimpleRNN` have a fixed cell.
 
     Args:
-        features: E, size of the input's last axis.
-        units: H.
+        features: number of input features E, the size of the input's last axis.
+        units: number of units H.
         cell: a name in `CELLS`, or a user's `Cell`; see docs/own_cell.md.
-        activation: the function for tanh, by its name in `keras.activations` or as a function; None is "linear". Only the cells lstm, gru,
-            gru_reset_before and simple_rnn have a choice; other functions than the defaults run on the backend `reference`.
-        recurrent_activation: the function for sigmoid, as `activation`.
-        dropout: rate of dropped input features, the same ones at every step of a call.
-        recurrent_dropout: rate of dropped units of h in the gates' products, the same ones at every step of a call.
-        dropout_masks: "keras", "per_gate" or "variational"; see `lstm_jax.dropout`.
-        weight_drop: rate of dropped entries of the recurrent kernel, the same ones at every step of a call and for all rows (DropConnect on
-            the recurrent weights, Merity et al. 2018).
-        zoneout: rate of units whose h a step keeps, drawn anew at each step; in evaluation h is the mean of both values, with this weight
-            (Krueger et al. 2017).
-        zoneout_cell: like `zoneout` for c, if the cell has it.
-        return_sequences: return the outputs of all steps (B, T, H), else the last one (B, H).
-        return_state: return (outputs, the cell's state) instead of outputs.
-        go_backwards: read the reversed sequence; outputs come in processing order.
-        stateful: start each call from the state at the end of the last one; the first call, and a call after `reset_state`, from zeros.
-        unit_forget_bias: initialise the forget gate's bias to 1, if the cell has one.
-        use_bias: whether there is a bias parameter.
-        zero_output_for_mask: outputs of masked steps are zeros instead of the previous output.
-        kernel_initializer: a name in `keras.initializers`, or a function (key, shape, dtype); None for glorot uniform, or, for a user's
-            cell, its `init`.
-        recurrent_initializer: as `kernel_initializer`; None for orthogonal.
-        bias_initializer: as `kernel_initializer`; None for zeros.
-        dtype: dtype of the matrix products, e.g. jnp.bfloat16; None for that of the parameters. State and sums keep the parameters' dtype.
+        activation: function that replaces tanh, given as a function or by its name in `keras.activations`; None means "linear". Only the
+            cells lstm, gru, gru_reset_before and simple_rnn accept another function than tanh; it runs on the backend `reference`.
+        recurrent_activation: function that replaces sigmoid, given as for `activation`.
+        dropout: dropout rate of the input features. All steps of a call share the mask.
+        recurrent_dropout: dropout rate of the units of h where the gates read them. All steps of a call share the mask.
+        dropout_masks: kind of the masks: "keras", "per_gate" or "variational"; see `lstm_jax.dropout`.
+        weight_drop: dropout rate of the entries of the recurrent kernel (DropConnect, Merity et al. 2018). All steps and all rows of a call
+            share the mask.
+        zoneout: probability that a unit keeps its previous h at a step (Krueger et al. 2017). In evaluation h is instead
+            zoneout * previous h + (1 - zoneout) * new h.
+        zoneout_cell: like `zoneout`, but for the cell state c; only for cells that have one.
+        return_sequences: whether to return the outputs of all steps (B, T, H) instead of the last output (B, H).
+        return_state: whether to return (outputs, the cell's final state) instead of outputs.
+        go_backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed.
+        stateful: whether each call starts from the final state of the previous call. The first call, and the first call after
+            `reset_state`, start from zeros.
+        unit_forget_bias: whether the bias of the forget gate, if the cell has one, is initialised to 1.
+        use_bias: whether the layer has bias parameters.
+        zero_output_for_mask: whether the outputs of masked steps are zeros instead of the previous output.
+        kernel_initializer: a name in `keras.initializers`, or a function (key, shape, dtype) -> array. None means glorot uniform, or the
+            `init` of a user's cell.
+        recurrent_initializer: initialiser of the recurrent kernel, given as for `kernel_initializer`. None means orthogonal, or the `init`
+            of a user's cell.
+        bias_initializer: initialiser of the bias, given as for `kernel_initializer`. None means zeros, or the `init` of a user's cell.
+        dtype: dtype of the matrix products, for example `jnp.bfloat16`; None for that of the parameters. The state and sums keep the dtype
+            of the parameters.
         param_dtype: dtype of the parameters.
-        backend: name of a recurrence backend; None to choose.
-        remat: "sqrt" or a number of segments: less memory for long sequences, for the time of a second forward pass; see `unroll`.
-        rngs: the streams `params` for the weights and `dropout` for masks.
+        backend: name of a recurrence backend; None to choose one automatically.
+        remat: rematerialisation, which saves memory for long sequences and costs the time of a second forward pass: a number of segments,
+            "sqrt", or None for none; see `unroll`.
+        rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
 
     Raises:
-        InputError: if features, units or remat is below 1, a rate is outside [0, 1), a cell, activation or initialiser is unknown, or an
-            argument concerns a part that the cell does not have.
+        InputError: if `features`, `units` or `remat` is below 1, a rate is not in [0, 1), a cell, activation or initialiser is unknown, or
+            an argument does not apply to the cell (for example `zoneout_cell` to a cell without c).
     """
 
     kernel: nnx.Param[jax.Array]
@@ -118,7 +125,15 @@ class Recurrent(nnx.Module):
         self.carried = nnx.data(None)
 
     def _check_cell(self, base: Cell) -> None:
-        """Check that the cell has the parts to which rates apply; `base` is the row of `CELLS` of the layer's cell."""
+        """Check that the rates of zoneout, recurrent dropout and weight dropout apply to the cell.
+
+        Args:
+            base: the cell before `with_activations` replaced its activations.
+
+        Raises:
+            InputError: if a rate is above 0 and the cell lacks the state array or recurrent kernel to which it applies, or the step of a
+                user's cell ignores its mask of recurrent dropout.
+        """
         for part, rate in self.zoneout.items():
             if rate:
                 check_zoneout(self.row, part, rate)
@@ -130,26 +145,27 @@ class Recurrent(nnx.Module):
         require(not ignored, "recurrent_dropout", self.recurrent_dropout, remedy)
 
     def cell_params(self) -> Any:
-        """Return the cell's parameters as plain arrays, with a bias of zeros if the layer has none."""
+        """Return the cell's parameters as arrays; a bias that the layer does not have is an array of zeros."""
         kernel = self.kernel[...]
         arrays = [getattr(self, name) for name in self.row.params._fields]
         return self.row.params(*(jnp.zeros(kernel.shape[1:], kernel.dtype) if a is None else a[...] for a in arrays))
 
     def count_params(self) -> int:
-        """Return the number of trainable entries, as in Keras."""
+        """Return the number of trainable parameters, as Keras counts them."""
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
         """Return the shapes of the results of a call.
 
         Args:
-            shape: shape (B, T, E) of x; unknown sizes are None.
+            shape: shape (B, T, E) of the input x; an unknown size is None.
 
         Returns:
-            (B, H), or (B, T, H) with `return_sequences`; with `return_state` a pair of this and the state's shapes.
+            the shape of the outputs: (B, T, H) if `return_sequences` is true, else (B, H). If `return_state` is true, a pair of this shape
+            and the shapes of the state's arrays.
 
         Raises:
-            InputError: if it is not the shape of an input of this layer.
+            InputError: if `shape` does not have three entries, or its last entry is neither None nor E.
         """
         features = self.kernel.shape[0]
         fits = len(shape) == 3 and shape[2] in (features, None)
@@ -159,12 +175,14 @@ class Recurrent(nnx.Module):
         return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set the carried state of a `stateful` layer to zeros, for calls with `batch` rows; None keeps the number of rows.
+        """Set the carried state of a stateful layer to zeros.
 
-        Before the first call this does nothing: that call starts from zeros.
+        Args:
+            batch: number of rows of the following calls. If None, the number of rows stays the same; before the first call there is then
+                nothing to reset.
 
         Raises:
-            InputError: if the layer is not `stateful`.
+            InputError: if the layer was not created with `stateful=True`.
         """
         check_stateful(self.stateful)
         if batch is None:
@@ -173,15 +191,15 @@ class Recurrent(nnx.Module):
             self.carried = carry(self.row.initial_state(batch, self.units, self.kernel[...].dtype))
 
     def draw_masks(self, batch: int, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None, steps: int = 0) -> DropoutMasks:
-        """Return the masks of one call.
+        """Return the dropout and zoneout masks of one call.
 
         Args:
-            batch: B.
-            rngs: a key, a stream or Rngs with `dropout`; None for the layer's own stream.
-            steps: T, for zoneout.
+            batch: number of rows B.
+            rngs: a random key, a random stream, or `Rngs` with a stream `dropout`; None for the layer's own stream.
+            steps: number of steps T; only zoneout needs it.
 
         Raises:
-            InputError: if the layer has dropout and there is no stream to draw from.
+            InputError: if masks must be drawn and there is no stream to draw from, or the layer has zoneout and `steps` is below 1.
         """
         has_zoneout = any(self.zoneout.values())
         if not (self.dropout or self.recurrent_dropout or has_zoneout):
@@ -216,21 +234,22 @@ class Recurrent(nnx.Module):
         """Run the layer.
 
         Args:
-            x: (B, T, E), or (T, B, E) if `time_major`; or int ids that stand for one-hot rows, see `unroll`.
-            mask: bool (B, T), False for padding.
-            lengths: int (B,), instead of `mask`: the number of valid steps of each row.
-            initial_state: the cell's state of (B, H) arrays, or a tuple or list of them; if None the carried state, or zeros.
-            dropout: masks to use instead of drawn ones.
-            tokens: int (B, T), equal where a row's x comes from the same row of a table, see `unroll`.
-            deterministic: whether there is no dropout; None for the attribute that `train()` and `eval()` set.
-            rngs: see `draw_masks`.
-            time_major: whether time is the first axis of x, mask, tokens and outputs.
+            x: input (B, T, E), or (T, B, E) if `time_major` is true; or int ids that stand for one-hot rows, see `unroll`.
+            mask: bool (B, T), False at padded steps.
+            lengths: int (B,), the number of valid steps of each row; may be given instead of `mask`.
+            initial_state: the cell's initial state, as a state, tuple or list of (B, H) arrays. If None, the layer starts from the carried
+                state if it has one, else from zeros.
+            dropout: masks to use; None to draw them.
+            tokens: int (B, T) that identify equal inputs: two steps of a row with equal tokens have equal x; see `unroll`.
+            deterministic: whether to run without dropout; None for the layer's attribute, which `train()` and `eval()` set.
+            rngs: source of random numbers for the masks, as in `draw_masks`.
+            time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.
 
         Returns:
-            outputs, or (outputs, state) with `return_state`; see the class.
+            the outputs, or (outputs, final state) if `return_state` is true; see the class.
 
         Raises:
-            InputError: if an argument does not fit, see `unroll`, or there is no stream to draw masks from.
+            InputError: if `unroll` does not accept an argument, or masks must be drawn and there is no stream to draw from.
         """
         shape = np.shape(x)
         require(len(shape) >= 2, "x", shape, "give floats (B, T, E), or int ids (B, T)")
@@ -258,7 +277,10 @@ class Recurrent(nnx.Module):
         return (outputs, state) if self.return_state else outputs
 
     def _drop(self, batch: int, steps: int, dropout: DropoutMasks | None, rngs: Any, training: bool) -> tuple[Any, DropoutMasks | None]:
-        """Return the cell's parameters, some of which `weight_drop` sets to 0 in training, and the masks of one call."""
+        """Return the cell's parameters after weight dropout, and the masks of one call.
+
+        In training, weight dropout multiplies the recurrent kernel by a mask. In evaluation the masks hold only the zoneout rates.
+        """
         params = self.cell_params()
         if self.weight_drop and training:
             key = self._key(rngs)
@@ -273,7 +295,7 @@ class Recurrent(nnx.Module):
         return params, dropout
 
     def _start(self, batch: int, initial_state: Any) -> Any:
-        """Return the state at the start of a call: the given one, else the carried one, else None."""
+        """Return the state at the start of a call: `initial_state` if it is given, else the carried state, else None."""
         if self.carried is None:
             return initial_state
         check_batch(self.carried, batch)
@@ -283,7 +305,7 @@ class Recurrent(nnx.Module):
         return type(like)(*(v[...] for v in self.carried))
 
     def _carry(self, state: Any) -> None:
-        """Keep the state at the end of a call if the layer is stateful."""
+        """Store the state at the end of a call for the next call, if the layer is stateful."""
         if self.stateful and self.carried is None:
             self.carried = carry(state)
         elif self.stateful:
@@ -291,11 +313,12 @@ class Recurrent(nnx.Module):
 
 
 class LSTM(Recurrent):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000), equal to `keras.layers.LSTM`.
+    """LSTM layer (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000). It equals `keras.layers.LSTM`.
 
-        z = x W + h U + b, split i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
+        z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
 
-    Arguments and errors are those of `Recurrent`, without `cell`; the state is an `LSTMState`.
+    h and c are the state before the step, h' and c' the state after it; the state is an `LSTMState`. The arguments and errors are those of
+    `Recurrent`, without `cell`.
     """
 
     def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
@@ -304,19 +327,20 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """The gated recurrent unit (Cho et al. 2014), equal to `keras.layers.GRU`; equations in `lstm_jax.cells.gru`.
+    """GRU layer (gated recurrent unit, Cho et al. 2014). It equals `keras.layers.GRU`.
 
-    The state is a `HiddenState`.
+    The equations are in `lstm_jax.cells.gru`. The state is a `HiddenState`.
 
     Args:
-        features: E.
-        units: H.
-        reset_after: whether the reset gate acts on the product h U (Keras, PyTorch, cuDNN), or on h before it (the paper).
+        features: number of input features E.
+        units: number of units H.
+        reset_after: whether the reset gate multiplies the product h U, as in Keras, PyTorch and cuDNN. If false, it multiplies h before the
+            product, as in the paper.
         rngs: as in `Recurrent`.
         options: further arguments of `Recurrent`, except `cell`.
 
     Raises:
-        InputError: as `Recurrent`, and if `cell` is given.
+        InputError: if `cell` is given, or an argument is one that `Recurrent` does not accept.
     """
 
     def __init__(self, features: int, units: int, *, reset_after: bool = True, rngs: nnx.Rngs, **options):
@@ -325,9 +349,9 @@ class GRU(Recurrent):
 
 
 class SimpleRNN(Recurrent):
-    """The simple recurrent network (Elman 1990), h' = tanh(x W + h U + b), equal to `keras.layers.SimpleRNN`.
+    """Simple recurrent layer h' = tanh(x W + h U + b) (Elman 1990). It equals `keras.layers.SimpleRNN`.
 
-    Arguments and errors are those of `Recurrent`, without `cell` and `recurrent_activation`; the state is a `HiddenState`.
+    The arguments and errors are those of `Recurrent`, without `cell` and `recurrent_activation`. The state is a `HiddenState`.
     """
 
     def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
@@ -341,10 +365,10 @@ def _refuse_cell(layer: str, options: dict[str, Any]) -> None:
 
 
 def count_params(module: nnx.Module) -> int:
-    """Return the number of entries of a module's parameters."""
+    """Return the number of trainable parameters of a module, counted as scalars."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
 def recurrent(features: int, units: int, *, cell: str | Cell = "lstm", **options) -> Recurrent:
-    """Return a layer of that cell: an `LSTM` for the cell "lstm", else a `Recurrent`."""
+    """Return a recurrent layer with the given cell: an `LSTM` if `cell` is "lstm", else a `Recurrent`."""
     return LSTM(features, units, **options) if cell == "lstm" else Recurrent(features, units, cell=cell, **options)

@@ -13,16 +13,16 @@ from lstm_jax.layers.recurrent import Recurrent, Shape, count_params
 
 
 class RecurrentStack(nnx.Module):
-    """Recurrent layers in sequence, with the same mask for each.
+    """Stack of recurrent layers, each of which reads the outputs of the layer before. All layers get the same mask.
 
-    It returns the results of its last layer; if all layers return their state, (outputs, [state of each layer]).
+    A call returns the results of the last layer. If all layers have `return_state=True`, it returns (outputs, list of the states).
 
     Args:
-        layers: `Recurrent` or `Bidirectional` modules; all but the last return sequences. All layers, the last one or none return their
-            state.
+        layers: `Recurrent` or `Bidirectional` modules. Every layer except the last must have `return_sequences=True`. `return_state` must
+            be true for all layers, for the last one only, or for none.
 
     Raises:
-        InputError: if there is no layer, or the layers do not fit together.
+        InputError: if `layers` is empty, or `return_sequences` or `return_state` of a layer breaks these rules.
     """
 
     def __init__(self, layers: Sequence[Recurrent | Bidirectional]):
@@ -39,10 +39,10 @@ class RecurrentStack(nnx.Module):
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
-        """Return the shapes of the results of a call, see `Recurrent.compute_output_shape`.
+        """Return the shapes of the results of a call; see `Recurrent.compute_output_shape`.
 
         Raises:
-            InputError: if it is not the shape of an input of the first layer.
+            InputError: if `shape` is not the shape of an input of the first layer.
         """
         found: Any = shape
         states = []
@@ -72,13 +72,13 @@ class RecurrentStack(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         **options,
     ):
-        """Run the layers, see `Recurrent.__call__`.
+        """Run the layers one after another; see `Recurrent.__call__`.
 
         Args:
             x: input of the first layer.
-            tokens: as in `Recurrent.__call__`, for `x`.
-            rngs: as in `Recurrent.__call__`; a key is folded with the number of each layer.
-            options: further arguments of `Recurrent.__call__`; `initial_state` and `dropout` are lists with one entry for each layer.
+            tokens: tokens of `x`, as in `Recurrent.__call__`; only the first layer uses them.
+            rngs: as in `Recurrent.__call__`. From a single key, layer n gets `jax.random.fold_in(key, n)`.
+            options: further arguments of `Recurrent.__call__`. `initial_state` and `dropout` are lists with one entry per layer.
         """
         per_layer = {name: options.pop(name) for name in ("initial_state", "dropout") if options.get(name) is not None}
         y: Any = x

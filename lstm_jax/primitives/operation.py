@@ -107,7 +107,7 @@ class ForwardOperation(Operation):
         return tree.unflatten([gradients.get(n) for n in range(len(leaves))])
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return the batch axis of each leaf of the arguments; see `Operation.rows`."""
+        """Return None for each leaf of the arguments, since they are treated as having no batch axis."""
         return [None] * len(jax.tree.leaves(args))
 
     def output_rows(self, outputs) -> list[int]:

@@ -1,4 +1,4 @@
-"""Calls of compiled code that run on each device with its own part of the arrays, whatever their sharding."""
+"""Calls of compiled code on sharded arrays: each device calls the code on its own shard of the arrays."""
 
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -10,19 +10,19 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
 SUM = "sum"
-"""Marks, instead of an axis, a result that is summed over all devices."""
+"""Value that stands in place of an axis for a result that is summed over all devices."""
 
 
 def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes: Sequence[int | str | None]) -> Callable:
-    """Return `function` for use in programs that XLA partitions: each device calls it with its own part of the arrays.
+    """Return a version of `function` for programs that XLA partitions: each device calls `function` on its own shard of the arrays.
 
-    The partitioner keeps one axis split, which all arrays share (the rows of a batch, the columns of a table), and copies the rest to each
-    device. Under `shard_map`, and on one device, it is `function` itself.
+    All arrays are sharded along one common axis (the rows of a batch, the columns of a table) and replicated along their other axes. Under
+    `shard_map` and on one device the returned function just calls `function`.
 
     Args:
-        function: function(*arrays) -> list of arrays; its results for one part do not depend on the other parts.
-        arg_axes: for each argument, the axis that is split; None for an argument without it.
-        result_axes: for each result, the axis that is split, None or SUM.
+        function: function(*arrays) -> list of arrays. Its results for one shard must not depend on the other shards.
+        arg_axes: the sharded axis of each argument, or None for an argument that is replicated.
+        result_axes: the sharded axis of each result, None for a result that is replicated, or SUM for one that is summed over all devices.
     """
 
     @custom_partitioning
@@ -55,11 +55,12 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
 
 
 def partitioned_alike(function: Callable, arrays: int) -> Callable:
-    """Return an elementwise `function` for use in programs that XLA partitions: each device calls it with its own part.
+    """Return a version of an elementwise `function` for programs that XLA partitions: each device calls it on its own shard.
 
     Args:
-        function: function(*operands) -> list of arrays; the first `arrays` operands and all results have one shape, the others are scalars.
-        arrays: number of operands that are no scalars.
+        function: function(*operands) -> list of arrays. The first `arrays` operands and all results have the same shape and sharding; the
+            other operands are scalars.
+        arrays: number of operands that are not scalars.
     """
 
     @custom_partitioning
@@ -88,7 +89,11 @@ def partitioned_alike(function: Callable, arrays: int) -> Callable:
 
 
 def _names(mesh, shapes, axes) -> tuple[str, ...]:
-    """Return the mesh axes over which the parts are split, () for none."""
+    """Return the names of the mesh axes over which the arrays are sharded.
+
+    The names are those of the first array that is sharded along its axis in `axes`. The result is () if no array is sharded, or if the size
+    of that axis is not divisible by the number of shards.
+    """
     for shape, axis in zip(shapes, axes, strict=True):
         spec = getattr(shape.sharding, "spec", None)
         entry = spec[axis] if axis is not None and spec is not None and axis < len(spec) else None
@@ -107,7 +112,7 @@ def _sharding(mesh, axis: Any, names: tuple[str, ...]) -> NamedSharding:
 
 
 def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """Return Shardy's rule: one factor shared by all arrays; other dimensions must not be split."""
+    """Return the sharding rule for XLA's partitioner Shardy: all arrays share the factor "rows", and no other dimension is sharded."""
     numbers = count()
     unsplit: list[str] = []
 
@@ -126,9 +131,10 @@ def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[st
 
 
 def vary_together(*trees: Any) -> tuple:
-    """Return the trees with arrays that all vary over the same mesh axes, as loops under `shard_map(..., check_vma=True)` require.
+    """Return the trees with all arrays cast to vary over the same mesh axes, as loops under `shard_map(..., check_vma=True)` require.
 
-    An array that is equal on all devices becomes one that may differ; JAX sums its gradient over devices.
+    An array that JAX knows to be equal on all devices is cast to one that may differ between devices. JAX then sums its gradient over the
+    devices.
     """
     leaves = jax.tree.leaves(trees)
     names = tuple(sorted(set().union(*map(_varying, leaves))))
@@ -149,18 +155,18 @@ def _varying(leaf) -> frozenset[str]:
 
 
 def explicit_sharding(array: Any) -> Any:
-    """Return the sharding in the type of an array on a mesh with explicit axes, else None."""
+    """Return the sharding in the type of `array` if it is on a mesh with explicit axes, else None."""
     found: Any = getattr(jax.typeof(array), "sharding", None)
     return found if found is not None and AxisType.Explicit in found.mesh.axis_types else None
 
 
 def in_automatic_mode(function: Callable, rows_of: int, out_axes: Any) -> Callable:
-    """Return `function` for arrays on any mesh; on a mesh with explicit axes it runs with automatic ones.
+    """Return a version of `function` that also accepts arrays on a mesh with explicit axes, and runs with automatic axes there.
 
     Args:
         function: function(*trees) -> tree of arrays.
-        rows_of: the number of an argument, an array with the rows of the batch on its axis 1.
-        out_axes: the axis of the rows of each result, a tree with the structure of the results.
+        rows_of: position of an argument that is an array with its batch axis at 1. The results get the sharding of this axis.
+        out_axes: tree with the structure of the results that contains the batch axis of each result.
     """
 
     def run(*args):

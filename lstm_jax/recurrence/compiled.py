@@ -52,7 +52,7 @@ class CompiledLSTM(LSTMOperation):
         return ("cpu",)
 
     def forward(self, keep, *args):
-        """See `Operation`; the residuals are `Residuals`."""
+        """Return the outputs and the residuals, which are `Residuals`; see `Operation.forward`."""
         return _call_forward(self.sequences, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):

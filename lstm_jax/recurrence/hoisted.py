@@ -94,7 +94,7 @@ class HoistedLSTM(LSTMOperation):
     sequences: bool
 
     def runs_on(self):
-        """See `Operation`; loops in JAX have no platforms, since they are their own twin."""
+        """Return the platforms of loops that are not written in JAX, or () for loops in JAX, which need no twin."""
         return self.loops.platforms
 
     def forward(self, keep, *args):
