@@ -3,8 +3,8 @@
     minGRU:   u = sigmoid(z_u);  h' = (1 - u) h + u z_n
     minLSTM:  f = sigmoid(z_f), i = sigmoid(z_i);  h' = f / (f + i) h + i / (f + i) z_g
 
-z = x W + b can be computed for all T steps at once. Each step then is h' = p h + q with known p and q, so that a parallel scan computes all
-steps in log2(T) rounds. E is the number of input features and H the number of units.
+z = x W + bias can be computed for all T steps at once. A step is then h' = a h + b, where a and b depend on z only, so that a parallel scan
+computes all steps in log2(T) rounds. E is the number of input features and H the number of units.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from lstm_jax.cells.simple_rnn import HiddenState
 
 
 class MinParams(NamedTuple):
-    """Parameters of minGRU and minLSTM: kernel W (E, gates * H) and bias b (gates * H,).
+    """Parameters of minGRU and minLSTM: kernel W (E, gates * H) and bias (gates * H,).
 
     The gates are u, n for minGRU, and i, f, g for minLSTM, in this order.
     """

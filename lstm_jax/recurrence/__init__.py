@@ -1,4 +1,4 @@
-"""Run a cell over time; see api.py and backends.py."""
+"""Functions that run a cell over time: `unroll` (api.py) and the table of its implementations (backends.py)."""
 
 from lstm_jax.recurrence.api import unroll
 from lstm_jax.recurrence.backends import (

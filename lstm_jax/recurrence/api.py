@@ -1,8 +1,10 @@
-"""The one function that runs a recurrence.
+"""The function `unroll`, which runs a recurrent cell over time.
 
     outputs, state = unroll(CELLS["lstm"], params, x)
 
-Its operands are read in operands.py, its backend is chosen in backends.py.
+operands.py checks and converts its arguments, and backends.py chooses its implementation.
+
+B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
 from collections.abc import Callable
@@ -42,39 +44,45 @@ def unroll(
 ):
     """Run `cell` over a batch of sequences, with Keras' semantics.
 
-    Arrays may be JAX arrays, NumPy arrays or lists; floats, bools and ints are converted to the parameters' dtype where floats are
-    expected, see `operands.py`. Values of x at steps that are not valid reach no result and no gradient, not even NaN.
+    Arrays may be JAX arrays, NumPy arrays or lists. Where floats are expected, floats, ints and bools are converted to the dtype of the
+    parameters; see operands.py. A step of a row is valid unless `mask` or `lengths` marks it as padding. The values of x at steps that are
+    not valid, even NaN, do not affect any result or gradient.
 
     Args:
-        cell: a row of `CELLS`.
-        params: its parameters, all of one float dtype.
-        x: (B, T, E), or (T, B, E) if `time_major`; converted to the parameters' dtype. Or int ids (B, T), or (T, B), which stand for
-            one-hot rows of E features: their product with the kernel is a gather of its rows. Negative ids count from the end; an id beyond
-            E gives NaN.
-        initial_state: its state, or a tuple or list in the state's order, converted to the parameters' dtype; zeros if None.
-        mask: bool (B, T) ((T, B) if `time_major`), False where a step copies the state and repeats the previous output; numbers other than
-            0 are True.
-        lengths: int (B,), instead of `mask`: the first `lengths[b]` steps are valid. Lengths are clipped to 0..T.
-        dropout: masks, constant over time except for zoneout's; converted to the parameters' dtype, so that True keeps a value as it is.
-        tokens: int (B, T), or (T, B) if `time_major`: steps of a row with equal tokens have equal x, as after a lookup in a table. A
-            backend may then multiply x by the kernel once for all of them, and return the sum of their gradients at one of these steps and
-            zeros at the others; this suits a caller who sums them, as the gradient by the table does. Ignored with `remat`, and for JAX
-            arrays of 64 bits.
-        backwards: read the reversed sequence; outputs come in processing order.
-        return_sequences: return the outputs of all steps; else the last one.
-        zero_output_for_mask: outputs of steps that are not valid are zeros instead of the previous output.
-        time_major: whether time is the first axis of x, mask, tokens and outputs.
-        compute_dtype: dtype of the matrix products (bfloat16), None for that of the parameters. State and sums keep the parameters' dtype.
-        backend: a name in `BACKENDS`, or None to choose.
-        remat: number of segments of a long sequence for which the backward pass keeps only the first state and computes the rest again, as
-            `jax.remat` does (Chen et al. 2016); "sqrt" for ceil(sqrt(T)), None to keep all. It changes no value.
+        cell: the cell, such as a value of `CELLS`.
+        params: the parameters of the cell, all of the same float dtype.
+        x: inputs (B, T, E), or (T, B, E) if `time_major` is true, which are converted to the dtype of the parameters. Or int ids (B, T), or
+            (T, B) if `time_major` is true, which stand for one-hot rows of E features: their product with the kernel is a lookup of its
+            rows. Negative ids count from the end, and an id out of range gives NaN.
+        initial_state: the initial state, or a tuple or list of its arrays in order, which are converted to the dtype of the parameters;
+            None for zeros.
+        mask: bool (B, T), or (T, B) if `time_major` is true. It is False at steps that are not valid, which copy the state and repeat the
+            previous output. In a mask of numbers, 0 is False and any other number is True.
+        lengths: int (B,), the number of valid steps at the start of each row, clipped to 0..T; may be given instead of `mask`.
+        dropout: `DropoutMasks`. Input and recurrent masks are constant over time. They are converted to the dtype of the parameters, so
+            that in a bool mask True keeps a value and False drops it.
+        tokens: int (B, T), or (T, B) if `time_major` is true, which tell the backend that any two steps of a row with equal tokens have
+            equal x, as after a lookup in a table. A backend may then compute x W once for all steps with equal tokens, and return the sum
+            of their gradients at one of these steps and zeros at the others. Give tokens only if you sum these gradients anyway, as the
+            gradient of the table does. Tokens are ignored if `remat` is given or they are a JAX array of 64-bit ints.
+        backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed.
+        return_sequences: whether to return the outputs of all steps instead of the last output.
+        zero_output_for_mask: whether the outputs of steps that are not valid are zeros instead of the previous output.
+        time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.
+        compute_dtype: dtype of the matrix products, for example bfloat16; None for the dtype of the parameters. The state and sums keep the
+            dtype of the parameters.
+        backend: a name in `BACKENDS`, or None to choose a backend automatically.
+        remat: number of segments into which the sequence is divided to save memory (Chen et al. 2016). The forward pass keeps only the
+            first state of each segment, and the backward pass computes the rest again, as with `jax.remat`. "sqrt" stands for
+            ceil(sqrt(T)) segments; None keeps everything. The results do not depend on it.
 
     Returns:
-        outputs (B, T, H) ((T, B, H) if `time_major`), or (B, H) without `return_sequences`; and the final state.
+        the outputs and the final state. The outputs are (B, T, H), or (T, B, H) if `time_major` is true, or only the last output (B, H) if
+        `return_sequences` is false.
 
     Raises:
-        InputError: if the class, shape or dtype of an operand does not fit, T is 0, both `mask` and `lengths` are given, `remat` is below
-            1, or the backend cannot serve.
+        InputError: if an argument has a wrong class, shape or dtype, T is 0, both `mask` and `lengths` are given, `remat` is below 1 or
+            combined with zoneout, or the backend does not support the request.
     """
     order = {"backwards": backwards, "time_major": time_major}
     operands = read_operands(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, tokens=tokens, **order)
@@ -94,7 +102,10 @@ def _checked_remat(remat: Any, dropout: DropoutMasks) -> Remat:
 
 
 def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequences: bool, remat: Remat):
-    """Return h of all steps (T, B, H), or None without `sequences`, and the final state."""
+    """Run the backend on checked operands, and return the outputs and the final state.
+
+    The outputs are (T, B, H), or None if `sequences` is false.
+    """
     run = partial(_run_rows, backend.run)
     run = run if remat is None else in_segments(run, remat)
 
@@ -108,14 +119,20 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
 
 
 def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, compute_dtype, sequences: bool, *tokens):
-    """Call a backend's `run`; ids with a dropout mask over features are turned into their one-hot rows first."""
+    """Call the function `run` of a backend.
+
+    If x is ids and there is an input dropout mask, the ids are first converted to one-hot rows, to which the mask can be applied.
+    """
     if x.ndim == 2 and dropout.input is not None:
         x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
     return run(cell, params, x, state, valid, dropout, compute_dtype, sequences, *tokens)
 
 
 def _last_output(h: jax.Array, valid: jax.Array | None, zeros: bool) -> jax.Array:
-    """Return the last output (B, H): zeros for a row without a valid step, and with `zeros` if the last step is not valid."""
+    """Return the last output (B, H).
+
+    It is zero for a row without a valid step. If `zeros` is true, it is also zero for a row whose last step is not valid.
+    """
     if valid is None:
         return h
     shown = valid[-1] if zeros else valid.any(0)
@@ -123,7 +140,10 @@ def _last_output(h: jax.Array, valid: jax.Array | None, zeros: bool) -> jax.Arra
 
 
 def _all_outputs(h: jax.Array, valid: jax.Array | None, zeros: bool) -> jax.Array:
-    """Return the outputs (T, B, H): zeros before the first valid step, and with `zeros` at every step that is not valid."""
+    """Return the outputs of all steps (T, B, H).
+
+    They are zero before the first valid step of a row. If `zeros` is true, they are zero at every step that is not valid.
+    """
     if valid is None:
         return h
     shown = valid if zeros else jnp.cumsum(valid, axis=0) > 0

@@ -1,4 +1,8 @@
-"""A parallel scan over time for cells that are linear in the state: h' = a h + b with known a and b is associative (Blelloch 1990)."""
+"""The backend `associative`: a parallel scan over time for cells that are linear in their state.
+
+A step of such a cell is h' = a h + b, where a and b do not depend on h. The composition of steps is associative, so that a parallel scan
+can compute all steps (Blelloch 1990).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +23,10 @@ def run(
     compute_dtype=None,
     sequences: bool = True,
 ):
-    """Run a cell that has `linear`, see `reference.run`: about 2 log2(T) passes over arrays (T, B, H)."""
+    """Run a cell whose `linear` is not None; see `reference.run` for the arguments and results.
+
+    The scan takes about 2 log2(T) passes over arrays (T, B, H), for T steps, B rows and H units.
+    """
     assert cell.linear is not None
     a, b = cell.linear(cell.project(params, x, dropout.input, compute_dtype))
     if valid is not None:

@@ -1,7 +1,7 @@
-"""The table of backends, what each can do, and the choice of one for a request.
+"""The table of the backends with their capabilities, and the choice of a backend for a request.
 
-`BACKENDS` is the table; `capability_rows` returns it as text. A backend that is named and cannot serve raises and says what it lacks; only
-`backend=None` chooses, the first row of the table that lacks nothing.
+`BACKENDS` is the table, and `capability_rows` returns it as text. A user who names a backend gets that backend, or an error that states
+which capability it lacks for the request. With `backend=None` the first backend of the table that lacks nothing is chosen.
 """
 
 from collections.abc import Callable
@@ -21,20 +21,20 @@ from lstm_jax.recurrence.operands import compute_dtype_name
 DROPOUTS = ("input dropout", "input dropout per gate", "recurrent dropout", "recurrent dropout per gate")
 ZONEOUT = "zoneout"
 MASKS = ("lengths", "lengths read backwards", "mask")
-"""Kinds of masks over steps. A mask may have gaps; lengths read backwards begin with steps that are not valid."""
+"""Kinds of padding. The valid steps of a row come first ("lengths"), last ("lengths read backwards") or in any order ("mask")."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Requirements on a backend.
+    """Requirements of one call of `unroll` on a backend.
 
     Attributes:
         cell: a cell or its name in `CELLS`.
         dtype: dtype of the parameters.
         compute_dtype: dtype of the matrix products.
-        dropout: kinds of dropout, members of `DROPOUTS` or `ZONEOUT`.
-        mask: kind of mask, a member of `MASKS`, or empty.
-        units: H, or 0 for any.
+        dropout: kinds of dropout that the call uses, each a member of `DROPOUTS`, or `ZONEOUT`.
+        mask: kind of padding, a member of `MASKS`, or "" if there is no padding.
+        units: number of units H; 0 if any number must be supported.
     """
 
     cell: str | Cell = "lstm"
@@ -47,39 +47,43 @@ class Request:
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation of the recurrence over time, and what it can do."""
+    """An implementation of the recurrence over time and its capabilities.
+
+    `run` is the implementation, with the arguments of `reference.run`. `platforms` and `compute_dtypes` (dtypes of the matrix products) are
+    those that it supports, `forward_mode` tells whether it supports forward-mode differentiation, and `what` is a description for users.
+    """
 
     name: str
     run: Callable
     serves: Callable[[Cell], bool]
-    """Whether it runs that cell. Cells are compared by identity: a user's cell with the name of a row of `CELLS` is another cell."""
+    """Function that returns whether the backend supports a cell. It compares cells by identity, not by name."""
     platforms: tuple[str, ...]
     compute_dtypes: tuple[str, ...]
     forward_mode: bool
     what: str
     mixed: bool = True
-    """Whether products may have another dtype than the parameters."""
+    """Whether the matrix products may have another dtype than the parameters."""
     dtypes: tuple[str, ...] = ()
-    """Dtypes of parameters; empty for any."""
+    """Supported dtypes of the parameters; an empty tuple means any dtype."""
     dropouts: tuple[str, ...] = DROPOUTS
     masks: tuple[str, ...] = MASKS
     largest: int = 0
-    """Largest H; 0 for no limit."""
+    """Largest number of units H; 0 means no limit."""
     shares: bool = False
-    """Whether `run` takes tokens, see `unroll`."""
+    """Whether `run` also accepts an argument `tokens`, see `unroll`."""
     higher_orders: bool = True
-    """Whether derivatives can be differentiated again."""
+    """Whether derivatives of order 2 and higher are supported."""
     why_not: Callable[[], str] = str
-    """Returns why it does not serve in this installation; empty if it does."""
+    """Function that returns the reason why the backend is not available in this installation, or "" if it is available."""
 
     @property
     def any_cell(self) -> bool:
-        """Whether it runs every cell, a user's own included."""
+        """Whether the backend supports every cell, including a user's own."""
         return self.serves is _any
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The names of the cells of `CELLS` that it runs."""
+        """Names of the cells in `CELLS` that the backend supports."""
         return tuple(name for name, cell in CELLS.items() if self.serves(cell))
 
 
@@ -121,7 +125,7 @@ _HOISTED = Backend(
     forward_mode=True,
     what="a backward pass of its own, GEMMs outside the loop",
 )
-# cudnn and pallas stand behind hoisted until they are measured against it on a GPU, so they must be requested by name
+# cudnn and pallas come after hoisted in BACKENDS, so that they run only if named, until they are compared with hoisted on a GPU
 _CUDNN = Backend(
     name="cudnn",
     run=cudnn.run,
@@ -171,7 +175,7 @@ BACKENDS = {row.name: row for row in (_COMPILED, _HOISTED, _CUDNN, _PALLAS, _ASS
 
 
 def lacks(backend: Backend, request: Request, platform: str) -> str:
-    """Return what `backend` lacks for this request on this platform; empty if nothing."""
+    """Return a message about the first capability that `backend` lacks for a request on a platform, or "" if it lacks nothing."""
     cell = CELLS[request.cell] if isinstance(request.cell, str) else request.cell
     if not backend.serves(cell):
         return f"no cell {cell.name}" + " of one's own" * (CELLS.get(cell.name) is not cell)
@@ -202,17 +206,18 @@ def _lacks_kind(backend: Backend, request: Request) -> str:
 
 
 def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32", compute_dtype=None, **more) -> Backend:
-    """Return the backend of that name, or the first one of the table that serves if `name` is None.
+    """Return the backend for a request: the named one, or the first one in `BACKENDS` that supports the request if `name` is None.
 
     Args:
         name: a name in `BACKENDS`, or None.
         cell: a cell or its name in `CELLS`.
         dtype: dtype of the parameters.
-        compute_dtype: dtype of the products; None for that of the parameters.
+        compute_dtype: dtype of the matrix products; None for that of the parameters.
         more: further fields of `Request`.
 
     Raises:
-        InputError: if `name` is unknown, or that backend lacks something the request needs; without a name, if all of them do.
+        InputError: if `name` or `cell` is unknown, the named backend does not support the request, or `name` is None and no backend
+            supports it.
     """
     platform = jax.default_backend()
     require(not isinstance(cell, str) or cell in CELLS, "cell", cell, f"give a Cell, or one of {', '.join(CELLS)}")
@@ -229,13 +234,14 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
 
 
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
-    """Return the number of CPU devices that suits training, as `use_cpu_cores` takes it.
+    """Return the best number of CPU devices for training, as the function `use_cpu_cores` expects it.
 
-    The compiled backend uses all cores in each call on one device, which needs no exchange between devices: 1. For other backends it is 0,
-    one device for each core. Nothing here starts JAX's own backends, which fix the number of devices.
+    The result is 1 for the backend `compiled`, which uses all cores in one call, so that devices need not exchange data. For other backends
+    it is 0, which means one device per core. This function does not initialise JAX's platforms, since the number of devices cannot be
+    changed afterwards.
 
     Args:
-        backend: a name in `BACKENDS`; None or "auto" for the one that `resolve_backend` chooses on a CPU.
+        backend: a name in `BACKENDS`; None or "auto" for the backend that `resolve_backend` chooses on a CPU.
         dtype: dtype of the matrix products.
         cell: name of the cell.
     """
@@ -245,7 +251,7 @@ def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
 
 
 def capability_rows() -> list[dict[str, str]]:
-    """Return the table as rows of text, in the order in which `backend=None` tries them."""
+    """Return one dict of text per backend for a table of their capabilities, in the order in which `backend=None` tries them."""
     platform = jax.default_backend()
     return [
         {
@@ -276,14 +282,14 @@ def _derivatives(backend: Backend) -> str:
 
 
 def dropout_kinds(masks: DropoutMasks) -> tuple[str, ...]:
-    """Return the kinds of the masks, members of `DROPOUTS`, and `ZONEOUT` if there is any."""
+    """Return the kinds of dropout that the masks contain: members of `DROPOUTS`, and `ZONEOUT` if there is zoneout."""
     named = {"input dropout": masks.input, "recurrent dropout": masks.recurrent}
     kinds = [name + " per gate" * is_per_gate(mask) for name, mask in named.items() if mask is not None]
     return tuple(kinds + [ZONEOUT] * bool(masks.zoneout))
 
 
 def mask_kind(mask, lengths, backwards: bool) -> str:
-    """Return the kind of the masks over steps, a member of `MASKS`, or empty if there is none."""
+    """Return the kind of padding of a call, a member of `MASKS`, or "" if `mask` and `lengths` are both None."""
     if lengths is None:
         return "" if mask is None else "mask"
     return "lengths read backwards" if backwards else "lengths"

@@ -1,7 +1,7 @@
-"""The LSTM over time as one forward and one backward call of native/lstm.cc.
+"""The backend `compiled`: the LSTM over time as one forward call and one backward call of the C++ code in native/lstm.cc.
 
-Derivatives of these calls (order 2 and more, forward mode) and gradients by dropout masks come from a twin in JAX with the same values.
-Where a program is partitioned, each device runs its own rows of the batch.
+A twin in JAX with the same values serves where the C++ code cannot: for derivatives of order 2 and higher, forward mode, and gradients with
+respect to dropout masks. In a partitioned program each device runs its own rows of the batch.
 """
 
 from collections.abc import Callable
@@ -34,8 +34,11 @@ def run(
     sequences: bool = True,
     tokens: jax.Array | None = None,
 ):
-    """Run the LSTM, see `reference.run`; tokens (T, B) as in `unroll`."""
-    del cell, compute_dtype  # the table of backends admits only the LSTM, and products in the parameters' dtype
+    """Run the LSTM; see `reference.run` for the arguments and results.
+
+    `tokens` (T, B) tell which steps of a row have equal x, as in `unroll`.
+    """
+    del cell, compute_dtype  # BACKENDS selects this backend only for the LSTM, and for products in the dtype of the parameters
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
     return apply(CompiledLSTM(sequences), params, x, state, valid, dropout, tokens)
@@ -43,7 +46,7 @@ def run(
 
 @dataclass(frozen=True)
 class CompiledLSTM(LSTMOperation):
-    """The LSTM as the two calls, on (params, x, state, valid, dropout, tokens)."""
+    """Operation that runs the LSTM in C++. Its arguments are (params, x, state, valid, dropout, tokens)."""
 
     sequences: bool
 
@@ -73,7 +76,7 @@ class CompiledLSTM(LSTMOperation):
 
 
 def _operands(args, residuals: Residuals, cotangents) -> tuple:
-    """Return the operands of both backward passes."""
+    """Return the operands that both the C++ backward pass and its twin read."""
     params, x, state, valid, dropout, tokens = args
     return params, x, residuals, *with_zeros(cotangents, state), valid, dropout, tokens
 
@@ -94,7 +97,7 @@ def _options(x, valid, dropout: DropoutMasks, tokens, sequences: bool) -> dict[s
 
 
 def _with_axes(valid, dropout: DropoutMasks, tokens) -> list[tuple[Any, int]]:
-    """Return the last operands of both calls, each with the axis of its rows."""
+    """Return the optional operands of the C++ calls that are present, each with its batch axis."""
     masks = [(mask, mask_axis(mask)) for mask in (dropout.input, dropout.recurrent) if mask is not None]
     return masks + [(operand, 1) for operand in (valid, tokens) if operand is not None]
 
@@ -138,8 +141,8 @@ def _call_backward(by_x: bool, params: LSTMParams, x, residuals: Residuals, d_h,
 
 
 def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, tokens):
-    """Return the results of `_call_forward`, from operations of JAX."""
-    del tokens  # equal x have equal products anyway
+    """Return the results of `_call_forward`, computed in JAX."""
+    del tokens  # they only save time, and change no value
     z = project(params, x, dropout.input)
     h, final, residuals = forward_twin(sequences, keep, None, params.recurrent_kernel, z, state, dropout.recurrent, valid)
     if residuals is not None and isinstance(residuals.gates, tuple):
@@ -148,12 +151,12 @@ def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LST
 
 
 def _twin_gradients(params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout: DropoutMasks, tokens):
-    """Return gradients by parameters, x, the first state and the masks, from operations of JAX."""
+    """Return the gradients with respect to the parameters, x, the initial state and the dropout masks, computed in JAX."""
     split = GATES in (_kinds(dropout.input), _kinds(dropout.recurrent))
     residuals = residuals._replace(gates=tuple(jnp.split(residuals.gates, GATES, axis=-1))) if split else residuals
     d_state, d_z = backward_twin(split, None, params.recurrent_kernel, residuals, d_h, d_final, dropout.recurrent, valid)
     d_params, d_x, d_masks = hoisted.gradients(params, x, dropout, residuals.h, d_z)
     if tokens is not None and d_x is not None:
-        first = (tokens[:, None] == tokens[None]).argmax(0)  # of (s, t, B): the first step s at which row b has the token of step t
+        first = (tokens[:, None] == tokens[None]).argmax(0)  # (T, B): the first step at which row b has its token of step t
         d_x = jnp.zeros_like(d_x).at[first, jnp.arange(x.shape[1])].add(d_x)
     return d_params, d_x, d_state, d_masks

@@ -1,9 +1,12 @@
-"""The LSTM of cuDNN, through jax.experimental.rnn: the projection and all steps in one call of the library.
+"""The backend `cudnn`: the LSTM of cuDNN, called through `jax.experimental.rnn`. One call computes the input projection and all steps.
 
-cuDNN's weights are one flat array: W (4H, E), U (4H, H) and two biases (4H), gates i, f, g, o as here; the second bias is 0. It takes
-float32 only, and TF32 for its products unless `jax_default_matmul_precision` is "highest", as the other backends do. Its outputs at padded
-steps are zeros, which are replaced by the last valid output; a row without a valid step gets length 1, and its results are replaced. It has
-no recurrent dropout, no masks with gaps and no second derivative. On a mesh each device runs its own rows of the batch.
+cuDNN's weights are one flat array: W (4H, E), U (4H, H) and two biases (4H,), with the gates in the order i, f, g, o, as in `LSTMParams`.
+The second bias is set to 0. E is the number of input features and H the number of units.
+
+cuDNN accepts float32 only. Its products are in TF32 unless `jax_default_matmul_precision` is "highest", as in the other backends. cuDNN
+returns zeros at padded steps, and `run` replaces them by the last valid output. cuDNN needs a length of at least 1, so that a row without
+a valid step gets length 1, and `run` replaces its results. The backend has no recurrent dropout, no masks with gaps and no second
+derivative. On a mesh each device runs its own rows of the batch.
 """
 
 from collections.abc import Callable
@@ -27,26 +30,29 @@ LAYERS, DROPOUT, BIDIRECTIONAL = 1, 0.0, False
 
 
 def why_not() -> str:
-    """Return why the backend does not serve in this installation; empty if it does."""
+    """Return the reason why the backend is not available in this installation, or "" if it is available."""
     return "" if getattr(getattr(rnn, "gpu_rnn", None), "_cuda_rnn", None) else "jaxlib has no cuDNN: install jax[cuda12]"
 
 
 def pack(params: LSTMParams) -> jax.Array:
-    """Return cuDNN's weights (4H (E + H + 2),)."""
+    """Convert the cell's parameters to cuDNN's flat weights (4H (E + H + 2),)."""
     kernel, recurrent, bias = params
     return jnp.concatenate([kernel.T.ravel(), recurrent.T.ravel(), bias, jnp.zeros_like(bias)])
 
 
 def unpack(weights: jax.Array, features: int, units: int) -> LSTMParams:
-    """Return the cell's parameters; the two biases are summed."""
+    """Convert cuDNN's flat weights to the cell's parameters; the bias is the sum of cuDNN's two biases."""
     width = GATES * units
     kernel, recurrent, first, second = jnp.split(weights, [width * features, width * (features + units), width * (features + units + 1)])
     return LSTMParams(kernel.reshape(width, features).T, recurrent.reshape(width, units).T, first + second)
 
 
 def run(cell: Cell, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, compute_dtype=None, sequences: bool = True):
-    """Run the LSTM, see `reference.run`; `valid` comes from lengths: no valid step follows one that is not valid."""
-    del cell, compute_dtype  # the table of backends admits only the LSTM and float32
+    """Run the LSTM; see `reference.run` for the arguments and results.
+
+    The valid steps of a row must all come first, so that `valid` can be converted to lengths.
+    """
+    del cell, compute_dtype  # BACKENDS selects this backend only for the LSTM and float32
     features, units = params.kernel.shape[0], params.recurrent_kernel.shape[0]
     if jnp.issubdtype(x.dtype, jnp.integer):
         x = one_hot_rows(x, features, params.kernel.dtype)
@@ -75,7 +81,10 @@ def _precision() -> lax.Precision:
 
 
 def _once(call: Callable) -> Any:
-    """Return `call(sizes, *arrays)` with rules for vmap (one set of arrays runs after the other) and an error for a second derivative."""
+    """Return `call(sizes, *arrays)` with a rule for `vmap` and an error for its derivative, which is a second derivative of the LSTM.
+
+    `vmap` runs one call after the other.
+    """
 
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
     def function(sizes: tuple[int, int], *arrays):
@@ -90,7 +99,7 @@ def _once(call: Callable) -> Any:
 
 @_once
 def _forward(sizes: tuple[int, int], x, h, c, weights, lengths):
-    """Return (y (B, T, H), h and c (1, B, H)), and the residuals."""
+    """Return the outputs (B, T, H) and the final h and c (1, B, H) as a tuple, and the residuals."""
     return rnn.lstm_fwd(x, h, c, weights, lengths, sizes[0], sizes[1], LAYERS, DROPOUT, BIDIRECTIONAL, _precision())
 
 

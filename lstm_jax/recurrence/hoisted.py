@@ -1,15 +1,18 @@
-"""The LSTM with a backward pass of its own: every GEMM that does not depend on the step before is outside the loop.
+"""The backend `hoisted`: the LSTM with a custom backward pass, and with matrix products (GEMMs) hoisted out of the loops over time.
 
-The forward loop contains h U, the backward loop dz U^T. The input projection, the input's gradient and the gradients of kernel and
-recurrent kernel are each one product over all T and B (one for each gate where dropout masks differ between the gates). Equations:
-back-propagation through time of cells/lstm.py. Signature and results are those of reference.py.
+The loops contain only the products that depend on the neighbouring step: h U in the forward loop, and d_z U^T in the backward loop. The
+input projection, the gradient of the input, and the gradients of the kernel and the recurrent kernel are each one product over all T steps
+and B rows of the batch, or one such product per gate if the gates have different dropout masks. The equations are the back-propagation
+through time of those in cells/lstm.py. Arguments and results are those of `reference.run`.
 
-The residuals of a step are the h before it and the local derivatives (see `LocalDerivatives`), so that the backward loop only multiplies.
+E is the number of input features, H the number of units, and z the pre-activations of the gates. A name d_x stands for the gradient with
+respect to x.
 
-The loops are an argument (`Loops`), so that another backend can replace them (pallas/).
+The residuals of a step are the h before it and the local derivatives (see `LocalDerivatives`), so that the backward loop only multiplies
+and adds. The loops are an argument (`Loops`), so that the backend `pallas` can replace them by its own.
 
-Three choices suit XLA's CPU compiler, measured at B 16, H 128 on one core: gates are four arrays, so that each fusion writes whole vectors;
-sigmoid is written as a tanh; operands of products are transposed before the loop or the product, not in it.
+Three choices make the code faster with XLA's CPU compiler (measured for B = 16 and H = 128 on one core): the gates are four separate
+arrays, so that each fusion writes whole vectors; sigmoid is computed from tanh; and operands are transposed before a loop or product.
 """
 
 from collections.abc import Callable
@@ -29,20 +32,21 @@ from lstm_jax.recurrence.lstm_operation import LSTMOperation, with_zeros
 from lstm_jax.shapes import GATES
 
 Gates = tuple[jax.Array, ...]
-"""i, f, g, o, each with a last axis of H."""
+"""Four arrays, for the gates i, f, g and o, each with a last axis of size H."""
 
 
 class LocalDerivatives(NamedTuple):
     """Residuals of the forward pass, all (T, B, H).
 
-    With d_c the gradient by c', the backward pass computes
+    h and c are the state before a step, c' is the cell state after it, and i, f, g, o are the gates after their activations. With d_h and
+    d_c the gradients with respect to the state after the step, the backward pass computes in this order
 
         d_c += d_h * c_by_h;  d_z[i, f, g] = d_c * z_by[i, f, g];  d_z[o] = d_h * z_by[o];  d_c = d_c * forget
 
     Attributes:
-        c_by_h: o (1 - tanh(c')^2); 0 at a step that is not valid.
-        z_by: g i (1 - i), c f (1 - f), i (1 - g^2), tanh(c') o (1 - o); 0 at a step that is not valid.
-        forget: f; 1 at a step that is not valid.
+        c_by_h: o (1 - tanh(c')^2), or 0 at a step that is not valid.
+        z_by: one array for each gate: g i (1 - i), c f (1 - f), i (1 - g^2) and tanh(c') o (1 - o), or 0 at a step that is not valid.
+        forget: f, or 1 at a step that is not valid.
         h: h before the step.
     """
 
@@ -53,15 +57,19 @@ class LocalDerivatives(NamedTuple):
 
 
 class Loops(NamedTuple):
-    """The two loops over time.
+    """The forward and the backward loop over time.
+
+    In both loops `kernel` is the recurrent kernel (H, 4H), `mask` the recurrent dropout mask or None, and `valid` bool (T, B) or None.
 
     Attributes:
-        forward: forward(sequences, keep, kernel (H, 4H), z, state, mask, valid, compute_dtype) -> h of all steps or None, final state,
-            residuals or None; z is one (T, B, 4H), or one (T, B, H) for each gate; residuals.h (T, B, H) is the h before each step.
-        backward: backward(split, kernel, residuals, d_h (T, B, H) or None, d_final, mask, valid, compute_dtype) -> d of the first state,
-            d_z in the form of z.
-        twin: loops in JAX with the same values and residuals, for loops that are not in JAX.
-        platforms: the platforms on which loops that are not in JAX run.
+        forward: function forward(sequences, keep, kernel, z, state, mask, valid, compute_dtype) -> (all_h, final state, residuals). all_h
+            is h of all steps (T, B, H), or None if `sequences` is false. The residuals are None if `keep` is false; residuals.h (T, B, H)
+            is the h before each step. z is the result of the input projection, one array (T, B, 4H) or four arrays (T, B, H).
+        backward: function backward(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype) -> (d_state, d_z). d_h (T, B, H) or
+            None is the gradient of h of all steps, d_final and d_state are those of the final and the initial state. d_z is four arrays
+            (T, B, H) if `split` is true, else one array (T, B, 4H).
+        twin: loops in JAX with the same values and residuals; None if these loops are in JAX themselves.
+        platforms: platforms on which these loops run; () if they are in JAX.
     """
 
     forward: Callable
@@ -80,14 +88,14 @@ def run(
     compute_dtype=None,
     sequences: bool = True,
 ):
-    """Run the LSTM, see `reference.run`."""
-    del cell  # the table of backends admits only the LSTM
+    """Run the LSTM; see `reference.run` for the arguments and results."""
+    del cell  # BACKENDS selects this backend only for the LSTM
     return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout)
 
 
 @dataclass(frozen=True)
 class HoistedLSTM(LSTMOperation):
-    """The LSTM with given loops, on (params, x, state, valid, dropout)."""
+    """Operation that runs the LSTM with the given loops. Its arguments are (params, x, state, valid, dropout)."""
 
     loops: Loops
     compute_dtype: Any
@@ -119,7 +127,7 @@ def _split(array: Array) -> Gates:
 
 
 def _over(mask: Array, like: Array) -> Array:
-    """Return a mask (B, D) broadcast over the T of `like` (T, B, D)."""
+    """Return a mask (B, D) broadcast over the time axis of `like` (T, B, D)."""
     return jnp.broadcast_to(mask, like.shape)
 
 
@@ -128,7 +136,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) -> Array | Gates:
-    """Return x W + b: (T, B, 4H) from one product, or four (T, B, H) where each gate has its own mask."""
+    """Return x W + b as one array (T, B, 4H), or as four arrays (T, B, H) if each gate has its own input mask."""
     if mask is None:
         return project(params, x, None, compute_dtype)
     if not is_per_gate(mask):
@@ -146,7 +154,7 @@ def _forward(loop: Callable, compute_dtype, sequences, keep, params, x, state, v
 
 
 def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
-    """See `Loops`."""
+    """Run the forward loop in JAX; see `Loops.forward` for the arguments and results. The residuals are `LocalDerivatives`."""
     per_gate = is_per_gate(mask)
     kernel = jnp.stack(_split(kernel)) if per_gate else kernel
 
@@ -176,9 +184,9 @@ def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
 
 
 def backward_loop(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype):
-    """See `Loops`."""
+    """Run the backward loop in JAX; see `Loops.backward` for the arguments and results. The residuals are `LocalDerivatives`."""
     per_gate = is_per_gate(mask)
-    # the barrier keeps the compiler from folding the transposition into the loop's product, which then repeats it each step
+    # without the barrier the compiler would fold the transposition into the product in the loop, and so repeat it at each step
     transposed = lax.optimization_barrier(jnp.stack([part.T for part in _split(kernel)]) if per_gate else kernel.T)
 
     def body(carry: LSTMState, inputs):
@@ -210,9 +218,18 @@ def _backward(loop: Callable, compute_dtype, args, residuals, cotangents):
 
 
 def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z: Array | Gates, compute_dtype=None):
-    """Return gradients by parameters, x (None for ids) and masks, from a loop's d_z and the h (T, B, H) before each step."""
+    """Return the gradients with respect to the parameters, x and the dropout masks.
+
+    Args:
+        params: parameters of the LSTM.
+        x: inputs (T, B, E), or ids (T, B); the gradient of ids is None.
+        dropout: dropout masks.
+        h: the h before each step (T, B, H).
+        d_z: gradient of z from the backward loop, one array (T, B, 4H) or four arrays (T, B, H).
+        compute_dtype: dtype of the matrix products; None for that of the arrays.
+    """
     by_operands: Callable = _gate_gradients if isinstance(d_z, tuple) else _flat_gradients
-    if jnp.issubdtype(x.dtype, jnp.integer):  # one-hot rows: the product x^T d_z adds each d_z to its id's row
+    if jnp.issubdtype(x.dtype, jnp.integer):  # ids: for one-hot rows the product x^T d_z adds each d_z to the row of its id
         all_gates = jnp.concatenate(d_z, axis=-1) if isinstance(d_z, tuple) else d_z
         d_kernel, d_x, d_input_mask = jnp.zeros_like(params.kernel).at[x].add(all_gates), None, None
     else:
@@ -223,9 +240,10 @@ def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z
 
 
 def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, compute_dtype):
-    """Return gradients of (x * mask) @ kernel by kernel, x and mask, for x (T, B, D), mask None or (B, D), d_z (T, B, 4H).
+    """Return the gradients of (x * mask) @ kernel with respect to the kernel, x and the mask.
 
-    The compiler removes the gradients that are not used.
+    x is (T, B, D), the mask (B, D) or None, and d_z, the gradient of the product, is (T, B, 4H). All gradients are computed; the compiler
+    removes those that are not used.
     """
     rows = x if mask is None else x * _over(mask, x)
     d_kernel = _over_time_and_batch(lax.optimization_barrier(rows.transpose(2, 0, 1)), d_z, compute_dtype)
@@ -236,12 +254,15 @@ def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, com
 
 
 def _gate_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Gates, compute_dtype):
-    """Return the gradients of `_flat_gradients` for d_z four (T, B, H) and mask None, (B, D) or (4, B, D): one product per gate."""
+    """Return the gradients of `_flat_gradients` from a d_z of four arrays (T, B, H), with one product per gate.
+
+    The mask may be (B, D), one per gate (4, B, D), or None.
+    """
     masks = [None] * GATES if mask is None else list(mask) if is_per_gate(mask) else [mask] * GATES
     rows = [x if m is None else x * _over(m, x) for m in masks]
-    # d_z is transposed rather than the rows: once for both kernels, and masks are cheap to apply along the last axis
+    # d_z is transposed instead of the rows: both kernels use the result, and masks are cheap to apply along the last axis of the rows
     d_z_transposed = lax.optimization_barrier(tuple(d.transpose(2, 0, 1) for d in d_z))
-    # the barrier keeps the last transposition out of the product: XLA's CPU backend has no transposed bfloat16 product
+    # the barrier keeps the transposition of the result out of the product: XLA's CPU compiler has no transposed bfloat16 product
     d_kernel = [lax.optimization_barrier(_over_time_and_batch(d, r, compute_dtype)).T for d, r in zip(d_z_transposed, rows, strict=True)]
     transposed = lax.optimization_barrier(tuple(part.T for part in _split(kernel)))
     d_rows = [matmul(d, part, compute_dtype) for d, part in zip(d_z, transposed, strict=True)]
@@ -254,7 +275,10 @@ def _gate_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Gates, com
 
 
 def _over_time_and_batch(a: Array, b: Array, compute_dtype) -> Array:
-    """Return the sum over t and b of a[:, t, b] (outer) b[t, b, :], as one product; no reshape, so that B keeps its sharding."""
+    """Return the product of a (D, T, B) and b (T, B, F), summed over the time and batch axes, an array (D, F).
+
+    The arrays are not reshaped, so that the batch axis keeps its sharding.
+    """
     operands = (a, b) if compute_dtype is None else (a.astype(compute_dtype), b.astype(compute_dtype))
     return lax.dot_general(*operands, (((1, 2), (0, 1)), ((), ())), preferred_element_type=a.dtype)
 

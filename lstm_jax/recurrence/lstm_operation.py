@@ -1,4 +1,4 @@
-"""The LSTM over time as an operation: the arguments and results shared by its backends."""
+"""Base class of the backends that run the LSTM over time as an `Operation`; it defines their common arguments and results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,10 @@ from lstm_jax.primitives.operation import Operation
 
 
 class LSTMOperation(Operation):
-    """An operation on (params, x, state, valid, dropout, ...) whose outputs are h of all steps or None, and the final state.
+    """Operation on the arguments (params, x, state, valid, dropout, ...).
 
-    Shapes are those of `reference.run`; further arguments have their rows on axis 1.
+    Its outputs are h of all steps, or None if they are not requested, and the final state. Shapes are those of `reference.run`. The batch
+    axis of any further arguments is 1.
     """
 
     def rows(self, args: tuple) -> list[int | None]:
@@ -28,11 +29,15 @@ class LSTMOperation(Operation):
 
 
 def mask_axis(mask) -> int:
-    """Return the axis of the rows of a dropout mask (B, size) or (4, B, size)."""
+    """Return the batch axis of a dropout mask: 0 for a mask (B, size), 1 for a mask per gate (4, B, size)."""
     return int(is_per_gate(mask))
 
 
 def with_zeros(cotangents, like: LSTMState) -> tuple[Any, LSTMState]:
-    """Return d of all outputs or None, and d of the final state with zeros in place of None."""
+    """Return the gradients of all outputs and of the final state, from the cotangents of an operation.
+
+    The gradient of all outputs may be None. Where the gradient of an array of the final state is None, it is replaced by zeros. `like` is a
+    state of the same shapes.
+    """
     d_h, d_final = cotangents
     return d_h, LSTMState(*(jnp.zeros_like(part) if d is None else d for d, part in zip(d_final, like, strict=True)))

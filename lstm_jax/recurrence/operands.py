@@ -1,13 +1,15 @@
-"""The operands of one call of `unroll`, checked against the cell and converted, so that every backend reads the same arrays.
+"""Check and conversion of the arguments of `unroll`, so that every backend reads arrays of the same form.
 
-Only classes, shapes and dtypes are checked, so that tracers pass. Values are clipped instead: lengths to 0..T, ids to the range of int32. A
-backend gets
+Only classes, shapes and dtypes are checked, not values, so that tracers are accepted. Values out of range are clipped: lengths to 0..T, and
+ids to the range of int32. The arrays that a backend gets have these dtypes:
 
-    params, x, state, dropout masks: the dtype of `params.kernel`; bools and ints are converted (True is 1.0), as in Keras and JAX
+    params, x, state, input and recurrent dropout masks: the dtype of `params.kernel`; bools and ints are converted (True to 1.0)
     x as ids, tokens: int32
     valid: bool
 
-Parameters of several dtypes are refused rather than promoted, since they are usually a mistake. Complex numbers are refused everywhere.
+Parameters of different dtypes raise an error, since they are usually a mistake. Complex numbers always raise an error.
+
+B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
 
 from collections.abc import Callable
@@ -23,21 +25,21 @@ from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-"""Dtypes of parameters."""
+"""Allowed dtypes of the parameters."""
 REAL = (jnp.floating, jnp.integer, jnp.bool_)
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 
 class Operands(NamedTuple):
-    """Operands of a backend's `run`: time is the first axis, in the order in which steps are processed.
+    """Arguments of the function `run` of a backend. Time is the first axis, in the order in which the steps are processed.
 
     Attributes:
         params: the cell's parameters.
-        x: (T, B, E), zeros at steps that are not valid, or ids (T, B).
+        x: inputs (T, B, E), or ids (T, B), with zeros at steps that are not valid.
         state: the cell's initial state.
         valid: bool (T, B), or None if all steps are valid.
-        dropout: masks.
-        tokens: int32 (T, B), or None.
+        dropout: dropout masks.
+        tokens: int32 (T, B), equal at steps of a row that have equal x, or None; see `unroll`.
     """
 
     params: Any
@@ -61,10 +63,13 @@ def read_operands(
     backwards: bool = False,
     time_major: bool = False,
 ) -> Operands:
-    """Return the arguments of `unroll` as a backend reads them; see `unroll` for each.
+    """Check the arguments of `unroll`, and return them converted to the form that backends read.
+
+    See `unroll` for the meaning of the arguments.
 
     Raises:
-        InputError: if an argument does not have the class, shape or dtype of the cell and cannot be converted.
+        InputError: if an argument has a wrong class, shape or dtype and cannot be converted, T is 0, or both `mask` and `lengths` are
+            given.
     """
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
@@ -79,7 +84,7 @@ def read_operands(
     valid = _read_mask(mask, steps, batch, time_major) if lengths is None else _read_lengths(lengths, steps, batch)
     tokens = None if tokens is None else _read_tokens(tokens, steps, batch, time_major)
     if valid is not None:
-        # 0 * NaN is NaN: a value at padding must enter no product, and the gradients have more products than the outputs
+        # 0 * NaN is NaN, so masking the results is not enough: values at padding must not enter any product, also in the gradients
         x = jnp.where(valid if x.ndim == 2 else valid[:, :, None], x, 0)
         tokens = None if tokens is None else _apart_from_padding(tokens, valid)
     if backwards:
@@ -89,20 +94,25 @@ def read_operands(
 
 
 def check_zoneout(cell: Cell, part: str, given) -> None:
-    """Check that the cell's state has a part of that name that zoneout can keep.
+    """Check that zoneout can be applied to one array of the cell's state.
+
+    Args:
+        cell: the cell.
+        part: name of the array, "h" or "c".
+        given: the value that the user gave, for the error message.
 
     Raises:
-        InputError: if it has none.
+        InputError: if the state has no such array.
     """
     parts = [name for name in cell.initial_state(1, 1)._fields if name in ("h", "c")]
     require(part in parts, f"zoneout of {part}", given, f"the state of {cell.name} has {' and '.join(parts)} alone")
 
 
 def compute_dtype_name(compute_dtype, dtype) -> str:
-    """Return the name of the products' dtype: `compute_dtype`, or `dtype` if it is None.
+    """Return the name of the dtype of the matrix products, which is `compute_dtype`, or `dtype` if `compute_dtype` is None.
 
     Raises:
-        InputError: if it is not a dtype, or is float64 without `jax_enable_x64`.
+        InputError: if `compute_dtype` is not a dtype, or it is float64 while `jax_enable_x64` is off.
     """
     try:
         name = np.dtype(dtype if compute_dtype is None else compute_dtype).name
@@ -114,7 +124,7 @@ def compute_dtype_name(compute_dtype, dtype) -> str:
 
 
 def _array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
-    """Return `value` as a JAX array, or as a NumPy array, which keeps 64 bits."""
+    """Return `value` as a JAX or NumPy array. Lists and scalars become NumPy arrays if possible, which keep 64-bit dtypes."""
     if isinstance(value, jax.Array | np.ndarray):
         return value
     require(value is not None, name, value, remedy)
@@ -135,16 +145,16 @@ def _of_kinds(name: str, value, kinds: tuple, remedy: str) -> jax.Array | np.nda
 
 
 def _numbers(name: str, value, dtype, remedy: str) -> jax.Array:
-    """Return floats, ints or bools in `dtype`."""
+    """Return an array of floats, ints or bools, converted to `dtype`."""
     array = _of_kinds(name, value, REAL, remedy)
     if isinstance(array, np.ndarray):
         with np.errstate(over="ignore", invalid="ignore"):
-            array = jnp.asarray(array.astype(dtype))  # NumPy converts: jnp.asarray would cut an int64 to 32 bits first
+            array = jnp.asarray(array.astype(dtype))  # converted by NumPy, since jnp.asarray would first cut int64 to 32 bits
     return array.astype(dtype)
 
 
 def _int32(name: str, value, remedy: str) -> jax.Array:
-    """Return ints clipped to the range of int32."""
+    """Return an array of ints, clipped to the range of int32 and converted to int32."""
     array = _of_kinds(name, value, (jnp.integer,), remedy)
     if jnp.iinfo(array.dtype).max > _HIGHEST:
         clip: Callable = np.clip if isinstance(array, np.ndarray) else jnp.clip
@@ -154,18 +164,18 @@ def _int32(name: str, value, remedy: str) -> jax.Array:
 
 @lru_cache(maxsize=256)
 def _like_params(init: Callable, features: int, units: int, dtype):
-    """Return the shapes and dtypes of a cell's parameters."""
+    """Return the shapes and dtypes of the parameters that the function `init` of a cell returns."""
     return jax.eval_shape(lambda: init(jax.random.key(0), features, units, dtype))
 
 
 @lru_cache(maxsize=256)
 def _like_state(initial_state: Callable, units: int, dtype):
-    """Return the shapes and dtypes of a cell's state of one row."""
+    """Return the shapes and dtypes of the state of a cell for a batch of one row."""
     return jax.eval_shape(lambda: initial_state(1, units, dtype))
 
 
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
-    """Return the parameters, E and H."""
+    """Check the cell's parameters, and return them with the number of features E and the number of units H."""
     require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
     remedy = f"give (E, {cell.gates} H), E and H of 1 or more"
     kernel = jnp.asarray(_of_kinds("params.kernel", params.kernel, (jnp.floating,), f"give one of {', '.join(FLOATS)}"))
@@ -184,7 +194,7 @@ def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
 
 
 def _read_x(x, features: int, dtype) -> jax.Array:
-    """Return floats in `dtype` with three axes, or int32 ids with two, with the given order of axes."""
+    """Check x, and return it as floats of `dtype` with three axes, or as int32 ids with two axes. The order of the axes is kept."""
     remedy = "give floats (B, T, E), or int ids (B, T)"
     array = _of_kinds("x", x, REAL, remedy)
     ids = array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
@@ -232,7 +242,7 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) ->
 
 
 def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict[str, jax.Array] | None:
-    """Return masks of all steps as bools, and rates in `dtype`."""
+    """Check the zoneout masks, and return them as bool arrays of the given shape; rates, of shape (), are returned in `dtype`."""
     require(given is None or isinstance(given, dict), "dropout.zoneout", type(given).__name__, "give {'h': mask}")
     read = {}
     for part, value in (given or {}).items():
@@ -247,7 +257,7 @@ def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict
 
 
 def _read_mask(mask, steps: int, batch: int, time_major: bool) -> jax.Array | None:
-    """Return bool (T, B); numbers other than 0 are True, as in Keras."""
+    """Check a mask over steps, and return it as a bool array (T, B); any number other than 0 becomes True, as in Keras."""
     if mask is None:
         return None
     remedy = "give (B, T), or (T, B) if time_major"
@@ -258,14 +268,20 @@ def _read_mask(mask, steps: int, batch: int, time_major: bool) -> jax.Array | No
 
 
 def _read_lengths(lengths, steps: int, batch: int) -> jax.Array:
-    """Return bool (T, B), True at the first `lengths` steps: at none for a negative number, at all for one above T."""
+    """Check the lengths, and return a bool array (T, B) that is True at the first lengths[b] steps of row b.
+
+    A negative length means 0, and a length above T means T.
+    """
     array = _of_kinds("lengths", lengths, (jnp.integer,), "give ints")
     require(array.shape == (batch,), "lengths", array.shape, f"give shape ({batch},)")
     return jnp.arange(steps, dtype=jnp.int32)[:, None] < _int32("lengths", array, "give ints")[None, :]
 
 
 def _read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array | None:
-    """Return int32 (T, B), equal where `tokens` are; None for JAX arrays of 64 bits, which int32 cannot distinguish."""
+    """Check the tokens, and return an int32 array (T, B) whose entries are equal exactly where those of `tokens` are equal.
+
+    For a JAX array of 64-bit ints return None, since its values may differ but be equal in 32 bits.
+    """
     array = _of_kinds("tokens", tokens, (jnp.integer,), "give ints")
     fits = array.shape == ((steps, batch) if time_major else (batch, steps))
     require(fits, "tokens", array.shape, "give (B, T), or (T, B) if time_major")
@@ -273,12 +289,16 @@ def _read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array 
         if not isinstance(array, np.ndarray):
             return None
         array = np.unique(array, return_inverse=True)[1].reshape(array.shape)
-    array = jnp.asarray(array.astype(np.int32))  # uint32 wraps around, and distinct tokens stay distinct
+    array = jnp.asarray(array.astype(np.int32))  # uint32 may wrap around, but distinct tokens stay distinct
     return array if time_major else array.T
 
 
 def _apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
-    """Return tokens that no valid step shares with a step that is not valid, whose x is 0 whatever its token was."""
+    """Return the tokens (T, B) changed such that no valid step has the same token as a step that is not valid.
+
+    This is needed because x has been set to 0 at steps that are not valid, so that equal tokens no longer imply equal x. Steps that are not
+    valid get the lowest int32 as their token. In a row where a valid step already has this token, all tokens are made distinct.
+    """
     marked = jnp.where(valid, tokens, _LOWEST)
-    taken = (valid & (tokens == _LOWEST)).any(0, keepdims=True)  # rows that have the mark as a token share nothing
+    taken = (valid & (tokens == _LOWEST)).any(0, keepdims=True)  # rows in which a valid step has the lowest int32 as its token
     return jnp.where(taken, jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 0), marked)

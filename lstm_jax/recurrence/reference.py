@@ -19,20 +19,20 @@ def run(
     compute_dtype=None,
     sequences: bool = True,
 ):
-    """Run `cell` over T.
+    """Run `cell` over T steps.
 
     Args:
         cell: any cell.
         params: the cell's parameters.
-        x: (T, B, E), or ids (T, B).
-        state: the cell's initial state.
-        valid: bool (T, B), or None for all; a step that is not valid copies the state.
-        dropout: masks, constant over T except for zoneout's.
-        compute_dtype: dtype of the matrix products, None for that of the arrays.
+        x: inputs (T, B, E) of E features, or int ids (T, B), for B rows of the batch.
+        state: the cell's initial state, arrays (B, H) of H units.
+        valid: bool (T, B), or None if all steps are valid. A step that is not valid copies the state.
+        dropout: dropout masks. All except those of zoneout are constant over time.
+        compute_dtype: dtype of the matrix products; None for that of the arrays.
         sequences: whether to return h of every step.
 
     Returns:
-        h of every step (T, B, H), or None; and the final state.
+        h of every step (T, B, H), or None if `sequences` is false; and the final state.
     """
     z = cell.project(params, x, dropout.input, compute_dtype)
     zoneout = dropout.zoneout or {}

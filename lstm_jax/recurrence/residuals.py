@@ -1,4 +1,8 @@
-"""Residuals of loops that are not in JAX (compiled.py, pallas/), twins of these loops in JAX with the same values, and calls on a mesh."""
+"""Common code of the backends `compiled` and `pallas`, whose loops over time are not written in JAX.
+
+It contains the residuals of these loops, their twins in JAX with the same values, and calls of the loops on a device mesh. B is the batch
+size, T the number of steps and H the number of units. A name d_x stands for the gradient with respect to x.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,9 +26,9 @@ class Residuals(NamedTuple):
     """Results of the forward pass that the backward pass reads.
 
     Attributes:
-        gates: i, f, g, o after their functions, one (T, B, 4H) or four (T, B, H), zeros where a step is not valid.
-        all_h: h (T + 1, B, H), the initial one first.
-        all_c: c (T + 1, B, H), the initial one first.
+        gates: i, f, g, o after their activations, as one array (T, B, 4H) or four arrays (T, B, H); zeros at steps that are not valid.
+        all_h: h (T + 1, B, H): the initial h, followed by the h after each step.
+        all_c: c (T + 1, B, H): the initial c, followed by the c after each step.
     """
 
     gates: Any
@@ -43,26 +47,34 @@ def mask_sharding(mask) -> PartitionSpec:
 
 
 def on_mesh(function: Callable, batch: int, in_specs: tuple, out_specs, *args):
-    """Return `function(*args)`, each device with its own rows where the batch is split over a mesh."""
+    """Return `function(*args)`; if the batch is sharded over a mesh, each device calls the function on its own rows.
+
+    Args:
+        function: function to call.
+        batch: number of rows B.
+        in_specs: sharding of each argument.
+        out_specs: sharding of each result.
+        args: arguments of the function.
+    """
     if not sharding.splits(batch):
         return function(*args)
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
 
 
 def forward_on_mesh(call: Callable, kernel, z, state, mask, valid):
-    """Return `call(kernel, z, state, mask, valid)`: h of all steps, final state, `Residuals`."""
+    """Return `call(kernel, z, state, mask, valid)`, run by `on_mesh`: h of all steps, the final state and `Residuals`."""
     in_specs = (COPIED, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST)
     return on_mesh(call, state.h.shape[0], in_specs, (TIME_FIRST, BATCH_FIRST, TIME_FIRST), kernel, z, state, mask, valid)
 
 
 def backward_on_mesh(call: Callable, kernel, residuals: Residuals, d_h, d_final, mask, valid):
-    """Return `call(kernel, residuals, d_h, d_final, mask, valid)`: d of the first state, d_z."""
+    """Return `call(kernel, residuals, d_h, d_final, mask, valid)`, run by `on_mesh`: the gradient of the initial state, and d_z."""
     in_specs = (COPIED, TIME_FIRST, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST)
     return on_mesh(call, d_final.h.shape[0], in_specs, (BATCH_FIRST, TIME_FIRST), kernel, residuals, d_h, d_final, mask, valid)
 
 
 def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, mask, valid):
-    """Return h of all steps or None, the final state, `Residuals` or None; arguments as in `hoisted.Loops`."""
+    """Run the forward loop in JAX; see `hoisted.Loops.forward` for the arguments and results. The residuals are `Residuals`."""
     split = isinstance(z, tuple) or is_per_gate(mask)
     whole = jnp.concatenate(z, axis=-1) if isinstance(z, tuple) else z
 
@@ -86,11 +98,11 @@ def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, m
 
 
 def backward_twin(split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid):
-    """Return d of the first state and d_z; arguments as in `hoisted.Loops`."""
+    """Run the backward loop in JAX; see `hoisted.Loops.backward` for the arguments and results. The residuals are `Residuals`."""
     i, f, g, o = residuals.gates if split else jnp.split(residuals.gates, GATES, axis=-1)
     tanh_c, c_before = jnp.tanh(residuals.all_c[1:]), residuals.all_c[:-1]
     z_by = (g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o))
-    # the gates of a step that is not valid are 0, and so are all derivatives but this one
+    # at a step that is not valid the gates are 0, and so are all derivatives except this one, which must be 1
     forget = f if valid is None else jnp.where(valid[:, :, None], f, 1)
     derivatives = hoisted.LocalDerivatives(o * (1 - tanh_c * tanh_c), z_by, forget, residuals.h)
     return hoisted.backward_loop(split, kernel, derivatives, d_h, d_final, mask, valid, compute_dtype)

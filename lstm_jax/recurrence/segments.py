@@ -1,8 +1,8 @@
-"""Rematerialisation for long sequences: only the first state of each segment is kept, and the backward pass runs the segment once more.
+"""Rematerialisation for long sequences (Chen, Xu, Zhang & Guestrin 2016, "Training deep nets with sublinear memory cost").
 
-Source: Chen, Xu, Zhang & Guestrin 2016, "Training deep nets with sublinear memory cost". T steps in n segments need the memory of n states
-    and
-of the residuals of T / n steps, least at n = sqrt(T), for the time of a second forward pass.
+The sequence is divided into segments. The forward pass keeps only the first state of each segment, and the backward pass runs the segment
+again to compute its residuals. For T steps in n segments, this needs memory for n states and for the residuals of T / n steps, which is
+least at n = sqrt(T). It costs the time of a second forward pass.
 """
 
 import math
@@ -16,14 +16,14 @@ from jax import lax
 from lstm_jax.errors import require
 
 Remat = Literal["sqrt"] | int | None
-"""None: keep all residuals; "sqrt": ceil(sqrt(T)) segments; or about this number of segments."""
+"""Type of the argument `remat`: None keeps all residuals, "sqrt" makes ceil(sqrt(T)) segments, and an int makes about as many segments."""
 
 
 def check_remat(remat: Any) -> Remat:
-    """Return `remat`.
+    """Return `remat` after checking it.
 
     Raises:
-        InputError: if it is neither None, "sqrt" nor 1 or more.
+        InputError: if `remat` is not None, "sqrt" or an integer of at least 1.
     """
     count = isinstance(remat, int) and not isinstance(remat, bool) and remat >= 1
     require(remat is None or remat == "sqrt" or count, "remat", remat, "give None, 'sqrt', or 1 or more segments")
@@ -31,14 +31,20 @@ def check_remat(remat: Any) -> Remat:
 
 
 def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
-    """Return the steps of each segment; the last one may be shorter. For two halves of an odd T, the last step is a third segment."""
+    """Return the number of steps of each segment; the last segment may be shorter.
+
+    If an odd number of steps is divided into two segments, both have the same length and the last step is a third segment.
+    """
     segments = math.isqrt(steps - 1) + 1 if remat == "sqrt" else min(remat, steps)
-    # two segments of different lengths are not a loop, and outside of a loop the compiler may keep both in memory at once
+    # segments of different lengths cannot form a loop, and outside of a loop the compiler may keep both in memory at once
     return steps // 2 if segments == 2 else -(-steps // segments)
 
 
 def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
-    """Return a backend's `run`, see `reference.run`, that goes from segment to segment, with the same results."""
+    """Return a version of a backend's function `run` that processes the sequence in segments, with the same results.
+
+    See `reference.run` for the arguments of `run`.
+    """
 
     def run_segments(cell, params, x, state, valid, dropout, compute_dtype=None, sequences=True):
         steps = x.shape[0]
@@ -52,7 +58,7 @@ def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
 
         parts = []
         if count > 1:
-            # in a loop the compiler cannot merge the second run with the first
+            # prevent_cse is not needed: in a loop the compiler cannot merge the second run of a segment with the first
             again = jax.checkpoint(segment, prevent_cse=False)
             cut = jax.tree.map(lambda a: a[:whole].reshape(count, length, *a.shape[1:]), (x, valid))
             state, h = lax.scan(lambda state, part: again(state, *part, params, dropout), state, cut)
