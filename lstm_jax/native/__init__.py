@@ -1,4 +1,4 @@
-"""C++ compiled for this CPU, optional; see library.py."""
+"""Optional C++ code that is compiled for this CPU; see library.py."""
 
 from lstm_jax.native.library import build, call, library_path, why_not
 from lstm_jax.native.switch import compiled_code

@@ -1,4 +1,7 @@
-"""Compile the C++ of this folder for this machine, once, into the user's cache; load the library and call its functions."""
+"""Compilation, loading and calls of the C++ library.
+
+The C++ code of this folder is compiled once for this machine, and the library is stored in the user's cache folder.
+"""
 
 import contextlib
 import ctypes
@@ -31,23 +34,26 @@ TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam", "lstm_jax_a
 REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
 BUILD = "run lstm-jax backends --build"
 BUILD_SECONDS = 900
-"""Time limit of a compiler; it takes about 20 s, and 100 s with sanitizers."""
+"""Time limit of the compiler in seconds. A build takes about 20 s, or 100 s with sanitizers."""
 OTHER = "name another compiler in CXX"
 SANITIZERS = ("address", "undefined")
 
 
 def _flags() -> tuple[str, ...]:
-    """Return the compiler's flags, with those of the sanitizers in $LSTM_JAX_SANITIZE ("address", "undefined", or both with a comma).
+    """Return the compiler flags.
+
+    They include the flags of the sanitizers that the environment variable LSTM_JAX_SANITIZE names: "address", "undefined", or
+    "address,undefined".
 
     Raises:
-        InputError: if there is no such sanitizer.
+        InputError: if LSTM_JAX_SANITIZE names another sanitizer.
     """
     asked = os.environ.get("LSTM_JAX_SANITIZE", "")
     if not asked:
         return FLAGS
     if not set(asked.split(",")) <= set(SANITIZERS):
         raise InputError("LSTM_JAX_SANITIZE", asked, f"give {' or '.join(SANITIZERS)}, or both with a comma")
-    # stop at the first report, since later ones mean little; -fexpensive-optimizations fuses products and sums, as -O3 does
+    # the program stops at the first report, since later ones mean little; -fexpensive-optimizations fuses products and sums, as -O3 does
     return (
         *FLAGS,
         "-O1",
@@ -67,19 +73,24 @@ def _key(flags: tuple[str, ...]) -> str:
 
 
 def library_path() -> Path:
-    """Return the path of the library for this source, this jaxlib and this processor, whether or not it exists.
+    """Return the path of the library, whether or not the file exists.
+
+    Its name contains a hash of the C++ code, the version of jaxlib, the processor and the compiler flags.
 
     Raises:
-        InputError: if this user has no cache folder.
+        InputError: if the user has no cache folder, or LSTM_JAX_SANITIZE names an unknown sanitizer.
     """
     return default_cache_dir() / "native" / f"lstm-{_key(_flags())}.so"
 
 
 def _compiler() -> list[str]:
-    """Return the command of the compiler: $CXX, the first one on the path, or the one of the package ziglang.
+    """Return the command of the C++ compiler.
+
+    It is the first that exists of: the command in the environment variable CXX, c++, g++, clang++, and the compiler of the Python package
+    ziglang.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no compiler.
     """
     for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
         if name.strip() and shutil.which(name.split()[0]):
@@ -93,9 +104,9 @@ def _compile(compiler: list[str], made: Path) -> None:
     command = [*compiler, *_flags(), "-I", jax.ffi.include_dir(), *map(str, SOURCES), "-o", str(made)]
     environment = {
         name: value for name, value in os.environ.items() if name != "LD_PRELOAD"
-    }  # the compiler must not load a sanitizer's runtime
+    }  # LD_PRELOAD may name the runtime of a sanitizer, which the compiler must not load
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    # a new session, so that the compiler's children can be killed with it
+    # the compiler gets its own session, so that its child processes can be killed with it
     with subprocess.Popen(command, **streams, env=environment, text=True, start_new_session=True) as run:
         try:
             _, complaints = run.communicate(timeout=BUILD_SECONDS)
@@ -111,10 +122,10 @@ def _compile(compiler: list[str], made: Path) -> None:
 
 
 def _try(compiler: list[str], made: Path) -> None:
-    """Load the library in another process, since a broken library may kill the process.
+    """Check that the library at the path `made` can be loaded, in another process, since a broken library may kill the process.
 
     Raises:
-        InputError: if it cannot be loaded.
+        InputError: if the library cannot be loaded.
     """
     command = [sys.executable, "-ISc", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(made)]
     run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -124,10 +135,13 @@ def _try(compiler: list[str], made: Path) -> None:
 
 
 def build() -> Path:
-    """Compile the library in about 20 s, unless there is one that can be trusted and loaded, and return its path.
+    """Compile the library, unless a trusted library already exists and can be loaded, and return its path.
+
+    The compilation takes about 20 s.
 
     Raises:
-        InputError: if there is no compiler, it fails or hangs, its library cannot be loaded, or there is no cache folder for it.
+        InputError: if there is no compiler, the compiler fails or exceeds `BUILD_SECONDS`, the library cannot be loaded, or it cannot be
+            written to the cache folder.
     """
     path = library_path()
     if _load():
@@ -135,7 +149,7 @@ def build() -> Path:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "lstm.so"
             _compile(compiler, made)
-            _try(compiler, made)  # do not keep a library that cannot be loaded
+            _try(compiler, made)  # so that a library that cannot be loaded is not stored
             trust.write(path, made.read_bytes())
         why = _load()
         if why:
@@ -147,7 +161,7 @@ _LOADED: dict[Path, ctypes.CDLL] = {}
 
 
 def _load() -> str:
-    """Load the library, once per process; return why it cannot be loaded, empty if it is."""
+    """Load the library, once per process. Return a message that says why it cannot be loaded, or "" if it is loaded."""
     try:
         path = library_path()
         if path in _LOADED:
@@ -158,7 +172,7 @@ def _load() -> str:
     if "address" in os.environ.get("LSTM_JAX_SANITIZE", "") and not hasattr(ctypes.CDLL(None), "__asan_init"):
         os.close(file)
         return "built with AddressSanitizer, whose runtime is not preloaded"  # loading it would kill the process
-    # load the file that was opened and checked, even if another one has its name by now; it stays open, so that this path stays valid
+    # load the open file that was checked, even if the name now belongs to another file; keep it open, so that the /proc path stays valid
     opened = Path(f"/proc/self/fd/{file}")
     try:
         _LOADED[path] = ctypes.CDLL(str(opened if opened.exists() else path))
@@ -169,7 +183,7 @@ def _load() -> str:
 
 
 def why_not() -> str:
-    """Return why compiled code does not serve here; empty if it does."""
+    """Return a message that says why compiled code cannot be used, or "" if it can be used."""
     if is_off():
         return is_off()
     why = _load()
@@ -181,7 +195,7 @@ def register() -> None:
     """Load the library and register its functions with XLA, once per process.
 
     Raises:
-        InputError: if it has not been built, or cannot be trusted.
+        InputError: if the library has not been built, cannot be trusted or cannot be loaded.
     """
     why = _load()
     if why:
@@ -192,19 +206,20 @@ def register() -> None:
 
 
 def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], sets: bool = False, **options) -> list[jax.Array]:
-    """Call the function of that name on this device's arrays.
+    """Call a function of the library on the arrays of this device, and return its results.
 
     Args:
-        name: a name in `TARGETS`.
-        results: arrays, or shapes and dtypes, like the results.
-        args: operands; None for one that is left out.
-        aliases: number of an operand -> number of the result that may use its memory.
-        sets: whether `vmap` makes one call for all sets of arrays; else one call after the other.
-        options: attributes: bool, int, float or a NumPy number.
+        name: name of the function, one of `TARGETS`.
+        results: one object per result that has the result's shape and dtype, such as an array or a `jax.ShapeDtypeStruct`.
+        args: operands. Operands that are None are left out.
+        aliases: dict from the position of an operand to the position of the result that may reuse its memory.
+        sets: whether the function accepts arrays with a leading axis, so that `vmap` can make one call with all mapped arrays. If false,
+            `vmap` makes one call after the other.
+        options: attributes of the call; each is a bool, int, float or NumPy number.
     """
     register()
     fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
-    # each device gets an equal share of the cores; a program keeps the number of the time when it was traced
+    # each device gets an equal share of the cores; a traced program keeps the number of threads, even if the number of cores changes
     fixed["threads"] = np.int64(max(1, len(os.sched_getaffinity(0)) // jax.local_device_count("cpu")))
     shapes = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
     function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)

@@ -1,4 +1,4 @@
-"""A switch that turns compiled code off, so that recurrence, dropout masks and optimisers run in JAX."""
+"""A switch that turns compiled code off, so that the recurrence, the dropout masks and the optimisers run in JAX."""
 
 import contextlib
 import os
@@ -7,18 +7,19 @@ import jax
 
 VARIABLE = "LSTM_JAX_COMPILED_CODE"
 
-# part of the key of JAX's program caches, so that a program traced outside the context is not used inside
+# JAX adds the value to the key of its program caches, so that a program traced outside the context is not used inside
 _enabled = jax.make_user_context(default_value=os.environ.get(VARIABLE, "1").lower() not in ("0", "false", "off", "no"))
 
 
 def compiled_code(enabled: bool) -> contextlib.AbstractContextManager:
-    """Return a context in which compiled code is used, or is not used.
+    """Return a context manager in which compiled code is used if `enabled` is true, and not used if it is false.
 
-    The environment variable LSTM_JAX_COMPILED_CODE=0 turns it off for the whole process. Values are equal up to rounding.
+    The environment variable LSTM_JAX_COMPILED_CODE=0 turns compiled code off for the whole process. The results with and without compiled
+    code are equal up to rounding.
     """
     return _enabled(enabled)
 
 
 def is_off() -> str:
-    """Return why compiled code is turned off; empty if it is not."""
+    """Return a message that says why compiled code is turned off, or "" if it is not turned off."""
     return "" if _enabled.value else f"turned off by {VARIABLE} or compiled_code(False)"

@@ -1,9 +1,13 @@
-"""Checks that a compiled library can be trusted: whoever can write the file or its folder can run code in this process.
+"""Checks that a compiled library can be trusted. Anyone who can write the file or its folder could run code in this process.
 
-The library must be a regular file, not a link, owned by this user or root and not writable by others, in a folder of which the same is
-true, and end in the SHA-256 of its other bytes, written by `write`. Folders above may be shared: a folder that another user puts there
-belongs to that user and is refused. The hash is part of the file, so that two builds at the same time cannot mix one library with the hash
-of the other.
+A library is trusted if these conditions hold:
+- It is a regular file and not a symbolic link.
+- The file and its folder belong to this user or to root, and no other user can write to them.
+- The file ends with the SHA-256 hash of all bytes before, which `write` appends.
+
+Folders further up may be writable by other users: if another user replaced the library's folder, the new folder would belong to that user
+and would not be trusted. The hash is part of the file, so that two simultaneous builds cannot combine one library with the hash of the
+other.
 """
 
 import contextlib
@@ -19,21 +23,21 @@ from lstm_jax.errors import InputError
 MARK = b"\nlstm_jax sha256 "
 SEAL = len(MARK) + 2 * hashlib.sha256().digest_size
 LARGEST = 2**28
-"""Largest size of a library in bytes, about a hundred times the actual size."""
+"""Largest accepted size of a library in bytes, about a hundred times its usual size."""
 
 
 class UntrustedError(Exception):
-    """A reason why a file is not loaded."""
+    """Error whose message says why a library is not loaded."""
 
 
 def open_library(path: Path) -> int:
-    """Check the library at `path` and return its file descriptor.
+    """Open the library at `path`, check that it can be trusted, and return its file descriptor.
 
     Raises:
-        UntrustedError: if there is no such file, or it cannot be trusted.
+        UntrustedError: if the file does not exist, or it cannot be trusted.
     """
     try:
-        # a link to the folder is followed, and its target is checked
+        # the folder may be a symbolic link: its target is opened and checked
         folder = os.open(os.path.realpath(path.parent), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise UntrustedError("not built") from error
@@ -41,7 +45,7 @@ def open_library(path: Path) -> int:
         raise UntrustedError(f"its folder {error.strerror}") from error
     try:
         _check_owner_and_mode(os.fstat(folder), "its folder")
-        # O_NONBLOCK: do not wait for the writer of a FIFO
+        # O_NONBLOCK: if the file is a FIFO, opening it must not wait for a writer
         file = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError as error:
         raise UntrustedError("not built") from error
@@ -80,10 +84,10 @@ def _seal(code: bytes) -> bytes:
 
 
 def write(path: Path, code: bytes) -> None:
-    """Write a library and its hash atomically so that `open_library` accepts it, whatever the umask.
+    """Write a library and its hash to `path` atomically, with permissions that `open_library` accepts for any umask.
 
     Raises:
-        InputError: if the folder is not this user's, cannot be written, or the disk is full.
+        InputError: if the folder belongs to another user or cannot be written, or the disk is full.
     """
     try:
         folder = _own_folder(path.parent)
@@ -97,7 +101,11 @@ def write(path: Path, code: bytes) -> None:
 
 
 def _own_folder(path: Path) -> int:
-    """Return a file descriptor of the folder, which is created if needed and made writable by this user only."""
+    """Create the folder if it does not exist, make it writable by this user only, and return a file descriptor of it.
+
+    Raises:
+        InputError: if the folder belongs to another user.
+    """
     for folder in (*reversed(path.parents), path):
         if not folder.is_dir():
             folder.mkdir(0o700, exist_ok=True)  # another build may have created it

@@ -1,4 +1,4 @@
-"""The LSTM's loops as Triton kernels for a GPU, one launch for all T; see kernels.py."""
+"""The backend `pallas`: the LSTM's loops over time as Triton kernels for a GPU; see kernels.py."""
 
 from lstm_jax.recurrence.pallas.loops import LARGEST, run
 

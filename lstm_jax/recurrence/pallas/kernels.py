@@ -1,12 +1,18 @@
-"""The LSTM's two loops over time as persistent kernels, written in Pallas and lowered through Triton.
+"""The LSTM's forward and backward loops over time as persistent kernels, written in Pallas and lowered through Triton.
 
-A program computes `ROWS` rows of the batch for all T, independently of other programs: h and c (backward: their gradients) stay in its
-registers. Units are in blocks of a power of two, as Triton requires; entries beyond the edge of the batch or of the units are read as 0 and
-not written. A small recurrent kernel stays on the chip (`Tiling.resident`). A larger one is read again at each step, tile by tile, from the
-cache that all programs share; the loop over tiles reads its left operand, h or dz, from where the step has written it.
+Each program of a kernel computes `ROWS` rows of the batch for all T steps, independently of other programs. It keeps h and c, or in the
+backward kernel their gradients, in registers. The units are divided into blocks whose size is a power of two, as Triton requires. Entries
+beyond the last row of the batch or the last unit are read as 0 and are not written.
 
-Products follow `jax_default_matmul_precision`, as in the other backends: TF32 for float32 unless it is "highest". Sums and state are
-float32.
+A small recurrent kernel is read once and stays on the chip (`Tiling.resident` is true). A larger one is read again at each step, tile by
+tile, from the cache that all programs share. The loop over its tiles reads the left operand of the product, h or d_z, from the array into
+which the program has written it.
+
+The products follow `jax_default_matmul_precision`, as in the other backends: float32 operands are multiplied in TF32 unless it is
+"highest". Sums and the state are float32.
+
+B is the batch size, T the number of steps and H the number of units. A name d_x stands for the gradient with respect to x. Ref is Pallas'
+name for an array in memory.
 """
 
 from collections.abc import Callable
@@ -22,20 +28,23 @@ from jax.experimental.pallas import triton as plgpu
 from lstm_jax.shapes import GATES
 
 ROWS = 16
-"""Rows of a program: the least that the matrix units take."""
+"""Number of rows that a program computes, the smallest number that the GPU's matrix units accept."""
 NARROWEST, WIDEST = 16, 64
-"""Limits of the units of a block: the least that the matrix units take, and the most with which shared memory holds four tiles twice."""
+"""Smallest and largest number of units in a block.
+
+The matrix units accept no fewer units. With more, the shared memory could not hold two copies of the four gates' tiles.
+"""
 RESIDENT = 128 * 1024
-"""Largest resident recurrent kernel in bytes, of the 227 KiB of shared memory for a program on an H100."""
+"""Largest size in bytes of a resident recurrent kernel. A program on an H100 has 227 KiB of shared memory."""
 
 Blocks = tuple[jax.Array, ...]
-"""A program's rows of an array (B, H): (ROWS, width) for each block of units."""
+"""A program's rows of an array (B, H), as one array (ROWS, `Tiling.width`) for each block of units."""
 AxisIndices = tuple[jax.Array, jax.Array | None]
-"""Indices along an axis, and a mask of those inside the array; None if all are."""
+"""Indices along an axis, and a bool mask that is True for indices inside the array; the mask is None if all indices are inside."""
 
 
 class Carry(NamedTuple):
-    """The LSTM's state in blocks, or its gradient."""
+    """A program's rows of the LSTM's state, or of its gradient, in blocks of units."""
 
     h: Blocks
     c: Blocks
@@ -43,7 +52,13 @@ class Carry(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """The division of B rows and H units into blocks; `resident`: whether the recurrent kernel is read once."""
+    """Division of the rows of a batch and of the units into blocks.
+
+    Attributes:
+        batch: number of rows B.
+        units: number of units H.
+        resident: whether the recurrent kernel is read once and stays on the chip.
+    """
 
     batch: int
     units: int
@@ -51,7 +66,7 @@ class Tiling:
 
     @classmethod
     def of(cls, batch: int, units: int, dtype) -> "Tiling":
-        """Return the tiling for products in `dtype`."""
+        """Return the tiling for a batch and a number of units, if the matrix products are computed in `dtype`."""
         whole = GATES * pl.next_power_of_2(units) ** 2 * jnp.dtype(dtype).itemsize
         return cls(batch, units, whole <= RESIDENT)
 
@@ -62,27 +77,33 @@ class Tiling:
 
     @property
     def blocks(self) -> range:
-        """Numbers of the blocks of units."""
+        """Indices of the blocks of units."""
         return range(pl.cdiv(self.units, self.width))
 
     @property
     def programs(self) -> int:
-        """Number of programs; each computes its own rows."""
+        """Number of programs that together compute all rows."""
         return pl.cdiv(self.batch, ROWS)
 
     def columns(self, block, gate=0) -> AxisIndices:
-        """Return the indices of a block's units of a gate, in an axis (4H)."""
+        """Return the indices of a block's units along an axis that contains the units of all gates, one gate after the other.
+
+        For an axis that contains the units once, leave out `gate`.
+        """
         units = block * self.width + lax.iota(jnp.int32, self.width)
         return gate * self.units + units, None if self.units % self.width == 0 else units < self.units
 
     def rows(self) -> AxisIndices:
-        """Return this program's rows of the batch. Call it outside of loops: inside, the interpreter has no program id."""
+        """Return the indices of this program's rows of the batch.
+
+        Do not call it inside a loop, where Pallas' interpreter does not know the program id.
+        """
         rows = pl.program_id(0) * ROWS + lax.iota(jnp.int32, ROWS)
         return rows, None if self.batch % ROWS == 0 else rows < self.batch
 
 
 class Tile:
-    """A block of the last two axes of an array."""
+    """A rectangular block of entries along the last two axes of an array."""
 
     def __init__(self, rows: AxisIndices, columns: AxisIndices):
         (row, row_mask), (column, column_mask) = rows, columns
@@ -92,16 +113,19 @@ class Tile:
             self.inside = column_mask[None, :] if self.inside is None else self.inside & column_mask[None, :]
 
     def read(self, ref, *leading) -> jax.Array:
-        """Return the block, zeros outside the array."""
+        """Return the entries of the block, which are 0 outside the array. `leading` are indices of the axes before the last two."""
         return plgpu.load(ref.at[(*leading, *self.at)], mask=self.inside, other=None if self.inside is None else 0.0)
 
     def write(self, ref, value: jax.Array, *leading) -> None:
-        """Write the part of the block that is inside the array."""
+        """Write the entries of the block that are inside the array. `leading` are indices of the axes before the last two."""
         plgpu.store(ref.at[(*leading, *self.at)], value, mask=self.inside)
 
 
 class Part:
-    """Access to a program's rows of arrays (..., B, H) by blocks of units; gates are one (T, B, 4H) or four (T, B, H)."""
+    """Access to this program's rows of arrays (..., B, H), in blocks of units.
+
+    The values of the gates are one array (T, B, 4H) or four arrays (T, B, H).
+    """
 
     def __init__(self, tiling: Tiling):
         self.tiling, self.rows = tiling, tiling.rows()
@@ -126,13 +150,13 @@ class Part:
             self.tile(block, gate).write(gates, value, t)
 
     def mask(self, ref, block) -> Blocks:
-        """Return a block of a dropout mask: one for all gates from (B, H), or four from (4, B, H)."""
+        """Return one block of units of a dropout mask: one array if the mask is (B, H), or four, one per gate, if it is (4, B, H)."""
         if len(ref.shape) == 2:
             return (self.tile(block).read(ref),)
         return tuple(self.tile(block).read(ref, gate) for gate in range(GATES))
 
     def valid(self, ref, t) -> jax.Array | None:
-        """Return whether step t is valid (ROWS, 1); None if all steps are."""
+        """Return a bool array (ROWS, 1) that tells in which rows step t is valid, or None if all steps are valid (`ref` is None)."""
         if ref is None:
             return None
         rows, inside = self.rows
@@ -140,9 +164,11 @@ class Part:
 
 
 def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array]:
-    """Return read(k, gate, n) -> the tile of the kernel (H, 4H) in row block k and column block n of a gate.
+    """Return a function read(k, gate, n) -> tile of the recurrent kernel.
 
-    If `transposed`, the kernel is (4H, H), and the tile is in row block k of the gate and column block n.
+    If `transposed` is false, the kernel is (H, 4H), and the tile is in row block k and in column block n of the gate. If it is true, the
+    kernel is (4H, H), and the tile is in row block k of the gate and in column block n. If the tiling is resident, all tiles are read once,
+    when this function is called.
     """
 
     def read(k, gate: int, n: int) -> jax.Array:
@@ -155,7 +181,7 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array
 
 
 def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, tile: Callable) -> Blocks:
-    """Return the sum of each gate plus the sum of operand(gate, k) @ tile(k, gate) over the blocks k."""
+    """Return for each gate its entry of `sums` plus the sum of operand(gate, k) @ tile(k, gate) over all blocks k of units."""
 
     def add(k, sums: Blocks) -> Blocks:
         pairs = [(operand(gate, k), tile(k, gate)) for gate in range(GATES)]
@@ -174,11 +200,23 @@ def _choose(valid: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, state, mask, valid, final, all_h, all_c, gates) -> None:
-    """Run the equations of cells/lstm.py for this program's rows.
+    """Compute the equations of cells/lstm.py for this program's rows and all steps.
 
-    Refs: kernel in the dtype of the products, valid float32 (T, B), the others as in residuals.py. Absent operands and unrequested results
-        are
-    None, but all_h is always present without a resident kernel.
+    The arguments from `kernel` on are refs, or None for an operand that is absent or a result that is not requested.
+
+    Args:
+        tiling: division of rows and units into blocks.
+        steps: number of steps T.
+        barrier: function that waits until all threads of the program reach it.
+        kernel: recurrent kernel (H, 4H) in the dtype of the products.
+        z: result of the input projection, one array (T, B, 4H) or four arrays (T, B, H).
+        state: initial state.
+        mask: recurrent dropout mask (B, H) or (4, B, H).
+        valid: float32 (T, B), above 0 at valid steps.
+        final: result, the final state.
+        all_h: result, see `Residuals`; must be present if the recurrent kernel is not resident.
+        all_c: result, see `Residuals`.
+        gates: result, see `Residuals`.
     """
     part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=False)
     masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}
@@ -191,7 +229,7 @@ def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, sta
         h, c = carry
         runs = part.valid(valid, t)
         if not tiling.resident:
-            barrier()  # wait until the program's other threads have written h
+            barrier()  # wait until the other threads of this program have written h
 
         def operand(gate: int, k) -> jax.Array:
             before = h[k] if tiling.resident else part.tile(k).read(all_h, t)
@@ -222,7 +260,24 @@ def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, sta
 
 
 def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates, all_c, d_h, d_final, mask, valid, d_state, d_z) -> None:
-    """Back-propagate through `forward_kernel`, from the last step; its refs, but the kernel is the transpose (4H, H)."""
+    """Back-propagate through `forward_kernel`, from the last step to the first.
+
+    Arguments of the same names are those of `forward_kernel`, except that `kernel` is the transposed recurrent kernel (4H, H).
+
+    Args:
+        tiling: division of rows and units into blocks.
+        steps: number of steps T.
+        barrier: function that waits until all threads of the program reach it.
+        kernel: transposed recurrent kernel (4H, H) in the dtype of the products.
+        gates: residuals, see `Residuals`.
+        all_c: residuals, see `Residuals`.
+        d_h: gradient of h of all steps (T, B, H), or None.
+        d_final: gradient of the final state.
+        mask: recurrent dropout mask (B, H) or (4, B, H), or None.
+        valid: float32 (T, B), above 0 at valid steps, or None.
+        d_state: result, the gradient of the initial state.
+        d_z: result, the gradient of z, one array (T, B, 4H) or four arrays (T, B, H).
+    """
     part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=True)
     masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}
 
@@ -243,7 +298,7 @@ def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates
             d_cs.append(_choose(runs, d_c * f, d_c))
             d_zs.append(tuple(value.astype(kernel.dtype) for value in by_gate))
         if not tiling.resident:
-            barrier()  # wait until the program's other threads have written dz
+            barrier()  # wait until the other threads of this program have written d_z
 
         def operand(gate: int, k) -> jax.Array:
             return d_zs[k][gate] if tiling.resident else part.read_gate(d_z, t, gate, k)

@@ -1,4 +1,7 @@
-"""The two loops of hoisted.py as calls of kernels.py, one launch for all T; see residuals.py for their residuals."""
+"""The two loops of the backend `hoisted` as calls of the kernels in kernels.py. Each loop is one kernel launch for all steps.
+
+The residuals are `Residuals` in residuals.py. B is the batch size, T the number of steps and H the number of units.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,17 +21,21 @@ from lstm_jax.recurrence.residuals import Residuals, backward_on_mesh, backward_
 from lstm_jax.shapes import GATES
 
 LARGEST = 256
-"""Largest H. Blocks of units are unrolled: with H 512 Triton compiles a kernel for a minute, and registers spill."""
+"""Largest number of units H.
+
+The loop over blocks of units is unrolled, so that for H = 512 Triton takes a minute to compile a kernel, which needs more registers than the
+GPU has.
+"""
 
 
 def run(cell: Cell, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, compute_dtype=None, sequences: bool = True):
-    """Run the LSTM, see `reference.run`."""
-    del cell  # the table of backends admits only the LSTM
+    """Run the LSTM; see `reference.run` for the arguments and results."""
+    del cell  # BACKENDS selects this backend only for the LSTM
     return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout)
 
 
 def _launch(kernel: Callable, tiling: Tiling, steps: int, results, interpret: bool, *args):
-    # only the loop over tiles of a kernel that is not resident may be pipelined: the loop over time reads what its last iteration wrote
+    # num_stages is 2 only if there is a loop over tiles, which may be pipelined; the loop over time reads what its last iteration wrote
     options = plgpu.CompilerParams(num_warps=max(4, tiling.width // 8), num_stages=1 if tiling.resident else 2)
     barrier = (lambda: None) if interpret else plgpu.debug_barrier
     body = partial(kernel, tiling, steps, barrier)
@@ -40,7 +47,7 @@ def _shapes(state: LSTMState):
 
 
 def _gates(like, split: bool):
-    """Return the shapes of the gates: four (T, B, H) if `split`, else one (T, B, 4H)."""
+    """Return the shape of the gates: four arrays (T, B, H) if `split` is true, else one array (T, B, 4H). `like` is (T, B, H)."""
     steps, batch, units = like
     if split:
         return tuple(jax.ShapeDtypeStruct((steps, batch, units), jnp.float32) for _ in range(GATES))
@@ -101,4 +108,4 @@ def _backward_in_jax(split, kernel, residuals, d_h, d_final, mask, valid, comput
 _TWIN = Loops(_forward_in_jax, _backward_in_jax)
 LOOPS = Loops(partial(_forward_loop, False), partial(_backward_loop, False), _TWIN, ("cuda", "rocm"))
 INTERPRETED = Loops(partial(_forward_loop, True), partial(_backward_loop, True), _TWIN, PLATFORMS)
-"""Loops for any platform, slow, for tests."""
+"""Loops that Pallas interprets, for tests. They run on any platform, but slowly."""
