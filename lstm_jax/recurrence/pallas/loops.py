@@ -23,8 +23,7 @@ from lstm_jax.shapes import GATES
 LARGEST = 256
 """Largest number of units H.
 
-The loop over blocks of units is unrolled, so that for H = 512 Triton takes a minute to compile a kernel, which needs more registers than the
-GPU has.
+The loop over blocks of units is unrolled. For H = 512 Triton takes a minute to compile a kernel, and the kernel's registers spill to memory.
 """
 
 
