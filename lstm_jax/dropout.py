@@ -34,7 +34,7 @@ MaskKind = Literal["keras", "per_gate", "variational"]
 
 
 class DropoutMasks(NamedTuple):
-    """Masks of one call of a recurrent layer. A field is None if there is no such dropout.
+    """Masks of one call of a recurrent layer. A field is None if the call has no dropout of that kind.
 
     The entries of `input` and `recurrent` are factors: 0, or 1 / (1 - rate).
 

@@ -20,7 +20,7 @@ class Cell:
 
     Attributes:
         name: name of the cell, its key in `CELLS`.
-        gates: number of gates. The kernel is (E, gates * H); H columns for each gate, in order.
+        gates: number of gates. The kernel (E, gates * H) has H columns for each gate, in order.
         params: NamedTuple class of the parameters; it has a field `kernel`.
         init: function init(key, features, units, dtype) -> initial parameters.
         bias: function bias(units, dtype) -> initial value of the field `bias` of the parameters; None if there is no such field.

@@ -64,7 +64,7 @@ class Bidirectional(nnx.Module):
         return self.forward.units + (self.backward.units if self.merge_mode == "concat" else 0)
 
     def count_params(self) -> int:
-        """Return the number of trainable entries of both layers."""
+        """Return the number of trainable parameters of both layers, counted as scalars."""
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:

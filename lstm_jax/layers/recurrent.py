@@ -151,7 +151,7 @@ class Recurrent(nnx.Module):
         return self.row.params(*(jnp.zeros(kernel.shape[1:], kernel.dtype) if a is None else a[...] for a in arrays))
 
     def count_params(self) -> int:
-        """Return the number of trainable parameters, as Keras counts them."""
+        """Return the number of trainable parameters, counted as scalars, as in Keras."""
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:

@@ -35,7 +35,7 @@ class RecurrentStack(nnx.Module):
         self.all_states = layers[0].return_state
 
     def count_params(self) -> int:
-        """Return the number of trainable entries of all layers."""
+        """Return the number of trainable parameters of all layers, counted as scalars."""
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:

@@ -23,7 +23,7 @@ from lstm_jax.shapes import GATES
 LARGEST = 256
 """Largest number of units H.
 
-The loop over blocks of units is unrolled. For H = 512 Triton takes a minute to compile a kernel, and the kernel's registers spill to memory.
+The loop over blocks of units is unrolled. For H = 512 Triton takes a minute to compile a kernel, and its registers spill to memory.
 """
 
 
