@@ -1,8 +1,8 @@
 """Traits of the recurrent cells by name, for configs, which must not import JAX.
 
-The traits of the cells that Keras also has are stored in this module. To look up any other name, `cell_traits` imports JAX and reads
-`lstm_jax.cells.CELLS`. It first imports the modules that the environment variable `LSTM_JAX_CELLS` names, separated by commas. In this way
-the command line and the processes of the benchmarks find the cells that a user's modules register.
+The traits of the cells that Keras also has are stored in this module. To look up any other name, `cell_traits` imports JAX, then the
+modules that the environment variable `LSTM_JAX_CELLS` names, separated by commas, and then reads `lstm_jax.cells.CELLS`. In this way the
+command line and the processes of the benchmarks find the cells that a user's modules register.
 """
 
 import functools

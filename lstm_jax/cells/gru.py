@@ -4,11 +4,13 @@ The gates are u (update), r (reset) and n (new), in this order:
 
     u = sigmoid(x W_u + h U_u + b_u);  r = sigmoid(x W_r + h U_r + b_r);  h' = u h + (1 - u) n
 
-The two forms differ in n. Reset after the product (`keras.layers.GRU`, `torch.nn.GRU`, cuDNN), where d is a second bias, which u and r also
-have; and reset before the product (the paper, and `keras.layers.GRU` with `reset_after=False`):
+The two forms differ in n:
 
-    after:   n = tanh(x W_n + b_n + r (h U_n + d_n))
-    before:  n = tanh(x W_n + b_n + (r h) U_n)
+    reset after the product:   n = tanh(x W_n + b_n + r (h U_n + d_n))
+    reset before the product:  n = tanh(x W_n + b_n + (r h) U_n)
+
+The first form is that of `keras.layers.GRU`, `torch.nn.GRU` and cuDNN. In it each gate, including u and r, has a second bias d, which is
+added to h U. The second form is that of the paper, and of `keras.layers.GRU` with `reset_after=False`.
 
 Papers differ on whether h is multiplied by u or by 1 - u. Here it is multiplied by u, as in Keras and PyTorch.
 

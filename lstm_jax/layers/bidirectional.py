@@ -1,4 +1,4 @@
-"""A bidirectional recurrent layer."""
+"""A bidirectional recurrent layer, which reads a sequence in both directions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

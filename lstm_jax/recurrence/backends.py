@@ -34,7 +34,7 @@ class Request:
         compute_dtype: dtype of the matrix products.
         dropout: kinds of dropout that the call uses, each a member of `DROPOUTS`, or `ZONEOUT`.
         mask: kind of padding, a member of `MASKS`, or "" if there is no padding.
-        units: number of units H; 0 if any number must be supported.
+        units: number of units H; if it is 0, the backend's limit on units is not checked.
     """
 
     cell: str | Cell = "lstm"
