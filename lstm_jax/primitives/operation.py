@@ -2,13 +2,11 @@
 
 `apply(operation, *args)` runs an `Operation`. JAX sees three primitives: the forward pass, its tangents, and the backward pass. The custom
 passes may be compiled code that JAX cannot differentiate, so each operation also has a twin: the same computation written in JAX.
-
 - Reverse mode runs the custom passes. The tangents primitive is linear in the input tangents, and its transpose is the backward pass.
 - Forward mode and derivatives of higher order differentiate the twin.
-- `vmap` merges the mapped axis with the batch axis. If an operand without a batch axis (such as a kernel) is mapped, it runs the operation
-  that `Operation.mapped` returns instead, by default `jax.vmap` of the custom passes.
-- The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin. The choice
-  is made when a program is lowered.
+- `vmap` merges the mapped axis with the batch axis. If an operand without a batch axis is mapped, it runs `Operation.mapped` instead.
+- The custom passes run on the platforms in `Operation.runs_on`, which is read when a program is lowered. Other platforms, and exported
+  programs, run the twin.
 
 A leaf is one array of a pytree. Many functions refer to a leaf by its number in the order of `jax.tree.leaves`.
 """
@@ -33,12 +31,8 @@ class Operation:
 
     Subclasses are frozen dataclasses. Their fields are static options and part of the key of JAX's program cache.
 
-    The methods share these arguments:
-        keep: whether the forward pass also returns residuals, the arrays that the backward pass reads.
-        args: the arguments of the operation, pytrees of arrays.
-        wanted: pytree of bools with the structure of `args`, True for each leaf whose gradient is wanted.
-        residuals: the residuals that the forward pass returned.
-        cotangents: pytree with the structure of the outputs; a leaf is None if the cotangent is zero.
+    If `keep` is true, the forward pass also returns residuals, the arrays that the backward pass reads. `wanted` has the structure of
+    `args`, with True for each leaf whose gradient is wanted. `cotangents` has the structure of the outputs, with None for a zero cotangent.
     """
 
     @abstractmethod
@@ -74,10 +68,9 @@ class Operation:
         return [1] * len(jax.tree.leaves(residuals))
 
     def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
-        """Return the operation that runs this one on `size` sets of arguments.
+        """Return the operation that runs this one on `size` sets of arguments, which are stacked along a leading axis.
 
-        A leaf of the arguments has a leading axis of length `size` if its entry of `dims` is 0; if its entry is None, all sets share it.
-        All outputs and residuals have this leading axis.
+        A leaf of the arguments has this axis if its entry in `dims` is 0; a leaf with None is shared. All results have the axis.
         """
         return Vmapped(self, dims, size)
 
@@ -142,14 +135,10 @@ def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tupl
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)  # gradients outside of jit are traced once
 def _run_backward(operation: Operation, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], leaves: Leaves) -> Leaves:
-    """Bind the backward primitive, and return one gradient for each number in `wanted`.
+    """Bind the backward primitive, and return the gradients of the arguments' leaves whose numbers are in `wanted`.
 
-    Args:
-        operation: the operation.
-        wanted: numbers of the leaves of the arguments whose gradients are wanted.
-        trees: tree structures of the arguments, the residuals and the cotangents.
-        given: numbers of the leaves of the cotangents that are not zero.
-        leaves: all leaves of the arguments and of the residuals, and the leaves of the cotangents that are not zero.
+    `trees` are the structures of the arguments, the residuals and the cotangents. `given` are the numbers of the nonzero leaves of the
+    cotangents. `leaves` are all leaves of the arguments and of the residuals, and the nonzero leaves of the cotangents.
     """
     functions = (operation.backward, operation.plain_backward)
     compiled, plain = (partial(_call_backward, function, wanted, trees, given) for function in functions)
@@ -168,31 +157,21 @@ def _call_backward(function: Callable, wanted: tuple[int, ...], trees: tuple, gi
 
 
 def _cut(trees: tuple, leaves: Sequence) -> tuple[Sequence, Sequence, Sequence]:
-    """Split `leaves` into those of the arguments, those of the residuals, and the remaining ones.
-
-    `trees` starts with the tree structures of the arguments and the residuals.
-    """
+    """Split `leaves` into those of the arguments (structure trees[0]), those of the residuals (trees[1]), and the remaining ones."""
     args, residuals = trees[0].num_leaves, trees[1].num_leaves
     return leaves[:args], leaves[args : args + residuals], leaves[args + residuals :]
 
 
 def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Leaves) -> tuple[tuple[ClosedJaxpr, ClosedJaxpr], Any]:
-    """Trace the functions `compiled` and `plain`, and return both programs and the tree structure of their results.
-
-    The first program is that of `plain` if the operation has no platforms.
-    """
+    """Trace the functions `compiled` and `plain`, and return both programs and the tree structure of their results."""
     twin, shapes = jax.make_jaxpr(plain, return_shape=True)(*leaves)
     return (jax.make_jaxpr(compiled)(*leaves) if operation.runs_on() else twin, twin), jax.tree.structure(shapes)
 
 
 def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
-    """Return the tangents of the outputs, computed from the tangents of some arguments by forward mode through the twin.
+    """Return the tangents of the outputs, computed by forward mode through the twin.
 
-    Args:
-        operation: the operation.
-        trees: tree structures of the arguments and the residuals.
-        given: numbers of the leaves of the arguments that have tangents.
-        leaves: all leaves of the arguments and of the residuals, and the tangents of the leaves in `given`.
+    `leaves` are all leaves of the arguments and of the residuals, and the tangents of the arguments' leaves whose numbers are in `given`.
     """
     args, _, tangents = _cut(trees, leaves)
 
@@ -288,11 +267,7 @@ ad.primitive_transposes[_linear] = _linear_transpose
 
 
 def _in_front(leaves, dims) -> tuple[int, Leaves, tuple[int | None, ...]]:
-    """Move the mapped axis of each leaf to the front.
-
-    Returns:
-        the size of the mapped axis, the leaves, and for each leaf its mapped axis: 0, or None if the leaf is not mapped.
-    """
+    """Move the mapped axes to the front; return their size, the leaves, and for each leaf its mapped axis: 0, or None if not mapped."""
     size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
     moved = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
     return size, moved, tuple(None if dim is None else 0 for dim in dims)
@@ -304,13 +279,9 @@ def _spread(leaf, dim: int | None, size: int):
 
 
 def _fold(leaf, dim: int | None, axis: int | None, size: int):
-    """Merge the mapped axis of a leaf into its batch axis, and return the leaf.
+    """Merge the mapped axis of a leaf, which comes first, into its batch axis; return a leaf without batch axis unchanged.
 
-    Args:
-        leaf: an array whose mapped axis, if it has one, comes first.
-        dim: 0 if the leaf is mapped, else None.
-        axis: batch axis of the leaf without the mapped axis; a leaf for which it is None is returned unchanged.
-        size: size of the mapped axis.
+    A leaf that is not mapped (`dim` is None) is repeated. `axis` is the batch axis, counted without the mapped axis.
     """
     if axis is None:
         return leaf
