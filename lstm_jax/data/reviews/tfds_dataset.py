@@ -31,7 +31,7 @@ NAME = re.compile(r"(?:pos|neg)/(\d+)_(\d+)\.txt")
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Return a context in which TFDS shows no progress bars, and all warnings, logs and output of TFDS and its dependencies are suppressed."""
+    """Suppress the progress bars of TFDS, and all output and warnings of TFDS and its dependencies, in a with-statement."""
     tfds, logger = load_tfds(), logging.getLogger("absl")
     level = logger.level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

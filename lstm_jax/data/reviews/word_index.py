@@ -47,7 +47,7 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
 def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
     """Return the path of Keras' word index. If it is not on this machine, download it to the cache.
 
-    The file is searched for in the folder of the data (and in its parent), in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets` and in the cache.
+    The file is searched for in the folder of the data and its parent, in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets` and in the cache.
 
     Args:
         near: path of the data, a file or a folder.
