@@ -9,8 +9,8 @@ features of the input, H the number of units:
 - A sentiment model is one flat dict with the keys `embedding/embedding`, `recurrent/0/kernel`, `recurrent/0/recurrent_kernel`,
   `recurrent/0/bias`, the same for `recurrent/1/` and further layers, `head/kernel` and `head/bias`. A bidirectional layer has the keys
   `recurrent/0/forward/kernel` and so on.
-- A character model is such a dict too, but its head has V outputs and its layers have one direction. If `embedding/embedding` is absent, the
-  input is one-hot. If `head/kernel` is absent, the weights are tied: the embedding table is also the transposed kernel of the head.
+- A character model is such a dict too, but its head has V outputs and its layers have one direction. If `embedding/embedding` is absent,
+  the input is one-hot. If `head/kernel` is absent, the weights are tied: the embedding table is also the transposed kernel of the head.
 
 Each returned array is a copy, and has the dtype of the input. Each function raises `InputError` if its input does not fit this layout.
 """

@@ -1,9 +1,9 @@
 """Conversion of LSTM cells between our layout and the parameter trees of Flax (Linen and NNX).
 
 The layouts are those of flax/linen/recurrent.py and flax/nnx/nn/recurrent.py of Flax 0.12; E is the number of features, H the number of
-units. Linen's LSTMCell and OptimizedLSTMCell and NNX's LSTMCell have two dense layers for each gate: ii, if, ig, io with a kernel (E, H) and
-no bias, and hi, hf, hg, ho with a kernel (H, H) and a bias (H,). NNX spells `if` as `if_`. NNX's OptimizedLSTMCell has two dense layers in
-all, dense_i with a kernel (E, 4H) and dense_h with a kernel (H, 4H) and a bias (4H,), in our gate order.
+units. Linen's LSTMCell and OptimizedLSTMCell and NNX's LSTMCell have two dense layers for each gate: ii, if, ig, io with a kernel (E, H)
+and no bias, and hi, hf, hg, ho with a kernel (H, H) and a bias (H,). NNX spells `if` as `if_`. NNX's OptimizedLSTMCell has two dense layers
+in all, dense_i with a kernel (E, 4H) and dense_h with a kernel (H, 4H) and a bias (4H,), in our gate order.
 
 A tree may be nested, or flat with tuples or strings joined by "/" as keys. A key "params" above the cell and the key "cell" of an RNN are
 removed. The state of Flax' cells is the tuple (c, h), where our state is LSTMState(h, c).

@@ -72,7 +72,7 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "") -> Layer:
 
 
 def bidirectional_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list that `layer.set_weights` of a Keras Bidirectional(LSTM) takes: three arrays of the forward LSTM, three of the backward.
+    """Return the list that `layer.set_weights` of a Keras Bidirectional(LSTM) takes: first the forward LSTM's three arrays.
 
     Raises:
         InputError: if the keys or shapes are not those of a bidirectional layer in our layout.
@@ -161,8 +161,8 @@ def sentiment_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
 def generation_from_keras(weights: Sequence[Any]) -> Arrays:
     """Return the weights of a Keras character model in our layout.
 
-    The model has LSTM layers, then Dense(V), and may have an Embedding as its first layer. The list of weights has no names, but an LSTM has
-    two matrices, and Dense and Embedding have one each, so that an even number of matrices shows an embedding. Without an embedding the
+    The model has LSTM layers, then Dense(V), and may have an Embedding as its first layer. The list of weights has no names, but an LSTM
+    has two matrices, and Dense and Embedding have one each, so that an even number of matrices shows an embedding. Without an embedding the
     input is one-hot, and the first LSTM must take V features; with an embedding, its table must have V rows. The list does not show
     activations; `generation_from_keras_file` reads them from a `.keras` file.
 

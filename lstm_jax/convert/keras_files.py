@@ -105,8 +105,8 @@ def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     """Return the character model in a Keras 3 `.weights.h5` file or `.keras` archive in our layout.
 
     The model has LSTM or RNN layers, then Dense(V), and may have an Embedding as its first layer; without it the input is one-hot. The last
-    recurrent layer may return its last output or all outputs. Otherwise the file is read as by `sentiment_from_keras_file`. If the Embedding
-    has `mask_zero`, our model must be given the mask, which is not part of the weights.
+    recurrent layer may return its last output or all outputs. Apart from that the file is read as by `sentiment_from_keras_file`. If the
+    Embedding has `mask_zero`, our model must be given the mask, which is not part of the weights.
 
     Args:
         path: path of the file.

@@ -42,7 +42,7 @@ def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Lay
 
     Args:
         state_dict: state dict of the nn.LSTM or of a model that contains it; its values are arrays or tensors.
-        prefix: what the names of the nn.LSTM begin with in the state dict, including the dot ("lstm."). Other names are ignored.
+        prefix: what the names of the nn.LSTM begin with in the state dict, including the dot ("lstm."). Names without it are ignored.
 
     Raises:
         InputError: if no name begins with `prefix`, a name is not one of an nn.LSTM, the nn.LSTM has a projection (`proj_size`), an array
