@@ -10,7 +10,7 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.shapes import GATES
 
 Arrays = dict[str, np.ndarray]
-Layer = dict[str, Any]  # an LSTM's Arrays, or {"forward": Arrays, "backward": Arrays}
+Layer = dict[str, Any]  # the arrays of one LSTM, or {"forward": Arrays, "backward": Arrays}
 
 Kind = Literal["sentiment model", "character model"]  # also the name of the model in error messages
 SENTIMENT: Kind = "sentiment model"  # it has an embedding and one output

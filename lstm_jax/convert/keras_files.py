@@ -205,7 +205,7 @@ def _kind(name: str) -> str:
 
 
 def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
-    """Remove `group`/vars/0, 1, ... from `rest` and return them."""
+    """Remove the arrays `group`/vars/0, `group`/vars/1, ... from `rest` and return them in this order."""
     taken: list[np.ndarray] = []
     while f"{group}/vars/{len(taken)}" in rest:
         taken.append(rest.pop(f"{group}/vars/{len(taken)}"))

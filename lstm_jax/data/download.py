@@ -13,7 +13,7 @@ from lstm_jax.files.reading import READABLE, open_input, parsing
 from lstm_jax.files.writing import write_atomically
 
 CHUNK = 1 << 20
-TIMEOUT = 30  # seconds without a byte from the server
+TIMEOUT = 30  # seconds without a byte from the server, after which the download fails
 
 
 def file_digest(path: Path, name: str = "sha256") -> str:

@@ -1,4 +1,4 @@
-"""Padding and truncation of sequences to rows of equal length."""
+"""Padding and truncation of sequences to the same length."""
 
 from collections.abc import Iterable
 from typing import Any

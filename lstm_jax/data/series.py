@@ -14,13 +14,13 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
 
 MISSING = ("", "na", "nan", "null", "none")
-"""Spellings of a missing value, in lower case."""
+"""Texts that stand for a missing value, in lower case."""
 DAY = 86_400
 
 
 @dataclass(frozen=True)
 class Series:
-    """N values at increasing times."""
+    """A time series of N values at increasing times."""
 
     times: np.ndarray
     """(N,) float64: days since 1970-01-01 if `dated` is true, else the numbers of the table."""
@@ -41,7 +41,7 @@ class Series:
 
     @property
     def usual_gap(self) -> float:
-        """The median time from one entry to the next."""
+        """The median time from one entry to the next, in the unit of `times`."""
         return float(np.median(np.diff(self.times)))
 
     @property

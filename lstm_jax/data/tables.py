@@ -1,4 +1,4 @@
-"""Rows of tables: JSON lines (`.jsonl`, `.jsonl.xz`) or CSV."""
+"""Reading of the rows of a table, which is a JSON-lines or CSV file and may be compressed by xz."""
 
 import csv
 import json
@@ -12,11 +12,11 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import expanded, open_input, parsing
 
 ENDINGS = (".jsonl", ".jsonl.xz", ".csv", ".csv.xz")
-FIELD_LIMIT = 1 << 30  # Python's csv stops at 128 KiB a field by default
+FIELD_LIMIT = 1 << 30  # largest field in characters; the default of Python's csv module is 128 Ki
 
 
 def is_table(path: Path) -> bool:
-    """Return whether the file's ending is one of `ENDINGS`."""
+    """Return whether a file is a table by its name, which then ends in .jsonl, .jsonl.xz, .csv or .csv.xz."""
     return path.name.endswith(ENDINGS)
 
 

@@ -143,7 +143,10 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
 
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
-    """Return a new temporary file for `path`, locked while it is open, so that other processes do not remove it as a leftover."""
+    """Create a temporary file for `path`; return its path and the open file.
+
+    The file is locked while it is open, so that other processes do not remove it as a leftover.
+    """
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         file = temporary.open("xb")

@@ -29,7 +29,7 @@ def embedding_map(
         colours: polarity of each word, from 0 to 1. A word whose polarity is NaN is left out.
         path: path of the .png file; it must end in .png.
         title: title above the figure.
-        force: whether existing files without `MARK` may be replaced, as in `files.writing.check_output`.
+        force: whether existing files without the text `files.writing.MARK` may be replaced.
 
     Returns:
         Paths of the .png and the .svg.

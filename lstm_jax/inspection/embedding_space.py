@@ -162,7 +162,7 @@ def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray,
         path: path of the file.
         words: the N words.
         vectors: vector of each word.
-        force: whether an existing file without `MARK` may be replaced, as in `files.writing.check_output`.
+        force: whether an existing file without the text `files.writing.MARK` may be replaced.
 
     Raises:
         InputError: if a word is empty or occurs twice, the numbers of words and vectors differ, a value is not finite, or the file cannot
@@ -193,7 +193,7 @@ def export_projector(
         words: the N words, which label the points; they are escaped as in `export_word2vec`.
         vectors: vector of each word.
         columns: further columns of metadata by name (count, polarity, ...), each with one value for each word; may be empty.
-        force: whether existing files without `MARK` may be replaced, as in `files.writing.check_output`.
+        force: whether existing files without the text `files.writing.MARK` may be replaced.
 
     Raises:
         InputError: if a column is named "word" or has the wrong length, a name or value is empty or contains a tab or a line break, a word

@@ -17,7 +17,7 @@ BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#B
 DPI = 150
 """Resolution of the .png file in pixels per inch."""
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
+    "font.family": "DejaVu Sans",  # matplotlib includes this font, so that figures look the same on every machine
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
@@ -31,7 +31,7 @@ STYLE: dict[Any, Any] = {
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "text.color": INK,
-    "text.parse_math": False,  # a word or a title may hold "$"
+    "text.parse_math": False,  # a word or a title may contain "$", which would begin a formula
     "figure.facecolor": "white",
     "svg.hashsalt": "lstm_jax",
 }
@@ -72,7 +72,7 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
         path: path of the .png file; it must end in .png.
         inches: width and height of the figure in inches.
         draw: function that draws into the empty matplotlib figure that it is given.
-        force: whether existing files without `MARK` may be replaced, as in `files.writing.check_output`.
+        force: whether existing files without the text `files.writing.MARK` may be replaced.
 
     Returns:
         Paths of the .png and the .svg.

@@ -44,7 +44,7 @@ def learning_curves(
         Paths of the .png and the .svg.
 
     Raises:
-        InputError: if there are no rows, a row has no `epoch`, no row has one of the metrics, or `write_figure` refuses the path.
+        InputError: if there are no rows, a row has no `epoch`, no row has any of the metrics, or `write_figure` refuses the path.
     """
     require(len(rows) > 0, "rows of a learning curve", "none", "train for an epoch first")
     require(all("epoch" in row for row in rows), "row of a learning curve", "no epoch in it", "give one row an epoch")

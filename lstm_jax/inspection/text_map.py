@@ -57,7 +57,7 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
         bits: (N - 1,) surprise in bits of each character but the first.
         path: path of the page.
         title: title of the page.
-        force: whether an existing file without `MARK` may be replaced, as in `files.writing.check_output`.
+        force: whether an existing file without the text `files.writing.MARK` may be replaced.
 
     Raises:
         InputError: if `bits` does not have N - 1 values, or if the file cannot be written.
@@ -80,7 +80,7 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
         units: indices of the units to show, in this order.
         path: path of the page.
         title: title of the page.
-        force: whether an existing file without `MARK` may be replaced, as in `files.writing.check_output`.
+        force: whether an existing file without the text `files.writing.MARK` may be replaced.
 
     Raises:
         InputError: if `activations` does not have N rows, or if the file cannot be written.

@@ -38,8 +38,8 @@ def compilation_cache_dir() -> Path:
 def keep_compiled() -> None:
     """Enable the cache in this process for all programs, however short their compilation.
 
-    Nothing is changed if the user has configured JAX's cache, if the folder cannot be written, or if XLA reports an error when it loads a
-    program that it compiled on this machine.
+    Nothing is changed if the user has configured JAX's cache, if the folder cannot be written, or if XLA prints or raises an error when it
+    loads a program that it compiled on this machine.
     """
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return
@@ -70,8 +70,8 @@ def _prune(folder: Path) -> None:
 def _loads(verdict: Path) -> bool:
     """Return whether XLA can load a program that it compiled on this machine without printing or raising an error.
 
-    On some processors XLA mistakes its own tuning flags for features that the machine lacks (openxla/xla issue 44565). It then prints a long
-    message for each program, and may refuse to load it. This is tested once, and the file `verdict` keeps the result.
+    On some processors XLA mistakes its own tuning flags for features that the machine lacks (openxla/xla issue 44565). It then prints a
+    long message for each program, and may refuse to load it. This is tested once, and the file `verdict` keeps the result.
     """
     if not verdict.exists():
         complaint = _stderr_of(_load_a_program) if jax.default_backend() == "cpu" else ""

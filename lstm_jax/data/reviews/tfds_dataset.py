@@ -61,7 +61,7 @@ def load_tfds() -> Any:
 
 
 def tfds_dir(data_dir: str | Path | None = None) -> Path:
-    """Return the folder in which TFDS keeps data sets: the argument, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    """Return the folder in which TFDS keeps data sets: `data_dir` if given, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
     return user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 

@@ -1,4 +1,4 @@
-"""Cleaning of articles before their characters get ids."""
+"""Cleaning of articles before they are encoded as ids."""
 
 import re
 from collections.abc import Iterator

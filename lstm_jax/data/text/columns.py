@@ -55,7 +55,7 @@ def read_text_column(path: Path, column: str = "") -> list[str]:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or value != value  # NaN is pandas' null
+    return value is None or value == "" or value != value  # a NaN differs from itself; pandas uses it for missing values
 
 
 def _guess(columns: Columns, path: Path) -> str:
