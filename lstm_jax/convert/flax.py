@@ -100,7 +100,11 @@ def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
 
 
 def _gate_layers(forget: str) -> tuple[list[str], list[str]]:
-    """Return the names of the dense layers that are applied to the input, and of those that are applied to the state, in our gate order."""
+    """Return the names of the input's dense layers and the names of the state's dense layers, both in our gate order.
+
+    Args:
+        forget: name of the input's dense layer for the gate f: "if" in Linen, "if_" in NNX.
+    """
     return [forget if gate == "f" else f"i{gate}" for gate in GATE_NAMES], [f"h{gate}" for gate in GATE_NAMES]
 
 

@@ -11,7 +11,10 @@ from lstm_jax.files.reading import parsing
 
 
 def natural(path: str) -> list[tuple[str, int]]:
-    """Return a sort key for paths in natural order, which puts lstm_2 before lstm_10: the name and the number of each part of the path."""
+    """Return a sort key that puts paths in natural order, in which lstm_2 comes before lstm_10.
+
+    The key is the name and the number of each part of the path; the number is -1 if the part has none.
+    """
     parts = []
     for part in path.split("/"):
         name = part.rstrip("0123456789")

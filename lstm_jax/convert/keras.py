@@ -72,7 +72,9 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "") -> Layer:
 
 
 def bidirectional_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list that `layer.set_weights` of a Keras Bidirectional(LSTM) takes: first the forward LSTM's three arrays.
+    """Return the list that `layer.set_weights` of a Keras Bidirectional(LSTM) takes.
+
+    It holds the three arrays of the forward LSTM, then those of the backward LSTM: kernel, recurrent kernel and bias.
 
     Raises:
         InputError: if the keys or shapes are not those of a bidirectional layer in our layout.
@@ -150,7 +152,9 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
 
 
 def sentiment_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list that `model.set_weights` of the matching Keras sentiment model takes; each of its LSTM and Dense layers has a bias.
+    """Return the list that `model.set_weights` of the matching Keras sentiment model takes.
+
+    Every LSTM and Dense layer of the Keras model must have a bias.
 
     Raises:
         InputError: if the keys or shapes are not those of a sentiment model in our layout.
@@ -177,9 +181,10 @@ def generation_from_keras(weights: Sequence[Any]) -> Arrays:
 
 
 def generation_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list that `model.set_weights` of the matching Keras character model takes; each of its LSTM and Dense layers has a bias.
+    """Return the list that `model.set_weights` of the matching Keras character model takes.
 
-    If the weights are tied, the Dense layer gets a copy of the transposed embedding table as its kernel (H, V).
+    Every LSTM and Dense layer of the Keras model must have a bias. If the weights are tied, the Dense layer gets a copy of the transposed
+    embedding table as its kernel (H, V).
 
     Raises:
         InputError: if the keys or shapes are not those of a character model in our layout.

@@ -72,9 +72,10 @@ HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmo
 
 
 def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Return the arrays of a Keras 3 `.weights.h5` file or `.keras` archive as a dict from their paths in the file, in natural order.
+    """Return the arrays of a Keras 3 `.weights.h5` file or `.keras` archive by their paths in the file.
 
-    The arrays of the optimizer are left out. bfloat16 arrays become float32; other dtypes are kept.
+    The arrays are in natural order, in which lstm_2 comes before lstm_10. Those of the optimizer are left out. bfloat16 arrays become
+    float32; other dtypes are kept.
 
     Raises:
         InputError: if the file does not exist or is damaged, is not such a file, or holds anything that `read_hdf5` refuses.
@@ -184,7 +185,11 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
-    """Return the arrays by path, the paths of the groups, and the parsed config.json of a `.keras` archive, or None for a `.weights.h5`."""
+    """Read a `.weights.h5` file or a `.keras` archive.
+
+    Returns:
+        The arrays by their paths in the file; the paths of the groups; and the parsed config.json of a `.keras` archive, else None.
+    """
     name, skip = os.fspath(path), frozenset({"optimizer"})
     require(os.path.isfile(path), "Keras weights", name, "there is no such file")
     with open_input(path, f"Keras weights {name}") as file:

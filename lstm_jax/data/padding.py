@@ -24,9 +24,9 @@ def pad_sequences(
     truncating: str = "pre",
     value: Any = 0.0,
 ) -> np.ndarray:
-    """Return N sequences as one array (N, maxlen, ...), with the arguments and results of `keras.utils.pad_sequences` in Keras 3.15.
+    """Pad or cut N sequences to the same length, and return them as one array (N, maxlen, ...).
 
-    For integer ids that are concatenated in one array, `pad_ragged` is thousands of times faster.
+    Arguments and results are those of `keras.utils.pad_sequences` in Keras 3.15. For integer ids that are concatenated in one array, `pad_ragged` is thousands of times faster.
 
     Args:
         sequences: N sequences of numbers, strings or equally shaped vectors.
@@ -69,7 +69,7 @@ def pad_sequences(
 
 
 def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
-    """Return N rows, which are concatenated in `values`, as an int32 array (N, maxlen) padded with 0.
+    """Pad with 0 or cut N rows of ids, which are concatenated in one array, and return them as an int32 array (N, maxlen).
 
     Args:
         values: (ids,) the ids of all rows, row after row.
@@ -94,7 +94,7 @@ def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: st
 
 
 def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return N rows of integers concatenated: the values (ids,) int32 and the offsets (N + 1,) int64, as `pad_ragged` takes them."""
+    """Concatenate N rows of integers. Return the values (ids,) int32 and the offsets (N + 1,) int64, as `pad_ragged` takes them."""
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)
     np.cumsum([len(row) for row in arrays], out=offsets[1:])

@@ -197,7 +197,10 @@ def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:
-    """Return ascending heights moved so that neighbours differ by at least `gap`. Heights that must move keep the mean of their group."""
+    """Return ascending heights, moved apart so that neighbours differ by at least `gap`.
+
+    Heights that are too close form a group, which is spread around its mean.
+    """
     groups: list[list[float]] = []
     for height in heights:
         groups.append([height])

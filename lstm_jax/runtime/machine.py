@@ -11,9 +11,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def processor() -> str:
-    """Return a description of what compiled code depends on: the operating system, the architecture and the features of the processor.
+    """Return a text that describes the operating system, the architecture and the processor, on all of which compiled code depends.
 
-    Without Linux' list of features, Python's name of the processor stands in their place.
+    Linux lists the features of the processor. If there is no such list, the text has the name that Python gives the processor instead.
     """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -158,7 +158,10 @@ def splits(size: int) -> bool:
 
 
 def devices() -> int:
-    """Return the number of devices of the mesh that `jax.set_mesh` has set, or 1 if there is none or its axis "data" is not automatic."""
+    """Return the number of devices of the mesh that `jax.set_mesh` has set.
+
+    Return 1 if no mesh is set, or if the type of its axis "data" is not `AxisType.Auto`.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.shape[DATA] if not mesh.empty and DATA in mesh.auto_axes else 1
 

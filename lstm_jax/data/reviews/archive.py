@@ -76,7 +76,9 @@ def find_archive(path: Path) -> Found | None:
 
 
 def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews of an archive by split. If the archive has the published name and `options.verify` is true, verify it first.
+    """Return the reviews of an archive by split.
+
+    If the archive has the published name and `options.verify` is true, it is first checked by `verify_archive`.
 
     Raises:
         InputError: if `verify_archive` or `read_archive` refuses the archive.
@@ -87,7 +89,9 @@ def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSpl
 
 
 def read_archive(path: Path) -> dict[str, TextSplit]:
-    """Return the reviews of a .tar.gz archive by split, without extracting it to the disk. Members that are not reviews are skipped.
+    """Return the reviews of a .tar.gz archive by split, without extracting it to the disk.
+
+    Members that are neither reviews nor lists of their URLs are skipped.
 
     Raises:
         InputError: if the archive is truncated or damaged or expands to too many bytes, has a member whose path leads out of the archive

@@ -52,7 +52,12 @@ def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """Return the arrays that `save_cache` wrote with this key, or None if the file is absent or damaged or was written with another key."""
+    """Return the arrays of a cache file, or None if it is absent or damaged or was written with another key.
+
+    Args:
+        path: the cache file.
+        key: result of `content_key` for the inputs.
+    """
     try:
         arrays = read_npz(path)
     except InputError:

@@ -1,4 +1,4 @@
-"""Types for the forms in which reviews can be given; `sources.py` lists the forms."""
+"""Types that describe the forms in which reviews can be given, such as a table or an archive; `sources.py` lists the forms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -198,7 +198,10 @@ def shown(characters: tuple[str, ...]) -> str:
 
 
 def _code_points(text: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield each block of the text as its start and its code points, so that only one block at a time takes four bytes per character."""
+    """Yield the start and the code points of each block of the text.
+
+    Code points take four bytes per character; with blocks, only one block at a time takes that much memory.
+    """
     for start in range(0, len(text), _BLOCK):
         yield start, np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")
 

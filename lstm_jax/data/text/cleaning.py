@@ -53,7 +53,10 @@ def unix_line_ends(text: str) -> str:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Yield the text in blocks that end after a white-space character, so that no word is divided and each block can be cleaned alone."""
+    """Yield the text in blocks, each of which ends after a white-space character.
+
+    No word is divided, so that each block can be cleaned alone: the lower case of a letter can depend on the letters around it.
+    """
     start = 0
     while start < len(text):
         space = _SPACE.search(text, start + _BLOCK)

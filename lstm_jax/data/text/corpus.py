@@ -48,7 +48,7 @@ def prepare_corpus(
 
     The articles are cleaned and joined with " " in their order. The last part of the text, a share `validation` of its characters, is the
     validation split; the cut may fall within an article. An article that lies wholly after the cut is left out if an article that begins
-    before the cut has the same text, because its loss would measure memorisation. No window crosses the cut.
+    before the cut has the same text, because the loss on a copy would measure memorisation. No window crosses the cut.
 
     Args:
         paths: one source or several, as in `read_articles`. If empty, the articles are `embedded_articles()`.
@@ -124,7 +124,17 @@ def _with_unix_line_ends(articles: Sequence[str], notes: list[str]) -> Sequence[
 
 
 def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str]:
-    """Return the vocabulary and the validation text after the characters that only the validation text has were treated by `unseen`."""
+    """Apply the option `unseen` of `prepare_corpus`.
+
+    Args:
+        tail: text of the validation split.
+        characters: vocabulary of the training split.
+        unseen: "include", "error" or "drop".
+        notes: list to which a sentence about a change is added.
+
+    Returns:
+        The vocabulary that encodes both splits, and the text of the validation split.
+    """
     missing = characters.unknown(tail)
     if not missing:
         return characters, tail

@@ -106,9 +106,10 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
 
 
 def embedded_articles() -> tuple[str, ...]:
-    """Return about 80 articles that need no download: the topics of Python's language reference that `help()` shows, sorted by name.
+    """Return about 80 articles that need no download.
 
-    They come from `pydoc_data.topics` of the running Python, so that the text depends on the version of Python.
+    They are the topics of Python's language reference that `help()` shows, sorted by name. They come from `pydoc_data.topics` of the
+    running Python, so that the text depends on the version of Python.
 
     Raises:
         InputError: if this Python was installed without `pydoc_data`.

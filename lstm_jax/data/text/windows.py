@@ -102,7 +102,7 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
-    """Return the order of `chunks` for truncated back-propagation through time, in which each row of a batch continues the row before it.
+    """Return the order in which truncated back-propagation through time reads the rows of `chunks`.
 
     The text is cut into `batch` consecutive streams of equal length, and each stream into `steps` chunks. Batch s holds chunk s of every
     stream, so that row b of batch s continues row b of batch s - 1. The characters at the end that do not fill another chunk in every
