@@ -16,7 +16,11 @@ METRICS = {"loss": "Loss (nats)", "bits": "Loss (bits a character)", "accuracy":
 
 @runtime_checkable
 class Bins(Protocol):
-    """Bins of predicted probabilities, with the fields of `training.metrics.Reliability`."""
+    """Bins of predicted probabilities, with the fields of `training.metrics.Reliability`.
+
+    `edges` has the bounds of the bins, `confidence` the mean predicted probability in each bin, `frequency` the share of positive labels in
+    each bin, and `count` the number of reviews in each bin.
+    """
 
     @property
     def edges(self) -> np.ndarray: ...

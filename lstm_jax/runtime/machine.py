@@ -13,7 +13,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def processor() -> str:
     """Return a text that describes the operating system, the architecture and the processor, on all of which compiled code depends.
 
-    Linux lists the features of the processor. If there is no such list, the text has the name that Python gives the processor instead.
+    On Linux the text has the features of the processor that /proc/cpuinfo lists. If that file cannot be read, it has the name that Python
+    gives the processor.
     """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
