@@ -1,7 +1,7 @@
 """Self-contained HTML pages that show a text with each character coloured by a number.
 
-The surprise of a character, in bits, is shown in shades of one colour. The activation of a hidden unit, from -1 to 1, is shown in shades of
-two colours, as in Karpathy, Johnson and Li (2015).
+The surprise of a character is -log2 of its predicted probability, in bits, and is shown in shades of one colour. The activation of a hidden
+unit, from -1 to 1, is shown in shades of two colours, as in Karpathy, Johnson and Li (2015).
 """
 
 import html

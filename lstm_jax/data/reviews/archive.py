@@ -68,7 +68,7 @@ def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
 
 
 def find_archive(path: Path) -> Found | None:
-    """Return the archive at `path`, or in it if `path` is a folder. Return None if there is none."""
+    """Return the archive at `path` or, if `path` is a folder, the archive in that folder. Return None if there is none."""
     if not path.is_dir():
         return Found(path, {"archive": path}) if path.name.endswith((".tar.gz", ".tgz")) else None
     inside = path / ARCHIVE_NAME

@@ -56,7 +56,10 @@ class EncodedSplit:
         return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows])
 
     def hashes(self) -> np.ndarray:
-        """Return a uint64 hash of the ids of each review, (N,); `grouped_split` uses them to keep copies of a review together."""
+        """Return hashes of the N reviews, a uint64 array (N,), which are equal for reviews with equal ids.
+
+        `grouped_split` uses the hashes to keep copies of a review together.
+        """
         digests = b"".join(hashlib.blake2b(self.row(number).data, digest_size=8).digest() for number in range(len(self)))
         return np.frombuffer(digests, np.uint64)
 

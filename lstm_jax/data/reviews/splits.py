@@ -44,9 +44,9 @@ def grouped_split(
 
 
 def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sets of rows that must stay together.
+    """Find the sets of rows that must stay together.
 
-    They are the C connected components of the graph that links each of the N rows to its group and to its text. They are numbered in the
+    The C sets are the connected components of the graph that links each of the N rows to its group and to its text. They are numbered in the
     order of their first rows.
 
     Returns:

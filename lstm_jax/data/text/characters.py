@@ -81,7 +81,10 @@ class Characters:
 
     @cached_property
     def _id_of_code(self) -> np.ndarray:
-        """int32 array (highest code point + 2,) from each code point to its id; -1 outside the vocabulary, as in the last entry."""
+        """Lookup table (int32) whose entry c is the id of code point c, or -1 if that character is outside the vocabulary.
+
+        It ends one entry after the highest code point in the vocabulary, so that its last entry, -1, serves all higher code points.
+        """
         table = np.full(max(map(ord, self.characters), default=-1) + 2, -1, np.int32)
         table[[ord(character) for character in self.characters]] = np.arange(self.size)
         return table

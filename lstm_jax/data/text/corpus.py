@@ -97,11 +97,15 @@ def _cleaned(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
 
 
 def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], int]:
-    """Divide the articles, joined with one separator each, into training and validation split.
+    """Divide the articles into a training split and a validation split, which begins at a cut in the joined text.
+
+    Args:
+        articles: the articles; the joined text has one separator between two articles.
+        share: share of the joined text in the validation split.
 
     Returns:
-        The index of the cut in the joined text; the articles after the cut without copies, beginning with the rest of the article that the
-        cut divides, if any; the count of the copies that were left out.
+        The index of the cut in the joined text; the articles of the validation split without copies, the first of which may be the rest of
+        an article that the cut divides; and the count of the copies that were left out.
     """
     starts = np.cumsum([0, *(len(article) + 1 for article in articles)])
     whole = max(int(starts[-1]) - 1, 0)
