@@ -1,4 +1,4 @@
-"""Conversion of GRU and simple RNN layers between our layout, Keras' `get_weights()` and PyTorch's state dicts.
+"""Conversion of GRU and simple RNN layers between our layout, `get_weights()` of Keras, and state dicts of PyTorch.
 
 The layouts are those of `build` in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15) and of torch/nn/modules/rnn.py. In our layout
 the arrays have the names of the fields of the cell's parameters in `lstm_jax.cells`, and the gates of a GRU have the order u, r, n. Keras'

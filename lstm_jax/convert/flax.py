@@ -1,4 +1,4 @@
-"""Conversion of LSTM cells between our layout and the parameter trees of Flax (Linen and NNX).
+"""Conversion of LSTM cells between our layout, which `lstm_jax.convert` describes, and the parameter trees of Flax (Linen and NNX).
 
 The layouts are those of flax/linen/recurrent.py and flax/nnx/nn/recurrent.py of Flax 0.12; E is the number of features, H the number of
 units. Linen's LSTMCell and OptimizedLSTMCell and NNX's LSTMCell have two dense layers for each gate: ii, if, ig, io with a kernel (E, H)

@@ -1,4 +1,4 @@
-"""Conversion between our layout and the lists of arrays that Keras' `get_weights()` returns.
+"""Conversion between our layout, which `lstm_jax.convert` describes, and the lists of arrays that Keras' `get_weights()` returns.
 
 The lists have the layout of keras/src/layers/rnn/lstm.py (`LSTMCell.build`), bidirectional.py and embedding.py in Keras 3.15. Keras has our
 gate order (it calls g "c") and our shapes, so that nothing is transposed. The bias of a Keras layer with `use_bias=False` becomes zeros;

@@ -1,4 +1,4 @@
-"""Conversion between our layout and the state dicts of PyTorch's nn.LSTM, nn.Embedding and nn.Linear.
+"""Conversion between our layout, which `lstm_jax.convert` describes, and state dicts of PyTorch's nn.LSTM, nn.Embedding and nn.Linear.
 
 The layout of an nn.LSTM is described in torch/nn/modules/rnn.py ("Variables" of LSTM). E is the number of features, H the number of units.
 The gates have our order i, f, g, o, but are in rows: weight_ih_l[k] (4H, E) and weight_hh_l[k] (4H, H) are the transposes of our kernels.

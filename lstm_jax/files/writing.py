@@ -93,7 +93,12 @@ def _marked(path: Path) -> bool:
 def _reads(given: Path | str, path: Path, marked: bool) -> bool:
     """Return whether a command that reads `given` would read the existing file `path`.
 
-    That is so if both are the same file, or if `given` is a folder that contains `path` and the file is not marked by `MARK`.
+    It would if both are the same file, or if `given` is a folder that contains `path` and the file does not contain `MARK`.
+
+    Args:
+        given: file or folder that the command reads; "-" is standard input.
+        path: path of an existing file.
+        marked: whether the file contains `MARK`.
     """
     try:
         found = os.stat(0 if str(given) == "-" else given)

@@ -87,8 +87,8 @@ def _label_order(colours: np.ndarray) -> np.ndarray:
 def _label_words(axes: Any, coordinates: np.ndarray, words: Sequence[str], inks: np.ndarray, order: np.ndarray) -> None:
     """Label the words.
 
-    A label is right, left, above or below its point, where it covers the fewest points. If it would overlap another label or leave the
-    frame on every side, it is left out.
+    A label is placed to the right or left of its point, above or below it, wherever it covers the fewest points. If in all four places it
+    would overlap another label or leave the frame, it is left out.
 
     Args:
         axes: matplotlib axes.

@@ -29,7 +29,7 @@ VERDICT = "loads.txt"
 def compilation_cache_dir() -> Path:
     """Return the folder of the cache for this version of jaxlib and this processor.
 
-    Machines with different processors that share a home folder thus never load each other's programs.
+    Each processor has its own folder, so that machines that share a home folder never load each other's compiled programs.
     """
     key = f"{version('jaxlib')} {processor()}"
     return default_cache_dir() / "xla" / hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -46,8 +46,8 @@ def grouped_split(
 def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Find the sets of rows that must stay together.
 
-    The C sets are the connected components of the graph that links each of the N rows to its group and to its text. They are numbered in the
-    order of their first rows.
+    The C sets are the connected components of the graph that links each of the N rows to its group and to its text. They are numbered in
+    the order of their first rows.
 
     Returns:
         (C, 2) count of the rows of each class in each set, and (N,) number of the set of each row.
