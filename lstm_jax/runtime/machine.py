@@ -28,9 +28,9 @@ def keep_freed_memory() -> bool:
     """Let this process keep freed memory for its next allocations, and return whether that was possible.
 
     By default glibc returns each large block to the operating system when it is freed, and writing to a new block costs a page fault for
-    each 4 KiB. JAX allocates its results anew in each call, so that this takes a third of the time of the gradients of a long LSTM. The
-    process then keeps up to 2 GiB of free memory at the end of its heap. If LSTM_JAX_KEEP_MEMORY is 0, or if the C library is not glibc,
-    nothing is changed.
+    each 4 KiB. JAX allocates its results anew in each call, so that page faults take a third of the time of the gradients of a long LSTM.
+    After a call of this function the process keeps up to 2 GiB of free memory at the end of its heap. If LSTM_JAX_KEEP_MEMORY is 0, or if
+    the C library is not glibc, nothing is changed.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("LSTM_JAX_KEEP_MEMORY") == "0":
         return False

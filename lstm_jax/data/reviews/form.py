@@ -11,7 +11,7 @@ from lstm_jax.data.reviews.texts import TextSplit
 
 
 class Found(NamedTuple):
-    """A place where reviews of some form were found."""
+    """The result of `Form.find`: where the reviews are."""
 
     path: Path
     """The file or folder that holds the reviews."""

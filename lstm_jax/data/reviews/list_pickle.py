@@ -118,7 +118,7 @@ class _Machine:
         return found
 
     def do_mark(self, _: None) -> None:
-        """Begin a group of items. If only integers follow up to APPENDS, read them all in a fast loop."""
+        """Begin a group of items. If only integers for the list on top of the stack follow, read them all in a fast loop."""
         ids, end = _integers(self.content, self.file.tell())
         if ids is not None and self.stack and type(self.stack[-1]) is _List and not self.stack[-1].rows:
             self.stack[-1].ids.extend(ids)

@@ -127,8 +127,9 @@ def load_reviews(
     """Return the reviews at a path as texts, by split: "train" and, if the source has a test split, "test".
 
     Args:
-        path: one of: the archive `aclImdb_v1.tar.gz`, which is not extracted to the disk; an `aclImdb` folder or its parent; a folder with
-            the tables `train.jsonl` and `test.jsonl`; a single table. The ending of a table is .jsonl, .jsonl.xz, .csv or .csv.xz.
+        path: path of one of these: the archive `aclImdb_v1.tar.gz`, which is not extracted to the disk; an `aclImdb` folder or its parent;
+            a folder with the tables `train` and `test`, such as `train.jsonl`; a single table. A table ends in .jsonl, .jsonl.xz, .csv or
+            .csv.xz.
         test_path: path of a second table with the test split, if `path` is a single table; else empty.
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.

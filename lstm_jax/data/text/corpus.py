@@ -58,11 +58,12 @@ def prepare_corpus(
         validation: share of the characters in the validation split, at least 0 and below 1.
         unseen: what happens to characters that occur in the validation split alone: "include" (they get ids like all others), "error"
             (raise an error) or "drop" (remove them from the validation split).
-        length: length of the windows that the corpus is for. Each split must have more characters than that, unless `validation` is 0.
+        length: length of the windows that the corpus is for, in characters. The training split must be longer than that and, unless
+            `validation` is 0, so must the validation split.
 
     Raises:
         InputError: if an argument is out of range, a source cannot be read, a split is too short for a window and its next character, the
-            training split has a single distinct character, or `unseen` is "error" and there are such characters.
+            training split has a single distinct character, or `unseen` is "error" and a character occurs in the validation split alone.
     """
     check_number("validation", validation, Share)
     require(unseen in ("include", "error", "drop"), "unseen", unseen, "give 'include', 'error' or 'drop'")
