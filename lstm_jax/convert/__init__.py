@@ -1,16 +1,18 @@
-"""Conversion of weights between our layout and those of Keras, PyTorch and Flax: arrays only, no peer is imported.
+"""Conversion of weights between our layout and the layouts of Keras, PyTorch and Flax, none of which is imported.
 
-Our layout has the gates i, f, g, o side by side:
+In our layout the columns of a kernel belong to the gates i, f, g, o, in this order. V is the size of the vocabulary, E the number of
+features of the input, H the number of units:
 
-- an LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`, a GRU or simple RNN likewise, see `cell_from_keras`;
-- a layer is an LSTM, or `{"forward": LSTM, "backward": LSTM}`;
-- an embedding is `{"embedding": (V, E)}`, a dense layer `{"kernel": (in, out), "bias": (out,)}`;
-- a sentiment model is one flat dict with the keys `embedding/embedding`, `recurrent/0/kernel`, `recurrent/0/recurrent_kernel`,
-  `recurrent/0/bias` (bidirectional: `recurrent/0/forward/kernel` and so on), `recurrent/1/...`, `head/kernel`, `head/bias`;
-- a character model is such a dict too, with a head of V outputs and no bidirectional layer: without `embedding/embedding` its input is
-  one-hot, without `head/kernel` the embedding's table is the head's kernel as well (tied).
+- An LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`. For a GRU or a simple RNN see `cell_from_keras`.
+- A layer is an LSTM or, if it is bidirectional, `{"forward": LSTM, "backward": LSTM}`.
+- An embedding is `{"embedding": (V, E)}`, and a dense layer is `{"kernel": (in, out), "bias": (out,)}`.
+- A sentiment model is one flat dict with the keys `embedding/embedding`, `recurrent/0/kernel`, `recurrent/0/recurrent_kernel`,
+  `recurrent/0/bias`, the same for `recurrent/1/` and further layers, `head/kernel` and `head/bias`. A bidirectional layer has the keys
+  `recurrent/0/forward/kernel` and so on.
+- A character model is such a dict too, but its head has V outputs and its layers have one direction. If `embedding/embedding` is absent,
+  the input is one-hot. If `head/kernel` is absent, the weights are tied: the embedding table is also the transposed kernel of the head.
 
-Each returned array is a copy with its own memory, in the dtype of the input. Input that does not fit raises `InputError`.
+Each returned array is a copy, and has the dtype of the input. Each function raises `InputError` if its input does not fit this layout.
 """
 
 from lstm_jax.convert.cells import cell_from_keras, cell_from_torch, cell_to_keras, cell_to_torch

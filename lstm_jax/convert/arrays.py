@@ -1,4 +1,4 @@
-"""Our layout of weights, with checks: the functions by which converters build and split it. `lstm_jax.convert` describes it."""
+"""Functions that check weights in our layout, build a model from its parts, and split it. `lstm_jax.convert` describes the layout."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.shapes import GATES
 
 Arrays = dict[str, np.ndarray]
-Layer = dict[str, Any]  # an LSTM's Arrays, or {"forward": Arrays, "backward": Arrays}
+Layer = dict[str, Any]  # the arrays of one LSTM, or {"forward": Arrays, "backward": Arrays}
 
-Kind = Literal["sentiment model", "character model"]  # name in errors
-SENTIMENT: Kind = "sentiment model"  # always with an embedding, one output
-CHARACTER: Kind = "character model"  # one-hot or with an embedding, an output for each character
+Kind = Literal["sentiment model", "character model"]  # also the name of the model in error messages
+SENTIMENT: Kind = "sentiment model"  # it has an embedding and one output
+CHARACTER: Kind = "character model"  # its input is one-hot or embedded, and it has one output for each character
 
 DIRECTIONS = ("forward", "backward")
 LSTM_NAMES = ("kernel", "recurrent_kernel", "bias")
@@ -22,17 +22,17 @@ RECURRENT_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(ke
 
 
 def to_numpy(name: str, value: object) -> np.ndarray:
-    """Return a contiguous copy of `value` in native byte order, as floats of the input's precision.
+    """Return an array of floats as a contiguous NumPy copy in native byte order and the precision of the input.
 
     Args:
-        name: name of the value in errors.
+        name: name of the array in error messages.
         value: anything that `np.asarray` takes, or a PyTorch tensor on any device.
 
     Raises:
-        InputError: if `value` is no array, or holds no floats.
+        InputError: if `value` cannot be converted to a NumPy array, or does not hold floats.
     """
     try:
-        # A tensor that requires a gradient or lies on a GPU has no numpy() of its own, so all of them are detached first.
+        # NumPy cannot read a tensor that requires a gradient or is on a GPU, so every tensor is first detached and moved to the CPU.
         detach = getattr(value, "detach", None)
         array = np.array(detach().cpu().numpy() if detach else value, order="C")
     except (TypeError, ValueError, RuntimeError) as error:
@@ -42,10 +42,15 @@ def to_numpy(name: str, value: object) -> np.ndarray:
 
 
 def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
-    """Return `to_numpy(name, value)` if it has the `expected` shape, in which a string names a dimension of any size >= 1.
+    """Return `to_numpy(name, value)` after checking its shape.
+
+    Args:
+        name: name of the array in error messages.
+        value: as in `to_numpy`.
+        expected: the expected size of each axis. A string stands for any size of at least 1 and names it in error messages.
 
     Raises:
-        InputError: as `to_numpy`, and for another shape.
+        InputError: if `to_numpy` refuses `value`, or if its shape differs from `expected`.
     """
     array = to_numpy(name, value)
     fits = array.ndim == len(expected) and all(
@@ -57,16 +62,16 @@ def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
 
 
 def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, where: str = "") -> Arrays:
-    """Return an LSTM in our layout from arrays in that layout, checked; a bias of None becomes zeros.
+    """Return an LSTM in our layout from its arrays, after checking their shapes.
 
     Args:
-        kernel: (E, 4H).
-        recurrent_kernel: (H, 4H).
-        bias: (4H,) or None.
-        where: prefix of the arrays' names in errors.
+        kernel: (E, 4H) input kernel.
+        recurrent_kernel: (H, 4H) recurrent kernel.
+        bias: (4H,) bias, or None for zeros.
+        where: prefix of the names of the arrays in error messages.
 
     Raises:
-        InputError: for shapes that no LSTM has.
+        InputError: if an argument is not an array of floats, or the shapes are not those of an LSTM.
     """
     recurrent = shaped(f"{where}recurrent_kernel", recurrent_kernel, "H", "4H")
     units, columns = recurrent.shape
@@ -78,24 +83,49 @@ def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, w
 
 
 def check_keys(subject: str, mapping: Mapping[str, Any], expected: Sequence[str]) -> None:
-    """Raise `InputError` unless `mapping` has exactly the `expected` keys."""
+    """Check that a mapping has exactly the expected keys.
+
+    Args:
+        subject: name of the mapping in error messages.
+        mapping: the mapping.
+        expected: the keys.
+
+    Raises:
+        InputError: if a key is missing, or if there are others.
+    """
     remedy = f"expected exactly {', '.join(expected)}"
     require(set(mapping) == set(expected), subject, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
 
 
 def check_lstm(params: Mapping[str, Any], where: str = "") -> Arrays:
-    """Return a checked copy of an LSTM in our layout."""
+    """Return a copy of an LSTM in our layout, after checking its keys and shapes.
+
+    Args:
+        params: the LSTM.
+        where: prefix of the names of the arrays in error messages.
+
+    Raises:
+        InputError: if the keys or shapes are not those of an LSTM in our layout.
+    """
     check_keys(f"{where}LSTM", params, LSTM_NAMES)
     return lstm_arrays(params["kernel"], params["recurrent_kernel"], params["bias"], where)
 
 
 def is_bidirectional(layer: Mapping[str, Any]) -> bool:
-    """Return whether a layer is a pair {"forward", "backward"}."""
+    """Return whether a layer is bidirectional, that is, has a key "forward" or "backward"."""
     return any(direction in layer for direction in DIRECTIONS)
 
 
 def check_layer(layer: Mapping[str, Any], where: str = "") -> Layer:
-    """Return a checked copy of an LSTM or of a pair {"forward", "backward"}, which must agree in E and H."""
+    """Return a copy of a layer in our layout, one LSTM or two directions, after checking its keys and shapes.
+
+    Args:
+        layer: the layer. Both directions of a bidirectional layer must have the same E and the same H.
+        where: prefix of the names of the arrays in error messages.
+
+    Raises:
+        InputError: if the keys or shapes are not those of a layer in our layout.
+    """
     if not is_bidirectional(layer):
         return check_lstm(layer, where)
     check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
@@ -106,7 +136,7 @@ def check_layer(layer: Mapping[str, Any], where: str = "") -> Layer:
 
 
 def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the features that a checked layer takes and gives: (E, H), or (E, 2H) for two directions side by side."""
+    """Return the numbers of input and output features of a checked layer: (E, H), or (E, 2H) if the layer is bidirectional."""
     if is_bidirectional(layer):
         taken, units = widths(layer["forward"])
         return taken, 2 * units
@@ -114,7 +144,15 @@ def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/") -> list[Layer]:
-    """Return checked copies of stacked layers; each must take as many features as the layer below it gives."""
+    """Return copies of stacked layers, after checking that each takes as many features as the layer below it gives.
+
+    Args:
+        layers: the layers, lowest first.
+        where: prefix of the names of the arrays in error messages.
+
+    Raises:
+        InputError: if there are no layers, the keys or shapes of a layer are wrong, or two layers do not fit.
+    """
     require(len(layers) > 0, f"{where}layers", "none", "give at least one LSTM layer")
     checked = [check_layer(layer, f"{where}{number}/") for number, layer in enumerate(layers)]
     for number in range(1, len(checked)):
@@ -126,16 +164,17 @@ def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/") 
 def check_model(
     embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind
 ) -> tuple[Arrays | None, list[Layer], Arrays]:
-    """Return checked copies of a model's parts; a tied head gets its own kernel, the transposed table.
+    """Return copies of the embedding, the layers and the head of a model, after checking that they fit together.
 
     Args:
         embedding: {"embedding": (V, E)}, or None for a character model whose input is one-hot.
-        layers: stacked layers, lowest first; those of a character model have one direction.
-        head: {"kernel": (H or 2H, 1), "bias": (1,)} of a sentiment model; (H, V) and (V,) of a character model, without kernel when tied.
-        kind: kind of the model.
+        layers: the layers, lowest first. The layers of a character model must have one direction.
+        head: {"kernel": (H or 2H, 1), "bias": (1,)} for a sentiment model, or {"kernel": (H, V), "bias": (V,)} for a character model. The
+            kernel may be absent if the weights are tied; the returned head then has the transposed embedding table as its kernel.
+        kind: whether the model is a sentiment model or a character model.
 
     Raises:
-        InputError: for shapes that do not fit each other or the kind.
+        InputError: if a shape is wrong, or the parts do not fit each other or the kind of the model.
     """
     table = None if embedding is None else shaped("embedding/embedding", embedding["embedding"], "V", "E")
     stack = check_stack(layers)
@@ -164,7 +203,7 @@ def check_model(
 
 
 def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind) -> Arrays:
-    """Return the flat dict of a model from its parts, checked as by `check_model`."""
+    """Return the flat dict of a model from its embedding, layers and head. The arguments and checks are those of `check_model`."""
     table, stack, dense = check_model(embedding, layers, head, kind)
     model = {} if table is None else {"embedding/embedding": table["embedding"]}
     for number, layer in enumerate(stack):
@@ -174,7 +213,15 @@ def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str
 
 
 def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, list[Layer], Arrays]:
-    """Return embedding, stacked layers and head of a model's flat dict, checked: the inverse of `join_model`."""
+    """Return the embedding, the layers and the head of a model from its flat dict; the inverse of `join_model`.
+
+    Args:
+        params: the flat dict.
+        kind: whether the model is a sentiment model or a character model.
+
+    Raises:
+        InputError: if a key is unknown or missing, or if `check_model` refuses the parts.
+    """
     ends = ("embedding/embedding", "head/kernel", "head/bias")
     found: dict[int, Layer] = {}
     for path in params:
@@ -185,7 +232,7 @@ def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, l
         else:
             require(path in ends, f"key of a {kind}", path, f"expected {', '.join(ends)} and recurrent/<number>/...")
     embedded = "embedding/embedding" in params
-    needed = ends if kind == SENTIMENT else ends[2:] if embedded else ends[1:]  # a character model's table may be the head's kernel too
+    needed = ends if kind == SENTIMENT else ends[2:] if embedded else ends[1:]  # the weights of a character model may be tied
     for path in needed:
         require(path in params, path, "missing", f"a {kind} needs it")
     require(sorted(found) == list(range(len(found))), "recurrent/ layers", sorted(found), "number them 0, 1, 2, ... without a gap")

@@ -1,8 +1,9 @@
-"""Conversion of GRU and simple RNN layers from and to Keras' `get_weights()` and PyTorch's state dicts.
+"""Conversion of GRU and simple RNN layers between our layout, `get_weights()` of Keras, and state dicts of PyTorch.
 
-The layouts are those of keras/src/layers/rnn/gru.py and simple_rnn.py of Keras 3.15 (`build`) and of torch/nn/modules/rnn.py. Our arrays
-have the names of the fields of the cell's parameters in `lstm_jax.cells`. Keras' GRU has our gate order (it calls u "z") and both biases in
-one array (2, 3H). PyTorch stacks r, u, n in rows; both of its layers have two biases, of which a simple RNN's are summed.
+The layouts are those of `build` in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15) and of torch/nn/modules/rnn.py. In our layout
+the arrays have the names of the fields of the cell's parameters in `lstm_jax.cells`, and the gates of a GRU have the order u, r, n. Keras'
+GRU has the same order (it calls u "z"), and has both biases in one array (2, 3H). PyTorch has the gates in rows, in the order r, u, n. Its
+GRU and its simple RNN have two biases each; our simple RNN has their sum. E is the number of features of the input, H the number of units.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,14 +34,15 @@ def _checked(cell: str, params: Mapping[str, Any]) -> Arrays:
 
 
 def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
-    """Return our arrays from Keras' GRU or SimpleRNN: [kernel (E, G H), recurrent kernel (H, G H), bias], the bias optional.
+    """Return the weights of a Keras GRU or SimpleRNN layer in our layout.
 
     Args:
-        cell: a key of `NAMES`.
-        weights: the layer's `get_weights()`.
+        cell: the kind of cell: "gru", "gru_reset_before" or "simple_rnn".
+        weights: `get_weights()` of the layer: kernel (E, 3H), recurrent kernel (H, 3H) and, if the layer has one, bias: (2, 3H) for "gru",
+            (3H,) for "gru_reset_before". For "simple_rnn" each 3H is H. A missing bias becomes zeros.
 
     Raises:
-        InputError: for another cell, another number of arrays or a shape that the cell does not have.
+        InputError: if `cell` is none of the three, the number of arrays is not 2 or 3, or a shape is not that of the cell.
     """
     require(len(weights) in (2, 3), f"{cell} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
     kernel, recurrent = weights[:2]
@@ -54,10 +56,14 @@ def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
 
 
 def cell_to_keras(cell: str, params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list for Keras' `layer.set_weights`.
+    """Return the list of arrays that Keras' `layer.set_weights` takes; the inverse of `cell_from_keras`.
+
+    Args:
+        cell: the kind of cell: "gru", "gru_reset_before" or "simple_rnn".
+        params: the arrays in our layout.
 
     Raises:
-        InputError: for a wrong cell, key or shape.
+        InputError: if `cell` is none of the three, or if a key or shape is not that of the cell.
     """
     checked = _checked(cell, params)
     bias = np.stack([checked["bias"], checked["recurrent_bias"]]) if cell == "gru" else checked["bias"]
@@ -65,7 +71,7 @@ def cell_to_keras(cell: str, params: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _reordered(cell: str, array: np.ndarray) -> np.ndarray:
-    """Exchange the gates u and r of u, r, n along the last axis."""
+    """Exchange the gates u and r along the last axis of an array of a GRU. Return an array of a simple RNN unchanged."""
     if cell == "simple_rnn":
         return array
     u, r, n = np.split(array, 3, axis=-1)
@@ -77,14 +83,14 @@ def _check_torch(cell: str) -> None:
 
 
 def cell_from_torch(cell: str, state_dict: Mapping[str, Any]) -> Arrays:
-    """Return our arrays from the state dict of an nn.GRU or nn.RNN (tanh) of one layer and one direction, with biases.
+    """Return the weights of a PyTorch nn.GRU or nn.RNN (with tanh) in our layout.
 
     Args:
-        cell: "gru" or "simple_rnn".
-        state_dict: name -> array or tensor.
+        cell: the kind of cell: "gru" or "simple_rnn".
+        state_dict: state dict of a module with one layer, one direction and biases; its values are arrays or tensors.
 
     Raises:
-        InputError: for another cell, a missing or foreign name or a wrong shape.
+        InputError: if `cell` is neither of the two, or if a name or shape is not that of such a module.
     """
     _check_torch(cell)
     check_keys(f"{cell} state dict", state_dict, TORCH)
@@ -97,10 +103,16 @@ def cell_from_torch(cell: str, state_dict: Mapping[str, Any]) -> Arrays:
 
 
 def cell_to_torch(cell: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the state dict, in NumPy, of an nn.GRU or nn.RNN of one layer; a simple RNN's bias_hh is zeros.
+    """Return the state dict of a PyTorch nn.GRU or nn.RNN with one layer, as NumPy arrays; the inverse of `cell_from_torch`.
+
+    The bias of a simple RNN becomes bias_ih, and bias_hh is zeros.
+
+    Args:
+        cell: the kind of cell: "gru" or "simple_rnn".
+        params: the arrays in our layout.
 
     Raises:
-        InputError: for a wrong cell, key or shape.
+        InputError: if `cell` is neither of the two, or if a key or shape is not that of the cell.
     """
     _check_torch(cell)
     checked = {name: _reordered(cell, array) for name, array in _checked(cell, params).items()}

@@ -1,12 +1,12 @@
-"""Conversion of LSTM cells from and to the parameter trees of Flax.
+"""Conversion of LSTM cells between our layout, which `lstm_jax.convert` describes, and the parameter trees of Flax (Linen and NNX).
 
-The layouts are those of flax/linen/recurrent.py and flax/nnx/nn/recurrent.py of Flax 0.12. Linen's LSTMCell and OptimizedLSTMCell and
-NNX's LSTMCell have one dense layer for each gate: ii, if, ig, io with a kernel (E, H), and hi, hf, hg, ho with a kernel (H, H) and the
-only bias, (H,). NNX spells `if` as `if_`. NNX's OptimizedLSTMCell has two wide layers, dense_i with a kernel (E, 4H) and dense_h with a
-kernel (H, 4H) and bias (4H,), in our gate order.
+The layouts are those of flax/linen/recurrent.py and flax/nnx/nn/recurrent.py of Flax 0.12; E is the number of features, H the number of
+units. Linen's LSTMCell and OptimizedLSTMCell and NNX's LSTMCell have two dense layers for each gate: ii, if, ig, io with a kernel (E, H)
+and no bias, and hi, hf, hg, ho with a kernel (H, H) and a bias (H,). NNX spells `if` as `if_`. NNX's OptimizedLSTMCell has two dense layers
+in all, dense_i with a kernel (E, 4H) and dense_h with a kernel (H, 4H) and a bias (4H,), in our gate order.
 
-Trees may be nested, or flat with tuples or "/"-joined strings as keys. A "params" above the cell and the "cell" of an RNN are
-removed. Both APIs carry (c, h), where our state is LSTMState(h, c).
+A tree may be nested, or flat with tuples or strings joined by "/" as keys. A key "params" above the cell and the key "cell" of an RNN are
+removed. The state of Flax' cells is the tuple (c, h), where our state is LSTMState(h, c).
 """
 
 from collections.abc import Mapping
@@ -21,34 +21,37 @@ GATE_NAMES = "ifgo"
 
 
 def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:
-    """Return our arrays from the parameters of a Linen LSTMCell or OptimizedLSTMCell, alone or in an nn.RNN.
+    """Return the parameters of a Linen LSTMCell or OptimizedLSTMCell, which may be in an nn.RNN, as an LSTM in our layout.
 
     Raises:
-        InputError: for other names than those of one such cell, or a wrong shape.
+        InputError: if the names or shapes in the tree are not those of one such cell.
     """
     return _from_gates(_cell_leaves(tree), forget="if")
 
 
 def lstm_to_linen(params: Mapping[str, Any], rnn: bool = False) -> dict[str, Any]:
-    """Return the parameters of a Linen LSTMCell or OptimizedLSTMCell; put them under "params" for `apply`.
+    """Return an LSTM in our layout as the parameters of a Linen LSTMCell or OptimizedLSTMCell.
+
+    `apply` takes them as {"params": parameters}.
 
     Args:
         params: an LSTM in our layout.
-        rnn: put the arrays under "cell", for an nn.RNN.
+        rnn: whether the parameters are for an nn.RNN, which has them under the key "cell".
 
     Raises:
-        InputError: for a wrong key or shape.
+        InputError: if the keys or shapes are not those of an LSTM in our layout.
     """
     return _wrap(_to_gates(params, forget="if"), rnn)
 
 
 def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
-    """Return our arrays from `nnx.to_pure_dict(nnx.state(cell))` of an nnx.LSTMCell or nnx.OptimizedLSTMCell, alone or in an nnx.RNN.
+    """Return the parameters of an nnx.LSTMCell or nnx.OptimizedLSTMCell, which may be in an nnx.RNN, as an LSTM in our layout.
 
-    The state of random streams (`rngs`) is ignored.
+    Args:
+        tree: `nnx.to_pure_dict(nnx.state(cell))`. The state of random number generators (`rngs`) in it is ignored.
 
     Raises:
-        InputError: for other names than those of one such cell, or a wrong shape.
+        InputError: if the names or shapes in the tree are not those of one such cell.
     """
     leaves = _cell_leaves(tree)
     if not any(path.startswith("dense_") for path in leaves):
@@ -58,15 +61,15 @@ def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
 
 
 def lstm_to_nnx(params: Mapping[str, Any], optimized: bool = True, rnn: bool = False) -> dict[str, Any]:
-    """Return the pure dict of an nnx.OptimizedLSTMCell or nnx.LSTMCell, for `nnx.replace_by_pure_dict(state, ...)`.
+    """Return an LSTM in our layout as the pure dict of an NNX cell, which `nnx.replace_by_pure_dict(state, ...)` takes.
 
     Args:
         params: an LSTM in our layout.
-        optimized: for an OptimizedLSTMCell, else for an LSTMCell.
-        rnn: put the arrays under "cell", for an nnx.RNN.
+        optimized: whether the cell is an nnx.OptimizedLSTMCell; else it is an nnx.LSTMCell.
+        rnn: whether the parameters are for an nnx.RNN, which has them under the key "cell".
 
     Raises:
-        InputError: for a wrong key or shape.
+        InputError: if the keys or shapes are not those of an LSTM in our layout.
     """
     if not optimized:
         return _wrap(_to_gates(params, forget="if_"), rnn)
@@ -88,7 +91,7 @@ def _leaves(tree: Mapping[Any, Any], above: str = "") -> dict[str, object]:
 
 
 def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
-    """Return path -> array of the cell in `tree`, without random streams and without the wrappers above the cell."""
+    """Return a dict from path to array of the cell in a tree, without random number generators and without the keys above the cell."""
     leaves = {path: value for path, value in _leaves(tree).items() if "rngs" not in path.split("/")}
     for wrapper in ("params/", "cell/"):
         if leaves and all(path.startswith(wrapper) for path in leaves):
@@ -97,7 +100,11 @@ def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
 
 
 def _gate_layers(forget: str) -> tuple[list[str], list[str]]:
-    """Return the names of the dense layers of the input and of the state, in our gate order."""
+    """Return the names of the input's dense layers and the names of the state's dense layers, both in our gate order.
+
+    Args:
+        forget: name of the input's dense layer for the gate f: "if" in Linen, "if_" in NNX.
+    """
     return [forget if gate == "f" else f"i{gate}" for gate in GATE_NAMES], [f"h{gate}" for gate in GATE_NAMES]
 
 

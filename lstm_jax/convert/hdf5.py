@@ -1,4 +1,4 @@
-"""Safe reading of HDF5 files: only plain numbers that lie in the file itself."""
+"""Safe reading of HDF5 files: only plain numbers are read, and only if the file itself contains them."""
 
 import io
 import os
@@ -11,7 +11,10 @@ from lstm_jax.files.reading import parsing
 
 
 def natural(path: str) -> list[tuple[str, int]]:
-    """Return a sort key that puts lstm_2 before lstm_10: each part of the path as its name and number."""
+    """Return a sort key that puts paths in natural order, in which lstm_2 comes before lstm_10.
+
+    The key is the name and the number of each part of the path; the number is -1 if the part has none.
+    """
     parts = []
     for part in path.split("/"):
         name = part.rstrip("0123456789")
@@ -21,23 +24,26 @@ def natural(path: str) -> list[tuple[str, int]]:
 
 
 def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: frozenset[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return path -> array and the paths of all groups, both in natural order.
+    """Return all arrays of an HDF5 file and the paths of all its groups.
 
     Args:
-        source: a path, or the file's bytes.
-        name: the file's name in errors.
-        skip: paths of groups that are left out.
+        source: path of the file, or its bytes.
+        name: name of the file in error messages.
+        skip: paths of groups that are not read.
+
+    Returns:
+        A dict from the path of each array in the file to the array, and the list of the paths of all groups, both in natural order.
 
     Raises:
-        InputError: if the file is truncated, damaged or no HDF5; if it holds soft or external links, an object under two names, data in
-            other files, compressed or unwritten data, or anything but numbers.
+        InputError: if the file is truncated, damaged or not an HDF5 file, or if it holds soft or external links, an object under two names,
+            data in other files, data that is compressed or was never written, or data that is not numbers.
     """
     import h5py
 
     subject = f"HDF5 file {name}"
     arrays: dict[str, np.ndarray] = {}
     groups: list[str] = []
-    seen: set[Any] = set()  # h5py's ids are equal when they are of one object
+    seen: set[Any] = set()  # h5py's ids of the same object are equal
     room = len(source.getbuffer()) if isinstance(source, io.BytesIO) else os.stat(source).st_size
     with parsing(subject, "it is truncated, damaged or no HDF5 file: save the weights again"), h5py.File(source, "r") as file:
         pending: list[tuple[str, Any]] = [("", file)]
@@ -66,10 +72,10 @@ def _read_dataset(dataset: Any, subject: str, path: str) -> np.ndarray:
     require(isinstance(dataset, h5py.Dataset), subject, f"{path} is a {type(dataset).__name__}", "expected groups and datasets alone")
     outside = dataset.is_virtual or dataset.external
     require(not outside, subject, f"{path} keeps its data in another file", "save the arrays themselves")
-    # Keras stores bfloat16 as two opaque bytes, with an attribute; in float32 the values are equal.
+    # Keras stores a bfloat16 value as two opaque bytes and sets an attribute. Conversion to float32 keeps the values exactly.
     bfloat16 = dataset.dtype == np.dtype("V2") and dataset.attrs.get("dtype") == "bfloat16"
     require(bfloat16 or dataset.dtype.kind in "fiub", subject, f"{path} has dtype {dataset.dtype}", "only numbers are read")
-    # A hostile file may declare any size; Keras' datasets take exactly their bytes. Without filters no plugin is loaded either.
+    # A malicious file may declare any size, but a dataset of Keras takes exactly its bytes. Without filters HDF5 loads no plugin either.
     plain = dataset.shape is not None and dataset.id.get_storage_size() == dataset.nbytes
     plain = plain and dataset.id.get_create_plist().get_nfilters() == 0
     require(plain, subject, f"{path} is empty, compressed or was never written", "save the arrays whole and without compression")

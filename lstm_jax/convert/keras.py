@@ -1,8 +1,8 @@
-"""Conversion from and to the lists of arrays that Keras' `get_weights()` returns.
+"""Conversion between our layout, which `lstm_jax.convert` describes, and the lists of arrays that Keras' `get_weights()` returns.
 
-The layout is that of keras/src/layers/rnn/lstm.py (`LSTMCell.build`), bidirectional.py and embedding.py of Keras 3.15. Keras has our gate
-order (it calls g "c") and our shapes, so that nothing is transposed. A layer without bias (`use_bias=False`) gets zeros; conversion to
-Keras always gives biases.
+The lists have the layout of keras/src/layers/rnn/lstm.py (`LSTMCell.build`), bidirectional.py and embedding.py in Keras 3.15. Keras has our
+gate order (it calls g "c") and our shapes, so that nothing is transposed. The bias of a Keras layer with `use_bias=False` becomes zeros;
+conversion to Keras always gives biases. V is the size of the vocabulary, E the number of features, H the number of units.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,38 +32,38 @@ from lstm_jax.errors import InputError, require
 
 
 def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
-    """Return an LSTM in our layout from Keras' [kernel (E, 4H), recurrent kernel (H, 4H), bias (4H,)], the bias optional.
+    """Return the weights of a Keras LSTM layer in our layout.
 
     Args:
-        weights: the layer's `get_weights()`.
-        where: prefix of the arrays' names in errors.
+        weights: `get_weights()` of the layer: kernel (E, 4H), recurrent kernel (H, 4H) and, if the layer has one, bias (4H,).
+        where: prefix of the names of the arrays in error messages.
 
     Raises:
-        InputError: for another number of arrays, or a shape that no LSTM has.
+        InputError: if the number of arrays is not 2 or 3, or the shapes are not those of an LSTM.
     """
     require(len(weights) in (2, 3), f"{where}LSTM weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
     return lstm_arrays(weights[0], weights[1], weights[2] if len(weights) == 3 else None, where)
 
 
 def lstm_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return [kernel (E, 4H), recurrent kernel (H, 4H), bias (4H,)] for `layer.set_weights`.
+    """Return the list [kernel (E, 4H), recurrent kernel (H, 4H), bias (4H,)], which `layer.set_weights` of a Keras LSTM takes.
 
     Raises:
-        InputError: for a wrong key or shape.
+        InputError: if the keys or shapes are not those of an LSTM in our layout.
     """
     checked = check_lstm(params)
     return [checked[name] for name in LSTM_NAMES]
 
 
 def bidirectional_from_keras(weights: Sequence[Any], where: str = "") -> Layer:
-    """Return our pair {"forward", "backward"} from a Bidirectional(LSTM)'s arrays: all of forward, then all of backward, 2 or 3 each.
+    """Return the weights of a Keras Bidirectional(LSTM) layer in our layout, {"forward": LSTM, "backward": LSTM}.
 
     Args:
-        weights: the layer's `get_weights()`.
-        where: prefix of the arrays' names in errors.
+        weights: `get_weights()` of the layer: the 2 or 3 arrays of the forward LSTM, then those of the backward LSTM.
+        where: prefix of the names of the arrays in error messages.
 
     Raises:
-        InputError: for another number of arrays, or a wrong shape.
+        InputError: if the number of arrays is not 4 or 6, or the shapes are not those of such a layer.
     """
     count = len(weights)
     require(count in (4, 6), f"{where}Bidirectional weights", f"{count} arrays", "give the forward layer's 2 or 3, then the backward's")
@@ -72,10 +72,12 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "") -> Layer:
 
 
 def bidirectional_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return six arrays for `layer.set_weights`: the forward LSTM's three, then the backward LSTM's.
+    """Return the list that `layer.set_weights` of a Keras Bidirectional(LSTM) takes.
+
+    It holds the three arrays of the forward LSTM, then those of the backward LSTM: kernel, recurrent kernel and bias.
 
     Raises:
-        InputError: for a wrong key or shape.
+        InputError: if the keys or shapes are not those of a bidirectional layer in our layout.
     """
     check_keys("bidirectional layer", params, DIRECTIONS)
     checked = check_layer(params)
@@ -83,34 +85,34 @@ def bidirectional_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
-    """Return {"embedding": (V, E)} from an Embedding layer's [embeddings (V, E)].
+    """Return the weights of a Keras Embedding layer, [embeddings (V, E)], in our layout, {"embedding": (V, E)}.
 
     Raises:
-        InputError: for another number of arrays, or a wrong shape.
+        InputError: if there is not exactly one array, or it does not have two axes.
     """
     require(len(weights) == 1, "Embedding weights", f"{len(weights)} arrays", "give one, (V, E)")
     return {"embedding": shaped("embedding", weights[0], "V", "E")}
 
 
 def embedding_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return [embeddings (V, E)] for `layer.set_weights`.
+    """Return the list [embeddings (V, E)], which `layer.set_weights` of a Keras Embedding takes.
 
     Raises:
-        InputError: for a wrong key or shape.
+        InputError: if the key or shape is not that of an embedding in our layout.
     """
     check_keys("embedding", params, ("embedding",))
     return [shaped("embedding", params["embedding"], "V", "E")]
 
 
 def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
-    """Return {"kernel": (in, out), "bias": (out,)} from a Dense layer's [kernel, bias] or [kernel].
+    """Return the weights of a Keras Dense layer in our layout, {"kernel": (in, out), "bias": (out,)}.
 
     Args:
-        weights: the layer's `get_weights()`.
-        where: prefix of the arrays' names in errors.
+        weights: `get_weights()` of the layer: kernel (in, out) and, if the layer has one, bias (out,).
+        where: prefix of the names of the arrays in error messages.
 
     Raises:
-        InputError: for another number of arrays, or a wrong shape.
+        InputError: if the number of arrays is not 1 or 2, or the shapes are not those of a dense layer.
     """
     require(len(weights) in (1, 2), f"{where}Dense weights", f"{len(weights)} arrays", "give kernel and, if any, bias")
     kernel = shaped(f"{where}kernel", weights[0], "in", "out")
@@ -120,10 +122,10 @@ def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
 
 
 def dense_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return [kernel (in, out), bias (out,)] for `layer.set_weights`.
+    """Return the list [kernel (in, out), bias (out,)], which `layer.set_weights` of a Keras Dense takes.
 
     Raises:
-        InputError: for a wrong key or shape.
+        InputError: if the keys or shapes are not those of a dense layer in our layout.
     """
     check_keys("dense layer", params, ("kernel", "bias"))
     kernel = shaped("kernel", params["kernel"], "in", "out")
@@ -131,11 +133,16 @@ def dense_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
-    """Return a sentiment model in our layout from `model.get_weights()` of Embedding -> LSTM or Bidirectional(LSTM) layers -> Dense(1).
+    """Return the weights of a Keras sentiment model in our layout.
 
-    The list has no names, so that shapes decide: two LSTMs of equal shape are one bidirectional layer if the next layer takes twice their
-    units. That is right for Bidirectional's default `merge_mode="concat"`, our only mode; a list does not show whether a model sums or
-    averages its directions, has other activations or runs backwards. `sentiment_from_keras_file` reads this from a `.keras` file.
+    The model has the layers Embedding, LSTM or Bidirectional(LSTM), and Dense(1), where the middle one may be a stack. The list of weights
+    has no names, so the shapes decide what an array is: two LSTMs of equal shape are one bidirectional layer if the next layer takes twice
+    as many features as they have units. That is right for the default `merge_mode="concat"` of Bidirectional, the only one that we support.
+    The list does not show whether a model sums or averages its directions, has other activations, or reads backwards;
+    `sentiment_from_keras_file` reads these options from a `.keras` file.
+
+    Args:
+        weights: `get_weights()` of the model.
 
     Raises:
         InputError: if the arrays are not those of such a model.
@@ -145,20 +152,26 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
 
 
 def sentiment_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list for `model.set_weights` of the matching Keras model, in which every layer has a bias.
+    """Return the list that `model.set_weights` of the matching Keras sentiment model takes.
+
+    Every LSTM and Dense layer of the Keras model must have a bias.
 
     Raises:
-        InputError: for a wrong key or shape.
+        InputError: if the keys or shapes are not those of a sentiment model in our layout.
     """
     return _to_list(params, SENTIMENT)
 
 
 def generation_from_keras(weights: Sequence[Any]) -> Arrays:
-    """Return a character model in our layout from `model.get_weights()` of LSTM layers -> Dense(V), with or without an Embedding.
+    """Return the weights of a Keras character model in our layout.
 
-    The list has no names. An LSTM has two matrices (and a bias or none), Dense and Embedding have one each, so that an even number of
-    matrices shows an embedding. Without an embedding the input is one-hot, and the first LSTM must take V features; with an embedding, its
-    table must have V rows. A list does not show other activations; `generation_from_keras_file` reads them from a `.keras` file.
+    The model has LSTM layers, then Dense(V), and may have an Embedding as its first layer. The list of weights has no names, but an LSTM
+    has two matrices, and Dense and Embedding have one each, so that an even number of matrices shows an embedding. Without an embedding the
+    input is one-hot, and the first LSTM must take V features; with an embedding, its table must have V rows. The list does not show
+    activations; `generation_from_keras_file` reads them from a `.keras` file.
+
+    Args:
+        weights: `get_weights()` of the model.
 
     Raises:
         InputError: if the arrays are not those of such a model.
@@ -168,20 +181,27 @@ def generation_from_keras(weights: Sequence[Any]) -> Arrays:
 
 
 def generation_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list for `model.set_weights` of the matching Keras model, in which every layer has a bias.
+    """Return the list that `model.set_weights` of the matching Keras character model takes.
 
-    A tied head gets its own kernel (H, V).
+    Every LSTM and Dense layer of the Keras model must have a bias. If the weights are tied, the Dense layer gets a copy of the transposed
+    embedding table as its kernel (H, V).
 
     Raises:
-        InputError: for a wrong key or shape.
+        InputError: if the keys or shapes are not those of a character model in our layout.
     """
     return _to_list(params, CHARACTER)
 
 
 def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
-    """Return the model from the list of all its arrays; `remedy` describes the expected list in errors."""
+    """Return a model in our layout from the list of all its arrays.
+
+    Args:
+        weights: `get_weights()` of the Keras model.
+        kind: whether the model is a sentiment model or a character model.
+        remedy: description of the expected list, the last phrase of error messages.
+    """
     arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(weights)]
-    matrices = sum(array.ndim == 2 for array in arrays)  # two an LSTM, one the Dense: an even number has a table besides
+    matrices = sum(array.ndim == 2 for array in arrays)  # two of each LSTM and one of Dense: if even, one is an embedding table
     first = 1 if kind == SENTIMENT or matrices % 2 == 0 else 0
     require(len(arrays) >= first + 3, "model weights", f"{len(arrays)} arrays", remedy)
     head_at = len(arrays) - (2 if arrays[-1].ndim == 1 else 1)
@@ -201,7 +221,13 @@ def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
 
 
 def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arrays]:
-    """Cut the arrays from weights[first] to the head into LSTMs: two matrices, then a vector if there is a bias."""
+    """Return the LSTMs in a list of arrays: each has two matrices and, if it has a bias, a vector.
+
+    Args:
+        arrays: the arrays of the model between the embedding and the head.
+        first: index of the first of them in the model's list, for error messages.
+        remedy: description of the expected list, the last phrase of error messages.
+    """
     lstms, at = [], 0
     while at < len(arrays):
         size = 3 if [array.ndim for array in arrays[at : at + 3]] == [2, 2, 1] else 2

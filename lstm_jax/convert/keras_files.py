@@ -1,14 +1,15 @@
-"""Keras 3 weight files, read and written by h5py alone, since Keras' own loader can run code from a foreign file.
+"""Reading and writing of Keras 3 weight files with h5py alone, because Keras' own loader can run code that a file contains.
 
-The layout is that of keras/src/saving/saving_lib.py (`_save_state`, `_save_container_state`, `H5IOStore`), equal from 3.0 to 3.15. The
-layers of a Sequential or functional model lie in `layers/<class>`, `layers/<class>_1`, ...: named by class and counted in the model's
-order, whatever their names in the model. Their arrays lie below in `vars/0`, `vars/1`, ... in the order in which the layer made them:
+The layout is that of keras/src/saving/saving_lib.py (`_save_state`, `_save_container_state`, `H5IOStore`), and is the same from Keras 3.0
+to 3.15. The layers of a Sequential or functional model are the groups `layers/<class>`, `layers/<class>_1`, ...: they are named by their
+class and numbered in the order of the model, whatever their names in the model are. The arrays of a layer are `vars/0`, `vars/1`, ... in
+the group of the layer or of its cell, in the order in which the layer created them:
 
     layers/embedding/vars/0                              layers/dense/vars/{0,1}
     layers/lstm/cell/vars/{0,1,2}                        layers/bidirectional/{forward,backward}_layer/cell/vars/{0,1,2}
     layers/rnn/cell/vars/{0,1,2}                         layers/rnn/cell/cells/lstm_cell[_1]/vars/{0,1,2}
 
-A layer without arrays has an empty group. HDF5 lists lstm_10 before lstm_2, and the order between classes is stored only in the
+A layer without arrays has an empty group. HDF5 lists lstm_10 before lstm_2. The order of layers of different classes is stored only in the
 config.json of a `.keras` archive.
 """
 
@@ -50,11 +51,11 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import open_input, parsing
 
 RECURRENT = ("lstm", "rnn", "bidirectional")
-INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # no effect when a model predicts
+INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # layers that have no effect when a model predicts
 BY_HAND = "load the model in Keras yourself and convert model.get_weights() with sentiment_from_keras or generation_from_keras"
 
-# Options that change a layer's function but not its arrays, with the values that we support, Keras' default first. Those of Dense depend on
-# the model.
+# For each class of layer, the options that change its function but not its arrays, with the values that we support, Keras' default first.
+# The options of Dense depend on the model.
 OPTIONS: dict[str, dict[str, tuple[object, ...]]] = {
     "InputLayer": {},
     "NotEqual": {},  # the mask of Embedding(mask_zero=True) in a functional model
@@ -71,37 +72,48 @@ HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmo
 
 
 def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Return path in the file -> array, in natural order, of a Keras 3 `.weights.h5` or of the weights in a `.keras` archive.
+    """Return the arrays of a Keras 3 `.weights.h5` file or `.keras` archive by their paths in the file.
 
-    The optimizer's arrays are left out. bfloat16 becomes float32, other dtypes stay.
+    The arrays are in natural order, in which lstm_2 comes before lstm_10. Those of the optimizer are left out. bfloat16 arrays become
+    float32; other dtypes are kept.
 
     Raises:
-        InputError: if there is no such file, or it is damaged, foreign or holds more than plain arrays (see `read_hdf5`).
+        InputError: if the file does not exist or is damaged, is not such a file, or holds anything that `read_hdf5` refuses.
     """
     return _read(path)[0]
 
 
 def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
-    """Return a sentiment model in our layout from a Keras file of Embedding -> recurrent layers -> Dense(1), Sequential or functional.
+    """Return the sentiment model in a Keras 3 `.weights.h5` file or `.keras` archive in our layout.
 
-    Recurrent layers are LSTM, Bidirectional(LSTM) with merge_mode "concat", and RNN of an LSTMCell or of a list of them. A `.weights.h5`
-    does not order an LSTM against a Bidirectional: their widths decide, and if these allow two orders, an error asks for a `.keras`
-    archive. Only such an archive shows activations, `go_backwards` and similar options, which are then checked.
+    The model is Sequential or functional and has the layers Embedding, recurrent layers, and Dense(1). A recurrent layer is an LSTM, a
+    Bidirectional(LSTM) with merge_mode "concat", or an RNN of an LSTMCell or of a list of LSTMCells.
+
+    A `.weights.h5` file does not store the order of layers of different classes, so the shapes of their arrays decide; if they allow two
+    orders, the error asks for a `.keras` archive. Only a `.keras` archive stores activations, `go_backwards` and similar options, which are
+    then checked.
+
+    Args:
+        path: path of the file.
 
     Raises:
-        InputError: as `read_keras_weights`; if the model has other layers, options or shapes.
+        InputError: if `read_keras_weights` refuses the file, or if the model has other layers, options or shapes.
     """
     return _from_file(path, SENTIMENT)
 
 
 def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
-    """Return a character model in our layout from a Keras file of LSTM or RNN layers -> Dense(V), with one-hot input or an Embedding.
+    """Return the character model in a Keras 3 `.weights.h5` file or `.keras` archive in our layout.
 
-    See `sentiment_from_keras_file`; the last layer may return its last output or all outputs. The mask of an Embedding with `mask_zero` is
-    not in the arrays: give our model a mask.
+    The model has LSTM or RNN layers, then Dense(V), and may have an Embedding as its first layer; without it the input is one-hot. The last
+    recurrent layer may return its last output or all outputs. Apart from that the file is read as by `sentiment_from_keras_file`. If the
+    Embedding has `mask_zero`, our model must be given the mask, which is not part of the weights.
+
+    Args:
+        path: path of the file.
 
     Raises:
-        InputError: as `sentiment_from_keras_file`; if a layer has two directions.
+        InputError: if `read_keras_weights` refuses the file, or if the model has other layers, options or shapes or a bidirectional layer.
     """
     return _from_file(path, CHARACTER)
 
@@ -132,13 +144,17 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
 
 
 def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
-    """Write a sentiment or character model in our layout as a file for `model.load_weights` of the matching Keras model.
+    """Write a sentiment or character model in our layout to a file that `model.load_weights` of the matching Keras model reads.
 
-    The Keras model, Sequential or functional, has LSTM and Bidirectional(LSTM) layers with bias, one for each of ours, and a Dense with
-    bias, for a tied head too. A head with one output is that of a sentiment model.
+    The Keras model is Sequential or functional. It has one LSTM or Bidirectional(LSTM) layer for each of our layers, and one Dense layer,
+    also if our weights are tied; all have biases.
+
+    Args:
+        path: path of the file; it must end in .weights.h5.
+        params: the flat dict of the model. It is a sentiment model if its head has one output, else a character model.
 
     Raises:
-        InputError: for a wrong key or shape, a name that does not end in .weights.h5, or a path that cannot be written.
+        InputError: if a key or shape is wrong, the name does not end in .weights.h5, or the file cannot be written.
     """
     import h5py
 
@@ -169,7 +185,11 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
-    """Return arrays, group paths and, of a `.keras` archive, the parsed config.json (else None)."""
+    """Read a `.weights.h5` file or a `.keras` archive.
+
+    Returns:
+        The arrays by their paths in the file; the paths of the groups; and the parsed config.json of a `.keras` archive, else None.
+    """
     name, skip = os.fspath(path), frozenset({"optimizer"})
     require(os.path.isfile(path), "Keras weights", name, "there is no such file")
     with open_input(path, f"Keras weights {name}") as file:
@@ -190,7 +210,7 @@ def _kind(name: str) -> str:
 
 
 def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
-    """Remove `group`/vars/0, 1, ... from `rest` and return them."""
+    """Remove the arrays `group`/vars/0, `group`/vars/1, ... from `rest` and return them in this order."""
     taken: list[np.ndarray] = []
     while f"{group}/vars/{len(taken)}" in rest:
         taken.append(rest.pop(f"{group}/vars/{len(taken)}"))
@@ -198,7 +218,7 @@ def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
 
 
 def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
-    """Remove the arrays of the recurrent layer `name` from `rest`; an RNN of several cells gives several layers."""
+    """Remove the arrays of the recurrent layer `name` from `rest` and return its layers: several if it is an RNN of several cells."""
     group = f"layers/{name}"
 
     def lstm(cell: str) -> Arrays:
@@ -211,7 +231,19 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
 
 
 def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, head: Arrays, subject: str) -> list[str]:
-    """Return the only order of the layers in which each takes the features that the previous one gives; a class keeps its own order."""
+    """Return the names of the layers in the only order in which each takes as many features as the one before it gives.
+
+    Layers of the same class keep their order.
+
+    Args:
+        stacks: for the name of each Keras layer, our layers; an RNN of several cells has several.
+        embedding: the embedding, or None if the input is one-hot.
+        head: the dense layer.
+        subject: name of the model in error messages.
+
+    Raises:
+        InputError: if no order fits, or if several do.
+    """
     queues = [queue for kind in RECURRENT if (queue := [name for name in stacks if _kind(name) == kind])]
     if len(queues) == 1:
         return queues[0]
@@ -219,7 +251,7 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
     @cache
     def orders(taken: tuple[int, ...], width: int) -> list[list[str]]:
-        """Return up to two orders of the layers after the first `taken` of each queue, which give `width` features."""
+        """Return up to two orders of the remaining layers, when `taken[k]` layers of queue k are in place and give `width` features."""
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):
             return [[]] if width == head["kernel"].shape[0] else []
         found: list[list[str]] = []
@@ -237,7 +269,7 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
 
 def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
-    """Return the group names of the recurrent layers in the order of config.json, after a check of its options."""
+    """Return the names of the groups of the recurrent layers in the order of config.json, after checking the options in it."""
     options = OPTIONS | {"Dense": {"activation": HEAD_ACTIVATIONS[model]}}
     counts: dict[str, int] = {}
     order: list[str] = []
@@ -253,7 +285,7 @@ def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
         sequences = top is not None and top.get("return_sequences")
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(subject, f"config.json: {error}", "expected what model.save('x.keras') writes") from error
-    # A character model predicts at each step, with one Dense for all steps.
+    # Only a character model may predict at every step, with the same Dense layer.
     require(
         model == CHARACTER or not sequences,
         subject,

@@ -1,9 +1,10 @@
-"""Conversion from and to state dicts of PyTorch's nn.LSTM, nn.Embedding and nn.Linear.
+"""Conversion between our layout, which `lstm_jax.convert` describes, and state dicts of PyTorch's nn.LSTM, nn.Embedding and nn.Linear.
 
-The layout is that of torch/nn/modules/rnn.py ("Variables" of LSTM). The gates are i, f, g, o as here, but stacked in rows:
-weight_ih_l[k] is (4H, E) and weight_hh_l[k] (4H, H), the transposes of our kernels. There are two biases, bias_ih_l[k] and
-bias_hh_l[k], whose sum is our bias; conversion to PyTorch puts our bias into bias_ih and zeros into bias_hh. The backward direction has
-the suffix _reverse. A bidirectional model's last state is cat(h_n[-2], h_n[-1]), not output[:, -1].
+The layout of an nn.LSTM is described in torch/nn/modules/rnn.py ("Variables" of LSTM). E is the number of features, H the number of units.
+The gates have our order i, f, g, o, but are in rows: weight_ih_l[k] (4H, E) and weight_hh_l[k] (4H, H) are the transposes of our kernels.
+There are two biases, bias_ih_l[k] and bias_hh_l[k], whose sum is our bias. Conversion to PyTorch puts our bias into bias_ih, and zeros into
+bias_hh. The names of the backward direction end in _reverse. The last state of a bidirectional nn.LSTM, which our sentiment model uses, is
+cat(h_n[-2], h_n[-1]) and not output[:, -1].
 """
 
 import os
@@ -37,14 +38,15 @@ SUFFIXES: dict[str, str] = {"forward": "", "backward": "_reverse"}
 
 
 def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
-    """Return the layers of an nn.LSTM, lowest first: each an LSTM in our layout or a pair {"forward", "backward"}.
+    """Return the weights of an nn.LSTM as a list of layers in our layout, lowest first.
 
     Args:
-        state_dict: name -> array or tensor.
-        prefix: prefix of the LSTM's names in a bigger model's state dict, with its dot ("lstm."); other names are then ignored.
+        state_dict: state dict of the nn.LSTM or of a model that contains it; its values are arrays or tensors.
+        prefix: what the names of the nn.LSTM begin with in the state dict, including the dot ("lstm."). Names without it are ignored.
 
     Raises:
-        InputError: for no LSTM, a projection (`proj_size`), a foreign name, a missing array or a wrong shape.
+        InputError: if no name begins with `prefix`, a name is not one of an nn.LSTM, the nn.LSTM has a projection (`proj_size`), an array
+            is missing, or a shape is wrong.
     """
     found: dict[int, dict[str, dict[str, object]]] = {}
     for name, value in state_dict.items():
@@ -70,7 +72,7 @@ def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Lay
 
 
 def _check_uniform(layers: Sequence[Layer]) -> None:
-    """Check that all layers have equal units and directions, as in an nn.LSTM."""
+    """Check that all layers have the same number of units and the same number of directions, as in an nn.LSTM."""
     kinds = [(2, layer["forward"]) if is_bidirectional(layer) else (1, layer) for layer in layers]
     found = {f"{directions} x {lstm['recurrent_kernel'].shape[0]}" for directions, lstm in kinds}
     remedy = "an nn.LSTM has one of each in all layers: give all arrays, or convert the layers one by one"
@@ -88,14 +90,14 @@ def _direction_from_torch(arrays: Mapping[str, object], where: str) -> Arrays:
 
 
 def lstm_to_torch(layers: Sequence[Mapping[str, Any]], prefix: str = "") -> dict[str, np.ndarray]:
-    """Return the state dict, in NumPy, of an `nn.LSTM(E, H, num_layers=len(layers), bidirectional=...)`; bias_hh is zeros.
+    """Return the state dict of an `nn.LSTM(E, H, num_layers=len(layers), bidirectional=...)` as NumPy arrays; bias_hh is zeros.
 
     Args:
         layers: layers in our layout, lowest first.
-        prefix: prefix of the names, with its dot.
+        prefix: what the names begin with, including the dot ("lstm."); may be empty.
 
     Raises:
-        InputError: for a wrong key or shape, or layers that differ in units or in the number of directions: an nn.LSTM has one of each.
+        InputError: if a key or shape is wrong, or if the layers differ in the number of units or directions, which an nn.LSTM cannot.
     """
     checked = check_stack(layers)
     _check_uniform(checked)
@@ -112,16 +114,18 @@ def lstm_to_torch(layers: Sequence[Mapping[str, Any]], prefix: str = "") -> dict
 
 
 def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
-    """Return a sentiment model in our layout from a module with an nn.Embedding, an nn.LSTM and an nn.Linear(H or 2H, 1).
+    """Return the weights of a PyTorch sentiment model in our layout.
+
+    The model is a module with an nn.Embedding, an nn.LSTM and an nn.Linear(H, 1), or nn.Linear(2H, 1) if the nn.LSTM is bidirectional.
 
     Args:
-        state_dict: name -> array or tensor.
-        embedding: name of the attribute with the nn.Embedding.
-        lstm: name of the attribute with the nn.LSTM.
-        head: name of the attribute with the nn.Linear.
+        state_dict: state dict of the module; its values are arrays or tensors.
+        embedding: name of the module's attribute that is the nn.Embedding.
+        lstm: name of the attribute that is the nn.LSTM.
+        head: name of the attribute that is the nn.Linear.
 
     Raises:
-        InputError: if an array is missing, has a wrong shape or belongs to none of the three.
+        InputError: if an array is missing, has a wrong shape, or belongs to none of the three.
     """
     return _from_state(state_dict, embedding, lstm, head, SENTIMENT)
 
@@ -129,28 +133,35 @@ def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedd
 def sentiment_to_torch(
     params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc"
 ) -> dict[str, np.ndarray]:
-    """Return a state dict in NumPy: the inverse of `sentiment_from_torch`, with its arguments.
+    """Return the state dict of a PyTorch sentiment model as NumPy arrays; the inverse of `sentiment_from_torch`.
+
+    Args:
+        params: a sentiment model in our layout.
+        embedding: as in `sentiment_from_torch`.
+        lstm: as in `sentiment_from_torch`.
+        head: as in `sentiment_from_torch`.
 
     Raises:
-        InputError: as `lstm_to_torch`.
+        InputError: if a key or shape is wrong, or if the layers differ in the number of units or directions.
     """
     return _to_state(params, embedding, lstm, head, SENTIMENT)
 
 
 def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
-    """Return a character model in our layout from a module with an nn.LSTM, an nn.Linear(H, V), and an nn.Embedding or none.
+    """Return the weights of a PyTorch character model in our layout.
 
-    Without `embedding`.weight the input is one-hot, and the LSTM must take V features, V characters. Tied weights, which a state dict holds
-    under both names, become `embedding/embedding` and `head/kernel`; our tied model takes them without the latter.
+    The model is a module with an nn.LSTM and an nn.Linear(H, V), where V is the number of characters, and may have an nn.Embedding. Without
+    it the input is one-hot, and the nn.LSTM must take V features. A state dict holds tied weights under both names; they become both
+    `embedding/embedding` and `head/kernel`. Remove `head/kernel` to tie them in our model.
 
     Args:
-        state_dict: name -> array or tensor.
-        embedding: name of the attribute with the nn.Embedding, "encoder" in PyTorch's word_language_model.
-        lstm: name of the attribute with the nn.LSTM, "rnn" there.
-        head: name of the attribute with the nn.Linear, "decoder" there.
+        state_dict: state dict of the module; its values are arrays or tensors.
+        embedding: name of the module's attribute that is the nn.Embedding ("encoder" in PyTorch's example word_language_model).
+        lstm: name of the attribute that is the nn.LSTM ("rnn" in that example).
+        head: name of the attribute that is the nn.Linear ("decoder" in that example).
 
     Raises:
-        InputError: if an array is missing, has a wrong shape or belongs to none of the three, or the LSTM has two directions.
+        InputError: if an array is missing, has a wrong shape, or belongs to none of the three, or if the nn.LSTM is bidirectional.
     """
     return _from_state(state_dict, embedding, lstm, head, CHARACTER)
 
@@ -158,12 +169,18 @@ def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embed
 def generation_to_torch(
     params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc"
 ) -> dict[str, np.ndarray]:
-    """Return a state dict in NumPy: the inverse of `generation_from_torch`, with its arguments.
+    """Return the state dict of a PyTorch character model as NumPy arrays; the inverse of `generation_from_torch`.
 
-    A tied model's table stands under both names.
+    If the weights are tied, the state dict holds them under both names.
+
+    Args:
+        params: a character model in our layout.
+        embedding: as in `generation_from_torch`.
+        lstm: as in `generation_from_torch`.
+        head: as in `generation_from_torch`.
 
     Raises:
-        InputError: as `lstm_to_torch`.
+        InputError: if a key or shape is wrong, or if the layers differ in the number of units.
     """
     return _to_state(params, embedding, lstm, head, CHARACTER)
 
@@ -194,10 +211,11 @@ def _to_state(params: Mapping[str, Any], embedding: str, lstm: str, head: str, k
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Return name -> array of a `.safetensors` file.
+    """Return the arrays of a `.safetensors` file by name.
 
     Raises:
-        InputError: if the file is missing, damaged or of another kind. A `.pt` file is a pickle, which can run code: it is never opened.
+        InputError: if the name does not end in .safetensors, or the file is missing or damaged. A `.pt` file is never opened, because it is
+            a pickle and can run code.
     """
     from safetensors.numpy import load_file
 

@@ -1,6 +1,6 @@
 """Data sets as arrays of ids or numbers: movie reviews, character corpora and time series.
 
-The package imports NumPy, the standard library, `lstm_jax.errors` and `lstm_jax.files` alone; tensorflow-datasets on use.
+This package needs neither JAX nor TensorFlow. It imports tensorflow-datasets and SciPy only inside the functions that use them.
 """
 
 from lstm_jax.data.padding import pad_ragged, pad_sequences

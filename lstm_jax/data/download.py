@@ -1,4 +1,4 @@
-"""Content hash of a file, and downloads that are checked before the file gets its name."""
+"""Checksum of a file, and downloads that are checked before the file gets its final name."""
 
 import hashlib
 import http.client
@@ -13,7 +13,7 @@ from lstm_jax.files.reading import READABLE, open_input, parsing
 from lstm_jax.files.writing import write_atomically
 
 CHUNK = 1 << 20
-TIMEOUT = 30  # seconds without a byte from the server
+TIMEOUT = 30  # seconds without a byte from the server, after which the download fails
 
 
 def file_digest(path: Path, name: str = "sha256") -> str:
@@ -21,7 +21,7 @@ def file_digest(path: Path, name: str = "sha256") -> str:
 
     Args:
         path: the file.
-        name: name of the hash in hashlib.
+        name: the hash algorithm, by its name in hashlib.
 
     Raises:
         InputError: if the file cannot be read.
@@ -36,12 +36,12 @@ def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, o
     Args:
         url: http or https address.
         path: the file to create.
-        check: function of the temporary path that raises InputError if this is not the wanted file.
-        remedy: remedy in the error without a network.
-        on_bytes: called with (bytes so far, bytes in all or 0) after each mebibyte.
+        check: function that is called with the temporary path and raises InputError if the file is not the expected one.
+        remedy: what to do about a failed download; the last phrase of its error message.
+        on_bytes: function that is called after each mebibyte with the bytes received so far and the total, which is 0 if unknown.
 
     Raises:
-        InputError: without a network, or for a file that fails the check; nothing is left behind.
+        InputError: if the download or the check fails. The temporary file is deleted.
     """
 
     def fetch(file: IO[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Padding and truncation of sequences to rows of equal length."""
+"""Padding and truncation of sequences to the same length."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,20 +24,21 @@ def pad_sequences(
     truncating: str = "pre",
     value: Any = 0.0,
 ) -> np.ndarray:
-    """Return N sequences as a (N, maxlen, ...) array, as `keras.utils.pad_sequences` (Keras 3.15) does for every argument.
+    """Pad or cut N sequences to the same length, and return them as one array (N, maxlen, ...).
 
-    `pad_ragged` is thousands of times faster for ids that lie end to end.
+    Arguments and results are those of `keras.utils.pad_sequences` in Keras 3.15. For integer ids that are concatenated in one array,
+    `pad_ragged` is thousands of times faster.
 
     Args:
         sequences: N sequences of numbers, strings or equally shaped vectors.
-        maxlen: steps of each row; None: those of the longest sequence.
-        dtype: dtype of the result; `object` for strings of any length.
-        padding: "pre" or "post", the end at which `value` is added.
-        truncating: "pre" or "post", the end at which a long sequence is cut.
+        maxlen: number of steps of each row. If None, the length of the longest sequence.
+        dtype: dtype of the result. Use `object` for strings of any length.
+        padding: where `value` is added to a short sequence: "pre" (at its start) or "post" (at its end).
+        truncating: where a long sequence is cut: "pre" (at its start) or "post" (at its end).
         value: the padding value.
 
     Raises:
-        InputError: where Keras raises ValueError, and for maxlen < 1.
+        InputError: if Keras would raise ValueError for the arguments, or if `maxlen` is below 1.
     """
     require(hasattr(sequences, "__len__"), "sequences", type(sequences).__name__, "give a list of sequences")
     lengths, shape = [], None
@@ -69,17 +70,17 @@ def pad_sequences(
 
 
 def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
-    """Return N rows that lie end to end in `values` as a (N, maxlen) int32 array, padded with 0.
+    """Pad with 0 or cut N rows of ids, which are concatenated in one array, and return them as an int32 array (N, maxlen).
 
     Args:
-        values: (ids,) all ids, row after row.
-        offsets: (N + 1,) row n is `values[offsets[n]:offsets[n + 1]]`.
+        values: (ids,) the ids of all rows, row after row.
+        offsets: (N + 1,) offsets of the rows: row n is `values[offsets[n]:offsets[n + 1]]`.
         maxlen: as in `pad_sequences`.
         padding: as in `pad_sequences`.
         truncating: as in `pad_sequences`.
 
     Raises:
-        InputError: for maxlen < 1, or an end that is neither "pre" nor "post".
+        InputError: if `maxlen` is below 1, or if `padding` or `truncating` is neither "pre" nor "post".
     """
     _check(maxlen, padding, truncating)
     starts, ends = offsets[:-1], offsets[1:]
@@ -94,7 +95,7 @@ def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: st
 
 
 def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return N rows of integers laid end to end: (ids,) int32 and their (N + 1,) int64 offsets."""
+    """Concatenate N rows of integers. Return the values (ids,) int32 and the offsets (N + 1,) int64, as `pad_ragged` takes them."""
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)
     np.cumsum([len(row) for row in arrays], out=offsets[1:])

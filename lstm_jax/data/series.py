@@ -1,4 +1,4 @@
-"""Time series read from a table, and their windows."""
+"""Time series: reading one from a table, and cutting it into windows."""
 
 import hashlib
 import math
@@ -14,46 +14,46 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import parsing
 
 MISSING = ("", "na", "nan", "null", "none")
-"""Spellings of a missing value, in lower case."""
+"""Texts that stand for a missing value, in lower case."""
 DAY = 86_400
 
 
 @dataclass(frozen=True)
 class Series:
-    """N values at increasing times."""
+    """A time series of N values at increasing times."""
 
     times: np.ndarray
-    """(N,) float64: days since 1970 if `dated`, else as given."""
+    """(N,) float64: days since 1970-01-01 if `dated` is true, else the numbers of the table."""
     values: np.ndarray
-    """(N,) float64."""
+    """(N,) float64: the value at each time."""
     dated: bool
-    """Whether times are dates."""
+    """Whether the times are dates."""
     skipped: int = 0
-    """Rows of the table without a value."""
+    """Count of the rows that were left out because they have no value."""
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of times and values."""
+        """SHA-256 of the times and the values."""
         return hashlib.sha256(self.times.tobytes() + self.values.tobytes()).hexdigest()
 
     @property
     def usual_gap(self) -> float:
-        """The median time from one entry to the next."""
+        """The median time from one entry to the next, in the unit of `times`."""
         return float(np.median(np.diff(self.times)))
 
     @property
     def gaps(self) -> np.ndarray:
-        """(N,) time since the previous entry, in usual gaps; 1 for the first entry."""
+        """(N,) time since the previous entry, in units of `usual_gap`; the first entry has the gap 1."""
         return np.concatenate([[1.0], np.diff(self.times) / self.usual_gap])
 
     def shown(self, time: float) -> str:
-        """Return a time as the text of a date, if the series is dated, else of a number.
+        """Return a time of this series as text: an ISO date if the series is dated, else a number.
 
         Raises:
-            InputError: for a date before the year 1 or after 9999.
+            InputError: if the date is before the year 1 or after the year 9999.
         """
         if not self.dated:
             return f"{time:g}"
@@ -63,7 +63,10 @@ class Series:
 
 
 def _time(text: str) -> tuple[float, bool] | None:
-    """Return a number, or days since 1970 for a date, and whether it is a date; None if it is neither."""
+    """Return the time in a text and whether it is a date, or None if the text is neither a number nor a date.
+
+    The time of a date is in days since 1970-01-01.
+    """
     try:
         return float(text), False
     except ValueError:
@@ -76,16 +79,19 @@ def _time(text: str) -> tuple[float, bool] | None:
 
 
 def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
-    """Return the series in two columns of a CSV or JSON-lines file. A row without a value is left out, which leaves a longer gap.
+    """Return the time series that two columns of a CSV or JSON-lines file hold.
+
+    A row without a value is left out, so that the gap between its neighbours is longer.
 
     Args:
         path: the file.
-        time: column of the times.
-        value: column of the values.
+        time: name of the column of the times.
+        value: name of the column of the values.
 
     Raises:
-        InputError: naming the line, for a missing column, a time that is no number and no ISO date, times that do not increase or mix
-            numbers and dates, a value that is no number; for fewer than two rows.
+        InputError: if a column is missing, a time is neither a number nor an ISO date, the times do not increase or mix numbers and dates,
+            a value is not a finite number, the gaps differ too much for float64, or fewer than two rows have a value. The message names
+            the line at fault.
     """
     times: list[float] = []
     values: list[float] = []
@@ -120,34 +126,34 @@ def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
 
 
 def _is_even_enough(series: Series) -> bool:
-    """Return whether each gap and their sum are finite and above 0 when counted in usual gaps."""
+    """Return whether every gap is finite and above 0, and the sum of all gaps finite, in units of the usual gap."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         gaps, whole = series.gaps, (series.times[-1] - series.times[0]) / series.usual_gap
     return bool((gaps > 0).all() and np.isfinite(gaps).all() and np.isfinite(whole))
 
 
 class SeriesWindows(NamedTuple):
-    """W windows of C entries, each with K targets."""
+    """N windows of C context entries, each with the K entries that follow as targets."""
 
     read: np.ndarray
-    """(W, C, 2): value and gap of each entry."""
+    """(N, C, 2): value and gap of each context entry."""
     ahead: np.ndarray
-    """(W, K): times of the targets since the window's last entry, in usual gaps."""
+    """(N, K): time from the window's last context entry to each target, in units of the series' usual gap."""
     target: np.ndarray
-    """(W, K): values of the targets."""
+    """(N, K): values of the targets."""
     origin: np.ndarray
-    """(W,): number of the first target in the series."""
+    """(N,): index in the series of each window's first target."""
 
 
 def series_windows(series: Series, context: int, horizon: int, first: int = 0, last: int = 0) -> SeriesWindows:
-    """Return every window whose targets lie in a range of entries.
+    """Return every window whose targets all lie in the entries `first` to `last` - 1.
 
     Args:
         series: the series.
-        context: entries of a window, before its targets.
-        horizon: targets of a window.
-        first: first entry that may be a target.
-        last: end of the range, exclusive; 0: the series' end.
+        context: number of context entries of a window; they precede its targets and may lie before `first`.
+        horizon: number of targets of a window.
+        first: index of the first entry that may be a target.
+        last: index after the last entry that may be a target. If 0, the length of the series.
     """
     last = last or len(series)
     origins = np.arange(max(first, context), last - horizon + 1)

@@ -1,4 +1,4 @@
-"""Rows of tables: JSON lines (`.jsonl`, `.jsonl.xz`) or CSV."""
+"""Reading of the rows of a table, which is a JSON-lines or CSV file and may be compressed by xz."""
 
 import csv
 import json
@@ -12,19 +12,19 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import expanded, open_input, parsing
 
 ENDINGS = (".jsonl", ".jsonl.xz", ".csv", ".csv.xz")
-FIELD_LIMIT = 1 << 30  # Python's csv stops at 128 KiB a field by default
+FIELD_LIMIT = 1 << 30  # largest field in characters; the default of Python's csv module is 128 Ki
 
 
 def is_table(path: Path) -> bool:
-    """Return whether the file's ending is one of `ENDINGS`."""
+    """Return whether a file is a table by its name, which then ends in .jsonl, .jsonl.xz, .csv or .csv.xz."""
     return path.name.endswith(ENDINGS)
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line numbers and rows of a CSV or JSON-lines file.
+    """Yield the line number and the row of each record of a CSV or JSON-lines file.
 
     Raises:
-        InputError: naming the line, for invalid UTF-8, JSON or CSV; for a truncated or absent file.
+        InputError: if the file is absent or truncated, or holds invalid UTF-8, JSON or CSV. The message names the line at fault.
     """
     csv_file = ".csv" in path.name.lower()[-7:]
     subject, remedy = f"file {path}", "give a complete file that can be read"
@@ -49,7 +49,7 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: for text that is not JSON, an object with a name twice, or values nested too deep.
+        ValueError: if the text is not valid JSON, an object has the same name twice, or the values are nested too deep.
     """
     try:
         return json.loads(text, object_pairs_hook=_object)

@@ -1,4 +1,4 @@
-"""UTF-8 of text files, with errors that say where the bytes are something else, and what."""
+"""Decoding of text files as UTF-8, with errors that say where the bytes are not UTF-8 and what they may be instead."""
 
 from pathlib import Path
 
@@ -15,25 +15,25 @@ ARCHIVES = {
     b"%PDF-": ("a PDF", "extract its text first, as with pdftotext"),
 }
 MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-_NULS = 5  # one NUL in so many bytes is too many: in English text as UTF-16 every second byte is NUL
+_NULS = 5  # a file with one NUL or more in this many bytes is refused: in English text as UTF-16 every second byte is NUL
 _EXAMINED = 1 << 16
 
 
 def require_no_archive(content: bytes, path: str | Path) -> None:
-    """Check that a text's bytes are not those of an archive or of a compressed file.
+    """Check that the bytes of a text file are not those of an archive, a compressed file or a PDF.
 
     Raises:
-        InputError: if they are; it says how to unpack them.
+        InputError: if they are. The message says how to unpack the file.
     """
     for magic, (kind, remedy) in ARCHIVES.items():
         require(not content.startswith(magic), f"file {path}", f"is {kind}, not a text", remedy)
 
 
 def require_utf8(start: bytes, subject: str) -> None:
-    """Check that a text's first bytes are not those of UTF-16 or UTF-32, with a byte-order mark or without.
+    """Check that the first bytes of a text file are not UTF-16 or UTF-32, with or without a byte-order mark.
 
     Raises:
-        InputError: if they are.
+        InputError: if the bytes begin with the byte-order mark of UTF-16 or UTF-32, or if a fifth of them or more are NUL.
     """
     for mark, name in MARKS.items():
         marked = start.startswith(mark)
@@ -49,14 +49,14 @@ def require_utf8(start: bytes, subject: str) -> None:
 
 
 def decode_utf8(content: bytes, path: str | Path) -> str:
-    """Return the characters of a file's content: a byte-order mark in front is dropped, line ends stay as they are.
+    """Return the text of a UTF-8 file without its byte-order mark; line endings are not changed.
 
     Args:
         content: all bytes of the file.
-        path: the file's name, for the error.
+        path: the file's path, for the error message.
 
     Raises:
-        InputError: naming the file and the offset of the first byte that is not UTF-8, or the kind of archive or encoding that it is.
+        InputError: if the content is not UTF-8. The message names the offset of the first invalid byte, or the kind of archive or encoding.
     """
     require_no_archive(content, path)
     require_utf8(content, f"file {path}")

@@ -1,1 +1,1 @@
-"""Files read and written without losing what was there."""
+"""Safe reading of data files, and atomic writing, which never leaves an incomplete file."""

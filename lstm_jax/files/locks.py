@@ -1,4 +1,4 @@
-"""File locks that the kernel releases when their process dies."""
+"""File locks, which the kernel releases when the process that holds them dies."""
 
 import contextlib
 import errno
@@ -11,21 +11,22 @@ from typing import IO
 from lstm_jax.errors import InputError
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Error numbers of file systems without locks."""
+"""Error numbers that mean that the file system does not support locks."""
 
 
 @contextlib.contextmanager
 def locked(path: Path, subject: str) -> Iterator[None]:
-    """Hold the lock file `path`, which names this process and its host, and remove it at the end.
+    """Hold a lock during a with-statement.
 
-    On a file system without locks nothing is locked.
+    The lock file contains the number of this process and the name of its host, and is removed at the end. If the file system does not
+    support locks, nothing is locked.
 
     Args:
-        path: lock file in an existing folder.
-        subject: name of the locked object, for the error.
+        path: path of the lock file, in an existing folder.
+        subject: what the error message calls the locked object.
 
     Raises:
-        InputError: if another process, or another call in this one, holds it; if it cannot be written.
+        InputError: if another process, or another call in this process, holds the lock, or if the lock file cannot be written.
     """
     file = _open_lock(path, subject)
     try:
@@ -50,11 +51,11 @@ def _open_lock(path: Path, subject: str) -> IO[str]:
             file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
             file.flush()
             return file
-        file.close()  # its owner removed it between the two calls
+        file.close()  # the previous owner removed the file after it was opened here: try again
 
 
 def lock_error(file: IO) -> OSError | None:
-    """Lock an open file until it is closed or this process dies; return why that failed."""
+    """Lock an open file until it is closed or this process dies. Return None, or the error if the file cannot be locked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

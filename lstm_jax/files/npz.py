@@ -1,4 +1,4 @@
-"""Reading of NumPy's files without NumPy's loader: plain numbers of exactly the declared size, never a pickle."""
+"""Safe reading of NumPy's .npy and .npz files: only plain numbers of exactly the declared size are read, and never a pickle."""
 
 import io
 import math
@@ -14,23 +14,30 @@ from lstm_jax.files.reading import MORE, most_expanded, open_input, parsing
 
 PLAIN = "biuf"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_ENCRYPTED = 1  # bit of a member's flags
+_ENCRYPTED = 1  # the bit of a member's flags that marks it as encrypted
 
 
 class Header(NamedTuple):
-    """Header of a .npy: shape, order, dtype, and the offset of the values."""
+    """Header of a .npy file."""
 
     shape: tuple[int, ...]
     fortran: bool
+    """Whether the values are in Fortran order (column by column), not in C order."""
     dtype: np.dtype
     start: int
+    """Offset of the first value, in bytes from the start of the file."""
 
 
 def read_header(content: bytes, subject: str, remedy: str) -> Header:
-    """Return the header of a .npy's bytes.
+    """Return the header of a .npy file.
+
+    Args:
+        content: the bytes of the file.
+        subject: name of the file in error messages.
+        remedy: what to do about an invalid file; the last phrase of error messages.
 
     Raises:
-        InputError: if it is missing or damaged, or its shape holds values other than sizes.
+        InputError: if the header is missing or damaged, or an entry of its shape is not an integer of at least 0.
     """
     file = io.BytesIO(content)
     with parsing(subject, remedy):
@@ -47,10 +54,15 @@ def read_header(content: bytes, subject: str, remedy: str) -> Header:
 
 
 def read_array(content: bytes, subject: str, remedy: str) -> np.ndarray:
-    """Return the array of numbers in a .npy's bytes.
+    """Return the array in a .npy file.
+
+    Args:
+        content: the bytes of the file.
+        subject: name of the file in error messages.
+        remedy: what to do about an invalid file; the last phrase of error messages.
 
     Raises:
-        InputError: for a bad header, values that are not numbers, or more or fewer bytes than the header declares.
+        InputError: if the header is invalid, the values are not plain numbers, or there are more or fewer bytes than the header declares.
     """
     header = read_header(content, subject, remedy)
     plain = header.dtype.kind in PLAIN and header.dtype.subdtype is None
@@ -63,16 +75,17 @@ def read_array(content: bytes, subject: str, remedy: str) -> np.ndarray:
 
 
 def read_members(path: Path, subject: str, remedy: str, names: Sequence[str] = ()) -> dict[str, bytes]:
-    """Return the members NAME.npy of a .npz: name -> bytes.
+    """Return the bytes of the arrays in a .npz file by name. The file stores the array NAME as its member NAME.npy.
 
     Args:
-        path: the .npz.
-        subject: its name in errors.
-        remedy: remedy in errors.
-        names: names of the members to read; empty: all.
+        path: path of the .npz file.
+        subject: name of the file in error messages.
+        remedy: what to do about an invalid file; the last phrase of error messages.
+        names: names of the arrays to read. If empty, all are read.
 
     Raises:
-        InputError: for a damaged archive, a missing, encrypted or repeated member, an unknown compression, more than `most_expanded`.
+        InputError: if the file is damaged, a member is missing, repeated, encrypted or compressed by an unknown method, or the members
+            expand to more bytes than `most_expanded` allows.
     """
     with open_input(path, subject, remedy) as file, parsing(subject, remedy), zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -92,16 +105,16 @@ def read_members(path: Path, subject: str, remedy: str, names: Sequence[str] = (
 def read_npz(
     path: Path, subject: str = "", remedy: str = "give a .npz of plain numbers", names: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of a .npz of numbers: name -> array.
+    """Return the arrays of a .npz file by name.
 
     Args:
-        path: the .npz.
-        subject: its name in errors; empty: "file PATH".
-        remedy: remedy in errors.
-        names: names of the arrays to read; empty: all.
+        path: path of the .npz file.
+        subject: name of the file in error messages. If empty, "file PATH".
+        remedy: what to do about an invalid file; the last phrase of error messages.
+        names: names of the arrays to read. If empty, all are read.
 
     Raises:
-        InputError: as `read_members` and `read_array`.
+        InputError: if `read_members` refuses the file, or `read_array` refuses an array.
     """
     subject = subject or f"file {path}"
     members = read_members(path, subject, remedy, names)

@@ -1,7 +1,8 @@
-"""Safe reading of data files: regular files only, of bounded size, with errors that name the file.
+"""Safe reading of data files: only regular files of limited size are read, and every error names the file.
 
-A file may be hostile: a FIFO that nobody writes to, a device without an end, a few bytes that expand to gigabytes, contents that make a
-parser raise any error. All code that reads data opens it by `open_input` or `read_input`, expands it by `expanded`, parses it in `parsing`.
+A path may lead to a FIFO to which nobody writes, a device without an end, a few bytes that expand to gigabytes, or contents that make a
+parser raise any exception. All code that reads data therefore opens it with `open_input` or `read_input`, decompresses it with `expanded`,
+and parses it within `parsing`.
 """
 
 import contextlib
@@ -22,9 +23,9 @@ MORE = f"set {MAX_BYTES} to allow more"
 READABLE = "give a file that can be read"
 
 _PIECE = 1 << 24
-_SMALLEST_BOUND = 1 << 30  # on every machine
-_SMALL = 256 << 20  # every compressed file may expand to this size
-_RATIO = 200  # texts and weights are compressed 3 to 10 times
+_SMALLEST_BOUND = 1 << 30  # a file may have this many bytes on every machine
+_SMALL = 256 << 20  # every compressed file may expand to this many bytes
+_RATIO = 200  # a compressed file may expand to this many times its size; texts and weights expand to 3 to 10 times
 _KINDS = {
     stat.S_IFDIR: "Is a directory",
     stat.S_IFIFO: "a FIFO, not a regular file",
@@ -35,16 +36,24 @@ _KINDS = {
 
 
 def most_bytes() -> int:
-    """Return the most bytes read from one file: `$LSTM_JAX_MAX_BYTES`, else an eighth of the memory, 1 GiB at least.
+    """Return the largest number of bytes that is read from one file.
+
+    It is `$LSTM_JAX_MAX_BYTES` or, if that is not set, an eighth of the machine's memory, but at least 1 GiB.
 
     Raises:
-        InputError: if the variable holds no positive number.
+        InputError: if the environment variable is not a positive integer.
     """
     return _requested_bytes() or max(_SMALLEST_BOUND, total_memory() // 8)
 
 
 def most_expanded(size: int) -> int:
-    """Return the most bytes that a compressed file of `size` bytes may expand to: 200 times its size, from 256 MiB to `most_bytes`."""
+    """Return the largest number of bytes to which a compressed file of `size` bytes may expand.
+
+    It is `$LSTM_JAX_MAX_BYTES` or, if that is not set, 200 times `size`, but at least 256 MiB and at most `most_bytes()`.
+
+    Raises:
+        InputError: if the environment variable is not a positive integer.
+    """
     return _requested_bytes() or min(most_bytes(), max(_SMALL, _RATIO * size))
 
 
@@ -57,7 +66,11 @@ def _requested_bytes() -> int:
 
 @contextlib.contextmanager
 def parsing(subject: str, remedy: str) -> Iterator[None]:
-    """Turn any exception of a parser into an `InputError` with that subject and remedy; an `InputError` passes unchanged.
+    """Convert any exception in a with-statement to an `InputError`. An `InputError` is passed on unchanged.
+
+    Args:
+        subject: name of the file or object in the error message.
+        remedy: what to do about the error; the last phrase of the error message.
 
     Raises:
         InputError: if the block raises an exception.
@@ -72,10 +85,15 @@ def parsing(subject: str, remedy: str) -> Iterator[None]:
 
 
 def locate(path: str | Path, subject: str, remedy: str) -> Path:
-    """Return the path with `~` expanded, after checking that it is a file or a folder that may be entered.
+    """Return a path with `~` expanded, after checking that it exists and, if it is a folder, that it can be listed and entered.
+
+    Args:
+        path: the path.
+        subject: what the error message calls the path.
+        remedy: what to do about the error; the last phrase of the error message.
 
     Raises:
-        InputError: if there is none, its user or the permission to look is missing, or the name is empty or too long.
+        InputError: if the path does not exist, is empty or too long, names an unknown user, or may not be accessed.
     """
     require(str(path) != "", subject, "an empty name", remedy)
     with parsing(f"{subject} {path}", remedy):
@@ -92,20 +110,21 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
 
 @contextlib.contextmanager
 def open_input(path: str | os.PathLike[str], subject: str = "", remedy: str = READABLE) -> Iterator[io.BufferedReader]:
-    """Open a regular file of at most `most_bytes` for reading; check at the end that it has not changed meanwhile.
+    """Open a file for reading during a with-statement, and check at its end that the file has not changed.
 
     Args:
-        path: the file.
-        subject: its name in errors; "file PATH" if empty.
-        remedy: remedy in errors.
+        path: path of the file.
+        subject: name of the file in error messages. If empty, "file PATH".
+        remedy: what to do about an error; the last phrase of error messages.
 
     Raises:
-        InputError: if it is absent, cannot be read, is no regular file or too large, or is written to meanwhile.
+        InputError: if the file is absent, cannot be read, is not a regular file, has more than `most_bytes()` bytes, or has changed while
+            it was read.
     """
     subject = subject or f"file {path}"
     with parsing(subject, remedy):
         _require_regular(os.stat(path), subject, remedy)
-        # non-blocking: if a FIFO takes its place now, opening it does not wait for a writer
+        # O_NONBLOCK: if a FIFO has taken the file's place since the check, opening it does not wait for a writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:
         before = os.fstat(handle)
@@ -123,10 +142,15 @@ def _require_regular(found: os.stat_result, subject: str, remedy: str) -> None:
 
 
 def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> bytes:
-    """Return the bytes of a regular file, or of standard input, which may be a pipe, for "-".
+    """Return the bytes of a regular file, or of standard input if the path is "-".
+
+    Args:
+        path: path of the file, or "-". Standard input may be a pipe.
+        subject: name of the file in error messages. If empty, "file PATH".
+        remedy: what to do about an error; the last phrase of error messages.
 
     Raises:
-        InputError: as `open_input`.
+        InputError: if `open_input` refuses the file, or standard input cannot be read or has more than `most_bytes()` bytes.
     """
     subject = subject or f"file {path}"
     if str(path) == STANDARD_INPUT:
@@ -138,7 +162,7 @@ def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> b
 def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) -> bytes:
     most, chunks, size = most_bytes(), [], 0
     with parsing(subject, remedy):
-        # by pieces: read(n) would reserve all n bytes
+        # Read piece by piece: read(most) would reserve that many bytes at once.
         while size <= most and (chunk := file.read(_PIECE)):
             chunks.append(chunk)
             size += len(chunk)
@@ -147,7 +171,7 @@ def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) ->
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that raises an error after more than `most` bytes."""
+    """A stream that raises `InputError` when more than `most` bytes are read from it."""
 
     def __init__(self, stream: io.BufferedIOBase, most: int, subject: str):
         self.stream, self.most, self.subject, self.left = stream, most, subject, most
@@ -164,11 +188,11 @@ class _Bounded(io.RawIOBase):
 
 
 def expanded(stream: io.BufferedIOBase, size: int, subject: str) -> io.BufferedReader:
-    """Return a reader of a decompressing stream that raises `InputError` after `most_expanded` bytes.
+    """Return a reader of a decompressing stream that raises `InputError` after `most_expanded(size)` bytes.
 
     Args:
-        stream: the decompressor.
-        size: bytes of the compressed file.
-        subject: its name in the error.
+        stream: the decompressing stream.
+        size: size of the compressed file in bytes.
+        subject: name of the file in the error message.
     """
     return io.BufferedReader(_Bounded(stream, most_expanded(size), subject), 1 << 20)

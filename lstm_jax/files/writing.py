@@ -1,4 +1,4 @@
-"""Atomic writing of files, and the check of paths that a user names as output."""
+"""Atomic writing of files, and the check that a command may write a path that a user names."""
 
 import contextlib
 import hashlib
@@ -15,17 +15,17 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import lock_error
 
 MARK = "written by lstm-jax, which may replace it"
-"""Text near the beginning of pages and figures; later commands may overwrite files that contain it."""
+"""Text near the start of the pages and figures that lstm-jax writes. A later command may overwrite a file that contains it."""
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
-"""Temporary names that `write_atomically` uses; the group is the file's own name."""
+"""Names of the temporary files of `write_atomically`; the group of the pattern is the final name of the file."""
 
 
 def default_cache_dir() -> Path:
-    """Return `$XDG_CACHE_HOME/lstm_jax` if that variable is an absolute path, as its standard demands, else `~/.cache/lstm_jax`.
+    """Return the folder for caches: `$XDG_CACHE_HOME/lstm_jax` if that variable is an absolute path, else `~/.cache/lstm_jax`.
 
     Raises:
-        InputError: if this user has no home.
+        InputError: if XDG_CACHE_HOME is not an absolute path and this user has no home folder.
     """
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
@@ -35,10 +35,10 @@ def default_cache_dir() -> Path:
 
 
 def user_path(path: str | Path) -> Path:
-    """Return `path` with `~` and `~name` replaced by that user's home.
+    """Return a path with `~` replaced by the home folder of this user, and `~name` by that of the user `name`.
 
     Raises:
-        InputError: if there is no such user or home.
+        InputError: if the user does not exist or has no home folder.
     """
     try:
         return Path(path).expanduser()
@@ -47,17 +47,17 @@ def user_path(path: str | Path) -> Path:
 
 
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
-    """Check that a command may write `path`, a file that a user names as output.
+    """Check that a command may write a file that a user names as its output.
 
     Args:
-        path: an existing or new file.
-        inputs: files and folders that the command reads, "-" for standard input. Neither they nor files without `MARK` in such a folder may
-            be outputs.
-        force: a file without `MARK` may be replaced.
+        path: path of the new or existing file.
+        inputs: files and folders that the command reads; "-" is standard input. The output may not be one of them, nor an existing file
+            without `MARK` in one of the folders.
+        force: whether an existing file without `MARK` may be replaced.
 
     Raises:
-        InputError: for a link, a folder, a device, a pipe or a socket; an input; a file without `MARK`, unless `force` is set; a folder
-            that cannot be written.
+        InputError: if the path is a link, a folder, a device, a pipe or a socket, the file is one that the command reads, the file exists
+            without `MARK` and `force` is false, or its folder cannot be written.
     """
     subject = f"writing {path}"
     try:
@@ -91,7 +91,15 @@ def _marked(path: Path) -> bool:
 
 
 def _reads(given: Path | str, path: Path, marked: bool) -> bool:
-    """Return whether the existing `path` is the input `given`, under any name, or an unmarked file in that folder."""
+    """Return whether a command that reads `given` would read the existing file `path`.
+
+    It would if both are the same file, or if `given` is a folder that contains `path` and the file does not contain `MARK`.
+
+    Args:
+        given: file or folder that the command reads; "-" is standard input.
+        path: path of an existing file.
+        marked: whether the file contains `MARK`.
+    """
     try:
         found = os.stat(0 if str(given) == "-" else given)
         if os.path.samestat(found, os.stat(path)):
@@ -102,17 +110,18 @@ def _reads(given: Path | str, path: Path, marked: bool) -> bool:
 
 
 def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object], force: bool = True) -> None:
-    """Create or replace `path` by renaming a temporary file: a crash leaves the old file or none, never a part of the new one.
+    """Create or replace a file by writing a temporary file and renaming it.
 
-    Temporary files that killed processes left of the same file are removed.
+    After a crash the path holds the old file, or none if there was none, but never an incomplete file. Temporary files for the same path
+    that killed processes have left are removed.
 
     Args:
-        path: the file; missing folders above it are made.
-        content: text (as UTF-8), bytes, or a function that writes to the open binary file.
-        force: see `check_output`, which is called before anything is written and again before the file appears.
+        path: path of the file. Missing folders above it are created.
+        content: text, which is encoded as UTF-8, bytes, or a function that writes to the binary file that it is given.
+        force: as in `check_output`, which is called before anything is written and again before the file is renamed.
 
     Raises:
-        InputError: if `check_output` refuses, the folder cannot be written or the disk is full; nothing is left behind.
+        InputError: if `check_output` refuses the path, the folder cannot be written, or the disk is full. The temporary file is removed.
     """
     temporary = None
     check_output(path, force=force)
@@ -128,7 +137,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
             file.flush()
             os.fsync(file.fileno())
             check_output(path, force=force)
-            temporary.replace(path)  # while the lock is held, so that no process removes it as a leftover
+            temporary.replace(path)  # the file is still locked here, so that no process removes it as a leftover
     except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -139,22 +148,30 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
 
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
-    """Return a new temporary file for `path`, locked while it is open, so that other processes do not remove it as a leftover."""
+    """Create a temporary file for `path`; return its path and the open file.
+
+    The file is locked while it is open, so that other processes do not remove it as a leftover.
+    """
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         file = temporary.open("xb")
         lock_error(file)
-        if temporary.exists():  # else it was removed before it was locked
+        if temporary.exists():  # false if another process removed it before it was locked
             return temporary, file
         file.close()
 
 
 def remove_temporaries(folder: Path, name: str = "") -> None:
-    """Remove temporary files that killed processes left in `folder`: of the file of that name or, for "", of all files."""
+    """Remove the temporary files of `write_atomically` that killed processes have left in a folder.
+
+    Args:
+        folder: the folder.
+        name: final name of the file whose temporary files are removed. If empty, those of all files.
+    """
     try:
         entries = list(os.scandir(folder))
     except OSError:
-        return  # a folder that can be written but not listed
+        return  # some folders can be written but not listed
     for entry in entries:
         match = _TEMPORARY.fullmatch(entry.name)
         if match and name in ("", match[1]) and entry.is_file(follow_symlinks=False):
@@ -164,12 +181,12 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def summed_json(content: dict[str, Any]) -> bytes:
-    """Return JSON after a first line with its SHA-256, for `read_summed`."""
+    """Return a dict as JSON below a first line that holds the checksum (SHA-256) of the JSON, for `read_summed`."""
     body = json.dumps(content, indent=1).encode() + b"\n"
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
 def read_summed(content: bytes) -> dict[str, Any] | None:
-    """Return the content of `summed_json`'s bytes; None if a bit of them has changed."""
+    """Return the dict that `summed_json` has encoded, or None if the checksum does not match."""
     first, _, body = content.partition(b"\n")
     return json.loads(body) if hashlib.sha256(body).hexdigest().encode() == first else None

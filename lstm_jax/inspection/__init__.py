@@ -1,1 +1,1 @@
-"""Looking inside a trained network: its embedding space, its text, plots of its runs."""
+"""Inspection of a trained model: its embedding space, its surprise and activations along a text, and figures of its runs."""

@@ -1,4 +1,4 @@
-"""Map of an embedding: words in a plane, coloured by polarity, as many labelled as find room."""
+"""Figure of an embedding: words as points in a plane, coloured by polarity, with as many labels as fit without overlap."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,23 +19,23 @@ def embedding_map(
     title: str,
     force: bool = True,
 ) -> tuple[Path, Path]:
-    """Draw words in a plane, coloured by the share of positive among the reviews that hold them.
+    """Draw N words as points in a plane, coloured by polarity: the share of positive reviews among those that contain the word.
 
-    As many words are labelled as find room, frequent words and words of extreme colour before the others; no two labels overlap.
+    As many words are labelled as fit without overlap. Frequent words and words of extreme polarity are labelled first.
 
     Args:
         coordinates: coordinates of the words, for example from `embedding_space.project`.
         words: the words, the most frequent first.
-        colours: shares from 0 to 1; a word whose share is nan is left out.
-        path: path that ends in .png.
+        colours: polarity of each word, from 0 to 1. A word whose polarity is NaN is left out.
+        path: path of the .png file; it must end in .png.
         title: title above the figure.
-        force: see `files.writing.check_output`.
+        force: whether existing files without the text `files.writing.MARK` may be replaced.
 
     Returns:
         Paths of the .png and the .svg.
 
     Raises:
-        InputError: as `write_figure`, and if the counts differ or nothing is left to draw.
+        InputError: if `words` and `coordinates` differ in length, no word has a polarity, or `write_figure` refuses the path.
     """
     require(len(words) == len(coordinates), "words of a map", f"{len(words)} for {len(coordinates)} points", "give one a point")
     known = np.isfinite(colours)
@@ -52,7 +52,7 @@ def _draw_embedding_map(figure: Any, coordinates: np.ndarray, words: Sequence[st
 
     set_title(figure, title)
     axes = figure.subplots()
-    # The scale ends where the words end, so that shares of 45 to 55 % are not all grey; 50 % stays in the middle.
+    # The colour scale is as wide as the polarities need, so that polarities of 45 to 55 % are not all grey. Its middle is always 50 %.
     reach = max(0.05, float(np.ceil(np.quantile(np.abs(colours - 0.5), 0.98) * 20)) / 20)
     scale = LinearSegmentedColormap.from_list("polarity", [ORANGE, GREY, BLUE], N=257)
     points = axes.scatter(
@@ -74,7 +74,10 @@ def _draw_embedding_map(figure: Any, coordinates: np.ndarray, words: Sequence[st
 
 
 def _label_order(colours: np.ndarray) -> np.ndarray:
-    """Return the indices ordered by the better of two ranks: of frequency, and of the colour's distance from the middle."""
+    """Return the indices of the words in the order in which they are labelled.
+
+    A word's place is decided by the better of its two ranks: by frequency, and by the distance of its polarity from 0.5.
+    """
     from scipy.stats import rankdata
 
     extreme = rankdata(-np.abs(colours - 0.5), method="ordinal") - 1
@@ -82,10 +85,21 @@ def _label_order(colours: np.ndarray) -> np.ndarray:
 
 
 def _label_words(axes: Any, coordinates: np.ndarray, words: Sequence[str], inks: np.ndarray, order: np.ndarray) -> None:
-    """Write each word right, left, above or below its point, where it covers the fewest points; leave it out if it would cover a label."""
+    """Label the words.
+
+    A label is placed to the right or left of its point, above or below it, wherever it covers the fewest points. If in all four places it
+    would overlap another label or leave the frame, it is left out.
+
+    Args:
+        axes: matplotlib axes.
+        coordinates: (N, 2) points of the words.
+        words: the N words.
+        inks: (N, 3) colours of the labels.
+        order: (N,) indices of the words in the order in which they are labelled.
+    """
     from matplotlib.patheffects import withStroke
 
-    axes.figure.draw_without_rendering()  # lays the axes out: only then are there pixels to measure
+    axes.figure.draw_without_rendering()  # computes the layout, without which positions in pixels are not known
     pixels = axes.transData.transform(coordinates)
     frame = axes.bbox.extents
     taken = np.empty((0, 4))
@@ -112,5 +126,13 @@ def _label_words(axes: Any, coordinates: np.ndarray, words: Sequence[str], inks:
 
 
 def _overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return (n,) bool, true for the boxes (n, 4) = left, bottom, right, top that touch `box`."""
+    """Return which of n boxes overlap another box.
+
+    Args:
+        boxes: (n, 4) left, bottom, right and top of each box.
+        box: (4,) left, bottom, right and top of the other box.
+
+    Returns:
+        (n,) bool.
+    """
     return np.all((boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2]), axis=1)

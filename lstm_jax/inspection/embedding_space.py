@@ -1,4 +1,7 @@
-"""Analysis of an embedding table (V, E) in NumPy: neighbours, projections, polarity of words, files for other programs."""
+"""Analysis of an embedding table in NumPy: nearest neighbours, projection to a plane, polarity of words, and export to other programs.
+
+The table has the shape (V, E): V is the size of the vocabulary, E the number of features of a word.
+"""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -11,14 +14,18 @@ from jaxtyping import Float, Int, Integer, Shaped
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import write_atomically
 
-RESERVED_IDS = 4  # padding, start, out of vocabulary, unused
+RESERVED_IDS = 4  # ids that are not words: padding, start of a review, word outside the vocabulary, unused
 
 
 def lookup(words_index: Mapping[str, int], word: str) -> int:
     """Return the id of a word.
 
+    Args:
+        words_index: id of each word.
+        word: the word.
+
     Raises:
-        InputError: for an unknown word, naming words of similar spelling.
+        InputError: if the word is outside the vocabulary. The message names words with a similar spelling.
     """
     if word not in words_index:
         close = difflib.get_close_matches(word, words_index, n=5)
@@ -32,19 +39,21 @@ def lookup(words_index: Mapping[str, int], word: str) -> int:
 def neighbours(
     table: Float[np.ndarray, "V E"], index: int, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine"
 ) -> tuple[Int[np.ndarray, "found"], Float[np.ndarray, "found"]]:
-    """Return the ids of the words nearest to the word `index`, nearest first, and their scores.
+    """Return the words nearest to a word, nearest first.
 
-    Scores are computed in float64; equal scores are ordered by id. The word itself and the ids below 4 are left out, so there may be fewer
-    than `count`.
+    Scores are computed in float64, and words with equal scores are sorted by id. The word itself and the reserved ids below 4 are left out.
 
     Args:
-        table: the embedding.
+        table: the embedding table.
         index: id of the word.
-        count: most neighbours.
-        metric: "cosine": the similarity, from 1 down to -1, 0 if a vector is zero; "euclidean": the distance, from 0 up.
+        count: largest number of neighbours. There are fewer if the vocabulary is smaller.
+        metric: "cosine" or "euclidean". The cosine similarity is between -1 and 1, where 1 is nearest, and is 0 if a vector is zero.
+
+    Returns:
+        The ids of the neighbours, and their scores: cosine similarities or Euclidean distances.
 
     Raises:
-        InputError: on an index outside the table, a count below 1, or an unknown metric.
+        InputError: if `index` is outside the table, `count` is below 1, or `metric` is neither "cosine" nor "euclidean".
     """
     require(0 <= index < len(table), "word id", index, f"give 0 to {len(table) - 1}")
     require(count >= 1, "count of neighbours", count, "give 1 or more")
@@ -65,18 +74,20 @@ def neighbours(
 def project(
     rows: Float[np.ndarray, "N E"], method: Literal["pca", "pca+axis"] = "pca", axis: Float[np.ndarray, "E"] | None = None
 ) -> Float[np.ndarray, "N 2"]:
-    """Return coordinates of N vectors in a plane, in float64, with mean 0.
+    """Project N vectors to a plane and return their coordinates, in float64 and with mean 0.
 
-    The sign of a principal direction is arbitrary; here its component of largest magnitude (the first of them) is positive.
+    The sign of a principal direction is arbitrary. It is chosen here so that the component with the largest magnitude is positive.
 
     Args:
         rows: the vectors.
-        method: "pca": along the two directions of greatest variance; "pca+axis": x along `axis`, y along the direction of greatest variance
-            orthogonal to it.
-        axis: direction of any length, for example the mean of positive words minus that of negative words, or the kernel of a linear head.
+        method: the two coordinates. "pca": along the two directions of greatest variance. "pca+axis": first along `axis`, second along the
+            direction of greatest variance that is orthogonal to `axis`.
+        axis: a direction of any length for the method "pca+axis", else None. Examples are the mean of positive words minus the mean of
+            negative words, and the kernel of a linear head.
 
     Raises:
-        InputError: on fewer than 2 rows or features, values that are not finite, or an `axis` that is missing, zero or not used.
+        InputError: if there are fewer than 2 vectors or features, a value is not finite, `method` is unknown, `axis` is given for "pca", or
+            `axis` is missing, zero or not finite for "pca+axis".
     """
     require(min(rows.shape) >= 2, "vectors to project", f"shape {rows.shape}", "give at least 2 rows of at least 2 features")
     require(bool(np.isfinite(rows).all()), "vectors to project", "not finite", "the model has diverged: lower the learning rate")
@@ -96,7 +107,7 @@ def project(
 
 
 def _principal(centred: np.ndarray, count: int) -> np.ndarray:
-    """Return the first principal directions (count, E), signs fixed."""
+    """Return the first `count` principal directions (count, E) of centred vectors (N, E), with the signs that `project` describes."""
     directions = np.linalg.svd(centred, full_matrices=False)[2][:count]
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1)
     return directions * np.sign(largest)
@@ -108,16 +119,21 @@ def word_polarity(
     labels: Shaped[np.ndarray, "reviews"],
     vocabulary_size: int,
 ) -> tuple[Float[np.ndarray, "V"], Int[np.ndarray, "V"]]:
-    """Return for each id the share of positive among the reviews that contain it (nan if none does), and the count of these reviews.
+    """Return the polarity of each word, and the number of reviews that contain it.
+
+    The polarity of a word is the share of positive reviews among those that contain it.
 
     Args:
         values: ids of all reviews, one review after the other.
-        offsets: review r is values[offsets[r] : offsets[r + 1]].
-        labels: 0 or 1 for each review.
-        vocabulary_size: V.
+        offsets: offsets of the reviews in `values`: review r is values[offsets[r] : offsets[r + 1]].
+        labels: label of each review, 0 (negative) or 1 (positive).
+        vocabulary_size: V, the number of ids.
+
+    Returns:
+        The polarity of each id, which is NaN if no review contains the id, and the number of reviews that contain it.
 
     Raises:
-        InputError: if offsets do not fit values and labels, an id lies outside 0 to V - 1, or a label is not 0 or 1.
+        InputError: if `offsets` does not fit `values` and `labels`, an id is not between 0 and V - 1, or a label is neither 0 nor 1.
     """
     lengths = np.diff(offsets.astype(np.int64))
     fits = len(offsets) == len(labels) + 1 and offsets[0] == 0 and offsets[-1] == len(values) and (lengths >= 0).all()
@@ -129,7 +145,7 @@ def word_polarity(
     require(bool(np.isin(labels, (0, 1)).all()), "labels", "other than 0 and 1", "give 0 or 1")
     reviews = np.repeat(np.arange(len(labels), dtype=np.int64), lengths)
     pairs = np.sort(reviews * vocabulary_size + values)
-    once = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique hashes since NumPy 2.3, ten times slower on 6 million ids
+    once = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique uses a hash table since NumPy 2.3: ten times slower for 6 million ids
     ids, positive = once % vocabulary_size, np.asarray(labels, np.float64)[once // vocabulary_size]
     count = np.bincount(ids, minlength=vocabulary_size)
     with np.errstate(invalid="ignore"):
@@ -137,18 +153,20 @@ def word_polarity(
 
 
 def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"], force: bool = True) -> None:
-    """Write word2vec's text format, which gensim, spaCy and others read: a line "N E", then a line "word v1 v2 ..." for each word.
+    """Write vectors in the text format of word2vec, which gensim, spaCy and other programs read.
 
-    Numbers have 9 digits, from which each float32 is restored exactly. Words that would break the lines are escaped, see `escape`.
+    The file has a line "N E" and then, for each of the N words, a line "word v1 v2 ..." with its E features. Numbers have 9 digits, from
+    which every float32 can be restored exactly. Words with white space or control characters are escaped, see `escape`.
 
     Args:
-        path: the file.
-        words: N words.
-        vectors: the vector of each word.
-        force: see `files.writing.check_output`.
+        path: path of the file.
+        words: the N words.
+        vectors: vector of each word.
+        force: whether an existing file without the text `files.writing.MARK` may be replaced.
 
     Raises:
-        InputError: on an empty word, two words of one spelling, counts that differ, values that are not finite, or an unwritable path.
+        InputError: if a word is empty or occurs twice, the numbers of words and vectors differ, a value is not finite, or the file cannot
+            be written.
     """
     written = _checked_words(words, vectors)
     lines = (f"{word} {_numbers(vector, ' ')}\n" for word, vector in zip(written, vectors, strict=True))
@@ -156,7 +174,7 @@ def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray,
 
 
 PROJECTOR = ("vectors.tsv", "metadata.tsv", "projector_config.pbtxt")
-"""Files of `export_projector`."""
+"""Names of the files that `export_projector` writes."""
 
 
 def export_projector(
@@ -166,19 +184,20 @@ def export_projector(
     columns: Mapping[str, Sequence[object] | np.ndarray],
     force: bool = True,
 ) -> None:
-    """Write the files of TensorBoard's projector: vectors.tsv, metadata.tsv and, last, projector_config.pbtxt.
+    """Write an embedding as files for TensorBoard's projector: vectors.tsv, metadata.tsv and, last, projector_config.pbtxt.
 
-    `tensorboard --logdir FOLDER` shows it; projector.tensorflow.org loads the two .tsv files.
+    `tensorboard --logdir FOLDER` shows the embedding; projector.tensorflow.org loads the two .tsv files.
 
     Args:
-        folder: folder of the files, created if missing.
-        words: labels of the points, escaped as in `export_word2vec`.
-        vectors: the vector of each word.
-        columns: further values for each word, by name (count, polarity, ...); may be empty.
-        force: see `files.writing.check_output`.
+        folder: folder of the files. It is created if it is missing.
+        words: the N words, which label the points; they are escaped as in `export_word2vec`.
+        vectors: vector of each word.
+        columns: further columns of metadata by name (count, polarity, ...), each with one value for each word; may be empty.
+        force: whether existing files without the text `files.writing.MARK` may be replaced.
 
     Raises:
-        InputError: as `export_word2vec`, and on a column of another length or a name or value that holds a tab or a line break.
+        InputError: if a column is named "word" or has the wrong length, a name or value is empty or contains a tab or a line break, a word
+            is empty or occurs twice, the numbers of words and vectors differ, a value is not finite, or a file cannot be written.
     """
     written = _checked_words(words, vectors)
     table = {"word": written} | {name: [str(value) for value in column] for name, column in columns.items()}
@@ -187,7 +206,7 @@ def export_projector(
         require(len(column) == len(words), f"column {name}", f"{len(column)} values for {len(words)} words", "give one a word")
         for cell in (name, *column):
             require(not set(cell) & set("\t\r\n") and cell != "", f"column {name}", repr(cell), "give text without tabs and line breaks")
-    # The projector reads the first line as names only if there are two columns or more.
+    # The projector takes the first line as the names of the columns only if there are two or more columns.
     head = ["\t".join(table) + "\n"] if columns else []
     rows = head + ["\t".join(row) + "\n" for row in zip(*table.values(), strict=True)]
     config = (
@@ -203,12 +222,12 @@ def export_projector(
 
 
 def escape(word: str) -> str:
-    """Return the word with white space, control characters and bytes that are not UTF-8 percent-encoded as in URLs ("a b" -> "a%20b").
+    """Return a word with its white space, control characters and invalid UTF-8 percent-encoded as in URLs ("a b" -> "a%20b").
 
-    Keras' vocabulary has such words: NEL (U+0085), which many readers take for a line break, and no-break spaces. A "%" is not changed.
+    Keras' vocabulary has words with no-break spaces and with NEL (U+0085), which many programs read as a line break. A "%" is not changed.
 
     Raises:
-        InputError: for an empty word, or a str that is no text.
+        InputError: if the word is empty, or has surrogates that do not stand for invalid UTF-8.
     """
     require(word != "", "word", "empty", "leave words without letters out")
     if word.isprintable() and " " not in word:

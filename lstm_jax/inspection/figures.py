@@ -1,7 +1,7 @@
-"""Figures: a style for matplotlib, and a function that writes a .png and an .svg beside it.
+"""A style for figures of matplotlib, and a function that writes a figure as a .png and an .svg file.
 
-matplotlib is imported on use and without pyplot, so that no global state is left and no display is needed. Colours are from Okabe and
-Ito's palette, which colour-blind readers can tell apart. Equal numbers give equal bytes of SVG.
+matplotlib is imported only when a figure is drawn, and without pyplot, so that no global state is changed and no display is needed. The
+colours are from the palette of Okabe and Ito, which colour-blind readers can tell apart. Equal data give equal bytes of SVG.
 """
 
 import io
@@ -15,9 +15,9 @@ from lstm_jax.files.writing import MARK, write_atomically
 
 BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#B9B9B9"
 DPI = 150
-"""Pixels an inch of the .png."""
+"""Resolution of the .png file in pixels per inch."""
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
+    "font.family": "DejaVu Sans",  # matplotlib includes this font, so that figures look the same on every machine
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
@@ -31,14 +31,20 @@ STYLE: dict[Any, Any] = {
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "text.color": INK,
-    "text.parse_math": False,  # a word or a title may hold "$"
+    "text.parse_math": False,  # a word or a title may contain "$", which would begin a formula
     "figure.facecolor": "white",
     "svg.hashsalt": "lstm_jax",
 }
 
 
 def log_axis(axes: Any, which: Literal["x", "y"], values: Sequence[Any] = ()) -> None:
-    """Make one axis logarithmic, with plain numbers at its ticks: at `values`, or where matplotlib chooses if there are none."""
+    """Make one axis logarithmic, and label its ticks with plain numbers.
+
+    Args:
+        axes: matplotlib axes.
+        which: the axis, "x" or "y".
+        values: positions of the ticks. If empty, matplotlib chooses them.
+    """
     from matplotlib.ticker import NullLocator
 
     axes.set(**{f"{which}scale": "log"})
@@ -50,29 +56,29 @@ def log_axis(axes: Any, which: Literal["x", "y"], values: Sequence[Any] = ()) ->
 
 
 def figure_paths(path: Path) -> tuple[Path, Path]:
-    """Return the paths of the .png and of the .svg beside it.
+    """Return the path of a .png file and the path of the .svg file beside it.
 
     Raises:
-        InputError: on a path that does not end in .png.
+        InputError: if the path does not end in .png.
     """
     require(path.suffix == ".png", f"figure {path}", f"ending {path.suffix!r}", "end it in .png; the .svg is written beside it")
     return path, path.with_suffix(".svg")
 
 
 def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], object], force: bool = True) -> tuple[Path, Path]:
-    """Draw a figure, then write both of its files, each whole or not at all.
+    """Draw a figure and write it as a .png file, and as an .svg file beside it.
 
     Args:
-        path: path that ends in .png; the .svg is written beside it.
-        inches: width and height.
-        draw: function that draws into an empty matplotlib figure.
-        force: see `files.writing.check_output`.
+        path: path of the .png file; it must end in .png.
+        inches: width and height of the figure in inches.
+        draw: function that draws into the empty matplotlib figure that it is given.
+        force: whether existing files without the text `files.writing.MARK` may be replaced.
 
     Returns:
         Paths of the .png and the .svg.
 
     Raises:
-        InputError: on a path of another ending, or one that cannot be written.
+        InputError: if the path does not end in .png, or if a file cannot be written.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -81,7 +87,7 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
     paths = figure_paths(path)
     png, svg = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a word in a script that the font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # characters that the font lacks are drawn as boxes
         figure = Figure(figsize=inches, dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
@@ -93,5 +99,5 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
 
 
 def set_title(figure: Any, title: str) -> None:
-    """Set the figure's title, at its left edge."""
+    """Set the title of a matplotlib figure, at its left edge."""
     figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")

@@ -1,4 +1,4 @@
-"""Figures of a run: learning curves, confusion matrix, reliability curve, forecasts. See `figures` for the files and the style."""
+"""Figures of a run: learning curves, confusion matrix, reliability curve and forecasts, in the files and the style of `figures`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,11 @@ METRICS = {"loss": "Loss (nats)", "bits": "Loss (bits a character)", "accuracy":
 
 @runtime_checkable
 class Bins(Protocol):
-    """Bins of predicted probability that `reliability_curve` draws, as `training.metrics.Reliability` has them."""
+    """Bins of predicted probabilities, with the fields of `training.metrics.Reliability`.
+
+    `edges` has the bounds of the bins, `confidence` the mean predicted probability in each bin, `frequency` the share of positive labels in
+    each bin, and `count` the number of reviews in each bin.
+    """
 
     @property
     def edges(self) -> np.ndarray: ...
@@ -31,19 +35,20 @@ class Bins(Protocol):
 def learning_curves(
     rows: Sequence[Mapping[str, Any]], path: Path, title: str, metrics: Sequence[str] = ("loss", "accuracy")
 ) -> tuple[Path, Path]:
-    """Draw metrics over epochs, a panel a metric, a line a split.
+    """Draw metrics over the epochs, with one panel for each metric and one line for each split.
 
     Args:
-        rows: one row an epoch, with `epoch` (from 1) and any of {train,validation,test}_{metric}; absent values and None are left out.
-        path: path that ends in .png.
+        rows: one dict for each epoch, with the keys `epoch` (from 1) and SPLIT_METRIC, such as `train_loss`, where the split is train,
+            validation or test. Values that are absent or None are left out.
+        path: path of the .png file; it must end in .png.
         title: title above the figure.
-        metrics: any of "loss" (nats), "bits" (a character) and "accuracy".
+        metrics: metrics to draw: any of "loss" (in nats), "bits" (loss in bits per character) and "accuracy".
 
     Returns:
         Paths of the .png and the .svg.
 
     Raises:
-        InputError: as `write_figure`, and without rows, `epoch` in them or any metric.
+        InputError: if there are no rows, a row has no `epoch`, no row has any of the metrics, or `write_figure` refuses the path.
     """
     require(len(rows) > 0, "rows of a learning curve", "none", "train for an epoch first")
     require(all("epoch" in row for row in rows), "row of a learning curve", "no epoch in it", "give one row an epoch")
@@ -56,11 +61,11 @@ def confusion_matrix(
     title: str,
     class_names: tuple[str, str] = ("negative", "positive"),
 ) -> tuple[Path, Path]:
-    """Draw the counts of a confusion matrix, and their shares of each row.
+    """Draw a confusion matrix, with each count and its share of the row.
 
     Args:
-        confusion: [[true negatives, false positives], [false negatives, true positives]].
-        path: path that ends in .png.
+        confusion: the counts [[true negatives, false positives], [false negatives, true positives]].
+        path: path of the .png file; it must end in .png.
         title: title above the figure.
         class_names: names of the negative and the positive class.
 
@@ -68,7 +73,7 @@ def confusion_matrix(
         Paths of the .png and the .svg.
 
     Raises:
-        InputError: as `write_figure`, and if these are not 2 by 2 counts.
+        InputError: if `confusion` is not 2 by 2 or has a negative count, or if `write_figure` refuses the path.
     """
     counts = np.asarray(confusion)
     require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", counts.tolist(), "give 2 by 2 counts")
@@ -76,19 +81,21 @@ def confusion_matrix(
 
 
 def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> tuple[Path, Path]:
-    """Draw the share of positive reviews against the mean predicted probability, a point a bin, above a histogram of the probabilities.
+    """Draw a reliability curve, and below it a histogram of the predicted probabilities.
+
+    The curve has one point for each bin that is not empty: the share of positive reviews against the mean predicted probability.
 
     Args:
-        reliability: the bins.
-        ece: expected calibration error.
-        path: path that ends in .png.
+        reliability: bins of the predicted probabilities.
+        ece: expected calibration error, which the figure states.
+        path: path of the .png file; it must end in .png.
         title: title above the figure.
 
     Returns:
         Paths of the .png and the .svg.
 
     Raises:
-        InputError: as `write_figure`.
+        InputError: if `write_figure` refuses the path.
     """
     return write_figure(path, (6.2, 6.8), lambda figure: _draw_reliability_curve(figure, reliability, ece, title))
 
@@ -101,21 +108,21 @@ def forecast(
     dated: bool,
     path: Path,
 ) -> tuple[Path, Path]:
-    """Draw a series of N values and forecasts of it.
+    """Draw a time series of N values and one or several forecasts of it.
 
     Args:
         times: (N,) times of the series.
         values: (N,) values of the series.
-        ahead: times, means, lower and upper bounds of each forecast, (K,) each.
-        level: probability of the interval between the bounds.
-        dated: whether times are days since 1970.
-        path: path that ends in .png.
+        ahead: for each forecast of K values its times (K,), means (K,), lower bounds (K,) and upper bounds (K,).
+        level: probability that a value lies between its bounds, above 0 and below 1.
+        dated: whether the times are dates, in days since 1970-01-01.
+        path: path of the .png file; it must end in .png.
 
     Returns:
         Paths of the .png and the .svg.
 
     Raises:
-        InputError: as `write_figure`.
+        InputError: if `write_figure` refuses the path.
     """
     return write_figure(path, (10.0, 4.2), lambda figure: _draw_forecast(figure, times, values, ahead, level, dated))
 
@@ -173,14 +180,19 @@ def _draw_learning_curves(
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, np.ndarray]:
-    """Return the values of each split that has any, nan where one is absent."""
+    """Return the values of a metric over the rows for each split that has finite values; an absent value is NaN."""
     columns = {split: [row.get(f"{split}_{metric}") for row in rows] for split in SPLITS}
     lines = {split: np.array([np.nan if value is None else value for value in column], float) for split, column in columns.items()}
     return {split: values for split, values in lines.items() if np.isfinite(values).any()}
 
 
 def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
-    """Label each line at its end, right of the frame; labels whose lines end close together are moved apart."""
+    """Label each line of a plot at its end, to the right of the frame. Labels that would overlap are moved apart.
+
+    Args:
+        axes: matplotlib axes.
+        ends: last value, text and colour of each line.
+    """
     low, high = axes.get_ylim()
     ends = sorted(ends)
     heights = _spread([(value - low) / (high - low) for value, _, _ in ends], gap=0.065)
@@ -189,7 +201,10 @@ def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:
-    """Return ascending heights moved apart to at least `gap`, each group of close ones around its own mean."""
+    """Return ascending heights, moved apart so that neighbours differ by at least `gap`.
+
+    Heights that are too close form a group, which is spread around its mean.
+    """
     groups: list[list[float]] = []
     for height in heights:
         groups.append([height])
@@ -236,7 +251,7 @@ def _draw_reliability_curve(figure: Any, bins: Bins, ece: float, title: str) -> 
     confidence, frequency = bins.confidence[filled], bins.frequency[filled]
     curve.plot([0, 1], [0, 1], color="#777777", lw=1.2, ls=(0, (5, 4)))
     right = confidence > 0.5
-    below = bool(np.sum(frequency[right] - confidence[right]) < 0)  # the name of the diagonal goes where the curve is not
+    below = bool(np.sum(frequency[right] - confidence[right]) < 0)  # the label of the diagonal is put on the side away from the curve
     curve.annotate(
         "perfectly calibrated",
         (0.76, 0.76),

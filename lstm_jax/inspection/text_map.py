@@ -1,7 +1,7 @@
-"""Self-contained HTML pages of text coloured by one number for each character.
+"""Self-contained HTML pages that show a text with each character coloured by a number.
 
-Surprise (bits of each character) has shades of one colour; activations of hidden units (-1 to 1) have two colours, as in Karpathy, Johnson,
-Li 2015.
+The surprise of a character is -log2 of its predicted probability, in bits, and is shown in shades of one colour. The activation of a hidden
+unit, from -1 to 1, is shown in shades of two colours, as in Karpathy, Johnson and Li (2015).
 """
 
 import html
@@ -39,7 +39,7 @@ def _rules(prefix: str, colour: str) -> str:
 
 
 def _runs(characters: Sequence[str], classes: Sequence[str]) -> str:
-    """Return the escaped text with a span over each run of one class."""
+    """Return HTML of the characters, with one <span> for each run of characters that have the same CSS class; "" is no class."""
     parts, begin = [], 0
     for n in range(1, len(characters) + 1):
         if n == len(characters) or classes[n] != classes[begin]:
@@ -50,17 +50,17 @@ def _runs(characters: Sequence[str], classes: Sequence[str]) -> str:
 
 
 def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bool = True) -> None:
-    """Write `text` with each character shaded by its bits.
+    """Write a page that shows a text with each character shaded by its surprise.
 
     Args:
-        text: N characters.
-        bits: (N - 1,) bits of characters 1 .. N - 1.
-        path: the page.
+        text: the N characters.
+        bits: (N - 1,) surprise in bits of each character but the first.
+        path: path of the page.
         title: title of the page.
-        force: see `files.writing.check_output`.
+        force: whether an existing file without the text `files.writing.MARK` may be replaced.
 
     Raises:
-        InputError: if the sizes do not fit, or the file cannot be written.
+        InputError: if `bits` does not have N - 1 values, or if the file cannot be written.
     """
     require(len(bits) == len(text) - 1, "bits", len(bits), f"give one less than the text's {len(text)} characters")
     top = 8.0
@@ -72,18 +72,18 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
 
 
 def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: Path, title: str, force: bool = True) -> None:
-    """Write `text` once for each unit, coloured by the unit's activation after each character.
+    """Write a page that shows a text once for each unit, coloured by the activation of the unit after each character.
 
     Args:
-        text: N characters.
-        activations: (N, H), between -1 and 1.
-        units: columns to show, in order.
-        path: the page.
+        text: the N characters.
+        activations: (N, H) activation of each of the H units after each character, from -1 to 1.
+        units: indices of the units to show, in this order.
+        path: path of the page.
         title: title of the page.
-        force: see `files.writing.check_output`.
+        force: whether an existing file without the text `files.writing.MARK` may be replaced.
 
     Raises:
-        InputError: if the sizes do not fit, or the file cannot be written.
+        InputError: if `activations` does not have N rows, or if the file cannot be written.
     """
     require(len(activations) == len(text), "activations", len(activations), f"give one row for each of {len(text)} characters")
     sections = []
@@ -98,15 +98,15 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
 
 
 def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:
-    """Return the `count` most active units (columns), the most active first.
+    """Return the indices of the most active units, the most active first.
 
-    A unit's activity is the standard deviation over the text of its mean over `over` characters. It is small for a unit that stays at one
-    value or flickers with every character, and large for one that is on within a quotation and off outside.
+    The activity of a unit is the standard deviation, over the text, of the moving average of its activation. It is small for a unit that is
+    constant or changes with every character, and large for a unit that, for example, is on inside quotations and off outside.
 
     Args:
-        activations: (N, H), N at least 1.
-        count: count of units.
-        over: characters of the mean; at most half of the text.
+        activations: (N, H) activation of each of the H units after each of N >= 1 characters.
+        count: number of units to return.
+        over: number of characters in the moving average. If it is more than half of the text, half of the text is used.
     """
     over = min(over, max(1, len(activations) // 2))
     sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations.astype(np.float64)]), axis=0)

@@ -1,1 +1,1 @@
-"""The machine: devices and mesh, the compilation cache, interrupts and output streams."""
+"""The environment of a run: processor and memory, devices and mesh, compilation cache, interrupts and standard streams."""

@@ -1,7 +1,7 @@
 """JAX's persistent compilation cache for the command line, in the user's cache folder.
 
-Importing the library changes no setting of JAX; programs call `keep_compiled`. JAX's own environment variables have precedence: one that
-names another folder (JAX_COMPILATION_CACHE_DIR) or disables the cache (JAX_ENABLE_COMPILATION_CACHE=false).
+Importing the library changes no setting of JAX; a command-line program calls `keep_compiled`. JAX's own environment variables take
+precedence: JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=false disables the cache.
 """
 
 import hashlib
@@ -22,18 +22,25 @@ from lstm_jax.files.writing import default_cache_dir, write_atomically
 from lstm_jax.runtime.machine import processor
 
 MOST_BYTES = 2**30
-"""Size above which the oldest programs are removed at the start of a run; JAX itself never removes a program."""
+"""Size of the cache in bytes. If it is larger when a run starts, the oldest programs are removed; JAX itself never removes a program."""
 VERDICT = "loads.txt"
 
 
 def compilation_cache_dir() -> Path:
-    """Return the folder of programs for this jaxlib and this processor, so that machines with a shared home never load each other's."""
+    """Return the folder of the cache for this version of jaxlib and this processor.
+
+    Each processor has its own folder, so that machines that share a home folder never load each other's compiled programs.
+    """
     key = f"{version('jaxlib')} {processor()}"
     return default_cache_dir() / "xla" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def keep_compiled() -> None:
-    """Enable the cache in this process, for programs of any size, if the folder can be written and XLA loads without complaint."""
+    """Enable the cache in this process for all programs, however short their compilation.
+
+    Nothing is changed if the user has configured JAX's cache, if the folder cannot be written, or if XLA prints or raises an error when it
+    loads a program that it compiled on this machine.
+    """
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return
     folder = compilation_cache_dir()
@@ -44,10 +51,10 @@ def keep_compiled() -> None:
             return
     except (OSError, InputError):
         return
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")  # JAX then compiles
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")  # JAX then compiles as usual
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has dozens of programs of a second or less
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has dozens of programs that compile within a second
 
 
 def _prune(folder: Path) -> None:
@@ -61,10 +68,10 @@ def _prune(folder: Path) -> None:
 
 
 def _loads(verdict: Path) -> bool:
-    """Return whether XLA loads without complaint a program that it compiled here; tested once, with the result kept in `verdict`.
+    """Return whether XLA can load a program that it compiled on this machine without printing or raising an error.
 
-    On some processors XLA takes its own tuning flags for features that the machine lacks (openxla/xla issue 44565), prints a long message
-    for each program, and may refuse it.
+    On some processors XLA mistakes its own tuning flags for features that the machine lacks (openxla/xla issue 44565). It then prints a
+    long message for each program, and may refuse to load it. This is tested once, and the file `verdict` keeps the result.
     """
     if not verdict.exists():
         complaint = _stderr_of(_load_a_program) if jax.default_backend() == "cpu" else ""
@@ -78,7 +85,7 @@ def _load_a_program() -> None:
 
 
 def _stderr_of(function: Callable[[], object]) -> str:
-    """Call `function` and return what the process, its C++ parts included, wrote to standard error, and the error that was raised."""
+    """Call a function; return what the process, including its C++ code, wrote to standard error, followed by the exception, if any."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:

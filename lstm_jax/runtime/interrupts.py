@@ -1,4 +1,7 @@
-"""Handling of SIGINT and SIGTERM while a program starts and while compiled code runs, during which Python calls no handler for minutes."""
+"""Handling of SIGINT and SIGTERM while a program starts and while compiled code runs.
+
+Python calls its signal handlers only between its own instructions, and compiled code can run for minutes.
+"""
 
 import _thread
 import contextlib
@@ -11,26 +14,28 @@ from collections.abc import Iterator
 from typing import Any
 
 PATIENCE = 2.0
-"""Seconds after a first interrupt before a message says how to end at once."""
+"""Seconds from the first interrupt to a message that says how to end the process at once."""
 AGAIN = 0.02
-"""Seconds after which an interrupt that Python ignored is raised again."""
+"""Seconds after which an interrupt that Python has ignored is raised again."""
 CODE = 130
+"""Exit code of a process that the second signal ends."""
 SHOW_CURSOR = b"\x1b[?25h"
 
 _asked = threading.Event()
 
 
 def interrupted() -> bool:
-    """Return whether SIGINT arrived within `keep_interrupts`, even if a library swallowed the exception."""
+    """Return whether SIGINT has arrived within `keep_interrupts`, even if a library has caught the exception and dropped it."""
     return _asked.is_set()
 
 
 @contextlib.contextmanager
 def keep_interrupts() -> Iterator[None]:
-    """Record each SIGINT, and raise `KeyboardInterrupt` again if Python had to ignore it (in a callback, a `__del__`).
+    """Make sure that a SIGINT during a with-statement is not lost.
 
-    Tracebacks that compiled modules print when their import is interrupted are suppressed. Outside the main thread, and in a process that
-    ignores SIGINT, this context does nothing.
+    Each SIGINT is recorded for `interrupted`. If Python has to ignore the `KeyboardInterrupt`, as in a callback or a `__del__` method, it
+    is raised again a little later. Tracebacks that compiled modules print when their import is interrupted are suppressed. Outside the main
+    thread, and in a process that ignores SIGINT, nothing is changed.
     """
     old, hook, printing = signal.getsignal(signal.SIGINT), sys.unraisablehook, sys.excepthook
     if threading.current_thread() is not threading.main_thread() or old is signal.SIG_IGN:
@@ -43,7 +48,7 @@ def keep_interrupts() -> Iterator[None]:
 
     def again(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            later = threading.Timer(AGAIN, _thread.interrupt_main)  # raised here, it would be ignored again
+            later = threading.Timer(AGAIN, _thread.interrupt_main)  # an exception raised here and now would be ignored again
             later.daemon = True
             later.start()
         else:
@@ -65,10 +70,11 @@ def keep_interrupts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def end_on_second_signal() -> Iterator[None]:
-    """End this process at once, with code 130, on the second SIGINT or SIGTERM, whatever the main thread does.
+    """During a with-statement, end this process at once when a second SIGINT or SIGTERM arrives, with exit code 130.
 
-    The first signal is left to its handler, which Python calls when compiled code has returned. Only signals with a handler in Python
-    count. Outside the main thread this context does nothing. It is meant for programs, since it ends the whole process.
+    This works even while the main thread runs compiled code. The first signal is left to its handler, which Python calls when the compiled
+    code has returned. Only signals that have a handler in Python are counted. Outside the main thread nothing is changed. A library should
+    not use this context, because it ends the whole process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -88,7 +94,11 @@ def end_on_second_signal() -> Iterator[None]:
 
 
 def _watch(reader: int) -> None:
-    """Count the signals whose numbers arrive at `reader`, until its other end is closed."""
+    """Read the numbers of signals from a pipe until its other end is closed; end the process at the second SIGINT or SIGTERM.
+
+    Args:
+        reader: file descriptor of the pipe.
+    """
     seen, announced = 0, False
     while True:
         waiting = seen and not announced

@@ -1,4 +1,4 @@
-"""The machine that this process runs on: the processor's features, and the memory in all and left."""
+"""The machine that this process runs on: features of the processor, total memory and free memory."""
 
 import ctypes
 import os
@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt(3)."""
+"""Parameters of the function mallopt(3) of glibc."""
 
 
 def processor() -> str:
-    """Return what compiled code depends on: the architecture and, where Linux lists them, the processor's features."""
+    """Return a text that describes the operating system, the architecture and the processor, on all of which compiled code depends.
+
+    On Linux the text has the features of the processor that /proc/cpuinfo lists. If that file cannot be read, it has the name that Python
+    gives the processor.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -21,11 +25,12 @@ def processor() -> str:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep freed memory for its next allocations, up to 2 GiB at the heap's end; return whether that could be set.
+    """Let this process keep freed memory for its next allocations, and return whether that was possible.
 
-    By default glibc gives each large block back to the system when it is freed, and writing to a new one costs a page fault for each 4 KiB:
-    a third of the time of a long LSTM's gradients, since JAX allocates its results anew in each call. LSTM_JAX_KEEP_MEMORY=0 leaves the
-    default, and so does another C library.
+    By default glibc returns each large block to the operating system when it is freed, and writing to a new block costs a page fault for
+    each 4 KiB. JAX allocates its results anew in each call, so that page faults take a third of the time of the gradients of a long LSTM.
+    After a call of this function the process keeps up to 2 GiB of free memory at the end of its heap. If LSTM_JAX_KEEP_MEMORY is 0, or if
+    the C library is not glibc, nothing is changed.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("LSTM_JAX_KEEP_MEMORY") == "0":
         return False
@@ -34,7 +39,7 @@ def keep_freed_memory() -> bool:
 
 
 def total_memory() -> int:
-    """Return the bytes of this machine, or of this process's control group if that has fewer; 0 if unknown."""
+    """Return the memory of this machine in bytes, or the limit of this process's control groups if that is lower; 0 if unknown."""
     try:
         whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
@@ -43,7 +48,10 @@ def total_memory() -> int:
 
 
 def free_memory() -> int | None:
-    """Return the bytes that this process may still take, of the machine or of its control group if that has fewer; None if unknown."""
+    """Return the memory in bytes that this process can still allocate, or None if it is unknown.
+
+    It is the available memory and free swap of the machine, or the free memory of this process's control groups if that is lower.
+    """
     try:
         rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         free = sum(int(rows[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))
@@ -53,18 +61,20 @@ def free_memory() -> int | None:
 
 
 class Group(NamedTuple):
-    """Memory of a control group in bytes."""
+    """Memory of a control group."""
 
     limit: int
+    """Largest number of bytes that the group may use."""
     free: int
+    """Number of bytes that the group may still allocate."""
 
 
 def control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[Group]:
-    """Return the memory of each control group, of version 1 or 2, that contains this process and has a limit.
+    """Return the memory of each control group (version 1 or 2) that contains this process and has a memory limit.
 
     Args:
-        root: where the control groups are mounted.
-        own: the file that lists those of this process.
+        root: folder where the control groups are mounted.
+        own: file that lists the control groups of this process.
     """
     try:
         lines = own.read_text().splitlines()
@@ -85,6 +95,6 @@ def _group(folder: Path, limit_name: str, usage_name: str) -> Group | None:
     try:
         limit, used = (int((folder / name).read_text()) for name in (limit_name, usage_name))
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no such folder in a container; "max" for no limit
+    except (OSError, ValueError):  # in a container the folder may be absent; a group without a limit has "max" in place of a number
         return None
     return Group(limit, max(0, limit - used + int(stat.get("inactive_file", 0))))

@@ -1,7 +1,8 @@
-"""The device mesh (of CPU cores, GPUs or hosts), and the sharding of batch, parameters and optimiser state.
+"""The device mesh (CPU cores, or GPUs of one or several hosts), and the sharding of the batch, the parameters and the optimiser state.
 
-One axis, "data": the batch's rows are split over it, small parameters are copied to each device, and an embedding table and its
-optimiser's moments are split by columns, so that no device holds or updates them twice. A single device is a mesh of one.
+The mesh has one axis, "data". The rows of the batch are sharded over it, and parameters are replicated on each device. Only an embedding
+table and its optimiser moments are sharded by columns, so that each entry is stored and updated on one device alone. A single device is a
+mesh of one.
 """
 
 import contextlib
@@ -18,19 +19,19 @@ from lstm_jax.runtime import machine
 
 DATA = "data"
 MOST_CPU_DEVICES = 64
-"""Most CPU devices on a machine with fewer cores: each device has threads of its own."""
+"""Largest number of CPU devices on a machine with fewer cores. It is limited because each device has its own threads."""
 
 
 def use_cpu_cores(cores: int = 0) -> None:
-    """Give JAX one CPU device a core in this process; call it before the first array is made. GPUs and TPUs are not affected.
+    """Make JAX use one CPU device for each core in this process. GPUs and TPUs are not affected.
 
-    Freed memory is kept too, see `machine.keep_freed_memory`.
+    Call this function before the first array is made. It also calls `machine.keep_freed_memory`.
 
     Args:
-        cores: count of devices; 0 for all cores that this process may run on.
+        cores: number of CPU devices. If 0, the number of cores that this process may run on.
 
     Raises:
-        InputError: for a negative count, or if JAX has made its devices already, with another count.
+        InputError: if `cores` is negative, or if JAX has already made a different number of CPU devices.
     """
     require(cores >= 0, "devices", cores, "give 0 (all) or more")
     available = len(os.sched_getaffinity(0))
@@ -44,9 +45,12 @@ def use_cpu_cores(cores: int = 0) -> None:
 
 
 def prefer_cpu_devices(count: int) -> None:
-    """Give JAX `count` CPU devices in this process, 0 for one a core; devices that JAX has made already stay.
+    """Make JAX use `count` CPU devices in this process, unless it has already made its devices.
 
-    Freed memory is kept too, see `machine.keep_freed_memory`.
+    This function also calls `machine.keep_freed_memory`.
+
+    Args:
+        count: number of CPU devices. If 0, the number of cores that this process may run on.
     """
     machine.keep_freed_memory()
     with contextlib.suppress(RuntimeError):
@@ -54,10 +58,13 @@ def prefer_cpu_devices(count: int) -> None:
 
 
 def make_mesh(devices: int = 0) -> Mesh:
-    """Return a mesh over the first `devices` devices of all hosts (0: all).
+    """Return a mesh of devices with the axis "data".
+
+    Args:
+        devices: number of devices; the first ones among those of all hosts are taken. If 0, all.
 
     Raises:
-        InputError: if there are fewer, or `devices` is below 0.
+        InputError: if `devices` is negative, or if there are fewer devices.
     """
     found = jax.devices()
     require(0 <= devices <= len(found), "devices", devices, f"give 0 (all) to {len(found)}")
@@ -65,22 +72,24 @@ def make_mesh(devices: int = 0) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding with a copy on each device."""
+    """Return the sharding of an array that has a copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Return the sharding that splits axis number `axis` over the devices."""
+    """Return the sharding of an array whose axis number `axis` is sharded over the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
 
 
 def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
-    """Return the partition of the parameter at a path of a tree: an embedding table by columns if they divide evenly, others copied.
+    """Return the partition of one parameter, or of one leaf of the optimiser state.
+
+    An embedding table is sharded by columns if their number is a multiple of the number of devices. All other leaves are replicated.
 
     Args:
-        devices: devices of the mesh.
-        path: path of the parameter, as in `jax.tree_util.tree_map_with_path`.
-        leaf: the parameter.
+        devices: number of devices of the mesh.
+        path: path of the leaf in its tree, as given by `jax.tree_util.tree_map_with_path`.
+        leaf: the array.
     """
     name = str(getattr(path[-1], "key", "")) if path else ""
     if name.split("/")[-1] == "embedding" and leaf.ndim == 2 and leaf.shape[1] % devices == 0:
@@ -89,22 +98,32 @@ def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, axis: int) -> jax.Array:
-    """Split `axis` of `x` over the devices, inside a computation under `jax.set_mesh`; elsewhere, or if it does not divide, return `x`."""
+    """Shard an axis of an array over the devices.
+
+    Outside a computation under `jax.set_mesh`, and if the size of the axis is not a multiple of the number of devices, return `x` itself.
+    """
     if not _divides(x, axis):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, DATA))
 
 
 def replicate(x: jax.Array) -> jax.Array:
-    """Return a copy of `x` on each device, inside a computation under `jax.set_mesh`."""
+    """Replicate an array on all devices. Outside a computation under `jax.set_mesh`, return `x` itself."""
     return x if devices() == 1 else jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
 def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Return the rows `ids` (...,) of `table` (V, E) as (..., E), split over the devices along the last axis of `ids`.
+    """Look up rows of an embedding table and shard the result over the devices.
 
-    On a mesh the table is split by columns: each device gathers its columns of all rows, then the devices exchange columns for rows. An id
-    outside the table gives NaN, as with `jnp.take`.
+    On a mesh the table is sharded by columns. Each device gathers its own columns of all rows, and then the devices exchange columns for
+    rows. An id outside the table gives a row of NaN, as with `jnp.take`.
+
+    Args:
+        table: (V, E) the table.
+        ids: (...,) the ids of the rows.
+
+    Returns:
+        (..., E) the rows, sharded along the last axis of `ids`, which is the batch.
     """
     explicit = explicit_sharding(ids)
     if explicit is not None:
@@ -115,7 +134,14 @@ def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def rows_to_columns(rows: jax.Array) -> jax.Array:
-    """Reshard the result of `gather_columns`, or its gradient (..., B, E), from the batch's rows to the table's columns."""
+    """Reshard the result of `gather_columns`, or its gradient, from the rows of the batch to the columns of the table.
+
+    Args:
+        rows: (..., B, E), sharded along B, the rows of the batch.
+
+    Returns:
+        The same array, sharded along E, the columns of the table.
+    """
     return constrain(constrain(rows, rows.ndim - 2), rows.ndim - 1)
 
 
@@ -124,16 +150,22 @@ def _divides(x: jax.Array, axis: int) -> bool:
 
 
 def splits(size: int) -> bool:
-    """Return whether an axis of that size is split over several devices, inside a computation under `jax.set_mesh`."""
+    """Return whether an axis of that size is sharded: there are several devices, and their number divides the size.
+
+    Outside a computation under `jax.set_mesh`, return False.
+    """
     return devices() > 1 and size % devices() == 0
 
 
 def devices() -> int:
-    """Return the count of devices, inside a computation under `jax.set_mesh` of a mesh whose axis "data" is automatic; elsewhere 1."""
+    """Return the number of devices of the mesh that `jax.set_mesh` has set.
+
+    Return 1 if no mesh is set, or if the type of its axis "data" is not `AxisType.Auto`.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.shape[DATA] if not mesh.empty and DATA in mesh.auto_axes else 1
 
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Return the context in which `constrain` splits over `mesh`."""
+    """Return a context in which `constrain` and the other functions of this module shard over `mesh`."""
     return jax.set_mesh(mesh)

@@ -1,4 +1,4 @@
-"""Standard streams for the command line: open, and able to show any text."""
+"""Preparation of the standard streams for the command line, so that they are open and can show any text."""
 
 import codecs
 import io
@@ -10,16 +10,17 @@ ESCAPE = "lstm_jax.escape"
 
 
 def prepare_streams() -> None:
-    r"""Open closed streams, and let standard output show characters that its encoding lacks as `\uXXXX`, which JSON reads back.
+    r"""Open those standard streams that are closed, and let standard output show any character.
 
-    Text for a closed output is dropped; reading a closed input raises `OSError`. Otherwise the next file that is opened would take the
-    number of a closed stream, and answers would be written into it.
+    If a standard stream were left closed, the next file that the process opens would get its number, and output would be written to that
+    file. Text that is written to an output stream that was closed is dropped; reading an input stream that was closed raises `OSError`.
+    Standard output shows a character that its encoding lacks as `\uXXXX`, as JSON does.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_WRONLY)  # the lowest number that is free
+            os.open(os.devnull, os.O_WRONLY)  # gets the lowest free number, which is that of the closed stream
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     for name in ("stdout", "stderr"):
@@ -37,5 +38,5 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def drop_output() -> None:
-    """Discard the rest of standard output, so that Python's flush at its exit does not fail again."""
+    """Discard all further standard output, so that Python's flush at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,1 +1,1 @@
-"""Movie reviews: from a source to texts, ids and padded rows."""
+"""Movie reviews: reading them from several sources, splitting them, and encoding them as ids and padded rows."""

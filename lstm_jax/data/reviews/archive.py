@@ -1,4 +1,4 @@
-"""The Large Movie Review Dataset (Maas et al., ACL 2011) in its two published forms: `aclImdb_v1.tar.gz` and the `aclImdb/` folder."""
+"""Reading of the Large Movie Review Dataset (Maas et al., ACL 2011) from the archive `aclImdb_v1.tar.gz` or its extracted folder."""
 
 import gzip
 import os
@@ -22,17 +22,17 @@ ARCHIVE_SHA256_PREFIX = "c40f74a1"
 AGAIN = "download it again from " + ARCHIVE_URL
 
 MEMBER = re.compile(r"(train|test)/(?:(pos|neg)/([0-9]+)_([0-9]+)|urls_(pos|neg))\.txt")
-DIGITS = 9  # most digits of an id or a rating; the published ones have 5
+DIGITS = 9  # an id or a rating has at most this many digits; the published ones have at most 5
 MOVIE = re.compile(rb"tt\d+")
 
 
 def verify_archive(path: Path) -> None:
-    """Check the archive's size and the first 32 bits of its SHA-256, the only ones that we know.
+    """Check the archive's size and the first 32 bits of its SHA-256.
 
-    They find a broken download; they do not prove that nobody tampered with it.
+    No more of the published checksum is known to us. The check finds a broken download, but not a deliberate change.
 
     Raises:
-        InputError: if either differs.
+        InputError: if the archive is absent, or if its size or checksum differs.
     """
     require(os.path.isfile(path), f"archive {path}", "absent", AGAIN)
     size = path.stat().st_size
@@ -42,10 +42,16 @@ def verify_archive(path: Path) -> None:
 
 
 def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None = None) -> Path:
-    """Download the archive (84 MB) into `folder`, verified before it gets its name; keep an archive that exists already.
+    """Download the archive (84 MB) into a folder, unless it is there already, and return its path.
+
+    The file gets its final name only after `verify_archive` has accepted it.
+
+    Args:
+        folder: the folder.
+        on_bytes: progress function, as in `download`.
 
     Raises:
-        InputError: without a network, or if the server sends something else.
+        InputError: if the download fails, or if the server sends a different file.
     """
     path = folder / ARCHIVE_NAME
     if not path.exists():
@@ -62,7 +68,7 @@ def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
 
 
 def find_archive(path: Path) -> Found | None:
-    """Return the archive that `path` is or, as a folder, holds; None if neither."""
+    """Return the archive at `path` or, if `path` is a folder, the archive in that folder. Return None if there is none."""
     if not path.is_dir():
         return Found(path, {"archive": path}) if path.name.endswith((".tar.gz", ".tgz")) else None
     inside = path / ARCHIVE_NAME
@@ -70,10 +76,12 @@ def find_archive(path: Path) -> Found | None:
 
 
 def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews of an archive by split, verified first if it has the published name.
+    """Return the reviews of an archive by split.
+
+    If the archive has the published name and `options.verify` is true, it is first checked by `verify_archive`.
 
     Raises:
-        InputError: as `verify_archive` and `read_archive`.
+        InputError: if `verify_archive` or `read_archive` refuses the archive.
     """
     if options.verify and found.path.name == ARCHIVE_NAME:
         verify_archive(found.path)
@@ -81,11 +89,13 @@ def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSpl
 
 
 def read_archive(path: Path) -> dict[str, TextSplit]:
-    """Return the reviews of a tar.gz by split. Nothing is extracted to the disk, and other members are skipped.
+    """Return the reviews of a .tar.gz archive by split, without extracting it to the disk.
+
+    Members that are neither reviews nor lists of their URLs are skipped.
 
     Raises:
-        InputError: for a truncated or damaged archive, one that expands too far, a member outside it, a link, a device or a sparse file, or
-            no reviews of a class.
+        InputError: if the archive is truncated or damaged or expands to too many bytes, has a member whose path leads out of the archive
+            or that is a link, a device or a sparse file, or lacks reviews of a class in a split.
     """
     subject = f"archive {path}"
 
@@ -98,7 +108,7 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
                 name = _safe_name(member, path)
                 if name.startswith("aclImdb/") and MEMBER.fullmatch(name[8:]) and (file := archive.extractfile(member)):
                     yield name[8:], file.read()
-            while stream.read(1 << 20):  # to the end, so that gzip compares its checksum
+            while stream.read(1 << 20):  # read to the end, so that gzip compares the checksum
                 pass
 
     with parsing(subject, AGAIN):
@@ -106,7 +116,9 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
 
 
 def find_folder(path: Path) -> Found | None:
-    """Return the `aclImdb` folder that `path` is or holds, with its files by name (`train/pos/0_9.txt`); None if neither.
+    """Return the extracted `aclImdb` folder at `path` or directly in it, with its files by name (`train/pos/0_9.txt`).
+
+    Return None if there is no such folder.
 
     Raises:
         InputError: if a folder cannot be read.
@@ -132,7 +144,7 @@ def read_folder_source(found: Found, _: ReadOptions) -> dict[str, TextSplit]:
     """Return the reviews of an extracted `aclImdb` folder by split.
 
     Raises:
-        InputError: if a file cannot be read, or a split lacks a class.
+        InputError: if a file cannot be read, or a split has no reviews of a class.
     """
     return _assemble(((name, read_input(path)) for name, path in found.files.items()), found.path)
 

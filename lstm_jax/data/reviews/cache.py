@@ -1,4 +1,4 @@
-"""The cache of encoded reviews: one .npz a source, named by a hash of its inputs and checked on every read."""
+"""The cache of encoded reviews: one .npz file for each source, which is named by a hash of its inputs and verified whenever it is read."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,7 +15,11 @@ CACHE_FORMAT = 1
 
 
 def content_key(files: Mapping[str, Path], *options: str) -> str:
-    """Return the SHA-256 of the files' names and contents, the options and the cache's format.
+    """Return the SHA-256 of the names and contents of the files, of the options, and of the version of the cache format.
+
+    Args:
+        files: path of each file, by the name under which it enters the hash.
+        options: further strings that decide the content of the cache.
 
     Raises:
         InputError: if a file cannot be read.
@@ -33,17 +37,27 @@ def _digest(key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the arrays and a SHA-256 over the key and all of them.
+    """Write the arrays to the cache file, with a SHA-256 of the key and all arrays.
+
+    Args:
+        path: the cache file.
+        key: result of `content_key` for the inputs.
+        arrays: the arrays by name.
 
     Raises:
-        InputError: for a folder that cannot be written, or a full disk; nothing is left behind.
+        InputError: if the folder cannot be written, or the disk is full. No incomplete file is left.
     """
     digest = _digest(key, arrays)
     write_atomically(path, lambda file: np.savez(file, allow_pickle=False, digest=digest, **arrays))
 
 
 def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """Return the arrays that `save_cache` wrote under that key; None if the file is absent, damaged or of another key."""
+    """Return the arrays of a cache file, or None if it is absent or damaged or was written with another key.
+
+    Args:
+        path: the cache file.
+        key: result of `content_key` for the inputs.
+    """
     try:
         arrays = read_npz(path)
     except InputError:

@@ -1,4 +1,4 @@
-"""Preparation of reviews: read from any source, encoded, ordered, kept in a cache."""
+"""Preparation of reviews: they are read from any source, encoded as ids, put in order, and kept in a cache."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -33,24 +33,26 @@ def prepare(
     verify: bool = True,
     on_progress: Progress | None = None,
 ) -> EncodedReviews:
-    """Return the reviews of any source as ids, from the cache if they have been encoded before.
+    """Return the reviews of any source as ids. If they have been encoded before, they are read from the cache.
 
-    With the vocabulary "keras", ids, labels and order are those of `keras.datasets.imdb.load_data(num_words=num_words)`. With
-    "frequency" the vocabulary is built from the training texts, and the order is the file's.
+    With the vocabulary "keras", the ids, the labels and the order of the reviews equal those of
+    `keras.datasets.imdb.load_data(num_words=num_words)`. With "frequency", the vocabulary is built from the training texts, and the reviews
+    keep the order of the source.
 
     Args:
-        data: a path (see `load_reviews`), Keras' imdb.npz, "tfds" for the set that `build_tfds` made, or "" for `$LSTM_JAX_DATA/imdb`.
-        test_data: a table with the test split, beside a single table.
-        text_column: column of the texts in a table.
-        label_column: column of the labels in a table.
+        data: a path that `load_reviews` reads, the path of Keras' imdb.npz, or "tfds" for the data set that `build_tfds` made. If empty,
+            `$LSTM_JAX_DATA/imdb`.
+        test_data: path of a second table with the test split, if `data` is a single table; else empty.
+        text_column: name of the column of the texts in a table.
+        label_column: name of the column of the labels in a table.
         vocabulary: "keras" or "frequency".
-        num_words: ids in all, the four reserved ones included; None or 0: no cap.
-        cache_dir: folder of encoded copies; "": `default_cache_dir()`.
-        verify: check a file named aclImdb_v1.tar.gz, and the word index, against the published hashes.
-        on_progress: called with (what is being done, steps done, steps in all).
+        num_words: number of ids, the four reserved ones included. If None or 0, every word has an id.
+        cache_dir: folder of the cache. If empty, `default_cache_dir()`.
+        verify: whether a file named aclImdb_v1.tar.gz and Keras' word index are checked against the published checksums.
+        on_progress: function that is called with a description of the current stage, the number of stages done and their total.
 
     Raises:
-        InputError: for a source that cannot be used (see `load_reviews`), or a cache that cannot be written.
+        InputError: if an argument is out of range, the source cannot be read, or the cache cannot be written.
     """
     require(vocabulary in ("keras", "frequency"), "vocabulary", vocabulary, "give 'keras' or 'frequency'")
     require(not num_words or num_words >= 4, "num_words", num_words, "give 4 or more (0 to 3 are reserved)")
@@ -62,7 +64,7 @@ def prepare(
     index_file = {"word index": word_index} if word_index else {}
     key = content_key(source.files | index_file, source.form.name, text_column, label_column, vocabulary, str(verify))
 
-    # The cache holds uncapped ids, so that one file serves every num_words.
+    # The cache holds ids without the limit num_words, so that one file serves every num_words.
     path = cache / f"reviews-{key[:32]}.npz"
     arrays = load_cache(path, key)
     if arrays is None:
@@ -74,10 +76,14 @@ def prepare(
 
 
 def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -> EncodedReviews:
-    """Return reviews in memory (`synthetic_splits`) as ids, in their order, with a frequency vocabulary of the training texts.
+    """Return reviews that are in memory as ids, in the order given, with a frequency vocabulary of the training texts.
+
+    Args:
+        splits: the reviews by split, such as the result of `synthetic_splits`.
+        num_words: number of ids, the four reserved ones included. If None or 0, every word has an id.
 
     Raises:
-        InputError: for a split without reviews of both classes.
+        InputError: if there is no training split, or a split lacks reviews of a class.
     """
     check_splits(splits, "memory")
     arrays = _encode(splits, build_vocabulary(splits["train"].texts))
@@ -86,7 +92,7 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
 
 
 def _encode_source(source: Source, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
-    """Return the arrays of the cache for a source of texts or of word ranks."""
+    """Return the arrays that the cache stores for a source, which holds either texts or word ranks."""
     if source.form.read_ranks:
         if word_index is None:
             raise InputError(f"data {source.path}", "holds Keras' word ranks", "use --vocabulary keras")

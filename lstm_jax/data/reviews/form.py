@@ -1,4 +1,4 @@
-"""One form in which reviews can be given: a row of the table in `sources.py`, and the values that its functions exchange."""
+"""Types that describe the forms in which reviews can be given, such as a table or an archive; `sources.py` lists the forms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,17 +11,19 @@ from lstm_jax.data.reviews.texts import TextSplit
 
 
 class Found(NamedTuple):
-    """A path in which a form was recognised, and each file that decides its content, by name."""
+    """The result of `Form.find`: where the reviews are."""
 
     path: Path
+    """The file or folder that holds the reviews."""
     files: dict[str, Path]
+    """Every file that decides the content of the reviews, by name."""
 
 
 class Ranks(NamedTuple):
-    """N reviews as word ranks from 1, laid end to end."""
+    """N reviews as word ranks (1 is the most frequent word), concatenated in one array."""
 
     ranks: np.ndarray
-    """(ids,) int32."""
+    """(ids,) int32: the ranks of all reviews."""
     offsets: np.ndarray
     """(N + 1,) int64: review n is `ranks[offsets[n]:offsets[n + 1]]`."""
     labels: np.ndarray
@@ -30,31 +32,36 @@ class Ranks(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options that readers of texts take; each uses those that concern it."""
+    """Options of the functions that read reviews; a function ignores the options that do not apply to its form."""
 
     text_column: str = "text"
-    """Column of the texts in a table."""
+    """Name of the column of the texts in a table."""
     label_column: str = "label"
-    """Column of the labels in a table."""
+    """Name of the column of the labels in a table."""
     verify: bool = True
-    """Check a file named aclImdb_v1.tar.gz against the published size and hash."""
+    """Whether a file named aclImdb_v1.tar.gz is checked against the published size and checksum."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """A form of source. It holds texts, which `read` returns by split, or word ranks, which `read_ranks` returns by split."""
+    """One form in which reviews can be given, such as a table, with the functions that recognise and read it.
+
+    A form that holds texts has `read`, and a form that holds word ranks has `read_ranks`.
+    """
 
     name: str
-    """Name of the form, part of the cache's key."""
+    """Name of the form; it is part of the cache's key."""
     find: Callable[[Path], Found | None]
-    """Return what is at a path that exists, or None if it is not of this form."""
+    """Return the reviews of this form at an existing path, or None if there are none."""
     read: Callable[[Found, ReadOptions], dict[str, TextSplit]] | None = None
+    """Return the reviews as texts, by split."""
     read_ranks: Callable[[Path], dict[str, Ranks]] | None = None
+    """Return the reviews as word ranks, by split."""
     keyword: str = ""
-    """Word given as `data` in place of a path; `find` then ignores its argument."""
+    """Word that the user gives in place of a path to choose this form; `find` then ignores its argument. Empty if there is none."""
     takes_test_table: bool = False
-    """Whether the test split may be a second table."""
+    """Whether the user may give the test split as a second table."""
     description: str = ""
-    """Phrase for error messages."""
+    """What error messages call the form; empty if they name only its `endings`."""
     endings: tuple[str, ...] = ()
-    """Endings of single files, for error messages."""
+    """File endings of the form, which error messages list."""

@@ -1,9 +1,8 @@
-"""Synthetic reviews from a small grammar: training data without a download.
+"""Synthetic reviews from a small grammar, as training data that needs no download.
 
-Each text has a verdict, which `judge` computes from its words, and their order decides it: a word of praise counts as blame after "not",
-and does not count in a concession ("despite its dull start", "i expected a bore yet", "it starts well then", "the acting was brilliant
-but").
-A classifier that counts words is hardly better than chance.
+Each text has a verdict, positive or negative, which `judge` computes from its words. The order of the words decides the verdict: after
+"not" a word of praise counts as blame, and a word in a concession does not count ("despite its dull start", "i expected a bore , yet", "it
+starts well , then", "the acting was brilliant , but"). A classifier that only counts words is therefore hardly better than chance.
 """
 
 import random
@@ -54,7 +53,7 @@ NEUTRAL = (
 )
 SIGNS = dict.fromkeys((*PRAISE, *WELL, *HIT), 1) | dict.fromkeys((*BLAME, *BADLY, *MISS), -1)
 LONGEST, SHORTEST = 60, 8
-# Words after which the next judgement is a concession; "but" turns the judgement before it into one.
+# After one of these words the next judging word belongs to a concession; "but" makes the judgement before it a concession.
 CONCEDING = ("despite", "though", "expected", "starts")
 NEGATION = "not"
 
@@ -62,11 +61,11 @@ NEGATION = "not"
 def judge(text: str) -> int:
     """Return the verdict (0 negative, 1 positive) of a text that the grammar made, from its words alone.
 
-    A judging word counts by its sign, inverted by a "not" since the last judging word; concessions are dropped. All judgements that remain
-    agree.
+    Each word of praise or blame is a judgement. A "not" between the last judging word and this one inverts it. Judgements in concessions
+    are dropped, and the verdict is the one on which all the others agree.
 
     Raises:
-        InputError: if nothing remains or they disagree: the grammar did not make such a text.
+        InputError: if no judgement is left, or if the judgements disagree. The grammar makes no such text.
     """
     verdicts: list[int] = []
     negated = conceded = False
@@ -86,12 +85,14 @@ def judge(text: str) -> int:
 
 
 def synthetic_reviews(count: int, seed: int) -> TextSplit:
-    """Return `count` different synthetic reviews of 8 to 60 words, half of them positive; equal seeds give equal reviews.
+    """Return `count` different synthetic reviews of 8 to 60 words, half of them positive.
 
-    Names are "synthetic/0" and so on; there are no groups.
+    Args:
+        count: number of reviews; their names are "synthetic/0", "synthetic/1", ..., and they have no groups.
+        seed: seed of the random choices. Equal seeds give equal reviews.
 
     Raises:
-        InputError: for count < 2 (there are two classes).
+        InputError: if `count` is below 2.
     """
     require(count >= 2, "synthetic reviews", count, "give 2 or more")
     draw = random.Random(seed)
@@ -109,10 +110,15 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
 
 
 def synthetic_splits(train: int, test: int, seed: int) -> dict[str, TextSplit]:
-    """Return synthetic reviews as "train" and "test", with no text in both; the classes of a split differ by one review at most.
+    """Return synthetic reviews as a training split "train" and a test split "test", which have no text in common.
+
+    Args:
+        train: number of reviews in the training split.
+        test: number of reviews in the test split.
+        seed: seed of the random choices. Equal seeds and sizes give equal splits.
 
     Raises:
-        InputError: for fewer than 2 reviews in a split.
+        InputError: if `train` or `test` is below 2.
     """
     require(min(train, test) >= 2, "synthetic reviews", f"{train} and {test}", "give 2 or more of each")
     whole = synthetic_reviews(2 * ((train + 1) // 2 + (test + 1) // 2), seed)
@@ -143,7 +149,7 @@ def _neutral(draw: random.Random) -> str:
 
 
 def _judgement(draw: random.Random, label: int) -> str:
-    """Return a sentence whose verdict is `label`; six in ten contain a concession of the opposite verdict."""
+    """Return a random sentence whose verdict is `label`. Six in ten contain a concession with the opposite verdict."""
     main, form = _clause(draw, label), draw.randrange(10)
     if form == 0:
         return f"{main} despite its {draw.choice((PRAISE, BLAME)[label])} {draw.choice(PART)}"
@@ -162,7 +168,7 @@ def _judgement(draw: random.Random, label: int) -> str:
 
 
 def _clause(draw: random.Random, label: int) -> str:
-    """Return a main clause of that verdict; three in ten use "not" and the opposite word."""
+    """Return a random main clause whose verdict is `label`. Three in ten express it by "not" and a word of the opposite class."""
     negated = draw.random() < 0.3
     sign = 1 - label if negated else label
     negation = f"{NEGATION} " if negated else ""

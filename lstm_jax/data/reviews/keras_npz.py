@@ -1,4 +1,4 @@
-"""Keras' `imdb.npz`: reviews as word ranks, in object arrays, which NumPy stores as pickles."""
+"""Reading of Keras' `imdb.npz`, which holds the reviews as lists of word ranks, in object arrays that NumPy stores as pickles."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ GET_ANOTHER = "give Keras' own imdb.npz (x_train, y_train, x_test, y_test: lists
 
 
 def find_keras_npz(path: Path) -> Found | None:
-    """Return the .npz that `path` is or, as a folder, holds under Keras' name; None if neither."""
+    """Return the .npz file at `path`, or the file imdb.npz in it if `path` is a folder. Return None if there is none."""
     if not path.is_dir():
         return Found(path, {"npz": path}) if path.suffix == ".npz" else None
     inside = path / NAME
@@ -26,13 +26,13 @@ def find_keras_npz(path: Path) -> Found | None:
 
 
 def read_keras_npz(path: Path) -> dict[str, Ranks]:
-    """Return the reviews by split, in the file's order.
+    """Return the reviews by split, in the order of the file.
 
-    Ranks start at 1; there is no start id and nothing is shuffled yet (`keras.datasets.imdb.load_data` does both on loading).
-    Pickles are read by `list_pickle`, which builds lists of integers and nothing else.
+    The reviews are as stored: word ranks from 1, without a start id and not shuffled. `keras.datasets.imdb.load_data` adds the start id and
+    shuffles when it loads them. The pickles are read by `list_pickle`, which builds lists of integers and nothing else.
 
     Raises:
-        InputError: for a damaged file, other arrays, or a pickle of other objects.
+        InputError: if the file is damaged, or its arrays are not lists of word ranks with labels 0 and 1.
     """
     subject = f"file {path}"
     members = read_members(path, subject, GET_ANOTHER, ARRAYS)
@@ -49,7 +49,7 @@ def read_keras_npz(path: Path) -> dict[str, Ranks]:
 
 
 def _read_rows(content: bytes, subject: str) -> list[np.ndarray]:
-    """Return the rows of a pickled array of lists, or of a plain table, in which all rows have one length."""
+    """Return the rows of a .npy array: either a pickled array of lists, or a plain two-dimensional array of integers."""
     header = read_header(content, subject, GET_ANOTHER)
     if header.dtype.hasobject:
         require(header.dtype == np.dtype(object) and len(header.shape) == 1, subject, f"{header.dtype} {header.shape}", GET_ANOTHER)

@@ -1,7 +1,7 @@
-"""A reader of one kind of pickle: an object array of lists of integers, as `np.savez` writes it. It builds integers and lists alone.
+"""Safe reader of one kind of pickle: an object array of lists of integers, as `np.savez` writes it. It builds only integers and lists.
 
-Python's unpickler builds any object that a pickle requests, and even an array's own state can turn bytes into pointers. Here names, types
-and states are compared with those of the one known form, and never called.
+Python's unpickler can be made to build any object and to call any function, and even the state of an array can make it treat bytes as
+pointers. This reader compares the names, types and states in the pickle with the expected ones, and calls none of them.
 """
 
 import io
@@ -16,9 +16,9 @@ RECONSTRUCT = frozenset(f"{module} _reconstruct" for module in MODULES)
 KNOWN = RECONSTRUCT | {"numpy ndarray", "numpy dtype", "_codecs encode"}
 DTYPES = (("O8", False, True), ("O4", False, True), ("O", False, True))
 STATE = (3, "|", None, None, None, -1, -1, 63)
-"""State of the dtype of objects; 63 are its flags, without which the bytes of an array would be read as addresses."""
+"""State of NumPy's object dtype. The last value, 63, holds its flags; without them the bytes of an array would be read as addresses."""
 ROWS, IDS, STEPS = 1 << 20, 1 << 26, 1 << 23
-"""Most rows, integers in them, and instructions of a pickle: some 40, 10 and 80 times those of Keras' file."""
+"""Limits of a pickle: rows, integers in all rows, and instructions. They are about 40, 10 and 80 times the counts of Keras' file."""
 
 _NUMBERS = ("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2")
 _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINBYTES", "BINBYTES")
@@ -30,7 +30,7 @@ _BININT1, _BININT2, _BININT, _APPENDS = b"KMJe"
 
 
 class _Name(str):
-    """A name that the pickle imports; never looked up."""
+    """A name that the pickle asks to import. It is only compared, never imported."""
 
 
 class _List:
@@ -50,7 +50,7 @@ class _List:
 
 
 class _Array:
-    """The array, or its dtype, before and after its state has been compared."""
+    """The array that the pickle builds, or its dtype. `rows` is None until the pickle has given it a valid state."""
 
     def __init__(self, kind: str):
         self.kind = kind
@@ -58,7 +58,7 @@ class _Array:
 
 
 class _Machine:
-    """The stack, the marks and the memo of one pickle."""
+    """Interpreter of one pickle: the stack, the positions of its marks, and the memo. Method `do_x` carries out the instruction X."""
 
     def __init__(self, content: bytes):
         self.content, self.file = content, io.BytesIO(content)
@@ -68,7 +68,7 @@ class _Machine:
         self.lists = 0
 
     def run(self) -> Any:
-        """Execute the pickle and return its object."""
+        """Carry out the instructions of the pickle and return the object that it describes."""
         for _ in range(STEPS):
             code = self.file.read(1)
             opcode = _OPCODES.get(code.decode("latin-1"))
@@ -118,7 +118,7 @@ class _Machine:
         return found
 
     def do_mark(self, _: None) -> None:
-        """Begin a group; integers that follow at once, up to the list's end, are read in a separate loop."""
+        """Begin a group of items. If only integers for the list on top of the stack follow, read them all in a fast loop."""
         ids, end = _integers(self.content, self.file.tell())
         if ids is not None and self.stack and type(self.stack[-1]) is _List and not self.stack[-1].rows:
             self.stack[-1].ids.extend(ids)
@@ -200,7 +200,11 @@ class _Machine:
 
 
 def _integers(content: bytes, at: int) -> tuple[array | None, int]:
-    """Return the integers from offset `at` up to an APPENDS, and the offset after it; None if another opcode stands between."""
+    """Read integers from offset `at` up to the instruction APPENDS.
+
+    Returns:
+        The integers and the offset after APPENDS; None and an offset if another instruction comes first.
+    """
     ids = array("i")
     append, size = ids.append, len(content)
     while at < size:
@@ -222,10 +226,10 @@ def _integers(content: bytes, at: int) -> tuple[array | None, int]:
 
 
 def read_lists(content: bytes) -> list[np.ndarray]:
-    """Return the rows of a pickled object array of lists of integers, each int32 (T,).
+    """Return the rows of a pickled object array of lists of integers; each row is an int32 array (T,).
 
     Raises:
-        ValueError: for any other pickle; other errors of Python's for a damaged one.
+        ValueError: if the pickle holds anything else. A damaged pickle can raise other exceptions too.
     """
     made = _Machine(content).run()
     if type(made) is not _Array or made.kind != "array" or made.rows is None:

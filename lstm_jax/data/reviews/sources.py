@@ -1,4 +1,4 @@
-"""The table of sources of reviews, and the functions that recognise and read one."""
+"""The forms in which reviews can be given, and the functions that recognise and read a source."""
 
 import os
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ FORMS = (
     Form("npz", find_keras_npz, read_ranks=read_keras_npz, endings=(".npz",)),
     Form("tfds", find_tfds, read_tfds, keyword="tfds"),
 )
-"""All forms; a path is of the first that finds something in it."""
+"""All forms, in the order in which they are tried: a path has the first form whose `find` finds reviews there."""
 
 
 def _described() -> str:
@@ -44,18 +44,20 @@ TABLE_REMEDY = f"give a file that ends in one of {', '.join(ENDINGS)}"
 
 @dataclass(frozen=True)
 class Source:
-    """A recognised source: its form, its path, and each file that decides its content, by name."""
+    """A source of reviews whose form has been recognised."""
 
     form: Form
     path: Path
+    """The file or folder that holds the reviews."""
     files: dict[str, Path]
+    """Every file that decides the content of the reviews, by name."""
 
 
 def find_imdb(explicit: str = "") -> Path:
-    """Return the given path, else `$LSTM_JAX_DATA/imdb`.
+    """Return the path of the reviews: `explicit` if it is not empty, else `$LSTM_JAX_DATA/imdb`.
 
     Raises:
-        InputError: if that does not exist, or neither is given.
+        InputError: if the path does not exist, or if `explicit` is empty and LSTM_JAX_DATA is not set.
     """
     root = os.environ.get("LSTM_JAX_DATA", "")
     require(bool(explicit or root), "data", "not given", f"give --data, or set LSTM_JAX_DATA to the folder that holds imdb/: {DESCRIPTION}")
@@ -63,14 +65,14 @@ def find_imdb(explicit: str = "") -> Path:
 
 
 def find_source(data: str = "", test_data: str = "") -> Source:
-    """Return the source that a user names: by a form's keyword, by a path, or by none (see `find_imdb`).
+    """Return the source that a user names.
 
     Args:
-        data: keyword, path or "".
-        test_data: as `test_path` of `recognise`.
+        data: a path, or the keyword of a form ("tfds"). If empty, the path is that of `find_imdb`.
+        test_data: path of a second table with the test split, if `data` is a single table; else empty.
 
     Raises:
-        InputError: as `find_imdb` and `recognise`, and for `test_data` beside a keyword.
+        InputError: if the source does not exist or has no known form, or if `test_data` is given for a source with its own test split.
     """
     for form in FORMS:
         if data and data == form.keyword:
@@ -83,11 +85,11 @@ def recognise(path: Path, test_path: str = "") -> Source:
     """Return the source at `path`.
 
     Args:
-        path: a path of any form in `FORMS`.
-        test_path: a second table for the test split; only for a single table.
+        path: path of a source that has one of the forms in `FORMS`.
+        test_path: path of a second table with the test split, if `path` is a single table; else empty.
 
     Raises:
-        InputError: for an absent path, or one of no known form.
+        InputError: if a path does not exist or has no known form, or if `test_path` is given for a source with its own test split.
     """
     source = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
     if not test_path:
@@ -109,10 +111,10 @@ def _first(forms: Iterable[Form], path: Path) -> Source:
 
 
 def read_source(source: Source, options: ReadOptions) -> dict[str, TextSplit]:
-    """Return the texts of a recognised source by split; see `load_reviews`.
+    """Return the texts of a recognised source by split, as `load_reviews` does.
 
     Raises:
-        InputError: as `load_reviews`, and for a source that holds word ranks.
+        InputError: if the source holds word ranks instead of texts, is damaged or cannot be read, or lacks reviews of a class in a split.
     """
     if source.form.read is None:
         raise InputError(f"data {source.path}", "holds word ranks, not texts", f"give {ARCHIVE_NAME} or another form with texts")
@@ -122,17 +124,19 @@ def read_source(source: Source, options: ReadOptions) -> dict[str, TextSplit]:
 def load_reviews(
     path: str | Path, test_path: str = "", text_column: str = "text", label_column: str = "label", verify: bool = True
 ) -> dict[str, TextSplit]:
-    """Return the reviews of any local form by split: "train", and "test" where the source has one.
+    """Return the reviews at a path as texts, by split: "train" and, if the source has a test split, "test".
 
     Args:
-        path: `aclImdb_v1.tar.gz` (streamed, not extracted), an `aclImdb` folder or its parent, a folder with `train.jsonl[.xz]` and
-            `test.jsonl[.xz]`, or a single `.jsonl`, `.jsonl.xz` or `.csv`.
-        test_path: a table with the test split, beside a single table.
-        text_column: column of the texts in a table.
-        label_column: column of the labels in a table.
-        verify: check the size and the hash of a file named `aclImdb_v1.tar.gz`.
+        path: path of one of these: the archive `aclImdb_v1.tar.gz`, which is not extracted to the disk; an `aclImdb` folder or its parent;
+            a folder with the tables `train` and `test`, such as `train.jsonl`; a single table. A table ends in .jsonl, .jsonl.xz, .csv or
+            .csv.xz.
+        test_path: path of a second table with the test split, if `path` is a single table; else empty.
+        text_column: name of the column of the texts in a table.
+        label_column: name of the column of the labels in a table.
+        verify: whether a file named `aclImdb_v1.tar.gz` is checked against the published size and checksum.
 
     Raises:
-        InputError: for anything absent, damaged, one-sided or of an unknown form.
+        InputError: if a path does not exist or has no known form, or if the source is damaged, cannot be read, holds word ranks, or lacks
+            reviews of a class in a split.
     """
     return read_source(recognise(Path(path), test_path), ReadOptions(text_column, label_column, verify))

@@ -1,4 +1,4 @@
-"""Split of reviews into a training and a validation part that share no movie and no copy of a text."""
+"""Division of reviews into a training and a validation split that have no movie and no text in common."""
 
 import numpy as np
 
@@ -8,23 +8,24 @@ from lstm_jax.errors import InputError, require
 def grouped_split(
     labels: np.ndarray, groups: np.ndarray, fraction: float, seed: int, text_hashes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the training part and of the validation part, each sorted.
+    """Divide N rows into a training and a validation split, keeping the rows of a group and the copies of a text together.
 
-    Rows of one group, or of one text, stay together. Each class gives `fraction` of its rows as nearly as the sizes of the groups allow
-    (for IMDB's movies, at most 30 reviews each: within a few rows).
+    The validation split gets `fraction` of the rows of each class, as nearly as the sizes of the groups allow. For IMDB, where a movie has
+    at most 30 reviews, the result is within a few rows of that.
 
     Args:
-        labels: (N,) 0 or 1.
-        groups: (N,) movie numbers; a row of group -1 is a group of its own.
-        fraction: share of the rows for validation, between 0 and 1.
-        seed: seed of the order in which groups are tried; equal seeds give equal parts.
-        text_hashes: (N,) integers, equal for equal texts (`EncodedSplit.hashes`).
+        labels: (N,) class of each row, 0 or 1.
+        groups: (N,) number of the group (movie) of each row. A row with the number -1 is a group of its own.
+        fraction: share of the rows in the validation split, above 0 and below 1.
+        seed: seed of the order in which the groups are tried. Equal seeds give equal splits.
+        text_hashes: (N,) integers that are equal for rows with equal texts, such as `EncodedSplit.hashes()`. If None, texts are not
+            compared.
 
     Returns:
-        (train,), (validation,) int64 row numbers.
+        The row numbers of the training split and those of the validation split, as sorted int64 arrays.
 
     Raises:
-        InputError: if the groups leave a part without rows of a class, or for a fraction outside 0 to 1.
+        InputError: if `fraction` is not between 0 and 1, or if the groups are so large that a split has no rows of a class.
     """
     require(0 < fraction < 1, "validation", fraction, "give a share between 0 and 1")
     counts, component = _components(labels, groups, text_hashes)
@@ -43,9 +44,13 @@ def grouped_split(
 
 
 def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the inseparable sets of rows: (C, 2) rows of each class in each set, and the (N,) number of each row's set.
+    """Find the sets of rows that must stay together.
 
-    The sets are the connected components of a graph whose nodes are the rows, the groups and the texts, numbered by their first row.
+    The C sets are the connected components of the graph that links each of the N rows to its group and to its text. They are numbered in
+    the order of their first rows.
+
+    Returns:
+        (C, 2) count of the rows of each class in each set, and (N,) number of the set of each row.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -54,7 +59,7 @@ def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray 
     keys = [np.unique(np.where(groups < 0, -1 - rows, groups), return_inverse=True)[1]]
     if text_hashes is not None:
         keys.append(np.unique(text_hashes, return_inverse=True)[1])
-    starts = len(rows) * np.arange(1, len(keys) + 1)  # of each key's nodes
+    starts = len(rows) * np.arange(1, len(keys) + 1)  # number of the first node of the groups, and of the texts
     ends = np.concatenate([start + key for start, key in zip(starts, keys, strict=True)])
     nodes = len(rows) * (len(keys) + 1)
     edges = coo_array((np.ones(len(ends), np.int8), (np.tile(rows, len(keys)), ends)), shape=(nodes, nodes))
@@ -67,7 +72,18 @@ def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray 
 
 
 def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[int], outside: set[int]) -> np.ndarray:
-    """Return (C,) bool, true for the sets of the validation part: all in `inside`, none in `outside`."""
+    """Choose the sets of rows for the validation split, so that it has about `fraction` of the rows of each class.
+
+    Args:
+        counts: (C, 2) count of the rows of each class in each of the C sets.
+        fraction: share of the rows in the validation split.
+        order: (C,) order in which the sets are tried.
+        inside: numbers of sets that must be in the validation split.
+        outside: numbers of sets that must not be in the validation split.
+
+    Returns:
+        (C,) bool, true for the sets of the validation split.
+    """
     chosen = np.isin(np.arange(len(counts)), [*inside])
     missing = np.round(counts.sum(axis=0) * fraction).astype(np.int64) - counts[chosen].sum(axis=0)
     free = order[~np.isin(order, [*inside, *outside])]
@@ -75,7 +91,7 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
         if (counts[number] <= missing).all():
             chosen[number] = True
             missing -= counts[number]
-    # No set that is left fits whole: take or return the set that brings the shares nearest, while there is one.
+    # No remaining set fits. Now add or remove the one set that brings both shares nearest to their aim, until no set improves them.
     while len(free):
         signs = np.where(chosen[free], -1, 1)
         costs = np.abs(missing - signs[:, None] * counts[free]).sum(axis=1)
@@ -88,7 +104,17 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
 
 
 def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
-    """Return the smallest sets that give each part rows of each class, for classes that have two sets."""
+    """Choose sets that must be in the validation split and sets that must not, so that both splits have rows of each class.
+
+    They are the two smallest sets of each class; a class with rows in fewer than two sets has none.
+
+    Args:
+        counts: (C, 2) count of the rows of each class in each of the C sets.
+        order: (C,) order of the sets, which decides between sets of equal size.
+
+    Returns:
+        The numbers of the sets that must be in the validation split, and of those that must not.
+    """
     inside: set[int] = set()
     outside: set[int] = set()
     sizes = counts.sum(axis=1)

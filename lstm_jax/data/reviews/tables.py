@@ -1,4 +1,4 @@
-"""Reviews in tables: CSV or JSON lines, one review a row."""
+"""Reading of reviews from tables, CSV or JSON lines, with one review in each row."""
 
 import os
 from collections.abc import Iterable
@@ -17,10 +17,12 @@ GROUP_KEYS = ("movie", "group")
 
 
 def find_tables(path: Path) -> Found | None:
-    """Return a single table as the training split, or a folder's train and test tables; None if `path` is neither.
+    """Return the table at `path` as the training split or, if `path` is a folder, its tables train and test.
+
+    Return None if `path` is not a table, or is a folder without a table for the training split.
 
     Raises:
-        InputError: for a folder with two tables of one split.
+        InputError: if a folder has two tables for the same split.
     """
     if not path.is_dir():
         return Found(path, {"train": path}) if is_table(path) else None
@@ -37,7 +39,7 @@ def read_tables(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
     """Return the reviews of each table by split.
 
     Raises:
-        InputError: as `read_table`, and for a split without reviews of both classes.
+        InputError: if `read_table` refuses a table, or if a split lacks reviews of a class.
     """
     splits = {name: read_table(path, options.text_column, options.label_column) for name, path in found.files.items()}
     check_splits(splits, found.path)
@@ -45,14 +47,19 @@ def read_tables(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
 
 
 def read_table(path: Path, text_column: str = "text", label_column: str = "label") -> TextSplit:
-    """Return the reviews of one table, in its order.
+    """Return the reviews of one table, in the order of its rows.
 
-    A row has a text and a label (0, 1, "neg", "pos", "negative", "positive"); where it also has `movie` (or `group`), `id` and
-    `rating`, they give the group and the review's name.
+    Each row has a text and a label: 0, 1, "neg", "pos", "negative" or "positive". If the table also has a column `movie` (or `group`), it
+    gives the group of the review, and columns `id` and `rating` give its name.
+
+    Args:
+        path: the table.
+        text_column: name of the column of the texts.
+        label_column: name of the column of the labels.
 
     Raises:
-        InputError: naming the line, for invalid UTF-8, JSON or CSV, an unknown label, a missing column, a text that is no string; for a
-            truncated or absent file.
+        InputError: if the file is absent or truncated or holds invalid UTF-8, JSON or CSV, a column is missing, a label is unknown, or a
+            text is not a string. The message names the line at fault.
     """
     return _collect(path, table_rows(path), text_column, label_column)
 

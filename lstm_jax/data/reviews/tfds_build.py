@@ -10,18 +10,18 @@ from lstm_jax.errors import InputError
 
 
 def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = None, verify: bool = True) -> Any:
-    """Prepare the data set `lstm_jax_imdb`, unless it is prepared already.
+    """Prepare the data set `lstm_jax_imdb`, unless it is prepared already, and return its builder.
 
     Args:
-        source: path of any form that `load_reviews` reads; None: the archive is downloaded beside the data set.
-        data_dir: TFDS' folder; None: `$TFDS_DATA_DIR`, else TFDS' default.
-        verify: check a file named aclImdb_v1.tar.gz.
+        source: path of reviews that `load_reviews` reads. If None, the archive is downloaded to the folder `downloads` of TFDS' folder.
+        data_dir: folder in which TFDS keeps data sets. If None, `$TFDS_DATA_DIR`, or TFDS' default if that is not set.
+        verify: whether a file named aclImdb_v1.tar.gz is checked against the published size and checksum.
 
     Returns:
-        The `tfds.core.DatasetBuilder`; `.as_data_source()` reads it.
+        The `tfds.core.DatasetBuilder`; its method `as_data_source()` reads the data set.
 
     Raises:
-        InputError: without tensorflow-datasets, for a source that cannot be read, or a folder that cannot be written.
+        InputError: if tensorflow-datasets is not installed, the source cannot be read, or the folder cannot be written.
     """
     builder, prepared = tfds_builder(data_dir)
     if prepared:

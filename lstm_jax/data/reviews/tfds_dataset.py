@@ -1,7 +1,7 @@
-"""The data set `lstm_jax_imdb` of TensorFlow Datasets (TFDS): its builder class, and a reader that needs no TensorFlow.
+"""The data set `lstm_jax_imdb` of TensorFlow Datasets (TFDS): its builder class and its reader, which need no TensorFlow.
 
-The stock `imdb_reviews` builder needs TensorFlow to prepare. This one gets the reviews from `build_tfds` and stores array_record files,
-which `as_data_source()` reads back.
+TFDS' own builder `imdb_reviews` needs TensorFlow to prepare the data. This builder gets the reviews from `build_tfds` and stores them in
+array_record files, which `as_data_source()` reads.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ NAME = re.compile(r"(?:pos|neg)/(\d+)_(\d+)\.txt")
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Suppress the progress bars of TFDS and the warnings of its dependencies, which are not about what the user did."""
+    """Suppress the progress bars of TFDS, and all output and warnings of TFDS and its dependencies, in a with-statement."""
     tfds, logger = load_tfds(), logging.getLogger("absl")
     level = logger.level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -45,10 +45,10 @@ def quiet_tfds() -> Iterator[None]:
 
 
 def load_tfds() -> Any:
-    """Return the module tensorflow_datasets.
+    """Import the module tensorflow_datasets and return it.
 
     Raises:
-        InputError: if it or array_record is not installed.
+        InputError: if tensorflow_datasets or array_record is not installed.
     """
     try:
         with warnings.catch_warnings():
@@ -61,7 +61,7 @@ def load_tfds() -> Any:
 
 
 def tfds_dir(data_dir: str | Path | None = None) -> Path:
-    """Return the folder in which TFDS keeps data sets: the argument, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    """Return the folder in which TFDS keeps data sets: `data_dir` if given, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
     return user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
@@ -72,7 +72,7 @@ def _builder_class() -> Any:
     with tfds.core.registered.skip_registration():
 
         class LstmJaxImdb(tfds.core.GeneratorBasedBuilder):
-            """Large Movie Review Dataset, labelled part, with ids, ratings and movies."""
+            """Builder of the labelled reviews of the Large Movie Review Dataset, with ids, ratings and movies."""
 
             name = TFDS_NAME
             VERSION = tfds.core.Version(TFDS_VERSION)
@@ -111,10 +111,10 @@ def _builder_class() -> Any:
 
 
 def tfds_builder(data_dir: str | Path | None) -> tuple[Any, bool]:
-    """Return the builder, and whether its data set is prepared.
+    """Return the builder of the data set, and whether the data set is prepared.
 
     Raises:
-        InputError: without tensorflow-datasets.
+        InputError: if tensorflow-datasets is not installed.
     """
     with quiet_tfds():
         builder = _builder_class()(data_dir=str(tfds_dir(data_dir)), file_format="array_record")
@@ -131,22 +131,22 @@ def find_tfds(_: Path) -> Found:
     """Return the folder and the files of the prepared data set.
 
     Raises:
-        InputError: without tensorflow-datasets, or if the data set is not built.
+        InputError: if tensorflow-datasets is not installed, or the data set is not built.
     """
     folder = Path(_prepared(None).data_path)
     return Found(folder, {path.name: path for path in folder.iterdir() if path.is_file()})
 
 
 def read_tfds(_: Found, __: ReadOptions) -> dict[str, TextSplit]:
-    """Return `reviews_from_tfds()`."""
+    """Return the reviews of the prepared data set by split, as `reviews_from_tfds()` does; the arguments are ignored."""
     return reviews_from_tfds()
 
 
 def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit]:
-    """Return the reviews of the prepared data set by split, in its order, with the names that Keras' order needs.
+    """Return the reviews of the prepared data set by split, in its order, with the names that `name_order` needs.
 
     Raises:
-        InputError: without tensorflow-datasets, or if the data set is not built or cannot be read.
+        InputError: if tensorflow-datasets is not installed, or the data set is not built or lacks reviews of a class in a split.
     """
     builder = _prepared(data_dir)
     splits = {}

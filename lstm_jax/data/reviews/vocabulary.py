@@ -1,6 +1,6 @@
-"""Words and their ids: 0 is padding, 1 the start of a review, 2 a word out of the vocabulary, 3 unused; the first word is 4.
+"""Words and their ids. Id 0 is padding, 1 the start of a review, 2 any word outside the vocabulary, 3 is unused, and 4 is the first word.
 
-Keras' ids (`keras.datasets.imdb`) are `word_index[word] + 3` with a word index that begins at 1; both kinds of vocabulary follow that.
+This is the numbering of `keras.datasets.imdb`, where the id of a word is `word_index[word] + 3` and the word index begins at 1.
 """
 
 import dataclasses
@@ -22,22 +22,22 @@ from lstm_jax.files.writing import write_atomically
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 4
 RESERVED = ("[PAD]", "[START]", "[OOV]", "[UNUSED]")
 FILTERED = b'!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
-# One table lower-cases A to Z (bytes.lower() is ASCII only, as Keras' ids want it) and turns each filtered byte into a space.
+# A translation table that turns each filtered byte into a space, and A to Z into lower case. As in Keras, other letters are unchanged.
 _CLEAN = bytes(ord(" ") if byte in FILTERED else byte for byte in bytes(range(256)).lower())
 _FORMAT = 1
 
 
 def tokenize(text: bytes | str) -> list[bytes]:
-    """Return the words of a text: ASCII lower-cased bytes, split at spaces and at each of `FILTERED`.
+    """Return the words of a text as bytes: A to Z in lower case, split at spaces and at the bytes in `FILTERED`.
 
-    This is how Keras' IMDB ids were made (`text_to_word_sequence`, on bytes). An apostrophe, a NUL, a carriage return and invalid UTF-8
-    belong to a word. A str is encoded as UTF-8 first.
+    The ids of Keras' IMDB data set were made in this way (`text_to_word_sequence`, applied to bytes). Apostrophes, NUL bytes, carriage
+    returns and invalid UTF-8 are parts of words. A str is first encoded as UTF-8.
     """
     return [word for word in _as_bytes(text).translate(_CLEAN).split(b" ") if word]
 
 
 def _as_bytes(text: bytes | str) -> bytes:
-    # surrogateescape restores invalid UTF-8 that Python decoded in arguments and in `Vocabulary.words`.
+    # surrogateescape restores the bytes that are not valid UTF-8, in command-line arguments and in `Vocabulary.words`.
     try:
         return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     except UnicodeEncodeError as error:
@@ -46,30 +46,31 @@ def _as_bytes(text: bytes | str) -> bytes:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words by rank, and the number of ids that a model knows.
+    """Vocabulary of words in the order of their ids.
 
-    `kind` decides how a word that is not in `words` is encoded: "keras" drops it (as Keras' data set did), "frequency" makes it 2. A word
-    in `words` whose id is `num_words` or more becomes 2 with either kind. Keras' whole index is kept, so that a new review is encoded
-    exactly like the training reviews.
+    A word whose id is `num_words` or more gets the id 2. A word that is not in `words` gets the id 2 if `kind` is "frequency", and is
+    dropped if `kind` is "keras", as it was when Keras' data set was made. A vocabulary of the kind "keras" keeps all words of Keras' index,
+    whatever `num_words` is, so that a new review is encoded exactly like the training reviews.
     """
 
     words: tuple[str, ...]
-    """Word k has the id k + 4; invalid UTF-8 is kept with surrogateescape."""
+    """The words; word k has the id k + 4. Bytes that are not valid UTF-8 are decoded with surrogateescape."""
     num_words: int
-    """Rows of an embedding; ids at or above this become 2."""
+    """Number of ids that the model knows, which is the number of rows of its embedding table."""
     kind: Literal["keras", "frequency"]
+    """What is done with words outside the vocabulary, see above."""
 
     def __post_init__(self):
         require(self.num_words >= FIRST_WORD, "num_words", self.num_words, "give 4 or more (0 to 3 are reserved)")
 
     @property
     def size(self) -> int:
-        """Rows of the embedding: ids are 0 to size - 1."""
+        """Number of rows of the embedding table: encoded ids are 0 to size - 1."""
         return self.num_words
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """Word -> id of all words, also of words whose id is `num_words` or more."""
+        """Dict from each word in `words` to its id, which may be `num_words` or more."""
         return {word: FIRST_WORD + rank for rank, word in enumerate(self.words)}
 
     @cached_property
@@ -77,49 +78,61 @@ class Vocabulary:
         return {_as_bytes(word): identity if identity < self.num_words else UNKNOWN for word, identity in self.index.items()}
 
     def encode(self, text: bytes | str) -> np.ndarray:
-        """Return the (T,) int32 ids of a text, the start id first."""
+        """Return the ids of a text as an int32 array (T,) that begins with the start id."""
         ids = map(self._ids.get, tokenize(text))
         if self.kind == "keras":
             return np.asarray([START, *(identity for identity in ids if identity is not None)], np.int32)
         return np.asarray([START, *(UNKNOWN if identity is None else identity for identity in ids)], np.int32)
 
     def encode_all(self, texts: Iterable[bytes | str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return N texts, each as in `encode`, laid end to end: (ids,) int32 and their (N + 1,) int64 offsets."""
+        """Encode N texts and concatenate their ids.
+
+        Returns:
+            (ids,) int32 ids of all texts, and (N + 1,) int64 offsets: the ids of text n are ids[offsets[n] : offsets[n + 1]].
+        """
         return ragged(map(self.encode, texts))
 
     def word(self, identity: int) -> str:
-        """Return the word of an id; `[PAD]`, `[START]`, `[OOV]`, `[UNUSED]` for 0 to 3.
+        """Return the word with an id. The reserved ids 0 to 3 give `[PAD]`, `[START]`, `[OOV]` and `[UNUSED]`.
 
         Raises:
-            InputError: if there is no such id.
+            InputError: if no word has the id.
         """
         known = 0 <= identity < FIRST_WORD + len(self.words)
         require(known, "word id", identity, f"ids are 0 to {FIRST_WORD + len(self.words) - 1}")
         return RESERVED[identity] if identity < FIRST_WORD else self.words[identity - FIRST_WORD]
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """Return the words of (T,) ids, joined by spaces, without padding and start."""
+        """Return the words of the ids (T,), joined by spaces. Padding and the start id are left out.
+
+        Raises:
+            InputError: if no word has one of the ids.
+        """
         return " ".join(self.word(int(identity)) for identity in ids if identity > START)
 
     def capped(self, num_words: int | None) -> "Vocabulary":
-        """Return the vocabulary for a model of `num_words` ids; None or 0: of all ids.
+        """Return this vocabulary for a model that knows `num_words` ids, or all ids if `num_words` is None or 0.
 
-        A frequency vocabulary drops the rarer words: whether they are known makes no difference to any id.
+        A vocabulary of the kind "frequency" loses the words with higher ids, since they get the id 2 whether they are in `words` or not.
         """
         size = num_words or FIRST_WORD + len(self.words)
         kept = self.words if self.kind == "keras" else self.words[: max(size - FIRST_WORD, 0)]
         return dataclasses.replace(self, words=kept, num_words=size)
 
     def to_json(self) -> bytes:
-        """Return ASCII JSON, which `from_json` reads."""
+        """Return the vocabulary as ASCII JSON, which `from_json` reads."""
         return json.dumps({"format": _FORMAT, "kind": self.kind, "num_words": self.num_words, "words": self.words}).encode()
 
     @staticmethod
     def from_json(content: bytes, source: object = "vocabulary") -> "Vocabulary":
         """Return the vocabulary that `to_json` wrote.
 
+        Args:
+            content: the JSON that `to_json` returned.
+            source: what the error message calls the content, such as its path.
+
         Raises:
-            InputError: naming `source`, for any other content.
+            InputError: if `content` is not JSON that `to_json` returns.
         """
         try:
             raw: Any = json.loads(content)
@@ -132,10 +145,10 @@ class Vocabulary:
             raise InputError(f"vocabulary {source}", error, "give the vocabulary.json of a run") from error
 
     def save(self, path: Path) -> None:
-        """Write JSON to `path`, the whole file or none.
+        """Write the vocabulary to `path` as JSON. If writing fails, the path is left as it was.
 
         Raises:
-            InputError: if it cannot be written.
+            InputError: if the file cannot be written.
         """
         write_atomically(path, lambda file: file.write(self.to_json()))
 
@@ -150,11 +163,13 @@ class Vocabulary:
 
 
 def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None) -> Vocabulary:
-    """Return a frequency vocabulary: words by count, the most frequent first, ties by the word's bytes.
+    """Return a vocabulary of the kind "frequency": the words of the training texts, the most frequent first.
+
+    Words with equal counts are sorted by their bytes.
 
     Args:
         texts: the training texts.
-        num_words: ids in all, the four reserved ones included; None or 0: as many as there are words.
+        num_words: number of ids, the four reserved ones included. If None or 0, every word has an id.
     """
     counts: Counter[bytes] = Counter()
     for text in texts:

@@ -1,4 +1,4 @@
-"""Keras' word index of the IMDB reviews, `imdb_word_index.json`: word -> rank from 1."""
+"""Keras' word index of the IMDB reviews, `imdb_word_index.json`, which gives each word its rank, from 1."""
 
 import json
 import os
@@ -22,15 +22,15 @@ def _verify(path: Path) -> None:
 
 
 def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check: bool = True) -> Vocabulary:
-    """Return the vocabulary of `keras.datasets.imdb`: 88,584 words.
+    """Return the vocabulary of `keras.datasets.imdb`, which has 88,584 words.
 
     Args:
-        word_index_path: Keras' `imdb_word_index.json`.
-        num_words: ids in all; None or 0: 88,588.
-        check: compare the file's MD5 with Keras'.
+        word_index_path: path of Keras' `imdb_word_index.json`.
+        num_words: number of ids, the four reserved ones included. If None or 0, all 88,588.
+        check: whether the MD5 of the file is compared with that of Keras' file.
 
     Raises:
-        InputError: for another file, or one that does not give the ranks 1, 2, 3, ... to words.
+        InputError: if the file cannot be read, its MD5 differs, or the ranks of its words are not 1, 2, 3, ...
     """
     if check:
         _verify(word_index_path)
@@ -45,16 +45,16 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
 
 
 def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
-    """Return the path of Keras' word index, downloaded to the cache if it is not found.
+    """Return the path of Keras' word index. If it is not on this machine, download it to the cache.
 
-    It is looked for beside the data, in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets` and in the cache.
+    The file is searched for in the folder of the data and its parent, in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets` and in the cache.
 
     Args:
         near: path of the data, a file or a folder.
-        cache_dir: folder of downloads; None: `default_cache_dir()`.
+        cache_dir: folder of the cache. If None, `default_cache_dir()`.
 
     Raises:
-        InputError: if it is not found and there is no network.
+        InputError: if the file is not found and the download fails.
     """
     root, cached = os.environ.get("LSTM_JAX_DATA", ""), (cache_dir or default_cache_dir()) / WORD_INDEX_NAME
     folders = [near, near.parent] if near.is_dir() else [near.parent]

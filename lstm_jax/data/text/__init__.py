@@ -1,1 +1,1 @@
-"""Character corpora: from articles to one text, ids and windows."""
+"""Character corpora: reading articles, joining them to one text, encoding it as ids, and cutting it into windows."""

@@ -1,4 +1,4 @@
-"""The characters of a corpus and their ids. A character is a Unicode code point or, with the unit "byte", a byte."""
+"""Vocabulary of characters and their ids. A character is a Unicode code point or, with the unit "byte", a byte."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -17,21 +17,22 @@ Unit = Literal["character", "byte"]
 
 CODE_POINTS = 0x110000
 BYTES = tuple(map(chr, range(256)))
-SHOWN = 5  # unknown characters in an error
+SHOWN = 5  # an error message shows at most this many characters
 _BLOCK = 1 << 20
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Characters:
-    """The distinct characters of a corpus; a character's id is its index among them.
+    """Vocabulary of the distinct characters of a corpus; a character's id is its index in `characters`.
 
-    With unit "byte" there are always 256, whatever the corpus holds, and id k is the byte k: every text can be encoded.
+    With the unit "byte" the vocabulary always has all 256 bytes, and id k is byte k, so that every text can be encoded.
     """
 
     characters: tuple[str, ...]
-    """Sorted by code point; with unit "byte" chr(0) to chr(255), one for each byte."""
+    """The distinct characters, sorted by code point. With the unit "byte": chr(0) to chr(255)."""
     unit: Unit = "character"
+    """What a character is: "character" (a Unicode code point) or "byte"."""
 
     def __post_init__(self):
         require(self.unit in ("character", "byte"), "unit", self.unit, "give 'character' or 'byte'")
@@ -43,10 +44,10 @@ class Characters:
 
     @staticmethod
     def of(text: str) -> "Characters":
-        """Return the distinct characters of a text.
+        """Return the vocabulary of the distinct characters of a text.
 
         Raises:
-            InputError: for lone surrogates, which no UTF-8 file holds.
+            InputError: if the text has lone surrogates, which cannot be encoded as UTF-8.
         """
         seen = np.zeros(CODE_POINTS, bool)
         for _, codes in _code_points(text):
@@ -55,12 +56,12 @@ class Characters:
 
     @staticmethod
     def all_bytes() -> "Characters":
-        """Return the 256 bytes."""
+        """Return the vocabulary of all 256 bytes."""
         return Characters(BYTES, "byte")
 
     @property
     def size(self) -> int:
-        """Count of characters: ids are 0 to size - 1."""
+        """Size of the vocabulary: the ids are 0 to size - 1."""
         return len(self.characters)
 
     @property
@@ -70,29 +71,33 @@ class Characters:
 
     @cached_property
     def char_to_id(self) -> dict[str, int]:
-        """Character -> id."""
+        """Dict from each character to its id."""
         return {character: identity for identity, character in enumerate(self.characters)}
 
     @cached_property
     def id_to_char(self) -> dict[int, str]:
-        """Id -> character."""
+        """Dict from each id to its character."""
         return dict(enumerate(self.characters))
 
     @cached_property
     def _id_of_code(self) -> np.ndarray:
-        """(highest code point + 2,) int32 ids by code point; -1 for unknown ones, the last entry included."""
+        """Lookup table (int32) whose entry c is the id of code point c, or -1 if that character is outside the vocabulary.
+
+        It ends one entry after the highest code point in the vocabulary, so that its last entry, -1, serves all higher code points.
+        """
         table = np.full(max(map(ord, self.characters), default=-1) + 2, -1, np.int32)
         table[[ord(character) for character in self.characters]] = np.arange(self.size)
         return table
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """Return the (T,) ids of a text, of type `dtype`.
+        """Return the ids (T,) of a text of T characters, as an array of type `dtype`.
 
         Args:
-            text: characters; with unit "byte" also bytes, and a str is encoded as UTF-8.
+            text: a str, or bytes if the unit is "byte". With that unit a str is first encoded as UTF-8.
 
         Raises:
-            InputError: naming unknown characters, up to five; for bytes with the unit "character".
+            InputError: if the text has characters outside the vocabulary (the message shows up to five), or is bytes and the unit is
+                "character".
         """
         if self.unit == "byte":
             return np.frombuffer(text if isinstance(text, bytes) else _utf8(text), np.uint8)
@@ -107,7 +112,7 @@ class Characters:
         return ids
 
     def unknown(self, text: str) -> tuple[str, ...]:
-        """Return the distinct unknown characters of a text, in the order in which they first appear."""
+        """Return the distinct characters of a text that are outside the vocabulary, in the order of their first appearance."""
         missing: dict[str, None] = {}
         if self.unit == "character":
             for _, codes in _code_points(text):
@@ -119,10 +124,10 @@ class Characters:
         return self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """Return the text of (T,) ids; with unit "byte" bytes that are not UTF-8 become U+FFFD.
+        """Return the text of the ids (T,). With the unit "byte", bytes that are not valid UTF-8 become U+FFFD.
 
         Raises:
-            InputError: for ids out of range, or an array that is not (T,) integers.
+            InputError: if an id is out of range, or the ids are not a one-dimensional array of integers.
         """
         if self.unit == "byte":
             return self.decode_bytes(ids).decode(errors="replace")
@@ -130,10 +135,10 @@ class Characters:
         return codes[self._checked(ids)].tobytes().decode("utf-32-le")
 
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
-        """Return the bytes of (T,) ids: with unit "byte" exactly the encoded bytes, else the text as UTF-8.
+        """Return the bytes of the ids (T,): with the unit "byte" the bytes that were encoded, else the text as UTF-8.
 
         Raises:
-            InputError: as `decode`.
+            InputError: if an id is out of range, or the ids are not a one-dimensional array of integers.
         """
         return self._checked(ids).astype(np.uint8).tobytes() if self.unit == "byte" else self.decode(ids).encode()
 
@@ -147,16 +152,20 @@ class Characters:
         return array
 
     def to_json(self) -> bytes:
-        """Return ASCII JSON, which `from_json` reads."""
+        """Return the vocabulary as ASCII JSON, which `from_json` reads."""
         characters = "".join(self.characters) if self.unit == "character" else None
         return json.dumps({"format": _FORMAT, "unit": self.unit, "characters": characters}).encode()
 
     @staticmethod
     def from_json(content: bytes, source: object = "characters") -> "Characters":
-        """Return the characters that `to_json` wrote.
+        """Return the vocabulary that `to_json` wrote.
+
+        Args:
+            content: the JSON that `to_json` returned.
+            source: what the error message calls the content, such as its path.
 
         Raises:
-            InputError: naming `source`, for any other content.
+            InputError: if `content` is not JSON that `to_json` returns.
         """
         try:
             raw: Any = json.loads(content)
@@ -168,16 +177,16 @@ class Characters:
             raise InputError(f"characters {source}", error, "give the characters.json of a run") from error
 
     def save(self, path: Path) -> None:
-        """Write JSON to `path`, the whole file or none.
+        """Write the vocabulary to `path` as JSON. If writing fails, the path is left as it was.
 
         Raises:
-            InputError: if it cannot be written.
+            InputError: if the file cannot be written.
         """
         write_atomically(path, self.to_json())
 
     @staticmethod
     def load(path: Path) -> "Characters":
-        """Return the characters that `save` wrote.
+        """Return the vocabulary that `save` wrote.
 
         Raises:
             InputError: if the file is absent or damaged.
@@ -186,13 +195,16 @@ class Characters:
 
 
 def shown(characters: tuple[str, ...]) -> str:
-    """Return up to `SHOWN` characters for an error's line, and the count of further ones."""
+    """Return text for an error message: the first `SHOWN` of the characters, and how many more there are."""
     more = len(characters) - SHOWN
     return ", ".join(map(repr, characters[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def _code_points(text: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the start of each block of the text and its code points, so that only one block takes four bytes a character."""
+    """Yield the start and the code points of each block of the text.
+
+    Code points take four bytes per character; with blocks, only one block at a time takes that much memory.
+    """
     for start in range(0, len(text), _BLOCK):
         yield start, np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")
 

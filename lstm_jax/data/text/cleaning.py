@@ -1,4 +1,4 @@
-"""Cleaning of articles before their characters get ids."""
+"""Cleaning of articles before they are encoded as ids."""
 
 import re
 from collections.abc import Iterator
@@ -11,26 +11,29 @@ Recipe = Literal["source", "source-cased", "lower", "none", "exact"]
 _REMOVED = re.compile(r"[^a-zA-Z .,'!;?]+")
 _RUN = re.compile(r"  +")
 _SPACE = re.compile(r"\s")
-_BLOCK = 1 << 20  # characters; a regex or lower() takes some 60 bytes a character of a block
+_BLOCK = 1 << 20  # characters of a block; a regex or lower() takes some 60 bytes of memory per character
 
 
 def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
-    """Return the text cleaned by a recipe, in linear time and with the memory of one block beyond the result.
+    """Return the text cleaned by a recipe.
 
-    - "source": the cleaning of the reproduced variant of Keras' example lstm_text_generation, character by character. All but English
-      letters, space and ``. , ' ! ; ?`` becomes a space, letters become lower case, runs of spaces become one space, none at the ends: 33
-      distinct characters at most. It equals `" ".join(re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower().split())`.
-    - "source-cased": like "source", with the case kept: 59 characters at most.
-    - "lower": lower case (Unicode's; of bytes, ASCII's) and no other change.
-    - "none", "exact": the text unchanged, with its case, white space and line ends. No recipe normalises Unicode. `prepare_corpus` first
-      turns all line ends of files into those of Unix, except with "exact".
+    - "source": the same cleaning as in the variant of Keras' example lstm_text_generation that is reproduced here. Every character except
+      English letters, spaces and ``. , ' ! ; ?`` becomes a space, letters become lower case, runs of spaces become one space, and spaces at
+      the start and the end are removed. At most 33 distinct characters are left. The result equals
+      `" ".join(re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower().split())`.
+    - "source-cased": like "source", but letters keep their case, so that at most 59 distinct characters are left.
+    - "lower": letters become lower case and nothing else changes. In bytes only ASCII letters do.
+    - "none" and "exact": the text is unchanged. They differ in `prepare_corpus`, which turns the line endings of files into LF before it
+      cleans them, except with "exact".
+
+    No recipe normalises Unicode. The time is linear in the length of the text.
 
     Args:
-        text: characters, or bytes.
+        text: a str or bytes.
         recipe: a value of `Recipe`.
 
     Raises:
-        InputError: for another recipe.
+        InputError: if `recipe` is not a value of `Recipe`.
     """
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     if recipe in ("none", "exact"):
@@ -39,18 +42,21 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
         return text.lower() if recipe == "lower" else clean(text.decode("latin-1"), recipe).encode("latin-1")
     if recipe == "lower":
         return "".join(block.lower() for block in _blocks(text))
-    # Each block but the last ends in white space, so its result ends in a space, with which the next must not begin.
+    # Each block except the last ends in white space, so its result ends in a space; a space at the start of the next block is removed.
     kept = "".join(_RUN.sub(" ", _REMOVED.sub(" ", block)).removeprefix(" ") for block in _blocks(text)).removesuffix(" ")
     return kept if recipe == "source-cased" else kept.lower()
 
 
 def unix_line_ends(text: str) -> str:
-    """Return the text with the line ends of Windows (CR LF) and of old Macs (CR) replaced by those of Unix (LF)."""
+    """Return the text with the line endings of Windows (CR LF) and of old Macs (CR) replaced by those of Unix (LF)."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Yield blocks cut after white space, so that no run of removed characters and no context of a letter's lower case is split."""
+    """Yield the text in blocks, each of which ends after a white-space character.
+
+    No word is divided, so that each block can be cleaned alone: the lower case of a letter can depend on the letters around it.
+    """
     start = 0
     while start < len(text):
         space = _SPACE.search(text, start + _BLOCK)

@@ -1,4 +1,7 @@
-"""The column of texts in a table: CSV, JSON lines, JSON records, or pandas' column form `{"article": {"0": text, ...}}`."""
+"""Reading of the texts in one column of a table.
+
+A table is a CSV file, a JSON-lines file, or a JSON file of records or of pandas' columns (`{"article": {"0": text, ...}}`).
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,25 +16,25 @@ TEXT_NAMES = ("text", "article", "body", "content")
 JSON_FORMS = 'give [{"text": ...}, ...] or {"text": {"0": ..., ...}}; name it .jsonl if each line is an object'
 
 Columns = dict[str, dict[str, Any]]
-"""Column -> row -> value, as pandas writes it; rows have the names that errors give them ("line 3", "row 0")."""
+"""Dict from the name of each column to a dict from the name of each row ("line 3", "row 0", as in error messages) to its value."""
 
 
 def has_columns(path: Path) -> bool:
-    """Return whether the file's ending is that of a table: .csv, .jsonl, either with .xz, or .json."""
+    """Return whether the file's ending is that of a table: .csv, .csv.xz, .jsonl, .jsonl.xz or .json."""
     return is_table(Path(path.name.lower())) or path.name.lower().endswith(".json")
 
 
 def read_text_column(path: Path, column: str = "") -> list[str]:
-    """Return the texts of one table in its order, without rows whose text is empty, null or absent.
+    """Return the texts in one column of a table, in the order of its rows. Rows whose text is empty, null or absent are left out.
 
     Args:
-        path: a file that `has_columns`. The first line of a CSV file names its columns.
-        column: the column of the texts. Empty: the only column; else the only column that holds texts (strings, not all of them numbers);
-            else the only one of these named text, article, body or content.
+        path: a file for which `has_columns` is true. The first line of a CSV file holds the names of the columns.
+        column: name of the column of the texts. If empty, the column is guessed: it is the only column of the table, else the only column
+            whose values are strings that are not all numbers, else the only such column that is named text, article, body or content.
 
     Raises:
-        InputError: naming the columns, if none or several qualify; for a value that is no text; for invalid
-            UTF-8, JSON or CSV, by line or offset; for an absent or truncated file.
+        InputError: if the table has no column `column`, the guess finds none or several, a value is not a string, the file holds invalid
+            UTF-8, JSON or CSV, or the file is absent or truncated.
     """
     columns = _read_columns(path)
     if not columns:
@@ -52,7 +55,7 @@ def read_text_column(path: Path, column: str = "") -> list[str]:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or value != value  # NaN is pandas' null
+    return value is None or value == "" or value != value  # a NaN differs from itself; pandas uses it for missing values
 
 
 def _guess(columns: Columns, path: Path) -> str:

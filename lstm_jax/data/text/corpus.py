@@ -1,4 +1,4 @@
-"""Preparation of a character corpus: articles joined to one text, its tail held out, both parts as ids."""
+"""Preparation of a character corpus: articles are joined to one text, and its training and validation split are encoded as ids."""
 
 import hashlib
 import re
@@ -17,22 +17,22 @@ from lstm_jax.errors import InputError, require
 
 @dataclass(frozen=True)
 class Corpus:
-    """One long text as ids, in two parts."""
+    """One long text as ids, in a training and a validation split."""
 
     train: np.ndarray
-    """(T,) ids of the training part: the smallest of uint8, uint16 and int32 that holds them."""
+    """(T,) ids of the training split, of type `characters.dtype`: the smallest of uint8, uint16 and int32 that holds every id."""
     validation: np.ndarray
-    """(V,) ids of the held-out tail, of the type of `train`; V = 0 if nothing is held out."""
+    """(T',) ids of the validation split, which is the end of the text; same type as `train`. Empty if nothing is held out."""
     characters: Characters
-    """Characters of both parts or, with unseen "error" or "drop", of the training part."""
+    """Vocabulary of the characters of both splits or, if `unseen` was "error" or "drop", of the training split."""
     articles: int
-    """Count of articles that are not empty, neither before nor after cleaning."""
+    """Count of the articles that are not empty after cleaning."""
     copies: int
-    """Count of articles left out of the tail because the training part has the same text."""
+    """Count of the articles that were left out of the validation split because the training split has the same text."""
     fingerprint: str
-    """SHA-256 of the characters and of both parts' ids."""
+    """SHA-256 of the vocabulary and of the ids of both splits."""
     notes: tuple[str, ...] = ()
-    """Changes made to the text when it was read, a line each."""
+    """One sentence for each kind of change that was made to the text when it was read."""
 
 
 def prepare_corpus(
@@ -44,23 +44,26 @@ def prepare_corpus(
     unseen: Literal["include", "error", "drop"] = "include",
     length: int = 40,
 ) -> Corpus:
-    """Read the articles, clean them, join them with " " in order, hold out the tail, encode both parts.
+    """Read a corpus of articles and return it as ids.
 
-    The tail is the last share `validation` of the characters; the cut may fall within an article. An article that lies whole in the tail
-    and copies an article that begins before the cut is left out of the tail: its loss would measure memory. No window crosses the cut.
+    The articles are cleaned and joined with " " in their order. The last part of the text, a share `validation` of its characters, is the
+    validation split; the cut may fall within an article. An article that lies wholly after the cut is left out if an article that begins
+    before the cut has the same text, because the loss on a copy would measure memorisation. No window crosses the cut.
 
     Args:
-        paths: one source or several, as in `read_articles`; empty: `embedded_articles`.
-        text_column: column of the tables; empty: see `read_text_column`.
-        recipe: recipe of `clean`.
-        unit: "character": Unicode code points; "byte": all 256 bytes, any encoding.
-        validation: share of the characters held out, from 0 to below 1.
-        unseen: treatment of characters that only the tail has. "include": they get ids like all others; "error": raise; "drop": remove them
-            from the tail.
-        length: length of the windows. Each part, except an empty validation part, must hold one window and the character after it.
+        paths: one source or several, as in `read_articles`. If empty, the articles are `embedded_articles()`.
+        text_column: name of the column of the texts in tables. If empty, it is guessed as in `read_text_column`.
+        recipe: how the articles are cleaned: a value of `Recipe`, see `clean`.
+        unit: what a character is: "character" (a Unicode code point) or "byte" (text files may then have any encoding).
+        validation: share of the characters in the validation split, at least 0 and below 1.
+        unseen: what happens to characters that occur in the validation split alone: "include" (they get ids like all others), "error"
+            (raise an error) or "drop" (remove them from the validation split).
+        length: length of the windows that the corpus is for, in characters. The training split must be longer than that and, unless
+            `validation` is 0, so must the validation split.
 
     Raises:
-        InputError: for sources that cannot be read, a part shorter than a window, a text of one distinct character, unseen characters.
+        InputError: if an argument is out of range, a source cannot be read, a split is too short for a window and its next character, the
+            training split has a single distinct character, or `unseen` is "error" and a character occurs in the validation split alone.
     """
     check_number("validation", validation, Share)
     require(unseen in ("include", "error", "drop"), "unseen", unseen, "give 'include', 'error' or 'drop'")
@@ -90,12 +93,21 @@ def prepare_corpus(
 
 
 def _cleaned(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
-    # An article that is empty now would add a space, which cleaning the whole text at once would not have.
+    # An article that is empty after cleaning is left out: joining it would add a space that cleaning the whole text would not leave.
     return [text for text in (clean(article, recipe) for article in articles) if text]
 
 
 def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], int]:
-    """Return the index of the cut in the joined text, the articles after it (of a divided one, its end), and the count of copies."""
+    """Divide the articles into a training split and a validation split, which begins at a cut in the joined text.
+
+    Args:
+        articles: the articles; the joined text has one separator between two articles.
+        share: share of the joined text in the validation split.
+
+    Returns:
+        The index of the cut in the joined text; the articles of the validation split without copies, the first of which may be the rest of
+        an article that the cut divides; and the count of the copies that were left out.
+    """
     starts = np.cumsum([0, *(len(article) + 1 for article in articles)])
     whole = max(int(starts[-1]) - 1, 0)
     cut = whole - round(whole * share)
@@ -117,7 +129,17 @@ def _with_unix_line_ends(articles: Sequence[str], notes: list[str]) -> Sequence[
 
 
 def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str]:
-    """Return the characters that encode the tail, and the tail."""
+    """Apply the option `unseen` of `prepare_corpus`.
+
+    Args:
+        tail: text of the validation split.
+        characters: vocabulary of the training split.
+        unseen: "include", "error" or "drop".
+        notes: list to which a sentence about a change is added.
+
+    Returns:
+        The vocabulary that encodes both splits, and the text of the validation split.
+    """
     missing = characters.unknown(tail)
     if not missing:
         return characters, tail

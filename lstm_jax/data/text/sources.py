@@ -1,4 +1,4 @@
-"""The table of sources of articles for a character corpus, and the functions that read them."""
+"""The forms in which the articles of a character corpus can be given, and the functions that read them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,14 @@ Paths = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Form:
-    """A form of source: its test of a path, and its readers of texts and of bytes, which take the path and the column of a table."""
+    """One form of source, such as a folder of text files, with the functions that recognise and read it."""
 
     matches: Callable[[Path], bool]
+    """Return whether a path has this form."""
     read: Callable[[Path, str], list[str]]
+    """Return the articles at a path as texts; the second argument names the column of the texts in a table."""
     read_bytes: Callable[[Path, str], list[bytes]]
+    """Return the articles at a path as bytes; same arguments as `read`."""
 
 
 def _read_file(path: Path, _: str = "") -> list[str]:
@@ -64,46 +67,52 @@ FORMS = (
         _read_file_bytes,
     ),
 )
-"""All forms; a source is of the first that matches."""
+"""All forms, in the order in which they are tried: a source has the first form that matches its path."""
 
 
 def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
-    """Return the articles of one source or several, in the order given, without empty ones and the nulls of a table.
+    """Return the articles of one source or several, in the order given. Empty articles are left out.
 
-    - A folder: each file in it, not in folders below it, that ends in .txt, .text, .md or .rst is one article; sorted by name.
-    - `.csv`, `.jsonl`, both also `.xz`, and `.json` (records, strings, or pandas' columns): one article a row, in the file's order.
-    - Any other file, and "-", standard input: one article. UTF-8; every character is kept, a byte-order mark in front is not.
+    - In a folder, each file that ends in .txt, .text, .md or .rst is one article, and the files are sorted by name. Folders below it and
+      hidden files are not read.
+    - In a table, each row is one article: .csv, .csv.xz, .jsonl, .jsonl.xz, or .json with records, strings or pandas' columns.
+    - Any other file, and standard input ("-"), is one article.
+
+    All sources must be UTF-8. Every character is kept except a byte-order mark at the start of a file.
 
     Args:
         paths: one path or several.
-        text_column: column of the tables; empty: see `read_text_column`.
+        text_column: name of the column of the texts in tables. If empty, it is guessed as in `read_text_column`.
 
     Raises:
-        InputError: for a source that is absent, unreadable, not UTF-8 (with the byte's offset) or of no known form; if no text is left.
+        InputError: if a source is absent, unreadable, an archive or not UTF-8, the column of a table is not found, or no text is left.
     """
     return _not_empty([text for path, form in _sources(paths) for text in form.read(path, text_column)], paths)
 
 
 def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]:
-    """Return the articles as bytes: text files unchanged, in any encoding; the texts of tables, which must be UTF-8, as UTF-8.
+    """Return the articles of one source or several as bytes.
+
+    The bytes of text files are unchanged, whatever their encoding. Tables must be UTF-8, and their texts are returned as UTF-8.
 
     Args:
         paths: as in `read_articles`.
         text_column: as in `read_articles`.
 
     Raises:
-        InputError: as `read_articles`, but for text files that are not UTF-8.
+        InputError: as in `read_articles`, except that text files need not be UTF-8.
     """
     return _not_empty([content for path, form in _sources(paths) for content in form.read_bytes(path, text_column)], paths)
 
 
 def embedded_articles() -> tuple[str, ...]:
-    """Return about 80 articles that need no download: `pydoc_data.topics`, the language reference behind `help()`, sorted by topic.
+    """Return about 80 articles that need no download.
 
-    The text is that of the running Python and changes with its version.
+    They are the topics of Python's language reference that `help()` shows, sorted by name. They come from `pydoc_data.topics` of the
+    running Python, so that the text depends on the version of Python.
 
     Raises:
-        InputError: for a Python without its documentation.
+        InputError: if this Python was installed without `pydoc_data`.
     """
     try:
         from pydoc_data.topics import topics
@@ -113,7 +122,7 @@ def embedded_articles() -> tuple[str, ...]:
 
 
 def _sources(paths: Paths) -> Iterator[tuple[Path, Form]]:
-    """Yield each source's path and form."""
+    """Yield the path and the form of each source."""
     names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     require(all(names) and len(names) > 0, "corpus", names, DESCRIPTION)
     require(names.count(STANDARD_INPUT) < 2, "corpus", "standard input twice", "give - once")

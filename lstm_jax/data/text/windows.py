@@ -1,7 +1,7 @@
-"""Windows of a text and the characters that follow them, as views: no part of the text is copied.
+"""Windows of a text and the characters that follow them, as views of the ids: nothing is copied.
 
-Keras' example lstm_text_generation, in the variant reproduced here, cuts windows of 40 characters every 5 into a boolean array (N, 40, 33).
-Here X and Y are strides over the ids.
+Keras' example lstm_text_generation, in the variant reproduced here, takes a window of 40 characters every 5 characters and stores the N
+windows as a boolean array (N, 40, 33). Here the windows X and their targets Y are strided views of the ids. N is the number of windows.
 """
 
 import numpy as np
@@ -11,7 +11,12 @@ from lstm_jax.errors import require
 
 
 def window_count(n: int, length: int, step: int) -> int:
-    """Return the count of windows of a text of n characters, as in Keras' example: `len(range(0, n - length, step))`.
+    """Return the number of windows of a text of n characters, as in Keras' example: `len(range(0, n - length, step))`.
+
+    Args:
+        n: number of characters of the text.
+        length: number of characters of a window.
+        step: number of characters from the start of one window to the start of the next.
 
     Raises:
         InputError: if `length` or `step` is below 1.
@@ -20,7 +25,12 @@ def window_count(n: int, length: int, step: int) -> int:
 
 
 def window_starts(n: int, length: int, step: int) -> np.ndarray:
-    """Return the (N,) int64 starts of the windows.
+    """Return the index of the first character of each window, as an int64 array (N,).
+
+    Args:
+        n: number of characters of the text.
+        length: number of characters of a window.
+        step: number of characters from the start of one window to the start of the next.
 
     Raises:
         InputError: if `length` or `step` is below 1.
@@ -30,18 +40,18 @@ def window_starts(n: int, length: int, step: int) -> np.ndarray:
 
 
 def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Return windows of `length` characters every `step`, and their next characters.
+    """Return a window of `length` characters at every `step` characters of a text, and the character after each window.
 
     Args:
-        ids: (T,) ids of a text.
-        length: characters of a window.
-        step: characters from one window's start to the next.
+        ids: (T,) ids of the text.
+        length: number of characters of a window.
+        step: number of characters from the start of one window to the start of the next.
 
     Returns:
-        X (N, length) and Y (N,), read-only views of `ids`: X[k] is ids[k * step : k * step + length], Y[k] the id after it.
+        X (N, length) and Y (N,), both read-only views of `ids`: X[k] is ids[k * step : k * step + length], and Y[k] is the id that follows.
 
     Raises:
-        InputError: if the text is shorter than a window and its next character, or an argument is below 1.
+        InputError: if the text has fewer than `length` + 1 characters, or if `length` or `step` is below 1.
     """
     _check_text(ids, window_count(len(ids), length, step), length)
     X = sliding_window_view(ids, length)[: len(ids) - length : step]
@@ -49,18 +59,20 @@ def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarra
 
 
 def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return windows as Keras' example has them, for inspection: N * (length + 1) * size bytes, so give a few windows (`X[:100]`).
+    """Return windows and targets one-hot, as Keras' example stores them.
+
+    The result takes N * (length + 1) * size bytes: use it to inspect a few windows (`X[:100]`).
 
     Args:
-        X: (N, length) ids.
-        Y: (N,) ids.
-        size: distinct characters.
+        X: (N, length) ids of the windows.
+        Y: (N,) ids of the targets.
+        size: number of distinct characters.
 
     Returns:
-        (N, length, size) and (N, size) bool, one True each in the last axis.
+        Two boolean arrays, (N, length, size) and (N, size), with one True value along the last axis.
 
     Raises:
-        InputError: for an id outside 0 to size - 1.
+        InputError: if an id is below 0 or not below `size`.
     """
     for ids in (X, Y):
         good = ids.size == 0 or (int(ids.min()) >= 0 and int(ids.max()) < size)
@@ -70,18 +82,19 @@ def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.nda
 
 
 def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the text cut into chunks that lie end to end, with the next character at each position as target.
+    """Cut a text into consecutive chunks; the target of each character is the next character.
 
     Args:
-        ids: (T,) ids of a text.
-        length: characters of a chunk.
+        ids: (T,) ids of the text.
+        length: number of characters of a chunk.
 
     Returns:
-        X (N, length) and Y (N, length), read-only views of `ids`, N = (T - 1) // length: X[k] is ids[k * length : (k + 1) * length] and
-        Y[k] is shifted by one character. The last T - 1 - N * length characters are in no target.
+        X and Y, both (N, length) read-only views of `ids`, with N = (T - 1) // length chunks: X[k] is
+        ids[k * length : (k + 1) * length], and Y[k] is the same slice moved on by one character. The last T - 1 - N * length characters
+        are left out.
 
     Raises:
-        InputError: if the text is shorter than a chunk and its next character, or `length` is below 1.
+        InputError: if the text has fewer than `length` + 1 characters, or if `length` is below 1.
     """
     count = max(len(ids) - 1, 0) // _at_least_one("length", length)
     _check_text(ids, count, length)
@@ -89,22 +102,23 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
-    """Return the order of `chunks` for truncated back-propagation: row b of each step continues row b of the previous step.
+    """Return the order in which truncated back-propagation through time reads the rows of `chunks`.
 
-    The text is cut into `batch` streams that lie end to end, each of `steps` chunks. The rest, which does not fill a chunk in every stream,
-    is left out: the last n - 1 - steps * batch * length characters, fewer than batch * length.
+    The text is cut into `batch` consecutive streams of equal length, and each stream into `steps` chunks. Batch s holds chunk s of every
+    stream, so that row b of batch s continues row b of batch s - 1. The characters at the end that do not fill another chunk in every
+    stream are left out: n - 1 - steps * batch * length of them, which is fewer than batch * length.
 
     Args:
-        n: characters of the text.
-        length: characters of a chunk.
-        batch: streams.
+        n: number of characters of the text.
+        length: number of characters of a chunk.
+        batch: number of streams, which is the batch size.
 
     Returns:
-        (steps, batch) int64 row numbers of `chunks(ids, length)`: entry [s, b] is b * steps + s, and steps is
-        (n - 1) // (batch * length).
+        (steps, batch) int64 indices into the rows of `chunks(ids, length)`: entry [s, b] is b * steps + s, where
+        steps = (n - 1) // (batch * length).
 
     Raises:
-        InputError: if the text is too short for one step, or an argument is below 1.
+        InputError: if the text is too short for one batch, or if `length` or `batch` is below 1.
     """
     steps = max(n - 1, 0) // (_at_least_one("length", length) * _at_least_one("batch", batch))
     remedy = f"{batch} streams of {length} characters need {batch * length + 1}: give more text, a smaller batch or length"
