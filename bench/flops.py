@@ -41,8 +41,9 @@ def least_bytes(work: Workload) -> int:
     """Return a lower bound of the bytes that a step moves, under the assumption that all intermediate values stay in cache.
 
     In a training step each parameter is read and its gradient is written; then Adam reads the gradient, and reads and writes the parameter
-    and both moments. Of the embedding table only the rows that occur in the batch count. The ids are read. The recurrence alone reads its
-    inputs and the cotangent, and writes its outputs and the gradients.
+    and both moments. Of the embedding table only the rows that occur in the batch count. The ids are read. An evaluation reads the
+    parameters and the ids, and writes the logits. The recurrence alone reads its parameters, inputs and cotangent, and writes its outputs
+    and the gradients.
     """
     counts, rows = parameters(work), work.examples * work.length
     if work.kind == "recurrence":
