@@ -1,6 +1,6 @@
 """Speed of the machine: peak speeds of a matrix product and of a copy, on processor cores and on a GPU, and a quick probe.
 
-    python -m bench.machine --threads 2     # peaks of these processor threads; the libraries must have as many
+    python -m bench.machine --threads 2     # peaks of 2 processor threads; set the libraries to 2 threads, too
     python -m bench.machine --gpu           # peaks of JAX's first device
     python -m bench.machine --probe
 

@@ -3,7 +3,7 @@
     python -m bench sampling                            # 5 rounds, about 5 minutes on two quiet cores
     python -m bench sampling --preset quick --units 64,256 --samples 1,16 --chars 100
     python -m bench sampling --report
-    python -m bench sampling --first-round 5            # another five, on another machine or version
+    python -m bench sampling --first-round 5            # five more rounds, such as on another machine or version
 
 Fresh processes of the two peers run in turn, and compilation is not timed. Both peers load the same weights from a file that the first
 Keras process writes.

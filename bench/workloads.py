@@ -66,7 +66,7 @@ class Workload:
         """Number of gates: the kernel has this many blocks of H columns."""
         if self.cell in GATES:
             return GATES[self.cell]
-        from lstm_jax.cells import CELLS  # imported here, since it imports JAX, which a peer with a cell of `GATES` does not need
+        from lstm_jax.cells import CELLS  # this imports JAX, which a peer with a cell of `GATES` does not need
 
         return CELLS[self.cell].gates
 
@@ -220,7 +220,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     if work.words:
         weights["embedding/embedding"] = uniform(0.05, V, E)
     if work.kind == "evaluation":
-        from bench.peers.task_data import imdb_rows  # imports this project's tasks, which other workloads do not need
+        from bench.peers.task_data import imdb_rows  # this imports the tasks of this project, which other workloads do not need
 
         _, _, ids, labels = imdb_rows()
         return Arrays(weights, ids[:, -T:] % V, labels, empty)

@@ -84,7 +84,7 @@ def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
         h, _ = rnn(x)
         *by_params, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
         state = {name: _numpy(gradient) for name, gradient in zip(names, by_params, strict=True)}
-        if cell != "gru":  # the GRU has two biases here as in our cell
+        if cell != "gru":  # our GRU has two biases too, so both gradients are kept
             state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # its gradient equals that of bias_ih, which is kept
         ours = convert.lstm_from_torch(state)[0] if cell == "lstm" else convert.cell_from_torch(cell, state)
         return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": _numpy(by_x)}

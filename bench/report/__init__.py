@@ -1,6 +1,6 @@
 """Report of the benchmark rows: a page that opens offline, static figures and a summary in Markdown; or the tables in README and docs.
 
-    python -m bench report                              # of the newest commit that has rows, into bench/page/
+    python -m bench report                              # report on the newest commit that has rows, in bench/page/
     python -m bench report --commit 32f0c1 --out page
     python -m bench report --results mine.jsonl
     python -m bench report --tables                     # rewrite the tables in README.md and docs/
