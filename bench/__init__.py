@@ -1,4 +1,8 @@
-"""Benchmarks: each measuring command appends rows to its own file in `bench/results/`, and reports are made from the rows."""
+"""Benchmarks: each measuring command appends rows to its own file in `bench/results/`, and reports are made from the rows.
+
+Terms: a peer is a library that is measured, this project included; a candidate is a peer with options; a workload is a kind of training
+step, evaluation or recurrence with its sizes; a row is a JSON object with the result of one process or one epoch.
+"""
 
 import argparse
 from pathlib import Path

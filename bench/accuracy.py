@@ -1,4 +1,4 @@
-"""Accuracy of training over length, step and units, on IMDB and (in bits a character) on the articles; with --study, of whole recipes.
+"""Accuracy on IMDB reviews and on a text of articles, as a function of length, step and units; with --study, accuracy of training recipes.
 
     LSTM_JAX_DATA=... python -m bench accuracy --preset quick
     LSTM_JAX_DATA=... python -m bench accuracy --task sentiment --length 20,40,80,160 --units 32..256 --seeds 3
@@ -12,7 +12,7 @@
 Without --study, the runs form a grid over length, step and units. Each run is a fresh process. A run that already has rows is skipped; in
 the grid only rows of this commit count. A run of the grid uses `--cores` cores (default: one), and as many runs as fit on the machine's
 cores run at the same time. Sentiment trains on all 25,000 training reviews and reports the best test accuracy of all epochs, as the Keras
-example imdb_lstm does. Generation holds out the last tenth of the text and reports the bits a character of that tenth at the best epoch.
+example imdb_lstm does. Generation holds out the last tenth of the text and reports the bits per character of that tenth at the best epoch.
 The time to an accuracy is the sum of the training times of the epochs up to the first that reaches it, without compilation and evaluation.
 """
 
@@ -59,7 +59,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Preset:
-    """Default sizes, number of seeds and epochs of a grid: `axes` is task -> size letter -> values, `epochs` is task -> number."""
+    """Default values of a grid.
+
+    Attributes:
+        axes: task -> letter of a size -> values of the size.
+        seeds: number of seeds.
+        epochs: task -> number of epochs.
+    """
 
     axes: dict[str, dict[str, tuple[int, ...]]]
     seeds: int
@@ -77,7 +83,7 @@ PRESETS = {
         {"sentiment": 3, "generation": 1},
     ),
 }
-"""Sizes and seeds by name. The preset standard took fifty minutes on two cores that other work shared at times."""
+"""Presets by name. The preset standard took fifty minutes on two cores that other work shared at times."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,7 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
         rows: rows of the grid, one for each epoch.
 
     Returns:
-        Dicts with the fields of the cell and: "scores", the best test accuracy or the lowest bits a character of each seed;
+        Dicts with the fields of the cell and: "scores", the best test accuracy or the lowest bits per character of each seed;
         "examples_per_second" and "epoch_seconds", medians over epochs; "to_target", the seconds to `TARGET` of each seed (sentiment only).
     """
     groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))

@@ -4,8 +4,8 @@
     python -m bench breakdown --report
 
 A part is a call of this project's compiled code, or everything that XLA compiled itself (the part "XLA"); "between" is the rest of the
-step. The floor of a part is the time of its matrix products at the peak speed of a product, or the time to move the fewest bytes that it
-needs at the speed of a copy. Both speeds are measured in the same run.
+step. The floor of a part of the LSTM is the time of its matrix products at the peak speed of a product. The floor of another part is the
+time to move the fewest bytes that it needs at the speed of a copy. Both speeds are measured in the same run.
 """
 
 import json
@@ -65,7 +65,7 @@ def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> di
 
 
 def traced(run: Any, folder: Path) -> dict[str, float]:
-    """Return the milliseconds a step of each XLA operation by its name, from a trace of `run(STEPS)` that is written to `folder`."""
+    """Return the milliseconds per step of each XLA operation by its name, from a trace of `run(STEPS)` that is written to `folder`."""
     import jax
     from jax.profiler import ProfileData, ProfileOptions
 
@@ -116,7 +116,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def with_floors(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with the peak speeds of the machine, which are measured now, and the floors of the parts that follow from them."""
+    """Measure the peak speeds of the machine, and return the row with these speeds and the floors of the parts that they give."""
     work, measured = workload(row["workload"]), timing.peaks()
     gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]
     return row | {"floors_ms": floors(work, make_arrays(work), gflops, copy_gbs), "gemm_gflops": gflops, "copy_gbs": copy_gbs}

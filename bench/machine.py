@@ -100,8 +100,8 @@ def gpu_peaks() -> dict[str, float]:
 def probe() -> float:
     """Return the median GFLOP/s of small NumPy matrix products: the speed of the machine at this moment.
 
-    Other virtual machines on the same processor can slow it without any effect on the load average. If the probe is slow, a measurement
-    made just before or after it is noisy.
+    Other virtual machines on the same processor can slow this machine without any effect on its load average. If the probe is slow, a
+    measurement made just before or after the probe is noisy.
     """
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((PROBE_SIZE, PROBE_SIZE)).astype(np.float32) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Peak memory of a training step of the sentiment model over the number of steps T, or (with --run) of a whole training run.
+"""Peak memory of a training step of the sentiment model for several sequence lengths T, or (with --run) of a whole training run.
 
     python -m bench memory                         # about a minute on two cores
     python -m bench memory --report
@@ -7,7 +7,7 @@
 Step: for each T and each value of `remat` ("none" keeps all residuals, "sqrt" recomputes them in segments), a fresh process takes two
 training steps at the sizes of the Keras example imdb_lstm (vocabulary V 20,000, features E 128, hidden size H 128, batch B 32, both dropout
 rates 0.2, Adam). The peak includes JAX. Measurements that have a row of this commit are skipped. The printed exponents are from a log-log
-fit over T of the peak memory minus the peak at T = 1, which holds the libraries, the parameters and the compiler too.
+fit over T of the peak memory minus the peak at T = 1, which is the memory of the libraries, the parameters and the compiler.
 
 Run: `lstm-jax train generation` trains for one epoch on 1.1 million windows of 100 characters, one starting at each character. The peak
 is the largest resident size that the kernel records for the process (ru_maxrss). Each call adds a row.

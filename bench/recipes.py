@@ -29,7 +29,7 @@ class Recipe:
         name: name of the recipe, unique within the study and task.
         task: "sentiment" or "generation".
         peer: "ours" or "keras_jax".
-        flags: arguments of the task, without the seed.
+        flags: flags of the task, without the seed.
         repeats: default number of seeds or rounds.
     """
 
@@ -77,7 +77,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         Recipe("ours", "generation", "ours", ("--epochs", "2", "--validation", "0"), 5),
     ),
 }
-"""Recipes by study. The models of the generation recipes are that of lstm_text_generation with 87,201 parameters: one-hot characters,
+"""Recipes by study. All generation recipes train the model of lstm_text_generation, which has 87,201 parameters: one-hot characters,
 LSTM(128), softmax over 33 characters."""
 
 
@@ -193,7 +193,7 @@ def report_loss(rows: Iterable[Row]) -> list[str]:
 
 
 def report_held_out(rows: Iterable[Row]) -> list[str]:
-    """Return a line for each run with the bits a character of the held-out text and, where it is known, the processor time."""
+    """Return a line for each run with the bits per character of the held-out text and, where it is known, the processor time."""
     lines = []
     for row in rows:
         if isinstance(row["epoch"], str):

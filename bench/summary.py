@@ -46,10 +46,10 @@ class Line:
         work: workload.
         candidate: name of the candidate.
         processes: number of processes that were timed.
-        ms: milliseconds a step.
-        tokens_per_second: tokens a second.
+        ms: milliseconds per step.
+        tokens_per_second: tokens per second.
         gflops: speed of the matrix products, in GFLOP/s.
-        gbs: lower bound of the bytes moved, in GB/s.
+        gbs: lower bound of the bytes moved per second, in GB/s.
         compile_seconds: seconds spent in XLA's compiler; None if the candidate does not use JAX.
         memory_mib: peak resident memory in MiB.
         speedup: time of the candidate over our time, with its 95 % confidence interval. It is None for our own line, and if we have no

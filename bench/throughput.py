@@ -1,4 +1,4 @@
-"""Milliseconds a step of this project and its peers, on two Keras examples and on the recurrence over a grid of sizes.
+"""Milliseconds per step of this project and its peers, on two Keras examples and on the recurrence over a grid of sizes.
 
     python -m bench throughput --preset quick
     python -m bench throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3

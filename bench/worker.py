@@ -92,7 +92,7 @@ def steps_per_block(run: Callable[[int], None], least: float) -> int:
 
 
 def _block(run: Callable[[int], None], count: int) -> float:
-    """Time a block of `count` steps, and return its milliseconds a step to 6 significant digits."""
+    """Time a block of `count` steps, and return its milliseconds per step to 6 significant digits."""
     return float(f"{1000 * _time(run, count) / count:.6g}")
 
 
@@ -105,7 +105,7 @@ def measure(run: Callable[[int], None], seconds: float, block_seconds: float) ->
         block_seconds: shortest duration of a block.
 
     Returns:
-        The number of steps in a block, and the milliseconds a step of each block.
+        The number of steps in a block, and the milliseconds per step of each block.
     """
     count = steps_per_block(run, max(block_seconds, seconds / BLOCKS))
     samples, end = [], time.perf_counter() + seconds

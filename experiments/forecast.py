@@ -46,7 +46,7 @@ class Config:
     missing: float = 0.0
     """Share of the entries removed at random."""
     method: str = "lstm"
-    """One of `METHODS`."""
+    """Name of the method, one of `METHODS`."""
     task: ForecastConfig = field(default_factory=ForecastConfig)
     """Config of the forecasting task. Its `data.csv` is not read, since the study supplies the series."""
 

@@ -72,7 +72,7 @@ def sentiment(config: SentimentConfig) -> dict[str, Any]:
 
 
 def generation(config: GenerationConfig) -> dict[str, Any]:
-    """Train the text generation task and return bits a character (best, last and by epoch), time and number of parameters."""
+    """Train the text generation task and return bits per character (best, last and by epoch), time and number of parameters."""
     if config.data.data == (ARTICLES,):
         config = replace(config, data=articles(replace(config.data, data=())))
     start_training(config.train.devices, config.model)

@@ -9,8 +9,8 @@ One axis changes at a time, and each run is repeated with two seeds. There are t
   score is the accuracy of the last epoch on the test split. The axes are units from 8 to 256, words read from 10 to 320, vocabulary from
   200 to 20,000, and share of the training reviews from 1/32 to 1.
 - characters: the articles are read as a stream in windows of 64 characters for 30 epochs; the learning rate falls from 0.005 to 0 by a
-  cosine. The score is the bits a character on held-out text. The axes are units from 16 to 256, windows from 8 to 128 characters, and share
-  of the text from 1/32 to 9/10.
+  cosine. The score is the bits per character on held-out text. The axes are units from 16 to 256, windows from 8 to 128 characters, and
+  share of the text from 1/32 to 9/10.
 
 Expected: the accuracy still grows with length and data at the largest sizes, and hardly with units; the bits fall if units and data grow
 together. The runs of a curve have equal numbers of epochs, not of updates: shorter windows and more data mean more updates.
@@ -52,7 +52,7 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Run the task of the config; its score is the test accuracy (sentiment) or the bits a character of held-out text (characters)."""
+    """Run the task of the config; its score is the test accuracy (sentiment) or the bits per character of held-out text (characters)."""
     if config.kind == "sentiment":
         metrics = runs.sentiment(config.sentiment)
         return {"score": metrics["test_accuracy"], **metrics}

@@ -75,7 +75,7 @@ def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batche
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train the model of a config, and return the bits a character of the held-out text by epoch and other metrics."""
+    """Train the model of a config, and return the bits per character of the held-out text by epoch and other metrics."""
     return runs.generation(config.task)
 
 

@@ -34,13 +34,13 @@ class Study:
     name: str
     """Name of the module, which the file of rows and the figure also have."""
     run: sweep.Run
-    """run(config) -> results by name."""
+    """Function run(config) that executes one run and returns its results by name."""
     presets: Mapping[str, Sequence[Any]]
     """Configs of each preset. Every study has the presets "toy" and "full"."""
     draw: Callable[[Rows, Path], object]
-    """draw(rows, path) draws the figure of the rows; the path ends in .png."""
+    """Function draw(rows, path) that draws the figure of the rows; the path ends in .png."""
     verdict: Callable[[Rows], str]
-    """verdict(rows) -> the answer that the rows give, in a few lines of text."""
+    """Function verdict(rows) that returns the answer that the rows give, in a few lines of text."""
     needs: str = ""
     """Package that the runs import besides the dependencies of the library, or ""."""
 

@@ -45,7 +45,7 @@ class Config:
     predict: Literal["category", "number"] = "category"
     """Representation of the character that is predicted."""
     order: Literal["usual", "random"] = "usual"
-    """Order of the ids."""
+    """Order in which the characters are numbered."""
     text: str = runs.ARTICLES
     length: int = 40
     step: int = 5
@@ -65,7 +65,7 @@ class Params(NamedTuple):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train a model, and return its accuracy on the held-out text and, if it predicts categories, the bits a character."""
+    """Train a model, and return its accuracy on the held-out text and, if it predicts categories, the bits per character."""
     text = TextConfig(step=config.step, length=config.length)
     corpus = generation.load_corpus(GenerationConfig(articles(text) if config.text == runs.ARTICLES else text))
     size = corpus.characters.size

@@ -104,7 +104,7 @@ class Candidate:
         dropout: rate of the input dropout. If None, it is the rate of the workload.
         recurrent: rate of the recurrent dropout. If None, it is the rate of the workload.
         dtype: compute dtype.
-        slower: share of its time that each call additionally waits.
+        slower: waiting time after each call, as a share of the time of the call.
     """
 
     name: str

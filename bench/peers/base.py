@@ -21,7 +21,7 @@ class Options:
         remat: `remat` of our recurrence, as `unroll` takes it.
         devices: number of devices of our mesh. If 0, the number suits the backend.
         dtype: compute dtype of our models; all other peers compute in float32.
-        slower: share of its time that each of our calls additionally waits, to test whether a slowdown is detected.
+        slower: waiting time after each of our calls, as a share of the time of the call. It tests whether a slowdown is detected.
     """
 
     backend: str | None = None

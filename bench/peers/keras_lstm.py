@@ -1,7 +1,7 @@
 """Peer Keras 3, on the backend that the environment variable KERAS_BACKEND names.
 
 The models of the Keras examples are trained by `fit`; the recurrence is a Keras layer that the backend differentiates. The time of a
-training step is that of a call of `fit` over many batches divided by their number, so it includes the start of `fit`.
+training step is the time of a call of `fit` over many batches, divided by the number of batches; it includes the start of `fit`.
 """
 
 from functools import lru_cache

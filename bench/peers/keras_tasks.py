@@ -4,9 +4,9 @@
     python -m bench.peers.keras_tasks generation --seed 0 --epochs 10
     python -m bench.peers.keras_tasks sampling --weights model.weights.h5
 
-Training prints a line for each epoch. With --validation, `generation` prints one more line: the bits a character of the held-out text with
-the weights after the last epoch, which this project's scorer computes both in windows and with carried state. `sampling` loads the weights
-from the file; if the file does not exist, it writes the initial weights of the model to it.
+Training prints a line for each epoch. With --validation, `generation` prints one more line: the bits per character of the held-out text
+with the weights after the last epoch, which this project's scorer computes both in windows and with carried state. `sampling` loads the
+weights from the file; if the file does not exist, it writes the initial weights of the model to it.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
-    """Return the bits a character of the validation split, in windows ("bits_window") and with carried state ("bits_carried")."""
+    """Return the bits per character of the validation split, in windows ("bits_window") and with carried state ("bits_carried")."""
     _, rebuild = functional(generation.make_model(GenerationConfig(), corpus.characters.size))
     params = convert.generation_from_keras([np.asarray(array) for array in model.get_weights()])
     mesh = sharding.make_mesh()

@@ -6,7 +6,7 @@
     python -m bench.peers.ours_tasks sampling --weights model.weights.h5
 
 The flags of `sentiment` and `generation` are those of `lstm-jax train`. Training prints a line for each epoch. With a validation split it
-prints one more line, for the best epoch. For sentiment that line has the test metrics; for generation it has the bits a character of the
+prints one more line, for the best epoch. For sentiment that line has the test metrics; for generation it has the bits per character of the
 held-out text, both in windows and with carried state, and the processor seconds of the run.
 """
 

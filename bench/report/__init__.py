@@ -72,7 +72,7 @@ def with_tables(text: str) -> str:
 
 
 def documents() -> dict[Path, str]:
-    """Return the text, by path, of each of README and the pages of docs that contains a table of the benchmarks."""
+    """Return the texts of the documents (README and pages of docs) that contain a table of the benchmarks, by path."""
     texts = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))}
     return {path: text for path, text in texts.items() if TABLE.search(text)}
 

@@ -67,7 +67,7 @@ def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
 def accuracy_records(rows: Sequence[Row]) -> list[Row]:
     """Return a record for each cell and peer of the grid.
 
-    A record has the sizes of the cell, the mean, lowest and highest score over seeds, the speed in examples a second, the times to the
+    A record has the sizes of the cell, the mean, lowest and highest score over seeds, the speed in examples per second, the times to the
     target accuracy, and in "front" whether the cell is on the Pareto front.
     """
     lines = summarize(rows)

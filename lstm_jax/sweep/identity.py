@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Run = Callable[[Any], Mapping[str, Any]]
-"""Function of one run: config -> results by name."""
+"""Function that executes the run of a config and returns its results by name."""
 
 
 def import_name(item: Any) -> str:

@@ -65,7 +65,7 @@ def run_missing(
     the process of an item fails (`measure` raises `subprocess.CalledProcessError`), the item gets no row, and the next call repeats it.
 
     Args:
-        path: file of rows, one JSON object a line; rows are only ever appended. It is created if it does not exist.
+        path: file of rows, one JSON object per line; rows are only ever appended. It is created if it does not exist.
         wanted: items by key.
         key_of: key_of(row) -> key of the item that the row belongs to, or None if the row belongs to no item.
         measure: measure(item) -> rows of the item. It is called in a thread.

@@ -27,7 +27,7 @@ def run(
     Args:
         function: function(config) -> results by name.
         configs: frozen dataclasses; equal configs count as one run.
-        path: file of rows, one JSON object a line; rows are only ever appended. It is created if it does not exist.
+        path: file of rows, one JSON object per line; rows are only ever appended. It is created if it does not exist.
         where: executor: "here", "processes" or "slurm".
         workers: number of processes that run at the same time, among which the cores are divided; 0 means one for each core. Only
             "processes" uses it.

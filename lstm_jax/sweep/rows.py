@@ -1,4 +1,4 @@
-"""Append-only files of rows: one JSON object a line, in a plain file or, if the name ends in .gz, a compressed one."""
+"""Append-only files of rows: one JSON object per line, in a plain file or, if the name ends in .gz, a compressed one."""
 
 import gzip
 import json

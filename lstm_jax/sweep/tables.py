@@ -1,4 +1,4 @@
-"""Rows of runs as one table."""
+"""Tables of the rows of a sweep."""
 
 import csv
 import io
