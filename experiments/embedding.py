@@ -11,8 +11,8 @@ of the group and a word of the nearest other group. There are two controls. In t
 memorizing lowers the loss. The second is word2vec (skip-grams with negative samples, Mikolov et al. 2013, by gensim), trained on the same
 reviews without labels; its vectors are scaled to length 1.
 
-Expected: words of praise come closer to each other than to words of blame. The distances of the groups family, numbers and roles stay as
-random as at the start, since the loss depends on the sentiment alone.
+Expected: words of praise come closer to each other than to words of blame. The distances of the groups family, numbers and roles stay at
+their random initial values, since the loss depends on the sentiment alone.
 """
 
 import sys

@@ -9,9 +9,9 @@ seeds. There are three measurements:
 
 - sentiment: IMDB reviews of 80 words, embedding of 64 features, input and recurrent dropout 0.2, two epochs. A validation split of 15 % of
   the training reviews is held out, and no movie is in both splits.
-- characters: the articles in windows of 40 characters that start every 5, batch 128, three epochs, the last tenth held out.
+- characters: the articles in windows of 40 characters that start every 5 characters, batch 128, three epochs, the last tenth held out.
 - time: forward and backward pass of the recurrent layer of the sentiment task with the reference backend. All cells take turns in one
-  process, so the ratios of their times depend neither on the backend nor on changes in the speed of the machine.
+  process, so the ratios of their times compare only the cells, and do not depend on changes in the speed of the machine.
 
 Expected, from the paper: the accuracy falls without the forget gate or without the output activation, and hardly changes for the other
 variants; removing a gate saves its share of the time. Only the result for the forget gate was confirmed, see `LOG.md`.
