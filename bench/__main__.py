@@ -19,7 +19,7 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Run a command, and return its exit code, 2 for bad input."""
+    """Run the command that the command line names, and return the exit code: 0, 2 for bad input, 130 when interrupted, or its own."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         unknown = len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help")
         lines = [f"  {name:<12} {meaning}" for name, meaning in COMMANDS.items()]

@@ -1,4 +1,4 @@
-"""Accuracy of training over length, step and units: on IMDB, and in bits a character of the articles; and of recipes over seeds.
+"""Accuracy on IMDB reviews and on a text of articles, as a function of length, step and units; with --study, accuracy of training recipes.
 
     LSTM_JAX_DATA=... python -m bench accuracy --preset quick
     LSTM_JAX_DATA=... python -m bench accuracy --task sentiment --length 20,40,80,160 --units 32..256 --seeds 3
@@ -9,10 +9,11 @@
     LSTM_JAX_DATA=... python -m bench accuracy --study held_out      # recipes, a tenth of the text held out; about an hour
     LSTM_JAX_DATA=... python -m bench accuracy --study epoch_time    # seconds of an epoch, ours and Keras interleaved
 
-Each run is a fresh process; runs whose rows exist are skipped, in the grid those of this commit. A run of the grid takes one core, and as
-many runs as cores take place at a time (`--cores 2`: one at a time on both). Sentiment trains on all 25,000 reviews and reports the best
-test accuracy of its epochs, as the Keras example imdb_lstm does; generation holds out the last tenth of the text and reports its bits a
-character under the best epoch. Time to an accuracy sums the epochs up to the first that reaches it, without compilation and evaluation.
+Without --study, the runs form a grid over length, step and units. Each run is a fresh process. A run that already has rows is skipped; in
+the grid only rows of this commit count. A run of the grid uses `--cores` cores (default: one), and as many runs as fit on the machine's
+cores run at the same time. Sentiment trains on all 25,000 training reviews and reports the best test accuracy of all epochs, as the Keras
+example imdb_lstm does. Generation holds out the last tenth of the text and reports the bits per character of that tenth at the best epoch.
+The time to an accuracy is the sum of the training times of the epochs up to the first that reaches it, without compilation and evaluation.
 """
 
 import argparse
@@ -38,13 +39,13 @@ from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "accuracy.jsonl"
 CORES = 1
-"""Cores of a run of the grid."""
+"""Number of cores that a run of the grid uses by default."""
 TARGET = 0.83
-"""Test accuracy to which the time is reported."""
+"""Test accuracy for which the report gives the time until a run reaches it."""
 REVIEWS = 25_000
-"""Training reviews of IMDB."""
+"""Number of training reviews of IMDB."""
 EXAMPLE_SIZES = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 5, "H": 128}}
-"""Length, step and units of the Keras examples."""
+"""Length T, step S between windows and hidden size H of the Keras examples imdb_lstm (sentiment) and lstm_text_generation (generation)."""
 FLAGS = {"T": "--length", "S": "--step", "H": "--units"}
 TASK_FLAGS = {"sentiment": FLAGS | {"T": "--maxlen"}, "generation": FLAGS}
 MODULES = {
@@ -52,13 +53,19 @@ MODULES = {
     ("ours", "generation"): ["bench.peers.ours_tasks", "generation", "--validation", "0.1"],
     ("keras_jax", "sentiment"): ["bench.peers.keras_tasks", "sentiment", "--warm-up"],
 }
-"""Arguments of `python -m` by peer and task; a peer other than ours has the sizes of the example alone."""
+"""Arguments of `python -m` by peer and task. A peer other than ours runs only at the sizes of `EXAMPLE_SIZES`."""
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes, seeds and epochs where no others are given."""
+    """Default values of a grid.
+
+    Attributes:
+        axes: task -> letter of a size -> values of the size.
+        seeds: number of seeds.
+        epochs: task -> number of epochs.
+    """
 
     axes: dict[str, dict[str, tuple[int, ...]]]
     seeds: int
@@ -76,12 +83,12 @@ PRESETS = {
         {"sentiment": 3, "generation": 1},
     ),
 }
-"""standard took fifty minutes on two cores that were busy at times."""
+"""Presets by name. The preset standard took fifty minutes on two cores that other work shared at times."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A task at some sizes: T, H, and S for generation."""
+    """A task at one point of the grid: length T, hidden size H and, for generation, step S between windows."""
 
     task: str
     sizes: dict[str, int]
@@ -92,7 +99,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """A process of the grid."""
+    """One training run of the grid, which a fresh process executes."""
 
     cell: Cell
     peer: str
@@ -103,40 +110,40 @@ class Run:
         return f"{self.cell}, {self.peer}, seed {self.seed}"
 
     def about(self) -> Row:
-        """Return the fields that identify its rows."""
+        """Return the fields that identify the rows of the run."""
         return {"task": self.cell.task, "peer": self.peer, "seed": self.seed, "epochs": self.epochs} | self.cell.sizes
 
     def arguments(self) -> list[str]:
-        """Return the arguments of `python -m`."""
+        """Return the arguments of `python -m` that execute the run."""
         flags = TASK_FLAGS[self.cell.task]
         sizes = [text for letter, size in self.cell.sizes.items() for text in (flags[letter], str(size))] if self.peer == "ours" else []
         return [*MODULES[self.peer, self.cell.task], *sizes, "--epochs", str(self.epochs), "--seed", str(self.seed)]
 
 
 def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) -> list[Cell]:
-    """Return every combination of the sizes of each task."""
+    """Return a cell for every combination of the sizes of each task; `axes` is task -> size letter -> values."""
     return [Cell(task, dict(zip(axes[task], values, strict=True))) for task in tasks for values in product(*axes[task].values())]
 
 
 def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Run]:
-    """Yield the runs of the grid; of a peer other than ours, those at the sizes of the example."""
+    """Yield the runs of the grid; a peer other than ours has runs only at the sizes of the Keras example of the task."""
     for cell, peer, seed in product(cells, peers, range(seeds)):
         if (peer, cell.task) in MODULES and (peer == "ours" or cell.sizes == EXAMPLE_SIZES[cell.task]):
             yield Run(cell, peer, seed, epochs[cell.task])
 
 
 def cell_key(row: Row) -> tuple:
-    """Return the key of the cell and peer that a row belongs to."""
+    """Return the key (task, peer, epochs, sizes) that identifies the cell and the peer of a row."""
     return (row["task"], row["peer"], row["epochs"], *(row.get(letter) for letter in FLAGS))
 
 
 def run_key(row: Row) -> tuple:
-    """Return the key of the run that a row belongs to."""
+    """Return the key that identifies the run of a row: `cell_key` and the seed."""
     return (*cell_key(row), row["seed"])
 
 
 def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
-    """Measure the runs without rows, as many at a time as fit on the cores."""
+    """Execute the runs that have no rows of commit `sha` yet, as many at the same time as fit on the machine with `cores` cores each."""
     free = Queue[int]()
     for number in range(len(os.sched_getaffinity(0)) // cores):
         free.put(number * cores)
@@ -160,12 +167,20 @@ def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
-    """Return the rows of the grid of a commit, of runs on so many cores."""
+    """Return the rows of the grid that commit `sha` measured with `cores` cores for each run."""
     return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
 
 
 def summarize(rows: Iterable[Row]) -> list[Row]:
-    """Return a line for each cell and peer, over its seeds: scores (accuracy, or bits a character), examples a second, time to TARGET."""
+    """Return a dict for each cell and peer with its metrics over all seeds.
+
+    Args:
+        rows: rows of the grid, one for each epoch.
+
+    Returns:
+        Dicts with the fields of the cell and: "scores", the best test accuracy or the lowest bits per character of each seed;
+        "examples_per_second" and "epoch_seconds", medians over epochs; "to_target", the seconds to `TARGET` of each seed (sentiment only).
+    """
     groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[cell_key(row)][run_key(row)].append(row)
@@ -183,7 +198,7 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
 
 
 def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
-    """Return the seconds of training up to the first epoch with that test accuracy; infinity if there is none."""
+    """Return the seconds of training until the end of the first epoch that reaches the test accuracy, or infinity if none reaches it."""
     spent = 0.0
     for row in sorted(epochs, key=lambda row: row["epoch"]):
         spent += row["seconds"]
@@ -193,7 +208,7 @@ def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
 
 
 def pareto_front(lines: Sequence[Row]) -> list[Row]:
-    """Return the lines that no other of the same task exceeds in speed without a worse score."""
+    """Return the lines on the Pareto front of their task: no other line is faster with a score that is equal or better."""
 
     def gain(line: Row) -> float:
         return float(np.mean(line["scores"])) * (1 if line["task"] == "sentiment" else -1)
@@ -206,7 +221,7 @@ def pareto_front(lines: Sequence[Row]) -> list[Row]:
 
 
 def report(rows: Iterable[Row]) -> None:
-    """Print a table; * marks the Pareto front of score against speed."""
+    """Print a table of the cells and peers of the grid, in which * marks the Pareto front of score against speed."""
     lines = summarize(rows)
     front = pareto_front(lines)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -243,7 +258,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure what is missing, and report."""
+    """Measure the missing runs unless `--report` is given, and print the report."""
     options = _parse()
     require(options.seeds is None or options.seeds >= 1, "seeds", options.seeds, "give 1 or more")
     if options.study != GRID:

@@ -1,10 +1,11 @@
-"""Parts of a training step: their times by XLA's own profiler, the time of the step, and a lower bound (floor) of each part.
+"""Time of each part of a training step by XLA's profiler, beside the time of the whole step and a lower bound (floor) of each part.
 
     python -m bench breakdown                      # A and B, about a minute on two quiet cores
     python -m bench breakdown --report
 
-A part is a call of compiled code, or everything that XLA compiled itself ("XLA"); "between" is the rest of the step. A floor is the time of
-the part's products at the peak of XLA's product, or of its least bytes at the speed of a copy, both measured in the same run.
+A part is a call of this project's compiled code, or everything that XLA compiled itself (the part "XLA"); "between" is the rest of the
+step. The floor of a part of the LSTM is the time of its matrix products at the peak speed of a product. The floor of another part is the
+time to move the fewest bytes that it needs at the speed of a copy. Both speeds are measured in the same run.
 """
 
 import json
@@ -37,7 +38,14 @@ PARTS = {
 
 
 def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> dict[str, float]:
-    """Return the lower bound of the milliseconds of each part."""
+    """Return the lower bound of the milliseconds of each part of a step.
+
+    Args:
+        work: workload.
+        arrays: arrays of the workload; the word ids determine the number of table rows that a batch reads.
+        gflops: peak speed of a float32 matrix product, in GFLOP/s.
+        copy_gbs: speed of a copy, in GB/s.
+    """
     products = forward_flops(work)
     recurrent = (products["projection"] + products["recurrence"]) / gflops / 1e6
 
@@ -57,7 +65,7 @@ def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> di
 
 
 def traced(run: Any, folder: Path) -> dict[str, float]:
-    """Return the milliseconds a step of each XLA operation."""
+    """Return the milliseconds per step of each XLA operation by its name, from a trace of `run(STEPS)` that is written to `folder`."""
     import jax
     from jax.profiler import ProfileData, ProfileOptions
 
@@ -70,20 +78,20 @@ def traced(run: Any, folder: Path) -> dict[str, float]:
     for plane in ProfileData.from_file(str(found)).planes:
         for line in plane.lines:
             for event in line.events:
-                # the time of a loop is that of the operations in it
+                # a while loop is left out: the operations in it are events of their own
                 if any(name == "hlo_op" for name, _ in event.stats) and not event.name.startswith("while"):
                     times[event.name] += event.duration_ns / 1e6 / STEPS
     return dict(times)
 
 
 def targets(dump: Path) -> dict[str, str]:
-    """Return the function that each operation calls, from XLA's dump of the compiled steps."""
+    """Return the custom-call target of each XLA operation that has one, from XLA's dump of the compiled steps."""
     (text,) = (path.read_text() for path in dump.glob("*jit_run_steps*cpu_after_optimizations.txt"))
     return dict(re.findall(r"%(\S+) = .*custom-call\(.*custom_call_target=\"(\w+)\"", text))
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Return a row, in a process of its own, since XLA reads its flags once."""
+    """Measure a workload in this process and return the row; XLA reads `XLA_FLAGS` only once, so this must be a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         dump, trace = Path(folder) / "dump", Path(folder) / "trace"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump} --xla_dump_hlo_module_re=.*run_steps.*"
@@ -108,14 +116,14 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def with_floors(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with the peaks of the machine, measured now, and the floors by them."""
+    """Measure the peak speeds of the machine, and return the row with these speeds and the floors of the parts that they give."""
     work, measured = workload(row["workload"]), timing.peaks()
     gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]
     return row | {"floors_ms": floors(work, make_arrays(work), gflops, copy_gbs), "gemm_gflops": gflops, "copy_gbs": copy_gbs}
 
 
 def report(row: dict[str, Any]) -> None:
-    """Print a line for each part."""
+    """Print the time of the step, then a line with the time and the floor of each part."""
     step, total = row["ms_per_step"], sum(row["parts_ms"].values())
     peaks = f"{row['gemm_gflops']:.0f} GFLOP/s, {row['copy_gbs']:.0f} GB/s"
     print(f"\n{row['workload']}, commit {row['git']}: {step:.3f} ms a step; the parts sum to {100 * total / step:.1f} % of it; {peaks}")
@@ -126,7 +134,7 @@ def report(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, or report the last row of each workload."""
+    """Measure each workload unless `--report` is given, and print the last row of each workload."""
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--workload", nargs="+", default=["A", "B"])
     parser.add_argument("--one", action="store_true", help="measure one workload in this process, and print its row")

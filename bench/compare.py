@@ -1,12 +1,12 @@
-"""Changes between two sets of rows of `bench.throughput`, a baseline and a candidate, beyond noise.
+"""Changes beyond noise between two sets of rows of `bench throughput`, a baseline and a candidate.
 
     python -m bench compare BASELINE CANDIDATE      # files of rows, or commits in bench/results/throughput.jsonl.gz
     python -m bench compare 32f0c1 mine.jsonl --least 0.05
 
-For each workload and peer that both have, an exact permutation test (Fisher 1935) of the mean logarithm of the processes' times. A change
-is beyond noise if its p is below `--level` after Holm's correction for the number of tests (Holm 1979), and its size is at least `--least`.
-On a machine that is not quiet `bench duel` detects smaller changes.
-Exit code 1 if this project became slower on a workload, 2 for rows that cannot be compared.
+For each workload and peer that both sets have, a permutation test (Fisher 1935) compares the mean logarithms of the times that the
+processes measured. A change is beyond noise if its p-value is at most `--level` after Holm's correction for the number of tests (Holm
+1979) and its size is at least `--least`. On a machine that other work shares, `bench duel` detects smaller changes.
+The exit code is 1 if this project became slower on a workload, and 2 if the rows cannot be compared.
 """
 
 import argparse
@@ -30,7 +30,17 @@ Verdict = Literal["faster", "slower", "same"]
 
 @dataclass(frozen=True)
 class Change:
-    """Time of the candidate over that of the baseline with its 95 % confidence interval, the p of the test, and the verdict."""
+    """Result of one comparison.
+
+    Attributes:
+        workload: name of the workload.
+        peer: name of the peer with its options.
+        ratio: time of the candidate divided by the time of the baseline.
+        low: lower end of the 95 % confidence interval of the ratio.
+        high: upper end of the 95 % confidence interval of the ratio.
+        p: p-value of the test.
+        verdict: whether the candidate is faster or slower beyond noise, or "same".
+    """
 
     workload: str
     peer: str
@@ -42,7 +52,7 @@ class Change:
 
     @property
     def times(self) -> str:
-        """The ratio with its interval, as text."""
+        """Text of the ratio with its confidence interval."""
         return f"{self.ratio:.3f} times the baseline's time ({self.low:.3f} to {self.high:.3f})"
 
     def __str__(self) -> str:
@@ -50,10 +60,14 @@ class Change:
 
 
 def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
-    """Return the timed rows of a file, or of a commit in `path`.
+    """Return the timed rows of a file of rows, or of a commit whose rows are in `path`.
+
+    Args:
+        text: path of a file, or the first digits of a commit.
+        path: file that is searched if `text` is a commit.
 
     Raises:
-        InputError: if there are none.
+        InputError: if there are no timed rows.
     """
     if Path(text).is_file():
         found = kept(rows_of(Path(text), STEP))
@@ -64,10 +78,16 @@ def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
 
 
 def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the change of every workload and peer that both sets of rows have.
+    """Return the change of every workload and peer that occurs in both sets of rows.
+
+    Args:
+        baseline: timed rows of the baseline.
+        candidate: timed rows of the candidate.
+        level: significance level.
+        least: smallest relative change that counts.
 
     Raises:
-        InputError: if the rows are of several machines, or have nothing in common.
+        InputError: if this project's rows come from more than one machine, or if no workload and peer occurs in both sets.
     """
     ours = [row for row in baseline + candidate if row["peer"] == OURS]
     machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(row['devices'])}" for row in ours})
@@ -91,7 +111,16 @@ def _times(rows: Iterable[dict[str, Any]]) -> dict[tuple, list[float]]:
 
 
 def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the changes with verdicts by Holm's procedure: the k-th smallest p against level / (number - k), up to the first above it."""
+    """Return the changes with their verdicts by Holm's procedure.
+
+    The k-th smallest p-value of N (k = 0, 1, ...) is compared with level / (N - k). At the first p-value above its limit the procedure
+    stops: that change and all changes with larger p-values are "same".
+
+    Args:
+        found: changes without verdicts.
+        level: significance level of all tests together.
+        least: smallest relative change that counts.
+    """
     verdicts: dict[int, Verdict] = {}
     order = sorted(range(len(found)), key=lambda n: found[n].p)
     for rank, n in enumerate(order):
@@ -103,13 +132,13 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
 
 
 def add_test_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the test."""
+    """Add the flags `--level` and `--least` of the test."""
     parser.add_argument("--level", type=float, default=LEVEL, help=f"significance level; {LEVEL} if not given")
     parser.add_argument("--least", type=float, default=LEAST, help=f"smallest change that counts; {LEAST} if not given")
 
 
 def main() -> int:
-    """Print the changes, and return the exit code."""
+    """Print the changes, and return the exit code: 1 if this project became slower on a workload, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("baseline", help="a file of rows, or a commit")
     parser.add_argument("candidate", help="a file of rows, or a commit")

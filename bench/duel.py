@@ -1,4 +1,4 @@
-"""Duel of two checkouts of the project that take turns: is the candidate faster or slower than the baseline, beyond noise?
+"""Comparison of two checkouts of the project that run in turns: is the candidate faster or slower than the baseline, beyond noise?
 
     git worktree add ../before HEAD~3
     python -m bench duel ../before                        # against this checkout, workloads A and B, two minutes on two cores
@@ -6,13 +6,14 @@
     python -m bench duel --false-alarms                   # error rate of this test; 19 minutes on two cores
     python -m bench duel --false-alarms --report
 
-Each round starts a fresh process of either. Once both are compiled they take turns, a block of some steps each: a machine that is slow for
-a second is slow for both. A round's ratio is the median of its blocks' ratios, and the ratios of all rounds go into an exact sign-flip test
-of their mean logarithm (Fisher 1935). Beyond noise is defined as in `bench compare`. The tests check what the checkouts compute.
-Exit code 1 if the candidate is slower on a workload, 2 for bad input.
+Each round starts a fresh process for each checkout. After compilation the two processes take turns, one block of steps at a time, so that
+a machine that is slow for a second slows both. The ratio of a round is the median of the ratios of its blocks. A sign-flip test (Fisher
+1935) is applied to the mean logarithm of the ratios of all rounds. "Beyond noise" is defined as in `bench compare`. This command only
+measures time: it does not check what the checkouts compute.
+The exit code is 1 if the candidate is slower on a workload, and 2 for bad input.
 
-With --false-alarms, this checkout runs against itself in twenty comparisons, each of fresh processes of its own, and in the first ten also
-against itself made slower on purpose: a third process that waits for a tenth of its time after each call, against the same baseline.
+With --false-alarms, this checkout is compared with itself twenty times, each time in fresh processes. In the first ten comparisons a third
+process is compared with the same baseline; it is made slower on purpose, as it waits after each call for a tenth of the call's time.
 """
 
 import argparse
@@ -39,19 +40,25 @@ PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
 KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "cpu", "slower")
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
-"""Comparisons of this checkout with itself, those that have a slower process too, and by how much it is slower."""
+"""Number of comparisons of this checkout with itself; number of these that also have a slower process; share by which it is slower."""
 ROLES = {name: Candidate(name, OURS) for name in ("baseline", "candidate")}
 SLOWER = {"slower": Candidate("slower", OURS, slower=SHARE)}
 Row = dict[str, Any]
 
 
 def change(work: str, name: str, ratios: Sequence[float]) -> Change:
-    """Return the change of rounds' ratios: geometric mean, its 95 % confidence interval, and p; without a verdict."""
+    """Return the change that the ratios of all rounds give, without a verdict.
+
+    Args:
+        work: name of the workload.
+        name: name of the peer or role.
+        ratios: time of the candidate over the time of the baseline, one for each round.
+    """
     return Change(work, name, *stats.geometric_mean_interval(ratios), stats.paired_p(ratios))
 
 
 def ratio(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
-    """Return the ratio of two rows of a round: the median over blocks, each against the one timed beside it."""
+    """Return the time of the candidate over that of the baseline in one round: the median over pairs of blocks timed in the same turn."""
     return float(np.median(np.asarray(candidate["samples"]) / np.asarray(baseline["samples"])))
 
 
@@ -63,15 +70,15 @@ def measure_round(
     turns: int = TURNS,
     seconds: float = BLOCK_SECONDS,
 ) -> list[Row]:
-    """Return the fields kept of a round's rows, one for each role.
+    """Run one round, a process for each role in turns, and return a row for each role.
 
     Args:
         roles: candidates by role.
-        work: the workload.
-        environment: variables of the processes.
-        folders: a checkout for each role; this one for all if None.
-        turns: blocks of each.
-        seconds: seconds of a block.
+        work: workload that the processes run.
+        environment: environment variables that the processes get besides the usual ones.
+        folders: checkout that each role runs, in the order of `roles`. If None, all roles run this checkout.
+        turns: number of blocks of each process.
+        seconds: duration of a block.
 
     Raises:
         InputError: if a process fails; its message is on standard error.
@@ -90,7 +97,7 @@ def measure_round(
 
 
 def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[int, dict[str, Mapping[str, Any]]]]:
-    """Return rows by the field `group`, round and role."""
+    """Return the rows as nested dicts: value of the field `group` -> round -> role -> row."""
     found: dict[Any, dict[int, dict[str, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         found[row[group]][row["round"]][row["role"]] = row
@@ -100,8 +107,13 @@ def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[i
 def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> list[Change]:
     """Return the change of every workload, with verdicts.
 
+    Args:
+        rows: rows of the two checkouts.
+        level: significance level.
+        least: smallest relative change that counts.
+
     Raises:
-        InputError: if there are too few rounds for any change to be beyond `level`.
+        InputError: if a workload has so few rounds that no p-value of the test can be as low as `level`.
     """
     found = []
     for work, rounds in rounds_of(rows, "workload").items():
@@ -112,7 +124,7 @@ def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> li
 
 
 def false_alarms(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Change]]:
-    """Return the change of each comparison against its baseline, by role."""
+    """Return the change of each comparison of this checkout with itself, in a list for each role ("candidate" and "slower")."""
     found: dict[str, list[Change]] = {"candidate": [], "slower": []}
     for rounds in rounds_of(rows, "comparison").values():
         for role, changes in found.items():
@@ -123,7 +135,7 @@ def false_alarms(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Change]]:
 
 
 def report_false_alarms(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print every comparison, the rate of false alarms and that of detection."""
+    """Print every comparison, the rate of false alarms, and the rate at which the slower process is detected."""
     found = false_alarms(rows)
     for role, comparisons in found.items():
         for number, comparison in enumerate(comparisons):
@@ -135,10 +147,10 @@ def report_false_alarms(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def version(folder: Path) -> str:
-    """Return the commit of a checkout, and a hash of its uncommitted changes.
+    """Return the commit of a checkout, followed by "+" and a hash of its uncommitted changes if it has any.
 
     Raises:
-        InputError: if it is no checkout.
+        InputError: if the folder is not a checkout of this project.
     """
     exists = (folder / "bench" / "worker.py").is_file()
     require(exists, "checkout", folder, "name a folder that `git worktree add` or `git clone` made")
@@ -164,7 +176,7 @@ def _parse() -> argparse.Namespace:
 
 
 def duel(options: argparse.Namespace) -> int:
-    """Run a duel, print the changes, and return the exit code."""
+    """Compare two checkouts, print the changes, and return the exit code: 1 if the candidate is slower on a workload, else 0."""
     folders = {"baseline": options.baseline.resolve(), "candidate": options.candidate.resolve()}
     versions = {name: version(folder) for name, folder in folders.items()}
     works = {work.name: work for work in read_workloads(options.workload or ["A", "B"], {})}
@@ -189,13 +201,13 @@ def duel(options: argparse.Namespace) -> int:
 
 
 def _describe(item: tuple[Any, int], rows: Sequence[Row]) -> str:
-    """Return the line of a round: a workload or comparison, and its ratios."""
+    """Return the line that is printed when a round ends: its workload or comparison, and the ratio of each role to the baseline."""
     ratios = ", ".join(f"{row['role']} {ratio(rows[0], row):.3f}" for row in rows[1:])
     return f"{item[0]}, round {item[1]}: {ratios} times the baseline's time"
 
 
 def measure_false_alarms(options: argparse.Namespace) -> None:
-    """Measure the missing rounds of this checkout against itself, and report."""
+    """Measure the missing rounds in which this checkout is compared with itself, and print the rates."""
     sha = options.commit or commit()
     (work,) = read_workloads(options.workload or ["A"], {})
 
@@ -216,12 +228,12 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
 
 
 def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
-    """Return the roles that take turns in a comparison of this checkout with itself."""
+    """Return the roles of one comparison of this checkout with itself; the first `slowed` comparisons have the role "slower" too."""
     return ROLES | (SLOWER if comparison < slowed else {})
 
 
 def main() -> int:
-    """Measure what is missing, report, and return the exit code."""
+    """Measure the missing rounds unless `--report` is given, print the report, and return the exit code."""
     options = _parse()
     for name in ("rounds", "turns"):
         require(getattr(options, name) >= 1, name, getattr(options, name), "give 1 or more")

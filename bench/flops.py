@@ -1,8 +1,9 @@
-"""Analytic count of arithmetic and memory traffic of a step. A multiply-add is 2; only matrix products count.
+"""Analytic count of the arithmetic and the memory traffic of a step.
 
-A product forward has two backward, by each operand, of the same size. A one-hot input is a gather of kernel rows, its gradient a scatter:
-no product. Elementwise work (about 30 operations a unit and step), other weights of a cell than kernel and recurrent kernel, and the
-optimiser are left out.
+Only matrix products are counted, with 2 FLOPs for a multiply-add. Each product of the forward pass has two products of the same size in
+the backward pass, one for the gradient of each operand. The product of a one-hot input is not counted, since it is a gather of kernel rows
+and its gradient is a scatter. Also left out are elementwise operations (about 30 for each unit and step), weights of a cell other than the
+kernel and the recurrent kernel, and the optimizer.
 """
 
 from bench.workloads import Workload
@@ -11,7 +12,7 @@ FLOAT = 4
 
 
 def parameters(work: Workload) -> dict[str, int]:
-    """Return the number of parameters by part."""
+    """Return the number of parameters of each part of the model ("recurrent", "head", "embedding") that the workload has."""
     H, E = work.units, work.features
     counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H}
     if work.classes:
@@ -22,7 +23,7 @@ def parameters(work: Workload) -> dict[str, int]:
 
 
 def forward_flops(work: Workload) -> dict[str, int]:
-    """Return the FLOPs of the products of a forward pass by part."""
+    """Return the FLOPs of the matrix products of a forward pass, for each of "projection", "recurrence" and "head"."""
     rows = work.examples * work.length
     return {
         "projection": 0 if work.kind == "characters" else 2 * rows * work.features * work.gates * work.units,
@@ -32,15 +33,17 @@ def forward_flops(work: Workload) -> dict[str, int]:
 
 
 def step_flops(work: Workload) -> int:
-    """Return the FLOPs of a step: forward, and twice as many backward; of an evaluation, forward."""
+    """Return the FLOPs of a step: those of the forward pass, plus twice as many for the backward pass unless it is an evaluation."""
     return (1 if work.kind == "evaluation" else 3) * sum(forward_flops(work).values())
 
 
 def least_bytes(work: Workload) -> int:
-    """Return a lower bound of the bytes that a step moves, with all its intermediates in cache.
+    """Return a lower bound of the bytes that a step moves, under the assumption that all intermediate values stay in cache.
 
-    Each parameter is read, and its gradient written; Adam reads the gradient and reads and writes parameter and both moments. Of a dense
-    table's gradient only the rows in the batch count. Ids are read; a recurrence reads x and the cotangent and writes h and x's gradient.
+    In a training step each parameter is read and its gradient is written; then Adam reads the gradient, and reads and writes the parameter
+    and both moments. Of the embedding table only the rows that occur in the batch count. The ids are read. An evaluation reads the
+    parameters and the ids, and writes the logits. The recurrence alone reads its parameters, inputs and cotangent, and writes its outputs
+    and the gradients.
     """
     counts, rows = parameters(work), work.examples * work.length
     if work.kind == "recurrence":
@@ -48,7 +51,7 @@ def least_bytes(work: Workload) -> int:
     small = counts["recurrent"] + counts["head"]
     if work.kind == "evaluation":
         return FLOAT * (small + counts["embedding"] + rows + work.examples)
-    moved = 9 * small  # read; gradient written, read; parameter and two moments read, written
+    moved = 9 * small  # 1 read of the parameter, 1 write and 1 read of the gradient, 3 reads and 3 writes by Adam
     if work.words:
         moved += 9 * min(rows, work.vocabulary) * work.features
     return FLOAT * (moved + rows + work.batch)

@@ -1,11 +1,11 @@
-"""Speed of the machine: peaks of a matrix product and a copy on cores and on a GPU, a quick probe, and settings of a machine with a GPU.
+"""Speed of the machine: peak speeds of a matrix product and of a copy, on processor cores and on a GPU, and a quick probe.
 
-    python -m bench.machine --threads 2     # peaks of these processor threads; the libraries must have as many
+    python -m bench.machine --threads 2     # peaks of 2 processor threads; set the libraries to 2 threads, too
     python -m bench.machine --gpu           # peaks of JAX's first device
     python -m bench.machine --probe
 
-prints a JSON line. A peak is the best of a few tries, and the product the best of XLA's, NumPy's and PyTorch's where it is installed: none
-of them is the fastest on every processor.
+Each command prints a JSON line. A peak is the best of several tries. On a processor, the peak of the product is the best of XLA, NumPy
+and, where it is installed, PyTorch, since none of the three is the fastest on every processor.
 """
 
 import argparse
@@ -19,30 +19,30 @@ import numpy as np
 
 SIZE = 2048
 COPIED = 64 * 2**20
-"""Floats in the array that is copied; no cache holds it."""
+"""Number of floats in the array that is copied; it is too large for any cache."""
 TRIES = 6
 PROBE_SIZE, PROBE_TIMES = 384, 60
 TOLERATED = 0.1
-"""A probe this share below the fastest one means that other tenants used the processor."""
+"""If a probe is slower than the fastest one by more than this share, other work is assumed to have used the processor."""
 GPU_SETTINGS = {
-    "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # TF32 would not pass the check against the float32 reference
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # results in TF32 would fail the check against the float32 reference
     "NVIDIA_TF32_OVERRIDE": "0",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # a worker starts JAX at its end, beside a peer that holds memory
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # a worker starts JAX last, while its peer still holds GPU memory
 }
 
 
 def gpu() -> bool:
-    """Return whether the device file of an NVIDIA GPU exists; JAX and PyTorch are not started."""
+    """Return whether the device file of an NVIDIA GPU exists; the check starts neither JAX nor PyTorch."""
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def settings() -> dict[str, str]:
-    """Return the environment variables of every benchmark process: `GPU_SETTINGS` on a machine with a GPU, else none."""
+    """Return the environment variables that every benchmark process gets: `GPU_SETTINGS` on a machine with a GPU, else none."""
     return GPU_SETTINGS if gpu() else {}
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Return the seconds of the fastest of `TRIES` calls, after a first one that is not counted."""
+    """Return the seconds of the fastest of `TRIES` calls; a first call is made before and not counted."""
     seconds = []
     for _ in range(TRIES + 1):
         began = time.perf_counter()
@@ -52,7 +52,7 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def gemm_gflops() -> dict[str, float]:
-    """Return GFLOP/s of a float32 matrix product by library, on as many threads as the libraries have."""
+    """Return the peak GFLOP/s of a float32 matrix product for each library, on the number of threads that the library is set to use."""
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
     out, flops = np.empty_like(a), 2 * SIZE**3
@@ -71,7 +71,7 @@ def gemm_gflops() -> dict[str, float]:
 
 
 def copy_gbs(threads: int) -> float:
-    """Return the GB/s read and written by a copy that is divided among threads."""
+    """Return the GB/s (bytes read plus bytes written) of a copy that is divided among `threads` threads."""
     source, target = np.ones(COPIED, np.float32), np.zeros(COPIED, np.float32)
     parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
     with ThreadPoolExecutor(threads) as pool:
@@ -80,7 +80,7 @@ def copy_gbs(threads: int) -> float:
 
 
 def gpu_peaks() -> dict[str, float]:
-    """Return GFLOP/s of a product in full float32 and GB/s of a copy on JAX's first device."""
+    """Return the peak GFLOP/s of a matrix product in full float32 and the peak GB/s of a copy on JAX's first device."""
     import jax
 
     @jax.jit
@@ -98,9 +98,10 @@ def gpu_peaks() -> dict[str, float]:
 
 
 def probe() -> float:
-    """Return GFLOP/s of small NumPy products, the median of some: the speed of the machine at this moment.
+    """Return the median GFLOP/s of small NumPy matrix products: the speed of the machine at this moment.
 
-    Other tenants of a processor take a share of it that no load average shows. A measurement beside a slow probe is noisy.
+    Other virtual machines on the same processor can slow this machine without any effect on its load average. If the probe is slow, a
+    measurement made just before or after the probe is noisy.
     """
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((PROBE_SIZE, PROBE_SIZE)).astype(np.float32) for _ in range(2))
@@ -113,14 +114,19 @@ def probe() -> float:
 
 
 def slow_probe(probes: list[float], fastest: float) -> str:
-    """Return the reason to distrust a measurement with these probes beside it; empty if none."""
+    """Return why a measurement is noisy if a probe made beside it was slow, else "".
+
+    Args:
+        probes: GFLOP/s of the probes made before and after the measurement.
+        fastest: GFLOP/s of the fastest probe of this machine.
+    """
     if probes and min(probes) < (1 - TOLERATED) * fastest:
         return f"a product ran at {min(probes):.0f} GFLOP/s beside it, {fastest:.0f} at best"
     return ""
 
 
 def main() -> None:
-    """Measure in this process, and print the result."""
+    """Measure the peaks or the probe in this process, and print them as a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--threads", type=int, help="measure the peaks of so many threads")

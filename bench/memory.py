@@ -1,15 +1,16 @@
-"""Peak memory: of a training step of the sentiment model over T, everything kept and in segments (`remat`); or of a whole training run.
+"""Peak memory of a training step of the sentiment model for several sequence lengths T, or (with --run) of a whole training run.
 
     python -m bench memory                         # about a minute on two cores
     python -m bench memory --report
     LSTM_JAX_DATA=... python -m bench memory --run # text generation on tiny Shakespeare; about 5 minutes on two cores
 
-A step: fresh processes at the sizes of the Keras example imdb_lstm (V 20,000, E 128, H 128, B 32, both dropouts 0.2, Adam), two steps each,
-JAX included. Rows that exist for this commit are skipped. The exponents are those of a log-log fit of the memory above that of a process
-with T = 1, which has the libraries, the parameters and the compiler too.
+Step: for each T and each value of `remat` ("none" keeps all residuals, "sqrt" recomputes them in segments), a fresh process takes two
+training steps at the sizes of the Keras example imdb_lstm (vocabulary V 20,000, features E 128, hidden size H 128, batch B 32, both dropout
+rates 0.2, Adam). The peak includes JAX. Measurements that have a row of this commit are skipped. The printed exponents are from a log-log
+fit over T of the peak memory minus the peak at T = 1, which is the memory of the libraries, the parameters and the compiler.
 
-A run: the command line trains one epoch of windows of 100 characters, one at every character: 1.1 million of them. Its peak is the kernel's
-largest resident size (ru_maxrss). Each call adds a row.
+Run: `lstm-jax train generation` trains for one epoch on 1.1 million windows of 100 characters, one starting at each character. The peak
+is the largest resident size that the kernel records for the process (ru_maxrss). Each call adds a row.
 """
 
 import argparse
@@ -40,7 +41,13 @@ Row = dict[str, Any]
 
 
 def measure_here(name: str, remat: str, backend: str | None) -> Row:
-    """Return a row: the peak memory of this process before and after two steps."""
+    """Take two training steps in this process, and return a row with its peak memory before and after them.
+
+    Args:
+        name: name of the workload.
+        remat: "none" or "sqrt", as `unroll` takes it.
+        backend: backend of the recurrence. If None, the project chooses.
+    """
     from bench.peers import ours
     from bench.peers.base import Options
     from bench.worker import peak_mib
@@ -55,12 +62,12 @@ def measure_here(name: str, remat: str, backend: str | None) -> Row:
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Return the exponent of a power law through these points, by least squares of the logarithms."""
+    """Return p of the power law value = factor * size ** p that fits the points best, by least squares of the logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def report(rows: list[Row]) -> None:
-    """Print a line for each row, and the exponent of each setting of remat."""
+    """Print the peak memory of each row, and for each value of `remat` the exponent of its growth with T."""
     for remat in dict.fromkeys(row["remat"] for row in rows):
         found = sorted((row for row in rows if row["remat"] == remat), key=lambda row: row["T"])
         for row in found:
@@ -72,7 +79,7 @@ def report(rows: list[Row]) -> None:
 
 
 def measure_run() -> Row:
-    """Train by the command line, and return the row."""
+    """Train in a process of `lstm-jax train generation`, and return a row with its peak memory."""
     corpus = os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "charlm", "tinyshakespeare.txt")
     flags = [word for name, value in RUN_FLAGS.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +91,7 @@ def measure_run() -> Row:
 
 
 def sweep(names: Sequence[str], path: Path, sha: str, backend: str | None) -> None:
-    """Measure the workloads without rows, with each setting of remat."""
+    """Measure each workload with each value of `remat`, unless it has a row of commit `sha` and the backend already."""
 
     def key(row: Row) -> tuple | None:
         mine = (row["measurement"], row.get("git"), row.get("backend")) == (STEP_MEMORY, sha, backend)
@@ -115,7 +122,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure what is missing, and report."""
+    """Measure what has no row yet unless `--report` is given, and print the report."""
     options = _parse()
     if options.here:
         name, remat = options.here

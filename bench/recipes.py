@@ -1,4 +1,4 @@
-"""Studies of the two Keras examples imdb_lstm and lstm_text_generation: recipes over seeds or rounds, and their reports."""
+"""Studies of the two Keras examples imdb_lstm and lstm_text_generation: training recipes, repeated over seeds or rounds, and reports."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -16,21 +16,21 @@ from lstm_jax.sweep.missing import run_missing
 
 Row = dict[str, Any]
 PRINTED = (2.4947, 2.0049, 1.8619, 1.7592, 1.6842, 1.6206, 1.5732, 1.5312, 1.4886, 1.4606)
-"""Training losses of epochs 1 to 10 in the notebook of lstm_text_generation on the articles."""
+"""Training losses of epochs 1 to 10 that a notebook printed when it ran lstm_text_generation on the articles."""
 STREAM = ("--regime", "stream", "--length", "100")
 FAST = ("--learning-rate", "5e-3", "--schedule", "cosine", "--clip-norm", "1")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run of a peer.
+    """Training of one peer with fixed flags.
 
     Attributes:
-        name: its name within the study and task.
-        task: sentiment or generation.
-        peer: ours or keras_jax.
-        flags: arguments of the task but for the seed.
-        repeats: seeds or rounds where no number is given.
+        name: name of the recipe, unique within the study and task.
+        task: "sentiment" or "generation".
+        peer: "ours" or "keras_jax".
+        flags: flags of the task, without the seed.
+        repeats: default number of seeds or rounds.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Recipe:
     repeats: int = 1
 
     def arguments(self) -> list[str]:
-        """Return the arguments of `python -m` but for the seed."""
+        """Return the arguments of `python -m` that run the recipe, without the seed."""
         module = "bench.peers.ours_tasks" if self.peer == "ours" else "bench.peers.keras_tasks"
         return [module, self.task, *self.flags]
 
@@ -77,12 +77,13 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         Recipe("ours", "generation", "ours", ("--epochs", "2", "--validation", "0"), 5),
     ),
 }
-"""Recipes by study. Those of generation have the 87,201 parameters of lstm_text_generation: one-hot, LSTM(128), softmax over 33."""
+"""Recipes by study. All generation recipes train the model of lstm_text_generation, which has 87,201 parameters: one-hot characters,
+LSTM(128), softmax over 33 characters."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One process of a recipe; number: its seed, or its round where epochs are timed."""
+    """One run of a recipe in a fresh process; `number` is its seed, or in the study `EPOCH_TIME` its round."""
 
     study: str
     recipe: Recipe
@@ -92,7 +93,7 @@ class Run:
         return f"{self.recipe.task} {self.recipe.name}, {'round' if self.study == EPOCH_TIME else 'seed'} {self.number}"
 
     def measure(self) -> list[Row]:
-        """Return the rows of a fresh process; of a timed epoch the last one, before which an epoch has compiled."""
+        """Run the recipe in a fresh process and return its rows; `EPOCH_TIME` keeps the last row only, after the epoch that compiles."""
         known = {"recipe": self.recipe.name, "task": self.recipe.task}
         if self.study != EPOCH_TIME:
             rows = timing.run_module([*self.recipe.arguments(), "--seed", str(self.number)])
@@ -106,10 +107,15 @@ def _number(row: Row) -> int:
 
 
 def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> list[Recipe]:
-    """Return the recipes of a study, of these tasks and with these names; all names if None.
+    """Return the recipes of a study whose task and name were asked for.
+
+    Args:
+        study: key of `RECIPES`.
+        tasks: tasks to keep.
+        names: names of recipes to keep. If None, all names are kept.
 
     Raises:
-        InputError: if a name does not exist, or nothing is left.
+        InputError: if the study has no recipe with one of the names, or if no recipe is left.
     """
     of_study = RECIPES[study]
     unknown = set(names or ()) - {recipe.name for recipe in of_study}
@@ -120,15 +126,15 @@ def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> lis
 
 
 def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, path: Path, measure: bool) -> None:
-    """Measure what is missing of the recipes over `count` seeds or rounds from `first` on, and report those.
+    """Measure the runs of some recipes that have no rows yet, and print the report of the study.
 
     Args:
         study: key of `RECIPES`.
         recipes: recipes of the study.
-        first: the first seed or round.
-        count: number of seeds or rounds; each recipe's own if None.
+        first: number of the first seed or round.
+        count: number of seeds or rounds. If None, each recipe has its own number, `Recipe.repeats`.
         path: file of rows.
-        measure: whether to measure.
+        measure: whether to measure; if False, the rows that exist are reported.
     """
     numbers = {(recipe.task, recipe.name): range(first, first + (count or recipe.repeats)) for recipe in recipes}
     last = max(map(len, numbers.values()))
@@ -150,7 +156,11 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
 
 
 def accuracy_over_seeds(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
-    """Return for each recipe the best epoch's test accuracy by seed; the chosen epoch's where a part was held out."""
+    """Return the test accuracy by recipe and seed.
+
+    A recipe without a validation split counts the highest test accuracy of its epochs; a recipe with one counts the test accuracy of the
+    epoch that the validation split chose.
+    """
     best: dict[str, dict[int, float]] = defaultdict(dict)
     for row in rows:
         if row["epoch"] == "best" if row["recipe"].endswith("held-out") else True:
@@ -160,7 +170,7 @@ def accuracy_over_seeds(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
 
 
 def report_seeds(rows: Iterable[Row]) -> list[str]:
-    """Return a line for each recipe: mean, standard deviation and values over seeds."""
+    """Return a line for each recipe with the mean, the standard deviation and the values of its test accuracy over seeds."""
     lines = []
     for name, scores in accuracy_over_seeds(rows).items():
         values = list(scores.values())
@@ -171,7 +181,7 @@ def report_seeds(rows: Iterable[Row]) -> list[str]:
 
 
 def report_loss(rows: Iterable[Row]) -> list[str]:
-    """Return a line for each epoch: the loss of the notebook, and the mean and range over seeds of each recipe."""
+    """Return a line for each epoch with the training loss that the notebook printed, and the mean and range of each recipe over seeds."""
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         losses[row["recipe"]][row["epoch"]].append(row["train_loss"])
@@ -183,7 +193,7 @@ def report_loss(rows: Iterable[Row]) -> list[str]:
 
 
 def report_held_out(rows: Iterable[Row]) -> list[str]:
-    """Return a line for each run: bits a character of the held-out text, and the processor time."""
+    """Return a line for each run with the bits per character of the held-out text and, where it is known, the processor time."""
     lines = []
     for row in rows:
         if isinstance(row["epoch"], str):
@@ -194,7 +204,7 @@ def report_held_out(rows: Iterable[Row]) -> list[str]:
 
 
 def report_epoch_time(rows: Iterable[Row]) -> list[str]:
-    """Return the seconds of an epoch of each peer, and our speedup over Keras, for each task."""
+    """Return lines for each task: the seconds of an epoch of each recipe, and our speedup over Keras if both were measured."""
     times: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         times[row["task"]][row["recipe"]].append(row["seconds"])

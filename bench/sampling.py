@@ -1,11 +1,12 @@
-"""Seconds to draw characters from the model of lstm_text_generation: this project against a loop of Keras' `predict`, same weights.
+"""Seconds to draw characters from the model of lstm_text_generation: this project compared with a loop of Keras' `predict`.
 
     python -m bench sampling                            # 5 rounds, about 5 minutes on two quiet cores
     python -m bench sampling --preset quick --units 64,256 --samples 1,16 --chars 100
     python -m bench sampling --report
-    python -m bench sampling --first-round 5            # another five, on another machine or version
+    python -m bench sampling --first-round 5            # five more rounds, such as on another machine or version
 
-Fresh processes of both peers in turn, after compilation. Both load the weights of one file, which the first process writes.
+Fresh processes of the two peers run in turn, and compilation is not timed. Both peers load the same weights from a file that the first
+Keras process writes.
 """
 
 import argparse
@@ -30,7 +31,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A process of a peer."""
+    """One process that measures a peer."""
 
     peer: str
     units: int
@@ -41,7 +42,12 @@ class Run:
         return f"{self.units} units, round {self.round}, {self.peer}"
 
     def measure(self, folder: str, samples: Sequence[int]) -> list[Row]:
-        """Return its rows, one for each method."""
+        """Execute the process, and return a row for each method that it timed.
+
+        Args:
+            folder: folder of the file with the weights.
+            samples: numbers of texts that this project draws at once.
+        """
         about = {"round": self.round, "units": self.units, "chars": self.chars, "cores": timing.CORES, "load": timing.load()}
         flags = ["--weights", f"{folder}/{self.units}.weights.h5", "--units", str(self.units), "--chars", str(self.chars)]
         flags += ["--samples", *map(str, samples)] if self.peer == "ours" else []
@@ -49,15 +55,20 @@ class Run:
 
 
 def key_of(row: Row) -> Run | None:
-    """Return the process that a row belongs to."""
+    """Return the run whose process measured a row, or None if the row is of another measurement."""
     return Run(row["peer"], row["units"], row["chars"], row["round"]) if row["measurement"] == SAMPLING else None
 
 
 def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
-    """Print our speedup over the loop of `predict`, and the cost of several samples.
+    """Print our speedup over Keras' `predict` loop, and how much longer several samples take than one.
+
+    Args:
+        rows: rows of one hidden size.
+        units: the hidden size.
+        samples: numbers of samples to report.
 
     Raises:
-        InputError: if the rows of a peer are missing.
+        InputError: if a method of a peer has no rows.
     """
     times: dict[str, list[float]] = {}
     for row in rows:
@@ -88,7 +99,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure what is missing of the rounds, and report."""
+    """Measure the processes that have no rows yet unless `--report` is given, and print the report."""
     options = _parse()
     require(options.chars >= 1, "chars", options.chars, "give 1 or more")
     rounds = range(options.first_round, options.first_round + (options.rounds or ROUNDS[options.preset]))

@@ -1,11 +1,13 @@
-"""Growth of time and memory of the recurrence, forward and backward, with T, H and B: each varied alone about T 80, H 128, B 32 (E = H).
+"""Growth of the time and memory of the recurrence, forward and backward pass, with the steps T, the hidden size H and the batch B.
 
     python -m bench scaling                        # about 3 minutes on two quiet cores
     python -m bench scaling --report
 
-On one CPU device that has both cores, and on two with a core each; fresh processes, rounds over all points in turn. Rows that exist for
-this commit are skipped. Prints exponents: of time by a log-log fit, and from the last two sizes alone; of memory by a fit of constant +
-factor * size ** exponent, since JAX and its compiler need much of their own. Draws experiments/figures/time_and_memory.png and .svg.
+One size is varied at a time, from T 80, H 128, B 32; the number of features E equals H. Each point is measured in fresh processes, on one
+CPU device that has both cores and on two CPU devices with one core each; a round measures all points once. Points that have a row of this
+commit are skipped. Printed are the exponents of the growth: of time by a log-log fit over all sizes and from the last two sizes alone; of
+memory by a fit of constant + factor * size ** exponent, where the constant is the memory of JAX and its compiler.
+The figure is experiments/figures/time_and_memory.png and .svg.
 """
 
 import argparse
@@ -33,7 +35,15 @@ Sizes = dict[str, int]
 
 @dataclass(frozen=True)
 class Curve:
-    """Medians of milliseconds a step and of peak MiB over the size `letter` on a number of devices, in the order of `sizes`."""
+    """Time and memory over one varied size.
+
+    Attributes:
+        letter: letter of the varied size: "T", "H" or "B".
+        devices: number of CPU devices.
+        sizes: values of the varied size.
+        ms: median milliseconds of a step at each size.
+        mib: median peak memory in MiB at each size.
+    """
 
     letter: str
     devices: int
@@ -43,7 +53,7 @@ class Curve:
 
 
 def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
-    """Yield each point of the grid once."""
+    """Yield the sizes of each point of the grid, without repetition: `middle` with one size replaced by a value of `grid`."""
     seen = []
     for letter, sizes in grid.items():
         for size in sizes:
@@ -54,7 +64,7 @@ def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
 
 
 def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
-    """Return the row of a point, timed in this process."""
+    """Measure one point in this process for `seconds` seconds, and return its row."""
     from bench.peers import ours
     from bench.peers.base import Options
     from bench.worker import measure, peak_mib
@@ -63,7 +73,7 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
 
     sized = workload("recurrence:" + ",".join(f"{letter}={size}" for letter, size in point.items()))
     built = ours.build(sized, make_arrays(sized), Options(devices=devices))
-    built.run(1)  # compiles
+    built.run(1)  # the first call compiles
     steps, samples = measure(built.run, seconds, built.block_seconds)
     peak = peak_mib()
     sizes = {letter: getattr(sized, name) for letter, name in LETTERS.items()}
@@ -72,16 +82,16 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
 
 
 Point = tuple[int, Sizes, int]
-"""Round, sizes and devices."""
+"""Number of the round, sizes, and number of devices of one measurement."""
 
 
 def key_of(row: dict[str, Any]) -> tuple:
-    """Return the key that identifies a row of a commit."""
+    """Return the key (round, devices, T, H, B) that identifies a row among those of a commit."""
     return tuple(row[name] for name in ("round", "devices", *MIDDLE))
 
 
 def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None:
-    """Measure the points without rows."""
+    """Measure the points that have no row of commit `sha` yet, each in a fresh process for `seconds` seconds."""
 
     def key(row: dict[str, Any]) -> tuple | None:
         return key_of(row) if (row["measurement"], row["git"]) == (SCALING, sha) else None
@@ -103,7 +113,13 @@ def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None
 
 
 def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]:
-    """Yield the curves that have two points or more."""
+    """Yield the curve of each size letter and number of devices that has at least two points.
+
+    Args:
+        rows: rows of one commit.
+        middle: values of the sizes that are not varied.
+        devices: numbers of devices.
+    """
     for letter in middle:
         for count in devices:
             others = {"devices": count} | {name: size for name, size in middle.items() if name != letter}
@@ -116,7 +132,7 @@ def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]
 
 
 def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Return p of constant + factor * size ** p, by least squares of relative errors over p from 0.2 to 3."""
+    """Return the exponent p in constant + factor * size ** p, found by least squares of the relative errors for p from 0.2 to 3."""
     n, y = np.asarray(sizes, float), np.asarray(values, float)
 
     def miss(power: float) -> float:
@@ -128,7 +144,7 @@ def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> 
 
 
 def describe(curve: Curve) -> str:
-    """Return a line of the report."""
+    """Return the line of the report about a curve: the range and the exponents of its time and memory."""
     last = exponent(curve.sizes[-2:], curve.ms[-2:])
     line = (
         f"{curve.letter} {curve.sizes[0]} to {curve.sizes[-1]}, devices {curve.devices}: time {curve.ms[0]:.3f} to {curve.ms[-1]:.3f} ms, "
@@ -140,7 +156,7 @@ def describe(curve: Curve) -> str:
 
 
 def _sizes(text: str) -> dict[str, Sequence[int]]:
-    """Read T=20:40,H=32:64 as sizes by letter."""
+    """Return the sizes by letter from a text such as "T=20:40,H=32:64"."""
     return {part.split("=")[0]: tuple(int(size) for size in part.split("=")[1].split(":")) for part in text.split(",")}
 
 
@@ -157,7 +173,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure what is missing, report, draw."""
+    """Measure the missing points unless `--report` is given, print the report and draw the figure."""
     options = _parse()
     if options.here:
         print(json.dumps(measure_here(options.here, options.devices[0], options.seconds)))

@@ -1,8 +1,9 @@
-"""Fields of the rows in `bench/results`, and their check when rows are read.
+"""Fields of the rows in `bench/results`, and the check of rows when they are read.
 
     python -m bench.schema
 
-prints them. Rows are JSON lines, only ever appended; each names the version of its fields and what it measures.
+prints all measurements and fields. A row is a line with a JSON object, and rows are only ever appended to their file. Each row names the
+version of its fields and its measurement.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,12 +45,12 @@ MEASUREMENTS = {
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a row.
+    """Description of a field of a row.
 
     Attributes:
-        types: types of its JSON value.
-        required: measurements whose rows must have it.
-        meaning: line of the table of fields.
+        types: Python types that the value of the field may have after JSON is read.
+        required: measurements whose rows must have the field.
+        meaning: description that `python -m bench.schema` prints.
     """
 
     types: tuple[type, ...]
@@ -140,7 +141,7 @@ FIELDS = {
 
 
 def make_row(measurement: str, **fields: Any) -> dict[str, Any]:
-    """Return a row of today's version, its samples thinned where their order means nothing."""
+    """Return a row of the current version with the given fields; if the order of its samples has no meaning, they are thinned."""
     row = {"schema": VERSION, "measurement": measurement} | fields
     if measurement in TIMED:
         row |= {"samples": thinned(row["samples"]), "sample_count": len(row["samples"])}
@@ -148,21 +149,22 @@ def make_row(measurement: str, **fields: Any) -> dict[str, Any]:
 
 
 def thinned(samples: Sequence[float]) -> list[float]:
-    """Return at most `KEPT_SAMPLES` evenly spaced order statistics, rounded to 4 significant digits."""
+    """Return at most `KEPT_SAMPLES` evenly spaced order statistics of the samples, rounded to 4 significant digits."""
     ordered = np.sort(samples)
     places = np.linspace(0, len(ordered) - 1, min(KEPT_SAMPLES, len(ordered)))
     return [float(f"{value:.4g}") for value in ordered[np.round(places).astype(int)]]
 
 
 def check(row: Any, place: str) -> dict[str, Any]:
-    """Return the row, with the names that backends have now, if it keeps to `FIELDS`.
+    """Check that a row agrees with `FIELDS`, and return it with old names of backends replaced by the current ones.
 
     Args:
-        row: a value that was read.
-        place: file and line, for the error.
+        row: JSON value that was read.
+        place: file and line of the row, for the error text.
 
     Raises:
-        InputError: for another version or measurement, a missing field or a value of another type.
+        InputError: if the row is not a dict, its version is not `VERSION`, its measurement is unknown, a required field is missing, or the
+            value of a field has a wrong type.
     """
     if not isinstance(row, dict):
         raise InputError(place, row, "give rows of python -m bench, each an object")
@@ -177,25 +179,31 @@ def check(row: Any, place: str) -> dict[str, Any]:
             raise InputError(f"{place}: {name}", "missing", f"a row of {measurement} has it ({field.meaning})")
         if name in row and (not isinstance(row[name], field.types) or isinstance(row[name], bool)):
             raise InputError(f"{place}: {name}", row[name], f"give {' or '.join(t.__name__ for t in field.types)} ({field.meaning})")
-    return with_current_names(row)  # rows of before name the backend `compiled` otherwise
+    return with_current_names(row)  # old rows have another name for the backend `compiled`
 
 
 def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[dict[str, Any]]:
-    """Return the rows of a file with one of these measurements and of a series, each checked; of the commit `git` if it is given.
+    """Return the checked rows of a file that belong to some measurements and a series.
+
+    Args:
+        path: file of rows.
+        *measurements: measurements to keep, keys of `MEASUREMENTS`.
+        git: commit to keep. If None, rows of all commits are kept.
+        series: name of the series to keep; "" keeps the rows without a series.
 
     Raises:
-        InputError: if a row does not keep to `FIELDS`.
+        InputError: if a row of the file does not agree with `FIELDS`.
     """
     return [row for row in select(read_rows(path, check), *measurements, git=git) if row.get("series", "") == series]
 
 
 def select(rows: Iterable[dict[str, Any]], *measurements: str, git: str | None = None) -> list[dict[str, Any]]:
-    """Return the rows with one of these measurements, and of the commit `git` if it is given."""
+    """Return the rows that have one of the measurements and, unless `git` is None, that commit."""
     return [row for row in rows if row["measurement"] in measurements and (git is None or row["git"] == git)]
 
 
 def main() -> None:
-    """Print the measurements and the fields."""
+    """Print all measurements, then all fields with their types, meaning and the measurements that require them."""
     for name, meaning in MEASUREMENTS.items():
         print(f"{name:<20} {meaning}")
     for name, field in FIELDS.items():

@@ -1,4 +1,4 @@
-"""Summary of rows of `bench.throughput`: which rows count, and medians and speedups by workload and candidate."""
+"""Summary of the rows of `bench throughput`: selection of the rows that count, and medians and speedups by workload and candidate."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,14 @@ from lstm_jax.sweep import stats
 
 Row = dict[str, Any]
 Interval = tuple[float, float, float]
-"""A value and its 95 % confidence interval."""
+"""A value with the lower and the upper end of its 95 % confidence interval."""
 
 
 def kept(rows: Iterable[Row]) -> list[Row]:
-    """Return one row for each round of each candidate: the last that is not noisy, else the last noisy, else the last failed one."""
+    """Return one row for each round of each candidate.
+
+    That row is the last timed row that is not noisy. If no row is of that kind, it is the last noisy row, or else the last failed row.
+    """
     found: dict[tuple, tuple[int, Row]] = {}
     for row in select(rows, STEP, FAILED):
         key = (row["git"], *row_key(row), row["round"])
@@ -31,27 +34,28 @@ def kept(rows: Iterable[Row]) -> list[Row]:
 
 
 def timed(rows: Iterable[Row]) -> list[Row]:
-    """Return the kept rows that have a time."""
+    """Return the rows of `kept` that have a time, which rows of failed processes lack."""
     return [row for row in kept(rows) if row["measurement"] == STEP]
 
 
 @dataclass(frozen=True)
 class Line:
-    """Medians over the processes of a candidate on a workload.
+    """Medians over all processes of a candidate on a workload.
 
     Attributes:
-        work: the workload.
+        work: workload.
         candidate: name of the candidate.
-        processes: processes that were timed.
-        ms: milliseconds a step.
-        tokens_per_second: tokens a second.
-        gflops: products a second, in 1e9.
-        gbs: lower bound of the bytes moved a second, in 1e9.
-        compile_seconds: seconds in XLA's compiler; None where JAX does not run.
-        memory_mib: peak resident memory.
-        speedup: its time over ours, with the 95 % confidence interval; None for ours, and without rows of ours.
-        note: difference of its work from ours.
-        error: of a candidate without a timed row.
+        processes: number of processes that were timed.
+        ms: milliseconds per step.
+        tokens_per_second: tokens per second.
+        gflops: speed of the matrix products, in GFLOP/s.
+        gbs: lower bound of the bytes moved per second, in GB/s.
+        compile_seconds: seconds spent in XLA's compiler; None if the candidate does not use JAX.
+        memory_mib: peak resident memory in MiB.
+        speedup: time of the candidate over our time, with its 95 % confidence interval. It is None for our own line, and if we have no
+            rows on the workload.
+        note: difference between the work of the candidate and ours.
+        error: error of the last process if no process was timed, else "".
     """
 
     work: Workload
@@ -69,7 +73,15 @@ class Line:
 
 
 def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
-    """Return a line for each workload and candidate that has rows, ours first; a candidate that equals ours on a workload is left out."""
+    """Return a line for each workload and candidate that has rows.
+
+    Our line comes first on each workload. Another candidate whose settings equal ours on a workload is left out there.
+
+    Args:
+        works: workloads.
+        candidates: candidates.
+        rows: rows of bench throughput.
+    """
     ours = next((candidate for candidate in candidates if candidate.name == OURS), read_candidate(OURS))
     by_key: dict[tuple, list[Row]] = {}
     for row in kept(rows):
@@ -85,7 +97,14 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
 
 
 def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row]) -> Line:
-    """Return the line of a candidate's rows; baseline: rows of ours."""
+    """Return the line of a candidate.
+
+    Args:
+        work: workload.
+        name: name of the candidate.
+        rows: rows of the candidate on the workload.
+        baseline: our rows on the workload.
+    """
     good, ours = ([row for row in group if row["measurement"] == STEP] for group in (rows, baseline))
     if not good:
         return Line(work, name, error=rows[-1]["error"])
@@ -103,7 +122,7 @@ def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row
 
 
 def peaks(rows: Iterable[Row]) -> tuple[float, float]:
-    """Return the best GFLOP/s of a product and GB/s of a copy in these rows."""
+    """Return the best GFLOP/s of a matrix product and the best GB/s of a copy among the rows; NaN if no row has them."""
     measured = select(rows, PEAK)
 
     def best(name: str) -> float:
@@ -114,7 +133,15 @@ def peaks(rows: Iterable[Row]) -> tuple[float, float]:
 
 
 def speedups_over_sizes(lines: Iterable[Line], kind: str, cell: str = "lstm") -> dict[str, list[float]]:
-    """Return the speedups over each candidate at the sizes of a kind of workload, of candidates with two sizes or more."""
+    """Return our speedups over each candidate, one for each size of a kind of workload.
+
+    Candidates that were measured at fewer than two sizes are left out.
+
+    Args:
+        lines: lines of a summary.
+        kind: kind of workload, see `Workload.kind`.
+        cell: recurrent cell of the workload.
+    """
     found: dict[str, list[float]] = {}
     for line in lines:
         if line.speedup and (line.work.kind, line.work.cell) == (kind, cell):
@@ -123,7 +150,7 @@ def speedups_over_sizes(lines: Iterable[Line], kind: str, cell: str = "lstm") ->
 
 
 def mean_speedup(speedups: Sequence[float]) -> str:
-    """Return the geometric mean of speedups with its interval and range, and at how many sizes we are slower, as text."""
+    """Return a text with the geometric mean of speedups, its interval, their range, and the number of sizes at which we are slower."""
     mean, low, high = stats.geometric_mean_interval(speedups)
     slower = sum(speedup < 1 for speedup in speedups)
     text = f"{mean:.2f}x ({low:.2f} to {high:.2f}), {min(speedups):.2f}x to {max(speedups):.2f}x"
@@ -131,16 +158,20 @@ def mean_speedup(speedups: Sequence[float]) -> str:
 
 
 def workloads_in(rows: Iterable[Row]) -> list[Workload]:
-    """Return the workloads that have rows in the order of `WORKLOADS`, those with their own sizes first."""
+    """Return the workloads that have rows, in the order of `WORKLOADS`: first those with the sizes of that table, then resized ones."""
     names, order = dict.fromkeys(row["workload"] for row in select(rows, STEP, FAILED)), list(WORKLOADS)
     return [workload(name) for name in sorted(names, key=lambda name: (":" in name, order.index(name.partition(":")[0])))]
 
 
 def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
-    """Return the rows of a commit, given by its first digits, and their summary.
+    """Return the rows of a commit and their summary.
+
+    Args:
+        path: file of rows of bench throughput.
+        commit: first digits of the commit.
 
     Raises:
-        InputError: if it has no timed rows, or some of several machines.
+        InputError: if the commit has no timed rows, or timed rows of more than one machine.
     """
     rows = [row for row in rows_of(path, STEP, FAILED, PEAK) if row["git"].startswith(commit)]
     good = timed(rows)

@@ -1,4 +1,4 @@
-"""Milliseconds a step of this project and its peers, on two Keras examples and on the recurrence over a grid of sizes.
+"""Milliseconds per step of this project and its peers, on two Keras examples and on the recurrence over a grid of sizes.
 
     python -m bench throughput --preset quick
     python -m bench throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3
@@ -8,14 +8,15 @@
     python -m bench throughput --workload A B recurrence --report
     python -m bench throughput --first-step --workload A --peer ours flax_nnx torch_compiled
 
-A peer may have options: `ours:backend=reference`, `ours:dtype=bfloat16`, and the rates of A, `ours:dropout=0:recurrent=0`. Each runs in
-fresh processes on two cores, the peers of a workload in turn, and is checked against the reference before it is first timed. Rows that
-exist for this commit are skipped; failed and noisy ones are measured again. The peaks of the machine are measured with each run.
+A peer may have options, such as `ours:backend=reference`, `ours:dtype=bfloat16`, or the dropout rates of workload A,
+`ours:dropout=0:recurrent=0`. Each peer runs in fresh processes on two cores, in turn with the other peers of the workload, and its results
+are compared with the reference before it is timed for the first time. Processes that have a row of this commit are skipped; failed and
+noisy ones are measured again. The peak speeds of the machine are measured with each call.
 
-With --first-step, a pair of fresh processes measures the seconds from the start of a build to the end of the first step: the first with an
-empty folder for what JAX and PyTorch keep of compiled programs, the second with the folder as the first left it.
+With --first-step, pairs of fresh processes measure the seconds from the start of the build to the end of the first step. The first process
+of a pair starts with an empty folder of programs that JAX and PyTorch have compiled (cold), the second with what the first stored (warm).
 
-On a machine with a GPU, all run on the first one, in float32 without TF32, and the rows have a file of their own.
+On a machine with GPUs, all peers run on the first GPU, in float32 without TF32, and the rows are written to a separate file.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.jsonl.gz")
 SPREAD, TRIES = 0.1, 3
-"""A row is noisy if the middle half of its samples spreads over more than this share of their median; it is measured so often."""
+"""A row is noisy if the interquartile range of its samples is above `SPREAD` times their median; it is measured up to `TRIES` times."""
 CACHES = ("cold", "warm")
 SECONDS = ("build_seconds", "first_step_seconds", "compile_seconds")
 Row = dict[str, Any]
@@ -52,7 +53,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Process:
-    """A process to time: a candidate on a workload in a round of a series; tries: times that it was noisy already."""
+    """A process to time.
+
+    Attributes:
+        work: workload.
+        candidate: candidate that runs the workload.
+        round: number of the round.
+        series: name of the series of its rows; "" if they belong to none.
+        tries: number of times that the process was measured before with a noisy result.
+    """
 
     work: Workload
     candidate: Candidate
@@ -62,25 +71,25 @@ class Process:
 
     @property
     def key(self) -> tuple:
-        """Key of its rows, see `key_of`."""
+        """Key that `key_of` returns for the rows of the process."""
         return (*self.candidate.key(self.work), self.round)
 
     def __str__(self) -> str:
         return f"{self.work.name} {self.candidate.name} round {self.round}"
 
     def about(self, sha: str) -> Row:
-        """Return the fields of its rows that are known before it runs."""
+        """Return the fields of the rows of the process that are known before it runs; `sha` is the commit."""
         known = {"candidate": self.candidate.name, "workload": self.work.name, "round": self.round, "git": sha}
         return known | {"cores": timing.CORES, "load": timing.load()} | ({"series": self.series} if self.series else {})
 
 
 def key_of(row: Row) -> tuple:
-    """Return the key of the process that a row belongs to."""
+    """Return the key (that of `row_key`, and the round) that identifies the process that measured a row."""
     return (*row_key(row), row["round"])
 
 
 def noise(row: Row, fastest: float = 0.0) -> str:
-    """Return the reason not to trust a row, empty if none; fastest: best probe of this machine, in GFLOP/s."""
+    """Return why the time of a row is noisy, or "" if it is not; `fastest` is the best probe of this machine, in GFLOP/s."""
     low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
     if (high - low) / middle > SPREAD:
         return f"samples spread over {100 * (high - low) / middle:.0f} % of their median"
@@ -91,15 +100,16 @@ def noise(row: Row, fastest: float = 0.0) -> str:
 
 @dataclass
 class Sweep:
-    """State of a sweep.
+    """State of a sweep over processes.
 
     Attributes:
-        folder: where the references of the workloads are written.
-        sha: commit of the rows.
-        seconds: time to measure for in each process.
-        most: tries of a process whose rows are noisy.
-        distances: distance from the reference, of candidates that were checked.
-        fastest: best probe so far.
+        folder: folder to which the references of the workloads are written.
+        sha: commit that is written to the rows.
+        seconds: seconds that each process measures for.
+        most: largest number of measurements of a process whose results are noisy.
+        distances: distance from the reference by `row_key`, for candidates and workloads that were checked already.
+        fastest: best probe so far, in GFLOP/s.
+        references: file of the reference by name of the workload.
     """
 
     folder: Path
@@ -111,7 +121,7 @@ class Sweep:
     references: dict[str, Path] = field(default_factory=dict)
 
     def measure(self, process: Process) -> list[Row]:
-        """Return the rows of a process, one for each try."""
+        """Measure a process until a result is not noisy, at most `most` times in all, and return a row for each try."""
         rows = []
         for _ in range(process.tries, self.most):
             rows.append(self._try(process))
@@ -120,7 +130,7 @@ class Sweep:
         return rows
 
     def _try(self, process: Process) -> Row:
-        """Return the row of one fresh process, with "error" if it fails."""
+        """Measure a process once and return its row; if the process fails, the row has the field "error"."""
         work, candidate = process.work, process.candidate
         peer, *options = candidate.arguments()
         about = process.about(self.sha)
@@ -137,7 +147,10 @@ class Sweep:
         return make_row(STEP, **row, noisy=noise(row, self.fastest))
 
     def _against(self, work: Workload, candidate: Candidate) -> list[str]:
-        """Return the worker's arguments of the check: the distance if it is known, else the reference, which is written first."""
+        """Return the arguments by which the worker checks its results against the reference.
+
+        They give the distance if the candidate was checked already, else the file of the reference, which is written if it does not exist.
+        """
         if (distance := self.distances.get(candidate.key(work))) is not None:
             return ["--checked", str(distance)]
         if work.name not in self.references:
@@ -148,7 +161,15 @@ class Sweep:
 
 
 def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, most: int = TRIES) -> None:
-    """Measure the processes of a series without a row, and the noisy ones again, each at most `most` times in all."""
+    """Measure the processes that have no row yet or only noisy rows.
+
+    Args:
+        processes: processes to measure.
+        seconds: seconds that each process measures for.
+        path: file of rows.
+        sha: commit.
+        most: largest number of measurements of a process whose results are noisy, earlier calls included.
+    """
     rows = [row for series in {process.series for process in processes} for row in rows_of(path, STEP, git=sha, series=series)]
     tries = Counter(key_of(row) for row in rows if row["noisy"])
     done = {key_of(row) for row in rows if not row["noisy"]} | {key for key, count in tries.items() if count >= most}
@@ -167,7 +188,7 @@ def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, mo
 
 
 def _table(heads: Sequence[str]) -> Table:
-    """Return an empty table whose first two columns are aligned to the left."""
+    """Return an empty table with the given headings; the first two columns are aligned to the left, the others to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for n, head in enumerate(heads):
         table.add_column(head, justify="left" if n < 2 else "right", overflow="fold")
@@ -180,7 +201,15 @@ def _print(table: Table) -> None:
 
 
 def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
-    """Print a table of a series, and the geometric mean of the speedups over the grid."""
+    """Print the table of a commit and series, and the geometric means of our speedups on the recurrence.
+
+    Args:
+        works: workloads in the table.
+        candidates: candidates in the table.
+        path: file of rows.
+        sha: commit.
+        series: name of the series; "" for rows that belong to none.
+    """
     rows = rows_of(path, STEP, FAILED, git=sha, series=series)
     (gemm, copy), lines = peaks(rows_of(path, PEAK, git=sha)), summarize(works, candidates, rows)
     device = "a GPU" if machine.gpu() else f"{timing.CORES} cores"
@@ -228,7 +257,7 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
 
 
 def first_step_rows(process: Process, sha: str) -> list[Row]:
-    """Return the rows of a cold and a warm process, with "error" if it fails."""
+    """Measure the first step in a cold and then in a warm process, and return their rows; a failed process has the field "error"."""
     peer, *options = process.candidate.arguments()
     module = ["bench.worker", peer, process.work.name, *options, "--checked", "0", "--seconds", "0.001"]
     rows = []
@@ -244,7 +273,7 @@ def first_step_rows(process: Process, sha: str) -> list[Row]:
 
 
 def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None:
-    """Measure the first step of the processes without a row."""
+    """Measure the first step of the processes that have no first-step row of commit `sha` yet."""
 
     def key(row: Row) -> tuple | None:
         ours = row["measurement"] == FIRST_STEP and row["git"] == sha
@@ -260,7 +289,7 @@ def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None
 
 
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str) -> None:
-    """Print a table of medians over rounds."""
+    """Print a table of the seconds of build, first step and compilation, cold and warm, as medians over rounds."""
     table = _table(("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"))
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
     rows = [row for row in rows_of(path, FIRST_STEP, git=sha) if (row["workload"], row["candidate"]) in wanted]
@@ -284,14 +313,14 @@ def _median(rows: Sequence[Row], name: str) -> str:
 
 @dataclass(frozen=True)
 class Preset:
-    """Defaults of the flags.
+    """Default values of the flags.
 
     Attributes:
-        workloads: workloads and their axes.
-        rounds: processes of a candidate.
-        seconds: time to measure for in each process.
+        workloads: sizes by letter for each name of a workload.
+        rounds: number of processes of each candidate on each workload.
+        seconds: seconds that each process measures for.
         without: peers that are left out.
-        tries: tries of a process whose rows are noisy.
+        tries: largest number of measurements of a process whose results are noisy.
     """
 
     workloads: dict[str, dict[str, tuple[int, ...]]]
@@ -307,7 +336,7 @@ PRESETS = {
     "standard": Preset({"A": {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}, "B": {}}, 3, 1.0),
     "full": Preset({"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0),
 }
-"""On two cores quick took 4 minutes, without the peers that are slow to start; one to two rounds of standard took 47 minutes."""
+"""On two cores quick took 4 minutes (it leaves out the peers that are slow to start), and one to two rounds of standard 47 minutes."""
 
 
 def _parse() -> argparse.Namespace:
@@ -327,7 +356,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure what is missing, and report."""
+    """Measure the missing processes unless `--report` is given, and print the report."""
     options = _parse()
     preset, axes, sha = PRESETS[options.preset], given_axes(options), options.commit or commit()
     asked = dict.fromkeys(options.workload, axes) if options.workload else {name: own | axes for name, own in preset.workloads.items()}

@@ -1,4 +1,4 @@
-"""Fresh processes on the same cores, one after another or in turns."""
+"""Execution of benchmark modules in fresh processes on fixed cores, one after another or in turns."""
 
 import contextlib
 import json
@@ -13,12 +13,12 @@ from bench import machine
 
 ROOT = Path(__file__).parents[1]
 TURN = "your turn"
-"""Line that a process prints when it waits for its turn."""
+"""Line that a worker process prints when it waits for its turn."""
 CORES = min(2, len(os.sched_getaffinity(0)))
 
 
 def pinned(cores: int = CORES) -> dict[str, str]:
-    """Return the environment in which numeric libraries use so many threads and a GPU computes in float32."""
+    """Return environment variables with which numeric libraries use `cores` threads and a GPU computes in full float32."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     return os.environ | dict.fromkeys(names, str(cores)) | machine.settings()
 
@@ -26,10 +26,16 @@ def pinned(cores: int = CORES) -> dict[str, str]:
 def run_module(
     arguments: Sequence[str], cores: int = CORES, environment: Mapping[str, str] | None = None, first: int = 0
 ) -> list[dict[str, Any]]:
-    """Run `python -m ...` in a fresh process on `cores` cores from the `first` on, and return its JSON lines.
+    """Run `python -m ...` in a fresh process, and return the JSON objects that it prints.
+
+    Args:
+        arguments: arguments of `python -m`.
+        cores: number of cores that the process may use.
+        environment: environment variables that are set besides those of `pinned`.
+        first: index of the first of these cores among the cores that this process may use.
 
     Raises:
-        subprocess.CalledProcessError: if it fails.
+        subprocess.CalledProcessError: if the process ends with another exit code than 0.
     """
     allowed = sorted(os.sched_getaffinity(0))[first : first + cores]
     command = [sys.executable, "-m", *arguments]
@@ -46,18 +52,19 @@ def run_in_turns(
     folders: Sequence[Path] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run `bench.worker --turns` in several processes on the same cores, and return their rows.
+    """Run `bench.worker --turns` in several processes on the same cores, and return the row of each process.
 
-    They time a block each in order, then in reverse order, and so on, so that a machine that is slow for a while is slow for all of them.
+    In each turn every process times one block, in order in one turn and in reverse order in the next. A machine that is slow for a while
+    thus slows all processes.
 
     Args:
-        arguments: arguments of `python -m`, for each process.
-        turns: blocks of each process.
-        folders: a checkout for each process; this one for all if not given.
-        environment: variables set besides.
+        arguments: arguments of `python -m` for each process.
+        turns: number of blocks that each process times.
+        folders: checkout that each process runs. If None, all processes run this checkout.
+        environment: environment variables that are set besides those of `pinned`.
 
     Raises:
-        subprocess.CalledProcessError: if one fails.
+        subprocess.CalledProcessError: if a process fails.
     """
     allowed = sorted(os.sched_getaffinity(0))[:CORES]
     settings = {**pinned(), **(environment or {})}
@@ -68,7 +75,7 @@ def run_in_turns(
             own = settings | {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
             pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": own, "cwd": folder}
             process = stack.enter_context(subprocess.Popen(command, **pipes))
-            os.sched_setaffinity(process.pid, allowed)  # before it has threads, which inherit it
+            os.sched_setaffinity(process.pid, allowed)  # set before the process starts threads, which inherit it
             stack.callback(process.kill)
             started.append(process)
 
@@ -98,12 +105,12 @@ def run_in_turns(
 
 
 def load() -> float:
-    """Return the load average of the last minute, which a row records, since a busy machine is a noisy one."""
+    """Return the load average of the last minute; rows record it, since other work on the machine makes times noisy."""
     return os.getloadavg()[0]
 
 
 def peaks() -> dict[str, float]:
-    """Return the peaks of one core, of `CORES` and of a GPU if there is one, each measured in a process of its own."""
+    """Measure the peak speeds of one core, of `CORES` cores and of the GPU if there is one, each in a fresh process."""
     found = run_module(["bench.machine", "--gpu"])[-1] if machine.gpu() else {}
     for cores in (1, CORES):
         row = run_module(["bench.machine", "--threads", str(cores)], cores)[-1]
@@ -112,12 +119,12 @@ def peaks() -> dict[str, float]:
 
 
 def fastest_probe() -> float:
-    """Return the fastest of some probes made now, in GFLOP/s; 0 on a machine with a GPU, where rows have none."""
+    """Return the fastest of three probes made now, in GFLOP/s; 0 on a machine with a GPU, where no probes are made."""
     return 0.0 if machine.gpu() else max(run_module(["bench.machine", "--probe"])[-1]["probe_gflops"] for _ in range(3))
 
 
 def compilation_cache(folder: str) -> dict[str, str]:
-    """Return the environment in which JAX and PyTorch keep every compiled program in this folder."""
+    """Return environment variables with which JAX and PyTorch store every compiled program in a folder."""
     kept = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
     kept |= {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return kept | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}

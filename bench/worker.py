@@ -1,11 +1,12 @@
-"""Check one peer on one workload against the reference in this process, then time it; a JSON line.
+"""Check of one peer on one workload against the reference, and its timing, in this process; the result is printed as a JSON line.
 
     python -m bench.worker ours A --write-reference a.npz --backend reference
     python -m bench.worker torch_lstm A --reference a.npz --seconds 5
     python -m bench.worker ours recurrence:H=64,T=80,B=32 --backend hoisted --reference r.npz
     python -m bench.worker torch_lstm A --checked 1.3e-6      # distance found by an earlier process
 
-A peer that fails prints a line with "error" and exits with code 1. `--dropout` and `--recurrent-dropout` replace the workload's rates.
+If the peer fails, the line has the field "error" and the exit code is 1. `--dropout` and `--recurrent-dropout` replace the dropout rates of
+the workload.
 """
 
 import argparse
@@ -30,21 +31,30 @@ from bench.timing import TURN
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
-"""Accepted distance relative to the reference array's largest entry, by the compute dtype of the peer."""
+"""Largest accepted distance, relative to the largest absolute entry of the reference array, by compute dtype of the peer."""
 BLOCKS = 50
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Import the peer, and build the workload."""
+    """Set the environment variables of the peer, import its module, and build the workload with it."""
     os.environ.update(PEERS[peer].environment)
     return import_module(f"bench.peers.{PEERS[peer].module}").build(work, arrays, options)
 
 
 def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray], dtype: str = "float32") -> dict[str, float]:
-    """Return the distances of outputs and one step (or gradients) from the reference, relative to each array's largest entry.
+    """Return the distance of each array of a built workload from the reference.
+
+    The arrays are the outputs and, for training, the weights and the loss after one step or, for the recurrence, the gradients. A distance
+    is the largest absolute difference, divided by the largest absolute entry of the reference array.
+
+    Args:
+        work: workload.
+        built: workload as the peer built it.
+        reference: arrays of the reference, as `write_reference` names them.
+        dtype: compute dtype of the peer.
 
     Raises:
-        ValueError: if an array is missing, has another shape or a distance above `TOLERANCE`.
+        ValueError: if the arrays have other names or shapes than the reference, or if a distance is above `TOLERANCE` or NaN.
     """
     form = "gradients" if work.kind == "recurrence" else built.adam
     wanted = {name.split("/", 1)[1]: reference[name] for name in reference if name.startswith(f"{form}/")}
@@ -61,7 +71,7 @@ def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray],
         if name in built.excluded:
             gaps = gaps[~built.excluded[name]]
         result[name] = float(gaps.max() / np.abs(want).max())
-        if not result[name] <= TOLERANCE[dtype]:  # nan too
+        if not result[name] <= TOLERANCE[dtype]:  # true for NaN too
             raise ValueError(f"{name}: {result[name]:.2g} of its largest entry away from the reference")
     return result
 
@@ -73,7 +83,7 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Return the number of steps that take at least so many seconds."""
+    """Return a number of steps for which `run` takes about `least` seconds or longer."""
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
         count = max(count + 1, min(10 * count, math.ceil(count * least / took)))
@@ -82,12 +92,21 @@ def steps_per_block(run: Callable[[int], None], least: float) -> int:
 
 
 def _block(run: Callable[[int], None], count: int) -> float:
-    """Return the milliseconds a step of one block, to 6 significant digits."""
+    """Time a block of `count` steps, and return its milliseconds per step to 6 significant digits."""
     return float(f"{1000 * _time(run, count) / count:.6g}")
 
 
 def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Return the steps of a block and the milliseconds a step of each: blocks of at least `block_seconds`, at most about `BLOCKS`."""
+    """Time blocks of steps for `seconds` seconds.
+
+    Args:
+        run: run(count) runs `count` steps.
+        seconds: seconds to measure for. A block takes about `seconds / BLOCKS` seconds, but not less than `block_seconds`.
+        block_seconds: shortest duration of a block.
+
+    Returns:
+        The number of steps in a block, and the milliseconds per step of each block.
+    """
     count = steps_per_block(run, max(block_seconds, seconds / BLOCKS))
     samples, end = [], time.perf_counter() + seconds
     while not samples or time.perf_counter() < end:
@@ -96,7 +115,7 @@ def measure(run: Callable[[int], None], seconds: float, block_seconds: float) ->
 
 
 def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Like `measure`, but time one block of `seconds` each time a line arrives on standard input; print `TURN` when waiting for one."""
+    """Like `measure`, but time one block of `seconds` seconds whenever a line arrives on standard input; print `TURN` before each wait."""
     count = steps_per_block(run, max(block_seconds, seconds))
     samples = []
     print(TURN, flush=True)
@@ -107,7 +126,7 @@ def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: 
 
 
 def first_step(built: Built) -> dict[str, float | None]:
-    """Return the seconds of the first step, and of its part in XLA's compiler where JAX runs."""
+    """Run the first step, and return its seconds and those spent in XLA's compiler, or None if JAX compiled nothing."""
     jax: Any = sys.modules.get("jax")
     compiling: list[float] = []
     if jax is not None:
@@ -122,7 +141,10 @@ def first_step(built: Built) -> dict[str, float | None]:
 
 
 def peak_mib() -> float:
-    """Return the peak resident memory of this process; `ru_maxrss` may hold its parent's."""
+    """Return the peak resident memory of this process in MiB.
+
+    `ru_maxrss` is only a fallback, since it may be the peak of the parent process.
+    """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
@@ -143,16 +165,16 @@ def _versions(peer: str) -> dict[str, str]:
 def timed_row(
     peer: str, work: Workload, options: Options, reference: Path | None, checked: float, seconds: float, turns: bool = False
 ) -> dict[str, Any]:
-    """Build, check and time a peer, and return the row.
+    """Build a workload with a peer, check it, time it, and return the row.
 
     Args:
-        peer: its name.
+        peer: name of the peer.
         work: workload.
         options: options of the peer.
-        reference: file to check against; None if an earlier process did.
-        checked: distance that an earlier process found.
-        seconds: time to measure for, or of a block in turns.
-        turns: time a block for each line of standard input.
+        reference: file of the reference. If None, nothing is checked, since an earlier process did.
+        checked: distance that the earlier process found; it is used if `reference` is None.
+        seconds: seconds to measure for; with `turns`, seconds of a block.
+        turns: whether to time one block for each line on standard input (see `measure_in_turns`).
     """
     began = time.perf_counter()
     built = build(peer, work, make_arrays(work), options)
@@ -166,7 +188,7 @@ def timed_row(
     probes += [] if machine.gpu() else [machine.probe()]
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}
-    # imported last: a peer without JAX must not carry it while it is measured
+    # imported last, so that a peer without JAX does not hold JAX in memory while it is measured
     from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.training.run_folder import environment
 
@@ -194,7 +216,7 @@ def timed_row(
 
 
 def described(peer: str, work: Workload, options: Options) -> dict[str, Any]:
-    """Return the fields that identify a row."""
+    """Return the fields of a row that describe the peer, the workload and the options."""
     sizes = {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
     asked = {"backend": options.backend, "dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
     asked |= {"cell": work.cell, "dtype": options.dtype} | ({"slower": options.slower} if options.slower else {})
@@ -202,7 +224,7 @@ def described(peer: str, work: Workload, options: Options) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write a reference, or time a peer."""
+    """Write the reference of a workload, or check and time a peer and print the row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peer", choices=list(PEERS))
     parser.add_argument("workload", type=workload)

@@ -1,1 +1,1 @@
-"""Studies: one question a file, with the runs that answer it; `experiments.study` is their frame."""
+"""Studies: each file asks one question and defines the runs that answer it; `experiments.study` runs and reports a study."""

@@ -1,4 +1,4 @@
-"""Size of the gradient of a loss with respect to the state k steps before the end: of any cell, and of the trained sentiment task."""
+"""Size of the gradient of a loss with respect to the state k steps before the end, for any cell and for the sentiment task."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,14 +21,14 @@ REVIEWS = 256
 
 
 def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Return, for each step (T,), the root mean square over rows of the norm of the gradient with respect to h.
+    """Return the size (T,) of the gradient with respect to h at each step: the root mean square, over the batch, of its norm.
 
     Args:
         cell: recurrent cell.
-        params: its parameters.
+        params: parameters of the cell.
         units: hidden size H.
-        x: inputs (B, T, E).
-        loss: loss of the outputs h (T, B, H), summed over rows.
+        x: inputs (B, T, E) of B examples and T steps with E features.
+        loss: loss(h) -> loss of the outputs h (T, B, H), summed over the examples.
     """
     z = cell.project(params, jnp.swapaxes(x, 0, 1), None, None)
     initial = cell.initial_state(len(x), units)
@@ -47,16 +47,22 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Call
 
 
 def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
-    """Return the sizes at `BACK` steps back, counted from the first of the `answered` last steps, those that the loss depends on."""
+    """Return the gradient size for each number of steps back in `BACK`, as far as the sequence reaches.
+
+    Args:
+        sizes: gradient sizes (T,), one for each step.
+        answered: number of steps at the end whose outputs the loss depends on. Steps back are counted from the first of these steps.
+    """
     last = len(sizes) - answered
     return {back: float(sizes[last - back]) for back in BACK if back <= last}
 
 
 def on_reviews(config: SentimentConfig) -> dict[str, Any]:
-    """Train the sentiment task, and measure the gradient before and after on test reviews that fill all `maxlen` words.
+    """Train the sentiment task, and measure the gradient before and after training on test reviews of at least `maxlen` words.
 
     Returns:
-        The accuracy on the test reviews, training losses by epoch, the parameter count of the cell, and the two gradients.
+        The test accuracy ("score"), the training loss of each epoch, the number of parameters of the cell, and the gradient sizes by steps
+        back before and after training.
     """
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment as task

@@ -6,14 +6,15 @@
 
 Durations are from two cores of 100 GFLOP/s each, shared with other work; the recipe alone took 21 minutes.
 
-Each choice changes one thing in the model of the Keras example imdb_lstm, and is judged on 15 % of the training reviews, with no movie in
-both parts: 400 words of a review instead of 80, outputs pooled over time instead of the last one, both directions, whole words dropped,
-entries of the recurrent kernel dropped, the mean of the weights of the last epochs, a learning rate that falls to zero, and embedding and
-LSTMs first trained as a language model of the same reviews (`experiments.pretraining`), which then needs fewer epochs. The recipe is the
-best of the choices; the loss on the validation part chooses its epoch, and the test reviews are read once, with the weights of that epoch.
+The study starts from the Keras example imdb_lstm. Each choice makes one change to an earlier choice, and is evaluated on a validation split
+of 15 % of the training reviews, which shares no movie with the reviews that are trained on. The choices are: read 400 words of a review
+instead of 80; pool the outputs over time instead of using the last one; read in both directions; drop whole words; drop entries of the
+recurrent kernel; average the weights of the last epochs; let the learning rate fall to zero; train the embedding and the LSTMs first as a
+language model of the same reviews (`experiments.pretraining`); and, after that, train for three epochs only. The recipe is the last choice.
+Its epoch is chosen by the loss on the validation split, and the test reviews are read once, with the weights of that epoch.
 
-Expected: the recipe reaches a test accuracy of 0.90 or above. Published results with labelled reviews only: the Keras examples .84 to .85,
-tuned LSTM .865 (Dai & Le 2015), fastText with bigrams .906, NBSVM .912, one-hot LSTM with pooling .919 (Johnson & Zhang 2016).
+Expected: the recipe reaches a test accuracy of 0.90 or above. Published test accuracies with labelled reviews only: Keras example .84 to
+.85, tuned LSTM .865 (Dai & Le 2015), fastText with bigrams .906, NBSVM .912, one-hot LSTM with pooling .919 (Johnson & Zhang 2016).
 """
 
 import sys
@@ -37,18 +38,18 @@ class Config:
     """Run of one choice."""
 
     choice: str = ""
-    """Name of the last change."""
+    """Name of the choice, which is that of its last change."""
     tested: bool = False
     """Whether the test reviews are read at the end."""
     averaged: int = 0
-    """Number of last epochs whose weights are averaged; 0 takes the weights of the best epoch."""
+    """Number of epochs at the end whose weights are averaged. If 0, the weights of the best epoch are used."""
     pretrained: float = 0.0
-    """Passes of the language model over the training reviews."""
+    """Number of passes over the training reviews with which the language model is trained. If 0, there is no language model."""
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
 SOURCE = "the source"
-"""Name of the unchanged Keras example in the rows."""
+"""Name, in the rows, of the choice that is the unchanged Keras example imdb_lstm."""
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "400 words": (SOURCE, {"task.data.maxlen": 400}),
     "pooled over time": ("400 words", {"task.model.pooling": "mean+max"}),
@@ -60,14 +61,14 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "language model first": ("falling learning rate", {"pretrained": 4.0}),
     "three epochs": ("language model first", {"task.train.epochs": 3}),
 }
-"""Name of a choice -> the choice it builds on, and its changes."""
+"""Name of a choice -> name of the choice that it builds on, and the fields of `Config` that it changes."""
 RECIPE = "three epochs"
 SEEDS = 1
 REFERENCES = {"Keras' example": 0.845, "tuned LSTM": 0.865, "fastText, bigrams": 0.906, "NBSVM": 0.912, "oh-2LSTMp": 0.919}
 
 
 def choices(base: SentimentConfig) -> list[Config]:
-    """Return one config for each choice."""
+    """Return one config for each choice, the unchanged Keras example first; `base` is the config of that example."""
     configs = {SOURCE: Config(SOURCE, task=base)}
     for name, (before, changes) in CHOICES.items():
         configs[name] = sweep.override(configs[before], {"choice": name} | changes)
@@ -80,13 +81,17 @@ def named(base: SentimentConfig, choice: str) -> Config:
 
 
 def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return the config of the recipe for each seed, with the test reviews read."""
+    """Return the config of the recipe for each of `seeds` seeds, with evaluation on the test reviews."""
     best = named(base, RECIPE)
     return [sweep.override(best, {"choice": "recipe", "tested": True, "task.train.seed": seed}) for seed in range(seeds)]
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, and return accuracy, loss and calibration on the validation part, and on the test reviews if they are to be read."""
+    """Train a choice and return its metrics.
+
+    The metrics are accuracy, loss and calibration error (ECE) on the validation split and, if `config.tested`, on the test reviews; also
+    the seconds and the number of parameters.
+    """
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.tasks import sentiment
@@ -123,7 +128,11 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _pretrain(config: Config, reviews: data.EncodedReviews) -> tuple[dict[str, Any], list[float]]:
-    """Train the language model on the training part, and return the classifier's initial parameters and the losses."""
+    """Train the language model on the training split.
+
+    Returns:
+        The initial parameters of the classifier, and the losses of the language model in nats.
+    """
     task, train = config.task, reviews.train
     rows, _ = data.grouped_split(train.labels, train.groups, task.data.validation, task.train.seed, train.hashes())
     sizes = reviews.vocabulary.size, task.model.embed, task.model.units, 1 + task.model.bidirectional
@@ -131,7 +140,7 @@ def _pretrain(config: Config, reviews: data.EncodedReviews) -> tuple[dict[str, A
 
 
 def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the mean of the parameters of these epochs, computed in float64."""
+    """Return the mean over epochs of each parameter, computed in float64; `epochs` has the parameters of each epoch."""
     return {
         name: np.mean([params[name] for params in epochs], axis=0, dtype=np.float64).astype(array.dtype)
         for name, array in epochs[0].items()
@@ -139,14 +148,21 @@ def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def spread(accuracies: Any, reviews: int) -> float:
-    """Return half the 95 % interval of the mean accuracy over seeds, from the draw of reviews (binomial) and the spread of seeds."""
+    """Return half the width of the 95 % confidence interval of the mean accuracy over seeds.
+
+    The variance is the sum of that of the draw of the reviews (binomial) and that of the mean over seeds.
+
+    Args:
+        accuracies: accuracy of each seed.
+        reviews: number of test reviews.
+    """
     mean = float(np.mean(accuracies))
     seeds = float(np.var(accuracies, ddof=1)) / len(accuracies) if len(accuracies) > 1 else 0.0
     return 1.96 * sqrt(mean * (1 - mean) / reviews + seeds)
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each choice, and one for the test accuracy of the recipe."""
+    """Return a line for each choice with its validation metrics, and one with the test accuracy of the recipe."""
     lines = []
     for row in (row for row in rows if not row["tested"]):
         lines.append(f"{row['choice']}: validation {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
@@ -162,7 +178,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the validation accuracy of each choice, and the test accuracy of the recipe among published results."""
+    """Draw the validation accuracy of each choice, and the test accuracy of the recipe beside published test accuracies."""
 
     def fill(figure: Any) -> None:
         tested = [row["test_accuracy"] for row in rows if row["tested"]]
@@ -194,7 +210,8 @@ def draw(rows: study.Rows, path: Path) -> object:
 BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), TrainConfig(epochs=3))
 TOY = SentimentConfig(DataConfig("synthetic", maxlen=8, validation=0.2), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
 FULL = [config for config in choices(BASE) if config.choice != RECIPE] + recipe(BASE, SEEDS)
-"""The run of the choice `RECIPE` is left out: seed 0 of the recipe is the same run, with the same validation accuracy."""
+"""Configs of the preset full. The choice `RECIPE` is left out, since seed 0 of the recipe is the same training run, which gives the same
+validation accuracy."""
 STUDY = study.Study(
     "best",
     run,

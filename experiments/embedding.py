@@ -4,14 +4,15 @@
     python -m experiments.embedding --preset toy                     # seconds
     LSTM_JAX_DATA=... python -m experiments.embedding --workers 2    # 12 minutes on two cores at 200 GFLOP/s
 
-The claim under test: an embedding learned in context is to "minimize the euclidean distance of the similar words". The model of the Keras
-example imdb_lstm on IMDB, two epochs, three seeds. Measured before and after training, for groups of words that people call similar: the
-mean Euclidean distance of the pairs within a group, and its ratio to the mean distance of the pairs across to the nearest other group. Two
-controls: labels in random order, where nothing but memorising lowers the loss; and skip-grams with negative samples (word2vec, Mikolov et
-al. 2013, by gensim) of the same reviews without labels, with vectors scaled to length 1.
+The claim under test is that a learned embedding serves to "minimize the euclidean distance of the similar words". The model of the Keras
+example imdb_lstm is trained on IMDB for two epochs, with three seeds. Two distances are measured before and after training, for groups of
+words with similar meanings: the mean Euclidean distance between two words of the group, and its ratio to the mean distance between a word
+of the group and a word of the nearest other group. There are two controls. In the first the labels are in random order, so that only
+memorizing lowers the loss. The second is word2vec (skip-grams with negative samples, Mikolov et al. 2013, by gensim), trained on the same
+reviews without labels; its vectors are scaled to length 1.
 
-Expected: words of praise come closer to each other than to words of blame; family, numbers and roles stay at their random initial
-distances, since the loss depends on the sentiment alone.
+Expected: words of praise come closer to each other than to words of blame. The distances of the groups family, numbers and roles stay at
+their random initial values, since the loss depends on the sentiment alone.
 """
 
 import sys
@@ -47,15 +48,23 @@ Labels = Literal["own", "shuffled", "word2vec"]
 
 @dataclass(frozen=True)
 class Config:
-    """Run of one kind of labels."""
+    """Run with one kind of labels."""
 
     labels: Labels = "own"
-    """Labels of the reviews, their own or in random order; word2vec trains skip-grams, which need none."""
+    """Labels of the reviews: their own, shuffled ones, or (word2vec) none, as skip-grams need no labels."""
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
 def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
-    """Return the mean Euclidean distance of the pairs within each group, and across each two groups, named `first/second`."""
+    """Return the mean Euclidean distance of all pairs of words within each group and between each two groups.
+
+    Args:
+        table: embedding (V, E) of V words.
+        ids: word ids of each group, by its name.
+
+    Returns:
+        The distance within a group under the name of the group, and the distance between two groups under "first/second".
+    """
 
     def mean(pairs: Iterable[tuple[int, int]]) -> float:
         return float(np.mean([np.linalg.norm(table[a] - table[b]) for a, b in pairs]))
@@ -65,7 +74,10 @@ def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
 
 
 def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return tables (V, E) before and after training on the training reviews; rows have length 1, or are 0 for words that do not occur.
+    """Train word2vec on the training reviews.
+
+    Returns:
+        The embeddings (V, E) before and after training. Rows have length 1; rows of words that do not occur are 0.
 
     Raises:
         InputError: if gensim is not installed.
@@ -76,7 +88,7 @@ def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.nd
         raise InputError("gensim", "not installed", 'pip install ".[experiments]"') from error
     train = reviews.train
     texts = [[str(number) for number in train.values[a:b]] for a, b in pairwise(train.offsets)]
-    # several threads would read the texts in another order in each run
+    # one worker, since several threads would read the texts in a different order in each run
     model = Word2Vec(vector_size=task.model.embed, min_count=1, sg=1, seed=task.train.seed, workers=1)
     model.build_vocab(texts)
     tables = []
@@ -91,7 +103,12 @@ def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.nd
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Return distances before and after training, the neighbours of `QUERIES`, and a plane of the words of the groups."""
+    """Train an embedding and measure it.
+
+    Returns:
+        The distances before and after training, the nearest neighbours of `QUERIES`, the words of the groups with their coordinates in a
+        plane, and the test accuracy (None for word2vec).
+    """
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment
 
@@ -129,13 +146,13 @@ LABELS = {"own": "own labels", "shuffled": "shuffled labels", "word2vec": "word2
 
 
 def ratio(pairs: Any, name: str) -> float:
-    """Return the mean distance within a group over that to the nearest other group."""
+    """Return the mean distance within the group `name` divided by the mean distance to the nearest other group."""
     found = dict(pairs)
     return found[name] / min(value for key, value in found.items() if "/" in key and name in key.split("/"))
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each group, and the neighbours of the first seed."""
+    """Return a line for each kind of labels and group with its distances, and the nearest neighbours for the first seed."""
     lines = []
     for labels, title in LABELS.items():
         selected = [row for row in rows if row["labels"] == labels]
@@ -151,7 +168,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the ratios before and after training, with shuffled labels and by word2vec; and the words in a plane."""
+    """Draw the ratio of distances of each group before and after training and for both controls, and the words in a plane."""
 
     def fill(figure: Any) -> None:
         bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
@@ -180,7 +197,7 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def configs(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return the configs of all kinds of labels and seeds."""
+    """Return a config for every kind of labels and seed."""
     seeded = [replace(base, train=replace(base.train, seed=seed)) for seed in range(seeds)]
     return [Config(labels, task) for labels in get_args(Labels) for task in seeded]
 

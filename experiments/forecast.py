@@ -4,17 +4,17 @@
     python -m experiments.forecast --preset toy      # seconds
     python -m experiments.forecast --workers 2       # 4 minutes on two cores at 200 GFLOP/s
 
-Two series of statsmodels: yearly sunspots from 1700 to 2008, and weekly CO2 at Mauna Loa from 1958 to 2001, of which 59 weeks are missing;
-each complete, and with 30 % of the entries removed at random. The last 15 % are forecast, 11 years ahead for sunspots and 26 weeks for CO2,
-from origins one horizon apart, by these methods:
+The two series are from statsmodels: yearly sunspots from 1700 to 2008, and weekly CO2 at Mauna Loa from 1958 to 2001, of which 59 weeks are
+missing. Each series is used as it is and with 30 % of its entries removed at random. The last 15 % of a series is the test split. It is
+forecast from origins that are one horizon apart (11 years for sunspots, 26 weeks for CO2) by these methods:
 
-- the LSTM (32 units), with the times between entries or without, three seeds;
-- seasonal naive: the entry nearest to one season (11 years, 52 weeks) before;
-- exponential smoothing (Holt-Winters, additive; sunspots without trend), fitted anew at each origin on the entries interpolated linearly to
-  an even grid.
+- LSTM (32 units, three seeds), with or without the times between entries as an input;
+- seasonal naive: the forecast is the entry closest to one season (11 years, 52 weeks) earlier;
+- exponential smoothing (Holt-Winters, additive; no trend for sunspots), fitted again at each origin to the entries before it, after linear
+  interpolation to an even grid.
 
-Expected: the LSTM is better than seasonal naive on both series, and better than smoothing on sunspots, whose cycle is not even; the times
-help where entries are missing. Confirmed for CO2 only, see `LOG.md`.
+Expected: the LSTM is better than seasonal naive on both series, and better than smoothing on sunspots, whose cycles differ in length; the
+times help where entries are missing. This was confirmed for CO2 only, see `LOG.md`.
 """
 
 import sys
@@ -46,13 +46,13 @@ class Config:
     missing: float = 0.0
     """Share of the entries removed at random."""
     method: str = "lstm"
-    """One of `METHODS`."""
+    """Name of the method, one of `METHODS`."""
     task: ForecastConfig = field(default_factory=ForecastConfig)
-    """Config of the LSTM; its `data.csv` is not read."""
+    """Config of the forecasting task. Its `data.csv` is not read, since the study supplies the series."""
 
 
 def load(config: Config) -> data.Series:
-    """Return the series without the removed entries, which are the same for every method and seed.
+    """Return the series without the entries that are removed; all methods and seeds remove the same entries.
 
     Raises:
         InputError: if statsmodels is not installed.
@@ -75,21 +75,45 @@ def load(config: Config) -> data.Series:
 
 
 def seasonal_naive(series: data.Series, origin: int, moments: np.ndarray, season: float) -> np.ndarray:
-    """Return, for each moment, the entry before `origin` nearest to the fewest whole seasons earlier that reach back before it."""
+    """Return the seasonal naive forecast.
+
+    A moment is moved back by as many whole seasons as are needed to reach the known entries, and the entry closest to that time is its
+    forecast.
+
+    Args:
+        series: series.
+        origin: number of entries that are known.
+        moments: times (horizon,) to forecast.
+        season: length of a season, in the unit of the times.
+
+    Returns:
+        The forecast (horizon,) at each moment.
+    """
     known = series.times[:origin]
     back = moments - season * np.ceil((moments - known[-1]) / season)
     return series.values[np.abs(known[:, None] - back).argmin(0)]
 
 
 def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int, trend: str | None) -> np.ndarray:
-    """Return the Holt-Winters forecast at the moments from the entries before `origin`, interpolated to an even grid."""
+    """Return the forecast of additive exponential smoothing (Holt-Winters).
+
+    Args:
+        series: series, whose known entries are interpolated linearly to an even grid.
+        origin: number of entries that are known.
+        moments: times (horizon,) to forecast.
+        season: length of a season, in steps of the grid.
+        trend: kind of trend, as statsmodels takes it. If None, there is no trend.
+
+    Returns:
+        The forecast (horizon,) at each moment.
+    """
     from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
     step = series.usual_gap
     grid = np.arange(series.times[0], series.times[origin - 1] + step / 2, step)
     values = np.interp(grid, series.times[:origin], series.values[:origin])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the fit has not converged
+        warnings.simplefilter("ignore")  # statsmodels warns when a fit has not converged
         model = ExponentialSmoothing(values, trend=trend, seasonal="add", seasonal_periods=season, initialization_method="estimated")
         steps = int(np.ceil((moments[-1] - grid[-1]) / step)) + 1
         ahead = np.asarray(model.fit().forecast(steps))
@@ -97,7 +121,10 @@ def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Return the errors from origins one horizon apart, and the forecasts of seed 0 on the complete series for the figure."""
+    """Forecast the test split by one method, from origins one horizon apart, and return the errors.
+
+    The result of seed 0 on a series without removed entries also has the forecasts, for the figure.
+    """
     from lstm_jax.tasks import forecast
 
     series = load(config)
@@ -125,7 +152,17 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the means and bounds of the trained LSTM at the chosen windows of the test part."""
+    """Train the LSTM and forecast windows of the test split.
+
+    Args:
+        config: config of the run.
+        series: series.
+        chosen: numbers of the windows of the test split.
+        scale: scale of the series, from `forecast.parts_of`.
+
+    Returns:
+        The means, and the lower and upper ends of their prediction intervals, each of shape (windows, horizon).
+    """
     from lstm_jax.tasks import forecast
 
     start_training(config.task.train.devices, config.task.model)
@@ -138,7 +175,7 @@ def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each series, share of missing entries and method."""
+    """Return a line with the mean absolute error for each series, share of missing entries and method."""
     lines = []
     for (name, missing, method), errors in study.grouped(rows, ["series", "missing", "method"], "mae").items():
         mean, low, high = stats.mean_interval(errors)
@@ -156,7 +193,10 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw, above, the LSTM's forecasts of the complete series with their interval; below, the error of every method."""
+    """Draw the forecasts of the LSTM with their intervals and those of smoothing above, and the error of every method below.
+
+    The forecasts are those of the series without removed entries.
+    """
 
     def fill(figure: Any) -> None:
         names = [name for name in SEASON if any(row["series"] == name for row in rows)]
@@ -191,7 +231,14 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> list[Config]:
-    """Return the configs of every series, share of missing entries and method; only the LSTM has several seeds."""
+    """Return the configs of every series, share of missing entries and method.
+
+    Args:
+        names: names of the series.
+        shares: shares of the entries to remove.
+        seeds: number of seeds of the LSTM; the other methods have one run each.
+        changes: fields of `TrainConfig` that override the defaults of the study.
+    """
     cut = {"sunspots": {"context": 33, "horizon": 11, "level": True}, "co2": {"context": 104, "horizon": 26, "level": False}}
     train = TrainConfig(**({"epochs": 200, "patience": 25, "learning_rate": 3e-3, "clip_norm": 1.0} | changes))
     found = []

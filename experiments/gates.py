@@ -4,14 +4,17 @@
     python -m experiments.gates --preset cost                   # a minute on quiet cores: the time of each variant
     LSTM_JAX_DATA=... python -m experiments.gates --workers 2   # half an hour on two cores
 
-Each variant has as many parameters in its recurrent layer as an LSTM of 64 units (`experiments.equal`), and three seeds. Sentiment: IMDB,
-80 words, embedding of 64, dropout and recurrent dropout 0.2, two epochs, 15 % of the training reviews held out, no movie in both parts.
-Characters: the articles, windows of 40 every 5, batch 128, three epochs, the last tenth held out. Time: forward and backward pass of the
-recurrent layer of the sentiment task with the reference backend; all cells take turns in one process, so that ratios compare cells and
-neither backends nor changes of the machine's speed.
+The recurrent layer of each variant has as many parameters as an LSTM of 64 units (see `experiments.equal`). Each variant runs with three
+seeds. There are three measurements:
 
-Expected, from the paper: accuracy falls without the forget gate or the output activation and hardly changes for the others; removing a gate
-saves its share of the time. The forget gate is confirmed, the rest is not, see `LOG.md`.
+- sentiment: IMDB reviews of 80 words, embedding of 64 features, input and recurrent dropout 0.2, two epochs. A validation split of 15 % of
+  the training reviews is held out, and no movie is in both splits.
+- characters: the articles in windows of 40 characters that start every 5 characters, batch 128, three epochs, the last tenth held out.
+- time: forward and backward pass of the recurrent layer of the sentiment task with the reference backend. All cells take turns in one
+  process, so the ratios of their times compare only the cells, and do not depend on changes in the speed of the machine.
+
+Expected, from the paper: the accuracy falls without the forget gate or without the output activation, and hardly changes for the other
+variants; removing a gate saves its share of the time. Only the result for the forget gate was confirmed, see `LOG.md`.
 """
 
 import sys
@@ -67,29 +70,29 @@ GENERATION = GenerationConfig(
 
 @dataclass(frozen=True)
 class Cost:
-    """Measurement of the time of each cell."""
+    """Config of the measurement of the time of each cell."""
 
     batch: int = 32
     length: int = 80
     features: int = 64
     units: int = UNITS
-    """Units of an LSTM with as many parameters."""
+    """Hidden size of the LSTM; the other cells have as many parameters as that LSTM."""
     passes: int = 10
-    """Passes in a block, whose mean is one sample."""
+    """Number of passes in a block. The mean time of a pass in a block is one sample."""
     blocks: int = 30
-    """Blocks of each cell."""
+    """Number of blocks of each cell."""
     cells: tuple[str, ...] = VARIANTS
 
 
 def variant(config: Any, cell: str, seed: int) -> Any:
-    """Return the config with this cell, of as many parameters."""
+    """Return the config with another cell and seed, and with the number of units that gives as many parameters as the LSTM has."""
     features = config.model.embed or CHARACTERS
     model = replace(config.model, cell=cell, units=equal_units(cell, features, config.model.units))
     return replace(config, model=model, train=replace(config.train, seed=seed))
 
 
 def measured(config: Cost) -> dict[str, Any]:
-    """Return the milliseconds of forward and backward pass by cell, one sample a block; the cells take turns."""
+    """Time the forward and backward pass of each cell in turns, and return the milliseconds by cell, one sample for each block."""
     x = jax.random.normal(jax.random.key(0), (config.batch, config.length, config.features))
     calls = {}
     for name in config.cells:
@@ -112,7 +115,7 @@ def measured(config: Cost) -> dict[str, Any]:
 
 
 def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
-    """Run one of the two tasks, or the measurement of time."""
+    """Run the measurement that the type of the config selects: sentiment, characters or time."""
     if isinstance(config, Cost):
         return {"task": "cost", **measured(config)}
     if isinstance(config, SentimentConfig):
@@ -124,7 +127,7 @@ METRICS = {"sentiment": "test_accuracy", "characters": "bits"}
 
 
 def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, float]]:
-    """Return, for each variant, the mean difference of its metric to the LSTM's of the same seed, with its 95 % interval."""
+    """Return the mean difference between the metric of each variant and that of the LSTM with the same seed, with its 95 % interval."""
     values = {(row["model.cell"], row["train.seed"]): row[METRICS[task]] for row in rows if row["task"] == task}
     intervals = {}
     for cell in VARIANTS[1:]:
@@ -135,13 +138,16 @@ def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, fl
 
 
 def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
-    """Return, for each variant, the mean ratio of its time to the LSTM's of the same turn, with its 95 % interval; empty without times."""
+    """Return the mean ratio of the time of each variant to that of the LSTM in the same turn, with its 95 % interval.
+
+    The dict is empty if no row has times.
+    """
     times = next((row["milliseconds"] for row in rows if row["task"] == "cost"), {})
     return {cell: stats.mean_interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each task and variant with its metric and the difference to the LSTM, and a line for the time of each variant."""
+    """Return a line for each task and variant with its metric and the difference from the LSTM, and a line for the time of each variant."""
     lines = []
     for task, metric in METRICS.items():
         selected = [row for row in rows if row["task"] == task]
@@ -158,11 +164,12 @@ PANELS = (
     ("bits a character saved", partial(differences, task="characters"), 0, -1),
     ("time of a step, the LSTM's is 1", costs, 1, 0),
 )
-"""Title, intervals by variant, value of the LSTM, and 1 if more is better, -1 if less is better, 0 for neither."""
+"""Panels of the figure: title, function(rows) -> intervals by variant, value of the LSTM, and a sign. The sign is 1 if a higher value is
+better, -1 if a lower value is better, and 0 if the panel does not rate."""
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw each variant against the LSTM, one panel for each task and one for the time; in the first two, better is to the right."""
+    """Draw each variant relative to the LSTM in a panel for each task and one for the time; in the task panels, better is to the right."""
 
     def fill(figure: Any) -> None:
         for axes, (title, intervals_of, baseline, sign) in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):

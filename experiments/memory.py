@@ -3,19 +3,21 @@
     python -m experiments.memory --preset toy                           # seconds
     LSTM_JAX_DATA=... python -m experiments.memory --workers 2          # an hour on two cores
 
-The claim under test: "the original RNN layer would tend to overwrite too much of its internal memory". Simple RNN, GRU, LSTM and minLSTM
-with as many parameters as an LSTM of 64 units, but at most 160 units, which leaves the minLSTM, whose gates do not see the state, fewer
-parameters. The tasks ask for something that was read a lag before (Hochreiter & Schmidhuber 1997):
+The claim under test is that "the original RNN layer would tend to overwrite too much of its internal memory". Simple RNN, GRU, LSTM and
+minLSTM are compared. Each has as many parameters as an LSTM of 64 units, but at most 160 units, so the minLSTM, which has no recurrent
+kernel, has fewer parameters. Each task asks for information that was read `lag` steps earlier (Hochreiter & Schmidhuber 1997):
 
-- adding: two of the numbers in [0, 1) are marked, one in each half; the answer is their sum. Always answering 1 has a squared error of 1/6.
-- order: two symbols, of two kinds, among distractors, after a tenth and after half of the sequence; the answer is their kinds in order.
-- copy: ten symbols of eight kinds, a lag of blanks, then the answer is the ten symbols in order.
+- adding: the inputs are numbers in [0, 1), of which one in each half of the sequence is marked; the target is the sum of the two marked
+  numbers. The constant prediction 1 has a squared error of 1/6.
+- order: two symbols, each of one of two kinds, stand among distractors, one in the first tenth of the sequence and one in the tenth after
+  its middle; the target is the pair of their kinds in order.
+- copy: ten symbols of eight kinds are followed by `lag` blanks; then the targets are the ten symbols in order.
 
-Also measured, before and after training: the size of the gradient of the loss with respect to the state k steps before the end, on these
-tasks and on the sentiment of IMDB reviews of 200 words.
+Also measured, before and after training, is the size of the gradient of the loss with respect to the state k steps before the end, on the
+three tasks and on the sentiment of IMDB reviews of 200 words.
 
-Expected: the gated cells solve adding and order (error below 0.01, accuracy above 0.99) at lags where the simple RNN is at chance.
-Confirmed for adding, not for order and copy, see `LOG.md`.
+Expected: the gated cells solve adding and order (error below 0.01, accuracy above 0.99) at lags at which the simple RNN is at chance.
+This was confirmed for adding, but not for order and copy, see `LOG.md`.
 """
 
 import sys
@@ -44,7 +46,7 @@ ORDERS = 4
 WIDEST = 160
 TESTED = 1000
 REVIEWS, EMBED = 25_000, 64
-"""Training reviews of IMDB; features of a word."""
+"""Number of training reviews of IMDB, and number of features of a word."""
 Task = Literal["adding", "order", "copy", "imdb"]
 
 
@@ -55,30 +57,30 @@ class Config:
     task: Task = "adding"
     cell: str = "lstm"
     lag: int = 100
-    """Steps from the input to the answer; for imdb the words read of a review."""
+    """Length of the input sequence in steps (copy has 20 steps more); for imdb the number of words read of a review."""
     units: int = 64
-    """Units of an LSTM with as many parameters."""
+    """Hidden size of the LSTM; the other cells have as many parameters as that LSTM."""
     steps: int = 3000
-    """Updates."""
+    """Number of updates."""
     batch: int = 64
     learning_rate: float = 2e-3
     clip_norm: float = 1.0
     seed: int = 0
     reviews: str = ""
-    """`DataConfig.data` of imdb."""
+    """Value of `DataConfig.data` for the task imdb."""
 
 
 class Batch(NamedTuple):
-    """Sequences and their answers."""
+    """Batch of sequences and their targets."""
 
     x: jax.Array
-    """(B, T, E)."""
+    """Inputs (B, T, E) of B sequences with T steps and E features."""
     target: jax.Array
-    """Sums (B,), orders (B,), or the symbols (B, 10) that the last ten steps must give."""
+    """Sums (B,) of adding, pairs (B,) of order as numbers 0 to 3, or symbols (B, 10) of copy, the targets of the last ten steps."""
 
 
 def adding(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return values and marks (B, lag, 2), and the sums of the two marked values."""
+    """Return a batch of the task adding: x has the values and the marks (B, lag, 2), and the targets are the sums of the marked values."""
     of_values, of_first, of_second = jax.random.split(key, 3)
     values = jax.random.uniform(of_values, (batch, lag))
     half = max(1, lag // 2)
@@ -89,7 +91,11 @@ def adding(key: jax.Array, batch: int, lag: int) -> Batch:
 
 
 def order(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return distractors 0 to 3 with a symbol 4 or 5 after a tenth and after half of the steps, and the pair of symbols as 0 to 3."""
+    """Return a batch of the task order.
+
+    x (B, lag, 6) is one-hot: distractors 0 to 3, with a symbol 4 or 5 in the first tenth of the steps and another in the tenth after the
+    middle. The target is the pair of symbols as a number 0 to 3.
+    """
     of_noise, of_kinds, of_first, of_second = jax.random.split(key, 4)
     ids = jax.random.randint(of_noise, (batch, lag), 0, 4)
     kinds = jax.random.randint(of_kinds, (batch, 2), 0, 2)
@@ -102,7 +108,11 @@ def order(key: jax.Array, batch: int, lag: int) -> Batch:
 
 
 def copy(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return ten symbols, `lag` blanks of which the last is a marker, ten blanks; and the ten symbols, the answer of the last ten steps."""
+    """Return a batch of the task copy.
+
+    x (B, 10 + lag + 10, 10) is one-hot: ten symbols, `lag - 1` blanks, a marker and ten blanks. The targets are the ten symbols, as outputs
+    of the last ten steps.
+    """
     symbols = jax.random.randint(key, (batch, COPIED), 0, SYMBOLS)
     blanks = jnp.full((batch, lag - 1), SYMBOLS)
     marker, rest = jnp.full((batch, 1), SYMBOLS + 1), jnp.full((batch, COPIED), SYMBOLS)
@@ -114,11 +124,11 @@ TASKS: dict[Task, tuple[Callable[[jax.Array, int, int], Batch], int, int]] = {
     "order": (order, 6, ORDERS),
     "copy": (copy, SYMBOLS + 2, SYMBOLS),
 }
-"""Task -> function that makes a batch, number of features, number of outputs."""
+"""Task -> function that makes a batch, number of input features, and number of outputs."""
 
 
 class Params(NamedTuple):
-    """Parameters of the cell, and of the dense layer on h."""
+    """Parameters of the cell, and kernel and bias of the dense layer that follows it."""
 
     cell: Any
     kernel: jax.Array
@@ -126,15 +136,15 @@ class Params(NamedTuple):
 
 
 def units_of(config: Config, features: int) -> int:
-    """Return the units that give as many parameters as the LSTM has, at most `WIDEST`.
+    """Return the number of units that gives the cell as many parameters as the LSTM has, but at most `WIDEST`.
 
-    On two features a minLSTM of as many parameters has 1,900 units and takes twelve times as long at lag 10.
+    Without this limit a minLSTM on two features would have 1,900 units and take twelve times as long at lag 10.
     """
     return min(equal_units(config.cell, features, config.units), WIDEST)
 
 
 def initial(config: Config) -> Params:
-    """Return initial parameters of the cell, with `units_of` units, and of the dense layer."""
+    """Return the initial parameters of the cell, whose number of units `units_of` gives, and of the dense layer."""
     _, features, outputs = TASKS[config.task]
     of_cell, of_head = jax.random.split(jax.random.key(config.seed))
     units = units_of(config, features)
@@ -143,20 +153,23 @@ def initial(config: Config) -> Params:
 
 
 def answers(config: Config, params: Params, h: jax.Array) -> jax.Array:
-    """Return the outputs at the last step of h (B, T, H), (B, outputs); for copy at the last ten, (B, 10, outputs)."""
+    """Return the outputs of the dense layer for the outputs h (B, T, H) of the cell.
+
+    Their shape is (B, outputs), from the last step; for copy it is (B, 10, outputs), from the last ten steps.
+    """
     last = h[:, -COPIED:] if config.task == "copy" else h[:, -1]
     return last @ params.kernel + jnp.broadcast_to(params.bias, (*last.shape[:-1], len(params.bias)))
 
 
 def loss_of(config: Config, output: jax.Array, target: jax.Array) -> jax.Array:
-    """Return the mean squared error of sums, or the mean cross-entropy of symbols."""
+    """Return the loss: the mean squared error for adding, or the mean cross-entropy for order and copy."""
     if config.task == "adding":
         return ((output[:, 0] - target) ** 2).mean()
     return optax.softmax_cross_entropy_with_integer_labels(output, target).mean()
 
 
 def score_of(config: Config, output: jax.Array, target: jax.Array) -> jax.Array:
-    """Return the mean squared error of sums, or the accuracy of symbols."""
+    """Return the score: the mean squared error for adding, or the accuracy for order and copy."""
     if config.task == "adding":
         return ((output[:, 0] - target) ** 2).mean()
     return (output.argmax(-1) == target).mean()
@@ -169,7 +182,7 @@ def batch_loss(config: Config, params: Params, batch: Batch) -> jax.Array:
 
 
 def gradient_sizes(config: Config, params: Params, key: jax.Array) -> dict[int, float]:
-    """Return the gradient sizes of one batch by steps back; for copy they count from the first of the ten last steps."""
+    """Return the gradient sizes of one batch by steps back, counted from the last step, or for copy from the first of the last ten."""
     return backward.by_steps_back(_gradient_sizes(config, params, key), COPIED if config.task == "copy" else 1)
 
 
@@ -184,7 +197,7 @@ def _gradient_sizes(config: Config, params: Params, key: jax.Array) -> jax.Array
 
 
 def reviews_config(config: Config) -> SentimentConfig:
-    """Return the sentiment task with `lag` words of a review, in the number of epochs that comes nearest to `steps` updates."""
+    """Return the config of the sentiment task on `lag` words of a review, with the number of epochs closest to `steps` updates."""
     epochs = max(1, round(config.steps * config.batch / REVIEWS))
     units = units_of(config, EMBED)
     model = SentimentModelConfig(cell=config.cell, units=units, embed=EMBED, dropout=0.0, recurrent_dropout=0.0)
@@ -193,7 +206,7 @@ def reviews_config(config: Config) -> SentimentConfig:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, test on fresh sequences, and measure the gradient before and after."""
+    """Train a cell on a task, test it on new sequences, and measure the gradient before and after training."""
     if config.task == "imdb":
         return backward.on_reviews(reviews_config(config))
     make, _, _ = TASKS[config.task]
@@ -225,12 +238,15 @@ COMPARED = ("simple_rnn", "gru", "lstm", "min_lstm")
 
 
 def solved(row: Any) -> bool:
-    """Return whether the cell solved the task: an error below 0.01, or an accuracy above 0.99."""
+    """Return whether the cell of a row solved its task: squared error below 0.01 for adding, accuracy above 0.99 for other tasks."""
     return row["score"] < 0.01 if row["task"] == "adding" else row["score"] > 0.99
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return, for each task, the longest lag that each cell solved, and for reviews the share of the gradient that arrives far back."""
+    """Return a line for each task with the longest lag that each cell solved, and a line for each run on the reviews.
+
+    The line about reviews has the gradient size farthest back as a share of that one step back, before and after training.
+    """
     lines = []
     for task in TASKS:
         longest = {
@@ -251,7 +267,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the score over the lag, one panel for each task; below, the gradient over steps back at the longest lag."""
+    """Draw a column for each task: above the score over the lag, below the gradient size over the steps back at the longest lag."""
 
     def fill(figure: Any) -> None:
         names = [*TASKS, "imdb"]

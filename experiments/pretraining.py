@@ -1,8 +1,8 @@
-"""Language model of the words of reviews, whose embedding and LSTMs initialise a classifier (Dai & Le 2015).
+"""Language model of the words of reviews, whose embedding and LSTMs initialize a classifier (Dai & Le 2015).
 
-One LSTM reads forward and predicts the next word, another reads backward and predicts the previous word; both score words by the rows of
-the embedding (tied weights). The softmax is over the correct word and a sample of others that the whole batch shares, drawn in proportion
-to their frequency in the text and corrected for it (Jean et al. 2015).
+One LSTM reads forward and predicts the next word; another reads backward and predicts the previous word. Both score words with the rows of
+the embedding (tied weights). The softmax is over the correct word and a sample of other words, which the whole batch shares. The sample is
+drawn in proportion to the frequencies of words in the text, and the scores are corrected for these frequencies (Jean et al. 2015).
 """
 
 from typing import Any, NamedTuple
@@ -17,24 +17,33 @@ from lstm_jax.cells import CELLS
 from lstm_jax.initializers import glorot_uniform
 
 BATCH, LENGTH, SAMPLED = 64, 64, 1024
-"""Windows in a batch, words in a window, and sampled words that a batch scores beside the correct ones."""
+"""Number of windows in a batch, of words in a window, and of sampled words that a batch scores besides the correct ones."""
 RATE = 2e-3
 
 
 class Params(NamedTuple):
-    """Parameters of the language model; the forward direction comes first."""
+    """Parameters of the language model, for vocabulary size V, E features of a word and hidden size H."""
 
     embedding: jax.Array
-    """(V, E)."""
+    """Embedding (V, E)."""
     bias: jax.Array
-    """(V,), added to the scores of the words."""
+    """Bias (V,), which is added to the scores of the words."""
     layers: tuple[LSTMParams, ...]
+    """Parameters of the LSTM of each direction, forward first."""
     out: tuple[jax.Array, ...]
-    """(H, E) each, from the outputs of a direction to the space of the embedding."""
+    """Kernel (H, E) of each direction, which maps the outputs of its LSTM to the space of the embedding."""
 
 
 def initial(key: jax.Array, vocabulary: int, embed: int, units: int, directions: int) -> Params:
-    """Return initial parameters, drawn as the classifier draws its own."""
+    """Return initial parameters of the language model, drawn from the distributions that the classifier uses.
+
+    Args:
+        key: PRNG key.
+        vocabulary: vocabulary size V.
+        embed: number of features E of a word.
+        units: hidden size H of each direction.
+        directions: 1 (forward) or 2.
+    """
     keys = jax.random.split(key, 1 + 2 * directions)
     layers = tuple(CELLS["lstm"].init(k, embed, units) for k in keys[1 : 1 + directions])
     out = tuple(glorot_uniform(k, (units, embed), jnp.float32) for k in keys[1 + directions :])
@@ -43,14 +52,15 @@ def initial(key: jax.Array, vocabulary: int, embed: int, units: int, directions:
 
 
 def sampled_loss(scored: jax.Array, target: jax.Array, params: Params, sample: jax.Array, log_share: jax.Array) -> jax.Array:
-    """Return the mean cross-entropy, in nats, of the correct word among itself and the sample.
+    """Return the mean cross-entropy, in nats, of the softmax over the correct word and the sampled words.
 
     Args:
-        scored: (N, E), multiplied with the rows of the words to give their scores.
-        target: int (N,), the correct words.
+        scored: vectors (N, E) at N positions. The score of a word is the inner product of the vector and the embedding of the word, plus
+            the bias of the word, minus its `log_share`.
+        target: ids (N,) of the correct words.
         params: parameters of the language model.
-        sample: int (K,), the sampled words.
-        log_share: (V,), logarithm of each word's share of the text, in proportion to which the sample was drawn.
+        sample: ids (K,) of the K sampled words.
+        log_share: logarithm (V,) of the frequency of each word in the text, with which the sample was drawn.
     """
 
     def offset(words: jax.Array) -> jax.Array:
@@ -63,12 +73,12 @@ def sampled_loss(scored: jax.Array, target: jax.Array, params: Params, sample: j
 
 
 def loss(params: Params, batch: tuple[jax.Array, jax.Array], log_share: jax.Array) -> jax.Array:
-    """Return the loss of one batch, the mean over directions.
+    """Return the loss of one batch, which is the mean of the losses of the directions.
 
     Args:
         params: parameters of the language model.
-        batch: ids (T + 1, B) and the sample (K,).
-        log_share: see `sampled_loss`.
+        batch: word ids (T + 1, B) of B windows, and ids (K,) of the sampled words.
+        log_share: logarithm (V,) of the frequency of each word, see `sampled_loss`.
     """
     ids, sample = batch
     x, total = params.embedding[ids], jnp.zeros(())
@@ -85,17 +95,17 @@ def pretrain(
     """Train the language model on random windows of a text.
 
     Args:
-        text: ids of words.
-        vocabulary: V, the number of different ids.
-        embed: E, features of a word.
-        units: H, hidden size of each direction.
+        text: word ids.
+        vocabulary: vocabulary size V.
+        embed: number of features E of a word.
+        units: hidden size H of each direction.
         directions: 1 (forward) or 2.
-        passes: words read, as a multiple of the length of the text.
-        seed: of parameters, windows and samples.
+        passes: number of words to read, as a multiple of the length of the text.
+        seed: seed of parameters, windows and samples.
 
     Returns:
-        The parameters of the classifier's embedding and first recurrent layer by their names in it, and the mean loss of each chunk of
-        updates.
+        The initial parameters of the embedding and the first recurrent layer of the classifier, by their names in the classifier, and the
+        mean loss of each chunk of updates.
     """
     words = jnp.asarray(text, jnp.int32)
     counts = np.bincount(text, minlength=vocabulary)

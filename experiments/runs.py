@@ -1,4 +1,4 @@
-"""Runs of the library's tasks for studies: config of the task -> metrics, so that any field of the config can be an axis."""
+"""Runs of the library's tasks for studies: functions from the config of a task to metrics, so a study can vary any field of the config."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -12,19 +12,22 @@ from lstm_jax.commands.common import start_training
 from lstm_jax.config import GenerationConfig, SentimentConfig
 
 ARTICLES = "articles"
-"""Name of the text that stands for the articles of $LSTM_JAX_DATA."""
+"""Value of `TextConfig.data` that `generation` replaces by the articles of $LSTM_JAX_DATA."""
 TOY_REVIEWS = 400, 200
-"""Numbers of training and test reviews of a config whose data are "synthetic"."""
+"""Number of training reviews and of test reviews if the data of a config are "synthetic"."""
 
 
 def _cost(rows: Any) -> dict[str, float]:
-    """Return the least time and the highest throughput of an epoch; the first epoch, which compiles, counts only if it is the only one."""
+    """Return the shortest time and the highest throughput of an epoch.
+
+    The first epoch, which includes compilation, is ignored unless it is the only one.
+    """
     timed = [row for row in rows if row["epoch"] > 1] or list(rows)
     return {"epoch_seconds": min(row["seconds"] for row in timed), "examples_per_second": max(row["examples_per_second"] for row in timed)}
 
 
 def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
-    """Return the reviews of the config; `TOY_REVIEWS` synthetic ones if its data are "synthetic"."""
+    """Return the reviews that the config names; if its data are "synthetic", there are as many reviews as `TOY_REVIEWS` says."""
     from lstm_jax.tasks import sentiment as task
 
     if config.data.data == "synthetic":
@@ -42,9 +45,9 @@ def train_sentiment(
 
     Args:
         config: config of the task.
-        change: applied to the reviews before training.
-        callbacks: called after each epoch.
-        initial: reviews -> parameters to start from.
+        change: change(reviews) -> reviews to train on. If None, the reviews are not changed.
+        callbacks: functions that are called after each epoch.
+        initial: initial(reviews) -> initial values of some parameters. If None, all are drawn at random.
     """
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import sentiment as task
@@ -56,9 +59,9 @@ def train_sentiment(
 
 
 def sentiment(config: SentimentConfig) -> dict[str, Any]:
-    """Train the sentiment task and return accuracy, calibration and cost.
+    """Train the sentiment task and return accuracy, loss, calibration error, time and number of parameters.
 
-    The metrics are those of the best epoch on the validation part if the config has one, else those of the last epoch on the test set.
+    With a validation split the metrics are those of the best epoch on that split, else those of the last epoch on the test split.
     """
     _, result = train_sentiment(config)
     part = "validation" if config.data.validation else "test"
@@ -69,7 +72,7 @@ def sentiment(config: SentimentConfig) -> dict[str, Any]:
 
 
 def generation(config: GenerationConfig) -> dict[str, Any]:
-    """Train the text-generation task and return bits a character of the held-out text, best and by epoch, and cost."""
+    """Train the text generation task and return bits per character (best, last and by epoch), time and number of parameters."""
     if config.data.data == (ARTICLES,):
         config = replace(config, data=articles(replace(config.data, data=())))
     start_training(config.train.devices, config.model)

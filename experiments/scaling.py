@@ -1,15 +1,19 @@
-"""At which size do more units, longer texts, a larger vocabulary and more data stop to improve the result?
+"""At which size do more units, longer texts, a larger vocabulary or more data no longer improve the result?
 
     python -m experiments.scaling --preset toy                    # seconds
     LSTM_JAX_DATA=... python -m experiments.scaling --workers 2   # half an hour on two cores
 
-One axis changes at a time; two seeds. Sentiment: the model of the Keras example imdb_lstm with 64 units and an embedding of 64, three
-epochs, accuracy of the last one on the test set; units from 8 to 256, words read from 10 to 320, vocabulary from 200 to 20,000, and from
-1/32 to all of the training reviews. Characters: the articles as a stream in windows of 64, 30 epochs at a learning rate that falls from
-0.005 to 0 by a cosine, bits a character on the last tenth; units from 16 to 256, windows from 8 to 128, and from 1/32 to 9/10 of the text.
+One axis changes at a time, and each run is repeated with two seeds. There are two tasks:
 
-Expected: accuracy still grows with length and data at the largest sizes, and hardly with units; bits fall with units and data together. The
-runs of a curve have equal numbers of epochs, not of updates: shorter windows and more data bring more updates.
+- sentiment: the model of the Keras example imdb_lstm, but with 64 units and an embedding of 64 features, is trained for three epochs. The
+  score is the accuracy of the last epoch on the test split. The axes are units from 8 to 256, words read from 10 to 320, vocabulary from
+  200 to 20,000, and share of the training reviews from 1/32 to 1.
+- characters: the articles are read as a stream in windows of 64 characters for 30 epochs; the learning rate falls from 0.005 to 0 by a
+  cosine. The score is the bits per character on held-out text. The axes are units from 16 to 256, windows from 8 to 128 characters, and
+  share of the text from 1/32 to 9/10.
+
+Expected: the accuracy still grows with length and data at the largest sizes, and hardly with units; the bits fall if units and data grow
+together. The runs of a curve have equal numbers of epochs, not of updates: shorter windows and more data mean more updates.
 """
 
 import sys
@@ -40,15 +44,15 @@ class Config:
 
     axis: Literal["units", "length", "vocabulary", "data"] = "units"
     value: float = 0.0
-    """Value of the axis; for data the share of the training data that is used."""
+    """Value of the axis. For the axis data it is the share of the data that is used for training."""
     kind: Literal["sentiment", "characters"] = "sentiment"
-    """Task that runs; the config of the other is ignored."""
+    """Task that runs. The config of the other task is ignored."""
     sentiment: SentimentConfig = field(default_factory=SentimentConfig)
     characters: GenerationConfig = field(default_factory=GenerationConfig)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Run one of the two tasks; its score is the test accuracy, or the bits a character of the held-out text."""
+    """Run the task of the config; its score is the test accuracy (sentiment) or the bits per character of held-out text (characters)."""
     if config.kind == "sentiment":
         metrics = runs.sentiment(config.sentiment)
         return {"score": metrics["test_accuracy"], **metrics}
@@ -61,11 +65,11 @@ CHARACTER_FIELDS = {"units": "model.units", "length": "data.length", "data": "da
 
 
 def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any, seeds: int) -> list[Config]:
-    """Return a config for each seed, task, axis and value.
+    """Return a config for each task, axis, value and seed.
 
     Args:
-        sentiment: base of the sentiment runs.
-        characters: base of the character runs.
+        sentiment: config of the sentiment task, in which one axis at a time is changed.
+        characters: config of the character task, in which one axis at a time is changed.
         axes: task -> axis -> values.
         seeds: number of seeds.
     """
@@ -83,7 +87,7 @@ def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any,
 
 
 def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
-    """Return, for each task and axis, the points of its curve: value, mean score, least and largest score."""
+    """Return the curve of each task and axis: points of value, mean score, lowest score and highest score over seeds."""
     lines: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     for (kind, axis, value), scores in sorted(study.grouped(rows, ["kind", "axis", "value"], "score").items()):
         lines.setdefault((kind, axis), []).append((value, float(np.mean(scores)), min(scores), max(scores)))
@@ -91,7 +95,7 @@ def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, f
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each curve."""
+    """Return a line for each curve with its values and mean scores."""
     return "\n".join(
         f"{kind}, {axis}: " + ", ".join(f"{value:g} {score:.4f}" for value, score, _, _ in line)
         for (kind, axis), line in curves(rows).items()
@@ -99,7 +103,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw one panel for each curve."""
+    """Draw each curve in its own panel."""
 
     def fill(figure: Any) -> None:
         panels = figure.subplots(2, 4)

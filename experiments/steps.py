@@ -3,17 +3,21 @@
     python -m experiments.steps --preset toy                    # seconds
     LSTM_JAX_DATA=... python -m experiments.steps --workers 2   # 40 minutes on two cores
 
-The claim under test, on the step between the windows that are cut from a text and on their length: "smaller number is similar to lowering
-the learning rate; increasing the length of the sequence is similar to train with larger batch size". The articles, 64 units, Adam, the last
-tenth held out, two seeds:
+The claim under test is about the step between the windows that are cut from a text, and about their length: "smaller number is similar to
+lowering the learning rate; increasing the length of the sequence is similar to train with larger batch size". The models have 64 units and
+are trained with Adam on the articles, whose last tenth is held out, with two seeds. There are two grids:
 
-- steps: windows of 40 every 1, 2, 5, 10, 20 characters, batch 128, for 1, 2, 5, 10, 20 epochs, which gives equal numbers of updates, at
-  three learning rates each. After its first epoch every run has read the same characters, in as many updates as it has batches;
-- lengths: windows of 10, 20, 40, 80 every 5 at batches of 32, 64, 128, 256, for 1, 2, 4, 8 epochs, which gives equal numbers of updates.
+- steps: windows of 40 characters that start every 1, 2, 5, 10 or 20 characters, with batch 128, for 1, 2, 5, 10 or 20 epochs respectively,
+  which gives equal numbers of updates; each with three learning rates. After the first epoch every run has read the whole text once, but
+  the runs have made different numbers of updates.
+- lengths: windows of 10, 20, 40 or 80 characters that start every 5 characters, each with batches of 32, 64, 128 and 256, for 1, 2, 4 and 8
+  epochs respectively, which gives equal numbers of updates.
 
-If the step acted like a learning rate, then at equal updates a small step at a high rate would match a large step at a low one.
+If the step acted like a learning rate, then at equal numbers of updates a small step with a high rate would match a large step with a low
+rate.
 
-Expected: at equal updates the steps differ by 0.02 bits and the rates by 0.6; the lengths hardly differ and the batches by 0.24 (`LOG.md`).
+Expected: at equal numbers of updates the steps differ by 0.02 bits and the rates by 0.6 bits; the lengths hardly differ, and the batch
+sizes differ by 0.24 bits (see `LOG.md`).
 """
 
 import sys
@@ -40,14 +44,23 @@ BASE = GenerationConfig(
 
 @dataclass(frozen=True)
 class Config:
-    """Run of one part of the study."""
+    """Run of one point of a grid; `part` names the grid."""
 
     part: Literal["steps", "lengths"] = "steps"
     task: GenerationConfig = field(default_factory=GenerationConfig)
 
 
 def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batches: Any, seeds: int) -> list[Config]:
-    """Return the configs of both grids for each seed."""
+    """Return the configs of both grids for each seed.
+
+    Args:
+        base: config in which the points of the grids are changed.
+        steps: steps between windows, in characters.
+        rates: learning rates.
+        lengths: lengths of windows, in characters.
+        batches: batch sizes.
+        seeds: number of seeds.
+    """
     by_step = [
         Config("steps", sweep.override(base, {"data.step": step, "train.epochs": step // min(steps), "train.learning_rate": rate}))
         for step in steps
@@ -62,12 +75,20 @@ def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batche
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Return bits a character of the held-out text, by epoch and at the end."""
+    """Train the model of a config, and return the bits per character of the held-out text by epoch and other metrics."""
     return runs.generation(config.task)
 
 
 def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
-    """Return, for each (step, rate) or (length, batch), the mean bits at equal updates and after one pass over the text."""
+    """Return the mean bits over seeds at each point of a grid.
+
+    Args:
+        rows: rows of the study.
+        part: grid, "steps" or "lengths".
+
+    Returns:
+        (step, rate) or (length, batch) -> bits after the last epoch (at equal numbers of updates), and bits after the first epoch.
+    """
     names = {"steps": ("task.data.step", "task.train.learning_rate"), "lengths": ("task.data.length", "task.train.batch_size")}[part]
     selected = [dict(row, first=row["by_epoch"][0]) for row in rows if row["part"] == part]
     last, first = study.grouped(selected, names, "last_bits"), study.grouped(selected, names, "first")
@@ -75,7 +96,7 @@ def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each cell of the two grids."""
+    """Return a line with the bits of each point of the two grids."""
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
     ]
@@ -84,7 +105,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw bits over the step for each learning rate, at equal updates and after one pass; and bits over the batch for each length."""
+    """Draw bits over the step for each learning rate, after the last and after the first epoch, and bits over the batch for each length."""
 
     def fill(figure: Any) -> None:
         updates, characters, lengths = figure.subplots(1, 3)

@@ -1,6 +1,6 @@
-"""Frame of a study: presets of runs, their rows, a figure and a verdict, on `lstm_jax.sweep`.
+"""Command line of the studies: it runs a preset with `lstm_jax.sweep`, keeps its rows, draws a figure and prints a verdict.
 
-A study is one file of this folder that ends in `STUDY = study.Study(...)` and `sys.exit(study.main(STUDY))`; nothing else lists it.
+A study is a file in this folder that ends with `STUDY = study.Study(...)` and `sys.exit(study.main(STUDY))`. No other file lists it.
 
     python -m experiments.memory --preset toy      # seconds, in a temporary folder
     python -m experiments.memory                   # the full study; rows in results/, figure in figures/
@@ -29,29 +29,38 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Study:
-    """Question with the runs that answer it."""
+    """A question and the runs that answer it."""
 
     name: str
-    """Name of the module, of the file of rows and of the figure."""
+    """Name of the module, which the file of rows and the figure also have."""
     run: sweep.Run
-    """Function of one run: config -> results by name."""
+    """Function run(config) that executes one run and returns its results by name."""
     presets: Mapping[str, Sequence[Any]]
-    """Configs of each preset; every study has "toy" and "full"."""
+    """Configs of each preset. Every study has the presets "toy" and "full"."""
     draw: Callable[[Rows, Path], object]
-    """Draws the figure of the rows to a path that ends in .png."""
+    """Function draw(rows, path) that draws the figure of the rows; the path ends in .png."""
     verdict: Callable[[Rows], str]
-    """Returns the answer that the rows give, in a few lines."""
+    """Function verdict(rows) that returns the answer that the rows give, in a few lines of text."""
     needs: str = ""
-    """Package beyond those of the library that the runs import."""
+    """Package that the runs import besides the dependencies of the library, or ""."""
 
 
 def finished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return config and results of the runs that succeeded, as one flat dict each."""
+    """Return the rows of the runs that succeeded; each is a flat dict of the fields of the config and the results."""
     return [sweep.flatten(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
 
 
 def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: str) -> dict[tuple, list[float]]:
-    """Return, for each combination of values of the fields, the metric of all rows that share it (their seeds)."""
+    """Return the values of a metric for each combination of values of some fields.
+
+    Args:
+        rows: flat rows.
+        fields: names of the fields whose values form the key of a group.
+        metric: name of the metric.
+
+    Returns:
+        Values of the fields -> metric of each row with these values, usually one for each seed.
+    """
     groups: dict[tuple, list[float]] = defaultdict(list)
     for row in rows:
         groups[tuple(row[name] for name in fields)].append(row[metric])
@@ -59,7 +68,16 @@ def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: st
 
 
 def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> str:
-    """Run the missing runs of a preset unless `report`, draw the figure and return the verdict.
+    """Execute the runs of a preset that have no row yet, draw the figure and return the verdict.
+
+    Args:
+        study: study.
+        preset: name of the preset.
+        where: executor, see `lstm_jax.sweep`.
+        workers: number of processes that run at the same time; 0 means one for each core.
+        rows_path: file of rows.
+        figures: folder of the figure.
+        report: whether only the rows that exist are reported, and nothing is run.
 
     Raises:
         InputError: if no run of the preset has succeeded.
@@ -80,7 +98,7 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:
-    """Run the command line of a study and return its exit code: 0, 2 for bad input, 130 when interrupted."""
+    """Run the command line of a study and return the exit code: 0, 2 for bad input, or 130 when interrupted."""
     options = _parse(study, arguments)
     toy = options.preset == "toy"
     where = options.where or ("here" if toy else "processes")
@@ -101,7 +119,7 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options of a study's command line; its help begins with the docstring of the study."""
+    """Return the options of the command line of a study; its help text begins with the docstring of the study."""
     about = sys.modules["__main__"].__doc__ if arguments is None else None
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(study.presets), default="full", help="set of runs (default: full)")
@@ -115,8 +133,13 @@ def _parse(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
 def beside(old: Path, new: Path, out: Path) -> object:
     """Draw two figures side by side, with their paths as titles.
 
+    Args:
+        old: path of the figure on the left.
+        new: path of the figure on the right.
+        out: path of the result.
+
     Raises:
-        InputError: if one cannot be read, or the result cannot be written.
+        InputError: if `old` or `new` cannot be read, or if `out` must not be written.
     """
     from matplotlib import image
 

@@ -3,12 +3,14 @@
     python -m experiments.targets --preset toy                      # seconds
     LSTM_JAX_DATA=... python -m experiments.targets --workers 2     # 11 minutes on two cores at 200 GFLOP/s
 
-The claim under test: "the integer representation of characters are random not ordinal". The articles, windows of 40 every 5, LSTM(64), the
-last tenth held out, three seeds. The next character is predicted as a category (softmax) or as a number, its id (squared error, rounded to
-the nearest id); ids are in the usual order or in a random one; characters are read as one-hot rows or as their id alone, scaled to [0, 1].
+The claim under test is that "the integer representation of characters are random not ordinal". An LSTM of 64 units is trained on the
+articles, in windows of 40 characters that start every 5 characters, with three seeds; the last tenth is held out. Three choices are
+combined. The next character is predicted as a category (softmax) or as a number, its id (squared error; the output is rounded to the
+nearest id). The ids are in the usual order or in a random order. The characters are read as one-hot vectors or as numbers, their ids scaled
+to [0, 1].
 
-Expected: for categories the order makes no difference; as a number far fewer characters are predicted correctly, hardly more than by always
-answering the mean, and the rest depends on the order.
+Expected: if categories are predicted, the order of ids makes no difference. If a number is predicted, far fewer characters are correct,
+hardly more than with the constant prediction of the mean, and how many more depends on the order.
 """
 
 import sys
@@ -36,14 +38,14 @@ from lstm_jax.tasks import generation
 
 @dataclass(frozen=True)
 class Config:
-    """Run of one representation of inputs and targets."""
+    """Run with one representation of inputs and targets."""
 
     read: Literal["one-hot", "number"] = "one-hot"
-    """Representation of the characters read."""
+    """Representation of the characters that are read."""
     predict: Literal["category", "number"] = "category"
-    """Representation of the character predicted."""
+    """Representation of the character that is predicted."""
     order: Literal["usual", "random"] = "usual"
-    """Order of the ids."""
+    """Order in which the characters are numbered."""
     text: str = runs.ARTICLES
     length: int = 40
     step: int = 5
@@ -55,7 +57,7 @@ class Config:
 
 
 class Params(NamedTuple):
-    """Parameters of the cell, and of the dense layer on h."""
+    """Parameters of the cell, and kernel and bias of the dense layer that follows it."""
 
     cell: Any
     kernel: jax.Array
@@ -63,7 +65,7 @@ class Params(NamedTuple):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, and return the accuracy on held-out characters; for categories also the bits a character."""
+    """Train a model, and return its accuracy on the held-out text and, if it predicts categories, the bits per character."""
     text = TextConfig(step=config.step, length=config.length)
     corpus = generation.load_corpus(GenerationConfig(articles(text) if config.text == runs.ARTICLES else text))
     size = corpus.characters.size
@@ -109,7 +111,7 @@ KEY = ("predict", "read", "order")
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each representation, and the share of the most frequent character."""
+    """Return a line with the accuracy of each representation, and one with the share of the most frequent character."""
     lines = []
     for key, values in study.grouped(rows, KEY, "accuracy").items():
         mean, low, high = stats.mean_interval(values)
@@ -120,7 +122,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the share of correct predictions as bars."""
+    """Draw the accuracy of each representation as a bar."""
 
     def fill(figure: Any) -> None:
         axes = figure.subplots()

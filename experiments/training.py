@@ -1,4 +1,4 @@
-"""Plain training loop for studies whose data or loss differ from those of the library's tasks."""
+"""Training loop for studies whose data or loss differ from those of the library's tasks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,19 +12,19 @@ from jax import lax
 from lstm_jax.training.optimizers import clipped, keras_adam
 
 CHUNK = 100
-"""Updates in one compiled call."""
+"""Number of updates in one compiled call."""
 
 
 def fit(loss: Callable[[Any, Any], jax.Array], params: Any, batch: Callable[[Any], Any], updates: int, rate: float, clip: float = 1.0):
-    """Minimise `loss(params, batch(number))` with Keras' Adam.
+    """Minimize a loss with Keras' form of Adam.
 
     Args:
-        loss: loss of one batch.
+        loss: loss(params, batch) -> loss of one batch.
         params: initial parameters.
-        batch: number of an update -> its batch; called under jit.
+        batch: batch(number) -> batch of the update with that number; it is called under jit.
         updates: number of updates.
         rate: learning rate.
-        clip: largest global norm of the gradient.
+        clip: largest global norm of the gradient; a larger gradient is scaled down to it.
 
     Returns:
         The trained parameters, and the mean loss of each chunk of `CHUNK` updates.

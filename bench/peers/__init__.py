@@ -1,4 +1,4 @@
-"""Table of the peers and, as `--peer` takes it, a candidate: a peer with its options. Each peer runs in a process of its own."""
+"""Table of the peers, and candidates, which are peers with options as `--peer` reads them. Each peer runs in its own process."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,19 +19,19 @@ COMMON_CELLS = ("gru", "simple_rnn")
 
 @dataclass(frozen=True)
 class Peer:
-    """A row of the table of peers.
+    """A library that is benchmarked; this project is one of the peers.
 
     Attributes:
-        name: its name in rows and flags.
-        title: its name in a report; versions of packages in braces.
-        module: module of `bench.peers` with `build(workload, arrays, options) -> Built`.
-        imports: packages that must be installed.
-        packages: distributions whose versions are recorded.
-        extra: the project's pip extra that installs them.
-        options: options of a candidate that it takes.
-        environment: variables set before its import.
-        gpu: whether it runs on a GPU alone.
-        cells: cells beside the LSTM whose recurrence it has.
+        name: name of the peer in rows and flags.
+        title: name of the peer in a report. A package name in braces stands for the version of the package.
+        module: module of `bench.peers` with the function `build(workload, arrays, options) -> Built`.
+        imports: modules that must be installed.
+        packages: distributions whose versions are recorded in rows.
+        extra: extra of this project with which pip installs the packages.
+        options: names of the options that a candidate of this peer may have.
+        environment: environment variables that are set before the peer is imported.
+        gpu: whether the peer needs a GPU.
+        cells: cells, besides the LSTM, that the peer can run in the workload "recurrence".
     """
 
     name: str
@@ -46,13 +46,13 @@ class Peer:
     cells: tuple[str, ...] = ()
 
     def lacks(self, work: Workload) -> str:
-        """Return the feature of a workload that the peer lacks; empty if none."""
+        """Return what the peer lacks to run a workload, or "" if it can run the workload."""
         if work.cell == "lstm" or self.name == OURS or (work.kind == "recurrence" and work.cell in self.cells):
             return ""
         return f"no {work.cell} in {work.name.partition(':')[0]}"
 
     def missing(self) -> str:
-        """Return the packages that are not installed, with the command that installs them, or the GPU it needs; empty if none."""
+        """Return why the peer cannot run on this machine: packages that are not installed, or no GPU. Return "" if it can run."""
         packages = [name for name in self.imports if find_spec(name) is None]
         if packages:
             return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
@@ -95,7 +95,17 @@ PEERS = {peer.name: peer for peer in TABLE}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A peer with its options; None is the workload's own rate."""
+    """A peer with options.
+
+    Attributes:
+        name: text of `--peer` that names the candidate.
+        peer: name of the peer.
+        backend: backend of the recurrence (ours) or class of the cell (Flax NNX). If None, the peer chooses.
+        dropout: rate of the input dropout. If None, it is the rate of the workload.
+        recurrent: rate of the recurrent dropout. If None, it is the rate of the workload.
+        dtype: compute dtype.
+        slower: waiting time after each call, as a share of the time of the call.
+    """
 
     name: str
     peer: str
@@ -106,13 +116,13 @@ class Candidate:
     slower: float = 0.0
 
     def arguments(self) -> list[str]:
-        """Return the arguments of `bench.worker`, the workload excepted."""
+        """Return the arguments of `bench.worker` for the candidate, without the workload; the first one is the name of the peer."""
         named = {"--backend": self.backend, "--dropout": self.dropout, "--recurrent-dropout": self.recurrent}
         named |= {"--dtype": self.dtype if self.dtype != "float32" else None, "--slower": self.slower or None}
         return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
 
     def key(self, work: Workload) -> tuple:
-        """Return the key of its rows on a workload, see `row_key`."""
+        """Return the key that `row_key` returns for the rows of the candidate on a workload."""
         dropout = work.dropout if self.dropout is None else self.dropout
         recurrent = work.recurrent_dropout if self.recurrent is None else self.recurrent
         return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)
@@ -127,12 +137,15 @@ def row_key(row: Mapping[str, Any]) -> tuple:
 
 
 def read_candidate(text: str) -> Candidate:
-    """Read PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=bfloat16][:slower=SHARE].
+    """Return the candidate that a text names.
+
+    Args:
+        text: PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=bfloat16][:slower=SHARE].
 
     Raises:
-        InputError: for an unknown peer, or an option or value that the peer does not take.
+        InputError: if the peer is unknown, if it does not have an option, or if the value of an option is invalid.
     """
-    from lstm_jax.recurrence import BACKENDS  # imports JAX, which a process of another peer must not carry
+    from lstm_jax.recurrence import BACKENDS  # imported here, since it imports JAX, which a process of another peer must not hold
 
     name, *options = text.split(":")
     pairs = {option.split("=")[0]: option.partition("=")[2] for option in options}
@@ -150,7 +163,7 @@ def read_candidate(text: str) -> Candidate:
 
 
 def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Return the candidates that can run here, and print what the others lack."""
+    """Return the candidates that can run on this machine, and print for each other candidate why it is skipped."""
     found = []
     for candidate in candidates:
         if missing := PEERS[candidate.peer].missing():
@@ -161,10 +174,15 @@ def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes: Iterable[str]) -> list[Candidate]:
-    """Read candidates, with one for each backend and dtype in place of ours without options.
+    """Return the candidates that texts name; the plain name "ours" becomes one candidate for each pair of a backend and a dtype.
+
+    Args:
+        names: texts that `read_candidate` reads.
+        backends: backends of this project's recurrence. For None, the project chooses.
+        dtypes: compute dtypes of this project.
 
     Raises:
-        InputError: see `read_candidate`.
+        InputError: if `read_candidate` raises it for a text.
     """
     choices = [
         (f":backend={backend}" if backend else "") + (f":dtype={dtype}" if dtype != "float32" else "")
@@ -174,7 +192,7 @@ def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes
 
 
 def title(name: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the title of a candidate, with the versions in its rows."""
+    """Return the title of a candidate in a report, with the package versions that its rows record."""
     versions = next((row["versions"] for row in rows if row.get("candidate") == name and "versions" in row), {})
     peer, _, options = name.partition(":")
     text = PEERS[peer].title

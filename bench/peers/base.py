@@ -1,4 +1,4 @@
-"""Interface of a peer: the options it is built with and the workload it builds."""
+"""Interface of the peers: the options that a peer receives, and the built workload that it returns."""
 
 import time
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from bench.workloads import Workload
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a peer.
+    """Options with which a peer builds a workload.
 
     Attributes:
-        backend: of our recurrence, None chooses; of Flax NNX, the cell.
+        backend: backend of our recurrence, or class of the cell for Flax NNX. If None, the peer chooses. Other peers ignore it.
         dropout: rate of the input dropout of workload A.
-        recurrent_dropout: rate of the recurrent dropout of workload A; a peer without it says so in its note.
-        remat: of our recurrence, see `unroll`.
-        devices: devices of our mesh, 0 for one a core.
-        dtype: compute dtype of ours; every other peer computes in float32.
-        slower: share of its time that each call of ours waits on top of it, to see whether a slowdown is detected.
+        recurrent_dropout: rate of the recurrent dropout of workload A. A peer without recurrent dropout says so in `Built.note`.
+        remat: `remat` of our recurrence, as `unroll` takes it.
+        devices: number of devices of our mesh. If 0, the number suits the backend.
+        dtype: compute dtype of our models; all other peers compute in float32.
+        slower: waiting time after each of our calls, as a share of the time of the call. It tests whether a slowdown is detected.
     """
 
     backend: str | None = None
@@ -35,23 +35,24 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """A workload built by a peer.
+    """A workload as a peer built it.
 
     Attributes:
-        run: run(count) runs that many training steps (recurrence: forward and backward passes; evaluation: of all reviews) on arrays that
-            lie on the device, and returns when they have ended.
-        outputs: outputs() of the first batch under the given weights, without dropout: logits (B,), logits less their mean (B, V), or
-            h (B, T, H); of an evaluation, the logits of all reviews.
-        after_one_step: weights after one step of Adam (learning rate 1e-3, epsilon 1e-7) on the first batch, without dropout, and that
-            batch's "loss"; of a recurrence the gradients, that of the input as "x"; of an evaluation nothing. Names and layout are those
-            of `Arrays.weights`.
-        adam: "keras" adds epsilon to the square root of the uncorrected second moment, "corrected" to that of the corrected one, as
-            algorithm 1 of the paper and Optax do.
-        devices: names of the devices it uses.
-        note: difference of its work from ours.
+        run: run(count) executes `count` steps and returns when they have ended. A step is a training step, a forward and backward pass of
+            the recurrence, or an evaluation of all reviews.
+        outputs: outputs() returns the outputs of the first batch with the given weights and without dropout: logits (B,) for sentiment,
+            logits minus their mean (B, V) for characters, or h (B, T, H) for the recurrence. For an evaluation it returns the logits of
+            all reviews.
+        after_one_step: after_one_step() takes one step of Adam (learning rate 1e-3, epsilon 1e-7) on the first batch without dropout, and
+            returns the weights after it and the "loss" of the batch. For the recurrence it returns the gradients, that of the inputs as
+            "x"; for an evaluation it returns nothing. Names and layout of the arrays are those of `Arrays.weights`.
+        adam: form of Adam. "keras" adds epsilon to the square root of the second moment without bias correction; "corrected" adds it to
+            the square root of the bias-corrected second moment, as algorithm 1 of the Adam paper and Optax do.
+        devices: names of the devices that run the workload.
+        note: difference between the work of this peer and ours.
         backend: name of the backend that runs.
-        block_seconds: shortest time of a timed call of `run`.
-        excluded: by array, the rows that one step moves differently, for the reason in `note`; they are not compared.
+        block_seconds: shortest duration of a timed call of `run`, in seconds.
+        excluded: masks (rows,) by name of an array; rows where the mask is true are not compared after one step, for the reason in `note`.
     """
 
     run: Callable[[int], None]
@@ -66,7 +67,7 @@ class Built:
 
 
 def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
-    """Return a `run` that afterwards waits for this share of the time it took; the wait computes nothing."""
+    """Return a function that calls `run` and then waits, in a busy loop, for the given share of the time that the call took."""
 
     def longer(count: int) -> None:
         began = time.perf_counter()
@@ -79,7 +80,15 @@ def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
 
 
 def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
-    """Return the evaluation workload of `evaluate() -> logits` of all reviews."""
+    """Return the built workload "evaluation" for a function `evaluate` that returns the logits of all reviews.
+
+    Args:
+        work: workload.
+        evaluate: evaluate() -> logits of all reviews.
+        devices: names of the devices, see `Built`.
+        note: difference from our work, see `Built`.
+        backend: name of the backend, see `Built`.
+    """
 
     def run(count: int) -> None:
         for _ in range(count):
@@ -89,11 +98,14 @@ def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list
 
 
 def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
-    """Return logits without the constant to which a softmax is invariant."""
+    """Return logits in the form in which peers are compared.
+
+    Logits of characters (B, V) are reduced by their mean, since a softmax does not depend on an added constant; others are flattened.
+    """
     logits = np.asarray(logits)
     return logits - logits.mean(-1, keepdims=True) if work.kind == "characters" else logits.reshape(-1)
 
 
 def no_recurrent_dropout(options: Options) -> str:
-    """Return the note of a peer whose cell has no recurrent dropout."""
+    """Return the note of a peer whose cell has no recurrent dropout, or "" if both dropout rates are 0."""
     return "dropout of the embedded words, elementwise; no recurrent dropout" if options.dropout or options.recurrent_dropout else ""

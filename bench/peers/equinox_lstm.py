@@ -1,4 +1,4 @@
-"""Equinox: eqx.nn.LSTMCell under lax.scan, one sequence, vmapped over the batch as its documentation shows."""
+"""Peer Equinox: eqx.nn.LSTMCell under lax.scan for one sequence, with vmap over the batch, as the documentation of Equinox shows."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from bench.workloads import Arrays, Workload
 
 
 class Net(eqx.Module):
-    """Embedding, LSTM and head, as far as the workload has them, for one sequence."""
+    """Model of one sequence: the embedding, LSTM and head that the workload has."""
 
     embedding: Any
     dropout: Any
@@ -54,7 +54,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build the workload, see `bench.peers.base`."""
+    """Return the workload as this peer builds it, see `bench.peers.base.Built`."""
     weights, lstm = arrays.weights, arrays.cell()
     net = Net(work, options.dropout, jax.random.key(0))
     put = [

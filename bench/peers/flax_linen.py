@@ -1,4 +1,4 @@
-"""Flax Linen: nn.RNN over nn.OptimizedLSTMCell; it has a kernel for each gate, joined in every step."""
+"""Peer Flax Linen: nn.RNN over nn.OptimizedLSTMCell, which has one kernel for each gate and concatenates the kernels in every step."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from lstm_jax import convert
 
 
 class Net(nn.Module):
-    """Embedding, LSTM and head, as far as the workload has them."""
+    """Model with the embedding, LSTM and head that the workload has."""
 
     work: Workload
     rate: float
@@ -38,7 +38,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build the workload, see `bench.peers.base`."""
+    """Return the workload as this peer builds it, see `bench.peers.base.Built`."""
     net, weights = Net(work, options.dropout), arrays.weights
     tree: dict[str, Any] = {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)}
     if work.classes:

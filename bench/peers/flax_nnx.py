@@ -1,4 +1,4 @@
-"""Flax NNX: nnx.RNN over nnx.OptimizedLSTMCell, with two wide layers, or over the nnx.LSTMCell, with eight, where `backend` names it."""
+"""Peer Flax NNX: nnx.RNN over nnx.OptimizedLSTMCell (two wide layers) or, if `backend` names it, over nnx.LSTMCell (eight layers)."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ CELLS = {"OptimizedLSTMCell": nnx.OptimizedLSTMCell, "LSTMCell": nnx.LSTMCell}
 
 
 class Net(nnx.Module):
-    """Embedding, LSTM and head, as far as the workload has them."""
+    """Model with the embedding, LSTM and head that the workload has."""
 
     def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
@@ -27,7 +27,7 @@ class Net(nnx.Module):
         if self.embedding is not None:
             x = self.embedding(x)
             x = x if key is None else self.dropout(x, deterministic=False, rngs=nnx.Rngs(dropout=key))
-        result: Any = self.rnn(x, rngs=nnx.Rngs(0))  # what it draws are zeros
+        result: Any = self.rnn(x, rngs=nnx.Rngs(0))  # the initial state that the RNG draws is zero
         (_, h), outputs = result
         if self.head is None:
             return outputs
@@ -43,7 +43,7 @@ def _to_ours(state: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build the workload, see `bench.peers.base`."""
+    """Return the workload as this peer builds it, see `bench.peers.base.Built`."""
     cell = options.backend or "OptimizedLSTMCell"
     net, weights = Net(work, options.dropout, cell, nnx.Rngs(0)), arrays.weights
     graph, state, rest = nnx.split(net, nnx.Param, ...)

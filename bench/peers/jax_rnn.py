@@ -1,4 +1,4 @@
-"""jax.experimental.rnn: cuDNN's LSTM, on a GPU alone."""
+"""Peer jax.experimental.rnn: the LSTM of cuDNN, which needs a GPU."""
 
 from typing import Any
 
@@ -15,19 +15,28 @@ BIASES = "two biases, each with a step of its own"
 
 
 def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the flat weights of cuDNN: both kernels transposed, the bias, and a second bias of 0; gates i, f, g, o as ours."""
+    """Return LSTM weights as the flat array of cuDNN: both kernels transposed, the bias, and a second bias of zeros.
+
+    The gates are in our order i, f, g, o.
+    """
     parts = (lstm["kernel"].T, lstm["recurrent_kernel"].T, lstm["bias"], np.zeros_like(lstm["bias"]))
     return np.concatenate([part.ravel() for part in parts])
 
 
 def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
-    """Return our weights, with the first of the biases: the second has the same gradient."""
+    """Return the weights by our names from the flat array of cuDNN; the second bias is dropped, as its gradient equals that of the first.
+
+    Args:
+        weights: flat weights or gradients of cuDNN.
+        features: number of input features E.
+        units: hidden size H.
+    """
     kernel, recurrent, bias, _ = (np.asarray(part[0]) for part in rnn.unpack_lstm_weights(jnp.asarray(weights), features, units, 1, False))
     return {"kernel": kernel.T, "recurrent_kernel": recurrent.T, "bias": bias}
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build the workload, see `bench.peers.base`.
+    """Return the workload as this peer builds it, see `bench.peers.base.Built`.
 
     Raises:
         RuntimeError: if JAX does not run on a GPU.
@@ -38,7 +47,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
-    """Return embedding, LSTM and head, as far as the workload has them."""
+    """Return the model with the embedding, LSTM and head that the workload has."""
     weights, units = arrays.weights, work.units
     tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith("recurrent/")}
 

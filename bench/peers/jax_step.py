@@ -1,4 +1,4 @@
-"""Training step shared by the JAX peers: one jit with donated state, on the device that JAX chooses."""
+"""Steps that the JAX peers share; a training step is one compiled function with donated state, on the default device of JAX."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class Model:
     """Model of a peer.
 
     Attributes:
-        params: the peer's own tree of parameters.
-        forward: forward(params, inputs, key, or None for no dropout) -> logits (B,) or (B, V), or h (B, T, H); characters are float
-            one-hot rows.
-        to_ours: to_ours(tree like params) -> arrays named as ours.
-        note: difference of its work from ours.
+        params: parameters, as a tree in the form of the peer.
+        forward: forward(params, inputs, key) -> logits (B,) for words, logits (B, V) for characters, or h (B, T, H) for the recurrence. The
+            inputs are word ids (B, T), one-hot characters (B, T, V) or x (B, T, E). If the key is None, there is no dropout.
+        to_ours: to_ours(tree with the structure of params) -> arrays by the names of `Arrays.weights`.
+        note: difference between the work of this peer and ours.
     """
 
     params: Any
@@ -31,7 +31,7 @@ class Model:
 
 
 def build(work: Workload, arrays: Arrays, model: Model) -> Built:
-    """Build the workload, see `bench.peers.base`."""
+    """Return the workload built with the model of a peer, see `bench.peers.base.Built`."""
     if work.kind == "evaluation":
         return _evaluation(work, arrays, model)
     return _recurrence(arrays, model) if work.kind == "recurrence" else _training(work, arrays, model)

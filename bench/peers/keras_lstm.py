@@ -1,6 +1,7 @@
-"""Keras 3 on the backend that KERAS_BACKEND names: its examples' models trained by `fit`; keras.layers.LSTM under the backend's autodiff.
+"""Peer Keras 3, on the backend that the environment variable KERAS_BACKEND names.
 
-A step's time is that of a `fit` over many batches, its start included, as its users run it.
+The models of the Keras examples are trained by `fit`; the recurrence is a Keras layer that the backend differentiates. The time of a
+training step is the time of a call of `fit` over many batches, divided by the number of batches; it includes the start of `fit`.
 """
 
 from functools import lru_cache
@@ -18,7 +19,7 @@ LAYERS: Any = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn":
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build the workload, see `bench.peers.base`."""
+    """Return the workload as this peer builds it, see `bench.peers.base.Built`."""
     keras.utils.set_random_seed(0)
     return _recurrence(work, arrays) if work.kind == "recurrence" else _training(work, arrays, options)
 
@@ -59,7 +60,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
         ]
         model: Any = keras.Sequential(layers)
         loss, metrics = ("binary_crossentropy", ["accuracy"]) if words else ("categorical_crossentropy", None)
-        model.compile(loss=loss, optimizer="adam", metrics=metrics)  # Keras' Adam has our epsilon
+        model.compile(loss=loss, optimizer="adam", metrics=metrics)  # the default epsilon of Keras' Adam is ours, 1e-7
         model.set_weights(to_keras(arrays.weights))
         return model
 
@@ -124,7 +125,11 @@ def _recurrence(work: Workload, arrays: Arrays) -> Built:
 
 
 def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
-    """Return step() -> (h, gradients of weights and x), as users of the backend write it, and a function that waits for a result."""
+    """Return a function that differentiates the layer and a function that waits for its result, in the usual style of the backend.
+
+    Returns:
+        step() -> (h, gradients of the weights and then of x), and block(result), which waits until the result is computed.
+    """
     match keras.backend.backend():
         case "jax":
             import jax

@@ -1,12 +1,12 @@
-"""Keras 3 on JAX on its own examples imdb_lstm and lstm_text_generation: train by `fit`, or draw characters; a JSON line for each result.
+"""Keras 3 with JAX on its examples imdb_lstm and lstm_text_generation: training by `fit`, or drawing of characters, printed as JSON lines.
 
     python -m bench.peers.keras_tasks sentiment --seed 0 --epochs 3
     python -m bench.peers.keras_tasks generation --seed 0 --epochs 10
     python -m bench.peers.keras_tasks sampling --weights model.weights.h5
 
-Training prints a line for each epoch; `generation` with --validation a last one, bits a character of the held-out text under the trained
-weights, by this project's scorer in windows and with the state carried. `sampling` writes the model's initial weights to the file if it
-does not exist.
+Training prints a line for each epoch. With --validation, `generation` prints one more line: the bits per character of the held-out text
+with the weights after the last epoch, which this project's scorer computes both in windows and with carried state. `sampling` loads the
+weights from the file; if the file does not exist, it writes the initial weights of the model to it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ COMMON = {"peer": "keras_jax", "version": keras.__version__}
 
 
 def sentiment_model() -> keras.Model:
-    """Return Embedding(20000, 128) -> LSTM(128, dropout 0.2, recurrent dropout 0.2) -> Dense(1, sigmoid) with Adam."""
+    """Return the compiled model of imdb_lstm: Embedding(20000, 128) -> LSTM(128, both dropout rates 0.2) -> Dense(1, sigmoid), Adam."""
     layers = [
         keras.Input((80,), dtype="int32"),
         keras.layers.Embedding(20000, 128),
@@ -49,7 +49,7 @@ def sentiment_model() -> keras.Model:
 
 
 def generation_model(characters: int, length: int = LENGTH, units: int = 128) -> keras.Model:
-    """Return LSTM(units) -> Dense(characters, softmax) with Adam."""
+    """Return the compiled model LSTM(units) -> Dense(characters, softmax) with Adam, for windows of `length` one-hot characters."""
     layers = [keras.Input((length, characters)), keras.layers.LSTM(units), keras.layers.Dense(characters, activation="softmax")]
     model = keras.Sequential(layers)
     model.compile(loss="categorical_crossentropy", optimizer="adam")
@@ -57,7 +57,10 @@ def generation_model(characters: int, length: int = LENGTH, units: int = 128) ->
 
 
 def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train, and yield a row for each epoch; a warm-up first compiles for a full batch and one as short as an epoch's last."""
+    """Train a model, and yield a row for each epoch.
+
+    With `--warm-up`, a first call of `fit` compiles the steps for a full batch and for the shorter last batch of an epoch.
+    """
     if options.warm_up:
         short = BATCH + len(x) % BATCH
         model.fit(x[:short], y[:short], batch_size=BATCH, verbose="0")
@@ -69,7 +72,7 @@ def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.
 
 
 def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train imdb_lstm, and yield its rows, with the test metrics unless `--no-evaluation`."""
+    """Train the model of imdb_lstm, and yield a row for each epoch, with test metrics unless `--no-evaluation` is given."""
     x, y, x_test, y_test = imdb_rows()
     keras.utils.set_random_seed(options.seed)
     model = sentiment_model()
@@ -82,7 +85,7 @@ def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train lstm_text_generation, and yield its rows."""
+    """Train the model of lstm_text_generation, and yield a row for each epoch and, with `--validation`, one for the held-out text."""
     X, Y, corpus = article_windows(options.validation)
     x, y = data.one_hot(X, Y, corpus.characters.size)
     keras.utils.set_random_seed(options.seed)
@@ -94,7 +97,7 @@ def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
-    """Return the bits a character of the validation part, in both modes."""
+    """Return the bits per character of the validation split, in windows ("bits_window") and with carried state ("bits_carried")."""
     _, rebuild = functional(generation.make_model(GenerationConfig(), corpus.characters.size))
     params = convert.generation_from_keras([np.asarray(array) for array in model.get_weights()])
     mesh = sharding.make_mesh()
@@ -102,7 +105,14 @@ def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
 
 
 def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generator) -> list[int]:
-    """Continue a window of ids (40,), with one `predict` of a one-hot window a character, as lstm_text_generation does."""
+    """Return the ids of characters that continue a text, each drawn after a `predict` of one one-hot window, as lstm_text_generation does.
+
+    Args:
+        model: model of lstm_text_generation.
+        ids: ids (40,) of the window to continue.
+        chars: number of characters to draw.
+        rng: random generator of the draws.
+    """
     drawn = []
     for _ in range(chars):
         window = np.zeros((1, LENGTH, CHARACTERS))
@@ -115,7 +125,7 @@ def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generat
 
 
 def sampling_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Draw characters once, after compilation, and yield the seconds."""
+    """Draw characters once after a first call that compiles, and yield a row with the seconds."""
     keras.utils.set_random_seed(0)
     model = generation_model(CHARACTERS, LENGTH, options.units)
     if options.weights.exists():
@@ -138,7 +148,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
 
 
 def main() -> None:
-    """Run a task, and print its rows."""
+    """Run the task that the command line names, and print its rows as JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(dest="task", required=True)
     for name, epochs in (("sentiment", 3), ("generation", 10)):

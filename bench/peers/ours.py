@@ -1,4 +1,4 @@
-"""This project: its models in its own training steps (`make_run_steps`), or `unroll` alone, with the batch over CPU cores or on a GPU."""
+"""This project as a peer: its models in its training steps (`make_run_steps`), or `unroll` alone, on CPU devices or one GPU."""
 
 import os
 from collections.abc import Callable
@@ -26,13 +26,14 @@ from lstm_jax.training.state import create_state
 from lstm_jax.training.step import EXAMPLES, make_run_steps
 
 EPOCH = 1024
-"""Steps of an epoch: the longest chunk of steps of a call."""
+"""Number of steps in an epoch, which is the largest number of steps in one call."""
 
 
 def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
-    """Return a mesh of the devices asked for, or of as many as suit the backend; of one if the batch does not divide over them.
+    """Return the mesh on which a workload runs.
 
-    On a machine with GPUs it is the first one, which the peers use too.
+    On a CPU it has `options.devices` devices. If that is 0, the number suits the backend, and it is 1 if the cores do not divide the batch.
+    On a machine with GPUs the mesh is the first GPU, which the other peers use too.
     """
     suited = cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:
@@ -47,7 +48,7 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build the workload, see `bench.peers.base`."""
+    """Return the workload as this peer builds it, see `bench.peers.base.Built`."""
     mesh, backend = _mesh(work, options), resolve_backend(options.backend, work.cell, compute_dtype=options.dtype).name
     if work.kind == "recurrence":
         return _recurrence(work, arrays, mesh, backend, options.dtype)
@@ -71,7 +72,11 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
-    """Write the outputs and one step, or the gradients, that the peers are checked against; the step in both forms of Adam."""
+    """Write the reference that all peers are compared with to an .npz file.
+
+    Its arrays are the outputs ("outputs") and, for training, the weights and the loss after one step with each form of Adam ("keras/..."
+    and "corrected/...") or, for the recurrence, the gradients ("gradients/...").
+    """
     options = Options(backend)
     mesh = _mesh(work, options)
     if work.kind == "recurrence":
@@ -104,7 +109,7 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
         with sharding.on(mesh):
             for _ in range(count):
                 result = compiled(params, x, cotangent)
-                if mesh.size > 1:  # XLA's CPU runtime can lock up with the all-reduces of two calls on their way
+                if mesh.size > 1:  # XLA's CPU runtime can deadlock when the all-reduces of two calls are in flight
                     jax.block_until_ready(result)
             jax.block_until_ready(result)
 
@@ -120,7 +125,7 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
 
 
 def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
-    """Return rebuild(params) -> model, and the objective of its task."""
+    """Return the function rebuild(params) -> model, and the objective of the task of the workload."""
     name: Any = options.backend or "auto"
     choices: Any = {
         "cell": work.cell,
@@ -139,7 +144,7 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
 
 
 class _Training:
-    """Training state and steps of a run, as `fit` takes them between two epochs."""
+    """Training state, and the compiled steps that the library's `fit` uses."""
 
     def __init__(self, work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh, optimizer):
         words = work.words
@@ -158,7 +163,7 @@ class _Training:
         self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather)
 
     def run(self, count: int) -> None:
-        """Take so many more steps."""
+        """Take `count` more training steps, and return when they have ended."""
         while count:
             start = self.taken % EPOCH
             steps = min(count, EPOCH - start)
@@ -188,7 +193,7 @@ def _outputs(work: Workload, arrays: Arrays, options: Options, mesh: jax.shardin
 
 
 def _logits(work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh) -> Callable[[], np.ndarray]:
-    """Return a function of the logits of all reviews, as `lstm-jax evaluate` computes them."""
+    """Return a function without arguments that computes the logits of all reviews as `lstm-jax evaluate` does."""
     rebuild, _ = _model(work, options)
     copied = sharding.replicated(mesh)
     params = jax.device_put({name: jnp.asarray(array) for name, array in arrays.weights.items()}, copied)

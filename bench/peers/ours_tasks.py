@@ -1,13 +1,13 @@
-"""This project on the two Keras examples: train, or draw characters; a JSON line for each result.
+"""This project on the two Keras examples: training, or drawing of characters, with the results printed as JSON lines.
 
     python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 3
     python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 10 --validation 0.15 --patience 2
     python -m bench.peers.ours_tasks generation --validation 0 --seed 0 --epochs 10
     python -m bench.peers.ours_tasks sampling --weights model.weights.h5
 
-Flags of `sentiment` and `generation` are those of `lstm-jax train`. Training prints a line for each epoch and, with a validation part, a
-last one for the best epoch: the test metrics of sentiment; of generation bits a character of the held-out text, in windows and with the
-state carried, and the processor seconds of the run.
+The flags of `sentiment` and `generation` are those of `lstm-jax train`. Training prints a line for each epoch. With a validation split it
+prints one more line, for the best epoch. For sentiment that line has the test metrics; for generation it has the bits per character of the
+held-out text, both in windows and with carried state, and the processor seconds of the run.
 """
 
 import argparse
@@ -31,11 +31,11 @@ from lstm_jax.config import DataConfig, GenerationConfig, GenerationModelConfig,
 SENTIMENT = SentimentConfig(data=DataConfig(validation=0.0))
 GENERATION = GenerationConfig(train=TrainConfig(epochs=10), sample=SampleConfig(sample_chars=0))
 CALLS = 10
-"""Calls of the sampler; the first one compiles."""
+"""Number of calls of the sampler; the first call compiles."""
 
 
 def config_of(default: Any, arguments: list[str]) -> Any:
-    """Return the config of a task from flags as `lstm-jax train` takes them."""
+    """Return the config of a task: `default`, with the values that flags of `lstm-jax train` override."""
     return tyro.cli(tyro.conf.OmitArgPrefixes[type(default)], default=default, args=arguments)
 
 
@@ -46,7 +46,7 @@ def _common(run: Path, config: Any) -> dict[str, Any]:
 
 
 def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Train the sentiment task, and yield its rows."""
+    """Train the sentiment task, and yield a row for each epoch and, with a validation split, one with the test metrics."""
     config = config_of(SENTIMENT, arguments)
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import sentiment
@@ -61,7 +61,7 @@ def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Train the text generation task, and yield its rows."""
+    """Train the text generation task, and yield a row for each epoch and, with a validation split, one for the best epoch."""
     config = config_of(GENERATION, arguments)
     config = replace(config, data=articles(config.data))
     start_training(config.train.devices, config.model)
@@ -81,7 +81,7 @@ def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _changed(config: GenerationConfig) -> dict[str, Any]:
-    """Return the fields of a config that differ from `GENERATION`, the data and the seed excepted."""
+    """Return the fields of a config that differ from `GENERATION`, except the names of the data, the seed and the validation share."""
     parts = ((config.data, GENERATION.data), (config.model, GENERATION.model), (config.train, GENERATION.train))
     return {
         name: value
@@ -92,7 +92,10 @@ def _changed(config: GenerationConfig) -> dict[str, Any]:
 
 
 def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Draw characters in both modes, one text and several at once; yield the median seconds of `CALLS` calls but the first."""
+    """Draw characters in both modes, one text and several at once, and yield a row for each.
+
+    The seconds in a row are the median of `CALLS` calls without the first, which compiles.
+    """
     parser = argparse.ArgumentParser(prog="python -m bench.peers.ours_tasks sampling")
     parser.add_argument("--weights", type=Path, required=True, help="weights of a Keras model")
     parser.add_argument("--units", type=int, default=128)
@@ -138,7 +141,7 @@ TASKS: dict[str, Callable[[list[str]], Iterator[dict[str, Any]]]] = {
 
 
 def main() -> None:
-    """Run a task, and print its rows."""
+    """Run the task that the command line names, and print its rows as JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=list(TASKS))
     task = parser.parse_args(sys.argv[1:2]).task

@@ -1,4 +1,4 @@
-"""PyTorch: `torch_lstm` under torch.compile."""
+"""Peer PyTorch with torch.compile: the models of `torch_lstm`, compiled."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""PyTorch: nn.LSTM (cuDNN's on a GPU), eager or compiled, torch.optim.Adam(fused=True)."""
+"""Peer PyTorch: nn.LSTM (which uses cuDNN on a GPU), eager or compiled, with torch.optim.Adam(fused=True)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,13 +13,13 @@ from bench.workloads import Arrays, Workload
 from lstm_jax import convert
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32, as ours
+torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # full float32, as in our models
 BIASES = "two biases, each with a step of its own"
 COMPILED = "torch.compile around nn.LSTM, which stays PyTorch's own operator"
 
 
 class Net(nn.Module):
-    """Embedding, LSTM and head, as far as the workload has them."""
+    """Model with the embedding (for words), LSTM and head of the workload."""
 
     def __init__(self, work: Workload, rate: float):
         super().__init__()
@@ -37,7 +37,7 @@ class Net(nn.Module):
 
 
 def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = False) -> Built:
-    """Build the workload, see `bench.peers.base`; compiled: by torch.compile."""
+    """Return the workload as this peer builds it, see `bench.peers.base.Built`; `compiled` says whether torch.compile is applied."""
     wrapped = torch.compile if compiled else lambda net: net
     make = {"evaluation": _evaluation, "recurrence": _recurrence}.get(work.kind, _training)
     built = make(work, arrays, options, wrapped)
@@ -84,8 +84,8 @@ def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
         h, _ = rnn(x)
         *by_params, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
         state = {name: _numpy(gradient) for name, gradient in zip(names, by_params, strict=True)}
-        if cell != "gru":  # which has ours, two of them
-            state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the same as that of bias_ih
+        if cell != "gru":  # our GRU has two biases too, so both gradients are kept
+            state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # its gradient equals that of bias_ih, which is kept
         ours = convert.lstm_from_torch(state)[0] if cell == "lstm" else convert.cell_from_torch(cell, state)
         return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": _numpy(by_x)}
 
@@ -142,7 +142,7 @@ def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callabl
         net, optimizer = start(0.0)
         loss = step(wrapped(net), optimizer, *batches[0])
         state = {name: _numpy(array) for name, array in net.state_dict().items()}
-        state["lstm.bias_hh_l0"] = np.zeros_like(state["lstm.bias_hh_l0"])  # it made the same step from zero as bias_ih did
+        state["lstm.bias_hh_l0"] = np.zeros_like(state["lstm.bias_hh_l0"])  # it started at zero and made the same step as bias_ih
         return from_torch(state) | {"loss": _numpy(loss)}
 
     note = ", ".join(part for part in (no_recurrent_dropout(options), BIASES) if part)

@@ -1,13 +1,14 @@
-"""Report of rows: a page that opens offline, static figures and a summary in Markdown; or the tables in README and docs.
+"""Report of the benchmark rows: a page that opens offline, static figures and a summary in Markdown; or the tables in README and docs.
 
-    python -m bench report                              # of the newest commit that has rows, into bench/page/
+    python -m bench report                              # report on the newest commit that has rows, in bench/page/
     python -m bench report --commit 32f0c1 --out page
     python -m bench report --results mine.jsonl
     python -m bench report --tables                     # rewrite the tables in README.md and docs/
     python -m bench report --tables --check             # end with code 1 if a table would change
 
-A table stands between `<!-- bench throughput c5e447ebe3d5 -->`, or `<!-- bench accuracy c5e447ebe3d5 -->`, and `<!-- end -->`: the mark
-names the command and the commit of its rows, and for throughput the workloads, as in `throughput c5e447ebe3d5 A B`, if not all.
+A table in a document stands between a comment such as `<!-- bench throughput c5e447ebe3d5 -->` or `<!-- bench accuracy c5e447ebe3d5 -->`
+and `<!-- end -->`. The first comment names the command and the commit of the rows. For throughput it may also name the workloads to show,
+as in `<!-- bench throughput c5e447ebe3d5 A B -->`; without names the table shows all.
 """
 
 import argparse
@@ -33,10 +34,10 @@ TABLE = re.compile(r"(<!-- bench (\w+) (\w+)((?: \w+)*) -->\n)(.*?)(<!-- end -->
 
 
 def newest(path: Path, measurement: str) -> str:
-    """Return the commit of the last row of a measurement.
+    """Return the commit of the last row of a measurement in a file.
 
     Raises:
-        InputError: if there is none.
+        InputError: if the file has no row of the measurement.
     """
     rows = rows_of(path, measurement)
     require(bool(rows), "rows", path, "run bench throughput first, or name a file with rows in --results")
@@ -44,10 +45,15 @@ def newest(path: Path, measurement: str) -> str:
 
 
 def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
-    """Return the table of a mark; of all workloads if none is given.
+    """Return the table that a comment in a document asks for.
+
+    Args:
+        command: "throughput" or "accuracy".
+        commit: commit of the rows.
+        workloads: workloads that a throughput table shows. If empty, it shows all.
 
     Raises:
-        InputError: if the command has no table, or the commit no rows.
+        InputError: if `command` is another command, or if the commit has no rows to show.
     """
     if command == "throughput":
         rows, lines = of_commit(throughput.PATH, commit)
@@ -61,18 +67,22 @@ def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
 
 
 def with_tables(text: str) -> str:
-    """Return a document with today's tables between its marks."""
+    """Return the text of a document with its tables replaced by tables of the current rows."""
     return TABLE.sub(lambda found: f"{found[1]}\n{table(found[2], found[3], found[4].split())}\n{found[6]}", text)
 
 
 def documents() -> dict[Path, str]:
-    """Return the text of README and of each page of docs that has tables."""
+    """Return the texts of the documents (README and pages of docs) that contain a table of the benchmarks, by path."""
     texts = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))}
     return {path: text for path, text in texts.items() if TABLE.search(text)}
 
 
 def rewrite_tables(check: bool) -> int:
-    """Rewrite the tables of the documents, or only check them, and return the exit code."""
+    """Rewrite the tables of the documents, or only check them if `check` is true.
+
+    Returns:
+        The exit code: 1 if `check` is true and a table would change, else 0.
+    """
     stale = False
     for path, text in documents().items():
         new = with_tables(text)
@@ -84,7 +94,7 @@ def rewrite_tables(check: bool) -> int:
 
 
 def write_report(options: argparse.Namespace) -> None:
-    """Write page, figures and summary."""
+    """Write the HTML page, the figures and the Markdown summary to the folder `options.out`."""
     commit = options.commit or newest(options.results, STEP)
     rows, lines = of_commit(options.results, commit)
     peers = [name for name in speedups_over_sizes(lines, "recurrence") if not name.startswith(OURS)]
@@ -105,7 +115,7 @@ def write_report(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Write the report or the tables, and return the exit code."""
+    """Write the report or, with `--tables`, rewrite the tables of the documents, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=throughput.PATH, help="file of rows of bench throughput")
     parser.add_argument(

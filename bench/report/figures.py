@@ -1,4 +1,4 @@
-"""Static figures, drawn from rows."""
+"""Static figures of the benchmark results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,15 @@ AXIS_NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "batch B"}
 
 
 def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, name: str = "") -> None:
-    """Draw our speedup over a peer on the recurrence over units and length, a panel for each batch size; `name` is that in the title."""
+    """Draw our speedup over a peer on the recurrence, as a grid of units and length in a panel for each batch size.
+
+    Args:
+        lines: summary of the rows.
+        peer: name of the candidate.
+        path: path of the figure. Nothing is written if there are no speedups over the candidate.
+        force: whether an existing file that no command of this project wrote may be replaced.
+        name: name of the candidate in the title; `peer` if empty.
+    """
     found = {
         (line.work.batch, line.work.units, line.work.length): line.speedup[0] for line in lines if _of_grid(line, peer) and line.speedup
     }
@@ -46,7 +54,7 @@ def _of_grid(line: Line, peer: str) -> bool:
 
 
 def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
-    """Draw time above and memory below, a column for each size, on logarithmic axes."""
+    """Draw the curves of `bench scaling` on logarithmic axes: a column for each varied size, with time above and memory below."""
     from matplotlib.ticker import LogLocator
 
     letters = list(dict.fromkeys(curve.letter for curve in found))

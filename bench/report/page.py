@@ -1,4 +1,4 @@
-"""HTML page of the rows of a commit, which opens offline."""
+"""HTML page that shows the rows of a commit and opens offline."""
 
 import json
 from collections import Counter
@@ -28,7 +28,12 @@ def _finite(value: float) -> float | None:
 
 
 def line_record(line: Line, row: Row | None) -> Row:
-    """Return a line as the page reads it; row: one of its rows."""
+    """Return a line of the summary as a dict that the page reads.
+
+    Args:
+        line: line of the summary.
+        row: one of the rows that the line summarizes, for the device and the dtype. If None, both are "".
+    """
     work = line.work
     moved = line.gbs * line.ms * 1e6
     metrics = {"ms": line.ms, "tokens": line.tokens_per_second, "gflops": line.gflops, "memory": line.memory_mib}
@@ -40,7 +45,7 @@ def line_record(line: Line, row: Row | None) -> Row:
 
 
 def accuracy_record(record: Row) -> Row:
-    """Return a cell of the accuracy grid as the page reads it."""
+    """Return a record of `accuracy_records` as a dict that the page reads, with the median time to the target accuracy."""
     seconds = float(np.median(record["to_target"])) if record["to_target"] else float("nan")
     return {name: value for name, value in record.items() if name != "to_target"} | {"seconds_to_target": _finite(seconds)}
 
@@ -53,7 +58,7 @@ def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], co
         rows: rows of bench throughput.
         curves: curves of bench scaling.
         commit: commit of the rows.
-        trained: rows of the grid of bench accuracy.
+        trained: rows of the grid of bench accuracy. If empty, the page shows no accuracies.
     """
     gemm, copy = peaks(rows)
     tried, timed = select(rows, STEP, FAILED), select(rows, STEP)
@@ -77,6 +82,6 @@ def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], co
         "rows": [[row.get(name) for name in COLUMNS] for row in tried],
         "environments": [(json.loads(machine), count) for machine, count in machines.most_common()],
     }
-    # "</script" would end the script, and "<!--<script" keep it from ending
+    # "<" is escaped: "</script" in the data would end the script, and "<!--<script" would keep it from ending
     template = TEMPLATE.read_text().replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
     return template.replace("DATA</script>", json.dumps(data, allow_nan=False).replace("<", "\\u003c") + "</script>", 1)

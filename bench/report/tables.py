@@ -1,4 +1,4 @@
-"""Tables in Markdown, drawn from rows."""
+"""Markdown tables of the benchmark results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,21 @@ KINDS = {"sentiment": "A", "characters": "B", "recurrence": "the recurrence alon
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
+    """Return a Markdown table with the given headings and rows of cells."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def throughput_tables(lines: Sequence[Line], rows: Sequence[Row], commit: str) -> str:
-    """Return a table of the workloads at their own sizes, and one of the speedups over other sizes, as far as there are lines."""
+    """Return the throughput tables: one of the workloads at their default sizes, and one of our speedups over several sizes.
+
+    A table for which there are no lines is left out.
+
+    Args:
+        lines: summary of the rows.
+        rows: rows of bench throughput.
+        commit: commit of the rows.
+    """
     gemm, copy = peaks(rows)
     text = f"Commit {commit}, {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.\n"
     return text + _own_sizes(lines, rows) + _over_sizes(lines, rows)
@@ -57,7 +65,11 @@ def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
 
 
 def accuracy_records(rows: Sequence[Row]) -> list[Row]:
-    """Return the mean and range of the score, the speed and whether it is on the Pareto front, for each cell of the grid."""
+    """Return a record for each cell and peer of the grid.
+
+    A record has the sizes of the cell, the mean, lowest and highest score over seeds, the speed in examples per second, the times to the
+    target accuracy, and in "front" whether the cell is on the Pareto front.
+    """
     lines = summarize(rows)
     front = pareto_front(lines)
     records = []
@@ -70,7 +82,13 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
 
 
 def accuracy_tables(rows: Sequence[Row]) -> str:
-    """Return tables of units over length of the rows of the grid, the mean over seeds; of generation a table for each step."""
+    """Return tables of this project's mean score over seeds, with units as rows and lengths as columns.
+
+    Sentiment has one table; generation has a table for each step between windows.
+
+    Args:
+        rows: rows of the grid of bench accuracy.
+    """
     records = [record for record in accuracy_records(rows) if record["peer"] == OURS]
     text = ""
     for task, step in dict.fromkeys((record["task"], record["S"]) for record in records):

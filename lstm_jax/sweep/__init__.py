@@ -1,4 +1,4 @@
-"""Ablations: overrides of a frozen config become runs, each run leaves one row in a file, and the rows become one table.
+"""Sweeps over the fields of a frozen config: each config is one run, each run appends one row to a file, and the rows form a table.
 
     from dataclasses import dataclass
     from lstm_jax import sweep
@@ -16,18 +16,19 @@
         rows = sweep.run(run, configs, "rows.jsonl", where="processes", workers=2)
         sweep.write_table(rows, "table.csv")
 
-A config may contain configs; a name with dots overrides a field of an inner one: `grid(config, **{"model.units": [16, 32]})`. The name of
-the function and the values of the config identify a run, see `run_id`. A run that has a row is skipped, whether it succeeded or failed;
-`retry=True` runs the failed ones again. A run that raises, or whose process is killed, leaves a row with the error, and the others
-continue. An interrupted sweep continues where it stopped when the same call is repeated.
+A config may contain other configs; a name with dots overrides a field of an inner config: `grid(config, **{"model.units": [16, 32]})`.
+The name of the function and the values of the config identify a run (see `run_id`). A run that already has a row is skipped, whether it
+succeeded or failed; `retry=True` repeats the failed runs. If a run raises an exception or its process is killed, its row holds the error,
+and the other runs continue. To continue an interrupted sweep, repeat the same call.
 
 `where` names the executor:
 
-- "here": this process, one run after another. All runs share the devices that JAX made for the first of them.
-- "processes": a fresh process for each run, `workers` at a time; the processes share the cores out.
-- "slurm": a job for each run, through submitit (`pip install "lstm-jax[slurm]"`), with `options` as its parameters.
+- "here": this process executes one run after another. All runs share the devices that JAX made for the first run.
+- "processes": a fresh process executes each run, `workers` at a time; the cores are divided among the processes.
+- "slurm": a Slurm job executes each run, through submitit (`pip install "lstm-jax[slurm]"`); `options` are the parameters of submitit.
 
-The last two import the function and the class of its config by name in another process: define both at the top level of a module or script.
+With "processes" and "slurm" another process imports the function and the class of its config by name, so both must be defined at the top
+level of a module or script.
 """
 
 from lstm_jax.sweep.configs import grid, override, variants

@@ -1,4 +1,4 @@
-"""Process of one run: `python -m lstm_jax.sweep.child ROW.json` reads the task from standard input and writes its row to the file."""
+"""Process of one run: `python -m lstm_jax.sweep.child ROW.json` reads the run from standard input and writes its row to ROW.json."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from lstm_jax.sweep.identity import import_item, rebuild
 
 
 def main() -> None:
-    """Run the task and write the row."""
+    """Execute the run that standard input describes, and write its row to the file that the command line names."""
     task = json.loads(sys.stdin.read())
     row = attempt(import_item(task["function"]), rebuild(import_item(task["config"]), task["values"]))
     write_atomically(Path(sys.argv[1]), json.dumps(row).encode())

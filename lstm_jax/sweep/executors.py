@@ -1,4 +1,7 @@
-"""Executors of runs: this process, fresh processes, jobs on Slurm. Each yields (id, row without id) as its runs end."""
+"""Executors of runs: this process, fresh processes and Slurm jobs.
+
+Each executor is a generator that yields the pair (id of a run, its row without the id) when a run ends.
+"""
 
 import contextlib
 import dataclasses
@@ -25,18 +28,18 @@ Outcomes = Generator[tuple[str, Row], None, None]
 
 @dataclass(frozen=True)
 class Resources:
-    """Means of an executor; each uses those that it needs."""
+    """Settings of the executors; each executor reads only the fields that concern it."""
 
     workers: int = 0
-    """Processes at a time; 0 for one a core."""
+    """Number of processes that run at the same time; 0 means one for each core. Read by `processes`."""
     folder: Path = Path("jobs")
-    """Folder of the logs of submitit."""
+    """Folder to which submitit writes its logs. Read by `slurm`."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters of submitit."""
+    """Parameters of submitit. Read by `slurm`."""
 
 
 def attempt(function: Run, config: Any) -> Row:
-    """Run in this process and return the row without its id; an exception becomes a failed row."""
+    """Call `function(config)` in this process and return its row without the id; if the call raises, the row says that the run failed."""
     start = time.perf_counter()
     try:
         result = json.loads(json.dumps(dict(function(config)), default=float))
@@ -51,13 +54,13 @@ def _failed(config: Any, error: str, seconds: float) -> Row:
 
 
 def here(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
-    """Run one config after another in this process."""
+    """Run one config after another in this process; `missing` maps the id of each run to its config."""
     for key, config in missing.items():
         yield key, attempt(function, config)
 
 
 def processes(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
-    """Run each config in a fresh process, `workers` at a time, each on its share of the cores."""
+    """Run each config of `missing` in a fresh process, `resources.workers` at a time, with the cores divided among the workers."""
     cores = sorted(os.sched_getaffinity(0))
     workers = resources.workers or len(cores)
     shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
@@ -77,7 +80,7 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources) -
 
 
 def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
-    """Run in a fresh process on these cores and return the row without its id."""
+    """Run one config in a fresh process on the given cores and return its row without the id."""
     task = {"function": import_name(function), "config": import_name(type(config)), "values": dataclasses.asdict(config)}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     start = time.perf_counter()
@@ -86,7 +89,7 @@ def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
         command = [sys.executable, "-m", "lstm_jax.sweep.child", str(answer)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, stdout=sys.stderr) as process:
             try:
-                with contextlib.suppress(ProcessLookupError):  # it has ended already
+                with contextlib.suppress(ProcessLookupError):  # the process has ended already
                     os.sched_setaffinity(process.pid, cores)
                 process.communicate(json.dumps(task))
             except BaseException:
@@ -99,7 +102,7 @@ def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
 
 
 def slurm(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
-    """Run each config as a job of Slurm, through submitit.
+    """Run each config of `missing` as a Slurm job, through submitit.
 
     Raises:
         InputError: if submitit is not installed.

@@ -1,4 +1,4 @@
-"""Names by which another process finds a function or class, and the id of a run."""
+"""Names by which another process imports a function or class, and the id of a run."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Run = Callable[[Any], Mapping[str, Any]]
-"""Function of one run: config -> results by name."""
+"""Function that executes the run of a config and returns its results by name."""
 
 
 def import_name(item: Any) -> str:
@@ -18,7 +18,7 @@ def import_name(item: Any) -> str:
     module = item.__module__
     if module == "__main__":
         main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)  # set by python -m; for a script, its folder is on the path
+        spec = getattr(main, "__spec__", None)  # set by python -m; a script is imported by its file name, since its folder is on the path
         module = spec.name if spec else Path(getattr(main, "__file__", None) or module).stem
     return f"{module}:{item.__qualname__}"
 
@@ -39,9 +39,9 @@ def run_id(function: Run, config: Any) -> str:
 
 
 def rebuild(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Return the config of class `kind` from the values of `dataclasses.asdict` after a passage through JSON.
+    """Return the config of class `kind` from the output of `dataclasses.asdict` that was written to JSON and read again.
 
-    Lists become tuples; the default of a field tells the class of an inner config.
+    JSON turns tuples into lists, so every list becomes a tuple. The class of an inner config is that of the field's default.
     """
     inner = {f.name: type(f.default_factory()) for f in dataclasses.fields(kind) if f.default_factory is not dataclasses.MISSING}
 

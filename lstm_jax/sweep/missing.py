@@ -1,4 +1,4 @@
-"""Measurements whose rows are kept in a file: run what the file lacks, skip what it has."""
+"""Measurements that are kept as rows of a file: items that already have a row are skipped, the others are measured."""
 
 import subprocess
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -19,9 +19,9 @@ Result = TypeVar("Result")
 def in_threads(
     measure: Callable[[Item], Result], items: Mapping[Key, Item], workers: int
 ) -> Generator[tuple[Key, Future[Result]], None, None]:
-    """Run `measure` on the items in threads, `workers` at a time, and yield (key, future) as they end.
+    """Call `measure` on each item in a thread, `workers` at a time, and yield (key, future) when a call ends.
 
-    If the caller stops early, the items not yet started are dropped.
+    If the caller stops early, the items that have not started are dropped.
     """
     with ThreadPoolExecutor(workers) as pool:
         running = {pool.submit(measure, item): key for key, item in items.items()}
@@ -34,13 +34,13 @@ def in_threads(
 
 
 def record(path: Path, title: str, total: int, outcomes: Generator[tuple[Sequence[Row], str], None, None]) -> None:
-    """Append the rows of each outcome as it arrives, print its line, and advance a progress bar.
+    """Append the rows of each outcome to a file as it arrives, print its line, and advance a progress bar.
 
     Args:
         path: file of rows.
         title: label of the progress bar.
         total: number of outcomes.
-        outcomes: yields (rows, line); closed at the end, also after an error.
+        outcomes: generator of (rows to append, line to print). It is closed at the end, also after an error.
     """
     with closing(outcomes), progress.bar(title, total) as advance:
         for rows, line in outcomes:
@@ -61,21 +61,21 @@ def run_missing(
 ) -> list[Row]:
     """Measure the wanted items that have no row yet, in order, and return every row of the file.
 
-    The rows of an item are appended together as soon as it ends, so that an interrupted call continues where it stopped. An item whose
-    process fails leaves no row, and the next call runs it again.
+    All rows of an item are appended together when its measurement ends, so a repeated call continues where an interrupted one stopped. If
+    the process of an item fails (`measure` raises `subprocess.CalledProcessError`), the item gets no row, and the next call repeats it.
 
     Args:
-        path: JSON lines, only ever appended; made if absent.
+        path: file of rows, one JSON object per line; rows are only ever appended. It is created if it does not exist.
         wanted: items by key.
-        key_of: key of the item that a row belongs to; None for a row of no item.
-        measure: rows of an item. It runs in a thread.
+        key_of: key_of(row) -> key of the item that the row belongs to, or None if the row belongs to no item.
+        measure: measure(item) -> rows of the item. It is called in a thread.
         title: label of the progress bar.
-        describe: line printed when an item ends.
-        check: check(row, its file and line) -> row, applied to each row that is read.
-        workers: items that run at a time.
+        describe: describe(item, its rows) -> line that is printed when the item ends.
+        check: check(row, "FILE, line N") -> row; it is applied to each row that is read.
+        workers: number of items that are measured at the same time.
 
     Raises:
-        Exception: any other than `subprocess.CalledProcessError` that `measure` raises; the items not yet started are dropped.
+        Exception: if `measure` raises an exception other than `subprocess.CalledProcessError`; the items that have not started are dropped.
     """
     done = {key_of(row) for row in read_rows(path, check)}
     missing = {key: item for key, item in wanted.items() if key not in done}

@@ -1,4 +1,4 @@
-"""Sweep over configs: run what has no row yet, append a row for each run that ends."""
+"""Sweep over configs: the configs without a row are run, and a row is appended when a run ends."""
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -22,19 +22,20 @@ def run(
     retry: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run the configs that have no row yet, and return the rows of all configs, in their order.
+    """Run the configs that have no row yet, and return the rows of all configs, in the order of the configs.
 
     Args:
-        function: config -> results by name.
-        configs: frozen dataclasses; equal ones are one run.
-        path: JSON lines, only ever appended; made if absent.
-        where: name of an executor, see `EXECUTORS`.
-        workers: processes at a time, which share the cores out; 0 for one a core.
-        retry: run failed ones again.
-        options: parameters of submitit.
+        function: function(config) -> results by name.
+        configs: frozen dataclasses; equal configs count as one run.
+        path: file of rows, one JSON object per line; rows are only ever appended. It is created if it does not exist.
+        where: executor: "here", "processes" or "slurm".
+        workers: number of processes that run at the same time, among which the cores are divided; 0 means one for each core. Only
+            "processes" uses it.
+        retry: whether configs whose row says that they failed are run again.
+        options: parameters of submitit. Only "slurm" uses them.
 
     Raises:
-        InputError: for an unknown `where`, fewer than 0 workers, or if submitit is needed and not installed.
+        InputError: if `where` is not a key of `EXECUTORS`, if `workers` is negative, or if `where` is "slurm" without submitit installed.
     """
     *first, last = EXECUTORS
     require(where in EXECUTORS, "where", where, f"give {', '.join(first)} or {last}")
@@ -54,14 +55,14 @@ def run(
 
 
 def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of the configs that have one, in the configs' order; the last row of a run that was tried again."""
+    """Return the rows of the configs that have a row, in the order of the configs; for a run with several rows, the last row."""
     wanted = dict.fromkeys(run_id(function, config) for config in configs)
     found = {row["id"]: row for row in read_rows(Path(path)) if row["id"] in wanted}
     return [found[key] for key in wanted if key in found]
 
 
 def _summary(key: str, row: Mapping[str, Any]) -> str:
-    """Return the line that is printed when a run ends: id, status, seconds, and its error or its results other than lists."""
+    """Return the line that is printed when a run ends: its id, status and seconds, then its error or its results, lists left out."""
     if row["status"] == FAILED:
         text = row["error"]
     else:

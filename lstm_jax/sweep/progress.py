@@ -1,4 +1,4 @@
-"""Progress of a sweep: a bar with the time left on a terminal, one line for each step elsewhere."""
+"""Progress of a sweep: on a terminal a bar with the time left, and one printed line for each finished item."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,11 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextlib.contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    """Yield advance(line), which prints the line and moves the bar one step.
+    """Show a progress bar, and yield a function advance(line) that prints the line and moves the bar by one item.
+
+    The bar is shown on a terminal only.
 
     Args:
         title: label of the bar.
-        total: number of steps.
+        total: number of items.
     """
     console = Console(soft_wrap=True)
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())

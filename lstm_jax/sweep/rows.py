@@ -1,4 +1,4 @@
-"""Append-only rows of JSON, one a line, in a plain or a compressed (.gz) file."""
+"""Append-only files of rows: one JSON object per line, in a plain file or, if the name ends in .gz, a compressed one."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ from lstm_jax.files.writing import write_atomically
 
 
 def _require_rows(path: Path) -> None:
-    """Raise `InputError` for a device or pipe, and for a file that begins with something else than a row or what is left of one."""
+    """Raise `InputError` if the path exists but is not a regular file, or if its first byte cannot begin a file of rows."""
     if not path.exists():
         return
     require(path.is_file(), f"rows {path}", "not a file", "name a file of rows, or a new one")
@@ -24,7 +24,7 @@ def _require_rows(path: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """Return the text of a file of rows, decompressed if its name ends in .gz; raise `InputError` for a damaged file."""
+    """Return the bytes of a file of rows, decompressed if its name ends in .gz; raise `InputError` if decompression fails."""
     content = path.read_bytes()
     if path.suffix != ".gz" or not content:
         return content
@@ -35,14 +35,16 @@ def _read(path: Path) -> bytes:
 
 
 def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, location: row) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file, none if it is absent; skip a torn line, as a killed process leaves one, with a note on standard error.
+    """Yield the rows of a file; a file that does not exist has no rows.
+
+    A line that is not valid JSON, as a killed process may leave behind, is skipped with a note on standard error.
 
     Args:
-        path: JSON lines, plain or compressed (.gz).
-        check: check(row, file and line) -> row; raises `InputError` for a row that does not fit.
+        path: file of rows, plain or compressed (.gz).
+        check: check(row, "FILE, line N") -> row. It is applied to each row, and may raise `InputError`.
 
     Raises:
-        InputError: if the file holds no rows, or is damaged.
+        InputError: if the path is not a regular file, if the content does not begin like a file of rows, or if decompression fails.
     """
     if not path.exists():
         return
@@ -58,7 +60,11 @@ def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda r
 
 
 def append_rows(path: Path, *rows: dict[str, Any]) -> None:
-    """Append rows, in one write before this returns; a file ending in .gz is rewritten and renamed."""
+    """Append rows to a file in a single write; a compressed file (.gz) is rewritten under a temporary name and renamed.
+
+    Raises:
+        InputError: if the path exists and is not a file of rows, or if decompression fails.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     _require_rows(path)
     text = "".join(json.dumps(row) + "\n" for row in rows)

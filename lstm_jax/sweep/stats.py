@@ -1,6 +1,7 @@
 """Confidence intervals by the percentile bootstrap (Efron 1979) and permutation tests (Fisher 1935), by SciPy.
 
-Every draw comes from `seed`: the same values give the same numbers. SciPy is imported on use, since it takes half a second.
+The random draws depend on `seed` alone, so equal values give equal results. SciPy is imported on first use, since the import takes half a
+second.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +11,11 @@ import numpy as np
 
 Values = Sequence[float | int] | np.ndarray
 EXACT = 20_000
-"""Permutations up to which a test enumerates all of them; beyond, it draws this many."""
+"""A test enumerates all permutations if there are at most this many; otherwise it draws this many at random."""
 
 
 def _bootstrap(samples: Sequence[Values], statistic: Callable[..., Any], draws: int, seed: int) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a statistic; SciPy needs two observations, so a single one counts twice."""
+    """Return the 95 % bootstrap interval (low, high) of a statistic of samples; a sample of one value is doubled, as SciPy needs two."""
     from scipy import stats
 
     arrays = [np.asarray(sample, float) for sample in samples]
@@ -24,12 +25,12 @@ def _bootstrap(samples: Sequence[Values], statistic: Callable[..., Any], draws: 
 
 
 def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
-    """Return the mean and its 95 % confidence interval, (mean, low, high)."""
+    """Return the mean of the values and its 95 % confidence interval, as (mean, low, high)."""
     return float(np.mean(values)), *_bootstrap([values], np.mean, draws, seed)
 
 
 def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
-    """Return median(slow) / median(fast) and its 95 % confidence interval, (ratio, low, high); the two samples are independent."""
+    """Return median(slow) / median(fast) and its 95 % confidence interval, as (ratio, low, high), for two independent samples."""
 
     def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
@@ -38,16 +39,16 @@ def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_00
 
 
 def geometric_mean_interval(ratios: Values, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
-    """Return the geometric mean of positive ratios and its 95 % confidence interval, (mean, low, high)."""
+    """Return the geometric mean of positive ratios and its 95 % confidence interval, as (mean, low, high)."""
     mean, low, high = np.exp(mean_interval(np.log(ratios), seed, draws))
     return float(mean), float(low), float(high)
 
 
 def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
-    """Return the two-sided p of a permutation test on the difference of the mean logarithms of two independent samples of times.
+    """Return the two-sided p-value of a permutation test that compares the mean logarithms of two independent samples of times.
 
-    The test is exact where at most `EXACT` divisions into samples of these sizes exist. A sample of a single time has no spread to
-    compare with, and gives 1.
+    The test is exact if the pooled times can be divided into two samples of the given sizes in at most `EXACT` ways; otherwise it draws
+    `EXACT` divisions. The p-value is 1 if a sample has fewer than two times, since one time has no spread.
     """
     from scipy import stats
 
@@ -58,17 +59,17 @@ def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
         return np.abs(a.mean(axis) - b.mean(axis))
 
     first, second = np.log(old), np.log(new)
-    centre = np.concatenate([first, second]).mean()  # small numbers round less, so that ties stay ties
+    centre = np.concatenate([first, second]).mean()  # numbers near 0 have smaller rounding errors, so equal values stay equal
     samples = first - centre, second - centre
     result = stats.permutation_test(samples, difference, n_resamples=EXACT, alternative="greater", vectorized=True, rng=seed)
     return float(result.pvalue)
 
 
 def paired_p(ratios: Values, seed: int = 0) -> float:
-    """Return the two-sided p of a sign-flip test on the mean logarithm of paired ratios.
+    """Return the two-sided p-value of a sign-flip test on the mean logarithm of paired ratios.
 
-    The null hypothesis is that the two members of each pair are exchangeable. The test is exact where at most `EXACT` choices of signs
-    exist. A single pair gives 1.
+    The null hypothesis is that the two members of each pair are exchangeable. The test is exact if N pairs have at most `EXACT` choices of
+    signs (2 ** N); otherwise it draws `EXACT` choices. The p-value is 1 for fewer than two pairs.
     """
     from scipy import stats
 

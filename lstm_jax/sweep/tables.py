@@ -1,4 +1,4 @@
-"""Rows of runs as one table."""
+"""Tables of the rows of a sweep."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from lstm_jax.files.writing import write_atomically
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, with names joined by dots."""
+    """Return a nested mapping as one flat dict whose keys join the names with dots; `prefix` is put before each key."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
@@ -18,9 +18,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """Return the names of the columns and one line for each row.
+    """Return the names of the columns and the cells of one line for each row.
 
-    The columns are id, status, the fields of the config, the results, error and seconds; a cell is empty where a row has no such value.
+    The columns are id, status, the fields of the config, the results, error and seconds. A cell is "" if the row has no value for its
+    column.
     """
     lines = [
         {"id": row["id"], "status": row["status"]}
@@ -34,7 +35,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
 
 
 def write_table(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
-    """Write the table of the rows as CSV."""
+    """Write the table of the rows (see `table`) to a CSV file."""
     names, lines = table(rows)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([names, *lines])
