@@ -51,7 +51,7 @@ def make_model(config: GenerationConfig, vocabulary: int) -> CharGenerator:
 
 
 def reading_mode(config: GenerationConfig) -> Mode:
-    """Return the mode that a run was trained in: "window" reads windows from a zero state, "carried" reads a stream and carries the state."""
+    """Return the mode of training: "window" reads windows from a zero state, "carried" reads a stream and carries the state."""
     return "window" if config.data.regime == "windows" else "carried"
 
 
@@ -227,7 +227,7 @@ class Trained(base.Trained[GenerationConfig]):
         """Continue a prompt, and yield the ids that are drawn, chunk by chunk.
 
         Args:
-            prompt: ids (P,). If P is 0, the text begins from a zero state. In "window" mode only the last window of a longer prompt is read.
+            prompt: ids (P,). If P is 0, the text begins from a zero state. "window" mode reads only the last window of a longer prompt.
             chars: number of characters to draw for each text.
             rules: rules by which characters are drawn.
             seed: seed of the draws; the same seed gives the same ids.
