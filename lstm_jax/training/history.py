@@ -21,8 +21,8 @@ class History:
     def with_row(self, row: dict[str, Any], monitor: str, seconds: float) -> tuple["History", bool]:
         """Return the history with the row of one more epoch, and whether that epoch is the best one so far.
 
-        If `monitor` is empty, each new epoch counts as the best one. Otherwise the best epoch has the smallest value of that metric. An
-        epoch whose metric is nan is the best one only if it is the first, and the next epoch replaces it.
+        If `monitor` is empty, each new epoch counts as the best one. Otherwise the best epoch has the smallest value of that metric. The
+        first epoch counts as the best one even if its metric is nan; the next epoch then replaces it.
         """
         unset = not self.best_epoch or math.isnan(self.best_value)
         better = not monitor or unset or row[monitor] < self.best_value
