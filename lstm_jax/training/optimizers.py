@@ -108,7 +108,7 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
         optimizer: Any = factory(learning_rate=schedule)
         known = isinstance(optimizer, Optimizer) and not config.optimizer.startswith("scale_by_")
         require(known, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion or adamw")
-        toy = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}  # an optimiser with a line search also needs the loss; it fails here rather than in the first step
+        toy = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}  # a line search also needs the loss: it fails here, not in the first step
         jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), toy)
     except TypeError as error:
         raise InputError("optimizer", config.optimizer, f"it needs more than a learning rate ({error})") from error

@@ -157,8 +157,8 @@ class ClippedRows(RowUpdate):
 def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
     """Return the sums of the gradients `rows` (..., B, E) over equal `ids` (..., B).
 
-    The result has the non-zero rows of the dense gradient of `table` (V, E), and rows of zeros. As in `RowUpdate.update`, negative ids count
-    from the end, and ids outside the table are ignored.
+    The result has the non-zero rows of the dense gradient of `table` (V, E), and rows of zeros. As in `RowUpdate.update`, negative ids
+    count from the end, and ids outside the table are ignored.
     """
     if sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table):
         rows = sharding.rows_to_columns(rows)

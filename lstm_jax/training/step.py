@@ -26,9 +26,9 @@ metric is a weighted mean. If the state has a carry: objective(params, batch, we
 EXAMPLES = "examples"
 """Name of the total that counts examples; every other total is the sum of a metric over the examples."""
 CATCH_UP_INTERVAL = 32
-"""Number of steps after which all rows of a table take the steps that they missed. Because this changes last bits, it happens at fixed steps
-of an epoch, and `TrainState.behind` hands the missed steps from one chunk to the next. The effect of the interval on speed is within noise
-(LOG.md)."""
+"""Number of steps after which all rows of a table take the steps that they missed. Because this changes last bits, it happens at fixed
+steps of an epoch, and `TrainState.behind` hands the missed steps from one chunk to the next. The effect of the interval on speed is within
+noise (LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class LookupObjective:
     """
 
     loss: Callable
-    """loss(params, batch, weight, key, vectors=None), as in `Objective`. `vectors` are the rows that the loss would otherwise look up. If an
-    id occurs several times, only the sum of the gradients by its vectors is used."""
+    """loss(params, batch, weight, key, vectors=None), as in `Objective`. `vectors` are the rows that the loss would otherwise look up. If
+    an id occurs several times, only the sum of the gradients by its vectors is used."""
     table: str
     """Name of the parameter that is the table."""
     ids: Callable[[Any], jax.Array]
