@@ -36,7 +36,7 @@ class Bounds:
 
 
 def check_numbers(config: Any) -> None:
-    """Raise `InputError` if a number in a dataclass, or in a tuple of it, is outside the bounds in the type of its field."""
+    """Raise `InputError` if a number in a field of a dataclass, or in a tuple in a field, is outside the bounds in the field's type."""
     for field in dataclasses.fields(config):
         value, annotation = getattr(config, field.name), field.type
         values = [value]
@@ -97,4 +97,4 @@ Rate = Annotated[float, Bounds(1e-18, 1e18, "give a number above 0, at least 1e-
 """Within these bounds, squares and quotients of rates are finite and non-zero in float32."""
 RateOrNone = Annotated[float, Bounds(1e-18, 1e18, "give 0 or more, at least 1e-18", zero=True)]
 Temperature = Annotated[float, Bounds(1e-6, 1e6, *["give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)"] * 2, zero=True)]
-"""Outside these bounds, logits divided by the temperature overflow or become equal in float32."""
+"""Outside these bounds, computations with the temperature overflow in float32."""

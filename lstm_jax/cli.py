@@ -2,7 +2,7 @@
 
 Errors that the user or the machine causes are printed as one line: `InputError`; errors of the system (`OSError` with an error number, such
 as a full disk, a folder without permission or a name that is too long); exhausted memory; invalid Unicode. Any other exception is a bug and
-keeps its traceback. If LSTM_JAX_DEBUG=1 is set in the environment, all errors show their traceback.
+keeps its traceback. If LSTM_JAX_DEBUG=1 is set in the environment, the errors above show their traceback too.
 
 Packages that are slow to import are imported within `main`, so that an interrupt during the import is also printed as one line.
 """

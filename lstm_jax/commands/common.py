@@ -69,9 +69,9 @@ class Train(ABC):
 
     config: Any
     run: Path
-    """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+    """Folder of the run, which holds its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
     resume: bool = False
-    """Continue the interrupted run in that folder."""
+    """Continue the interrupted run in the folder of --run."""
     allow_other_machine: bool = False
     """Resume even if devices, versions or compiled code have changed. The last bits of later numbers will then differ."""
     figures: bool = True

@@ -1,4 +1,4 @@
-"""`lstm-jax train forecast`, and the command that forecasts with a run."""
+"""The commands `lstm-jax train forecast` and `lstm-jax forecast`."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class TrainForecast(Train):
 
     config: Flat[ForecastConfig] = field(default_factory=ForecastConfig)
     run: Path = Path("runs/forecast")
-    """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+    """Folder of the run, which holds its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         metrics = ", ".join(f"{name} {result[f'test_{name}']:.4g}" for name in ("mae", "rmse", "coverage"))
@@ -32,7 +32,7 @@ class Forecast(Checked):
     """Print time, mean and interval of each entry that a run forecasts after the end of its series, or of another series."""
 
     run: Path = Path("runs/forecast")
-    """Folder of a run."""
+    """Folder of a trained run."""
     csv: Path | None = None
     """File of another series to forecast, with the same columns. By default, the series of the run is forecast."""
     level: Level = 0.9

@@ -1,4 +1,4 @@
-"""`lstm-jax train generation`, and the commands that read a text-generation run."""
+"""The command `lstm-jax train generation`, and the commands that use a text-generation run."""
 
 import codecs
 import json
@@ -24,7 +24,7 @@ class TrainGeneration(Train):
 
     config: Flat[GenerationConfig] = field(default_factory=GenerationConfig)
     run: Path = Path("runs/generation")
-    """Folder of the run: config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures, checkpoints."""
+    """Folder of the run, which holds its config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures and checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         if "validation_bits" in result:
@@ -37,7 +37,7 @@ class Generate(Checked):
     """Continue a prompt, character by character, with a trained run."""
 
     run: Path = Path("runs/generation")
-    """Folder of a run."""
+    """Folder of a trained run."""
     prompt: str = ""
     """Text to continue. If it is empty, the text begins from a zero state. Window mode reads only the last window of a longer prompt."""
     chars: Written = 400
@@ -60,7 +60,7 @@ class Generate(Checked):
     unknown: str = ""
     """Character that replaces characters outside the vocabulary. If empty, such characters raise an error."""
     json: bool = False
-    """Print one JSON object per text, each on one line."""
+    """Print each text as a JSON object on a line of its own."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -91,7 +91,7 @@ class Score:
     data: Positional[tuple[str, ...]] = ()
     """Text files, folders, tables, or - for standard input. Without any text, the held-out text of the run is read."""
     run: Path = Path("runs/generation")
-    """Folder of a run."""
+    """Folder of a trained run."""
     text: str | None = None
     """A text, given instead of files."""
     text_column: str = ""
@@ -137,7 +137,7 @@ class Units(Checked):
     data: Positional[tuple[str, ...]] = ()
     """Text files, folders, tables, or - for standard input. Without any text, the held-out text of the run is read."""
     run: Path = Path("runs/generation")
-    """Folder of a run."""
+    """Folder of a trained run."""
     text: str | None = None
     """A text, given instead of files."""
     text_column: str = ""

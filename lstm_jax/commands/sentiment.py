@@ -1,4 +1,4 @@
-"""`lstm-jax train sentiment`, and the commands that read a sentiment run."""
+"""The command `lstm-jax train sentiment`, and the commands that use a sentiment run."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ class TrainSentiment(Train):
 
     config: Flat[SentimentConfig] = field(default_factory=SentimentConfig)
     run: Path = Path("runs/sentiment")
-    """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+    """Folder of the run, which holds its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         for part in ("test", "validation"):
@@ -41,7 +41,7 @@ class Evaluate:
     """Print loss, accuracy, AUC, confusion matrix and calibration of a run."""
 
     run: Path = Path("runs/sentiment")
-    """Folder of a run."""
+    """Folder of a trained run."""
     split: Literal["test", "validation", "train"] = "test"
     """Split of the run's reviews on which the metrics are computed."""
     json: bool = False
@@ -69,7 +69,7 @@ class Predict:
     """Print the probability that each review is positive, one per line; reviews come from --text, --file or standard input."""
 
     run: Path = Path("runs/sentiment")
-    """Folder of a run."""
+    """Folder of a trained run."""
     text: tuple[str, ...] = ()
     """Reviews to classify."""
     file: Path | None = None
@@ -99,13 +99,13 @@ class Neighbours(Checked):
     words: Positional[tuple[str, ...]]
     """Words whose neighbours are printed."""
     run: Path = Path("runs/sentiment")
-    """Folder of a run."""
+    """Folder of a trained run."""
     count: Count = 10
     """Number of neighbours of each word."""
     metric: Literal["cosine", "euclidean"] = "cosine"
     """Cosine similarity or Euclidean distance between word vectors."""
     min_reviews: CountOrNone = 100
-    """Leave out words that occur in fewer training reviews, since their vectors have hardly moved from their initial values."""
+    """Leave out words in fewer training reviews than this number, since their vectors have hardly moved from their initial values."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -122,7 +122,7 @@ class PlotEmbedding(Checked):
     """Draw the learned word vectors in two dimensions, coloured by the share of positive reviews."""
 
     run: Path = Path("runs/sentiment")
-    """Folder of a run."""
+    """Folder of a trained run."""
     out: Path = Path("embedding_map.png")
     """PNG file to write; an SVG file is written beside it."""
     words: Count = 400
@@ -147,7 +147,7 @@ class ExportEmbedding:
     out: Positional[Path]
     """File to write if the format is word2vec, or folder to write if it is projector."""
     run: Path = Path("runs/sentiment")
-    """Folder of a run."""
+    """Folder of a trained run."""
     format: Literal["word2vec", "projector"] = "word2vec"
     """Format to write."""
     force: bool = False

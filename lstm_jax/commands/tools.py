@@ -49,8 +49,8 @@ class Backends:
     json: bool = False
     """Print one JSON object per line."""
     build: bool = False
-    """First compile the backend `compiled` for this CPU, which takes about twenty seconds; the result is kept in the user's cache. This needs
-    a C++ compiler: CXX, c++, g++, clang++, or the one that the extra `native` installs."""
+    """First compile the backend `compiled` for this CPU, which takes about twenty seconds; the result is kept in the user's cache. This
+    needs a C++ compiler: CXX, c++, g++, clang++, or the one that the extra `native` installs."""
 
     def __call__(self, console: Console) -> None:
         start()

@@ -1,7 +1,7 @@
 """Configs as JSON files.
 
-Decoding is written by hand: the dataclasses check their own fields, so a converter such as cattrs would add a dependency and a second set
-of error texts for the few lines of `read_config`.
+The few lines of `read_config` decode the JSON without a library such as cattrs, which would add a dependency and a second set of error
+texts; the dataclasses already check their own fields.
 """
 
 import dataclasses

@@ -33,8 +33,8 @@ class TextConfig:
     text_column: str = ""
     """Column or key of the text in a table. If empty, the only candidate is used."""
     clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"
-    """'source' keeps only English letters, in lower case, and . , ' ! ; ? as the Keras example lstm_text_generation does; 'source-cased' keeps
-    both cases; 'lower' turns text into lower case; 'none' and 'exact' keep it. Only 'exact' also keeps line endings that are not Unix's."""
+    """'source' keeps only English letters, in lower case, and . , ' ! ; ? as the Keras example lstm_text_generation does; 'source-cased'
+    keeps both cases; 'lower' only changes to lower case; 'none' and 'exact' change nothing. All but 'exact' use Unix line endings."""
     unit: Literal["character", "byte"] = "character"
     """Token of the model: a Unicode character, or a byte of any encoding."""
     regime: Literal["windows", "stream"] = "windows"
@@ -62,7 +62,7 @@ class SampleConfig:
     sample_prompt: CharactersOrNone = 40
     """Number of characters of the prompt, which is a random excerpt of the training text."""
     sample_temperatures: tuple[Temperature, ...] = (0.5, 1.0)
-    """Temperatures at which one text each is drawn. 0 always takes the likeliest character."""
+    """Temperatures; one text is drawn at each of them. 0 always takes the likeliest character."""
 
     def __post_init__(self):
         check_fields(self)

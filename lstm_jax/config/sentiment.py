@@ -21,7 +21,7 @@ class DataConfig:
     label_column: str = "label"
     """Column or key of the label (0 or 1) in a CSV or JSON-lines file."""
     vocabulary: Literal["keras", "frequency"] = "keras"
-    """'keras' uses the word index of Keras, with its ids and its order of reviews; 'frequency' counts the words of the training reviews."""
+    """'keras' uses the word index of Keras, with its ids and its order of reviews; 'frequency' is built from the training reviews."""
     num_words: Words = 20_000
     """Size of the vocabulary. Ids of this size or above become 2 (out of vocabulary)."""
     maxlen: Steps = 80
@@ -54,12 +54,12 @@ class SentimentModelConfig(RecurrentConfig):
     merge: Literal["concat", "sum", "ave", "mul"] = "concat"
     """How the outputs of the two directions are combined."""
     pooling: Literal["last", "mean", "max", "mean+max"] = "last"
-    """Input of the output layer: the last output of the last recurrent layer, or the mean, the maximum or both over its outputs. Outputs at
-    padding (id 0) are left out."""
+    """Input of the output layer: the last output of the last recurrent layer, or the mean, the maximum or both over its outputs at all ids
+    but padding (id 0)."""
     word_dropout: Share = 0.0
     """Share of the words whose vectors are set to zero in training. The words are drawn anew for each batch."""
     mask_zero: bool = False
-    """Skip padding (id 0). The Keras example imdb_lstm does not, but reads it as a word."""
+    """Skip padding (id 0). The Keras example imdb_lstm does not skip padding but reads it as a word."""
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class RecurrentConfig:
     recurrent_dropout: Share = 0.0
     """Share of the units of the recurrent state that is dropped, the same units at every step."""
     dropout_masks: Literal["keras", "per_gate", "variational"] = "keras"
-    """'keras' draws one mask per gate if there is recurrent dropout, else one mask for all gates; 'per_gate' always draws one mask per gate;
-    'variational' always draws one mask for all gates (Gal, Ghahramani 2016)."""
+    """'keras' draws one mask per gate if there is recurrent dropout, else one mask for all gates; 'per_gate' always draws one per gate;
+    'variational' always draws one for all gates (Gal, Ghahramani 2016)."""
     weight_drop: Share = 0.0
     """Share of the entries of each recurrent kernel that is dropped, the same entries at every step of a batch (DropConnect; Merity et al.
     2018)."""

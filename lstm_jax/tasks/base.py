@@ -73,7 +73,7 @@ class Task(ABC, Generic[C, D]):
 
     @abstractmethod
     def make_model(self) -> Any:
-        """Return the model with its initial weights, which depend on the seed alone."""
+        """Return the model with its initial weights; their random values depend only on the seed."""
 
     @abstractmethod
     def shapes(self) -> str:
@@ -81,7 +81,7 @@ class Task(ABC, Generic[C, D]):
 
     @abstractmethod
     def objective(self, rebuild: Callable) -> Objective:
-        """Return the loss of one batch; `rebuild` is `Functional.rebuild`, a function from parameters to the model."""
+        """Return the function that computes loss and metrics of a batch; `rebuild` is a function from parameters to the model."""
 
     @abstractmethod
     def evaluate(self, params: Any) -> dict[str, Any]:

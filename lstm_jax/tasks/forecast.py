@@ -38,7 +38,7 @@ loss would decrease without limit where the series is constant."""
 
 
 def make_model(config: ForecastConfig) -> Forecaster:
-    """Return the model with its initial weights, which depend on the seed alone."""
+    """Return the model with its initial weights; their random values depend only on the seed."""
     return Forecaster(config.model, features_of(config), config.data.horizon, rngs=initial_rngs(config.train.seed))
 
 

@@ -1,8 +1,8 @@
 """Windows of a series as a forecasting model reads them.
 
 The model reads C entries (`context`) and forecasts the next K (`horizon`). An entry has F features: its difference from the last entry
-read; its own value if the config sets `level`; the log of the time since the previous entry if the config sets `gaps`. The series is cut
-in time into a training, a validation and a test split. A window belongs to the split that contains all its targets.
+read; its own value if `level` is true in the config; the log of the time since the previous entry if `gaps` is true. The series is cut in
+time into a training, a validation and a test split. A window belongs to the split that contains all entries that it forecasts.
 """
 
 import math
@@ -34,7 +34,8 @@ class Part:
     entries: np.ndarray
     """(W, C, F): features of the entries that the model reads."""
     ahead: np.ndarray
-    """(W, K): for entry k = 1 .. K, the log of its time since the last entry read divided by k usual gaps; 0 if `gaps` is false."""
+    """(W, K): for k = 1 .. K, log((time from the last entry read to the k-th entry after it) / (k * `Series.usual_gap`)); 0 if the config
+    sets `gaps` to false."""
     target: np.ndarray
     """(W, K): differences of the entries to forecast from the last entry read."""
     last: np.ndarray

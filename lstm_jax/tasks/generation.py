@@ -34,7 +34,7 @@ SHOWN = 3000
 UNITS = 12
 """Number of units in the figure of the most active units."""
 CHUNK = 25
-"""Number of characters that are drawn before they are shown."""
+"""Number of characters that are drawn together and then shown."""
 
 WantedMode = Literal["auto", "carried", "window"]
 
@@ -46,7 +46,7 @@ def load_corpus(config: GenerationConfig) -> data.Corpus:
 
 
 def make_model(config: GenerationConfig, vocabulary: int) -> CharGenerator:
-    """Return the model with its initial weights, which depend on the seed alone."""
+    """Return the model with its initial weights; their random values depend only on the seed."""
     return CharGenerator(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
@@ -235,7 +235,7 @@ class Trained(base.Trained[GenerationConfig]):
             mode: see `mode`.
 
         Yields:
-            ids (samples, n) of the next n characters of each text; the n of all chunks add up to `chars`.
+            ids (samples, n) of the next n characters of each text. All chunks together have `chars` characters of each text.
 
         Raises:
             InputError: if `chars` is below 0, `samples` is below 1, `seed` is outside 0 .. 2**32 - 1, or memory does not suffice.

@@ -8,7 +8,10 @@ from lstm_jax.tasks import sentiment
 
 
 def prepare(config: DataConfig, tfds: bool, console: Console) -> None:
-    """Cache the tokenised reviews of a config, and print their sizes; if `tfds` is true, first build them as a TFDS data set."""
+    """Cache the tokenised reviews of a config, and print the sizes of the splits.
+
+    If `tfds` is true, the reviews are first built as a data set of TensorFlow Datasets.
+    """
     if tfds:
         builder = data.build_tfds(config.data or None)
         console.print(f"built {builder.info.full_name} in {builder.data_dir}", highlight=False)

@@ -39,7 +39,7 @@ Content = str | bytes | Callable[[IO[bytes]], object]
 class Permissions:
     """Permissions to use a folder that already holds a run.
 
-    `resume` allows continuing an interrupted run of the same config. `other_machine` allows this also on another machine.
+    `resume` allows an interrupted run of the same config to be continued. `other_machine` allows this also on another machine than before.
     """
 
     resume: bool = False

@@ -71,7 +71,7 @@ def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int],
 
 
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
-    """Return the model with its initial weights, which depend on the seed alone."""
+    """Return the model with its initial weights; their random values depend only on the seed."""
     return SentimentClassifier(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
@@ -103,7 +103,7 @@ def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = 
     def prepare(params, count: int):
         model = rebuild(params)
         words = params[EMBEDDING].shape[0]
-        # folding breaks even if the rows hold as many words as the table; a row holds T words
+        # folding costs as much as it saves if the rows contain as many words as the table; each row contains T words
         return model.fold() if (count > words if fold is None else fold) else model
 
     return make_predict(lambda model, ids: model(ids, deterministic=True), mesh, prepare=prepare)

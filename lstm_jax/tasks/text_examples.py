@@ -69,9 +69,9 @@ def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[
     """Return the cross-entropy in nats and the metrics, weighted over B and averaged over leading axes.
 
     Args:
-        logits: (..., B, V).
-        targets: (..., B).
-        weight: (B,).
+        logits: (..., B, V), with V the size of the vocabulary.
+        targets: ids of the right characters, (..., B).
+        weight: weights that sum to 1, (B,).
     """
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     correct = (jnp.argmax(logits, axis=-1) == targets).astype(nats.dtype)

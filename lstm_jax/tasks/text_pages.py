@@ -27,5 +27,8 @@ def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.nda
 
 
 def _shown(characters: data.Characters, ids: np.ndarray) -> str:
-    """Return one character per id, so that there is one colour per character; a byte outside ASCII becomes the character of that number."""
+    """Return exactly one character per id, so that each character has its colour.
+
+    If ids are bytes, a byte outside ASCII is shown as the Unicode character with the same number.
+    """
     return "".join(characters.characters[int(i)] for i in ids)

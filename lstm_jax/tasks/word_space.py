@@ -14,7 +14,7 @@ from lstm_jax.training.run_folder import RunFolder
 RESERVED = 4
 """Number of ids that are not words: padding, start, out of vocabulary, unused."""
 COMMON = 50
-"""Least number of reviews that must contain a word for the word to appear on the map; a small data set needs fewer."""
+"""Least number of reviews that must contain a word for the word to appear on the map; in a small data set, fewer suffice."""
 
 
 def write_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
@@ -36,7 +36,7 @@ class WordSpace:
 
     @cached_property
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Among the reviews that contain an id, the share of positive ones, and their number; each (V,).
+        """Two arrays (V,): for the training reviews that contain each id, the share of positive ones and their number.
 
         Raises:
             InputError: if the file words.npz is absent or damaged.
@@ -86,7 +86,8 @@ class WordSpace:
             word: a word of the vocabulary.
             count: number of neighbours.
             metric: "cosine" for cosine similarity, "euclidean" for Euclidean distance.
-            min_reviews: words in fewer training reviews are left out, since their vectors have hardly moved from their initial values.
+            min_reviews: words in fewer training reviews than this are left out, since their vectors have hardly moved from their initial
+                values.
 
         Raises:
             InputError: if `word` is not in the vocabulary.

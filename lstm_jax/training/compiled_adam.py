@@ -53,7 +53,7 @@ def adam_step(rates: Rates, m, v, g, scale):
 
 
 def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
-    """Return table, m, v (V, E each) and `lag.done` after rows `ids` (..., B), or all rows, have taken the steps that they missed.
+    """Return table, m and v, each (V, E), and `lag.done` after rows `ids` (..., B), or all rows, have taken the steps that they missed.
 
     `name` is the name of the table among the parameters.
     """
@@ -61,7 +61,7 @@ def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
 
 
 def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
-    """Return table, m, v (V, E each) and `lag.done` after rows `ids` (..., B) have taken one step with the gradients `rows` (..., B, E)."""
+    """Return table, m and v, each (V, E), and `lag.done` after one step of rows `ids` (..., B) with the gradients `rows` (..., B, E)."""
     return apply(_Rows("lstm_jax_adam_rows", rates, name), table, m, v, lag, (ids, rows))
 
 

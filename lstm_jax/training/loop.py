@@ -151,7 +151,7 @@ class _Fit:
 
     @property
     def stopped(self) -> bool:
-        """Whether the patience is used up; a run in which it is used up trains no further when it is resumed."""
+        """Whether the patience is used up. If it is, resuming the run trains no further."""
         return bool(self.monitor) and self.history.out_of_patience(self.config.patience)
 
     @property

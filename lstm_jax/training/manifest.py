@@ -20,8 +20,8 @@ FILES = ("config.json", "data.sha256", "vocabulary.json", "words.npz", "characte
 class Manifest:
     """Content of a manifest.
 
-    `files` maps file names to SHA-256 checksums. `environments` holds what `run_folder.environment` returned in each process that trained
-    the run in a new environment, oldest first.
+    `files` maps file names to SHA-256 checksums. `environments` lists the environments that the run was trained in, oldest first, as
+    returned by `run_folder.environment`.
     """
 
     files: dict[str, str]
@@ -29,7 +29,7 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return the remedy that the error for a changed file shows."""
+    """Return the remedy for the error that a file has changed."""
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
 
 

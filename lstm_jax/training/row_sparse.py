@@ -43,7 +43,7 @@ class RowUpdate(ABC):
         """Apply the missed steps to rows `ids` (..., B) of the table `name`, or to all rows if `ids` is None.
 
         Returns:
-            The lag, the state of the optimiser and the parameters.
+            The lag, the state of the optimiser and the parameters after these steps.
         """
 
     @abstractmethod
@@ -130,7 +130,7 @@ def _with_table(name, results, lag, state, params):
 
 @dataclass(frozen=True)
 class ClippedRows(RowUpdate):
-    """Row-sparse update whose gradient is first clipped by the global norm of the dense gradient; its state is that of `optax.chain`."""
+    """Row-sparse update whose gradient is first clipped by the global norm of the dense gradient; its state is as in `optax.chain`."""
 
     inner: RowUpdate
     most: float

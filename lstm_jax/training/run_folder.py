@@ -122,7 +122,7 @@ class RunFolder:
         return found.environments if found is not None else self._written_environments()
 
     def _written_environments(self) -> tuple[dict[str, Any], ...]:
-        """Return the environments in environment.json, a copy for people to read; () if it cannot be read."""
+        """Return the environments in environment.json, which is a copy for people to read, or () if the file cannot be read."""
         try:
             raw = json.loads(self.environment.read_bytes())
             later = raw.pop("resumed", [])

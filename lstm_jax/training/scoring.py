@@ -155,6 +155,6 @@ class Scorer:
 
 
 def _pair(scored: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Return nats and correctness in the dtype of the nats, so that they can be stacked into one array."""
+    """Return nats and correctness, both in the dtype of the nats, so that they can be stacked into one array."""
     nats, correct = scored
     return nats, correct.astype(nats.dtype)

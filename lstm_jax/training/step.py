@@ -22,7 +22,8 @@ from lstm_jax.training.state import TrainState
 
 Objective = Callable[..., tuple[jax.Array, Any]]
 """objective(params, batch, weight (B,), key) -> loss, metrics. The weights sum to 1; they are 0 for rows that only fill up a batch. Each
-metric is a weighted mean. If the state has a carry: objective(params, batch, weight, key, carry) -> loss, (metrics, next carry)."""
+metric is a weighted mean. If the state has a carry, the form is objective(params, batch, weight, key, carry) -> loss, (metrics, new
+carry)."""
 EXAMPLES = "examples"
 """Name of the total that counts examples; every other total is the sum of a metric over the examples."""
 CATCH_UP_INTERVAL = 32
@@ -35,13 +36,13 @@ noise (LOG.md)."""
 class LookupObjective:
     """An objective that reads one parameter, a table, only by looking up rows of it.
 
-    If the optimiser has a row-sparse update, a step differentiates by the rows looked up and never forms the gradient of the table. There
-    are at most B * T such rows in a batch of B sequences of T ids.
+    If the optimiser has a row-sparse update, a step takes the gradient with respect to the rows that it looks up, and never forms the
+    gradient of the whole table. A batch of B sequences of T ids looks up at most B * T rows.
     """
 
     loss: Callable
     """loss(params, batch, weight, key, vectors=None), as in `Objective`. `vectors` are the rows that the loss would otherwise look up. If
-    an id occurs several times, only the sum of the gradients by its vectors is used."""
+    an id occurs several times, only the sum of the gradients of its vectors is used."""
     table: str
     """Name of the parameter that is the table."""
     ids: Callable[[Any], jax.Array]
@@ -53,7 +54,7 @@ class LookupObjective:
 
 
 def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
-    """Return whether steps differentiate by the looked-up rows of the table, and update only those rows."""
+    """Return whether steps take the gradient with respect to the looked-up rows of the table, and update only those rows."""
     return isinstance(objective, LookupObjective) and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
 
 
@@ -74,7 +75,7 @@ def make_run_steps(
     The given state is donated: it must not be used after the call.
 
     Args:
-        objective: loss of a batch.
+        objective: function that returns the loss of a batch; see `Objective`.
         optimizer: a dense or a row-sparse optimiser.
         shardings: shardings of the state.
         mesh: devices that a batch is sharded over.
@@ -99,7 +100,7 @@ def steps_program(
     """Return run_steps(state, arrays, order, start, stop, key) -> state, a pure function that takes steps start .. stop - 1 of an epoch.
 
     Args:
-        objective: loss of a batch.
+        objective: function that returns the loss of a batch; see `Objective`.
         optimizer: a dense or a row-sparse optimiser.
         gather: gather(arrays, numbers) -> batch.
         carries: whether the state has a carry; see `Objective`.
@@ -134,7 +135,7 @@ def _dense_update(objective: Objective, optimizer: Any, carries: bool, state: Tr
 
 
 def _row_sparse_update(lookup: LookupObjective, rows_only: RowUpdate, state: TrainState, lag, batch, weight, key):
-    """Return what `_dense_update` returns, but differentiate and update only the looked-up rows of the table."""
+    """Return what `_dense_update` returns, but take the gradient of the looked-up rows of the table only, and update only these rows."""
     name, ids = lookup.table, lookup.ids(batch)
     lag, opt_state, params = rows_only.catch_up(name, ids, lag, state.opt_state, state.params)
     others = {key: param for key, param in params.items() if key != name}

@@ -14,7 +14,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Orbax' warnings about settings that are intended here, and the errors of its threads about a closed event loop."""
+    """Silence Orbax' warnings about settings that are intended here, and the errors of its threads after a failure."""
     logger = logging.getLogger("absl")
     level, hook = logger.level, sys.unraisablehook
 
@@ -42,7 +42,7 @@ def _checkpointer() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _plain_path(arrays: Path) -> Iterator[Path]:
-    """Yield `arrays`, or the same path through a link if the path has glob characters, with which Orbax would save only half."""
+    """Yield `arrays`, or the same path through a link if the path has glob characters; with them Orbax would save only half."""
     path = arrays.absolute()
     if not set(str(path)) & set("[]*?\\") and str(path).isprintable():
         yield path

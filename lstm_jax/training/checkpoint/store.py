@@ -45,7 +45,7 @@ class Restored:
 def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     """Write a checkpoint and return the path of its manifest.
 
-    When this function returns, the checkpoint is finished and its bytes have been handed to the disk. Leftovers of an interrupted save are
+    When this function returns, the checkpoint is finished and its bytes have been flushed to disk. Leftovers of an interrupted save are
     removed. A finished checkpoint of the same step stays untouched until the new one is finished, which then replaces it.
 
     Args:
