@@ -1,6 +1,6 @@
 """Train, measure and take apart LSTMs in JAX.
 
-Public names are imported on first use, so that `import lstm_jax` and `lstm-jax --help` are fast.
+Each public name is imported when it is first used, so that `import lstm_jax` and `lstm-jax --help` are fast.
 """
 
 from importlib import import_module

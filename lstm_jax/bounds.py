@@ -1,6 +1,6 @@
 """Bounds of the numbers in a config or a command, stated in the types of their fields.
 
-units: Annotated[int, Bounds(1, MOST, "give 1 or more")]
+Example: `units: Annotated[int, Bounds(1, MOST, "give 1 or more")]`.
 """
 
 import dataclasses
@@ -10,24 +10,24 @@ from typing import Annotated, Any, get_args, get_origin
 from lstm_jax.errors import InputError
 
 MOST = 2**31 - 1
-"""Largest count: JAX counts in int32."""
+"""Largest count that is allowed, since JAX counts in int32."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Numbers from `low` to `high`."""
+    """Bounds of a number, which must lie from `low` to `high`."""
 
     low: int | float
     high: int | float
     remedy: str
     """Remedy shown for a number outside the bounds."""
     above: str = ""
-    """Remedy for a number above `high`; empty: `remedy` and `high`."""
+    """Remedy shown for a number above `high`. If empty, it consists of `remedy` and `high`."""
     zero: bool = False
-    """Whether 0 is allowed too."""
+    """Whether 0 is allowed in addition."""
 
     def check(self, name: str, value: Any, kind: type) -> None:
-        """Raise `InputError` unless `value` is a number of `kind` (int, or float for both) within the bounds."""
+        """Raise `InputError` unless `value` is a number of type `kind` within the bounds; if `kind` is float, an int is allowed too."""
         number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
         if number and (self.low <= value <= self.high or (self.zero and value == 0)):
             return
@@ -36,7 +36,7 @@ class Bounds:
 
 
 def check_numbers(config: Any) -> None:
-    """Raise `InputError` for the first field of a dataclass, or entry of a tuple, that is outside the bounds in its type."""
+    """Raise `InputError` if a number in a field of a dataclass, or in a tuple in a field, is outside the bounds in the field's type."""
     for field in dataclasses.fields(config):
         value, annotation = getattr(config, field.name), field.type
         values = [value]
@@ -48,10 +48,15 @@ def check_numbers(config: Any) -> None:
 
 
 def check_number(name: str, value: Any, kind: Any) -> Any:
-    """Return `value` if it lies within the bounds of a type below: `check_number("dropout", 0.2, Share)`.
+    """Return `value` if it lies within the bounds of `kind`.
+
+    Args:
+        name: name that the error shows.
+        value: the number.
+        kind: a type defined below, for example `Share`.
 
     Raises:
-        InputError: if it does not.
+        InputError: if `value` is not a number within the bounds.
     """
     number, *notes = get_args(kind)
     for bounds in (note for note in notes if isinstance(note, Bounds)):
@@ -60,7 +65,7 @@ def check_number(name: str, value: Any, kind: Any) -> Any:
 
 
 class Checked:
-    """Base of dataclasses whose numbers are checked when one is made."""
+    """Base of dataclasses that check the bounds of their numbers when an instance is made."""
 
     def __post_init__(self):
         check_numbers(self)
@@ -85,11 +90,11 @@ CountOrAll = Annotated[int, Bounds(0, MOST, "give 0 (all) or more")]
 CharactersOrAll = Annotated[int, Bounds(0, MOST, "give 1 or more, or 0 for all")]
 UnitCount = Annotated[int, Bounds(1, MOST, "give 1 unit or more")]
 Share = Annotated[float, Bounds(0, 1 - 1e-6, "give a share from 0 to below 1", "give a share from 0 to below 1")]
-"""1 - share is a float32 denominator."""
+"""A share stays below 1, because 1 - share is a denominator in float32."""
 Part = Annotated[float, Bounds(1e-9, 1 - 1e-9, "give a share between 0 and 1")]
 Level = Annotated[float, Bounds(1e-300, 1 - 2**-53, "give a share between 0 and 1", "give a share between 0 and 1")]
 Rate = Annotated[float, Bounds(1e-18, 1e18, "give a number above 0, at least 1e-18")]
-"""Squares and quotients of two rates are finite in float32, and not 0."""
+"""Within these bounds, squares and quotients of rates are finite and non-zero in float32."""
 RateOrNone = Annotated[float, Bounds(1e-18, 1e18, "give 0 or more, at least 1e-18", zero=True)]
 Temperature = Annotated[float, Bounds(1e-6, 1e6, *["give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)"] * 2, zero=True)]
-"""Outside these bounds float32 overflows."""
+"""Outside these bounds, computations with the temperature overflow in float32."""

@@ -1,10 +1,10 @@
-"""Command line: parses arguments, calls a command of `commands`, prints errors.
+"""Command line, which parses the arguments, calls a command of `commands` and prints errors.
 
-Errors that a user or the machine causes become one line: `InputError`; errors of the system (`OSError` with an error number: a full disk, a
-folder without permission, a name that is too long); memory that is used up; invalid Unicode. Any other exception is a bug and keeps its
-traceback. With LSTM_JAX_DEBUG=1 in the environment the former show their traceback too.
+Errors that the user or the machine causes are printed as one line: `InputError`; errors of the system (`OSError` with an error number, such
+as a full disk, a folder without permission or a name that is too long); exhausted memory; invalid Unicode. Any other exception is a bug and
+keeps its traceback. If LSTM_JAX_DEBUG=1 is set in the environment, the errors above show their traceback too.
 
-Packages that are slow to import are imported within `main`, where an interrupt becomes one line too.
+Packages that are slow to import are imported within `main`, so that an interrupt during the import is also printed as one line.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ def _usage() -> str:
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
-    """Return the command object of the arguments.
+    """Return the command that the arguments name, with the values of its flags.
 
     Raises:
-        InputError: for an unknown command, flag or value.
+        InputError: if a command, a flag or a value is invalid.
     """
     import tyro
 
@@ -57,7 +57,13 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
 
 
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
-    """Return an error of tyro as one line: the `InputError` of a config that caused it, else the text of its box."""
+    """Return an error of tyro as an `InputError` of one line.
+
+    Args:
+        name: name of the command.
+        stop: exception that tyro raised; if an `InputError` of a config caused it, that error is returned with the name of its flag.
+        box: text that tyro printed; otherwise the message is taken from it.
+    """
     cause = stop.__context__
     while cause is not None:
         if isinstance(cause, InputError):
@@ -78,7 +84,7 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return 0, 2 for bad input, or 130 if it was interrupted."""
+    """Run a command and return the exit code: 0 for success, 2 for an error that is not a bug, 130 for an interrupt."""
     with keep_interrupts():
         return _run(sys.argv[1:] if arguments is None else arguments)
 
@@ -110,7 +116,7 @@ def _run(arguments: list[str]) -> int:
         print(f"{error}{saved}", file=sys.stderr)
         return 130
     except Exception as error:
-        if interrupted():  # a library turned it into another exception
+        if interrupted():  # a library turned the interrupt into another exception
             print("interrupted", file=sys.stderr)
             return 130
         shown = _shown(error)
@@ -124,7 +130,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _shown(error: Exception) -> InputError | None:
-    """Return the message of an error that a user or the machine caused; None for a bug."""
+    """Return the message of an error that the user or the machine caused, or None if the error is a bug."""
     match error:
         case InputError():
             return error
@@ -134,13 +140,13 @@ def _shown(error: Exception) -> InputError | None:
             return InputError("memory", str(error) or "used up", "give smaller sizes, or less data")
         case UnicodeEncodeError():
             return InputError("text", repr(error.object[error.start : error.end]), "give valid Unicode")
-        case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # XLA's
+        case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # raised by XLA
             return InputError("memory", str(error), "give smaller sizes, or less data")
     return None
 
 
 def _thing(error: OSError) -> str:
-    """Return the file or stream of an error of the system."""
+    """Return the name of the file or stream in which an error of the system occurred."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""Commands: frozen dataclasses whose fields are their flags. `COMMANDS` is their only table: name -> command."""
+"""Commands of the command line: frozen dataclasses whose fields are their flags. `COMMANDS` maps each name to its command."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Parts that commands share: starting JAX, training, loading a run, printing lines as they are."""
+"""Code that commands share: starting JAX, training, loading a run, printing lines."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ Positional = tyro.conf.Positional
 
 
 def start(devices: int = 0) -> None:
-    """Give JAX one device per CPU core, before it is first used, and let it keep what it compiles."""
+    """Give JAX `devices` CPU devices (if 0, one per core) before it is first used, and enable its compilation cache."""
     from lstm_jax.runtime.compilation_cache import keep_compiled
     from lstm_jax.runtime.sharding import use_cpu_cores
 
@@ -28,7 +28,10 @@ def start(devices: int = 0) -> None:
 
 
 def start_training(devices: int, model: RecurrentConfig) -> None:
-    """Like `start`, but if `devices` is 0, choose the number that suits the model, unless JAX has made its devices already."""
+    """Do the same as `start`, but if `devices` is 0, choose the number of devices that suits the model.
+
+    If `devices` is 0 and JAX has made its devices already, they stay.
+    """
     from lstm_jax.recurrence import cpu_devices
     from lstm_jax.runtime.compilation_cache import keep_compiled
     from lstm_jax.runtime.sharding import prefer_cpu_devices
@@ -49,12 +52,12 @@ def warn(notes: Iterable[str]) -> None:
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line as it is: not wrapped, brackets are no markup."""
+    """Print a line unchanged: it is not wrapped, and its brackets are not read as markup."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def load_run(task: str, folder: Path) -> Any:
-    """Read a run of that task, and print warnings about it."""
+    """Load a run of the task named `task`, and print warnings about it."""
     trained = import_module(f"lstm_jax.tasks.{task}").load(folder)
     warn(trained.notes)
     return trained
@@ -62,21 +65,21 @@ def load_run(task: str, folder: Path) -> Any:
 
 @dataclass(frozen=True)
 class Train(ABC):
-    """Base of the commands that train; a task adds the type of its config, a default folder and what it reports."""
+    """Base of the commands that train; each task adds the type of its config, a default folder and its report."""
 
     config: Any
     run: Path
-    """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+    """Folder of the run, which holds its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
     resume: bool = False
-    """Continue the interrupted run in that folder."""
+    """Continue the interrupted run in the folder of --run."""
     allow_other_machine: bool = False
-    """Resume even if devices, versions or compiled code have changed: the last bits of what follows will differ."""
+    """Resume even if devices, versions or compiled code have changed. The last bits of later numbers will then differ."""
     figures: bool = True
     """Draw the figures at the end."""
 
     @abstractmethod
     def report(self, result: dict[str, Any]) -> Iterable[str]:
-        """Return the lines to print at the end, from result.json."""
+        """Return the lines to print at the end; `result` is the content of result.json."""
 
     def __call__(self, console: Console) -> None:
         start_training(self.config.train.devices, self.config.model)

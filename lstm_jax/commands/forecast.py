@@ -1,4 +1,4 @@
-"""`lstm-jax train forecast`, and the command that forecasts with a run."""
+"""The commands `lstm-jax train forecast` and `lstm-jax forecast`."""
 
 import json
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from lstm_jax.config import ForecastConfig
 
 @dataclass(frozen=True)
 class TrainForecast(Train):
-    """Train an LSTM on a series of numbers at times: it forecasts the next entries, each with an interval."""
+    """Train an LSTM on a time series, to forecast its next entries with prediction intervals."""
 
     config: Flat[ForecastConfig] = field(default_factory=ForecastConfig)
     run: Path = Path("runs/forecast")
-    """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+    """Folder of the run, which holds its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         metrics = ", ".join(f"{name} {result[f'test_{name}']:.4g}" for name in ("mae", "rmse", "coverage"))
@@ -29,16 +29,16 @@ class TrainForecast(Train):
 
 @dataclass(frozen=True)
 class Forecast(Checked):
-    """Forecast the entries after the end of the series of a run, or of another series: time, mean and interval, one per line."""
+    """Print time, mean and interval of each entry that a run forecasts after the end of its series, or of another series."""
 
     run: Path = Path("runs/forecast")
-    """Folder of a run."""
+    """Folder of a trained run."""
     csv: Path | None = None
-    """Another series, with the same columns."""
+    """File of another series to forecast, with the same columns. By default, the series of the run is forecast."""
     level: Level = 0.9
-    """Level of the interval."""
+    """Level of the prediction intervals, between 0 and 1."""
     json: bool = False
-    """Print JSON objects, one per line."""
+    """Print one JSON object per line."""
 
     def __call__(self, console: Console) -> None:
         del console

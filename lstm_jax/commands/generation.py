@@ -1,4 +1,4 @@
-"""`lstm-jax train generation`, and the commands that read a text-generation run."""
+"""The command `lstm-jax train generation`, and the commands that use a text-generation run."""
 
 import codecs
 import json
@@ -24,7 +24,7 @@ class TrainGeneration(Train):
 
     config: Flat[GenerationConfig] = field(default_factory=GenerationConfig)
     run: Path = Path("runs/generation")
-    """Folder of the run: config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures, checkpoints."""
+    """Folder of the run, which holds its config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures and checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         if "validation_bits" in result:
@@ -37,29 +37,30 @@ class Generate(Checked):
     """Continue a prompt, character by character, with a trained run."""
 
     run: Path = Path("runs/generation")
-    """Folder of a run."""
+    """Folder of a trained run."""
     prompt: str = ""
-    """Text to continue. Empty: the text begins from a zero state. In window mode only the last window of a longer prompt is read."""
+    """Text to continue. If it is empty, the text begins from a zero state. Window mode reads only the last window of a longer prompt."""
     chars: Written = 400
-    """Characters to draw. 0: print the prompt alone."""
+    """Number of characters to draw. 0 prints the prompt alone."""
     temperature: Temperature = 1.0
-    """Below 1 likely characters are drawn more often, above 1 less often; 0: always the likeliest."""
+    """A value below 1 makes likely characters more frequent, a value above 1 less frequent. 0 always takes the likeliest character."""
     top_k: CountOrAll = 0
-    """Draw from the k likeliest characters only. 0: from all."""
+    """Draw only from the k likeliest characters. 0 draws from all characters."""
     top_p: float = 1.0
-    """Draw from the likeliest characters that together reach this probability. 1: from all."""
+    """Draw only from the likeliest characters that together reach this probability. 1 draws from all characters."""
     samples: Count = 1
     """Number of texts to draw."""
     seed: DrawingSeed = 0
-    """The same seed gives the same texts."""
+    """Seed of the draws; the same seed gives the same texts."""
     mode: Mode = "auto"
-    """'carried': one step per character; 'window': a window from a zero state before each character; 'auto': as it was trained."""
+    """'carried' takes one step per character with the state carried; 'window' reads a window from a zero state before each character;
+    'auto' uses the mode of training."""
     clean: bool = False
-    """Clean the prompt as the text of the run was cleaned."""
+    """Clean the prompt in the same way as the text of the run."""
     unknown: str = ""
-    """Character that replaces characters which the run does not know. Empty: refuse them."""
+    """Character that replaces characters outside the vocabulary. If empty, such characters raise an error."""
     json: bool = False
-    """Print JSON objects, one per line and text."""
+    """Print each text as a JSON object on a line of its own."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -85,24 +86,25 @@ class Generate(Checked):
 
 @dataclass(frozen=True)
 class Score:
-    """Print the bits per character of a text under a run; of its own held-out text if none is named."""
+    """Print the bits per character of a text, or of the run's own held-out text, under the model of a run."""
 
     data: Positional[tuple[str, ...]] = ()
-    """Text files, folders, tables, or - for standard input."""
+    """Text files, folders, tables, or - for standard input. Without any text, the held-out text of the run is read."""
     run: Path = Path("runs/generation")
-    """Folder of a run."""
+    """Folder of a trained run."""
     text: str | None = None
-    """A text, instead of files."""
+    """A text, given instead of files."""
     text_column: str = ""
     """Column or key of the text in a table."""
     mode: Mode = "auto"
-    """'carried': one pass with the state carried; 'window': a window from a zero state before each character; 'auto': as trained."""
+    """'carried' reads the text in one pass with the state carried; 'window' reads a window from a zero state before each character;
+    'auto' uses the mode of training."""
     clean: bool = False
-    """Clean the text as the text of the run was cleaned."""
+    """Clean the text in the same way as the text of the run."""
     unknown: str = ""
-    """Character that replaces characters which the run does not know. Empty: refuse them."""
+    """Character that replaces characters outside the vocabulary. If empty, such characters raise an error."""
     html: Path | None = None
-    """HTML page to write: the text coloured by surprise."""
+    """HTML page to write, which shows the text coloured by surprise."""
     force: bool = False
     """Replace the file at --html, even if another program wrote it."""
     json: bool = False
@@ -130,24 +132,24 @@ class Score:
 
 @dataclass(frozen=True)
 class Units(Checked):
-    """Write a page of text coloured by the most active hidden units of a run."""
+    """Write an HTML page that shows a text coloured by the most active hidden units of a run."""
 
     data: Positional[tuple[str, ...]] = ()
-    """Text files, folders, tables, or - for standard input. None: the held-out text of the run."""
+    """Text files, folders, tables, or - for standard input. Without any text, the held-out text of the run is read."""
     run: Path = Path("runs/generation")
-    """Folder of a run."""
+    """Folder of a trained run."""
     text: str | None = None
-    """A text, instead of files."""
+    """A text, given instead of files."""
     text_column: str = ""
     """Column or key of the text in a table."""
     clean: bool = False
-    """Clean the text as the text of the run was cleaned."""
+    """Clean the text in the same way as the text of the run."""
     unknown: str = ""
-    """Character that replaces characters which the run does not know. Empty: refuse them."""
+    """Character that replaces characters outside the vocabulary. If empty, such characters raise an error."""
     count: UnitCount = 12
-    """Number of hidden units."""
+    """Number of hidden units to show."""
     chars: CharactersOrAll = 3000
-    """Characters shown, from the beginning of the text. 0: all."""
+    """Number of characters to show, from the beginning of the text. 0 shows all characters."""
     out: Path = Path("units.html")
     """HTML page to write."""
     force: bool = False

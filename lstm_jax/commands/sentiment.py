@@ -1,4 +1,4 @@
-"""`lstm-jax train sentiment`, and the commands that read a sentiment run."""
+"""The command `lstm-jax train sentiment`, and the commands that use a sentiment run."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ class TrainSentiment(Train):
 
     config: Flat[SentimentConfig] = field(default_factory=SentimentConfig)
     run: Path = Path("runs/sentiment")
-    """Folder of the run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+    """Folder of the run, which holds its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         for part in ("test", "validation"):
@@ -41,9 +41,9 @@ class Evaluate:
     """Print loss, accuracy, AUC, confusion matrix and calibration of a run."""
 
     run: Path = Path("runs/sentiment")
-    """Folder of a run."""
+    """Folder of a trained run."""
     split: Literal["test", "validation", "train"] = "test"
-    """Part of the reviews of the run."""
+    """Split of the run's reviews on which the metrics are computed."""
     json: bool = False
     """Print JSON."""
 
@@ -66,16 +66,16 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Print the probability that a review is positive, one per line, for --text, --file, or each line of standard input."""
+    """Print the probability that each review is positive, one per line; reviews come from --text, --file or standard input."""
 
     run: Path = Path("runs/sentiment")
-    """Folder of a run."""
+    """Folder of a trained run."""
     text: tuple[str, ...] = ()
-    """Reviews."""
+    """Reviews to classify."""
     file: Path | None = None
     """A file with one review per line."""
     json: bool = False
-    """Print JSON objects, one per line, with the text."""
+    """Print one JSON object per line, with the probability and the text of the review."""
 
     def __call__(self, console: Console) -> None:
         del console
@@ -97,15 +97,15 @@ class Neighbours(Checked):
     """Print the words nearest to a word in the learned embedding."""
 
     words: Positional[tuple[str, ...]]
-    """Words."""
+    """Words whose neighbours are printed."""
     run: Path = Path("runs/sentiment")
-    """Folder of a run."""
+    """Folder of a trained run."""
     count: Count = 10
-    """Number of neighbours."""
+    """Number of neighbours of each word."""
     metric: Literal["cosine", "euclidean"] = "cosine"
-    """Cosine similarity or Euclidean distance."""
+    """Cosine similarity or Euclidean distance between word vectors."""
     min_reviews: CountOrNone = 100
-    """Leave out words in fewer training reviews, whose vectors have hardly moved from their initial values."""
+    """Leave out words in fewer training reviews than this number, since their vectors have hardly moved from their initial values."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -122,11 +122,11 @@ class PlotEmbedding(Checked):
     """Draw the learned word vectors in two dimensions, coloured by the share of positive reviews."""
 
     run: Path = Path("runs/sentiment")
-    """Folder of a run."""
+    """Folder of a trained run."""
     out: Path = Path("embedding_map.png")
-    """PNG to write; an SVG is written beside it."""
+    """PNG file to write; an SVG file is written beside it."""
     words: Count = 400
-    """Number of words."""
+    """Largest number of words to draw."""
     force: bool = False
     """Replace the files at --out, even if another program wrote them."""
 
@@ -142,12 +142,12 @@ class PlotEmbedding(Checked):
 
 @dataclass(frozen=True)
 class ExportEmbedding:
-    """Write the embedding in word2vec text format, or for TensorBoard's projector."""
+    """Write the learned embedding in the text format of word2vec, or for the projector of TensorBoard."""
 
     out: Positional[Path]
-    """A file (word2vec) or a folder (projector)."""
+    """File to write if the format is word2vec, or folder to write if it is projector."""
     run: Path = Path("runs/sentiment")
-    """Folder of a run."""
+    """Folder of a trained run."""
     format: Literal["word2vec", "projector"] = "word2vec"
     """Format to write."""
     force: bool = False

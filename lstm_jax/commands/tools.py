@@ -1,4 +1,4 @@
-"""`lstm-jax demo`, `data prepare`, `run accept` and `backends`."""
+"""The commands `lstm-jax demo`, `data prepare`, `run accept` and `backends`."""
 
 import json
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ from lstm_jax.config import DataConfig
 
 @dataclass(frozen=True)
 class PrepareData:
-    """Read, tokenise and cache reviews; with --tfds also build them as a TensorFlow Datasets data set."""
+    """Read, tokenise and cache reviews; with --tfds, also build them as a data set of TensorFlow Datasets."""
 
     config: Flat[DataConfig] = field(default_factory=DataConfig)
     tfds: bool = False
-    """Build the data set lstm_jax_imdb under TFDS_DATA_DIR from --data, or by downloading the archive if --data is empty."""
+    """Build the data set lstm_jax_imdb under TFDS_DATA_DIR from --data. If --data is empty, the archive is downloaded."""
 
     def __call__(self, console: Console) -> None:
         from lstm_jax.tasks import prepare
@@ -28,7 +28,7 @@ class PrepareData:
 
 @dataclass(frozen=True)
 class AcceptRun:
-    """Accept the files of a run as they are now: config, vocabulary and others that were changed on purpose."""
+    """Accept the files of a run as they are now, for example a config that was changed on purpose."""
 
     run: Path
     """Folder of a run."""
@@ -47,10 +47,10 @@ class Backends:
     """Print the recurrence backends, what each can do, and whether it is available here."""
 
     json: bool = False
-    """Print JSON lines."""
+    """Print one JSON object per line."""
     build: bool = False
-    """First compile the backend `compiled` for this CPU (about twenty seconds, once; kept in the user's cache). Needs a C++ compiler: CXX,
-    c++, g++ or clang++, or the one that the extra `native` installs."""
+    """First compile the backend `compiled` for this CPU, which takes about twenty seconds; the result is kept in the user's cache. This
+    needs a C++ compiler: CXX, c++, g++, clang++, or the one that the extra `native` installs."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -74,12 +74,12 @@ class Backends:
 
 @dataclass(frozen=True)
 class Demo(Checked):
-    """Train sentiment and generation without any download, in about two minutes; then predict and write."""
+    """Train a sentiment model and a character model without any download, in about two minutes, and print what they predict."""
 
     run: Path = Path("runs/demo")
-    """Folder of the two runs; an earlier demo there is replaced."""
+    """Folder of the two runs; the files of an earlier demo in this folder are replaced."""
     seed: Seed = 0
-    """Seed of reviews, weights and drawn texts."""
+    """Seed of the synthetic reviews, the initial weights and the drawn texts."""
 
     def __call__(self, console: Console) -> None:
         start()

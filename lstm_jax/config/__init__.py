@@ -1,6 +1,6 @@
-"""Configs of a run: frozen dataclasses, free of JAX so that `lstm-jax --help` answers at once.
+"""Configs of a run: frozen dataclasses, which do not import JAX, so that `lstm-jax --help` answers at once.
 
-Each field's docstring is the help line of the flag of that name. Derived values are properties.
+The docstring of a field is the help line of the flag with the same name. Values that are derived from fields are properties.
 """
 
 from lstm_jax.config.files import CONFIGS, read_config, to_json, with_task

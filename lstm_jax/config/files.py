@@ -1,7 +1,7 @@
 """Configs as JSON files.
 
-Decoding is written by hand: the dataclasses check their own fields, so a converter such as cattrs would add a dependency and a second set
-of error texts for the few lines of `read_config`.
+The few lines of `read_config` decode the JSON without a library such as cattrs, which would add a dependency and a second set of error
+texts; the dataclasses already check their own fields.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from lstm_jax.config.shared import RunConfig
 from lstm_jax.errors import InputError, require
 
 CONFIGS: dict[str, type[RunConfig]] = {kind.task: kind for kind in (SentimentConfig, GenerationConfig, ForecastConfig)}
-"""The table of tasks: name -> config. The file of a task in `lstm_jax.tasks` imports its config."""
+"""Table of the tasks, from the name of a task to the class of its config."""
 C = TypeVar("C", bound=RunConfig)
 _REMEDY = "name the folder of a finished or interrupted run"
 
 
 def to_json(config: RunConfig) -> str:
-    """Return the task's name and the whole config as indented JSON."""
+    """Return the whole config and the name of its task as indented JSON."""
     return json.dumps({"task": config.task} | dataclasses.asdict(config), indent=2) + "\n"
 
 
 def with_task(raw: Any) -> Any:
-    """Return a config read from JSON with the name of its task, which older versions did not write."""
+    """Return a config read from JSON, with the name of its task added if an older version did not write the name."""
     if not isinstance(raw, dict) or "task" in raw:
         return raw
     series = isinstance(raw.get("data"), dict) and "horizon" in raw["data"]
@@ -37,10 +37,14 @@ def with_task(raw: Any) -> Any:
 
 
 def read_config(path: Path, kind: type[C]) -> C:
-    """Read back what `to_json` wrote.
+    """Read a config from a file with the JSON that `to_json` returns.
+
+    Args:
+        path: the file.
+        kind: class of the config.
 
     Raises:
-        InputError: if the file is absent, is not JSON, is of a run of another task, or has fields this version does not know.
+        InputError: if the file is absent, is not JSON, belongs to a run of another task, or has fields that this version does not have.
     """
     raw = with_task(_read_json(path))
     task = raw["task"]
@@ -62,5 +66,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _part(kind: Any, fields: dict[str, Any]) -> Any:
-    """Make one part of a config; JSON has lists only, where the dataclasses have tuples."""
+    """Return one section of a config (data, model, train or sample); JSON lists become tuples, as in the dataclasses."""
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

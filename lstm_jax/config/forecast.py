@@ -10,26 +10,26 @@ from lstm_jax.errors import require
 
 @dataclass(frozen=True)
 class SeriesConfig:
-    """Source, windows and parts of the series."""
+    """Source, windows and splits of the series."""
 
     csv: str = ""
-    """A .csv or .jsonl file with a column of times and one of values; rows without a value are left out."""
+    """A .csv or .jsonl file with a column of times and a column of values. Rows without a value are left out."""
     time: str = "time"
-    """Column of the times: numbers, or ISO dates; increasing."""
+    """Column of the times, which are increasing numbers or ISO dates."""
     value: str = "value"
     """Column of the values."""
     context: Entries = 48
-    """Entries that the model reads."""
+    """Number of entries that the model reads."""
     horizon: Entries = 12
-    """Entries that the model forecasts."""
+    """Number of entries that the model forecasts."""
     gaps: bool = True
-    """Give the network the time since the previous entry, and the time from the last entry to each forecast one."""
+    """Give the network the time since the previous entry, and the time from the last entry read to each entry to forecast."""
     level: bool = True
-    """Give the network the values too, beside their differences from the last value read."""
+    """Give the network the values themselves, in addition to their differences from the last value read."""
     validation: Part = 0.15
-    """Share of the series, before the test part, that selects the best epoch."""
+    """Share of the series in the validation split, which selects the best epoch and lies before the test split."""
     test: Part = 0.15
-    """Share of the series, at its end, that the final metrics are computed on."""
+    """Share of the series in the test split, which lies at the end and gives the final metrics."""
 
     def __post_init__(self):
         check_fields(self)
@@ -38,10 +38,10 @@ class SeriesConfig:
 
 @dataclass(frozen=True)
 class ForecastModelConfig(RecurrentConfig):
-    """LSTM -> mean and standard deviation of each entry ahead."""
+    """LSTM -> mean and standard deviation of each entry to forecast."""
 
     units: Count = 32
-    """Units of each recurrent layer."""
+    """Number of units of each recurrent layer."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ class GenerationModelConfig(RecurrentConfig):
     """One-hot characters or an embedding -> LSTM -> softmax over the characters."""
 
     embed: Features = 0
-    """Features of an embedding of the characters. 0: one-hot."""
+    """Number of features of an embedding of the characters. 0 uses one-hot characters."""
     tied: bool = False
-    """Use the embedding table as the kernel of the head too; needs embed = units."""
+    """Use the embedding table also as the kernel of the output layer. This needs embed = units."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -29,25 +29,25 @@ class TextConfig:
     """Source, cleaning and windows of the text."""
 
     data: tuple[str, ...] = ()
-    """Text files, folders, .csv, .json or .jsonl files, or - for standard input; one or several. Empty: Python's documentation."""
+    """One or several text files, folders, .csv, .json or .jsonl files, or - for standard input. By default, Python's documentation."""
     text_column: str = ""
-    """Column or key of the text in a table. Empty: the only candidate."""
+    """Column or key of the text in a table. If empty, the only candidate is used."""
     clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"
-    """'source': as the Keras example lstm_text_generation, lower-case English letters and . , ' ! ; ? alone; 'source-cased': the same with
-    both cases; 'lower': lower case; 'none': as it is. These make all line ends Unix line ends; 'exact' keeps them."""
+    """'source' keeps only English letters, in lower case, and . , ' ! ; ? as the Keras example lstm_text_generation does; 'source-cased'
+    keeps both cases; 'lower' only changes to lower case; 'none' and 'exact' change nothing. All but 'exact' use Unix line endings."""
     unit: Literal["character", "byte"] = "character"
-    """Token unit: Unicode characters, or bytes of any encoding."""
+    """Token of the model: a Unicode character, or a byte of any encoding."""
     regime: Literal["windows", "stream"] = "windows"
-    """'windows': predict the one character after each window, from a zero state, as the Keras example lstm_text_generation does. 'stream':
-    predict the character after every character, the state carried from batch to batch (truncated back-propagation through time)."""
+    """'windows' predicts the character after each window from a zero state, as the Keras example lstm_text_generation does. 'stream'
+    predicts every next character and carries the state from batch to batch (truncated back-propagation through time)."""
     length: Characters = 40
-    """Characters of a window, or steps of truncated back-propagation in a stream."""
+    """Number of characters in a window, or number of steps of truncated back-propagation in a stream."""
     step: Characters = 5
-    """Characters between the starts of two windows."""
+    """Number of characters from the start of one window to the start of the next."""
     validation: Share = 0.1
-    """Share of the text, at its end, held out for validation. 0: none."""
+    """Share of the text, at its end, that is held out for validation. 0 holds out nothing."""
     unseen: Literal["include", "error", "drop"] = "include"
-    """Characters that only the held-out part contains: give them ids too, refuse them, or drop them from it."""
+    """Characters that occur only in the held-out text are included in the vocabulary, raise an error, or are dropped."""
 
     def __post_init__(self):
         check_fields(self)
@@ -58,11 +58,11 @@ class SampleConfig:
     """Texts drawn after each epoch."""
 
     sample_chars: Drawn = 400
-    """Characters drawn after each epoch. 0: none."""
+    """Number of characters of each text that is drawn after an epoch. 0 draws no texts."""
     sample_prompt: CharactersOrNone = 40
-    """Characters of the prompt, a random piece of the training text."""
+    """Number of characters of the prompt, which is a random excerpt of the training text."""
     sample_temperatures: tuple[Temperature, ...] = (0.5, 1.0)
-    """Temperatures, one sample each; 0: always the likeliest character."""
+    """Temperatures; one text is drawn at each of them. 0 always takes the likeliest character."""
 
     def __post_init__(self):
         check_fields(self)

@@ -12,27 +12,28 @@ class DataConfig:
     """Source, vocabulary and padding of the reviews."""
 
     data: str = ""
-    """aclImdb_v1.tar.gz, a folder aclImdb/, a folder or file of .jsonl[.xz], imdb.npz, a .csv, or 'tfds'. Empty: $LSTM_JAX_DATA/imdb."""
+    """Source of the reviews: aclImdb_v1.tar.gz, a folder aclImdb/, a folder or file of .jsonl[.xz], imdb.npz, a .csv, or 'tfds'. If empty,
+    the source is $LSTM_JAX_DATA/imdb."""
     test_data: str = ""
-    """A second .csv or .jsonl file with the test split, for sources without splits."""
+    """A second .csv or .jsonl file with the test split, if the source has no splits."""
     text_column: str = "text"
     """Column or key of the text in a CSV or JSON-lines file."""
     label_column: str = "label"
     """Column or key of the label (0 or 1) in a CSV or JSON-lines file."""
     vocabulary: Literal["keras", "frequency"] = "keras"
-    """'keras': Keras' word index, its ids and its order of reviews. 'frequency': built from the training text."""
+    """'keras' uses the word index of Keras, with its ids and its order of reviews; 'frequency' is built from the training reviews."""
     num_words: Words = 20_000
-    """Size of the vocabulary: ids at or above it become 2 (out of vocabulary)."""
+    """Size of the vocabulary. Ids of this size or above become 2 (out of vocabulary)."""
     maxlen: Steps = 80
-    """Reviews are padded or cut to this many ids (steps)."""
+    """Number of ids (steps) to which each review is padded or cut."""
     padding: Literal["pre", "post"] = "pre"
-    """Where the zeros go."""
+    """Pad a short review with zeros before ('pre') or after ('post') its ids."""
     truncating: Literal["pre", "post"] = "pre"
-    """End of a long review that is cut away."""
+    """Cut a long review at its beginning ('pre') or at its end ('post')."""
     validation: Share = 0.0
-    """Share of the training reviews held out for validation; no movie is in both parts. 0: none."""
+    """Share of the training reviews that is held out for validation; no movie is in both splits. 0 holds out nothing."""
     cache_dir: str = ""
-    """Folder of tokenised copies. Empty: $XDG_CACHE_HOME/lstm_jax or ~/.cache/lstm_jax."""
+    """Folder that caches tokenised reviews. If empty, it is $XDG_CACHE_HOME/lstm_jax or ~/.cache/lstm_jax."""
 
     def __post_init__(self):
         check_fields(self)
@@ -43,22 +44,22 @@ class SentimentModelConfig(RecurrentConfig):
     """Embedding -> LSTM -> Dense(1, sigmoid)."""
 
     dropout: Share = 0.2
-    """Share of each recurrent layer's input features dropped, the same ones at every step."""
+    """Share of the input features of each recurrent layer that is dropped, the same features at every step."""
     recurrent_dropout: Share = 0.2
-    """Share of the recurrent state dropped, the same units at every step."""
+    """Share of the units of the recurrent state that is dropped, the same units at every step."""
     embed: Count = 128
-    """Features of the embedding."""
+    """Number of features of the embedding."""
     bidirectional: bool = False
-    """Read each layer's input in both directions."""
+    """Read the input of each recurrent layer in both directions."""
     merge: Literal["concat", "sum", "ave", "mul"] = "concat"
-    """How the two directions are joined."""
+    """How the outputs of the two directions are combined."""
     pooling: Literal["last", "mean", "max", "mean+max"] = "last"
-    """Input of the head: the last output of the last layer, or the mean, maximum or both of its outputs over all words but padding (id
-    0)."""
+    """Input of the output layer: the last output of the last recurrent layer, or the mean, the maximum or both over its outputs at all ids
+    but padding (id 0)."""
     word_dropout: Share = 0.0
-    """Share of the words whose vectors are set to zero in training, drawn anew for each batch."""
+    """Share of the words whose vectors are set to zero in training. The words are drawn anew for each batch."""
     mask_zero: bool = False
-    """Skip padding (id 0) instead of reading it as a word; the Keras example imdb_lstm reads it."""
+    """Skip padding (id 0). The Keras example imdb_lstm does not skip padding but reads it as a word."""
 
 
 @dataclass(frozen=True)

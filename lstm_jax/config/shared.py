@@ -1,4 +1,4 @@
-"""Parts of a config that every task has: recurrent layers and training."""
+"""Sections of a config that every task has: recurrent layers and training."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,10 +10,12 @@ from lstm_jax.errors import require
 
 
 def check_fields(config: Any) -> None:
-    """Check the bounds of numbers, and that a field of named choices holds one of them (the command line checks choices, a file does not).
+    """Check that numbers are within their bounds, and that a field with named choices holds one of them.
+
+    The command line checks the choices already, but a config file has not been checked.
 
     Raises:
-        InputError: for the first field that fails.
+        InputError: if a field fails the check; the error names the first such field.
     """
     check_numbers(config)
     for field in dataclasses.fields(config):
@@ -32,31 +34,33 @@ class RecurrentConfig:
     """Recurrent layers of every task."""
 
     units: Count = 128
-    """Units of each recurrent layer."""
+    """Number of units of each recurrent layer."""
     layers: Layers = 1
-    """Stacked recurrent layers."""
+    """Number of stacked recurrent layers."""
     dropout: Share = 0.0
-    """Share of each recurrent layer's input features dropped, the same features at every step."""
+    """Share of the input features of each recurrent layer that is dropped, the same features at every step."""
     recurrent_dropout: Share = 0.0
-    """Share of the recurrent state dropped, the same units at every step."""
+    """Share of the units of the recurrent state that is dropped, the same units at every step."""
     dropout_masks: Literal["keras", "per_gate", "variational"] = "keras"
-    """'keras': one mask per gate with recurrent dropout, else a shared one; 'per_gate': one per gate; 'variational': shared (Gal,
-    Ghahramani 2016)."""
+    """'keras' draws one mask per gate if there is recurrent dropout, else one mask for all gates; 'per_gate' always draws one per gate;
+    'variational' always draws one for all gates (Gal, Ghahramani 2016)."""
     weight_drop: Share = 0.0
-    """Share of each recurrent kernel's entries dropped, the same at every step of a batch (DropConnect; Merity et al. 2018)."""
+    """Share of the entries of each recurrent kernel that is dropped, the same entries at every step of a batch (DropConnect; Merity et al.
+    2018)."""
     zoneout: Share = 0.0
-    """Share of the units that keep their previous state in a step, drawn anew at each step (Krueger et al. 2017)."""
+    """Share of the units that keep their previous state in a step. The units are drawn anew at each step (Krueger et al. 2017)."""
     zoneout_cell: Share = 0.0
-    """Like `zoneout`, for the cell state c of an LSTM."""
+    """The same as `zoneout`, but for the cell state c of an LSTM."""
     cell: str = "lstm"
-    """Recurrent cell: lstm, gru, simple_rnn, min_gru, ..., or a cell registered by a module in $LSTM_JAX_CELLS; see `lstm_jax.cells`."""
+    """Recurrent cell: lstm, gru, simple_rnn, min_gru or another cell in `lstm_jax.cells`, or a cell that a module in $LSTM_JAX_CELLS
+    registers."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the matrix products; parameters and state stay float32."""
+    """Dtype of the matrix products. Parameters and state stay float32."""
     backend: Literal["auto", "reference", "hoisted", "compiled", "cudnn", "pallas", "associative"] = "auto"
-    """Recurrence backend; see `lstm-jax backends`."""
+    """Backend that computes the recurrence. `lstm-jax backends` describes each of them."""
     remat: Literal["none", "sqrt"] | int = "none"
-    """Segments of time that are recomputed in the backward pass instead of stored, for long sequences. 'sqrt': the square root of the
-    number of steps, which needs the least memory. 'none': store everything."""
+    """Number of time segments that the backward pass recomputes instead of storing, which saves memory on long sequences. 'sqrt' stands for
+    the square root of the number of steps, which needs the least memory; 'none' stores everything."""
 
     def __post_init__(self):
         check_fields(self)
@@ -75,29 +79,30 @@ class TrainConfig:
     """Length, optimiser and seed of the training."""
 
     epochs: Count = 3
-    """Passes over the training rows."""
+    """Number of passes over the training examples."""
     batch_size: Rows = 32
-    """Rows per step, over all devices."""
+    """Number of training examples in a step, on all devices together."""
     optimizer: str = "adam"
-    """'adam' and 'rmsprop' as Keras computes them; any other name is looked up in optax (sgd, lion, adamw, ...)."""
+    """Optimiser: 'adam' and 'rmsprop' are computed as in Keras; any other name is looked up in optax (sgd, lion, adamw, ...)."""
     learning_rate: Rate = 1e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "linear", "exponential"] = "constant"
-    """Decay of the learning rate over the run, to `final_learning_rate`."""
+    """Schedule by which the learning rate decays to `final_learning_rate` over the run. 'constant' keeps it at its peak."""
     final_learning_rate: RateOrNone = 0.0
-    """Learning rate at the end of a decaying schedule (exponential needs more than 0)."""
+    """Learning rate at the end of a decaying schedule. The exponential schedule needs a value above 0."""
     warmup_steps: CountOrNone = 0
-    """Steps of linear warm-up from 0."""
+    """Number of first steps in which the learning rate grows linearly from 0 to its peak."""
     clip_norm: RateOrNone = 0.0
-    """Largest global norm of the gradient. 0: no clipping."""
+    """Largest global norm of the gradient; a larger gradient is scaled down to it. 0 means no clipping."""
     patience: CountOrNone = 0
-    """Stop after this many epochs without a better validation loss. 0: never."""
+    """Number of epochs without a better validation loss after which training stops. 0 means no early stopping."""
     seed: Seed = 0
-    """Seed of initial weights, dropout and the order of rows."""
+    """Seed of the initial weights, the dropout and the order of the training examples."""
     checkpoint_steps: CountOrNone = 0
-    """Steps between checkpoints inside an epoch. 0: a checkpoint at the end of each epoch only."""
+    """Number of steps between checkpoints within an epoch. 0 saves a checkpoint only at the end of each epoch."""
     devices: Devices = 0
-    """Devices in the mesh. 0: all; on a CPU one per core, or a single one that uses all cores where the backend compiled runs."""
+    """Number of devices that a batch is sharded over. 0 uses all devices; on a CPU these are one per core, or a single one that uses all
+    cores if the backend is `compiled`."""
 
     def __post_init__(self):
         check_fields(self)
@@ -111,7 +116,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Base of the config of one run; a task adds its defaults and its own parts."""
+    """Base of the config of one run; each task adds its defaults and its own sections."""
 
     task: ClassVar[str]
     """Name of the task, written to config.json and shown in errors."""

@@ -1,4 +1,4 @@
-"""Tasks: data, model, training and figures put together for the command line and the studies.
+"""Tasks, each of which combines data, model, training and figures for the command line and the studies.
 
-The file of a task is named as the task in its config, and has `train` and `load`.
+The module of a task has the name of the task (`RunConfig.task`) and defines `train` and `load`.
 """

@@ -1,7 +1,7 @@
-"""Protocol of a task: data, model, objective, evaluate, finish; and the `train` and `load` that all tasks share.
+"""Base classes of a task (`Task`) and of its trained runs (`Trained`), with the `train` and `load` that all tasks share.
 
-A new task is a file here with a subclass of `Task` and one of `Trained`, a config with a row in `lstm_jax.config.CONFIGS`, and its
-commands.
+A new task needs a module in this folder with a subclass of `Task` and one of `Trained`, a config with a row in
+`lstm_jax.config.CONFIGS`, and its commands.
 """
 
 from abc import ABC, abstractmethod
@@ -38,14 +38,14 @@ class Task(ABC, Generic[C, D]):
 
     Args:
         config: the whole config of the run.
-        data: as `read` returns it; it has a `fingerprint`.
-        mesh: devices.
+        data: the data that `read` returns; they have an attribute `fingerprint`.
+        mesh: devices that a batch is sharded over.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     """Names of the metrics that the objective returns."""
     flags: ClassVar[dict[str, str]]
-    """Flags that make parameters, residuals and data smaller, shown if memory does not suffice."""
+    """For "parameters", "residuals" and "data": the flags to lower, which the error for too little memory names."""
 
     def __init__(self, config: C, data: D, mesh: Mesh):
         self.config, self.data, self.mesh = config, data, mesh
@@ -57,47 +57,47 @@ class Task(ABC, Generic[C, D]):
 
     @abstractmethod
     def batch(self) -> Any:
-        """Return shapes and types of one batch of the objective."""
+        """Return the shapes and dtypes of one batch, as a pytree of `jax.ShapeDtypeStruct`."""
 
     @abstractmethod
     def data_bytes(self) -> int:
-        """Return the size of the examples in memory."""
+        """Return the size of the data in memory, in bytes."""
 
     @abstractmethod
     def examples(self) -> Examples:
-        """Return the examples of an epoch."""
+        """Return the training examples that an epoch reads."""
 
     @abstractmethod
     def files(self) -> Mapping[str, Content]:
-        """Return the files that answers of the run depend on, by name; see `manifest.FILES`."""
+        """Return the contents of the task's own files, by file name; predictions of the run depend on them (see `manifest.FILES`)."""
 
     @abstractmethod
     def make_model(self) -> Any:
-        """Return the model with its initial weights, which depend on the seed alone."""
+        """Return the model with its initial weights; their random values depend only on the seed."""
 
     @abstractmethod
     def shapes(self) -> str:
-        """Return the shapes of input and output, for the title of the table of layers."""
+        """Return the shapes of the input and the output, as a title for the table of layers."""
 
     @abstractmethod
     def objective(self, rebuild: Callable) -> Objective:
-        """Return the loss of one batch."""
+        """Return the function that computes loss and metrics of a batch; `rebuild` is a function from parameters to the model."""
 
     @abstractmethod
     def evaluate(self, params: Any) -> dict[str, Any]:
-        """Return the metrics of the parts that are not trained on, for the row of an epoch."""
+        """Return the metrics of the held-out splits, which become part of the row of an epoch."""
 
     @abstractmethod
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write result.json with the final metrics, and the figures if asked."""
+        """Write result.json with the final metrics, and draw the figures if `figures` is true."""
 
     @property
     def monitor(self) -> str:
-        """Name of the metric that selects the best epoch; empty for none."""
+        """Name of the metric whose smallest value selects the best epoch, or "" if no metric selects it."""
         return "validation_loss"
 
     def carry(self, model: Any) -> Any:
-        """Return the initial carry of an epoch, see `loop.fit`; () for none."""
+        """Return the initial carry of an epoch (see `loop.fit`), or () if steps hand nothing on."""
         return ()
 
     def derive(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class Task(ABC, Generic[C, D]):
         return ()
 
     def callbacks(self, folder: RunFolder, console: Console) -> Sequence[Callback]:
-        """Return the callbacks of the task itself."""
+        """Return the callbacks that this task adds to the built-in ones."""
         return ()
 
     @cached_property
@@ -136,25 +136,26 @@ class Task(ABC, Generic[C, D]):
         callbacks: Sequence[Callback] = (),
         figures: bool = True,
     ) -> FitResult:
-        """Train a run in `folder`, as `lstm-jax train` does.
+        """Train a model, and write the run to `folder`, as `lstm-jax train` does.
 
         Args:
-            config: written to the folder as a whole.
-            folder: a new folder, or with `resume` the folder of an interrupted run.
-            data: data in memory; None to read what the config names.
-            initial: parameters by name, as in `Functional.params`, that replace those drawn from the seed; some or all.
-            resume: continue the interrupted run in the folder.
-            allow_other_machine: resume even if devices, versions or compiled code have changed: the last bits will differ.
-            console: shows progress and the table of layers.
-            callbacks: called after each epoch, after the built-in ones.
-            figures: draw the figures at the end.
+            config: config of the run; the whole of it is written to the folder.
+            folder: a new folder, or the folder of an interrupted run if `resume` is true.
+            data: data in memory; if None, the data that the config names are read.
+            initial: initial parameters by name, as in `Functional.params`. Parameters that it does not name are drawn from the seed.
+            resume: whether to continue the interrupted run in the folder.
+            allow_other_machine: whether to resume even if devices, versions or compiled code have changed. The last bits of later numbers
+                then differ.
+            console: console that shows progress and the table of layers; if None, nothing is shown.
+            callbacks: functions that are called after each epoch, after the built-in callbacks.
+            figures: whether to draw the figures at the end.
 
         Returns:
-            Parameters of the best epoch, and a row of metrics for each epoch.
+            Parameters of the best epoch (of the last epoch if no metric is monitored), and a row of metrics for each epoch.
 
         Raises:
-            InputError: for bad input, such as an initial parameter that the model does not have.
-            Interrupted: after SIGINT or SIGTERM, when the state is saved.
+            InputError: if the input is invalid, for example if the model has no parameter of a name in `initial`.
+            Interrupted: after SIGINT or SIGTERM, once the state has been saved.
         """
         console = console or Console(quiet=True)
         mesh = sharding.make_mesh(config.train.devices)
@@ -192,7 +193,10 @@ class Task(ABC, Generic[C, D]):
 
 @dataclass(frozen=True)
 class Trained(ABC, Generic[C]):
-    """A run read back. A subclass adds one field, what `_read_own` returns, and the answers of the task."""
+    """A trained run, loaded from its folder.
+
+    A subclass adds one field, which holds what `_read_own` returns, and the methods that use the model.
+    """
 
     run: RunFolder
     config: C
@@ -206,19 +210,19 @@ class Trained(ABC, Generic[C]):
     @staticmethod
     @abstractmethod
     def _read_own(run: RunFolder) -> Any:
-        """Read the file of the run that its answers depend on."""
+        """Return the content of the task's own file in the run folder, for example the vocabulary."""
 
     @staticmethod
     @abstractmethod
     def _make_model(config: Any, own: Any) -> nnx.Module:
-        """Return a model of the config."""
+        """Return a model of the sizes in `config`; `own` is what `_read_own` returned."""
 
     @classmethod
     def load(cls: type[T], folder: Path) -> T:
-        """Read a run: the parameters of its best epoch where a validation part selected one, else those of the newest epoch.
+        """Load a run with the parameters of its best epoch, or of its newest epoch if no validation split selected one.
 
         Raises:
-            InputError: if the folder holds no run of this task, one of its files has changed, or no good checkpoint is left in it.
+            InputError: if the folder holds no run of this task, one of its files has changed, or no intact checkpoint is left in it.
         """
         run, notes = open_run(folder)
         config = read_config(run.config, cls.kind)

@@ -1,6 +1,6 @@
-"""Demonstration without any download, in about two minutes: training of two tasks, then their predictions and texts.
+"""Demonstration that trains two tasks without any download, in about two minutes, and prints predictions and a text.
 
-Sentiment is trained on synthetic reviews from a small grammar, text generation on the documentation of Python.
+The sentiment model is trained on synthetic reviews from a small grammar, the character model on the documentation of Python.
 """
 
 import contextlib
@@ -49,16 +49,16 @@ PROMPT, CHARS = "The statement ", 400
 
 
 MARK = "demo.json"
-"""File in the folder with the SHA-256 of every file that the demo made; no other file is ever removed."""
+"""Name of the marker file, which lists the SHA-256 of every file that the demo made. A later demo removes no other file."""
 
 
 def run(folder: Path, seed: int, console: Console) -> None:
-    """Train a small model of each task and print their answers.
+    """Train a small model of each of the two tasks, and print predictions and a text.
 
-    The classifier judges pairs of reviews that differ in order or a negation, the character model writes a text.
+    The classifier judges pairs of reviews that differ only in word order or by a negation. The character model continues a prompt.
 
     Raises:
-        InputError: if the folder holds files that no earlier demo made, or is in use.
+        InputError: if the folder holds files that no earlier demo made, or if another process uses the folder.
     """
     with RunFolder(folder).locked():
         _clear(folder)
@@ -66,7 +66,7 @@ def run(folder: Path, seed: int, console: Console) -> None:
         try:
             _sentiment(folder / "sentiment", seed, console)
             _generation(folder / "generation", seed, console)
-        finally:  # also when interrupted
+        finally:  # the marker file is also written after an interrupt
             with contextlib.suppress(InputError):
                 _mark(folder, {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)})
     console.print(f"figures in {folder}/sentiment/figures and {folder}/generation/figures", highlight=False)
@@ -99,14 +99,14 @@ def _mark(folder: Path, made: dict[str, str] | None) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return all files and links below the folder, and empty folders, without the mark and the lock."""
+    """Return all files, links and empty folders below the folder, except the marker file and the lock."""
     own = {folder / MARK, RunFolder(folder).lock}
     below = [path for path in folder.rglob("*") if path not in own]
     return [path for path in below if path.is_symlink() or not path.is_dir() or not any(path.iterdir())]
 
 
 def _digest(path: Path) -> str:
-    """Return the SHA-256 of a regular file; empty for anything else."""
+    """Return the SHA-256 of a regular file, or "" for anything else, such as a link or a folder."""
     if path.is_symlink() or not path.is_file():
         return ""
     with path.open("rb") as file:
@@ -117,7 +117,7 @@ def _clear(folder: Path) -> None:
     """Remove the files of an earlier demo.
 
     Raises:
-        InputError: if the folder holds other files; nothing is removed then.
+        InputError: if the folder holds other files; then nothing is removed.
     """
     remedy = "name a new one with --run"
     try:
@@ -140,10 +140,10 @@ def _clear(folder: Path) -> None:
 
 
 def _made(folder: Path) -> dict[str, str] | None:
-    """Return the files that the mark lists; None if the demo was killed before it wrote them.
+    """Return the checksums in the marker file by file name, or None if the demo was killed before it wrote them.
 
     Raises:
-        InputError: if there is no mark, or it cannot be read.
+        InputError: if there is no marker file, or if it cannot be read.
     """
     try:
         made = json.loads((folder / MARK).read_bytes())["made"]

@@ -1,6 +1,6 @@
-"""Forecasting: training of a model of a series, and the forecasts of a trained run.
+"""Forecasting task: training of a model of a time series, and the forecasts of a trained run.
 
-The model returns a normal distribution for each of the `horizon` entries after those that it reads.
+The model returns a normal distribution for each of the K entries (`horizon`) after those that it reads. W is the number of windows.
 """
 
 import json
@@ -31,24 +31,30 @@ from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import Objective
 
 LEVEL = 0.9
-"""Level of the intervals in metrics and figures."""
+"""Level of the prediction intervals in metrics and figures."""
 LEAST_LOG_SPREAD = -7.0
-"""Least log of a standard deviation, in those of the series: on a constant part the loss would fall without bound."""
+"""Lower bound of the predicted log standard deviation, whose unit is the standard deviation of the training split. Without the bound, the
+loss would decrease without limit where the series is constant."""
 
 
 def make_model(config: ForecastConfig) -> Forecaster:
-    """Return the model with its initial weights, which depend on the seed alone."""
+    """Return the model with its initial weights; their random values depend only on the seed."""
     return Forecaster(config.model, features_of(config), config.data.horizon, rngs=initial_rngs(config.train.seed))
 
 
 def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Array:
-    """Return the negative log-likelihood of normal distributions, in nats: predicted (B, 2, K), target (B, K) -> (B, K)."""
+    """Return the negative log-likelihood (B, K) of each target under its normal distribution, in nats.
+
+    Args:
+        predicted: means and log standard deviations, (B, 2, K).
+        target: (B, K).
+    """
     mean, spread = predicted[:, 0], jnp.maximum(predicted[:, 1], LEAST_LOG_SPREAD)
     return 0.5 * ((target - mean) * jnp.exp(-spread)) ** 2 + spread + 0.5 * math.log(2 * math.pi)
 
 
 def objective(rebuild: Callable) -> Objective:
-    """Return the mean negative log-likelihood as a `training.step.Objective` over (entries, ahead, target)."""
+    """Return the mean negative log-likelihood as a `training.step.Objective` over batches (entries, ahead, target) of a `Part`."""
 
     def loss(params, batch, weight, key):
         entries, ahead, target = batch
@@ -60,16 +66,17 @@ def objective(rebuild: Callable) -> Objective:
 
 
 def make_predictions(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[dict, Part], np.ndarray]:
-    """Return predictions(params, part) -> means and logs of standard deviations (W, 2, K), without dropout."""
+    """Return predictions(params, part) -> means and log standard deviations (W, 2, K), computed without dropout."""
     predict = make_predict(lambda params, rows: rebuild(params)(*rows, deterministic=True), mesh)
     return lambda params, part: predict(params, (part.entries, part.ahead))
 
 
 def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, float]:
-    """Return the metrics of predictions (W, 2, K).
+    """Return the metrics of predictions (W, 2, K) against the targets of `part`.
 
     Returns:
-        loss: nats per entry; mae and rmse in the units of the series; coverage: share of entries inside the interval of `LEVEL`.
+        The loss in nats per entry; mae and rmse in the units of the series; coverage, the share of targets inside the interval of level
+        `LEVEL`.
     """
     off = np.abs(predicted[:, 0] - part.target)
     wide = NormalDist().inv_cdf(0.5 + LEVEL / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD))
@@ -79,12 +86,12 @@ def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, flo
 
 
 def read_series(config: ForecastConfig, path: Path | None = None) -> data.Series:
-    """Read the series of a config, or one from another file with the same columns."""
+    """Read the series that the config names, or the file `path`, which must have the same columns."""
     return data.read_series(path or Path(config.data.csv), config.data.time, config.data.value)
 
 
 class Forecasting(base.Task[ForecastConfig, data.Series]):
-    """Forecast of the next entries of a series, each with an interval."""
+    """Forecasting of the next entries of a series, each with a prediction interval."""
 
     metrics = ("loss", "absolute")
     flags = {  # noqa: RUF012
@@ -111,12 +118,12 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
 
     @cached_property
     def parts(self) -> dict[str, Part]:
-        """Windows of the three parts."""
+        """Windows of the training, validation and test split, by name."""
         return self._parts_and_scale[0]
 
     @cached_property
     def scale(self) -> Scale:
-        """Mean and standard deviation of the training part."""
+        """Mean and standard deviation of the training split."""
         return self._parts_and_scale[1]
 
     @cached_property
@@ -145,7 +152,7 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
 
     @cached_property
     def predictions(self) -> Callable[[dict, Part], np.ndarray]:
-        """Compiled predictions of a part."""
+        """Compiled function from parameters and a split to its predictions."""
         return make_predictions(self.functional.rebuild, self.mesh)
 
     def evaluate(self, params: Any, name: str = "validation") -> dict[str, Any]:
@@ -154,7 +161,7 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
         return {f"{name}_{metric}": value for metric, value in found.items()}
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the metrics of the validation and test part, and draw learning curves and the forecasts of the test part."""
+        """Write the metrics of the validation and the test split, and draw learning curves and forecasts if `figures` is true."""
         write_result(folder, result, self.evaluate(result.params) | self.evaluate(result.params, "test"))
         if figures:
             from lstm_jax.inspection import plots
@@ -165,9 +172,16 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
 
 
 def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean, lower and upper bound of the interval of that level, (W, K) in the units of the series."""
+    """Return the mean, the lower bound and the upper bound of the prediction interval, each (W, K) in the units of the series.
+
+    Args:
+        predicted: means and log standard deviations in the units of `Part.target`, (W, 2, K).
+        last: last entry that each window reads, (W,), in the units of the series.
+        scale: mean and standard deviation of the training split.
+        level: probability of the interval, between 0 and 1.
+    """
     mean = last[:, None] + predicted[:, 0] * scale.spread
-    # by the lower tail, which a level next to 1 does not round to nothing
+    # the quantile of the lower tail, because (1 - level) / 2 stays above 0 where 0.5 + level / 2 would round to 1
     wide = -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD)) * scale.spread
     return mean, mean - wide, mean + wide
 
@@ -192,7 +206,7 @@ def draw_forecast(series: data.Series, part: Part, predicted: np.ndarray, scale:
 
 @dataclass(frozen=True)
 class Forecast:
-    """times, means and bounds of entries ahead, each (K,)."""
+    """Forecast of K entries: their times, their means, and the bounds of their intervals, each (K,)."""
 
     times: np.ndarray
     mean: np.ndarray
@@ -202,7 +216,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Trained(base.Trained[ForecastConfig]):
-    """A forecasting run read back: `ahead` forecasts a series."""
+    """A forecasting run, loaded from its folder; `ahead` forecasts the entries after a series."""
 
     scale: Scale
 
@@ -221,22 +235,28 @@ class Trained(base.Trained[ForecastConfig]):
         return make_model(config)
 
     def is_own(self, series: data.Series) -> bool:
-        """Return whether the series equals the one that the run was trained on."""
+        """Return whether `series` equals the series that the run was trained on."""
         return is_own_data(self.run, series.fingerprint)
 
     def series(self, path: Path | None = None) -> data.Series:
-        """Read the series of the run itself, or another one from a file with the same columns."""
+        """Read the series that the config of the run names, or the file `path`, which must have the same columns."""
         return read_series(self.config, path)
 
     def predict(self, part: Part) -> np.ndarray:
-        """Return means and logs of standard deviations (W, 2, K), in the units of `Part`."""
+        """Return the predicted means and log standard deviations (W, 2, K), in the units of `Part.target`."""
         return make_predictions(self.rebuild, mesh_of(self.config))(self.params, part)
 
     def ahead(self, series: data.Series, level: float = LEVEL, times: np.ndarray | None = None) -> Forecast:
-        """Forecast the entries after the end of the series, at `times` (K,), or a usual gap apart.
+        """Forecast the K entries after the end of a series.
+
+        Args:
+            series: the series; the model reads its last entries.
+            level: level of the prediction intervals, between 0 and 1.
+            times: times of the K entries; if None, consecutive entries are `series.usual_gap` apart.
 
         Raises:
-            InputError: if the series is shorter than the context, the level is not between 0 and 1, or times are not K increasing ones.
+            InputError: if the series is shorter than the context, `level` is not between 0 and 1, or `times` does not hold K increasing
+                times after the end of the series.
         """
         context, horizon = self.config.data.context, self.config.data.horizon
         require(0 < level < 1, "level", level, "give a share between 0 and 1")

@@ -1,7 +1,8 @@
 """Windows of a series as a forecasting model reads them.
 
-The model reads `context` entries: the difference of each from the last one, its own value if asked, and the time since the previous entry
-if asked. The series is cut in time into training, validation and test part; a window belongs to the part that all its targets lie in.
+The model reads C entries (`context`) and forecasts the next K (`horizon`). An entry has F features: its difference from the last entry
+read; its own value if `level` is true in the config; the log of the time since the previous entry if `gaps` is true. The series is cut in
+time into a training, a validation and a test split. A window belongs to the split that contains all entries that it forecasts.
 """
 
 import math
@@ -14,12 +15,13 @@ from lstm_jax.config import ForecastConfig
 from lstm_jax.errors import require
 
 MOST_SPREADS = 1e9
-"""Largest difference of two values, in standard deviations: its square stays a float32 even over the least standard deviation."""
+"""Largest allowed difference of two values, in standard deviations. Divided by the least predicted standard deviation and squared, it is
+still finite in float32."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of the values in the training part."""
+    """Mean and standard deviation (`spread`) of the values in the training split."""
 
     mean: float
     spread: float
@@ -27,22 +29,23 @@ class Scale:
 
 @dataclass(frozen=True)
 class Part:
-    """Windows of one part; values are in standard deviations of the training part."""
+    """W windows of one split. Unless a field says otherwise, the unit of values is the standard deviation of the training split."""
 
     entries: np.ndarray
-    """(W, C, F): features of the entries read."""
+    """(W, C, F): features of the entries that the model reads."""
     ahead: np.ndarray
-    """(W, K): log of the time to each entry ahead, over the usual time."""
+    """(W, K): for k = 1 .. K, log((time from the last entry read to the k-th entry after it) / (k * `Series.usual_gap`)); 0 if the config
+    sets `gaps` to false."""
     target: np.ndarray
-    """(W, K): differences from the last entry read."""
+    """(W, K): differences of the entries to forecast from the last entry read."""
     last: np.ndarray
-    """(W,): the last entry read, in the units of the series."""
+    """(W,): the last entry that the model reads, in the units of the series."""
     origin: np.ndarray
-    """(W,): number of the first entry ahead."""
+    """(W,): index in the series of the first entry to forecast."""
 
 
 def part_bounds(count: int, config: ForecastConfig) -> dict[str, tuple[int, int]]:
-    """Return the first entry of each part, and the one after its last."""
+    """Return for each split the index of its first entry, and the index after its last entry; `count` is the length of the series."""
     test = count - round(count * config.data.test)
     held = test - round(count * config.data.validation)
     return {"train": (0, held), "validation": (held, test), "test": (test, count)}
@@ -54,14 +57,14 @@ def features_of(config: ForecastConfig) -> int:
 
 
 def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig) -> Part:
-    """Return windows as the model reads them.
+    """Return windows with the features and in the units that the model reads.
 
     Raises:
-        InputError: for a value more than `MOST_SPREADS` standard deviations from others, which float32 would turn into infinity.
+        InputError: if a value is more than `MOST_SPREADS` standard deviations from the last entry read or from the mean.
     """
     values, gaps = windows.read[..., 0], windows.read[..., 1]
     last = values[:, -1]
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite raise an error below
         features = [(values - last[:, None]) / scale.spread]
         features += [(values - scale.mean) / scale.spread] if config.data.level else []
         target = (windows.target - last[:, None]) / scale.spread
@@ -76,10 +79,10 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig)
 
 
 def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Part], Scale]:
-    """Return the three parts by name, and the scale of the training part.
+    """Return the three splits by name, and the scale of the training split.
 
     Raises:
-        InputError: if a part has no window, or all values of the training part are the same.
+        InputError: if a split has no window, or if the values of the training split are all the same or too large to square.
     """
     bounds = part_bounds(len(series), config)
     scale = _scale(series.values[: bounds["train"][1]], config)

@@ -1,4 +1,4 @@
-"""Text generation: training of a character model, and the texts and scores that a trained run gives."""
+"""Text-generation task: training of a character model, and the texts and scores that a trained run gives."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,33 +30,33 @@ from lstm_jax.training.scoring import Scorer, Scores, bits_and_perplexity
 from lstm_jax.training.step import Objective
 
 SHOWN = 3000
-"""Characters of the held-out text (else of the training text) in the figures of a run."""
+"""Number of characters in the figures of a run: the first ones of the held-out text, or of the training text if none is held out."""
 UNITS = 12
-"""Units in the figure of the most active ones."""
+"""Number of units in the figure of the most active units."""
 CHUNK = 25
-"""Characters that are drawn before they are shown."""
+"""Number of characters that are drawn together and then shown."""
 
 WantedMode = Literal["auto", "carried", "window"]
 
 
 def load_corpus(config: GenerationConfig) -> data.Corpus:
-    """Return the text of a config, as ids."""
+    """Return the training text and the held-out text that a config names, as ids."""
     text = config.data
     return data.prepare_corpus(text.data, text.text_column, text.clean, text.unit, text.validation, text.unseen, text.length)
 
 
 def make_model(config: GenerationConfig, vocabulary: int) -> CharGenerator:
-    """Return the model with its initial weights, which depend on the seed alone."""
+    """Return the model with its initial weights; their random values depend only on the seed."""
     return CharGenerator(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
 def reading_mode(config: GenerationConfig) -> Mode:
-    """Return how a run was trained to read: windows from a zero state, or a stream with the state carried."""
+    """Return the mode of training: "window" reads windows from a zero state, "carried" reads a stream and carries the state."""
     return "window" if config.data.regime == "windows" else "carried"
 
 
 class Generation(base.Task[GenerationConfig, data.Corpus]):
-    """Prediction of the next character of a text, in windows or in streams."""
+    """Prediction of the next character of a text, which is read in windows or as streams."""
 
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers or --embed",
@@ -71,14 +71,14 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
 
     @property
     def stream(self) -> bool:
-        """Whether the text is read as streams with the state carried."""
+        """Whether the text is read as streams, whose state is carried from step to step."""
         return self.config.data.regime == "stream"
 
     def batch(self) -> Any:
         return jax.ShapeDtypeStruct((self.config.train.batch_size, self.config.data.length + 1), np.int32)
 
     def data_bytes(self) -> int:
-        """Return the size of the text and of the held-out windows; training windows are cut from the text."""
+        """Return the size of the training text and of the held-out windows in bytes; training windows are not stored."""
         corpus, config = self.data, self.config.data
         held = 0 if self.stream else len(corpus.validation) // config.step * (config.length + 1)
         return corpus.train.nbytes + held * corpus.validation.itemsize
@@ -128,7 +128,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
 
     @cached_property
     def scorer(self) -> Scorer:
-        """Scorer in the mode of the run."""
+        """Scorer in the mode that the run is trained in."""
         return Scorer(self.functional.rebuild, self.mesh, reading_mode(self.config), self.config.data.length)
 
     def derive(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return self.scorer.windows(params, np.column_stack([X, Y])).metrics("validation_")
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the metrics of the whole held-out text, and draw the figures."""
+        """Write the metrics of the whole held-out text, and draw the figures if `figures` is true."""
         held_out = self.data.validation
         write_result(folder, result, self.scorer.text(result.params, held_out).metrics("validation_") if len(held_out) else {})
         if figures:
@@ -152,7 +152,14 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
 
 
 def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer: Scorer) -> None:
-    """Draw the learning curves, and pages of the text by surprise and by its most active units, in the folder of the run."""
+    """Draw the learning curves, and write two pages of text: one coloured by surprise, one by the most active hidden units.
+
+    Args:
+        run: folder of the run, which holds the figures.
+        result: rows of the epochs and the trained parameters.
+        corpus: the held-out text is shown, or the training text if none is held out.
+        scorer: scorer of the model.
+    """
     from lstm_jax.inspection import plots
 
     plots.learning_curves(list(result.rows), run.figures / "learning_curves.png", "Learning curves", ("bits", "accuracy"))
@@ -165,7 +172,7 @@ def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer:
 
 @dataclass(frozen=True)
 class Trained(base.Trained[GenerationConfig]):
-    """A text-generation run read back: `write` continues a text, `score` measures how surprising a text is."""
+    """A text-generation run, loaded from its folder; `write` continues a text, `score` measures how surprising a text is."""
 
     characters: data.Characters
 
@@ -183,12 +190,13 @@ class Trained(base.Trained[GenerationConfig]):
         """Return the ids (N,) of a text.
 
         Args:
-            text: a text, or bytes.
-            clean: clean it first as the text of the run was cleaned.
-            unknown: a character of the run that replaces those that it does not know; empty: they are refused.
+            text: a string, or bytes.
+            clean: whether to clean the text first, in the same way as the text of the run.
+            unknown: character of the vocabulary that replaces characters outside the vocabulary. If empty, such characters raise an error.
 
         Raises:
-            InputError: naming the characters that the run does not know.
+            InputError: if `unknown` is empty and the text has characters outside the vocabulary, which the error names, or if `unknown` is
+                not in the vocabulary.
         """
         known = self.characters
         if known.unit == "byte":
@@ -206,23 +214,31 @@ class Trained(base.Trained[GenerationConfig]):
         return known.encode(shown)
 
     def mode(self, wanted: WantedMode = "auto") -> Mode:
-        """Return `wanted`, or for "auto" the mode that the run was trained in."""
+        """Return `wanted`, or the mode that the run was trained in if `wanted` is "auto"."""
         return reading_mode(self.config) if wanted == "auto" else wanted
 
     def rules(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
-        """Return the rules of a draw, see `sampling.make_rules`."""
+        """Return the rules by which characters are drawn; `sampling.make_rules` explains the arguments."""
         return make_rules(self.characters.size, temperature, top_k, top_p)
 
     def write(
         self, prompt: np.ndarray, chars: int, rules: Rules, *, seed: int = 0, samples: int = 1, mode: WantedMode = "auto"
     ) -> Iterator[np.ndarray]:
-        """Continue the ids of a prompt (P,): yield ids (samples, n), chunk by chunk, `chars` in all.
+        """Continue a prompt, and yield the ids that are drawn, chunk by chunk.
 
-        P may be 0; the model then begins from its zero state. In "window" mode only the last `length` ids of a longer prompt are read. The
-        same seed gives the same ids.
+        Args:
+            prompt: ids (P,). If P is 0, the text begins from a zero state. "window" mode reads only the last window of a longer prompt.
+            chars: number of characters to draw for each text.
+            rules: rules by which characters are drawn.
+            seed: seed of the draws; the same seed gives the same ids.
+            samples: number of texts.
+            mode: see `mode`.
+
+        Yields:
+            ids (samples, n) of the next n characters of each text. All chunks together have `chars` characters of each text.
 
         Raises:
-            InputError: if `chars` is below 0, `samples` below 1 or `seed` outside 0 .. 2**32 - 1.
+            InputError: if `chars` is below 0, `samples` is below 1, `seed` is outside 0 .. 2**32 - 1, or memory does not suffice.
         """
         require(chars >= 0, "chars", chars, "give 0 or more")
         require(0 <= seed < 2**32, "seed", seed, "give a number from 0 to below 2**32")
@@ -240,20 +256,20 @@ class Trained(base.Trained[GenerationConfig]):
             yield np.asarray(drawn)[:, : chars - done]
 
     def texts(self, pieces: Iterable[np.ndarray], samples: int) -> list[str]:
-        """Join what `write` yields: one text per sample."""
+        """Return one text per sample, joined from the chunks (`pieces`) that `write` yields."""
         drawn = np.concatenate([np.zeros((samples, 0), np.int32), *pieces], axis=1)
         return [self.characters.decode(row) for row in drawn]
 
     def score(self, ids: np.ndarray, mode: WantedMode = "auto") -> Scores:
-        """Return the nats of characters 1 .. N - 1 of ids (N,).
+        """Return the scores of characters 1 .. N - 1 of the ids (N,), each given the characters before it.
 
         Raises:
-            InputError: for fewer than two characters.
+            InputError: if N is below 2.
         """
         return self._scorer(mode).text(self.params, ids)
 
     def activations(self, ids: np.ndarray) -> np.ndarray:
-        """Return the output of the last LSTM after each of ids (N,): (N, H), the state carried."""
+        """Return the output (N, H) of the last recurrent layer after each of the ids (N,), with the state carried."""
         return self._scorer("auto").activations(self.params, ids)
 
     def _scorer(self, mode: WantedMode) -> Scorer:
@@ -269,20 +285,20 @@ def read_ids(
     unknown: str = "",
     most: int = 0,
 ) -> np.ndarray:
-    """Return the ids of a text, of the articles of files joined by spaces, or else of the held-out part of the run itself.
+    """Return the ids of a text: of `text`, of the articles in `paths`, or of the run's own held-out text if neither is given.
 
     Args:
         trained: the run.
-        paths: files and folders, as `data.read_articles` takes them.
-        text: a text, instead of files.
+        paths: files and folders, as `data.read_articles` takes them; their articles are joined by spaces.
+        text: a text, given instead of files.
         text_column: column or key of the text in a table.
         clean: see `Trained.encode`.
         unknown: see `Trained.encode`.
-        most: characters at most, from the beginning; 0 for all.
+        most: largest number of ids to return, counted from the beginning; 0 returns all.
 
     Raises:
-        InputError: for both a text and files; for a run without a held-out part, or whose data have changed; for what cannot be read or is
-            unknown.
+        InputError: if both a text and files are given; if neither is given and the run has no held-out text, or its data have changed; if a
+            file cannot be read; if `Trained.encode` raises an error; if `most` is below 0.
     """
     require(text is None or not paths, "text", "given with files", "give one of the two")
     require(most >= 0, "chars", most, "give 1 or more, or 0 for all")
@@ -297,7 +313,7 @@ def read_ids(
         ids = trained.encode(b" ".join(data.read_byte_articles(paths, text_column)), clean)
     else:
         articles = data.read_articles(paths, text_column)
-        unix = trained.config.data.clean != "exact"  # as the text of the run was read
+        unix = trained.config.data.clean != "exact"  # the text of the run was read in the same way
         ids = trained.encode(" ".join(map(data.unix_line_ends, articles) if unix else articles), clean, unknown)
     return ids[:most] if most else ids
 

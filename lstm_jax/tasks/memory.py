@@ -1,4 +1,4 @@
-"""Least memory that a run needs, computed from shapes before anything is allocated."""
+"""Lower bound on the memory that a run needs, computed from shapes before anything is allocated."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,22 +31,23 @@ def require_memory(
     data_bytes: int = 0,
     carry: Callable[[Any], Any] = lambda model: (),
 ) -> None:
-    """Check that a run fits into memory: parameters and gradient, moments of the optimiser, residuals of a batch, training data.
+    """Check that a run fits into memory.
 
-    The residuals are those of the backend that runs: the arrays that its forward pass hands to the backward pass.
+    The check counts the parameters and their gradient, the moments of the optimiser, the residuals of a batch, and the training data. The
+    residuals are the arrays that the forward pass of the selected backend hands to the backward pass.
 
     Args:
         config: config of the run.
-        make: returns the model; it is only traced.
-        objective: rebuild -> `training.step.Objective`.
-        batch: shapes and types of one batch, (B, ...) each.
-        mesh: devices.
-        flags: flags that make parameters, residuals and data smaller.
-        data_bytes: size of the training data.
-        carry: model -> initial carry of a step.
+        make: function that returns the model; it is only traced.
+        objective: function from `Functional.rebuild` to a `training.step.Objective`.
+        batch: shapes and dtypes of one batch, a pytree of (B, ...) `jax.ShapeDtypeStruct`.
+        mesh: devices that a batch is sharded over.
+        flags: see `Task.flags`.
+        data_bytes: size of the training data in bytes.
+        carry: function from the model to the initial carry of a step.
 
     Raises:
-        InputError: if it does not fit; for a backend or batch size that does not serve.
+        InputError: if the run does not fit, if no backend can run it, or if the batch size is not a multiple of the number of devices.
     """
     check_request(config, mesh)
     optimizer = make_optimizer(replace(config.train, schedule="constant", warmup_steps=0), 1)
@@ -73,7 +74,7 @@ def require_memory(
 
 
 def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
-    """Raise `InputError` with `remedy` if fewer than `needed` bytes are free."""
+    """Raise `InputError` with `remedy` if fewer than `needed` bytes are free; if the free memory is unknown, do nothing."""
     free = _free(mesh)
     require(free is None or needed <= free, "memory", f"{_shown(needed)} needed, {_shown(free or 0)} free", remedy)
 
@@ -88,7 +89,7 @@ def _shown(count: int) -> str:
 
 
 def _free(mesh: Mesh) -> int | None:
-    """Return the free bytes of this machine for CPU devices, else those of one device."""
+    """Return the free bytes of this machine if the devices are CPUs, else those of the first device; None if they are unknown."""
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
         return machine.free_memory()

@@ -1,4 +1,4 @@
-"""`lstm-jax data prepare`."""
+"""Preparation of the reviews, for `lstm-jax data prepare`."""
 
 from rich.console import Console
 
@@ -8,7 +8,10 @@ from lstm_jax.tasks import sentiment
 
 
 def prepare(config: DataConfig, tfds: bool, console: Console) -> None:
-    """Fill the cache (and build the TFDS data set), and print the sizes."""
+    """Cache the tokenised reviews of a config, and print the sizes of the splits.
+
+    If `tfds` is true, the reviews are first built as a data set of TensorFlow Datasets.
+    """
     if tfds:
         builder = data.build_tfds(config.data or None)
         console.print(f"built {builder.info.full_name} in {builder.data_dir}", highlight=False)

@@ -1,4 +1,4 @@
-"""Folder of a run while it is trained and when it is read: begin, table of layers, result, parameters."""
+"""Functions that begin a run in its folder, write its result, and load its parameters."""
 
 import contextlib
 import json
@@ -32,12 +32,15 @@ from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.run_folder import RunFolder, differences, environment
 
 Content = str | bytes | Callable[[IO[bytes]], object]
-"""Content of a file, as `write_atomically` takes it."""
+"""Content of a file: text, bytes, or a function that writes to the open binary file; see `write_atomically`."""
 
 
 @dataclass(frozen=True)
 class Permissions:
-    """Permissions to begin in a folder with files: `resume` the same run, interrupted; on an `other_machine` than it began on."""
+    """Permissions to use a folder that already holds a run.
+
+    `resume` allows an interrupted run of the same config to be continued. `other_machine` allows this also on another machine than before.
+    """
 
     resume: bool = False
     other_machine: bool = False
@@ -45,7 +48,7 @@ class Permissions:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has begun: its folder holds config, environment and the fingerprint of the data."""
+    """A run that has begun: its folder holds the config, the environment and the fingerprint of the data."""
 
     folder: RunFolder
     mesh: jax.sharding.Mesh
@@ -68,26 +71,26 @@ def begin(
     permissions: Permissions,
     console: Console,
 ) -> Iterator[Run]:
-    """Make the folder of a run, or enter that of an interrupted run, and lock out other processes.
+    """Begin or resume a run in its folder, and lock other processes out of the folder until the context ends.
 
     Args:
         config: config of the run.
-        folder: its folder.
-        mesh: devices.
-        examples: examples in an epoch.
-        fingerprint: fingerprint of the data; a resumed run must have the same.
-        files: further files that answers depend on, written if absent; see `manifest.FILES`.
-        permissions: what the folder may hold already.
-        console: shows a note if the environment has changed.
+        folder: folder of the run; it is made if absent.
+        mesh: devices that a batch is sharded over.
+        examples: number of examples in an epoch.
+        fingerprint: fingerprint of the data; a resumed run must have the same one.
+        files: contents of the task's own files, by file name (see `manifest.FILES`). Those that a resumed run already has are kept.
+        permissions: whether the folder may hold an interrupted run.
+        console: console that shows a note if the environment has changed.
 
     Raises:
-        InputError: for a config that does not fit, before the folder is made; for a folder that cannot be taken, a file in it that has
-            changed, or another environment.
+        InputError: if no backend can run the config or the batch size is not a multiple of the number of devices, both before the folder is
+            made; if the folder cannot be used; if a file in it has changed; if the environment has changed without permission.
     """
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
     run = RunFolder(folder)
-    if jax.process_index():  # the first process alone writes to a folder that several share
+    if jax.process_index():  # of the processes that share a folder, only the first one writes to it
         yield Run(run, mesh, backend, optimizer)
         return
     with run.locked():
@@ -103,10 +106,10 @@ def begin(
 
 
 def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
-    """Return the environments of a run, including this one.
+    """Return the environments that a run was trained in, including the present one (`here`).
 
     Raises:
-        InputError: if numbers could differ from those of the previous environment, and that is not allowed.
+        InputError: if the present environment could change numbers and `allow` is false.
     """
     before = run.environments()
     if not before:
@@ -120,17 +123,21 @@ def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Co
 
 
 def open_run(folder: Path) -> tuple[RunFolder, tuple[str, ...]]:
-    """Return the folder of a run to be read, and warnings about it.
+    """Verify the folder of an existing run, and return it with warnings about it.
 
     Raises:
-        InputError: if a file that its answers depend on has changed since the run wrote it.
+        InputError: if a file that predictions depend on has changed since the run wrote it.
     """
     run = RunFolder(folder)
     return run, run.verify()
 
 
 def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
-    """Return the name of the backend that serves the config; `InputError` if none does, or a batch does not divide over the mesh."""
+    """Return the name of the backend that runs the config.
+
+    Raises:
+        InputError: if no backend can run the config, or if the batch size is not a multiple of the number of devices.
+    """
     named = None if config.model.backend == "auto" else config.model.backend
     backend = resolve_backend(named, config.model.cell, compute_dtype=config.model.dtype, **_requirements(config.model)).name
     check_batch_size(config.train.batch_size, mesh)
@@ -138,7 +145,7 @@ def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
 
 
 def _requirements(model: RecurrentConfig) -> dict[str, Any]:
-    """Return what training requires of a backend, as arguments of `resolve_backend`."""
+    """Return the features that training requires of a backend, as keyword arguments of `resolve_backend`."""
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
     kinds = dropout_kinds(masks) + (ZONEOUT,) * bool(model.zoneout or model.zoneout_cell)
@@ -146,12 +153,12 @@ def _requirements(model: RecurrentConfig) -> dict[str, Any]:
 
 
 def initial_rngs(seed: int) -> nnx.Rngs:
-    """Return the random streams of the initial weights of a run."""
+    """Return the random streams from which the initial weights of a run are drawn."""
     return nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), 1))
 
 
 def summary(model: nnx.Module, title: str) -> Table:
-    """Return a table of layers, shapes and parameter counts."""
+    """Return a table of the layers of a model, with their types, parameters and parameter counts."""
     rows = layer_rows(model)
     total = sum(int(row["count"].replace(",", "")) for row in rows)
     table = Table(title=title, caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
@@ -169,34 +176,38 @@ def write_result(run: RunFolder, result: FitResult, metrics: dict[str, Any]) -> 
 
 
 def is_own_data(run: RunFolder, fingerprint: str) -> bool:
-    """Return whether the run was trained on the data of that fingerprint.
+    """Return whether the run was trained on the data with this fingerprint.
 
     Raises:
-        InputError: if the run's record of its data cannot be read.
+        InputError: if the file that holds the fingerprint of the run's data cannot be read.
     """
     return read_input(run.data, remedy="name the folder of a finished or interrupted run").strip() == fingerprint.encode()
 
 
 def check_own_data(run: RunFolder, fingerprint: str) -> None:
-    """Check that the run was trained on the data of that fingerprint; with others, ids and parts would mean something else.
+    """Check that the run was trained on the data with this fingerprint, since other data would have other ids and splits.
 
     Raises:
-        InputError: if it was not.
+        InputError: if the run was trained on other data.
     """
     same = is_own_data(run, fingerprint)
     require(same, f"data of run {run.path}", "changed since the run began", "give back the data that its config.json names")
 
 
 def mesh_of(config: RunConfig) -> jax.sharding.Mesh:
-    """Return the mesh of a config, with all devices if this machine has fewer."""
+    """Return the mesh of a config, or a mesh of all devices if this machine has fewer than the config names."""
     return sharding.make_mesh(config.train.devices if config.train.devices <= jax.device_count() else 0)
 
 
 def load_params(run: RunFolder, like: dict[str, jax.Array]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return the parameters of the best epoch, or of the newest where no validation part selected one, and notes on damaged checkpoints.
+    """Return the parameters of the best epoch (of the newest one if no validation split selected it), and notes on damaged checkpoints.
+
+    Args:
+        run: folder of the run.
+        like: parameters with the names, shapes and dtypes to load.
 
     Raises:
-        InputError: if no good checkpoint is left.
+        InputError: if no intact checkpoint is left, or if it does not match `like`.
     """
     found = checkpoint.restore(run.checkpoints / "best", like)
     notes = tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)

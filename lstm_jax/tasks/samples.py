@@ -1,4 +1,4 @@
-"""Texts that a text-generation run draws after each epoch, and their file samples.jsonl."""
+"""Texts that a text-generation run draws after each epoch, and the file samples.jsonl that keeps them."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,10 @@ from lstm_jax.training.callbacks import Callback, EpochRecord
 
 
 def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, path: Path, console: Console) -> Callback:
-    """Return a callback that continues a random piece of the training text at each temperature, and prints and keeps the texts."""
+    """Return a callback that draws texts, prints them, and adds them to the file `path`.
+
+    At each temperature of the config, it draws one text that continues a random excerpt of the training text.
+    """
 
     def sample(record: EpochRecord) -> None:
         if not (config.sample_chars and config.sample_temperatures):
@@ -29,7 +32,7 @@ def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler,
             rows.append(row)
             console.print(f"  temperature {row['temperature']:g}: prompt {row['prompt']!r}", highlight=False, markup=False)
             console.print(row["text"], highlight=False, markup=False, soft_wrap=True)
-        kept = [row for row in read_samples(path) if row["epoch"] < record.epoch]  # a resumed run draws later ones anew
+        kept = [row for row in read_samples(path) if row["epoch"] < record.epoch]  # a resumed run draws the later ones again
         write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows)))
 
     return sample
@@ -40,7 +43,7 @@ def _drawn(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, record: 
     begin_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(record.seed), record.epoch))
     begin = int(jax.random.randint(begin_key, (), 0, len(corpus.train) - size + 1))
     prompt = corpus.train[begin : begin + size]
-    # the parameters may be split over the mesh; a step of one row is not worth an exchange
+    # the parameters may be sharded over the mesh; they are gathered, since a step of one row is too small for communication
     params = jax.tree.map(np.asarray, record.params)
     for number, temperature in enumerate(config.sample_temperatures):
         rules = make_rules(corpus.characters.size, temperature)
@@ -50,15 +53,15 @@ def _drawn(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, record: 
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Read the samples of a run so far: epoch, seed, temperature, mode, prompt, text.
+    """Return the samples that a run has drawn so far, as dicts with epoch, seed, temperature, mode, prompt and text.
 
     Raises:
-        InputError: if the file is damaged.
+        InputError: if the file is damaged or cannot be read.
     """
     if not path.exists():
         return []
     try:
-        rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]  # a text may hold other line ends (U+2028)
+        rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]  # a text may contain other line endings (U+2028)
         if not all(isinstance(row, dict) and type(row.get("epoch")) is int for row in rows):
             raise ValueError("a row without its epoch")
         return rows

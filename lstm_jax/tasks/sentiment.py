@@ -1,4 +1,4 @@
-"""Sentiment of reviews: training of a classifier, and the probabilities that a trained run gives."""
+"""Sentiment task: training of a classifier of reviews, and the probabilities that a trained run gives."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,12 +26,12 @@ from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import LookupObjective, Objective, row_sparse
 
 DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, updates only the rows that it reads"
-"""Note on a run whose updates are not row-sparse."""
+"""Note that is printed if the updates of a run are not row-sparse."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """ids: int32 (N, T); labels: int32 (N,)."""
+    """N padded reviews of T ids each: `ids` is int32 (N, T), `labels` is int32 (N,)."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -39,20 +39,20 @@ class Rows:
 
 @dataclass(frozen=True)
 class Splits:
-    """Padded rows of a run."""
+    """Padded reviews of a run, by split; None stands for a split that the run does not have."""
 
     train: Rows
     validation: Rows | None
     test: Rows | None
 
     def held_out(self) -> dict[str, Rows]:
-        """Return the parts that are not trained on, by name."""
+        """Return the validation and the test split by name, without those that the run does not have."""
         parts = {"validation": self.validation, "test": self.test}
         return {name: rows for name, rows in parts.items() if rows is not None}
 
 
 def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits:
-    """Pad the reviews and hold out the validation part, so that no movie and no text is in both parts."""
+    """Pad the reviews, and hold out a validation split that shares no movie and no text with the training split."""
 
     def rows(split: data.EncodedSplit) -> Rows:
         return Rows(split.padded(config.data.maxlen, config.data.padding, config.data.truncating), split.labels)
@@ -65,18 +65,18 @@ def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits
 
 
 def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.EncodedReviews:
-    """Return the tokenised reviews of a config, from the cache where there is one."""
+    """Return the tokenised reviews of a config, from the cache if it holds them."""
     fields = {name: value for name, value in asdict(config.data).items() if name not in ("maxlen", "padding", "truncating", "validation")}
     return data.prepare(**fields, on_progress=on_progress)
 
 
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
-    """Return the model with its initial weights, which depend on the seed alone."""
+    """Return the model with its initial weights; their random values depend only on the seed."""
     return SentimentClassifier(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
 def objective(rebuild: Callable) -> Objective:
-    """Return binary cross-entropy from logits, in nats, as a `training.step.Objective` over (ids, labels)."""
+    """Return the binary cross-entropy of logits, in nats, as a `training.step.Objective` over batches (ids, labels)."""
 
     def loss(params, batch, weight, key, vectors=None):
         ids, labels = batch
@@ -91,18 +91,19 @@ def objective(rebuild: Callable) -> Objective:
 
 
 def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """Return logits(params, ids (N, T)) -> (N,), without dropout.
+    """Return a function logits(params, ids (N, T)) -> (N,), computed without dropout.
 
     Args:
-        rebuild: params -> model.
-        mesh: rows are split over its devices.
-        fold: multiply embedding and projection first, see `SentimentClassifier.fold`; None does so if there are more rows than words.
+        rebuild: function from parameters to the model.
+        mesh: devices that the rows are sharded over.
+        fold: whether to multiply the embedding and the projection first (see `SentimentClassifier.fold`). None does so if there are more
+            rows than words in the vocabulary.
     """
 
     def prepare(params, count: int):
         model = rebuild(params)
         words = params[EMBEDDING].shape[0]
-        # folding costs as much as it saves when there are as many words to read as in the table, and a row has T words
+        # folding costs as much as it saves if the rows contain as many words as the table; each row contains T words
         return model.fold() if (count > words if fold is None else fold) else model
 
     return make_predict(lambda model, ids: model(ids, deterministic=True), mesh, prepare=prepare)
@@ -138,7 +139,7 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 
     @cached_property
     def splits(self) -> Splits:
-        """Padded rows of all parts."""
+        """Padded reviews of all splits."""
         return padded_rows(self.data, self.config)
 
     def examples(self) -> Examples:
@@ -170,7 +171,7 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 
     @cached_property
     def logits(self) -> Callable[[Any, np.ndarray], np.ndarray]:
-        """Compiled logits of many rows."""
+        """Compiled function from parameters and ids to logits."""
         return make_logits(self.functional.rebuild, self.mesh)
 
     def evaluate(self, params: Any) -> dict[str, Any]:
@@ -183,7 +184,7 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
         return metrics
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the metrics of the last part there is, test before validation, and draw the figures."""
+        """Write the metrics of the test split (else of the validation split), and draw the figures if `figures` is true."""
         parts = self.splits.held_out()
         shown = next(reversed(parts), "")
         row, scored = {}, None
@@ -200,9 +201,9 @@ def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np
 
     Args:
         run: folder of the run.
-        result: rows and parameters.
-        scored: logits (N,) and labels (N,) of a part.
-        part: name of that part.
+        result: rows of the epochs and the trained parameters.
+        scored: logits (N,) and labels (N,) of a held-out split; if None, confusion matrix and reliability curve are left out.
+        part: name of that split.
     """
     from lstm_jax.inspection import plots
 
@@ -219,7 +220,7 @@ def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np
 
 @dataclass(frozen=True)
 class Trained(base.Trained[SentimentConfig]):
-    """A sentiment run read back: `probabilities(texts)` answers."""
+    """A sentiment run, loaded from its folder; `probabilities` classifies texts."""
 
     vocabulary: data.Vocabulary
 
@@ -247,7 +248,10 @@ class Trained(base.Trained[SentimentConfig]):
         return self._logits(self.params, ids)
 
     def probabilities(self, texts: Sequence[str | bytes]) -> np.ndarray:
-        """Return the probability that each review is positive, float64 (N,); texts are encoded exactly as the training reviews were."""
+        """Return the probability that each of N texts is a positive review, float64 (N,).
+
+        The texts are encoded exactly as the training reviews were.
+        """
         if not texts:
             return np.zeros(0)
         values, offsets = self.vocabulary.encode_all(texts)
@@ -256,10 +260,15 @@ class Trained(base.Trained[SentimentConfig]):
 
 
 def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:
-    """Return the metrics of a run on a split of its own reviews, or of `reviews`, which must have the vocabulary of the run.
+    """Return the metrics of a run on one split of its reviews.
+
+    Args:
+        trained: the run.
+        reviews: reviews with the vocabulary of the run; if None, the reviews that the config of the run names.
+        split: "train", "validation" or "test".
 
     Raises:
-        InputError: if there is no such split, the data of the run have changed, or the vocabularies differ.
+        InputError: if the reviews have no such split, the data of the run have changed, or the vocabularies differ.
     """
     if reviews is None:
         reviews = load_reviews(trained.config)

@@ -1,6 +1,7 @@
-"""Training examples of a text on the device, and their objectives, in the two regimes: windows and streams.
+"""Training examples of a text on the device, and their objectives, for the two regimes: windows and streams.
 
-The number of an example is a position in the text, so that a batch is one gather from it: neither windows nor one-hot rows are stored.
+The number of an example stands for a position in the text, so that a batch is one gather from the text. Neither windows nor one-hot vectors
+are stored.
 """
 
 from collections.abc import Callable
@@ -17,11 +18,11 @@ from lstm_jax.training.examples import Examples, Order, epoch_order
 from lstm_jax.training.step import Objective
 
 Rebuild = Callable[..., Any]
-"""rebuild(params) -> CharGenerator."""
+"""Function from parameters to the `CharGenerator` that has them."""
 
 
 def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Return gather(text, numbers (B,)) -> ids (B, length + 1) of the text from number * step on."""
+    """Return gather(text, numbers (B,)) -> ids (B, length + 1), in which the row of number n begins at position n * step of the text."""
 
     def gather(text: jax.Array, numbers: jax.Array) -> jax.Array:
         positions = (numbers * step)[:, None] + jnp.arange(length + 1, dtype=numbers.dtype)[None, :]
@@ -31,20 +32,22 @@ def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Arra
 
 
 def window_examples(text: np.ndarray, length: int, step: int) -> Examples:
-    """Return windows of `length` characters every `step` and the character after each, as `data.windows`, in random order.
+    """Return the windows of a text, each with the character after it, in random order.
+
+    A window has `length` characters and begins `step` characters after the previous one, as in `data.windows`.
 
     Raises:
-        InputError: if the text is shorter than a window and its next character.
+        InputError: if the text is shorter than one window and the character after it.
     """
     X, _ = data.windows(text, length, step)
     return Examples(text, len(X), _gather(length, step), epoch_order)
 
 
 def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
-    """Return `batch` streams that lie end to end, read in chunks of `length` characters.
+    """Return `batch` streams, which are consecutive sections of the text, read in chunks of `length` characters.
 
-    Row b of a step continues where row b of the previous step ended. Each epoch begins at another character below `length`, so that the
-    gradient is cut elsewhere.
+    Row b of a step continues where row b of the previous step ended. Each epoch begins at a random character below `length`, so that the
+    boundaries at which the gradient is truncated differ between epochs.
 
     Raises:
         InputError: if the text is too short for one step.
@@ -63,7 +66,13 @@ def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
 
 
 def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Return cross-entropy in nats and metrics: logits (..., B, V), targets (..., B), weighted over B and averaged over leading axes."""
+    """Return the cross-entropy in nats and the metrics, weighted over B and averaged over leading axes.
+
+    Args:
+        logits: (..., B, V), with V the size of the vocabulary.
+        targets: ids of the right characters, (..., B).
+        weight: weights that sum to 1, (B,).
+    """
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     correct = (jnp.argmax(logits, axis=-1) == targets).astype(nats.dtype)
     leading = tuple(range(nats.ndim - 1))
@@ -72,7 +81,7 @@ def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[
 
 
 def window_objective(rebuild: Rebuild) -> Objective:
-    """Return the nats of the character after each window, from a zero state, over ids (B, length + 1)."""
+    """Return an objective over ids (B, length + 1): the cross-entropy, in nats, of the character after each window from a zero state."""
 
     def objective(params, ids, weight, key):
         logits, _ = rebuild(params)(ids[:, :-1], last=True, deterministic=False, rngs=key)
@@ -82,9 +91,10 @@ def window_objective(rebuild: Rebuild) -> Objective:
 
 
 def stream_objective(rebuild: Rebuild) -> Objective:
-    """Return the nats of every next character, averaged over a chunk of ids (B, length + 1), from the state of the previous step.
+    """Return an objective over chunks of ids (B, length + 1): the mean cross-entropy, in nats, of every next character.
 
-    The gradient ends at the first character of the chunk: truncated back-propagation through time (Williams & Peng 1990).
+    A chunk begins with the state of the previous step, but the gradient ends at the first character of the chunk: truncated
+    back-propagation through time (Williams & Peng 1990).
     """
 
     def objective(params, ids, weight, key, state):

@@ -1,4 +1,4 @@
-"""HTML pages of a text, coloured by what a model makes of it."""
+"""HTML pages that show a text coloured by the surprise or by the hidden units of a model."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from lstm_jax.training.scoring import Scores
 
 
 def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
-    """Write a page of the text, each character coloured by its bits."""
+    """Write a page of the text in which each character is coloured by its surprise in bits."""
     from lstm_jax.inspection import text_map
 
     text_map.surprise_page(_shown(characters, ids), scores.nats / np.log(2), path, title, force)
 
 
 def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
-    """Write a page of the text, once for each of the `count` most active hidden units, coloured by the output of that unit."""
+    """Write a page that shows the text once for each of the `count` most active hidden units, coloured by the output of the unit."""
     from lstm_jax.inspection import text_map
 
     require(count >= 1, "count", count, "give 1 unit or more")
@@ -27,5 +27,8 @@ def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.nda
 
 
 def _shown(characters: data.Characters, ids: np.ndarray) -> str:
-    """Return one character per id, so that colours fit; a byte that is not ASCII is shown as the character of that number."""
+    """Return exactly one character per id, so that each character has its colour.
+
+    If ids are bytes, a byte outside ASCII is shown as the Unicode character with the same number.
+    """
     return "".join(characters.characters[int(i)] for i in ids)

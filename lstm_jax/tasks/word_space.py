@@ -12,13 +12,13 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.training.run_folder import RunFolder
 
 RESERVED = 4
-"""Ids that are no words: padding, start, out of vocabulary, unused."""
+"""Number of ids that are not words: padding, start, out of vocabulary, unused."""
 COMMON = 50
-"""Reviews that hold a word of the map, at least; fewer in a small data set."""
+"""Least number of reviews that must contain a word for the word to appear on the map; in a small data set, fewer suffice."""
 
 
 def write_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
-    """Write the statistics of each word: the share of positive reviews among those that hold it, and their number."""
+    """Write two statistics of each word: the number of training reviews that contain it, and the share of positive ones among them."""
     from lstm_jax.inspection import embedding_space
 
     train = reviews.train
@@ -28,7 +28,7 @@ def write_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
 
 @dataclass(frozen=True)
 class WordSpace:
-    """Word vectors of a run; table: (V, E)."""
+    """Word vectors of a run: row i of `table` (V, E) is the vector of id i."""
 
     run: RunFolder
     vocabulary: data.Vocabulary
@@ -36,10 +36,10 @@ class WordSpace:
 
     @cached_property
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Share of positive reviews and number of reviews, by id.
+        """Two arrays (V,): for the training reviews that contain each id, the share of positive ones and their number.
 
         Raises:
-            InputError: if the file is absent or damaged.
+            InputError: if the file words.npz is absent or damaged.
         """
         path = self.run.words
         try:
@@ -52,7 +52,7 @@ class WordSpace:
 
     @cached_property
     def common(self) -> np.ndarray:
-        """Ids of the words in `COMMON` reviews or more (fewer in a small data set)."""
+        """Ids of the words that at least `COMMON` reviews contain (fewer in a small data set)."""
         _, count = self.statistics
         common = np.flatnonzero(count >= min(COMMON, max(1, count.max() // 20)))
         return common[common >= RESERVED]
@@ -61,12 +61,12 @@ class WordSpace:
         """Draw the common words that differ most between positive and negative reviews, on the first two principal axes.
 
         Args:
-            path: PNG to write; an SVG is written beside it.
-            words: number of words.
+            path: path of the PNG; an SVG is written beside it.
+            words: largest number of words.
             force: see `files.writing.check_output`.
 
         Raises:
-            InputError: for fewer than 3 such words or 2 features.
+            InputError: if there are fewer than 3 common words, or if the vectors have fewer than 2 features.
         """
         from lstm_jax.inspection import embedding_map, embedding_space
 
@@ -80,33 +80,34 @@ class WordSpace:
     def neighbours(
         self, word: str, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine", min_reviews: int = 100
     ) -> list[tuple[str, float]]:
-        """Return the `count` words nearest to `word`, with similarity or distance.
+        """Return the `count` words nearest to `word`, each with its similarity or distance.
 
         Args:
             word: a word of the vocabulary.
             count: number of neighbours.
-            metric: cosine similarity or Euclidean distance.
-            min_reviews: leave out words in fewer training reviews, whose vectors have hardly moved from their initial values.
+            metric: "cosine" for cosine similarity, "euclidean" for Euclidean distance.
+            min_reviews: words in fewer training reviews than this are left out, since their vectors have hardly moved from their initial
+                values.
 
         Raises:
-            InputError: for a word that the run does not know.
+            InputError: if `word` is not in the vocabulary.
         """
         from lstm_jax.inspection import embedding_space
 
         index = {known: number for known, number in self.vocabulary.index.items() if number < len(self.table)}
         own = embedding_space.lookup(index, word)
         _, seen = self.statistics
-        # reserved ids stay in front, as `embedding_space.neighbours` leaves them out
+        # the reserved ids stay in front, where `embedding_space.neighbours` expects and skips them
         kept = [*range(RESERVED), *(number for number in sorted(index.values()) if seen[number] >= min_reviews or number == own)]
         ids, scores = embedding_space.neighbours(self.table[kept], kept.index(own), count, metric)
         return [(self.vocabulary.word(kept[int(i)]), float(score)) for i, score in zip(ids, scores, strict=True)]
 
     def export(self, out: Path, form: str, force: bool = True) -> int:
-        """Write the vectors of all words with their statistics, and return the number of words.
+        """Write the vectors of all words, and return the number of words.
 
         Args:
-            out: a file for "word2vec", a folder for "projector".
-            form: "word2vec" or "projector".
+            out: a file if `form` is "word2vec", a folder if it is "projector".
+            form: "word2vec", or "projector", which also writes the statistics of each word.
             force: see `files.writing.check_output`.
         """
         from lstm_jax.inspection import embedding_space

@@ -1,6 +1,6 @@
-"""Callbacks at the end of an epoch: functions of a small frozen record, which never get the trainer.
+"""Callbacks at the end of an epoch: functions that get a small frozen record, and no access to the training loop.
 
-fit(..., callbacks=[lambda record: print(record.row["train_loss"])])
+Example: `fit(..., callbacks=[lambda record: print(record.row["train_loss"])])`.
 """
 
 import json
@@ -20,15 +20,15 @@ class EpochRecord:
     """State of a run at the end of an epoch."""
 
     epoch: int
-    """From 1."""
+    """Number of the epoch, counted from 1."""
     step: int
-    """Steps done since the start of the run."""
+    """Number of steps done since the start of the run."""
     row: dict[str, Any]
-    """Metrics of this epoch: epoch, step, train_loss, train_accuracy, seconds, ... and those of `evaluate`."""
+    """Metrics of this epoch: epoch, step, train_loss, train_accuracy, seconds, ... and the metrics that `evaluate` returned."""
     rows: tuple[dict[str, Any], ...]
-    """Rows of all epochs, this one last; a resumed run has the earlier ones too."""
+    """Rows of all epochs up to this one, including those before a resumption."""
     params: Any = field(repr=False)
-    """Parameters, valid during the call only: the next step reuses their memory."""
+    """Parameters, which are valid only during the call, because the next step reuses their memory."""
     seed: int = 0
 
 
@@ -36,7 +36,10 @@ Callback = Callable[[EpochRecord], object]
 
 
 def metrics_file(path: Path) -> Callback:
-    """Write the rows to `path` as JSON lines, one per epoch; the whole file each time, so that a resumed run repeats no line."""
+    """Return a callback that writes the rows of all epochs to `path`, one JSON line per epoch.
+
+    It writes the whole file each time, so that a resumed run repeats no line.
+    """
 
     def write(record: EpochRecord) -> None:
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in record.rows))
@@ -45,7 +48,7 @@ def metrics_file(path: Path) -> Callback:
 
 
 def tensorboard(folder: Path) -> Callback:
-    """Write each number of a row as a TensorBoard scalar at its step, into one file per run."""
+    """Return a callback that writes each number of a row as a TensorBoard scalar at its step, into one file per run."""
     path: Path | None = None
 
     def write(record: EpochRecord) -> None:
@@ -60,7 +63,7 @@ def tensorboard(folder: Path) -> Callback:
 
 
 def print_row(console: Console) -> Callback:
-    """Print one line per epoch."""
+    """Return a callback that prints one line per epoch."""
 
     def show(record: EpochRecord) -> None:
         numbers = {k: v for k, v in record.row.items() if isinstance(v, (int, float))}

@@ -1,4 +1,8 @@
-"""Step of Adam in compiled code: dense in one pass over memory, and row-sparse. Both have a fallback in JAX, which is always dense."""
+"""Steps of Adam in compiled code: a dense step in one pass over memory, and a row-sparse step.
+
+Both have a fallback in JAX, which always updates whole arrays. A table is a parameter of V rows and E columns, such as an embedding; B is
+the batch size.
+"""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,22 +17,22 @@ from lstm_jax.primitives.partition import partitioned_alike
 from lstm_jax.runtime import sharding
 
 LEAST = 2**14
-"""Least size of a parameter for which a call of compiled code pays."""
+"""Least number of entries of a parameter for which calling compiled code is worthwhile."""
 
 
 class Lag(NamedTuple):
-    """Steps that rows of a table are behind the optimiser: a row takes a step only when it is read or has a gradient."""
+    """Progress of the rows of a table through the S steps of an epoch; a row takes a step only when it is read or has a gradient."""
 
     scales: jax.Array
-    """(S,): learning rate with bias correction of the coming S steps."""
+    """(S,): learning rate of each step, including the bias correction."""
     at: jax.Array
-    """int32 (): how many of them have begun."""
+    """int32 (): number of steps that have begun."""
     done: jax.Array
-    """int32 (V,): how many of them each row has taken."""
+    """int32 (V,): number of steps that each row has taken."""
 
 
 class Rates(NamedTuple):
-    """Constants of Adam."""
+    """Constants of Adam: the decay rates of the two moments, and epsilon."""
 
     b1: float
     b2: float
@@ -36,25 +40,28 @@ class Rates(NamedTuple):
 
 
 def serves(param: jax.Array) -> bool:
-    """Return whether there is compiled code for this parameter."""
+    """Return whether compiled code can update this parameter."""
     return param.dtype in (jnp.float32, jnp.float64) and not native.why_not()
 
 
 def adam_step(rates: Rates, m, v, g, scale):
-    """Return the step, m and v of a parameter, of any shape, by gradient `g`; `scale` is a scalar of its dtype."""
+    """Return the step to add to a parameter of any shape, and its new moments m and v.
+
+    `g` is the gradient; `scale` is the learning rate with bias correction, a scalar of the parameter's dtype.
+    """
     return apply(_Step(rates), m, v, g, scale) if m.size >= LEAST and serves(m) else _step(rates, m, v, g, scale)
 
 
 def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
-    """Return table, m, v (V, E) and `lag.done` after the steps that rows `ids` (..., B), or all rows, have missed.
+    """Return table, m and v, each (V, E), and `lag.done` after rows `ids` (..., B), or all rows, have taken the steps that they missed.
 
-    `name` is that of the table.
+    `name` is the name of the table among the parameters.
     """
     return apply(_Rows("lstm_jax_adam_catch_up", rates, name), table, m, v, lag, () if ids is None else (ids,))
 
 
 def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
-    """Return table, m, v (V, E) and `lag.done` after the step of rows `ids` (..., B) by their gradients `rows` (..., B, E)."""
+    """Return table, m and v, each (V, E), and `lag.done` after one step of rows `ids` (..., B) with the gradients `rows` (..., B, E)."""
     return apply(_Rows("lstm_jax_adam_rows", rates, name), table, m, v, lag, (ids, rows))
 
 
@@ -86,7 +93,7 @@ class _Step(ForwardOperation):
 
 @dataclass(frozen=True)
 class _Rows(ForwardOperation):
-    """Call of compiled code on the rows of a table. The fallback leaves no row behind, so it has nothing to catch up."""
+    """Call of compiled code on rows of a table; the fallback updates all rows in each step, so that no row has steps to catch up."""
 
     target: str
     rates: Rates

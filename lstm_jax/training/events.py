@@ -1,6 +1,6 @@
-"""TensorBoard's file of scalars, one per run: a resumed run continues it where it stopped.
+"""TensorBoard event file of a run, which a resumed run continues where it stopped.
 
-A record is the length of its event, the checksum of the length, the event and its checksum.
+A record of the file consists of the length of an event, the checksum of the length, the event, and the checksum of the event.
 """
 
 import os
@@ -16,13 +16,13 @@ _HEADER, _CHECKSUM = 12, 4
 
 
 def events_file(folder: Path) -> Path:
-    """Return the newest file of events in `folder`, or the name of a new one."""
+    """Return the path of the newest event file in `folder`, or a path for a new one if there is none."""
     found = sorted(folder.glob("events.out.tfevents.*"))
     return found[-1] if found else folder / f"events.out.tfevents.{int(time.time())}.{os.uname().nodename}"
 
 
 def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
-    """Append scalars of a step; folders above the file are made.
+    """Append the scalars of a step to the file; missing folders above the file are made.
 
     Raises:
         InputError: if the file cannot be written.
@@ -41,7 +41,7 @@ def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
 
 
 def cut_off(path: Path, step: int) -> None:
-    """Cut the file before its first event of `step` or a later one, which a resumed run writes anew, or before a damaged one.
+    """Cut the file before its first event that is damaged or belongs to `step` or a later step; a resumed run writes those events again.
 
     Raises:
         InputError: if the file cannot be read or cut.
@@ -67,7 +67,7 @@ def cut_off(path: Path, step: int) -> None:
 
 
 def _messages() -> tuple[Any, Any]:
-    """Return the classes Event and Summary, which protobuf makes when they are imported."""
+    """Return the classes Event and Summary, which protobuf creates when their modules are imported."""
     from tensorboardX.proto import event_pb2, summary_pb2
 
     return getattr(event_pb2, "Event"), getattr(summary_pb2, "Summary")  # noqa: B009

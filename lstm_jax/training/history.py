@@ -1,4 +1,4 @@
-"""Epochs of a run so far: their rows and the best one; the JSON part of a checkpoint."""
+"""Rows of the epochs of a run so far, and its best epoch; a checkpoint stores them as JSON."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,7 +7,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class History:
-    """Rows of the epochs done, one each; best_epoch: from 1, 0 for none; seconds: time trained."""
+    """Rows of the finished epochs, and the best epoch.
+
+    `best_epoch` counts from 1 and is 0 if there is no best epoch; `best_value` is its monitored metric; `seconds` is the time trained so
+    far.
+    """
 
     rows: tuple[dict[str, Any], ...] = ()
     best_epoch: int = 0
@@ -17,8 +21,8 @@ class History:
     def with_row(self, row: dict[str, Any], monitor: str, seconds: float) -> tuple["History", bool]:
         """Return the history with the row of one more epoch, and whether that epoch is the best one so far.
 
-        Without a monitored metric the newest epoch is the best one. The first epoch stays the best until a better one comes, even if its
-        metric is nan.
+        If `monitor` is empty, each new epoch counts as the best one. Otherwise the best epoch has the smallest value of that metric. The
+        first epoch counts as the best one even if its metric is nan; the next epoch then replaces it.
         """
         unset = not self.best_epoch or math.isnan(self.best_value)
         better = not monitor or unset or row[monitor] < self.best_value
@@ -26,16 +30,16 @@ class History:
         return replace(new, best_value=row[monitor], best_epoch=len(new.rows)) if monitor and better else new, better
 
     def out_of_patience(self, patience: int) -> bool:
-        """Return whether the last `patience` epochs brought no better one; 0 for unlimited patience."""
+        """Return whether the last `patience` epochs did not improve on the best epoch; if `patience` is 0, return False."""
         return bool(patience and len(self.rows) - self.best_epoch >= patience)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the history as JSON, which has no infinity: no best value is null."""
+        """Return the history as a dict for JSON; since JSON has no infinity, `best_value` is None if there is no best epoch."""
         best = self.best_value if self.best_epoch else None
         return {"rows": list(self.rows), "best_epoch": self.best_epoch, "best_value": best, "seconds": self.seconds}
 
     @staticmethod
     def from_json(raw: dict[str, Any]) -> "History":
-        """Read what `to_json` returned."""
+        """Return the history from a dict that `to_json` returned."""
         best = float("inf") if raw["best_value"] is None else raw["best_value"]
         return History(tuple(raw["rows"]), raw["best_epoch"], best, raw["seconds"])

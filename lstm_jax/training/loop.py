@@ -1,4 +1,4 @@
-"""Epochs over device-resident examples: progress, evaluation, early stopping, checkpoints, interrupts."""
+"""Training loop over device-resident examples, with progress bar, evaluation, early stopping, checkpoints and interrupts."""
 
 import threading
 import time
@@ -27,18 +27,22 @@ from lstm_jax.training.state import create_state
 from lstm_jax.training.step import EXAMPLES, Objective, make_run_steps, no_rows_behind
 
 CHUNK_SECONDS = 0.5
-"""Aimed duration of the steps between two looks at signals and the progress bar."""
+"""Target duration of a chunk of steps, in seconds. After each chunk the loop checks for signals and updates the progress bar."""
 KEEP = 3
-"""Checkpoints kept of the newest steps; if the last one is damaged, an older one serves."""
+"""Number of checkpoints of the newest steps that are kept; if the newest one is damaged, an older one is used."""
 KEEP_BEST = 2
-"""Checkpoints kept of the best epochs."""
+"""Number of checkpoints of the best epochs that are kept."""
 
 Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """params: of the best epoch if one was monitored, else the last; rows: one per epoch; best_epoch: from 1."""
+    """Result of a training.
+
+    `params` are the parameters of the best epoch if a metric was monitored, else of the last epoch. `rows` has one entry per epoch.
+    `best_epoch` counts from 1.
+    """
 
     params: Any
     rows: tuple[Metrics, ...]
@@ -48,7 +52,7 @@ class FitResult:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raise `InputError` unless a batch divides over the mesh."""
+    """Raise `InputError` unless the batch size is a multiple of the number of devices."""
     remedy = f"give a multiple of the mesh's {mesh.size} devices, or set --devices 1"
     require(batch_size % mesh.size == 0, "batch_size", batch_size, remedy)
 
@@ -71,32 +75,33 @@ def fit(
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
 ) -> FitResult:
-    """Train a model for the epochs of a config, or until its patience is used up.
+    """Train a model for the number of epochs in the config, or until its patience is used up.
 
     Args:
         params: initial parameters; they are not changed.
         objective: see `step.Objective`.
-        optimizer: dense or row-sparse.
-        examples: what an epoch reads.
+        optimizer: a dense or a row-sparse optimiser.
+        examples: the training examples.
         config: epochs, batch size, seed, patience.
-        mesh: devices.
-        carry: initial carry of each epoch, a pytree of (B, ...) arrays; () if steps hand nothing on.
-        metrics: names of the metrics that the objective returns beside the loss.
-        derive: computes further metrics of an epoch from its row so far.
-        evaluate: called with the parameters after each epoch; its metrics join the row of the epoch.
-        monitor: name of the metric whose smallest value marks the best epoch, kept apart and used for early stopping; empty for none.
-        checkpoints: folder of `latest/` (the whole state, to resume from) and `best/` (parameters of the best epoch, of the newest one
-            if nothing is monitored).
-        resume: continue from the newest good checkpoint there, if there is one.
-        callbacks: called after each epoch.
-        console: shows progress if it is a terminal.
+        mesh: devices that a batch is sharded over.
+        carry: initial carry of each epoch, a pytree of (B, ...) arrays with B the batch size; () if steps hand nothing on.
+        metrics: names of the metrics that the objective returns.
+        derive: function that returns further metrics of an epoch, given its row so far.
+        evaluate: function that is called with the parameters after each epoch; the metrics that it returns become part of the row.
+        monitor: name of the metric whose smallest value marks the best epoch, or "" for none. Early stopping also uses this metric.
+        checkpoints: folder of two kinds of checkpoints. `latest/` holds the whole state, to resume from. `best/` holds the parameters of
+            the best epoch, or of the newest epoch if no metric is monitored. None saves no checkpoints.
+        resume: whether to continue from the newest intact checkpoint in `latest/`, if there is one.
+        callbacks: functions that are called after each epoch.
+        console: console that shows progress if it is a terminal.
 
     Returns:
-        Parameters and the rows of all epochs.
+        The selected parameters and the rows of all epochs.
 
     Raises:
-        InputError: if sizes do not fit, or checkpoints are damaged beyond use.
-        Interrupted: after SIGINT or SIGTERM, when the state has been saved.
+        InputError: if there are no examples, the batch size is not a multiple of the number of devices, no metric has the name `monitor`,
+            or all checkpoints to resume from are damaged.
+        Interrupted: after SIGINT or SIGTERM, once the state has been saved.
     """
     require(examples.count >= 1, "training examples", examples.count, "give at least one")
     check_batch_size(config.batch_size, mesh)
@@ -123,7 +128,7 @@ class _Fit:
         self.examples, self.config, self.mesh, self.metrics, self.monitor = examples, config, mesh, metrics, monitor
         self.per_epoch = steps_per_epoch(examples.count, config.batch_size)
         self.arrays = self._copied(examples.arrays)
-        self.carry = jax.tree.map(np.asarray, carry)  # not the memory of a device, which the first step would take over
+        self.carry = jax.tree.map(np.asarray, carry)  # in host memory, since the first step takes over the memory of device arrays
         self.order_key, self.step_key = jax.random.split(self._copied(jax.random.key(config.seed)))
         behind = no_rows_behind(objective, optimizer, params)
         self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES), mesh, self.carry, behind)
@@ -138,7 +143,7 @@ class _Fit:
         return jax.device_put(tree, sharding.replicated(self.mesh))
 
     def _params(self) -> Any:
-        """Return a copy of the parameters, whose own memory the next step takes over."""
+        """Return a copy of the parameters, because the next step takes over their memory."""
         return jax.tree.map(lambda a: a.copy(), self.state.params)
 
     def _saved(self) -> dict[str, Any]:
@@ -146,7 +151,7 @@ class _Fit:
 
     @property
     def stopped(self) -> bool:
-        """Whether patience is used up; such a run is not continued by resuming it."""
+        """Whether the patience is used up. If it is, resuming the run trains no further."""
         return bool(self.monitor) and self.history.out_of_patience(self.config.patience)
 
     @property
@@ -154,7 +159,7 @@ class _Fit:
         return len(self.history.rows) >= self.config.epochs or self.stopped
 
     def resume(self, console: Console) -> None:
-        """Continue from the newest good checkpoint, if there is one."""
+        """Continue from the newest intact checkpoint, if there is a checkpoint."""
         if self.latest is None or not checkpoint.steps(self.latest):
             return
         found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",))
@@ -165,10 +170,10 @@ class _Fit:
         console.print(f"resumed after step {found.step} of {self.config.epochs * self.per_epoch}", highlight=False)
         for folder, keep in ((self.latest, KEEP), (self.best, KEEP_BEST)):
             if folder is not None and folder.is_dir():
-                checkpoint.prune(folder, keep)  # also removes what a killed process left behind
+                checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
 
     def begin(self) -> None:
-        """Start the clock; time from before a resumption counts."""
+        """Start the clock; the time trained before a resumption counts too."""
         self.began = time.perf_counter() - self.history.seconds
 
     def _seconds(self) -> float:
@@ -181,10 +186,10 @@ class _Fit:
             checkpoint.prune(self.latest, KEEP)
 
     def train_epoch(self, asked: threading.Event, progress: Progress) -> Metrics:
-        """Take the steps left of an epoch and return its row.
+        """Take the remaining steps of an epoch and return its row.
 
         Raises:
-            Interrupted: when `asked` is set before the last step, after the state has been saved.
+            Interrupted: if `asked` is set before the last step; the state has been saved by then.
         """
         epoch, every = len(self.history.rows), self.config.checkpoint_steps
         order = self._copied(self.examples.order(jax.random.fold_in(self.order_key, epoch), self.examples.count, self.config.batch_size))
@@ -204,14 +209,14 @@ class _Fit:
         return self._row(epoch + 1, time.perf_counter() - began, earlier)
 
     def _row(self, epoch: int, seconds: float, earlier: float) -> Metrics:
-        """Return the training metrics of an epoch; `earlier`: examples of it that an interrupted process had read."""
+        """Return the training metrics of an epoch; `earlier` is the number of its examples that an interrupted process has read."""
         sums = {name: float(total) for name, total in self.state.totals.items()}
         means = {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
         speed = {"seconds": seconds, "examples_per_second": (sums[EXAMPLES] - earlier) / seconds}
         return {"epoch": epoch, "step": int(self.state.step)} | means | speed
 
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
-        """Note the row of an epoch, keep its parameters if they are the best, call the callbacks and save."""
+        """Add the row of an epoch to the history, keep its parameters if it is the best one, call the callbacks and save the state."""
         require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
         zeros = jax.tree.map(lambda a: jax.device_put(np.zeros_like(a), a.sharding), self.state.totals)
         self.state = self.state._replace(totals=zeros, carry=jax.tree.map(jax.device_put, self.carry, self.shardings.carry))
@@ -234,12 +239,18 @@ class _Fit:
 
 
 def _chunks(start: int, stop: int, every: int) -> Iterator[tuple[int, int]]:
-    """Cut start..stop into chunks of about `CHUNK_SECONDS`, none across a multiple of `every` (0: no such bounds)."""
+    """Cut the steps start .. stop - 1 into chunks that each take about `CHUNK_SECONDS`.
+
+    No chunk crosses a multiple of `every`; if `every` is 0, there is no such limit.
+
+    Yields:
+        The first step of a chunk, and the step after its last one.
+    """
     size, timed = 8, False
     while start < stop:
         end = min(start + size, stop, (start // every + 1) * every if every else stop)
         began = time.perf_counter()
         yield start, end
-        if timed:  # the first chunk compiles
+        if timed:  # the first chunk is not timed, since it includes compilation
             size = max(1, round((end - start) * CHUNK_SECONDS / max(time.perf_counter() - began, 1e-6)))
         start, timed = end, True

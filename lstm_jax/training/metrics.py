@@ -1,4 +1,7 @@
-"""Metrics of a binary classifier over a whole split, in numpy and float64: N reviews, one logit and one label (0 or 1) each."""
+"""Metrics of a binary classifier over a whole split, in NumPy and float64.
+
+A split has N reviews, each with one logit and one label (0 or 1); p is the predicted probability of label 1.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,9 +18,9 @@ class BinaryMetrics:
     """Metrics of logits against labels."""
 
     loss: float
-    """Mean binary cross-entropy, nats."""
+    """Mean binary cross-entropy in nats."""
     accuracy: float
-    """Share of reviews with (p > 0.5) == label, as Keras' BinaryAccuracy: p = 0.5 counts as negative."""
+    """Share of reviews for which (p > 0.5) equals the label, as in Keras' BinaryAccuracy; p = 0.5 counts as negative."""
     auc: float
     """Area under the ROC curve; nan if all labels are the same."""
     confusion: tuple[tuple[int, int], tuple[int, int]]
@@ -25,12 +28,15 @@ class BinaryMetrics:
     ece: float
     """Expected calibration error over 15 bins."""
     brier: float
-    """Mean squared difference of p and label (Brier 1950, for the positive class alone: 0 to 1)."""
+    """Mean squared difference of p and the label, from 0 to 1 (Brier 1950, for the positive class alone)."""
     count: int
-    """Reviews."""
+    """Number of reviews N."""
 
     def to_row(self, prefix: str = "") -> dict[str, float | int | None]:
-        """Return a flat dict for a JSON line; confusion becomes four counts, and an undefined AUC None, since JSON has no nan."""
+        """Return a flat dict for a JSON line, with `prefix` before each name.
+
+        `confusion` becomes four counts. An AUC of nan becomes None, since JSON has no nan.
+        """
         row: dict[str, Any] = dataclasses.asdict(self)
         (tn, fp), (fn, tp) = row.pop("confusion")
         row |= {"tn": tn, "fp": fp, "fn": fn, "tp": tp, "auc": None if np.isnan(self.auc) else self.auc}
@@ -39,22 +45,22 @@ class BinaryMetrics:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Predictions in bins of equal width: mean probability and share of positive labels of each bin."""
+    """Reliability of predictions in bins of equal width: mean probability and share of positive labels of each bin."""
 
     edges: Float[np.ndarray, "boundaries"]
-    """From 0 to 1, one more than bins."""
+    """Boundaries of the bins, from 0 to 1; there is one more boundary than there are bins."""
     confidence: Float[np.ndarray, "bins"]
-    """Mean probability of the positive class in the bin; nan where it is empty."""
+    """Mean probability of the positive class in each bin; nan for an empty bin."""
     frequency: Float[np.ndarray, "bins"]
-    """Share of positive labels in the bin; nan where it is empty."""
+    """Share of positive labels in each bin; nan for an empty bin."""
     count: Int[np.ndarray, "bins"]
-    """Reviews in the bin."""
+    """Number of reviews in each bin."""
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: sum over bins of count/N |frequency - confidence| (Naeini et al. 2015, eq. 1).
+        """Expected calibration error: the sum over bins of count / N * |frequency - confidence| (Naeini et al. 2015, eq. 1).
 
-        It is computed from the probability of the positive class, as by Naeini et al.; Guo et al. 2017 take that of the predicted class.
+        Like Naeini et al., it uses the probability of the positive class; Guo et al. 2017 use the probability of the predicted class.
         """
         filled = self.count > 0
         gaps = np.abs(self.frequency[filled] - self.confidence[filled])
@@ -63,22 +69,22 @@ class Reliability:
 
 @dataclass(frozen=True)
 class RocCurve:
-    """Points of the ROC curve from (0, 0) to (1, 1), one per distinct score; both rates are nan unless both classes occur."""
+    """Points of the ROC curve: (0, 0), and one point per distinct score up to (1, 1); both rates are nan unless both classes occur."""
 
     false_positive_rate: Float[np.ndarray, "points"]
     true_positive_rate: Float[np.ndarray, "points"]
     thresholds: Float[np.ndarray, "points"]
-    """A review is called positive where its score is at or above this; the first is inf."""
+    """Threshold of each point: reviews with a score of at least the threshold count as positive. The first threshold is inf."""
 
 
 def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> BinaryMetrics:
     """Return all metrics of logits (N,) or (N, 1) and labels of the same shape.
 
-    With z the logit and y the label the loss is max(z, 0) - z y + log(1 + exp(-|z|)), which no logit overflows and no clip distorts.
-    (Keras clips p to [1e-7, 1 - 1e-7] if given probabilities, so its loss of a single review ends at 16.1.)
+    With z the logit and y the label, the loss is max(z, 0) - z y + log(1 + exp(-|z|)). This form does not overflow and needs no clipping.
+    (Given probabilities, Keras clips p to [1e-7, 1 - 1e-7], so that its loss of a single review is at most 16.1.)
 
     Raises:
-        InputError: on differing lengths, no reviews, a logit that is not finite, or labels other than 0 and 1.
+        InputError: if the lengths differ, there are no reviews, a logit is not finite, or a label is neither 0 nor 1.
     """
     from scipy.special import expit
 
@@ -100,10 +106,10 @@ def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray,
 
 
 def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."], bins: int = 15) -> Reliability:
-    """Sort probabilities of the positive class into `bins` bins (a, b] of equal width; the first one holds 0 too.
+    """Sort probabilities of the positive class into `bins` bins (a, b] of equal width; the first bin also includes 0.
 
     Raises:
-        InputError: as `binary_metrics`, and on probabilities outside [0, 1] or fewer than 1 bin.
+        InputError: if a probability is outside [0, 1], `bins` is below 1, or `binary_metrics` would raise an error.
     """
     p, y = _checked("probabilities", probabilities, labels)
     require(bool(np.all((p >= 0) & (p <= 1))), "probabilities", f"from {p.min()} to {p.max()}", "give values from 0 to 1, no logits")
@@ -118,10 +124,10 @@ def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndar
 
 
 def roc_curve(scores: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> RocCurve:
-    """Return the ROC curve of logits or probabilities; its trapezoids add up to `BinaryMetrics.auc`.
+    """Return the ROC curve of logits or probabilities; the area under it by the trapezoidal rule is `BinaryMetrics.auc`.
 
     Raises:
-        InputError: as `binary_metrics`.
+        InputError: if `binary_metrics` would raise an error.
     """
     s, y = _checked("scores", scores, labels)
     order = np.argsort(-s, kind="stable")
@@ -134,7 +140,7 @@ def roc_curve(scores: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "...
 
 
 def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float64 of shape (N,)."""
+    """Check values and labels, and return both as float64 of shape (N,)."""
     for thing, array in ((name, values), ("labels", labels)):
         flat = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
         require(flat, thing, f"shape {array.shape}", "give one number a review: (N,) or (N, 1)")
@@ -149,7 +155,11 @@ def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
 
 
 def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the Mann-Whitney statistic: U / (P N) with U = (sum of the positives' ranks) - P (P + 1) / 2, ties sharing their mean rank."""
+    """Return the area under the ROC curve as the Mann-Whitney statistic U / (P Q), or nan if P or Q is 0.
+
+    P and Q are the numbers of positive and negative labels, and U = (sum of the ranks of the positive scores) - P (P + 1) / 2. Equal scores
+    share their mean rank.
+    """
     from scipy.stats import rankdata  # takes half a second to import
 
     positives = labels.sum()

@@ -16,10 +16,16 @@ def make_predict(
     batch_size: int = 512,
     prepare: Callable[[Any, int], Any] = lambda params, count: params,
 ) -> Callable[[Any, Any], np.ndarray]:
-    """Compile `predict(params, rows) -> array`: `forward(params, batch)` over rows (a pytree of (N, ...)), in batches over the mesh.
+    """Return a compiled function predict(params, rows) -> array, which applies `forward` to rows in batches.
 
-    `prepare(params, rows in all)` returns the first argument of `forward`, from the parameters and the number of rows; it runs once per
-    call.
+    `rows` is a pytree of (N, ...) arrays, and row n of the result belongs to row n of `rows`.
+
+    Args:
+        forward: forward(prepared, batch) -> array with one row per row of the batch.
+        mesh: devices that a batch is sharded over.
+        batch_size: largest number of rows in a batch, rounded up to a multiple of the number of devices.
+        prepare: prepare(params, count) -> the first argument of `forward`, where `count` is the number of rows including padding. It runs
+            once per call of `predict`.
     """
 
     @jax.jit
@@ -30,7 +36,7 @@ def make_predict(
 
     def predict(params, rows) -> np.ndarray:
         count = jax.tree.leaves(rows)[0].shape[0]
-        # small inputs get a small batch that still divides over the devices
+        # a small input gets a small batch, whose size is still a multiple of the number of devices
         size = min(batch_size, max(8, 1 << (count - 1).bit_length())) if count else batch_size
         size = -(-size // mesh.size) * mesh.size
         padded = -(-count // size) * size

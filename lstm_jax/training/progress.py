@@ -6,13 +6,13 @@ from rich.text import Text
 
 
 class _Rate(ProgressColumn):
-    """Steps per second."""
+    """Column that shows the steps per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f} steps/s" if task.speed else "")
 
 
 def progress_bar(console: Console) -> Progress:
-    """Return a progress bar that shows nothing if the console is no terminal."""
+    """Return a progress bar, which shows nothing if the console is not a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,7 +1,7 @@
 """Optimisers that can update only those rows of a table that a step looks up.
 
-A `RowOptimizer` is composed of a dense optax transformation, which works as any other, and a `RowUpdate`, which does the same step for a
-table of which only some rows have a gradient. `optimizers.clipped` composes both with clipping.
+A table is a parameter (V, E), such as an embedding; B is the batch size. A `RowOptimizer` combines a dense optax transformation with a
+`RowUpdate`, which takes the same step for a table of which only some rows have a gradient. `optimizers.clipped` adds clipping to both.
 """
 
 from abc import ABC, abstractmethod
@@ -17,12 +17,15 @@ from lstm_jax.runtime import sharding
 from lstm_jax.training.compiled_adam import Lag, Rates, catch_up, serves, step_rows
 
 Advance = Callable[[Any], tuple[Any, jax.Array]]
-"""advance(Adam's state) -> number of steps including this one, learning rate with bias correction."""
+"""advance(state of Adam) -> number of steps including this one, and learning rate with bias correction."""
 Update = Callable[..., tuple[Any, Any]]
 
 
 class RowUpdate(ABC):
-    """Row-sparse update of one table (V, E); rows that no step reads stay behind until they are caught up."""
+    """Row-sparse update of one table (V, E).
+
+    Rows that no step reads miss steps; `catch_up` applies the missed steps. `Lag` says how many steps each row has taken.
+    """
 
     @abstractmethod
     def serves(self, table: jax.Array) -> bool:
@@ -30,26 +33,45 @@ class RowUpdate(ABC):
 
     @abstractmethod
     def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
-        """Return the `Lag` for steps `at` .. `steps` - 1 of an epoch, with rows `behind` (V,) steps behind; () for none."""
+        """Return the `Lag` at step `at` of an epoch of `steps` steps.
+
+        `behind` (V,) is the number of steps that each row has missed so far; () means that no row has missed a step.
+        """
 
     @abstractmethod
     def catch_up(self, name: str, ids: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
-        """Apply every step begun to rows `ids` (..., B) of table `name`, or to all rows if `ids` is None."""
+        """Apply the missed steps to rows `ids` (..., B) of the table `name`, or to all rows if `ids` is None.
+
+        Returns:
+            The lag, the state of the optimiser and the parameters after these steps.
+        """
 
     @abstractmethod
     def update(self, updates: Any, name: str, ids: Any, rows: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
-        """Take one step: the other parameters by the gradients `updates`, rows `ids` (..., B) of the table by `rows` (..., B, E).
+        """Take one step, which updates all other parameters, and the given rows of the table.
 
-        After `catch_up` the table is as after a dense step by a gradient that is zero in all other rows.
+        Once all rows have caught up, the table is the same as after a dense step whose gradient is zero in all other rows.
+
+        Args:
+            updates: gradients of the other parameters.
+            name: name of the table.
+            ids: numbers of the rows to update, (..., B).
+            rows: gradients of these rows, (..., B, E).
+            lag: lag before the step.
+            state: state of the optimiser before the step.
+            params: parameters before the step.
+
+        Returns:
+            The lag, the state of the optimiser and the parameters after the step.
         """
 
 
 @dataclass(frozen=True)
 class RowOptimizer:
-    """Dense transformation and row-sparse update of the same optimiser; both share the state that `init` makes.
+    """An optimiser as a dense transformation and as a row-sparse update, both of which use the state that `init` makes.
 
-    `optax.chain` and other wrappers of optax see the dense transformation alone, so that each step updates whole tables; compose with
-    `optimizers.clipped` to keep the row-sparse update. `step.row_sparse` tells which one a training uses.
+    `optax.chain` and other wrappers of optax see only the dense transformation, so that each step updates whole tables.
+    `optimizers.clipped` keeps the row-sparse update. `step.row_sparse` says which of the two a training uses.
     """
 
     dense: optax.GradientTransformation
@@ -57,12 +79,12 @@ class RowOptimizer:
 
     @property
     def init(self) -> Callable[[Any], Any]:
-        """Return the state of new parameters."""
+        """Function from parameters to the initial state of the optimiser."""
         return self.dense.init
 
     @property
     def update(self) -> Update:
-        """Take a dense step, as optax transformations do."""
+        """Function that computes a dense step, as the `update` of an optax transformation does."""
         return self.dense.update
 
 
@@ -71,7 +93,7 @@ Optimizer = optax.GradientTransformation | RowOptimizer
 
 @dataclass(frozen=True)
 class AdamRows(RowUpdate):
-    """Row-sparse Adam in compiled code, see `compiled_adam`."""
+    """Row-sparse Adam in compiled code; see `compiled_adam`."""
 
     rates: Rates
     advance: Advance
@@ -108,7 +130,7 @@ def _with_table(name, results, lag, state, params):
 
 @dataclass(frozen=True)
 class ClippedRows(RowUpdate):
-    """Row-sparse update behind clipping by the global norm of the dense gradient; the state is that of `optax.chain`."""
+    """Row-sparse update whose gradient is first clipped by the global norm of the dense gradient; its state is as in `optax.chain`."""
 
     inner: RowUpdate
     most: float
@@ -133,16 +155,17 @@ class ClippedRows(RowUpdate):
 
 
 def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
-    """Sum the gradients (..., B, E) of equal `ids` (..., B): the non-zero rows of the dense gradient of `table` (V, E), and rows of zeros.
+    """Return the sums of the gradients `rows` (..., B, E) over equal `ids` (..., B).
 
-    Negative ids count from the end, ids outside the table are ignored, as in `RowUpdate.update`.
+    The result has the non-zero rows of the dense gradient of `table` (V, E), and rows of zeros. As in `RowUpdate.update`, negative ids
+    count from the end, and ids outside the table are ignored.
     """
     if sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table):
         rows = sharding.rows_to_columns(rows)
     ids, rows = ids.reshape(-1), rows.reshape(-1, rows.shape[-1])
     ids = jnp.where(ids < 0, ids + len(table), ids)
     inside = (ids >= 0) & (ids < len(table))
-    order = jnp.argsort(jnp.where(inside, ids, len(table)))  # stable: the sums have the same bits each time
+    order = jnp.argsort(jnp.where(inside, ids, len(table)))  # the sort is stable, so that the sums have the same bits each time
     ids, rows = ids[order], jnp.where(inside[:, None], rows, 0)[order]
     groups = jnp.cumsum(jnp.diff(ids, prepend=ids[:1]) != 0)
     return jax.ops.segment_sum(rows, groups, len(ids), indices_are_sorted=True)

@@ -23,7 +23,7 @@ from lstm_jax.training import manifest
 
 
 class RunFolder:
-    """Files of a run in `path`."""
+    """Paths of the files of a run in the folder `path`, and methods that write and check them."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -45,7 +45,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock out other processes that would write here; the folder is made.
+        """Lock out other processes that would write to this folder, until the context ends; the folder is made if absent.
 
         Raises:
             InputError: if another process holds the lock, or the folder is a file or cannot be made.
@@ -60,13 +60,13 @@ class RunFolder:
             yield
 
     def start(self, config_json: str, resume: bool) -> None:
-        """Write the config into a new folder, or check that the folder holds a run of this config to resume.
+        """Write the config to a new folder, or check that the folder holds a run of this config that can be resumed.
 
         Files that a killed process left half written are removed.
 
         Raises:
-            InputError: if the folder holds a run already and `resume` is not set, holds one with another config, or one of whose files
-                has changed.
+            InputError: if the folder holds a run and `resume` is false; if it holds a run of another config, or a run of which a file has
+                changed; if it holds other files.
         """
         require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
         for folder in (self.path, self.events, self.figures):
@@ -86,10 +86,10 @@ class RunFolder:
         )
 
     def fix_data(self, fingerprint: str) -> None:
-        """Record the fingerprint of the data, or check that it has not changed.
+        """Record the fingerprint of the data if the run has none yet, else check that it has not changed.
 
         Raises:
-            InputError: if the run began with other data.
+            InputError: if the run began with other data, or if its fingerprint cannot be read.
         """
         if not self.data.exists():
             write_atomically(self.data, fingerprint + "\n")
@@ -100,10 +100,10 @@ class RunFolder:
         require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
     def verify(self) -> tuple[str, ...]:
-        """Check that the files which answers depend on are as the run wrote them, and return warnings.
+        """Check that the files on which predictions depend are as the run wrote them, and return warnings.
 
         Raises:
-            InputError: naming a file that has changed.
+            InputError: if a file has changed; the error names it.
         """
         found = manifest.read(self.path)
         if found is not None:
@@ -113,7 +113,7 @@ class RunFolder:
         return (f"{note}lstm-jax run accept --run {self.path} writes one",) if self.config.exists() else ()
 
     def environments(self) -> tuple[dict[str, Any], ...]:
-        """Return the environments that the run was trained in, oldest first; none if it has not begun.
+        """Return the environments that the run was trained in, oldest first; () if the run has not begun.
 
         Raises:
             InputError: if the manifest is damaged.
@@ -122,7 +122,7 @@ class RunFolder:
         return found.environments if found is not None else self._written_environments()
 
     def _written_environments(self) -> tuple[dict[str, Any], ...]:
-        """Return the environments in environment.json, which is a copy for readers; none if it cannot be read."""
+        """Return the environments in environment.json, which is a copy for people to read, or () if the file cannot be read."""
         try:
             raw = json.loads(self.environment.read_bytes())
             later = raw.pop("resumed", [])
@@ -131,17 +131,20 @@ class RunFolder:
             return ()
 
     def seal(self, environments: tuple[dict[str, Any], ...]) -> None:
-        """Write the manifest of the files as they are now, and environment.json: the first environment, the later ones as "resumed"."""
+        """Write the manifest of the files as they are now, and environment.json.
+
+        environment.json holds the entries of the first environment, and a list "resumed" of the later environments.
+        """
         manifest.write(self.path, environments)
         if environments:
             first, *later = environments
             write_atomically(self.environment, json.dumps(first | ({"resumed": later} if later else {}), indent=2) + "\n")
 
     def accept(self) -> dict[str, str]:
-        """Accept the files as they are now; return how each file differs from the manifest.
+        """Write a manifest of the files as they are now, and return by name how each file differs from the previous manifest.
 
         Raises:
-            InputError: if the folder holds no run, is in use, or cannot be written.
+            InputError: if the folder holds no run, another process uses it, or it cannot be written.
         """
         require(self.config.exists(), f"run {self.path}", "no config.json", "name the folder of a run")
         with self.locked():
@@ -162,7 +165,7 @@ def _same(config: Path, new: str) -> bool:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return the differences of two environments that can change the last bits of a number: "cores 4, now 2"."""
+    """Return the differences between two environments that can change the last bits of a number, such as "cores 4, now 2"."""
     old, new = (with_current_names({**environment, **environment.get("versions", {})}) for environment in (old, new))
     names = [*_EVERYWHERE, *(_ON_A_CPU if str(new.get("devices", "")).startswith("['cpu") else ())]
     changed = (name for name in names if name in old and name in new and old[name] != new[name])
@@ -181,7 +184,7 @@ def _shown(value: Any) -> str:
 
 
 def environment(mesh: Mesh) -> dict[str, Any]:
-    """Return versions, devices and settings that can change a number or a time."""
+    """Return the versions, devices and settings of this process that can change a number or a time."""
     return {
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")},
@@ -204,7 +207,7 @@ def _version(package: str) -> str:
 
 
 def _git() -> str:
-    """Return the commit of the checkout of this package, with + if its code differs; empty if it is no checkout."""
+    """Return the commit of this package's checkout, followed by "+" if its code has been changed; "" if it is not a checkout."""
     here = Path(__file__).parent.parent
     commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "."])
     try:
@@ -217,7 +220,7 @@ def _git() -> str:
 
 
 def _cpu() -> str:
-    """Return the name of the CPU, with family and model, in which CPUs of the same name differ."""
+    """Return the name, the family and the model of the CPU; CPUs of the same name can differ in family and model."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

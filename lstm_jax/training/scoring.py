@@ -1,7 +1,8 @@
 """Surprise of a character model at a text: nats of each character given the characters before it.
 
-Modes as in `sampling`. `carried`: one pass with the state carried. `window`: each character is predicted from a zero state and the `length`
-characters before it, as the Keras example lstm_text_generation trains; the first `length` characters from all that precede them.
+The modes are those of `sampling`. In mode "carried", the text is read in one pass with the state carried. In mode "window", each character
+is predicted from a zero state and the `length` characters before it, as in the training of the Keras example lstm_text_generation; each of
+the first `length` characters is predicted from all characters before it.
 """
 
 from collections.abc import Callable
@@ -20,23 +21,26 @@ from lstm_jax.sampling import Mode
 from lstm_jax.training.predict import make_predict
 
 CHUNK = 1024
-"""Characters of a stream that one compiled call reads, at most."""
+"""Largest number of characters of a stream that one compiled call reads."""
 STREAM = 10_000
-"""Least characters of a stream, if a long text is read as several streams at once."""
+"""Least number of characters of a stream if a long text is read as several streams at once."""
 STREAMS = 32
-"""Most streams."""
+"""Largest number of streams."""
 WARM_UP = 1000
-"""Characters that a stream reads before the first one that it scores."""
+"""Number of characters that a stream reads before the first character that it scores."""
 
 
 class Scores(NamedTuple):
-    """Scores of N characters; nats: float32 (N,), -log p; correct: bool (N,), whether the character was the likeliest."""
+    """Scores of N characters.
+
+    `nats` is -log p of each character, float32 (N,). `correct` says whether the character was the likeliest one, bool (N,).
+    """
 
     nats: np.ndarray
     correct: np.ndarray
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
-        """Return loss (mean nats), bits, perplexity and accuracy."""
+        """Return loss (mean nats), bits, perplexity and accuracy, with `prefix` before each name."""
         loss = float(self.nats.mean(dtype=np.float64))
         metrics = {"loss": loss, **bits_and_perplexity(loss), "accuracy": float(self.correct.mean())}
         return {prefix + name: value for name, value in metrics.items()}
@@ -48,7 +52,7 @@ def bits_and_perplexity(nats: float) -> dict[str, float]:
 
 
 def _score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return nats and whether the target was the likeliest: logits (..., V), targets (...)."""
+    """Return the nats of each target, and whether the target was the likeliest character; logits are (..., V), targets (...)."""
     p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.take_along_axis(p, targets[..., None], axis=-1)[..., 0], jnp.argmax(logits, axis=-1) == targets
 
@@ -57,15 +61,15 @@ class Scorer:
     """Scorer of texts under the model `rebuild(params)`.
 
     Args:
-        rebuild: params -> CharGenerator.
-        mesh: devices that windows and streams are split over.
+        rebuild: function from parameters to a `CharGenerator`.
+        mesh: devices that windows and streams are sharded over.
         mode: "carried" or "window".
-        length: characters of a window.
+        length: number of characters in a window.
     """
 
     def __init__(self, rebuild: Callable, mesh: Mesh, mode: Mode, length: int = 40):
         self.mode, self.length, self.mesh = mode, length, mesh
-        # outside of jit `rebuild` needs arrays of JAX
+        # outside jit, `rebuild` needs JAX arrays
         self._initial_state = lambda params, batch: rebuild(jax.tree.map(jnp.asarray, params)).initial_state(batch)
 
         def window(params, ids):
@@ -86,15 +90,15 @@ class Scorer:
         self._window, self._chunk, self._hidden = make_predict(window, mesh), chunk, hidden
 
     def windows(self, params: Any, ids: Integer[np.ndarray, "N L"]) -> Scores:
-        """Score the last character of each row, given those before it in the row."""
+        """Score the last character of each row of ids (N, L), given the characters before it in the row."""
         scored = self._window(params, ids)
         return Scores(scored[:, 0], scored[:, 1] > 0)
 
     def text(self, params: Any, ids: Integer[np.ndarray, "N"]) -> Scores:
-        """Score characters 1 .. N - 1 of a text.
+        """Score characters 1 .. N - 1 of a text of ids (N,).
 
-        A carried text of `2 * STREAM` characters or more is cut into streams, each of which first reads the `WARM_UP` characters before its
-        own; a shorter one is a single stream.
+        In mode "carried", a text with at least `2 * STREAM` characters to score is cut into streams. Each stream first reads the `WARM_UP`
+        characters before the ones that it scores. A shorter text is a single stream.
 
         Raises:
             InputError: if N is below 2.
@@ -135,7 +139,7 @@ class Scorer:
         return Scores(joined(nats), joined(correct))
 
     def activations(self, params: Any, ids: Integer[np.ndarray, "N"]) -> np.ndarray:
-        """Return the output of the last LSTM after each character, the state carried: float32 (N, H).
+        """Return the output of the last recurrent layer after each character, with the state carried: float32 (N, H).
 
         Raises:
             InputError: if N is 0.
@@ -151,6 +155,6 @@ class Scorer:
 
 
 def _pair(scored: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Return both as float32, so that they fit into one array."""
+    """Return nats and correctness, both in the dtype of the nats, so that they can be stacked into one array."""
     nats, correct = scored
     return nats, correct.astype(nats.dtype)

@@ -1,4 +1,4 @@
-"""Signals during training: noted, so that the state can be saved before the run ends."""
+"""SIGINT and SIGTERM during training, which are recorded so that the state can be saved before the run ends."""
 
 import signal
 import threading
@@ -12,7 +12,8 @@ from lstm_jax.runtime.interrupts import interrupted
 def noted_signals() -> Iterator[threading.Event]:
     """Set an event at SIGINT or SIGTERM instead of ending the process.
 
-    A second SIGINT interrupts at once, and so does a signal that came before. In other threads than the main one nothing is noted.
+    A second SIGINT raises `KeyboardInterrupt` at once. Entering this context also raises it if SIGINT arrived earlier. Outside the main
+    thread the event is never set.
     """
     if interrupted():
         raise KeyboardInterrupt

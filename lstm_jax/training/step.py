@@ -1,7 +1,7 @@
 """Compiled training steps over device-resident examples.
 
-`make_run_steps` compiles one program that takes any chunk of the steps of an epoch, so that progress, checkpoints and interrupts between
-chunks cost no compilation and change no number.
+`make_run_steps` compiles one program that takes any chunk of the steps of an epoch. Progress, checkpoints and interrupts between chunks
+therefore need no further compilation and change no number.
 """
 
 from collections.abc import Callable
@@ -21,42 +21,45 @@ from lstm_jax.training.row_sparse import Optimizer, RowOptimizer, RowUpdate
 from lstm_jax.training.state import TrainState
 
 Objective = Callable[..., tuple[jax.Array, Any]]
-"""objective(params, batch, weight (B,), key) -> loss, metrics. The weights sum to 1 and are 0 for rows that fill up a batch; each metric
-is a weighted mean. With a carry in the state: objective(params, batch, weight, key, carry) -> loss, (metrics, carry of the next step)."""
+"""objective(params, batch, weight (B,), key) -> loss, metrics. The weights sum to 1; they are 0 for rows that only fill up a batch. Each
+metric is a weighted mean. If the state has a carry, the form is objective(params, batch, weight, key, carry) -> loss, (metrics, new
+carry)."""
 EXAMPLES = "examples"
-"""Name of the total that counts rows; the other totals are sums of each metric over rows."""
+"""Name of the total that counts examples; every other total is the sum of a metric over the examples."""
 CATCH_UP_INTERVAL = 32
-"""Steps after which rows of a table that no batch has read are caught up. The interval is fixed within an epoch, since catching up changes
-last bits: `TrainState.behind` carries the lag from one chunk of steps to the next. Its effect on speed is within noise (LOG.md)."""
+"""Number of steps after which all rows of a table take the steps that they missed. Because this changes last bits, it happens at fixed
+steps of an epoch, and `TrainState.behind` hands the missed steps from one chunk to the next. The effect of the interval on speed is within
+noise (LOG.md)."""
 
 
 @dataclass(frozen=True)
 class LookupObjective:
-    """An objective that reads one parameter, a table, only by looking rows up in it.
+    """An objective that reads one parameter, a table, only by looking up rows of it.
 
-    A step then differentiates by the rows looked up, at most B x T of them, and never forms the gradient of the table, where the optimiser
-    has a row-sparse update.
+    If the optimiser has a row-sparse update, a step takes the gradient with respect to the rows that it looks up, and never forms the
+    gradient of the whole table. A batch of B sequences of T ids looks up at most B * T rows.
     """
 
     loss: Callable
-    """loss(params, batch, weight, key, vectors=None) as `Objective`; `vectors` are the rows that it would look up. Only the sum of its
-    gradients by the vectors of an id matters."""
+    """loss(params, batch, weight, key, vectors=None), as in `Objective`. `vectors` are the rows that the loss would otherwise look up. If
+    an id occurs several times, only the sum of the gradients of its vectors is used."""
     table: str
-    """Name of the parameter."""
+    """Name of the parameter that is the table."""
     ids: Callable[[Any], jax.Array]
-    """ids(batch) -> numbers of the rows, of the shape of `vectors` without its last axis; the last axis of the ids is that of the batch."""
+    """ids(batch) -> numbers of the rows to look up, in the shape of `vectors` without its last axis. The last axis of the result is the
+    batch axis."""
 
     def __call__(self, *args, **options) -> tuple[jax.Array, Any]:
         return self.loss(*args, **options)
 
 
 def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
-    """Return whether steps differentiate by the rows looked up, and update only those."""
+    """Return whether steps take the gradient with respect to the looked-up rows of the table, and update only those rows."""
     return isinstance(objective, LookupObjective) and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
 
 
 def no_rows_behind(objective: Any, optimizer: Any, params: Any) -> Any:
-    """Return `TrainState.behind` of a new state, with which chunks may end at any step; () if no update is row-sparse."""
+    """Return the `TrainState.behind` of a new state, zeros (V,), with which chunks may end at any step; () if no update is row-sparse."""
     return np.zeros(len(params[objective.table]), np.int32) if row_sparse(objective, optimizer, params) else ()
 
 
@@ -67,13 +70,15 @@ def make_run_steps(
     mesh: Mesh,
     gather: Callable[[Any, jax.Array], Any] = take_rows,
 ) -> Callable:
-    """Compile `steps_program` for a mesh: `run_steps(state, arrays, order, start, stop, key) -> state`; the state is donated.
+    """Compile `steps_program` for a mesh, and return run_steps(state, arrays, order, start, stop, key) -> state.
+
+    The given state is donated: it must not be used after the call.
 
     Args:
-        objective: the loss of a batch.
-        optimizer: dense or row-sparse.
+        objective: function that returns the loss of a batch; see `Objective`.
+        optimizer: a dense or a row-sparse optimiser.
         shardings: shardings of the state.
-        mesh: devices.
+        mesh: devices that a batch is sharded over.
         gather: gather(arrays, numbers) -> batch.
     """
     run_steps = steps_program(objective, optimizer, gather, bool(jax.tree.leaves(shardings.carry)))
@@ -92,13 +97,13 @@ def steps_program(
     gather: Callable[[Any, jax.Array], Any] = take_rows,
     carries: bool = False,
 ) -> Callable[[TrainState, Any, Order, jax.Array, jax.Array, jax.Array], TrainState]:
-    """Return `run_steps(state, arrays, order, start, stop, key) -> state`, a pure function that takes steps start .. stop - 1 of an epoch.
+    """Return run_steps(state, arrays, order, start, stop, key) -> state, a pure function that takes steps start .. stop - 1 of an epoch.
 
     Args:
-        objective: the loss of a batch.
-        optimizer: dense or row-sparse.
+        objective: function that returns the loss of a batch; see `Objective`.
+        optimizer: a dense or a row-sparse optimiser.
         gather: gather(arrays, numbers) -> batch.
-        carries: whether the state has a carry, see `Objective`.
+        carries: whether the state has a carry; see `Objective`.
     """
 
     def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
@@ -116,7 +121,7 @@ def steps_program(
 
 
 def _dense_update(objective: Objective, optimizer: Any, carries: bool, state: TrainState, lag, batch, weight, key):
-    """Return lag, state of the optimiser, parameters, metrics and carry after one step."""
+    """Return the lag, the state of the optimiser, the parameters, the metrics and the carry after one dense step."""
 
     def loss(params, batch, weight, key, carry):
         if carries:
@@ -130,7 +135,7 @@ def _dense_update(objective: Objective, optimizer: Any, carries: bool, state: Tr
 
 
 def _row_sparse_update(lookup: LookupObjective, rows_only: RowUpdate, state: TrainState, lag, batch, weight, key):
-    """Like `_dense_update`, for a table that only the looked-up rows of are differentiated and updated."""
+    """Return what `_dense_update` returns, but take the gradient of the looked-up rows of the table only, and update only these rows."""
     name, ids = lookup.table, lookup.ids(batch)
     lag, opt_state, params = rows_only.catch_up(name, ids, lag, state.opt_state, state.params)
     others = {key: param for key, param in params.items() if key != name}
@@ -146,7 +151,7 @@ def _row_sparse_update(lookup: LookupObjective, rows_only: RowUpdate, state: Tra
 def _take_step(
     gather, arrays, order: Order, key, update: Callable, n: jax.Array, carried: tuple[Any, TrainState]
 ) -> tuple[Any, TrainState]:
-    """Take step n: update the state and add its metrics to the totals."""
+    """Take step n of the epoch: update the state, and add the metrics of the step to the totals."""
     lag, state = carried
     step_key = jax.random.fold_in(key, state.step)
     lag, opt_state, params, metrics, carry = update(state, lag, gather(arrays, order.rows[n]), order.weight[n], step_key)
@@ -156,7 +161,7 @@ def _take_step(
 
 
 def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: TrainState, order: Order, start, stop) -> TrainState:
-    """Take the steps between multiples of `CATCH_UP_INTERVAL` together, and catch all rows up at those multiples."""
+    """Take steps start .. stop - 1, and let all rows take their missed steps at multiples of `CATCH_UP_INTERVAL`."""
     keeps = bool(jax.tree.leaves(state.behind))
 
     def interval(carried):
@@ -164,7 +169,7 @@ def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: T
         end = jnp.minimum(stop, (n // CATCH_UP_INTERVAL + 1) * CATCH_UP_INTERVAL)
         lag, state = jax.lax.fori_loop(n, end, body, (lag, state))
         due = (end % CATCH_UP_INTERVAL == 0) | (end == len(order.rows)) | (not keeps)
-        # a branch would copy the table: where catching up is not due, every row counts as caught up
+        # a branch would copy the table; instead, unless catching up is due, every row is marked as having missed no step
         whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
         caught, opt_state, params = rows.catch_up(table, None, whole, state.opt_state, state.params)
         state = state._replace(params=params, opt_state=opt_state)

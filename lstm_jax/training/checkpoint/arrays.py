@@ -14,7 +14,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings of Orbax about intended settings, and errors of its threads about a closed event loop after a failure."""
+    """Silence Orbax' warnings about settings that are intended here, and the errors of its threads after a failure."""
     logger = logging.getLogger("absl")
     level, hook = logger.level, sys.unraisablehook
 
@@ -26,14 +26,14 @@ def quiet() -> Iterator[None]:
     sys.unraisablehook = note
     try:
         yield
-        sys.unraisablehook = hook  # after a failure the threads may come later than this
+        sys.unraisablehook = hook  # not restored after a failure, since errors of the threads may arrive later
     finally:
         logger.setLevel(level)
 
 
 @contextlib.contextmanager
 def _checkpointer() -> Iterator[Any]:
-    """Return a synchronous Orbax checkpointer, without compression: float32 noise hardly shrinks, and this is twice as fast."""
+    """Yield a synchronous Orbax checkpointer without compression, which would hardly shrink float32 weights and take twice as long."""
     import orbax.checkpoint as ocp
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False)) as checkpointer, quiet():
@@ -42,7 +42,7 @@ def _checkpointer() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _plain_path(arrays: Path) -> Iterator[Path]:
-    """Return `arrays`, or a link to its folder if its name holds glob characters, with which Orbax would save only half."""
+    """Yield `arrays`, or the same path through a link if the path has glob characters; with them Orbax would save only half."""
     path = arrays.absolute()
     if not set(str(path)) & set("[]*?\\") and str(path).isprintable():
         yield path
@@ -54,7 +54,7 @@ def _plain_path(arrays: Path) -> Iterator[Path]:
 
 
 def save_arrays(arrays: Path, leaves: dict[str, Any]) -> None:
-    """Write the leaves into a new folder."""
+    """Write the leaves to the new folder `arrays`."""
     import orbax.checkpoint as ocp
 
     with _checkpointer() as checkpointer, _plain_path(arrays) as path:
@@ -62,7 +62,7 @@ def save_arrays(arrays: Path, leaves: dict[str, Any]) -> None:
 
 
 def restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Read the leaves that `wanted` names, with its shardings."""
+    """Return the leaves that `wanted` names, each with the type, dtype and sharding of its counterpart in `wanted`."""
     import orbax.checkpoint as ocp
 
     def how(leaf: Any) -> Any:

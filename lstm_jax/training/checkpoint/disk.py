@@ -1,4 +1,4 @@
-"""Space for a checkpoint, and errors of the file system as one line."""
+"""Check of the free space for a checkpoint, and file-system errors as `InputError`."""
 
 import contextlib
 import errno
@@ -15,11 +15,11 @@ from lstm_jax.errors import InputError
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _OS_ERROR = re.compile(r"\[os_error_code='?(\d+)'?\]")
 _LARGEST_FILE = 2**31
-"""Bytes after which tensorstore begins another file."""
+"""Number of bytes after which tensorstore begins another file."""
 
 
 def require_space(folder: Path, leaves: dict[str, Any]) -> None:
-    """Raise `OSError` before anything is written if the disk, or the largest file that this process may write, is too small."""
+    """Raise `OSError` if the free space, or the limit on the size of a file of this process, is too small for the leaves."""
     size = sum(leaf.nbytes for leaf in leaves.values())
     needed = size + size // 50 + 2**12 * (4 + len(leaves))  # including the metadata of each leaf
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
@@ -30,7 +30,7 @@ def require_space(folder: Path, leaves: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn errors of the file system into `InputError`; tensorstore reports them in the text of other exceptions."""
+    """Turn file-system errors into `InputError`, also those that tensorstore reports in the text of other exceptions."""
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""Save, restore and prune checkpoints."""
+"""Functions that save, restore and prune checkpoints."""
 
 import json
 import re
@@ -35,27 +35,28 @@ class Restored:
 
     step: int
     state: PyTree
-    """Tree of the structure of `like`."""
+    """Tree with the structure of the argument `like` of `restore`."""
     extra: dict[str, Any]
-    """As given to `save`, after a round trip through JSON (tuples come back as lists)."""
+    """The `extra` that was given to `save`, after a round trip through JSON, which turns tuples into lists."""
     rejected: tuple[tuple[int, str], ...]
-    """Newer steps that are damaged, newest first, each with the reason."""
+    """Newer checkpoints that are damaged, newest first: the step of each, and the reason."""
 
 
 def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
-    """Write a checkpoint and return its manifest's path; on return it is finished and its bytes are handed to the disk.
+    """Write a checkpoint and return the path of its manifest.
 
-    Remains of an interrupted save are removed. A finished checkpoint of the same step is replaced at the moment the new one
-    is finished, and not touched before.
+    When this function returns, the checkpoint is finished and its bytes have been flushed to disk. Leftovers of an interrupted save are
+    removed. A finished checkpoint of the same step stays untouched until the new one is finished, which then replaces it.
 
     Args:
-        folder: holds all steps of a run; made if absent.
-        step: 0 or more.
-        state: a tree of jax or numpy arrays of any shape but an empty one; keys of `jax.random.key` go in as `jax.random.key_data`.
-        extra: anything that JSON can hold (position in the data, config, history).
+        folder: folder that holds the checkpoints of a run; it is made if absent.
+        step: number of the step, at least 0.
+        state: tree of JAX or NumPy arrays, none of which is empty. A key of `jax.random.key` must be given as its `jax.random.key_data`.
+        extra: anything that JSON can represent (position in the data, config, history).
 
     Raises:
-        InputError: no space left, a folder that cannot be written, a leaf that is no array, an `extra` that is not JSON.
+        InputError: if no space is left, the folder cannot be written, a leaf is not an array or is empty, `extra` cannot be written as
+            JSON, or `step` is below 0.
     """
     require(step >= 0, "checkpoint step", step, "give 0 or more")
     leaves = _named(state)
@@ -94,13 +95,13 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored
     """Load the newest checkpoint in which every bit is as it was saved.
 
     Args:
-        folder: as given to `save`.
-        like: the tree to fill, of arrays or `jax.ShapeDtypeStruct`. A leaf comes back with the sharding of its counterpart here
-            (the default device if it has none), as a numpy array where the counterpart is one.
-        added: paths of leaves that checkpoints of older versions lack; they come back as in `like`.
+        folder: folder that was given to `save`.
+        like: tree to fill, of arrays or `jax.ShapeDtypeStruct`. Each leaf is loaded with the sharding of its counterpart in `like` (on the
+            first local device if that has no sharding), or as a NumPy array if its counterpart is one.
+        added: paths of leaves that checkpoints of older versions lack; they are taken from `like`.
 
     Raises:
-        InputError: if there is no checkpoint, if all are damaged, or if leaves, shapes or dtypes differ from `like`.
+        InputError: if there is no checkpoint, all checkpoints are damaged, or leaves, shapes or dtypes differ from `like`.
     """
     rejected: list[tuple[int, str]] = []
     wanted = _named(like)
@@ -123,9 +124,9 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove every checkpoint older than the newest `keep` good ones.
+    """Remove every checkpoint that is older than the newest `keep` intact ones.
 
-    Damaged ones do not count, so that they cannot push the last good one out; they are removed when they are older.
+    Damaged checkpoints do not count, so that they cannot displace the last intact one.
 
     Raises:
         InputError: if `keep` is below 1, or the folder cannot be written.
@@ -144,7 +145,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves by path, in the order of `jax.tree.leaves`."""
+    """Return the leaves of a tree by path, in the order of `jax.tree.leaves`."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
     require(bool(flat), "checkpoint state", "a tree without leaves", "give one that holds arrays")
@@ -153,13 +154,13 @@ def _named(tree: PyTree) -> dict[str, Any]:
 
 
 def _free_name(folder: Path, step: int) -> str:
-    """Return a folder name for the arrays of a step that no finished checkpoint uses."""
+    """Return a name for the folder of the arrays of a step; no finished checkpoint uses this name."""
     names = [str(step), *(f"{step}.{again}" for again in range(1, 1000))]
     return next(name for name in names if not (folder / name).exists())
 
 
 def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the leaves by path, and the damage found in them ("" for none)."""
+    """Return the leaves by path, and the damage found in them, or "" if they are intact."""
     try:
         loaded = arrays.restore_arrays(folder, wanted)
     except MemoryError:
@@ -173,7 +174,7 @@ def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[
 
 
 def _clean(folder: Path) -> None:
-    """Remove files that belong to no finished checkpoint; arrays of a step with an unreadable manifest stay."""
+    """Remove files that belong to no finished checkpoint, but keep the arrays of a step whose manifest cannot be read."""
     manifests = {step: read_manifest(folder, step) for step in steps(folder)}
     for entry in list(folder.iterdir()):
         match = _ARRAYS.fullmatch(entry.name)
@@ -186,7 +187,7 @@ def _clean(folder: Path) -> None:
 
 
 def _agreed(damage: str) -> str:
-    """Return the damage found by any process, so that all fall back to the same step."""
+    """Return the damage that any of the processes found, so that all processes fall back to the same step."""
     if jax.process_count() == 1:
         return damage
     bad = multihost_utils.process_allgather(np.asarray(bool(damage)))

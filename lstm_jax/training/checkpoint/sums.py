@@ -1,4 +1,4 @@
-"""Manifest of a checkpoint: SHA-256 sums of its leaves and files."""
+"""Manifest of a checkpoint: SHA-256 checksums of its leaves and files."""
 
 import hashlib
 import os
@@ -22,21 +22,21 @@ def manifest_path(folder: Path, step: int) -> Path:
 
 
 def steps(folder: Path) -> list[int]:
-    """Return the steps with a manifest, ascending, including damaged ones; empty if the folder is absent."""
+    """Return the steps that have a manifest, in ascending order, including damaged ones; [] if the folder is absent."""
     if not folder.is_dir():
         return []
     return sorted(int(match[1]) for entry in folder.iterdir() if (match := _MANIFEST.fullmatch(entry.name)))
 
 
 def _host(leaf: Any) -> np.ndarray:
-    """Return the global array on this host."""
+    """Return the global array of a leaf in the memory of this host."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
     return np.asarray(leaf)
 
 
 def leaf_record(leaf: Any) -> dict[str, Any]:
-    """Return dtype, shape and sum of a leaf."""
+    """Return dtype, shape and checksum of a leaf."""
     array = _host(leaf)
     digest = hashlib.sha256(f"{array.dtype.name} {list(array.shape)}\n".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -44,9 +44,9 @@ def leaf_record(leaf: Any) -> dict[str, Any]:
 
 
 def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
-    """Return size and sum of every file below `arrays`.
+    """Return size and checksum of every file below the folder `arrays`, by relative path.
 
-    `sync` flushes the files to disk, so that no manifest outlives them in a power cut.
+    If `sync` is true, the files are flushed to disk, so that a power cut cannot leave a manifest without its files.
     """
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(path for path in arrays.rglob("*") if not path.is_dir()):
@@ -59,7 +59,7 @@ def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
 
 
 def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
-    """Write a manifest, complete on disk before it has its name."""
+    """Write a manifest under a temporary name, and rename it once it is complete on disk."""
     path = manifest_path(folder, step)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
@@ -70,7 +70,7 @@ def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
-    """Return the manifest, or None if it is not as written."""
+    """Return the manifest of a step, or None if it is damaged or cannot be read."""
     try:
         manifest = read_summed(manifest_path(folder, step).read_bytes())
     except OSError:
@@ -79,7 +79,7 @@ def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
 
 
 def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
-    """Return the manifest, and the damage found in it or in the files that it lists ("" for none)."""
+    """Return the manifest of a step, and the damage found in it or in the files that it lists, or "" if they are intact."""
     manifest = read_manifest(folder, step)
     if manifest is None:
         return {}, "the manifest is damaged"
@@ -99,7 +99,11 @@ def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
 
 
 def require_same_tree(step: int, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise `InputError` for the first leaf in which checkpoint and `like` differ: a wrong config, not damage."""
+    """Check that the leaves of a checkpoint (`saved`) are those of the tree to fill (`wanted`).
+
+    Raises:
+        InputError: if a leaf is missing, has another shape or dtype, or cannot be sharded as wanted. This means a wrong config, not damage.
+    """
     remedy = "use the config that the run was saved with"
     for name in saved:
         require(name in wanted, f"checkpoint leaf {name} of step {step}", "not in this model or optimiser", remedy)
