@@ -1,9 +1,25 @@
-"""Former names of the recurrence backends, which configs and environment records on disk may still contain."""
+"""Names of the recurrence backends in configs, which import no JAX, and former names that files on disk may still contain."""
 
+import importlib
 from typing import Any
 
+from lstm_jax.errors import require
+
+AUTO = "auto"
+"""Stands for the choice of `resolve_backend`."""
 RENAMED = {"native": "compiled"}
 """Dict from the former name of a backend to its current name."""
+
+
+def check_backend(name: Any) -> None:
+    """Check the backend of a config; for any but "auto" the table `lstm_jax.recurrence.BACKENDS` is imported, and JAX with it.
+
+    Raises:
+        InputError: if it is neither "auto" nor a name in the table.
+    """
+    if name != AUTO:
+        known = importlib.import_module("lstm_jax.recurrence").BACKENDS
+        require(isinstance(name, str) and name in known, "backend", name, f"give one of {', '.join((AUTO, *known))}")
 
 
 def with_current_names(raw: Any) -> Any:

@@ -25,6 +25,7 @@ from lstm_jax.config import (
     with_task,
 )
 from lstm_jax.errors import InputError
+from lstm_jax.recurrence import BACKENDS
 
 PARTS = (DataConfig, SentimentModelConfig, TrainConfig, TextConfig, GenerationModelConfig, SampleConfig)
 NUMBERS = {
@@ -205,11 +206,12 @@ def test_tied_weights_need_an_embedding_as_wide_as_the_units():
 
 
 def test_named_choices_are_choices():
+    tables = {"cell": tuple(CELLS), "backend": ("auto", *BACKENDS)}
     chosen = [
-        (part, f, tuple(CELLS) if f.name == "cell" else get_args(f.type))
+        (part, f, tables.get(f.name) or get_args(f.type))
         for part in PARTS
         for f in dataclasses.fields(part)
-        if f.name == "cell" or get_origin(f.type) is Literal
+        if f.name in tables or get_origin(f.type) is Literal
     ]
     assert len(chosen) == 18
     for part, f, choices in chosen:

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
+from lstm_jax.backend_names import AUTO, check_backend
 from lstm_jax.bounds import MOST, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Rows, Seed, Share, check_numbers
 from lstm_jax.cell_names import cell_traits
 from lstm_jax.errors import require
@@ -56,8 +57,8 @@ class RecurrentConfig:
     registers."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the matrix products. Parameters and state stay float32."""
-    backend: Literal["auto", "reference", "hoisted", "compiled", "cudnn", "pallas", "associative"] = "auto"
-    """Backend that computes the recurrence. `lstm-jax backends` describes each of them."""
+    backend: str = AUTO
+    """Backend that computes the recurrence: auto chooses, compiled, hoisted, reference and others are described by `lstm-jax backends`."""
     remat: Literal["none", "sqrt"] | int = "none"
     """Number of time segments that the backward pass recomputes instead of storing, which saves memory on long sequences. 'sqrt' stands for
     the square root of the number of steps, which needs the least memory; 'none' stores everything."""
@@ -65,6 +66,7 @@ class RecurrentConfig:
     def __post_init__(self):
         check_fields(self)
         traits = cell_traits(self.cell)
+        check_backend(self.backend)
         _require_segments(self.remat)
         for name in ("recurrent_dropout", "weight_drop"):  # the gates of some cells do not read the state
             have, rate = traits.has_recurrent_kernel, getattr(self, name)

@@ -20,7 +20,7 @@ POSITIONAL = get_args(Positional[int])[1]
 GOOD: dict[str, tuple[str, ...]] = {
     "int": ("0", "1", "2", "3", "4", "5", "7", "8", "12", "16"),
     "float": ("0", "0.1", "0.25", "0.5", "0.9", "1.0", "2"),
-    "str": ("text", "label", "movie", "time", "value", "the", "good", " ", "adam", "sgd", "lion"),
+    "str": ("text", "label", "movie", "time", "value", "the", "good", " ", "adam", "sgd", "lion", "hoisted", "reference", "compiled"),
     "path": (
         "reviews",
         "reviews.jsonl",
