@@ -60,8 +60,13 @@ def _run_module(module: str) -> None:
     """Run `python -m module` in this process."""
     if module == "bench":
         importlib.import_module("bench.__main__").main()
-    else:
+        return
+    imported = sys.modules.pop(module, None)  # another test may have imported it, of which runpy warns
+    try:
         runpy.run_module(module, run_name="__main__")
+    finally:
+        if imported is not None:
+            sys.modules[module] = imported
 
 
 @cache
