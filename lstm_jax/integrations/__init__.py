@@ -1,0 +1,1 @@
+"""Our recurrence under the layers of other libraries."""

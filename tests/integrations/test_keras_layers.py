@@ -1,0 +1,224 @@
+"""Keras' models with our layers in the place of theirs: same weights, losses, gradients and files, as random options ask for them."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+keras = pytest.importorskip("keras", reason="Keras is not installed")
+
+from lstm_jax import InputError  # noqa: E402
+from lstm_jax.integrations.keras import GRU, LAYERS, LSTM, Bidirectional, SimpleRNN, accelerate, why_not  # noqa: E402
+
+pytestmark = [pytest.mark.usefixtures("quick_compiles", "only_peers"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+KINDS = {LSTM: keras.layers.LSTM, GRU: keras.layers.GRU, SimpleRNN: keras.layers.SimpleRNN}
+B, T, E, H, V = 3, 5, 4, 6, 11
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((B, T, E)).astype("float32")
+IDS = RNG.integers(0, V, (B, T))  # 0 is masked where the table masks
+IDS[1, :2] = IDS[2, 3:] = 0
+LABELS = RNG.integers(0, 2, (B, 1))
+
+
+def sentiment(recurrent: Callable[[], object], mask: bool = False, seed: int = 1) -> keras.Model:
+    """Keras' imdb_lstm in small."""
+    keras.utils.set_random_seed(seed)
+    layers = [keras.Input((T,), dtype="int32"), keras.layers.Embedding(V, E, mask_zero=mask), recurrent(), keras.layers.Dense(1, "sigmoid")]
+    return keras.Sequential(layers)
+
+
+def compiled(model: keras.Model) -> keras.Model:
+    model.compile(keras.optimizers.Adam(0.01), "binary_crossentropy")
+    return model
+
+
+def losses(model: keras.Model, steps: int = 10) -> list[float]:
+    return [float(model.train_on_batch(IDS, LABELS)) for _ in range(steps)]
+
+
+def same_weights(a: keras.Model, b: keras.Model) -> bool:
+    return len(a.weights) == len(b.weights) and all(one is other for one, other in zip(a.weights, b.weights, strict=True))
+
+
+@pytest.mark.parametrize("mask", [None, "gaps", "none valid"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"return_sequences": True, "return_state": True},
+        {"go_backwards": True, "return_sequences": True, "zero_output_for_mask": True},
+        {"use_bias": False, "unroll": True},
+        {"activation": "relu", "return_state": True},
+    ],
+    ids=str,
+)
+def test_same_as_kerass_layer(kind: type, options: dict, mask: str | None) -> None:
+    valid = {None: None, "gaps": RNG.random((B, T)) > 0.4, "none valid": np.zeros((B, T), bool)}[mask]
+    ours, theirs = kind(H, **options), KINDS[kind](H, **options)
+    ours.build(X.shape), theirs.build(X.shape)
+    theirs.set_weights([RNG.standard_normal(weight.shape) * 0.5 for weight in theirs.weights])
+    ours.set_weights(theirs.get_weights())
+    got, want = (keras.tree.flatten(layer(X, mask=valid)) for layer in (ours, theirs))
+    assert [a.shape for a in got] == [a.shape for a in want]
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
+    assert ours.get_config() == theirs.get_config() | {"name": ours.name}
+
+
+def test_gru_reset_before() -> None:
+    ours, theirs = (kind(H, reset_after=False, seed=1) for kind in (GRU, keras.layers.GRU))
+    ours.build(X.shape), theirs.build(X.shape)
+    ours.set_weights(theirs.get_weights())
+    np.testing.assert_allclose(ours(X), theirs(X), atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "options", [{"dropout": 0.3}, {"recurrent_dropout": 0.4, "implementation": 1}, {"dropout": 0.3, "recurrent_dropout": 0.4}], ids=str
+)
+def test_dropout_is_keras_own_draw(kind: type, options: dict) -> None:
+    """Keras draws the masks, from its seed: training gives the same outputs."""
+    if kind is SimpleRNN:
+        options = {name: value for name, value in options.items() if name != "implementation"}
+    ours, theirs = (layer(H, seed=7, **options) for layer in (kind, KINDS[kind]))
+    ours.build(X.shape), theirs.build(X.shape)
+    ours.set_weights(theirs.get_weights())
+    got, want = ours(X, training=True), theirs(X, training=True)
+    assert not np.allclose(want, theirs(X)), "dropout changes nothing here"
+    np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize(
+    "recurrent",
+    [
+        lambda: keras.layers.LSTM(H),
+        lambda: keras.layers.GRU(H),
+        lambda: keras.layers.SimpleRNN(H),
+        lambda: keras.layers.Bidirectional(keras.layers.LSTM(H)),
+        lambda: keras.layers.LSTM(H, dropout=0.2, recurrent_dropout=0.2, seed=3),
+    ],
+)
+def test_ten_steps_have_kerass_losses(recurrent: Callable, mask: bool) -> None:
+    theirs = compiled(sentiment(recurrent, mask))
+    start = theirs.get_weights()
+    want = losses(theirs)
+    again = compiled(sentiment(recurrent, mask))
+    again.set_weights(start)
+    ours = accelerate(again)
+    assert ours is not again
+    np.testing.assert_allclose(losses(ours), want, rtol=1e-5, atol=1e-6)
+    assert same_weights(ours, again)
+    np.testing.assert_allclose(again.predict(IDS, verbose=0), theirs.predict(IDS, verbose=0), atol=2e-5)
+    assert ours.optimizer is again.optimizer
+    assert int(ours.optimizer.iterations) == 10
+
+
+def test_files_load_without_us_and_with_us(tmp_path) -> None:
+    model = accelerate(compiled(sentiment(lambda: keras.layers.Bidirectional(keras.layers.GRU(H)))))
+    losses(model, 2)
+    want = model.predict(IDS, verbose=0)
+    model.save(path := tmp_path / "model.keras")
+    plain, with_ours = keras.models.load_model(path), keras.models.load_model(path, custom_objects=LAYERS)
+    for loaded, kind in ((plain, keras.layers.GRU), (with_ours, GRU), (accelerate(plain), GRU)):
+        assert type(loaded.layers[1].forward_layer) is kind
+        assert type(loaded.layers[1].backward_layer) is kind
+        np.testing.assert_allclose(loaded.predict(IDS, verbose=0), want, atol=2e-6)
+    model.save_weights(weights := tmp_path / "model.weights.h5")
+    fresh = sentiment(lambda: keras.layers.Bidirectional(keras.layers.GRU(H)), seed=2)
+    fresh.load_weights(weights)
+    np.testing.assert_allclose(fresh.predict(IDS, verbose=0), want, atol=2e-6)
+
+
+def test_functional_nested_shared_and_frozen() -> None:
+    keras.utils.set_random_seed(2)
+    shared = keras.layers.LSTM(H, name="shared")
+    inner = keras.Sequential([keras.Input((T, E)), keras.layers.GRU(H, return_sequences=True), keras.layers.LSTM(E, return_sequences=True)])
+    a, b = keras.Input((T, E)), keras.Input((T, E))
+    joined = keras.layers.Concatenate()([shared(a), shared(inner(b))])
+    model = keras.Model([a, b], keras.layers.Dense(1)(joined))
+    shared.trainable = False
+    ours = accelerate(model)
+    assert same_weights(ours, model)
+    assert [w is v for w, v in zip(ours.trainable_weights, model.trainable_weights, strict=True)] == [True] * len(model.trainable_weights)
+    assert [type(layer) for layer in ours.get_layer(inner.name).layers] == [GRU, LSTM]
+    assert sum(isinstance(layer, LSTM) for layer in ours.layers) == 1
+    np.testing.assert_allclose(ours.predict([X, -X], verbose=0), model.predict([X, -X], verbose=0), atol=2e-6)
+
+
+def test_stateful_goes_on_where_it_was() -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(4)
+        return keras.Sequential([keras.Input(batch_shape=(B, T, E)), keras.layers.LSTM(H, stateful=True)])
+
+    theirs, model = make(), make()
+    want = [theirs.predict(X, verbose=0, batch_size=B) for _ in range(3)]
+    first = model.predict(X, verbose=0, batch_size=B)
+    ours = accelerate(model)
+    got = [first, ours.predict(X, verbose=0, batch_size=B), model.predict(X, verbose=0, batch_size=B)]
+    np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+def test_our_bidirectional_keeps_our_layers() -> None:
+    layer = Bidirectional(LSTM(H))
+    assert [type(part) for part in (layer.forward_layer, layer.backward_layer)] == [LSTM, LSTM]
+    assert type(Bidirectional(keras.layers.LSTM(H)).forward_layer) is keras.layers.LSTM
+
+
+class Own(keras.Model):
+    """A subclass of Model, whose graph is not known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = keras.layers.LSTM(H, name="inside")
+
+    def call(self, x):
+        return self.recurrent(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "note"),
+    [
+        (lambda: keras.layers.RNN(keras.layers.LSTMCell(H), name="free"), r"free: its class is RNN, not LSTM, GRU or SimpleRNN"),
+        (lambda: keras.layers.RNN([keras.layers.LSTMCell(H)] * 1, name="stacked"), r"stacked: its cell is StackedRNNCells"),
+        (lambda: keras.layers.LSTM(H, dtype="mixed_bfloat16", name="mixed"), r"mixed: its dtype policy is mixed_bfloat16"),
+        (lambda: keras.layers.LSTM(H, use_cudnn=True, name="cudnn"), r"cudnn: it asks for cuDNN"),
+        (Own, r"own: a subclass of Model; .* for inside"),
+    ],
+)
+def test_what_is_left_is_named(layer: Callable, note: str) -> None:
+    inner = layer()
+    if isinstance(inner, Own):
+        inner(X)
+    model = keras.Sequential([keras.Input((T, E)), inner])
+    with pytest.warns(UserWarning, match=f"^left to Keras: {note}"):
+        assert accelerate(model) is model
+
+
+def test_layer_that_keras_runs() -> None:
+    """Ours with a policy that `unroll` does not have gives what Keras gives."""
+    ours, theirs = (kind(H, dtype="mixed_bfloat16", seed=1) for kind in (LSTM, keras.layers.LSTM))
+    ours.build(X.shape), theirs.build(X.shape)
+    ours.set_weights(theirs.get_weights())
+    assert why_not(ours) == "its dtype policy is mixed_bfloat16, not float32 or float64"
+    assert np.array_equal(np.asarray(ours(X), "float32"), np.asarray(theirs(X), "float32"))
+
+
+def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"^model: list; give a keras\.Model"):
+        accelerate([])
+    with pytest.raises(InputError, match=r"^model .*: not built; call it, build it or give it an Input first"):
+        accelerate(keras.Sequential([keras.layers.LSTM(H)]))
+    model = keras.Sequential([keras.Input((T, E)), keras.layers.LSTM(H)])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(InputError, match=r"^KERAS_BACKEND: torch; set it to jax before Keras is imported"):
+        accelerate(model)
+
+
+def test_model_without_recurrent_layers_stays() -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert accelerate(model) is model
