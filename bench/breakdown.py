@@ -116,7 +116,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def with_floors(row: dict[str, Any]) -> dict[str, Any]:
-    """Measure the peak speeds of the machine, and return the row with these speeds and the floors of the parts that they give."""
+    """Measure the FLOP/s of a matrix product and the bytes/s of a copy; return the row with both and with the least time of each part."""
     work, measured = workload(row["workload"]), timing.peaks()
     gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]
     return row | {"floors_ms": floors(work, make_arrays(work), gflops, copy_gbs), "gemm_gflops": gflops, "copy_gbs": copy_gbs}

@@ -150,7 +150,10 @@ def speedups_over_sizes(lines: Iterable[Line], kind: str, cell: str = "lstm") ->
 
 
 def mean_speedup(speedups: Sequence[float]) -> str:
-    """Return a text with the geometric mean of speedups, its interval, their range, and the number of sizes at which we are slower."""
+    """Return a text with the geometric mean of the speedups, its 95 % confidence interval, and the smallest and the largest speedup.
+
+    It ends with the number of sizes at which we are slower.
+    """
     mean, low, high = stats.geometric_mean_interval(speedups)
     slower = sum(speedup < 1 for speedup in speedups)
     text = f"{mean:.2f}x ({low:.2f} to {high:.2f}), {min(speedups):.2f}x to {max(speedups):.2f}x"

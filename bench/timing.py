@@ -110,7 +110,7 @@ def load() -> float:
 
 
 def peaks() -> dict[str, float]:
-    """Measure the peak speeds of one core, of `CORES` cores and of the GPU if there is one, each in a fresh process."""
+    """Measure the FLOP/s of a matrix product and the bytes/s of a copy on one core, of `CORES` cores and of the GPU if there is one, each in a fresh process."""
     found = run_module(["bench.machine", "--gpu"])[-1] if machine.gpu() else {}
     for cores in (1, CORES):
         row = run_module(["bench.machine", "--threads", str(cores)], cores)[-1]

@@ -71,7 +71,7 @@ def cell_to_keras(cell: str, params: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _reordered(cell: str, array: np.ndarray) -> np.ndarray:
-    """Exchange the gates u and r along the last axis of an array of a GRU. Return an array of a simple RNN unchanged."""
+    """Exchange the update and reset gates along the last axis of an array of a GRU. Return an array of a simple RNN unchanged."""
     if cell == "simple_rnn":
         return array
     u, r, n = np.split(array, 3, axis=-1)

@@ -233,10 +233,10 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
 def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, head: Arrays, subject: str) -> list[str]:
     """Return the names of the layers in the only order in which each takes as many features as the one before it gives.
 
-    Layers of the same class keep their order.
+    Layers of the same class keep the order that they have in `stacks`.
 
     Args:
-        stacks: for the name of each Keras layer, our layers; an RNN of several cells has several.
+        stacks: maps the name of each Keras layer to our layers that correspond to it: several for a Keras RNN of several cells, else one.
         embedding: the embedding, or None if the input is one-hot.
         head: the dense layer.
         subject: name of the model in error messages.

@@ -39,7 +39,10 @@ class Resources:
 
 
 def attempt(function: Run, config: Any) -> Row:
-    """Call `function(config)` in this process and return its row without the id; if the call raises, the row says that the run failed."""
+    """Run `function(config)` in this process and return the row of that run, without its id.
+
+    If the call raises an exception, the row says that the run failed.
+    """
     start = time.perf_counter()
     try:
         result = json.loads(json.dumps(dict(function(config)), default=float))

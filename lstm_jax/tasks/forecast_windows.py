@@ -79,7 +79,7 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig)
 
 
 def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Part], Scale]:
-    """Return the three splits by name, and the scale of the training split.
+    """Return the three splits by name, and the mean and standard deviation of the training split.
 
     Raises:
         InputError: if a split has no window, or if the values of the training split are all the same or too large to square.

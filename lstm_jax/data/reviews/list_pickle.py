@@ -50,7 +50,10 @@ class _List:
 
 
 class _Array:
-    """The array that the pickle builds, or its dtype. `rows` is None until the pickle has given it a valid state."""
+    """Stand-in for the NumPy array, or for its dtype, while the pickle is read.
+
+    `rows` is None until a valid state has been set on this object.
+    """
 
     def __init__(self, kind: str):
         self.kind = kind
