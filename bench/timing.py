@@ -110,7 +110,10 @@ def load() -> float:
 
 
 def peaks() -> dict[str, float]:
-    """Measure the FLOP/s of a matrix product and the bytes/s of a copy on one core, of `CORES` cores and of the GPU if there is one, each in a fresh process."""
+    """Measure the FLOP/s of a matrix product and the bytes/s of a copy, each in a fresh process.
+
+    They are measured on one core, on `CORES` cores and on the GPU if there is one.
+    """
     found = run_module(["bench.machine", "--gpu"])[-1] if machine.gpu() else {}
     for cores in (1, CORES):
         row = run_module(["bench.machine", "--threads", str(cores)], cores)[-1]
