@@ -108,11 +108,16 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "peers",
-    [["flax_nnx", "flax_linen"], ["haiku"], ["equinox"], ["torch_lstm", "keras_torch"], ["keras_jax"], ["keras_tensorflow"]],
-    ids=" ".join,
-)
+def _groups() -> list[list[str]]:
+    """Peers that share a process, those of one framework: all of the table but ours and those that need a GPU or compile for minutes."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, peer in PEERS.items():
+        if name not in ("ours", "torch_compiled") and not peer.gpu:
+            groups.setdefault(peer.imports[-1:], []).append(name)
+    return list(groups.values())
+
+
+@pytest.mark.parametrize("peers", _groups(), ids=" ".join)
 def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
     for peer in peers:
         for name in PEERS[peer].imports:
