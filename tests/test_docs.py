@@ -162,9 +162,13 @@ def test_extras_exist(page: Path) -> None:
 
 
 def test_studies_are_described() -> None:
+    """A study whose rows are in the repository has its section and its line of the README; before that its docstring suffices."""
     headings = anchors(ROOT / "docs" / "studies.md")
-    assert set(STUDIES) <= headings
-    for study in STUDIES:
+    answered = [path.stem for path in sorted((ROOT / "experiments" / "results").glob("*.jsonl"))]
+    assert len(answered) > 8
+    for study in answered:
+        assert study in STUDIES
+        assert study in headings
         assert f"docs/studies.md#{study}" in links(README)
 
 
