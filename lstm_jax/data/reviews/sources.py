@@ -11,7 +11,7 @@ from lstm_jax.data.reviews.keras_npz import find_keras_npz, read_keras_npz
 from lstm_jax.data.reviews.tables import find_tables, read_tables
 from lstm_jax.data.reviews.texts import TextSplit
 from lstm_jax.data.reviews.tfds_dataset import find_tfds, read_tfds
-from lstm_jax.data.tables import ENDINGS, is_table
+from lstm_jax.data.tables import ENDINGS
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.reading import locate
 
@@ -39,7 +39,6 @@ def _described() -> str:
 
 
 DESCRIPTION = _described()
-TABLE_REMEDY = f"give a file that ends in one of {', '.join(ENDINGS)}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def recognise(path: Path, test_path: str = "") -> Source:
 
     Args:
         path: path of a source that has one of the forms in `FORMS`.
-        test_path: path of a second table with the test split, if `path` is a single table; else empty.
+        test_path: path of a second table, of the same form, with the test split, if `path` is a single table; else empty.
 
     Raises:
         InputError: if a path does not exist or has no known form, or if `test_path` is given for a source with its own test split.
@@ -94,10 +93,11 @@ def recognise(path: Path, test_path: str = "") -> Source:
     source = _first((form for form in FORMS if not form.keyword), locate(path, "data", f"give {DESCRIPTION}"))
     if not test_path:
         return source
-    test = locate(test_path, "test_data", TABLE_REMEDY)
     takes = source.form.takes_test_table and "test" not in source.files
     require(takes, "test_data", test_path, f"{path} has a test split of its own")
-    require(test.is_file() and is_table(test), "test_data", test_path, TABLE_REMEDY)
+    remedy = f"give a file that ends in one of {', '.join(source.form.endings)}"
+    test = locate(test_path, "test_data", remedy)
+    require(test.is_file() and source.form.find(test) is not None, "test_data", test_path, remedy)
     return replace(source, files=source.files | {"test": test})
 
 

@@ -61,10 +61,11 @@ def read_table(path: Path, text_column: str = "text", label_column: str = "label
         InputError: if the file is absent or truncated or holds invalid UTF-8, JSON or CSV, a column is missing, a label is unknown, or a
             text is not a string. The message names the line at fault.
     """
-    return _collect(path, table_rows(path), text_column, label_column)
+    return collect(path, table_rows(path), text_column, label_column)
 
 
-def _collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column: str, label_column: str) -> TextSplit:
+def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column: str = "text", label_column: str = "label") -> TextSplit:
+    """Return the reviews of numbered rows of the file at `path`; errors as of `read_table`."""
     texts: list[bytes] = []
     labels: list[int] = []
     names: list[str] = []
