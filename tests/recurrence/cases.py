@@ -47,10 +47,11 @@ def request(case: Case, **more: str) -> dict[str, Any]:
 
 
 def refused(case: Case, backend: str, dtype: str = "float32", compute_dtype: str = "", cell: str = "lstm", **options) -> bool:
-    """Whether the backend refuses the case, in which case this has seen it do so, by name and in a line."""
+    """Whether the backend, or the cell, refuses the case, in which case this has seen it do so, by name and in a line."""
     asked = request(case, dtype=dtype, compute_dtype=compute_dtype or dtype, cell=cell)
     why = lacking(backend, **asked)
-    if why:
+    stateless = DROPOUTS[case.dropout].recurrent and not CELLS[cell].has_recurrent_kernel
+    if why or stateless:
         if compute_dtype:
             options["compute_dtype"] = compute_dtype
         with (
@@ -58,7 +59,7 @@ def refused(case: Case, backend: str, dtype: str = "float32", compute_dtype: str
             pytest.raises(InputError, match=f"^backend {backend}: {why}; |the cell {cell} multiplies no state by a kernel$"),
         ):
             run_case(case, make_arrays(case, dtype, cell), backend, cell, **options)
-    return bool(why)
+    return bool(why) or stateless
 
 
 class Arrays(NamedTuple):

@@ -71,9 +71,12 @@ def test_reference_is_the_definition() -> None:
     check()
 
 
-@pytest.mark.parametrize("dtype", EXAMPLES)
+CELLS_IN = {"float32": tuple(cell for cell in CELLS if cell != "lstm_layernorm"), "float64": CELLS}
+"""Cells compared in each dtype: the gradient through the normalisation of two nearly equal units has no digits left in float32."""
+
+
 @pytest.mark.parametrize("backend", [name for name in EVERY_BACKEND if name != "reference"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("cell", "dtype"), [(cell, dtype) for dtype in EXAMPLES for cell in CELLS_IN[dtype]])
 def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
     """Outputs, final state and gradients by parameters, x, initial state and dropout masks are the reference's."""
     if cell not in BACKEND_TABLE[backend].cells:
