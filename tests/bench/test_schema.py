@@ -17,15 +17,15 @@ COMMITTED = {
     "memory.jsonl": {"step_memory": 16, "run_memory": 3},
     "scaling.jsonl": {"scaling": 168},
     "breakdown.jsonl": {"breakdown": 18},
-    "duel.jsonl": {"duel": 144, "false_alarm": 400},
+    "duel.jsonl": {"duel": 160, "false_alarm": 400},
 }
-"""Rows by file and measurement; a new measurement of a file adds to it."""
+"""Rows by file and measurement, at least; a measurement adds to them."""
 
 
 def test_no_committed_row_is_lost() -> None:
     assert {path.name for path in RESULTS.iterdir()} == set(COMMITTED)
     for name, counts in COMMITTED.items():
-        assert Counter(row["measurement"] for row in read_rows(RESULTS / name, schema.check)) == counts
+        assert Counter(counts) <= Counter(row["measurement"] for row in read_rows(RESULTS / name, schema.check))
         assert (RESULTS / name).stat().st_size < 900_000
 
 
