@@ -130,7 +130,7 @@ def load_reviews(
         path: path of one of these: the archive `aclImdb_v1.tar.gz`, which is not extracted to the disk; an `aclImdb` folder or its parent;
             a folder with the tables `train` and `test`, such as `train.jsonl`; a single table. A table ends in .jsonl, .jsonl.xz, .csv or
             .csv.xz.
-        test_path: path of a second table with the test split, if `path` is a single table; else empty.
+        test_path: path of a second table, of the same form, with the test split, if `path` is a single table; else empty.
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         verify: whether a file named `aclImdb_v1.tar.gz` is checked against the published size and checksum.
