@@ -31,7 +31,7 @@ class TrainSentiment(Train):
         for part in ("test", "validation"):
             if f"{part}_accuracy" in result:
                 accuracy, auc = result[f"{part}_accuracy"], result[f"{part}_auc"]
-                yield f"{part} accuracy {accuracy:.4f}, AUC {auc or float('nan'):.4f} (epoch {result['best_epoch']})"
+                yield f"{part} accuracy {accuracy:.4f}, AUC {float('nan') if auc is None else auc:.4f} (epoch {result['best_epoch']})"
                 break
         yield f"run in {self.run}: lstm-jax predict --run {self.run} --text '...'"
 
