@@ -23,7 +23,7 @@ COPIED = 64 * 2**20
 TRIES = 6
 PROBE_SIZE, PROBE_TIMES = 384, 60
 TOLERATED = 0.1
-"""If a probe is slower than the fastest one by more than this share, other work is assumed to have used the processor."""
+"""Share by which a probe may be slower than the fastest one; beyond it, other work is assumed to have used the processor."""
 GPU_SETTINGS = {
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # results in TF32 would fail the check against the float32 reference
     "NVIDIA_TF32_OVERRIDE": "0",

@@ -1,4 +1,4 @@
-"""Which test accuracy does an LSTM reach on IMDB from the 25,000 labelled reviews alone, without any other text?
+"""Study of one question: which test accuracy does an LSTM reach on IMDB from the 25,000 labelled reviews alone, without any other text?
 
     python -m experiments.best --preset toy                                     # seconds
     LSTM_JAX_DATA=... python -m experiments.best --preset choices --workers 2   # the choices, without the test reviews; 90 minutes

@@ -1,4 +1,4 @@
-"""How do input and recurrent dropout affect sentiment, and does it matter whether each gate has its own mask?
+"""Study of one question: how do input and recurrent dropout affect sentiment, and does it matter whether each gate has its own mask?
 
     python -m experiments.dropout --preset toy                    # seconds
     LSTM_JAX_DATA=... python -m experiments.dropout --workers 2   # 33 minutes on two cores

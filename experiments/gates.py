@@ -1,4 +1,6 @@
-"""Which part of the LSTM does the work? The ablations of Greff et al. 2017 on sentiment and on characters, with equal parameters.
+"""Study of one question: which part of the LSTM does the work?
+
+The ablations of Greff et al. 2017 are trained on sentiment and on characters, with equal parameters.
 
     python -m experiments.gates --preset toy                    # seconds
     python -m experiments.gates --preset cost                   # a minute on quiet cores: the time of each variant

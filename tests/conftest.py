@@ -75,7 +75,7 @@ def quick_compiles() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def quick_processes() -> Iterator[None]:
-    """The same for the processes that a test starts."""
+    """Set the options of `quick_compiles` for the processes that a test starts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
         yield
@@ -119,7 +119,7 @@ def _peer_rules() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def only_peers() -> Iterator[None]:
-    """The same for a whole module in which JAX runs nothing but peers."""
+    """Keep the rules of `peer_rules` for a whole module in which JAX runs nothing but peers."""
     with _peer_rules():
         yield
 

@@ -16,7 +16,7 @@ CELLS = tuple(CELL_TABLE)
 
 
 def lacking(backend: str, **request: Any) -> str:
-    """What a backend lacks here for a request, fields as in `recurrence.Request`; empty if it serves."""
+    """Return the feature that a backend lacks here for a request, fields as in `recurrence.Request`; empty if it serves."""
     return lacks(BACKEND_TABLE[backend], Request(**request), jax.default_backend())
 
 
@@ -77,7 +77,7 @@ MASKS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray | None]] =
 
 
 class Dropped(NamedTuple):
-    """Which products have a dropout mask, and whether each gate has its own."""
+    """Choice of the products that have a dropout mask, and whether each gate has its own."""
 
     input: bool
     recurrent: bool

@@ -40,7 +40,7 @@ def probabilities(model: nnx.Module, ids: np.ndarray = IDS) -> jax.Array:
 
 
 def keras_model(keras, dropout: float, dtype: str = "float32", seed: int = 0):
-    """As the imdb_lstm example: no mask, dropout and recurrent dropout on the LSTM."""
+    """Return the model of the imdb_lstm example: no mask, dropout and recurrent dropout on the LSTM."""
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
         [

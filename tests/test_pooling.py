@@ -1,4 +1,4 @@
-"""What the sentiment model's head reads: pooling over words by hand and against Keras, and word dropout."""
+"""Input of the sentiment model's head: pooling over words by hand and against Keras, and word dropout."""
 
 import jax
 import jax.numpy as jnp

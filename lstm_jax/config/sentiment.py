@@ -52,7 +52,7 @@ class SentimentModelConfig(RecurrentConfig):
     bidirectional: bool = False
     """Read the input of each recurrent layer in both directions."""
     merge: Literal["concat", "sum", "ave", "mul"] = "concat"
-    """How the outputs of the two directions are combined."""
+    """Combination of the outputs of the two directions."""
     pooling: Literal["last", "mean", "max", "mean+max"] = "last"
     """Input of the output layer: the last output of the last recurrent layer, or the mean, the maximum or both over its outputs at all ids
     but padding (id 0)."""

@@ -51,7 +51,7 @@ class RecurrentConfig:
     zoneout: Share = 0.0
     """Share of the units that keep their previous state in a step. The units are drawn anew at each step (Krueger et al. 2017)."""
     zoneout_cell: Share = 0.0
-    """The same as `zoneout`, but for the cell state c of an LSTM."""
+    """Share of the units whose cell state c, of an LSTM, keeps its previous value in a step, drawn anew like `zoneout`."""
     cell: str = "lstm"
     """Recurrent cell: lstm, gru, simple_rnn, min_gru or another cell in `lstm_jax.cells`, or a cell that a module in $LSTM_JAX_CELLS
     registers."""

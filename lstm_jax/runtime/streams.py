@@ -14,7 +14,7 @@ def prepare_streams() -> None:
 
     If a standard stream were left closed, the next file that the process opens would get its number, and output would be written to that
     file. Text that is written to an output stream that was closed is dropped; reading an input stream that was closed raises `OSError`.
-    Standard output shows a character that its encoding lacks as `\uXXXX`, as JSON does.
+    Standard output shows a character that its encoding lacks as a JSON escape: `\u` and four hexadecimal digits.
     """
     for number in range(3):
         try:

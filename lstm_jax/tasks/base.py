@@ -30,6 +30,7 @@ from lstm_jax.training.step import Objective
 
 C = TypeVar("C", bound=RunConfig)
 D = TypeVar("D")
+Own = TypeVar("Own")
 T = TypeVar("T", bound="Trained")
 
 
@@ -45,7 +46,7 @@ class Task(ABC, Generic[C, D]):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     """Names of the metrics that the objective returns."""
     flags: ClassVar[dict[str, str]]
-    """For "parameters", "residuals" and "data": the flags to lower, which the error for too little memory names."""
+    """Flags to lower for "parameters", "residuals" and "data", which the error for too little memory names."""
 
     def __init__(self, config: C, data: D, mesh: Mesh):
         self.config, self.data, self.mesh = config, data, mesh
@@ -192,10 +193,10 @@ class Task(ABC, Generic[C, D]):
 
 
 @dataclass(frozen=True)
-class Trained(ABC, Generic[C]):
+class Trained(ABC, Generic[C, Own]):
     """A trained run, loaded from its folder.
 
-    A subclass adds one field, which holds what `_read_own` returns, and the methods that use the model.
+    A subclass adds the methods that use the model.
     """
 
     run: RunFolder
@@ -204,17 +205,19 @@ class Trained(ABC, Generic[C]):
     notes: tuple[str, ...]
     """Warnings about the folder and its checkpoints."""
     rebuild: Callable[..., Any]
+    own: Own
+    """Content of the task's own file in the run folder, as `_read_own` returns it."""
 
     kind: ClassVar[type[RunConfig]]
 
     @staticmethod
     @abstractmethod
-    def _read_own(run: RunFolder) -> Any:
+    def _read_own(run: RunFolder) -> Own:
         """Return the content of the task's own file in the run folder, for example the vocabulary."""
 
     @staticmethod
     @abstractmethod
-    def _make_model(config: Any, own: Any) -> nnx.Module:
+    def _make_model(config: C, own: Own) -> nnx.Module:
         """Return a model of the sizes in `config`; `own` is what `_read_own` returned."""
 
     @classmethod
@@ -229,4 +232,4 @@ class Trained(ABC, Generic[C]):
         own = cls._read_own(run)
         like, rebuild = functional(cls._make_model(config, own))
         params, damaged = load_params(run, like)
-        return cls(run, config, params, notes + damaged, rebuild, own)  # type: ignore[call-arg]
+        return cls(run, config, params, notes + damaged, rebuild, own)

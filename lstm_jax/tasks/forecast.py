@@ -215,12 +215,15 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Trained(base.Trained[ForecastConfig]):
+class Trained(base.Trained[ForecastConfig, Scale]):
     """A forecasting run, loaded from its folder; `ahead` forecasts the entries after a series."""
 
-    scale: Scale
-
     kind = ForecastConfig
+
+    @property
+    def scale(self) -> Scale:
+        """Mean and standard deviation of the training split."""
+        return self.own
 
     @staticmethod
     def _read_own(run: RunFolder) -> Scale:

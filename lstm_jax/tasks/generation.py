@@ -171,12 +171,15 @@ def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer:
 
 
 @dataclass(frozen=True)
-class Trained(base.Trained[GenerationConfig]):
+class Trained(base.Trained[GenerationConfig, data.Characters]):
     """A text-generation run, loaded from its folder; `write` continues a text, `score` measures how surprising a text is."""
 
-    characters: data.Characters
-
     kind = GenerationConfig
+
+    @property
+    def characters(self) -> data.Characters:
+        """Vocabulary of characters of the run."""
+        return self.own
 
     @staticmethod
     def _read_own(run: RunFolder) -> data.Characters:

@@ -219,12 +219,15 @@ def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np
 
 
 @dataclass(frozen=True)
-class Trained(base.Trained[SentimentConfig]):
+class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
     """A sentiment run, loaded from its folder; `probabilities` classifies texts."""
 
-    vocabulary: data.Vocabulary
-
     kind = SentimentConfig
+
+    @property
+    def vocabulary(self) -> data.Vocabulary:
+        """Vocabulary of the run."""
+        return self.own
 
     @staticmethod
     def _read_own(run: RunFolder) -> data.Vocabulary:

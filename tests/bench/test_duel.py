@@ -95,7 +95,7 @@ def test_roles_of_false_alarms() -> None:
 
 
 def test_a_slower_call_waits_for_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a made-up clock on which a step takes a second and reading the clock a hundredth."""
+    """Measure turns by a made-up clock on which a step takes a second and reading the clock a hundredth."""
     now = [0.0]
 
     def look() -> float:

@@ -1,4 +1,4 @@
-"""From a source to ids, through the cache; the cache is rebuilt whenever it is not what it should be."""
+"""Preparation of reviews from a source to ids, through the cache; the cache is rebuilt whenever it is not what it should be."""
 
 import errno
 import json

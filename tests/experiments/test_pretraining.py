@@ -38,7 +38,7 @@ def test_a_sample_of_all_words_gives_the_whole_softmax() -> None:
 
 @pytest.mark.parametrize("directions", [1, 2])
 def test_it_learns_and_the_classifier_takes_it(directions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a text that goes round six words each next word, and each word before, is sure."""
+    """Each next word, and each word before, is certain in a text that repeats six words."""
     monkeypatch.setattr(pretraining, "BATCH", 4)
     monkeypatch.setattr(pretraining, "LENGTH", 8)
     monkeypatch.setattr(pretraining, "SAMPLED", 16)

@@ -35,7 +35,7 @@ def test_a_file_of_another_s_needs_force(keep):
 
 @pytest.mark.parametrize("force", [False, True])
 def test_an_input_is_no_output(force, keep, tmp_path, monkeypatch):
-    """By its own name, another one, a link to its folder, another link in the file system, as standard input, within a folder."""
+    """Names of an input: its own, another one, through a link to its folder, a hard link, as standard input, within a folder."""
     os.link(keep, tmp_path / "hard.txt")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "folder").symlink_to(tmp_path)

@@ -89,7 +89,7 @@ def native_library(build: bool = True) -> Path | None:
 
 
 def summary(rows: Sequence[Row]) -> Table:
-    """How the cases of each kind ended."""
+    """Return the table of how the cases of each kind ended."""
     table = Table("kind", "cases", "faults", "exit 0", "exit 2", "exit 130", "seconds, longest", title="fuzz")
     by_kind = defaultdict(list)
     for row in rows:

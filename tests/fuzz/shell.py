@@ -27,9 +27,9 @@ class Limits:
 
 
 BRISK = Limits(12, 24, 60)
-"""For commands that may be of any length, and must then heed an interrupt."""
+"""Time limit of commands that may be of any length, and must then heed an interrupt."""
 PATIENT = Limits(120, 140, 160)
-"""For commands that must end by themselves, on a machine with other work too."""
+"""Time limit of commands that must end by themselves, on a machine with other work too."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended. ended: "hang" or "memory" if it was killed for that; outside: changes outside its folder that were refused."""
+    """End of a command. ended: "hang" or "memory" if it was killed for that; outside: changes outside its folder that were refused."""
 
     command: Command
     code: int

@@ -142,7 +142,7 @@ def test_bad_options(options: dict, message: str) -> None:
 
 @pytest.mark.parametrize("cell", ["gru", "simple_rnn", "lstm_layernorm", "lstm_full_gate_recurrence", "min_lstm"])
 def test_both_models(cell: str) -> None:
-    """Of any cell: logits, gradients of all parameters, and the folded table's logits."""
+    """Any cell has the same logits, gradients of all parameters, and the folded table's logits."""
     rate = 0.0 if CELL_TABLE[cell].linear else 0.2  # the config refuses more
     config = SentimentModelConfig(embed=E, units=H, layers=2, cell=cell, recurrent_dropout=rate)  # pyright: ignore[reportArgumentType]
     model = SentimentClassifier(config, 9, rngs=nnx.Rngs(0, dropout=1))

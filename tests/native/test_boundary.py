@@ -139,7 +139,7 @@ def _with(call: Call, done: int) -> np.ndarray:
 
 @pytest.mark.parametrize("count", [2, 40])
 def test_ids_out_of_range_name_no_row(count: int) -> None:
-    """As in JAX, negative ids count from the end, and a gradient of others is dropped."""
+    """Negative ids are those of JAX: negative ids count from the end, and a gradient of others is dropped."""
     call = table(True, ids=count)
     ids = np.resize(np.array([-(2**31), 2**31 - 1, 6, -7, -1, 2], np.int32), count)
     done = call.but("ids", ids).run()[3]

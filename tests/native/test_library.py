@@ -1,4 +1,4 @@
-"""Which libraries are loaded: what is planted, damaged or writable by others is not, is named in a line, and is built anew."""
+"""Loading of libraries: a planted, damaged or writable one is not loaded, is named in a line, and is built anew."""
 
 import ctypes
 import os
@@ -124,7 +124,7 @@ def test_what_cannot_be_trusted_is_not_loaded(kind: str, path: Path, planted: tu
 
 @compiler
 def test_a_planted_library_is_not_loaded(path: Path, planted: tuple[bytes, Path]) -> None:
-    """As the constructor's compiler wrote it, without a hash."""
+    """Write the library as its compiler wrote it, without a hash."""
     code, marker = planted
     path.parent.mkdir(parents=True, mode=0o700)
     path.write_bytes(code)
@@ -307,7 +307,7 @@ def test_sanitizers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
 def test_a_process_loads_what_stands() -> None:
-    """From the user's folder, as it was built."""
+    """A process loads the library from the user's folder, as it was built."""
     command = "from lstm_jax import native; print(native.why_not() or 'loaded')"
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert run.stdout == "loaded\n"

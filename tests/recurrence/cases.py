@@ -40,7 +40,7 @@ cases = st.builds(
 
 
 def request(case: Case, **more: str) -> dict[str, Any]:
-    """What the case asks of a backend, as `recurrence.Request` has it; its arrays come with a mask, not with lengths."""
+    """Return the request of the case to a backend; its arrays come with a mask, not with lengths."""
     dropped, each = DROPOUTS[case.dropout], " per gate" * DROPOUTS[case.dropout].per_gate
     kinds = [name + each for name, there in (("input dropout", dropped.input), ("recurrent dropout", dropped.recurrent)) if there]
     return {"dropout": tuple(kinds), "mask": "" if case.mask == "none" else "mask", "units": case.shape.units} | more

@@ -151,7 +151,7 @@ def test_repeats_that_do_not_fit_the_cache() -> None:
 
 @built
 def test_ids_that_are_not_there() -> None:
-    """As the other backends: negative ids count from the end, others out of range give NaN and no gradient."""
+    """Ids are those of the other backends: negative ids count from the end, others out of range give NaN and no gradient."""
     params = CELLS["lstm"].init(jax.random.key(0), 4, 3)
     for ids in ([[0, -1, 3]], [[1, 4, 2]], [[-5, 0, 1]]):
         x = jnp.asarray(ids)

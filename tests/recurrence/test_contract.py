@@ -1,4 +1,4 @@
-"""What each backend promises: the reference's values and derivatives. The reference itself is held against a loop in numpy."""
+"""Contract of each backend: the reference's values and derivatives. The reference itself is held against a loop in numpy."""
 
 from functools import partial
 
@@ -102,7 +102,7 @@ def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 def test_inputs_of_another_type(backend: str, kind: str) -> None:
-    """Where JAX promotes types, as it does by default, gradients have the types and values of the reference's."""
+    """Gradients under JAX's default promotion of types have the types and values of the reference's."""
     case = Case(Shape(2, 4, 3, 2), initial_state=False)
     arrays = make_arrays(case)
     arrays = arrays._replace(x=(3 * arrays.x).astype(kind))
@@ -261,7 +261,7 @@ def test_jit_equals_eager(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_batch_over_two_devices(backend: str) -> None:
-    """The same values with the batch's rows split over a mesh; they stay split, and no device gathers the others' rows."""
+    """Values are the same with the batch's rows split over a mesh; they stay split, and no device gathers the others' rows."""
     if jax.device_count() < 2:
         pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
     shape = Shape(4, 5, 3, 2)

@@ -26,7 +26,7 @@ LENGTHS = lengths(np.random.default_rng(0), 5, 7)
 
 
 def _library(x, h, c, weights, seq_lengths, sizes: tuple[int, int]):
-    """What cuDNN is asked for, in JAX."""
+    """Function of cuDNN in plain JAX."""
     parts = rnn.unpack_lstm_weights(weights, *sizes, 1, False)
     return rnn.lstm_ref(x, h, c, *parts, seq_lengths, *sizes, 1, 0.0, False)
 
@@ -82,7 +82,7 @@ def test_gradients_are_the_references(library: None, case: Case) -> None:
 
 @pytest.mark.parametrize("zero_output", [False, True])
 def test_lengths(library: None, zero_output: bool) -> None:
-    """Of 0 and of T among them; ids for one-hot rows."""
+    """Lengths include 0 and T; ids stand for one-hot rows."""
     arrays = make_arrays(Case(SHAPE))
     ids = jnp.asarray(np.random.default_rng(1).integers(0, 3, (5, 7)))
     for x in (arrays.x, ids):

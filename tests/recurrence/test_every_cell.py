@@ -247,7 +247,7 @@ OF_EACH_KIND = ("gru_reset_before", "lstm_layernorm", "lstm_coupled", "lstm_full
 
 @pytest.mark.parametrize("cell", OF_EACH_KIND)
 def test_derivatives_are_those_of_differences(x64: None, cell: str) -> None:
-    """By parameters, x and initial state."""
+    """Gradients by parameters, x and initial state."""
     linear = CELLS[cell].linear is not None
     case = Case(Shape(2, 3, 2, 2), mask="gaps", dropout="input, per gate" if linear else "both, per gate")
     arrays = make_arrays(case, "float64", cell)
@@ -261,7 +261,7 @@ def test_derivatives_are_those_of_differences(x64: None, cell: str) -> None:
 
 @pytest.mark.parametrize("cell", OF_EACH_KIND)
 def test_batch_over_two_devices_and_in_segments(cell: str) -> None:
-    """The same values with the batch's rows split over a mesh, and with segments computed again."""
+    """Values are the same with the batch's rows split over a mesh, and with segments computed again."""
     if jax.device_count() < 2:
         pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
     case = Case(Shape(4, 5, 3, 2), mask="gaps")
@@ -277,7 +277,7 @@ def test_batch_over_two_devices_and_in_segments(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_masked_steps_and_initial_gates(cell: str) -> None:
-    """Of a row that has no valid step the state stays as it was, all its parts."""
+    """A row without a valid step keeps its state, all parts of it."""
     case = Case(mask="nothing valid")
     arrays = make_arrays(case, "float32", cell)
     _, state = run_case(case, arrays, None, cell)

@@ -331,7 +331,7 @@ def run_call(call: Call, operands: dict[str, Any], backend: str | None, params=N
 
 
 def gradients(call: Call, operands: dict[str, Any], backend: str | None):
-    """By parameters, and by x and state where they are of the parameters' dtype."""
+    """Gradients by parameters, and by x and state where they are of the parameters' dtype."""
     return jax.grad(lambda params: weigh(run_call(call, operands, backend, params)))(operands["params"])
 
 

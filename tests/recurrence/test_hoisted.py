@@ -1,4 +1,4 @@
-"""What `hoisted` is for: in its two loops there is nothing but the products by the recurrent kernel."""
+"""Purpose of `hoisted`: its two loops contain nothing but the products by the recurrent kernel."""
 
 from collections.abc import Iterator
 

@@ -19,7 +19,7 @@ EXAMPLES = {"float32": 6, "float64": 3}
 
 
 def run_layer(case: Case, arrays, dtype: str, backend: str):
-    """As `run_keras`, of our layer."""
+    """Return what `run_keras` returns, for our layer."""
     layer = LSTM(
         case.shape.features,
         case.shape.units,

@@ -42,7 +42,7 @@ def run_layer(cell: str, case: Case, arrays: Any, dtype: str):
 
 
 def run_keras(keras, cell: str, case: Case, arrays: Any, dtype: str, unroll: bool):
-    """The same of Keras' layer, with our masks in place of those that it would draw."""
+    """Return the results of Keras' layer, with our masks in place of those that it would draw."""
     kind, own = (keras.layers.SimpleRNN, {}) if cell == "simple_rnn" else (keras.layers.GRU, {"reset_after": cell == "gru"})
     if cell != "simple_rnn":
         own |= {"implementation": 1, "use_cudnn": False}

@@ -128,7 +128,7 @@ def test_batch_over_two_devices(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_less_is_kept(backend: str) -> None:
-    """What XLA allots beside arguments and results: no (T, B, 4H), with which one piece begins. T is odd and no square."""
+    """XLA's memory beside arguments and results: no (T, B, 4H), with which one piece begins. T is odd and no square."""
     steps, units = 907, 16
     params = CELL.init(jax.random.key(0), units, units)
     x = jax.ShapeDtypeStruct((steps, 8, units), jnp.float32)

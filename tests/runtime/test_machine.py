@@ -1,4 +1,4 @@
-"""What a process does with memory that it frees, counted in page faults."""
+"""Freed memory of a process, counted in page faults."""
 
 import os
 import platform

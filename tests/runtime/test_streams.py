@@ -22,7 +22,7 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_closed_and_full_streams():
-    """In one process of the shell, so that Python starts few times."""
+    """Run the commands in one process of the shell, so that Python starts few times."""
     commands = ["lstm-jax --help >/dev/full", "lstm-jax --help >&-", "lstm-jax predict --run none <&- ", "lstm-jax nonsense 2>&-"]
     done = shell("; ".join(f"{command}; echo $? >&2" for command in commands))
     lines = done.stderr.splitlines()

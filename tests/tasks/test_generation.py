@@ -145,7 +145,7 @@ def test_rows_and_result(regime, made):
 
 @REGIMES
 def test_training_metrics_by_hand(regime, text, tmp_path):
-    """Of weights that do not move: over all windows from a zero state; over streams that begin anywhere in a chunk, each in one piece."""
+    """Metrics of frozen weights equal those over all windows from a zero state, or over whole streams from any start in a chunk."""
     train = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-12}
     config = small_config(text, regime, validation=0.0, sample={"sample_chars": 0}, train=train)
     result = generation.train(config, tmp_path / "run", figures=False)
@@ -258,7 +258,7 @@ def test_nothing_held_out_and_nothing_drawn(text, tmp_path, monkeypatch):
 
 
 def test_bytes(tmp_path, monkeypatch):
-    """Of no encoding; and U+2028 and U+0085, which end lines for Python but not in JSON lines."""
+    """Text in no encoding; and U+2028 and U+0085, which end lines for Python but not in JSON lines."""
     monkeypatch.setattr(plots, "learning_curves", lambda *_: None)
     (tmp_path / "bytes.txt").write_bytes(BYTES)
     sample = {"sample_prompt": 30, "sample_chars": 2}

@@ -1,4 +1,4 @@
-"""What a run of text generation writes, reads and draws, held against an LSTM written out in NumPy."""
+"""Files and answers of a run of text generation, held against an LSTM written out in NumPy."""
 
 import json
 import re

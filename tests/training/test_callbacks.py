@@ -1,4 +1,4 @@
-"""What callbacks write."""
+"""Output of callbacks."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a step hands to the next one, over epochs: begun anew in each, saved within one, and the caller's own left alone."""
+"""Carry from a step to the next one, over epochs: begun anew in each, saved within one, and the caller's own left alone."""
 
 import dataclasses
 import os

@@ -48,7 +48,7 @@ def surprise(logits, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_through(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of characters 1 .. N - 1, in one pass."""
+    """Return the bits of characters 1 .. N - 1, in one pass."""
     return surprise(_logits(ids[None, :-1])[0], ids[1:])
 
 

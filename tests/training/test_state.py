@@ -1,4 +1,4 @@
-"""Where the state lives: beside its parameters, copied from those given."""
+"""Placement of the state: beside its parameters, copied from those given."""
 
 import jax
 import jax.numpy as jnp

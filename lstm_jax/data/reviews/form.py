@@ -62,6 +62,6 @@ class Form:
     takes_test_table: bool = False
     """Whether the user may give the test split as a second table."""
     description: str = ""
-    """What error messages call the form; empty if they name only its `endings`."""
+    """Name of the form in error messages; empty if they name only its `endings`."""
     endings: tuple[str, ...] = ()
     """File endings of the form, which error messages list."""

@@ -58,7 +58,7 @@ class Vocabulary:
     num_words: int
     """Number of ids that the model knows, which is the number of rows of its embedding table."""
     kind: Literal["keras", "frequency"]
-    """What is done with words outside the vocabulary, see above."""
+    """Treatment of words outside the vocabulary, described above."""
 
     def __post_init__(self):
         require(self.num_words >= FIRST_WORD, "num_words", self.num_words, "give 4 or more (0 to 3 are reserved)")

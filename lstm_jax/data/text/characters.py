@@ -32,7 +32,7 @@ class Characters:
     characters: tuple[str, ...]
     """The distinct characters, sorted by code point. With the unit "byte": chr(0) to chr(255)."""
     unit: Unit = "character"
-    """What a character is: "character" (a Unicode code point) or "byte"."""
+    """Unit of the text: "character" (a Unicode code point) or "byte"."""
 
     def __post_init__(self):
         require(self.unit in ("character", "byte"), "unit", self.unit, "give 'character' or 'byte'")
