@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from made_weights import assert_same, normal, random_lstm
+from made_weights import FEW, SHAPES, assert_same, normal, random_lstm
 from numpy_lstm import assert_close, lstm
 
 from lstm_jax import convert
@@ -14,11 +14,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),  # NumPy 2 asks for an argument `copy`
     pytest.mark.usefixtures("only_peers", "quick_compiles"),
 ]
-
-SIZES = st.sampled_from([1, 2, 3, 5, 7])
-SHAPES = st.tuples(SIZES, SIZES, SIZES, SIZES)  # B, T, E, H
-# A peer compiles anew for each shape, so that shrinking a failure would take minutes.
-FEW = settings(max_examples=3, deadline=None, derandomize=True, phases=[Phase.generate])
 
 
 @FEW

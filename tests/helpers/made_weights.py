@@ -1,6 +1,13 @@
 """Random weights in our layout, and the comparison of arrays bit by bit."""
 
 import numpy as np
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+
+SIZES = st.sampled_from([1, 2, 3, 5, 7])
+SHAPES = st.tuples(SIZES, SIZES, SIZES, SIZES)  # B, T, E, H
+# A peer compiles anew for each shape, so that shrinking a failure would take minutes.
+FEW = settings(max_examples=3, deadline=None, derandomize=True, phases=[Phase.generate])
 
 
 def assert_same(got, want, ordered: bool = True) -> None:
