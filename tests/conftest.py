@@ -27,13 +27,14 @@ settings.load_profile("lstm_jax")
 
 
 def pytest_sessionstart() -> None:
-    """Keep out of the user's cache, and build the compiled backend where there is a compiler; both are kept from run to run."""
+    """Keep out of the user's cache. Build the compiled backend, which is kept there, if the installed one is not that of these sources."""
     from lstm_jax import native  # not above: what is imported before jaxtyping's hook is not checked for types
     from lstm_jax.errors import InputError
 
     os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"lstm_jax-tests-{os.getuid()}")
-    with contextlib.suppress(InputError):
-        native.build()
+    if native.why_not():
+        with contextlib.suppress(InputError):
+            native.build()
     jax.devices()  # made now: a test alone sees the two devices that it sees in the whole suite
 
 

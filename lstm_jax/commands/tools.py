@@ -49,8 +49,9 @@ class Backends:
     json: bool = False
     """Print one JSON object per line."""
     build: bool = False
-    """First compile the backend `compiled` for this CPU, which takes about twenty seconds; the result is kept in the user's cache. This
-    needs a C++ compiler: CXX, c++, g++, clang++, or the one that the extra `native` installs."""
+    """First compile the backend `compiled` for exactly this CPU, which takes about twenty seconds; the result is kept in the user's cache
+    and used in place of the one that was installed. This needs a C++ compiler: CXX, c++, g++, clang++, or the one that the extra `native`
+    installs."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -70,6 +71,7 @@ class Backends:
                 table.add_row(row["backend"] if number == 0 else "", name, row[name])
             table.add_section()
         console.print(table)
+        say(console, f"compiled code: {native.describe_library()}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Checks that a compiled library can be trusted. Anyone who can write the file or its folder could run code in this process.
 
-A library is trusted if these conditions hold:
+A library in a cache folder is trusted if these conditions hold:
 - It is a regular file and not a symbolic link.
 - The file and its folder belong to this user or to root, and no other user can write to them.
 - The file ends with the SHA-256 hash of all bytes before, which `write` appends.
@@ -8,6 +8,8 @@ A library is trusted if these conditions hold:
 Folders further up may be writable by other users: if another user replaced the library's folder, the new folder would belong to that user
 and would not be trusted. The hash is part of the file, so that two simultaneous builds cannot combine one library with the hash of the
 other.
+
+A library that was installed with lstm_jax only has to end with that hash: whoever can write it can also write the Python files beside it.
 """
 
 import contextlib
@@ -16,14 +18,19 @@ import hashlib
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from lstm_jax.errors import InputError
+from lstm_jax.files.writing import write_atomically
 
 MARK = b"\nlstm_jax sha256 "
 SEAL = len(MARK) + 2 * hashlib.sha256().digest_size
 LARGEST = 2**28
 """Largest accepted size of a library in bytes, about a hundred times its usual size."""
+
+
+NOT_BUILT = "not built"
 
 
 class UntrustedError(Exception):
@@ -40,7 +47,7 @@ def open_library(path: Path) -> int:
         # the folder may be a symbolic link: its target is opened and checked
         folder = os.open(os.path.realpath(path.parent), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise UntrustedError("not built") from error
+        raise UntrustedError(NOT_BUILT) from error
     except OSError as error:
         raise UntrustedError(f"its folder {error.strerror}") from error
     try:
@@ -48,13 +55,38 @@ def open_library(path: Path) -> int:
         # O_NONBLOCK: if the file is a FIFO, opening it must not wait for a writer
         file = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError as error:
-        raise UntrustedError("not built") from error
+        raise UntrustedError(NOT_BUILT) from error
     except OSError as error:
         raise UntrustedError("it is a link" if error.errno == errno.ELOOP else f"it cannot be read ({error.strerror})") from error
     finally:
         os.close(folder)
+    return _checked(file, _check_owner_and_mode)
+
+
+def open_packaged(path: Path) -> int:
+    """Open a library that was installed with lstm_jax, check its hash, and return its file descriptor.
+
+    Raises:
+        UntrustedError: if the file does not exist, cannot be read or is damaged.
+    """
     try:
-        _check_file(file)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UntrustedError(f"{path} cannot be read ({error.strerror})") from error
+    return _checked(file, lambda found, name: None)
+
+
+def _checked(file: int, check_owner: Callable[[os.stat_result, str], None]) -> int:
+    """Return the file descriptor `file` if the file is regular, passes `check_owner` and ends with its hash, else close it and raise."""
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise UntrustedError("it is no regular file")
+        check_owner(found, "it")
+        content = os.pread(file, found.st_size, 0) if found.st_size <= LARGEST else b""
+        code, seal = content[:-SEAL], content[-SEAL:]
+        if not code or seal != _seal(code):
+            raise UntrustedError("it is damaged, or not what was built")
     except BaseException:
         os.close(file)
         raise
@@ -68,19 +100,14 @@ def _check_owner_and_mode(found: os.stat_result, name: str) -> None:
         raise UntrustedError(f"{name} can be written by others")
 
 
-def _check_file(file: int) -> None:
-    found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode):
-        raise UntrustedError("it is no regular file")
-    _check_owner_and_mode(found, "it")
-    content = os.pread(file, found.st_size, 0) if found.st_size <= LARGEST else b""
-    code, seal = content[:-SEAL], content[-SEAL:]
-    if not code or seal != _seal(code):
-        raise UntrustedError("it is damaged, or not what was built")
-
-
 def _seal(code: bytes) -> bytes:
     return MARK + hashlib.sha256(code).hexdigest().encode()
+
+
+def write_packaged(path: Path, code: bytes) -> None:
+    """Write a library that is installed with lstm_jax, and its hash, to `path` atomically."""
+    write_atomically(path, code + _seal(code))
+    path.chmod(0o644)  # every user of the installation may load it
 
 
 def write(path: Path, code: bytes) -> None:

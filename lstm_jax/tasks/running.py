@@ -95,7 +95,7 @@ def begin(
         return
     with run.locked():
         run.start(to_json(config), permissions.resume)
-        here = environment(mesh) | {"backend": backend, "compiled": "" if native.why_not() else native.library_path().name}
+        here = environment(mesh) | {"backend": backend, **_compiled_code()}
         environments = _environments(run, here, permissions.other_machine, console)
         run.fix_data(fingerprint)
         for name, content in files.items():
@@ -103,6 +103,12 @@ def begin(
                 write_atomically(run.path / name, content)
         run.seal(environments)
         yield Run(run, mesh, backend, optimizer)
+
+
+def _compiled_code() -> dict[str, str]:
+    """Return the entries of the environment about compiled code: the file name of the library in use, or the reason why there is none."""
+    path = native.loaded_library()
+    return {"compiled": path.name} if path else {"compiled": "", "not_compiled": native.why_not()}
 
 
 def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:

@@ -76,14 +76,16 @@ def run_cases(world: World, shells: Sequence[Shell], kind: str, numbers: Sequenc
                 yield row
 
 
-def native_library(build: bool = True) -> Path | None:
-    """The compiled backend in the tests' own cache; None where it cannot be built."""
+def native_library() -> Path | None:
+    """The compiled backend, installed or in the tests' own cache; None where it cannot be built."""
     from lstm_jax import native
     from lstm_jax.errors import InputError
 
     os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"lstm_jax-tests-{os.getuid()}")
     try:
-        return native.build() if build else native.library_path()
+        if native.why_not():
+            native.build()
+        return native.loaded_library()
     except InputError:
         return None
 

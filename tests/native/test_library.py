@@ -15,7 +15,8 @@ from tables import BACKENDS
 
 from lstm_jax.errors import InputError
 from lstm_jax.files.writing import default_cache_dir
-from lstm_jax.native import library, trust
+from lstm_jax.native import compiler as compiler_module
+from lstm_jax.native import library, packaged, trust
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
@@ -37,6 +38,8 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: tuple[bytes, 
     """A place for a library of which nothing is known yet; the marker of the planted one is gone."""
     place = tmp_path / "cache" / "lstm_jax" / "native" / "lstm.so"
     monkeypatch.setattr(library, "library_path", lambda: place)
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
+    monkeypatch.setattr(library, "_register", lambda opened: None)  # it has none of our functions
     planted[1].unlink(missing_ok=True)
     return place
 
@@ -116,7 +119,6 @@ def test_what_cannot_be_trusted_is_not_loaded(kind: str, path: Path, planted: tu
     assert why in library.why_not()
     assert library.why_not().endswith(": run lstm-jax backends --build")
     assert "\n" not in library.why_not()
-    library.register.cache_clear()
     with pytest.raises(InputError, match=rf"^native code: .*{why}; run lstm-jax backends --build"):
         library.register()
     assert not marker.exists()
@@ -206,7 +208,7 @@ def test_a_disk_that_is_full(path: Path, planted: tuple[bytes, Path], monkeypatc
 @compiler
 def test_a_compiler_that_hangs(path: Path, stand_in, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It is ended with its children, after a time that is in the message."""
-    monkeypatch.setattr(library, "BUILD_SECONDS", 0.5)
+    monkeypatch.setattr(compiler_module, "SECONDS", 0.5)
     stand_in(f"sleep 1000 & echo $! > {tmp_path}/child; wait")
     with pytest.raises(InputError, match=r"^compiling with .*: not done after 0\.5 s; name another compiler in CXX"):
         library.build()
@@ -286,6 +288,7 @@ def test_cache_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for value in ("", "cache", "./x"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         assert default_cache_dir() == tmp_path / ".cache" / "lstm_jax"
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory.")))
     assert library.why_not() == "cache folder: this user has no home; name a folder in XDG_CACHE_HOME: run lstm-jax backends --build"
     with pytest.raises(InputError, match="this user has no home"):

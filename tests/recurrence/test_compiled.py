@@ -15,7 +15,7 @@ from tables import BACKENDS, assert_close
 from lstm_jax.cells import CELLS, LSTMParams, LSTMState
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError
-from lstm_jax.native import library
+from lstm_jax.native import compiler, library, packaged
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 from lstm_jax.recurrence import compiled as recurrence
 from lstm_jax.recurrence import unroll
@@ -279,7 +279,7 @@ def test_second_derivatives() -> None:
 
 def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library, "library_path", lambda: tmp_path / "none.so")
-    library.register.cache_clear()
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path)
     assert BACKEND_TABLE["compiled"].why_not() == "not built: run lstm-jax backends --build"
     with pytest.raises(InputError, match=r"^native code: not built; run lstm-jax backends --build"):
         library.register()
@@ -289,9 +289,10 @@ def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def _no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library, "library_path", lambda: tmp_path / "native" / "lstm.so")
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

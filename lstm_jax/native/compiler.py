@@ -1,0 +1,112 @@
+"""Compilation of the C++ code of this folder with the machine's compiler, or with the one of the Python package ziglang."""
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lstm_jax.errors import InputError
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "adam.cc", "dropout.cc"))
+FLAGS = ("-O3", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
+REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
+SECONDS = 900
+"""Time limit of the compiler in seconds. A compilation takes about 20 s, or 100 s with sanitizers."""
+OTHER = "name another compiler in CXX"
+SANITIZERS = ("address", "undefined")
+
+
+def sanitizer_flags() -> tuple[str, ...]:
+    """Return the compiler flags of the sanitizers that the environment variable LSTM_JAX_SANITIZE names.
+
+    The variable may be empty, "address", "undefined", or "address,undefined".
+
+    Raises:
+        InputError: if LSTM_JAX_SANITIZE names another sanitizer.
+    """
+    asked = os.environ.get("LSTM_JAX_SANITIZE", "")
+    if not asked:
+        return ()
+    if not set(asked.split(",")) <= set(SANITIZERS):
+        raise InputError("LSTM_JAX_SANITIZE", asked, f"give {' or '.join(SANITIZERS)}, or both with a comma")
+    # the program stops at the first report, since later ones mean little; -fexpensive-optimizations fuses products and sums, as -O3 does
+    return ("-O1", "-fexpensive-optimizations", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={asked}", "-fno-sanitize-recover=all")
+
+
+@functools.cache
+def source_hash(*more: str) -> str:
+    """Return a hash of the C++ code, the compiler flags and further strings, as 16 hexadecimal digits."""
+    files = sorted(path for pattern in ("*.cc", "*.h") for path in SOURCES[0].parent.glob(pattern))
+    parts = (*(path.read_text() for path in files), *FLAGS, *more)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def find_compiler() -> list[str]:
+    """Return the command of the C++ compiler.
+
+    It is the first that exists of: the command in the environment variable CXX, c++, g++, clang++, and the compiler of the Python package
+    ziglang.
+
+    Raises:
+        InputError: if there is no compiler.
+    """
+    for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
+        if name.strip() and shutil.which(name.split()[0]):
+            return name.split()
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "c++"]
+    raise InputError("C++ compiler", "none found", REMEDY)
+
+
+def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -> None:
+    """Compile the C++ code to a shared library.
+
+    Args:
+        compiler: command of the compiler, see `find_compiler`.
+        flags: flags in addition to `FLAGS`, such as `-march=native`.
+        made: path of the library that is written.
+
+    Raises:
+        InputError: if the compiler fails or takes longer than `SECONDS`.
+    """
+    command = [*compiler, *FLAGS, *flags, "-I", jax.ffi.include_dir(), *map(str, SOURCES), "-o", str(made)]
+    environment = {
+        name: value for name, value in os.environ.items() if name != "LD_PRELOAD"
+    }  # LD_PRELOAD may name the runtime of a sanitizer, which the compiler must not load
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    # the compiler gets its own session, so that its child processes can be killed with it
+    with subprocess.Popen(command, **streams, env=environment, text=True, start_new_session=True) as run:
+        try:
+            _, complaints = run.communicate(timeout=SECONDS)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise InputError(f"compiling with {compiler[0]}", f"not done after {SECONDS} s", OTHER) from error
+            raise
+    if run.returncode != 0:
+        complaint = next((line for line in complaints.splitlines() if "error" in line), f"exit code {run.returncode}")
+        raise InputError(f"compiling with {compiler[0]}", complaint, OTHER)
+
+
+def check_loads(compiler: Sequence[str], made: Path) -> None:
+    """Check that the library at the path `made` can be loaded, in another process, since a broken library may kill the process.
+
+    Raises:
+        InputError: if the library cannot be loaded.
+    """
+    command = [sys.executable, "-ISc", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(made)]
+    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        complaint = next(reversed(run.stderr.splitlines()), f"exit code {run.returncode}")
+        raise InputError(f"library made by {compiler[0]}", complaint.removeprefix("OSError: "), OTHER)

@@ -1,0 +1,77 @@
+"""Build of the compiled code as a part of the installation; everything else is in pyproject.toml.
+
+The wheel contains one library for each level of the processor architecture (lstm_jax/native/packaged.py), none of which depends on the
+version of Python. They are compiled with CXX, c++, g++, clang++ or, if none of them exists, with the build requirement ziglang. If that
+fails, lstm_jax is installed without them.
+
+The environment variable LSTM_JAX_MACHINE names another machine ("aarch64") for a cross compiler in CXX; then --plat-name must be given too.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = "lstm_jax/native/lib"
+WITHOUT = "lstm_jax is installed without compiled code, and its recurrences run in plain JAX, which is slower; see `lstm-jax backends`"
+
+
+class BuildLibraries(build_ext):
+    """Command that compiles the libraries into the package, or into the source tree for an editable installation."""
+
+    def run(self) -> None:
+        """Compile the libraries, or say in one line why there are none."""
+        sys.path.insert(0, str(HERE))
+        try:
+            from lstm_jax.native.packaged import build_packaged
+
+            built = build_packaged(self._folder(), os.environ.get("LSTM_JAX_MACHINE", ""))
+        except Exception as error:
+            print(f"{' '.join(str(error).split())}: {WITHOUT}", file=sys.stderr)
+            built = []
+        finally:
+            sys.path.remove(str(HERE))
+        self.built = [str(path) for path in built]
+
+    def _folder(self) -> Path:
+        return (HERE if self._in_source() else Path(self.build_lib).absolute()) / PACKAGE
+
+    def _in_source(self) -> bool:
+        return bool(self.inplace or getattr(self, "editable_mode", False))
+
+    def get_outputs(self) -> list[str]:
+        """Return the paths of the compiled libraries."""
+        return [] if self._in_source() else getattr(self, "built", [])
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return an empty mapping, since an editable installation uses the source tree itself."""
+        return {}
+
+
+class Wheel(bdist_wheel):
+    """Command that makes a wheel for every version of Python 3."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the tags of the Python version, its binary interface and the platform."""
+        built = getattr(self.get_finalized_command("build_ext"), "built", [])
+        return "py3", "none", super().get_tag()[2] if built else "any"
+
+
+def has_compiler() -> bool:
+    """Return whether `lstm_jax.native.compiler.find_compiler` finds a compiler that is not a Python package."""
+    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+    return any(name.strip() and shutil.which(name.split()[0]) for name in names)
+
+
+setup(
+    cmdclass={"build_ext": BuildLibraries, "bdist_wheel": Wheel},
+    ext_modules=[
+        Extension("lstm_jax.native.lib", sources=["lstm_jax/native/lstm.cc", "lstm_jax/native/adam.cc", "lstm_jax/native/dropout.cc"])
+    ],
+    setup_requires=[] if has_compiler() else ["ziglang>=0.13"],
+)

@@ -1,0 +1,227 @@
+"""Libraries that the installation compiles: the choice of a level, what is used in their place, and the wheel that contains them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax import CELLS, unroll
+from lstm_jax.errors import InputError
+from lstm_jax.native import compiler, library, packaged, trust
+
+V2 = "Linux x86_64 flags : fpu cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"
+V3 = f"{V2} avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"
+V4 = f"{V3} avx512f avx512bw avx512cd avx512dq avx512vl"
+ROOT = Path(__file__).parents[2]
+
+
+def _processor(monkeypatch: pytest.MonkeyPatch, text: str, machine: str = "x86_64") -> None:
+    monkeypatch.setattr(packaged, "processor", lambda: text)
+    monkeypatch.setattr(packaged.platform, "machine", lambda: machine)
+    monkeypatch.setattr(packaged, "levels_here", packaged.levels_here.__wrapped__)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the packaged libraries, empty; nothing is built in the cache, and no library is registered."""
+    place = tmp_path / "lib"
+    place.mkdir()
+    monkeypatch.setattr(packaged, "FOLDER", place)
+    monkeypatch.setattr(library, "library_path", lambda: tmp_path / "cache" / "native" / "lstm.so")
+    monkeypatch.setattr(library, "_register", lambda opened: None)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "levels"),
+    [
+        (V4, "x86_64", ("x86-64-v4", "x86-64-v3", "x86-64-v2")),
+        (V3, "x86_64", ("x86-64-v3", "x86-64-v2")),
+        (V4.replace(" fma", ""), "x86_64", ("x86-64-v2",)),  # AVX-512 without FMA is no level
+        (V2, "x86_64", ("x86-64-v2",)),
+        (V3.replace(" popcnt", ""), "x86_64", ()),
+        ("Linux aarch64 Features : fp asimd evtstrm aes", "aarch64", ("armv8-a",)),
+        ("Linux riscv64 rv64imafdc", "riscv64", ()),
+    ],
+)
+def test_levels(monkeypatch: pytest.MonkeyPatch, text: str, machine: str, levels: tuple[str, ...]) -> None:
+    _processor(monkeypatch, text, machine)
+    assert packaged.levels_here() == levels
+
+
+def test_the_highest_level_that_is_there(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    _processor(monkeypatch, V3)
+    assert packaged.packaged_path() is None
+    for level in ("x86-64-v2", "x86-64-v3", "x86-64-v4"):
+        (folder / packaged.file_name(level)).touch()
+    assert packaged.packaged_path() == folder / packaged.file_name("x86-64-v3")
+    (folder / packaged.file_name("x86-64-v3")).unlink()
+    assert packaged.packaged_path() == folder / packaged.file_name("x86-64-v2")
+
+
+def test_a_processor_below_the_lowest_level(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    (folder / packaged.file_name("x86-64-v2")).touch()
+    _processor(monkeypatch, V2.replace("sse4_1 sse4_2 ", ""))
+    assert library.why_not() == "not built; this processor lacks sse4_1 sse4_2 of x86-64-v2: run lstm-jax backends --build"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> bytes:
+    """A library of one function."""
+    if not (command := shutil.which("c++")):
+        pytest.skip("no C++ compiler")
+    source = tmp_path / "small.cc"
+    source.write_text('extern "C" int one() { return 1; }\n')
+    subprocess.run([command, "-shared", "-fPIC", str(source), "-o", str(tmp_path / "small.so")], check=True)
+    return (tmp_path / "small.so").read_bytes()
+
+
+def test_which_library_is_used(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
+    """The one built for this processor comes first; if it is damaged, the installed one is used, and the message says so."""
+    _processor(monkeypatch, V3)
+    path = folder / packaged.file_name("x86-64-v3")
+    trust.write_packaged(path, small)
+    path.chmod(0o664)  # pip under umask 002
+    monkeypatch.setattr(library, "_REGISTERED", {})
+    assert library.loaded_library() == path
+    assert library.why_not() == ""
+    assert library.describe_library() == f"{path.name}, installed with lstm_jax"
+    built = library.library_path()
+    trust.write(built, small)
+    assert library.loaded_library() == path  # a process keeps what it has registered
+    monkeypatch.setattr(library, "_REGISTERED", {})
+    assert library.loaded_library() == built
+    assert library.describe_library() == "lstm.so, built for this processor"
+    monkeypatch.setattr(library, "_REGISTERED", {})
+    monkeypatch.setattr(library, "_OPENED", {})
+    os.truncate(built, 100)
+    assert library.why_not() == ""
+    assert library.describe_library() == (
+        f"{path.name}, installed with lstm_jax; the library built for this processor: it is damaged, or not what was built: "
+        "run lstm-jax backends --build"
+    )
+
+
+def test_a_damaged_installed_library(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
+    _processor(monkeypatch, V3)
+    path = folder / packaged.file_name("x86-64-v3")
+    trust.write_packaged(path, small)
+    os.truncate(path, 100)
+    assert library.why_not() == "not built; it is damaged, or not what was built: run lstm-jax backends --build"
+
+
+def test_an_interface_that_xla_refuses(monkeypatch: pytest.MonkeyPatch, folder: Path, small: bytes) -> None:
+    """A library that XLA does not accept, here one without the functions, is an error with the reason."""
+    monkeypatch.undo()
+    monkeypatch.setattr(packaged, "FOLDER", folder)
+    monkeypatch.setattr(library, "library_path", lambda: folder / "none.so")
+    monkeypatch.setattr(library, "_REGISTERED", {})
+    _processor(monkeypatch, V3)
+    trust.write_packaged(folder / packaged.file_name("x86-64-v3"), small)
+    assert "XLA of this jaxlib refuses it (" in library.why_not()
+    with pytest.raises(InputError, match=r"^native code: not built; XLA of this jaxlib refuses it"):
+        library.register()
+
+
+@pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "armv8-a"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_each_level_equals_the_reference(level: str, dtype: str, monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
+    """The installed library of each level that this processor has: output, state and gradients of a masked LSTM."""
+    path = packaged.FOLDER / packaged.file_name(level)
+    if level not in packaged.levels_here() or not path.exists():
+        pytest.skip(f"no library of {level} for this processor is installed")
+    opened = library._open(path, is_packaged=True)
+    for name in library.TARGETS:
+        jax.ffi.register_ffi_target(f"{level} {name}", jax.ffi.pycapsule(getattr(opened, name)), platform="cpu")
+    call = jax.ffi.ffi_call
+    monkeypatch.setattr(jax.ffi, "ffi_call", lambda name, *args, **more: call(f"{level} {name}", *args, **more))
+    cell = CELLS["lstm"]
+    params = cell.init(jax.random.key(0), 5, 19, dtype=jnp.dtype(dtype))
+    x = jax.random.normal(jax.random.key(1), (7, 9, 5), dtype)
+    lengths = jnp.array([9, 0, 3, 8, 1, 9, 4])
+
+    def loss(params, x, backend):
+        output, state = unroll(cell, params, x, lengths=lengths, backend=backend)
+        return (jnp.sin(output).sum() + (state.c**2).sum()), (output, state)
+
+    def run(backend):
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)(params, x, backend)
+
+    jax.clear_caches()
+    try:
+        got, text = run("compiled"), jax.jit(loss, static_argnums=2).lower(params, x, "compiled").as_text()
+    finally:
+        jax.clear_caches()
+    assert f"{level} lstm_jax_forward" in text
+    tolerance = {"float32": 2e-5, "float64": 1e-12}[dtype]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, run("reference"))
+
+
+def _make_wheel(tmp_path: Path, script: str) -> tuple[zipfile.ZipFile, str]:
+    """Build the wheel from a copy of the sources with a stand-in for the compiler, which knows its last argument as $last."""
+    pytest.importorskip("setuptools.command.bdist_wheel", reason="setuptools 70 or later is not installed")
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "lstm_jax", copy / "lstm_jax", ignore=shutil.ignore_patterns("__pycache__", "lib"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    stand_in = tmp_path / "compiler"
+    stand_in.write_text(f"#!/bin/sh\nfor last; do :; done\n{script}\n")
+    stand_in.chmod(0o755)
+    made = subprocess.run(
+        [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(tmp_path / "dist")],
+        cwd=copy,
+        env=os.environ | {"CXX": str(stand_in), "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    return zipfile.ZipFile(wheel), made.stderr
+
+
+def test_the_wheel(tmp_path: Path) -> None:
+    """One wheel for all versions of Python, with a library a level, each with its hash and readable by all."""
+    wheel, _ = _make_wheel(tmp_path, 'echo "$*" > "$last"')
+    assert Path(str(wheel.filename)).name.startswith("lstm_jax-0.1.0-py3-none-linux_")
+    libraries = [entry for entry in wheel.infolist() if entry.filename.startswith("lstm_jax/native/lib/")]
+    levels = packaged.LEVELS[packaged.platform.machine()]
+    assert {Path(entry.filename).name for entry in libraries} == {packaged.file_name(level) for level in levels}
+    for entry in libraries:
+        content = wheel.read(entry)
+        assert entry.external_attr >> 16 & 0o044 == 0o044
+        assert content[-trust.SEAL :] == trust._seal(content[: -trust.SEAL])
+        assert f"-march={entry.filename[len('lstm_jax/native/lib/lstm-') : -len('-0123456789abcdef.so')]}" in content.decode()
+    assert {"lstm_jax/native/lstm.cc", "lstm_jax/native/vectors.h"} <= set(wheel.namelist())
+
+
+def test_the_wheel_where_the_compiler_fails(tmp_path: Path) -> None:
+    """The installation works without compiled code, and says why in one line."""
+    wheel, err = _make_wheel(tmp_path, "echo no disk: an error >&2; exit 1")
+    assert Path(str(wheel.filename)).name == "lstm_jax-0.1.0-py3-none-any.whl"
+    assert not [name for name in wheel.namelist() if name.endswith(".so")]
+    (line,) = [line for line in err.splitlines() if "lstm_jax is installed without compiled code" in line]
+    assert "no disk: an error" in line
+
+
+def test_stale_libraries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other sources go; those of these sources are not compiled again."""
+    (folder / "lstm-x86-64-v2-0123456789abcdef.so").touch()
+    compiled = []
+
+    def compile_library(command: list[str], flags: list[str], made: Path) -> None:
+        compiled.append(flags[0])
+        made.write_bytes(b"library")
+
+    monkeypatch.setattr(compiler, "compile_library", compile_library)
+    paths = packaged.build_packaged(folder, "x86_64")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(packaged.file_name(level) for level in packaged.LEVELS["x86_64"])
+    assert sorted(compiled) == ["-march=x86-64-v2", "-march=x86-64-v3", "-march=x86-64-v4"]
+    assert packaged.build_packaged(folder, "x86_64") == paths
+    assert len(compiled) == 3
