@@ -1,6 +1,6 @@
-"""Train, measure and take apart LSTMs in JAX.
+"""Library to train, measure and inspect LSTMs in JAX.
 
-Each public name is imported when it is first used, so that `import lstm_jax` and `lstm-jax --help` are fast.
+A public name is imported from its submodule only when it is first used, so that `import lstm_jax` and `lstm-jax --help` are fast.
 """
 
 from importlib import import_module

@@ -1,4 +1,7 @@
-"""Names of the recurrence backends in configs, which import no JAX, and former names that files on disk may still contain."""
+"""Check of the backend name in a config, and replacement of former backend names in stored configs.
+
+Importing this module does not import JAX.
+"""
 
 import importlib
 from typing import Any
@@ -6,16 +9,18 @@ from typing import Any
 from lstm_jax.errors import require
 
 AUTO = "auto"
-"""Stands for the choice of `resolve_backend`."""
+"""Backend name with which a config leaves the choice of the backend to `lstm_jax.recurrence.resolve_backend`."""
 RENAMED = {"native": "compiled"}
 """Dict from the former name of a backend to its current name."""
 
 
 def check_backend(name: Any) -> None:
-    """Check the backend of a config; for any but "auto" the table `lstm_jax.recurrence.BACKENDS` is imported, and JAX with it.
+    """Check that a backend name in a config is valid.
+
+    Any name except "auto" is looked up in `lstm_jax.recurrence.BACKENDS`, which imports JAX.
 
     Raises:
-        InputError: if it is neither "auto" nor a name in the table.
+        InputError: if `name` is neither "auto" nor a key of `BACKENDS`.
     """
     if name != AUTO:
         known = importlib.import_module("lstm_jax.recurrence").BACKENDS
@@ -23,9 +28,12 @@ def check_backend(name: Any) -> None:
 
 
 def with_current_names(raw: Any) -> Any:
-    """Return a copy of a config or environment record, read from disk, with former backend names replaced by current ones.
+    """Return a copy of a dict that was loaded from a JSON file, with a former backend name replaced by the current name.
 
-    The field "backend" is replaced, also inside the field "model". If `raw` is not a dict, it is returned unchanged.
+    The backend name is the value of the key "backend", in `raw` itself and in the dict under its key "model".
+
+    Args:
+        raw: the loaded value, such as a config. If it is not a dict, it is returned unchanged.
     """
     if not isinstance(raw, dict):
         return raw

@@ -1,4 +1,4 @@
-"""Bounds of the numbers in a config or a command, stated in the types of their fields.
+"""Lower and upper bounds of the numbers in configs and commands, which the type annotations of the fields declare.
 
 Example: `units: Annotated[int, Bounds(1, MOST, "give 1 or more")]`.
 """
@@ -10,24 +10,30 @@ from typing import Annotated, Any, get_args, get_origin
 from lstm_jax.errors import InputError
 
 MOST = 2**31 - 1
-"""Largest count that is allowed, since JAX counts in int32."""
+"""Largest allowed count: the largest int32, since JAX counts in int32."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of a number, which must lie from `low` to `high`."""
+    """Bounds of a number, which must be at least `low` and at most `high`, and the advice in error messages about it."""
 
     low: int | float
     high: int | float
     remedy: str
-    """Remedy shown for a number outside the bounds."""
+    """Advice to the user if the value is not a number within the bounds, such as "give 1 or more"."""
     above: str = ""
-    """Remedy shown for a number above `high`. If empty, it consists of `remedy` and `high`."""
+    """Advice to the user if the number is above `high`. If empty, the advice consists of `remedy` and the value of `high`."""
     zero: bool = False
-    """Whether 0 is allowed in addition."""
+    """Whether 0 is allowed even if it is below `low`."""
 
     def check(self, name: str, value: Any, kind: type) -> None:
-        """Raise `InputError` unless `value` is a number of type `kind` within the bounds; if `kind` is float, an int is allowed too."""
+        """Raise `InputError` unless `value` is a number within the bounds.
+
+        Args:
+            name: name of the value in the error message.
+            value: the value to check.
+            kind: required type, int or float. If it is float, an int is also allowed. A bool is never allowed.
+        """
         number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
         if number and (self.low <= value <= self.high or (self.zero and value == 0)):
             return
@@ -36,7 +42,10 @@ class Bounds:
 
 
 def check_numbers(config: Any) -> None:
-    """Raise `InputError` if a number in a field of a dataclass, or in a tuple in a field, is outside the bounds in the field's type."""
+    """Raise `InputError` if a field of a dataclass instance holds a number outside the bounds that the type of the field declares.
+
+    If a field holds a tuple, every number in the tuple is checked.
+    """
     for field in dataclasses.fields(config):
         value, annotation = getattr(config, field.name), field.type
         values = [value]
@@ -48,12 +57,12 @@ def check_numbers(config: Any) -> None:
 
 
 def check_number(name: str, value: Any, kind: Any) -> Any:
-    """Return `value` if it lies within the bounds of `kind`.
+    """Return `value` after checking that it lies within the bounds that the type `kind` declares.
 
     Args:
-        name: name that the error shows.
+        name: name of the value in the error message.
         value: the number.
-        kind: a type defined below, for example `Share`.
+        kind: a type that is annotated with `Bounds`, for example `lstm_jax.bounds.Share`.
 
     Raises:
         InputError: if `value` is not a number within the bounds.
@@ -65,7 +74,7 @@ def check_number(name: str, value: Any, kind: Any) -> Any:
 
 
 class Checked:
-    """Base of dataclasses that check the bounds of their numbers when an instance is made."""
+    """Base class of dataclasses whose numbers are checked against their bounds when an instance is created."""
 
     def __post_init__(self):
         check_numbers(self)
@@ -90,11 +99,11 @@ CountOrAll = Annotated[int, Bounds(0, MOST, "give 0 (all) or more")]
 CharactersOrAll = Annotated[int, Bounds(0, MOST, "give 1 or more, or 0 for all")]
 UnitCount = Annotated[int, Bounds(1, MOST, "give 1 unit or more")]
 Share = Annotated[float, Bounds(0, 1 - 1e-6, "give a share from 0 to below 1", "give a share from 0 to below 1")]
-"""A share stays below 1, because 1 - share is a denominator in float32."""
+"""Fraction of at least 0 and at most 1 - 1e-6. It stays below 1, because the code divides by 1 - share in float32."""
 Part = Annotated[float, Bounds(1e-9, 1 - 1e-9, "give a share between 0 and 1")]
 Level = Annotated[float, Bounds(1e-300, 1 - 2**-53, "give a share between 0 and 1", "give a share between 0 and 1")]
 Rate = Annotated[float, Bounds(1e-18, 1e18, "give a number above 0, at least 1e-18")]
-"""Within these bounds, squares and quotients of rates are finite and non-zero in float32."""
+"""Number from 1e-18 to 1e18. Within these bounds, squares and quotients of such numbers are finite and non-zero in float32."""
 RateOrNone = Annotated[float, Bounds(1e-18, 1e18, "give 0 or more, at least 1e-18", zero=True)]
 Temperature = Annotated[float, Bounds(1e-6, 1e6, *["give 0 (always the likeliest), or 1e-6 to 1e6 (all alike)"] * 2, zero=True)]
-"""Outside these bounds, computations with the temperature overflow in float32."""
+"""Temperature of sampling: 0, or a number from 1e-6 to 1e6. Other temperatures cause overflow in float32."""

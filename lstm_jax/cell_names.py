@@ -1,8 +1,8 @@
-"""Traits of the recurrent cells by name, for configs, which must not import JAX.
+"""Properties of recurrent cells that configs check, found by the name of the cell.
 
-The traits of the cells that Keras also has are stored in this module. To look up any other name, `cell_traits` imports JAX, then the
-modules that the environment variable `LSTM_JAX_CELLS` names, separated by commas, and then reads `lstm_jax.cells.CELLS`. In this way the
-command line and the processes of the benchmarks find the cells that a user's modules register.
+Configs must not import JAX. This module therefore stores the properties ("traits") of the cells that Keras also has. For any other name,
+`cell_traits` imports JAX and the modules that the environment variable `LSTM_JAX_CELLS` names, separated by commas, and then looks up the
+name in `lstm_jax.cells.CELLS`. The command line and the benchmark processes thereby find the cells that a user's modules register.
 """
 
 import functools
@@ -17,11 +17,13 @@ MODULES = "LSTM_JAX_CELLS"
 
 @dataclass(frozen=True)
 class CellTraits:
-    """Traits of a cell that a config checks. They are equal to the properties of the same names of its `Cell` in `lstm_jax.cells.CELLS`.
+    """Properties of a recurrent cell that configs check.
+
+    The `Cell` in `lstm_jax.cells.CELLS` has properties with the same names and values.
 
     Attributes:
         has_recurrent_kernel: whether the cell multiplies its previous output h by a recurrent kernel.
-        has_cell_state: whether the cell's state contains an array c besides h.
+        has_cell_state: whether the state of the cell contains an array c in addition to the output h.
     """
 
     has_recurrent_kernel: bool
@@ -34,11 +36,14 @@ TRAITS = {
     "gru_reset_before": CellTraits(has_recurrent_kernel=True, has_cell_state=False),
     "simple_rnn": CellTraits(has_recurrent_kernel=True, has_cell_state=False),
 }
-"""Traits of the cells that Keras also has."""
+"""Dict from the name of a cell to its traits, for the cells that Keras also has."""
 
 
 def cell_traits(cell: str) -> CellTraits:
-    """Return the traits of the cell that is named `cell`.
+    """Return the traits of a cell.
+
+    Args:
+        cell: name of the cell, such as "lstm".
 
     Raises:
         InputError: if no cell has this name, or a module that the environment variable `LSTM_JAX_CELLS` names cannot be imported.
@@ -50,7 +55,9 @@ def cell_traits(cell: str) -> CellTraits:
 
 
 def import_cells() -> None:
-    """Import the modules that the environment variable `LSTM_JAX_CELLS` names, which register the user's cells.
+    """Import the modules in which a user registers cells.
+
+    The environment variable `LSTM_JAX_CELLS` contains the names of the modules, separated by commas.
 
     Raises:
         InputError: if a module cannot be imported.

@@ -1,8 +1,8 @@
-"""Command line, which parses the arguments, calls a command of `commands` and prints errors.
+"""Command line of lstm_jax, which parses the arguments, runs a command and prints errors.
 
-Errors that the user or the machine causes are printed as one line: `InputError`; errors of the system (`OSError` with an error number, such
-as a full disk, a folder without permission or a name that is too long); exhausted memory; invalid Unicode. Any other exception is a bug and
-keeps its traceback. If LSTM_JAX_DEBUG=1 is set in the environment, the errors above show their traceback too.
+An error that the user or the machine causes is printed as one line. Such errors are `InputError`, `OSError` with an error number (for
+example a full disk, a folder without permission or a name that is too long), exhausted memory and invalid Unicode. Any other exception is a
+bug and is printed with its traceback. If the environment variable LSTM_JAX_DEBUG is set, every error is printed with its traceback.
 
 Packages that are slow to import are imported within `main`, so that an interrupt during the import is also printed as one line.
 """
@@ -30,10 +30,11 @@ def _usage() -> str:
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
-    """Return the command that the arguments name, with the values of its flags.
+    """Return the command that the arguments name, as an instance whose fields have the values of the flags.
 
     Raises:
-        InputError: if a command, a flag or a value is invalid.
+        InputError: if the command, a flag or a value is invalid.
+        SystemExit: if the arguments ask for help, which has then been printed.
     """
     import tyro
 
@@ -57,12 +58,12 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
 
 
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
-    """Return an error of tyro as an `InputError` of one line.
+    """Convert an error of the argument parser tyro to an `InputError`.
 
     Args:
         name: name of the command.
-        stop: exception that tyro raised; if an `InputError` of a config caused it, that error is returned with the name of its flag.
-        box: text that tyro printed; otherwise the message is taken from it.
+        stop: exception that tyro raised. If an `InputError` of a config caused it, that error is returned with the flag as its subject.
+        box: error text that tyro printed. If no `InputError` caused the exception, the message is taken from this text.
     """
     cause = stop.__context__
     while cause is not None:
@@ -84,7 +85,11 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return the exit code: 0 for success, 2 for an error that is not a bug, 130 for an interrupt."""
+    """Run a command and return the exit code: 0 for success, 2 for an error that is not a bug, 130 for an interrupt.
+
+    Args:
+        arguments: the words after `lstm-jax` on the command line. If None, they are taken from `sys.argv`.
+    """
     with keep_interrupts():
         return _run(sys.argv[1:] if arguments is None else arguments)
 
@@ -130,7 +135,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _shown(error: Exception) -> InputError | None:
-    """Return the message of an error that the user or the machine caused, or None if the error is a bug."""
+    """Return an `InputError` that describes an error that the user or the machine caused, or None if the error is a bug."""
     match error:
         case InputError():
             return error
@@ -146,7 +151,7 @@ def _shown(error: Exception) -> InputError | None:
 
 
 def _thing(error: OSError) -> str:
-    """Return the name of the file or stream in which an error of the system occurred."""
+    """Return the name of the file or stream that an `OSError` concerns."""
     try:
         sys.stdout.flush()
     except OSError:

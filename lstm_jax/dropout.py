@@ -6,7 +6,7 @@
     "per_gate": each gate has its own masks, with or without recurrent dropout (Keras' `implementation=1`).
     "variational": all gates share one input mask and one recurrent mask (Gal & Ghahramani 2016).
 
-Zoneout (Krueger et al. 2017) lets a unit keep its previous state; unlike dropout masks, its masks are drawn anew at each step.
+Zoneout (Krueger et al. 2017) lets random units keep their previous state. Unlike dropout masks, zoneout masks are drawn anew at each step.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
@@ -28,21 +28,21 @@ from lstm_jax.shapes import GATES
 
 KEY_TYPE = "threefry2x32"
 COUNTERS = 2**32
-"""Largest number of values that compiled code can draw from one key."""
+"""Largest number of random values that the compiled code can draw from one key."""
 
 MaskKind = Literal["keras", "per_gate", "variational"]
 
 
 class DropoutMasks(NamedTuple):
-    """Masks of one call of a recurrent layer. A field is None if the call has no dropout of that kind.
+    """Dropout and zoneout masks of one call of a recurrent layer. A field is None if the call has no dropout of that kind.
 
-    The entries of `input` and `recurrent` are factors: 0, or 1 / (1 - rate).
+    Each entry of `input` and `recurrent` is a factor: either 0 or 1 / (1 - rate).
 
     Attributes:
         input: mask of the input x: (B, E) if all gates share it, or (gates, B, E) with one mask per gate (i, f, g, o for the LSTM).
         recurrent: mask of the output h of the previous step: (B, H) if all gates share it, or (gates, B, H) with one mask per gate.
         zoneout: dict from the name of a state array, "h" or "c", to its mask. In training the mask is bool (T, B, H), True where a step
-            keeps the previous value; in evaluation it is a float of shape (), the expected value of the mask.
+            keeps the previous value. In evaluation the mask is replaced by its expected value, a float array of shape ().
     """
 
     input: jax.Array | None = None
@@ -86,7 +86,10 @@ def _draw_in_jax(key: jax.Array, keep: float, shape: tuple[int, ...], dtype) -> 
 
 
 def _can_compile(key: jax.Array, dtype) -> bool:
-    """Return whether compiled code can draw the mask from the same random bits as `jax.random`, and so return the same mask."""
+    """Return whether the compiled code can draw a mask that is equal to the mask of `jax.random`.
+
+    The two masks are equal if both are drawn from the same random bits.
+    """
     config: Any = jax.config
     same_bits = config.jax_threefry_partitionable and not config.jax_enable_x64 and dtype == jnp.float32
     key_type = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and str(jax.random.key_impl(key)) == KEY_TYPE
@@ -113,7 +116,7 @@ class _DrawMask(ForwardOperation):
         return _draw_in_jax(jax.random.wrap_key_data(*args, impl=KEY_TYPE), self.keep, self.shape, jnp.float32), ()
 
     def mapped(self, dims, size):
-        """Return the operation that draws the masks of several keys at once, in JAX."""
+        """Return the operation that draws one mask for each of `size` keys. It runs in JAX, not in the compiled code."""
         return Vmapped(replace(self, platforms=()), dims, size)
 
 
@@ -135,11 +138,11 @@ def draw_masks(
         batch: number of rows B.
         features: number of input features E.
         units: number of units H.
-        dropout: rate of the input masks.
-        recurrent_dropout: rate of the recurrent masks.
-        kind: kind of the masks, see the docstring of the module.
+        dropout: rate of the input masks. If 0, there are none.
+        recurrent_dropout: rate of the recurrent masks. If 0, there are none.
+        kind: "keras", "per_gate" or "variational", as the docstring of the module `lstm_jax.dropout` describes them.
         dtype: dtype of the masks.
-        gates: number of gates of the cell.
+        gates: number of gates of the cell. If 1, the masks have no axis of gates.
 
     Raises:
         InputError: if a rate is not in [0, 1), or `kind` is not a `MaskKind`.
@@ -154,11 +157,13 @@ def draw_masks(
 
 
 def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int, units: int) -> dict[str, jax.Array]:
-    """Return the zoneout masks of one call in training, as in `DropoutMasks.zoneout`.
+    """Return the zoneout masks of one call in training: a dict from the name of a state array to its mask, bool (T, B, H).
+
+    An entry of a mask is True, with the probability given by the rate, where a unit keeps its previous value.
 
     Args:
         key: random key.
-        rates: rate of each state array by name, "h" or "c"; an array with rate 0 gets no mask.
+        rates: dict from the name of a state array, "h" or "c", to its zoneout rate. An array with the rate 0 gets no mask.
         steps: number of steps T.
         batch: number of rows B.
         units: number of units H.
@@ -173,7 +178,13 @@ def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int
 
 
 def mean_zoneout(rates: dict[str, float], dtype=jnp.float32) -> dict[str, jax.Array]:
-    """Return the expected values of the masks of `draw_zoneout`, which are the rates, for use in evaluation.
+    """Return the expected value of each zoneout mask, which replaces the random mask in evaluation.
+
+    The expected value of a mask is its zoneout rate.
+
+    Args:
+        rates: dict from the name of a state array, "h" or "c", to its zoneout rate. An array with the rate 0 is left out.
+        dtype: dtype of the values.
 
     Raises:
         InputError: if a rate is not in [0, 1).

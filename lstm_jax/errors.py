@@ -2,11 +2,11 @@
 
 
 class InputError(ValueError):
-    """Error that bad input causes. The command line prints it as one line and exits with code 2.
+    """Error that invalid input causes. The command line prints it as one line and exits with code 2.
 
     Args:
-        subject: name of the bad input ("dropout", "archive /data/aclImdb_v1.tar.gz").
-        value: the bad value; a value longer than 80 characters is shortened.
+        subject: name of the invalid input, such as "dropout" or "archive /data/aclImdb_v1.tar.gz".
+        value: the invalid value. The message shows at most 80 characters of it.
         remedy: advice to the user on how to correct the input.
     """
 
@@ -18,7 +18,11 @@ class InputError(ValueError):
 
 
 class Interrupted(RuntimeError):
-    """Error that ends a run after SIGINT or SIGTERM. The state after `step` has been saved. The command line exits with code 130."""
+    """Error that ends a run after SIGINT or SIGTERM. The command line then exits with code 130.
+
+    Args:
+        step: number of the last training step. The state after this step has been saved.
+    """
 
     def __init__(self, step: int):
         self.step = step

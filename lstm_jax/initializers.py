@@ -1,7 +1,7 @@
-"""Initialisers of weights, found by the names that they have in `keras.initializers` of Keras 3.
+"""Weight initialisers, with the names that they have in `keras.initializers` of Keras 3.
 
-An initialiser is a function (key, shape, dtype) -> array. Sources of the formulas: Glorot & Bengio 2010 (uniform with limit
-sqrt(6 / (fan_in + fan_out))), Saxe et al. 2014 (orthogonal), Jozefowicz et al. 2015 (forget bias 1), He et al. 2015 (He initialisation).
+An initialiser is a function (key, shape, dtype) -> array. The formulas are from Glorot & Bengio 2010 (uniform with limit
+sqrt(6 / (fan_in + fan_out))), Saxe et al. 2014 (orthogonal), Jozefowicz et al. 2015 (forget bias 1) and He et al. 2015 (He initialisation).
 A vector of n entries has fan_in = fan_out = n, as in Keras.
 """
 
@@ -31,7 +31,7 @@ zeros: Initializer = jax.nn.initializers.zeros
 
 
 def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Return a matrix whose rows or columns, whichever are fewer, are orthonormal.
+    """Return a random matrix with orthonormal columns or, if it has more columns than rows, with orthonormal rows.
 
     If `dtype` has fewer than 32 bits, the matrix is drawn in float32 and then converted, since the QR decomposition needs float32.
     """
@@ -77,18 +77,18 @@ NAMES: dict[str, Initializer] = {
     "lecun_uniform": _scaled(1.0, "fan_in", "uniform"),
     "lecun_normal": _scaled(1.0, "fan_in", "truncated_normal"),
 }
-"""Initialisers by name, each with Keras' default arguments."""
+"""Dict from the name of an initialiser to the initialiser, which has Keras' default arguments."""
 _ALIASES = {"zero": "zeros", "one": "ones", "uniform": "random_uniform", "normal": "random_normal"}
 _ALIASES |= {"".join(part.title() for part in name.split("_")): name for name in NAMES}
 _ALIASES |= {"OrthogonalInitializer": "orthogonal", "IdentityInitializer": "identity"}
 
 
 def find_initializer(which: str | Initializer, argument: str = "initializer") -> Initializer:
-    """Return the initialiser that `which` names; if `which` is a function, return it unchanged.
+    """Return the initialiser with a given name. A function is returned unchanged.
 
     Args:
-        which: a name in `NAMES` ("glorot_uniform"), Keras' class name ("GlorotUniform"), or a function (key, shape, dtype) -> array.
-        argument: name of the user's argument, for error messages.
+        which: a name in `NAMES` ("glorot_uniform"), a class name of Keras ("GlorotUniform"), or a function (key, shape, dtype) -> array.
+        argument: name of the argument in error messages.
 
     Raises:
         InputError: if `which` is neither a known name nor a function.
@@ -105,14 +105,15 @@ def draw(which: str | Initializer, key: jax.Array, shape: tuple[int, ...], dtype
     """Return an array of initial weights.
 
     Args:
-        which: the initialiser, as in `find_initializer`.
+        which: name of the initialiser, or a function (key, shape, dtype) -> array.
         key: random key.
         shape: shape of the array.
         dtype: dtype of the array.
-        argument: name of the user's argument, for error messages.
+        argument: name of the argument in error messages.
 
     Raises:
-        InputError: if `which` is not an initialiser, it raises an error, or its array does not have the given shape.
+        InputError: if `which` is neither a known name nor a function, the function raises TypeError or ValueError, or it returns an array
+            of another shape.
     """
     found, remedy = find_initializer(which, argument), "give a name, or a function (key, shape, dtype) -> array"
     try:

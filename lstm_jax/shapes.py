@@ -1,13 +1,14 @@
-"""Array types for signatures, and the letters that name their dimensions.
+"""Array types for function signatures, and the letters that name their axes.
 
-B is the number of batch rows, T of time steps, E of input features, H of units (hidden size), V of vocabulary entries and G of gates.
+B is the batch size, T the number of time steps, E the number of input features, H the number of units (hidden size), V the vocabulary size
+and G the number of gates.
 The LSTM has 4 gates: i (input), f (forget), g (cell input) and o (output). A last axis of size 4H contains the gates in this order.
 """
 
 from jaxtyping import Array, Bool, Float, Int
 
 GATES = 4
-"""Number of gates of the LSTM. `Cell.gates` is the number of gates of any cell."""
+"""Number of gates of the LSTM. For any other cell, `Cell.gates` is the number of its gates."""
 
 Inputs = Float[Array, "B T E"]
 Outputs = Float[Array, "B T H"]
