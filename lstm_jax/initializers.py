@@ -51,7 +51,7 @@ def identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.A
 
 
 def uniform_embedding(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Return numbers drawn uniformly from [-0.05, 0.05), as Keras' `Embedding` does by default."""
+    """Return an array of numbers drawn uniformly from [-0.05, 0.05), which is the default of Keras' `Embedding`."""
     return jax.random.uniform(key, shape, dtype, -0.05, 0.05)
 
 

@@ -1,4 +1,6 @@
-"""Models of the tasks: `flax.nnx` modules, and their conversion to pure functions of the parameters.
+"""Models for sentiment classification, text generation and forecasting, and their conversion to pure functions of the parameters.
+
+The models are `flax.nnx` modules.
 
 B is the batch size, T the number of steps, E the number of embedding features, H the number of units and V the vocabulary size.
 """
@@ -24,13 +26,13 @@ EMBEDDING = "embedding/embedding"
 
 
 def _make_layer(kind: Callable, features: int, config: RecurrentConfig, **options) -> Any:
-    """Return a recurrent layer with the options of a config.
+    """Return a recurrent layer with the settings of a model's config.
 
     Args:
-        kind: the constructor, `recurrent` or `Bidirectional`.
+        kind: function or class that makes the layer: `recurrent` or `Bidirectional`.
         features: number of input features of the layer.
-        config: the model's config.
-        options: further arguments of `kind`.
+        config: config of the model.
+        options: further keyword arguments for `kind`.
     """
     return kind(
         features,
@@ -50,11 +52,11 @@ def _make_layer(kind: Callable, features: int, config: RecurrentConfig, **option
 
 
 class SentimentClassifier(nnx.Module):
-    """Classifier of texts: word ids (B, T) -> logits (B,).
+    """Binary classifier of texts, which maps word ids (B, T) to logits (B,). The probability of label 1 is sigmoid(logit).
 
-    The layers are an embedding, recurrent layers, and a dense layer with one output, which reads the last output or the pooled outputs of
-    the recurrent layers. sigmoid(logit) is the probability of label 1. With the default config the model has 2,691,713 parameters, as many
-    as the Keras example imdb_lstm.
+    The layers are an embedding, recurrent layers, and a dense layer with one output. The dense layer reads the last output of the recurrent
+    layers or, with pooling, their outputs pooled over time. With the default config the model has 2,691,713 parameters, as many as the
+    Keras example imdb_lstm.
     """
 
     def __init__(self, config: SentimentModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
@@ -88,11 +90,15 @@ class SentimentClassifier(nnx.Module):
 
         Args:
             ids: word ids (B, T), padded with 0.
-            vectors: word vectors (T, B, E) to use in place of those of the embedding; None to use the embedding.
-            summed: whether the caller sums the gradients with respect to `vectors` over all positions of the same word. If so, the sum may
-                be returned at one of these positions and zeros at the others, which saves time; see `tokens` in `unroll`.
-            deterministic: as in `Recurrent.__call__`.
-            rngs: as in `Recurrent.__call__`.
+            vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
+            summed: whether the caller adds up the gradients with respect to `vectors` over all positions of the same word. If true, the
+                gradient may have the whole sum at one of these positions and zeros at the others, which is faster to compute.
+            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
+            rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
+                Training with word dropout needs `rngs`.
+
+        Raises:
+            InputError: if `rngs` is None and the model is trained with word dropout.
         """
         steps_first = ids.T  # the recurrence runs over time, so the vectors are gathered with time as the first axis
         tokens = steps_first if not self.folded and (summed or vectors is None) else None
@@ -123,17 +129,21 @@ class SentimentClassifier(nnx.Module):
         return rngs.dropout()
 
     def _pooled(self, h: Float[Array, "T B D"], ids: Int[Array, "T B"]) -> Float[Array, "B P"]:
-        """Return the outputs of each row pooled over its words: their mean, their maximum or both. A row without words gives zeros."""
+        """Return the outputs pooled over the words of each row: the mean, the maximum, or both concatenated.
+
+        For a row without words the result is zeros. P is the number of features after pooling: D, or 2 D for "mean+max".
+        """
         real = jnp.broadcast_to((ids != 0)[..., None], h.shape)
         mean = jnp.where(real, h, 0).sum(0) / jnp.maximum(real.sum(0), 1).astype(h.dtype)
         largest = jnp.where(real.any(0), jnp.where(real, h, -jnp.inf).max(0), 0)
         return {"mean": mean, "max": largest, "mean+max": jnp.concatenate([mean, largest], -1)}[self.pooling]
 
     def fold(self) -> "SentimentClassifier":
-        """Replace the kernels W of the first layer by table @ W, so that the projection of a word is one lookup in the product.
+        """Multiply the embedding table into the kernels of the first layer, so that the projection of a word becomes one lookup.
 
-        The table is (V, E), W is (E, gates * H) and their product (V, gates * H). Use the folded model without dropout, since input
-        dropout would drop whole words instead of features. The model is changed in place and returned.
+        The table has the shape (V, E), a kernel (E, gates * H), and their product (V, gates * H). The product replaces the kernel. Use the
+        folded model without dropout, since input dropout would drop whole words instead of features. The model is changed in place and
+        returned.
         """
         first = self.recurrent.layers[0]
         table = sharding.constrain(self.embedding.embedding[...], 0)
@@ -144,10 +154,10 @@ class SentimentClassifier(nnx.Module):
 
 
 class CharGenerator(nnx.Module):
-    """Language model of characters: ids (B, T) -> logits of the next character (B, T, V).
+    """Character-level language model, which maps ids (B, T) to the logits of the next character (B, T, V).
 
-    The layers are one-hot encoding or an embedding, recurrent layers, and a dense layer with V outputs. With a vocabulary of 33 characters
-    and 128 units the model has 87,201 parameters, as many as the Keras example lstm_text_generation.
+    The input is encoded one-hot or by an embedding. Recurrent layers and a dense layer with V outputs follow. With a vocabulary of 33
+    characters and 128 units the model has 87,201 parameters, as many as the Keras example lstm_text_generation.
     """
 
     def __init__(self, config: GenerationModelConfig, vocabulary: int, *, rngs: nnx.Rngs):
@@ -163,7 +173,13 @@ class CharGenerator(nnx.Module):
         )
 
     def initial_state(self, batch: int) -> list[Any]:
-        """Return a list with the zero state of each layer, a tuple of (B, H) arrays (an `LSTMState` if the cell is the LSTM)."""
+        """Return a list with the zero state of each recurrent layer.
+
+        A state is a named tuple of (B, H) arrays, such as `LSTMState` with the output h and the cell state c.
+
+        Args:
+            batch: batch size B.
+        """
         return [CELLS[self.cell].initial_state(batch, self.units) for _ in self.recurrent.layers]
 
     def hidden(
@@ -177,7 +193,7 @@ class CharGenerator(nnx.Module):
     ) -> tuple[Float[Array, "T B H"], list[Any]]:
         """Return the outputs (T, B, H) of the last recurrent layer after each character, and the final states of all layers.
 
-        The arguments are those of `__call__`.
+        The arguments are described in `__call__`.
         """
         steps_first = ids.T
         x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first)
@@ -206,25 +222,25 @@ class CharGenerator(nnx.Module):
 
         Args:
             ids: character ids (B, T); T is at least 1.
-            mask: bool (B, T), False at steps to skip; None if no step is skipped.
-            state: initial states, one per layer; None for zeros.
+            mask: bool (B, T), False at steps to skip. If None, no step is skipped.
+            state: initial states, one per recurrent layer. If None, they are zeros.
             last: whether to return only the logits after the last step.
-            deterministic: as in `Recurrent.__call__`.
-            rngs: as in `Recurrent.__call__`.
+            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
+            rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
 
         Returns:
-            The logits after every step (B, T, V), or after the last step (B, V) if `last` is true; and a list of final states.
+            The logits after every step (B, T, V) or, if `last` is true, after the last step (B, V), and a list of the final states.
         """
         h, states = self.hidden(ids, mask=mask, state=state, deterministic=deterministic, rngs=rngs)
         return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states
 
 
 class Forecaster(nnx.Module):
-    """Forecaster of a time series: returns the mean and the log standard deviation of each of the next K entries.
+    """Model of a time series that predicts the mean and the log standard deviation of each of the next K values.
 
-    The input is the past entries (B, T, F), where F is the number of features of an entry, and for each entry to forecast one number that
-    encodes how far ahead it lies (B, K). These numbers are appended to the last output of the recurrent layers, and a dense layer with
-    2 K outputs reads both. A mean is the difference from the last past entry, in the units of `entries`.
+    Recurrent layers read the past entries (B, T, F), where F is the number of features of an entry. A dense layer with 2 K outputs then
+    reads the last output of the recurrent layers and K numbers, which encode how far ahead each value to predict lies. A predicted mean is
+    the difference from the last past value, in the units of that value.
     """
 
     def __init__(self, config: ForecastModelConfig, features: int, horizon: int, *, rngs: nnx.Rngs):
@@ -243,13 +259,13 @@ class Forecaster(nnx.Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> Float[Array, "B 2 K"]:
-        """Return the means and the log standard deviations of the next K entries, stacked on axis 1.
+        """Return the means and the log standard deviations of the next K values, stacked on axis 1: (B, 2, K).
 
         Args:
             entries: past entries (B, T, F).
-            ahead: encoded time until each entry to forecast (B, K).
-            deterministic: as in `Recurrent.__call__`.
-            rngs: as in `Recurrent.__call__`.
+            ahead: encoded time from the last past entry to each value to predict (B, K).
+            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
+            rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
         """
         h: Any = self.recurrent(entries, deterministic=deterministic, rngs=rngs)
         out = self.head(jnp.concatenate([h, ahead], axis=-1))
@@ -257,12 +273,12 @@ class Forecaster(nnx.Module):
 
 
 class Functional(NamedTuple):
-    """A model as a pure function of its parameters."""
+    """Parameters of a model, and a pure function that rebuilds the model from parameters."""
 
     params: dict[str, jax.Array]
-    """Parameters by flat name, such as "recurrent/0/kernel"; `lstm_jax.convert` uses the same names."""
+    """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array. `lstm_jax.convert` uses the same names."""
     rebuild: Callable[[dict[str, jax.Array]], nnx.Module]
-    """Function rebuild(params) -> module with these parameters. It may be called inside or outside of jit."""
+    """Function that takes a dict like `params` and returns a module with these parameters. It may be called inside or outside of jit."""
 
 
 def functional(model: nnx.Module) -> Functional:
@@ -288,10 +304,14 @@ def functional(model: nnx.Module) -> Functional:
 
 
 def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Return a copy of `params` in which the arrays in `others` replace those of the same name.
+    """Return a copy of the parameters in which some arrays are replaced.
+
+    Args:
+        params: dict from the name of each parameter to its array.
+        others: dict from the names of some parameters to new arrays, which are converted to the dtype of the old arrays.
 
     Raises:
-        InputError: if `others` has a name that `params` lacks, or an array of another shape.
+        InputError: if `others` has a name that `params` lacks, or an array whose shape differs from that in `params`.
     """
     for name, array in others.items():
         found = params.get(name)
@@ -302,9 +322,10 @@ def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[st
 
 
 def layer_rows(model: nnx.Module) -> list[dict[str, str]]:
-    """Return the rows of a table like that of Keras' `summary()`: the name, type, parameter shapes and parameter count of each layer.
+    """Return a table of the layers like that of Keras' `summary()`, as one dict per row.
 
-    Layers without parameters of their own are left out.
+    A row has the name, the type, the parameter shapes and the parameter count of a layer. Layers without parameters of their own are left
+    out.
     """
     rows = []
     for path, module in nnx.iter_modules(model):

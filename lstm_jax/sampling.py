@@ -1,12 +1,12 @@
-"""Sampling of text: one compiled call draws all characters.
+"""Sampling of text from a character model, in which one compiled call draws all characters.
 
-The sampler has two modes. In mode "carried" the model reads each drawn character from the state after the previous character. In mode
-"window" each character is drawn after the model has read the last `length` characters from a zero state, as in the Keras example
+The sampler has two modes. In mode "carried" the model keeps its state from one character to the next and reads each drawn character once.
+In mode "window" each character is drawn after the model has read the last `length` characters from a zero state, as in the Keras example
 lstm_text_generation. If the prompt is not longer than the window, both modes draw the same first character. A character is drawn from
-softmax(log p / temperature), where p are the model's probabilities; at temperature 0 it is the likeliest character.
+softmax(log p / temperature), where p are the model's probabilities. At temperature 0 it is the likeliest character.
 
-In mode "window" each character belongs to `length` overlapping windows. The sampler keeps the state of every window that is not yet full,
-and all windows read a drawn character at once. A character thus costs one step over `length` rows, instead of `length` steps over one row.
+In mode "window" each drawn character belongs to `length` overlapping windows. The sampler keeps the states of these windows, and all of
+them read the character in the same step. A character thus costs one step over `length` rows, instead of `length` steps over one row.
 
 B is the number of texts and V the number of distinct characters (the vocabulary size).
 """
@@ -33,31 +33,34 @@ FEW = 256
 
 
 class Drawing(NamedTuple):
-    """State of the sampler between two chunks of drawn characters."""
+    """State of the sampler between two calls of `Sampler.advance`, for B texts and a vocabulary of V characters."""
 
     key: jax.Array
+    """Random key of all draws."""
     drawn: jax.Array
     """int32 (): number of characters drawn so far for each text."""
     logits: jax.Array
     """(B, V): logits of the next character of each text."""
     state: Any
-    """States of the layers. They have B rows in mode "carried". In mode "window" they have B * length rows, and row b * length + n is the
-    window of text b that will be full after n more characters. If a text is shorter than a window, several windows begin at its start."""
+    """States of the recurrent layers. In mode "carried" they have one row per text. In mode "window" they have `length` rows per text, and
+    row b * length + n belongs to the window of text b that will be full after n more characters. If a text is shorter than a window,
+    several windows begin at its start."""
 
 
 class Rules(NamedTuple):
-    """Rules by which a character is drawn.
+    """Temperature, top-k and top-p with which a character is drawn.
 
-    The rules are arrays, so that new values do not recompile the sampler, unless they change the result of `method_of`. If several
-    characters are as likely as the least likely one that top-k or top-p keeps, all of them are kept.
+    The values are arrays, so that new values do not recompile the sampler, unless they change the result of `method_of`. If several
+    characters are as likely as the least likely character that top-k or top-p keeps, all of them are kept.
     """
 
     temperature: jax.Array
-    """float32 (): temperature; 0 draws the likeliest character."""
+    """float32 (): the temperature. If 0, the likeliest character is drawn."""
     top_k: jax.Array
-    """int32 (): number k of likeliest characters to draw from; V to draw from all."""
+    """int32 (): number of the likeliest characters to draw from. If it is the vocabulary size V, no character is excluded."""
     top_p: jax.Array
-    """float32 (): probability that the likeliest characters to draw from must reach together; 1 to draw from all (Holtzman et al. 2020)."""
+    """float32 (): a character is drawn from the fewest likeliest characters whose total probability is at least this number. If 1, no
+    character is excluded (nucleus sampling, Holtzman et al. 2020)."""
 
 
 def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
@@ -65,9 +68,10 @@ def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p:
 
     Args:
         vocabulary: vocabulary size V.
-        temperature: temperature of the draw; 0 draws the likeliest character.
-        top_k: number of likeliest characters to draw from; 0 to draw from all.
-        top_p: probability that the likeliest characters to draw from must reach together; 1 to draw from all.
+        temperature: temperature of the draw. If 0, the likeliest character is drawn.
+        top_k: number of the likeliest characters to draw from. If 0, no character is excluded.
+        top_p: a character is drawn from the fewest likeliest characters whose total probability is at least `top_p`. If 1, no character is
+            excluded.
 
     Raises:
         InputError: if `temperature` is neither 0 nor between 1e-6 and 1e6, `top_k` is below 0, or `top_p` is not in (0, 1].
@@ -86,9 +90,10 @@ def method_of(rules: Rules, vocabulary: int) -> Method:
 
 
 def allowed_logits(logits: Float[Array, "B V"], rules: Rules) -> Float[Array, "B V"]:
-    """Return log-probabilities at the temperature of `rules`, which must be above 0; those of characters that are not allowed are -inf.
+    """Return the log-probabilities of the characters, with -inf for each character that top-k or top-p excludes.
 
-    A character is not allowed if top-k or top-p excludes it.
+    The log-probabilities are log_softmax(logits / temperature), and are not normalised again after the exclusion. The temperature must be
+    above 0.
     """
     return _likeliest(logits.astype(jnp.float32) / rules.temperature, rules)
 
@@ -113,7 +118,7 @@ def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, 
         uniform: one random number in [0, 1) per row.
         logits: logits of the characters.
         rules: temperature, top-k and top-p.
-        method: method of drawing; None for that of `method_of`, which needs concrete rules and fails on traced ones.
+        method: method of drawing. If None, `method_of` chooses it from `rules`, which must then not be traced by `jax.jit`.
     """
     method = method or method_of(rules, logits.shape[-1])
     if method == "likeliest":
@@ -126,8 +131,8 @@ def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, 
 def _cumulated(p: jax.Array) -> jax.Array:
     """Return cumulative sums along the last axis.
 
-    For at most `FEW` characters the sums are computed as a product with a triangular matrix of ones. It is faster than `jnp.cumsum`, from
-    which XLA's CPU compiler makes five fusions.
+    For at most `FEW` characters the sums are computed as a product with a triangular matrix of ones. On a CPU this is faster than
+    `jnp.cumsum`.
     """
     size = p.shape[-1]
     if size > FEW:
@@ -139,12 +144,12 @@ class Sampler:
     """Sampler of text from a character model.
 
     Args:
-        rebuild: function params -> `CharGenerator`.
-        vocabulary: number of distinct characters V.
-        mode: "carried" or "window".
+        rebuild: function that takes parameters and returns a `CharGenerator`.
+        vocabulary: vocabulary size V.
+        mode: "carried" (the state is kept from one character to the next) or "window" (a zero state before each window).
         length: number of characters in a window.
-        mesh: device mesh over which the texts are sharded if their number is divisible by the number of devices; None for one device. The
-            drawn characters do not depend on it.
+        mesh: device mesh over which the texts are sharded if their number is divisible by the number of devices. If None, one device is
+            used. The drawn characters do not depend on the mesh.
     """
 
     def __init__(self, rebuild: Callable, vocabulary: int, mode: Mode = "carried", length: int = 40, mesh: Mesh | None = None):
@@ -154,7 +159,7 @@ class Sampler:
         windows = length if mode == "window" else 1
 
         def first_logits(model, state, batch):
-            """Return the logits (B, V) of the next character, read from the oldest window of each text, which is full."""
+            """Return the logits (B, V) of the next character, computed from the state of the oldest window of each text."""
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))
 
@@ -170,13 +175,13 @@ class Sampler:
             return Drawing(key, jnp.zeros((), jnp.int32), first_logits(model, state, batch), state)
 
         def shifted(part):
-            """Remove the oldest window of each text, and append a new window with a zero state."""
+            """Remove the oldest window of each text from a state array, and append a new window with a zero state."""
             rows = part.reshape(-1, length, part.shape[-1])
             return jnp.concatenate([rows[:, 1:], jnp.zeros_like(rows[:, :1])], axis=1).reshape(part.shape)
 
         @partial(jax.jit, static_argnames="samples")
         def repeat(logits, state, samples: int):
-            """Repeat the logits and the state of a single prompt for each sample."""
+            """Return the logits and the state of a single prompt, repeated `samples` times."""
             return jax.tree.map(lambda part: sharding.constrain(jnp.tile(part, (samples, 1)), 0), (logits, state))
 
         @partial(jax.jit, static_argnames=("chars", "method"))
@@ -211,8 +216,8 @@ class Sampler:
         Args:
             params: parameters of the model.
             key: random key of all draws.
-            prompt: character ids of the prompts, all of the same length P. If P is 0, the model starts from its zero state.
-            samples: number of texts to draw for a single prompt (B = 1), which is read only once.
+            prompt: character ids (B, P) of B prompts of the same length P. If P is 0, the model starts from its zero state.
+            samples: number of texts to draw for each prompt. It may be above 1 only for a single prompt, which is then read once.
 
         Raises:
             InputError: if `samples` is below 1, or if it is above 1 and there are several prompts.
@@ -238,9 +243,13 @@ class Sampler:
         return drawing._replace(logits=logits, state=state)
 
     def advance(self, params: Any, drawing: Drawing, rules: Rules, chars: int) -> tuple[Drawing, Int[Array, "B N"]]:
-        """Draw `chars` more characters of each text, and return the new state and the character ids (B, chars).
+        """Draw the next characters of each text, and return the new state and the character ids (B, chars).
 
-        Each new value of `chars` compiles the sampler once.
+        Args:
+            params: parameters of the model.
+            drawing: state that `start` or an earlier call of `advance` returned.
+            rules: temperature, top-k and top-p.
+            chars: number of characters to draw for each text. Each new number compiles the sampler once.
         """
         with self._devices(drawing.logits.shape[0]):
             return self._advance(params, drawing, rules, chars, method_of(rules, self.vocabulary))
@@ -248,12 +257,12 @@ class Sampler:
     def generate(
         self, params: Any, key: jax.Array, prompt: Integer[Array, "B P"], chars: int, rules: Rules, samples: int = 1
     ) -> Int[Array, "S N"]:
-        """Draw `chars` characters that continue each prompt; the same key gives the same characters.
+        """Draw `chars` characters that continue each prompt. The same key gives the same characters.
 
-        The arguments are those of `start` and `advance`.
+        The arguments are described in `start` and `advance`.
 
         Returns:
-            character ids (B, chars), or (samples, chars) if `samples` is above 1.
+            The character ids (B, chars), or (samples, chars) if `samples` is above 1.
 
         Raises:
             InputError: if `chars` is below 0, `samples` is below 1, or `samples` is above 1 and there are several prompts.

@@ -1,4 +1,4 @@
-"""Checksum of a file, and downloads that are checked before the file gets its final name."""
+"""Checksums of files, and downloads that are checked before the file gets its final name."""
 
 import hashlib
 import http.client
@@ -17,11 +17,11 @@ TIMEOUT = 30  # seconds without a byte from the server, after which the download
 
 
 def file_digest(path: Path, name: str = "sha256") -> str:
-    """Return the hexadecimal digest of a file's bytes.
+    """Return the checksum of a file as a hexadecimal string.
 
     Args:
         path: the file.
-        name: the hash algorithm, by its name in hashlib.
+        name: name of the hash algorithm in hashlib.
 
     Raises:
         InputError: if the file cannot be read.
@@ -37,8 +37,8 @@ def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, o
         url: http or https address.
         path: the file to create.
         check: function that is called with the temporary path and raises InputError if the file is not the expected one.
-        remedy: what to do about a failed download; the last phrase of its error message.
-        on_bytes: function that is called after each mebibyte with the bytes received so far and the total, which is 0 if unknown.
+        remedy: advice to the user at the end of the error message about a failed download.
+        on_bytes: function that is called after each MiB with the number of bytes received and the total number, which is 0 if unknown.
 
     Raises:
         InputError: if the download or the check fails. The temporary file is deleted.

@@ -26,12 +26,12 @@ def pad_sequences(
 ) -> np.ndarray:
     """Pad or cut N sequences to the same length, and return them as one array (N, maxlen, ...).
 
-    Arguments and results are those of `keras.utils.pad_sequences` in Keras 3.15. For integer ids that are concatenated in one array,
-    `pad_ragged` is thousands of times faster.
+    The arguments and the result are the same as those of `keras.utils.pad_sequences` in Keras 3.15. For integer ids that are concatenated in
+    one array, `pad_ragged` is thousands of times faster.
 
     Args:
         sequences: N sequences of numbers, strings or equally shaped vectors.
-        maxlen: number of steps of each row. If None, the length of the longest sequence.
+        maxlen: number of steps of each row. If None, it is the length of the longest sequence.
         dtype: dtype of the result. Use `object` for strings of any length.
         padding: where `value` is added to a short sequence: "pre" (at its start) or "post" (at its end).
         truncating: where a long sequence is cut: "pre" (at its start) or "post" (at its end).
@@ -70,14 +70,16 @@ def pad_sequences(
 
 
 def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
-    """Pad with 0 or cut N rows of ids, which are concatenated in one array, and return them as an int32 array (N, maxlen).
+    """Pad or cut N rows of ids to the same length, and return them as one int32 array (N, maxlen).
+
+    Short rows are padded with 0.
 
     Args:
-        values: (ids,) the ids of all rows, row after row.
-        offsets: (N + 1,) offsets of the rows: row n is `values[offsets[n]:offsets[n + 1]]`.
-        maxlen: as in `pad_sequences`.
-        padding: as in `pad_sequences`.
-        truncating: as in `pad_sequences`.
+        values: (ids,) the ids of all rows, concatenated.
+        offsets: (N + 1,) offsets of the rows in `values`. Row n is `values[offsets[n]:offsets[n + 1]]`.
+        maxlen: number of ids of each row of the result.
+        padding: where 0 is added to a short row: "pre" (at its start) or "post" (at its end).
+        truncating: where a long row is cut: "pre" (at its start) or "post" (at its end).
 
     Raises:
         InputError: if `maxlen` is below 1, or if `padding` or `truncating` is neither "pre" nor "post".
@@ -95,7 +97,11 @@ def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: st
 
 
 def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate N rows of integers. Return the values (ids,) int32 and the offsets (N + 1,) int64, as `pad_ragged` takes them."""
+    """Concatenate N rows of integers.
+
+    Returns:
+        The integers of all rows (ids,) as int32, and the offsets of the rows (N + 1,) as int64. `pad_ragged` takes both as arguments.
+    """
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)
     np.cumsum([len(row) for row in arrays], out=offsets[1:])

@@ -1,4 +1,4 @@
-"""Time series: reading one from a table, and cutting it into windows."""
+"""Time series, which are read from a table and cut into windows."""
 
 import hashlib
 import math
@@ -23,13 +23,13 @@ class Series:
     """A time series of N values at increasing times."""
 
     times: np.ndarray
-    """(N,) float64: days since 1970-01-01 if `dated` is true, else the numbers of the table."""
+    """(N,) float64: the times, in days since 1970-01-01 if `dated` is true, else as the numbers in the table."""
     values: np.ndarray
     """(N,) float64: the value at each time."""
     dated: bool
     """Whether the times are dates."""
     skipped: int = 0
-    """Count of the rows that were left out because they have no value."""
+    """Number of rows of the table that were left out because they have no value."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -63,9 +63,10 @@ class Series:
 
 
 def _time(text: str) -> tuple[float, bool] | None:
-    """Return the time in a text and whether it is a date, or None if the text is neither a number nor a date.
+    """Parse a time, which is a number or an ISO date.
 
-    The time of a date is in days since 1970-01-01.
+    Returns:
+        The number and False, or the days from 1970-01-01 to the date and True, or None if the text is neither a number nor a date.
     """
     try:
         return float(text), False
@@ -79,9 +80,9 @@ def _time(text: str) -> tuple[float, bool] | None:
 
 
 def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
-    """Return the time series that two columns of a CSV or JSON-lines file hold.
+    """Read a time series from two columns of a CSV or JSON-lines file.
 
-    A row without a value is left out, so that the gap between its neighbours is longer.
+    A row without a value is left out. The gap between the rows before and after it is then longer.
 
     Args:
         path: the file.
@@ -89,9 +90,9 @@ def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
         value: name of the column of the values.
 
     Raises:
-        InputError: if a column is missing, a time is neither a number nor an ISO date, the times do not increase or mix numbers and dates,
-            a value is not a finite number, the gaps differ too much for float64, or fewer than two rows have a value. The message names
-            the line at fault.
+        InputError: if a column is missing, a time is neither a number nor an ISO date, the times do not increase, the times are partly
+            numbers and partly dates, a value is not a finite number, the gaps differ too much for float64, or fewer than two rows have a
+            value. The message names the line with the error.
     """
     times: list[float] = []
     values: list[float] = []
@@ -126,17 +127,20 @@ def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
 
 
 def _is_even_enough(series: Series) -> bool:
-    """Return whether every gap is finite and above 0, and the sum of all gaps finite, in units of the usual gap."""
+    """Return whether float64 can represent the gaps of a series in units of the usual gap.
+
+    Every gap must then be finite and above 0, and the sum of all gaps must be finite.
+    """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         gaps, whole = series.gaps, (series.times[-1] - series.times[0]) / series.usual_gap
     return bool((gaps > 0).all() and np.isfinite(gaps).all() and np.isfinite(whole))
 
 
 class SeriesWindows(NamedTuple):
-    """N windows of C context entries, each with the K entries that follow as targets."""
+    """N windows of a time series. A window consists of C context entries, which a model reads, and the K targets that follow them."""
 
     read: np.ndarray
-    """(N, C, 2): value and gap of each context entry."""
+    """(N, C, 2): value of each context entry, and time since the previous entry in units of the series' usual gap."""
     ahead: np.ndarray
     """(N, K): time from the window's last context entry to each target, in units of the series' usual gap."""
     target: np.ndarray
@@ -146,14 +150,14 @@ class SeriesWindows(NamedTuple):
 
 
 def series_windows(series: Series, context: int, horizon: int, first: int = 0, last: int = 0) -> SeriesWindows:
-    """Return every window whose targets all lie in the entries `first` to `last` - 1.
+    """Return every window of a time series whose targets all lie in the entries `first` to `last` - 1.
 
     Args:
         series: the series.
-        context: number of context entries of a window; they precede its targets and may lie before `first`.
+        context: number of context entries of a window. They precede the targets of the window and may lie before `first`.
         horizon: number of targets of a window.
         first: index of the first entry that may be a target.
-        last: index after the last entry that may be a target. If 0, the length of the series.
+        last: index after the last entry that may be a target. If 0, it is the length of the series.
     """
     last = last or len(series)
     origins = np.arange(max(first, context), last - horizon + 1)

@@ -1,4 +1,4 @@
-"""Reading of the rows of a table, which is a JSON-lines or CSV file and may be compressed by xz."""
+"""Reading of tables. A table is a JSON-lines or CSV file, which may be compressed by xz."""
 
 import csv
 import json
@@ -16,15 +16,15 @@ FIELD_LIMIT = 1 << 30  # largest field in characters; the default of Python's cs
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a file is a table by its name, which then ends in .jsonl, .jsonl.xz, .csv or .csv.xz."""
+    """Return whether the name of a file ends in .jsonl, .jsonl.xz, .csv or .csv.xz, as that of a table does."""
     return path.name.endswith(ENDINGS)
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the line number and the row of each record of a CSV or JSON-lines file.
+    """Yield each row of a CSV or JSON-lines file, as its line number and a dict from the name of each column to its value.
 
     Raises:
-        InputError: if the file is absent or truncated, or holds invalid UTF-8, JSON or CSV. The message names the line at fault.
+        InputError: if the file is absent or truncated, or holds invalid UTF-8, JSON or CSV. The message names the line with the error.
     """
     csv_file = ".csv" in path.name.lower()[-7:]
     subject, remedy = f"file {path}", "give a complete file that can be read"
@@ -46,10 +46,10 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text.
+    """Return the Python value of a JSON text.
 
     Raises:
-        ValueError: if the text is not valid JSON, an object has the same name twice, or the values are nested too deep.
+        ValueError: if the text is not valid JSON, an object has the same name twice, or the values are nested too deeply.
     """
     try:
         return json.loads(text, object_pairs_hook=_object)

@@ -1,4 +1,4 @@
-"""Decoding of text files as UTF-8, with errors that say where the bytes are not UTF-8 and what they may be instead."""
+"""Decoding of text files as UTF-8. Error messages say where the bytes are not UTF-8, and what kind of file it may be instead."""
 
 from pathlib import Path
 
@@ -20,17 +20,25 @@ _EXAMINED = 1 << 16
 
 
 def require_no_archive(content: bytes, path: str | Path) -> None:
-    """Check that the bytes of a text file are not those of an archive, a compressed file or a PDF.
+    """Check that a file which should be a text file is not an archive, a compressed file or a PDF.
+
+    Args:
+        content: the bytes of the file.
+        path: path of the file, for the error message.
 
     Raises:
-        InputError: if they are. The message says how to unpack the file.
+        InputError: if the file begins like an archive, a compressed file or a PDF. The message says how to unpack it.
     """
     for magic, (kind, remedy) in ARCHIVES.items():
         require(not content.startswith(magic), f"file {path}", f"is {kind}, not a text", remedy)
 
 
 def require_utf8(start: bytes, subject: str) -> None:
-    """Check that the first bytes of a text file are not UTF-16 or UTF-32, with or without a byte-order mark.
+    """Check that a text file is not encoded as UTF-16 or UTF-32, with or without a byte-order mark.
+
+    Args:
+        start: the first bytes of the file.
+        subject: name of the file in the error message.
 
     Raises:
         InputError: if the bytes begin with the byte-order mark of UTF-16 or UTF-32, or if a fifth of them or more are NUL.
@@ -49,14 +57,15 @@ def require_utf8(start: bytes, subject: str) -> None:
 
 
 def decode_utf8(content: bytes, path: str | Path) -> str:
-    """Return the text of a UTF-8 file without its byte-order mark; line endings are not changed.
+    """Return the text of a UTF-8 file without its byte-order mark. Line endings are not changed.
 
     Args:
         content: all bytes of the file.
-        path: the file's path, for the error message.
+        path: path of the file, for the error message.
 
     Raises:
-        InputError: if the content is not UTF-8. The message names the offset of the first invalid byte, or the kind of archive or encoding.
+        InputError: if the content is not UTF-8. The message names the kind of archive, the encoding, or the offset of the first invalid
+            byte.
     """
     require_no_archive(content, path)
     require_utf8(content, f"file {path}")

@@ -1,1 +1,1 @@
-"""Safe reading of data files, and atomic writing, which never leaves an incomplete file."""
+"""Safe reading of data files, atomic writing (which never leaves an incomplete file), and file locks."""

@@ -23,7 +23,7 @@ def locked(path: Path, subject: str) -> Iterator[None]:
 
     Args:
         path: path of the lock file, in an existing folder.
-        subject: what the error message calls the locked object.
+        subject: name of the locked object in the error message.
 
     Raises:
         InputError: if another process, or another call in this process, holds the lock, or if the lock file cannot be written.
@@ -55,7 +55,10 @@ def _open_lock(path: Path, subject: str) -> IO[str]:
 
 
 def lock_error(file: IO) -> OSError | None:
-    """Lock an open file until it is closed or this process dies. Return None, or the error if the file cannot be locked."""
+    """Lock an open file until it is closed or this process dies.
+
+    Return None if the file is locked now, or the error if it cannot be locked.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Safe reading of NumPy's .npy and .npz files: only plain numbers of exactly the declared size are read, and never a pickle."""
+"""Safe reading of NumPy's .npy and .npz files. Only arrays of plain numbers with the declared size are read, and never a pickle."""
 
 import io
 import math
@@ -34,7 +34,7 @@ def read_header(content: bytes, subject: str, remedy: str) -> Header:
     Args:
         content: the bytes of the file.
         subject: name of the file in error messages.
-        remedy: what to do about an invalid file; the last phrase of error messages.
+        remedy: advice to the user at the end of error messages.
 
     Raises:
         InputError: if the header is missing or damaged, or an entry of its shape is not an integer of at least 0.
@@ -59,7 +59,7 @@ def read_array(content: bytes, subject: str, remedy: str) -> np.ndarray:
     Args:
         content: the bytes of the file.
         subject: name of the file in error messages.
-        remedy: what to do about an invalid file; the last phrase of error messages.
+        remedy: advice to the user at the end of error messages.
 
     Raises:
         InputError: if the header is invalid, the values are not plain numbers, or there are more or fewer bytes than the header declares.
@@ -75,17 +75,19 @@ def read_array(content: bytes, subject: str, remedy: str) -> np.ndarray:
 
 
 def read_members(path: Path, subject: str, remedy: str, names: Sequence[str] = ()) -> dict[str, bytes]:
-    """Return the bytes of the arrays in a .npz file by name. The file stores the array NAME as its member NAME.npy.
+    """Return the arrays in a .npz file as bytes: a dict from the name of each array to the content of its .npy file.
+
+    A .npz file is a zip archive, in which the array NAME is the member NAME.npy.
 
     Args:
         path: path of the .npz file.
         subject: name of the file in error messages.
-        remedy: what to do about an invalid file; the last phrase of error messages.
+        remedy: advice to the user at the end of error messages.
         names: names of the arrays to read. If empty, all are read.
 
     Raises:
         InputError: if the file is damaged, a member is missing, repeated, encrypted or compressed by an unknown method, or the members
-            expand to more bytes than `most_expanded` allows.
+            expand to more bytes than `most_expanded` returns for the size of the file.
     """
     with open_input(path, subject, remedy) as file, parsing(subject, remedy), zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -105,16 +107,17 @@ def read_members(path: Path, subject: str, remedy: str, names: Sequence[str] = (
 def read_npz(
     path: Path, subject: str = "", remedy: str = "give a .npz of plain numbers", names: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of a .npz file by name.
+    """Return a dict from the name of each array in a .npz file to the array.
 
     Args:
         path: path of the .npz file.
-        subject: name of the file in error messages. If empty, "file PATH".
-        remedy: what to do about an invalid file; the last phrase of error messages.
+        subject: name of the file in error messages. If empty, the name is "file PATH".
+        remedy: advice to the user at the end of error messages.
         names: names of the arrays to read. If empty, all are read.
 
     Raises:
-        InputError: if `read_members` refuses the file, or `read_array` refuses an array.
+        InputError: if the file is damaged or expands to too many bytes, an array is missing, repeated, encrypted or compressed by an unknown
+            method, or an array does not consist of plain numbers with the declared size.
     """
     subject = subject or f"file {path}"
     members = read_members(path, subject, remedy, names)

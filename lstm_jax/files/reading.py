@@ -1,8 +1,8 @@
-"""Safe reading of data files: only regular files of limited size are read, and every error names the file.
+"""Safe reading of data files. Only regular files of limited size are read, and every error message names the file.
 
-A path may lead to a FIFO to which nobody writes, a device without an end, a few bytes that expand to gigabytes, or contents that make a
-parser raise any exception. All code that reads data therefore opens it with `open_input` or `read_input`, decompresses it with `expanded`,
-and parses it within `parsing`.
+A path may lead to a FIFO to which no process writes, an endless device, a few bytes that expand to gigabytes, or content on which a parser
+raises any exception. All code that reads data therefore opens files with `open_input` or `read_input`, decompresses them with `expanded`,
+and parses them in a with-statement of `parsing`.
 """
 
 import contextlib
@@ -36,9 +36,10 @@ _KINDS = {
 
 
 def most_bytes() -> int:
-    """Return the largest number of bytes that is read from one file.
+    """Return the largest number of bytes that may be read from one file.
 
-    It is `$LSTM_JAX_MAX_BYTES` or, if that is not set, an eighth of the machine's memory, but at least 1 GiB.
+    The environment variable `LSTM_JAX_MAX_BYTES` sets this number. Without it, the number is an eighth of the machine's memory, but at least
+    1 GiB.
 
     Raises:
         InputError: if the environment variable is not a positive integer.
@@ -49,7 +50,8 @@ def most_bytes() -> int:
 def most_expanded(size: int) -> int:
     """Return the largest number of bytes to which a compressed file of `size` bytes may expand.
 
-    It is `$LSTM_JAX_MAX_BYTES` or, if that is not set, 200 times `size`, but at least 256 MiB and at most `most_bytes()`.
+    The environment variable `LSTM_JAX_MAX_BYTES` sets this number. Without it, the number is 200 times `size`, but at least 256 MiB and at
+    most `most_bytes()`.
 
     Raises:
         InputError: if the environment variable is not a positive integer.
@@ -66,14 +68,14 @@ def _requested_bytes() -> int:
 
 @contextlib.contextmanager
 def parsing(subject: str, remedy: str) -> Iterator[None]:
-    """Convert any exception in a with-statement to an `InputError`. An `InputError` is passed on unchanged.
+    """Convert any exception in a with-statement to an `InputError`. An `InputError` is raised again unchanged.
 
     Args:
         subject: name of the file or object in the error message.
-        remedy: what to do about the error; the last phrase of the error message.
+        remedy: advice to the user at the end of the error message.
 
     Raises:
-        InputError: if the block raises an exception.
+        InputError: if the body of the with-statement raises an exception.
     """
     try:
         yield
@@ -85,12 +87,12 @@ def parsing(subject: str, remedy: str) -> Iterator[None]:
 
 
 def locate(path: str | Path, subject: str, remedy: str) -> Path:
-    """Return a path with `~` expanded, after checking that it exists and, if it is a folder, that it can be listed and entered.
+    """Check that a path exists and, if it is a folder, that it can be listed and entered. Return the path with `~` expanded.
 
     Args:
         path: the path.
-        subject: what the error message calls the path.
-        remedy: what to do about the error; the last phrase of the error message.
+        subject: name of the path in the error message.
+        remedy: advice to the user at the end of the error message.
 
     Raises:
         InputError: if the path does not exist, is empty or too long, names an unknown user, or may not be accessed.
@@ -114,8 +116,11 @@ def open_input(path: str | os.PathLike[str], subject: str = "", remedy: str = RE
 
     Args:
         path: path of the file.
-        subject: name of the file in error messages. If empty, "file PATH".
-        remedy: what to do about an error; the last phrase of error messages.
+        subject: name of the file in error messages. If empty, the name is "file PATH".
+        remedy: advice to the user at the end of error messages.
+
+    Yields:
+        The open file, in binary mode.
 
     Raises:
         InputError: if the file is absent, cannot be read, is not a regular file, has more than `most_bytes()` bytes, or has changed while
@@ -146,11 +151,12 @@ def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> b
 
     Args:
         path: path of the file, or "-". Standard input may be a pipe.
-        subject: name of the file in error messages. If empty, "file PATH".
-        remedy: what to do about an error; the last phrase of error messages.
+        subject: name of the file in error messages. If empty, the name is "file PATH".
+        remedy: advice to the user at the end of error messages.
 
     Raises:
-        InputError: if `open_input` refuses the file, or standard input cannot be read or has more than `most_bytes()` bytes.
+        InputError: if the file or standard input cannot be read or has more than `most_bytes()` bytes, or if the file is absent, is not a
+            regular file, or has changed while it was read.
     """
     subject = subject or f"file {path}"
     if str(path) == STANDARD_INPUT:
@@ -171,7 +177,7 @@ def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) ->
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that raises `InputError` when more than `most` bytes are read from it."""
+    """Stream that reads from another stream, and raises `InputError` once more than `most` bytes have been read."""
 
     def __init__(self, stream: io.BufferedIOBase, most: int, subject: str):
         self.stream, self.most, self.subject, self.left = stream, most, subject, most
@@ -188,7 +194,9 @@ class _Bounded(io.RawIOBase):
 
 
 def expanded(stream: io.BufferedIOBase, size: int, subject: str) -> io.BufferedReader:
-    """Return a reader of a decompressing stream that raises `InputError` after `most_expanded(size)` bytes.
+    """Return a reader of a decompressing stream that limits the number of decompressed bytes.
+
+    The reader raises `InputError` once more than `most_expanded(size)` bytes have been read.
 
     Args:
         stream: the decompressing stream.

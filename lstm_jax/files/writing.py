@@ -18,11 +18,11 @@ MARK = "written by lstm-jax, which may replace it"
 """Text near the start of the pages and figures that lstm-jax writes. A later command may overwrite a file that contains it."""
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
-"""Names of the temporary files of `write_atomically`; the group of the pattern is the final name of the file."""
+"""Pattern of the names of the temporary files of `write_atomically`. Its group is the final name of the file."""
 
 
 def default_cache_dir() -> Path:
-    """Return the folder for caches: `$XDG_CACHE_HOME/lstm_jax` if that variable is an absolute path, else `~/.cache/lstm_jax`.
+    """Return the folder for caches: `$XDG_CACHE_HOME/lstm_jax` or, if XDG_CACHE_HOME is not an absolute path, `~/.cache/lstm_jax`.
 
     Raises:
         InputError: if XDG_CACHE_HOME is not an absolute path and this user has no home folder.
@@ -35,7 +35,7 @@ def default_cache_dir() -> Path:
 
 
 def user_path(path: str | Path) -> Path:
-    """Return a path with `~` replaced by the home folder of this user, and `~name` by that of the user `name`.
+    """Return a path in which `~` is replaced by the home folder of this user, and `~name` by the home folder of the user `name`.
 
     Raises:
         InputError: if the user does not exist or has no home folder.
@@ -51,13 +51,13 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
 
     Args:
         path: path of the new or existing file.
-        inputs: files and folders that the command reads; "-" is standard input. The output may not be one of them, nor an existing file
-            without `MARK` in one of the folders.
-        force: whether an existing file without `MARK` may be replaced.
+        inputs: files and folders that the command reads, where "-" is standard input. The output must not be one of these files, and must
+            not be an existing file without `MARK` in one of these folders.
+        force: whether an existing file that does not contain the text `MARK` may be replaced.
 
     Raises:
-        InputError: if the path is a link, a folder, a device, a pipe or a socket, the file is one that the command reads, the file exists
-            without `MARK` and `force` is false, or its folder cannot be written.
+        InputError: if the path is a link, a folder, a device, a pipe or a socket, the command reads the file, the file exists without `MARK`
+            and `force` is false, or the folder of the file cannot be written.
     """
     subject = f"writing {path}"
     try:
@@ -91,9 +91,9 @@ def _marked(path: Path) -> bool:
 
 
 def _reads(given: Path | str, path: Path, marked: bool) -> bool:
-    """Return whether a command that reads `given` would read the existing file `path`.
+    """Return whether a command that reads `given` also reads the existing file `path`.
 
-    It would if both are the same file, or if `given` is a folder that contains `path` and the file does not contain `MARK`.
+    The command reads the file if both are the same file, or if `given` is a folder above `path` and the file does not contain `MARK`.
 
     Args:
         given: file or folder that the command reads; "-" is standard input.
@@ -112,16 +112,17 @@ def _reads(given: Path | str, path: Path, marked: bool) -> bool:
 def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object], force: bool = True) -> None:
     """Create or replace a file by writing a temporary file and renaming it.
 
-    After a crash the path holds the old file, or none if there was none, but never an incomplete file. Temporary files for the same path
-    that killed processes have left are removed.
+    After a crash the path holds the complete old file or, if there was none, no file. Temporary files for the same path that killed
+    processes have left are removed.
 
     Args:
         path: path of the file. Missing folders above it are created.
-        content: text, which is encoded as UTF-8, bytes, or a function that writes to the binary file that it is given.
-        force: as in `check_output`, which is called before anything is written and again before the file is renamed.
+        content: bytes, a text, which is encoded as UTF-8, or a function that takes an open binary file and writes to it.
+        force: whether an existing file that does not contain the text `MARK` may be replaced.
 
     Raises:
-        InputError: if `check_output` refuses the path, the folder cannot be written, or the disk is full. The temporary file is removed.
+        InputError: if the path is a link, a folder, a device, a pipe or a socket, the file exists without `MARK` and `force` is false, the
+            folder cannot be written, or the disk is full. The temporary file is removed.
     """
     temporary = None
     check_output(path, force=force)
@@ -148,9 +149,9 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
 
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
-    """Create a temporary file for `path`; return its path and the open file.
+    """Create a temporary file for `path`, and return the path of the temporary file and the open file.
 
-    The file is locked while it is open, so that other processes do not remove it as a leftover.
+    The temporary file is locked while it is open, so that other processes do not remove it as a leftover of a killed process.
     """
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -166,7 +167,7 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
     Args:
         folder: the folder.
-        name: final name of the file whose temporary files are removed. If empty, those of all files.
+        name: final name of the file whose temporary files are removed. If empty, the temporary files of all files are removed.
     """
     try:
         entries = list(os.scandir(folder))
@@ -181,12 +182,12 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def summed_json(content: dict[str, Any]) -> bytes:
-    """Return a dict as JSON below a first line that holds the checksum (SHA-256) of the JSON, for `read_summed`."""
+    """Encode a dict as a first line with a SHA-256 checksum, followed by JSON. `read_summed` decodes the result."""
     body = json.dumps(content, indent=1).encode() + b"\n"
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
 def read_summed(content: bytes) -> dict[str, Any] | None:
-    """Return the dict that `summed_json` has encoded, or None if the checksum does not match."""
+    """Return the dict that `summed_json` has encoded, or None if the checksum does not match the JSON."""
     first, _, body = content.partition(b"\n")
     return json.loads(body) if hashlib.sha256(body).hexdigest().encode() == first else None

@@ -1,4 +1,6 @@
-"""Sweeps over the fields of a frozen config: each config is one run, each run appends one row to a file, and the rows form a table.
+"""Sweeps, which run one function for many configs. Each run appends one row to a file, and the rows form a table.
+
+A config is an instance of a frozen dataclass:
 
     from dataclasses import dataclass
     from lstm_jax import sweep
@@ -16,16 +18,16 @@
         rows = sweep.run(run, configs, "rows.jsonl", where="processes", workers=2)
         sweep.write_table(rows, "table.csv")
 
-A config may contain other configs; a name with dots overrides a field of an inner config: `grid(config, **{"model.units": [16, 32]})`.
+A config may contain other configs. A name with dots overrides a field of an inner config: `grid(config, **{"model.units": [16, 32]})`.
 The name of the function and the values of the config identify a run (see `run_id`). A run that already has a row is skipped, whether it
-succeeded or failed; `retry=True` repeats the failed runs. If a run raises an exception or its process is killed, its row holds the error,
-and the other runs continue. To continue an interrupted sweep, repeat the same call.
+succeeded or failed. With `retry=True`, failed runs are repeated. If a run raises an exception or its process is killed, its row holds the
+error, and the other runs continue. To continue an interrupted sweep, repeat the same call.
 
-`where` names the executor:
+The argument `where` names the executor of the runs:
 
 - "here": this process executes one run after another. All runs share the devices that JAX made for the first run.
-- "processes": a fresh process executes each run, `workers` at a time; the cores are divided among the processes.
-- "slurm": a Slurm job executes each run, through submitit (`pip install "lstm-jax[slurm]"`); `options` are the parameters of submitit.
+- "processes": a fresh process executes each run. At most `workers` processes run at the same time, and the cores are divided among them.
+- "slurm": a Slurm job executes each run. This needs submitit (`pip install "lstm-jax[slurm]"`), whose parameters are given as `options`.
 
 With "processes" and "slurm" another process imports the function and the class of its config by name, so both must be defined at the top
 level of a module or script.

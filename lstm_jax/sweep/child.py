@@ -1,4 +1,8 @@
-"""Process of one run: `python -m lstm_jax.sweep.child ROW.json` reads the run from standard input and writes its row to ROW.json."""
+"""Program that executes one run of a sweep in a process of its own.
+
+`python -m lstm_jax.sweep.child ROW.json` reads the function and the config of the run from standard input as JSON, and writes the row of
+the run to ROW.json.
+"""
 
 import json
 import sys
@@ -10,7 +14,7 @@ from lstm_jax.sweep.identity import import_item, rebuild
 
 
 def main() -> None:
-    """Execute the run that standard input describes, and write its row to the file that the command line names."""
+    """Execute the run that standard input describes, and write its row to the file that the first argument names."""
     task = json.loads(sys.stdin.read())
     row = attempt(import_item(task["function"]), rebuild(import_item(task["config"]), task["values"]))
     write_atomically(Path(sys.argv[1]), json.dumps(row).encode())

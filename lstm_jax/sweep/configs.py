@@ -13,7 +13,7 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
 
     Args:
         config: frozen dataclass.
-        changes: new values by field name; a name with dots, as in "model.units", is a field of an inner config.
+        changes: dict from the name of a field to its new value. A name with dots, such as "model.units", is a field of an inner config.
 
     Raises:
         InputError: if a name in `changes` is not a field of the config.
@@ -27,7 +27,11 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def variants(config: Any, changes: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """Return one copy of the config for each mapping in `changes`, with the fields that the mapping names overridden (see `override`).
+    """Return several copies of the config, each with some fields overridden.
+
+    Args:
+        config: frozen dataclass.
+        changes: one dict for each copy, from the name of a field to its new value, as in `override`.
 
     Raises:
         InputError: if a name in `changes` is not a field of the config.
@@ -40,7 +44,7 @@ def grid(config: Any, **axes: Sequence[Any]) -> list[Any]:
 
     Args:
         config: frozen dataclass.
-        **axes: values by field name (see `override`); the last axis varies fastest.
+        **axes: for each field to vary, the list of its values. The last field varies fastest. A name may have dots, as in `override`.
 
     Raises:
         InputError: if the name of an axis is not a field of the config.

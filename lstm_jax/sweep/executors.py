@@ -1,6 +1,6 @@
-"""Executors of runs: this process, fresh processes and Slurm jobs.
+"""Executors of the runs of a sweep: in this process, in fresh processes or in Slurm jobs.
 
-Each executor is a generator that yields the pair (id of a run, its row without the id) when a run ends.
+Each executor is a generator. When a run ends, the executor yields the id of the run and the row of the run, which lacks the id.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ Outcomes = Generator[tuple[str, Row], None, None]
 
 @dataclass(frozen=True)
 class Resources:
-    """Settings of the executors; each executor reads only the fields that concern it."""
+    """Settings of the executors of a sweep. An executor ignores the settings that belong to another executor."""
 
     workers: int = 0
-    """Number of processes that run at the same time; 0 means one for each core. Read by `processes`."""
+    """Number of processes that run at the same time. If 0, it is the number of cores. Only the executor `processes` uses it."""
     folder: Path = Path("jobs")
-    """Folder to which submitit writes its logs. Read by `slurm`."""
+    """Folder to which submitit writes its logs. Only the executor `slurm` uses it."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters of submitit. Read by `slurm`."""
+    """Parameters of submitit by name. Only the executor `slurm` uses them."""
 
 
 def attempt(function: Run, config: Any) -> Row:
-    """Run `function(config)` in this process and return the row of that run, without its id.
+    """Call `function(config)` in this process and return the row of this run, without the id of the run.
 
-    If the call raises an exception, the row says that the run failed.
+    If the call raises an exception, the row has the status "failed" and holds the error.
     """
     start = time.perf_counter()
     try:
@@ -57,13 +57,31 @@ def _failed(config: Any, error: str, seconds: float) -> Row:
 
 
 def here(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
-    """Run one config after another in this process; `missing` maps the id of each run to its config."""
+    """Run one config after another in this process.
+
+    Args:
+        function: function that executes the run of a config.
+        missing: dict from the id of each run to its config.
+        resources: settings, which this executor ignores.
+
+    Yields:
+        For each run its id and its row, which lacks the id.
+    """
     for key, config in missing.items():
         yield key, attempt(function, config)
 
 
 def processes(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
-    """Run each config of `missing` in a fresh process, `resources.workers` at a time, with the cores divided among the workers."""
+    """Run each config in a fresh process.
+
+    Args:
+        function: function that executes the run of a config.
+        missing: dict from the id of each run to its config.
+        resources: settings. `resources.workers` processes run at the same time, and the cores are divided among them.
+
+    Yields:
+        For each run its id and its row, which lacks the id.
+    """
     cores = sorted(os.sched_getaffinity(0))
     workers = resources.workers or len(cores)
     shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
@@ -83,7 +101,7 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources) -
 
 
 def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
-    """Run one config in a fresh process on the given cores and return its row without the id."""
+    """Run one config in a fresh process on the given CPU cores, and return the row of this run, without the id of the run."""
     task = {"function": import_name(function), "config": import_name(type(config)), "values": dataclasses.asdict(config)}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     start = time.perf_counter()
@@ -105,7 +123,15 @@ def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
 
 
 def slurm(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
-    """Run each config of `missing` as a Slurm job, through submitit.
+    """Run each config as a Slurm job, which the package submitit starts.
+
+    Args:
+        function: function that executes the run of a config.
+        missing: dict from the id of each run to its config.
+        resources: settings, of which `folder` and `options` are used.
+
+    Yields:
+        For each run its id and its row, which lacks the id.
 
     Raises:
         InputError: if submitit is not installed.

@@ -1,4 +1,4 @@
-"""Names by which another process imports a function or class, and the id of a run."""
+"""Import names of functions and classes, ids of runs, and configs rebuilt from JSON."""
 
 import dataclasses
 import hashlib
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 Run = Callable[[Any], Mapping[str, Any]]
-"""Function that executes the run of a config and returns its results by name."""
+"""Function that takes a config, executes its run and returns a dict from the name of each result to its value."""
 
 
 def import_name(item: Any) -> str:
-    """Return "module:name" of a function or class, by which another process imports it."""
+    """Return the name "module:name" with which another process can import a function or class."""
     module = item.__module__
     if module == "__main__":
         main = sys.modules["__main__"]
@@ -24,7 +24,7 @@ def import_name(item: Any) -> str:
 
 
 def import_item(name: str) -> Any:
-    """Return the function or class that "module:name" names."""
+    """Import a function or class by its name "module:name", and return it."""
     module, _, path = name.partition(":")
     item = import_module(module)
     for part in path.split("."):
@@ -39,9 +39,14 @@ def run_id(function: Run, config: Any) -> str:
 
 
 def rebuild(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Return the config of class `kind` from the output of `dataclasses.asdict` that was written to JSON and read again.
+    """Rebuild a config from its values, after they were written to JSON and read again.
 
-    JSON turns tuples into lists, so every list becomes a tuple. The class of an inner config is that of the field's default.
+    JSON turns tuples into lists, so every list becomes a tuple. A dict becomes an inner config of the same class as the default value of
+    its field.
+
+    Args:
+        kind: dataclass of the config.
+        values: dict that `dataclasses.asdict` returned for the config, after it was read from JSON.
     """
     inner = {f.name: type(f.default_factory()) for f in dataclasses.fields(kind) if f.default_factory is not dataclasses.MISSING}
 

@@ -1,4 +1,4 @@
-"""Measurements that are kept as rows of a file: items that already have a row are skipped, the others are measured."""
+"""Measurements whose results are stored as rows of a file. Items that already have a row are not measured again."""
 
 import subprocess
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -19,9 +19,14 @@ Result = TypeVar("Result")
 def in_threads(
     measure: Callable[[Item], Result], items: Mapping[Key, Item], workers: int
 ) -> Generator[tuple[Key, Future[Result]], None, None]:
-    """Call `measure` on each item in a thread, `workers` at a time, and yield (key, future) when a call ends.
+    """Call `measure` on each item in a thread, and yield the key of the item and the finished future when the call ends.
 
-    If the caller stops early, the items that have not started are dropped.
+    If the caller closes the generator early, calls that have not started are cancelled.
+
+    Args:
+        measure: function that takes an item.
+        items: dict from the key of each item to the item.
+        workers: number of calls that run at the same time.
     """
     with ThreadPoolExecutor(workers) as pool:
         running = {pool.submit(measure, item): key for key, item in items.items()}
@@ -34,13 +39,14 @@ def in_threads(
 
 
 def record(path: Path, title: str, total: int, outcomes: Generator[tuple[Sequence[Row], str], None, None]) -> None:
-    """Append the rows of each outcome to a file as it arrives, print its line, and advance a progress bar.
+    """Append the rows of each item to a file when the item ends, print a line about it, and advance a progress bar.
 
     Args:
         path: file of rows.
         title: label of the progress bar.
-        total: number of outcomes.
-        outcomes: generator of (rows to append, line to print). It is closed at the end, also after an error.
+        total: number of items.
+        outcomes: generator that yields the rows to append and the line to print when an item ends. It is closed at the end, also after an
+            error.
     """
     with closing(outcomes), progress.bar(title, total) as advance:
         for rows, line in outcomes:
@@ -59,23 +65,26 @@ def run_missing(
     check: Callable[[Any, str], Row] = lambda row, location: row,
     workers: int = 1,
 ) -> list[Row]:
-    """Measure the wanted items that have no row yet, in order, and return every row of the file.
+    """Measure the items that have no row in a file yet, append their rows, and return all rows of the file.
 
-    All rows of an item are appended together when its measurement ends, so a repeated call continues where an interrupted one stopped. If
-    the process of an item fails (`measure` raises `subprocess.CalledProcessError`), the item gets no row, and the next call repeats it.
+    All rows of an item are appended together when its measurement ends. After an interruption, the same call therefore measures only the
+    items that are still missing. If `measure` raises `subprocess.CalledProcessError`, the item gets no row, and the next call measures it
+    again.
 
     Args:
-        path: file of rows, one JSON object per line; rows are only ever appended. It is created if it does not exist.
-        wanted: items by key.
-        key_of: key_of(row) -> key of the item that the row belongs to, or None if the row belongs to no item.
-        measure: measure(item) -> rows of the item. It is called in a thread.
+        path: file with one row (a JSON object) per line. Rows are only appended. The file is created if it does not exist.
+        wanted: dict from the key of each item to the item. Items are measured in this order.
+        key_of: function that takes a row and returns the key of its item, or None if the row belongs to no item.
+        measure: function that takes an item and returns its rows. It is called in a thread.
         title: label of the progress bar.
-        describe: describe(item, its rows) -> line that is printed when the item ends.
-        check: check(row, "FILE, line N") -> row; it is applied to each row that is read.
+        describe: function that takes an item and its rows, and returns the line that is printed when the item ends.
+        check: function that takes a row and its location "FILE, line N", and returns the row. It is called for each row that is read, and
+            may raise `InputError`.
         workers: number of items that are measured at the same time.
 
     Raises:
-        Exception: if `measure` raises an exception other than `subprocess.CalledProcessError`; the items that have not started are dropped.
+        Exception: if `measure` raises an exception other than `subprocess.CalledProcessError`. Items that have not started are then not
+            measured.
     """
     done = {key_of(row) for row in read_rows(path, check)}
     missing = {key: item for key, item in wanted.items() if key not in done}

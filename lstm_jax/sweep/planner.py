@@ -1,4 +1,4 @@
-"""Sweep over configs: the configs without a row are run, and a row is appended when a run ends."""
+"""Execution of a sweep. Configs that have no row yet are run, and each run appends its row to a file when it ends."""
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -25,14 +25,14 @@ def run(
     """Run the configs that have no row yet, and return the rows of all configs, in the order of the configs.
 
     Args:
-        function: function(config) -> results by name.
-        configs: frozen dataclasses; equal configs count as one run.
-        path: file of rows, one JSON object per line; rows are only ever appended. It is created if it does not exist.
-        where: executor: "here", "processes" or "slurm".
-        workers: number of processes that run at the same time, among which the cores are divided; 0 means one for each core. Only
+        function: function that takes a config, executes its run and returns a dict from the name of each result to its value.
+        configs: instances of a frozen dataclass. Equal configs count as one run.
+        path: file with one row (a JSON object) per line. Rows are only appended. The file is created if it does not exist.
+        where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs).
+        workers: number of processes that run at the same time, among which the cores are divided. If 0, it is the number of cores. Only
             "processes" uses it.
-        retry: whether configs whose row says that they failed are run again.
-        options: parameters of submitit. Only "slurm" uses them.
+        retry: whether to repeat runs that have failed.
+        options: parameters of submitit by name. Only "slurm" uses them.
 
     Raises:
         InputError: if `where` is not a key of `EXECUTORS`, if `workers` is negative, or if `where` is "slurm" without submitit installed.
@@ -55,14 +55,20 @@ def run(
 
 
 def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of the configs that have a row, in the order of the configs; for a run with several rows, the last row."""
+    """Return the rows of the configs, in the order of the configs.
+
+    A config without a row is left out. If a config has several rows, the last row is returned.
+    """
     wanted = dict.fromkeys(run_id(function, config) for config in configs)
     found = {row["id"]: row for row in read_rows(Path(path)) if row["id"] in wanted}
     return [found[key] for key in wanted if key in found]
 
 
 def _summary(key: str, row: Mapping[str, Any]) -> str:
-    """Return the line that is printed when a run ends: its id, status and seconds, then its error or its results, lists left out."""
+    """Return the line that is printed when a run ends.
+
+    The line has the id, the status and the duration of the run, and then its error or those of its results that are not lists.
+    """
     if row["status"] == FAILED:
         text = row["error"]
     else:

@@ -1,4 +1,4 @@
-"""Progress of a sweep: on a terminal a bar with the time left, and one printed line for each finished item."""
+"""Progress bar that shows the remaining time and prints one line for each finished item."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,13 +9,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextlib.contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
-    """Show a progress bar, and yield a function advance(line) that prints the line and moves the bar by one item.
+    """Show a progress bar during a with-statement.
 
-    The bar is shown on a terminal only.
+    If the output is not a terminal, lines are printed but no bar is shown.
 
     Args:
         title: label of the bar.
         total: number of items.
+
+    Yields:
+        A function that takes a line, prints it, and advances the bar by one item.
     """
     console = Console(soft_wrap=True)
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())

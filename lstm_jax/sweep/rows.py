@@ -1,4 +1,4 @@
-"""Append-only files of rows: one JSON object per line, in a plain file or, if the name ends in .gz, a compressed one."""
+"""Append-only files with one row (a JSON object) per line. A file whose name ends in .gz is compressed by gzip."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ from lstm_jax.files.writing import write_atomically
 
 
 def _require_rows(path: Path) -> None:
-    """Raise `InputError` if the path exists but is not a regular file, or if its first byte cannot begin a file of rows."""
+    """Raise `InputError` if the path exists but is not a regular file, or if the first byte of the file cannot begin a row."""
     if not path.exists():
         return
     require(path.is_file(), f"rows {path}", "not a file", "name a file of rows, or a new one")
@@ -35,13 +35,14 @@ def _read(path: Path) -> bytes:
 
 
 def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, location: row) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file; a file that does not exist has no rows.
+    """Yield the rows of a file. If the file does not exist, there are none.
 
-    A line that is not valid JSON, as a killed process may leave behind, is skipped with a note on standard error.
+    A killed process may leave an incomplete line. A line that is not valid JSON is skipped, and a note is printed to standard error.
 
     Args:
         path: file of rows, plain or compressed (.gz).
-        check: check(row, "FILE, line N") -> row. It is applied to each row, and may raise `InputError`.
+        check: function that takes a row and its location "FILE, line N", and returns the row. It is called for each row, and may raise
+            `InputError`.
 
     Raises:
         InputError: if the path is not a regular file, if the content does not begin like a file of rows, or if decompression fails.
@@ -60,7 +61,9 @@ def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda r
 
 
 def append_rows(path: Path, *rows: dict[str, Any]) -> None:
-    """Append rows to a file in a single write; a compressed file (.gz) is rewritten under a temporary name and renamed.
+    """Append rows to a file in a single write. The file and its folder are created if they do not exist.
+
+    A compressed file (.gz) is rewritten as a whole under a temporary name, and is then renamed.
 
     Raises:
         InputError: if the path exists and is not a file of rows, or if decompression fails.

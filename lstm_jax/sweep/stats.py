@@ -1,7 +1,7 @@
-"""Confidence intervals by the percentile bootstrap (Efron 1979) and permutation tests (Fisher 1935), by SciPy.
+"""Confidence intervals from the percentile bootstrap (Efron 1979), and permutation tests (Fisher 1935), computed by SciPy.
 
-The random draws depend on `seed` alone, so equal values give equal results. SciPy is imported on first use, since the import takes half a
-second.
+The random draws depend only on the argument `seed`, so that the same values always give the same result. SciPy is imported on first use,
+since the import takes half a second.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,11 +11,20 @@ import numpy as np
 
 Values = Sequence[float | int] | np.ndarray
 EXACT = 20_000
-"""A test enumerates all permutations if there are at most this many; otherwise it draws this many at random."""
+"""Largest number of permutations that a test enumerates. If there are more, the test draws this many at random."""
 
 
 def _bootstrap(samples: Sequence[Values], statistic: Callable[..., Any], draws: int, seed: int) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval (low, high) of a statistic of samples; a sample of one value is doubled, as SciPy needs two."""
+    """Return the 95 % bootstrap confidence interval (low, high) of a statistic of one or several samples.
+
+    A sample of one value is doubled, since SciPy needs two values.
+
+    Args:
+        samples: the samples.
+        statistic: function that takes the samples as arrays and an argument `axis`, and returns the statistic along that axis.
+        draws: number of bootstrap resamples.
+        seed: seed of the random draws.
+    """
     from scipy import stats
 
     arrays = [np.asarray(sample, float) for sample in samples]
@@ -30,7 +39,7 @@ def mean_interval(values: Values, seed: int = 0, draws: int = 2000) -> tuple[flo
 
 
 def ratio_interval(slow: Values, fast: Values, seed: int = 0, draws: int = 10_000) -> tuple[float, float, float]:
-    """Return median(slow) / median(fast) and its 95 % confidence interval, as (ratio, low, high), for two independent samples."""
+    """Return the ratio median(slow) / median(fast) of two independent samples and its 95 % confidence interval, as (ratio, low, high)."""
 
     def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
@@ -47,8 +56,13 @@ def geometric_mean_interval(ratios: Values, seed: int = 0, draws: int = 10_000) 
 def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
     """Return the two-sided p-value of a permutation test that compares the mean logarithms of two independent samples of times.
 
-    The test is exact if the pooled times can be divided into two samples of the given sizes in at most `EXACT` ways; otherwise it draws
-    `EXACT` divisions. The p-value is 1 if a sample has fewer than two times, since one time has no spread.
+    The test enumerates all divisions of the pooled times into two samples of the given sizes. If there are more than `EXACT` divisions, it
+    draws `EXACT` of them at random. The p-value is 1 if a sample has fewer than two times, since one time has no spread.
+
+    Args:
+        old: times in one sample.
+        new: times in the other sample.
+        seed: seed of the random draws.
     """
     from scipy import stats
 
@@ -68,8 +82,12 @@ def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
 def paired_p(ratios: Values, seed: int = 0) -> float:
     """Return the two-sided p-value of a sign-flip test on the mean logarithm of paired ratios.
 
-    The null hypothesis is that the two members of each pair are exchangeable. The test is exact if N pairs have at most `EXACT` choices of
-    signs (2 ** N); otherwise it draws `EXACT` choices. The p-value is 1 for fewer than two pairs.
+    The null hypothesis is that the two members of each pair are exchangeable. The test enumerates all 2 ** N choices of the signs of the N
+    logarithms. If there are more than `EXACT` choices, it draws `EXACT` of them at random. The p-value is 1 for fewer than two pairs.
+
+    Args:
+        ratios: ratio of the two members of each of the N pairs.
+        seed: seed of the random draws.
     """
     from scipy import stats
 

@@ -1,4 +1,4 @@
-"""Tables of the rows of a sweep."""
+"""Conversion of the rows of a sweep to a table, which can be written as a CSV file."""
 
 import csv
 import io
@@ -10,7 +10,12 @@ from lstm_jax.files.writing import write_atomically
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as one flat dict whose keys join the names with dots; `prefix` is put before each key."""
+    """Return a nested mapping as a flat dict: {"model": {"units": 8}} becomes {"model.units": 8}.
+
+    Args:
+        values: the nested mapping.
+        prefix: text that is put before each key of the result.
+    """
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
@@ -18,10 +23,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """Return the names of the columns and the cells of one line for each row.
+    """Return the rows of a sweep as a table: the names of its columns, and a list of cells for each row.
 
-    The columns are id, status, the fields of the config, the results, error and seconds. A cell is "" if the row has no value for its
-    column.
+    The columns are id, status, the fields of the config, the results, error and seconds. If a row has no value for a column, its cell there
+    is "".
     """
     lines = [
         {"id": row["id"], "status": row["status"]}
