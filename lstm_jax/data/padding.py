@@ -26,8 +26,8 @@ def pad_sequences(
 ) -> np.ndarray:
     """Pad or cut N sequences to the same length, and return them as one array (N, maxlen, ...).
 
-    The arguments and the result are the same as those of `keras.utils.pad_sequences` in Keras 3.15. For integer ids that are concatenated in
-    one array, `pad_ragged` is thousands of times faster.
+    The arguments and the result are the same as those of `keras.utils.pad_sequences` in Keras 3.15. For integer ids that are concatenated
+    in one array, `pad_ragged` is thousands of times faster.
 
     Args:
         sequences: N sequences of numbers, strings or equally shaped vectors.

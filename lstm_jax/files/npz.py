@@ -116,8 +116,8 @@ def read_npz(
         names: names of the arrays to read. If empty, all are read.
 
     Raises:
-        InputError: if the file is damaged or expands to too many bytes, an array is missing, repeated, encrypted or compressed by an unknown
-            method, or an array does not consist of plain numbers with the declared size.
+        InputError: if the file is damaged or expands to too many bytes, an array is missing, repeated, encrypted or compressed by an
+            unknown method, or an array does not consist of plain numbers with the declared size.
     """
     subject = subject or f"file {path}"
     members = read_members(path, subject, remedy, names)

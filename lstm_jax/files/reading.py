@@ -38,8 +38,8 @@ _KINDS = {
 def most_bytes() -> int:
     """Return the largest number of bytes that may be read from one file.
 
-    The environment variable `LSTM_JAX_MAX_BYTES` sets this number. Without it, the number is an eighth of the machine's memory, but at least
-    1 GiB.
+    The environment variable `LSTM_JAX_MAX_BYTES` sets this number. Without it, the number is an eighth of the machine's memory, but at
+    least 1 GiB.
 
     Raises:
         InputError: if the environment variable is not a positive integer.

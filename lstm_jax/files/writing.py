@@ -56,8 +56,8 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
         force: whether an existing file that does not contain the text `MARK` may be replaced.
 
     Raises:
-        InputError: if the path is a link, a folder, a device, a pipe or a socket, the command reads the file, the file exists without `MARK`
-            and `force` is false, or the folder of the file cannot be written.
+        InputError: if the path is a link, a folder, a device, a pipe or a socket, the command reads the file, the file exists without
+            `MARK` and `force` is false, or the folder of the file cannot be written.
     """
     subject = f"writing {path}"
     try:

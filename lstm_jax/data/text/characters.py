@@ -1,4 +1,4 @@
-"""Vocabulary of characters and their ids. A character is a Unicode code point or, with the unit "byte", a byte."""
+"""Vocabulary of characters, which gives each character an id. A character is a Unicode code point or, with the unit "byte", a byte."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -24,13 +24,13 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Characters:
-    """Vocabulary of the distinct characters of a corpus; a character's id is its index in `characters`.
+    """Vocabulary of the distinct characters of a corpus. The id of a character is its index in `characters`.
 
-    With the unit "byte" the vocabulary always has all 256 bytes, and id k is byte k, so that every text can be encoded.
+    With the unit "byte" the vocabulary has all 256 bytes, and the id of a byte is its value, so that every text can be encoded.
     """
 
     characters: tuple[str, ...]
-    """The distinct characters, sorted by code point. With the unit "byte": chr(0) to chr(255)."""
+    """The distinct characters, sorted by code point. With the unit "byte" they are chr(0) to chr(255)."""
     unit: Unit = "character"
     """Unit of the text: "character" (a Unicode code point) or "byte"."""
 
@@ -44,7 +44,7 @@ class Characters:
 
     @staticmethod
     def of(text: str) -> "Characters":
-        """Return the vocabulary of the distinct characters of a text.
+        """Return the vocabulary of the distinct characters in a text.
 
         Raises:
             InputError: if the text has lone surrogates, which cannot be encoded as UTF-8.
@@ -66,7 +66,7 @@ class Characters:
 
     @property
     def dtype(self) -> np.dtype:
-        """The smallest of uint8, uint16 and int32 that holds every id."""
+        """Dtype of encoded ids: the smallest of uint8, uint16 and int32 that can represent every id."""
         return np.dtype(np.uint8 if self.size <= 1 << 8 else np.uint16 if self.size <= 1 << 16 else np.int32)
 
     @cached_property
@@ -81,23 +81,24 @@ class Characters:
 
     @cached_property
     def _id_of_code(self) -> np.ndarray:
-        """Lookup table (int32) whose entry c is the id of code point c, or -1 if that character is outside the vocabulary.
+        """Lookup table (int32) whose entry c is the id of the character with code point c, or -1 if it is outside the vocabulary.
 
-        It ends one entry after the highest code point in the vocabulary, so that its last entry, -1, serves all higher code points.
+        The table ends one entry after the highest code point in the vocabulary. This last entry is -1 and stands for all higher code
+        points.
         """
         table = np.full(max(map(ord, self.characters), default=-1) + 2, -1, np.int32)
         table[[ord(character) for character in self.characters]] = np.arange(self.size)
         return table
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """Return the ids (T,) of a text of T characters, as an array of type `dtype`.
+        """Return the ids (T,) of a text of T characters, as an array of the smallest dtype that can represent every id.
 
         Args:
-            text: a str, or bytes if the unit is "byte". With that unit a str is first encoded as UTF-8.
+            text: a str or, with the unit "byte", a str or bytes. With the unit "byte" a str is first encoded as UTF-8.
 
         Raises:
-            InputError: if the text has characters outside the vocabulary (the message shows up to five), or is bytes and the unit is
-                "character".
+            InputError: if the text has characters outside the vocabulary (the message shows up to five), or if the text is bytes and the
+                unit is "character".
         """
         if self.unit == "byte":
             return np.frombuffer(text if isinstance(text, bytes) else _utf8(text), np.uint8)
@@ -124,7 +125,7 @@ class Characters:
         return self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """Return the text of the ids (T,). With the unit "byte", bytes that are not valid UTF-8 become U+FFFD.
+        """Return the text with the given ids (T,). With the unit "byte", bytes that are not valid UTF-8 become U+FFFD.
 
         Raises:
             InputError: if an id is out of range, or the ids are not a one-dimensional array of integers.
@@ -135,7 +136,9 @@ class Characters:
         return codes[self._checked(ids)].tobytes().decode("utf-32-le")
 
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
-        """Return the bytes of the ids (T,): with the unit "byte" the bytes that were encoded, else the text as UTF-8.
+        """Return the text with the given ids (T,) as bytes.
+
+        With the unit "byte" they are the same bytes that were encoded. With the unit "character" they are the text in UTF-8.
 
         Raises:
             InputError: if an id is out of range, or the ids are not a one-dimensional array of integers.
@@ -152,20 +155,20 @@ class Characters:
         return array
 
     def to_json(self) -> bytes:
-        """Return the vocabulary as ASCII JSON, which `from_json` reads."""
+        """Return the vocabulary as JSON in ASCII, which `from_json` decodes."""
         characters = "".join(self.characters) if self.unit == "character" else None
         return json.dumps({"format": _FORMAT, "unit": self.unit, "characters": characters}).encode()
 
     @staticmethod
     def from_json(content: bytes, source: object = "characters") -> "Characters":
-        """Return the vocabulary that `to_json` wrote.
+        """Return the vocabulary that `to_json` has encoded.
 
         Args:
             content: the JSON that `to_json` returned.
-            source: what the error message calls the content, such as its path.
+            source: name of the content in the error message, such as its path.
 
         Raises:
-            InputError: if `content` is not JSON that `to_json` returns.
+            InputError: if `content` is not valid JSON, or does not describe a vocabulary of characters.
         """
         try:
             raw: Any = json.loads(content)
@@ -177,7 +180,7 @@ class Characters:
             raise InputError(f"characters {source}", error, "give the characters.json of a run") from error
 
     def save(self, path: Path) -> None:
-        """Write the vocabulary to `path` as JSON. If writing fails, the path is left as it was.
+        """Write the vocabulary to `path` as JSON. If writing fails, an existing file at `path` is not changed.
 
         Raises:
             InputError: if the file cannot be written.
@@ -186,7 +189,7 @@ class Characters:
 
     @staticmethod
     def load(path: Path) -> "Characters":
-        """Return the vocabulary that `save` wrote.
+        """Load a vocabulary from a file that `save` has written.
 
         Raises:
             InputError: if the file is absent or damaged.
@@ -195,15 +198,15 @@ class Characters:
 
 
 def shown(characters: tuple[str, ...]) -> str:
-    """Return text for an error message: the first `SHOWN` of the characters, and how many more there are."""
+    """Return the characters as text for an error message: the first `SHOWN` of them, and the number of the others."""
     more = len(characters) - SHOWN
     return ", ".join(map(repr, characters[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def _code_points(text: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the start and the code points of each block of the text.
+    """Yield, for each block of a text, the index of its first character and the code points of its characters.
 
-    Code points take four bytes per character; with blocks, only one block at a time takes that much memory.
+    Code points take four bytes of memory per character. With blocks, only one block at a time takes that memory.
     """
     for start in range(0, len(text), _BLOCK):
         yield start, np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), "<u4")

@@ -15,25 +15,25 @@ _BLOCK = 1 << 20  # characters of a block; a regex or lower() takes some 60 byte
 
 
 def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
-    """Return the text cleaned by a recipe.
+    """Return the text after cleaning it by one of five recipes.
 
-    - "source": the same cleaning as in the variant of Keras' example lstm_text_generation that is reproduced here. Every character except
-      English letters, spaces and ``. , ' ! ; ?`` becomes a space, letters become lower case, runs of spaces become one space, and spaces at
-      the start and the end are removed. At most 33 distinct characters are left. The result equals
+    - "source": the cleaning of the reproduced variant of the Keras example lstm_text_generation. Every character except English letters,
+      spaces and ``. , ' ! ; ?`` becomes a space, letters become lower case, runs of spaces become one space, and spaces at the start and
+      the end are removed. At most 33 distinct characters are left. The result equals
       `" ".join(re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower().split())`.
     - "source-cased": like "source", but letters keep their case, so that at most 59 distinct characters are left.
-    - "lower": letters become lower case and nothing else changes. In bytes only ASCII letters do.
-    - "none" and "exact": the text is unchanged. They differ in `prepare_corpus`, which turns the line endings of files into LF before it
-      cleans them, except with "exact".
+    - "lower": letters become lower case, and nothing else changes. In bytes only ASCII letters are changed.
+    - "none" and "exact": the text is unchanged. The two recipes differ only in `prepare_corpus`, which first replaces all line endings by
+      LF with "none", but not with "exact".
 
-    No recipe normalises Unicode. The time is linear in the length of the text.
+    No recipe normalises Unicode.
 
     Args:
         text: a str or bytes.
-        recipe: a value of `Recipe`.
+        recipe: "source", "source-cased", "lower", "none" or "exact".
 
     Raises:
-        InputError: if `recipe` is not a value of `Recipe`.
+        InputError: if `recipe` has another value.
     """
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     if recipe in ("none", "exact"):
@@ -53,9 +53,10 @@ def unix_line_ends(text: str) -> str:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Yield the text in blocks, each of which ends after a white-space character.
+    """Yield the text in blocks. A block ends after a white-space character or at the end of the text.
 
-    No word is divided, so that each block can be cleaned alone: the lower case of a letter can depend on the letters around it.
+    Blocks do not divide words, because the lower case of a letter can depend on the letters around it. Each block can thus be cleaned
+    alone.
     """
     start = 0
     while start < len(text):

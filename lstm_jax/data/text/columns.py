@@ -1,6 +1,7 @@
 """Reading of the texts in one column of a table.
 
-A table is a CSV file, a JSON-lines file, or a JSON file of records or of pandas' columns (`{"article": {"0": text, ...}}`).
+A table is a CSV file, a JSON-lines file, or a JSON file. A JSON file holds a list of records, a list of strings, or columns as pandas
+writes them: `{"article": {"0": text, ...}}`.
 """
 
 from collections.abc import Iterable
@@ -16,24 +17,27 @@ TEXT_NAMES = ("text", "article", "body", "content")
 JSON_FORMS = 'give [{"text": ...}, ...] or {"text": {"0": ..., ...}}; name it .jsonl if each line is an object'
 
 Columns = dict[str, dict[str, Any]]
-"""Dict from the name of each column to a dict from the name of each row ("line 3", "row 0", as in error messages) to its value."""
+"""Dict from the name of each column to a dict from the name of each row to its value. Error messages show row names such as "line 3"."""
 
 
 def has_columns(path: Path) -> bool:
-    """Return whether the file's ending is that of a table: .csv, .csv.xz, .jsonl, .jsonl.xz or .json."""
+    """Return whether the name of a file ends in .csv, .csv.xz, .jsonl, .jsonl.xz or .json, as that of a table does."""
     return is_table(Path(path.name.lower())) or path.name.lower().endswith(".json")
 
 
 def read_text_column(path: Path, column: str = "") -> list[str]:
     """Return the texts in one column of a table, in the order of its rows. Rows whose text is empty, null or absent are left out.
 
+    If the name of the column is not given, the column is guessed. If the table has a single column, it is that column. Otherwise it is the
+    only column whose values are strings that are not all numbers. If there are several of these, it is the only one of them that is named
+    text, article, body or content.
+
     Args:
         path: a file for which `has_columns` is true. The first line of a CSV file holds the names of the columns.
-        column: name of the column of the texts. If empty, the column is guessed: it is the only column of the table, else the only column
-            whose values are strings that are not all numbers, else the only such column that is named text, article, body or content.
+        column: name of the column of the texts. If empty, the column is guessed.
 
     Raises:
-        InputError: if the table has no column `column`, the guess finds none or several, a value is not a string, the file holds invalid
+        InputError: if the table has no column `column`, the column cannot be guessed, a value is not a string, the file holds invalid
             UTF-8, JSON or CSV, or the file is absent or truncated.
     """
     columns = _read_columns(path)

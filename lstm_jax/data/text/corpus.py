@@ -1,4 +1,4 @@
-"""Preparation of a character corpus: articles are joined to one text, and its training and validation split are encoded as ids."""
+"""Preparation of a character corpus: articles are joined to one text, which is divided into two splits and encoded as ids."""
 
 import hashlib
 import re
@@ -17,22 +17,23 @@ from lstm_jax.errors import InputError, require
 
 @dataclass(frozen=True)
 class Corpus:
-    """One long text as ids, in a training and a validation split."""
+    """One long text that is encoded as ids and divided into a training and a validation split."""
 
     train: np.ndarray
-    """(T,) ids of the training split, of type `characters.dtype`: the smallest of uint8, uint16 and int32 that holds every id."""
+    """(T,) ids of the training split. Their dtype is the smallest of uint8, uint16 and int32 that can represent every id."""
     validation: np.ndarray
-    """(T',) ids of the validation split, which is the end of the text; same type as `train`. Empty if nothing is held out."""
+    """(T',) ids of the validation split, which is the end of the text. They have the dtype of `train`. Empty if nothing is held out."""
     characters: Characters
-    """Vocabulary of the characters of both splits or, if `unseen` was "error" or "drop", of the training split."""
+    """Vocabulary of the characters in both splits. If `prepare_corpus` was called with `unseen` "error" or "drop", it has the characters of
+    the training split only."""
     articles: int
-    """Count of the articles that are not empty after cleaning."""
+    """Number of articles that are not empty after cleaning."""
     copies: int
-    """Count of the articles that were left out of the validation split because the training split has the same text."""
+    """Number of articles that were left out of the validation split because the training split has an article with the same text."""
     fingerprint: str
     """SHA-256 of the vocabulary and of the ids of both splits."""
     notes: tuple[str, ...] = ()
-    """One sentence for each kind of change that was made to the text when it was read."""
+    """Messages to the user, with one sentence for each kind of change that was made to the text when it was read."""
 
 
 def prepare_corpus(
@@ -46,24 +47,25 @@ def prepare_corpus(
 ) -> Corpus:
     """Read a corpus of articles and return it as ids.
 
-    The articles are cleaned and joined with " " in their order. The last part of the text, a share `validation` of its characters, is the
-    validation split; the cut may fall within an article. An article that lies wholly after the cut is left out if an article that begins
-    before the cut has the same text, because the loss on a copy would measure memorisation. No window crosses the cut.
+    The articles are cleaned and joined with spaces, in their order. The validation split is the end of the joined text, and the cut before
+    it may fall within an article. An article that lies wholly after the cut is left out if an article that begins before the cut has the
+    same text, because the loss on a copy would measure memorisation.
 
     Args:
-        paths: one source or several, as in `read_articles`. If empty, the articles are `embedded_articles()`.
-        text_column: name of the column of the texts in tables. If empty, it is guessed as in `read_text_column`.
-        recipe: how the articles are cleaned: a value of `Recipe`, see `clean`.
-        unit: what a character is: "character" (a Unicode code point) or "byte" (text files may then have any encoding).
+        paths: one path or several, each of a text file, a folder of text files or a table, or "-" for standard input (see `read_articles`).
+            If empty, the articles are those of `embedded_articles()`.
+        text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
+        recipe: recipe by which `clean` cleans each article: "source", "source-cased", "lower", "none" or "exact".
+        unit: unit of the text: "character" (a Unicode code point) or "byte" (text files may then have any encoding).
         validation: share of the characters in the validation split, at least 0 and below 1.
-        unseen: what happens to characters that occur in the validation split alone: "include" (they get ids like all others), "error"
-            (raise an error) or "drop" (remove them from the validation split).
-        length: length of the windows that the corpus is for, in characters. The training split must be longer than that and, unless
-            `validation` is 0, so must the validation split.
+        unseen: treatment of characters that occur only in the validation split: "include" (they get ids like all others), "error" (raise
+            an error) or "drop" (remove them from the validation split).
+        length: number of characters in a window of the later training. The training split and, unless `validation` is 0, the validation
+            split must have more characters than a window.
 
     Raises:
-        InputError: if an argument is out of range, a source cannot be read, a split is too short for a window and its next character, the
-            training split has a single distinct character, or `unseen` is "error" and a character occurs in the validation split alone.
+        InputError: if an argument is out of range, a source cannot be read, a split is not longer than a window, the training split has a
+            single distinct character, or `unseen` is "error" and a character occurs only in the validation split.
     """
     check_number("validation", validation, Share)
     require(unseen in ("include", "error", "drop"), "unseen", unseen, "give 'include', 'error' or 'drop'")
@@ -98,15 +100,18 @@ def _cleaned(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
 
 
 def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], int]:
-    """Divide the articles into a training split and a validation split, which begins at a cut in the joined text.
+    """Find the cut that divides the articles into a training and a validation split.
+
+    The validation split is the end of the joined text, in which one separator stands between two articles. The cut may divide an article.
+    An article after the cut is left out if an article that begins before the cut has the same text.
 
     Args:
-        articles: the articles; the joined text has one separator between two articles.
-        share: share of the joined text in the validation split.
+        articles: the articles.
+        share: share of the characters of the joined text in the validation split.
 
     Returns:
-        The index of the cut in the joined text; the articles of the validation split without copies, the first of which may be the rest of
-        an article that the cut divides; and the count of the copies that were left out.
+        The index of the cut in the joined text, the articles of the validation split, and the number of articles that were left out. If the
+        cut divides an article, the rest of that article is the first article of the validation split.
     """
     starts = np.cumsum([0, *(len(article) + 1 for article in articles)])
     whole = max(int(starts[-1]) - 1, 0)
@@ -129,16 +134,19 @@ def _with_unix_line_ends(articles: Sequence[str], notes: list[str]) -> Sequence[
 
 
 def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str]:
-    """Apply the option `unseen` of `prepare_corpus`.
+    """Treat the characters that occur only in the validation split.
 
     Args:
         tail: text of the validation split.
         characters: vocabulary of the training split.
-        unseen: "include", "error" or "drop".
-        notes: list to which a sentence about a change is added.
+        unseen: "include" (add the characters to the vocabulary), "error" (raise an error) or "drop" (remove them from the text).
+        notes: list of messages to the user, to which a sentence about the change is added.
 
     Returns:
         The vocabulary that encodes both splits, and the text of the validation split.
+
+    Raises:
+        InputError: if there are such characters and `unseen` is "error".
     """
     missing = characters.unknown(tail)
     if not missing:

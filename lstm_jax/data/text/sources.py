@@ -1,4 +1,4 @@
-"""The forms in which the articles of a character corpus can be given, and the functions that read them."""
+"""Reading of the articles of a character corpus from text files, folders of text files, tables or standard input."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ Paths = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Form:
-    """One form of source, such as a folder of text files, with the functions that recognise and read it."""
+    """Form in which articles can be given, such as a folder of text files, with the functions that recognise and read it."""
 
     matches: Callable[[Path], bool]
-    """Return whether a path has this form."""
+    """Function that returns whether a path has this form."""
     read: Callable[[Path, str], list[str]]
-    """Return the articles at a path as texts; the second argument names the column of the texts in a table."""
+    """Function that takes a path and the name of the column of the texts, which only a table needs, and returns the articles as texts."""
     read_bytes: Callable[[Path, str], list[bytes]]
-    """Return the articles at a path as bytes; same arguments as `read`."""
+    """Function that takes the same arguments as `read` and returns the articles as bytes."""
 
 
 def _read_file(path: Path, _: str = "") -> list[str]:
@@ -67,49 +67,51 @@ FORMS = (
         _read_file_bytes,
     ),
 )
-"""All forms, in the order in which they are tried: a source has the first form that matches its path."""
+"""All forms, in the order in which they are tried. A source has the first form that matches its path."""
 
 
 def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
-    """Return the articles of one source or several, in the order given. Empty articles are left out.
+    """Read the articles at one or several paths, and return them in the order of the paths. Empty articles are left out.
 
-    - In a folder, each file that ends in .txt, .text, .md or .rst is one article, and the files are sorted by name. Folders below it and
-      hidden files are not read.
-    - In a table, each row is one article: .csv, .csv.xz, .jsonl, .jsonl.xz, or .json with records, strings or pandas' columns.
-    - Any other file, and standard input ("-"), is one article.
+    - In a folder, each file that ends in .txt, .text, .md or .rst is one article, and the files are sorted by name. Subfolders and hidden
+      files are not read.
+    - In a table, each row is one article. A table ends in .csv, .csv.xz, .jsonl, .jsonl.xz or .json. A .json file holds a list of records,
+      a list of strings, or columns as pandas writes them.
+    - Any other file is one article, and so is standard input ("-").
 
-    All sources must be UTF-8. Every character is kept except a byte-order mark at the start of a file.
+    All files must be UTF-8. Every character is kept except a byte-order mark at the start of a file.
 
     Args:
         paths: one path or several.
-        text_column: name of the column of the texts in tables. If empty, it is guessed as in `read_text_column`.
+        text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
 
     Raises:
-        InputError: if a source is absent, unreadable, an archive or not UTF-8, the column of a table is not found, or no text is left.
+        InputError: if a file is absent, unreadable, an archive or not UTF-8, the column of a table is not found, or all articles are empty.
     """
     return _not_empty([text for path, form in _sources(paths) for text in form.read(path, text_column)], paths)
 
 
 def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]:
-    """Return the articles of one source or several as bytes.
+    """Read the articles at one or several paths as bytes, and return them in the order of the paths.
 
-    The bytes of text files are unchanged, whatever their encoding. Tables must be UTF-8, and their texts are returned as UTF-8.
+    Text files may have any encoding, and their bytes are unchanged. Tables must be UTF-8, and their texts are returned as UTF-8.
 
     Args:
-        paths: as in `read_articles`.
-        text_column: as in `read_articles`.
+        paths: one path or several, as in `read_articles`.
+        text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
 
     Raises:
-        InputError: as in `read_articles`, except that text files need not be UTF-8.
+        InputError: if a file is absent, unreadable or an archive, a table is not UTF-8, the column of a table is not found, or all articles
+            are empty.
     """
     return _not_empty([content for path, form in _sources(paths) for content in form.read_bytes(path, text_column)], paths)
 
 
 def embedded_articles() -> tuple[str, ...]:
-    """Return about 80 articles that need no download.
+    """Return about 80 English articles that need no download.
 
-    They are the topics of Python's language reference that `help()` shows, sorted by name. They come from `pydoc_data.topics` of the
-    running Python, so that the text depends on the version of Python.
+    The articles are the topics of Python's language reference that `help()` shows, sorted by name. They are read from `pydoc_data.topics`
+    of the running Python, so that the text depends on the version of Python.
 
     Raises:
         InputError: if this Python was installed without `pydoc_data`.

@@ -1,7 +1,7 @@
-"""Windows of a text and the characters that follow them, as views of the ids: nothing is copied.
+"""Windows of a text and the characters that follow them, as views of the ids that copy nothing.
 
-Keras' example lstm_text_generation, in the variant reproduced here, takes a window of 40 characters every 5 characters and stores the N
-windows as a boolean array (N, 40, 33). Here the windows X and their targets Y are strided views of the ids. N is the number of windows.
+The reproduced variant of the Keras example lstm_text_generation takes a window of 40 characters at every 5 characters. It stores the N
+windows as a boolean array (N, 40, 33) over the 33 distinct characters. Here the windows X and their targets Y are views of the ids.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from lstm_jax.errors import require
 
 
 def window_count(n: int, length: int, step: int) -> int:
-    """Return the number of windows of a text of n characters, as in Keras' example: `len(range(0, n - length, step))`.
+    """Return the number of windows of a text: `len(range(0, n - length, step))`, as in the Keras example lstm_text_generation.
 
     Args:
         n: number of characters of the text.
@@ -40,7 +40,7 @@ def window_starts(n: int, length: int, step: int) -> np.ndarray:
 
 
 def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Return a window of `length` characters at every `step` characters of a text, and the character after each window.
+    """Return the windows of a text, one at every `step` characters, and the character after each window.
 
     Args:
         ids: (T,) ids of the text.
@@ -48,7 +48,8 @@ def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarra
         step: number of characters from the start of one window to the start of the next.
 
     Returns:
-        X (N, length) and Y (N,), both read-only views of `ids`: X[k] is ids[k * step : k * step + length], and Y[k] is the id that follows.
+        The windows X (N, length) and their targets Y (N,), as read-only views of `ids`. X[k] is ids[k * step : k * step + length], and Y[k]
+        is the id after that window.
 
     Raises:
         InputError: if the text has fewer than `length` + 1 characters, or if `length` or `step` is below 1.
@@ -59,9 +60,9 @@ def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarra
 
 
 def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return windows and targets one-hot, as Keras' example stores them.
+    """Return windows and targets in one-hot encoding, as the Keras example lstm_text_generation stores them.
 
-    The result takes N * (length + 1) * size bytes: use it to inspect a few windows (`X[:100]`).
+    The result takes N * (length + 1) * size bytes. It is meant for the inspection of a few windows, such as `X[:100]`.
 
     Args:
         X: (N, length) ids of the windows.
@@ -82,16 +83,16 @@ def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.nda
 
 
 def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a text into consecutive chunks; the target of each character is the next character.
+    """Cut a text into consecutive chunks. The target of each character is the next character.
 
     Args:
         ids: (T,) ids of the text.
         length: number of characters of a chunk.
 
     Returns:
-        X and Y, both (N, length) read-only views of `ids`, with N = (T - 1) // length chunks: X[k] is
-        ids[k * length : (k + 1) * length], and Y[k] is the same slice moved on by one character. The last T - 1 - N * length characters
-        are left out.
+        The inputs X and the targets Y of N = (T - 1) // length chunks, both as read-only views (N, length) of `ids`. X[k] is
+        ids[k * length : (k + 1) * length], and Y[k] is the slice that begins one character later. Characters at the end of the text that
+        do not fill a chunk are left out.
 
     Raises:
         InputError: if the text has fewer than `length` + 1 characters, or if `length` is below 1.
@@ -102,11 +103,11 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
-    """Return the order in which truncated back-propagation through time reads the rows of `chunks`.
+    """Return the chunks of each batch for truncated back-propagation through time, as indices of the rows of `chunks`.
 
-    The text is cut into `batch` consecutive streams of equal length, and each stream into `steps` chunks. Batch s holds chunk s of every
-    stream, so that row b of batch s continues row b of batch s - 1. The characters at the end that do not fill another chunk in every
-    stream are left out: n - 1 - steps * batch * length of them, which is fewer than batch * length.
+    The text is cut into `batch` consecutive streams of equal length, and each stream into S chunks. Batch s consists of chunk s of every
+    stream, so that row b of batch s continues row b of batch s - 1. Characters at the end of the text that do not fill one more chunk in
+    every stream are left out.
 
     Args:
         n: number of characters of the text.
@@ -114,8 +115,8 @@ def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
         batch: number of streams, which is the batch size.
 
     Returns:
-        (steps, batch) int64 indices into the rows of `chunks(ids, length)`: entry [s, b] is b * steps + s, where
-        steps = (n - 1) // (batch * length).
+        An int64 array (S, batch) of indices of the rows of `chunks(ids, length)`, where S = (n - 1) // (batch * length). Its entry [s, b]
+        is b * S + s.
 
     Raises:
         InputError: if the text is too short for one batch, or if `length` or `batch` is below 1.
