@@ -1,1 +1,1 @@
-"""Movie reviews: reading them from several sources, splitting them, and encoding them as ids and padded rows."""
+"""Movie reviews, which are read from several sources, divided into splits, and encoded as ids and padded rows."""

@@ -27,9 +27,9 @@ MOVIE = re.compile(rb"tt\d+")
 
 
 def verify_archive(path: Path) -> None:
-    """Check the archive's size and the first 32 bits of its SHA-256.
+    """Check the size of the archive aclImdb_v1.tar.gz and the first 32 bits of its SHA-256.
 
-    No more of the published checksum is known to us. The check finds a broken download, but not a deliberate change.
+    The other bits of the published checksum are not known. The check detects a broken download, but not a deliberate change.
 
     Raises:
         InputError: if the archive is absent, or if its size or checksum differs.
@@ -42,13 +42,13 @@ def verify_archive(path: Path) -> None:
 
 
 def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None = None) -> Path:
-    """Download the archive (84 MB) into a folder, unless it is there already, and return its path.
+    """Download the archive of the Large Movie Review Dataset (84 MB) into a folder, unless it is there already, and return its path.
 
-    The file gets its final name only after `verify_archive` has accepted it.
+    The size and the checksum of the archive are verified before the file gets its final name.
 
     Args:
         folder: the folder.
-        on_bytes: progress function, as in `download`.
+        on_bytes: function that is called after each MiB with the number of bytes received and the total number, which is 0 if unknown.
 
     Raises:
         InputError: if the download fails, or if the server sends a different file.
@@ -68,7 +68,11 @@ def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
 
 
 def find_archive(path: Path) -> Found | None:
-    """Return the archive at `path` or, if `path` is a folder, the archive in that folder. Return None if there is none."""
+    """Return the location of a review archive, or None if there is none.
+
+    Args:
+        path: path of a .tar.gz or .tgz file, or of a folder that contains aclImdb_v1.tar.gz.
+    """
     if not path.is_dir():
         return Found(path, {"archive": path}) if path.name.endswith((".tar.gz", ".tgz")) else None
     inside = path / ARCHIVE_NAME
@@ -76,12 +80,12 @@ def find_archive(path: Path) -> Found | None:
 
 
 def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews of an archive by split.
+    """Return the reviews in an archive, as a dict from the name of each split to its reviews.
 
-    If the archive has the published name and `options.verify` is true, it is first checked by `verify_archive`.
+    If the file is named aclImdb_v1.tar.gz and `options.verify` is true, its size and checksum are verified first.
 
     Raises:
-        InputError: if `verify_archive` or `read_archive` refuses the archive.
+        InputError: if the size or the checksum differs, or if `read_archive` raises an error.
     """
     if options.verify and found.path.name == ARCHIVE_NAME:
         verify_archive(found.path)
@@ -89,13 +93,13 @@ def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSpl
 
 
 def read_archive(path: Path) -> dict[str, TextSplit]:
-    """Return the reviews of a .tar.gz archive by split, without extracting it to the disk.
+    """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews.
 
-    Members that are neither reviews nor lists of their URLs are skipped.
+    The archive is not extracted to the disk. Members that are neither reviews nor lists of the URLs of reviews are skipped.
 
     Raises:
-        InputError: if the archive is truncated or damaged or expands to too many bytes, has a member whose path leads out of the archive
-            or that is a link, a device or a sparse file, or lacks reviews of a class in a split.
+        InputError: if the archive is truncated or damaged or expands to too many bytes, a member is a link, a device or a sparse file, the
+            path of a member leads out of the archive, or a split lacks reviews of a class.
     """
     subject = f"archive {path}"
 
@@ -116,9 +120,10 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
 
 
 def find_folder(path: Path) -> Found | None:
-    """Return the extracted `aclImdb` folder at `path` or directly in it, with its files by name (`train/pos/0_9.txt`).
+    """Return the location of an extracted `aclImdb` folder and its files, or None if there is no such folder.
 
-    Return None if there is no such folder.
+    Args:
+        path: path of the `aclImdb` folder, or of the folder that contains it.
 
     Raises:
         InputError: if a folder cannot be read.
@@ -141,7 +146,7 @@ def _folder_files(folder: Path) -> dict[str, Path]:
 
 
 def read_folder_source(found: Found, _: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews of an extracted `aclImdb` folder by split.
+    """Return the reviews in an extracted `aclImdb` folder, as a dict from the name of each split to its reviews.
 
     Raises:
         InputError: if a file cannot be read, or a split has no reviews of a class.

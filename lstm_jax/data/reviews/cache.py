@@ -1,4 +1,4 @@
-"""The cache of encoded reviews: one .npz file for each source, which is named by a hash of its inputs and verified whenever it is read."""
+"""Cache of encoded reviews. Each source has one .npz file, which is named by a hash of its inputs and verified whenever it is read."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,11 +15,13 @@ CACHE_FORMAT = 1
 
 
 def content_key(files: Mapping[str, Path], *options: str) -> str:
-    """Return the SHA-256 of the names and contents of the files, of the options, and of the version of the cache format.
+    """Return the key of a cache file: a SHA-256 of the inputs from which the content of the cache file is computed.
+
+    The hash covers the names and contents of the input files, the options, and the version of the cache format.
 
     Args:
-        files: path of each file, by the name under which it enters the hash.
-        options: further strings that decide the content of the cache.
+        files: dict from a name of each input file, which is part of the hash, to the path of the file, which is not.
+        options: further strings that decide the content of the cache file.
 
     Raises:
         InputError: if a file cannot be read.
@@ -37,12 +39,12 @@ def _digest(key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the arrays to the cache file, with a SHA-256 of the key and all arrays.
+    """Write arrays to a cache file, together with a SHA-256 checksum of the key and of all arrays.
 
     Args:
         path: the cache file.
-        key: result of `content_key` for the inputs.
-        arrays: the arrays by name.
+        key: key of the cache file, which `content_key` returns.
+        arrays: dict from the name of each array to the array.
 
     Raises:
         InputError: if the folder cannot be written, or the disk is full. No incomplete file is left.
@@ -52,11 +54,13 @@ def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """Return the arrays of a cache file, or None if it is absent or damaged or was written with another key.
+    """Return a dict from the name of each array in a cache file to the array.
+
+    Return None if the file is absent or damaged, or was written with another key.
 
     Args:
         path: the cache file.
-        key: result of `content_key` for the inputs.
+        key: key of the cache file, which `content_key` returns.
     """
     try:
         arrays = read_npz(path)

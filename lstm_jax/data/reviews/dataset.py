@@ -1,4 +1,4 @@
-"""Preparation of reviews: they are read from any source, encoded as ids, put in order, and kept in a cache."""
+"""Preparation of reviews, which are read from any source, encoded as ids, put in order and stored in a cache."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -36,20 +36,21 @@ def prepare(
     """Return the reviews of any source as ids. If they have been encoded before, they are read from the cache.
 
     With the vocabulary "keras", the ids, the labels and the order of the reviews equal those of
-    `keras.datasets.imdb.load_data(num_words=num_words)`. With "frequency", the vocabulary is built from the training texts, and the reviews
-    keep the order of the source.
+    `keras.datasets.imdb.load_data(num_words=num_words)`. With the vocabulary "frequency", the vocabulary is built from the training texts,
+    and the reviews keep the order of the source.
 
     Args:
         data: a path that `load_reviews` reads, the path of Keras' imdb.npz, or "tfds" for the data set that `build_tfds` made. If empty,
-            `$LSTM_JAX_DATA/imdb`.
-        test_data: path of a second table with the test split, if `data` is a single table; else empty.
+            the path is `$LSTM_JAX_DATA/imdb`.
+        test_data: path of a second table, which has the test split. It may be given only if `data` is a single table.
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         vocabulary: "keras" or "frequency".
-        num_words: number of ids, the four reserved ones included. If None or 0, every word has an id.
-        cache_dir: folder of the cache. If empty, `default_cache_dir()`.
+        num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word has an id.
+        cache_dir: folder of the cache. If empty, it is the folder that `default_cache_dir` returns.
         verify: whether a file named aclImdb_v1.tar.gz and Keras' word index are checked against the published checksums.
-        on_progress: function that is called with a description of the current stage, the number of stages done and their total.
+        on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
+            stages.
 
     Raises:
         InputError: if an argument is out of range, the source cannot be read, or the cache cannot be written.
@@ -76,11 +77,13 @@ def prepare(
 
 
 def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -> EncodedReviews:
-    """Return reviews that are in memory as ids, in the order given, with a frequency vocabulary of the training texts.
+    """Encode reviews that are in memory as ids. The reviews keep their order.
+
+    The vocabulary is built from the training texts by `build_vocabulary`, so that more frequent words have smaller ids.
 
     Args:
-        splits: the reviews by split, such as the result of `synthetic_splits`.
-        num_words: number of ids, the four reserved ones included. If None or 0, every word has an id.
+        splits: dict from "train" and, if there is a test split, "test" to the reviews, such as the result of `synthetic_splits`.
+        num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word has an id.
 
     Raises:
         InputError: if there is no training split, or a split lacks reviews of a class.
@@ -92,7 +95,20 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
 
 
 def _encode_source(source: Source, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
-    """Return the arrays that the cache stores for a source, which holds either texts or word ranks."""
+    """Encode the reviews of a source, and return the arrays that the cache stores, by name.
+
+    A source holds either texts or word ranks, as in Keras' imdb.npz.
+
+    Args:
+        source: the source.
+        options: options of the function that reads the source.
+        word_index: path of Keras' word index, or None to build the vocabulary from the training texts.
+        report: function that is called with a description of the current stage, the number of finished stages and the number of all
+            stages.
+
+    Raises:
+        InputError: if the source cannot be read, or if it holds word ranks and `word_index` is None.
+    """
     if source.form.read_ranks:
         if word_index is None:
             raise InputError(f"data {source.path}", "holds Keras' word ranks", "use --vocabulary keras")

@@ -1,4 +1,4 @@
-"""Encoded reviews: the ids of all reviews in one array, with offsets, labels and groups."""
+"""Encoded reviews, whose ids are stored in one array, with offsets, labels and groups."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ class EncodedSplit:
     """N encoded reviews, whose ids are concatenated in one array."""
 
     values: np.ndarray
-    """(ids,) int32: the ids of all reviews; each review begins with the start id."""
+    """(ids,) int32: the ids of all reviews. Each review begins with the start id 1."""
     offsets: np.ndarray
     """(N + 1,) int64: review n is `values[offsets[n]:offsets[n + 1]]`."""
     labels: np.ndarray
     """(N,) int32: 0 negative, 1 positive."""
     groups: np.ndarray
-    """(N,) int32: number of the movie, which is the same in every split, or -1 if the movie is unknown."""
+    """(N,) int32: number of the movie of each review, or -1 if the movie is unknown. A movie has the same number in every split."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) number of ids of each review, the start id included."""
+        """(N,) number of ids of each review, including the start id."""
         return np.diff(self.offsets)
 
     def row(self, number: int) -> np.ndarray:
@@ -35,12 +35,12 @@ class EncodedSplit:
         return self.values[self.offsets[number] : self.offsets[number + 1]]
 
     def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
-        """Return the reviews as an int32 array (N, maxlen), padded or cut as by `keras.utils.pad_sequences`.
+        """Return the reviews as an int32 array (N, maxlen), padded with 0 or cut as by `keras.utils.pad_sequences`.
 
         Args:
-            maxlen: as in `pad_sequences`.
-            padding: as in `pad_sequences`.
-            truncating: as in `pad_sequences`.
+            maxlen: number of ids of each row of the result.
+            padding: where 0 is added to a short review: "pre" (at its start) or "post" (at its end).
+            truncating: where a long review is cut: "pre" (at its start) or "post" (at its end).
 
         Raises:
             InputError: if `maxlen` is below 1, or if `padding` or `truncating` is neither "pre" nor "post".
@@ -56,9 +56,9 @@ class EncodedSplit:
         return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows])
 
     def hashes(self) -> np.ndarray:
-        """Return hashes of the N reviews, a uint64 array (N,), which are equal for reviews with equal ids.
+        """Return a hash of the ids of each review, as a uint64 array (N,).
 
-        `grouped_split` uses the hashes to keep copies of a review together.
+        Reviews with equal ids have equal hashes. `grouped_split` uses them to keep copies of a review in the same split.
         """
         digests = b"".join(hashlib.blake2b(self.row(number).data, digest_size=8).digest() for number in range(len(self)))
         return np.frombuffer(digests, np.uint64)
@@ -66,7 +66,7 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class EncodedReviews:
-    """A data set: encoded reviews, the vocabulary that encoded them, and a hash of the inputs."""
+    """Data set of encoded reviews, with the vocabulary that encoded them and a hash of the inputs."""
 
     train: EncodedSplit
     test: EncodedSplit | None
@@ -76,9 +76,9 @@ class EncodedReviews:
 
 
 def keras_check_hash(split: EncodedSplit) -> str:
-    """Return a SHA-256 by which the data of `keras.datasets.imdb.load_data(num_words=None)` can be recognised.
+    """Return a SHA-256 with which a split can be compared with that of `keras.datasets.imdb.load_data(num_words=None)`.
 
-    It covers the ids of each review as little-endian int32 followed by b"|", and then the labels as little-endian int32.
+    The hash covers the ids of each review as little-endian int32 followed by b"|", and then the labels as little-endian int32.
     """
     whole = hashlib.sha256()
     for number in range(len(split)):

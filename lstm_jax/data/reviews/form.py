@@ -1,4 +1,4 @@
-"""Types that describe the forms in which reviews can be given, such as a table or an archive; `sources.py` lists the forms."""
+"""Types that describe the forms in which reviews can be given, such as a table or an archive. `sources.py` lists the forms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from lstm_jax.data.reviews.texts import TextSplit
 
 
 class Found(NamedTuple):
-    """The result of `Form.find`: where the reviews are."""
+    """Location of reviews, which `Form.find` returns."""
 
     path: Path
     """The file or folder that holds the reviews."""
     files: dict[str, Path]
-    """Every file that decides the content of the reviews, by name."""
+    """Dict from a name to the path, for every file that decides the content of the reviews."""
 
 
 class Ranks(NamedTuple):
-    """N reviews as word ranks (1 is the most frequent word), concatenated in one array."""
+    """N reviews as word ranks, which are concatenated in one array. The most frequent word has the rank 1."""
 
     ranks: np.ndarray
     """(ids,) int32: the ranks of all reviews."""
@@ -32,7 +32,7 @@ class Ranks(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of the functions that read reviews; a function ignores the options that do not apply to its form."""
+    """Options of the functions that read reviews. A function ignores the options that do not apply to the form that it reads."""
 
     text_column: str = "text"
     """Name of the column of the texts in a table."""
@@ -44,24 +44,25 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Form:
-    """One form in which reviews can be given, such as a table, with the functions that recognise and read it.
+    """Form in which reviews can be given, such as a table, with the functions that recognise and read it.
 
-    A form that holds texts has `read`, and a form that holds word ranks has `read_ranks`.
+    A form that holds texts has the function `read`, and a form that holds word ranks has the function `read_ranks`.
     """
 
     name: str
-    """Name of the form; it is part of the cache's key."""
+    """Name of the form, which is part of the key of a cache file."""
     find: Callable[[Path], Found | None]
-    """Return the reviews of this form at an existing path, or None if there are none."""
+    """Function that takes an existing path and returns the location of the reviews there, or None if there are none of this form."""
     read: Callable[[Found, ReadOptions], dict[str, TextSplit]] | None = None
-    """Return the reviews as texts, by split."""
+    """Function that returns a dict from the name of each split to its reviews as texts, or None for a form that holds word ranks."""
     read_ranks: Callable[[Path], dict[str, Ranks]] | None = None
-    """Return the reviews as word ranks, by split."""
+    """Function that returns a dict from the name of each split to its reviews as word ranks, or None for a form that holds texts."""
     keyword: str = ""
-    """Word that the user gives in place of a path to choose this form; `find` then ignores its argument. Empty if there is none."""
+    """Word that the user gives in place of a path to choose this form. With a keyword, `find` ignores its argument. If empty, the form is
+    recognised by its path."""
     takes_test_table: bool = False
     """Whether the user may give the test split as a second table."""
     description: str = ""
-    """Name of the form in error messages; empty if they name only its `endings`."""
+    """Name of the form in error messages. If empty, error messages list only its `endings`."""
     endings: tuple[str, ...] = ()
-    """File endings of the form, which error messages list."""
+    """Endings of the names of files of this form, which error messages list."""

@@ -1,8 +1,9 @@
-"""Synthetic reviews from a small grammar, as training data that needs no download.
+"""Synthetic reviews from a small grammar, which serve as training data without a download.
 
-Each text has a verdict, positive or negative, which `judge` computes from its words. The order of the words decides the verdict: after
-"not" a word of praise counts as blame, and a word in a concession does not count ("despite its dull start", "i expected a bore , yet", "it
-starts well , then", "the acting was brilliant , but"). A classifier that only counts words is therefore hardly better than chance.
+Each text has a verdict, positive or negative, which `judge` computes from its words. The verdict depends on the order of the words. After
+"not", a word of praise counts as blame, and a word of blame as praise. A word in a concession does not count. Examples of concessions are
+"despite its dull start", "i expected a bore , yet", "it starts well , then" and "the acting was brilliant , but". A classifier that only
+counts words is therefore hardly better than chance.
 """
 
 import random
@@ -53,19 +54,19 @@ NEUTRAL = (
 )
 SIGNS = dict.fromkeys((*PRAISE, *WELL, *HIT), 1) | dict.fromkeys((*BLAME, *BADLY, *MISS), -1)
 LONGEST, SHORTEST = 60, 8
-# After one of these words the next judging word belongs to a concession; "but" makes the judgement before it a concession.
+# After one of these words, the next word of praise or blame belongs to a concession. The word "but" makes the one before it a concession.
 CONCEDING = ("despite", "though", "expected", "starts")
 NEGATION = "not"
 
 
 def judge(text: str) -> int:
-    """Return the verdict (0 negative, 1 positive) of a text that the grammar made, from its words alone.
+    """Return the verdict (0 negative, 1 positive) of a text that the grammar made.
 
-    Each word of praise or blame is a judgement. A "not" between the last judging word and this one inverts it. Judgements in concessions
-    are dropped, and the verdict is the one on which all the others agree.
+    Each word of praise or blame is a judgement, positive or negative. A "not" before the word inverts its judgement. Judgements in
+    concessions are dropped. All remaining judgements of a text agree, and are its verdict.
 
     Raises:
-        InputError: if no judgement is left, or if the judgements disagree. The grammar makes no such text.
+        InputError: if no judgement remains, or if the remaining judgements disagree. The grammar makes no such text.
     """
     verdicts: list[int] = []
     negated = conceded = False
@@ -85,10 +86,12 @@ def judge(text: str) -> int:
 
 
 def synthetic_reviews(count: int, seed: int) -> TextSplit:
-    """Return `count` different synthetic reviews of 8 to 60 words, half of them positive.
+    """Return different synthetic reviews of 8 to 60 words, half of which are positive.
+
+    The names of the reviews are "synthetic/0", "synthetic/1" and so on, and the reviews have no movies.
 
     Args:
-        count: number of reviews; their names are "synthetic/0", "synthetic/1", ..., and they have no groups.
+        count: number of reviews.
         seed: seed of the random choices. Equal seeds give equal reviews.
 
     Raises:
@@ -110,7 +113,7 @@ def synthetic_reviews(count: int, seed: int) -> TextSplit:
 
 
 def synthetic_splits(train: int, test: int, seed: int) -> dict[str, TextSplit]:
-    """Return synthetic reviews as a training split "train" and a test split "test", which have no text in common.
+    """Return synthetic reviews as a dict with a training split "train" and a test split "test", which have no text in common.
 
     Args:
         train: number of reviews in the training split.
@@ -149,7 +152,10 @@ def _neutral(draw: random.Random) -> str:
 
 
 def _judgement(draw: random.Random, label: int) -> str:
-    """Return a random sentence whose verdict is `label`. Six in ten contain a concession with the opposite verdict."""
+    """Return a random sentence whose verdict is `label`.
+
+    Six of ten such sentences contain a concession with the opposite verdict.
+    """
     main, form = _clause(draw, label), draw.randrange(10)
     if form == 0:
         return f"{main} despite its {draw.choice((PRAISE, BLAME)[label])} {draw.choice(PART)}"
@@ -168,7 +174,10 @@ def _judgement(draw: random.Random, label: int) -> str:
 
 
 def _clause(draw: random.Random, label: int) -> str:
-    """Return a random main clause whose verdict is `label`. Three in ten express it by "not" and a word of the opposite class."""
+    """Return a random main clause whose verdict is `label`.
+
+    Three of ten such clauses consist of "not" and a word of the opposite class.
+    """
     negated = draw.random() < 0.3
     sign = 1 - label if negated else label
     negation = f"{NEGATION} " if negated else ""

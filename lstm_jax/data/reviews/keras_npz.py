@@ -1,4 +1,4 @@
-"""Reading of Keras' `imdb.npz`, which holds the reviews as lists of word ranks, in object arrays that NumPy stores as pickles."""
+"""Reading of Keras' `imdb.npz`. It holds the reviews as lists of word ranks, in object arrays, which NumPy stores as pickles."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,11 @@ GET_ANOTHER = "give Keras' own imdb.npz (x_train, y_train, x_test, y_test: lists
 
 
 def find_keras_npz(path: Path) -> Found | None:
-    """Return the .npz file at `path`, or the file imdb.npz in it if `path` is a folder. Return None if there is none."""
+    """Return the location of Keras' reviews, or None if there are none.
+
+    Args:
+        path: path of a .npz file, or of a folder that contains imdb.npz.
+    """
     if not path.is_dir():
         return Found(path, {"npz": path}) if path.suffix == ".npz" else None
     inside = path / NAME
@@ -26,10 +30,11 @@ def find_keras_npz(path: Path) -> Found | None:
 
 
 def read_keras_npz(path: Path) -> dict[str, Ranks]:
-    """Return the reviews by split, in the order of the file.
+    """Return the reviews in Keras' imdb.npz, as a dict from the name of each split to its reviews.
 
-    The reviews are as stored: word ranks from 1, without a start id and not shuffled. `keras.datasets.imdb.load_data` adds the start id and
-    shuffles when it loads them. The pickles are read by `list_pickle`, which builds lists of integers and nothing else.
+    The reviews are returned as the file stores them: as word ranks, which begin at 1, without a start id and in the stored order.
+    `keras.datasets.imdb.load_data`, in contrast, adds a start id and shuffles the reviews. The pickles in the file are read by
+    `list_pickle`, which builds nothing but lists of integers.
 
     Raises:
         InputError: if the file is damaged, or its arrays are not lists of word ranks with labels 0 and 1.
@@ -49,7 +54,17 @@ def read_keras_npz(path: Path) -> dict[str, Ranks]:
 
 
 def _read_rows(content: bytes, subject: str) -> list[np.ndarray]:
-    """Return the rows of a .npy array: either a pickled array of lists, or a plain two-dimensional array of integers."""
+    """Return the rows of a .npy file, which holds a pickled array of lists or a plain two-dimensional array of integers.
+
+    Each row is an int32 array.
+
+    Args:
+        content: the bytes of the .npy file.
+        subject: name of the file in error messages.
+
+    Raises:
+        InputError: if the file holds anything else.
+    """
     header = read_header(content, subject, GET_ANOTHER)
     if header.dtype.hasobject:
         require(header.dtype == np.dtype(object) and len(header.shape) == 1, subject, f"{header.dtype} {header.shape}", GET_ANOTHER)

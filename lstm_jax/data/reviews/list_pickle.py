@@ -1,7 +1,8 @@
-"""Safe reader of one kind of pickle: an object array of lists of integers, as `np.savez` writes it. It builds only integers and lists.
+"""Safe reader of one kind of pickle: an object array of lists of integers, as `np.savez` writes it.
 
-Python's unpickler can be made to build any object and to call any function, and even the state of an array can make it treat bytes as
-pointers. This reader compares the names, types and states in the pickle with the expected ones, and calls none of them.
+A pickle can make Python's unpickler build any object and call any function, and can make NumPy treat bytes as pointers. This reader builds
+only integers and lists. It compares the names, types and states in the pickle with the expected ones, and calls nothing that the pickle
+names.
 """
 
 import io
@@ -16,9 +17,9 @@ RECONSTRUCT = frozenset(f"{module} _reconstruct" for module in MODULES)
 KNOWN = RECONSTRUCT | {"numpy ndarray", "numpy dtype", "_codecs encode"}
 DTYPES = (("O8", False, True), ("O4", False, True), ("O", False, True))
 STATE = (3, "|", None, None, None, -1, -1, 63)
-"""State of NumPy's object dtype. The last value, 63, holds its flags; without them the bytes of an array would be read as addresses."""
+"""Pickled state of NumPy's object dtype. A dtype with other flags than 63, the last value, could make NumPy treat bytes as pointers."""
 ROWS, IDS, STEPS = 1 << 20, 1 << 26, 1 << 23
-"""Limits of a pickle: rows, integers in all rows, and instructions. They are about 40, 10 and 80 times the counts of Keras' file."""
+"""Largest numbers of rows, of integers in all rows, and of instructions in a pickle. Keras' file has about 1/40, 1/10 and 1/80 of them."""
 
 _NUMBERS = ("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2")
 _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINBYTES", "BINBYTES")
@@ -30,11 +31,11 @@ _BININT1, _BININT2, _BININT, _APPENDS = b"KMJe"
 
 
 class _Name(str):
-    """A name that the pickle asks to import. It is only compared, never imported."""
+    """Name of a function or class that the pickle asks to import. The name is compared with the expected names and never imported."""
 
 
 class _List:
-    """A list of integers, or a list of such lists."""
+    """List of integers, or list of such lists, that is built while a pickle is read."""
 
     def __init__(self) -> None:
         self.ids, self.rows = array("i"), []
@@ -50,9 +51,10 @@ class _List:
 
 
 class _Array:
-    """Stand-in for the NumPy array, or for its dtype, while the pickle is read.
+    """Stand-in for the NumPy array in a pickle, or for the dtype of that array, while the pickle is read.
 
-    `rows` is None until a valid state has been set on this object.
+    Args:
+        kind: "array" or "dtype". The attribute `rows` is None until the pickle has set a valid state on this object.
     """
 
     def __init__(self, kind: str):
@@ -61,7 +63,10 @@ class _Array:
 
 
 class _Machine:
-    """Interpreter of one pickle: the stack, the positions of its marks, and the memo. Method `do_x` carries out the instruction X."""
+    """Interpreter of one pickle, with the stack, the positions of the marks on the stack, and the memo.
+
+    The method `do_append` carries out the instruction APPEND, and so on.
+    """
 
     def __init__(self, content: bytes):
         self.content, self.file = content, io.BytesIO(content)
@@ -71,7 +76,7 @@ class _Machine:
         self.lists = 0
 
     def run(self) -> Any:
-        """Carry out the instructions of the pickle and return the object that it describes."""
+        """Carry out the instructions of the pickle, and return the object that the pickle describes."""
         for _ in range(STEPS):
             code = self.file.read(1)
             opcode = _OPCODES.get(code.decode("latin-1"))
@@ -121,7 +126,10 @@ class _Machine:
         return found
 
     def do_mark(self, _: None) -> None:
-        """Begin a group of items. If only integers for the list on top of the stack follow, read them all in a fast loop."""
+        """Carry out MARK, which begins a group of items on the stack.
+
+        If only integers follow, and they are appended to the list on top of the stack, all of them are read in one fast loop.
+        """
         ids, end = _integers(self.content, self.file.tell())
         if ids is not None and self.stack and type(self.stack[-1]) is _List and not self.stack[-1].rows:
             self.stack[-1].ids.extend(ids)
@@ -203,10 +211,15 @@ class _Machine:
 
 
 def _integers(content: bytes, at: int) -> tuple[array | None, int]:
-    """Read integers from offset `at` up to the instruction APPENDS.
+    """Read the integers in a pickle from an offset to the next instruction APPENDS.
+
+    Args:
+        content: the bytes of the pickle.
+        at: offset of the first integer, in bytes.
 
     Returns:
-        The integers and the offset after APPENDS; None and an offset if another instruction comes first.
+        The integers and the offset after APPENDS. If an instruction that is not an integer comes before APPENDS, None and an offset that is
+        not used.
     """
     ids = array("i")
     append, size = ids.append, len(content)
@@ -229,7 +242,10 @@ def _integers(content: bytes, at: int) -> tuple[array | None, int]:
 
 
 def read_lists(content: bytes) -> list[np.ndarray]:
-    """Return the rows of a pickled object array of lists of integers; each row is an int32 array (T,).
+    """Return the rows of a pickled object array of lists of integers. Each row is an int32 array (T,).
+
+    Args:
+        content: the bytes of the pickle.
 
     Raises:
         ValueError: if the pickle holds anything else. A damaged pickle can raise other exceptions too.

@@ -23,8 +23,8 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
       `" ".join(re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower().split())`.
     - "source-cased": like "source", but letters keep their case, so that at most 59 distinct characters are left.
     - "lower": letters become lower case, and nothing else changes. In bytes only ASCII letters are changed.
-    - "none" and "exact": the text is unchanged. The two recipes differ only in `prepare_corpus`, which first replaces all line endings by
-      LF with "none", but not with "exact".
+    - "none" and "exact": the text is unchanged. The two recipes differ only in `prepare_corpus`, which replaces the line endings of Windows
+      and old Macs in a text by LF, except with "exact".
 
     No recipe normalises Unicode.
 

@@ -1,4 +1,4 @@
-"""Preparation of a character corpus: articles are joined to one text, which is divided into two splits and encoded as ids."""
+"""Preparation of a character corpus. Articles are joined to one text, which is divided into two splits and encoded as ids."""
 
 import hashlib
 import re
