@@ -19,7 +19,7 @@ DTYPES = (("O8", False, True), ("O4", False, True), ("O", False, True))
 STATE = (3, "|", None, None, None, -1, -1, 63)
 """Pickled state of NumPy's object dtype. A dtype with other flags than 63, the last value, could make NumPy treat bytes as pointers."""
 ROWS, IDS, STEPS = 1 << 20, 1 << 26, 1 << 23
-"""Largest numbers of rows, of integers in all rows, and of instructions in a pickle. Keras' file has about 1/40, 1/10 and 1/80 of them."""
+"""Largest numbers of rows, integers and instructions in a pickle. They are about 40, 10 and 80 times the numbers in Keras' file."""
 
 _NUMBERS = ("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2")
 _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINBYTES", "BINBYTES")

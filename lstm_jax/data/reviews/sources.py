@@ -1,4 +1,4 @@
-"""The forms in which reviews can be given, and the functions that recognise and read a source."""
+"""Sources of reviews: the list of their forms, and the functions that recognise and read a source."""
 
 import os
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ FORMS = (
     Form("npz", find_keras_npz, read_ranks=read_keras_npz, endings=(".npz",)),
     Form("tfds", find_tfds, read_tfds, keyword="tfds"),
 )
-"""All forms, in the order in which they are tried: a path has the first form whose `find` finds reviews there."""
+"""All forms, in the order in which they are tried. A path has the first form whose function `find` returns a location."""
 
 
 def _described() -> str:
@@ -43,17 +43,20 @@ DESCRIPTION = _described()
 
 @dataclass(frozen=True)
 class Source:
-    """A source of reviews whose form has been recognised."""
+    """Source of reviews, such as an archive or a table, whose form has been recognised."""
 
     form: Form
     path: Path
     """The file or folder that holds the reviews."""
     files: dict[str, Path]
-    """Every file that decides the content of the reviews, by name."""
+    """Dict from a name to the path, for every file that decides the content of the reviews."""
 
 
 def find_imdb(explicit: str = "") -> Path:
-    """Return the path of the reviews: `explicit` if it is not empty, else `$LSTM_JAX_DATA/imdb`.
+    """Return the path of the reviews, after checking that it exists.
+
+    Args:
+        explicit: the path. If empty, it is `$LSTM_JAX_DATA/imdb`.
 
     Raises:
         InputError: if the path does not exist, or if `explicit` is empty and LSTM_JAX_DATA is not set.
@@ -67,8 +70,8 @@ def find_source(data: str = "", test_data: str = "") -> Source:
     """Return the source that a user names.
 
     Args:
-        data: a path, or the keyword of a form ("tfds"). If empty, the path is that of `find_imdb`.
-        test_data: path of a second table with the test split, if `data` is a single table; else empty.
+        data: path of the reviews, or "tfds" for the data set that `build_tfds` made. If empty, the path is `$LSTM_JAX_DATA/imdb`.
+        test_data: path of a second table, which has the test split. It may be given only if `data` is a single table.
 
     Raises:
         InputError: if the source does not exist or has no known form, or if `test_data` is given for a source with its own test split.
@@ -85,7 +88,7 @@ def recognise(path: Path, test_path: str = "") -> Source:
 
     Args:
         path: path of a source that has one of the forms in `FORMS`.
-        test_path: path of a second table, of the same form, with the test split, if `path` is a single table; else empty.
+        test_path: path of a second table, which has the test split. It may be given only if `path` is a single table.
 
     Raises:
         InputError: if a path does not exist or has no known form, or if `test_path` is given for a source with its own test split.
@@ -111,7 +114,7 @@ def _first(forms: Iterable[Form], path: Path) -> Source:
 
 
 def read_source(source: Source, options: ReadOptions) -> dict[str, TextSplit]:
-    """Return the texts of a recognised source by split, as `load_reviews` does.
+    """Return the reviews of a recognised source as texts: a dict from the name of each split to its reviews.
 
     Raises:
         InputError: if the source holds word ranks instead of texts, is damaged or cannot be read, or lacks reviews of a class in a split.
@@ -124,13 +127,18 @@ def read_source(source: Source, options: ReadOptions) -> dict[str, TextSplit]:
 def load_reviews(
     path: str | Path, test_path: str = "", text_column: str = "text", label_column: str = "label", verify: bool = True
 ) -> dict[str, TextSplit]:
-    """Return the reviews at a path as texts, by split: "train" and, if the source has a test split, "test".
+    """Return the reviews at a path as texts: a dict from "train" and, if there is a test split, "test" to the reviews.
+
+    The path may lead to:
+
+    - the archive `aclImdb_v1.tar.gz` or a folder that contains it. The archive is not extracted to the disk.
+    - an extracted `aclImdb` folder, or the folder that contains it.
+    - a table, which ends in .jsonl, .jsonl.xz, .csv or .csv.xz.
+    - a folder with a table for each split, such as `train.jsonl` and `test.jsonl`.
 
     Args:
-        path: path of one of these: the archive `aclImdb_v1.tar.gz`, which is not extracted to the disk; an `aclImdb` folder or its parent;
-            a folder with the tables `train` and `test`, such as `train.jsonl`; a single table. A table ends in .jsonl, .jsonl.xz, .csv or
-            .csv.xz.
-        test_path: path of a second table, of the same form, with the test split, if `path` is a single table; else empty.
+        path: the path.
+        test_path: path of a second table, which has the test split. It may be given only if `path` is a single table.
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         verify: whether a file named `aclImdb_v1.tar.gz` is checked against the published size and checksum.

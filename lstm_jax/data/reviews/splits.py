@@ -8,10 +8,10 @@ from lstm_jax.errors import InputError, require
 def grouped_split(
     labels: np.ndarray, groups: np.ndarray, fraction: float, seed: int, text_hashes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide N rows into a training and a validation split, keeping the rows of a group and the copies of a text together.
+    """Divide N rows into a training and a validation split. All rows of a group, and all copies of a text, are in the same split.
 
-    The validation split gets `fraction` of the rows of each class, as nearly as the sizes of the groups allow. For IMDB, where a movie has
-    at most 30 reviews, the result is within a few rows of that.
+    The validation split gets about the share `fraction` of the rows of each class, as exactly as the sizes of the groups allow. For the
+    IMDB reviews, where a movie has at most 30 reviews, the numbers of rows differ from this share by a few rows.
 
     Args:
         labels: (N,) class of each row, 0 or 1.
@@ -19,10 +19,10 @@ def grouped_split(
         fraction: share of the rows in the validation split, above 0 and below 1.
         seed: seed of the order in which the groups are tried. Equal seeds give equal splits.
         text_hashes: (N,) integers that are equal for rows with equal texts, such as `EncodedSplit.hashes()`. If None, texts are not
-            compared.
+            compared, and copies of a text can be in different splits.
 
     Returns:
-        The row numbers of the training split and those of the validation split, as sorted int64 arrays.
+        The row numbers of the training split and the row numbers of the validation split, as sorted int64 arrays.
 
     Raises:
         InputError: if `fraction` is not between 0 and 1, or if the groups are so large that a split has no rows of a class.
@@ -49,8 +49,13 @@ def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray 
     The C sets are the connected components of the graph that links each of the N rows to its group and to its text. They are numbered in
     the order of their first rows.
 
+    Args:
+        labels: (N,) class of each row, 0 or 1.
+        groups: (N,) number of the group of each row. A row with the number -1 is a group of its own.
+        text_hashes: (N,) integers that are equal for rows with equal texts, or None.
+
     Returns:
-        (C, 2) count of the rows of each class in each set, and (N,) number of the set of each row.
+        An array (C, 2) with the count of the rows of each class in each set, and an array (N,) with the number of the set of each row.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -104,16 +109,17 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
 
 
 def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
-    """Choose sets that must be in the validation split and sets that must not, so that both splits have rows of each class.
+    """Choose sets that must be in the validation split and sets that must be in the training split, so that each has rows of both classes.
 
-    They are the two smallest sets of each class; a class with rows in fewer than two sets has none.
+    For each class, the two smallest sets with rows of the class are chosen, one for each split. If only one set has rows of a class, none
+    is chosen for it.
 
     Args:
         counts: (C, 2) count of the rows of each class in each of the C sets.
         order: (C,) order of the sets, which decides between sets of equal size.
 
     Returns:
-        The numbers of the sets that must be in the validation split, and of those that must not.
+        The numbers of the sets that must be in the validation split, and the numbers of the sets that must be in the training split.
     """
     inside: set[int] = set()
     outside: set[int] = set()

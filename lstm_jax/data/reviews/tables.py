@@ -1,4 +1,4 @@
-"""Reading of reviews from tables, CSV or JSON lines, with one review in each row."""
+"""Reading of reviews from CSV or JSON-lines files with one review in each row."""
 
 import os
 from collections.abc import Iterable
@@ -17,9 +17,11 @@ GROUP_KEYS = ("movie", "group")
 
 
 def find_tables(path: Path) -> Found | None:
-    """Return the table at `path` as the training split or, if `path` is a folder, its tables train and test.
+    """Return the location of tables with reviews, or None if there are none.
 
-    Return None if `path` is not a table, or is a folder without a table for the training split.
+    Args:
+        path: path of a table, which is then the training split, or of a folder that contains a table for each split, such as `train.csv`
+            and `test.csv`. The table of the test split may be absent.
 
     Raises:
         InputError: if a folder has two tables for the same split.
@@ -36,10 +38,11 @@ def find_tables(path: Path) -> Found | None:
 
 
 def read_tables(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews of each table by split.
+    """Return the reviews in tables, as a dict from the name of each split to its reviews.
 
     Raises:
-        InputError: if `read_table` refuses a table, or if a split lacks reviews of a class.
+        InputError: if a table cannot be read, a column is missing, a label is unknown, a text is not a string, or a split lacks reviews of
+            a class.
     """
     splits = {name: read_table(path, options.text_column, options.label_column) for name, path in found.files.items()}
     check_splits(splits, found.path)
@@ -49,8 +52,8 @@ def read_tables(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
 def read_table(path: Path, text_column: str = "text", label_column: str = "label") -> TextSplit:
     """Return the reviews of one table, in the order of its rows.
 
-    Each row has a text and a label: 0, 1, "neg", "pos", "negative" or "positive". If the table also has a column `movie` (or `group`), it
-    gives the group of the review, and columns `id` and `rating` give its name.
+    Each row has a text and a label: 0, 1, "neg", "pos", "negative" or "positive". If the table also has a column `movie` or `group`, its
+    value is the movie of the review. If it has the columns `id` and `rating`, the name of the review is made from their values.
 
     Args:
         path: the table.
@@ -59,13 +62,23 @@ def read_table(path: Path, text_column: str = "text", label_column: str = "label
 
     Raises:
         InputError: if the file is absent or truncated or holds invalid UTF-8, JSON or CSV, a column is missing, a label is unknown, or a
-            text is not a string. The message names the line at fault.
+            text is not a string. The message names the line with the error.
     """
     return collect(path, table_rows(path), text_column, label_column)
 
 
 def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column: str = "text", label_column: str = "label") -> TextSplit:
-    """Return the reviews of numbered rows of the file at `path`; errors as of `read_table`."""
+    """Return the reviews in the rows of a table.
+
+    Args:
+        path: path of the table, for error messages.
+        rows: line number and values of each row, as `table_rows` yields them.
+        text_column: name of the column of the texts.
+        label_column: name of the column of the labels.
+
+    Raises:
+        InputError: if a column is missing, a label is unknown, or a text is not a string. The message names the line with the error.
+    """
     texts: list[bytes] = []
     labels: list[int] = []
     names: list[str] = []

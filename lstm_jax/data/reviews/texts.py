@@ -1,4 +1,4 @@
-"""Labelled reviews as bytes, each with its text, label and name and, if known, its movie."""
+"""Labelled reviews as texts in bytes. Each review has a label, a name and, if known, a movie."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,26 +12,28 @@ CLASSES = ("neg", "pos")
 
 @dataclass(frozen=True)
 class TextSplit:
-    """N labelled texts; entry n of each field belongs to text n."""
+    """N labelled texts of a split. Entry n of each field belongs to text n."""
 
     texts: tuple[bytes, ...]
-    """N texts as the bytes of the source, usually UTF-8. NUL and invalid bytes are kept."""
+    """N texts as bytes, usually in UTF-8. NUL bytes and bytes that are not valid UTF-8 are kept."""
     labels: np.ndarray
     """(N,) int32: 0 negative, 1 positive."""
     names: tuple[str, ...]
-    """N names, such as `pos/0_9.txt` for id 0 and rating 9 in the Large Movie Review Dataset. They decide the order of `name_order`."""
+    """N names, such as `pos/0_9.txt` for id 0 and rating 9 in the Large Movie Review Dataset. `name_order` sorts the texts by them."""
     groups: tuple[str, ...] | None = None
-    """N movie ids, "" for a review whose movie is unknown; None if no movie is known."""
+    """N movie ids, or None if no movie is known. The movie id is "" for a review whose movie is unknown."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
 
 def review_name(label: int, row: int, identity: object = None, rating: object = None) -> str:
-    """Return the name of a review: `pos/0_9.txt` for id 0 and rating 9, or `pos/000000012.txt` for row 12 if one of them is None.
+    """Return the name of a review, such as `pos/0_9.txt` for id 0 and rating 9.
+
+    If the id or the rating is unknown, the name is made from the row number, such as `pos/000000012.txt` for row 12.
 
     Args:
-        label: 0 (negative) or 1 (positive); it decides the folder, `neg` or `pos`.
+        label: 0 (negative) or 1 (positive). The name begins with `neg` or `pos`.
         row: row number of the review.
         identity: id of the review, or None if unknown.
         rating: rating of the review, or None if unknown.
@@ -45,8 +47,8 @@ def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
     """Check that there is a training split, and that every split has reviews of both classes.
 
     Args:
-        splits: the reviews by split.
-        source: what the error message calls the source, such as its path.
+        splits: dict from the name of each split to its reviews.
+        source: name of the source in the error message, such as its path.
 
     Raises:
         InputError: if there is no training split, or a split lacks reviews of a class.
@@ -64,8 +66,8 @@ def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
 
 
 def name_order(split: TextSplit) -> np.ndarray:
-    """Return the row numbers (N,) in the order that Keras' data set had before it was shuffled.
+    """Return the row numbers (N,) of the reviews in the order that Keras' IMDB data set had before it was shuffled.
 
-    Positive reviews come first; the reviews of a class are sorted by name, as strings.
+    Positive reviews come first. The reviews of a class are sorted by name, as strings.
     """
     return np.asarray(sorted(range(len(split)), key=lambda row: (-int(split.labels[row]), split.names[row])), np.int64)

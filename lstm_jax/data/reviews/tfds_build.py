@@ -10,15 +10,15 @@ from lstm_jax.errors import InputError
 
 
 def build_tfds(source: str | Path | None = None, data_dir: str | Path | None = None, verify: bool = True) -> Any:
-    """Prepare the data set `lstm_jax_imdb`, unless it is prepared already, and return its builder.
+    """Prepare the TFDS data set `lstm_jax_imdb`, unless it is prepared already, and return its builder.
 
     Args:
-        source: path of reviews that `load_reviews` reads. If None, the archive is downloaded to the folder `downloads` of TFDS' folder.
-        data_dir: folder in which TFDS keeps data sets. If None, `$TFDS_DATA_DIR`, or TFDS' default if that is not set.
+        source: path of reviews that `load_reviews` reads. If None, the archive is downloaded to the subfolder `downloads` of `data_dir`.
+        data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.
         verify: whether a file named aclImdb_v1.tar.gz is checked against the published size and checksum.
 
     Returns:
-        The `tfds.core.DatasetBuilder`; its method `as_data_source()` reads the data set.
+        The `tfds.core.DatasetBuilder`, whose method `as_data_source()` reads the data set.
 
     Raises:
         InputError: if tensorflow-datasets is not installed, the source cannot be read, or the folder cannot be written.

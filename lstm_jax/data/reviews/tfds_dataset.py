@@ -1,7 +1,7 @@
-"""The data set `lstm_jax_imdb` of TensorFlow Datasets (TFDS): its builder class and its reader, which need no TensorFlow.
+"""Data set `lstm_jax_imdb` for TensorFlow Datasets (TFDS). Its builder class and its reader do not need TensorFlow.
 
-TFDS' own builder `imdb_reviews` needs TensorFlow to prepare the data. This builder gets the reviews from `build_tfds` and stores them in
-array_record files, which `as_data_source()` reads.
+The builder `imdb_reviews` of TFDS, in contrast, needs TensorFlow to prepare the data. The builder in this module gets the reviews from
+`build_tfds` and stores them in array_record files, which the method `as_data_source()` of a builder reads.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ NAME = re.compile(r"(?:pos|neg)/(\d+)_(\d+)\.txt")
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Suppress the progress bars of TFDS, and all output and warnings of TFDS and its dependencies, in a with-statement."""
+    """Suppress the progress bars, the output and the warnings of TFDS and its dependencies during a with-statement."""
     tfds, logger = load_tfds(), logging.getLogger("absl")
     level = logger.level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -61,7 +61,11 @@ def load_tfds() -> Any:
 
 
 def tfds_dir(data_dir: str | Path | None = None) -> Path:
-    """Return the folder in which TFDS keeps data sets: `data_dir` if given, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    """Return the folder in which TFDS keeps data sets.
+
+    Args:
+        data_dir: the folder. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.
+    """
     return user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
@@ -111,7 +115,10 @@ def _builder_class() -> Any:
 
 
 def tfds_builder(data_dir: str | Path | None) -> tuple[Any, bool]:
-    """Return the builder of the data set, and whether the data set is prepared.
+    """Return the builder of the data set `lstm_jax_imdb`, and whether the data set is prepared.
+
+    Args:
+        data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.
 
     Raises:
         InputError: if tensorflow-datasets is not installed.
@@ -128,25 +135,30 @@ def _prepared(data_dir: str | Path | None) -> Any:
 
 
 def find_tfds(_: Path) -> Found:
-    """Return the folder and the files of the prepared data set.
+    """Return the location of the prepared TFDS data set `lstm_jax_imdb`. The argument is ignored.
 
     Raises:
-        InputError: if tensorflow-datasets is not installed, or the data set is not built.
+        InputError: if tensorflow-datasets is not installed, or the data set is not prepared.
     """
     folder = Path(_prepared(None).data_path)
     return Found(folder, {path.name: path for path in folder.iterdir() if path.is_file()})
 
 
 def read_tfds(_: Found, __: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews of the prepared data set by split, as `reviews_from_tfds()` does; the arguments are ignored."""
+    """Return the result of `reviews_from_tfds()`. The arguments are ignored."""
     return reviews_from_tfds()
 
 
 def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit]:
-    """Return the reviews of the prepared data set by split, in its order, with the names that `name_order` needs.
+    """Return the reviews in the prepared TFDS data set `lstm_jax_imdb`, as a dict from the name of each split to its reviews.
+
+    The reviews keep the order of the data set. Their names are made from their ids and ratings.
+
+    Args:
+        data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.
 
     Raises:
-        InputError: if tensorflow-datasets is not installed, or the data set is not built or lacks reviews of a class in a split.
+        InputError: if tensorflow-datasets is not installed, the data set is not prepared, or a split lacks reviews of a class.
     """
     builder = _prepared(data_dir)
     splits = {}

@@ -1,6 +1,7 @@
-"""Words and their ids. Id 0 is padding, 1 the start of a review, 2 any word outside the vocabulary, 3 is unused, and 4 is the first word.
+"""Vocabularies, which map words to ids, and the division of texts into words.
 
-This is the numbering of `keras.datasets.imdb`, where the id of a word is `word_index[word] + 3` and the word index begins at 1.
+Id 0 is padding, 1 is the start of a review, 2 is any word outside the vocabulary, 3 is unused, and 4 is the first word. These are the ids
+of `keras.datasets.imdb`, where the id of a word is `word_index[word] + 3` and the word index begins at 1.
 """
 
 import dataclasses
@@ -28,10 +29,14 @@ _FORMAT = 1
 
 
 def tokenize(text: bytes | str) -> list[bytes]:
-    """Return the words of a text as bytes: A to Z in lower case, split at spaces and at the bytes in `FILTERED`.
+    """Return the words of a text, as bytes.
 
-    The ids of Keras' IMDB data set were made in this way (`text_to_word_sequence`, applied to bytes). Apostrophes, NUL bytes, carriage
-    returns and invalid UTF-8 are parts of words. A str is first encoded as UTF-8.
+    The letters A to Z become lower case, and the text is split at spaces and at the bytes in `FILTERED`, which are punctuation, tabs and
+    line feeds. Apostrophes, NUL bytes, carriage returns and invalid UTF-8 are parts of words. Keras' IMDB data set was made in the same
+    way, by `text_to_word_sequence` applied to bytes.
+
+    Args:
+        text: the text. A str is first encoded as UTF-8.
     """
     return [word for word in _as_bytes(text).translate(_CLEAN).split(b" ") if word]
 
@@ -46,26 +51,26 @@ def _as_bytes(text: bytes | str) -> bytes:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Vocabulary of words in the order of their ids.
+    """Vocabulary that maps the words of a review to ids.
 
-    A word whose id is `num_words` or more gets the id 2. A word that is not in `words` gets the id 2 if `kind` is "frequency", and is
-    dropped if `kind` is "keras", as it was when Keras' data set was made. A vocabulary of the kind "keras" keeps all words of Keras' index,
-    whatever `num_words` is, so that a new review is encoded exactly like the training reviews.
+    A word whose id would be `num_words` or more is encoded as the id 2. A word that is not in `words` is encoded as the id 2 if `kind` is
+    "frequency". If `kind` is "keras", the word is dropped, as it was when Keras' data set was made. For this reason a vocabulary of the
+    kind "keras" keeps all words of Keras' index, even if `num_words` is smaller.
     """
 
     words: tuple[str, ...]
-    """The words; word k has the id k + 4. Bytes that are not valid UTF-8 are decoded with surrogateescape."""
+    """The words in the order of their ids. Word k has the id k + 4. Bytes that are not valid UTF-8 are decoded with surrogateescape."""
     num_words: int
-    """Number of ids that the model knows, which is the number of rows of its embedding table."""
+    """Number of ids, which is the number of rows of the embedding table of a model."""
     kind: Literal["keras", "frequency"]
-    """Treatment of words outside the vocabulary, described above."""
+    """Treatment of a word that is not in `words`: it is dropped ("keras") or encoded as the id 2 ("frequency")."""
 
     def __post_init__(self):
         require(self.num_words >= FIRST_WORD, "num_words", self.num_words, "give 4 or more (0 to 3 are reserved)")
 
     @property
     def size(self) -> int:
-        """Number of rows of the embedding table: encoded ids are 0 to size - 1."""
+        """Number of ids, which is the number of rows of the embedding table. Encoded ids are 0 to size - 1."""
         return self.num_words
 
     @cached_property
@@ -93,7 +98,7 @@ class Vocabulary:
         return ragged(map(self.encode, texts))
 
     def word(self, identity: int) -> str:
-        """Return the word with an id. The reserved ids 0 to 3 give `[PAD]`, `[START]`, `[OOV]` and `[UNUSED]`.
+        """Return the word with a given id. For the reserved ids 0 to 3 it is `[PAD]`, `[START]`, `[OOV]` or `[UNUSED]`.
 
         Raises:
             InputError: if no word has the id.
@@ -103,7 +108,7 @@ class Vocabulary:
         return RESERVED[identity] if identity < FIRST_WORD else self.words[identity - FIRST_WORD]
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """Return the words of the ids (T,), joined by spaces. Padding and the start id are left out.
+        """Return the words with the given ids (T,), joined by spaces. Padding and the start id are left out.
 
         Raises:
             InputError: if no word has one of the ids.
@@ -111,28 +116,32 @@ class Vocabulary:
         return " ".join(self.word(int(identity)) for identity in ids if identity > START)
 
     def capped(self, num_words: int | None) -> "Vocabulary":
-        """Return this vocabulary for a model that knows `num_words` ids, or all ids if `num_words` is None or 0.
+        """Return a copy of this vocabulary with another number of ids.
 
-        A vocabulary of the kind "frequency" loses the words with higher ids, since they get the id 2 whether they are in `words` or not.
+        In the copy of a vocabulary of the kind "frequency", words whose ids are too large are also removed from `words`. They are encoded
+        as the id 2 in either case.
+
+        Args:
+            num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word has an id.
         """
         size = num_words or FIRST_WORD + len(self.words)
         kept = self.words if self.kind == "keras" else self.words[: max(size - FIRST_WORD, 0)]
         return dataclasses.replace(self, words=kept, num_words=size)
 
     def to_json(self) -> bytes:
-        """Return the vocabulary as ASCII JSON, which `from_json` reads."""
+        """Return the vocabulary as JSON in ASCII, which `from_json` decodes."""
         return json.dumps({"format": _FORMAT, "kind": self.kind, "num_words": self.num_words, "words": self.words}).encode()
 
     @staticmethod
     def from_json(content: bytes, source: object = "vocabulary") -> "Vocabulary":
-        """Return the vocabulary that `to_json` wrote.
+        """Return the vocabulary that `to_json` has encoded.
 
         Args:
             content: the JSON that `to_json` returned.
-            source: what the error message calls the content, such as its path.
+            source: name of the content in the error message, such as its path.
 
         Raises:
-            InputError: if `content` is not JSON that `to_json` returns.
+            InputError: if `content` is not valid JSON, or does not describe a vocabulary of words.
         """
         try:
             raw: Any = json.loads(content)
@@ -145,7 +154,7 @@ class Vocabulary:
             raise InputError(f"vocabulary {source}", error, "give the vocabulary.json of a run") from error
 
     def save(self, path: Path) -> None:
-        """Write the vocabulary to `path` as JSON. If writing fails, the path is left as it was.
+        """Write the vocabulary to `path` as JSON. If writing fails, an existing file at `path` is not changed.
 
         Raises:
             InputError: if the file cannot be written.
@@ -154,7 +163,7 @@ class Vocabulary:
 
     @staticmethod
     def load(path: Path) -> "Vocabulary":
-        """Return the vocabulary that `save` wrote.
+        """Load a vocabulary from a file that `save` has written.
 
         Raises:
             InputError: if the file is absent or damaged.
@@ -163,13 +172,13 @@ class Vocabulary:
 
 
 def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None) -> Vocabulary:
-    """Return a vocabulary of the kind "frequency": the words of the training texts, the most frequent first.
+    """Return a vocabulary of the kind "frequency", in which more frequent words have smaller ids.
 
     Words with equal counts are sorted by their bytes.
 
     Args:
         texts: the training texts.
-        num_words: number of ids, the four reserved ones included. If None or 0, every word has an id.
+        num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word has an id.
     """
     counts: Counter[bytes] = Counter()
     for text in texts:

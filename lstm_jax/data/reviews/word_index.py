@@ -1,4 +1,4 @@
-"""Keras' word index of the IMDB reviews, `imdb_word_index.json`, which gives each word its rank, from 1."""
+"""Keras' word index of the IMDB reviews. The file `imdb_word_index.json` maps each word to its rank, from 1 for the most frequent word."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
 
     Args:
         word_index_path: path of Keras' `imdb_word_index.json`.
-        num_words: number of ids, the four reserved ones included. If None or 0, all 88,588.
+        num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, there are 88,588 ids, one for every word.
         check: whether the MD5 of the file is compared with that of Keras' file.
 
     Raises:
@@ -45,13 +45,14 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
 
 
 def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
-    """Return the path of Keras' word index. If it is not on this machine, download it to the cache.
+    """Return the path of Keras' word index. If the file is not found on this machine, download it to the cache.
 
-    The file is searched for in the folder of the data and its parent, in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets` and in the cache.
+    The file is searched for beside the data, in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets` and in the cache, in this order.
 
     Args:
-        near: path of the data, a file or a folder.
-        cache_dir: folder of the cache. If None, `default_cache_dir()`.
+        near: path of the data. If it is a folder, this folder and its parent are searched. If it is a file, the folder of the file is
+            searched.
+        cache_dir: folder of the cache. If None, it is the folder that `default_cache_dir` returns.
 
     Raises:
         InputError: if the file is not found and the download fails.
