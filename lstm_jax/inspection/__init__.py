@@ -1,1 +1,1 @@
-"""Inspection of a trained model: its embedding space, its surprise and activations along a text, and figures of its runs."""
+"""Inspection of trained models: analysis of embeddings, pages that colour a text by surprise or activation, and figures of runs."""

@@ -19,23 +19,25 @@ def embedding_map(
     title: str,
     force: bool = True,
 ) -> tuple[Path, Path]:
-    """Draw N words as points in a plane, coloured by polarity: the share of positive reviews among those that contain the word.
+    """Draw N words as points in a plane, coloured by polarity, as a .png file and an .svg file.
 
-    As many words are labelled as fit without overlap. Frequent words and words of extreme polarity are labelled first.
+    The polarity of a word is the share of positive reviews among the reviews that contain it. As many words are labelled as fit without
+    overlap. Frequent words and words of extreme polarity are labelled first.
 
     Args:
         coordinates: coordinates of the words, for example from `embedding_space.project`.
         words: the words, the most frequent first.
         colours: polarity of each word, from 0 to 1. A word whose polarity is NaN is left out.
-        path: path of the .png file; it must end in .png.
+        path: path of the .png file, which must end in .png. The .svg file is written beside it.
         title: title above the figure.
-        force: whether existing files without the text `files.writing.MARK` may be replaced.
+        force: whether any existing files may be replaced. If false, only files with the text `files.writing.MARK` may be replaced.
 
     Returns:
-        Paths of the .png and the .svg.
+        The paths of the .png file and the .svg file.
 
     Raises:
-        InputError: if `words` and `coordinates` differ in length, no word has a polarity, or `write_figure` refuses the path.
+        InputError: if `words` and `coordinates` differ in length, no word has a polarity, the path does not end in .png, or a file cannot
+            be written.
     """
     require(len(words) == len(coordinates), "words of a map", f"{len(words)} for {len(coordinates)} points", "give one a point")
     known = np.isfinite(colours)
@@ -76,7 +78,10 @@ def _draw_embedding_map(figure: Any, coordinates: np.ndarray, words: Sequence[st
 def _label_order(colours: np.ndarray) -> np.ndarray:
     """Return the indices of the words in the order in which they are labelled.
 
-    A word's place is decided by the better of its two ranks: by frequency, and by the distance of its polarity from 0.5.
+    Each word has a rank by frequency and a rank by the distance of its polarity from 0.5. The words are sorted by the better of the two.
+
+    Args:
+        colours: (N,) polarity of each word. The words are sorted by frequency, the most frequent first.
     """
     from scipy.stats import rankdata
 
@@ -85,10 +90,10 @@ def _label_order(colours: np.ndarray) -> np.ndarray:
 
 
 def _label_words(axes: Any, coordinates: np.ndarray, words: Sequence[str], inks: np.ndarray, order: np.ndarray) -> None:
-    """Label the words.
+    """Write words beside their points in a figure, without overlap.
 
-    A label is placed to the right or left of its point, above or below it, wherever it covers the fewest points. If in all four places it
-    would overlap another label or leave the frame, it is left out.
+    A label is placed to the right of its point, to the left, above or below, wherever it covers the fewest points. If the label would
+    overlap another label or leave the frame in all four positions, it is left out.
 
     Args:
         axes: matplotlib axes.
@@ -126,13 +131,10 @@ def _label_words(axes: Any, coordinates: np.ndarray, words: Sequence[str], inks:
 
 
 def _overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return which of n boxes overlap another box.
+    """Return for each of n boxes whether it overlaps a given box, as a bool array (n,).
 
     Args:
-        boxes: (n, 4) left, bottom, right and top of each box.
-        box: (4,) left, bottom, right and top of the other box.
-
-    Returns:
-        (n,) bool.
+        boxes: (n, 4) left, bottom, right and top of each of the n boxes.
+        box: (4,) left, bottom, right and top of the given box.
     """
     return np.all((boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2]), axis=1)

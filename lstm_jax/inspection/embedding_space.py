@@ -1,6 +1,6 @@
-"""Analysis of an embedding table in NumPy: nearest neighbours, projection to a plane, polarity of words, and export to other programs.
+"""Analysis of an embedding table: nearest neighbours, projection to a plane, polarity of words, and export to other programs.
 
-The table has the shape (V, E): V is the size of the vocabulary, E the number of features of a word.
+The table is a NumPy array (V, E), where V is the size of the vocabulary and E the number of features of a word.
 """
 
 import difflib
@@ -21,7 +21,7 @@ def lookup(words_index: Mapping[str, int], word: str) -> int:
     """Return the id of a word.
 
     Args:
-        words_index: id of each word.
+        words_index: dict from each word to its id.
         word: the word.
 
     Raises:
@@ -39,18 +39,18 @@ def lookup(words_index: Mapping[str, int], word: str) -> int:
 def neighbours(
     table: Float[np.ndarray, "V E"], index: int, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine"
 ) -> tuple[Int[np.ndarray, "found"], Float[np.ndarray, "found"]]:
-    """Return the words nearest to a word, nearest first.
+    """Return the nearest neighbours of a word in an embedding table, the nearest first.
 
     Scores are computed in float64, and words with equal scores are sorted by id. The word itself and the reserved ids below 4 are left out.
 
     Args:
         table: the embedding table.
         index: id of the word.
-        count: largest number of neighbours. There are fewer if the vocabulary is smaller.
-        metric: "cosine" or "euclidean". The cosine similarity is between -1 and 1, where 1 is nearest, and is 0 if a vector is zero.
+        count: number of neighbours. There are fewer if the vocabulary is too small.
+        metric: "cosine" (cosine similarity) or "euclidean" (Euclidean distance). The cosine similarity with a zero vector is 0.
 
     Returns:
-        The ids of the neighbours, and their scores: cosine similarities or Euclidean distances.
+        The ids of the neighbours and their scores, which are cosine similarities (1 is nearest) or Euclidean distances (0 is nearest).
 
     Raises:
         InputError: if `index` is outside the table, `count` is below 1, or `metric` is neither "cosine" nor "euclidean".
@@ -80,10 +80,10 @@ def project(
 
     Args:
         rows: the vectors.
-        method: the two coordinates. "pca": along the two directions of greatest variance. "pca+axis": first along `axis`, second along the
-            direction of greatest variance that is orthogonal to `axis`.
-        axis: a direction of any length for the method "pca+axis", else None. Examples are the mean of positive words minus the mean of
-            negative words, and the kernel of a linear head.
+        method: "pca" or "pca+axis". With "pca", the two coordinates lie along the two directions of greatest variance. With "pca+axis", the
+            first coordinate lies along `axis`, and the second along the direction of greatest variance that is orthogonal to `axis`.
+        axis: a direction of any length for the method "pca+axis". With the method "pca" it must be None. Examples are the mean vector of
+            positive words minus the mean vector of negative words, and the kernel of a linear head.
 
     Raises:
         InputError: if there are fewer than 2 vectors or features, a value is not finite, `method` is unknown, `axis` is given for "pca", or
@@ -121,16 +121,16 @@ def word_polarity(
 ) -> tuple[Float[np.ndarray, "V"], Int[np.ndarray, "V"]]:
     """Return the polarity of each word, and the number of reviews that contain it.
 
-    The polarity of a word is the share of positive reviews among those that contain it.
+    The polarity of a word is the share of positive reviews among the reviews that contain it.
 
     Args:
-        values: ids of all reviews, one review after the other.
-        offsets: offsets of the reviews in `values`: review r is values[offsets[r] : offsets[r + 1]].
+        values: word ids of all reviews, concatenated.
+        offsets: offsets of the reviews in `values`. Review r is values[offsets[r] : offsets[r + 1]].
         labels: label of each review, 0 (negative) or 1 (positive).
-        vocabulary_size: V, the number of ids.
+        vocabulary_size: number V of word ids.
 
     Returns:
-        The polarity of each id, which is NaN if no review contains the id, and the number of reviews that contain it.
+        The polarity of each word id, which is NaN if no review contains the word, and the number of reviews that contain it.
 
     Raises:
         InputError: if `offsets` does not fit `values` and `labels`, an id is not between 0 and V - 1, or a label is neither 0 nor 1.
@@ -153,16 +153,17 @@ def word_polarity(
 
 
 def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"], force: bool = True) -> None:
-    """Write vectors in the text format of word2vec, which gensim, spaCy and other programs read.
+    """Write word vectors in the text format of word2vec, which gensim, spaCy and other programs read.
 
-    The file has a line "N E" and then, for each of the N words, a line "word v1 v2 ..." with its E features. Numbers have 9 digits, from
-    which every float32 can be restored exactly. Words with white space or control characters are escaped, see `escape`.
+    The first line of the file is "N E", where N is the number of words. For each word, a line "word v1 v2 ..." with its E features follows.
+    Numbers have 9 digits, from which every float32 can be restored exactly. White space and control characters in words are
+    percent-encoded (see `escape`).
 
     Args:
         path: path of the file.
         words: the N words.
         vectors: vector of each word.
-        force: whether an existing file without the text `files.writing.MARK` may be replaced.
+        force: whether any existing file may be replaced. If false, only a file with the text `files.writing.MARK` may be replaced.
 
     Raises:
         InputError: if a word is empty or occurs twice, the numbers of words and vectors differ, a value is not finite, or the file cannot
@@ -184,16 +185,16 @@ def export_projector(
     columns: Mapping[str, Sequence[object] | np.ndarray],
     force: bool = True,
 ) -> None:
-    """Write an embedding as files for TensorBoard's projector: vectors.tsv, metadata.tsv and, last, projector_config.pbtxt.
+    """Write word vectors as files for TensorBoard's embedding projector: vectors.tsv, metadata.tsv and projector_config.pbtxt.
 
-    `tensorboard --logdir FOLDER` shows the embedding; projector.tensorflow.org loads the two .tsv files.
+    `tensorboard --logdir FOLDER` shows the embedding. The web page projector.tensorflow.org loads the two .tsv files.
 
     Args:
-        folder: folder of the files. It is created if it is missing.
-        words: the N words, which label the points; they are escaped as in `export_word2vec`.
+        folder: folder of the files. It is created if it does not exist.
+        words: the N words, which label the points. White space and control characters in them are percent-encoded (see `escape`).
         vectors: vector of each word.
-        columns: further columns of metadata by name (count, polarity, ...), each with one value for each word; may be empty.
-        force: whether existing files without the text `files.writing.MARK` may be replaced.
+        columns: dict from the name of each further column of metadata, such as "count" or "polarity", to its N values. It may be empty.
+        force: whether any existing files may be replaced. If false, only files with the text `files.writing.MARK` may be replaced.
 
     Raises:
         InputError: if a column is named "word" or has the wrong length, a name or value is empty or contains a tab or a line break, a word
@@ -222,9 +223,12 @@ def export_projector(
 
 
 def escape(word: str) -> str:
-    """Return a word with its white space, control characters and invalid UTF-8 percent-encoded as in URLs ("a b" -> "a%20b").
+    """Return a word with white space, control characters and invalid UTF-8 percent-encoded as in URLs: "a b" becomes "a%20b".
 
     Keras' vocabulary has words with no-break spaces and with NEL (U+0085), which many programs read as a line break. A "%" is not changed.
+
+    Args:
+        word: the word, in which bytes that are not valid UTF-8 were decoded with surrogateescape.
 
     Raises:
         InputError: if the word is empty, or has surrogates that do not stand for invalid UTF-8.

@@ -1,7 +1,7 @@
-"""A style for figures of matplotlib, and a function that writes a figure as a .png and an .svg file.
+"""Style for matplotlib figures, and a function that writes a figure as a .png file and an .svg file.
 
-matplotlib is imported only when a figure is drawn, and without pyplot, so that no global state is changed and no display is needed. The
-colours are from the palette of Okabe and Ito, which colour-blind readers can tell apart. Equal data give equal bytes of SVG.
+matplotlib is imported only when a figure is drawn. pyplot is not used, so that no global state is changed and no display is needed. The
+colours are from the palette of Okabe and Ito, which colour-blind readers can tell apart. The same data always give the same .svg file.
 """
 
 import io
@@ -38,7 +38,7 @@ STYLE: dict[Any, Any] = {
 
 
 def log_axis(axes: Any, which: Literal["x", "y"], values: Sequence[Any] = ()) -> None:
-    """Make one axis logarithmic, and label its ticks with plain numbers.
+    """Make one axis of a plot logarithmic, and label its ticks with plain numbers.
 
     Args:
         axes: matplotlib axes.
@@ -56,7 +56,7 @@ def log_axis(axes: Any, which: Literal["x", "y"], values: Sequence[Any] = ()) ->
 
 
 def figure_paths(path: Path) -> tuple[Path, Path]:
-    """Return the path of a .png file and the path of the .svg file beside it.
+    """Return the path of a .png file and the path of the .svg file beside it, which differs only in its ending.
 
     Raises:
         InputError: if the path does not end in .png.
@@ -69,13 +69,13 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
     """Draw a figure and write it as a .png file, and as an .svg file beside it.
 
     Args:
-        path: path of the .png file; it must end in .png.
+        path: path of the .png file, which must end in .png.
         inches: width and height of the figure in inches.
-        draw: function that draws into the empty matplotlib figure that it is given.
-        force: whether existing files without the text `files.writing.MARK` may be replaced.
+        draw: function that takes an empty matplotlib figure and draws into it.
+        force: whether any existing files may be replaced. If false, only files with the text `files.writing.MARK` may be replaced.
 
     Returns:
-        Paths of the .png and the .svg.
+        The paths of the .png file and the .svg file.
 
     Raises:
         InputError: if the path does not end in .png, or if a file cannot be written.

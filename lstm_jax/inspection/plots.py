@@ -1,4 +1,4 @@
-"""Figures of a run: learning curves, confusion matrix, reliability curve and forecasts, in the files and the style of `figures`."""
+"""Figures of a run: learning curves, confusion matrix, reliability curve and forecasts. Each is written as a .png and an .svg file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +16,13 @@ METRICS = {"loss": "Loss (nats)", "bits": "Loss (bits a character)", "accuracy":
 
 @runtime_checkable
 class Bins(Protocol):
-    """Bins of predicted probabilities, with the fields of `training.metrics.Reliability`.
+    """Protocol of a class with bins of predicted probabilities, such as `training.metrics.Reliability`.
 
-    `edges` has the bounds of the bins, `confidence` the mean predicted probability in each bin, `frequency` the share of positive labels in
-    each bin, and `count` the number of reviews in each bin.
+    Attributes:
+        edges: (bins + 1,) bounds of the bins.
+        confidence: (bins,) mean predicted probability in each bin.
+        frequency: (bins,) share of positive labels in each bin.
+        count: (bins,) number of reviews in each bin.
     """
 
     @property
@@ -38,17 +41,18 @@ def learning_curves(
     """Draw metrics over the epochs, with one panel for each metric and one line for each split.
 
     Args:
-        rows: one dict for each epoch, with the keys `epoch` (from 1) and SPLIT_METRIC, such as `train_loss`, where the split is train,
-            validation or test. Values that are absent or None are left out.
-        path: path of the .png file; it must end in .png.
+        rows: one dict for each epoch. It has the key "epoch", whose first value is 1, and keys such as "train_loss", "validation_accuracy"
+            or "test_bits", which consist of a split and a metric. Values that are absent or None are left out.
+        path: path of the .png file, which must end in .png. An .svg file is written beside it.
         title: title above the figure.
         metrics: metrics to draw: any of "loss" (in nats), "bits" (loss in bits per character) and "accuracy".
 
     Returns:
-        Paths of the .png and the .svg.
+        The paths of the .png file and the .svg file.
 
     Raises:
-        InputError: if there are no rows, a row has no `epoch`, no row has any of the metrics, or `write_figure` refuses the path.
+        InputError: if there are no rows, a row has no key "epoch", no row has any of the metrics, the path does not end in .png, or a file
+            cannot be written.
     """
     require(len(rows) > 0, "rows of a learning curve", "none", "train for an epoch first")
     require(all("epoch" in row for row in rows), "row of a learning curve", "no epoch in it", "give one row an epoch")
@@ -61,19 +65,19 @@ def confusion_matrix(
     title: str,
     class_names: tuple[str, str] = ("negative", "positive"),
 ) -> tuple[Path, Path]:
-    """Draw a confusion matrix, with each count and its share of the row.
+    """Draw a confusion matrix. Each cell shows a count and its share of the row.
 
     Args:
         confusion: the counts [[true negatives, false positives], [false negatives, true positives]].
-        path: path of the .png file; it must end in .png.
+        path: path of the .png file, which must end in .png. An .svg file is written beside it.
         title: title above the figure.
         class_names: names of the negative and the positive class.
 
     Returns:
-        Paths of the .png and the .svg.
+        The paths of the .png file and the .svg file.
 
     Raises:
-        InputError: if `confusion` is not 2 by 2 or has a negative count, or if `write_figure` refuses the path.
+        InputError: if `confusion` is not 2 by 2 or has a negative count, the path does not end in .png, or a file cannot be written.
     """
     counts = np.asarray(confusion)
     require(counts.shape == (2, 2) and bool((counts >= 0).all()), "confusion matrix", counts.tolist(), "give 2 by 2 counts")
@@ -83,19 +87,19 @@ def confusion_matrix(
 def reliability_curve(reliability: Bins, ece: float, path: Path, title: str) -> tuple[Path, Path]:
     """Draw a reliability curve, and below it a histogram of the predicted probabilities.
 
-    The curve has one point for each bin that is not empty: the share of positive reviews against the mean predicted probability.
+    The curve shows the share of positive labels against the mean predicted probability. It has one point for each bin that is not empty.
 
     Args:
         reliability: bins of the predicted probabilities.
-        ece: expected calibration error, which the figure states.
-        path: path of the .png file; it must end in .png.
+        ece: expected calibration error, which is written above the curve.
+        path: path of the .png file, which must end in .png. An .svg file is written beside it.
         title: title above the figure.
 
     Returns:
-        Paths of the .png and the .svg.
+        The paths of the .png file and the .svg file.
 
     Raises:
-        InputError: if `write_figure` refuses the path.
+        InputError: if the path does not end in .png, or if a file cannot be written.
     """
     return write_figure(path, (6.2, 6.8), lambda figure: _draw_reliability_curve(figure, reliability, ece, title))
 
@@ -113,16 +117,16 @@ def forecast(
     Args:
         times: (N,) times of the series.
         values: (N,) values of the series.
-        ahead: for each forecast of K values its times (K,), means (K,), lower bounds (K,) and upper bounds (K,).
-        level: probability that a value lies between its bounds, above 0 and below 1.
+        ahead: one tuple for each forecast of K values, with the times (K,), means (K,), lower bounds (K,) and upper bounds (K,).
+        level: predicted probability that a value lies between its bounds, above 0 and below 1.
         dated: whether the times are dates, in days since 1970-01-01.
-        path: path of the .png file; it must end in .png.
+        path: path of the .png file, which must end in .png. An .svg file is written beside it.
 
     Returns:
-        Paths of the .png and the .svg.
+        The paths of the .png file and the .svg file.
 
     Raises:
-        InputError: if `write_figure` refuses the path.
+        InputError: if the path does not end in .png, or if a file cannot be written.
     """
     return write_figure(path, (10.0, 4.2), lambda figure: _draw_forecast(figure, times, values, ahead, level, dated))
 
@@ -180,7 +184,10 @@ def _draw_learning_curves(
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, np.ndarray]:
-    """Return the values of a metric over the rows for each split that has finite values; an absent value is NaN."""
+    """Return a dict from each split to the values of a metric over the rows, in which an absent value is NaN.
+
+    A split without finite values is left out.
+    """
     columns = {split: [row.get(f"{split}_{metric}") for row in rows] for split in SPLITS}
     lines = {split: np.array([np.nan if value is None else value for value in column], float) for split, column in columns.items()}
     return {split: values for split, values in lines.items() if np.isfinite(values).any()}
@@ -191,7 +198,7 @@ def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
 
     Args:
         axes: matplotlib axes.
-        ends: last value, text and colour of each line.
+        ends: for each line its last value, the text of its label and its colour.
     """
     low, high = axes.get_ylim()
     ends = sorted(ends)
@@ -201,9 +208,9 @@ def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:
-    """Return ascending heights, moved apart so that neighbours differ by at least `gap`.
+    """Move ascending heights apart so that neighbours differ by at least `gap`, and return the new heights.
 
-    Heights that are too close form a group, which is spread around its mean.
+    Heights that are too close form a group, which is spread evenly around its mean.
     """
     groups: list[list[float]] = []
     for height in heights:

@@ -1,7 +1,7 @@
-"""Self-contained HTML pages that show a text with each character coloured by a number.
+"""Self-contained HTML pages that show a text with each character coloured by its surprise or by the activation of a unit.
 
-The surprise of a character is -log2 of its predicted probability, in bits, and is shown in shades of one colour. The activation of a hidden
-unit, from -1 to 1, is shown in shades of two colours, as in Karpathy, Johnson and Li (2015).
+The surprise of a character is -log2 of its predicted probability, in bits. It is shown in shades of one colour. The activation of a hidden
+unit is a number from -1 to 1. It is shown in shades of two colours, as in Karpathy, Johnson and Li (2015).
 """
 
 import html
@@ -39,7 +39,12 @@ def _rules(prefix: str, colour: str) -> str:
 
 
 def _runs(characters: Sequence[str], classes: Sequence[str]) -> str:
-    """Return HTML of the characters, with one <span> for each run of characters that have the same CSS class; "" is no class."""
+    """Return HTML of a text, with one <span> element for each run of characters that have the same CSS class.
+
+    Args:
+        characters: the characters of the text.
+        classes: CSS class of each character. Characters with the class "" get no <span>.
+    """
     parts, begin = [], 0
     for n in range(1, len(characters) + 1):
         if n == len(characters) or classes[n] != classes[begin]:
@@ -54,10 +59,10 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
 
     Args:
         text: the N characters.
-        bits: (N - 1,) surprise in bits of each character but the first.
+        bits: (N - 1,) surprise in bits of each character except the first.
         path: path of the page.
         title: title of the page.
-        force: whether an existing file without the text `files.writing.MARK` may be replaced.
+        force: whether any existing file may be replaced. If false, only a file with the text `files.writing.MARK` may be replaced.
 
     Raises:
         InputError: if `bits` does not have N - 1 values, or if the file cannot be written.
@@ -80,7 +85,7 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
         units: indices of the units to show, in this order.
         path: path of the page.
         title: title of the page.
-        force: whether an existing file without the text `files.writing.MARK` may be replaced.
+        force: whether any existing file may be replaced. If false, only a file with the text `files.writing.MARK` may be replaced.
 
     Raises:
         InputError: if `activations` does not have N rows, or if the file cannot be written.
@@ -100,13 +105,14 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
 def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int]:
     """Return the indices of the most active units, the most active first.
 
-    The activity of a unit is the standard deviation, over the text, of the moving average of its activation. It is small for a unit that is
-    constant or changes with every character, and large for a unit that, for example, is on inside quotations and off outside.
+    The activity of a unit is the standard deviation, over the text, of the moving average of its activation. A unit that is constant, or
+    that changes with every character, has a small activity. A unit that is, for example, on inside quotations and off outside has a large
+    activity.
 
     Args:
-        activations: (N, H) activation of each of the H units after each of N >= 1 characters.
+        activations: (N, H) activation of each of the H units after each of the N characters. N must be at least 1.
         count: number of units to return.
-        over: number of characters in the moving average. If it is more than half of the text, half of the text is used.
+        over: number of characters in the moving average, which is limited to half of the text.
     """
     over = min(over, max(1, len(activations) // 2))
     sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations.astype(np.float64)]), axis=0)

@@ -1,1 +1,1 @@
-"""Our recurrence under the layers of other libraries."""
+"""Layers of other libraries whose recurrence is run by `lstm_jax.unroll`."""

@@ -1,17 +1,19 @@
-"""Keras' recurrent layers on JAX, run by `lstm_jax.unroll`.
+"""Keras layers whose recurrence is run by `lstm_jax.unroll`, and a function that replaces the layers of a model by them.
 
     import keras
     from lstm_jax.integrations.keras import accelerate
 
     model = accelerate(keras.models.load_model("model.keras"))
 
-`accelerate` returns the model with its recurrent layers replaced and its weights shared. `LSTM`, `GRU`, `SimpleRNN` and `Bidirectional` are
-the replacements; they take Keras' arguments and can be used in its place. They need `KERAS_BACKEND=jax`.
+`accelerate` returns a model in which `LSTM`, `GRU`, `SimpleRNN` and `Bidirectional` of this module replace the layers of the same names in
+Keras. The new model shares the weights of the old model. The layers of this module can also be used directly, with the same arguments as
+Keras' layers. They need the environment variable `KERAS_BACKEND=jax`.
 
-Files stay Keras' own: the layers are saved under Keras' names, so that a saved model loads without this package, as Keras' layers. To load
-it with ours, call `accelerate` on it, or pass `custom_objects=LAYERS` to `keras.models.load_model`.
+A saved model contains only the names of Keras' layers, and can thus be loaded without this package. It then consists of Keras' layers. To
+load it with the layers of this module, call `accelerate` on the loaded model, or pass `custom_objects=LAYERS` to
+`keras.models.load_model`.
 
-What a layer cannot run (see `why_not`) is run by Keras, with the same result.
+If `unroll` does not support the settings of a layer (see `why_not`), Keras runs the layer, with the same result.
 """
 
 import warnings
@@ -28,7 +30,7 @@ FLOATS = ("float32", "float64")
 
 
 def why_not(layer: keras.layers.RNN) -> str:
-    """Return why Keras has to run this layer; empty if `unroll` can."""
+    """Return the reason why `lstm_jax.unroll` cannot run a layer, or an empty string if it can."""
     if keras.backend.backend() != "jax":
         return f"Keras runs on {keras.backend.backend()}, not on jax: set KERAS_BACKEND=jax"
     if type(layer.cell) not in _CELLS:
@@ -43,7 +45,7 @@ def why_not(layer: keras.layers.RNN) -> str:
 
 
 def _activation(function: Any) -> Any:
-    """Return the name by which our table knows one of Keras' activations, or the function itself."""
+    """Return the name of an activation function if it is one of Keras' own, else the function itself."""
     name = keras.activations.serialize(function)
     return name if isinstance(name, str) and keras.activations.get(name) is function else function
 
@@ -67,7 +69,13 @@ def _simple_rnn(cell: Any) -> tuple[Cell, Any]:
 
 
 def _weights(cell: Any, bias: Any, rows: tuple[int, ...] = ()) -> tuple[Any, Any, Any]:
-    """Return kernel, recurrent kernel and bias as arrays; zeros where the cell has no bias."""
+    """Return the kernel, the recurrent kernel and the bias of a Keras cell as arrays.
+
+    Args:
+        cell: the Keras cell.
+        bias: bias of the cell. If None, the returned bias is zeros.
+        rows: leading axes of the bias of zeros, before its last axis.
+    """
     kernel: Any = keras.ops.convert_to_tensor(cell.kernel)
     recurrent_kernel: Any = keras.ops.convert_to_tensor(cell.recurrent_kernel)
     filled = keras.ops.zeros((*rows, kernel.shape[-1]), kernel.dtype) if bias is None else keras.ops.convert_to_tensor(bias)
@@ -79,18 +87,26 @@ _CELLS = {
     keras.layers.GRUCell: (_gru, HiddenState),
     keras.layers.SimpleRNNCell: (_simple_rnn, HiddenState),
 }
-"""Keras' cells: the function that finds ours and its parameters, and the class of its state."""
+"""Dict from the class of a Keras cell to two values: a function that converts such a cell to a `Cell` and its parameters, and the class of
+the state."""
 
 
 def _mask(masks: Any) -> Any:
-    """Return Keras' dropout mask, or its list with one a gate, as one array."""
+    """Return Keras' dropout mask as one array. A list with one mask per gate is stacked along a new first axis."""
     if isinstance(masks, (list, tuple)):
         return keras.ops.stack(masks)
     return masks
 
 
 def _masks(cell: Any, x: Any, h: Any, training: bool) -> DropoutMasks:
-    """Return the masks that Keras' cell has drawn for this call."""
+    """Return the dropout masks that a Keras cell draws for this call of its layer.
+
+    Args:
+        cell: the Keras cell.
+        x: inputs (B, E) of the first step.
+        h: initial output (B, H).
+        training: whether the layer is called in training. If false, there are no masks.
+    """
     if not training:
         return DropoutMasks()
     # Keras applies no dropout at a rate of 1
@@ -102,10 +118,14 @@ def _masks(cell: Any, x: Any, h: Any, training: bool) -> DropoutMasks:
 
 
 class _Unrolled(keras.layers.RNN):
-    """A recurrent layer of Keras whose steps `unroll` runs."""
+    """Base class of the recurrent Keras layers that are run by `lstm_jax.unroll`."""
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> tuple[Any, Any, list[Any]]:
-        """Return the last output (B, H), the outputs (B, T, H) and the final state, as Keras' method of this name."""
+        """Return the last output (B, H), the outputs (B, T, H) and the final state, as a list of arrays.
+
+        This method overrides that of `keras.layers.RNN`. If the layer does not return sequences, the outputs consist of the last output
+        only and have the shape (B, 1, H).
+        """
         if why_not(self):
             return super().inner_loop(sequences, initial_state, mask, training=training)
         convert, state_type = _CELLS[type(self.cell)]
@@ -125,19 +145,22 @@ class _Unrolled(keras.layers.RNN):
 
 
 class LSTM(_Unrolled, keras.layers.LSTM):
-    """`keras.layers.LSTM`, run by `lstm_jax.unroll`: same arguments, weights and results."""
+    """LSTM layer that is run by `lstm_jax.unroll`. Its arguments, weights and results are the same as those of `keras.layers.LSTM`."""
 
 
 class GRU(_Unrolled, keras.layers.GRU):
-    """`keras.layers.GRU`, run by `lstm_jax.unroll`: same arguments, weights and results."""
+    """GRU layer that is run by `lstm_jax.unroll`. Its arguments, weights and results are the same as those of `keras.layers.GRU`."""
 
 
 class SimpleRNN(_Unrolled, keras.layers.SimpleRNN):
-    """`keras.layers.SimpleRNN`, run by `lstm_jax.unroll`: same arguments, weights and results."""
+    """RNN layer that is run by `lstm_jax.unroll`. Its arguments, weights and results are the same as those of `keras.layers.SimpleRNN`."""
 
 
 class Bidirectional(keras.layers.Bidirectional):
-    """`keras.layers.Bidirectional` of our layers; Keras' own makes copies of Keras' layers."""
+    """Bidirectional wrapper of a layer of this module, with the arguments of `keras.layers.Bidirectional`.
+
+    `keras.layers.Bidirectional` itself would make the two directions from Keras' layers.
+    """
 
     @no_type_check  # Keras reads the signature
     def __init__(self, layer: Any, *args: Any, **kwargs: Any) -> None:
@@ -147,21 +170,29 @@ class Bidirectional(keras.layers.Bidirectional):
 
 
 LAYERS: dict[str, type] = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": SimpleRNN, "Bidirectional": Bidirectional}
-"""The layers by Keras' names, for `custom_objects`."""
+"""Dict from the name of a layer in Keras to the layer of this module, for the argument `custom_objects` of Keras' functions."""
 for _kind in LAYERS.values():
-    _kind.__module__ = "keras.layers"  # Keras writes this into files: they load without this package
+    _kind.__module__ = "keras.layers"  # Keras writes this name into saved models, so that they can be loaded without this package
 
 _RECURRENT = {keras.layers.LSTM: LSTM, keras.layers.GRU: GRU, keras.layers.SimpleRNN: SimpleRNN}
 
 
 def _replace(layer: Any, name: str, part: Any) -> None:
-    """Set a sublayer; Keras would go on counting the weights of the one before."""
+    """Replace a sublayer of a Keras layer.
+
+    The old sublayer is removed from Keras' tracker first, since Keras would otherwise still count its weights.
+
+    Args:
+        layer: the Keras layer.
+        name: name of the attribute that holds the sublayer.
+        part: the new sublayer.
+    """
     layer._tracker.untrack(getattr(layer, name))
     setattr(layer, name, part)
 
 
 def _shared(layer: Any, kind: type) -> Any:
-    """Return a layer of that class with this layer's settings and its very weights."""
+    """Return a layer of class `kind` that has the settings of a Keras layer and shares its weights."""
     made = kind.from_config(layer.get_config())
     _replace(made, "cell", layer.cell)
     made.zero_output_for_mask = layer.zero_output_for_mask
@@ -172,14 +203,19 @@ def _shared(layer: Any, kind: type) -> Any:
 
 
 class _Replacing:
-    """The replacement of a model's layers, with a note for each recurrent layer that stays."""
+    """Replacement of the recurrent layers of one Keras model.
+
+    Attributes:
+        notes: one sentence for each recurrent layer that is not replaced, with the reason.
+        count: number of replaced layers.
+    """
 
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.count = 0
 
     def layer(self, layer: Any) -> Any:
-        """Return the layer's replacement, or the layer itself."""
+        """Return the replacement of a layer, or the layer itself if it is not replaced."""
         if type(layer) is keras.layers.Bidirectional:
             return self.bidirectional(layer)
         if isinstance(layer, keras.Model):
@@ -199,7 +235,7 @@ class _Replacing:
         return _shared(layer, kind)
 
     def bidirectional(self, layer: Any) -> Any:
-        """Return the layer with both of its directions replaced, or the layer itself where neither can be."""
+        """Return a `Bidirectional` layer whose two directions are replaced, or the layer itself if neither can be replaced."""
         both = [self.layer(layer.forward_layer), self.layer(layer.backward_layer)]
         if both == [layer.forward_layer, layer.backward_layer]:
             return layer
@@ -210,7 +246,7 @@ class _Replacing:
         return made
 
     def model(self, model: Any) -> Any:
-        """Return the model on the replacements of its layers, or the model itself where it has none."""
+        """Return a copy of a model with its recurrent layers replaced, or the model itself if no layer can be replaced."""
         graph = isinstance(model, keras.Sequential) or type(model).__name__ == "Functional"
         if not graph:
             inside = [part for part in model._flatten_layers(include_self=False) if isinstance(part, keras.layers.RNN)]
@@ -223,7 +259,7 @@ class _Replacing:
         before = self.count
         made: dict[int, Any] = {}
 
-        def once(layer: Any) -> Any:  # a layer that stands in several places stays one layer
+        def once(layer: Any) -> Any:  # a layer that the model uses several times is replaced by a single layer
             if id(layer) not in made:
                 made[id(layer)] = self.layer(layer)
             return made[id(layer)]
@@ -234,18 +270,19 @@ class _Replacing:
 
 
 def accelerate(model: Any) -> Any:
-    """Return a model that computes the same with our layers in the place of Keras' recurrent ones.
+    """Return a model that gives the same results, with Keras' recurrent layers replaced by the layers of this module.
 
-    The weights are the given model's own: training either trains both. A compiled model stays compiled, with the same optimizer object.
+    Both models share their weights, so that training one of them also trains the other. If the given model is compiled, the new model is
+    compiled too, with the same optimizer object. A warning names each recurrent layer that is not replaced, and the reason.
 
     Args:
-        model: a Sequential or Functional model, built; models within it too.
+        model: a Sequential or Functional model whose weights have been created. Layers of models within it are also replaced.
 
     Returns:
-        The new model; the given one if nothing in it can be replaced. A warning names each recurrent layer that was left, and why.
+        The new model, or the given model if no layer can be replaced.
 
     Raises:
-        InputError: if it is no Keras model, has no weights yet, or Keras does not run on JAX.
+        InputError: if `model` is not a Keras model or has no weights yet, or if the backend of Keras is not JAX.
     """
     require(isinstance(model, keras.Model), "model", type(model).__name__, "give a keras.Model")
     backend = keras.backend.backend()
