@@ -15,7 +15,7 @@ MOST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of a number, which must be at least `low` and at most `high`, and the advice in error messages about it."""
+    """Smallest and largest allowed value of a number, `low` and `high`, and the advice that error messages give to the user."""
 
     low: int | float
     high: int | float

@@ -19,7 +19,7 @@ MODULES = "LSTM_JAX_CELLS"
 class CellTraits:
     """Properties of a recurrent cell that configs check.
 
-    The `Cell` in `lstm_jax.cells.CELLS` has properties with the same names and values.
+    They are equal to the properties with the same names of the cell's `Cell` object in `lstm_jax.cells.CELLS`.
 
     Attributes:
         has_recurrent_kernel: whether the cell multiplies its previous output h by a recurrent kernel.

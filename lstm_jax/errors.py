@@ -21,7 +21,7 @@ class Interrupted(RuntimeError):
     """Error that ends a run after SIGINT or SIGTERM. The command line then exits with code 130.
 
     Args:
-        step: number of the last training step. The state after this step has been saved.
+        step: number of the last completed training step. The state after this step has been saved.
     """
 
     def __init__(self, step: int):

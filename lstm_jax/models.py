@@ -131,7 +131,14 @@ class SentimentClassifier(nnx.Module):
     def _pooled(self, h: Float[Array, "T B D"], ids: Int[Array, "T B"]) -> Float[Array, "B P"]:
         """Return the outputs pooled over the words of each row: the mean, the maximum, or both concatenated.
 
-        For a row without words the result is zeros. P is the number of features after pooling: D, or 2 D for "mean+max".
+        For a row without words the result is zeros.
+
+        Args:
+            h: outputs (T, B, D) of the last recurrent layer, where D is the number of its output features.
+            ids: word ids (T, B), padded with 0.
+
+        Returns:
+            The pooled outputs: (B, 2 D) if the pooling is "mean+max", else (B, D).
         """
         real = jnp.broadcast_to((ids != 0)[..., None], h.shape)
         mean = jnp.where(real, h, 0).sum(0) / jnp.maximum(real.sum(0), 1).astype(h.dtype)

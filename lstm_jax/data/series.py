@@ -20,7 +20,7 @@ DAY = 86_400
 
 @dataclass(frozen=True)
 class Series:
-    """A time series of N values at increasing times."""
+    """Time series of N values at increasing times."""
 
     times: np.ndarray
     """(N,) float64: the times, in days since 1970-01-01 if `dated` is true, else as the numbers in the table."""
@@ -41,12 +41,12 @@ class Series:
 
     @property
     def usual_gap(self) -> float:
-        """The median time from one entry to the next, in the unit of `times`."""
+        """Median time from one entry to the next, in the unit of `times`."""
         return float(np.median(np.diff(self.times)))
 
     @property
     def gaps(self) -> np.ndarray:
-        """(N,) time since the previous entry, in units of `usual_gap`; the first entry has the gap 1."""
+        """(N,) time from the previous entry to each entry, in units of `usual_gap`. The gap of the first entry is set to 1."""
         return np.concatenate([[1.0], np.diff(self.times) / self.usual_gap])
 
     def shown(self, time: float) -> str:

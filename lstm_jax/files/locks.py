@@ -18,8 +18,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 def locked(path: Path, subject: str) -> Iterator[None]:
     """Hold a lock during a with-statement.
 
-    The lock file contains the number of this process and the name of its host, and is removed at the end. If the file system does not
-    support locks, nothing is locked.
+    The lock file contains the id of this process and the name of its host, and is removed at the end. If the file system does not support
+    locks, the with-statement runs without a lock.
 
     Args:
         path: path of the lock file, in an existing folder.

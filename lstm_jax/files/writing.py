@@ -15,7 +15,7 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.locks import lock_error
 
 MARK = "written by lstm-jax, which may replace it"
-"""Text near the start of the pages and figures that lstm-jax writes. A later command may overwrite a file that contains it."""
+"""Text near the start of the pages and figures that lstm-jax writes. It marks files that a later command may replace."""
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 """Pattern of the names of the temporary files of `write_atomically`. Its group is the final name of the file."""
@@ -51,13 +51,13 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
 
     Args:
         path: path of the new or existing file.
-        inputs: files and folders that the command reads, where "-" is standard input. The output must not be one of these files, and must
-            not be an existing file without `MARK` in one of these folders.
-        force: whether an existing file that does not contain the text `MARK` may be replaced.
+        inputs: files and folders that the command reads, where "-" is standard input. The output must not be one of these files. It must
+            not be an existing file in one of these folders either, unless the file has the mark of lstm-jax (`MARK`).
+        force: whether to allow an existing file that lacks the mark of lstm-jax. An existing file with the mark is always allowed.
 
     Raises:
-        InputError: if the path is a link, a folder, a device, a pipe or a socket, the command reads the file, the file exists without
-            `MARK` and `force` is false, or the folder of the file cannot be written.
+        InputError: if the path is a link, a folder, a device, a pipe or a socket, the command reads the file, the file exists without the
+            mark and `force` is false, or the folder of the file cannot be written.
     """
     subject = f"writing {path}"
     try:
@@ -93,12 +93,12 @@ def _marked(path: Path) -> bool:
 def _reads(given: Path | str, path: Path, marked: bool) -> bool:
     """Return whether a command that reads `given` also reads the existing file `path`.
 
-    The command reads the file if both are the same file, or if `given` is a folder above `path` and the file does not contain `MARK`.
+    The command reads the file if both are the same file, or if `given` is a folder above `path` and the file lacks the mark of lstm-jax.
 
     Args:
-        given: file or folder that the command reads; "-" is standard input.
+        given: file or folder that the command reads, or "-" for standard input.
         path: path of an existing file.
-        marked: whether the file contains `MARK`.
+        marked: whether the existing file has the mark of lstm-jax, which is the text `MARK`.
     """
     try:
         found = os.stat(0 if str(given) == "-" else given)
@@ -117,12 +117,12 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
 
     Args:
         path: path of the file. Missing folders above it are created.
-        content: bytes, a text, which is encoded as UTF-8, or a function that takes an open binary file and writes to it.
-        force: whether an existing file that does not contain the text `MARK` may be replaced.
+        content: bytes, a str (which is encoded as UTF-8), or a function that takes an open binary file and writes to it.
+        force: whether to replace an existing file that lacks the mark of lstm-jax (`MARK`). A file with the mark is always replaced.
 
     Raises:
-        InputError: if the path is a link, a folder, a device, a pipe or a socket, the file exists without `MARK` and `force` is false, the
-            folder cannot be written, or the disk is full. The temporary file is removed.
+        InputError: if the path is a link, a folder, a device, a pipe or a socket, the file exists without the mark and `force` is false,
+            the folder cannot be written, or the disk is full. The temporary file is removed.
     """
     temporary = None
     check_output(path, force=force)
@@ -182,7 +182,7 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def summed_json(content: dict[str, Any]) -> bytes:
-    """Encode a dict as a first line with a SHA-256 checksum, followed by JSON. `read_summed` decodes the result."""
+    """Encode a dict as JSON, after a first line with the SHA-256 checksum of the JSON. `read_summed` decodes the result."""
     body = json.dumps(content, indent=1).encode() + b"\n"
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 

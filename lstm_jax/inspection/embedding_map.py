@@ -30,7 +30,7 @@ def embedding_map(
         colours: polarity of each word, from 0 to 1. A word whose polarity is NaN is left out.
         path: path of the .png file, which must end in .png. The .svg file is written beside it.
         title: title above the figure.
-        force: whether any existing files may be replaced. If false, only files with the text `files.writing.MARK` may be replaced.
+        force: whether to replace existing files that lack the mark of lstm-jax (`files.writing.MARK`). Files with the mark are replaced.
 
     Returns:
         The paths of the .png file and the .svg file.
@@ -81,7 +81,7 @@ def _label_order(colours: np.ndarray) -> np.ndarray:
     Each word has a rank by frequency and a rank by the distance of its polarity from 0.5. The words are sorted by the better of the two.
 
     Args:
-        colours: (N,) polarity of each word. The words are sorted by frequency, the most frequent first.
+        colours: (N,) polarity of each word, from the most frequent word to the least frequent word.
     """
     from scipy.stats import rankdata
 

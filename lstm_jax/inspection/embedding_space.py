@@ -163,7 +163,7 @@ def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray,
         path: path of the file.
         words: the N words.
         vectors: vector of each word.
-        force: whether any existing file may be replaced. If false, only a file with the text `files.writing.MARK` may be replaced.
+        force: whether to replace an existing file that lacks the mark of lstm-jax (`files.writing.MARK`). A file with the mark is replaced.
 
     Raises:
         InputError: if a word is empty or occurs twice, the numbers of words and vectors differ, a value is not finite, or the file cannot
@@ -194,7 +194,7 @@ def export_projector(
         words: the N words, which label the points. White space and control characters in them are percent-encoded (see `escape`).
         vectors: vector of each word.
         columns: dict from the name of each further column of metadata, such as "count" or "polarity", to its N values. It may be empty.
-        force: whether any existing files may be replaced. If false, only files with the text `files.writing.MARK` may be replaced.
+        force: whether to replace existing files that lack the mark of lstm-jax (`files.writing.MARK`). Files with the mark are replaced.
 
     Raises:
         InputError: if a column is named "word" or has the wrong length, a name or value is empty or contains a tab or a line break, a word

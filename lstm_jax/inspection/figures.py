@@ -72,7 +72,7 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
         path: path of the .png file, which must end in .png.
         inches: width and height of the figure in inches.
         draw: function that takes an empty matplotlib figure and draws into it.
-        force: whether any existing files may be replaced. If false, only files with the text `files.writing.MARK` may be replaced.
+        force: whether to replace existing files that lack the mark of lstm-jax (`files.writing.MARK`). Files with the mark are replaced.
 
     Returns:
         The paths of the .png file and the .svg file.

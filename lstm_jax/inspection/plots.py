@@ -41,8 +41,8 @@ def learning_curves(
     """Draw metrics over the epochs, with one panel for each metric and one line for each split.
 
     Args:
-        rows: one dict for each epoch. It has the key "epoch", whose first value is 1, and keys such as "train_loss", "validation_accuracy"
-            or "test_bits", which consist of a split and a metric. Values that are absent or None are left out.
+        rows: one dict for each epoch. The key "epoch" holds the number of the epoch, from 1. Keys such as "train_loss" or "test_accuracy"
+            hold the value of a metric on the split train, validation or test. Values that are absent or None are left out.
         path: path of the .png file, which must end in .png. An .svg file is written beside it.
         title: title above the figure.
         metrics: metrics to draw: any of "loss" (in nats), "bits" (loss in bits per character) and "accuracy".

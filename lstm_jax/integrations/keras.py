@@ -1,4 +1,4 @@
-"""Keras layers whose recurrence is run by `lstm_jax.unroll`, and a function that replaces the layers of a model by them.
+"""Keras layers whose recurrence is run by `lstm_jax.unroll`, and a function that puts them into a Keras model.
 
     import keras
     from lstm_jax.integrations.keras import accelerate
@@ -73,8 +73,8 @@ def _weights(cell: Any, bias: Any, rows: tuple[int, ...] = ()) -> tuple[Any, Any
 
     Args:
         cell: the Keras cell.
-        bias: bias of the cell. If None, the returned bias is zeros.
-        rows: leading axes of the bias of zeros, before its last axis.
+        bias: bias of the cell. If None, zeros are returned as the bias.
+        rows: shape of these zeros without their last axis. It is not used if there is a bias.
     """
     kernel: Any = keras.ops.convert_to_tensor(cell.kernel)
     recurrent_kernel: Any = keras.ops.convert_to_tensor(cell.recurrent_kernel)
@@ -159,7 +159,7 @@ class SimpleRNN(_Unrolled, keras.layers.SimpleRNN):
 class Bidirectional(keras.layers.Bidirectional):
     """Bidirectional wrapper of a layer of this module, with the arguments of `keras.layers.Bidirectional`.
 
-    `keras.layers.Bidirectional` itself would make the two directions from Keras' layers.
+    `keras.layers.Bidirectional` itself would make the layers of both directions from the classes in Keras, not from those in this module.
     """
 
     @no_type_check  # Keras reads the signature

@@ -41,7 +41,8 @@ class Resources:
 def attempt(function: Run, config: Any) -> Row:
     """Call `function(config)` in this process and return the row of this run, without the id of the run.
 
-    If the call raises an exception, the row has the status "failed" and holds the error.
+    The row is a dict with the config, the status "done", the result and the duration in seconds. If the call raises an exception, the row
+    has the status "failed" and the error in place of the result.
     """
     start = time.perf_counter()
     try:

@@ -41,8 +41,8 @@ def run_id(function: Run, config: Any) -> str:
 def rebuild(kind: Any, values: Mapping[str, Any]) -> Any:
     """Rebuild a config from its values, after they were written to JSON and read again.
 
-    JSON turns tuples into lists, so every list becomes a tuple. A dict becomes an inner config of the same class as the default value of
-    its field.
+    JSON turns tuples into lists, so every list becomes a tuple. If the default value of a field is an inner config, a dict in this field
+    becomes a config of the same class.
 
     Args:
         kind: dataclass of the config.

@@ -67,7 +67,8 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
 def _summary(key: str, row: Mapping[str, Any]) -> str:
     """Return the line that is printed when a run ends.
 
-    The line has the id, the status and the duration of the run, and then its error or those of its results that are not lists.
+    The line has the id, the status and the duration of the run. It ends with the error of the run or, if the run did not fail, with those
+    results that are not lists.
     """
     if row["status"] == FAILED:
         text = row["error"]

@@ -24,7 +24,11 @@ def _require_rows(path: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """Return the bytes of a file of rows, decompressed if its name ends in .gz; raise `InputError` if decompression fails."""
+    """Return the bytes of a file of rows. If its name ends in .gz, they are decompressed.
+
+    Raises:
+        InputError: if decompression fails.
+    """
     content = path.read_bytes()
     if path.suffix != ".gz" or not content:
         return content

@@ -20,8 +20,8 @@ def content_key(files: Mapping[str, Path], *options: str) -> str:
     The hash covers the names and contents of the input files, the options, and the version of the cache format.
 
     Args:
-        files: dict from a name of each input file, which is part of the hash, to the path of the file, which is not.
-        options: further strings that decide the content of the cache file.
+        files: dict from a name of each input file to its path. The hash covers the names, but not the paths.
+        options: further strings that affect the content of the cache file.
 
     Raises:
         InputError: if a file cannot be read.

@@ -95,7 +95,7 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
 
 
 def _encode_source(source: Source, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
-    """Encode the reviews of a source, and return the arrays that the cache stores, by name.
+    """Encode the reviews of a source, and return a dict from the name of each array that the cache stores to the array.
 
     A source holds either texts or word ranks, as in Keras' imdb.npz.
 

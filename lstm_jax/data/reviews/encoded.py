@@ -72,7 +72,7 @@ class EncodedReviews:
     test: EncodedSplit | None
     vocabulary: Vocabulary
     fingerprint: str
-    """SHA-256 of the content of the source and of every option that decides an id or the order of the reviews."""
+    """SHA-256 of the content of the source and of every option that affects the ids or the order of the reviews."""
 
 
 def keras_check_hash(split: EncodedSplit) -> str:

@@ -16,7 +16,7 @@ class Found(NamedTuple):
     path: Path
     """The file or folder that holds the reviews."""
     files: dict[str, Path]
-    """Dict from a name to the path, for every file that decides the content of the reviews."""
+    """Dict from a name to a path, with one entry for every file that the reviews are read from."""
 
 
 class Ranks(NamedTuple):
@@ -54,12 +54,14 @@ class Form:
     find: Callable[[Path], Found | None]
     """Function that takes an existing path and returns the location of the reviews there, or None if there are none of this form."""
     read: Callable[[Found, ReadOptions], dict[str, TextSplit]] | None = None
-    """Function that returns a dict from the name of each split to its reviews as texts, or None for a form that holds word ranks."""
+    """Function that takes the location of the reviews and returns a dict from the name of each split to its texts. If this field is None,
+    the form does not hold texts."""
     read_ranks: Callable[[Path], dict[str, Ranks]] | None = None
-    """Function that returns a dict from the name of each split to its reviews as word ranks, or None for a form that holds texts."""
+    """Function that takes a path and returns a dict from the name of each split to its word ranks. If this field is None, the form does not
+    hold word ranks."""
     keyword: str = ""
-    """Word that the user gives in place of a path to choose this form. With a keyword, `find` ignores its argument. If empty, the form is
-    recognised by its path."""
+    """Word, such as "tfds", that the user gives in place of a path to choose this form. `find` then ignores its argument. If the keyword is
+    empty, the form is recognised by the path."""
     takes_test_table: bool = False
     """Whether the user may give the test split as a second table."""
     description: str = ""

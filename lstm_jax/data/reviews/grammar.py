@@ -63,7 +63,7 @@ def judge(text: str) -> int:
     """Return the verdict (0 negative, 1 positive) of a text that the grammar made.
 
     Each word of praise or blame is a judgement, positive or negative. A "not" before the word inverts its judgement. Judgements in
-    concessions are dropped. All remaining judgements of a text agree, and are its verdict.
+    concessions are dropped. All remaining judgements of a text are equal, and their common value is the verdict.
 
     Raises:
         InputError: if no judgement remains, or if the remaining judgements disagree. The grammar makes no such text.

@@ -17,7 +17,8 @@ RECONSTRUCT = frozenset(f"{module} _reconstruct" for module in MODULES)
 KNOWN = RECONSTRUCT | {"numpy ndarray", "numpy dtype", "_codecs encode"}
 DTYPES = (("O8", False, True), ("O4", False, True), ("O", False, True))
 STATE = (3, "|", None, None, None, -1, -1, 63)
-"""Pickled state of NumPy's object dtype. A dtype with other flags than 63, the last value, could make NumPy treat bytes as pointers."""
+"""Pickled state of NumPy's object dtype. The last value, 63, holds the flags of the dtype. Other flags could make NumPy read bytes as
+pointers."""
 ROWS, IDS, STEPS = 1 << 20, 1 << 26, 1 << 23
 """Largest numbers of rows, integers and instructions in a pickle. They are about 40, 10 and 80 times the numbers in Keras' file."""
 
@@ -53,8 +54,10 @@ class _List:
 class _Array:
     """Stand-in for the NumPy array in a pickle, or for the dtype of that array, while the pickle is read.
 
+    The attribute `rows` is None until the pickle has set a valid state on this object.
+
     Args:
-        kind: "array" or "dtype". The attribute `rows` is None until the pickle has set a valid state on this object.
+        kind: "array" or "dtype".
     """
 
     def __init__(self, kind: str):

@@ -49,7 +49,7 @@ class Source:
     path: Path
     """The file or folder that holds the reviews."""
     files: dict[str, Path]
-    """Dict from a name to the path, for every file that decides the content of the reviews."""
+    """Dict from a name to a path, with one entry for every file that the reviews are read from."""
 
 
 def find_imdb(explicit: str = "") -> Path:

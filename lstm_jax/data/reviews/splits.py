@@ -109,7 +109,7 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
 
 
 def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
-    """Choose sets that must be in the validation split and sets that must be in the training split, so that each has rows of both classes.
+    """Choose sets of rows that must be in a given split, so that both the training and the validation split have rows of each class.
 
     For each class, the two smallest sets with rows of the class are chosen, one for each split. If only one set has rows of a class, none
     is chosen for it.

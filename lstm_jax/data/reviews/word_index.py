@@ -1,4 +1,4 @@
-"""Keras' word index of the IMDB reviews. The file `imdb_word_index.json` maps each word to its rank, from 1 for the most frequent word."""
+"""Word index of Keras' IMDB reviews, the file `imdb_word_index.json`. It maps each word to its rank, which is 1 for the most frequent word."""
 
 import json
 import os

@@ -1,1 +1,1 @@
-"""Character corpora: reading articles, joining them to one text, encoding it as ids, and cutting it into windows."""
+"""Character corpora. Articles are read from files, joined to one text, encoded as ids and cut into windows."""

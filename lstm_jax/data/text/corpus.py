@@ -22,7 +22,7 @@ class Corpus:
     train: np.ndarray
     """(T,) ids of the training split. Their dtype is the smallest of uint8, uint16 and int32 that can represent every id."""
     validation: np.ndarray
-    """(T',) ids of the validation split, which is the end of the text. They have the dtype of `train`. Empty if nothing is held out."""
+    """(T',) ids of the validation split, which is the end of the text. The dtype is that of `train`. If nothing is held out, T' is 0."""
     characters: Characters
     """Vocabulary of the characters in both splits. If `prepare_corpus` was called with `unseen` "error" or "drop", it has the characters of
     the training split only."""
@@ -134,7 +134,7 @@ def _with_unix_line_ends(articles: Sequence[str], notes: list[str]) -> Sequence[
 
 
 def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str]:
-    """Treat the characters that occur only in the validation split.
+    """Handle the characters that occur only in the validation split.
 
     Args:
         tail: text of the validation split.

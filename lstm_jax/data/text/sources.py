@@ -124,7 +124,7 @@ def embedded_articles() -> tuple[str, ...]:
 
 
 def _sources(paths: Paths) -> Iterator[tuple[Path, Form]]:
-    """Yield the path and the form of each source."""
+    """Yield each of the given paths, after checking that it exists, and its form."""
     names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     require(all(names) and len(names) > 0, "corpus", names, DESCRIPTION)
     require(names.count(STANDARD_INPUT) < 2, "corpus", "standard input twice", "give - once")

@@ -1,7 +1,7 @@
-"""Windows of a text and the characters that follow them, as views of the ids that copy nothing.
+"""Windows of a text and the characters that follow them, as views of the array of ids, so that nothing is copied.
 
-The reproduced variant of the Keras example lstm_text_generation takes a window of 40 characters at every 5 characters. It stores the N
-windows as a boolean array (N, 40, 33) over the 33 distinct characters. Here the windows X and their targets Y are views of the ids.
+The variant of the Keras example lstm_text_generation that this project reproduces takes a window of 40 characters at every 5 characters.
+It stores the N windows in one-hot encoding, as a boolean array (N, 40, 33). Here the windows X and their targets Y are views of the ids.
 """
 
 import numpy as np
@@ -103,7 +103,7 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
-    """Return the chunks of each batch for truncated back-propagation through time, as indices of the rows of `chunks`.
+    """Return the indices of the chunks that form each batch of truncated back-propagation through time.
 
     The text is cut into `batch` consecutive streams of equal length, and each stream into S chunks. Batch s consists of chunk s of every
     stream, so that row b of batch s continues row b of batch s - 1. Characters at the end of the text that do not fill one more chunk in
