@@ -228,7 +228,7 @@ class CharGenerator(nnx.Module):
         """Return the logits of the next character, and the final states of all layers.
 
         Args:
-            ids: character ids (B, T); T is at least 1.
+            ids: character ids (B, T), where T is at least 1.
             mask: bool (B, T), False at steps to skip. If None, no step is skipped.
             state: initial states, one per recurrent layer. If None, they are zeros.
             last: whether to return only the logits after the last step.

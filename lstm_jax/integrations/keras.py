@@ -153,7 +153,7 @@ class GRU(_Unrolled, keras.layers.GRU):
 
 
 class SimpleRNN(_Unrolled, keras.layers.SimpleRNN):
-    """RNN layer that is run by `lstm_jax.unroll`. Its arguments, weights and results are the same as those of `keras.layers.SimpleRNN`."""
+    """Simple RNN that is run by `lstm_jax.unroll`. Its arguments, weights and results are the same as those of `keras.layers.SimpleRNN`."""
 
 
 class Bidirectional(keras.layers.Bidirectional):

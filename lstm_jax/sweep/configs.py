@@ -31,7 +31,7 @@ def variants(config: Any, changes: Iterable[Mapping[str, Any]]) -> list[Any]:
 
     Args:
         config: frozen dataclass.
-        changes: one dict for each copy, from the name of a field to its new value, as in `override`.
+        changes: one dict for each copy, from the name of a field to its new value. A name may have dots, such as "model.units".
 
     Raises:
         InputError: if a name in `changes` is not a field of the config.
@@ -44,7 +44,7 @@ def grid(config: Any, **axes: Sequence[Any]) -> list[Any]:
 
     Args:
         config: frozen dataclass.
-        **axes: for each field to vary, the list of its values. The last field varies fastest. A name may have dots, as in `override`.
+        **axes: for each field to vary, the list of its values. The last field varies fastest. A name may have dots, such as "model.units".
 
     Raises:
         InputError: if the name of an axis is not a field of the config.

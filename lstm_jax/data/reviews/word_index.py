@@ -1,4 +1,4 @@
-"""Word index of Keras' IMDB reviews, the file `imdb_word_index.json`. It maps each word to its rank, which is 1 for the most frequent word."""
+"""Word index of Keras' IMDB reviews (`imdb_word_index.json`), which maps each word to its rank. The most frequent word has the rank 1."""
 
 import json
 import os

@@ -28,9 +28,9 @@ def has_columns(path: Path) -> bool:
 def read_text_column(path: Path, column: str = "") -> list[str]:
     """Return the texts in one column of a table, in the order of its rows. Rows whose text is empty, null or absent are left out.
 
-    If the name of the column is not given, the column is guessed. If the table has a single column, it is that column. Otherwise it is the
-    only column whose values are strings that are not all numbers. If there are several of these, it is the only one of them that is named
-    text, article, body or content.
+    If `column` is empty, the column is guessed. A table with a single column leaves no choice. In a table with several columns, the guess
+    is the only column whose values are strings that are not all numbers. If several columns have such values, the guess is the only one of
+    them that is named text, article, body or content.
 
     Args:
         path: a file for which `has_columns` is true. The first line of a CSV file holds the names of the columns.

@@ -82,7 +82,7 @@ def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
     All files must be UTF-8. Every character is kept except a byte-order mark at the start of a file.
 
     Args:
-        paths: one path or several.
+        paths: one path or several, each of a text file, a folder of text files or a table, or "-" for standard input.
         text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
 
     Raises:
@@ -97,7 +97,7 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
     Text files may have any encoding, and their bytes are unchanged. Tables must be UTF-8, and their texts are returned as UTF-8.
 
     Args:
-        paths: one path or several, as in `read_articles`.
+        paths: one path or several, each of a text file, a folder of text files or a table, or "-" for standard input.
         text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
 
     Raises:
