@@ -56,7 +56,7 @@ def uniform_embedding(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32)
 
 
 def lstm_bias(units: int, dtype=jnp.float32, unit_forget_bias: bool = True) -> jax.Array:
-    """Return the initial bias of an LSTM, an array (4 * units,) of zeros. If `unit_forget_bias` is true, the forget gate has ones instead."""
+    """Return the initial bias of an LSTM, an array (4 * units,) of zeros. If `unit_forget_bias` is true, the forget gate gets ones."""
     bias = jnp.zeros((GATES, units), dtype)
     return (bias.at[1].set(1) if unit_forget_bias else bias).reshape(-1)
 
