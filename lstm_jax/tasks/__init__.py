@@ -1,4 +1,5 @@
-"""Tasks, each of which combines data, model, training and figures for the command line and the studies.
+"""The three tasks: sentiment classification, text generation and forecasting.
 
-The module of a task has the name of the task (`RunConfig.task`) and defines `train` and `load`.
+Each task has a module of its own, with the name of the task (`RunConfig.task`). The module defines `train`, which trains a model and writes
+the folder of the run, and `load`, which loads a trained run from its folder.
 """

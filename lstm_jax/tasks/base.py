@@ -1,6 +1,6 @@
-"""Base classes of a task (`Task`) and of its trained runs (`Trained`), with the `train` and `load` that all tasks share.
+"""Base class of the tasks (`Task`), and base class of their trained runs (`Trained`).
 
-A new task needs a module in this folder with a subclass of `Task` and one of `Trained`, a config with a row in
+A new task needs a module in this folder with a subclass of `Task` and a subclass of `Trained`, a config with a row in
 `lstm_jax.config.CONFIGS`, and its commands.
 """
 
@@ -35,18 +35,19 @@ T = TypeVar("T", bound="Trained")
 
 
 class Task(ABC, Generic[C, D]):
-    """One run of a task: how its config and data become a model, a loss and metrics.
+    """Base class of a task, which makes the model, the loss and the metrics of a run from its config and its data.
 
     Args:
-        config: the whole config of the run.
-        data: the data that `read` returns; they have an attribute `fingerprint`.
+        config: config of the run.
+        data: the data that `read` returns. They need an attribute `fingerprint`, which is a checksum of the data.
         mesh: devices that a batch is sharded over.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     """Names of the metrics that the objective returns."""
     flags: ClassVar[dict[str, str]]
-    """Flags to lower for "parameters", "residuals" and "data", which the error for too little memory names."""
+    """Flags that the user can lower if there is not enough memory. The keys are "parameters", "residuals" (arrays that the forward pass
+    keeps for the backward pass) and "data". The error message names the flags of the key whose arrays need the most memory."""
 
     def __init__(self, config: C, data: D, mesh: Mesh):
         self.config, self.data, self.mesh = config, data, mesh
@@ -70,47 +71,65 @@ class Task(ABC, Generic[C, D]):
 
     @abstractmethod
     def files(self) -> Mapping[str, Content]:
-        """Return the contents of the task's own files, by file name; predictions of the run depend on them (see `manifest.FILES`)."""
+        """Return the contents of the task's own files in the run folder, by file name.
+
+        An example is the file of the vocabulary. Predictions depend on these files, so that the manifest of the run holds their checksums
+        (see `manifest.FILES`).
+        """
 
     @abstractmethod
     def make_model(self) -> Any:
-        """Return the model with its initial weights; their random values depend only on the seed."""
+        """Return a new model, whose random initial weights are drawn from the seed in the config."""
 
     @abstractmethod
     def shapes(self) -> str:
-        """Return the shapes of the input and the output, as a title for the table of layers."""
+        """Return the shapes of the input and the output of the model as text, for the title of the table of layers."""
 
     @abstractmethod
     def objective(self, rebuild: Callable) -> Objective:
-        """Return the function that computes loss and metrics of a batch; `rebuild` is a function from parameters to the model."""
+        """Return the function that computes the loss and the metrics of a batch (a `training.step.Objective`).
+
+        Args:
+            rebuild: function from parameters to the model.
+        """
 
     @abstractmethod
     def evaluate(self, params: Any) -> dict[str, Any]:
-        """Return the metrics of the held-out splits, which become part of the row of an epoch."""
+        """Evaluate the model with the parameters `params` on held-out splits, and return the metrics.
+
+        The training loop calls this method after each epoch, and adds these metrics to those of the epoch.
+        """
 
     @abstractmethod
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write result.json with the final metrics, and draw the figures if `figures` is true."""
+        """Write the final metrics to result.json in the run folder, and draw the figures if `figures` is true."""
 
     @property
     def monitor(self) -> str:
-        """Name of the metric whose smallest value selects the best epoch, or "" if no metric selects it."""
+        """Name of the metric that selects the best epoch.
+
+        The epoch with the smallest value of this metric is the best one. If the name is empty, no epoch is selected.
+        """
         return "validation_loss"
 
     def carry(self, model: Any) -> Any:
-        """Return the initial carry of an epoch (see `loop.fit`), or () if steps hand nothing on."""
+        """Return the initial carry of each epoch.
+
+        The carry is a pytree of arrays that each training step hands to the next step, such as the recurrent state of a text stream. The
+        default, (), means that steps hand nothing to the next step.
+        """
         return ()
 
     def derive(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return further metrics, computed from the training metrics of an epoch."""
+        """Return further metrics of an epoch, computed from its training metrics `row`, such as the perplexity from the loss."""
         return {}
 
     def notes(self, run: Run) -> Iterable[str]:
-        """Return lines to print before training: sizes of the data, backend, devices."""
+        """Return lines to print before training, such as the sizes of the data, the backend and the number of devices."""
         return ()
 
     def callbacks(self, folder: RunFolder, console: Console) -> Sequence[Callback]:
-        """Return the callbacks that this task adds to the built-in ones."""
+        """Return the callbacks of this task, which are called after each epoch in addition to the built-in callbacks."""
         return ()
 
     @cached_property
@@ -120,7 +139,7 @@ class Task(ABC, Generic[C, D]):
 
     @cached_property
     def functional(self) -> Functional:
-        """Initial parameters, and the function that rebuilds the model from parameters."""
+        """Functional form of the model: its initial parameters, and a function that rebuilds the model from parameters."""
         return functional(self.model)
 
     @classmethod
@@ -137,26 +156,28 @@ class Task(ABC, Generic[C, D]):
         callbacks: Sequence[Callback] = (),
         figures: bool = True,
     ) -> FitResult:
-        """Train a model, and write the run to `folder`, as `lstm-jax train` does.
+        """Train a model and write the folder of the run, as the command `lstm-jax train` does.
 
         Args:
-            config: config of the run; the whole of it is written to the folder.
+            config: config of the run, which is also written to the folder.
             folder: a new folder, or the folder of an interrupted run if `resume` is true.
-            data: data in memory; if None, the data that the config names are read.
-            initial: initial parameters by name, as in `Functional.params`. Parameters that it does not name are drawn from the seed.
+            data: the data, if they are in memory already. If None, the data that the config names are read.
+            initial: initial parameters by name, with the names of `Functional.params`. Parameters that it does not contain get random
+                initial values.
             resume: whether to continue the interrupted run in the folder.
-            allow_other_machine: whether to resume even if devices, versions or compiled code have changed. The last bits of later numbers
-                then differ.
-            console: console that shows progress and the table of layers; if None, nothing is shown.
+            allow_other_machine: whether to resume even if devices, package versions or compiled code have changed. The metrics can then
+                differ in their last bits from those of an uninterrupted run.
+            console: console that shows progress and the table of layers. If None, nothing is shown.
             callbacks: functions that are called after each epoch, after the built-in callbacks.
             figures: whether to draw the figures at the end.
 
         Returns:
-            Parameters of the best epoch (of the last epoch if no metric is monitored), and a row of metrics for each epoch.
+            The parameters of the best epoch (of the last epoch if no metric is monitored), and the metrics of each epoch.
 
         Raises:
-            InputError: if the input is invalid, for example if the model has no parameter of a name in `initial`.
-            Interrupted: after SIGINT or SIGTERM, once the state has been saved.
+            InputError: if the config, the data, the folder or `initial` is invalid, for example if the model has no parameter of a name in
+                `initial`.
+            Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
         """
         console = console or Console(quiet=True)
         mesh = sharding.make_mesh(config.train.devices)
@@ -194,38 +215,46 @@ class Task(ABC, Generic[C, D]):
 
 @dataclass(frozen=True)
 class Trained(ABC, Generic[C, Own]):
-    """A trained run, loaded from its folder.
+    """Base class of a trained run that has been loaded from its folder.
 
-    A subclass adds the methods that use the model.
+    A subclass adds methods that use the model, for example to classify texts.
     """
 
     run: RunFolder
     config: C
     params: dict[str, np.ndarray]
     notes: tuple[str, ...]
-    """Warnings about the folder and its checkpoints."""
+    """Warnings about the run, for example that a checkpoint is damaged and an older one is used."""
     rebuild: Callable[..., Any]
     own: Own
-    """Content of the task's own file in the run folder, as `_read_own` returns it."""
+    """Content of the task's own file in the run folder, for example the vocabulary, as `_read_own` returns it."""
 
     kind: ClassVar[type[RunConfig]]
 
     @staticmethod
     @abstractmethod
     def _read_own(run: RunFolder) -> Own:
-        """Return the content of the task's own file in the run folder, for example the vocabulary."""
+        """Read the task's own file in the run folder, for example the vocabulary, and return its content."""
 
     @staticmethod
     @abstractmethod
     def _make_model(config: C, own: Own) -> nnx.Module:
-        """Return a model of the sizes in `config`; `own` is what `_read_own` returned."""
+        """Return a new model with the sizes in `config`.
+
+        Args:
+            config: config of the run.
+            own: content of the task's own file, as `_read_own` returns it. Text tasks take the size of the vocabulary from it.
+        """
 
     @classmethod
     def load(cls: type[T], folder: Path) -> T:
-        """Load a run with the parameters of its best epoch, or of its newest epoch if no validation split selected one.
+        """Load a trained run from its folder.
+
+        The parameters are those of the best epoch, or of the newest epoch if the run has no validation split that selects the best one.
 
         Raises:
-            InputError: if the folder holds no run of this task, one of its files has changed, or no intact checkpoint is left in it.
+            InputError: if the folder does not hold a run of this task, if one of its files has changed, or if none of its checkpoints is
+                intact.
         """
         run, notes = open_run(folder)
         config = read_config(run.config, cls.kind)

@@ -1,6 +1,7 @@
-"""Demonstration that trains two tasks without any download, in about two minutes, and prints predictions and a text.
+"""Demonstration that trains two small models without any download, in about two minutes.
 
-The sentiment model is trained on synthetic reviews from a small grammar, the character model on the documentation of Python.
+A sentiment classifier is trained on synthetic reviews from a small grammar, and a character model on the documentation of Python. The
+demonstration then prints predictions of the classifier and a text that the character model continues.
 """
 
 import contextlib
@@ -49,16 +50,22 @@ PROMPT, CHARS = "The statement ", 400
 
 
 MARK = "demo.json"
-"""Name of the marker file, which lists the SHA-256 of every file that the demo made. A later demo removes no other file."""
+"""Name of the marker file in the folder of a demo. It lists the SHA-256 of every file that the demo wrote, so that a later demo removes
+only these files."""
 
 
 def run(folder: Path, seed: int, console: Console) -> None:
-    """Train a small model of each of the two tasks, and print predictions and a text.
+    """Train a small sentiment classifier and a small character model, and print predictions and a text.
 
-    The classifier judges pairs of reviews that differ only in word order or by a negation. The character model continues a prompt.
+    The classifier is applied to pairs of reviews that differ only in word order or by a negation. The character model continues a prompt.
+
+    Args:
+        folder: folder of the demo. The files that an earlier demo wrote to it are removed first.
+        seed: seed of the data, the models and the draws.
+        console: console that shows progress and results.
 
     Raises:
-        InputError: if the folder holds files that no earlier demo made, or if another process uses the folder.
+        InputError: if the folder holds files that no earlier demo wrote, or if another process uses the folder.
     """
     with RunFolder(folder).locked():
         _clear(folder)
@@ -99,14 +106,14 @@ def _mark(folder: Path, made: dict[str, str] | None) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return all files, links and empty folders below the folder, except the marker file and the lock."""
+    """Return the paths of all files, links and empty folders below the folder, except the marker file and the lock file."""
     own = {folder / MARK, RunFolder(folder).lock}
     below = [path for path in folder.rglob("*") if path not in own]
     return [path for path in below if path.is_symlink() or not path.is_dir() or not any(path.iterdir())]
 
 
 def _digest(path: Path) -> str:
-    """Return the SHA-256 of a regular file, or "" for anything else, such as a link or a folder."""
+    """Return the SHA-256 of a regular file, or "" if the path is anything else, such as a link or a folder."""
     if path.is_symlink() or not path.is_file():
         return ""
     with path.open("rb") as file:
@@ -114,10 +121,11 @@ def _digest(path: Path) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Remove the files of an earlier demo.
+    """Remove all files that an earlier demo wrote to the folder.
 
     Raises:
-        InputError: if the folder holds other files; then nothing is removed.
+        InputError: if the folder holds a file that no demo wrote or that has changed, or if an earlier demo was killed before it listed its
+            files. In these cases no file is removed.
     """
     remedy = "name a new one with --run"
     try:
@@ -140,7 +148,9 @@ def _clear(folder: Path) -> None:
 
 
 def _made(folder: Path) -> dict[str, str] | None:
-    """Return the checksums in the marker file by file name, or None if the demo was killed before it wrote them.
+    """Return the SHA-256 of each file that an earlier demo wrote, by file name, as listed in the marker file of the folder.
+
+    If the demo was killed before it listed its files, return None.
 
     Raises:
         InputError: if there is no marker file, or if it cannot be read.

@@ -1,6 +1,7 @@
-"""Forecasting task: training of a model of a time series, and the forecasts of a trained run.
+"""Forecasting task: training a model of a time series, and forecasting with a trained run.
 
-The model returns a normal distribution for each of the K entries (`horizon`) after those that it reads. W is the number of windows.
+In each window, the model reads some entries of a series and forecasts the next K entries (`horizon` in the config). For each of these K
+entries it returns a normal distribution. W is the number of windows and B the batch size.
 """
 
 import json
@@ -31,30 +32,42 @@ from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import Objective
 
 LEVEL = 0.9
-"""Level of the prediction intervals in metrics and figures."""
+"""Probability with which the prediction intervals in metrics and figures should contain the true value."""
 LEAST_LOG_SPREAD = -7.0
-"""Lower bound of the predicted log standard deviation, whose unit is the standard deviation of the training split. Without the bound, the
-loss would decrease without limit where the series is constant."""
+"""Least log standard deviation of a predicted normal distribution; a smaller prediction is raised to this value. The unit of the standard
+deviation is the standard deviation of the training split. Without this bound, the loss would decrease without limit where the series is
+constant."""
 
 
 def make_model(config: ForecastConfig) -> Forecaster:
-    """Return the model with its initial weights; their random values depend only on the seed."""
+    """Return a new model, whose random initial weights are drawn from the seed in the config."""
     return Forecaster(config.model, features_of(config), config.data.horizon, rngs=initial_rngs(config.train.seed))
 
 
 def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Array:
-    """Return the negative log-likelihood (B, K) of each target under its normal distribution, in nats.
+    """Return the negative log-likelihood of each target under its predicted normal distribution, in nats.
 
     Args:
-        predicted: means and log standard deviations, (B, 2, K).
-        target: (B, K).
+        predicted: (B, 2, K): the means, then the log standard deviations, for B windows of K forecast entries each. Log standard deviations
+            below `LEAST_LOG_SPREAD` are raised to it.
+        target: (B, K): the true values, in the units of the means.
+
+    Returns:
+        The negative log-likelihoods (B, K).
     """
     mean, spread = predicted[:, 0], jnp.maximum(predicted[:, 1], LEAST_LOG_SPREAD)
     return 0.5 * ((target - mean) * jnp.exp(-spread)) ** 2 + spread + 0.5 * math.log(2 * math.pi)
 
 
 def objective(rebuild: Callable) -> Objective:
-    """Return the mean negative log-likelihood as a `training.step.Objective` over batches (entries, ahead, target) of a `Part`."""
+    """Return the training objective: the mean negative log-likelihood of the targets, in nats.
+
+    The result is a `training.step.Objective`. Its batch is a tuple of rows of `Part.entries`, `Part.ahead` and `Part.target`. Its metrics
+    are the loss and "absolute", which is the mean absolute error in standard deviations of the training split.
+
+    Args:
+        rebuild: function from parameters to the model.
+    """
 
     def loss(params, batch, weight, key):
         entries, ahead, target = batch
@@ -66,17 +79,31 @@ def objective(rebuild: Callable) -> Objective:
 
 
 def make_predictions(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[dict, Part], np.ndarray]:
-    """Return predictions(params, part) -> means and log standard deviations (W, 2, K), computed without dropout."""
+    """Return a compiled function predictions(params, part) that forecasts the K entries after each of W windows, without dropout.
+
+    The function returns an array (W, 2, K): the means, then the log standard deviations. Both are in units of the standard deviation of the
+    training split, and the means are relative to the last entry that the model reads.
+
+    Args:
+        rebuild: function from parameters to the model.
+        mesh: devices that the windows are sharded over.
+    """
     predict = make_predict(lambda params, rows: rebuild(params)(*rows, deterministic=True), mesh)
     return lambda params, part: predict(params, (part.entries, part.ahead))
 
 
 def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, float]:
-    """Return the metrics of predictions (W, 2, K) against the targets of `part`.
+    """Return the metrics of the predictions for the W windows of one split.
+
+    Args:
+        predicted: (W, 2, K): the predicted means, then the log standard deviations, as `make_predictions` explains.
+        part: the windows, with the true values in `part.target`.
+        scale: mean and standard deviation of the training split.
 
     Returns:
-        The loss in nats per entry; mae and rmse in the units of the series; coverage, the share of targets inside the interval of level
-        `LEVEL`.
+        A dict with four metrics. "loss" is the mean negative log-likelihood in nats per entry. "mae" and "rmse" are the mean absolute error
+        and the root mean squared error, in the units of the series. "coverage" is the share of true values inside the prediction interval
+        of probability `LEVEL`.
     """
     off = np.abs(predicted[:, 0] - part.target)
     wide = NormalDist().inv_cdf(0.5 + LEVEL / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD))
@@ -86,12 +113,15 @@ def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, flo
 
 
 def read_series(config: ForecastConfig, path: Path | None = None) -> data.Series:
-    """Read the series that the config names, or the file `path`, which must have the same columns."""
+    """Read a time series from the file that the config names, or from the file `path` if it is given.
+
+    The columns of the file must have the names that the config gives.
+    """
     return data.read_series(path or Path(config.data.csv), config.data.time, config.data.value)
 
 
 class Forecasting(base.Task[ForecastConfig, data.Series]):
-    """Forecasting of the next entries of a series, each with a prediction interval."""
+    """Task that trains a model to forecast the next entries of a time series, each with a prediction interval."""
 
     metrics = ("loss", "absolute")
     flags = {  # noqa: RUF012
@@ -118,12 +148,12 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
 
     @cached_property
     def parts(self) -> dict[str, Part]:
-        """Windows of the training, validation and test split, by name."""
+        """Windows of each split, by the name of the split ("train", "validation" or "test")."""
         return self._parts_and_scale[0]
 
     @cached_property
     def scale(self) -> Scale:
-        """Mean and standard deviation of the training split."""
+        """Mean and standard deviation of the values in the training split."""
         return self._parts_and_scale[1]
 
     @cached_property
@@ -152,7 +182,10 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
 
     @cached_property
     def predictions(self) -> Callable[[dict, Part], np.ndarray]:
-        """Compiled function from parameters and a split to its predictions."""
+        """Compiled function that forecasts the K entries after each of the W windows of a split.
+
+        Its arguments are the parameters and the split. It returns means and log standard deviations (W, 2, K); see `make_predictions`.
+        """
         return make_predictions(self.functional.rebuild, self.mesh)
 
     def evaluate(self, params: Any, name: str = "validation") -> dict[str, Any]:
@@ -161,7 +194,10 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
         return {f"{name}_{metric}": value for metric, value in found.items()}
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the metrics of the validation and the test split, and draw learning curves and forecasts if `figures` is true."""
+        """Write the metrics of the validation split and the test split to result.json.
+
+        If `figures` is true, also draw the learning curves and forecasts of the test split.
+        """
         write_result(folder, result, self.evaluate(result.params) | self.evaluate(result.params, "test"))
         if figures:
             from lstm_jax.inspection import plots
@@ -172,22 +208,39 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
 
 
 def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean, the lower bound and the upper bound of the prediction interval, each (W, K) in the units of the series.
+    """Return the mean and the bounds of the prediction interval of each forecast entry.
 
     Args:
-        predicted: means and log standard deviations in the units of `Part.target`, (W, 2, K).
-        last: last entry that each window reads, (W,), in the units of the series.
+        predicted: (W, 2, K): predicted means, then log standard deviations, of K entries after each of W windows; see `make_predictions`.
+        last: (W,): value of the last entry that the model reads in each window, in the units of the series.
         scale: mean and standard deviation of the training split.
-        level: probability of the interval, between 0 and 1.
+        level: probability with which the interval should contain the true value, between 0 and 1.
+
+    Returns:
+        The mean, the lower bound and the upper bound, each (W, K), in the units of the series.
     """
     mean = last[:, None] + predicted[:, 0] * scale.spread
-    # the quantile of the lower tail, because (1 - level) / 2 stays above 0 where 0.5 + level / 2 would round to 1
+    # the quantile of the lower tail is used, because 0.5 + level / 2 rounds to 1 if the level is close to 1
     wide = -NormalDist().inv_cdf((1 - level) / 2) * np.exp(np.maximum(predicted[:, 1], LEAST_LOG_SPREAD)) * scale.spread
     return mean, mean - wide, mean + wide
 
 
 def draw_forecast(series: data.Series, part: Part, predicted: np.ndarray, scale: Scale, level: float, path: Path) -> tuple[Path, Path]:
-    """Draw the end of the series and consecutive forecasts of it, each made from the entries before it."""
+    """Draw the end of a series, together with the forecasts of its last entries.
+
+    Each forecast covers K entries and is made from the entries before them. The next forecast begins where the previous one ends.
+
+    Args:
+        series: the series.
+        part: windows of the split to draw.
+        predicted: predictions for these windows, (W, 2, K); see `interval`.
+        scale: mean and standard deviation of the training split.
+        level: probability with which the prediction intervals should contain the true value.
+        path: path of the .png file; an .svg file is written beside it.
+
+    Returns:
+        The paths of the .png file and the .svg file.
+    """
     from lstm_jax.inspection import plots
 
     mean, low, high = interval(predicted, part.last, scale, level)
@@ -206,7 +259,11 @@ def draw_forecast(series: data.Series, part: Part, predicted: np.ndarray, scale:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Forecast of K entries: their times, their means, and the bounds of their intervals, each (K,)."""
+    """Forecast of the K entries after the end of a series.
+
+    Each field is an array (K,). `times` are the times of the entries, and `mean` are their predicted means. `low` and `high` are the lower
+    and the upper bounds of their prediction intervals. The means and the bounds are in the units of the series.
+    """
 
     times: np.ndarray
     mean: np.ndarray
@@ -216,13 +273,13 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Trained(base.Trained[ForecastConfig, Scale]):
-    """A forecasting run, loaded from its folder; `ahead` forecasts the entries after a series."""
+    """A trained forecasting run, loaded from its folder. Its method `ahead` forecasts the entries after the end of a series."""
 
     kind = ForecastConfig
 
     @property
     def scale(self) -> Scale:
-        """Mean and standard deviation of the training split."""
+        """Mean and standard deviation of the values in the training split."""
         return self.own
 
     @staticmethod
@@ -242,24 +299,31 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         return is_own_data(self.run, series.fingerprint)
 
     def series(self, path: Path | None = None) -> data.Series:
-        """Read the series that the config of the run names, or the file `path`, which must have the same columns."""
+        """Read a time series from the file that the config of the run names, or from the file `path` if it is given.
+
+        The columns of the file must have the names that the config gives.
+        """
         return read_series(self.config, path)
 
     def predict(self, part: Part) -> np.ndarray:
-        """Return the predicted means and log standard deviations (W, 2, K), in the units of `Part.target`."""
+        """Return the forecasts of the K entries after each of the W windows of a split.
+
+        The result is an array (W, 2, K): the means, then the log standard deviations. Both are in units of the standard deviation of the
+        training split, and the means are relative to the last entry that the model reads.
+        """
         return make_predictions(self.rebuild, mesh_of(self.config))(self.params, part)
 
     def ahead(self, series: data.Series, level: float = LEVEL, times: np.ndarray | None = None) -> Forecast:
-        """Forecast the K entries after the end of a series.
+        """Forecast the K entries after the end of a series, where K is the `horizon` in the config of the run.
 
         Args:
-            series: the series; the model reads its last entries.
-            level: level of the prediction intervals, between 0 and 1.
-            times: times of the K entries; if None, consecutive entries are `series.usual_gap` apart.
+            series: series whose last entries the model reads.
+            level: probability with which the prediction intervals should contain the true values, between 0 and 1.
+            times: times of the K entries. If None, the entries are evenly spaced, with the median gap of the series (`series.usual_gap`).
 
         Raises:
-            InputError: if the series is shorter than the context, `level` is not between 0 and 1, or `times` does not hold K increasing
-                times after the end of the series.
+            InputError: if the series is shorter than the `context` of the config, `level` is not between 0 and 1, or `times` does not hold
+                K increasing times after the end of the series.
         """
         context, horizon = self.config.data.context, self.config.data.horizon
         require(0 < level < 1, "level", level, "give a share between 0 and 1")

@@ -1,8 +1,12 @@
-"""Windows of a series as a forecasting model reads them.
+"""Windows of a time series, converted to the features and units that a forecasting model reads.
 
-The model reads C entries (`context`) and forecasts the next K (`horizon`). An entry has F features: its difference from the last entry
-read; its own value if `level` is true in the config; the log of the time since the previous entry if `gaps` is true. The series is cut in
-time into a training, a validation and a test split. A window belongs to the split that contains all entries that it forecasts.
+In each window, the model reads C entries (`context` in the config) and forecasts the next K entries (`horizon`). Each entry that it reads
+has F features. The first feature is the difference of its value from the last value read. If `level` is true in the config, a further
+feature is the value itself, relative to the mean of the training split. If `gaps` is true, the last feature is the log of the time since
+the previous entry.
+
+The series is cut in time into a training, a validation and a test split. A window belongs to the split that contains all entries that it
+forecasts.
 """
 
 import math
@@ -15,13 +19,13 @@ from lstm_jax.config import ForecastConfig
 from lstm_jax.errors import require
 
 MOST_SPREADS = 1e9
-"""Largest allowed difference of two values, in standard deviations. Divided by the least predicted standard deviation and squared, it is
-still finite in float32."""
+"""Largest allowed difference of two values, in standard deviations of the training split. Up to this difference the loss is finite in
+float32, even with the least standard deviation that the model can predict."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation (`spread`) of the values in the training split."""
+    """Mean (`mean`) and standard deviation (`spread`) of the values in the training split of a series."""
 
     mean: float
     spread: float
@@ -29,38 +33,51 @@ class Scale:
 
 @dataclass(frozen=True)
 class Part:
-    """W windows of one split. Unless a field says otherwise, the unit of values is the standard deviation of the training split."""
+    """Windows of one split of a series.
+
+    In each of W windows the model reads C entries with F features each, and forecasts the next K entries. Unless a field says otherwise,
+    values are in units of the standard deviation of the training split.
+    """
 
     entries: np.ndarray
     """(W, C, F): features of the entries that the model reads."""
     ahead: np.ndarray
-    """(W, K): for k = 1 .. K, log((time from the last entry read to the k-th entry after it) / (k * `Series.usual_gap`)); 0 if the config
-    sets `gaps` to false."""
+    """(W, K): for k = 1 .. K, log(t / (k g)), where t is the time from the last entry read to the k-th entry after it, and g is the median
+    gap between entries (`Series.usual_gap`). If the config sets `gaps` to false, all values are 0."""
     target: np.ndarray
-    """(W, K): differences of the entries to forecast from the last entry read."""
+    """(W, K): value of each entry to forecast, minus the value of the last entry read."""
     last: np.ndarray
-    """(W,): the last entry that the model reads, in the units of the series."""
+    """(W,): value of the last entry that the model reads, in the units of the series."""
     origin: np.ndarray
     """(W,): index in the series of the first entry to forecast."""
 
 
 def part_bounds(count: int, config: ForecastConfig) -> dict[str, tuple[int, int]]:
-    """Return for each split the index of its first entry, and the index after its last entry; `count` is the length of the series."""
+    """Return the bounds of the splits "train", "validation" and "test" of a series of `count` entries, by the name of the split.
+
+    The bounds are a pair of indices: the first entry of the split, and the entry after its last one.
+    """
     test = count - round(count * config.data.test)
     held = test - round(count * config.data.validation)
     return {"train": (0, held), "validation": (held, test), "test": (test, count)}
 
 
 def features_of(config: ForecastConfig) -> int:
-    """Return the number of features of an entry."""
+    """Return the number of features that the model reads for each entry of a series."""
     return 1 + config.data.level + config.data.gaps
 
 
 def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig) -> Part:
-    """Return windows with the features and in the units that the model reads.
+    """Convert windows of a series to the features and units that the model reads.
+
+    Args:
+        windows: values and times of the windows.
+        scale: mean and standard deviation of the training split.
+        config: config of the run, which selects the features.
 
     Raises:
-        InputError: if a value is more than `MOST_SPREADS` standard deviations from the last entry read or from the mean.
+        InputError: if a value is more than `MOST_SPREADS` standard deviations away from the last entry read in its window. If the model
+            also reads the values themselves (`level`), the same limit holds for their distance from the mean.
     """
     values, gaps = windows.read[..., 0], windows.read[..., 1]
     last = values[:, -1]
@@ -79,10 +96,15 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig)
 
 
 def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Part], Scale]:
-    """Return the three splits by name, and the mean and standard deviation of the training split.
+    """Cut a series into the windows of its training, validation and test splits.
+
+    Returns:
+        The windows by the name of the split ("train", "validation" or "test"), and the mean and the standard deviation of the training
+        split.
 
     Raises:
-        InputError: if a split has no window, or if the values of the training split are all the same or too large to square.
+        InputError: if a split has no window, if the values of the training split are all the same or too large to square, or if `make_part`
+            raises an error.
     """
     bounds = part_bounds(len(series), config)
     scale = _scale(series.values[: bounds["train"][1]], config)

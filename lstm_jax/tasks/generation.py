@@ -1,4 +1,4 @@
-"""Text-generation task: training of a character model, and the texts and scores that a trained run gives."""
+"""Text-generation task: training a character model, drawing texts from a trained run, and scoring texts with it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,33 +30,41 @@ from lstm_jax.training.scoring import Scorer, Scores, bits_and_perplexity
 from lstm_jax.training.step import Objective
 
 SHOWN = 3000
-"""Number of characters in the figures of a run: the first ones of the held-out text, or of the training text if none is held out."""
+"""Number of characters that the HTML pages of a run show. They are the first characters of the held-out text, or of the training text if no
+text is held out."""
 UNITS = 12
-"""Number of units in the figure of the most active units."""
+"""Number of hidden units in the HTML page of the most active hidden units."""
 CHUNK = 25
-"""Number of characters that are drawn together and then shown."""
+"""Number of characters that one compiled call draws for each text."""
 
 WantedMode = Literal["auto", "carried", "window"]
 
 
 def load_corpus(config: GenerationConfig) -> data.Corpus:
-    """Return the training text and the held-out text that a config names, as ids."""
+    """Load the text that a config names, and return its training text and its held-out text as character ids."""
     text = config.data
     return data.prepare_corpus(text.data, text.text_column, text.clean, text.unit, text.validation, text.unseen, text.length)
 
 
 def make_model(config: GenerationConfig, vocabulary: int) -> CharGenerator:
-    """Return the model with its initial weights; their random values depend only on the seed."""
+    """Return a new model, whose random initial weights are drawn from the seed in the config."""
     return CharGenerator(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
 def reading_mode(config: GenerationConfig) -> Mode:
-    """Return the mode of training: "window" reads windows from a zero state, "carried" reads a stream and carries the state."""
+    """Return the mode in which the model reads text during training, "window" or "carried".
+
+    In mode "window" the model reads each window of characters from a zero state. In mode "carried" it reads a text in chunks, and carries
+    its recurrent state from one chunk to the next.
+    """
     return "window" if config.data.regime == "windows" else "carried"
 
 
 class Generation(base.Task[GenerationConfig, data.Corpus]):
-    """Prediction of the next character of a text, which is read in windows or as streams."""
+    """Task that trains a model to predict the next character of a text.
+
+    The text is read either in windows, each from a zero state, or as streams, whose recurrent state is carried from step to step.
+    """
 
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers or --embed",
@@ -71,14 +79,17 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
 
     @property
     def stream(self) -> bool:
-        """Whether the text is read as streams, whose state is carried from step to step."""
+        """Whether the text is read as streams, whose recurrent state is carried from step to step."""
         return self.config.data.regime == "stream"
 
     def batch(self) -> Any:
         return jax.ShapeDtypeStruct((self.config.train.batch_size, self.config.data.length + 1), np.int32)
 
     def data_bytes(self) -> int:
-        """Return the size of the training text and of the held-out windows in bytes; training windows are not stored."""
+        """Return the size in bytes of the training text and of the windows of the held-out text.
+
+        The windows of the training text are not counted, because they are never stored.
+        """
         corpus, config = self.data, self.config.data
         held = 0 if self.stream else len(corpus.validation) // config.step * (config.length + 1)
         return corpus.train.nbytes + held * corpus.validation.itemsize
@@ -128,7 +139,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
 
     @cached_property
     def scorer(self) -> Scorer:
-        """Scorer in the mode that the run is trained in."""
+        """Scorer that reads text in the same mode as the training."""
         return Scorer(self.functional.rebuild, self.mesh, reading_mode(self.config), self.config.data.length)
 
     def derive(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +155,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return self.scorer.windows(params, np.column_stack([X, Y])).metrics("validation_")
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the metrics of the whole held-out text, and draw the figures if `figures` is true."""
+        """Write the metrics of the whole held-out text to result.json, and draw the figures if `figures` is true."""
         held_out = self.data.validation
         write_result(folder, result, self.scorer.text(result.params, held_out).metrics("validation_") if len(held_out) else {})
         if figures:
@@ -152,13 +163,17 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
 
 
 def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer: Scorer) -> None:
-    """Draw the learning curves, and write two pages of text: one coloured by surprise, one by the most active hidden units.
+    """Draw the learning curves, and write two HTML pages that show a coloured text.
+
+    The first page colours each character by its surprise (the negative log-probability that the model gives it). The second page colours it
+    by the outputs of the most active hidden units. Both show the beginning of the held-out text, or of the training text if no text is held
+    out.
 
     Args:
-        run: folder of the run, which holds the figures.
-        result: rows of the epochs and the trained parameters.
-        corpus: the held-out text is shown, or the training text if none is held out.
-        scorer: scorer of the model.
+        run: folder of the run, which will contain the figures.
+        result: result of the training, with the metrics of all epochs and the trained parameters.
+        corpus: the training text and the held-out text.
+        scorer: scorer that applies the model to text.
     """
     from lstm_jax.inspection import plots
 
@@ -172,13 +187,16 @@ def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer:
 
 @dataclass(frozen=True)
 class Trained(base.Trained[GenerationConfig, data.Characters]):
-    """A text-generation run, loaded from its folder; `write` continues a text, `score` measures how surprising a text is."""
+    """A trained text-generation run, loaded from its folder.
+
+    Its method `write` continues a text, and its method `score` measures how surprising a text is.
+    """
 
     kind = GenerationConfig
 
     @property
     def characters(self) -> data.Characters:
-        """Vocabulary of characters of the run."""
+        """Vocabulary of the run: its characters and their ids."""
         return self.own
 
     @staticmethod
@@ -190,12 +208,13 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return make_model(config, own.size)
 
     def encode(self, text: str | bytes, clean: bool = False, unknown: str = "") -> np.ndarray:
-        """Return the ids (N,) of a text.
+        """Return the character ids (N,) of a text with N characters.
 
         Args:
             text: a string, or bytes.
-            clean: whether to clean the text first, in the same way as the text of the run.
-            unknown: character of the vocabulary that replaces characters outside the vocabulary. If empty, such characters raise an error.
+            clean: whether to clean the text first, in the same way as the training text of the run was cleaned.
+            unknown: character of the vocabulary that replaces each character outside the vocabulary. If empty, characters outside the
+                vocabulary raise an error. A vocabulary of bytes contains every byte, so that this argument has no effect.
 
         Raises:
             InputError: if `unknown` is empty and the text has characters outside the vocabulary, which the error names, or if `unknown` is
@@ -217,31 +236,35 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return known.encode(shown)
 
     def mode(self, wanted: WantedMode = "auto") -> Mode:
-        """Return `wanted`, or the mode that the run was trained in if `wanted` is "auto"."""
+        """Return the mode in which to read text: `wanted` itself, or the mode of the training if `wanted` is "auto"."""
         return reading_mode(self.config) if wanted == "auto" else wanted
 
     def rules(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
-        """Return the rules by which characters are drawn; `sampling.make_rules` explains the arguments."""
+        """Return the rules by which characters are drawn: temperature, top-k and top-p.
+
+        The arguments are those of `sampling.make_rules`.
+        """
         return make_rules(self.characters.size, temperature, top_k, top_p)
 
     def write(
         self, prompt: np.ndarray, chars: int, rules: Rules, *, seed: int = 0, samples: int = 1, mode: WantedMode = "auto"
     ) -> Iterator[np.ndarray]:
-        """Continue a prompt, and yield the ids that are drawn, chunk by chunk.
+        """Continue a prompt with characters drawn from the model, and yield their ids in chunks.
 
         Args:
-            prompt: ids (P,). If P is 0, the text begins from a zero state. "window" mode reads only the last window of a longer prompt.
+            prompt: character ids (P,) of the prompt. If P is 0, the model starts from its zero state. In mode "window" the model reads only
+                the end of a prompt that is longer than a window.
             chars: number of characters to draw for each text.
-            rules: rules by which characters are drawn.
-            seed: seed of the draws; the same seed gives the same ids.
-            samples: number of texts.
-            mode: see `mode`.
+            rules: rules by which characters are drawn, as the method `rules` returns them.
+            seed: seed of the random draws; the same seed gives the same ids.
+            samples: number of texts to draw, all of which continue the same prompt.
+            mode: "carried", "window", or "auto" for the mode of the training; see `reading_mode`.
 
         Yields:
-            ids (samples, n) of the next n characters of each text. All chunks together have `chars` characters of each text.
+            The ids (samples, n) of the next n characters of each text. In total, `chars` characters of each text are returned.
 
         Raises:
-            InputError: if `chars` is below 0, `samples` is below 1, `seed` is outside 0 .. 2**32 - 1, or memory does not suffice.
+            InputError: if `chars` is below 0, `samples` is below 1, `seed` is outside 0 .. 2**32 - 1, or there is not enough memory.
         """
         require(chars >= 0, "chars", chars, "give 0 or more")
         require(0 <= seed < 2**32, "seed", seed, "give a number from 0 to below 2**32")
@@ -259,12 +282,19 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             yield np.asarray(drawn)[:, : chars - done]
 
     def texts(self, pieces: Iterable[np.ndarray], samples: int) -> list[str]:
-        """Return one text per sample, joined from the chunks (`pieces`) that `write` yields."""
+        """Join the chunks of ids that `write` yields, and return the `samples` texts as strings."""
         drawn = np.concatenate([np.zeros((samples, 0), np.int32), *pieces], axis=1)
         return [self.characters.decode(row) for row in drawn]
 
     def score(self, ids: np.ndarray, mode: WantedMode = "auto") -> Scores:
-        """Return the scores of characters 1 .. N - 1 of the ids (N,), each given the characters before it.
+        """Score each character of a text, given the characters before it.
+
+        Args:
+            ids: character ids (N,) of the text, as `encode` returns them.
+            mode: "carried", "window", or "auto" for the mode of the training; see `reading_mode`.
+
+        Returns:
+            N - 1 scores. The first character has no score, because no character precedes it.
 
         Raises:
             InputError: if N is below 2.
@@ -272,7 +302,16 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return self._scorer(mode).text(self.params, ids)
 
     def activations(self, ids: np.ndarray) -> np.ndarray:
-        """Return the output (N, H) of the last recurrent layer after each of the ids (N,), with the state carried."""
+        """Return the outputs of the last recurrent layer after each character of a text.
+
+        The model reads the text in one pass that carries the recurrent state.
+
+        Args:
+            ids: character ids (N,) of the text, as `encode` returns them.
+
+        Returns:
+            An array (N, H), where H is the number of hidden units.
+        """
         return self._scorer("auto").activations(self.params, ids)
 
     def _scorer(self, mode: WantedMode) -> Scorer:
@@ -288,20 +327,22 @@ def read_ids(
     unknown: str = "",
     most: int = 0,
 ) -> np.ndarray:
-    """Return the ids of a text: of `text`, of the articles in `paths`, or of the run's own held-out text if neither is given.
+    """Return the character ids of a text, which is given as a string or as files, or is the held-out text of the run.
+
+    The held-out text is used if neither `text` nor `paths` is given.
 
     Args:
-        trained: the run.
-        paths: files and folders, as `data.read_articles` takes them; their articles are joined by spaces.
-        text: a text, given instead of files.
-        text_column: column or key of the text in a table.
-        clean: see `Trained.encode`.
-        unknown: see `Trained.encode`.
-        most: largest number of ids to return, counted from the beginning; 0 returns all.
+        trained: the run, whose vocabulary gives the ids.
+        paths: files and folders, as `data.read_articles` takes them. The articles in them are joined by spaces.
+        text: the text as a string.
+        text_column: name of the column or key that holds the text, for files that are tables.
+        clean: whether to clean the text first; see `Trained.encode`.
+        unknown: character that replaces characters outside the vocabulary; see `Trained.encode`.
+        most: largest number of ids to return, from the beginning of the text. If 0, all ids are returned.
 
     Raises:
-        InputError: if both a text and files are given; if neither is given and the run has no held-out text, or its data have changed; if a
-            file cannot be read; if `Trained.encode` raises an error; if `most` is below 0.
+        InputError: if both `text` and `paths` are given, a file cannot be read, `Trained.encode` raises an error, or `most` is below 0. If
+            neither `text` nor `paths` is given, the error is also raised if the run has no held-out text or its data have changed.
     """
     require(text is None or not paths, "text", "given with files", "give one of the two")
     require(most >= 0, "chars", most, "give 1 or more, or 0 for all")
@@ -316,7 +357,7 @@ def read_ids(
         ids = trained.encode(b" ".join(data.read_byte_articles(paths, text_column)), clean)
     else:
         articles = data.read_articles(paths, text_column)
-        unix = trained.config.data.clean != "exact"  # the text of the run was read in the same way
+        unix = trained.config.data.clean != "exact"  # line endings are treated as in the training text
         ids = trained.encode(" ".join(map(data.unix_line_ends, articles) if unix else articles), clean, unknown)
     return ids[:most] if most else ids
 

@@ -1,4 +1,4 @@
-"""Lower bound on the memory that a run needs, computed from shapes before anything is allocated."""
+"""Lower bound on the memory that a training run needs, computed from array shapes before any array is allocated."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,20 +31,21 @@ def require_memory(
     data_bytes: int = 0,
     carry: Callable[[Any], Any] = lambda model: (),
 ) -> None:
-    """Check that a run fits into memory.
+    """Check that a training run fits into the free memory.
 
-    The check counts the parameters and their gradient, the moments of the optimiser, the residuals of a batch, and the training data. The
-    residuals are the arrays that the forward pass of the selected backend hands to the backward pass.
+    The check counts the parameters and their gradient, the moments of the optimiser, the residuals of a batch, and the training data.
+    Residuals are the arrays that the forward pass keeps for the backward pass.
 
     Args:
         config: config of the run.
-        make: function that returns the model; it is only traced.
+        make: function that returns the model. It is only traced by JAX, so that no weights are allocated.
         objective: function from `Functional.rebuild` to a `training.step.Objective`.
-        batch: shapes and dtypes of one batch, a pytree of (B, ...) `jax.ShapeDtypeStruct`.
+        batch: shapes and dtypes of one batch, as a pytree of `jax.ShapeDtypeStruct` with shapes (B, ...), where B is the batch size.
         mesh: devices that a batch is sharded over.
-        flags: see `Task.flags`.
+        flags: flags that the error message tells the user to lower; see `Task.flags`.
         data_bytes: size of the training data in bytes.
-        carry: function from the model to the initial carry of a step.
+        carry: function from the model to the initial carry, the arrays that each step hands to the next step. If they hand nothing on, it
+            returns ().
 
     Raises:
         InputError: if the run does not fit, if no backend can run it, or if the batch size is not a multiple of the number of devices.
@@ -64,7 +65,7 @@ def require_memory(
 
     with sharding.on(mesh):
         params, moments, residuals = (_bytes(part) for part in jax.eval_shape(trace, batch, jax.eval_shape(lambda: jax.random.key(0))))
-    copies = 3 * params  # initial and trained parameters, and their gradient
+    copies = 3 * params  # the initial parameters, the trained parameters and the gradient
     data = data_bytes * (1 + mesh.size)
     by_flags = {"parameters": copies + moments, "residuals": residuals, "data": data}
     least = flags[max(by_flags, key=lambda name: by_flags[name])]
@@ -74,7 +75,16 @@ def require_memory(
 
 
 def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
-    """Raise `InputError` with `remedy` if fewer than `needed` bytes are free; if the free memory is unknown, do nothing."""
+    """Check that at least `needed` bytes of memory are free. If the free memory is unknown, do nothing.
+
+    Args:
+        needed: number of bytes.
+        mesh: devices whose memory is checked.
+        remedy: advice for the user, which the error message ends with.
+
+    Raises:
+        InputError: if fewer bytes are free.
+    """
     free = _free(mesh)
     require(free is None or needed <= free, "memory", f"{_shown(needed)} needed, {_shown(free or 0)} free", remedy)
 
@@ -89,7 +99,10 @@ def _shown(count: int) -> str:
 
 
 def _free(mesh: Mesh) -> int | None:
-    """Return the free bytes of this machine if the devices are CPUs, else those of the first device; None if they are unknown."""
+    """Return the number of free bytes of memory, or None if it is unknown.
+
+    If the devices are CPUs, this is the free memory of the machine. Otherwise it is the free memory of the first device.
+    """
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
         return machine.free_memory()

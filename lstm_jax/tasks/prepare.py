@@ -1,4 +1,4 @@
-"""Preparation of the reviews, for `lstm-jax data prepare`."""
+"""Tokenisation of the sentiment reviews before any training, for the command `lstm-jax data prepare`."""
 
 from rich.console import Console
 
@@ -8,9 +8,9 @@ from lstm_jax.tasks import sentiment
 
 
 def prepare(config: DataConfig, tfds: bool, console: Console) -> None:
-    """Cache the tokenised reviews of a config, and print the sizes of the splits.
+    """Tokenise the reviews that a config names, store them in the cache, and print the size of each split.
 
-    If `tfds` is true, the reviews are first built as a data set of TensorFlow Datasets.
+    If `tfds` is true, first build the reviews as a data set of TensorFlow Datasets, and then tokenise that data set.
     """
     if tfds:
         builder = data.build_tfds(config.data or None)

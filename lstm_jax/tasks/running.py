@@ -1,4 +1,4 @@
-"""Functions that begin a run in its folder, write its result, and load its parameters."""
+"""Functions that prepare the folder of a run, write the result of the run, and load its parameters."""
 
 import contextlib
 import json
@@ -32,14 +32,15 @@ from lstm_jax.training.row_sparse import Optimizer
 from lstm_jax.training.run_folder import RunFolder, differences, environment
 
 Content = str | bytes | Callable[[IO[bytes]], object]
-"""Content of a file: text, bytes, or a function that writes to the open binary file; see `write_atomically`."""
+"""Content of a file: a string, bytes, or a function that writes the content to an open binary file (see `write_atomically`)."""
 
 
 @dataclass(frozen=True)
 class Permissions:
-    """Permissions to use a folder that already holds a run.
+    """Permissions to continue a run in a folder that already holds one.
 
-    `resume` allows an interrupted run of the same config to be continued. `other_machine` allows this also on another machine than before.
+    If `resume` is true, an interrupted run with the same config may be continued. If `other_machine` is also true, it may be continued even
+    if devices, package versions or compiled code have changed.
     """
 
     resume: bool = False
@@ -48,7 +49,10 @@ class Permissions:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has begun: its folder holds the config, the environment and the fingerprint of the data."""
+    """A training run whose folder has been prepared: it holds the config, the environment and the fingerprint of the data.
+
+    `backend` is the name of the backend that computes the recurrent layers.
+    """
 
     folder: RunFolder
     mesh: jax.sharding.Mesh
@@ -56,7 +60,10 @@ class Run:
     optimizer: Optimizer
 
     def callbacks(self, console: Console, own: Sequence[Callback] = ()) -> tuple[Callback, ...]:
-        """Return the built-in callbacks (metrics.jsonl, TensorBoard, one line per epoch), then `own`."""
+        """Return the callbacks that are called after each epoch: the built-in callbacks, followed by `own`.
+
+        The built-in callbacks write metrics.jsonl and TensorBoard events, and print one line of metrics.
+        """
         return (metrics_file(self.folder.metrics), tensorboard(self.folder.events), print_row(console), *own)
 
 
@@ -71,21 +78,25 @@ def begin(
     permissions: Permissions,
     console: Console,
 ) -> Iterator[Run]:
-    """Begin or resume a run in its folder, and lock other processes out of the folder until the context ends.
+    """Prepare the folder of a new or resumed run, and lock the folder against other processes until the context ends.
 
     Args:
         config: config of the run.
-        folder: folder of the run; it is made if absent.
+        folder: folder of the run. It is created if it does not exist.
         mesh: devices that a batch is sharded over.
         examples: number of examples in an epoch.
-        fingerprint: fingerprint of the data; a resumed run must have the same one.
-        files: contents of the task's own files, by file name (see `manifest.FILES`). Those that a resumed run already has are kept.
-        permissions: whether the folder may hold an interrupted run.
+        fingerprint: checksum of the data. The data of a resumed run must have the same checksum as before.
+        files: contents of the task's own files, by file name (see `manifest.FILES`). Files that a resumed run has already written are kept.
+        permissions: whether an interrupted run in the folder may be continued.
         console: console that shows a note if the environment has changed.
 
+    Yields:
+        The prepared run.
+
     Raises:
-        InputError: if no backend can run the config or the batch size is not a multiple of the number of devices, both before the folder is
-            made; if the folder cannot be used; if a file in it has changed; if the environment has changed without permission.
+        InputError: if no backend can run the config, or if the batch size is not a multiple of the number of devices. Both are checked
+            before the folder is created. The error is also raised if the folder cannot be used, if a file in it has changed, if the data
+            have changed, or if the environment has changed and `permissions` does not allow this.
     """
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
@@ -112,10 +123,18 @@ def _compiled_code() -> dict[str, str]:
 
 
 def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
-    """Return the environments that a run was trained in, including the present one (`here`).
+    """Return the environments that a run was trained in, oldest first, including the present one.
+
+    An environment is a dict of versions, devices and settings. The present one is added only if it can change the last bits of results.
+
+    Args:
+        run: folder of the run.
+        here: the present environment.
+        allow: whether the present environment may differ from the last one.
+        console: console that shows a note if they differ.
 
     Raises:
-        InputError: if the present environment could change numbers and `allow` is false.
+        InputError: if the present environment can change the last bits of results, and `allow` is false.
     """
     before = run.environments()
     if not before:
@@ -129,7 +148,10 @@ def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Co
 
 
 def open_run(folder: Path) -> tuple[RunFolder, tuple[str, ...]]:
-    """Verify the folder of an existing run, and return it with warnings about it.
+    """Open the folder of an existing run, and check that its files have not changed.
+
+    Returns:
+        The folder, and warnings about it.
 
     Raises:
         InputError: if a file that predictions depend on has changed since the run wrote it.
@@ -139,7 +161,7 @@ def open_run(folder: Path) -> tuple[RunFolder, tuple[str, ...]]:
 
 
 def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
-    """Return the name of the backend that runs the config.
+    """Choose the backend that computes the recurrent layers of a config, and return its name.
 
     Raises:
         InputError: if no backend can run the config, or if the batch size is not a multiple of the number of devices.
@@ -151,7 +173,7 @@ def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
 
 
 def _requirements(model: RecurrentConfig) -> dict[str, Any]:
-    """Return the features that training requires of a backend, as keyword arguments of `resolve_backend`."""
+    """Return the features that a backend needs to train the model, as keyword arguments of `resolve_backend`."""
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
     kinds = dropout_kinds(masks) + (ZONEOUT,) * bool(model.zoneout or model.zoneout_cell)
@@ -159,12 +181,12 @@ def _requirements(model: RecurrentConfig) -> dict[str, Any]:
 
 
 def initial_rngs(seed: int) -> nnx.Rngs:
-    """Return the random streams from which the initial weights of a run are drawn."""
+    """Return the random-number streams from which the initial weights of a run are drawn."""
     return nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), 1))
 
 
 def summary(model: nnx.Module, title: str) -> Table:
-    """Return a table of the layers of a model, with their types, parameters and parameter counts."""
+    """Return a table with the name, the type, the parameters and the parameter count of each layer of a model."""
     rows = layer_rows(model)
     total = sum(int(row["count"].replace(",", "")) for row in rows)
     table = Table(title=title, caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
@@ -176,13 +198,13 @@ def summary(model: nnx.Module, title: str) -> Table:
 
 
 def write_result(run: RunFolder, result: FitResult, metrics: dict[str, Any]) -> None:
-    """Write result.json: how the run ended, and the final metrics of the selected parameters."""
+    """Write the best epoch, the training time and the final metrics of a run to result.json."""
     row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
     write_atomically(run.result, json.dumps(row | metrics, indent=2) + "\n")
 
 
 def is_own_data(run: RunFolder, fingerprint: str) -> bool:
-    """Return whether the run was trained on the data with this fingerprint.
+    """Return whether the run was trained on the data with this fingerprint (a checksum of the data).
 
     Raises:
         InputError: if the file that holds the fingerprint of the run's data cannot be read.
@@ -191,29 +213,39 @@ def is_own_data(run: RunFolder, fingerprint: str) -> bool:
 
 
 def check_own_data(run: RunFolder, fingerprint: str) -> None:
-    """Check that the run was trained on the data with this fingerprint, since other data would have other ids and splits.
+    """Check that the run was trained on the data with this fingerprint (a checksum of the data).
+
+    Other data would have other ids and other splits.
 
     Raises:
-        InputError: if the run was trained on other data.
+        InputError: if the run was trained on other data, or if the file that holds its fingerprint cannot be read.
     """
     same = is_own_data(run, fingerprint)
     require(same, f"data of run {run.path}", "changed since the run began", "give back the data that its config.json names")
 
 
 def mesh_of(config: RunConfig) -> jax.sharding.Mesh:
-    """Return the mesh of a config, or a mesh of all devices if this machine has fewer than the config names."""
+    """Return a mesh of the number of devices that the config gives.
+
+    If the config gives 0, or more devices than this machine has, the mesh has all devices.
+    """
     return sharding.make_mesh(config.train.devices if config.train.devices <= jax.device_count() else 0)
 
 
 def load_params(run: RunFolder, like: dict[str, jax.Array]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return the parameters of the best epoch (of the newest one if no validation split selected it), and notes on damaged checkpoints.
+    """Load the parameters of the best epoch of a run.
+
+    If the run has no validation split to select the best epoch, load the parameters of the newest epoch.
 
     Args:
         run: folder of the run.
-        like: parameters with the names, shapes and dtypes to load.
+        like: arrays with the names, shapes and dtypes of the parameters.
+
+    Returns:
+        The parameters by name, and a warning for each damaged checkpoint that was skipped.
 
     Raises:
-        InputError: if no intact checkpoint is left, or if it does not match `like`.
+        InputError: if no checkpoint is intact, or if the checkpoint does not have the names, shapes and dtypes of `like`.
     """
     found = checkpoint.restore(run.checkpoints / "best", like)
     notes = tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)

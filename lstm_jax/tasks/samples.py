@@ -1,4 +1,4 @@
-"""Texts that a text-generation run draws after each epoch, and the file samples.jsonl that keeps them."""
+"""Texts that a text-generation run draws after each epoch and stores in samples.jsonl."""
 
 import json
 from collections.abc import Iterator
@@ -19,9 +19,10 @@ from lstm_jax.training.callbacks import Callback, EpochRecord
 
 
 def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, path: Path, console: Console) -> Callback:
-    """Return a callback that draws texts, prints them, and adds them to the file `path`.
+    """Return a callback that draws texts after each epoch, prints them, and appends them to the file `path`.
 
-    At each temperature of the config, it draws one text that continues a random excerpt of the training text.
+    One text is drawn at each temperature of the config. All texts of an epoch continue the same random excerpt of the training text. If the
+    config sets the number of characters to 0 or gives no temperatures, nothing is drawn.
     """
 
     def sample(record: EpochRecord) -> None:
@@ -32,7 +33,7 @@ def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler,
             rows.append(row)
             console.print(f"  temperature {row['temperature']:g}: prompt {row['prompt']!r}", highlight=False, markup=False)
             console.print(row["text"], highlight=False, markup=False, soft_wrap=True)
-        kept = [row for row in read_samples(path) if row["epoch"] < record.epoch]  # a resumed run draws the later ones again
+        kept = [row for row in read_samples(path) if row["epoch"] < record.epoch]  # a resumed run draws later epochs again
         write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows)))
 
     return sample
@@ -43,7 +44,7 @@ def _drawn(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, record: 
     begin_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(record.seed), record.epoch))
     begin = int(jax.random.randint(begin_key, (), 0, len(corpus.train) - size + 1))
     prompt = corpus.train[begin : begin + size]
-    # the parameters may be sharded over the mesh; they are gathered, since a step of one row is too small for communication
+    # sharded parameters are gathered first, because a step for a single text is too small to pay for communication between devices
     params = jax.tree.map(np.asarray, record.params)
     for number, temperature in enumerate(config.sample_temperatures):
         rules = make_rules(corpus.characters.size, temperature)
@@ -53,7 +54,10 @@ def _drawn(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, record: 
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Return the samples that a run has drawn so far, as dicts with epoch, seed, temperature, mode, prompt and text.
+    """Read the texts that a run has drawn so far from its file samples.jsonl.
+
+    Returns:
+        One dict per text, with the keys epoch, seed, temperature, mode, prompt and text. If the file does not exist, the list is empty.
 
     Raises:
         InputError: if the file is damaged or cannot be read.
