@@ -123,9 +123,10 @@ def _compiled_code() -> dict[str, str]:
 
 
 def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
-    """Return the environments that a run was trained in, oldest first, including the present one.
+    """Return the environments that a run was trained in, oldest first.
 
-    An environment is a dict of versions, devices and settings. The present one is added only if it can change the last bits of results.
+    An environment is a dict of versions, devices and settings. The present environment is included, unless it equals the last one in
+    everything that can change the last bits of results.
 
     Args:
         run: folder of the run.

@@ -1,4 +1,4 @@
-"""Sentiment task: training of a classifier of reviews, and the probabilities that a trained run gives."""
+"""Sentiment task: training a classifier of reviews, and classifying texts with a trained run."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,12 +26,15 @@ from lstm_jax.training.run_folder import RunFolder
 from lstm_jax.training.step import LookupObjective, Objective, row_sparse
 
 DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, updates only the rows that it reads"
-"""Note that is printed if the updates of a run are not row-sparse."""
+"""Note that is printed before training if each step updates the whole embedding."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """N padded reviews of T ids each: `ids` is int32 (N, T), `labels` is int32 (N,)."""
+    """Padded reviews of one split, with their labels.
+
+    `ids` is int32 (N, T), for N reviews of T word ids each. `labels` is int32 (N,), with 1 for a positive and 0 for a negative review.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
@@ -39,20 +42,24 @@ class Rows:
 
 @dataclass(frozen=True)
 class Splits:
-    """Padded reviews of a run, by split; None stands for a split that the run does not have."""
+    """Padded reviews of the training, validation and test splits of a run. A split that the run does not have is None."""
 
     train: Rows
     validation: Rows | None
     test: Rows | None
 
     def held_out(self) -> dict[str, Rows]:
-        """Return the validation and the test split by name, without those that the run does not have."""
+        """Return the validation split and the test split by name. A split that the run does not have is left out."""
         parts = {"validation": self.validation, "test": self.test}
         return {name: rows for name, rows in parts.items() if rows is not None}
 
 
 def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits:
-    """Pad the reviews, and hold out a validation split that shares no movie and no text with the training split."""
+    """Pad or truncate all reviews to the same length, and hold out a validation split from the training reviews.
+
+    The validation split and the training split share no movie and no text. If the config sets the size of the validation split to 0, no
+    reviews are held out.
+    """
 
     def rows(split: data.EncodedSplit) -> Rows:
         return Rows(split.padded(config.data.maxlen, config.data.padding, config.data.truncating), split.labels)
@@ -65,18 +72,30 @@ def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits
 
 
 def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.EncodedReviews:
-    """Return the tokenised reviews of a config, from the cache if it holds them."""
+    """Return the tokenised reviews that a config names. They are read from the cache if it holds them.
+
+    Args:
+        config: config of the run.
+        on_progress: function that is called during the work with the name of the current part, the amount done and the total amount.
+    """
     fields = {name: value for name, value in asdict(config.data).items() if name not in ("maxlen", "padding", "truncating", "validation")}
     return data.prepare(**fields, on_progress=on_progress)
 
 
 def make_model(config: SentimentConfig, vocabulary: int) -> SentimentClassifier:
-    """Return the model with its initial weights; their random values depend only on the seed."""
+    """Return a new model, whose random initial weights are drawn from the seed in the config."""
     return SentimentClassifier(config.model, vocabulary, rngs=initial_rngs(config.train.seed))
 
 
 def objective(rebuild: Callable) -> Objective:
-    """Return the binary cross-entropy of logits, in nats, as a `training.step.Objective` over batches (ids, labels)."""
+    """Return the training objective: the mean binary cross-entropy, in nats.
+
+    The result is a `training.step.Objective`. Its batch is a pair (ids, labels) with the shapes (B, T) and (B,), for B reviews of T word
+    ids each. Its metrics are the loss and the accuracy.
+
+    Args:
+        rebuild: function from parameters to the model.
+    """
 
     def loss(params, batch, weight, key, vectors=None):
         ids, labels = batch
@@ -91,33 +110,35 @@ def objective(rebuild: Callable) -> Objective:
 
 
 def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """Return a function logits(params, ids (N, T)) -> (N,), computed without dropout.
+    """Return a compiled function logits(params, ids) that returns the logits of reviews, computed without dropout.
+
+    Its `ids` have the shape (N, T), for N reviews of T word ids each. The logits have the shape (N,).
 
     Args:
         rebuild: function from parameters to the model.
-        mesh: devices that the rows are sharded over.
-        fold: whether to multiply the embedding and the projection first (see `SentimentClassifier.fold`). None does so if there are more
-            rows than words in the vocabulary.
+        mesh: devices that the reviews are sharded over.
+        fold: whether to compute the product of the embedding and the kernels of the first layer before reading the reviews; see
+            `SentimentClassifier.fold`. If None, it is computed if there are more reviews than words in the vocabulary.
     """
 
     def prepare(params, count: int):
         model = rebuild(params)
         words = params[EMBEDDING].shape[0]
-        # folding costs as much as it saves if the rows contain as many words as the table; each row contains T words
+        # folding multiplies each word of the vocabulary by the kernels once; otherwise each word of each review is multiplied by them
         return model.fold() if (count > words if fold is None else fold) else model
 
     return make_predict(lambda model, ids: model(ids, deterministic=True), mesh, prepare=prepare)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return the sigmoid of logits in float64."""
+    """Return the sigmoid of logits, computed in float64."""
     from scipy.special import expit
 
     return expit(logits.astype(np.float64))
 
 
 class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
-    """Binary classification of reviews."""
+    """Task that trains a model to classify reviews as positive or negative."""
 
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers, --embed or --num-words",
@@ -139,7 +160,7 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 
     @cached_property
     def splits(self) -> Splits:
-        """Padded reviews of all splits."""
+        """Padded reviews of the training, validation and test splits."""
         return padded_rows(self.data, self.config)
 
     def examples(self) -> Examples:
@@ -171,7 +192,7 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 
     @cached_property
     def logits(self) -> Callable[[Any, np.ndarray], np.ndarray]:
-        """Compiled function from parameters and ids to logits."""
+        """Compiled function from parameters and word ids (N, T) to logits (N,), for N reviews of T ids each."""
         return make_logits(self.functional.rebuild, self.mesh)
 
     def evaluate(self, params: Any) -> dict[str, Any]:
@@ -184,7 +205,10 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
         return metrics
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the metrics of the test split (else of the validation split), and draw the figures if `figures` is true."""
+        """Write the final metrics to result.json, and draw the figures if `figures` is true.
+
+        The metrics are those of the test split, or of the validation split if there is no test split.
+        """
         parts = self.splits.held_out()
         shown = next(reversed(parts), "")
         row, scored = {}, None
@@ -197,13 +221,13 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 
 
 def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np.ndarray] | None, part: str) -> None:
-    """Draw learning curves, confusion matrix, reliability curve and embedding map, as PNG and SVG in the folder of the run.
+    """Draw the learning curves, confusion matrix, reliability curve and embedding map of a run, each as .png and .svg.
 
     Args:
-        run: folder of the run.
-        result: rows of the epochs and the trained parameters.
-        scored: logits (N,) and labels (N,) of a held-out split; if None, confusion matrix and reliability curve are left out.
-        part: name of that split.
+        run: folder of the run, which will contain the figures.
+        result: result of the training, with the metrics of all epochs and the trained parameters.
+        scored: logits (N,) and labels (N,) of N held-out reviews. If None, the confusion matrix and the reliability curve are not drawn.
+        part: name of the split of these reviews, for the titles of the figures.
     """
     from lstm_jax.inspection import plots
 
@@ -220,13 +244,13 @@ def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np
 
 @dataclass(frozen=True)
 class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
-    """A sentiment run, loaded from its folder; `probabilities` classifies texts."""
+    """A trained sentiment run, loaded from its folder. Its method `probabilities` classifies texts."""
 
     kind = SentimentConfig
 
     @property
     def vocabulary(self) -> data.Vocabulary:
-        """Vocabulary of the run."""
+        """Vocabulary of the run: its words and their ids."""
         return self.own
 
     @staticmethod
@@ -239,7 +263,7 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
 
     @cached_property
     def words(self) -> WordSpace:
-        """Word vectors of the embedding."""
+        """Word vectors of the trained embedding."""
         return WordSpace(self.run, self.vocabulary, self.params[EMBEDDING])
 
     @cached_property
@@ -247,13 +271,13 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         return make_logits(self.rebuild, mesh_of(self.config))
 
     def logits(self, ids: np.ndarray) -> np.ndarray:
-        """Return the logits (N,) of padded ids (N, T)."""
+        """Return the logits (N,) of N reviews, given as padded word ids (N, T)."""
         return self._logits(self.params, ids)
 
     def probabilities(self, texts: Sequence[str | bytes]) -> np.ndarray:
-        """Return the probability that each of N texts is a positive review, float64 (N,).
+        """Return the probability that each of N texts is a positive review, as float64 (N,).
 
-        The texts are encoded exactly as the training reviews were.
+        The texts are encoded in the same way as the training reviews.
         """
         if not texts:
             return np.zeros(0)
@@ -263,15 +287,16 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
 
 
 def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:
-    """Return the metrics of a run on one split of its reviews.
+    """Return the metrics of a trained run on one split of its reviews.
 
     Args:
         trained: the run.
-        reviews: reviews with the vocabulary of the run; if None, the reviews that the config of the run names.
+        reviews: tokenised reviews with the vocabulary of the run. If None, the reviews that the config of the run names are loaded.
         split: "train", "validation" or "test".
 
     Raises:
-        InputError: if the reviews have no such split, the data of the run have changed, or the vocabularies differ.
+        InputError: if the reviews do not have this split, if the data of the run have changed, or if the vocabularies of the reviews and of
+            the run differ.
     """
     if reviews is None:
         reviews = load_reviews(trained.config)

@@ -1,7 +1,7 @@
-"""Training examples of a text on the device, and their objectives, for the two regimes: windows and streams.
+"""Training examples and objectives of a character model, for a text that is read in windows or as streams.
 
-The number of an example stands for a position in the text, so that a batch is one gather from the text. Neither windows nor one-hot vectors
-are stored.
+The device stores only the character ids of the text. The number of an example gives its position in the text, so that a training step can
+gather its batch from the text.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,14 @@ from lstm_jax.training.examples import Examples, Order, epoch_order
 from lstm_jax.training.step import Objective
 
 Rebuild = Callable[..., Any]
-"""Function from parameters to the `CharGenerator` that has them."""
+"""Function from parameters to a `CharGenerator` with these parameters."""
 
 
 def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Return gather(text, numbers (B,)) -> ids (B, length + 1), in which the row of number n begins at position n * step of the text."""
+    """Return a function gather(text, numbers) that cuts one section of `length` + 1 characters out of a text for each number.
+
+    For B numbers, the function returns ids (B, length + 1). The section for number n begins at position n * step of the text.
+    """
 
     def gather(text: jax.Array, numbers: jax.Array) -> jax.Array:
         positions = (numbers * step)[:, None] + jnp.arange(length + 1, dtype=numbers.dtype)[None, :]
@@ -32,27 +35,31 @@ def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Arra
 
 
 def window_examples(text: np.ndarray, length: int, step: int) -> Examples:
-    """Return the windows of a text, each with the character after it, in random order.
+    """Return the training examples of a text that is read in windows, in random order.
 
-    A window has `length` characters and begins `step` characters after the previous one, as in `data.windows`.
+    Each example consists of a window of `length` characters and the character after it. A window begins `step` characters after the
+    previous one, as in `data.windows`. `text` holds character ids (N,).
 
     Raises:
-        InputError: if the text is shorter than one window and the character after it.
+        InputError: if the text has fewer than `length` + 1 characters.
     """
     X, _ = data.windows(text, length, step)
     return Examples(text, len(X), _gather(length, step), epoch_order)
 
 
 def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
-    """Return `batch` streams, which are consecutive sections of the text, read in chunks of `length` characters.
+    """Return the training examples of a text that is read as streams.
 
-    Row b of a step continues where row b of the previous step ended. Each epoch begins at a random character below `length`, so that the
-    boundaries at which the gradient is truncated differ between epochs.
+    The text is cut into `batch` consecutive sections, and each section is read as one stream. A training step reads the next `length`
+    characters of every stream, so that row b of a batch continues where row b of the previous batch ended.
+
+    In each epoch all streams begin later by the same random number of characters, which is below `length`. The positions at which the
+    gradient is truncated therefore differ between epochs.
 
     Raises:
-        InputError: if the text is too short for one step.
+        InputError: if the text has fewer than (batch + 1) * length characters.
     """
-    needed = (batch + 1) * length  # the last chunk may begin length - 1 characters later, and a target follows it
+    needed = (batch + 1) * length  # the random shift is at most length - 1, and the last chunk needs one more character as target
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
     require(len(text) >= needed, "text", f"{len(text)} characters", remedy)
     chunks = data.stream_chunks(len(text) - length + 1, length, batch)
@@ -66,12 +73,14 @@ def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
 
 
 def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Return the cross-entropy in nats and the metrics, weighted over B and averaged over leading axes.
+    """Return the loss of a batch, which is the cross-entropy in nats, and a dict of the loss and the accuracy.
+
+    Both are averaged over the leading axes, and then summed over the batch axis with the given weights.
 
     Args:
-        logits: (..., B, V), with V the size of the vocabulary.
-        targets: ids of the right characters, (..., B).
-        weight: weights that sum to 1, (B,).
+        logits: (..., B, V), where B is the batch size and V the size of the vocabulary.
+        targets: (..., B): ids of the correct characters.
+        weight: (B,): weights that sum to 1.
     """
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     correct = (jnp.argmax(logits, axis=-1) == targets).astype(nats.dtype)
@@ -81,7 +90,11 @@ def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[
 
 
 def window_objective(rebuild: Rebuild) -> Objective:
-    """Return an objective over ids (B, length + 1): the cross-entropy, in nats, of the character after each window from a zero state."""
+    """Return the training objective for windows: the cross-entropy, in nats, of the character after each window.
+
+    The result is a `training.step.Objective`, whose batch is an array of character ids (B, length + 1). The model reads the first `length`
+    characters of each row from a zero state, and predicts the last character.
+    """
 
     def objective(params, ids, weight, key):
         logits, _ = rebuild(params)(ids[:, :-1], last=True, deterministic=False, rngs=key)
@@ -91,10 +104,11 @@ def window_objective(rebuild: Rebuild) -> Objective:
 
 
 def stream_objective(rebuild: Rebuild) -> Objective:
-    """Return an objective over chunks of ids (B, length + 1): the mean cross-entropy, in nats, of every next character.
+    """Return the training objective for streams: the mean cross-entropy, in nats, of each character given those before it.
 
-    A chunk begins with the state of the previous step, but the gradient ends at the first character of the chunk: truncated
-    back-propagation through time (Williams & Peng 1990).
+    The result is a `training.step.Objective` with a carry. Its batch is an array of character ids (B, length + 1), which holds the next
+    chunk of each of B streams. Each chunk begins with the recurrent state at the end of the previous chunk, but the gradient does not flow
+    back into the previous chunk. This is truncated back-propagation through time (Williams & Peng 1990).
     """
 
     def objective(params, ids, weight, key, state):

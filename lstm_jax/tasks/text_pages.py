@@ -1,4 +1,4 @@
-"""HTML pages that show a text coloured by the surprise or by the hidden units of a model."""
+"""HTML pages that show a text, with its characters coloured by their surprise or by the outputs of hidden units."""
 
 from pathlib import Path
 
@@ -10,14 +10,37 @@ from lstm_jax.training.scoring import Scores
 
 
 def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, path: Path, title: str, force: bool = True) -> None:
-    """Write a page of the text in which each character is coloured by its surprise in bits."""
+    """Write an HTML page that shows a text, with each character coloured by its surprise in bits.
+
+    The surprise of a character is the negative log-probability that the model gives it.
+
+    Args:
+        characters: vocabulary of the text.
+        ids: character ids (N,) of the text.
+        scores: scores of the N - 1 characters after the first one.
+        path: path of the page.
+        title: title of the page.
+        force: whether an existing file may be replaced; see `files.writing.check_output`.
+    """
     from lstm_jax.inspection import text_map
 
     text_map.surprise_page(_shown(characters, ids), scores.nats / np.log(2), path, title, force)
 
 
 def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
-    """Write a page that shows the text once for each of the `count` most active hidden units, coloured by the output of the unit."""
+    """Write an HTML page that shows a text once for each of the most active hidden units, coloured by the output of the unit.
+
+    Args:
+        characters: vocabulary of the text.
+        ids: character ids (N,) of the text.
+        activations: outputs (N, H) of the H hidden units after each character.
+        path: path of the page.
+        count: number of hidden units to show.
+        force: whether an existing file may be replaced; see `files.writing.check_output`.
+
+    Raises:
+        InputError: if `count` is below 1, or if the file cannot be written.
+    """
     from lstm_jax.inspection import text_map
 
     require(count >= 1, "count", count, "give 1 unit or more")
@@ -27,8 +50,8 @@ def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.nda
 
 
 def _shown(characters: data.Characters, ids: np.ndarray) -> str:
-    """Return exactly one character per id, so that each character has its colour.
+    """Return a text as a string that has exactly one character for each id.
 
-    If ids are bytes, a byte outside ASCII is shown as the Unicode character with the same number.
+    If the ids stand for bytes, a byte outside ASCII appears as the Unicode character with the same number.
     """
     return "".join(characters.characters[int(i)] for i in ids)

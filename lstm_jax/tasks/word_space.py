@@ -1,4 +1,4 @@
-"""Learned embedding of a sentiment run: neighbours, map and export of its word vectors."""
+"""Word vectors that a sentiment run has learned, with their nearest neighbours, their map and their export."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +12,16 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.training.run_folder import RunFolder
 
 RESERVED = 4
-"""Number of ids that are not words: padding, start, out of vocabulary, unused."""
+"""Number of ids that stand for no word. They mean padding, start, out of vocabulary, and unused."""
 COMMON = 50
-"""Least number of reviews that must contain a word for the word to appear on the map; in a small data set, fewer suffice."""
+"""Number of training reviews that must contain a word for the word to appear on the map. In a small data set, fewer reviews suffice."""
 
 
 def write_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
-    """Write two statistics of each word: the number of training reviews that contain it, and the share of positive ones among them."""
+    """Write two statistics of each word of the vocabulary to an .npz file.
+
+    `count` is the number of training reviews that contain the word, and `share` is the share of positive reviews among them.
+    """
     from lstm_jax.inspection import embedding_space
 
     train = reviews.train
@@ -28,7 +31,10 @@ def write_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
 
 @dataclass(frozen=True)
 class WordSpace:
-    """Word vectors of a run: row i of `table` (V, E) is the vector of id i."""
+    """Word vectors of a sentiment run.
+
+    Row i of `table` (V, E) is the vector of the word with id i, where V is the size of the vocabulary and E the number of features.
+    """
 
     run: RunFolder
     vocabulary: data.Vocabulary
@@ -36,7 +42,10 @@ class WordSpace:
 
     @cached_property
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Two arrays (V,): for the training reviews that contain each id, the share of positive ones and their number.
+        """Two statistics of each id of the vocabulary, as arrays (V,).
+
+        The first array gives the share of positive reviews among the training reviews that contain the id. The second array gives the
+        number of these training reviews.
 
         Raises:
             InputError: if the file words.npz is absent or damaged.
@@ -47,23 +56,28 @@ class WordSpace:
                 return file["share"], file["count"]
         except OSError as error:
             raise InputError(f"words {path}", error.strerror or error, "resume the run, which writes them") from error
-        except Exception as error:  # NumPy raises errors of many kinds for a file of another format
+        except Exception as error:  # NumPy raises many kinds of errors if the file has another format
             raise InputError(f"words {path}", error, "remove the file and resume the run, which writes it anew") from error
 
     @cached_property
     def common(self) -> np.ndarray:
-        """Ids of the words that at least `COMMON` reviews contain (fewer in a small data set)."""
+        """Ids of the words that occur in at least `COMMON` training reviews.
+
+        In a small data set the limit is lower: a twentieth of the number of training reviews that contain the most common id.
+        """
         _, count = self.statistics
         common = np.flatnonzero(count >= min(COMMON, max(1, count.max() // 20)))
         return common[common >= RESERVED]
 
     def draw(self, path: Path, words: int = 400, force: bool = True) -> None:
-        """Draw the common words that differ most between positive and negative reviews, on the first two principal axes.
+        """Draw a map of the common words that occur mostly in positive or mostly in negative reviews.
+
+        The map shows the projection of their vectors onto the first two principal axes of these vectors.
 
         Args:
-            path: path of the PNG; an SVG is written beside it.
-            words: largest number of words.
-            force: see `files.writing.check_output`.
+            path: path of the .png file; an .svg file is written beside it.
+            words: largest number of words on the map. The most one-sided words are taken.
+            force: whether an existing file may be replaced; see `files.writing.check_output`.
 
         Raises:
             InputError: if there are fewer than 3 common words, or if the vectors have fewer than 2 features.
@@ -80,14 +94,14 @@ class WordSpace:
     def neighbours(
         self, word: str, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine", min_reviews: int = 100
     ) -> list[tuple[str, float]]:
-        """Return the `count` words nearest to `word`, each with its similarity or distance.
+        """Return the words nearest to `word`, nearest first, each with its similarity or distance.
 
         Args:
             word: a word of the vocabulary.
-            count: number of neighbours.
+            count: largest number of neighbours.
             metric: "cosine" for cosine similarity, "euclidean" for Euclidean distance.
-            min_reviews: words in fewer training reviews than this are left out, since their vectors have hardly moved from their initial
-                values.
+            min_reviews: least number of training reviews that contain a neighbour. The vectors of rarer words have hardly moved from their
+                random initial values.
 
         Raises:
             InputError: if `word` is not in the vocabulary.
@@ -97,18 +111,19 @@ class WordSpace:
         index = {known: number for known, number in self.vocabulary.index.items() if number < len(self.table)}
         own = embedding_space.lookup(index, word)
         _, seen = self.statistics
-        # the reserved ids stay in front, where `embedding_space.neighbours` expects and skips them
+        # the reserved ids stay in front, because `embedding_space.neighbours` skips the first rows of the table
         kept = [*range(RESERVED), *(number for number in sorted(index.values()) if seen[number] >= min_reviews or number == own)]
         ids, scores = embedding_space.neighbours(self.table[kept], kept.index(own), count, metric)
         return [(self.vocabulary.word(kept[int(i)]), float(score)) for i, score in zip(ids, scores, strict=True)]
 
     def export(self, out: Path, form: str, force: bool = True) -> int:
-        """Write the vectors of all words, and return the number of words.
+        """Write the vectors of all words to a file or a folder, and return the number of words.
 
         Args:
-            out: a file if `form` is "word2vec", a folder if it is "projector".
-            form: "word2vec", or "projector", which also writes the statistics of each word.
-            force: see `files.writing.check_output`.
+            out: path of the file if `form` is "word2vec", or of the folder if `form` is "projector".
+            form: "word2vec" for the text format of word2vec, or "projector" for the TensorBoard projector. The projector also gets the
+                statistics of each word.
+            force: whether existing files may be replaced; see `files.writing.check_output`.
         """
         from lstm_jax.inspection import embedding_space
 
