@@ -1,1 +1,1 @@
-"""Training on device-resident arrays: state, steps, loop, optimisers, metrics, checkpoints, run folders."""
+"""Training of models: compiled steps, training loop, optimisers, metrics, checkpoints and run folders."""

@@ -1,4 +1,4 @@
-"""Callbacks at the end of an epoch: functions that get a small frozen record, and no access to the training loop.
+"""Callbacks, which are functions that the training loop calls after each epoch with a record of the epoch (`EpochRecord`).
 
 Example: `fit(..., callbacks=[lambda record: print(record.row["train_loss"])])`.
 """
@@ -17,18 +17,19 @@ from lstm_jax.training.events import append_scalars, cut_off, events_file
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """State of a run at the end of an epoch."""
+    """Record of a run at the end of an epoch, which is the argument of each callback."""
 
     epoch: int
     """Number of the epoch, counted from 1."""
     step: int
-    """Number of steps done since the start of the run."""
+    """Number of training steps since the start of the run."""
     row: dict[str, Any]
-    """Metrics of this epoch: epoch, step, train_loss, train_accuracy, seconds, ... and the metrics that `evaluate` returned."""
+    """Metrics of this epoch by name, such as epoch, step, train_loss, train_accuracy and seconds, and the metrics of the held-out
+    splits."""
     rows: tuple[dict[str, Any], ...]
-    """Rows of all epochs up to this one, including those before a resumption."""
+    """Metrics of all epochs up to this one. In a resumed run they include the epochs before the interruption."""
     params: Any = field(repr=False)
-    """Parameters, which are valid only during the call, because the next step reuses their memory."""
+    """Parameters of the model. They are valid only during the call, because the next training step reuses their memory."""
     seed: int = 0
 
 
@@ -36,9 +37,9 @@ Callback = Callable[[EpochRecord], object]
 
 
 def metrics_file(path: Path) -> Callback:
-    """Return a callback that writes the rows of all epochs to `path`, one JSON line per epoch.
+    """Return a callback that writes the metrics of all epochs to the file `path`, as one line of JSON per epoch.
 
-    It writes the whole file each time, so that a resumed run repeats no line.
+    After each epoch it writes the whole file anew, so that a resumed run repeats no line.
     """
 
     def write(record: EpochRecord) -> None:
@@ -48,7 +49,10 @@ def metrics_file(path: Path) -> Callback:
 
 
 def tensorboard(folder: Path) -> Callback:
-    """Return a callback that writes each number of a row as a TensorBoard scalar at its step, into one file per run."""
+    """Return a callback that writes the metrics of each epoch as TensorBoard scalars to an event file in `folder`.
+
+    A resumed run continues the event file of the interrupted run.
+    """
     path: Path | None = None
 
     def write(record: EpochRecord) -> None:
@@ -63,7 +67,7 @@ def tensorboard(folder: Path) -> Callback:
 
 
 def print_row(console: Console) -> Callback:
-    """Return a callback that prints one line per epoch."""
+    """Return a callback that prints one line of metrics after each epoch."""
 
     def show(record: EpochRecord) -> None:
         numbers = {k: v for k, v in record.row.items() if isinstance(v, (int, float))}

@@ -1,7 +1,9 @@
-"""Steps of Adam in compiled code: a dense step in one pass over memory, and a row-sparse step.
+"""Adam in compiled code, with a dense step and a row-sparse step.
 
-Both have a fallback in JAX, which always updates whole arrays. A table is a parameter of V rows and E columns, such as an embedding; B is
-the batch size.
+The dense step updates a whole parameter in one pass over memory. The row-sparse step updates only the rows of a table that have a gradient.
+A table is a parameter of V rows and E columns, such as an embedding. B is the batch size.
+
+If the compiled code is not available, JAX code takes the same steps, but always updates whole parameters.
 """
 
 from dataclasses import dataclass
@@ -17,22 +19,27 @@ from lstm_jax.primitives.partition import partitioned_alike
 from lstm_jax.runtime import sharding
 
 LEAST = 2**14
-"""Least number of entries of a parameter for which calling compiled code is worthwhile."""
+"""Least number of entries that a parameter must have to be updated by compiled code. For smaller parameters the call takes longer than it
+saves."""
 
 
 class Lag(NamedTuple):
-    """Progress of the rows of a table through the S steps of an epoch; a row takes a step only when it is read or has a gradient."""
+    """Record of the steps that each of the V rows of a table has taken in an epoch of S steps.
+
+    With row-sparse updates, a row takes part only in the steps that look it up. It takes the steps that it missed before it is looked up
+    again.
+    """
 
     scales: jax.Array
-    """(S,): learning rate of each step, including the bias correction."""
+    """(S,): learning rate of each step of the epoch, multiplied by the bias correction of Adam."""
     at: jax.Array
-    """int32 (): number of steps that have begun."""
+    """int32 (): index of the next step in the epoch, counted from 0."""
     done: jax.Array
-    """int32 (V,): number of steps that each row has taken."""
+    """int32 (V,): number of steps of the epoch that each row has taken."""
 
 
 class Rates(NamedTuple):
-    """Constants of Adam: the decay rates of the two moments, and epsilon."""
+    """Constants of Adam: the decay rates `b1` and `b2` of the two moments, and the small number `eps` in the denominator."""
 
     b1: float
     b2: float
@@ -40,28 +47,60 @@ class Rates(NamedTuple):
 
 
 def serves(param: jax.Array) -> bool:
-    """Return whether compiled code can update this parameter."""
+    """Return whether compiled code can update this parameter: its dtype is float32 or float64, and the code is available."""
     return param.dtype in (jnp.float32, jnp.float64) and not native.why_not()
 
 
 def adam_step(rates: Rates, m, v, g, scale):
-    """Return the step to add to a parameter of any shape, and its new moments m and v.
+    """Compute one step of Adam for a parameter of any shape.
 
-    `g` is the gradient; `scale` is the learning rate with bias correction, a scalar of the parameter's dtype.
+    Args:
+        rates: constants of Adam.
+        m: first moment.
+        v: second moment.
+        g: gradient.
+        scale: learning rate multiplied by the bias correction, a scalar with the dtype of the parameter.
+
+    Returns:
+        The array to add to the parameter, the new first moment and the new second moment.
     """
     return apply(_Step(rates), m, v, g, scale) if m.size >= LEAST and serves(m) else _step(rates, m, v, g, scale)
 
 
 def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
-    """Return table, m and v, each (V, E), and `lag.done` after rows `ids` (..., B), or all rows, have taken the steps that they missed.
+    """Let rows of a table take the steps of Adam that they missed. In a missed step the gradient of the row is zero.
 
-    `name` is the name of the table among the parameters.
+    Args:
+        rates: constants of Adam.
+        name: name of the table among the parameters, which determines its sharding.
+        table: the table (V, E).
+        m: first moment (V, E).
+        v: second moment (V, E).
+        lag: record of the steps that each row has taken.
+        ids: numbers of the rows, (..., B). If None, all rows take their missed steps.
+
+    Returns:
+        The new table, the new moments m and v, and the new `lag.done`.
     """
     return apply(_Rows("lstm_jax_adam_catch_up", rates, name), table, m, v, lag, () if ids is None else (ids,))
 
 
 def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
-    """Return table, m and v, each (V, E), and `lag.done` after one step of rows `ids` (..., B) with the gradients `rows` (..., B, E)."""
+    """Take one step of Adam for some rows of a table. A row that has missed steps takes those first.
+
+    Args:
+        rates: constants of Adam.
+        name: name of the table among the parameters, which determines its sharding.
+        table: the table (V, E).
+        m: first moment (V, E).
+        v: second moment (V, E).
+        lag: record of the steps that each row has taken.
+        ids: numbers of the rows, (..., B).
+        rows: gradients of these rows, (..., B, E). The gradients of a row whose number occurs several times are added up.
+
+    Returns:
+        The new table, the new moments m and v, and the new `lag.done`.
+    """
     return apply(_Rows("lstm_jax_adam_rows", rates, name), table, m, v, lag, (ids, rows))
 
 
@@ -93,7 +132,10 @@ class _Step(ForwardOperation):
 
 @dataclass(frozen=True)
 class _Rows(ForwardOperation):
-    """Call of compiled code on rows of a table; the fallback updates all rows in each step, so that no row has steps to catch up."""
+    """Operation that calls a compiled function on some rows of a table.
+
+    If compiled code is not available, each step updates all rows, so that no row ever misses a step.
+    """
 
     target: str
     rates: Rates

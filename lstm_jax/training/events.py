@@ -1,6 +1,7 @@
-"""TensorBoard event file of a run, which a resumed run continues where it stopped.
+"""TensorBoard event file of a run. A resumed run continues the file of the interrupted run.
 
-A record of the file consists of the length of an event, the checksum of the length, the event, and the checksum of the event.
+The file is a sequence of records. A record consists of the length of an event, the checksum of the length, the event, and the checksum of
+the event.
 """
 
 import os
@@ -16,13 +17,18 @@ _HEADER, _CHECKSUM = 12, 4
 
 
 def events_file(folder: Path) -> Path:
-    """Return the path of the newest event file in `folder`, or a path for a new one if there is none."""
+    """Return the path of the newest event file in `folder`, or a path for a new file if the folder has none."""
     found = sorted(folder.glob("events.out.tfevents.*"))
     return found[-1] if found else folder / f"events.out.tfevents.{int(time.time())}.{os.uname().nodename}"
 
 
 def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
-    """Append the scalars of a step to the file; missing folders above the file are made.
+    """Append the scalars of one training step to an event file. The file and the folders above it are created if they do not exist.
+
+    Args:
+        path: path of the event file.
+        step: number of the training step.
+        scalars: values by name.
 
     Raises:
         InputError: if the file cannot be written.
@@ -41,10 +47,12 @@ def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
 
 
 def cut_off(path: Path, step: int) -> None:
-    """Cut the file before its first event that is damaged or belongs to `step` or a later step; a resumed run writes those events again.
+    """Truncate an event file before the first event that is damaged or that belongs to `step` or a later step.
+
+    A resumed run writes these events again. If the file does not exist, do nothing.
 
     Raises:
-        InputError: if the file cannot be read or cut.
+        InputError: if the file cannot be read or truncated.
     """
     from google.protobuf.message import DecodeError
 
@@ -67,7 +75,10 @@ def cut_off(path: Path, step: int) -> None:
 
 
 def _messages() -> tuple[Any, Any]:
-    """Return the classes Event and Summary, which protobuf creates when their modules are imported."""
+    """Return the protobuf classes Event and Summary of TensorBoard.
+
+    Protobuf creates the two classes when their modules are imported, so that a type checker does not know them.
+    """
     from tensorboardX.proto import event_pb2, summary_pb2
 
     return getattr(event_pb2, "Event"), getattr(summary_pb2, "Summary")  # noqa: B009

@@ -1,7 +1,7 @@
 """Training examples on the device, and the order in which an epoch reads them.
 
-The order is a table of example numbers (steps, B), with B examples in a batch. It is a random permutation with a new key for each epoch,
-unless the examples define an order of their own.
+The order is an array of example numbers (steps, B), with one row for each training step and B examples in a batch. It is a new random
+permutation in each epoch, unless the examples define another order.
 """
 
 from collections.abc import Callable
@@ -14,24 +14,31 @@ import jax.numpy as jnp
 
 
 class Order(NamedTuple):
-    """Numbers of the examples that each step of an epoch reads."""
+    """Order in which an epoch reads the training examples."""
 
     rows: jax.Array
-    """int32 (steps, B): numbers of the examples that each step reads."""
+    """int32 (steps, B): numbers of the B examples in the batch of each step."""
     weight: jax.Array
-    """float32 (steps, B): weights that sum to 1 over B. Rows that only fill up the last batch have weight 0."""
+    """float32 (steps, B): weight of each example in its batch. The weights of a batch sum to 1. Examples that only fill up the last batch
+    have weight 0."""
     examples: jax.Array
-    """float32 (steps,): number of examples of each step, not counting rows that only fill up the batch."""
+    """float32 (steps,): number of examples in each batch, without those that only fill up the batch."""
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Return the number of steps of an epoch over `count` examples; the last batch may be smaller, as in Keras' `fit`."""
+    """Return the number of steps in an epoch over `count` examples.
+
+    The last batch counts as a step even if it is smaller than the others, as in the `fit` of Keras.
+    """
     return -(-count // batch_size)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
 def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
-    """Return a random permutation of `count` example numbers, cut into batches."""
+    """Return an order that reads `count` examples in random order, divided into batches.
+
+    If the last batch is not full, it is filled up with example 0 at weight 0.
+    """
     steps = steps_per_epoch(count, batch_size)
     spare = steps * batch_size - count
     rows = jnp.concatenate([jax.random.permutation(key, count), jnp.zeros(spare, jnp.int32)]).astype(jnp.int32)
@@ -41,24 +48,31 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
 
 
 def take_rows(arrays: Any, numbers: jax.Array) -> Any:
-    """Return rows `numbers` (B,) of each array of a pytree."""
+    """Return the rows with the given numbers (B,) from each array of a pytree."""
     return jax.tree.map(lambda rows: jnp.take(rows, numbers, axis=0, mode="clip"), arrays)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Arrays that hold the examples, and functions that say how an epoch reads them."""
+    """Training examples, as arrays on the device and two functions that read them.
+
+    The function `gather` returns a batch of examples, and the function `order` returns the order of an epoch.
+    """
 
     arrays: Any
-    """Pytree of arrays, which are copied to each device."""
+    """Pytree of arrays that hold the examples. The training loop copies them to each device."""
     count: int
     """Number of examples in an epoch."""
     gather: Callable[[Any, jax.Array], Any] = take_rows
-    """gather(arrays, numbers (B,)) -> batch of the examples with these numbers; it is compiled as part of the step."""
+    """Function gather(arrays, numbers) that returns the batch of the examples with the numbers (B,). It is compiled as a part of the
+    training step."""
     order: Callable[[jax.Array, int, int], Order] = epoch_order
-    """order(key of the epoch, count, batch size) -> Order of the epoch."""
+    """Function order(key, count, batch size) that returns the `Order` of an epoch. Each epoch has another random key."""
 
     @staticmethod
     def of_rows(arrays: Any) -> "Examples":
-        """Return examples in which example n is row n of each array; an epoch reads them in random order."""
+        """Return training examples of which example n consists of row n of each array in the pytree `arrays`.
+
+        Each epoch reads them in random order.
+        """
         return Examples(arrays, jax.tree.leaves(arrays)[0].shape[0])

@@ -1,4 +1,4 @@
-"""Rows of the epochs of a run so far, and its best epoch; a checkpoint stores them as JSON."""
+"""Metrics of the finished epochs of a run, and its best epoch. A checkpoint stores them as JSON."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,10 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class History:
-    """Rows of the finished epochs, and the best epoch.
+    """Metrics of the finished epochs of a run, and its best epoch.
 
-    `best_epoch` counts from 1 and is 0 if there is no best epoch; `best_value` is its monitored metric; `seconds` is the time trained so
-    far.
+    `rows` has one dict of metrics for each epoch. `best_epoch` is the number of the best epoch, counted from 1, or 0 if there is none.
+    `best_value` is the monitored metric of the best epoch. `seconds` is the training time so far.
     """
 
     rows: tuple[dict[str, Any], ...] = ()
@@ -19,10 +19,15 @@ class History:
     seconds: float = 0.0
 
     def with_row(self, row: dict[str, Any], monitor: str, seconds: float) -> tuple["History", bool]:
-        """Return the history with the row of one more epoch, and whether that epoch is the best one so far.
+        """Return the history with one more epoch, and whether this epoch is the best one so far.
 
-        If `monitor` is empty, each new epoch counts as the best one. Otherwise the best epoch has the smallest value of that metric. The
-        first epoch counts as the best one even if its metric is nan; the next epoch then replaces it.
+        The first epoch counts as the best one even if its metric is nan. In that case the second epoch replaces it.
+
+        Args:
+            row: metrics of the epoch.
+            monitor: name of the metric that has its smallest value in the best epoch. If empty, each new epoch counts as the best one, and
+                `best_epoch` stays 0.
+            seconds: training time so far.
         """
         unset = not self.best_epoch or math.isnan(self.best_value)
         better = not monitor or unset or row[monitor] < self.best_value
@@ -30,16 +35,22 @@ class History:
         return replace(new, best_value=row[monitor], best_epoch=len(new.rows)) if monitor and better else new, better
 
     def out_of_patience(self, patience: int) -> bool:
-        """Return whether the last `patience` epochs did not improve on the best epoch; if `patience` is 0, return False."""
+        """Return whether the monitored metric has not improved in the last `patience` epochs.
+
+        If `patience` is 0, return False.
+        """
         return bool(patience and len(self.rows) - self.best_epoch >= patience)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the history as a dict for JSON; since JSON has no infinity, `best_value` is None if there is no best epoch."""
+        """Return the history as a dict that JSON can represent.
+
+        If there is no best epoch, `best_value` is None, since JSON has no infinity.
+        """
         best = self.best_value if self.best_epoch else None
         return {"rows": list(self.rows), "best_epoch": self.best_epoch, "best_value": best, "seconds": self.seconds}
 
     @staticmethod
     def from_json(raw: dict[str, Any]) -> "History":
-        """Return the history from a dict that `to_json` returned."""
+        """Return the history that a dict from `to_json` represents."""
         best = float("inf") if raw["best_value"] is None else raw["best_value"]
         return History(tuple(raw["rows"]), raw["best_epoch"], best, raw["seconds"])

@@ -1,4 +1,4 @@
-"""Training loop over device-resident examples, with progress bar, evaluation, early stopping, checkpoints and interrupts."""
+"""Training loop with progress bar, evaluation, early stopping, checkpoints and handling of interrupts."""
 
 import threading
 import time
@@ -27,9 +27,10 @@ from lstm_jax.training.state import create_state
 from lstm_jax.training.step import EXAMPLES, Objective, make_run_steps, no_rows_behind
 
 CHUNK_SECONDS = 0.5
-"""Target duration of a chunk of steps, in seconds. After each chunk the loop checks for signals and updates the progress bar."""
+"""Target duration, in seconds, of the chunk of training steps that one compiled call takes. After each chunk, the loop checks for signals
+and updates the progress bar."""
 KEEP = 3
-"""Number of checkpoints of the newest steps that are kept; if the newest one is damaged, an older one is used."""
+"""Number of newest checkpoints that are kept, from which a run can be resumed. If the newest one is damaged, an older one is used."""
 KEEP_BEST = 2
 """Number of checkpoints of the best epochs that are kept."""
 
@@ -38,10 +39,11 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True)
 class FitResult:
-    """Result of a training.
+    """Result of `fit`: the trained parameters and the metrics of all epochs.
 
-    `params` are the parameters of the best epoch if a metric was monitored, else of the last epoch. `rows` has one entry per epoch.
-    `best_epoch` counts from 1.
+    If a metric was monitored, `params` and `best_epoch` belong to the best epoch, otherwise to the last epoch. `best_epoch` is counted from
+    1. `rows` has one dict of metrics for each epoch. `stopped_early` is true if early stopping ended the training. `seconds` is the
+    training time, including the time before a resumption.
     """
 
     params: Any
@@ -52,7 +54,11 @@ class FitResult:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raise `InputError` unless the batch size is a multiple of the number of devices."""
+    """Check that the batch size is a multiple of the number of devices in the mesh.
+
+    Raises:
+        InputError: if it is not.
+    """
     remedy = f"give a multiple of the mesh's {mesh.size} devices, or set --devices 1"
     require(batch_size % mesh.size == 0, "batch_size", batch_size, remedy)
 
@@ -75,33 +81,36 @@ def fit(
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
 ) -> FitResult:
-    """Train a model for the number of epochs in the config, or until its patience is used up.
+    """Train a model for the number of epochs in the config, or until early stopping ends the training.
 
     Args:
         params: initial parameters; they are not changed.
-        objective: see `step.Objective`.
-        optimizer: a dense or a row-sparse optimiser.
+        objective: function that returns the loss and the metrics of a batch; see `step.Objective`.
+        optimizer: an optimiser with a dense or a row-sparse update.
         examples: the training examples.
-        config: epochs, batch size, seed, patience.
+        config: number of epochs, batch size, seed, patience and interval of checkpoints.
         mesh: devices that a batch is sharded over.
-        carry: initial carry of each epoch, a pytree of (B, ...) arrays with B the batch size; () if steps hand nothing on.
+        carry: initial value, in each epoch, of the arrays that each step hands to the next step. It is a pytree of (B, ...) arrays, where B
+            is the batch size, or () if steps hand nothing on.
         metrics: names of the metrics that the objective returns.
-        derive: function that returns further metrics of an epoch, given its row so far.
-        evaluate: function that is called with the parameters after each epoch; the metrics that it returns become part of the row.
-        monitor: name of the metric whose smallest value marks the best epoch, or "" for none. Early stopping also uses this metric.
-        checkpoints: folder of two kinds of checkpoints. `latest/` holds the whole state, to resume from. `best/` holds the parameters of
-            the best epoch, or of the newest epoch if no metric is monitored. None saves no checkpoints.
+        derive: function that computes further metrics of an epoch from its training metrics.
+        evaluate: function that computes further metrics of an epoch from the parameters at its end, such as those of a validation split.
+        monitor: name of the metric that has its smallest value in the best epoch. Early stopping uses the same metric. If empty, no epoch
+            is the best one, and the training does not stop early.
+        checkpoints: folder of the checkpoints. Its subfolder `latest/` holds the whole training state, from which a run can be resumed. Its
+            subfolder `best/` holds the parameters of the best epoch, or of the newest epoch if no metric is monitored. If None, no
+            checkpoints are saved.
         resume: whether to continue from the newest intact checkpoint in `latest/`, if there is one.
         callbacks: functions that are called after each epoch.
-        console: console that shows progress if it is a terminal.
+        console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
 
     Returns:
-        The selected parameters and the rows of all epochs.
+        The parameters of the best epoch (of the last epoch if no metric is monitored), and the metrics of all epochs.
 
     Raises:
         InputError: if there are no examples, the batch size is not a multiple of the number of devices, no metric has the name `monitor`,
             or all checkpoints to resume from are damaged.
-        Interrupted: after SIGINT or SIGTERM, once the state has been saved.
+        Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
     """
     require(examples.count >= 1, "training examples", examples.count, "give at least one")
     check_batch_size(config.batch_size, mesh)
@@ -122,13 +131,13 @@ def fit(
 
 
 class _Fit:
-    """State of a training in progress."""
+    """State of one call of `fit`, and methods that train it epoch by epoch."""
 
     def __init__(self, params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, checkpoints):
         self.examples, self.config, self.mesh, self.metrics, self.monitor = examples, config, mesh, metrics, monitor
         self.per_epoch = steps_per_epoch(examples.count, config.batch_size)
         self.arrays = self._copied(examples.arrays)
-        self.carry = jax.tree.map(np.asarray, carry)  # in host memory, since the first step takes over the memory of device arrays
+        self.carry = jax.tree.map(np.asarray, carry)  # in host memory, since a step reuses the memory of device arrays in its state
         self.order_key, self.step_key = jax.random.split(self._copied(jax.random.key(config.seed)))
         behind = no_rows_behind(objective, optimizer, params)
         self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES), mesh, self.carry, behind)
@@ -139,11 +148,11 @@ class _Fit:
         self.began = 0.0
 
     def _copied(self, tree: Any) -> Any:
-        """Return the arrays of a tree, copied to every device."""
+        """Return the arrays of a pytree, replicated on every device."""
         return jax.device_put(tree, sharding.replicated(self.mesh))
 
     def _params(self) -> Any:
-        """Return a copy of the parameters, because the next step takes over their memory."""
+        """Return a copy of the current parameters. A copy is needed because the next step reuses their memory."""
         return jax.tree.map(lambda a: a.copy(), self.state.params)
 
     def _saved(self) -> dict[str, Any]:
@@ -151,7 +160,10 @@ class _Fit:
 
     @property
     def stopped(self) -> bool:
-        """Whether the patience is used up. If it is, resuming the run trains no further."""
+        """Whether early stopping has ended the training.
+
+        This is so if the monitored metric has not improved for `patience` epochs. Resuming such a run trains it no further.
+        """
         return bool(self.monitor) and self.history.out_of_patience(self.config.patience)
 
     @property
@@ -159,7 +171,7 @@ class _Fit:
         return len(self.history.rows) >= self.config.epochs or self.stopped
 
     def resume(self, console: Console) -> None:
-        """Continue from the newest intact checkpoint, if there is a checkpoint."""
+        """Load the state from the newest intact checkpoint. If there is no checkpoint, do nothing."""
         if self.latest is None or not checkpoint.steps(self.latest):
             return
         found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",))
@@ -173,7 +185,7 @@ class _Fit:
                 checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
 
     def begin(self) -> None:
-        """Start the clock; the time trained before a resumption counts too."""
+        """Start the clock, so that the training time includes the time before a resumption."""
         self.began = time.perf_counter() - self.history.seconds
 
     def _seconds(self) -> float:
@@ -186,10 +198,14 @@ class _Fit:
             checkpoint.prune(self.latest, KEEP)
 
     def train_epoch(self, asked: threading.Event, progress: Progress) -> Metrics:
-        """Take the remaining steps of an epoch and return its row.
+        """Take the remaining steps of the current epoch, and return its training metrics.
+
+        Args:
+            asked: event that is set if the training should end.
+            progress: progress bar.
 
         Raises:
-            Interrupted: if `asked` is set before the last step; the state has been saved by then.
+            Interrupted: if `asked` is set before the last step of the epoch. The state has been saved before this error is raised.
         """
         epoch, every = len(self.history.rows), self.config.checkpoint_steps
         order = self._copied(self.examples.order(jax.random.fold_in(self.order_key, epoch), self.examples.count, self.config.batch_size))
@@ -209,14 +225,23 @@ class _Fit:
         return self._row(epoch + 1, time.perf_counter() - began, earlier)
 
     def _row(self, epoch: int, seconds: float, earlier: float) -> Metrics:
-        """Return the training metrics of an epoch; `earlier` is the number of its examples that an interrupted process has read."""
+        """Return the training metrics of an epoch.
+
+        Args:
+            epoch: number of the epoch, counted from 1.
+            seconds: time that this process has spent on the epoch.
+            earlier: number of examples of the epoch that were read before the run was resumed; 0 if it was not resumed in this epoch.
+        """
         sums = {name: float(total) for name, total in self.state.totals.items()}
         means = {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
         speed = {"seconds": seconds, "examples_per_second": (sums[EXAMPLES] - earlier) / seconds}
         return {"epoch": epoch, "step": int(self.state.step)} | means | speed
 
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
-        """Add the row of an epoch to the history, keep its parameters if it is the best one, call the callbacks and save the state."""
+        """Finish an epoch: add its metrics `row` to the history, call the callbacks, and save a checkpoint.
+
+        If the epoch is the best one so far, its parameters are kept.
+        """
         require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
         zeros = jax.tree.map(lambda a: jax.device_put(np.zeros_like(a), a.sharding), self.state.totals)
         self.state = self.state._replace(totals=zeros, carry=jax.tree.map(jax.device_put, self.carry, self.shardings.carry))
@@ -239,9 +264,10 @@ class _Fit:
 
 
 def _chunks(start: int, stop: int, every: int) -> Iterator[tuple[int, int]]:
-    """Cut the steps start .. stop - 1 into chunks that each take about `CHUNK_SECONDS`.
+    """Divide the steps start .. stop - 1 of an epoch into chunks that take about `CHUNK_SECONDS` each.
 
-    No chunk crosses a multiple of `every`; if `every` is 0, there is no such limit.
+    The generator measures how long the caller takes for a chunk, and chooses the size of the next chunk accordingly. If `every` is not 0, a
+    chunk also ends at each multiple of `every`.
 
     Yields:
         The first step of a chunk, and the step after its last one.

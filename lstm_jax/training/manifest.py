@@ -1,6 +1,7 @@
-"""Manifest of a run: SHA-256 checksums of the files that its predictions depend on, and the environments that it was trained in.
+"""Manifest of a run: a file with the checksums of the files that its predictions depend on, and with its environments.
 
-Checkpoints have manifests of their own; see `checkpoint`.
+The checksums are SHA-256. An environment is a dict of the versions, devices and settings that the run was trained with. Checkpoints have
+manifests of their own; see `checkpoint`.
 """
 
 import hashlib
@@ -13,15 +14,15 @@ from lstm_jax.files.writing import read_summed, summed_json, write_atomically
 
 NAME = "manifest.json"
 FILES = ("config.json", "data.sha256", "vocabulary.json", "words.npz", "characters.json", "scale.json")
-"""Names of the files that the predictions of a run can depend on; a run has only those of its task."""
+"""Names of all files that the predictions of a run can depend on. A run has only the files of its task."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of a manifest.
+    """Content of the manifest of a run.
 
-    `files` maps file names to SHA-256 checksums. `environments` lists the environments that the run was trained in, oldest first, as
-    returned by `run_folder.environment`.
+    `files` maps file names to SHA-256 checksums. `environments` lists the environments that the run was trained in, oldest first. Each is a
+    dict as `run_folder.environment` returns it.
     """
 
     files: dict[str, str]
@@ -29,12 +30,12 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return the remedy for the error that a file has changed."""
+    """Return the advice for the user if a file of a run has changed, with which the error message ends."""
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
 
 
 def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> Manifest:
-    """Write a manifest of the files as they are now, and return it.
+    """Write a manifest with the checksums of the files as they are now, and return its content.
 
     Raises:
         InputError: if a file cannot be read, or if the manifest cannot be written.
@@ -45,7 +46,7 @@ def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> Manifest:
 
 
 def read(folder: Path) -> Manifest | None:
-    """Return the manifest, or None if the folder has none, as in runs of older versions.
+    """Return the content of the manifest of a run, or None if the run has no manifest, as runs of older versions.
 
     Raises:
         InputError: if the manifest cannot be read or is damaged.
@@ -63,24 +64,31 @@ def read(folder: Path) -> Manifest | None:
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Compare the files with their checksums in the manifest.
+    """Check that the files of a run have the checksums that its manifest gives.
 
     Raises:
-        InputError: if a file is missing, changed or added; the error names the first such file.
+        InputError: if a file is missing, has changed or has been added. The error names the first such file.
     """
     for name, kind in changes(folder, manifest).items():
         raise InputError(f"file {folder / name}", f"{kind} since the run wrote its files", accepting(folder))
 
 
 def changes(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """Return "changed", "missing" or "added" for each file that differs from the manifest, by file name."""
+    """Return the names of the files that differ from the manifest.
+
+    Each name is mapped to "changed", "missing" or "added".
+    """
     found = {name: _digest(folder / name) for name in FILES}
     kinds = {name: "missing" if not found[name] else "changed" if name in manifest.files else "added" for name in FILES}
     return {name: kinds[name] for name in FILES if found[name] != manifest.files.get(name, "")}
 
 
 def _digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or "" if there is no such file."""
+    """Return the SHA-256 of a file, or "" if the file does not exist.
+
+    Raises:
+        InputError: if the path is not a regular file, or if the file cannot be read.
+    """
     try:
         require(path.is_file() or not path.exists(), f"file {path}", "not a regular file", "name the folder of a run")
         with path.open("rb") as file:
