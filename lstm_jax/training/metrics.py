@@ -1,6 +1,6 @@
-"""Metrics of a binary classifier over a whole split, in NumPy and float64.
+"""Metrics of a binary classifier over a whole split, computed in NumPy with float64.
 
-A split has N reviews, each with one logit and one label (0 or 1); p is the predicted probability of label 1.
+A split has N reviews, each with one logit and one label (0 or 1). p is the predicted probability of label 1.
 """
 
 import dataclasses
@@ -15,27 +15,31 @@ from lstm_jax.errors import require
 
 @dataclass(frozen=True)
 class BinaryMetrics:
-    """Metrics of logits against labels."""
+    """Metrics of a binary classifier over N reviews.
+
+    Each review has a label, 0 (negative) or 1 (positive), and a predicted probability p of label 1.
+    """
 
     loss: float
     """Mean binary cross-entropy in nats."""
     accuracy: float
-    """Share of reviews for which (p > 0.5) equals the label, as in Keras' BinaryAccuracy; p = 0.5 counts as negative."""
+    """Share of reviews for which (p > 0.5) equals the label, as in the BinaryAccuracy of Keras. p = 0.5 counts as negative."""
     auc: float
-    """Area under the ROC curve; nan if all labels are the same."""
+    """Area under the ROC curve. It is nan if all labels are the same."""
     confusion: tuple[tuple[int, int], tuple[int, int]]
-    """((true negatives, false positives), (false negatives, true positives)): one row per label, one column per prediction."""
+    """Confusion matrix ((true negatives, false positives), (false negatives, true positives)). It has one row per label and one column per
+    prediction."""
     ece: float
-    """Expected calibration error over 15 bins."""
+    """Expected calibration error over 15 bins of equal width; see `Reliability.ece`."""
     brier: float
-    """Mean squared difference of p and the label, from 0 to 1 (Brier 1950, for the positive class alone)."""
+    """Brier score: mean squared difference between p and the label, from 0 to 1 (Brier 1950, for the positive class alone)."""
     count: int
-    """Number of reviews N."""
+    """Number N of reviews."""
 
     def to_row(self, prefix: str = "") -> dict[str, float | int | None]:
-        """Return a flat dict for a JSON line, with `prefix` before each name.
+        """Return the metrics as a flat dict for a line of JSON, with `prefix` before each name.
 
-        `confusion` becomes four counts. An AUC of nan becomes None, since JSON has no nan.
+        `confusion` becomes the four counts tn, fp, fn and tp. An AUC of nan becomes None, since JSON has no nan.
         """
         row: dict[str, Any] = dataclasses.asdict(self)
         (tn, fp), (fn, tp) = row.pop("confusion")
@@ -45,22 +49,26 @@ class BinaryMetrics:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Reliability of predictions in bins of equal width: mean probability and share of positive labels of each bin."""
+    """Reliability diagram, which groups predictions by their probability and compares them with the labels in each group.
+
+    The groups are bins of probability of equal width.
+    """
 
     edges: Float[np.ndarray, "boundaries"]
-    """Boundaries of the bins, from 0 to 1; there is one more boundary than there are bins."""
+    """Boundaries of the bins, from 0 to 1. There is one more boundary than there are bins."""
     confidence: Float[np.ndarray, "bins"]
-    """Mean probability of the positive class in each bin; nan for an empty bin."""
+    """Mean probability of the positive class in each bin. It is nan for an empty bin."""
     frequency: Float[np.ndarray, "bins"]
-    """Share of positive labels in each bin; nan for an empty bin."""
+    """Share of positive labels in each bin. It is nan for an empty bin."""
     count: Int[np.ndarray, "bins"]
     """Number of reviews in each bin."""
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: the sum over bins of count / N * |frequency - confidence| (Naeini et al. 2015, eq. 1).
+        """Expected calibration error (Naeini et al. 2015, eq. 1).
 
-        Like Naeini et al., it uses the probability of the positive class; Guo et al. 2017 use the probability of the predicted class.
+        It is the sum over the bins of count / N * |frequency - confidence|, where N is the number of reviews. Like Naeini et al., it uses
+        the probability of the positive class. Guo et al. 2017 use the probability of the predicted class instead.
         """
         filled = self.count > 0
         gaps = np.abs(self.frequency[filled] - self.confidence[filled])
@@ -69,19 +77,23 @@ class Reliability:
 
 @dataclass(frozen=True)
 class RocCurve:
-    """Points of the ROC curve: (0, 0), and one point per distinct score up to (1, 1); both rates are nan unless both classes occur."""
+    """ROC curve, as arrays with one entry per point.
+
+    The first point is (0, 0). It is followed by one point for each distinct score, the last of which is (1, 1). If all labels are the same,
+    both rates are nan.
+    """
 
     false_positive_rate: Float[np.ndarray, "points"]
     true_positive_rate: Float[np.ndarray, "points"]
     thresholds: Float[np.ndarray, "points"]
-    """Threshold of each point: reviews with a score of at least the threshold count as positive. The first threshold is inf."""
+    """Threshold of each point. Reviews whose score is at least the threshold count as positive. The first threshold is inf."""
 
 
 def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> BinaryMetrics:
-    """Return all metrics of logits (N,) or (N, 1) and labels of the same shape.
+    """Return all metrics of N logits and N labels, each given with shape (N,) or (N, 1).
 
     With z the logit and y the label, the loss is max(z, 0) - z y + log(1 + exp(-|z|)). This form does not overflow and needs no clipping.
-    (Given probabilities, Keras clips p to [1e-7, 1 - 1e-7], so that its loss of a single review is at most 16.1.)
+    Keras, if it is given probabilities p, clips them to [1e-7, 1 - 1e-7], so that its loss of a single review is at most 16.1.
 
     Raises:
         InputError: if the lengths differ, there are no reviews, a logit is not finite, or a label is neither 0 nor 1.
@@ -106,10 +118,18 @@ def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray,
 
 
 def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."], bins: int = 15) -> Reliability:
-    """Sort probabilities of the positive class into `bins` bins (a, b] of equal width; the first bin also includes 0.
+    """Group predictions by probability into bins of equal width, and compare them with the labels of each bin.
+
+    Each bin contains its upper boundary but not its lower one. The first bin contains both 0 and its upper boundary.
+
+    Args:
+        probabilities: probabilities of the positive class, (N,) or (N, 1).
+        labels: labels 0 or 1, (N,) or (N, 1).
+        bins: number of bins.
 
     Raises:
-        InputError: if a probability is outside [0, 1], `bins` is below 1, or `binary_metrics` would raise an error.
+        InputError: if the lengths differ, there are no reviews, a probability is outside [0, 1], a label is neither 0 nor 1, or `bins` is
+            below 1.
     """
     p, y = _checked("probabilities", probabilities, labels)
     require(bool(np.all((p >= 0) & (p <= 1))), "probabilities", f"from {p.min()} to {p.max()}", "give values from 0 to 1, no logits")
@@ -124,15 +144,21 @@ def reliability(probabilities: Shaped[np.ndarray, "..."], labels: Shaped[np.ndar
 
 
 def roc_curve(scores: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> RocCurve:
-    """Return the ROC curve of logits or probabilities; the area under it by the trapezoidal rule is `BinaryMetrics.auc`.
+    """Return the ROC curve of N scores, which are logits or probabilities.
+
+    The area under the curve by the trapezoidal rule equals `BinaryMetrics.auc`.
+
+    Args:
+        scores: (N,) or (N, 1).
+        labels: labels 0 or 1, (N,) or (N, 1).
 
     Raises:
-        InputError: if `binary_metrics` would raise an error.
+        InputError: if the lengths differ, there are no reviews, a score is not finite, or a label is neither 0 nor 1.
     """
     s, y = _checked("scores", scores, labels)
     order = np.argsort(-s, kind="stable")
     s, y = s[order], y[order]
-    last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # tied scores are one point: no threshold separates them
+    last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # equal scores share one point, since no threshold separates them
     true, false = np.cumsum(y)[last], np.cumsum(1 - y)[last]
     both = true[-1] > 0 and false[-1] > 0
     rates = [np.append(0.0, hits / hits[-1]) if both else np.full(len(last) + 1, np.nan) for hits in (false, true)]
@@ -140,7 +166,16 @@ def roc_curve(scores: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "...
 
 
 def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Check values and labels, and return both as float64 of shape (N,)."""
+    """Check N values and N labels, and return both as float64 arrays of shape (N,).
+
+    Args:
+        name: name of the values in error messages.
+        values: logits, probabilities or scores, (N,) or (N, 1).
+        labels: labels 0 or 1, (N,) or (N, 1).
+
+    Raises:
+        InputError: if the lengths differ, N is 0, a value is not finite, or a label is neither 0 nor 1.
+    """
     for thing, array in ((name, values), ("labels", labels)):
         flat = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
         require(flat, thing, f"shape {array.shape}", "give one number a review: (N,) or (N, 1)")
@@ -155,10 +190,10 @@ def _checked(name: str, values: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
 
 
 def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the area under the ROC curve as the Mann-Whitney statistic U / (P Q), or nan if P or Q is 0.
+    """Return the area under the ROC curve, or nan if all labels are the same.
 
-    P and Q are the numbers of positive and negative labels, and U = (sum of the ranks of the positive scores) - P (P + 1) / 2. Equal scores
-    share their mean rank.
+    The area is U / (P Q), where U is the Mann-Whitney statistic, and P and Q are the numbers of positive and negative labels. U is the sum
+    of the ranks of the positive scores, minus P (P + 1) / 2. Equal scores share their mean rank.
     """
     from scipy.stats import rankdata  # takes half a second to import
 

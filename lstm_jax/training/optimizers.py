@@ -1,4 +1,7 @@
-"""Optimisers by name, with learning-rate schedule and gradient clipping; Adam and RMSprop are computed as in Keras."""
+"""Optimisers by name, with learning-rate schedules and gradient clipping.
+
+Adam and RMSprop are computed as in Keras. Other optimisers come from optax.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -16,12 +19,13 @@ from lstm_jax.training.row_sparse import AdamRows, ClippedRows, Optimizer, RowOp
 
 
 def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> RowOptimizer:
-    """Return Adam (Kingma & Ba 2015) as Keras computes it: in the form at the end of section 2 of the paper.
+    """Return the optimiser Adam (Kingma & Ba 2015) as Keras computes it, in the form at the end of section 2 of the paper.
 
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt(v') + eps)
 
-    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1.
-    `optax.adam` differs: it adds eps after the bias correction of v, which matters where gradients are as small as eps.
+    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. The
+    learning rate is a number or a function of the step. `optax.adam` differs: it adds eps after the bias correction of v, which matters
+    where gradients are as small as eps.
     """
     rates = Rates(b1, b2, eps)
 
@@ -46,15 +50,20 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
 
 
 def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.GradientTransformation:
-    """Return RMSprop (Tieleman & Hinton 2012) with Keras' defaults: v' = rho v + (1 - rho) g^2, p' = p - lr g / sqrt(v' + eps)."""
+    """Return the optimiser RMSprop (Tieleman & Hinton 2012) with the defaults of Keras.
+
+        v' = rho v + (1 - rho) g^2;  p' = p - lr g / sqrt(v' + eps)
+
+    Here p is the parameter, g its gradient, v its mean squared gradient and lr the learning rate, a number or a function of the step.
+    """
     return optax.rmsprop(learning_rate, decay=rho, eps=eps, eps_in_sqrt=True)
 
 
 def clipped(optimizer: Optimizer, most: float) -> Optimizer:
-    """Return `optimizer` preceded by `optax.clip_by_global_norm(most)`, which scales down a gradient whose global norm exceeds `most`.
+    """Return the optimiser with gradient clipping: a gradient whose global norm exceeds `most` is scaled down to the norm `most`.
 
-    A `RowOptimizer` keeps its row-sparse update. The norm is that of the dense gradient: if a batch reads a row several times, the
-    gradients of that row are added up first. The state has the structure of `optax.chain` in either case.
+    A `RowOptimizer` keeps its row-sparse update. The norm is that of the dense gradient: if a batch looks up a row several times, the
+    gradients of that row are added up first. The state has the structure of `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
     """
     if isinstance(optimizer, RowOptimizer):
         return RowOptimizer(optax.chain(optax.clip_by_global_norm(most), optimizer.dense), ClippedRows(optimizer.rows, most))
@@ -68,11 +77,11 @@ def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | flo
     """Return the learning rate as a function of the step, or as a number if it is constant.
 
     Args:
-        config: schedule, learning rates and number of warm-up steps.
+        config: kind of the schedule, learning rates and number of warm-up steps.
         total_steps: number of steps of the run, including the warm-up.
 
     Raises:
-        InputError: if the run has more than `MOST` steps, or no step after the warm-up.
+        InputError: if the run has more than `MOST` steps, or if it has no step after the warm-up.
     """
     peak, end, warmup = config.learning_rate, config.final_learning_rate, config.warmup_steps
     require(total_steps <= MOST, "epochs", config.epochs, f"the run would have {total_steps:,} steps: give fewer, {MOST} steps at most")
@@ -90,15 +99,15 @@ def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | flo
                 return peak
             decay = optax.constant_schedule(peak)
     schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup]) if warmup else decay
-    return lambda step: schedule(jnp.asarray(step, float))  # optax mixes dtypes, which strict promotion forbids
+    return lambda step: schedule(jnp.asarray(step, float))  # optax mixes dtypes, which JAX' strict promotion forbids
 
 
 def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
-    """Return the optimiser of a run of `total_steps` steps, with its schedule and its clipping.
+    """Return the optimiser of a run of `total_steps` steps, with its learning-rate schedule and its gradient clipping.
 
     Raises:
-        InputError: if `config.optimizer` is neither a key of `OURS` nor an optimiser of optax that needs only a learning rate, or if
-            `make_schedule` raises an error.
+        InputError: if `config.optimizer` is neither a key of `OURS` nor the name of an optimiser of optax that needs only a learning rate,
+            or if `make_schedule` raises an error.
     """
     schedule = make_schedule(config, total_steps)
     factory: Any = OURS.get(config.optimizer) or getattr(optax, config.optimizer, None)
@@ -108,7 +117,7 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
         optimizer: Any = factory(learning_rate=schedule)
         known = isinstance(optimizer, Optimizer) and not config.optimizer.startswith("scale_by_")
         require(known, "optimizer", config.optimizer, "give adam, rmsprop, sgd, lion or adamw")
-        toy = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}  # a line search also needs the loss: it fails here, not in the first step
+        toy = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}  # a line search also needs the loss, and fails here
         jax.eval_shape(lambda w: optimizer.update(w, optimizer.init(w), w), toy)
     except TypeError as error:
         raise InputError("optimizer", config.optimizer, f"it needs more than a learning rate ({error})") from error

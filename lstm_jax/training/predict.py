@@ -1,4 +1,4 @@
-"""Compiled predictions over many rows."""
+"""Compiled predictions for many examples, which are computed in batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,16 +16,17 @@ def make_predict(
     batch_size: int = 512,
     prepare: Callable[[Any, int], Any] = lambda params, count: params,
 ) -> Callable[[Any, Any], np.ndarray]:
-    """Return a compiled function predict(params, rows) -> array, which applies `forward` to rows in batches.
+    """Return a compiled function predict(params, rows) that applies a model to N examples in batches.
 
-    `rows` is a pytree of (N, ...) arrays, and row n of the result belongs to row n of `rows`.
+    `rows` is a pytree of (N, ...) arrays. The result is one NumPy array, whose row n is the prediction for row n of `rows`.
 
     Args:
-        forward: forward(prepared, batch) -> array with one row per row of the batch.
+        forward: function forward(prepared, batch) that returns an array with one row for each row of the batch. `prepared` is what
+            `prepare` returned.
         mesh: devices that a batch is sharded over.
-        batch_size: largest number of rows in a batch, rounded up to a multiple of the number of devices.
-        prepare: prepare(params, count) -> the first argument of `forward`, where `count` is the number of rows including padding. It runs
-            once per call of `predict`.
+        batch_size: largest number of rows in a batch. It is rounded up to a multiple of the number of devices.
+        prepare: function prepare(params, count) that is called once per call of `predict`. `count` is the number of rows including padding.
+            By default it returns `params`.
     """
 
     @jax.jit

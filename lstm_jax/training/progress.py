@@ -6,13 +6,13 @@ from rich.text import Text
 
 
 class _Rate(ProgressColumn):
-    """Column that shows the steps per second."""
+    """Column of the progress bar that shows the number of steps per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f} steps/s" if task.speed else "")
 
 
 def progress_bar(console: Console) -> Progress:
-    """Return a progress bar, which shows nothing if the console is not a terminal."""
+    """Return a progress bar for the steps of an epoch. If the console is not a terminal, the bar shows nothing."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,7 +1,8 @@
-"""Optimisers that can update only those rows of a table that a step looks up.
+"""Optimisers that can update only those rows of a table that a training step looks up.
 
-A table is a parameter (V, E), such as an embedding; B is the batch size. A `RowOptimizer` combines a dense optax transformation with a
-`RowUpdate`, which takes the same step for a table of which only some rows have a gradient. `optimizers.clipped` adds clipping to both.
+A table is a parameter of V rows and E columns, such as an embedding. B is the batch size. A `RowOptimizer` combines a dense update, which
+is a transformation of optax, with a row-sparse update, which is a `RowUpdate`. Both give the same result. `optimizers.clipped` adds
+gradient clipping to both.
 """
 
 from abc import ABC, abstractmethod
@@ -17,14 +18,16 @@ from lstm_jax.runtime import sharding
 from lstm_jax.training.compiled_adam import Lag, Rates, catch_up, serves, step_rows
 
 Advance = Callable[[Any], tuple[Any, jax.Array]]
-"""advance(state of Adam) -> number of steps including this one, and learning rate with bias correction."""
+"""Function from the state of Adam to the number of the next step, counted from 1, and the learning rate of that step multiplied by the bias
+correction."""
 Update = Callable[..., tuple[Any, Any]]
 
 
 class RowUpdate(ABC):
-    """Row-sparse update of one table (V, E).
+    """Base class of a row-sparse update, in which a training step updates only the rows of a table (V, E) that it looks up.
 
-    Rows that no step reads miss steps; `catch_up` applies the missed steps. `Lag` says how many steps each row has taken.
+    The other rows of the table miss the step. The method `catch_up` lets them take their missed steps later. A `Lag` records how many steps
+    each row has taken.
     """
 
     @abstractmethod
@@ -33,31 +36,44 @@ class RowUpdate(ABC):
 
     @abstractmethod
     def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
-        """Return the `Lag` at step `at` of an epoch of `steps` steps.
+        """Return the record of the steps that each row has taken (`Lag`), as it is before a given step of an epoch.
 
-        `behind` (V,) is the number of steps that each row has missed so far; () means that no row has missed a step.
+        Args:
+            table: the table (V, E).
+            state: state of the optimiser before the step.
+            steps: number of steps of the epoch.
+            at: index of the step in the epoch, counted from 0.
+            behind: number of steps of the epoch that each row has missed so far, (V,). If (), no row has missed a step.
         """
 
     @abstractmethod
     def catch_up(self, name: str, ids: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
-        """Apply the missed steps to rows `ids` (..., B) of the table `name`, or to all rows if `ids` is None.
+        """Let rows of a table take the steps that they missed.
+
+        Args:
+            name: name of the table among the parameters.
+            ids: numbers of the rows, (..., B). If None, all rows take their missed steps.
+            lag: record of the steps that each row has taken.
+            state: state of the optimiser.
+            params: parameters.
 
         Returns:
-            The lag, the state of the optimiser and the parameters after these steps.
+            The new lag, the new state of the optimiser and the new parameters.
         """
 
     @abstractmethod
     def update(self, updates: Any, name: str, ids: Any, rows: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
-        """Take one step, which updates all other parameters, and the given rows of the table.
+        """Take one training step, which updates some rows of the table and all other parameters.
 
-        Once all rows have caught up, the table is the same as after a dense step whose gradient is zero in all other rows.
+        The other rows of the table miss the step. Once they have taken their missed steps, the table is the same as after a dense step in
+        which these rows have a gradient of zero.
 
         Args:
             updates: gradients of the other parameters.
-            name: name of the table.
+            name: name of the table among the parameters.
             ids: numbers of the rows to update, (..., B).
             rows: gradients of these rows, (..., B, E).
-            lag: lag before the step.
+            lag: record of the steps that each row has taken before the step.
             state: state of the optimiser before the step.
             params: parameters before the step.
 
@@ -68,10 +84,11 @@ class RowUpdate(ABC):
 
 @dataclass(frozen=True)
 class RowOptimizer:
-    """An optimiser as a dense transformation and as a row-sparse update, both of which use the state that `init` makes.
+    """An optimiser that offers a dense and a row-sparse update. Both use the state that `init` returns.
 
-    `optax.chain` and other wrappers of optax see only the dense transformation, so that each step updates whole tables.
-    `optimizers.clipped` keeps the row-sparse update. `step.row_sparse` says which of the two a training uses.
+    `dense` is a transformation of optax, which updates whole parameters. `rows` updates only the rows of a table that a step looks up.
+    `step.row_sparse` tells which of the two a training uses. `optax.chain` and other wrappers of optax use only the dense update;
+    `optimizers.clipped` keeps both.
     """
 
     dense: optax.GradientTransformation
@@ -84,7 +101,7 @@ class RowOptimizer:
 
     @property
     def update(self) -> Update:
-        """Function that computes a dense step, as the `update` of an optax transformation does."""
+        """Function that computes a dense update, with the arguments and results of the `update` of an optax transformation."""
         return self.dense.update
 
 
@@ -93,7 +110,7 @@ Optimizer = optax.GradientTransformation | RowOptimizer
 
 @dataclass(frozen=True)
 class AdamRows(RowUpdate):
-    """Row-sparse Adam in compiled code; see `compiled_adam`."""
+    """Row-sparse update of Adam, computed by compiled code; see `compiled_adam`."""
 
     rates: Rates
     advance: Advance
@@ -130,7 +147,11 @@ def _with_table(name, results, lag, state, params):
 
 @dataclass(frozen=True)
 class ClippedRows(RowUpdate):
-    """Row-sparse update whose gradient is first clipped by the global norm of the dense gradient; its state is as in `optax.chain`."""
+    """Row-sparse update with gradient clipping.
+
+    If the global norm of the dense gradient exceeds `most`, the gradients are scaled down to the norm `most`. The update `inner` then uses
+    them. The state of the optimiser has the structure of `optax.chain(optax.clip_by_global_norm(most), ...)`.
+    """
 
     inner: RowUpdate
     most: float
@@ -155,10 +176,19 @@ class ClippedRows(RowUpdate):
 
 
 def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
-    """Return the sums of the gradients `rows` (..., B, E) over equal `ids` (..., B).
+    """Add up the gradients of equal row numbers, so that the result has the same norm as the dense gradient of the table.
 
-    The result has the non-zero rows of the dense gradient of `table` (V, E), and rows of zeros. As in `RowUpdate.update`, negative ids
-    count from the end, and ids outside the table are ignored.
+    The result contains the non-zero rows of the dense gradient, and otherwise zeros. As in `RowUpdate.update`, negative row numbers count
+    from the end of the table, and numbers outside the table are ignored.
+
+    Args:
+        ids: row numbers, (..., B).
+        rows: gradient for each row number, (..., B, E).
+        table: the table (V, E).
+        name: name of the table among the parameters, which determines its sharding.
+
+    Returns:
+        An array with E columns, and with as many rows as there are row numbers.
     """
     if sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table):
         rows = sharding.rows_to_columns(rows)
