@@ -1,4 +1,4 @@
-"""Folder of a run: config, environment, metrics.jsonl, TensorBoard events, figures, checkpoints."""
+"""Folder of a training run, which holds its config, environment, metrics, TensorBoard events, figures and checkpoints."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from lstm_jax.training import manifest
 
 
 class RunFolder:
-    """Paths of the files of a run in the folder `path`, and methods that write and check them."""
+    """Folder of a training run at `path`: the paths of its files, and methods that write and check these files."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -45,10 +45,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock out other processes that would write to this folder, until the context ends; the folder is made if absent.
+        """Lock the folder against other processes until the context ends. The folder is created if it does not exist.
 
         Raises:
-            InputError: if another process holds the lock, or the folder is a file or cannot be made.
+            InputError: if another process holds the lock, if the path is a file, or if the folder cannot be created.
         """
         thing = f"run folder {self.path}"
         try:
@@ -60,13 +60,17 @@ class RunFolder:
             yield
 
     def start(self, config_json: str, resume: bool) -> None:
-        """Write the config to a new folder, or check that the folder holds a run of this config that can be resumed.
+        """Write the config to a new folder, or check that the folder holds a run with this config that can be resumed.
 
-        Files that a killed process left half written are removed.
+        Files that a killed process left half-written are removed.
+
+        Args:
+            config_json: config of the run as JSON.
+            resume: whether the folder may hold an interrupted run.
 
         Raises:
-            InputError: if the folder holds a run and `resume` is false; if it holds a run of another config, or a run of which a file has
-                changed; if it holds other files.
+            InputError: if the folder holds a run and `resume` is false, if its run has another config, if a file of its run has changed, or
+                if it holds other files.
         """
         require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
         for folder in (self.path, self.events, self.figures):
@@ -86,7 +90,7 @@ class RunFolder:
         )
 
     def fix_data(self, fingerprint: str) -> None:
-        """Record the fingerprint of the data if the run has none yet, else check that it has not changed.
+        """Write the fingerprint (a checksum) of the data of a new run, or check that a resumed run has the same data as before.
 
         Raises:
             InputError: if the run began with other data, or if its fingerprint cannot be read.
@@ -102,8 +106,10 @@ class RunFolder:
     def verify(self) -> tuple[str, ...]:
         """Check that the files on which predictions depend are as the run wrote them, and return warnings.
 
+        The only warning is that a run of an older version has no manifest, so that changes of its files cannot be noticed.
+
         Raises:
-            InputError: if a file has changed; the error names it.
+            InputError: if a file has changed. The error names the file.
         """
         found = manifest.read(self.path)
         if found is not None:
@@ -113,7 +119,9 @@ class RunFolder:
         return (f"{note}lstm-jax run accept --run {self.path} writes one",) if self.config.exists() else ()
 
     def environments(self) -> tuple[dict[str, Any], ...]:
-        """Return the environments that the run was trained in, oldest first; () if the run has not begun.
+        """Return the environments that the run was trained in, oldest first, or () if the run has not begun.
+
+        An environment is a dict of versions, devices and settings, as `environment` returns it.
 
         Raises:
             InputError: if the manifest is damaged.
@@ -122,7 +130,10 @@ class RunFolder:
         return found.environments if found is not None else self._written_environments()
 
     def _written_environments(self) -> tuple[dict[str, Any], ...]:
-        """Return the environments in environment.json, which is a copy for people to read, or () if the file cannot be read."""
+        """Return the environments in environment.json, oldest first, or () if the file cannot be read.
+
+        This file is a copy for people to read. The manifest holds the environments as well.
+        """
         try:
             raw = json.loads(self.environment.read_bytes())
             later = raw.pop("resumed", [])
@@ -131,9 +142,12 @@ class RunFolder:
             return ()
 
     def seal(self, environments: tuple[dict[str, Any], ...]) -> None:
-        """Write the manifest of the files as they are now, and environment.json.
+        """Write the manifest, with the checksums of the files as they are now, and environment.json.
 
-        environment.json holds the entries of the first environment, and a list "resumed" of the later environments.
+        environment.json contains the first environment and, under the key "resumed", a list of the later ones.
+
+        Args:
+            environments: environments that the run was trained in, oldest first.
         """
         manifest.write(self.path, environments)
         if environments:
@@ -141,7 +155,10 @@ class RunFolder:
             write_atomically(self.environment, json.dumps(first | ({"resumed": later} if later else {}), indent=2) + "\n")
 
     def accept(self) -> dict[str, str]:
-        """Write a manifest of the files as they are now, and return by name how each file differs from the previous manifest.
+        """Accept the files of the run as they are now, by writing a new manifest with their checksums.
+
+        Returns:
+            For each file that differs from the old manifest, its name and "changed", "missing" or "added".
 
         Raises:
             InputError: if the folder holds no run, another process uses it, or it cannot be written.
@@ -165,7 +182,10 @@ def _same(config: Path, new: str) -> bool:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return the differences between two environments that can change the last bits of a number, such as "cores 4, now 2"."""
+    """Return the differences between two environments that can change the last bits of results.
+
+    Each difference is a text such as "cores 4, now 2". An environment is a dict as `environment` returns it.
+    """
     old, new = (with_current_names({**environment, **environment.get("versions", {})}) for environment in (old, new))
     names = [*_EVERYWHERE, *(_ON_A_CPU if str(new.get("devices", "")).startswith("['cpu") else ())]
     changed = (name for name in names if name in old and name in new and old[name] != new[name])
@@ -184,7 +204,7 @@ def _shown(value: Any) -> str:
 
 
 def environment(mesh: Mesh) -> dict[str, Any]:
-    """Return the versions, devices and settings of this process that can change a number or a time."""
+    """Return the versions, devices and settings of this process that can change results or speed, as a dict."""
     return {
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")},
@@ -207,7 +227,10 @@ def _version(package: str) -> str:
 
 
 def _git() -> str:
-    """Return the commit of this package's checkout, followed by "+" if its code has been changed; "" if it is not a checkout."""
+    """Return the git commit of this package, followed by "+" if its code has uncommitted changes.
+
+    If the package is not in a git repository, return "".
+    """
     here = Path(__file__).parent.parent
     commands = (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "."])
     try:
@@ -220,7 +243,10 @@ def _git() -> str:
 
 
 def _cpu() -> str:
-    """Return the name, the family and the model of the CPU; CPUs of the same name can differ in family and model."""
+    """Return the name, the family and the model of the CPU.
+
+    Two CPUs with the same name can differ in family and model.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""Surprise of a character model at a text: nats of each character given the characters before it.
+"""Scores of a text under a character model: the negative log-probability of each character given the characters before it, in nats.
 
-The modes are those of `sampling`. In mode "carried", the text is read in one pass with the state carried. In mode "window", each character
-is predicted from a zero state and the `length` characters before it, as in the training of the Keras example lstm_text_generation; each of
-the first `length` characters is predicted from all characters before it.
+The model reads the text in one of the two modes of `sampling`. In mode "carried" it reads the text in one pass that carries the recurrent
+state. In mode "window" it predicts each character from a zero state and the `length` characters before it, as in the training of the Keras
+example lstm_text_generation. Each of the first `length` characters has fewer characters before it, and is predicted from all of them.
 """
 
 from collections.abc import Callable
@@ -21,49 +21,58 @@ from lstm_jax.sampling import Mode
 from lstm_jax.training.predict import make_predict
 
 CHUNK = 1024
-"""Largest number of characters of a stream that one compiled call reads."""
+"""Largest number of characters of each stream that one compiled call reads."""
 STREAM = 10_000
-"""Least number of characters of a stream if a long text is read as several streams at once."""
+"""Least number of characters that each stream scores if a long text is divided into several streams."""
 STREAMS = 32
-"""Largest number of streams."""
+"""Largest number of streams into which a long text is divided. The model reads all streams at once."""
 WARM_UP = 1000
-"""Number of characters that a stream reads before the first character that it scores."""
+"""Number of characters that each of several streams reads before the first character that it scores."""
 
 
 class Scores(NamedTuple):
-    """Scores of N characters.
+    """Scores of N characters of a text.
 
-    `nats` is -log p of each character, float32 (N,). `correct` says whether the character was the likeliest one, bool (N,).
+    `nats`, float32 (N,), is the negative log-probability of each character. `correct`, bool (N,), says whether the model gave the character
+    the highest probability of all.
     """
 
     nats: np.ndarray
     correct: np.ndarray
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
-        """Return loss (mean nats), bits, perplexity and accuracy, with `prefix` before each name."""
+        """Return the metrics of all characters together, with `prefix` before each name.
+
+        They are the loss (mean in nats), bits per character, perplexity and accuracy.
+        """
         loss = float(self.nats.mean(dtype=np.float64))
         metrics = {"loss": loss, **bits_and_perplexity(loss), "accuracy": float(self.correct.mean())}
         return {prefix + name: value for name, value in metrics.items()}
 
 
 def bits_and_perplexity(nats: float) -> dict[str, float]:
-    """Return bits = nats / ln 2 and perplexity = e^nats."""
+    """Convert a mean loss in nats to "bits" (nats / ln 2) and "perplexity" (e^nats), and return both."""
     return {"bits": nats / float(np.log(2)), "perplexity": float(np.exp(nats))}
 
 
 def _score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the nats of each target, and whether the target was the likeliest character; logits are (..., V), targets (...)."""
+    """Return the negative log-probability of each target, in nats, and whether the target has the highest probability of all characters.
+
+    Args:
+        logits: (..., V), where V is the size of the vocabulary.
+        targets: (...): character ids.
+    """
     p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.take_along_axis(p, targets[..., None], axis=-1)[..., 0], jnp.argmax(logits, axis=-1) == targets
 
 
 class Scorer:
-    """Scorer of texts under the model `rebuild(params)`.
+    """Scorer of texts, which computes how probable each character of a text is under a character model.
 
     Args:
         rebuild: function from parameters to a `CharGenerator`.
         mesh: devices that windows and streams are sharded over.
-        mode: "carried" or "window".
+        mode: "carried" to carry the recurrent state through the text, or "window" to read each window from a zero state.
         length: number of characters in a window.
     """
 
@@ -90,15 +99,27 @@ class Scorer:
         self._window, self._chunk, self._hidden = make_predict(window, mesh), chunk, hidden
 
     def windows(self, params: Any, ids: Integer[np.ndarray, "N L"]) -> Scores:
-        """Score the last character of each row of ids (N, L), given the characters before it in the row."""
+        """Score the last character of each window, given the other characters of the window.
+
+        Args:
+            params: parameters of the model.
+            ids: character ids (N, L) of N windows with L characters each, including the last one.
+        """
         scored = self._window(params, ids)
         return Scores(scored[:, 0], scored[:, 1] > 0)
 
     def text(self, params: Any, ids: Integer[np.ndarray, "N"]) -> Scores:
-        """Score characters 1 .. N - 1 of a text of ids (N,).
+        """Score each character of a text, given the characters before it.
 
-        In mode "carried", a text with at least `2 * STREAM` characters to score is cut into streams. Each stream first reads the `WARM_UP`
-        characters before the ones that it scores. A shorter text is a single stream.
+        In mode "carried", a text with at least `2 * STREAM` characters to score is divided into streams, which are read at once. Each
+        stream first reads the `WARM_UP` characters before the characters that it scores.
+
+        Args:
+            params: parameters of the model.
+            ids: character ids (N,) of the text.
+
+        Returns:
+            N - 1 scores. The first character has no score, because no character precedes it.
 
         Raises:
             InputError: if N is below 2.
@@ -120,7 +141,7 @@ class Scorer:
         warm = WARM_UP if streams > 1 else 0
         size = min(CHUNK, 1 << max(0, warm + own - 1).bit_length())
         chunks = -(-(warm + own) // size)
-        # stream s reads from s * own - warm on; positions outside the text are masked
+        # stream s begins to read at position s * own - warm; positions outside the text are masked
         positions = np.arange(streams)[:, None] * own - warm + np.arange(chunks * size + 1)[None, :]
         rows = np.asarray(ids, np.int32)[np.clip(positions, 0, count)]
         valid = (positions[:, :-1] >= 0) & (positions[:, :-1] < count)
@@ -139,7 +160,16 @@ class Scorer:
         return Scores(joined(nats), joined(correct))
 
     def activations(self, params: Any, ids: Integer[np.ndarray, "N"]) -> np.ndarray:
-        """Return the output of the last recurrent layer after each character, with the state carried: float32 (N, H).
+        """Return the outputs of the last recurrent layer after each character of a text.
+
+        The model reads the text in one pass that carries the recurrent state.
+
+        Args:
+            params: parameters of the model.
+            ids: character ids (N,) of the text.
+
+        Returns:
+            A float32 array (N, H), where H is the number of hidden units.
 
         Raises:
             InputError: if N is 0.
@@ -155,6 +185,6 @@ class Scorer:
 
 
 def _pair(scored: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Return nats and correctness, both in the dtype of the nats, so that they can be stacked into one array."""
+    """Convert the two results of `_score` to the same dtype, so that they can be stacked into one array, and return them."""
     nats, correct = scored
     return nats, correct.astype(nats.dtype)

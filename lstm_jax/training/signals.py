@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during training, which are recorded so that the state can be saved before the run ends."""
+"""Handling of SIGINT and SIGTERM during training, so that the state can be saved before the run ends."""
 
 import signal
 import threading
@@ -10,10 +10,10 @@ from lstm_jax.runtime.interrupts import interrupted
 
 @contextmanager
 def noted_signals() -> Iterator[threading.Event]:
-    """Set an event at SIGINT or SIGTERM instead of ending the process.
+    """Yield an event that is set when SIGINT or SIGTERM arrives. The signal does not end the process.
 
-    A second SIGINT raises `KeyboardInterrupt` at once. Entering this context also raises it if SIGINT arrived earlier. Outside the main
-    thread the event is never set.
+    If SIGINT arrives when the event is already set, `KeyboardInterrupt` is raised at once. It is also raised on entering the context if
+    SIGINT arrived earlier. Outside the main thread the event is never set.
     """
     if interrupted():
         raise KeyboardInterrupt

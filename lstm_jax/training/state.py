@@ -1,4 +1,4 @@
-"""State that training carries from step to step, and its shardings."""
+"""Training state, which each training step updates, and the sharding of its arrays."""
 
 from typing import Any, NamedTuple
 
@@ -11,25 +11,31 @@ from lstm_jax.training.row_sparse import Optimizer
 
 
 class TrainState(NamedTuple):
-    """State of a training; a tree of the same form holds the shardings of its leaves."""
+    """Training state, which each training step updates.
+
+    A `TrainState` can also hold shardings: it then has the sharding of each array in place of the array.
+    """
 
     step: Any
-    """int32 scalar: number of steps done."""
+    """int32 scalar: number of steps since the start of the run."""
     params: Any
     opt_state: Any
     totals: dict[str, Any]
-    """float32 sum of each metric over the examples that the current epoch has read so far."""
+    """Sum of each metric over the examples that the current epoch has read so far, as float32 scalars."""
     carry: Any = ()
-    """Pytree of (B, ...) arrays that each step hands to the next one, with B the batch size; () if steps hand nothing on."""
+    """Pytree of arrays that each step hands to the next step, such as recurrent states. Their shapes are (B, ...), where B is the batch
+    size. If steps hand nothing on, it is ()."""
     behind: Any = ()
-    """int32 (V,): number of steps of the current epoch that each of the V rows of a table has missed so far; () if no update is row-sparse,
-    or if every call of `run_steps` applies all missed steps."""
+    """int32 (V,): number of steps of the current epoch that each of the V rows of a table has missed so far, because row-sparse updates
+    change only the rows that a step looks up. If no update is row-sparse, it is (). It may also be (), if each call of the compiled
+    training steps ends by applying all missed steps."""
 
 
 def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:
-    """Return a `TrainState` that holds the sharding of each leaf.
+    """Return the sharding of each array of a training state, as a `TrainState`.
 
-    The moments of the optimiser are sharded like their parameters, and the carry like the rows of a batch.
+    The moments of the optimiser are sharded like their parameters, and the carry is sharded like the rows of a batch. All arrays without a
+    rule of their own are replicated. The arguments are those of `create_state`.
     """
     copied = sharding.replicated(mesh)
     param_shardings = jax.tree_util.tree_map_with_path(
@@ -39,7 +45,10 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
     sharding_of = dict(jax.tree_util.tree_leaves_with_path(param_shardings))
 
     def like_parameter(path: tuple, leaf: Any) -> Any:
-        """Return the sharding of the parameter whose path is the end of `path`; moments of another shape (adafactor) are replicated."""
+        """Return the sharding of an array of the optimiser state: that of its parameter, whose path is the end of `path`.
+
+        If the array belongs to no parameter or has another shape (as in adafactor), it is replicated.
+        """
         ends = (path[n:] for n in range(len(path) + 1))
         return next((sharding_of[end] for end in ends if shapes.get(end) == leaf.shape), copied)
 
@@ -51,9 +60,17 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
 def create_state(
     params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()
 ) -> tuple[TrainState, TrainState]:
-    """Return a new state on the mesh, and its shardings.
+    """Create the state at the start of a training on the devices of a mesh, and return it with its shardings.
 
-    The arguments are copied, so that they stay valid when the state is donated to a compiled step.
+    The arrays in the arguments are copied. They thus stay valid when a compiled step reuses the memory of the state.
+
+    Args:
+        params: initial parameters.
+        optimizer: optimiser that makes its initial state.
+        totals: names of the totals.
+        mesh: devices.
+        carry: initial carry; see `TrainState.carry`.
+        behind: initial value of `TrainState.behind`.
     """
     shardings = state_sharding(params, optimizer, totals, mesh, carry, behind)
 
