@@ -1,7 +1,7 @@
-"""Compiled training steps over device-resident examples.
+"""Compiled training steps, which gather their batches from arrays on the device.
 
-`make_run_steps` compiles one program that takes any chunk of the steps of an epoch. Progress, checkpoints and interrupts between chunks
-therefore need no further compilation and change no number.
+`make_run_steps` compiles one function that takes any range of the steps of an epoch. An epoch can therefore be divided into chunks, for
+progress, checkpoints and interrupts, without further compilation and without a change of the results.
 """
 
 from collections.abc import Callable
@@ -21,45 +21,56 @@ from lstm_jax.training.row_sparse import Optimizer, RowOptimizer, RowUpdate
 from lstm_jax.training.state import TrainState
 
 Objective = Callable[..., tuple[jax.Array, Any]]
-"""objective(params, batch, weight (B,), key) -> loss, metrics. The weights sum to 1; they are 0 for rows that only fill up a batch. Each
-metric is a weighted mean. If the state has a carry, the form is objective(params, batch, weight, key, carry) -> loss, (metrics, new
-carry)."""
+"""Function objective(params, batch, weight, key) that returns the loss of a batch and a dict of metrics. `weight` (B,) holds the weight of
+each of the B examples in the batch. The weights sum to 1, and examples that only fill up a batch have weight 0. Each metric is a weighted
+mean. If the training state has a carry, the function is objective(params, batch, weight, key, carry), and it returns the loss and a pair of
+the metrics and the new carry."""
 EXAMPLES = "examples"
-"""Name of the total that counts examples; every other total is the sum of a metric over the examples."""
+"""Name of the entry of `TrainState.totals` that counts the examples. Each other entry is the sum of a metric over the examples."""
 CATCH_UP_INTERVAL = 32
-"""Number of steps after which all rows of a table take the steps that they missed. Because this changes last bits, it happens at fixed
-steps of an epoch, and `TrainState.behind` hands the missed steps from one chunk to the next. The effect of the interval on speed is within
-noise (LOG.md)."""
+"""Number of steps after which all rows of a table take the steps that they missed through row-sparse updates. This changes the last bits of
+results, and therefore happens at fixed steps of an epoch. `TrainState.behind` hands the missed steps from one chunk to the next. The effect
+of the interval on speed is within noise (LOG.md)."""
 
 
 @dataclass(frozen=True)
 class LookupObjective:
-    """An objective that reads one parameter, a table, only by looking up rows of it.
+    """Objective that reads one of the parameters, such as an embedding, only by looking up some of its rows.
 
-    If the optimiser has a row-sparse update, a step takes the gradient with respect to the rows that it looks up, and never forms the
+    This parameter is called the table.
+
+    If the optimiser has a row-sparse update, a training step computes gradients only for the rows that it looks up, and never forms the
     gradient of the whole table. A batch of B sequences of T ids looks up at most B * T rows.
     """
 
     loss: Callable
-    """loss(params, batch, weight, key, vectors=None), as in `Objective`. `vectors` are the rows that the loss would otherwise look up. If
-    an id occurs several times, only the sum of the gradients of its vectors is used."""
+    """Function loss(params, batch, weight, key, vectors=None) with the results of an `Objective`. `vectors` are the rows that the batch
+    looks up. If None, the function looks them up itself. If a row is looked up several times, only the sum of the gradients of its vectors
+    is used."""
     table: str
-    """Name of the parameter that is the table."""
+    """Name of the table among the parameters."""
     ids: Callable[[Any], jax.Array]
-    """ids(batch) -> numbers of the rows to look up, in the shape of `vectors` without its last axis. The last axis of the result is the
-    batch axis."""
+    """Function from a batch to the numbers of the rows that it looks up. The last axis of the result is the batch axis. The shape of
+    `vectors` is that of the result with one more axis for the columns of the table."""
 
     def __call__(self, *args, **options) -> tuple[jax.Array, Any]:
         return self.loss(*args, **options)
 
 
 def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
-    """Return whether steps take the gradient with respect to the looked-up rows of the table, and update only those rows."""
+    """Return whether training steps use the row-sparse update of the optimiser.
+
+    They do so if the objective is a `LookupObjective`, the optimiser is a `RowOptimizer`, and its row-sparse update is available for the
+    table.
+    """
     return isinstance(objective, LookupObjective) and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
 
 
 def no_rows_behind(objective: Any, optimizer: Any, params: Any) -> Any:
-    """Return the `TrainState.behind` of a new state, zeros (V,), with which chunks may end at any step; () if no update is row-sparse."""
+    """Return the value of `TrainState.behind` in which no row of the table has missed a step.
+
+    This is an array of zeros (V,) for a table of V rows, or () if the updates are not row-sparse.
+    """
     return np.zeros(len(params[objective.table]), np.int32) if row_sparse(objective, optimizer, params) else ()
 
 
@@ -70,16 +81,17 @@ def make_run_steps(
     mesh: Mesh,
     gather: Callable[[Any, jax.Array], Any] = take_rows,
 ) -> Callable:
-    """Compile `steps_program` for a mesh, and return run_steps(state, arrays, order, start, stop, key) -> state.
+    """Return a compiled function run_steps(state, arrays, order, start, stop, key) that takes steps start .. stop - 1 of an epoch.
 
-    The given state is donated: it must not be used after the call.
+    It returns the new state. The given state must not be used after the call, because its memory is reused (donated). `steps_program`
+    explains the arguments of the function.
 
     Args:
-        objective: function that returns the loss of a batch; see `Objective`.
-        optimizer: a dense or a row-sparse optimiser.
-        shardings: shardings of the state.
+        objective: function that returns the loss and the metrics of a batch; see `Objective`.
+        optimizer: an optimiser with a dense or a row-sparse update.
+        shardings: shardings of the training state.
         mesh: devices that a batch is sharded over.
-        gather: gather(arrays, numbers) -> batch.
+        gather: function gather(arrays, numbers) that returns the batch of the examples with these numbers.
     """
     run_steps = steps_program(objective, optimizer, gather, bool(jax.tree.leaves(shardings.carry)))
     compiled = jax.jit(run_steps, donate_argnums=0, out_shardings=shardings)
@@ -97,13 +109,16 @@ def steps_program(
     gather: Callable[[Any, jax.Array], Any] = take_rows,
     carries: bool = False,
 ) -> Callable[[TrainState, Any, Order, jax.Array, jax.Array, jax.Array], TrainState]:
-    """Return run_steps(state, arrays, order, start, stop, key) -> state, a pure function that takes steps start .. stop - 1 of an epoch.
+    """Return a pure function run_steps(state, arrays, order, start, stop, key) that takes steps start .. stop - 1 of an epoch.
+
+    It returns the new state. `state` is the `TrainState` before the steps, `arrays` hold the training examples, `order` is the `Order` of
+    the epoch, and `key` is the random key of the run.
 
     Args:
-        objective: function that returns the loss of a batch; see `Objective`.
-        optimizer: a dense or a row-sparse optimiser.
-        gather: gather(arrays, numbers) -> batch.
-        carries: whether the state has a carry; see `Objective`.
+        objective: function that returns the loss and the metrics of a batch; see `Objective`.
+        optimizer: an optimiser with a dense or a row-sparse update.
+        gather: function gather(arrays, numbers) that returns the batch of the examples with these numbers.
+        carries: whether the training state has a carry; see `Objective`.
     """
 
     def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
@@ -121,7 +136,11 @@ def steps_program(
 
 
 def _dense_update(objective: Objective, optimizer: Any, carries: bool, state: TrainState, lag, batch, weight, key):
-    """Return the lag, the state of the optimiser, the parameters, the metrics and the carry after one dense step."""
+    """Take one step that updates whole parameters.
+
+    Returns:
+        The lag (unchanged), the state of the optimiser, the parameters, the metrics and the carry, all after the step.
+    """
 
     def loss(params, batch, weight, key, carry):
         if carries:
@@ -135,7 +154,13 @@ def _dense_update(objective: Objective, optimizer: Any, carries: bool, state: Tr
 
 
 def _row_sparse_update(lookup: LookupObjective, rows_only: RowUpdate, state: TrainState, lag, batch, weight, key):
-    """Return what `_dense_update` returns, but take the gradient of the looked-up rows of the table only, and update only these rows."""
+    """Take one step that updates the rows of the table that the batch looks up, and all other parameters.
+
+    The gradient of the table is computed only for these rows.
+
+    Returns:
+        The lag, the state of the optimiser, the parameters, the metrics and the carry, all after the step.
+    """
     name, ids = lookup.table, lookup.ids(batch)
     lag, opt_state, params = rows_only.catch_up(name, ids, lag, state.opt_state, state.params)
     others = {key: param for key, param in params.items() if key != name}
@@ -151,7 +176,10 @@ def _row_sparse_update(lookup: LookupObjective, rows_only: RowUpdate, state: Tra
 def _take_step(
     gather, arrays, order: Order, key, update: Callable, n: jax.Array, carried: tuple[Any, TrainState]
 ) -> tuple[Any, TrainState]:
-    """Take step n of the epoch: update the state, and add the metrics of the step to the totals."""
+    """Take step n of the epoch, add its metrics to the totals, and return the new lag and the new training state.
+
+    `update` is the function that computes the step, `_dense_update` or `_row_sparse_update`, with its first arguments bound.
+    """
     lag, state = carried
     step_key = jax.random.fold_in(key, state.step)
     lag, opt_state, params, metrics, carry = update(state, lag, gather(arrays, order.rows[n]), order.weight[n], step_key)
@@ -161,7 +189,10 @@ def _take_step(
 
 
 def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: TrainState, order: Order, start, stop) -> TrainState:
-    """Take steps start .. stop - 1, and let all rows take their missed steps at multiples of `CATCH_UP_INTERVAL`."""
+    """Take steps start .. stop - 1 of an epoch with row-sparse updates, and return the new training state.
+
+    At each multiple of `CATCH_UP_INTERVAL` and at the end of the epoch, all rows of the table take the steps that they missed.
+    """
     keeps = bool(jax.tree.leaves(state.behind))
 
     def interval(carried):
@@ -169,7 +200,7 @@ def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: T
         end = jnp.minimum(stop, (n // CATCH_UP_INTERVAL + 1) * CATCH_UP_INTERVAL)
         lag, state = jax.lax.fori_loop(n, end, body, (lag, state))
         due = (end % CATCH_UP_INTERVAL == 0) | (end == len(order.rows)) | (not keeps)
-        # a branch would copy the table; instead, unless catching up is due, every row is marked as having missed no step
+        # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are marked as having missed no step
         whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
         caught, opt_state, params = rows.catch_up(table, None, whole, state.opt_state, state.params)
         state = state._replace(params=params, opt_state=opt_state)

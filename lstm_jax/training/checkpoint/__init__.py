@@ -1,16 +1,19 @@
-"""Checkpoints that detect damage: Orbax writes and reads the arrays, and a manifest of SHA-256 checksums shows whether they are intact.
+"""Checkpoints whose damage is detected.
 
-Layout of a checkpoint folder:
+Orbax writes and reads the arrays, and a manifest of SHA-256 checksums shows whether they are intact. A checkpoint folder holds two entries
+for each checkpoint, here that of step 1200:
 
-    1200/                  output of Orbax, one flat dict {path of the leaf: array}; "1200.1" if 1200 was saved again
-    1200.manifest.json     written last, by one rename: a step is finished if and only if it has a manifest
+    1200/                  arrays, one for each leaf of the state, as Orbax writes them ("1200.1/" if step 1200 was saved again)
+    1200.manifest.json     manifest, written last and by one rename: a checkpoint is finished if and only if it has a manifest
 
-The first line of a manifest is the SHA-256 of all that follows it: JSON with the step, the name of its folder, the `extra` of the caller,
-one checksum per leaf (over dtype, shape and bytes of the global array) and one checksum per file. Several hosts share the folder: every
-process calls `save`, `restore` and `prune`, but only process 0 writes manifests and removes files.
+The first line of a manifest is the SHA-256 of the JSON text that follows it. The JSON text holds the step, the name of the folder of
+arrays, the `extra` of the caller, a checksum of each leaf (of the dtype, the shape and the bytes of the global array), and a checksum of
+each file. If several hosts share the folder, every process calls `save`, `restore` and `prune`, but only process 0 writes manifests and
+removes files.
 
-Orbax' `CheckpointManager` is not used, for three reasons: it restores a flipped bit without an error; it finalises a step before checksums
-can be written beside it; it keeps the newest steps by number, so that damaged checkpoints would displace the last intact one.
+Orbax' `CheckpointManager` is not used, for three reasons. It restores an array with a flipped bit without an error. It finalises a
+checkpoint before checksums can be written beside it. It keeps the newest steps by number, so that damaged checkpoints would displace the
+last intact one.
 """
 
 from lstm_jax.training.checkpoint.store import Restored, prune, restore, save, steps

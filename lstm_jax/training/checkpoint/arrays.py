@@ -14,7 +14,10 @@ import numpy as np
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Orbax' warnings about settings that are intended here, and the errors of its threads after a failure."""
+    """Silence warnings of Orbax about settings that are intended here, until the context ends.
+
+    After a failure of Orbax, the errors that its threads report later are silenced too.
+    """
     logger = logging.getLogger("absl")
     level, hook = logger.level, sys.unraisablehook
 
@@ -26,14 +29,17 @@ def quiet() -> Iterator[None]:
     sys.unraisablehook = note
     try:
         yield
-        sys.unraisablehook = hook  # not restored after a failure, since errors of the threads may arrive later
+        sys.unraisablehook = hook  # the hook stays after a failure, since threads may report errors later
     finally:
         logger.setLevel(level)
 
 
 @contextlib.contextmanager
 def _checkpointer() -> Iterator[Any]:
-    """Yield a synchronous Orbax checkpointer without compression, which would hardly shrink float32 weights and take twice as long."""
+    """Yield an Orbax checkpointer that saves synchronously and without compression.
+
+    Compression would hardly shrink float32 weights, and saving would take twice as long.
+    """
     import orbax.checkpoint as ocp
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False)) as checkpointer, quiet():
@@ -42,7 +48,11 @@ def _checkpointer() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _plain_path(arrays: Path) -> Iterator[Path]:
-    """Yield `arrays`, or the same path through a link if the path has glob characters; with them Orbax would save only half."""
+    """Yield a path to the folder `arrays` that contains no glob characters, such as "*" or "[".
+
+    Orbax would save only half of a checkpoint to a path with glob characters. Such a path is replaced by a path through a temporary
+    symbolic link.
+    """
     path = arrays.absolute()
     if not set(str(path)) & set("[]*?\\") and str(path).isprintable():
         yield path
@@ -54,7 +64,7 @@ def _plain_path(arrays: Path) -> Iterator[Path]:
 
 
 def save_arrays(arrays: Path, leaves: dict[str, Any]) -> None:
-    """Write the leaves to the new folder `arrays`."""
+    """Write the arrays in `leaves`, a dict from names to arrays, to the new folder `arrays`."""
     import orbax.checkpoint as ocp
 
     with _checkpointer() as checkpointer, _plain_path(arrays) as path:
@@ -62,7 +72,14 @@ def save_arrays(arrays: Path, leaves: dict[str, Any]) -> None:
 
 
 def restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return the leaves that `wanted` names, each with the type, dtype and sharding of its counterpart in `wanted`."""
+    """Read arrays from the folder `arrays` and return them by name.
+
+    Args:
+        arrays: folder that `save_arrays` wrote.
+        wanted: for each array to read, an array or `jax.ShapeDtypeStruct` of the same shape and dtype, by name. If it is a NumPy array, the
+            result is a NumPy array. Otherwise the result is a JAX array with the same sharding, or on the first local device if there is no
+            sharding.
+    """
     import orbax.checkpoint as ocp
 
     def how(leaf: Any) -> Any:

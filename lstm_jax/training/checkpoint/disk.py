@@ -1,4 +1,4 @@
-"""Check of the free space for a checkpoint, and file-system errors as `InputError`."""
+"""Check of the free disk space before a checkpoint is saved, and conversion of file-system errors to `InputError`."""
 
 import contextlib
 import errno
@@ -15,11 +15,15 @@ from lstm_jax.errors import InputError
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _OS_ERROR = re.compile(r"\[os_error_code='?(\d+)'?\]")
 _LARGEST_FILE = 2**31
-"""Number of bytes after which tensorstore begins another file."""
+"""Size in bytes at which tensorstore, which Orbax uses, begins a new file."""
 
 
 def require_space(folder: Path, leaves: dict[str, Any]) -> None:
-    """Raise `OSError` if the free space, or the limit on the size of a file of this process, is too small for the leaves."""
+    """Check that the arrays in `leaves` can be saved to the folder.
+
+    Raises:
+        OSError: if there is too little free space, or if this process is not allowed to write files of the needed size (`ulimit -f`).
+    """
     size = sum(leaf.nbytes for leaf in leaves.values())
     needed = size + size // 50 + 2**12 * (4 + len(leaves))  # including the metadata of each leaf
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
@@ -30,7 +34,10 @@ def require_space(folder: Path, leaves: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn file-system errors into `InputError`, also those that tensorstore reports in the text of other exceptions."""
+    """Convert file-system errors that occur inside the context to `InputError`.
+
+    tensorstore reports some file-system errors only in the text of other exceptions. These are converted, too.
+    """
     try:
         yield
     except InputError:

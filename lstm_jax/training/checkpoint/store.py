@@ -31,15 +31,15 @@ _ARRAYS = re.compile(r"([0-9]+)(\.[0-9]+)?(\.orbax-checkpoint-tmp.*)?")
 
 @dataclass(frozen=True)
 class Restored:
-    """A checkpoint that was restored."""
+    """Result of `restore`, which is the content of the restored checkpoint."""
 
     step: int
     state: PyTree
-    """Tree with the structure of the argument `like` of `restore`."""
+    """State as a tree with the structure of the argument `like` of `restore`."""
     extra: dict[str, Any]
-    """The `extra` that was given to `save`, after a round trip through JSON, which turns tuples into lists."""
+    """Dict that was given to `save` as `extra`. Since it is stored as JSON, its tuples have become lists."""
     rejected: tuple[tuple[int, str], ...]
-    """Newer checkpoints that are damaged, newest first: the step of each, and the reason."""
+    """Newer checkpoints that were skipped because they are damaged, newest first. Each is a pair of its step and the reason."""
 
 
 def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
@@ -49,10 +49,10 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     removed. A finished checkpoint of the same step stays untouched until the new one is finished, which then replaces it.
 
     Args:
-        folder: folder that holds the checkpoints of a run; it is made if absent.
+        folder: folder that holds the checkpoints of a run. It is created if it does not exist.
         step: number of the step, at least 0.
         state: tree of JAX or NumPy arrays, none of which is empty. A key of `jax.random.key` must be given as its `jax.random.key_data`.
-        extra: anything that JSON can represent (position in the data, config, history).
+        extra: dict that JSON can represent, for example the history of a run.
 
     Raises:
         InputError: if no space is left, the folder cannot be written, a leaf is not an array or is empty, `extra` cannot be written as
@@ -92,16 +92,18 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
 
 
 def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored:
-    """Load the newest checkpoint in which every bit is as it was saved.
+    """Load the newest intact checkpoint. A checkpoint is intact if all its checksums are correct.
 
     Args:
         folder: folder that was given to `save`.
-        like: tree to fill, of arrays or `jax.ShapeDtypeStruct`. Each leaf is loaded with the sharding of its counterpart in `like` (on the
-            first local device if that has no sharding), or as a NumPy array if its counterpart is one.
-        added: paths of leaves that checkpoints of older versions lack; they are taken from `like`.
+        like: tree with the structure, shapes and dtypes of the state, whose leaves are arrays or `jax.ShapeDtypeStruct`. If a leaf of
+            `like` is a NumPy array, it is loaded as a NumPy array. Otherwise it is loaded as a JAX array with the same sharding, or on the
+            first local device if there is no sharding.
+        added: paths of leaves that checkpoints of older versions may lack. If a checkpoint lacks such a leaf, that of `like` is returned.
 
     Raises:
-        InputError: if there is no checkpoint, all checkpoints are damaged, or leaves, shapes or dtypes differ from `like`.
+        InputError: if there is no checkpoint, if all checkpoints are damaged, or if the leaves of the checkpoint do not have the paths,
+            shapes and dtypes of those in `like`.
     """
     rejected: list[tuple[int, str]] = []
     wanted = _named(like)
@@ -145,7 +147,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves of a tree by path, in the order of `jax.tree.leaves`."""
+    """Return the leaves of a tree as a dict from paths to leaves, in the order of `jax.tree.leaves`."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
     require(bool(flat), "checkpoint state", "a tree without leaves", "give one that holds arrays")
@@ -154,18 +156,27 @@ def _named(tree: PyTree) -> dict[str, Any]:
 
 
 def _free_name(folder: Path, step: int) -> str:
-    """Return a name for the folder of the arrays of a step; no finished checkpoint uses this name."""
+    """Return a name for the folder of the arrays of a step that does not exist yet."""
     names = [str(step), *(f"{step}.{again}" for again in range(1, 1000))]
     return next(name for name in names if not (folder / name).exists())
 
 
 def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the leaves by path, and the damage found in them, or "" if they are intact."""
+    """Load the arrays of a checkpoint and compare them with their checksums.
+
+    Args:
+        folder: folder of the arrays.
+        wanted: leaves to load, by path; see `restore_arrays`.
+        saved: dtype, shape and checksum of each leaf, by path, as in the manifest.
+
+    Returns:
+        The leaves by path, and a description of the damage. The description is "" if the leaves are intact.
+    """
     try:
         loaded = arrays.restore_arrays(folder, wanted)
     except MemoryError:
         raise
-    except Exception as error:  # orbax raises errors of many kinds; an older step may still load
+    except Exception as error:  # Orbax raises many kinds of errors; an older checkpoint may still load
         return {}, f"orbax cannot read it: {error}"
     for name, leaf in loaded.items():
         if leaf_record(leaf) != saved[name]:
@@ -174,7 +185,10 @@ def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[
 
 
 def _clean(folder: Path) -> None:
-    """Remove files that belong to no finished checkpoint, but keep the arrays of a step whose manifest cannot be read."""
+    """Remove all files and folders that belong to no finished checkpoint.
+
+    The arrays of a step whose manifest cannot be read are kept.
+    """
     manifests = {step: read_manifest(folder, step) for step in steps(folder)}
     for entry in list(folder.iterdir()):
         match = _ARRAYS.fullmatch(entry.name)
@@ -187,7 +201,13 @@ def _clean(folder: Path) -> None:
 
 
 def _agreed(damage: str) -> str:
-    """Return the damage that any of the processes found, so that all processes fall back to the same step."""
+    """Return a description of the damage to a checkpoint if any process has found it damaged, else "".
+
+    All processes thus skip the same checkpoints.
+
+    Args:
+        damage: description of the damage that this process has found, or "" if it has found none.
+    """
     if jax.process_count() == 1:
         return damage
     bad = multihost_utils.process_allgather(np.asarray(bool(damage)))

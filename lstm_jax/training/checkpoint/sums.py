@@ -1,4 +1,4 @@
-"""Manifest of a checkpoint: SHA-256 checksums of its leaves and files."""
+"""Manifest of a checkpoint, which holds the SHA-256 checksums of its leaves (the arrays of the state) and its files."""
 
 import hashlib
 import os
@@ -17,26 +17,29 @@ _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 
 
 def manifest_path(folder: Path, step: int) -> Path:
-    """Return the path of the manifest of a step."""
+    """Return the path of the manifest of the checkpoint of a step."""
     return folder / f"{step}.manifest.json"
 
 
 def steps(folder: Path) -> list[int]:
-    """Return the steps that have a manifest, in ascending order, including damaged ones; [] if the folder is absent."""
+    """Return the steps of all finished checkpoints in a folder, in ascending order. Damaged checkpoints are included.
+
+    If the folder does not exist, return [].
+    """
     if not folder.is_dir():
         return []
     return sorted(int(match[1]) for entry in folder.iterdir() if (match := _MANIFEST.fullmatch(entry.name)))
 
 
 def _host(leaf: Any) -> np.ndarray:
-    """Return the global array of a leaf in the memory of this host."""
+    """Return an array in the memory of this host, with the parts of it that other hosts hold."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
     return np.asarray(leaf)
 
 
 def leaf_record(leaf: Any) -> dict[str, Any]:
-    """Return dtype, shape and checksum of a leaf."""
+    """Return the dtype, the shape and the checksum of an array, as they are written to the manifest."""
     array = _host(leaf)
     digest = hashlib.sha256(f"{array.dtype.name} {list(array.shape)}\n".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -44,9 +47,9 @@ def leaf_record(leaf: Any) -> dict[str, Any]:
 
 
 def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
-    """Return size and checksum of every file below the folder `arrays`, by relative path.
+    """Return the size and the checksum of every file below the folder `arrays`, by relative path.
 
-    If `sync` is true, the files are flushed to disk, so that a power cut cannot leave a manifest without its files.
+    If `sync` is true, the files are also flushed to disk, so that a power cut cannot leave a manifest without its files.
     """
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(path for path in arrays.rglob("*") if not path.is_dir()):
@@ -59,7 +62,10 @@ def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
 
 
 def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
-    """Write a manifest under a temporary name, and rename it once it is complete on disk."""
+    """Write the manifest of a step.
+
+    It is first written under a temporary name, and renamed once it is complete on disk.
+    """
     path = manifest_path(folder, step)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
@@ -79,7 +85,10 @@ def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
 
 
 def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
-    """Return the manifest of a step, and the damage found in it or in the files that it lists, or "" if they are intact."""
+    """Return the manifest of a step, and a description of the damage to the manifest or to the files that it lists.
+
+    The description is "" if all of them are intact.
+    """
     manifest = read_manifest(folder, step)
     if manifest is None:
         return {}, "the manifest is damaged"
@@ -99,10 +108,16 @@ def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
 
 
 def require_same_tree(step: int, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Check that the leaves of a checkpoint (`saved`) are those of the tree to fill (`wanted`).
+    """Check that a checkpoint has the same leaves as the tree that is to be loaded.
+
+    Args:
+        step: step of the checkpoint.
+        saved: dtype, shape and checksum of each leaf of the checkpoint, by path.
+        wanted: leaves of the tree to load, by path.
 
     Raises:
-        InputError: if a leaf is missing, has another shape or dtype, or cannot be sharded as wanted. This means a wrong config, not damage.
+        InputError: if a leaf is in only one of the two, has another shape or dtype, or cannot be sharded as wanted. The cause is a wrong
+            config, not damage.
     """
     remedy = "use the config that the run was saved with"
     for name in saved:
