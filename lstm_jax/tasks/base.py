@@ -39,15 +39,16 @@ class Task(ABC, Generic[C, D]):
 
     Args:
         config: config of the run.
-        data: the data that `read` returns. They need an attribute `fingerprint`, which is a checksum of the data.
+        data: the data that `read` returns. Their class has an attribute `fingerprint`, which is a checksum of the data.
         mesh: devices that a batch is sharded over.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     """Names of the metrics that the objective returns."""
     flags: ClassVar[dict[str, str]]
-    """Flags that the user can lower if there is not enough memory. The keys are "parameters", "residuals" (arrays that the forward pass
-    keeps for the backward pass) and "data". The error message names the flags of the key whose arrays need the most memory."""
+    """Command-line flags that the user can lower if there is not enough memory, as a dict. Its keys are "parameters", "residuals" (arrays
+    that the forward pass keeps for the backward pass) and "data". The error message names the flags of the key whose arrays need the most
+    memory."""
 
     def __init__(self, config: C, data: D, mesh: Mesh):
         self.config, self.data, self.mesh = config, data, mesh
@@ -67,7 +68,7 @@ class Task(ABC, Generic[C, D]):
 
     @abstractmethod
     def examples(self) -> Examples:
-        """Return the training examples that an epoch reads."""
+        """Return the training examples."""
 
     @abstractmethod
     def files(self) -> Mapping[str, Content]:

@@ -62,8 +62,9 @@ def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Arra
 def objective(rebuild: Callable) -> Objective:
     """Return the training objective: the mean negative log-likelihood of the targets, in nats.
 
-    The result is a `training.step.Objective`. Its batch is a tuple of rows of `Part.entries`, `Part.ahead` and `Part.target`. Its metrics
-    are the loss and "absolute", which is the mean absolute error in standard deviations of the training split.
+    The result is a `training.step.Objective`. Its batch is a tuple of three arrays, which hold B rows of the fields `entries`, `ahead` and
+    `target` of a `Part`. Its metrics are the loss and "absolute", which is the mean absolute error in standard deviations of the training
+    split.
 
     Args:
         rebuild: function from parameters to the model.
@@ -81,8 +82,8 @@ def objective(rebuild: Callable) -> Objective:
 def make_predictions(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[dict, Part], np.ndarray]:
     """Return a compiled function predictions(params, part) that forecasts the K entries after each of W windows, without dropout.
 
-    The function returns an array (W, 2, K): the means, then the log standard deviations. Both are in units of the standard deviation of the
-    training split, and the means are relative to the last entry that the model reads.
+    `part` holds the windows. The function returns an array (W, 2, K): the means, then the log standard deviations. Both are in units of the
+    standard deviation of the training split, and the means are relative to the last entry that the model reads.
 
     Args:
         rebuild: function from parameters to the model.
@@ -306,7 +307,7 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         return read_series(self.config, path)
 
     def predict(self, part: Part) -> np.ndarray:
-        """Return the forecasts of the K entries after each of the W windows of a split.
+        """Return the forecasts of the K entries after each of W windows, which `part` holds.
 
         The result is an array (W, 2, K): the means, then the log standard deviations. Both are in units of the standard deviation of the
         training split, and the means are relative to the last entry that the model reads.

@@ -103,8 +103,8 @@ def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Par
         split.
 
     Raises:
-        InputError: if a split has no window, if the values of the training split are all the same or too large to square, or if `make_part`
-            raises an error.
+        InputError: if a split has no window, if the values of the training split are all the same or so large that their squares overflow,
+            or if `make_part` raises an error.
     """
     bounds = part_bounds(len(series), config)
     scale = _scale(series.values[: bounds["train"][1]], config)

@@ -261,7 +261,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             mode: "carried", "window", or "auto" for the mode of the training; see `reading_mode`.
 
         Yields:
-            The ids (samples, n) of the next n characters of each text. In total, `chars` characters of each text are returned.
+            The ids (samples, n) of the next n characters of each text. All chunks together have `chars` characters of each text.
 
         Raises:
             InputError: if `chars` is below 0, `samples` is below 1, `seed` is outside 0 .. 2**32 - 1, or there is not enough memory.
@@ -287,14 +287,14 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return [self.characters.decode(row) for row in drawn]
 
     def score(self, ids: np.ndarray, mode: WantedMode = "auto") -> Scores:
-        """Score each character of a text, given the characters before it.
+        """Compute the negative log-probability of each character of a text, given the characters before it.
 
         Args:
             ids: character ids (N,) of the text, as `encode` returns them.
             mode: "carried", "window", or "auto" for the mode of the training; see `reading_mode`.
 
         Returns:
-            N - 1 scores. The first character has no score, because no character precedes it.
+            The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
 
         Raises:
             InputError: if N is below 2.

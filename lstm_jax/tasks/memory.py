@@ -39,13 +39,13 @@ def require_memory(
     Args:
         config: config of the run.
         make: function that returns the model. It is only traced by JAX, so that no weights are allocated.
-        objective: function from `Functional.rebuild` to a `training.step.Objective`.
+        objective: function that takes `rebuild`, a function from parameters to the model, and returns the training objective.
         batch: shapes and dtypes of one batch, as a pytree of `jax.ShapeDtypeStruct` with shapes (B, ...), where B is the batch size.
         mesh: devices that a batch is sharded over.
         flags: flags that the error message tells the user to lower; see `Task.flags`.
         data_bytes: size of the training data in bytes.
-        carry: function from the model to the initial carry, the arrays that each step hands to the next step. If they hand nothing on, it
-            returns ().
+        carry: function from the model to the initial carry, which consists of the arrays that each step hands to the next step. It returns
+            () if steps hand nothing on.
 
     Raises:
         InputError: if the run does not fit, if no backend can run it, or if the batch size is not a multiple of the number of devices.

@@ -49,7 +49,7 @@ class Permissions:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run whose folder has been prepared: it holds the config, the environment and the fingerprint of the data.
+    """A training run whose folder holds the config, the environment and the fingerprint (a checksum) of the data.
 
     `backend` is the name of the backend that computes the recurrent layers.
     """
@@ -125,17 +125,17 @@ def _compiled_code() -> dict[str, str]:
 def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
     """Return the environments that a run was trained in, oldest first.
 
-    An environment is a dict of versions, devices and settings. The present environment is included, unless it equals the last one in
-    everything that can change the last bits of results.
+    An environment is a dict of versions, devices and settings. The present environment is added if it is the first one, or if it differs
+    from the previous one in a way that can change the last bits of results.
 
     Args:
         run: folder of the run.
         here: the present environment.
-        allow: whether the present environment may differ from the last one.
-        console: console that shows a note if they differ.
+        allow: whether the present environment may differ from the previous one in this way.
+        console: console that shows a note if it differs.
 
     Raises:
-        InputError: if the present environment can change the last bits of results, and `allow` is false.
+        InputError: if the present environment differs from the previous one in this way, and `allow` is false.
     """
     before = run.environments()
     if not before:

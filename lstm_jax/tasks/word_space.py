@@ -12,7 +12,8 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.training.run_folder import RunFolder
 
 RESERVED = 4
-"""Number of ids that stand for no word. They mean padding, start, out of vocabulary, and unused."""
+"""Number of ids that do not stand for a word. They stand for padding, the start of a review and words outside the vocabulary, and one of
+them is unused."""
 COMMON = 50
 """Number of training reviews that must contain a word for the word to appear on the map. In a small data set, fewer reviews suffice."""
 

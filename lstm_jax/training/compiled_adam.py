@@ -26,8 +26,8 @@ saves."""
 class Lag(NamedTuple):
     """Record of the steps that each of the V rows of a table has taken in an epoch of S steps.
 
-    With row-sparse updates, a row takes part only in the steps that look it up. It takes the steps that it missed before it is looked up
-    again.
+    With row-sparse updates, a row takes part only in the steps that look it up, and misses the others. Before it is looked up again, it
+    takes the steps that it has missed.
     """
 
     scales: jax.Array

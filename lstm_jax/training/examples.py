@@ -35,9 +35,9 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 @partial(jax.jit, static_argnums=(1, 2))
 def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
-    """Return an order that reads `count` examples in random order, divided into batches.
+    """Return an `Order` that reads `count` examples in random order and in batches of `batch_size` examples.
 
-    If the last batch is not full, it is filled up with example 0 at weight 0.
+    If the last batch is not full, it is filled up with copies of example 0, which have weight 0.
     """
     steps = steps_per_epoch(count, batch_size)
     spare = steps * batch_size - count
@@ -67,11 +67,11 @@ class Examples:
     """Function gather(arrays, numbers) that returns the batch of the examples with the numbers (B,). It is compiled as a part of the
     training step."""
     order: Callable[[jax.Array, int, int], Order] = epoch_order
-    """Function order(key, count, batch size) that returns the `Order` of an epoch. Each epoch has another random key."""
+    """Function order(key, count, batch size) that returns the `Order` of an epoch. The random key differs from epoch to epoch."""
 
     @staticmethod
     def of_rows(arrays: Any) -> "Examples":
-        """Return training examples of which example n consists of row n of each array in the pytree `arrays`.
+        """Return training examples in which example n is row n of each array in the pytree `arrays`.
 
         Each epoch reads them in random order.
         """

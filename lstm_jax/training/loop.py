@@ -131,7 +131,7 @@ def fit(
 
 
 class _Fit:
-    """State of one call of `fit`, and methods that train it epoch by epoch."""
+    """State of one call of `fit`, with methods that train epoch by epoch."""
 
     def __init__(self, params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, checkpoints):
         self.examples, self.config, self.mesh, self.metrics, self.monitor = examples, config, mesh, metrics, monitor
@@ -162,7 +162,8 @@ class _Fit:
     def stopped(self) -> bool:
         """Whether early stopping has ended the training.
 
-        This is so if the monitored metric has not improved for `patience` epochs. Resuming such a run trains it no further.
+        Early stopping ends the training once the monitored metric has not improved for `patience` epochs. Resuming such a run trains it no
+        further.
         """
         return bool(self.monitor) and self.history.out_of_patience(self.config.patience)
 

@@ -30,7 +30,7 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return the advice for the user if a file of a run has changed, with which the error message ends."""
+    """Return the advice to the user that ends the error message about a changed file of a run."""
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
 
 
@@ -46,7 +46,7 @@ def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> Manifest:
 
 
 def read(folder: Path) -> Manifest | None:
-    """Return the content of the manifest of a run, or None if the run has no manifest, as runs of older versions.
+    """Return the content of the manifest of a run, or None if the run has no manifest. Runs of older versions have none.
 
     Raises:
         InputError: if the manifest cannot be read or is damaged.
@@ -74,9 +74,9 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
 
 def changes(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """Return the names of the files that differ from the manifest.
+    """Return the files that differ from the manifest, as a dict from file names to the kind of difference.
 
-    Each name is mapped to "changed", "missing" or "added".
+    The kind is "changed", "missing" or "added".
     """
     found = {name: _digest(folder / name) for name in FILES}
     kinds = {name: "missing" if not found[name] else "changed" if name in manifest.files else "added" for name in FILES}

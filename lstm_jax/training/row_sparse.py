@@ -1,8 +1,8 @@
 """Optimisers that can update only those rows of a table that a training step looks up.
 
 A table is a parameter of V rows and E columns, such as an embedding. B is the batch size. A `RowOptimizer` combines a dense update, which
-is a transformation of optax, with a row-sparse update, which is a `RowUpdate`. Both give the same result. `optimizers.clipped` adds
-gradient clipping to both.
+is a transformation of optax, with a row-sparse update, which is a `RowUpdate`. Apart from rounding, both give the same result.
+`optimizers.clipped` adds gradient clipping to both.
 """
 
 from abc import ABC, abstractmethod
@@ -18,8 +18,8 @@ from lstm_jax.runtime import sharding
 from lstm_jax.training.compiled_adam import Lag, Rates, catch_up, serves, step_rows
 
 Advance = Callable[[Any], tuple[Any, jax.Array]]
-"""Function from the state of Adam to the number of the next step, counted from 1, and the learning rate of that step multiplied by the bias
-correction."""
+"""Function from the state of Adam to two values: the number of the next step, counted from 1, and the learning rate of that step multiplied
+by the bias correction."""
 Update = Callable[..., tuple[Any, Any]]
 
 
@@ -65,8 +65,8 @@ class RowUpdate(ABC):
     def update(self, updates: Any, name: str, ids: Any, rows: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
         """Take one training step, which updates some rows of the table and all other parameters.
 
-        The other rows of the table miss the step. Once they have taken their missed steps, the table is the same as after a dense step in
-        which these rows have a gradient of zero.
+        The other rows of the table miss the step. Once they have taken their missed steps, the table is the same, apart from rounding, as
+        after a dense step in which these rows have a gradient of zero.
 
         Args:
             updates: gradients of the other parameters.

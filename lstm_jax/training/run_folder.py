@@ -106,7 +106,7 @@ class RunFolder:
     def verify(self) -> tuple[str, ...]:
         """Check that the files on which predictions depend are as the run wrote them, and return warnings.
 
-        The only warning is that a run of an older version has no manifest, so that changes of its files cannot be noticed.
+        If the run has no manifest, as runs of older versions, a warning says that changes of its files cannot be noticed.
 
         Raises:
             InputError: if a file has changed. The error names the file.
@@ -158,7 +158,8 @@ class RunFolder:
         """Accept the files of the run as they are now, by writing a new manifest with their checksums.
 
         Returns:
-            For each file that differs from the old manifest, its name and "changed", "missing" or "added".
+            A dict from the name of each file that differs from the old manifest to the kind of difference, which is "changed", "missing" or
+            "added".
 
         Raises:
             InputError: if the folder holds no run, another process uses it, or it cannot be written.

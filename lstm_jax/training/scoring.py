@@ -99,17 +99,17 @@ class Scorer:
         self._window, self._chunk, self._hidden = make_predict(window, mesh), chunk, hidden
 
     def windows(self, params: Any, ids: Integer[np.ndarray, "N L"]) -> Scores:
-        """Score the last character of each window, given the other characters of the window.
+        """Compute the negative log-probability of the last character of each window, given the other characters of the window.
 
         Args:
             params: parameters of the model.
-            ids: character ids (N, L) of N windows with L characters each, including the last one.
+            ids: (N, L): character ids of N windows, where L is the number of characters in a window, including the last one.
         """
         scored = self._window(params, ids)
         return Scores(scored[:, 0], scored[:, 1] > 0)
 
     def text(self, params: Any, ids: Integer[np.ndarray, "N"]) -> Scores:
-        """Score each character of a text, given the characters before it.
+        """Compute the negative log-probability of each character of a text, given the characters before it.
 
         In mode "carried", a text with at least `2 * STREAM` characters to score is divided into streams, which are read at once. Each
         stream first reads the `WARM_UP` characters before the characters that it scores.
@@ -119,7 +119,7 @@ class Scorer:
             ids: character ids (N,) of the text.
 
         Returns:
-            N - 1 scores. The first character has no score, because no character precedes it.
+            The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
 
         Raises:
             InputError: if N is below 2.

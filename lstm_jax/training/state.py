@@ -34,8 +34,8 @@ class TrainState(NamedTuple):
 def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:
     """Return the sharding of each array of a training state, as a `TrainState`.
 
-    The moments of the optimiser are sharded like their parameters, and the carry is sharded like the rows of a batch. All arrays without a
-    rule of their own are replicated. The arguments are those of `create_state`.
+    Parameters are sharded as `sharding.param_spec` says. The moments of the optimiser are sharded like their parameters, and the carry is
+    sharded like the rows of a batch. All other arrays are replicated. The arguments are those of `create_state`.
     """
     copied = sharding.replicated(mesh)
     param_shardings = jax.tree_util.tree_map_with_path(
@@ -45,9 +45,10 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
     sharding_of = dict(jax.tree_util.tree_leaves_with_path(param_shardings))
 
     def like_parameter(path: tuple, leaf: Any) -> Any:
-        """Return the sharding of an array of the optimiser state: that of its parameter, whose path is the end of `path`.
+        """Return the sharding of an array of the optimiser state, which is that of the parameter that the array belongs to.
 
-        If the array belongs to no parameter or has another shape (as in adafactor), it is replicated.
+        The path of this parameter is the end of `path`. If there is no such parameter, or if it has another shape (as in adafactor), the
+        array is replicated.
         """
         ends = (path[n:] for n in range(len(path) + 1))
         return next((sharding_of[end] for end in ends if shapes.get(end) == leaf.shape), copied)

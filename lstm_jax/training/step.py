@@ -28,25 +28,23 @@ the metrics and the new carry."""
 EXAMPLES = "examples"
 """Name of the entry of `TrainState.totals` that counts the examples. Each other entry is the sum of a metric over the examples."""
 CATCH_UP_INTERVAL = 32
-"""Number of steps after which all rows of a table take the steps that they missed through row-sparse updates. This changes the last bits of
-results, and therefore happens at fixed steps of an epoch. `TrainState.behind` hands the missed steps from one chunk to the next. The effect
-of the interval on speed is within noise (LOG.md)."""
+"""Number of steps after which all rows of a table take the steps that they missed through row-sparse updates. Because this changes the last
+bits of results, it always happens at the same steps of an epoch. `TrainState.behind` hands the missed steps from one chunk to the next. The
+effect of the interval on speed is within noise (LOG.md)."""
 
 
 @dataclass(frozen=True)
 class LookupObjective:
     """Objective that reads one of the parameters, such as an embedding, only by looking up some of its rows.
 
-    This parameter is called the table.
-
-    If the optimiser has a row-sparse update, a training step computes gradients only for the rows that it looks up, and never forms the
-    gradient of the whole table. A batch of B sequences of T ids looks up at most B * T rows.
+    This parameter is called the table. If the optimiser has a row-sparse update, a training step computes gradients only for the rows that
+    it looks up, and never forms the gradient of the whole table. A batch of B sequences of T ids looks up at most B * T rows.
     """
 
     loss: Callable
     """Function loss(params, batch, weight, key, vectors=None) with the results of an `Objective`. `vectors` are the rows that the batch
-    looks up. If None, the function looks them up itself. If a row is looked up several times, only the sum of the gradients of its vectors
-    is used."""
+    looks up. If `vectors` is None, the function looks them up itself. If a row is looked up several times, only the sum of the gradients of
+    its vectors is used."""
     table: str
     """Name of the table among the parameters."""
     ids: Callable[[Any], jax.Array]
@@ -139,7 +137,7 @@ def _dense_update(objective: Objective, optimizer: Any, carries: bool, state: Tr
     """Take one step that updates whole parameters.
 
     Returns:
-        The lag (unchanged), the state of the optimiser, the parameters, the metrics and the carry, all after the step.
+        The `Lag` (unchanged), the state of the optimiser, the parameters, the metrics and the carry, all after the step.
     """
 
     def loss(params, batch, weight, key, carry):
@@ -159,7 +157,7 @@ def _row_sparse_update(lookup: LookupObjective, rows_only: RowUpdate, state: Tra
     The gradient of the table is computed only for these rows.
 
     Returns:
-        The lag, the state of the optimiser, the parameters, the metrics and the carry, all after the step.
+        The `Lag`, the state of the optimiser, the parameters, the metrics and the carry, all after the step.
     """
     name, ids = lookup.table, lookup.ids(batch)
     lag, opt_state, params = rows_only.catch_up(name, ids, lag, state.opt_state, state.params)
@@ -176,9 +174,10 @@ def _row_sparse_update(lookup: LookupObjective, rows_only: RowUpdate, state: Tra
 def _take_step(
     gather, arrays, order: Order, key, update: Callable, n: jax.Array, carried: tuple[Any, TrainState]
 ) -> tuple[Any, TrainState]:
-    """Take step n of the epoch, add its metrics to the totals, and return the new lag and the new training state.
+    """Take step n of the epoch, add its metrics to the totals, and return the new `Lag` and the new training state.
 
-    `update` is the function that computes the step, `_dense_update` or `_row_sparse_update`, with its first arguments bound.
+    `update` is the function that computes the step. It is `_dense_update` or `_row_sparse_update` with its first arguments bound by
+    `partial`.
     """
     lag, state = carried
     step_key = jax.random.fold_in(key, state.step)

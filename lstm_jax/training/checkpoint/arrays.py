@@ -14,9 +14,9 @@ import numpy as np
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings of Orbax about settings that are intended here, until the context ends.
+    """Silence some messages of Orbax until the context ends.
 
-    After a failure of Orbax, the errors that its threads report later are silenced too.
+    They are warnings about settings that are intended here. If Orbax fails, errors that its threads report later are also silenced.
     """
     logger = logging.getLogger("absl")
     level, hook = logger.level, sys.unraisablehook

@@ -156,7 +156,7 @@ def _named(tree: PyTree) -> dict[str, Any]:
 
 
 def _free_name(folder: Path, step: int) -> str:
-    """Return a name for the folder of the arrays of a step that does not exist yet."""
+    """Return a name that no existing folder has, for the folder of the arrays of a step."""
     names = [str(step), *(f"{step}.{again}" for again in range(1, 1000))]
     return next(name for name in names if not (folder / name).exists())
 

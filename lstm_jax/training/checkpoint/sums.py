@@ -32,7 +32,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def _host(leaf: Any) -> np.ndarray:
-    """Return an array in the memory of this host, with the parts of it that other hosts hold."""
+    """Return the whole of an array in the memory of this host, including the parts that other hosts hold."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
     return np.asarray(leaf)
@@ -64,7 +64,7 @@ def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
 def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
     """Write the manifest of a step.
 
-    It is first written under a temporary name, and renamed once it is complete on disk.
+    The file is first written under a temporary name, and renamed once it is complete on disk.
     """
     path = manifest_path(folder, step)
     temporary = path.with_name(path.name + ".tmp")
@@ -76,7 +76,7 @@ def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
-    """Return the manifest of a step, or None if it is damaged or cannot be read."""
+    """Return the manifest of a step, or None if the manifest is damaged or cannot be read."""
     try:
         manifest = read_summed(manifest_path(folder, step).read_bytes())
     except OSError:
