@@ -33,7 +33,7 @@ def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler,
             rows.append(row)
             console.print(f"  temperature {row['temperature']:g}: prompt {row['prompt']!r}", highlight=False, markup=False)
             console.print(row["text"], highlight=False, markup=False, soft_wrap=True)
-        kept = [row for row in read_samples(path) if row["epoch"] < record.epoch]  # a resumed run draws later epochs again
+        kept = [row for row in read_samples(path) if row["epoch"] < record.epoch]  # later epochs are trained again
         write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (*kept, *rows)))
 
     return sample

@@ -130,7 +130,7 @@ class Scorer:
         parts = [self._carried(params, ids[: self.length + 1])]
         if len(ids) > self.length + 1:
             rows = sliding_window_view(ids[1:], self.length + 1)
-            block = 1 << 16  # windows copied at a time
+            block = 1 << 16  # number of windows that are copied at a time
             parts += [self.windows(params, rows[begin : begin + block]) for begin in range(0, len(rows), block)]
         return Scores(*map(np.concatenate, zip(*parts, strict=True)))
 

@@ -61,7 +61,7 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     require(step >= 0, "checkpoint step", step, "give 0 or more")
     leaves = _named(state)
     for name, leaf in leaves.items():
-        plain = isinstance(getattr(leaf, "dtype", None), np.dtype)  # a typed random key has a dtype of JAX' own
+        plain = isinstance(getattr(leaf, "dtype", None), np.dtype)  # a typed random key has a JAX dtype
         require(plain, f"checkpoint leaf {name}", type(leaf).__name__, "give an array (of a random key: jax.random.key_data(key))")
         require(leaf.size > 0, f"checkpoint leaf {name}", f"shape {leaf.shape}", "leave arrays without elements out of the state")
     try:
