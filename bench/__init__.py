@@ -1,29 +1,33 @@
-"""Benchmarks: each measuring command appends rows to its own file in `bench/results/`, and reports are made from the rows.
+"""Benchmarks of this project and other libraries. Each command appends results to a file in `bench/results/`, and reports from that file.
 
-Terms: a peer is a library that is measured, this project included; a candidate is a peer with options; a workload is a kind of training
-step, evaluation or recurrence with its sizes; a row is a JSON object with the result of one process or one epoch.
+The docstrings of this package use four terms:
+
+- A row is one result: a JSON object on a line of its own, with the measurement of one process or one epoch.
+- A peer is a library that is measured. This project is one of the peers.
+- A candidate is a peer with options, such as a dropout rate.
+- A workload is the work to be measured (a training step, an evaluation, or a recurrent layer alone) together with its sizes.
 """
 
 import argparse
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-"""Folder of the files of rows; each measuring command has one file."""
+"""Folder of the result files; each benchmark command has one file."""
 
 
 def commit() -> str:
-    """Return the commit of this checkout as it is written to rows, with "+" appended if the code of `lstm_jax` differs from the commit."""
+    """Return the Git commit of this checkout, with "+" appended if the code of `lstm_jax` has uncommitted changes."""
     from lstm_jax.training import run_folder  # not `run_folder.environment`: it starts JAX, and a process with JAX's threads must not fork
 
     return run_folder._git()
 
 
 def make_parser(doc: str | None, results: Path, report: bool = True) -> argparse.ArgumentParser:
-    """Return a parser with the flags that all measuring commands share.
+    """Return an argument parser with the flags that all benchmark commands share.
 
     Args:
         doc: docstring of the command, which `--help` prints.
-        results: default of `--results`, the file of rows of the command.
+        results: default of `--results`, the path of the command's result file.
         report: whether to add the flags `--report` and `--commit`.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,4 +1,4 @@
-"""Entry point of `python -m bench COMMAND ...`; `python -m bench COMMAND --help` lists the options of a command."""
+"""Entry point of the command line `python -m bench COMMAND ...`. `python -m bench COMMAND --help` lists the options of a command."""
 
 import sys
 from importlib import import_module
@@ -19,7 +19,10 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Run the command that the command line names, and return the exit code: 0, 2 for bad input, 130 when interrupted, or its own."""
+    """Run the command that the command line names, and return the exit code.
+
+    The exit code is 2 for bad input and 130 if the user interrupts the command. Otherwise it is the code that the command returns, or 0.
+    """
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         unknown = len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help")
         lines = [f"  {name:<12} {meaning}" for name, meaning in COMMANDS.items()]

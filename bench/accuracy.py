@@ -1,4 +1,4 @@
-"""Accuracy on IMDB reviews and on a text of articles, as a function of length, step and units; with --study, accuracy of training recipes.
+"""Accuracy of sentiment analysis (IMDB reviews) and text generation (articles) for several sequence lengths, window steps and hidden sizes.
 
     LSTM_JAX_DATA=... python -m bench accuracy --preset quick
     LSTM_JAX_DATA=... python -m bench accuracy --task sentiment --length 20,40,80,160 --units 32..256 --seeds 3
@@ -9,11 +9,14 @@
     LSTM_JAX_DATA=... python -m bench accuracy --study held_out      # recipes, a tenth of the text held out; about an hour
     LSTM_JAX_DATA=... python -m bench accuracy --study epoch_time    # seconds of an epoch, ours and Keras interleaved
 
-Without --study, the runs form a grid over length, step and units. Each run is a fresh process. A run that already has rows is skipped; in
-the grid only rows of this commit count. A run of the grid uses `--cores` cores (default: one), and as many runs as fit on the machine's
-cores run at the same time. Sentiment trains on all 25,000 training reviews and reports the best test accuracy of all epochs, as the Keras
-example imdb_lstm does. Generation holds out the last tenth of the text and reports the bits per character of that tenth at the best epoch.
-The time to an accuracy is the sum of the training times of the epochs up to the first that reaches it, without compilation and evaluation.
+Without --study, the command trains one model for every combination of length (--length), step between windows (--step) and hidden size
+(--units). With --study, it compares training recipes of the Keras examples over several seeds. Each training run is a fresh process. Runs
+whose results are already in the result file are skipped; without --study, only results of the current commit count. Without --study, each
+run uses `--cores` cores (default: one), and as many runs as fit on the machine's cores run at the same time.
+
+Sentiment trains on all 25,000 training reviews and reports the best test accuracy of all epochs, as the Keras example imdb_lstm does.
+Generation holds out the last tenth of the text and reports the bits per character of that tenth at the best epoch. The time to reach an
+accuracy is the sum of the training times of all epochs up to the first one that reaches it. It excludes compilation and evaluation.
 """
 
 import argparse
@@ -39,13 +42,13 @@ from lstm_jax.sweep.missing import run_missing
 
 PATH = RESULTS / "accuracy.jsonl"
 CORES = 1
-"""Number of cores that a run of the grid uses by default."""
+"""Default number of cores of a training run without --study."""
 TARGET = 0.83
-"""Test accuracy for which the report gives the time until a run reaches it."""
+"""Test accuracy for which the report prints how many seconds of training a run needs to reach it."""
 REVIEWS = 25_000
 """Number of training reviews of IMDB."""
 EXAMPLE_SIZES = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 5, "H": 128}}
-"""Length T, step S between windows and hidden size H of the Keras examples imdb_lstm (sentiment) and lstm_text_generation (generation)."""
+"""Sizes of the Keras examples imdb_lstm and lstm_text_generation, by task: length T, step S between windows and hidden size H."""
 FLAGS = {"T": "--length", "S": "--step", "H": "--units"}
 TASK_FLAGS = {"sentiment": FLAGS | {"T": "--maxlen"}, "generation": FLAGS}
 MODULES = {
@@ -53,18 +56,18 @@ MODULES = {
     ("ours", "generation"): ["bench.peers.ours_tasks", "generation", "--validation", "0.1"],
     ("keras_jax", "sentiment"): ["bench.peers.keras_tasks", "sentiment", "--warm-up"],
 }
-"""Arguments of `python -m` by peer and task. A peer other than ours runs only at the sizes of `EXAMPLE_SIZES`."""
+"""Arguments of `python -m` that train a task with a library, by (library, task). Libraries other than ours run only at `EXAMPLE_SIZES`."""
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Default values of a grid.
+    """Default sizes, number of seeds and number of epochs of the accuracy grid.
 
     Attributes:
-        axes: task -> letter of a size -> values of the size.
+        axes: values of each size, as nested dicts: task -> letter of the size ("T", "S" or "H") -> values.
         seeds: number of seeds.
-        epochs: task -> number of epochs.
+        epochs: number of epochs of each task.
     """
 
     axes: dict[str, dict[str, tuple[int, ...]]]
@@ -83,12 +86,12 @@ PRESETS = {
         {"sentiment": 3, "generation": 1},
     ),
 }
-"""Presets by name. The preset standard took fifty minutes on two cores that other work shared at times."""
+"""Presets by name. The preset "standard" took about fifty minutes on two cores."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A task at one point of the grid: length T, hidden size H and, for generation, step S between windows."""
+    """Point of the accuracy grid: a task with its length T, its hidden size H and, for generation, the step S between windows."""
 
     task: str
     sizes: dict[str, int]
@@ -99,7 +102,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run of the grid, which a fresh process executes."""
+    """Training run of one library at one point of the accuracy grid with one seed. A fresh process executes it."""
 
     cell: Cell
     peer: str
@@ -110,40 +113,61 @@ class Run:
         return f"{self.cell}, {self.peer}, seed {self.seed}"
 
     def about(self) -> Row:
-        """Return the fields that identify the rows of the run."""
+        """Return the fields that all result rows of this training run have in common: task, peer, seed, epochs and sizes."""
         return {"task": self.cell.task, "peer": self.peer, "seed": self.seed, "epochs": self.epochs} | self.cell.sizes
 
     def arguments(self) -> list[str]:
-        """Return the arguments of `python -m` that execute the run."""
+        """Return the arguments of `python -m` that execute this training run."""
         flags = TASK_FLAGS[self.cell.task]
         sizes = [text for letter, size in self.cell.sizes.items() for text in (flags[letter], str(size))] if self.peer == "ours" else []
         return [*MODULES[self.peer, self.cell.task], *sizes, "--epochs", str(self.epochs), "--seed", str(self.seed)]
 
 
 def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) -> list[Cell]:
-    """Return a cell for every combination of the sizes of each task; `axes` is task -> size letter -> values."""
+    """Return the grid points of the given tasks, one for every combination of sizes.
+
+    Args:
+        tasks: names of the tasks.
+        axes: values of each size, as nested dicts: task -> letter of the size -> values.
+    """
     return [Cell(task, dict(zip(axes[task], values, strict=True))) for task in tasks for values in product(*axes[task].values())]
 
 
 def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Run]:
-    """Yield the runs of the grid; a peer other than ours has runs only at the sizes of the Keras example of the task."""
+    """Yield the training runs of the accuracy grid: one for each grid point, library and seed.
+
+    Args:
+        cells: grid points.
+        peers: names of the libraries. A library other than ours runs only at the sizes of the task's Keras example.
+        seeds: number of seeds; the seeds are 0 to seeds - 1.
+        epochs: number of epochs of each task.
+    """
     for cell, peer, seed in product(cells, peers, range(seeds)):
         if (peer, cell.task) in MODULES and (peer == "ours" or cell.sizes == EXAMPLE_SIZES[cell.task]):
             yield Run(cell, peer, seed, epochs[cell.task])
 
 
 def cell_key(row: Row) -> tuple:
-    """Return the key (task, peer, epochs, sizes) that identifies the cell and the peer of a row."""
+    """Return the key (task, peer, epochs, *sizes) of a result row. Rows that differ only in the seed or the epoch have the same key."""
     return (row["task"], row["peer"], row["epochs"], *(row.get(letter) for letter in FLAGS))
 
 
 def run_key(row: Row) -> tuple:
-    """Return the key that identifies the run of a row: `cell_key` and the seed."""
+    """Return the key (*cell_key(row), seed) of the training run that a result row belongs to."""
     return (*cell_key(row), row["seed"])
 
 
 def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
-    """Execute the runs that have no rows of commit `sha` yet, as many at the same time as fit on the machine with `cores` cores each."""
+    """Execute the training runs that have no results yet, and append their results to a file.
+
+    As many runs execute at the same time as fit on the cores of the machine.
+
+    Args:
+        runs: training runs.
+        path: result file. A run is skipped if the file has its results for the same commit and number of cores.
+        sha: commit of this checkout.
+        cores: number of cores of each run.
+    """
     free = Queue[int]()
     for number in range(len(os.sched_getaffinity(0)) // cores):
         free.put(number * cores)
@@ -167,19 +191,22 @@ def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
-    """Return the rows of the grid that commit `sha` measured with `cores` cores for each run."""
+    """Return the accuracy-grid rows in the result file `path` that commit `sha` measured with `cores` cores per training run."""
     return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
 
 
 def summarize(rows: Iterable[Row]) -> list[Row]:
-    """Return a dict for each cell and peer with its metrics over all seeds.
+    """Return the metrics over all seeds, as one dict for each combination of task, peer, number of epochs and sizes.
 
     Args:
-        rows: rows of the grid, one for each epoch.
+        rows: result rows of the accuracy grid, one for each epoch.
 
     Returns:
-        Dicts with the fields of the cell and: "scores", the best test accuracy or the lowest bits per character of each seed;
-        "examples_per_second" and "epoch_seconds", medians over epochs; "to_target", the seconds to `TARGET` of each seed (sentiment only).
+        Dicts with "task", "peer", "epochs", the sizes, "seeds" (the number of seeds) and these metrics:
+
+        - "scores": for each seed, the best test accuracy (sentiment) or the lowest bits per character (generation).
+        - "examples_per_second" and "epoch_seconds": medians over all epochs.
+        - "to_target": for each seed, the training seconds until the test accuracy `TARGET`. The list is empty for generation.
     """
     groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -198,7 +225,12 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
 
 
 def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
-    """Return the seconds of training until the end of the first epoch that reaches the test accuracy, or infinity if none reaches it."""
+    """Return the training time in seconds up to the end of the first epoch that reaches a test accuracy.
+
+    Args:
+        epochs: result rows of the epochs of one training run.
+        accuracy: test accuracy to reach. If no epoch reaches it, the result is infinity.
+    """
     spent = 0.0
     for row in sorted(epochs, key=lambda row: row["epoch"]):
         spent += row["seconds"]
@@ -208,7 +240,13 @@ def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
 
 
 def pareto_front(lines: Sequence[Row]) -> list[Row]:
-    """Return the lines on the Pareto front of their task: no other line is faster with a score that is equal or better."""
+    """Return the results on the Pareto front of score and speed.
+
+    A result is on the front if no other result of the same task is faster and has an equal or better score.
+
+    Args:
+        lines: results of `summarize`.
+    """
 
     def gain(line: Row) -> float:
         return float(np.mean(line["scores"])) * (1 if line["task"] == "sentiment" else -1)
@@ -221,7 +259,7 @@ def pareto_front(lines: Sequence[Row]) -> list[Row]:
 
 
 def report(rows: Iterable[Row]) -> None:
-    """Print a table of the cells and peers of the grid, in which * marks the Pareto front of score against speed."""
+    """Print a table with the scores and speeds of the accuracy grid, in which * marks the Pareto front of score and speed."""
     lines = summarize(rows)
     front = pareto_front(lines)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -258,7 +296,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the missing runs unless `--report` is given, and print the report."""
+    """Execute the training runs that have no results yet, unless `--report` is given, and print the report."""
     options = _parse()
     require(options.seeds is None or options.seeds >= 1, "seeds", options.seeds, "give 1 or more")
     if options.study != GRID:

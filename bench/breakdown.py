@@ -1,11 +1,13 @@
-"""Time of each part of a training step by XLA's profiler, beside the time of the whole step and a lower bound (floor) of each part.
+"""Time of each part of a training step, as XLA's profiler measures it, with a lower bound of that time (its floor).
 
-    python -m bench breakdown                      # A and B, about a minute on two quiet cores
+    python -m bench breakdown                      # workloads A and B, about a minute on two idle cores
     python -m bench breakdown --report
 
-A part is a call of this project's compiled code, or everything that XLA compiled itself (the part "XLA"); "between" is the rest of the
-step. The floor of a part of the LSTM is the time of its matrix products at the peak speed of a product. The floor of another part is the
-time to move the fewest bytes that it needs at the speed of a copy. Both speeds are measured in the same run.
+A part is one kind of call of this project's compiled code, such as the forward pass of the LSTM. The part "XLA" is all the code that XLA
+compiled itself. The line "between" of the report is the rest of the step's time.
+
+The floor of the forward or backward pass of the LSTM is the time that its matrix products take at the machine's peak speed. The floor of
+any other part is the time to copy the smallest number of bytes that the part must move. Both speeds are measured in the same run.
 """
 
 import json
@@ -38,11 +40,11 @@ PARTS = {
 
 
 def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> dict[str, float]:
-    """Return the lower bound of the milliseconds of each part of a step.
+    """Return a lower bound of the time of each part of a training step, in milliseconds.
 
     Args:
         work: workload.
-        arrays: arrays of the workload; the word ids determine the number of table rows that a batch reads.
+        arrays: arrays of the workload. The number of distinct word ids in a batch determines how many rows of the embedding table move.
         gflops: peak speed of a float32 matrix product, in GFLOP/s.
         copy_gbs: speed of a copy, in GB/s.
     """
@@ -65,7 +67,12 @@ def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> di
 
 
 def traced(run: Any, folder: Path) -> dict[str, float]:
-    """Return the milliseconds per step of each XLA operation by its name, from a trace of `run(STEPS)` that is written to `folder`."""
+    """Profile `STEPS` training steps, and return the milliseconds per step of each XLA operation by name.
+
+    Args:
+        run: run(count) takes `count` training steps.
+        folder: folder to which the profiler writes its trace.
+    """
     import jax
     from jax.profiler import ProfileData, ProfileOptions
 
@@ -78,20 +85,30 @@ def traced(run: Any, folder: Path) -> dict[str, float]:
     for plane in ProfileData.from_file(str(found)).planes:
         for line in plane.lines:
             for event in line.events:
-                # a while loop is left out: the operations in it are events of their own
+                # a while loop is not counted, since the operations in its body have events of their own
                 if any(name == "hlo_op" for name, _ in event.stats) and not event.name.startswith("while"):
                     times[event.name] += event.duration_ns / 1e6 / STEPS
     return dict(times)
 
 
 def targets(dump: Path) -> dict[str, str]:
-    """Return the custom-call target of each XLA operation that has one, from XLA's dump of the compiled steps."""
+    """Return the custom-call target of each XLA operation that is a custom call, by the name of the operation.
+
+    Args:
+        dump: folder of XLA's dump (`--xla_dump_to`) of the compiled training steps.
+    """
     (text,) = (path.read_text() for path in dump.glob("*jit_run_steps*cpu_after_optimizations.txt"))
     return dict(re.findall(r"%(\S+) = .*custom-call\(.*custom_call_target=\"(\w+)\"", text))
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Measure a workload in this process and return the row; XLA reads `XLA_FLAGS` only once, so this must be a fresh process."""
+    """Measure the time of a training step and of each of its parts in this process, and return the fields of the result row.
+
+    It must be called in a process in which JAX has not started yet, because it sets `XLA_FLAGS`, which XLA reads only once.
+
+    Args:
+        name: name of the workload.
+    """
     with tempfile.TemporaryDirectory() as folder:
         dump, trace = Path(folder) / "dump", Path(folder) / "trace"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dump} --xla_dump_hlo_module_re=.*run_steps.*"
@@ -116,14 +133,14 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def with_floors(row: dict[str, Any]) -> dict[str, Any]:
-    """Measure the FLOP/s of a matrix product and the bytes/s of a copy; return the row with both and with the least time of each part."""
+    """Measure the peak speeds of a matrix product and a copy, and return the result row with both speeds and the floor of each part."""
     work, measured = workload(row["workload"]), timing.peaks()
     gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]
     return row | {"floors_ms": floors(work, make_arrays(work), gflops, copy_gbs), "gemm_gflops": gflops, "copy_gbs": copy_gbs}
 
 
 def report(row: dict[str, Any]) -> None:
-    """Print the time of the step, then a line with the time and the floor of each part."""
+    """Print the time of a training step, then a line with the time and the floor of each part."""
     step, total = row["ms_per_step"], sum(row["parts_ms"].values())
     peaks = f"{row['gemm_gflops']:.0f} GFLOP/s, {row['copy_gbs']:.0f} GB/s"
     print(f"\n{row['workload']}, commit {row['git']}: {step:.3f} ms a step; the parts sum to {100 * total / step:.1f} % of it; {peaks}")
@@ -134,7 +151,7 @@ def report(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure each workload unless `--report` is given, and print the last row of each workload."""
+    """Measure each workload unless `--report` is given, and print the newest result of each workload."""
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--workload", nargs="+", default=["A", "B"])
     parser.add_argument("--one", action="store_true", help="measure one workload in this process, and print its row")

@@ -1,12 +1,12 @@
-"""Changes beyond noise between two sets of rows of `bench throughput`, a baseline and a candidate.
+"""Statistical comparison of two sets of step times that `bench throughput` measured, a baseline and a candidate.
 
     python -m bench compare BASELINE CANDIDATE      # files of rows, or commits in bench/results/throughput.jsonl.gz
     python -m bench compare 32f0c1 mine.jsonl --least 0.05
 
-For each workload and peer that both sets have, a permutation test (Fisher 1935) compares the mean logarithms of the times that the
-processes measured. A change is beyond noise if its p-value is at most `--level` after Holm's correction for the number of tests (Holm
-1979) and its size is at least `--least`. On a machine that other work shares, `bench duel` detects smaller changes.
-The exit code is 1 if this project became slower on a workload, and 2 if the rows cannot be compared.
+For each workload and library that both sets contain, a permutation test (Fisher 1935) compares the mean log time of the processes. A
+change is beyond noise if its p-value is at most `--level` after Holm's correction for multiple tests (Holm 1979) and its relative size is
+at least `--least`. On a machine that also runs other work, `bench duel` detects smaller changes.
+The exit code is 1 if this project became slower on a workload, and 2 if the two sets cannot be compared.
 """
 
 import argparse
@@ -30,16 +30,16 @@ Verdict = Literal["faster", "slower", "same"]
 
 @dataclass(frozen=True)
 class Change:
-    """Result of one comparison.
+    """Ratio of the candidate's step time to the baseline's on one workload, with its statistics.
 
     Attributes:
         workload: name of the workload.
-        peer: name of the peer with its options.
+        peer: name of the measured library with its options.
         ratio: time of the candidate divided by the time of the baseline.
         low: lower end of the 95 % confidence interval of the ratio.
         high: upper end of the 95 % confidence interval of the ratio.
-        p: p-value of the test.
-        verdict: whether the candidate is faster or slower beyond noise, or "same".
+        p: p-value of the test that the ratio is 1.
+        verdict: "faster" or "slower" if the candidate is faster or slower beyond noise, otherwise "same".
     """
 
     workload: str
@@ -52,7 +52,7 @@ class Change:
 
     @property
     def times(self) -> str:
-        """Text of the ratio with its confidence interval."""
+        """Text with the ratio and its confidence interval."""
         return f"{self.ratio:.3f} times the baseline's time ({self.low:.3f} to {self.high:.3f})"
 
     def __str__(self) -> str:
@@ -60,14 +60,14 @@ class Change:
 
 
 def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
-    """Return the timed rows of a file of rows, or of a commit whose rows are in `path`.
+    """Return the step-time rows of a result file or of a commit.
 
     Args:
-        text: path of a file, or the first digits of a commit.
-        path: file that is searched if `text` is a commit.
+        text: path of a result file, or the first digits of a commit hash.
+        path: result file that is searched if `text` is not a file.
 
     Raises:
-        InputError: if there are no timed rows.
+        InputError: if the file or the commit has no step-time rows.
     """
     if Path(text).is_file():
         found = kept(rows_of(Path(text), STEP))
@@ -78,16 +78,16 @@ def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
 
 
 def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the change of every workload and peer that occurs in both sets of rows.
+    """Return the change of the step time for every pair of a workload and a library that was measured in both sets.
 
     Args:
-        baseline: timed rows of the baseline.
-        candidate: timed rows of the candidate.
-        level: significance level.
-        least: smallest relative change that counts.
+        baseline: step-time rows of the baseline.
+        candidate: step-time rows of the candidate.
+        level: significance level of all tests together.
+        least: smallest relative change that counts, such as 0.03.
 
     Raises:
-        InputError: if this project's rows come from more than one machine, or if no workload and peer occurs in both sets.
+        InputError: if this project was measured on more than one machine, or if the two sets have no workload and library in common.
     """
     ours = [row for row in baseline + candidate if row["peer"] == OURS]
     machines = sorted({f"{row['cpu']}, {row['cores']} cores, {', '.join(row['devices'])}" for row in ours})
@@ -111,15 +111,15 @@ def _times(rows: Iterable[dict[str, Any]]) -> dict[tuple, list[float]]:
 
 
 def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the changes with their verdicts by Holm's procedure.
+    """Return the changes with verdicts that are corrected for multiple tests by Holm's procedure.
 
-    The k-th smallest p-value of N (k = 0, 1, ...) is compared with level / (N - k). At the first p-value above its limit the procedure
-    stops: that change and all changes with larger p-values are "same".
+    The N p-values are sorted, and the k-th smallest (k = 0, 1, ...) is compared with level / (N - k). At the first p-value above its
+    limit the procedure stops. The change with that p-value and all changes with larger p-values get the verdict "same".
 
     Args:
         found: changes without verdicts.
         level: significance level of all tests together.
-        least: smallest relative change that counts.
+        least: smallest relative change that counts. A smaller change gets the verdict "same".
     """
     verdicts: dict[int, Verdict] = {}
     order = sorted(range(len(found)), key=lambda n: found[n].p)
@@ -132,13 +132,13 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
 
 
 def add_test_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags `--level` and `--least` of the test."""
+    """Add the flags `--level` (significance level) and `--least` (smallest change that counts) to a parser."""
     parser.add_argument("--level", type=float, default=LEVEL, help=f"significance level; {LEVEL} if not given")
     parser.add_argument("--least", type=float, default=LEAST, help=f"smallest change that counts; {LEAST} if not given")
 
 
 def main() -> int:
-    """Print the changes, and return the exit code: 1 if this project became slower on a workload, else 0."""
+    """Print the changes between the two sets of results, and return the exit code: 1 if this project is slower on a workload, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("baseline", help="a file of rows, or a commit")
     parser.add_argument("candidate", help="a file of rows, or a commit")

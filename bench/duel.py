@@ -1,19 +1,19 @@
-"""Comparison of two checkouts of the project that run in turns: is the candidate faster or slower than the baseline, beyond noise?
+"""Comparison of the speed of two checkouts of this project, a baseline and a candidate, whose processes run in turns.
 
     git worktree add ../before HEAD~3
-    python -m bench duel ../before                        # against this checkout, workloads A and B, two minutes on two cores
+    python -m bench duel ../before                        # compare with this checkout, workloads A and B; two minutes on two cores
     python -m bench duel ../before ../after --workload A:H=256 --rounds 12
     python -m bench duel --false-alarms                   # error rate of this test; 19 minutes on two cores
     python -m bench duel --false-alarms --report
 
-Each round starts a fresh process for each checkout. After compilation the two processes take turns, one block of steps at a time, so that
-a machine that is slow for a second slows both. The ratio of a round is the median of the ratios of its blocks. A sign-flip test (Fisher
-1935) is applied to the mean logarithm of the ratios of all rounds. "Beyond noise" is defined as in `bench compare`. This command only
-measures time: it does not check what the checkouts compute.
+Each round starts a fresh process for each checkout. After compilation the two processes take turns: each runs one block of training steps,
+then the other does. If the machine is slow for a second, it is slow for both. The ratio of a round is the median over its turns of the
+candidate's time divided by the baseline's time. A sign-flip test (Fisher 1935) is applied to the mean log ratio of all rounds. The rule
+for a change beyond noise is the rule of `bench compare`. This command does not check that both checkouts compute the same results.
 The exit code is 1 if the candidate is slower on a workload, and 2 for bad input.
 
-With --false-alarms, this checkout is compared with itself twenty times, each time in fresh processes. In the first ten comparisons a third
-process is compared with the same baseline; it is made slower on purpose, as it waits after each call for a tenth of the call's time.
+With --false-alarms, this checkout is compared with itself twenty times, each time in fresh processes. In the first ten comparisons, a third
+process is compared with the same baseline. That process is made 10 % slower: after each call it waits for a tenth of the call's duration.
 """
 
 import argparse
@@ -40,25 +40,30 @@ PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
 KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "cpu", "slower")
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
-"""Number of comparisons of this checkout with itself; number of these that also have a slower process; share by which it is slower."""
+"""Constants of `--false-alarms`: number of comparisons, number of those that also have a slower process, and its relative slowdown."""
 ROLES = {name: Candidate(name, OURS) for name in ("baseline", "candidate")}
 SLOWER = {"slower": Candidate("slower", OURS, slower=SHARE)}
 Row = dict[str, Any]
 
 
 def change(work: str, name: str, ratios: Sequence[float]) -> Change:
-    """Return the change that the ratios of all rounds give, without a verdict.
+    """Return the mean change of the step time over all rounds, with its confidence interval and p-value but without a verdict.
 
     Args:
         work: name of the workload.
-        name: name of the peer or role.
-        ratios: time of the candidate over the time of the baseline, one for each round.
+        name: name that the result carries as `peer`.
+        ratios: for each round, the candidate's time divided by the baseline's time.
     """
     return Change(work, name, *stats.geometric_mean_interval(ratios), stats.paired_p(ratios))
 
 
 def ratio(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
-    """Return the time of the candidate over that of the baseline in one round: the median over pairs of blocks timed in the same turn."""
+    """Return the candidate's time divided by the baseline's time in one round: the median of this ratio over all turns.
+
+    Args:
+        baseline: result row of the baseline, with one time per turn in "samples".
+        candidate: result row of the candidate.
+    """
     return float(np.median(np.asarray(candidate["samples"]) / np.asarray(baseline["samples"])))
 
 
@@ -70,18 +75,18 @@ def measure_round(
     turns: int = TURNS,
     seconds: float = BLOCK_SECONDS,
 ) -> list[Row]:
-    """Run one round, a process for each role in turns, and return a row for each role.
+    """Run one round, in which the processes of the baseline and the candidates take turns, and return a result row for each process.
 
     Args:
-        roles: candidates by role.
+        roles: what each process measures, by the role of the process: "baseline", "candidate" or "slower".
         work: workload that the processes run.
-        environment: environment variables that the processes get besides the usual ones.
-        folders: checkout that each role runs, in the order of `roles`. If None, all roles run this checkout.
-        turns: number of blocks of each process.
-        seconds: duration of a block.
+        environment: environment variables that are added to those of this process.
+        folders: checkout that each process runs, in the order of `roles`. If None, all processes run this checkout.
+        turns: number of timed blocks of steps of each process.
+        seconds: duration of a block in seconds.
 
     Raises:
-        InputError: if a process fails; its message is on standard error.
+        InputError: if a process fails. The error message of the process is on standard error.
     """
     commands = []
     for candidate in roles.values():
@@ -97,7 +102,7 @@ def measure_round(
 
 
 def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[int, dict[str, Mapping[str, Any]]]]:
-    """Return the rows as nested dicts: value of the field `group` -> round -> role -> row."""
+    """Group result rows by the field named `group`, by round and by role, and return nested dicts: value -> round -> role -> row."""
     found: dict[Any, dict[int, dict[str, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         found[row[group]][row["round"]][row["role"]] = row
@@ -105,15 +110,15 @@ def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[i
 
 
 def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> list[Change]:
-    """Return the change of every workload, with verdicts.
+    """Return the change of the step time from the baseline to the candidate for every workload, with a verdict.
 
     Args:
-        rows: rows of the two checkouts.
-        level: significance level.
+        rows: result rows of the two checkouts.
+        level: significance level of all tests together.
         least: smallest relative change that counts.
 
     Raises:
-        InputError: if a workload has so few rounds that no p-value of the test can be as low as `level`.
+        InputError: if a workload has so few rounds that the p-value of the test can never be as small as `level`.
     """
     found = []
     for work, rounds in rounds_of(rows, "workload").items():
@@ -124,7 +129,14 @@ def changes(rows: Iterable[Mapping[str, Any]], level: float, least: float) -> li
 
 
 def false_alarms(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Change]]:
-    """Return the change of each comparison of this checkout with itself, in a list for each role ("candidate" and "slower")."""
+    """Return the result of each comparison of this checkout with itself.
+
+    Args:
+        rows: result rows of `--false-alarms`.
+
+    Returns:
+        Lists of changes by the role of the process that is compared with the baseline: "candidate" or "slower".
+    """
     found: dict[str, list[Change]] = {"candidate": [], "slower": []}
     for rounds in rounds_of(rows, "comparison").values():
         for role, changes in found.items():
@@ -135,7 +147,7 @@ def false_alarms(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Change]]:
 
 
 def report_false_alarms(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print every comparison, the rate of false alarms, and the rate at which the slower process is detected."""
+    """Print every comparison of this checkout with itself, the rate of false alarms, and how often the slower process was detected."""
     found = false_alarms(rows)
     for role, comparisons in found.items():
         for number, comparison in enumerate(comparisons):
@@ -147,7 +159,7 @@ def report_false_alarms(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def version(folder: Path) -> str:
-    """Return the commit of a checkout, followed by "+" and a hash of its uncommitted changes if it has any.
+    """Return the Git commit of a checkout, followed by "+" and a hash of its uncommitted changes if there are any.
 
     Raises:
         InputError: if the folder is not a checkout of this project.
@@ -201,13 +213,18 @@ def duel(options: argparse.Namespace) -> int:
 
 
 def _describe(item: tuple[Any, int], rows: Sequence[Row]) -> str:
-    """Return the line that is printed when a round ends: its workload or comparison, and the ratio of each role to the baseline."""
+    """Return the line that is printed when a round ends, with the time of each process relative to the baseline's.
+
+    Args:
+        item: pair of the workload's name (or the number of the comparison) and the number of the round.
+        rows: result rows of the round, the baseline's first.
+    """
     ratios = ", ".join(f"{row['role']} {ratio(rows[0], row):.3f}" for row in rows[1:])
     return f"{item[0]}, round {item[1]}: {ratios} times the baseline's time"
 
 
 def measure_false_alarms(options: argparse.Namespace) -> None:
-    """Measure the missing rounds in which this checkout is compared with itself, and print the rates."""
+    """Compare this checkout with itself in the rounds that have no results yet, and print the rates of false alarms and detection."""
     sha = options.commit or commit()
     (work,) = read_workloads(options.workload or ["A"], {})
 
@@ -228,12 +245,17 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
 
 
 def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
-    """Return the roles of one comparison of this checkout with itself; the first `slowed` comparisons have the role "slower" too."""
+    """Return what each process of one comparison of this checkout with itself measures, by the role of the process.
+
+    Args:
+        comparison: number of the comparison, from 0.
+        slowed: number of comparisons, counted from the first, that have a process with the role "slower" too.
+    """
     return ROLES | (SLOWER if comparison < slowed else {})
 
 
 def main() -> int:
-    """Measure the missing rounds unless `--report` is given, print the report, and return the exit code."""
+    """Measure the rounds that have no results yet unless `--report` is given, print the report, and return the exit code."""
     options = _parse()
     for name in ("rounds", "turns"):
         require(getattr(options, name) >= 1, name, getattr(options, name), "give 1 or more")

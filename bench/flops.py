@@ -1,9 +1,9 @@
-"""Analytic count of the arithmetic and the memory traffic of a step.
+"""Analytic counts of the floating-point operations (FLOPs) and the memory traffic of a training or evaluation step.
 
-Only matrix products are counted, with 2 FLOPs for a multiply-add. Each product of the forward pass has two products of the same size in
-the backward pass, one for the gradient of each operand. The product of a one-hot input is not counted, since it is a gather of kernel rows
-and its gradient is a scatter. Also left out are elementwise operations (about 30 for each unit and step), weights of a cell other than the
-kernel and the recurrent kernel, and the optimizer.
+Only matrix products are counted; a multiply-add is 2 FLOPs. Each product of the forward pass leads to two products of the same size in the
+backward pass, one for the gradient of each operand. Not counted are the product with a one-hot input (it is a gather of kernel rows, and
+its gradient is a scatter), elementwise operations (about 30 per unit and time step), cell weights other than the kernel and the recurrent
+kernel, and the optimizer.
 """
 
 from bench.workloads import Workload
@@ -12,7 +12,7 @@ FLOAT = 4
 
 
 def parameters(work: Workload) -> dict[str, int]:
-    """Return the number of parameters of each part of the model ("recurrent", "head", "embedding") that the workload has."""
+    """Return the number of parameters of the recurrent layer ("recurrent") and, if the model has them, of "head" and "embedding"."""
     H, E = work.units, work.features
     counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H}
     if work.classes:
@@ -23,7 +23,11 @@ def parameters(work: Workload) -> dict[str, int]:
 
 
 def forward_flops(work: Workload) -> dict[str, int]:
-    """Return the FLOPs of the matrix products of a forward pass, for each of "projection", "recurrence" and "head"."""
+    """Return the FLOPs of the matrix products of a forward pass.
+
+    Returns:
+        FLOPs by product: "projection" (inputs by kernel), "recurrence" (state by recurrent kernel) and "head" (last output by head kernel).
+    """
     rows = work.examples * work.length
     return {
         "projection": 0 if work.kind == "characters" else 2 * rows * work.features * work.gates * work.units,
@@ -33,17 +37,17 @@ def forward_flops(work: Workload) -> dict[str, int]:
 
 
 def step_flops(work: Workload) -> int:
-    """Return the FLOPs of a step: those of the forward pass, plus twice as many for the backward pass unless it is an evaluation."""
+    """Return the FLOPs of one step. An evaluation has only a forward pass; other steps have a backward pass with twice its FLOPs too."""
     return (1 if work.kind == "evaluation" else 3) * sum(forward_flops(work).values())
 
 
 def least_bytes(work: Workload) -> int:
-    """Return a lower bound of the bytes that a step moves, under the assumption that all intermediate values stay in cache.
+    """Return a lower bound of the bytes that a step reads from and writes to memory, if all intermediate values stay in cache.
 
-    In a training step each parameter is read and its gradient is written; then Adam reads the gradient, and reads and writes the parameter
-    and both moments. Of the embedding table only the rows that occur in the batch count. The ids are read. An evaluation reads the
-    parameters and the ids, and writes the logits. The recurrence alone reads its parameters, inputs and cotangent, and writes its outputs
-    and the gradients.
+    A training step reads the ids and each parameter, and writes each gradient. Adam then reads the gradient, and reads and writes the
+    parameter and both moments. Only the rows of the embedding table that can occur in the batch are counted. An evaluation reads the
+    parameters and the ids, and writes the logits. The recurrent layer alone reads its parameters, its inputs and the cotangent of its
+    outputs, and writes its outputs and the gradients.
     """
     counts, rows = parameters(work), work.examples * work.length
     if work.kind == "recurrence":

@@ -1,11 +1,11 @@
-"""Speed of the machine: peak speeds of a matrix product and of a copy, on processor cores and on a GPU, and a quick probe.
+"""Measurement of the machine's speed: the peak speeds of a matrix product and of a memory copy, on a CPU or a GPU, and a quick probe.
 
-    python -m bench.machine --threads 2     # peaks of 2 processor threads; set the libraries to 2 threads, too
+    python -m bench.machine --threads 2     # peaks of 2 CPU threads; limit the libraries to 2 threads too, as with OMP_NUM_THREADS=2
     python -m bench.machine --gpu           # peaks of JAX's first device
-    python -m bench.machine --probe
+    python -m bench.machine --probe         # present speed of small matrix products
 
-Each command prints a JSON line. A peak is the best of several tries. On a processor, the peak of the product is the best of XLA, NumPy
-and, where it is installed, PyTorch, since none of the three is the fastest on every processor.
+Each command prints a JSON line. A peak is the best of several tries. On a CPU, the peak of the matrix product is the best of XLA, NumPy
+and, if it is installed, PyTorch, because none of the three is the fastest on every CPU.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import numpy as np
 
 SIZE = 2048
 COPIED = 64 * 2**20
-"""Number of floats in the array that is copied; it is too large for any cache."""
+"""Number of floats in the array that is copied. The array is too large for any cache."""
 TRIES = 6
 PROBE_SIZE, PROBE_TIMES = 384, 60
 TOLERATED = 0.1
-"""Share by which a probe may be slower than the fastest one; beyond it, other work is assumed to have used the processor."""
+"""Largest relative slowdown of a probe that is tolerated. If a probe is slower, we assume that other work used the CPU."""
 GPU_SETTINGS = {
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # results in TF32 would fail the check against the float32 reference
     "NVIDIA_TF32_OVERRIDE": "0",
@@ -32,17 +32,17 @@ GPU_SETTINGS = {
 
 
 def gpu() -> bool:
-    """Return whether the device file of an NVIDIA GPU exists; the check starts neither JAX nor PyTorch."""
+    """Return whether this machine has an NVIDIA GPU, by its device file in /dev. JAX and PyTorch are not started."""
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def settings() -> dict[str, str]:
-    """Return the environment variables that every benchmark process gets: `GPU_SETTINGS` on a machine with a GPU, else none."""
+    """Return the environment variables that are set for every benchmark process: `GPU_SETTINGS` if the machine has a GPU, else none."""
     return GPU_SETTINGS if gpu() else {}
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Return the seconds of the fastest of `TRIES` calls; a first call is made before and not counted."""
+    """Call a function once to warm up and then `TRIES` times, and return the duration of the fastest of these calls in seconds."""
     seconds = []
     for _ in range(TRIES + 1):
         began = time.perf_counter()
@@ -52,7 +52,10 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def gemm_gflops() -> dict[str, float]:
-    """Return the peak GFLOP/s of a float32 matrix product for each library, on the number of threads that the library is set to use."""
+    """Return the peak speed of a float32 matrix product on the CPU for each library, in GFLOP/s.
+
+    The keys are "numpy", "xla" and, if it is installed, "torch". Each library uses as many threads as its own settings give it.
+    """
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
     out, flops = np.empty_like(a), 2 * SIZE**3
@@ -71,7 +74,7 @@ def gemm_gflops() -> dict[str, float]:
 
 
 def copy_gbs(threads: int) -> float:
-    """Return the GB/s (bytes read plus bytes written) of a copy that is divided among `threads` threads."""
+    """Return the speed of a memory copy by `threads` threads, in GB/s; the bytes read and the bytes written both count."""
     source, target = np.ones(COPIED, np.float32), np.zeros(COPIED, np.float32)
     parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
     with ThreadPoolExecutor(threads) as pool:
@@ -80,7 +83,7 @@ def copy_gbs(threads: int) -> float:
 
 
 def gpu_peaks() -> dict[str, float]:
-    """Return the peak GFLOP/s of a matrix product in full float32 and the peak GB/s of a copy on JAX's first device."""
+    """Return the peak speeds of JAX's first device: GFLOP/s of a matrix product in full float32, and GB/s of a memory copy."""
     import jax
 
     @jax.jit
@@ -98,10 +101,10 @@ def gpu_peaks() -> dict[str, float]:
 
 
 def probe() -> float:
-    """Return the median GFLOP/s of small NumPy matrix products: the speed of the machine at this moment.
+    """Measure the present speed of the CPU: return the median GFLOP/s of small NumPy matrix products.
 
-    Other virtual machines on the same processor can slow this machine without any effect on its load average. If the probe is slow, a
-    measurement made just before or after the probe is noisy.
+    Other virtual machines on the same CPU can slow this machine without any effect on its load average. A slow probe shows that a
+    benchmark made just before or after the probe cannot be trusted.
     """
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((PROBE_SIZE, PROBE_SIZE)).astype(np.float32) for _ in range(2))
@@ -114,10 +117,10 @@ def probe() -> float:
 
 
 def slow_probe(probes: list[float], fastest: float) -> str:
-    """Return why a measurement is noisy if a probe made beside it was slow, else "".
+    """Return the reason not to trust a benchmark because the CPU was slow at the time, or "" if it was not slow.
 
     Args:
-        probes: GFLOP/s of the probes made before and after the measurement.
+        probes: GFLOP/s of the probes made just before and after the benchmark.
         fastest: GFLOP/s of the fastest probe of this machine.
     """
     if probes and min(probes) < (1 - TOLERATED) * fastest:
@@ -126,7 +129,7 @@ def slow_probe(probes: list[float], fastest: float) -> str:
 
 
 def main() -> None:
-    """Measure the peaks or the probe in this process, and print them as a JSON line."""
+    """Measure the peak speeds or the present speed of the machine, as the flags ask, and print the result as a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--threads", type=int, help="measure the peaks of so many threads")

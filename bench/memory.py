@@ -1,16 +1,18 @@
-"""Peak memory of a training step of the sentiment model for several sequence lengths T, or (with --run) of a whole training run.
+"""Peak memory of training steps of the sentiment model for several sequence lengths T or, with --run, of a whole training run.
 
     python -m bench memory                         # about a minute on two cores
     python -m bench memory --report
     LSTM_JAX_DATA=... python -m bench memory --run # text generation on tiny Shakespeare; about 5 minutes on two cores
 
-Step: for each T and each value of `remat` ("none" keeps all residuals, "sqrt" recomputes them in segments), a fresh process takes two
-training steps at the sizes of the Keras example imdb_lstm (vocabulary V 20,000, features E 128, hidden size H 128, batch B 32, both dropout
-rates 0.2, Adam). The peak includes JAX. Measurements that have a row of this commit are skipped. The printed exponents are from a log-log
-fit over T of the peak memory minus the peak at T = 1, which is the memory of the libraries, the parameters and the compiler.
+Without --run, a fresh process takes two training steps for each T and each value of `remat`. With remat "none" the forward pass keeps all
+residuals for the backward pass; with "sqrt" the backward pass recomputes them in segments. All other sizes are those of the Keras example
+imdb_lstm: vocabulary V 20,000, features E 128, hidden size H 128, batch B 32, both dropout rates 0.2, Adam. The peak is that of the whole
+process, including JAX. Measurements that the result file has for the current commit are skipped. The report also prints how fast the
+memory grows with T: the exponent of a power law that is fitted to the peak memory minus the peak at T = 1. The peak at T = 1 is the
+memory of the libraries, the parameters and the compiler.
 
-Run: `lstm-jax train generation` trains for one epoch on 1.1 million windows of 100 characters, one starting at each character. The peak
-is the largest resident size that the kernel records for the process (ru_maxrss). Each call adds a row.
+With --run, `lstm-jax train generation` trains for one epoch on 1.1 million windows of 100 characters; a window starts at each character.
+The peak is the largest resident memory that the operating system records for the process (ru_maxrss). Each call adds a result.
 """
 
 import argparse
@@ -41,12 +43,12 @@ Row = dict[str, Any]
 
 
 def measure_here(name: str, remat: str, backend: str | None) -> Row:
-    """Take two training steps in this process, and return a row with its peak memory before and after them.
+    """Take two training steps in this process, and return a result row with the peak memory in MiB before and after the steps.
 
     Args:
         name: name of the workload.
-        remat: "none" or "sqrt", as `unroll` takes it.
-        backend: backend of the recurrence. If None, the project chooses.
+        remat: "none" to keep all residuals for the backward pass, or "sqrt" to recompute them in segments.
+        backend: backend of the recurrence. If None, it is chosen automatically.
     """
     from bench.peers import ours
     from bench.peers.base import Options
@@ -62,12 +64,12 @@ def measure_here(name: str, remat: str, backend: str | None) -> Row:
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Return p of the power law value = factor * size ** p that fits the points best, by least squares of the logarithms."""
+    """Fit the power law value = factor * size ** p by least squares of the logarithms, and return the exponent p."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def report(rows: list[Row]) -> None:
-    """Print the peak memory of each row, and for each value of `remat` the exponent of its growth with T."""
+    """Print the peak memory of each result row and, for each value of `remat`, the exponent of its growth with the sequence length T."""
     for remat in dict.fromkeys(row["remat"] for row in rows):
         found = sorted((row for row in rows if row["remat"] == remat), key=lambda row: row["T"])
         for row in found:
@@ -79,7 +81,7 @@ def report(rows: list[Row]) -> None:
 
 
 def measure_run() -> Row:
-    """Train in a process of `lstm-jax train generation`, and return a row with its peak memory."""
+    """Run `lstm-jax train generation` in its own process, and return a result row with the peak memory of that process in MiB."""
     corpus = os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "charlm", "tinyshakespeare.txt")
     flags = [word for name, value in RUN_FLAGS.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +93,14 @@ def measure_run() -> Row:
 
 
 def sweep(names: Sequence[str], path: Path, sha: str, backend: str | None) -> None:
-    """Measure each workload with each value of `remat`, unless it has a row of commit `sha` and the backend already."""
+    """Measure the peak memory of training steps for each workload and each value of `remat`, and append the results to a file.
+
+    Args:
+        names: names of the workloads.
+        path: result file. A measurement is skipped if the file has it for the same commit and backend.
+        sha: commit of this checkout.
+        backend: backend of the recurrence. If None, it is chosen automatically.
+    """
 
     def key(row: Row) -> tuple | None:
         mine = (row["measurement"], row.get("git"), row.get("backend")) == (STEP_MEMORY, sha, backend)
@@ -122,7 +131,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure what has no row yet unless `--report` is given, and print the report."""
+    """Measure the peak memory that the result file does not have yet, unless `--report` is given, and print the report."""
     options = _parse()
     if options.here:
         name, remat = options.here

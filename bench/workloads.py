@@ -1,17 +1,19 @@
-"""Workloads: the training steps of two Keras examples, an evaluation, and the recurrence alone over a grid of sizes.
+"""Benchmark workloads: the training steps of two Keras examples, an evaluation, and a recurrent layer alone.
+
+A workload is selected by name, optionally with other sizes or another cell:
 
     workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32,cell=gru"), workload("evaluation")
 
-- A is the Keras example imdb_lstm: Embedding(20000, 128) -> LSTM(128, dropout 0.2, recurrent dropout 0.2) -> Dense(1), on 80 words of a
-  review, batch 32, Adam.
-- B is the Keras example lstm_text_generation: 33 one-hot characters -> LSTM(128) -> Dense(33), on windows of 40 characters, with the
-  softmax cross-entropy of the next character, batch 128, Adam.
-- evaluation is the model of A without dropout on the 25,000 IMDB test reviews, in batches of 512. It reads the reviews from
-  `$LSTM_JAX_DATA` or the cache.
-- recurrence is the recurrent layer alone, from a zero state: inputs x (B, T, E) -> outputs h (B, T, H), and the gradients of kernel,
-  recurrent kernel, bias and x for a given cotangent of h.
+- "A" is a training step of the Keras example imdb_lstm: Embedding(20000, 128), LSTM(128, dropout 0.2, recurrent dropout 0.2), Dense(1). It
+  trains on 80 words of each review, with batch size 32 and Adam.
+- "B" is a training step of the Keras example lstm_text_generation: LSTM(128) on 33 one-hot characters, Dense(33). It trains on windows of
+  40 characters with the softmax cross-entropy of the next character, batch size 128 and Adam.
+- "evaluation" runs the model of A without dropout on the 25,000 IMDB test reviews, in batches of 512. The reviews are read from
+  `$LSTM_JAX_DATA` or the download cache.
+- "recurrence" is the forward and backward pass of a recurrent layer alone. From inputs x (B, T, E) and a zero initial state, it computes
+  the outputs h (B, T, H). From a given cotangent of h, it computes the gradients of the kernel, the recurrent kernel, the bias and x.
 
-The sizes are batch B, steps T, features E, hidden size H and vocabulary V. The recurrent cell is an LSTM unless the name of the workload
+The sizes are batch B, steps T, features E, hidden size H and vocabulary V. The recurrent cell is an LSTM, unless the name of the workload
 gives another cell of `lstm_jax.cells`.
 """
 
@@ -32,23 +34,23 @@ STEP = 5
 EVALUATED = 25_000
 """Number of IMDB test reviews."""
 LENGTH, CHARACTERS, CHARS = 40, 33, 400
-"""Numbers in lstm_text_generation: characters of a window, distinct characters, and characters drawn after each epoch."""
+"""Sizes of lstm_text_generation: characters in a window, distinct characters, and characters that are drawn after each epoch."""
 RATE = 0.2
 """Both dropout rates of workload A."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Description of the work of one step.
+    """Work that a benchmark measures: one step of training, evaluation or a recurrent layer, with its sizes.
 
     Attributes:
-        name: name that the function `workload` reads, such as "A" or "recurrence:H=64".
-        kind: kind of work.
+        name: name that the function `workload` parses, such as "A" or "recurrence:H=64".
+        kind: "sentiment" (training on word ids), "characters" (training on one-hot characters), "evaluation" or "recurrence".
         batch: batch size B.
         length: number of steps T.
         units: hidden size H.
-        features: number of input features E; V if characters are one-hot.
-        vocabulary: number of different ids V; 0 for the recurrence.
+        features: number of input features E. For one-hot characters it equals V.
+        vocabulary: number of distinct word or character ids V. For the recurrence it is 0.
         cell: name of the recurrent cell.
     """
 
@@ -63,7 +65,7 @@ class Workload:
 
     @property
     def gates(self) -> int:
-        """Number of gates: the kernel has this many blocks of H columns."""
+        """Number of gates of the cell. The kernel has H columns for each gate."""
         if self.cell in GATES:
             return GATES[self.cell]
         from lstm_jax.cells import CELLS  # this imports JAX, which a peer with a cell of `GATES` does not need
@@ -72,27 +74,27 @@ class Workload:
 
     @property
     def sees_state(self) -> bool:
-        """Whether the cell has a recurrent kernel, which multiplies the state."""
+        """Whether the cell has a recurrent kernel, that is, a matrix that multiplies the previous state."""
         return cell_traits(self.cell).has_recurrent_kernel
 
     @property
     def classes(self) -> int:
-        """Number of outputs of the head; 0 if there is no head."""
+        """Number of outputs of the model's head, or 0 if the workload has no head."""
         return {"sentiment": 1, "characters": self.vocabulary, "evaluation": 1, "recurrence": 0}[self.kind]
 
     @property
     def words(self) -> bool:
-        """Whether the inputs are word ids for an embedding."""
+        """Whether the inputs are word ids, so that the model has an embedding."""
         return self.kind in ("sentiment", "evaluation")
 
     @property
     def examples(self) -> int:
-        """Number of examples in a step; an evaluation of all test reviews counts as one step."""
+        """Number of examples in a step. For an evaluation, one step is the evaluation of all test reviews."""
         return EVALUATED if self.kind == "evaluation" else self.batch
 
     @property
     def batches(self) -> int:
-        """Number of batches that training repeats; for sentiment enough that nearly all words of the vocabulary occur, as in an epoch."""
+        """Number of distinct batches, over which training cycles. For sentiment, they contain nearly all words of the vocabulary."""
         return 128 if self.kind == "sentiment" else 8
 
     @property
@@ -102,12 +104,12 @@ class Workload:
 
     @property
     def recurrent_dropout(self) -> float:
-        """Rate of the recurrent dropout; 0 for a cell without a recurrent kernel."""
+        """Rate of the recurrent dropout, or 0 if the cell has no recurrent kernel."""
         return self.dropout if self.sees_state else 0.0
 
 
 GATES = {"lstm": 4, "gru": 3, "simple_rnn": 1}
-"""Number of gates of the cells that other peers have too."""
+"""Number of gates of the recurrent cells that other libraries have too."""
 WORKLOADS = {
     "A": Workload("A", "sentiment", 32, 80, 128, 128, 20_000),
     "B": Workload("B", "characters", 128, 40, 128, 33, 33),
@@ -119,10 +121,10 @@ LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "voc
 
 
 def workload(name: str) -> Workload:
-    """Return the workload with the given name.
+    """Parse the name of a workload, and return the workload.
 
     Args:
-        name: key of `WORKLOADS`, optionally with sizes and a cell, as in "A:B=4,T=5,H=8,E=8,V=30,cell=gru".
+        name: "A", "B", "evaluation" or "recurrence", optionally with sizes and a cell, as in "A:B=4,T=5,H=8,E=8,V=30,cell=gru".
 
     Raises:
         ValueError: if the workload, the letter of a size or the cell does not exist, or if a size is not an integer.
@@ -147,12 +149,12 @@ def workload(name: str) -> Workload:
 
 
 def recurrence(units: int, length: int, batch: int) -> Workload:
-    """Return the workload "recurrence" with the given sizes and as many features as units (E = H)."""
+    """Return the workload "recurrence" with the given hidden size, number of steps and batch size. It has `units` input features."""
     return workload(f"recurrence:H={units},T={length},B={batch}")
 
 
 def grid(units=UNITS, lengths=LENGTHS, batches=BATCH_SIZES) -> Iterator[Workload]:
-    """Yield the workload "recurrence" at every combination of units, lengths and batch sizes."""
+    """Yield the workload "recurrence" for every combination of the given hidden sizes, numbers of steps and batch sizes."""
     for cell in product(units, lengths, batches):
         yield recurrence(*cell)
 
@@ -162,14 +164,15 @@ LAYER = "recurrent/0/"
 
 @dataclass(frozen=True)
 class Arrays:
-    """Weights and data of a workload, which all peers get.
+    """Initial weights and data of a workload. All benchmarked libraries get the same arrays.
 
     Attributes:
-        weights: float32 arrays with the names and layout of `lstm_jax.convert`, gates in the order i, f, g, o. For the recurrence, only the
-            weights of the cell, whose names begin with "recurrent/0/".
-        inputs: word or character ids (N, T) of N examples; for the recurrence the inputs x (B, T, E).
-        targets: labels (N,) or next characters (N,); for the recurrence the cotangent (B, T, H) of its outputs h.
-        text: character ids of the text from which a window is cut every `STEP` characters; empty for other kinds of work.
+        weights: float32 arrays by name, with the names and layout of `lstm_jax.convert`; the LSTM gates are in the order i, f, g, o. For
+            the recurrence, it contains only the weights of the cell, whose names begin with "recurrent/0/".
+        inputs: word or character ids (N, T) of N examples. For the recurrence, they are the inputs x (B, T, E) of the layer.
+        targets: label or next character (N,) of each example. For the recurrence, they are the cotangent (B, T, H) of the outputs h.
+        text: for the kind "characters", ids of a text; the examples are windows that start every `STEP` characters. For other kinds, it
+            is empty.
     """
 
     weights: dict[str, np.ndarray]
@@ -178,18 +181,19 @@ class Arrays:
     text: np.ndarray
 
     def cell(self) -> dict[str, np.ndarray]:
-        """Return the weights of the cell by name.
+        """Return the weights of the recurrent cell by name.
 
-        With G gates (4 for an LSTM) these are kernel (E, G * H), recurrent_kernel (H, G * H), bias (G * H,) and, for some cells, others.
+        For an LSTM they are kernel (E, 4 H), recurrent_kernel (H, 4 H) and bias (4 H,). Other cells have other numbers of gates than 4,
+        and some cells have more weights.
         """
         return {name.removeprefix(LAYER): array for name, array in self.weights.items() if name.startswith(LAYER)}
 
 
 def make_arrays(work: Workload, seed: int = 0) -> Arrays:
-    """Return the weights and data of a workload, which depend on the seed alone.
+    """Return random weights and data for a workload. The same seed gives the same arrays.
 
-    Kernels and embeddings are drawn as Keras initializes them. Recurrent kernels are normal instead of orthogonal, and biases are random,
-    so that an error in the order of the gates changes the results.
+    Kernels and embeddings are drawn from the distributions of Keras' initializers. Recurrent kernels are drawn from a normal distribution.
+    Biases are random, so that a wrong order of the gates changes the results. The workload "evaluation" has the IMDB test reviews as data.
     """
     rng = np.random.default_rng(seed)
     B, T, H, E, V = work.batch, work.length, work.units, work.features, work.vocabulary
@@ -220,7 +224,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     if work.words:
         weights["embedding/embedding"] = uniform(0.05, V, E)
     if work.kind == "evaluation":
-        from bench.peers.task_data import imdb_rows  # this imports the tasks of this project, which other workloads do not need
+        from bench.peers.task_data import imdb_rows  # imported here because only this workload needs it
 
         _, _, ids, labels = imdb_rows()
         return Arrays(weights, ids[:, -T:] % V, labels, empty)
@@ -233,9 +237,9 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
 
 
 def _shapes(work: Workload) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each parameter of a cell that no other peer has.
+    """Return the shape of each parameter of the workload's cell, by name.
 
-    `eval_shape` creates no JAX devices, whose number is chosen later.
+    It uses `jax.eval_shape`, which does not create JAX's devices, so that their number can still be chosen later.
     """
     import jax
 
@@ -246,35 +250,36 @@ def _shapes(work: Workload) -> dict[str, tuple[int, ...]]:
 
 
 def one_hot(ids: np.ndarray, size: int) -> np.ndarray:
-    """Return the one-hot encoding, float32 (..., size), of ids (...)."""
+    """Return the one-hot encoding (..., size) of integer ids (...) as float32."""
     return np.eye(size, dtype=np.float32)[ids]
 
 
 AXES = {"H": "units", "T": "length", "B": "batch"}
-"""Name of the flag, without dashes, that gives the values of each size."""
+"""Name of the command-line flag (without dashes) for each size letter."""
 
 
 def add_size_flags(parser: argparse.ArgumentParser, names: Iterable[str] = AXES.values()) -> None:
-    """Add a flag with a list of sizes for each name; by default --units, --length and --batch."""
+    """Add a flag that takes a list of sizes for each of the names. By default, the flags are --units, --length and --batch."""
     for name in names:
         parser.add_argument(f"--{name}", type=read_sizes, help="sizes, as in 32,64,128 or 32..512")
 
 
 def given_axes(options: argparse.Namespace) -> dict[str, tuple[int, ...]]:
-    """Return the values of each size that a flag gives, by letter."""
+    """Return the sizes given by the flags --units, --length and --batch, by their letters "H", "T" and "B". Absent flags are left out."""
     return {letter: values for letter, name in AXES.items() if (values := getattr(options, name))}
 
 
 def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells: Iterable[str] = ("lstm",)) -> list[Workload]:
-    """Return the named workloads at every combination of sizes, with each cell.
+    """Return the named workloads for every combination of the given sizes and recurrent cells.
 
     Args:
-        names: names of workloads. Workloads whose name gives sizes, and evaluations, keep their sizes.
-        axes: values of sizes by a letter of `LETTERS`. The recurrence uses its own grid for the letters that `axes` lacks.
-        cells: names of cells.
+        names: names of workloads. A name that contains sizes, such as "A:H=64", and the workload "evaluation" keep their sizes.
+        axes: values of each size by its letter, such as {"H": (64, 128)}. The workload "recurrence" takes its own default values for the
+            letters "H", "T" and "B" that are not in `axes`.
+        cells: names of recurrent cells.
 
     Raises:
-        InputError: if a workload does not exist.
+        InputError: if a workload or a cell does not exist.
     """
     found = {}
     for name, cell in product(names, cells):
@@ -286,10 +291,10 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 
 
 def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
-    """Return the named workload with other sizes and another cell.
+    """Return the named workload with the given sizes and recurrent cell.
 
-    A name that gives sizes already is kept unchanged. If the result equals a workload of `WORKLOADS` other than the recurrence, it gets
-    that workload's plain name.
+    If the name already contains sizes, it is used unchanged, and `sizes` and `cell` have no effect. If the result equals the default
+    workload "A", "B" or "evaluation", it gets that name without sizes.
     """
     changes = ",".join([f"{letter}={size}" for letter, size in sizes.items()] + [f"cell={cell}"] * (cell != "lstm"))
     try:
@@ -301,10 +306,10 @@ def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
 
 
 def read_sizes(text: str) -> tuple[int, ...]:
-    """Return the sizes in a text: a list such as "20,40", or a range such as "32..512", in which each size is twice the one before.
+    """Parse a list of sizes such as "20,40", or a range such as "32..512", in which each size is twice the previous one.
 
     Raises:
-        ValueError: if the text is neither, which argparse reports as a bad value.
+        ValueError: if the text is neither a list nor a range of integers. argparse reports it as an invalid value.
     """
     first, dots, last = text.partition("..")
     if not dots:

@@ -1,4 +1,7 @@
-"""Table of the peers, and candidates, which are peers with options as `--peer` reads them. Each peer runs in its own process."""
+"""Table of the benchmarked libraries (peers), and the reader of the flag `--peer`, which names a peer with options (a candidate).
+
+Each peer runs in its own process.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +14,7 @@ from bench.workloads import Workload
 from lstm_jax.errors import InputError, require
 
 OURS = "ours"
-"""Name of this project among the peers."""
+"""Name of this project in the table of peers."""
 DTYPES = ("float32", "bfloat16")
 RATES = ("dropout", "recurrent")
 COMMON_CELLS = ("gru", "simple_rnn")
@@ -19,19 +22,19 @@ COMMON_CELLS = ("gru", "simple_rnn")
 
 @dataclass(frozen=True)
 class Peer:
-    """A library that is benchmarked; this project is one of the peers.
+    """Benchmarked library. This project is one of the peers.
 
     Attributes:
-        name: name of the peer in rows and flags.
-        title: name of the peer in a report. A package name in braces stands for the version of the package.
-        module: module of `bench.peers` with the function `build(workload, arrays, options) -> Built`.
-        imports: modules that must be installed.
-        packages: distributions whose versions are recorded in rows.
-        extra: extra of this project with which pip installs the packages.
-        options: names of the options that a candidate of this peer may have.
+        name: name of the peer in result rows and flags.
+        title: name of the peer in a report. A package name in braces is replaced by the version of the package.
+        module: module of `bench.peers` that defines `build(workload, arrays, options) -> Built` for the peer.
+        imports: Python modules that must be installed.
+        packages: packages whose versions are recorded in the result rows.
+        extra: optional dependency group of this project that installs the packages, as in pip install '.[peers]'.
+        options: names of the options that `--peer` accepts for this peer.
         environment: environment variables that are set before the peer is imported.
         gpu: whether the peer needs a GPU.
-        cells: cells, besides the LSTM, that the peer can run in the workload "recurrence".
+        cells: recurrent cells, besides the LSTM, that the peer can run in the workload "recurrence".
     """
 
     name: str
@@ -46,13 +49,13 @@ class Peer:
     cells: tuple[str, ...] = ()
 
     def lacks(self, work: Workload) -> str:
-        """Return what the peer lacks to run a workload, or "" if it can run the workload."""
+        """Return the reason why the peer does not support a workload, or "" if the peer supports it."""
         if work.cell == "lstm" or self.name == OURS or (work.kind == "recurrence" and work.cell in self.cells):
             return ""
         return f"no {work.cell} in {work.name.partition(':')[0]}"
 
     def missing(self) -> str:
-        """Return why the peer cannot run on this machine: packages that are not installed, or no GPU. Return "" if it can run."""
+        """Return the reason why the peer cannot run on this machine (a missing package or GPU), or "" if it can."""
         packages = [name for name in self.imports if find_spec(name) is None]
         if packages:
             return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
@@ -95,16 +98,16 @@ PEERS = {peer.name: peer for peer in TABLE}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A peer with options.
+    """Benchmarked library (peer) together with its options.
 
     Attributes:
-        name: text of `--peer` that names the candidate.
+        name: text of the flag `--peer` that this candidate was read from, such as "ours:dropout=0.2".
         peer: name of the peer.
-        backend: backend of the recurrence (ours) or class of the cell (Flax NNX). If None, the peer chooses.
+        backend: backend of the recurrence (for this project) or name of the cell class (for Flax NNX). If None, the peer's default is used.
         dropout: rate of the input dropout. If None, it is the rate of the workload.
         recurrent: rate of the recurrent dropout. If None, it is the rate of the workload.
-        dtype: compute dtype.
-        slower: waiting time after each call, as a share of the time of the call.
+        dtype: dtype of the computation, "float32" or "bfloat16".
+        slower: artificial slowdown: each call is followed by a wait of this fraction of the call's duration.
     """
 
     name: str
@@ -116,13 +119,13 @@ class Candidate:
     slower: float = 0.0
 
     def arguments(self) -> list[str]:
-        """Return the arguments of `bench.worker` for the candidate, without the workload; the first one is the name of the peer."""
+        """Return the command-line arguments of `bench.worker` for this candidate: the name of the peer, then the flags of its options."""
         named = {"--backend": self.backend, "--dropout": self.dropout, "--recurrent-dropout": self.recurrent}
         named |= {"--dtype": self.dtype if self.dtype != "float32" else None, "--slower": self.slower or None}
         return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
 
     def key(self, work: Workload) -> tuple:
-        """Return the key that `row_key` returns for the rows of the candidate on a workload."""
+        """Return the key of this candidate's results on a workload. It equals `row_key` of these result rows."""
         dropout = work.dropout if self.dropout is None else self.dropout
         recurrent = work.recurrent_dropout if self.recurrent is None else self.recurrent
         return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)
@@ -132,20 +135,20 @@ KEY = ("peer", "workload", "backend", "dropout", "recurrent_dropout", "dtype", "
 
 
 def row_key(row: Mapping[str, Any]) -> tuple:
-    """Return the key that identifies the candidate and the workload of a row."""
+    """Return the key of a result row: a tuple of the peer, the workload and all options that the peer was measured with."""
     return tuple(row.get(name, default) for name, default in zip(KEY, (None,) * 5 + ("float32", 0.0), strict=True))
 
 
 def read_candidate(text: str) -> Candidate:
-    """Return the candidate that a text names.
+    """Parse a value of the flag `--peer`, such as "ours:dropout=0.2", and return the candidate.
 
     Args:
-        text: PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=bfloat16][:slower=SHARE].
+        text: PEER[:backend=NAME][:dropout=RATE][:recurrent=RATE][:dtype=bfloat16][:slower=FRACTION].
 
     Raises:
-        InputError: if the peer is unknown, if it does not have an option, or if the value of an option is invalid.
+        InputError: if the peer does not exist, if an option does not exist for this peer, or if the value of an option is invalid.
     """
-    from lstm_jax.recurrence import BACKENDS  # imported here, since it imports JAX, which a process of another peer must not hold
+    from lstm_jax.recurrence import BACKENDS  # imported here because it imports JAX, which the process of another peer must not load
 
     name, *options = text.split(":")
     pairs = {option.split("=")[0]: option.partition("=")[2] for option in options}
@@ -163,7 +166,7 @@ def read_candidate(text: str) -> Candidate:
 
 
 def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Return the candidates that can run on this machine, and print for each other candidate why it is skipped."""
+    """Return the candidates that can run on this machine, and print why each of the other candidates is skipped."""
     found = []
     for candidate in candidates:
         if missing := PEERS[candidate.peer].missing():
@@ -174,15 +177,17 @@ def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes: Iterable[str]) -> list[Candidate]:
-    """Return the candidates that texts name; the plain name "ours" becomes one candidate for each pair of a backend and a dtype.
+    """Parse the values of the flag `--peer`, and return the candidates.
+
+    The plain name "ours" gives one candidate for every combination of a backend and a dtype. Every other name gives one candidate.
 
     Args:
-        names: texts that `read_candidate` reads.
-        backends: backends of this project's recurrence. For None, the project chooses.
-        dtypes: compute dtypes of this project.
+        names: values of `--peer`, in the form that `read_candidate` parses.
+        backends: backends of this project's recurrence. None stands for the automatic choice.
+        dtypes: dtypes of this project's computation, "float32" or "bfloat16".
 
     Raises:
-        InputError: if `read_candidate` raises it for a text.
+        InputError: if `read_candidate` raises it for a name.
     """
     choices = [
         (f":backend={backend}" if backend else "") + (f":dtype={dtype}" if dtype != "float32" else "")
@@ -192,7 +197,12 @@ def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes
 
 
 def title(name: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the title of a candidate in a report, with the package versions that its rows record."""
+    """Return the title of a candidate in a report, such as "Equinox 0.11.4, dropout=0".
+
+    Args:
+        name: value of `--peer` that names the candidate.
+        rows: result rows. The package versions in the title are those of the first row of the candidate.
+    """
     versions = next((row["versions"] for row in rows if row.get("candidate") == name and "versions" in row), {})
     peer, _, options = name.partition(":")
     text = PEERS[peer].title

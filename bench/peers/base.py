@@ -1,4 +1,4 @@
-"""Interface of the peers: the options that a peer receives, and the built workload that it returns."""
+"""Interface that each benchmarked library (peer) implements: the options that it receives and the built workload that it returns."""
 
 import time
 from collections.abc import Callable
@@ -12,16 +12,17 @@ from bench.workloads import Workload
 
 @dataclass(frozen=True)
 class Options:
-    """Options with which a peer builds a workload.
+    """Options with which a benchmarked library (peer) builds a workload. "Our" refers to this project, which is also a peer.
 
     Attributes:
-        backend: backend of our recurrence, or class of the cell for Flax NNX. If None, the peer chooses. Other peers ignore it.
+        backend: backend of our recurrence, or name of Flax NNX' cell class. If None, the peer's default is used. Other peers ignore it.
         dropout: rate of the input dropout of workload A.
-        recurrent_dropout: rate of the recurrent dropout of workload A. A peer without recurrent dropout says so in `Built.note`.
-        remat: `remat` of our recurrence, as `unroll` takes it.
-        devices: number of devices of our mesh. If 0, the number suits the backend.
-        dtype: compute dtype of our models; all other peers compute in float32.
-        slower: waiting time after each of our calls, as a share of the time of the call. It tests whether a slowdown is detected.
+        recurrent_dropout: rate of the recurrent dropout of workload A. A peer without recurrent dropout reports that in `Built.note`.
+        remat: rematerialization of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
+        devices: number of devices of our mesh. If 0, it is chosen to suit the backend.
+        dtype: dtype of our computation. All other peers compute in float32.
+        slower: artificial slowdown of our calls: each call is followed by a wait of this fraction of its duration. It is used to test
+            whether a benchmark detects a slowdown.
     """
 
     backend: str | None = None
@@ -35,24 +36,28 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """A workload as a peer built it.
+    """Workload that a benchmarked library (peer) has built: functions that run it and return its results, and a description.
+
+    Shapes: batch B, steps T, hidden size H, vocabulary V.
 
     Attributes:
         run: run(count) executes `count` steps and returns when they have ended. A step is a training step, a forward and backward pass of
-            the recurrence, or an evaluation of all reviews.
-        outputs: outputs() returns the outputs of the first batch with the given weights and without dropout: logits (B,) for sentiment,
-            logits minus their mean (B, V) for characters, or h (B, T, H) for the recurrence. For an evaluation it returns the logits of
-            all reviews.
-        after_one_step: after_one_step() takes one step of Adam (learning rate 1e-3, epsilon 1e-7) on the first batch without dropout, and
-            returns the weights after it and the "loss" of the batch. For the recurrence it returns the gradients, that of the inputs as
-            "x"; for an evaluation it returns nothing. Names and layout of the arrays are those of `Arrays.weights`.
-        adam: form of Adam. "keras" adds epsilon to the square root of the second moment without bias correction; "corrected" adds it to
-            the square root of the bias-corrected second moment, as algorithm 1 of the Adam paper and Optax do.
+            the recurrent layer, or an evaluation of all reviews.
+        outputs: outputs() returns the outputs for the first batch, computed with the initial weights and without dropout. They are logits
+            (B,) for sentiment, logits minus their mean (B, V) for characters, and h (B, T, H) for the recurrence. For an evaluation, they
+            are the logits of all reviews.
+        after_one_step: after_one_step() takes one step of Adam (learning rate 1e-3, epsilon 1e-7) on the first batch without dropout. It
+            returns the new weights by name and, as "loss", the loss of the batch. For the recurrence, it returns the gradients of the
+            weights by name and, as "x", the gradient of the inputs. For an evaluation, it returns an empty dict. Names and layout are
+            those of `bench.workloads.Arrays.weights`.
+        adam: form of Adam. "keras" adds epsilon to the square root of the second moment without bias correction. "corrected" adds epsilon
+            to the square root of the bias-corrected second moment, as algorithm 1 of the Adam paper and Optax do.
         devices: names of the devices that run the workload.
-        note: difference between the work of this peer and ours.
-        backend: name of the backend that runs.
+        note: what this peer computes differently from this project, or "".
+        backend: name of the backend that runs, or "" if the peer has only one.
         block_seconds: shortest duration of a timed call of `run`, in seconds.
-        excluded: masks (rows,) by name of an array; rows where the mask is true are not compared after one step, for the reason in `note`.
+        excluded: boolean masks (rows,) by name of a weight. Rows where the mask is true are not compared after one step, because of the
+            difference that `note` describes.
     """
 
     run: Callable[[int], None]
@@ -67,7 +72,12 @@ class Built:
 
 
 def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
-    """Return a function that calls `run` and then waits, in a busy loop, for the given share of the time that the call took."""
+    """Return a slower version of `run`, which waits in a busy loop after each call.
+
+    Args:
+        run: run(count) executes `count` steps.
+        share: duration of the wait as a fraction of the duration of the call. If 0, `run` itself is returned.
+    """
 
     def longer(count: int) -> None:
         began = time.perf_counter()
@@ -80,14 +90,14 @@ def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
 
 
 def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
-    """Return the built workload "evaluation" for a function `evaluate` that returns the logits of all reviews.
+    """Return the built workload "evaluation", whose steps are calls of `evaluate`.
 
     Args:
         work: workload.
-        evaluate: evaluate() -> logits of all reviews.
-        devices: names of the devices, see `Built`.
-        note: difference from our work, see `Built`.
-        backend: name of the backend, see `Built`.
+        evaluate: evaluate() returns the logits of all reviews.
+        devices: names of the devices that run the workload.
+        note: what this library computes differently from this project, or "".
+        backend: name of the backend that runs, or "".
     """
 
     def run(count: int) -> None:
@@ -98,14 +108,15 @@ def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list
 
 
 def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
-    """Return logits in the form in which peers are compared.
+    """Return logits in the form in which they are compared between libraries.
 
-    Logits of characters (B, V) are reduced by their mean, since a softmax does not depend on an added constant; others are flattened.
+    From the logits (B, V) of characters, the mean over V is subtracted, because a softmax does not depend on an added constant. Other
+    logits are flattened.
     """
     logits = np.asarray(logits)
     return logits - logits.mean(-1, keepdims=True) if work.kind == "characters" else logits.reshape(-1)
 
 
 def no_recurrent_dropout(options: Options) -> str:
-    """Return the note of a peer whose cell has no recurrent dropout, or "" if both dropout rates are 0."""
+    """Return the value of `Built.note` for a library whose LSTM has no recurrent dropout, or "" if both dropout rates are 0."""
     return "dropout of the embedded words, elementwise; no recurrent dropout" if options.dropout or options.recurrent_dropout else ""

@@ -1,4 +1,4 @@
-"""Peer Equinox: eqx.nn.LSTMCell under lax.scan for one sequence, with vmap over the batch, as the documentation of Equinox shows."""
+"""Benchmark of Equinox: lax.scan applies eqx.nn.LSTMCell to one sequence, and vmap maps it over the batch, as Equinox' docs show."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from bench.workloads import Arrays, Workload
 
 
 class Net(eqx.Module):
-    """Model of one sequence: the embedding, LSTM and head that the workload has."""
+    """Equinox model of one sequence: embedding (for word ids), LSTM, and head (except for the workload "recurrence")."""
 
     embedding: Any
     dropout: Any
@@ -54,7 +54,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload as this peer builds it, see `bench.peers.base.Built`."""
+    """Return the workload built with Equinox, see `bench.peers.base.Built`."""
     weights, lstm = arrays.weights, arrays.cell()
     net = Net(work, options.dropout, jax.random.key(0))
     put = [

@@ -1,4 +1,4 @@
-"""Peer Flax Linen: nn.RNN over nn.OptimizedLSTMCell, which has one kernel for each gate and concatenates the kernels in every step."""
+"""Benchmark of Flax Linen: nn.RNN over nn.OptimizedLSTMCell, which has one kernel for each gate and concatenates them in every step."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from lstm_jax import convert
 
 
 class Net(nn.Module):
-    """Model with the embedding, LSTM and head that the workload has."""
+    """Flax Linen model: embedding (for word ids), LSTM, and head (except for the workload "recurrence")."""
 
     work: Workload
     rate: float
@@ -38,7 +38,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload as this peer builds it, see `bench.peers.base.Built`."""
+    """Return the workload built with Flax Linen, see `bench.peers.base.Built`."""
     net, weights = Net(work, options.dropout), arrays.weights
     tree: dict[str, Any] = {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)}
     if work.classes:

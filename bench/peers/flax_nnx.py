@@ -1,4 +1,7 @@
-"""Peer Flax NNX: nnx.RNN over nnx.OptimizedLSTMCell (two wide layers) or, if `backend` names it, over nnx.LSTMCell (eight layers)."""
+"""Benchmark of Flax NNX: nnx.RNN over nnx.OptimizedLSTMCell (two wide linear layers) or nnx.LSTMCell (eight linear layers).
+
+The option `backend` names the cell class; the default is OptimizedLSTMCell.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +18,7 @@ CELLS = {"OptimizedLSTMCell": nnx.OptimizedLSTMCell, "LSTMCell": nnx.LSTMCell}
 
 
 class Net(nnx.Module):
-    """Model with the embedding, LSTM and head that the workload has."""
+    """Flax NNX model: embedding (for word ids), LSTM, and head (except for the workload "recurrence")."""
 
     def __init__(self, work: Workload, rate: float, cell: str, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
@@ -27,7 +30,7 @@ class Net(nnx.Module):
         if self.embedding is not None:
             x = self.embedding(x)
             x = x if key is None else self.dropout(x, deterministic=False, rngs=nnx.Rngs(dropout=key))
-        result: Any = self.rnn(x, rngs=nnx.Rngs(0))  # the initial state that the RNG draws is zero
+        result: Any = self.rnn(x, rngs=nnx.Rngs(0))  # the RNG has no effect: the initial state is zero
         (_, h), outputs = result
         if self.head is None:
             return outputs
@@ -43,7 +46,7 @@ def _to_ours(state: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload as this peer builds it, see `bench.peers.base.Built`."""
+    """Return the workload built with Flax NNX, see `bench.peers.base.Built`."""
     cell = options.backend or "OptimizedLSTMCell"
     net, weights = Net(work, options.dropout, cell, nnx.Rngs(0)), arrays.weights
     graph, state, rest = nnx.split(net, nnx.Param, ...)

@@ -1,6 +1,6 @@
-"""Peer Haiku: hk.dynamic_unroll over hk.LSTM.
+"""Benchmark of Haiku: hk.dynamic_unroll over hk.LSTM.
 
-Haiku has one kernel for the concatenation [x, h], orders the gates i, g, f, o, and adds 1 to the preactivation of the forget gate.
+Haiku has one kernel for the concatenation [x, h], orders the gates as i, g, f, o, and adds 1 to the preactivation of the forget gate.
 """
 
 from typing import Any
@@ -16,18 +16,18 @@ FORGET = 1.0
 
 
 def _reordered(array: np.ndarray) -> np.ndarray:
-    """Return the array with the gates in its last axis reordered from i, f, g, o to i, g, f, o, or back."""
+    """Swap the second and the third of the four gates in the last axis: this converts the order i, f, g, o to i, g, f, o and back."""
     i, second, third, o = np.split(np.asarray(array), 4, axis=-1)
     return np.concatenate([i, third, second, o], axis=-1)
 
 
 def _forget(units: int) -> np.ndarray:
-    """Return the constant (4 * units,) that Haiku adds to the preactivations, in the order i, f, g, o of the gates."""
+    """Return the constant (4 * units,) that Haiku adds to the preactivations of the gates i, f, g, o: 1 for f, and 0 for the others."""
     return np.repeat(np.array([0, FORGET, 0, 0], np.float32), units)
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload as this peer builds it, see `bench.peers.base.Built`."""
+    """Return the workload built with Haiku, see `bench.peers.base.Built`."""
     weights, lstm, units = arrays.weights, arrays.cell(), work.units
     w = _reordered(np.concatenate([lstm["kernel"], lstm["recurrent_kernel"]]))
     tree = {"lstm/linear": {"w": w, "b": _reordered(lstm["bias"] - _forget(units))}}
@@ -53,7 +53,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def to_ours(tree: Any) -> dict[str, np.ndarray]:
         w, b = _reordered(tree["lstm/linear"]["w"]), _reordered(tree["lstm/linear"]["b"])
         ours = {"recurrent/0/kernel": w[: work.features], "recurrent/0/recurrent_kernel": w[work.features :]}
-        ours["recurrent/0/bias"] = b if work.kind == "recurrence" else b + _forget(units)  # gradients need no constant
+        ours["recurrent/0/bias"] = b if work.kind == "recurrence" else b + _forget(units)  # a gradient does not depend on the constant
         if "head" in tree:
             ours |= {"head/kernel": np.asarray(tree["head"]["w"]), "head/bias": np.asarray(tree["head"]["b"])}
         return ours | ({"embedding/embedding": np.asarray(tree["embedding"]["embeddings"])} if "embedding" in tree else {})

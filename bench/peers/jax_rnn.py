@@ -1,4 +1,4 @@
-"""Peer jax.experimental.rnn: the LSTM of cuDNN, which needs a GPU."""
+"""Benchmark of jax.experimental.rnn, which is cuDNN's LSTM and needs a GPU."""
 
 from typing import Any
 
@@ -15,19 +15,22 @@ BIASES = "two biases, each with a step of its own"
 
 
 def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
-    """Return LSTM weights as the flat array of cuDNN: both kernels transposed, the bias, and a second bias of zeros.
+    """Return LSTM weights as the flat array that cuDNN takes: both kernels transposed, the bias, and a second bias of zeros.
 
-    The gates are in our order i, f, g, o.
+    Args:
+        lstm: kernel (E, 4 H), recurrent_kernel (H, 4 H) and bias (4 H,), with the gates in the order i, f, g, o.
     """
     parts = (lstm["kernel"].T, lstm["recurrent_kernel"].T, lstm["bias"], np.zeros_like(lstm["bias"]))
     return np.concatenate([part.ravel() for part in parts])
 
 
 def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
-    """Return the weights by our names from the flat array of cuDNN; the second bias is dropped, as its gradient equals that of the first.
+    """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. It is the inverse of `pack`.
+
+    The second bias of cuDNN is dropped, because its gradient equals that of the first.
 
     Args:
-        weights: flat weights or gradients of cuDNN.
+        weights: cuDNN's flat array of weights or gradients.
         features: number of input features E.
         units: hidden size H.
     """
@@ -36,7 +39,7 @@ def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarr
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload as this peer builds it, see `bench.peers.base.Built`.
+    """Return the workload built with jax.experimental.rnn, see `bench.peers.base.Built`.
 
     Raises:
         RuntimeError: if JAX does not run on a GPU.
@@ -47,7 +50,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def model(work: Workload, arrays: Arrays, options: Options) -> jax_step.Model:
-    """Return the model with the embedding, LSTM and head that the workload has."""
+    """Return the cuDNN model of a workload: embedding (for word ids), LSTM, and head (except for the workload "recurrence")."""
     weights, units = arrays.weights, work.units
     tree = {"lstm": pack(arrays.cell())} | {name: array for name, array in weights.items() if not name.startswith("recurrent/")}
 

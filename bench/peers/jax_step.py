@@ -1,4 +1,7 @@
-"""Steps that the JAX peers share; a training step is one compiled function with donated state, on the default device of JAX."""
+"""Training and evaluation steps that all other JAX libraries share in the benchmarks.
+
+A training step is one jit-compiled function that donates its state. It runs on JAX's default device.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +17,17 @@ from bench.workloads import Arrays, Workload, one_hot
 
 @dataclass(frozen=True)
 class Model:
-    """Model of a peer.
+    """Model of a benchmarked library as parameters and a pure forward function.
+
+    Shapes: batch B, steps T, features E, hidden size H, vocabulary V.
 
     Attributes:
-        params: parameters, as a tree in the form of the peer.
-        forward: forward(params, inputs, key) -> logits (B,) for words, logits (B, V) for characters, or h (B, T, H) for the recurrence. The
-            inputs are word ids (B, T), one-hot characters (B, T, V) or x (B, T, E). If the key is None, there is no dropout.
-        to_ours: to_ours(tree with the structure of params) -> arrays by the names of `Arrays.weights`.
-        note: difference between the work of this peer and ours.
+        params: pytree of parameters in the library's own structure.
+        forward: forward(params, inputs, key) returns logits (B,) for word ids (B, T), logits (B, V) for one-hot characters (B, T, V), or
+            the outputs h (B, T, H) of the recurrent layer for inputs x (B, T, E). If the key is None, dropout is off.
+        to_ours: to_ours(tree) converts a pytree with the structure of `params` (weights or gradients) to a dict with the names and layout
+            of `bench.workloads.Arrays.weights`.
+        note: what this library computes differently from this project, or "".
     """
 
     params: Any
@@ -31,7 +37,7 @@ class Model:
 
 
 def build(work: Workload, arrays: Arrays, model: Model) -> Built:
-    """Return the workload built with the model of a peer, see `bench.peers.base.Built`."""
+    """Return the workload built with the model of a JAX library, see `bench.peers.base.Built`."""
     if work.kind == "evaluation":
         return _evaluation(work, arrays, model)
     return _recurrence(arrays, model) if work.kind == "recurrence" else _training(work, arrays, model)

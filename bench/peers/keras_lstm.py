@@ -1,7 +1,8 @@
-"""Peer Keras 3, on the backend that the environment variable KERAS_BACKEND names.
+"""Benchmark of Keras 3 on the backend that the environment variable KERAS_BACKEND names.
 
-The models of the Keras examples are trained by `fit`; the recurrence is a Keras layer that the backend differentiates. The time of a
-training step is the time of a call of `fit` over many batches, divided by the number of batches; it includes the start of `fit`.
+The models of the Keras examples are trained with `fit`. The time of a training step is the duration of a call of `fit` on many batches,
+divided by the number of batches, so it includes the start of `fit`. For the workload "recurrence", the backend differentiates a Keras
+layer.
 """
 
 from functools import lru_cache
@@ -19,7 +20,7 @@ LAYERS: Any = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn":
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload as this peer builds it, see `bench.peers.base.Built`."""
+    """Return the workload built with Keras, see `bench.peers.base.Built`."""
     keras.utils.set_random_seed(0)
     return _recurrence(work, arrays) if work.kind == "recurrence" else _training(work, arrays, options)
 
@@ -125,10 +126,17 @@ def _recurrence(work: Workload, arrays: Arrays) -> Built:
 
 
 def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
-    """Return a function that differentiates the layer and a function that waits for its result, in the usual style of the backend.
+    """Return a function that runs the forward and backward pass of a recurrent Keras layer, and a function that waits for its result.
+
+    Both functions are written in the usual style of the Keras backend (JAX, PyTorch or TensorFlow).
+
+    Args:
+        layer: recurrent Keras layer that returns the outputs of all steps.
+        arrays: inputs x of the layer, and the cotangent of its outputs as targets.
 
     Returns:
-        step() -> (h, gradients of the weights and then of x), and block(result), which waits until the result is computed.
+        step() -> (outputs h, tuple of the gradients of all weights and then of x), and block(result), which waits until a result of
+        `step` is computed.
     """
     match keras.backend.backend():
         case "jax":

@@ -1,12 +1,13 @@
-"""Keras 3 with JAX on its examples imdb_lstm and lstm_text_generation: training by `fit`, or drawing of characters, printed as JSON lines.
+"""Training and text sampling of the Keras examples imdb_lstm and lstm_text_generation with Keras 3 on JAX. It prints results as JSON lines.
 
     python -m bench.peers.keras_tasks sentiment --seed 0 --epochs 3
     python -m bench.peers.keras_tasks generation --seed 0 --epochs 10
     python -m bench.peers.keras_tasks sampling --weights model.weights.h5
 
-Training prints a line for each epoch. With --validation, `generation` prints one more line: the bits per character of the held-out text
-with the weights after the last epoch, which this project's scorer computes both in windows and with carried state. `sampling` loads the
-weights from the file; if the file does not exist, it writes the initial weights of the model to it.
+`sentiment` and `generation` train with `fit` and print a line for each epoch. With --validation, `generation` prints one more line with
+the bits per character of the held-out text after the last epoch. This project's code computes them in two ways: it predicts each character
+from the window of 40 characters before it, or with a state that is carried through the text. `sampling` measures the time to draw
+characters, and prints one line. It loads the weights from the file. If the file does not exist, it writes the initial weights to it.
 """
 
 import argparse
@@ -36,7 +37,7 @@ COMMON = {"peer": "keras_jax", "version": keras.__version__}
 
 
 def sentiment_model() -> keras.Model:
-    """Return the compiled model of imdb_lstm: Embedding(20000, 128) -> LSTM(128, both dropout rates 0.2) -> Dense(1, sigmoid), Adam."""
+    """Return the compiled Keras model of imdb_lstm: Embedding(20000, 128), LSTM(128, both dropout rates 0.2), Dense(1, sigmoid); Adam."""
     layers = [
         keras.Input((80,), dtype="int32"),
         keras.layers.Embedding(20000, 128),
@@ -49,7 +50,13 @@ def sentiment_model() -> keras.Model:
 
 
 def generation_model(characters: int, length: int = LENGTH, units: int = 128) -> keras.Model:
-    """Return the compiled model LSTM(units) -> Dense(characters, softmax) with Adam, for windows of `length` one-hot characters."""
+    """Return the compiled Keras model of lstm_text_generation: LSTM(units), Dense(characters, softmax); Adam.
+
+    Args:
+        characters: number of distinct characters.
+        length: number of one-hot characters in a window.
+        units: hidden size.
+    """
     layers = [keras.Input((length, characters)), keras.layers.LSTM(units), keras.layers.Dense(characters, activation="softmax")]
     model = keras.Sequential(layers)
     model.compile(loss="categorical_crossentropy", optimizer="adam")
@@ -57,9 +64,9 @@ def generation_model(characters: int, length: int = LENGTH, units: int = 128) ->
 
 
 def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train a model, and yield a row for each epoch.
+    """Train a Keras model, and yield a result row for each epoch.
 
-    With `--warm-up`, a first call of `fit` compiles the steps for a full batch and for the shorter last batch of an epoch.
+    If `options.warm_up` is true, an extra call of `fit` first compiles the training step for a full batch and for the last, shorter batch.
     """
     if options.warm_up:
         short = BATCH + len(x) % BATCH
@@ -72,7 +79,7 @@ def _epochs(model: keras.Model, x: np.ndarray, y: np.ndarray, options: argparse.
 
 
 def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train the model of imdb_lstm, and yield a row for each epoch, with test metrics unless `--no-evaluation` is given."""
+    """Train the model of imdb_lstm, and yield a result row for each epoch. The rows have test metrics unless `--no-evaluation` is given."""
     x, y, x_test, y_test = imdb_rows()
     keras.utils.set_random_seed(options.seed)
     model = sentiment_model()
@@ -85,7 +92,10 @@ def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train the model of lstm_text_generation, and yield a row for each epoch and, with `--validation`, one for the held-out text."""
+    """Train the model of lstm_text_generation, and yield a result row for each epoch.
+
+    If `options.validation` is not 0, one more row follows, with the bits per character of the held-out text after the last epoch.
+    """
     X, Y, corpus = article_windows(options.validation)
     x, y = data.one_hot(X, Y, corpus.characters.size)
     keras.utils.set_random_seed(options.seed)
@@ -97,7 +107,11 @@ def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
-    """Return the bits per character of the validation split, in windows ("bits_window") and with carried state ("bits_carried")."""
+    """Return the bits per character of the validation text, computed in two ways.
+
+    For "bits_window", each character is predicted from the window of 40 characters before it. For "bits_carried", the state is carried
+    through the text.
+    """
     _, rebuild = functional(generation.make_model(GenerationConfig(), corpus.characters.size))
     params = convert.generation_from_keras([np.asarray(array) for array in model.get_weights()])
     mesh = sharding.make_mesh()
@@ -105,11 +119,13 @@ def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
 
 
 def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generator) -> list[int]:
-    """Return the ids of characters that continue a text, each drawn after a `predict` of one one-hot window, as lstm_text_generation does.
+    """Draw characters that continue a text, and return their ids.
+
+    As in lstm_text_generation, each character is drawn after a call of `predict` on the one-hot window of the last 40 characters.
 
     Args:
-        model: model of lstm_text_generation.
-        ids: ids (40,) of the window to continue.
+        model: Keras model of lstm_text_generation.
+        ids: character ids (40,) of the window to continue.
         chars: number of characters to draw.
         rng: random generator of the draws.
     """
@@ -125,7 +141,7 @@ def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generat
 
 
 def sampling_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Draw characters once after a first call that compiles, and yield a row with the seconds."""
+    """Draw `options.chars` characters, and yield a result row with the duration in seconds. A short call before it compiles the model."""
     keras.utils.set_random_seed(0)
     model = generation_model(CHARACTERS, LENGTH, options.units)
     if options.weights.exists():
@@ -148,7 +164,7 @@ TASKS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
 
 
 def main() -> None:
-    """Run the task that the command line names, and print its rows as JSON lines."""
+    """Run the task that the command line names, and print its result rows as JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = parser.add_subparsers(dest="task", required=True)
     for name, epochs in (("sentiment", 3), ("generation", 10)):

@@ -1,4 +1,7 @@
-"""This project as a peer: its models in its training steps (`make_run_steps`), or `unroll` alone, on CPU devices or one GPU."""
+"""Benchmark of this project itself, on CPU devices or one GPU.
+
+Training workloads run the models with the compiled steps of the library's `fit`. The workload "recurrence" runs `lstm_jax.unroll` alone.
+"""
 
 import os
 from collections.abc import Callable
@@ -26,14 +29,14 @@ from lstm_jax.training.state import create_state
 from lstm_jax.training.step import EXAMPLES, make_run_steps
 
 EPOCH = 1024
-"""Number of steps in an epoch, which is the largest number of steps in one call."""
+"""Number of steps in an epoch. One compiled call runs at most this many steps."""
 
 
 def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
-    """Return the mesh on which a workload runs.
+    """Return the JAX mesh on which a workload runs.
 
-    On a CPU it has `options.devices` devices. If that is 0, the number suits the backend, and it is 1 if the cores do not divide the batch.
-    On a machine with GPUs the mesh is the first GPU, which the other peers use too.
+    On a CPU, the mesh has `options.devices` devices. If `options.devices` is 0, the number is chosen to suit the backend; it is 1 if the
+    batch size is not divisible by the number of cores. On a machine with GPUs, the mesh is the first GPU, as for all other libraries.
     """
     suited = cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:
@@ -48,7 +51,7 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload as this peer builds it, see `bench.peers.base.Built`."""
+    """Return the workload built with this project, see `bench.peers.base.Built`."""
     mesh, backend = _mesh(work, options), resolve_backend(options.backend, work.cell, compute_dtype=options.dtype).name
     if work.kind == "recurrence":
         return _recurrence(work, arrays, mesh, backend, options.dtype)
@@ -72,10 +75,17 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
-    """Write the reference that all peers are compared with to an .npz file.
+    """Compute a workload with this project, and write the results to an .npz file as the reference for all libraries.
 
-    Its arrays are the outputs ("outputs") and, for training, the weights and the loss after one step with each form of Adam ("keras/..."
-    and "corrected/...") or, for the recurrence, the gradients ("gradients/...").
+    The file contains the model's outputs as "outputs". For a training workload it also contains the weights and the loss after one step
+    with each of the two forms of Adam, under names that begin with "keras/" and "corrected/". For the workload "recurrence" it contains
+    the gradients, under names that begin with "gradients/".
+
+    Args:
+        path: path of the .npz file.
+        work: workload.
+        arrays: initial weights and data of the workload.
+        backend: backend of the recurrence.
     """
     options = Options(backend)
     mesh = _mesh(work, options)
@@ -109,7 +119,7 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
         with sharding.on(mesh):
             for _ in range(count):
                 result = compiled(params, x, cotangent)
-                if mesh.size > 1:  # XLA's CPU runtime can deadlock when the all-reduces of two calls are in flight
+                if mesh.size > 1:  # XLA's CPU runtime can deadlock if two calls with all-reduces run at the same time
                     jax.block_until_ready(result)
             jax.block_until_ready(result)
 
@@ -125,7 +135,7 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
 
 
 def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
-    """Return the function rebuild(params) -> model, and the objective of the task of the workload."""
+    """Return a function that builds the workload's model from its parameters, and the objective (loss and metrics) of its task."""
     name: Any = options.backend or "auto"
     choices: Any = {
         "cell": work.cell,
@@ -144,7 +154,7 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
 
 
 class _Training:
-    """Training state, and the compiled steps that the library's `fit` uses."""
+    """Training state of a workload, which is advanced by the same compiled steps as in the library's `fit`."""
 
     def __init__(self, work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh, optimizer):
         words = work.words
@@ -163,7 +173,7 @@ class _Training:
         self.run_steps = make_run_steps(objective, optimizer, shardings, mesh, examples.gather)
 
     def run(self, count: int) -> None:
-        """Take `count` more training steps, and return when they have ended."""
+        """Run `count` more training steps, and return when they have ended."""
         while count:
             start = self.taken % EPOCH
             steps = min(count, EPOCH - start)
@@ -193,7 +203,7 @@ def _outputs(work: Workload, arrays: Arrays, options: Options, mesh: jax.shardin
 
 
 def _logits(work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh) -> Callable[[], np.ndarray]:
-    """Return a function without arguments that computes the logits of all reviews as `lstm-jax evaluate` does."""
+    """Return a function without arguments that computes the logits of all reviews in the same way as `lstm-jax evaluate`."""
     rebuild, _ = _model(work, options)
     copied = sharding.replicated(mesh)
     params = jax.device_put({name: jnp.asarray(array) for name, array in arrays.weights.items()}, copied)

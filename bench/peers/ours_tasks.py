@@ -1,13 +1,14 @@
-"""This project on the two Keras examples: training, or drawing of characters, with the results printed as JSON lines.
+"""Training and text sampling of the Keras examples imdb_lstm and lstm_text_generation with this project. It prints results as JSON lines.
 
     python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 3
     python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 10 --validation 0.15 --patience 2
     python -m bench.peers.ours_tasks generation --validation 0 --seed 0 --epochs 10
     python -m bench.peers.ours_tasks sampling --weights model.weights.h5
 
-The flags of `sentiment` and `generation` are those of `lstm-jax train`. Training prints a line for each epoch. With a validation split it
-prints one more line, for the best epoch. For sentiment that line has the test metrics; for generation it has the bits per character of the
-held-out text, both in windows and with carried state, and the processor seconds of the run.
+`sentiment` and `generation` take the flags of `lstm-jax train`, and print a line for each epoch. If there is a validation split, they print
+one more line for the best epoch. For sentiment, that line has the test metrics. For generation, it has the CPU seconds of the run and the
+bits per character of the held-out text, computed in two ways: each character is predicted from the window of 40 characters before it, or
+with a state that is carried through the text. `sampling` measures the time to draw characters.
 """
 
 import argparse
@@ -31,11 +32,11 @@ from lstm_jax.config import DataConfig, GenerationConfig, GenerationModelConfig,
 SENTIMENT = SentimentConfig(data=DataConfig(validation=0.0))
 GENERATION = GenerationConfig(train=TrainConfig(epochs=10), sample=SampleConfig(sample_chars=0))
 CALLS = 10
-"""Number of calls of the sampler; the first call compiles."""
+"""Number of calls of the sampler. The first call compiles and is not counted in the median time."""
 
 
 def config_of(default: Any, arguments: list[str]) -> Any:
-    """Return the config of a task: `default`, with the values that flags of `lstm-jax train` override."""
+    """Return a copy of the task config `default` in which command-line flags of `lstm-jax train` replace the default values."""
     return tyro.cli(tyro.conf.OmitArgPrefixes[type(default)], default=default, args=arguments)
 
 
@@ -46,7 +47,13 @@ def _common(run: Path, config: Any) -> dict[str, Any]:
 
 
 def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Train the sentiment task, and yield a row for each epoch and, with a validation split, one with the test metrics."""
+    """Train the sentiment task, and yield a result row for each epoch.
+
+    If there is a validation split, one more row follows with the test metrics of the best epoch.
+
+    Args:
+        arguments: flags of `lstm-jax train sentiment`.
+    """
     config = config_of(SENTIMENT, arguments)
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import sentiment
@@ -61,7 +68,13 @@ def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Train the text generation task, and yield a row for each epoch and, with a validation split, one for the best epoch."""
+    """Train the text generation task, and yield a result row for each epoch.
+
+    If there is a validation split, one more row follows with the bits per character and the cost of the run at the best epoch.
+
+    Args:
+        arguments: flags of `lstm-jax train generation`.
+    """
     config = config_of(GENERATION, arguments)
     config = replace(config, data=articles(config.data))
     start_training(config.train.devices, config.model)
@@ -81,7 +94,7 @@ def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _changed(config: GenerationConfig) -> dict[str, Any]:
-    """Return the fields of a config that differ from `GENERATION`, except the names of the data, the seed and the validation share."""
+    """Return the values of a config that differ from the default config `GENERATION`, except `data`, `seed` and `validation`."""
     parts = ((config.data, GENERATION.data), (config.model, GENERATION.model), (config.train, GENERATION.train))
     return {
         name: value
@@ -92,9 +105,13 @@ def _changed(config: GenerationConfig) -> dict[str, Any]:
 
 
 def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Draw characters in both modes, one text and several at once, and yield a row for each.
+    """Measure how long it takes to draw characters, and yield a result row for each sampling mode and each number of texts.
 
-    The seconds in a row are the median of `CALLS` calls without the first, which compiles.
+    In the mode "carried", the state is carried from character to character. In the mode "window", the model reads the last 40 characters
+    for each new character. The time in a row, in seconds, is the median of `CALLS` calls without the first one, which compiles.
+
+    Args:
+        arguments: command-line flags --weights, --units, --chars (characters per text) and --samples (numbers of texts drawn at once).
     """
     parser = argparse.ArgumentParser(prog="python -m bench.peers.ours_tasks sampling")
     parser.add_argument("--weights", type=Path, required=True, help="weights of a Keras model")
@@ -141,7 +158,7 @@ TASKS: dict[str, Callable[[list[str]], Iterator[dict[str, Any]]]] = {
 
 
 def main() -> None:
-    """Run the task that the command line names, and print its rows as JSON lines."""
+    """Run the task that the command line names, and print its result rows as JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=list(TASKS))
     task = parser.parse_args(sys.argv[1:2]).task

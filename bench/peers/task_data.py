@@ -1,4 +1,7 @@
-"""Data that all peers get: the padded reviews of imdb_lstm, and the articles, cleaned as lstm_text_generation cleans its text."""
+"""Data that all benchmarked libraries train on: the padded IMDB reviews of imdb_lstm, and articles for lstm_text_generation.
+
+The articles are cleaned in the same way as the text of the Keras example lstm_text_generation.
+"""
 
 import os
 from dataclasses import replace
@@ -13,9 +16,9 @@ from lstm_jax.tasks.sentiment import load_reviews, padded_rows
 
 
 def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the int32 arrays x_train (25000, 80), y_train, x_test and y_test, with the word ids and the order of Keras.
+    """Return the IMDB reviews as arrays x_train (25000, 80), y_train (25000,), x_test (25000, 80) and y_test (25000,).
 
-    The reviews are read from `$LSTM_JAX_DATA` or the cache.
+    The word ids and the order of the reviews are those of Keras. The reviews are read from `$LSTM_JAX_DATA` or the download cache.
     """
     splits = padded_rows(load_reviews(SentimentConfig()), SentimentConfig())
     assert splits.test is not None
@@ -23,19 +26,20 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def articles(config: TextConfig) -> TextConfig:
-    """Return the config with the articles of `$LSTM_JAX_DATA` as its text, unless the config names a text already."""
+    """Return a copy of the config that reads the articles in `$LSTM_JAX_DATA`, unless the config already names a text file."""
     default = (os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "articles", "wp_articles.json"),)
     return replace(config, data=config.data or default)
 
 
 def article_windows(validation: float) -> tuple[np.ndarray, np.ndarray, data.Corpus]:
-    """Return the windows of the training split of the articles, and the corpus.
+    """Return the training windows of the articles, and the corpus.
 
     Args:
-        validation: share of the text that is held out.
+        validation: fraction of the text that is held out.
 
     Returns:
-        Character ids X (N, LENGTH) of windows that start every `STEP` characters, ids Y (N,) of the characters after them, and the corpus.
+        A tuple of the character ids (N, LENGTH) of N windows that start every `STEP` characters, the id (N,) of the next character after
+        each window, and the corpus.
     """
     corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=validation))))
     return *data.windows(corpus.train, LENGTH, STEP), corpus

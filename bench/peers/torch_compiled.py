@@ -1,4 +1,4 @@
-"""Peer PyTorch with torch.compile: the models of `torch_lstm`, compiled."""
+"""Benchmark of PyTorch with torch.compile, which is applied to the models of `bench.peers.torch_lstm`."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Peer PyTorch: nn.LSTM (which uses cuDNN on a GPU), eager or compiled, with torch.optim.Adam(fused=True)."""
+"""Benchmark of PyTorch: nn.LSTM (which is cuDNN's LSTM on a GPU) and torch.optim.Adam(fused=True), in eager mode or with torch.compile."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ COMPILED = "torch.compile around nn.LSTM, which stays PyTorch's own operator"
 
 
 class Net(nn.Module):
-    """Model with the embedding (for words), LSTM and head of the workload."""
+    """PyTorch model of a training or evaluation workload: embedding (for word ids), LSTM and head."""
 
     def __init__(self, work: Workload, rate: float):
         super().__init__()
@@ -37,7 +37,14 @@ class Net(nn.Module):
 
 
 def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = False) -> Built:
-    """Return the workload as this peer builds it, see `bench.peers.base.Built`; `compiled` says whether torch.compile is applied."""
+    """Return the workload built with PyTorch, see `bench.peers.base.Built`.
+
+    Args:
+        work: workload.
+        arrays: initial weights and data of the workload.
+        options: options of the benchmark. PyTorch uses only the rate of the input dropout.
+        compiled: whether torch.compile is applied to the model.
+    """
     wrapped = torch.compile if compiled else lambda net: net
     make = {"evaluation": _evaluation, "recurrence": _recurrence}.get(work.kind, _training)
     built = make(work, arrays, options, wrapped)
@@ -84,8 +91,8 @@ def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
         h, _ = rnn(x)
         *by_params, by_x = torch.autograd.grad(h, (*leaves, x), cotangent)
         state = {name: _numpy(gradient) for name, gradient in zip(names, by_params, strict=True)}
-        if cell != "gru":  # our GRU has two biases too, so both gradients are kept
-            state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # its gradient equals that of bias_ih, which is kept
+        if cell != "gru":  # our GRU has two biases too, so it needs both gradients
+            state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
         ours = convert.lstm_from_torch(state)[0] if cell == "lstm" else convert.cell_from_torch(cell, state)
         return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": _numpy(by_x)}
 
@@ -142,7 +149,7 @@ def _training(work: Workload, arrays: Arrays, options: Options, wrapped: Callabl
         net, optimizer = start(0.0)
         loss = step(wrapped(net), optimizer, *batches[0])
         state = {name: _numpy(array) for name, array in net.state_dict().items()}
-        state["lstm.bias_hh_l0"] = np.zeros_like(state["lstm.bias_hh_l0"])  # it started at zero and made the same step as bias_ih
+        state["lstm.bias_hh_l0"] = np.zeros_like(state["lstm.bias_hh_l0"])  # the second bias starts at zero and moves as bias_ih does
         return from_torch(state) | {"loss": _numpy(loss)}
 
     note = ", ".join(part for part in (no_recurrent_dropout(options), BIASES) if part)
