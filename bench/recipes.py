@@ -1,4 +1,7 @@
-"""Studies of the two Keras examples imdb_lstm and lstm_text_generation: training recipes, repeated over seeds or rounds, and reports."""
+"""Training recipes for the Keras examples imdb_lstm and lstm_text_generation, and reports of the results over seeds.
+
+A recipe is a library with training flags. A study is a group of recipes that are compared with each other.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -16,21 +19,21 @@ from lstm_jax.sweep.missing import run_missing
 
 Row = dict[str, Any]
 PRINTED = (2.4947, 2.0049, 1.8619, 1.7592, 1.6842, 1.6206, 1.5732, 1.5312, 1.4886, 1.4606)
-"""Training losses of epochs 1 to 10 that a notebook printed when it ran lstm_text_generation on the articles."""
+"""Training losses of lstm_text_generation on the articles at epochs 1 to 10, as they are printed in an existing notebook."""
 STREAM = ("--regime", "stream", "--length", "100")
 FAST = ("--learning-rate", "5e-3", "--schedule", "cosine", "--clip-norm", "1")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training of one peer with fixed flags.
+    """Training recipe: a library that trains a task with fixed flags.
 
     Attributes:
-        name: name of the recipe, unique within the study and task.
+        name: name of the recipe, unique within its study and task.
         task: "sentiment" or "generation".
-        peer: "ours" or "keras_jax".
-        flags: flags of the task, without the seed.
-        repeats: default number of seeds or rounds.
+        peer: library that trains, "ours" or "keras_jax".
+        flags: command-line flags of the training, without the seed.
+        repeats: default number of runs, each with another seed.
     """
 
     name: str
@@ -40,7 +43,7 @@ class Recipe:
     repeats: int = 1
 
     def arguments(self) -> list[str]:
-        """Return the arguments of `python -m` that run the recipe, without the seed."""
+        """Return the arguments of `python -m` that train with this recipe, without the seed."""
         module = "bench.peers.ours_tasks" if self.peer == "ours" else "bench.peers.keras_tasks"
         return [module, self.task, *self.flags]
 
@@ -77,13 +80,19 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         Recipe("ours", "generation", "ours", ("--epochs", "2", "--validation", "0"), 5),
     ),
 }
-"""Recipes by study. All generation recipes train the model of lstm_text_generation, which has 87,201 parameters: one-hot characters,
-LSTM(128), softmax over 33 characters."""
+"""Recipes of each study. All generation recipes train the model of lstm_text_generation: LSTM(128) on one-hot characters and a softmax over
+33 characters, with 87,201 parameters."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a recipe in a fresh process; `number` is its seed, or in the study `EPOCH_TIME` its round."""
+    """One training run of a recipe, which a fresh process executes.
+
+    Attributes:
+        study: name of the study, a key of `RECIPES`.
+        recipe: training recipe.
+        number: seed of the run. In the study `EPOCH_TIME`, all runs have the default seed, and it is the number of the round.
+    """
 
     study: str
     recipe: Recipe
@@ -93,7 +102,10 @@ class Run:
         return f"{self.recipe.task} {self.recipe.name}, {'round' if self.study == EPOCH_TIME else 'seed'} {self.number}"
 
     def measure(self) -> list[Row]:
-        """Run the recipe in a fresh process and return its rows; `EPOCH_TIME` keeps the last row only, after the epoch that compiles."""
+        """Train with the recipe in a fresh process, and return its result rows, one for each epoch.
+
+        In the study `EPOCH_TIME`, only the row of the last epoch is returned, because the first epoch of this project includes compilation.
+        """
         known = {"recipe": self.recipe.name, "task": self.recipe.task}
         if self.study != EPOCH_TIME:
             rows = timing.run_module([*self.recipe.arguments(), "--seed", str(self.number)])
@@ -107,15 +119,15 @@ def _number(row: Row) -> int:
 
 
 def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> list[Recipe]:
-    """Return the recipes of a study whose task and name were asked for.
+    """Return the recipes of a study with the given tasks and names.
 
     Args:
-        study: key of `RECIPES`.
-        tasks: tasks to keep.
-        names: names of recipes to keep. If None, all names are kept.
+        study: name of the study, a key of `RECIPES`.
+        tasks: tasks whose recipes are returned.
+        names: names of the recipes that are returned. If None, the recipes of all names are returned.
 
     Raises:
-        InputError: if the study has no recipe with one of the names, or if no recipe is left.
+        InputError: if a name is not the name of a recipe of the study, or if no recipe has one of the tasks and names.
     """
     of_study = RECIPES[study]
     unknown = set(names or ()) - {recipe.name for recipe in of_study}
@@ -126,15 +138,17 @@ def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> lis
 
 
 def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, path: Path, measure: bool) -> None:
-    """Measure the runs of some recipes that have no rows yet, and print the report of the study.
+    """Train with the recipes of a study over several seeds, and print the report of the study.
+
+    Runs whose results are already in the result file are skipped.
 
     Args:
-        study: key of `RECIPES`.
+        study: name of the study, a key of `RECIPES`.
         recipes: recipes of the study.
-        first: number of the first seed or round.
-        count: number of seeds or rounds. If None, each recipe has its own number, `Recipe.repeats`.
-        path: file of rows.
-        measure: whether to measure; if False, the rows that exist are reported.
+        first: first seed. In the study `EPOCH_TIME`, it is the number of the first round.
+        count: number of seeds or rounds. If None, it is `Recipe.repeats` of each recipe.
+        path: result file.
+        measure: whether to execute the missing runs. If False, only the existing results are reported.
     """
     numbers = {(recipe.task, recipe.name): range(first, first + (count or recipe.repeats)) for recipe in recipes}
     last = max(map(len, numbers.values()))
@@ -156,10 +170,13 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
 
 
 def accuracy_over_seeds(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
-    """Return the test accuracy by recipe and seed.
+    """Return the test accuracy of each recipe and seed, as nested dicts: name of the recipe -> seed -> test accuracy.
 
-    A recipe without a validation split counts the highest test accuracy of its epochs; a recipe with one counts the test accuracy of the
-    epoch that the validation split chose.
+    If the recipe has a validation split, it is the test accuracy at the epoch with the best validation result. Otherwise it is the highest
+    test accuracy of all epochs.
+
+    Args:
+        rows: result rows of the study `SEEDS`.
     """
     best: dict[str, dict[int, float]] = defaultdict(dict)
     for row in rows:
@@ -170,7 +187,7 @@ def accuracy_over_seeds(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
 
 
 def report_seeds(rows: Iterable[Row]) -> list[str]:
-    """Return a line for each recipe with the mean, the standard deviation and the values of its test accuracy over seeds."""
+    """Return the lines of the report of the study `SEEDS`: the mean, standard deviation and values of the test accuracy of each recipe."""
     lines = []
     for name, scores in accuracy_over_seeds(rows).items():
         values = list(scores.values())
@@ -181,7 +198,11 @@ def report_seeds(rows: Iterable[Row]) -> list[str]:
 
 
 def report_loss(rows: Iterable[Row]) -> list[str]:
-    """Return a line for each epoch with the training loss that the notebook printed, and the mean and range of each recipe over seeds."""
+    """Return the lines of the report of the study `LOSS`, one for each epoch.
+
+    A line has the training loss from `PRINTED`, which a notebook printed. For each recipe, it has the mean and the range over seeds of the
+    training loss.
+    """
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         losses[row["recipe"]][row["epoch"]].append(row["train_loss"])
@@ -193,7 +214,10 @@ def report_loss(rows: Iterable[Row]) -> list[str]:
 
 
 def report_held_out(rows: Iterable[Row]) -> list[str]:
-    """Return a line for each run with the bits per character of the held-out text and, where it is known, the processor time."""
+    """Return the lines of the report of the study `HELD_OUT`, one for each training run.
+
+    A line has the bits per character of the held-out text and, for this project, the CPU time and the best epoch.
+    """
     lines = []
     for row in rows:
         if isinstance(row["epoch"], str):
@@ -204,7 +228,10 @@ def report_held_out(rows: Iterable[Row]) -> list[str]:
 
 
 def report_epoch_time(rows: Iterable[Row]) -> list[str]:
-    """Return lines for each task: the seconds of an epoch of each recipe, and our speedup over Keras if both were measured."""
+    """Return the lines of the report of the study `EPOCH_TIME`.
+
+    For each task, they have the durations of an epoch of each recipe in seconds and, if both were measured, our speedup over Keras.
+    """
     times: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         times[row["task"]][row["recipe"]].append(row["seconds"])

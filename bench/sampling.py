@@ -1,12 +1,12 @@
-"""Seconds to draw characters from the model of lstm_text_generation: this project compared with a loop of Keras' `predict`.
+"""Time to draw characters from the model of lstm_text_generation with this project, compared with a loop of calls of Keras' `predict`.
 
-    python -m bench sampling                            # 5 rounds, about 5 minutes on two quiet cores
+    python -m bench sampling                            # 5 rounds, about 5 minutes on two idle cores
     python -m bench sampling --preset quick --units 64,256 --samples 1,16 --chars 100
     python -m bench sampling --report
-    python -m bench sampling --first-round 5            # five more rounds, such as on another machine or version
+    python -m bench sampling --first-round 5            # five more rounds, for example on another machine or version
 
-Fresh processes of the two peers run in turn, and compilation is not timed. Both peers load the same weights from a file that the first
-Keras process writes.
+In each round, a fresh process of Keras and a fresh process of this project run one after the other. Compilation is not timed. Both
+libraries load the same weights from a file, which the first process of Keras writes.
 """
 
 import argparse
@@ -31,7 +31,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """One process that measures a peer."""
+    """Process that measures how long one library takes to draw characters.
+
+    Attributes:
+        peer: library, "keras_jax" or "ours".
+        units: hidden size of the model.
+        chars: number of characters to draw for each text.
+        round: number of the round.
+    """
 
     peer: str
     units: int
@@ -42,11 +49,11 @@ class Run:
         return f"{self.units} units, round {self.round}, {self.peer}"
 
     def measure(self, folder: str, samples: Sequence[int]) -> list[Row]:
-        """Execute the process, and return a row for each method that it timed.
+        """Run the process, and return a result row for each method of drawing characters that it timed.
 
         Args:
-            folder: folder of the file with the weights.
-            samples: numbers of texts that this project draws at once.
+            folder: folder that contains the file with the weights.
+            samples: numbers of texts to draw at once. Only this project draws several texts at once; Keras ignores it.
         """
         about = {"round": self.round, "units": self.units, "chars": self.chars, "cores": timing.CORES, "load": timing.load()}
         flags = ["--weights", f"{folder}/{self.units}.weights.h5", "--units", str(self.units), "--chars", str(self.chars)]
@@ -55,20 +62,20 @@ class Run:
 
 
 def key_of(row: Row) -> Run | None:
-    """Return the run whose process measured a row, or None if the row is of another measurement."""
+    """Return the `Run` that a result row belongs to, or None if the row is not a sampling result."""
     return Run(row["peer"], row["units"], row["chars"], row["round"]) if row["measurement"] == SAMPLING else None
 
 
 def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
-    """Print our speedup over Keras' `predict` loop, and how much longer several samples take than one.
+    """Print our speedup over Keras' `predict` loop, and how much longer several texts at once take than one text.
 
     Args:
-        rows: rows of one hidden size.
-        units: the hidden size.
-        samples: numbers of samples to report.
+        rows: result rows of one hidden size.
+        units: hidden size.
+        samples: numbers of texts drawn at once that are reported.
 
     Raises:
-        InputError: if a method of a peer has no rows.
+        InputError: if there are no results of Keras' loop or of one of our two sampling modes.
     """
     times: dict[str, list[float]] = {}
     for row in rows:
@@ -99,7 +106,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the processes that have no rows yet unless `--report` is given, and print the report."""
+    """Run the processes that have no results yet, unless `--report` is given, and print the report."""
     options = _parse()
     require(options.chars >= 1, "chars", options.chars, "give 1 or more")
     rounds = range(options.first_round, options.first_round + (options.rounds or ROUNDS[options.preset]))

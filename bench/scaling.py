@@ -1,13 +1,15 @@
-"""Growth of the time and memory of the recurrence, forward and backward pass, with the steps T, the hidden size H and the batch B.
+"""Growth of an LSTM layer's time and memory (forward and backward pass) with the number of steps T, the hidden size H and the batch size B.
 
-    python -m bench scaling                        # about 3 minutes on two quiet cores
+    python -m bench scaling                        # about 3 minutes on two idle cores
     python -m bench scaling --report
 
-One size is varied at a time, from T 80, H 128, B 32; the number of features E equals H. Each point is measured in fresh processes, on one
-CPU device that has both cores and on two CPU devices with one core each; a round measures all points once. Points that have a row of this
-commit are skipped. Printed are the exponents of the growth: of time by a log-log fit over all sizes and from the last two sizes alone; of
-memory by a fit of constant + factor * size ** exponent, where the constant is the memory of JAX and its compiler.
-The figure is experiments/figures/time_and_memory.png and .svg.
+One size is varied at a time; the other sizes are T = 80, H = 128 and B = 32. The number of features E equals H. Each point is measured in
+a fresh process, once on one CPU device that uses both cores and once on two CPU devices with one core each. A round measures all points
+once. Measurements that the result file has for the current commit are skipped.
+
+The report prints the exponents of the growth. The exponents of the time are from a log-log fit over all sizes and from the two largest
+sizes alone. The exponent of the memory is from a fit of constant + factor * size ** exponent, where the constant is the memory of JAX and
+its compiler. The figure is written to experiments/figures/time_and_memory.png and .svg.
 """
 
 import argparse
@@ -35,13 +37,13 @@ Sizes = dict[str, int]
 
 @dataclass(frozen=True)
 class Curve:
-    """Time and memory over one varied size.
+    """Measured time and memory of an LSTM layer as functions of one size.
 
     Attributes:
-        letter: letter of the varied size: "T", "H" or "B".
+        letter: letter of the varied size: "T" (steps), "H" (hidden size) or "B" (batch size).
         devices: number of CPU devices.
         sizes: values of the varied size.
-        ms: median milliseconds of a step at each size.
+        ms: median milliseconds of a forward and backward pass at each size.
         mib: median peak memory in MiB at each size.
     """
 
@@ -53,7 +55,12 @@ class Curve:
 
 
 def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
-    """Yield the sizes of each point of the grid, without repetition: `middle` with one size replaced by a value of `grid`."""
+    """Yield the sizes of each point to measure, without repetition.
+
+    Args:
+        grid: values of each size by its letter. In each point, one size has a value of `grid`.
+        middle: value of each size by its letter. In each point, all sizes that are not varied have these values.
+    """
     seen = []
     for letter, sizes in grid.items():
         for size in sizes:
@@ -64,7 +71,13 @@ def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
 
 
 def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
-    """Measure one point in this process for `seconds` seconds, and return its row."""
+    """Measure the time and memory of the recurrent layer in this process, and return the fields of a result row.
+
+    Args:
+        point: sizes by letter.
+        devices: number of CPU devices.
+        seconds: duration of the measurement in seconds.
+    """
     from bench.peers import ours
     from bench.peers.base import Options
     from bench.worker import measure, peak_mib
@@ -82,16 +95,23 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
 
 
 Point = tuple[int, Sizes, int]
-"""Number of the round, sizes, and number of devices of one measurement."""
+"""Tuple (number of the round, sizes by letter, number of devices) that describes one measurement."""
 
 
 def key_of(row: dict[str, Any]) -> tuple:
-    """Return the key (round, devices, T, H, B) that identifies a row among those of a commit."""
+    """Return the key (round, devices, T, H, B) of a result row, which is unique within the rows of a commit."""
     return tuple(row[name] for name in ("round", "devices", *MIDDLE))
 
 
 def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None:
-    """Measure the points that have no row of commit `sha` yet, each in a fresh process for `seconds` seconds."""
+    """Measure the points that have no result yet, each in a fresh process, and append the results to a file.
+
+    Args:
+        wanted: points to measure.
+        seconds: duration of each measurement in seconds.
+        path: result file. A point is skipped if the file has its result for the same commit.
+        sha: commit of this checkout.
+    """
 
     def key(row: dict[str, Any]) -> tuple | None:
         return key_of(row) if (row["measurement"], row["git"]) == (SCALING, sha) else None
@@ -113,11 +133,11 @@ def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None
 
 
 def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]:
-    """Yield the curve of each size letter and number of devices that has at least two points.
+    """Yield a curve of time and memory for each varied size and each number of devices.
 
     Args:
-        rows: rows of one commit.
-        middle: values of the sizes that are not varied.
+        rows: result rows of one commit. A curve with fewer than two measured sizes is left out.
+        middle: values that the sizes T, H and B have when they are not varied.
         devices: numbers of devices.
     """
     for letter in middle:
@@ -132,7 +152,7 @@ def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]
 
 
 def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Return the exponent p in constant + factor * size ** p, found by least squares of the relative errors for p from 0.2 to 3."""
+    """Fit value = constant + factor * size ** p by least squares of the relative errors, and return the exponent p, between 0.2 and 3."""
     n, y = np.asarray(sizes, float), np.asarray(values, float)
 
     def miss(power: float) -> float:
@@ -144,7 +164,7 @@ def exponent_above_constant(sizes: Sequence[float], values: Sequence[float]) -> 
 
 
 def describe(curve: Curve) -> str:
-    """Return the line of the report about a curve: the range and the exponents of its time and memory."""
+    """Return the line of the report about a curve, with the ranges and the growth exponents of its time and memory."""
     last = exponent(curve.sizes[-2:], curve.ms[-2:])
     line = (
         f"{curve.letter} {curve.sizes[0]} to {curve.sizes[-1]}, devices {curve.devices}: time {curve.ms[0]:.3f} to {curve.ms[-1]:.3f} ms, "
@@ -156,7 +176,7 @@ def describe(curve: Curve) -> str:
 
 
 def _sizes(text: str) -> dict[str, Sequence[int]]:
-    """Return the sizes by letter from a text such as "T=20:40,H=32:64"."""
+    """Parse the values of sizes from a text such as "T=20:40,H=32:64", and return them by letter."""
     return {part.split("=")[0]: tuple(int(size) for size in part.split("=")[1].split(":")) for part in text.split(",")}
 
 
@@ -173,7 +193,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the missing points unless `--report` is given, print the report and draw the figure."""
+    """Measure the points that have no result yet, unless `--report` is given, print the report and draw the figure."""
     options = _parse()
     if options.here:
         print(json.dumps(measure_here(options.here, options.devices[0], options.seconds)))

@@ -1,9 +1,9 @@
-"""Fields of the rows in `bench/results`, and the check of rows when they are read.
+"""Schema of the result files in `bench/results`, and functions that create, check and select their rows.
+
+A row is one result: a JSON object on a line of its own. Rows are only ever appended to a file. Each row contains the version of the schema
+and the kind of measurement. To print all kinds of measurements and all fields, run
 
     python -m bench.schema
-
-prints all measurements and fields. A row is a line with a JSON object, and rows are only ever appended to their file. Each row names the
-version of its fields and its measurement.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,11 +45,11 @@ MEASUREMENTS = {
 
 @dataclass(frozen=True)
 class Field:
-    """Description of a field of a row.
+    """Description of one field of the result rows.
 
     Attributes:
-        types: Python types that the value of the field may have after JSON is read.
-        required: measurements whose rows must have the field.
+        types: Python types that the value may have after the JSON object is read.
+        required: kinds of measurements whose rows must have the field.
         meaning: description that `python -m bench.schema` prints.
     """
 
@@ -141,7 +141,10 @@ FIELDS = {
 
 
 def make_row(measurement: str, **fields: Any) -> dict[str, Any]:
-    """Return a row of the current version with the given fields; if the order of its samples has no meaning, they are thinned."""
+    """Return a result row with the current schema version, the kind of measurement and the given fields.
+
+    For step times and scaling, "samples" is reduced to at most `KEPT_SAMPLES` values, and "sample_count" is set to the original number.
+    """
     row = {"schema": VERSION, "measurement": measurement} | fields
     if measurement in TIMED:
         row |= {"samples": thinned(row["samples"]), "sample_count": len(row["samples"])}
@@ -149,22 +152,22 @@ def make_row(measurement: str, **fields: Any) -> dict[str, Any]:
 
 
 def thinned(samples: Sequence[float]) -> list[float]:
-    """Return at most `KEPT_SAMPLES` evenly spaced order statistics of the samples, rounded to 4 significant digits."""
+    """Sort the samples, and return at most `KEPT_SAMPLES` of them, evenly spaced by rank and rounded to 4 significant digits."""
     ordered = np.sort(samples)
     places = np.linspace(0, len(ordered) - 1, min(KEPT_SAMPLES, len(ordered)))
     return [float(f"{value:.4g}") for value in ordered[np.round(places).astype(int)]]
 
 
 def check(row: Any, place: str) -> dict[str, Any]:
-    """Check that a row agrees with `FIELDS`, and return it with old names of backends replaced by the current ones.
+    """Check a row of a result file against the schema, and return it with old names of backends replaced by the current names.
 
     Args:
-        row: JSON value that was read.
-        place: file and line of the row, for the error text.
+        row: JSON value that was read from the file.
+        place: file and line number of the row, which error messages name.
 
     Raises:
-        InputError: if the row is not a dict, its version is not `VERSION`, its measurement is unknown, a required field is missing, or the
-            value of a field has a wrong type.
+        InputError: if the row is not a dict, its schema version is not `VERSION`, its measurement is not a key of `MEASUREMENTS`, a
+            required field is missing, or the value of a field has a wrong type.
     """
     if not isinstance(row, dict):
         raise InputError(place, row, "give rows of python -m bench, each an object")
@@ -183,27 +186,27 @@ def check(row: Any, place: str) -> dict[str, Any]:
 
 
 def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[dict[str, Any]]:
-    """Return the checked rows of a file that belong to some measurements and a series.
+    """Read a result file, check its rows against the schema, and return the rows of some measurements.
 
     Args:
-        path: file of rows.
-        *measurements: measurements to keep, keys of `MEASUREMENTS`.
-        git: commit to keep. If None, rows of all commits are kept.
-        series: name of the series to keep; "" keeps the rows without a series.
+        path: result file.
+        *measurements: kinds of measurements to keep, as keys of `MEASUREMENTS`.
+        git: commit whose rows are kept. If None, the rows of all commits are kept.
+        series: name of the series whose rows are kept. If "", only rows that belong to no series are kept.
 
     Raises:
-        InputError: if a row of the file does not agree with `FIELDS`.
+        InputError: if a row of the file violates the schema.
     """
     return [row for row in select(read_rows(path, check), *measurements, git=git) if row.get("series", "") == series]
 
 
 def select(rows: Iterable[dict[str, Any]], *measurements: str, git: str | None = None) -> list[dict[str, Any]]:
-    """Return the rows that have one of the measurements and, unless `git` is None, that commit."""
+    """Return the result rows of the given kinds of measurements and, unless `git` is None, of that commit only."""
     return [row for row in rows if row["measurement"] in measurements and (git is None or row["git"] == git)]
 
 
 def main() -> None:
-    """Print all measurements, then all fields with their types, meaning and the measurements that require them."""
+    """Print all kinds of measurements, then all fields with their types, their meaning and the measurements that require them."""
     for name, meaning in MEASUREMENTS.items():
         print(f"{name:<20} {meaning}")
     for name, field in FIELDS.items():

@@ -1,4 +1,4 @@
-"""Summary of the rows of `bench throughput`: selection of the rows that count, and medians and speedups by workload and candidate."""
+"""Summary of the results of `bench throughput`: medians and speedups for each workload and each library with its options (candidate)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,13 @@ Interval = tuple[float, float, float]
 
 
 def kept(rows: Iterable[Row]) -> list[Row]:
-    """Return one row for each round of each candidate.
+    """Select the result row that counts for each round in which a candidate ran a workload.
 
-    That row is the last timed row that is not noisy. If no row is of that kind, it is the last noisy row, or else the last failed row.
+    It is the last row with a time that is not noisy. If there is none, it is the last row with a noisy time. If there is none either, it
+    is the last row of a failed process.
+
+    Args:
+        rows: result rows of `bench throughput`.
     """
     found: dict[tuple, tuple[int, Row]] = {}
     for row in select(rows, STEP, FAILED):
@@ -34,13 +38,13 @@ def kept(rows: Iterable[Row]) -> list[Row]:
 
 
 def timed(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows of `kept` that have a time, which rows of failed processes lack."""
+    """Return the rows that `kept` selects, without the rows of failed processes."""
     return [row for row in kept(rows) if row["measurement"] == STEP]
 
 
 @dataclass(frozen=True)
 class Line:
-    """Medians over all processes of a candidate on a workload.
+    """Throughput of one candidate (a library with its options) on one workload. The metrics are medians over processes.
 
     Attributes:
         work: workload.
@@ -48,14 +52,14 @@ class Line:
         processes: number of processes that were timed.
         ms: milliseconds per step.
         tokens_per_second: tokens per second.
-        gflops: speed of the matrix products, in GFLOP/s.
-        gbs: lower bound of the bytes moved per second, in GB/s.
-        compile_seconds: seconds spent in XLA's compiler; None if the candidate does not use JAX.
+        gflops: floating-point operations of the matrix products per second, in GFLOP/s.
+        gbs: bytes that a step must at least move, per second of its time, in GB/s.
+        compile_seconds: seconds spent in XLA's compiler, or None if the candidate does not use JAX.
         memory_mib: peak resident memory in MiB.
-        speedup: time of the candidate over our time, with its 95 % confidence interval. It is None for our own line, and if we have no
-            rows on the workload.
-        note: difference between the work of the candidate and ours.
-        error: error of the last process if no process was timed, else "".
+        speedup: our speedup over the candidate (its time divided by our time) with its 95 % confidence interval. It is None for this
+            project itself, and if there are no results of this project on the workload.
+        note: what the candidate computes differently from this project, or "".
+        error: error message of the last process if no process succeeded, else "".
     """
 
     work: Workload
@@ -73,14 +77,15 @@ class Line:
 
 
 def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
-    """Return a line for each workload and candidate that has rows.
+    """Return a line for each workload and candidate with results.
 
-    Our line comes first on each workload. Another candidate whose settings equal ours on a workload is left out there.
+    On each workload, the line of this project comes first. If another candidate has the same settings as this project's default on a
+    workload, it has no line there.
 
     Args:
         works: workloads.
-        candidates: candidates.
-        rows: rows of bench throughput.
+        candidates: candidates, that is, libraries with their options.
+        rows: result rows of `bench throughput`.
     """
     ours = next((candidate for candidate in candidates if candidate.name == OURS), read_candidate(OURS))
     by_key: dict[tuple, list[Row]] = {}
@@ -97,13 +102,13 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
 
 
 def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row]) -> Line:
-    """Return the line of a candidate.
+    """Return the summary line of one candidate on one workload.
 
     Args:
         work: workload.
         name: name of the candidate.
-        rows: rows of the candidate on the workload.
-        baseline: our rows on the workload.
+        rows: result rows of the candidate on the workload.
+        baseline: result rows of this project on the workload.
     """
     good, ours = ([row for row in group if row["measurement"] == STEP] for group in (rows, baseline))
     if not good:
@@ -122,7 +127,11 @@ def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row
 
 
 def peaks(rows: Iterable[Row]) -> tuple[float, float]:
-    """Return the best GFLOP/s of a matrix product and the best GB/s of a copy among the rows; NaN if no row has them."""
+    """Return the highest measured speeds of a matrix product (GFLOP/s) and of a memory copy (GB/s).
+
+    Args:
+        rows: result rows. If they contain no measurement of the machine's peak speeds, both results are NaN.
+    """
     measured = select(rows, PEAK)
 
     def best(name: str) -> float:
@@ -133,14 +142,14 @@ def peaks(rows: Iterable[Row]) -> tuple[float, float]:
 
 
 def speedups_over_sizes(lines: Iterable[Line], kind: str, cell: str = "lstm") -> dict[str, list[float]]:
-    """Return our speedups over each candidate, one for each size of a kind of workload.
+    """Return our speedups over each candidate on a kind of workload, with one speedup for each size.
 
     Candidates that were measured at fewer than two sizes are left out.
 
     Args:
-        lines: lines of a summary.
-        kind: kind of workload, see `Workload.kind`.
-        cell: recurrent cell of the workload.
+        lines: lines of a throughput summary.
+        kind: kind of workload: "sentiment", "characters", "evaluation" or "recurrence".
+        cell: name of the recurrent cell.
     """
     found: dict[str, list[float]] = {}
     for line in lines:
@@ -150,9 +159,10 @@ def speedups_over_sizes(lines: Iterable[Line], kind: str, cell: str = "lstm") ->
 
 
 def mean_speedup(speedups: Sequence[float]) -> str:
-    """Return a text with the geometric mean of the speedups, its 95 % confidence interval, and the smallest and the largest speedup.
+    """Return a text that summarizes our speedups over a library at several sizes.
 
-    It ends with the number of sizes at which we are slower.
+    It has the geometric mean of the speedups, its 95 % confidence interval, the smallest and the largest speedup, and the number of sizes
+    at which this project is slower.
     """
     mean, low, high = stats.geometric_mean_interval(speedups)
     slower = sum(speedup < 1 for speedup in speedups)
@@ -161,20 +171,20 @@ def mean_speedup(speedups: Sequence[float]) -> str:
 
 
 def workloads_in(rows: Iterable[Row]) -> list[Workload]:
-    """Return the workloads that have rows, in the order of `WORKLOADS`: first those with the sizes of that table, then resized ones."""
+    """Return the workloads with results: first the workloads with default sizes, in the order of `WORKLOADS`, then all others."""
     names, order = dict.fromkeys(row["workload"] for row in select(rows, STEP, FAILED)), list(WORKLOADS)
     return [workload(name) for name in sorted(names, key=lambda name: (":" in name, order.index(name.partition(":")[0])))]
 
 
 def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
-    """Return the rows of a commit and their summary.
+    """Return the throughput results of a commit as result rows and as a summary.
 
     Args:
-        path: file of rows of bench throughput.
-        commit: first digits of the commit.
+        path: result file of `bench throughput`.
+        commit: first digits of the commit hash.
 
     Raises:
-        InputError: if the commit has no timed rows, or timed rows of more than one machine.
+        InputError: if the commit has no step times, or step times from more than one machine.
     """
     rows = [row for row in rows_of(path, STEP, FAILED, PEAK) if row["git"].startswith(commit)]
     good = timed(rows)

@@ -1,4 +1,4 @@
-"""Milliseconds per step of this project and its peers, on two Keras examples and on the recurrence over a grid of sizes.
+"""Time per training step of this project and other libraries (peers), on two Keras examples and on a recurrent layer alone.
 
     python -m bench throughput --preset quick
     python -m bench throughput --workload A B --peer ours ours:recurrent=0 torch_lstm flax_nnx keras_jax --rounds 5 --seconds 3
@@ -8,15 +8,16 @@
     python -m bench throughput --workload A B recurrence --report
     python -m bench throughput --first-step --workload A --peer ours flax_nnx torch_compiled
 
-A peer may have options, such as `ours:backend=reference`, `ours:dtype=bfloat16`, or the dropout rates of workload A,
-`ours:dropout=0:recurrent=0`. Each peer runs in fresh processes on two cores, in turn with the other peers of the workload, and its results
-are compared with the reference before it is timed for the first time. Processes that have a row of this commit are skipped; failed and
-noisy ones are measured again. The peak speeds of the machine are measured with each call.
+The values of --peer are names of libraries. A name may be followed by options, such as `ours:backend=reference`, `ours:dtype=bfloat16` or,
+for the dropout rates of workload A, `ours:dropout=0:recurrent=0`. In each round, each library runs in a fresh process on two cores, one
+library after the other. Before a library is timed for the first time, its results are compared with those of this project's reference
+backend. Measurements that the result file has for the current commit are skipped; failed and noisy measurements are repeated. Each call
+also measures the machine's peak speeds of a matrix product and a memory copy.
 
-With --first-step, pairs of fresh processes measure the seconds from the start of the build to the end of the first step. The first process
-of a pair starts with an empty folder of programs that JAX and PyTorch have compiled (cold), the second with what the first stored (warm).
+With --first-step, pairs of fresh processes measure the time to build the model and the time of the first step. The first process of a pair
+starts with an empty compilation cache (cold). The second process uses the programs that the first one compiled (warm).
 
-On a machine with GPUs, all peers run on the first GPU, in float32 without TF32, and the rows are written to a separate file.
+On a machine with GPUs, all libraries run on the first GPU in float32 without TF32, and the results are written to a separate file.
 """
 
 import argparse
@@ -45,7 +46,8 @@ from lstm_jax.sweep.rows import append_rows
 
 PATH = RESULTS / ("throughput_gpu.jsonl.gz" if machine.gpu() else "throughput.jsonl.gz")
 SPREAD, TRIES = 0.1, 3
-"""A row is noisy if the interquartile range of its samples is above `SPREAD` times their median; it is measured up to `TRIES` times."""
+"""Limits for noisy measurements. A measurement is noisy if the interquartile range of its block times is above `SPREAD` times their median.
+A noisy measurement is repeated until there are `TRIES` measurements."""
 CACHES = ("cold", "warm")
 SECONDS = ("build_seconds", "first_step_seconds", "compile_seconds")
 Row = dict[str, Any]
@@ -53,14 +55,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Process:
-    """A process to time.
+    """Process to be timed: a candidate (a library with its options) runs a workload in one round.
 
     Attributes:
         work: workload.
-        candidate: candidate that runs the workload.
+        candidate: candidate.
         round: number of the round.
-        series: name of the series of its rows; "" if they belong to none.
-        tries: number of times that the process was measured before with a noisy result.
+        series: name of a series of results that are kept apart from others. If "", the results belong to no series.
+        tries: number of earlier measurements, all of them noisy.
     """
 
     work: Workload
@@ -71,25 +73,30 @@ class Process:
 
     @property
     def key(self) -> tuple:
-        """Key that `key_of` returns for the rows of the process."""
+        """Key of the process. It equals the key that `key_of` returns for the result rows of the process."""
         return (*self.candidate.key(self.work), self.round)
 
     def __str__(self) -> str:
         return f"{self.work.name} {self.candidate.name} round {self.round}"
 
     def about(self, sha: str) -> Row:
-        """Return the fields of the rows of the process that are known before it runs; `sha` is the commit."""
+        """Return the fields of the result row that are known before the process runs, with `sha` as the commit."""
         known = {"candidate": self.candidate.name, "workload": self.work.name, "round": self.round, "git": sha}
         return known | {"cores": timing.CORES, "load": timing.load()} | ({"series": self.series} if self.series else {})
 
 
 def key_of(row: Row) -> tuple:
-    """Return the key (that of `row_key`, and the round) that identifies the process that measured a row."""
+    """Return the key (*row_key(row), round) of the process that measured a result row: the library, workload, options and round."""
     return (*row_key(row), row["round"])
 
 
 def noise(row: Row, fastest: float = 0.0) -> str:
-    """Return why the time of a row is noisy, or "" if it is not; `fastest` is the best probe of this machine, in GFLOP/s."""
+    """Return the reason why a measured time is noisy, or "" if it is not noisy.
+
+    Args:
+        row: result row with the time.
+        fastest: highest speed that a probe has measured on this machine, in GFLOP/s. If 0, the probes in the row are not judged.
+    """
     low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
     if (high - low) / middle > SPREAD:
         return f"samples spread over {100 * (high - low) / middle:.0f} % of their median"
@@ -100,16 +107,16 @@ def noise(row: Row, fastest: float = 0.0) -> str:
 
 @dataclass
 class Sweep:
-    """State of a sweep over processes.
+    """Measurement of many processes, with the state that is shared between them.
 
     Attributes:
-        folder: folder to which the references of the workloads are written.
-        sha: commit that is written to the rows.
-        seconds: seconds that each process measures for.
-        most: largest number of measurements of a process whose results are noisy.
-        distances: distance from the reference by `row_key`, for candidates and workloads that were checked already.
-        fastest: best probe so far, in GFLOP/s.
-        references: file of the reference by name of the workload.
+        folder: folder to which the reference results of the workloads are written.
+        sha: commit of this checkout, which the result rows record.
+        seconds: duration of each measurement in seconds.
+        most: largest number of measurements of one process. A process is measured again only if its result was noisy.
+        distances: largest distance from the reference results, by `row_key`, for each candidate and workload that was already checked.
+        fastest: highest speed that a probe has measured so far, in GFLOP/s.
+        references: file with the reference results of each workload, by the name of the workload.
     """
 
     folder: Path
@@ -121,7 +128,7 @@ class Sweep:
     references: dict[str, Path] = field(default_factory=dict)
 
     def measure(self, process: Process) -> list[Row]:
-        """Measure a process until a result is not noisy, at most `most` times in all, and return a row for each try."""
+        """Measure a process until a result is not noisy, at most `most` times including earlier tries, and return all new result rows."""
         rows = []
         for _ in range(process.tries, self.most):
             rows.append(self._try(process))
@@ -130,7 +137,7 @@ class Sweep:
         return rows
 
     def _try(self, process: Process) -> Row:
-        """Measure a process once and return its row; if the process fails, the row has the field "error"."""
+        """Measure a process once, and return its result row. If the process fails, the row has the field "error" instead of a time."""
         work, candidate = process.work, process.candidate
         peer, *options = candidate.arguments()
         about = process.about(self.sha)
@@ -147,9 +154,10 @@ class Sweep:
         return make_row(STEP, **row, noisy=noise(row, self.fastest))
 
     def _against(self, work: Workload, candidate: Candidate) -> list[str]:
-        """Return the arguments by which the worker checks its results against the reference.
+        """Return the arguments that tell `bench.worker` how to check a candidate's results against the reference results.
 
-        They give the distance if the candidate was checked already, else the file of the reference, which is written if it does not exist.
+        If the candidate was already checked, they contain the distance that was found. Otherwise they contain the file with the reference
+        results of the workload, which is computed first if it does not exist.
         """
         if (distance := self.distances.get(candidate.key(work))) is not None:
             return ["--checked", str(distance)]
@@ -161,14 +169,14 @@ class Sweep:
 
 
 def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, most: int = TRIES) -> None:
-    """Measure the processes that have no row yet or only noisy rows.
+    """Measure the processes that have no result yet or only noisy results, and append the new results to a file.
 
     Args:
         processes: processes to measure.
-        seconds: seconds that each process measures for.
-        path: file of rows.
-        sha: commit.
-        most: largest number of measurements of a process whose results are noisy, earlier calls included.
+        seconds: duration of each measurement in seconds.
+        path: result file.
+        sha: commit of this checkout. Only its results in the file count.
+        most: largest number of measurements of a process whose results are all noisy, including those of earlier calls.
     """
     rows = [row for series in {process.series for process in processes} for row in rows_of(path, STEP, git=sha, series=series)]
     tries = Counter(key_of(row) for row in rows if row["noisy"])
@@ -188,7 +196,7 @@ def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, mo
 
 
 def _table(heads: Sequence[str]) -> Table:
-    """Return an empty table with the given headings; the first two columns are aligned to the left, the others to the right."""
+    """Return an empty table with the given headings. The first two columns are left-aligned, and the others are right-aligned."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for n, head in enumerate(heads):
         table.add_column(head, justify="left" if n < 2 else "right", overflow="fold")
@@ -201,14 +209,14 @@ def _print(table: Table) -> None:
 
 
 def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
-    """Print the table of a commit and series, and the geometric means of our speedups on the recurrence.
+    """Print a table of the step times of one commit, and the geometric means of our speedups on the workload "recurrence".
 
     Args:
         works: workloads in the table.
-        candidates: candidates in the table.
-        path: file of rows.
-        sha: commit.
-        series: name of the series; "" for rows that belong to none.
+        candidates: candidates (libraries with their options) in the table.
+        path: result file.
+        sha: commit whose results are shown.
+        series: name of the series whose results are shown. If "", the results that belong to no series are shown.
     """
     rows = rows_of(path, STEP, FAILED, git=sha, series=series)
     (gemm, copy), lines = peaks(rows_of(path, PEAK, git=sha)), summarize(works, candidates, rows)
@@ -257,7 +265,14 @@ def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Pat
 
 
 def first_step_rows(process: Process, sha: str) -> list[Row]:
-    """Measure the first step in a cold and then in a warm process, and return their rows; a failed process has the field "error"."""
+    """Measure the first step without a compilation cache (cold) and then with one (warm), and return the two result rows.
+
+    Each measurement runs in a fresh process. If a process fails, its row has the field "error" instead of times.
+
+    Args:
+        process: workload, candidate and round to measure.
+        sha: commit of this checkout.
+    """
     peer, *options = process.candidate.arguments()
     module = ["bench.worker", peer, process.work.name, *options, "--checked", "0", "--seconds", "0.001"]
     rows = []
@@ -273,7 +288,7 @@ def first_step_rows(process: Process, sha: str) -> list[Row]:
 
 
 def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None:
-    """Measure the first step of the processes that have no first-step row of commit `sha` yet."""
+    """Measure the first step for all processes that have no such result of commit `sha` in the result file `path` yet."""
 
     def key(row: Row) -> tuple | None:
         ours = row["measurement"] == FIRST_STEP and row["git"] == sha
@@ -289,7 +304,10 @@ def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None
 
 
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str) -> None:
-    """Print a table of the seconds of build, first step and compilation, cold and warm, as medians over rounds."""
+    """Print a table of the seconds that the build, the first step and its compilation take, as medians over rounds.
+
+    The times are shown without a compilation cache (cold) and with one (warm).
+    """
     table = _table(("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"))
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
     rows = [row for row in rows_of(path, FIRST_STEP, git=sha) if (row["workload"], row["candidate"]) in wanted]
@@ -313,14 +331,14 @@ def _median(rows: Sequence[Row], name: str) -> str:
 
 @dataclass(frozen=True)
 class Preset:
-    """Default values of the flags.
+    """Default values of the command-line flags of `bench throughput`.
 
     Attributes:
-        workloads: sizes by letter for each name of a workload.
-        rounds: number of processes of each candidate on each workload.
-        seconds: seconds that each process measures for.
-        without: peers that are left out.
-        tries: largest number of measurements of a process whose results are noisy.
+        workloads: values of each size, as nested dicts: name of the workload -> letter of the size -> values.
+        rounds: number of processes for each candidate and workload.
+        seconds: duration of each measurement in seconds.
+        without: names of libraries that are left out.
+        tries: largest number of measurements of one process. A process is measured again only if its result was noisy.
     """
 
     workloads: dict[str, dict[str, tuple[int, ...]]]
@@ -336,7 +354,8 @@ PRESETS = {
     "standard": Preset({"A": {"H": (32, 64, 128, 256), "T": (20, 40, 80, 160)}, "B": {}}, 3, 1.0),
     "full": Preset({"A": EVERY, "B": EVERY, "recurrence": EVERY, "evaluation": {}}, 5, 3.0),
 }
-"""On two cores quick took 4 minutes (it leaves out the peers that are slow to start), and one to two rounds of standard 47 minutes."""
+"""Presets by name. On two cores, the preset "quick" took 4 minutes, and one to two rounds of "standard" took 47 minutes. The preset "quick"
+leaves out the libraries that are slow to start."""
 
 
 def _parse() -> argparse.Namespace:
@@ -356,7 +375,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the missing processes unless `--report` is given, and print the report."""
+    """Run the measurements that have no results yet, unless `--report` is given, and print the report."""
     options = _parse()
     preset, axes, sha = PRESETS[options.preset], given_axes(options), options.commit or commit()
     asked = dict.fromkeys(options.workload, axes) if options.workload else {name: own | axes for name, own in preset.workloads.items()}

@@ -1,4 +1,4 @@
-"""Execution of benchmark modules in fresh processes on fixed cores, one after another or in turns."""
+"""Functions that run benchmark modules in fresh processes on fixed CPU cores, one process at a time or several in turns."""
 
 import contextlib
 import json
@@ -13,12 +13,15 @@ from bench import machine
 
 ROOT = Path(__file__).parents[1]
 TURN = "your turn"
-"""Line that a worker process prints when it waits for its turn."""
+"""Line that a process of `bench.worker --turns` prints when it waits for its turn."""
 CORES = min(2, len(os.sched_getaffinity(0)))
 
 
 def pinned(cores: int = CORES) -> dict[str, str]:
-    """Return environment variables with which numeric libraries use `cores` threads and a GPU computes in full float32."""
+    """Return a copy of the environment variables in which numeric libraries are limited to `cores` threads.
+
+    On a machine with a GPU, it also contains the settings for full float32 precision in `bench.machine.GPU_SETTINGS`.
+    """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     return os.environ | dict.fromkeys(names, str(cores)) | machine.settings()
 
@@ -31,11 +34,11 @@ def run_module(
     Args:
         arguments: arguments of `python -m`.
         cores: number of cores that the process may use.
-        environment: environment variables that are set besides those of `pinned`.
-        first: index of the first of these cores among the cores that this process may use.
+        environment: environment variables to set in addition to those of `pinned`.
+        first: index of the first core to use, among the cores that are available to the calling process.
 
     Raises:
-        subprocess.CalledProcessError: if the process ends with another exit code than 0.
+        subprocess.CalledProcessError: if the exit code of the process is not 0.
     """
     allowed = sorted(os.sched_getaffinity(0))[first : first + cores]
     command = [sys.executable, "-m", *arguments]
@@ -52,16 +55,16 @@ def run_in_turns(
     folders: Sequence[Path] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run `bench.worker --turns` in several processes on the same cores, and return the row of each process.
+    """Run several processes of `bench.worker --turns` on the same cores, and return the result row of each process.
 
-    In each turn every process times one block, in order in one turn and in reverse order in the next. A machine that is slow for a while
-    thus slows all processes.
+    In each turn, the processes time one block of steps each, one process after the other. The order is reversed from turn to turn. If the
+    machine is slow for a while, all processes are thus slowed down equally.
 
     Args:
-        arguments: arguments of `python -m` for each process.
-        turns: number of blocks that each process times.
-        folders: checkout that each process runs. If None, all processes run this checkout.
-        environment: environment variables that are set besides those of `pinned`.
+        arguments: for each process, the arguments of `python -m` without the flag `--turns`.
+        turns: number of turns, which is the number of blocks that each process times.
+        folders: for each process, the checkout of this project that it runs. If None, all processes run this checkout.
+        environment: environment variables to set in addition to those of `pinned`.
 
     Raises:
         subprocess.CalledProcessError: if a process fails.
@@ -75,7 +78,7 @@ def run_in_turns(
             own = settings | {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
             pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": own, "cwd": folder}
             process = stack.enter_context(subprocess.Popen(command, **pipes))
-            os.sched_setaffinity(process.pid, allowed)  # set before the process starts threads, which inherit it
+            os.sched_setaffinity(process.pid, allowed)  # set at once, because the threads of the process inherit it
             stack.callback(process.kill)
             started.append(process)
 
@@ -105,14 +108,15 @@ def run_in_turns(
 
 
 def load() -> float:
-    """Return the load average of the last minute; rows record it, since other work on the machine makes times noisy."""
+    """Return the machine's load average over the last minute. Results record it, because other work on the machine makes times noisy."""
     return os.getloadavg()[0]
 
 
 def peaks() -> dict[str, float]:
-    """Measure the FLOP/s of a matrix product and the bytes/s of a copy, each in a fresh process.
+    """Measure the machine's peak speeds of a matrix product (GFLOP/s) and of a memory copy (GB/s), and return them by name.
 
-    They are measured on one core, on `CORES` cores and on the GPU if there is one.
+    They are measured in fresh processes on one core, on `CORES` cores and, if there is a GPU, on the GPU. Examples of the names are
+    "gemm_gflops_2" for 2 cores and "copy_gbs_gpu" for the GPU.
     """
     found = run_module(["bench.machine", "--gpu"])[-1] if machine.gpu() else {}
     for cores in (1, CORES):
@@ -122,12 +126,15 @@ def peaks() -> dict[str, float]:
 
 
 def fastest_probe() -> float:
-    """Return the fastest of three probes made now, in GFLOP/s; 0 on a machine with a GPU, where no probes are made."""
+    """Measure the present speed of the CPU three times with `bench.machine --probe`, and return the highest speed in GFLOP/s.
+
+    On a machine with a GPU, nothing is measured, and the result is 0.
+    """
     return 0.0 if machine.gpu() else max(run_module(["bench.machine", "--probe"])[-1]["probe_gflops"] for _ in range(3))
 
 
 def compilation_cache(folder: str) -> dict[str, str]:
-    """Return environment variables with which JAX and PyTorch store every compiled program in a folder."""
+    """Return environment variables that make JAX and PyTorch store all compiled programs in a folder and load them from there."""
     kept = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
     kept |= {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return kept | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}

@@ -1,12 +1,12 @@
-"""Check of one peer on one workload against the reference, and its timing, in this process; the result is printed as a JSON line.
+"""Benchmark process of one library (peer) on one workload. It checks and times the library, and prints a result row as a JSON line.
 
     python -m bench.worker ours A --write-reference a.npz --backend reference
     python -m bench.worker torch_lstm A --reference a.npz --seconds 5
     python -m bench.worker ours recurrence:H=64,T=80,B=32 --backend hoisted --reference r.npz
-    python -m bench.worker torch_lstm A --checked 1.3e-6      # distance found by an earlier process
+    python -m bench.worker torch_lstm A --checked 1.3e-6      # the distance that an earlier process found
 
-If the peer fails, the line has the field "error" and the exit code is 1. `--dropout` and `--recurrent-dropout` replace the dropout rates of
-the workload.
+With --reference, the library's results are compared with reference results that --write-reference has written. If the library fails, the
+JSON line has the field "error", and the exit code is 1. `--dropout` and `--recurrent-dropout` replace the dropout rates of the workload.
 """
 
 import argparse
@@ -31,30 +31,38 @@ from bench.timing import TURN
 from bench.workloads import Arrays, Workload, make_arrays, workload
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
-"""Largest accepted distance, relative to the largest absolute entry of the reference array, by compute dtype of the peer."""
+"""Largest accepted error of an array for each dtype of the computation, relative to the largest absolute entry of the reference array."""
 BLOCKS = 50
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Set the environment variables of the peer, import its module, and build the workload with it."""
+    """Build a workload with a benchmarked library, after setting its environment variables and importing its module.
+
+    Args:
+        peer: name of the library, a key of `bench.peers.PEERS`.
+        work: workload.
+        arrays: initial weights and data of the workload.
+        options: options of the library.
+    """
     os.environ.update(PEERS[peer].environment)
     return import_module(f"bench.peers.{PEERS[peer].module}").build(work, arrays, options)
 
 
 def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray], dtype: str = "float32") -> dict[str, float]:
-    """Return the distance of each array of a built workload from the reference.
+    """Compare the results of a library on a workload with the reference results, and return the relative error of each array.
 
-    The arrays are the outputs and, for training, the weights and the loss after one step or, for the recurrence, the gradients. A distance
-    is the largest absolute difference, divided by the largest absolute entry of the reference array.
+    The relative error is the largest absolute difference, divided by the largest absolute entry of the reference array. The compared
+    arrays are the outputs and, for a training workload, the weights and the loss after one step. For the workload "recurrence", they are
+    the outputs and the gradients.
 
     Args:
         work: workload.
-        built: workload as the peer built it.
-        reference: arrays of the reference, as `write_reference` names them.
-        dtype: compute dtype of the peer.
+        built: workload that the library has built.
+        reference: arrays that `bench.peers.ours.write_reference` has written.
+        dtype: dtype of the library's computation, which determines the tolerance.
 
     Raises:
-        ValueError: if the arrays have other names or shapes than the reference, or if a distance is above `TOLERANCE` or NaN.
+        ValueError: if the arrays and the reference differ in names or shapes, or if a relative error is NaN or above `TOLERANCE[dtype]`.
     """
     form = "gradients" if work.kind == "recurrence" else built.adam
     wanted = {name.split("/", 1)[1]: reference[name] for name in reference if name.startswith(f"{form}/")}
@@ -83,7 +91,12 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Return a number of steps for which `run` takes about `least` seconds or longer."""
+    """Find a number of steps whose execution takes about `least` seconds or longer.
+
+    Args:
+        run: run(count) executes `count` steps.
+        least: duration in seconds.
+    """
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
         count = max(count + 1, min(10 * count, math.ceil(count * least / took)))
@@ -92,17 +105,17 @@ def steps_per_block(run: Callable[[int], None], least: float) -> int:
 
 
 def _block(run: Callable[[int], None], count: int) -> float:
-    """Time a block of `count` steps, and return its milliseconds per step to 6 significant digits."""
+    """Time a block of `count` steps, and return the milliseconds per step, rounded to 6 significant digits."""
     return float(f"{1000 * _time(run, count) / count:.6g}")
 
 
 def measure(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Time blocks of steps for `seconds` seconds.
+    """Time blocks of steps one after the other for a given number of seconds.
 
     Args:
-        run: run(count) runs `count` steps.
-        seconds: seconds to measure for. A block takes about `seconds / BLOCKS` seconds, but not less than `block_seconds`.
-        block_seconds: shortest duration of a block.
+        run: run(count) executes `count` steps.
+        seconds: duration of the measurement in seconds. A block takes about `seconds / BLOCKS`, but at least about `block_seconds`.
+        block_seconds: shortest duration of a block in seconds.
 
     Returns:
         The number of steps in a block, and the milliseconds per step of each block.
@@ -115,7 +128,16 @@ def measure(run: Callable[[int], None], seconds: float, block_seconds: float) ->
 
 
 def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Like `measure`, but time one block of `seconds` seconds whenever a line arrives on standard input; print `TURN` before each wait."""
+    """Time one block of steps each time a line arrives on standard input, and print the line `TURN` before each wait.
+
+    Args:
+        run: run(count) executes `count` steps.
+        seconds: duration of a block in seconds, if it is at least `block_seconds`.
+        block_seconds: shortest duration of a block in seconds.
+
+    Returns:
+        The number of steps in a block, and the milliseconds per step of each block.
+    """
     count = steps_per_block(run, max(block_seconds, seconds))
     samples = []
     print(TURN, flush=True)
@@ -126,7 +148,11 @@ def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: 
 
 
 def first_step(built: Built) -> dict[str, float | None]:
-    """Run the first step, and return its seconds and those spent in XLA's compiler, or None if JAX compiled nothing."""
+    """Run the first step of a workload, and return its duration and the time spent in XLA's compiler.
+
+    Returns:
+        A dict with "first_step_seconds" and "compile_seconds". The latter is None if JAX compiled nothing.
+    """
     jax: Any = sys.modules.get("jax")
     compiling: list[float] = []
     if jax is not None:
@@ -143,7 +169,7 @@ def first_step(built: Built) -> dict[str, float | None]:
 def peak_mib() -> float:
     """Return the peak resident memory of this process in MiB.
 
-    `ru_maxrss` is only a fallback, since it may be the peak of the parent process.
+    It is read from /proc/self/status. If that fails, `ru_maxrss` is used instead, which can be the peak of the parent process.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -165,16 +191,16 @@ def _versions(peer: str) -> dict[str, str]:
 def timed_row(
     peer: str, work: Workload, options: Options, reference: Path | None, checked: float, seconds: float, turns: bool = False
 ) -> dict[str, Any]:
-    """Build a workload with a peer, check it, time it, and return the row.
+    """Build a workload with a benchmarked library, check its results, time it, and return the fields of the result row.
 
     Args:
-        peer: name of the peer.
+        peer: name of the library, a key of `bench.peers.PEERS`.
         work: workload.
-        options: options of the peer.
-        reference: file of the reference. If None, nothing is checked, since an earlier process did.
-        checked: distance that the earlier process found; it is used if `reference` is None.
-        seconds: seconds to measure for; with `turns`, seconds of a block.
-        turns: whether to time one block for each line on standard input (see `measure_in_turns`).
+        options: options of the library.
+        reference: file with the reference results. If None, the results are not checked.
+        checked: relative error that an earlier process found. It is recorded if `reference` is None.
+        seconds: duration of the measurement in seconds. If `turns` is True, it is the duration of a block.
+        turns: whether to time one block each time a line arrives on standard input (see `measure_in_turns`).
     """
     began = time.perf_counter()
     built = build(peer, work, make_arrays(work), options)
@@ -188,7 +214,7 @@ def timed_row(
     probes += [] if machine.gpu() else [machine.probe()]
     median = float(np.median(samples))
     row |= {"peak_memory_mib": peak_mib()}
-    # imported last, so that a peer without JAX does not hold JAX in memory while it is measured
+    # imported after the measurement, so that the measured memory of a library without JAX does not include JAX
     from lstm_jax.runtime.sharding import make_mesh
     from lstm_jax.training.run_folder import environment
 
@@ -216,7 +242,7 @@ def timed_row(
 
 
 def described(peer: str, work: Workload, options: Options) -> dict[str, Any]:
-    """Return the fields of a row that describe the peer, the workload and the options."""
+    """Return the fields of a result row that describe the measured library, the workload and the options."""
     sizes = {"B": work.batch, "T": work.length, "H": work.units, "E": work.features, "V": work.vocabulary}
     asked = {"backend": options.backend, "dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
     asked |= {"cell": work.cell, "dtype": options.dtype} | ({"slower": options.slower} if options.slower else {})
@@ -224,7 +250,7 @@ def described(peer: str, work: Workload, options: Options) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the reference of a workload, or check and time a peer and print the row."""
+    """Write the reference results of a workload, or check and time a library and print the result row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peer", choices=list(PEERS))
     parser.add_argument("workload", type=workload)

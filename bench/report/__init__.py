@@ -1,14 +1,15 @@
-"""Report of the benchmark rows: a page that opens offline, static figures and a summary in Markdown; or the tables in README and docs.
+"""Report of the benchmark results as an HTML page with figures and a Markdown summary, or as the tables in README.md and docs/.
 
-    python -m bench report                              # report on the newest commit that has rows, in bench/page/
+    python -m bench report                              # report on the newest commit with results, written to bench/page/
     python -m bench report --commit 32f0c1 --out page
     python -m bench report --results mine.jsonl
     python -m bench report --tables                     # rewrite the tables in README.md and docs/
-    python -m bench report --tables --check             # end with code 1 if a table would change
+    python -m bench report --tables --check             # exit with code 1 if a table would change
 
-A table in a document stands between a comment such as `<!-- bench throughput c5e447ebe3d5 -->` or `<!-- bench accuracy c5e447ebe3d5 -->`
-and `<!-- end -->`. The first comment names the command and the commit of the rows. For throughput it may also name the workloads to show,
-as in `<!-- bench throughput c5e447ebe3d5 A B -->`; without names the table shows all.
+The HTML page works offline. In a document, a table stands between a comment such as `<!-- bench throughput c5e447ebe3d5 -->` or
+`<!-- bench accuracy c5e447ebe3d5 -->` and the comment `<!-- end -->`. The first comment names the benchmark command and the commit whose
+results the table shows. For throughput, the comment may also name the workloads in the table, as in
+`<!-- bench throughput c5e447ebe3d5 A B -->`. If it names none, the table shows all workloads.
 """
 
 import argparse
@@ -34,10 +35,14 @@ TABLE = re.compile(r"(<!-- bench (\w+) (\w+)((?: \w+)*) -->\n)(.*?)(<!-- end -->
 
 
 def newest(path: Path, measurement: str) -> str:
-    """Return the commit of the last row of a measurement in a file.
+    """Return the commit of the last result of a kind of measurement in a result file.
+
+    Args:
+        path: result file.
+        measurement: kind of measurement, a key of `bench.schema.MEASUREMENTS`.
 
     Raises:
-        InputError: if the file has no row of the measurement.
+        InputError: if the file has no result of this kind.
     """
     rows = rows_of(path, measurement)
     require(bool(rows), "rows", path, "run bench throughput first, or name a file with rows in --results")
@@ -45,15 +50,15 @@ def newest(path: Path, measurement: str) -> str:
 
 
 def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
-    """Return the table that a comment in a document asks for.
+    """Return the Markdown table of the results of a benchmark command.
 
     Args:
-        command: "throughput" or "accuracy".
-        commit: commit of the rows.
-        workloads: workloads that a throughput table shows. If empty, it shows all.
+        command: benchmark command, "throughput" or "accuracy".
+        commit: commit whose results are shown.
+        workloads: workloads that a throughput table shows. If empty, it shows all workloads.
 
     Raises:
-        InputError: if `command` is another command, or if the commit has no rows to show.
+        InputError: if `command` is not "throughput" or "accuracy", or if the commit has no results to show.
     """
     if command == "throughput":
         rows, lines = of_commit(throughput.PATH, commit)
@@ -67,21 +72,24 @@ def table(command: str, commit: str, workloads: Sequence[str] = ()) -> str:
 
 
 def with_tables(text: str) -> str:
-    """Return the text of a document with its tables replaced by tables of the current rows."""
+    """Return the text of a document in which each benchmark table is replaced by a new one that is made from the result files."""
     return TABLE.sub(lambda found: f"{found[1]}\n{table(found[2], found[3], found[4].split())}\n{found[6]}", text)
 
 
 def documents() -> dict[Path, str]:
-    """Return the texts of the documents (README and pages of docs) that contain a table of the benchmarks, by path."""
+    """Return the texts of README.md and the pages in docs/ that contain a benchmark table, by path."""
     texts = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))}
     return {path: text for path, text in texts.items() if TABLE.search(text)}
 
 
 def rewrite_tables(check: bool) -> int:
-    """Rewrite the tables of the documents, or only check them if `check` is true.
+    """Rewrite the benchmark tables in README.md and docs/ from the result files.
+
+    Args:
+        check: whether to only check whether a table would change. If True, nothing is written.
 
     Returns:
-        The exit code: 1 if `check` is true and a table would change, else 0.
+        The exit code: 1 if `check` is True and a table would change, else 0.
     """
     stale = False
     for path, text in documents().items():
@@ -94,7 +102,7 @@ def rewrite_tables(check: bool) -> int:
 
 
 def write_report(options: argparse.Namespace) -> None:
-    """Write the HTML page, the figures and the Markdown summary to the folder `options.out`."""
+    """Write the report (HTML page, figures and Markdown summary) to the folder `options.out`."""
     commit = options.commit or newest(options.results, STEP)
     rows, lines = of_commit(options.results, commit)
     peers = [name for name in speedups_over_sizes(lines, "recurrence") if not name.startswith(OURS)]
@@ -115,7 +123,7 @@ def write_report(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Write the report or, with `--tables`, rewrite the tables of the documents, and return the exit code."""
+    """Write the report or, with `--tables`, rewrite the tables in README.md and docs/, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=throughput.PATH, help="file of rows of bench throughput")
     parser.add_argument(

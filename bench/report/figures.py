@@ -15,14 +15,16 @@ AXIS_NAMES = {"T": "steps T", "H": "units H, features E = H", "B": "batch B"}
 
 
 def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, name: str = "") -> None:
-    """Draw our speedup over a peer on the recurrence, as a grid of units and length in a panel for each batch size.
+    """Draw our speedup over another library on the workload "recurrence" as heat maps over hidden size and number of steps.
+
+    The figure has one panel for each batch size.
 
     Args:
-        lines: summary of the rows.
-        peer: name of the candidate.
-        path: path of the figure. Nothing is written if there are no speedups over the candidate.
+        lines: summary of the throughput results.
+        peer: name of the other library with its options, as in `Line.candidate`.
+        path: path of the figure. If there are no speedups over the library, nothing is written.
         force: whether an existing file that no command of this project wrote may be replaced.
-        name: name of the candidate in the title; `peer` if empty.
+        name: name of the library in the title. If empty, `peer` is used.
     """
     found = {
         (line.work.batch, line.work.units, line.work.length): line.speedup[0] for line in lines if _of_grid(line, peer) and line.speedup
@@ -54,7 +56,15 @@ def _of_grid(line: Line, peer: str) -> bool:
 
 
 def draw_scaling(found: Sequence[Curve], path: Path, title: str) -> None:
-    """Draw the curves of `bench scaling` on logarithmic axes: a column for each varied size, with time above and memory below."""
+    """Draw the curves of time and memory over size that `bench scaling` measured, on logarithmic axes.
+
+    The figure has a column for each varied size. The upper panel of a column shows the time, and the lower panel the peak memory.
+
+    Args:
+        found: curves.
+        path: path of the figure.
+        title: title of the figure.
+    """
     from matplotlib.ticker import LogLocator
 
     letters = list(dict.fromkeys(curve.letter for curve in found))

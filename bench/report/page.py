@@ -1,4 +1,4 @@
-"""HTML page that shows the rows of a commit and opens offline."""
+"""HTML page that shows the benchmark results of one commit. The page works offline."""
 
 import json
 from collections import Counter
@@ -28,11 +28,11 @@ def _finite(value: float) -> float | None:
 
 
 def line_record(line: Line, row: Row | None) -> Row:
-    """Return a line of the summary as a dict that the page reads.
+    """Return a line of the throughput summary as a dict for the JavaScript of the HTML page.
 
     Args:
-        line: line of the summary.
-        row: one of the rows that the line summarizes, for the device and the dtype. If None, both are "".
+        line: line of the throughput summary.
+        row: one of the result rows that the line summarizes, which gives the device and the dtype. If None, both are "".
     """
     work = line.work
     moved = line.gbs * line.ms * 1e6
@@ -45,20 +45,26 @@ def line_record(line: Line, row: Row | None) -> Row:
 
 
 def accuracy_record(record: Row) -> Row:
-    """Return a record of `accuracy_records` as a dict that the page reads, with the median time to the target accuracy."""
+    """Return the result of one point of the accuracy grid as a dict for the JavaScript of the HTML page.
+
+    The times to the target accuracy are replaced by their median over seeds, "seconds_to_target". It is None if it is not finite.
+
+    Args:
+        record: result of `accuracy_records`.
+    """
     seconds = float(np.median(record["to_target"])) if record["to_target"] else float("nan")
     return {name: value for name, value in record.items() if name != "to_target"} | {"seconds_to_target": _finite(seconds)}
 
 
 def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], commit: str, trained: Sequence[Row] = ()) -> str:
-    """Return the HTML of the page.
+    """Return the text of the HTML page that shows the benchmark results of one commit.
 
     Args:
-        lines: summary of the rows.
-        rows: rows of bench throughput.
-        curves: curves of bench scaling.
-        commit: commit of the rows.
-        trained: rows of the grid of bench accuracy. If empty, the page shows no accuracies.
+        lines: summary of the throughput results.
+        rows: result rows of `bench throughput`.
+        curves: curves of time and memory over size from `bench scaling`.
+        commit: commit of the throughput results.
+        trained: result rows of the grid of `bench accuracy`. If empty, the page shows no accuracies.
     """
     gemm, copy = peaks(rows)
     tried, timed = select(rows, STEP, FAILED), select(rows, STEP)
@@ -82,6 +88,6 @@ def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], co
         "rows": [[row.get(name) for name in COLUMNS] for row in tried],
         "environments": [(json.loads(machine), count) for machine, count in machines.most_common()],
     }
-    # "<" is escaped: "</script" in the data would end the script, and "<!--<script" would keep it from ending
+    # "<" is escaped, because "</script" in the data would end the script and "<!--<script" would prevent its end
     template = TEMPLATE.read_text().replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
     return template.replace("DATA</script>", json.dumps(data, allow_nan=False).replace("<", "\\u003c") + "</script>", 1)

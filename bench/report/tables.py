@@ -12,20 +12,26 @@ KINDS = {"sentiment": "A", "characters": "B", "recurrence": "the recurrence alon
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with the given headings and rows of cells."""
+    """Return a Markdown table.
+
+    Args:
+        heads: column headings.
+        rows: texts of the cells, row by row.
+    """
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def throughput_tables(lines: Sequence[Line], rows: Sequence[Row], commit: str) -> str:
-    """Return the throughput tables: one of the workloads at their default sizes, and one of our speedups over several sizes.
+    """Return the Markdown tables of the throughput results.
 
-    A table for which there are no lines is left out.
+    The first table has the times of the workloads at their default sizes. The second table has our mean speedups over all other sizes. A
+    table without content is left out.
 
     Args:
-        lines: summary of the rows.
-        rows: rows of bench throughput.
-        commit: commit of the rows.
+        lines: summary of the throughput results.
+        rows: result rows of `bench throughput`.
+        commit: commit of the results.
     """
     gemm, copy = peaks(rows)
     text = f"Commit {commit}, {gemm:.0f} GFLOP/s of a float32 product, {copy:.0f} GB/s of a copy.\n"
@@ -65,10 +71,15 @@ def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
 
 
 def accuracy_records(rows: Sequence[Row]) -> list[Row]:
-    """Return a record for each cell and peer of the grid.
+    """Return the results of the accuracy grid, as one dict for each combination of task, library and sizes.
 
-    A record has the sizes of the cell, the mean, lowest and highest score over seeds, the speed in examples per second, the times to the
-    target accuracy, and in "front" whether the cell is on the Pareto front.
+    Args:
+        rows: result rows of the grid of `bench accuracy`.
+
+    Returns:
+        Dicts with "task", "peer" (the library), the sizes "T", "S" and "H", and the number of "seeds". "score", "low" and "high" are the
+        mean, lowest and highest score over seeds. "speed" is the number of training examples per second. "to_target" has the seconds to
+        the target accuracy for each seed. "front" tells whether the result is on the Pareto front of score and speed.
     """
     lines = summarize(rows)
     front = pareto_front(lines)
@@ -82,12 +93,12 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
 
 
 def accuracy_tables(rows: Sequence[Row]) -> str:
-    """Return tables of this project's mean score over seeds, with units as rows and lengths as columns.
+    """Return Markdown tables with the mean score of this project over seeds, by hidden size (rows) and sequence length (columns).
 
-    Sentiment has one table; generation has a table for each step between windows.
+    There is one table for sentiment. For text generation, there is one table for each step between windows.
 
     Args:
-        rows: rows of the grid of bench accuracy.
+        rows: result rows of the grid of `bench accuracy`.
     """
     records = [record for record in accuracy_records(rows) if record["peer"] == OURS]
     text = ""
