@@ -1,4 +1,7 @@
-"""Size of the gradient of a loss with respect to the state k steps before the end, for any cell and for the sentiment task."""
+"""Measurement of how the gradient of a loss with respect to the recurrent state h grows or vanishes over the steps.
+
+It can be measured for any recurrent cell and loss, and for the model of the sentiment task.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,20 +18,26 @@ from lstm_jax.cells import CELLS, Cell
 from lstm_jax.config import SentimentConfig
 
 BACK = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""Numbers of steps back at which the gradient is measured."""
+"""Distances from the end of the sequence, in steps, at which the gradient is reported."""
 REVIEWS = 256
-"""Number of reviews whose gradient is measured."""
+"""Number of reviews for which the gradient is measured."""
 
 
 def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Return the size (T,) of the gradient with respect to h at each step: the root mean square, over the batch, of its norm.
+    """Return the size of the gradient of a loss with respect to the state h at each step.
+
+    The size at a step is the norm of the gradient of an example's loss with respect to h at this step, averaged over the examples as the
+    root mean square.
 
     Args:
         cell: recurrent cell.
         params: parameters of the cell.
         units: hidden size H.
-        x: inputs (B, T, E) of B examples and T steps with E features.
-        loss: loss(h) -> loss of the outputs h (T, B, H), summed over the examples.
+        x: inputs (B, T, E) of B examples with T steps and E features.
+        loss: loss(h) returns the sum over all examples of the loss for the outputs h (T, B, H).
+
+    Returns:
+        Gradient sizes (T,).
     """
     z = cell.project(params, jnp.swapaxes(x, 0, 1), None, None)
     initial = cell.initial_state(len(x), units)
@@ -47,22 +56,25 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Call
 
 
 def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
-    """Return the gradient size for each number of steps back in `BACK`, as far as the sequence reaches.
+    """Return the gradient size at the distances from the end in `BACK`, by distance. Distances beyond the first step are left out.
 
     Args:
         sizes: gradient sizes (T,), one for each step.
-        answered: number of steps at the end whose outputs the loss depends on. Steps back are counted from the first of these steps.
+        answered: number of steps at the end of the sequence whose outputs enter the loss. Distances are counted backward from the first
+            of these steps.
     """
     last = len(sizes) - answered
     return {back: float(sizes[last - back]) for back in BACK if back <= last}
 
 
 def on_reviews(config: SentimentConfig) -> dict[str, Any]:
-    """Train the sentiment task, and measure the gradient before and after training on test reviews of at least `maxlen` words.
+    """Train the sentiment task, and measure the gradient with respect to h at each step before and after training.
+
+    The gradient is measured on test reviews with at least `config.data.maxlen` words, so that no review is padded.
 
     Returns:
-        The test accuracy ("score"), the training loss of each epoch, the number of parameters of the cell, and the gradient sizes by steps
-        back before and after training.
+        A dict with the test accuracy ("score"), the training loss of each epoch ("losses"), the number of parameters of the recurrent cell
+        ("parameters"), and the pairs of distance from the end and gradient size ("gradient_before" and "gradient_after" training).
     """
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment as task

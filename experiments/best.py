@@ -1,20 +1,29 @@
-"""Study of one question: which test accuracy does an LSTM reach on IMDB from the 25,000 labelled reviews alone, without any other text?
+"""Study of the best IMDB test accuracy that an LSTM reaches when it is trained on the 25,000 labelled reviews and no other text.
 
     python -m experiments.best --preset toy                                     # seconds
-    LSTM_JAX_DATA=... python -m experiments.best --preset choices --workers 2   # the choices, without the test reviews; 90 minutes
-    LSTM_JAX_DATA=... python -m experiments.best --workers 2                    # choices and recipe; 112 minutes
+    LSTM_JAX_DATA=... python -m experiments.best --preset choices --workers 2   # all choices, validated but not tested; 90 minutes
+    LSTM_JAX_DATA=... python -m experiments.best --workers 2                    # choices and test of the recipe; 112 minutes
 
-Durations are from two cores of 100 GFLOP/s each, shared with other work; the recipe alone took 21 minutes.
+The durations were measured on two cores of 100 GFLOP/s each that also ran other work. The recipe alone took 21 minutes.
 
-The study starts from the Keras example imdb_lstm. Each choice makes one change to an earlier choice, and is evaluated on a validation split
-of 15 % of the training reviews, which shares no movie with the reviews that are trained on. The choices are: read 400 words of a review
-instead of 80; pool the outputs over time instead of using the last one; read in both directions; drop whole words; drop entries of the
-recurrent kernel; average the weights of the last epochs; let the learning rate fall to zero; train the embedding and the LSTMs first as a
-language model of the same reviews (`experiments.pretraining`); and, after that, train for three epochs only. The recipe is the last choice.
-Its epoch is chosen by the loss on the validation split, and the test reviews are read once, with the weights of that epoch.
+The study starts from the Keras example imdb_lstm. Each choice makes one change to an earlier choice. It is evaluated on a validation split
+of 15 % of the training reviews; no movie is in both splits. The choices are, in order:
 
-Expected: the recipe reaches a test accuracy of 0.90 or above. Published test accuracies with labelled reviews only: Keras example .84 to
-.85, tuned LSTM .865 (Dai & Le 2015), fastText with bigrams .906, NBSVM .912, one-hot LSTM with pooling .919 (Johnson & Zhang 2016).
+- Read 400 words of a review instead of 80.
+- Pool the outputs over time instead of using the last output.
+- Read in both directions.
+- Drop whole words (word dropout).
+- Drop entries of the recurrent kernel.
+- Average the weights of the last epochs.
+- Let the learning rate fall to zero.
+- Train the embedding and the LSTMs as a language model of the same reviews first (`experiments.pretraining`).
+- After that, train for three epochs only. This last choice is the recipe.
+
+The recipe's epoch is chosen by the loss on the validation split. The test reviews are used once, with the weights of that epoch.
+
+Expected: the recipe reaches a test accuracy of at least 0.90. Published test accuracies of models that are trained on the labelled reviews
+only are .84 to .85 (Keras example), .865 (tuned LSTM, Dai & Le 2015), .906 (fastText with bigrams), .912 (NBSVM) and .919 (one-hot LSTM
+with pooling, Johnson & Zhang 2016).
 """
 
 import sys
@@ -35,21 +44,21 @@ from lstm_jax.inspection.figures import write_figure
 
 @dataclass(frozen=True)
 class Config:
-    """Run of one choice."""
+    """Config of one training run of the study: a choice and its settings."""
 
     choice: str = ""
-    """Name of the choice, which is that of its last change."""
+    """Name of the choice, which describes the change that it makes."""
     tested: bool = False
-    """Whether the test reviews are read at the end."""
+    """Whether the trained model is evaluated on the test reviews."""
     averaged: int = 0
-    """Number of epochs at the end whose weights are averaged. If 0, the weights of the best epoch are used."""
+    """Number of last epochs whose weights are averaged. If 0, the weights of the best epoch are used."""
     pretrained: float = 0.0
-    """Number of passes over the training reviews with which the language model is trained. If 0, there is no language model."""
+    """Number of passes over the training reviews in the training of the language model. If 0, no language model is trained."""
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
 SOURCE = "the source"
-"""Name, in the rows, of the choice that is the unchanged Keras example imdb_lstm."""
+"""Name of the first choice in the result file: the unchanged Keras example imdb_lstm."""
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "400 words": (SOURCE, {"task.data.maxlen": 400}),
     "pooled over time": ("400 words", {"task.model.pooling": "mean+max"}),
@@ -61,14 +70,14 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "language model first": ("falling learning rate", {"pretrained": 4.0}),
     "three epochs": ("language model first", {"task.train.epochs": 3}),
 }
-"""Name of a choice -> name of the choice that it builds on, and the fields of `Config` that it changes."""
+"""For each choice, by name: the name of the choice that it builds on, and the fields of `Config` that it changes."""
 RECIPE = "three epochs"
 SEEDS = 1
 REFERENCES = {"Keras' example": 0.845, "tuned LSTM": 0.865, "fastText, bigrams": 0.906, "NBSVM": 0.912, "oh-2LSTMp": 0.919}
 
 
 def choices(base: SentimentConfig) -> list[Config]:
-    """Return one config for each choice, the unchanged Keras example first; `base` is the config of that example."""
+    """Return one config for each choice. The first choice is the unchanged Keras example, whose config is `base`."""
     configs = {SOURCE: Config(SOURCE, task=base)}
     for name, (before, changes) in CHOICES.items():
         configs[name] = sweep.override(configs[before], {"choice": name} | changes)
@@ -76,21 +85,26 @@ def choices(base: SentimentConfig) -> list[Config]:
 
 
 def named(base: SentimentConfig, choice: str) -> Config:
-    """Return the config of the choice with this name."""
+    """Return the config of the choice with the name `choice`, if `base` is the config of the unchanged Keras example."""
     return next(config for config in choices(base) if config.choice == choice)
 
 
 def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return the config of the recipe for each of `seeds` seeds, with evaluation on the test reviews."""
+    """Return configs that train the recipe and evaluate it on the test reviews, one for each of the seeds 0 to seeds - 1.
+
+    Args:
+        base: config of the unchanged Keras example.
+        seeds: number of seeds.
+    """
     best = named(base, RECIPE)
     return [sweep.override(best, {"choice": "recipe", "tested": True, "task.train.seed": seed}) for seed in range(seeds)]
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train a choice and return its metrics.
+    """Train the model of a config, and return its metrics.
 
-    The metrics are accuracy, loss and calibration error (ECE) on the validation split and, if `config.tested`, on the test reviews; also
-    the seconds and the number of parameters.
+    The metrics are the accuracy, loss and calibration error (ECE) on the validation split, the duration in seconds, and the number of
+    parameters. If `config.tested` is True, they also contain the accuracy, loss and calibration error on the test reviews.
     """
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
@@ -128,10 +142,10 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _pretrain(config: Config, reviews: data.EncodedReviews) -> tuple[dict[str, Any], list[float]]:
-    """Train the language model on the training split.
+    """Train the language model on the training split of the reviews.
 
     Returns:
-        The initial parameters of the classifier, and the losses of the language model in nats.
+        Parameters by name, with which the classifier is initialized, and the training losses of the language model in nats.
     """
     task, train = config.task, reviews.train
     rows, _ = data.grouped_split(train.labels, train.groups, task.data.validation, task.train.seed, train.hashes())
@@ -140,7 +154,11 @@ def _pretrain(config: Config, reviews: data.EncodedReviews) -> tuple[dict[str, A
 
 
 def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the mean over epochs of each parameter, computed in float64; `epochs` has the parameters of each epoch."""
+    """Return the mean of each parameter over epochs, computed in float64.
+
+    Args:
+        epochs: parameters by name, one dict for each epoch.
+    """
     return {
         name: np.mean([params[name] for params in epochs], axis=0, dtype=np.float64).astype(array.dtype)
         for name, array in epochs[0].items()
@@ -148,9 +166,10 @@ def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def spread(accuracies: Any, reviews: int) -> float:
-    """Return half the width of the 95 % confidence interval of the mean accuracy over seeds.
+    """Return half the width of the 95 % confidence interval of the mean test accuracy over seeds.
 
-    The variance is the sum of that of the draw of the reviews (binomial) and that of the mean over seeds.
+    The variance of the mean accuracy is the sum of two variances: the binomial variance due to the choice of the test reviews, and the
+    variance of the mean due to the seeds.
 
     Args:
         accuracies: accuracy of each seed.
@@ -162,7 +181,7 @@ def spread(accuracies: Any, reviews: int) -> float:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each choice with its validation metrics, and one with the test accuracy of the recipe."""
+    """Return the conclusion of the study: a line with the validation metrics of each choice, and a line with the recipe's test accuracy."""
     lines = []
     for row in (row for row in rows if not row["tested"]):
         lines.append(f"{row['choice']}: validation {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
@@ -178,7 +197,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the validation accuracy of each choice, and the test accuracy of the recipe beside published test accuracies."""
+    """Draw the validation accuracy of each choice and the test accuracy of the recipe, with published test accuracies as vertical lines."""
 
     def fill(figure: Any) -> None:
         tested = [row["test_accuracy"] for row in rows if row["tested"]]
@@ -210,8 +229,8 @@ def draw(rows: study.Rows, path: Path) -> object:
 BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), TrainConfig(epochs=3))
 TOY = SentimentConfig(DataConfig("synthetic", maxlen=8, validation=0.2), SentimentModelConfig(embed=4, units=4), TrainConfig(epochs=1))
 FULL = [config for config in choices(BASE) if config.choice != RECIPE] + recipe(BASE, SEEDS)
-"""Configs of the preset full. The choice `RECIPE` is left out, since seed 0 of the recipe is the same training run, which gives the same
-validation accuracy."""
+"""Configs of the preset "full". The choice `RECIPE` is left out, because the tested recipe with seed 0 is the same training run and has the
+same validation accuracy."""
 STUDY = study.Study(
     "best",
     run,

@@ -1,16 +1,18 @@
-"""Study of one question: how do input and recurrent dropout affect sentiment, and does it matter whether each gate has its own mask?
+"""Study of how input and recurrent dropout affect sentiment classification, and whether it matters that each gate has its own mask.
 
     python -m experiments.dropout --preset toy                    # seconds
     LSTM_JAX_DATA=... python -m experiments.dropout --workers 2   # 33 minutes on two cores
 
-The runs train the sentiment task of the Keras example imdb_lstm (80 words, 128 units, Adam) for three epochs, with three seeds. 15 % of the
-training reviews are held out as a validation split, and no movie is in both splits. Input and recurrent dropout each have the rates 0, 0.2,
-0.4 and 0.6, in all pairs, with the masks of Keras (one mask for each gate if there is recurrent dropout). Equal rates are also run with the
-masks of Gal & Ghahramani 2016, where all gates share one mask. The metrics are the accuracy on the test reviews and the calibration error
-(ECE) on the validation split, both at the epoch with the lowest validation loss, and the time of an epoch.
+The model of the Keras example imdb_lstm (80 words, 128 units, Adam) is trained for three epochs with three seeds. A validation split of
+15 % of the training reviews is held out; no movie is in both splits. The rates of input and recurrent dropout are 0, 0.2, 0.4 and 0.6, in
+all combinations. With Keras' masks, each gate has its own mask if there is recurrent dropout. At equal rates of input and recurrent
+dropout, the model is also trained with the masks of Gal & Ghahramani 2016, where all gates share one mask.
 
-Expected: input dropout raises the accuracy by half a point; recurrent dropout lowers it by half a point at 0.4 and by one and a half points
-at 0.6; the calibration does not change; the time of an epoch grows by a tenth at most (see `LOG.md`).
+The metrics are the accuracy on the test reviews, the calibration error (ECE) on the validation split, and the time of an epoch. Accuracy
+and calibration error are those of the epoch with the lowest validation loss.
+
+Expected: Input dropout raises the accuracy by half a percentage point. Recurrent dropout lowers it by half a point at rate 0.4 and by one
+and a half points at rate 0.6. The calibration does not change, and an epoch takes at most a tenth longer (see `LOG.md`).
 """
 
 import sys
@@ -30,7 +32,16 @@ BASE = SentimentConfig(DataConfig(validation=0.15), SentimentModelConfig(), Trai
 
 
 def configs(base: SentimentConfig, rates: tuple[float, ...], seeds: int) -> list[SentimentConfig]:
-    """Return the configs of all runs: Keras' masks at all pairs of rates, and masks shared by all gates at equal rates above 0."""
+    """Return the configs of all training runs of the study.
+
+    With Keras' masks, there is a run for every combination of the input and the recurrent rate. With masks that all gates share, there is
+    a run for every rate above 0, which is used for both kinds of dropout. Each run is repeated for each seed.
+
+    Args:
+        base: config in which the dropout and the seed are changed.
+        rates: dropout rates.
+        seeds: number of seeds.
+    """
     changes = [{"model.dropout": a, "model.recurrent_dropout": b} for a in rates for b in rates]
     changes += [{"model.dropout": a, "model.recurrent_dropout": a, "model.dropout_masks": "variational"} for a in rates if a]
     return [sweep.override(base, change | {"train.seed": seed}) for change in changes for seed in range(seeds)]
@@ -40,7 +51,7 @@ KEY = ("model.dropout_masks", "model.dropout", "model.recurrent_dropout")
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line with the metrics of each kind of masks and pair of rates."""
+    """Return the conclusion of the study: a line with the metrics for each kind of masks and each pair of rates."""
     lines = []
     for key, accuracies in study.grouped(rows, KEY, "test_accuracy").items():
         selected = [row for row in rows if tuple(row[name] for name in KEY) == key]
@@ -53,7 +64,10 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw accuracy, calibration error and time of an epoch over both rates, and the accuracy of both kinds of masks at equal rates."""
+    """Draw the accuracy, the calibration error and the time of an epoch as heat maps over the input and the recurrent dropout rate.
+
+    A fourth panel shows the accuracy of both kinds of masks over the rate, at equal input and recurrent rates.
+    """
 
     def fill(figure: Any) -> None:
         *panels, kinds = figure.subplots(1, 4)
@@ -63,7 +77,7 @@ def draw(rows: study.Rows, path: Path) -> object:
         for axes, (name, title) in zip(panels, titles.items(), strict=True):
             cells = study.grouped(keras, KEY[1:], name)
             values = np.array([[np.mean(cells.get((a, b), [np.nan])) for b in rates] for a in rates])
-            # vmax is above all values, so that no cell is too dark for the black numbers
+            # the large vmax keeps all cells light enough for black numbers
             axes.imshow(values, cmap="Blues", origin="lower", aspect="auto", vmax=2 * np.nanmax(values) - np.nanmin(values))
             for (row, column), value in np.ndenumerate(values):
                 axes.text(column, row, f"{value:.3f}" if name != "epoch_seconds" else f"{value:.1f}", ha="center", va="center", fontsize=9)

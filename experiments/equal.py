@@ -1,4 +1,4 @@
-"""Number of parameters of a cell, and the number of units that gives two cells equally many parameters."""
+"""Number of parameters of recurrent cells, and the hidden size at which one cell has as many parameters as another cell."""
 
 import jax
 
@@ -6,13 +6,26 @@ from lstm_jax.cells import CELLS
 
 
 def cell_parameters(cell: str, features: int, units: int) -> int:
-    """Return the number of parameters of a recurrent layer with the named cell, E features and H units."""
+    """Return the number of parameters of a recurrent cell.
+
+    Args:
+        cell: name of the cell, such as "lstm" or "gru".
+        features: number of input features.
+        units: hidden size.
+    """
     shapes = jax.eval_shape(lambda key: CELLS[cell].init(key, features, units), jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def equal_units(cell: str, features: int, units: int, like: str = "lstm") -> int:
-    """Return the largest number of units, at least 1, with which `cell` has no more parameters than `like` has with `units` units."""
+    """Return the largest hidden size at which a cell has no more parameters than a reference cell. The result is at least 1.
+
+    Args:
+        cell: name of the cell.
+        features: number of input features of both cells.
+        units: hidden size of the reference cell.
+        like: name of the reference cell.
+    """
     budget = cell_parameters(like, features, units)
     low, high = 1, 2
     while cell_parameters(cell, features, high) <= budget:

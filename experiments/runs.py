@@ -1,4 +1,4 @@
-"""Runs of the library's tasks for studies: functions from the config of a task to metrics, so a study can vary any field of the config."""
+"""Functions that train a task of the library from its config and return metrics. Studies use them, and may vary any field of the config."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -12,22 +12,25 @@ from lstm_jax.commands.common import start_training
 from lstm_jax.config import GenerationConfig, SentimentConfig
 
 ARTICLES = "articles"
-"""Value of `TextConfig.data` that `generation` replaces by the articles of $LSTM_JAX_DATA."""
+"""Special value of `TextConfig.data`. The function `generation` replaces it by the path of the articles in $LSTM_JAX_DATA."""
 TOY_REVIEWS = 400, 200
-"""Number of training reviews and of test reviews if the data of a config are "synthetic"."""
+"""Number of training reviews and number of test reviews if `data` is "synthetic" in a config."""
 
 
 def _cost(rows: Any) -> dict[str, float]:
-    """Return the shortest time and the highest throughput of an epoch.
+    """Return the time of the fastest epoch ("epoch_seconds") and its highest throughput ("examples_per_second").
 
-    The first epoch, which includes compilation, is ignored unless it is the only one.
+    The first epoch is ignored because it includes compilation, unless it is the only epoch.
+
+    Args:
+        rows: metrics of each epoch.
     """
     timed = [row for row in rows if row["epoch"] > 1] or list(rows)
     return {"epoch_seconds": min(row["seconds"] for row in timed), "examples_per_second": max(row["examples_per_second"] for row in timed)}
 
 
 def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
-    """Return the reviews that the config names; if its data are "synthetic", there are as many reviews as `TOY_REVIEWS` says."""
+    """Return the reviews of a config of the sentiment task. If `config.data.data` is "synthetic", they are a few synthetic reviews."""
     from lstm_jax.tasks import sentiment as task
 
     if config.data.data == "synthetic":
@@ -41,13 +44,14 @@ def train_sentiment(
     callbacks: Sequence[Callable[[Any], None]] = (),
     initial: Callable[[data.EncodedReviews], Mapping[str, Any]] | None = None,
 ) -> tuple[Any, Any]:
-    """Train the sentiment task and return its reviews and the result of `fit`.
+    """Train the sentiment task, and return the reviews that it was trained on and the result of `fit`.
 
     Args:
         config: config of the task.
-        change: change(reviews) -> reviews to train on. If None, the reviews are not changed.
+        change: change(reviews) returns the reviews to train on. If None, the reviews of the config are used unchanged.
         callbacks: functions that are called after each epoch.
-        initial: initial(reviews) -> initial values of some parameters. If None, all are drawn at random.
+        initial: initial(reviews) returns the initial values of some parameters by name. The other parameters are drawn at random. If None,
+            all parameters are drawn at random.
     """
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import sentiment as task
@@ -59,9 +63,10 @@ def train_sentiment(
 
 
 def sentiment(config: SentimentConfig) -> dict[str, Any]:
-    """Train the sentiment task and return accuracy, loss, calibration error, time and number of parameters.
+    """Train the sentiment task, and return its accuracy, loss, calibration error (ECE), time and number of parameters.
 
-    With a validation split the metrics are those of the best epoch on that split, else those of the last epoch on the test split.
+    If there is a validation split, the metrics are those on this split at the best epoch. Otherwise they are those on the test split at
+    the last epoch. "test_accuracy" is the accuracy on the test split at the same epoch.
     """
     _, result = train_sentiment(config)
     part = "validation" if config.data.validation else "test"
@@ -72,7 +77,11 @@ def sentiment(config: SentimentConfig) -> dict[str, Any]:
 
 
 def generation(config: GenerationConfig) -> dict[str, Any]:
-    """Train the text generation task and return bits per character (best, last and by epoch), time and number of parameters."""
+    """Train the text generation task, and return the bits per character, the time of an epoch and the number of parameters.
+
+    The bits per character are those of the held-out text at the best epoch ("bits"), at the last epoch ("last_bits") and at each epoch
+    ("by_epoch"), and those of the training text at the last epoch ("train_bits").
+    """
     if config.data.data == (ARTICLES,):
         config = replace(config, data=articles(replace(config.data, data=())))
     start_training(config.train.devices, config.model)

@@ -1,11 +1,11 @@
-"""Command line of the studies: it runs a preset with `lstm_jax.sweep`, keeps its rows, draws a figure and prints a verdict.
+"""Command line of the studies. It executes the runs of a study, keeps the result of each run, draws a figure and prints a conclusion.
 
-A study is a file in this folder that ends with `STUDY = study.Study(...)` and `sys.exit(study.main(STUDY))`. No other file lists it.
+A study is a file in this folder that ends with `STUDY = study.Study(...)` and `sys.exit(study.main(STUDY))`. It needs no registration.
 
-    python -m experiments.memory --preset toy      # seconds, in a temporary folder
-    python -m experiments.memory                   # the full study; rows in results/, figure in figures/
-    python -m experiments.memory --report          # figure and verdict of the rows that exist
-    python -m experiments.study OLD.png NEW.png BOTH.png      # two figures side by side
+    python -m experiments.memory --preset toy      # a small test of the study, which takes seconds and writes to a temporary folder
+    python -m experiments.memory                   # the full study, with results in results/ and the figure in figures/
+    python -m experiments.memory --report          # figure and conclusion from the existing results
+    python -m experiments.study OLD.png NEW.png BOTH.png      # draw two figures side by side
 """
 
 import argparse
@@ -29,37 +29,41 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Study:
-    """A question and the runs that answer it."""
+    """Study: the configs of its runs, the function that executes a run, and functions that report the results."""
 
     name: str
-    """Name of the module, which the file of rows and the figure also have."""
+    """Name of the study's module. The result file and the figure have the same name."""
     run: sweep.Run
-    """Function run(config) that executes one run and returns its results by name."""
+    """Function run(config) that executes one run, such as a training, and returns its results by name."""
     presets: Mapping[str, Sequence[Any]]
-    """Configs of each preset. Every study has the presets "toy" and "full"."""
+    """Configs of the runs of each preset. Every study has the presets "toy" and "full"."""
     draw: Callable[[Rows, Path], object]
-    """Function draw(rows, path) that draws the figure of the rows; the path ends in .png."""
+    """Function draw(rows, path) that draws the figure of the results. The path ends in .png."""
     verdict: Callable[[Rows], str]
-    """Function verdict(rows) that returns the answer that the rows give, in a few lines of text."""
+    """Function verdict(rows) that returns the conclusion from the results as a few lines of text."""
     needs: str = ""
-    """Package that the runs import besides the dependencies of the library, or ""."""
+    """Name of a package that the runs import and the library does not depend on, or ""."""
 
 
 def finished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of the runs that succeeded; each is a flat dict of the fields of the config and the results."""
+    """Return the results of the successful runs, each as a flat dict with the fields of the config and the results of the run.
+
+    Args:
+        rows: rows of a result file, one for each run.
+    """
     return [sweep.flatten(row["config"]) | row["result"] for row in rows if row["status"] == sweep.DONE]
 
 
 def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: str) -> dict[tuple, list[float]]:
-    """Return the values of a metric for each combination of values of some fields.
+    """Group the values of a metric by the values of some config fields.
 
     Args:
-        rows: flat rows.
-        fields: names of the fields whose values form the key of a group.
+        rows: results of `finished`.
+        fields: names of the config fields that define the groups.
         metric: name of the metric.
 
     Returns:
-        Values of the fields -> metric of each row with these values, usually one for each seed.
+        A dict from the tuple of the field values of a group to the list of its metric values. Usually the list has one value for each seed.
     """
     groups: dict[tuple, list[float]] = defaultdict(list)
     for row in rows:
@@ -68,16 +72,16 @@ def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: st
 
 
 def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path, figures: Path, report: bool = False) -> str:
-    """Execute the runs of a preset that have no row yet, draw the figure and return the verdict.
+    """Execute the runs of a preset that have no result yet, draw the figure, and return the conclusion as text.
 
     Args:
         study: study.
         preset: name of the preset.
-        where: executor, see `lstm_jax.sweep`.
-        workers: number of processes that run at the same time; 0 means one for each core.
-        rows_path: file of rows.
+        where: name of the executor of the runs, such as "processes", see `lstm_jax.sweep`.
+        workers: number of processes that run at the same time. If 0, there is one process for each core.
+        rows_path: result file.
         figures: folder of the figure.
-        report: whether only the rows that exist are reported, and nothing is run.
+        report: whether to only report the existing results. If True, no run is executed.
 
     Raises:
         InputError: if no run of the preset has succeeded.
@@ -98,7 +102,12 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:
-    """Run the command line of a study and return the exit code: 0, 2 for bad input, or 130 when interrupted."""
+    """Run the command line of a study, and return the exit code: 0, or 2 for bad input, or 130 if the user interrupts it.
+
+    Args:
+        study: study.
+        arguments: command-line arguments. If None, they are those of the process.
+    """
     options = _parse(study, arguments)
     toy = options.preset == "toy"
     where = options.where or ("here" if toy else "processes")
@@ -119,7 +128,7 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options of the command line of a study; its help text begins with the docstring of the study."""
+    """Parse the command line of a study, and return its options. The text of `--help` begins with the docstring of the study."""
     about = sys.modules["__main__"].__doc__ if arguments is None else None
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(study.presets), default="full", help="set of runs (default: full)")
@@ -131,15 +140,15 @@ def _parse(study: Study, arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def beside(old: Path, new: Path, out: Path) -> object:
-    """Draw two figures side by side, with their paths as titles.
+    """Draw two existing figures side by side, with their paths as titles.
 
     Args:
-        old: path of the figure on the left.
-        new: path of the figure on the right.
-        out: path of the result.
+        old: path of the left figure, a .png file.
+        new: path of the right figure, a .png file.
+        out: path of the new figure.
 
     Raises:
-        InputError: if `old` or `new` cannot be read, or if `out` must not be written.
+        InputError: if `old` or `new` cannot be read, or if `out` is one of them or a file that this project did not write.
     """
     from matplotlib import image
 

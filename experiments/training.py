@@ -1,4 +1,4 @@
-"""Training loop for studies whose data or loss differ from those of the library's tasks."""
+"""Training loop for studies with their own data and loss, which the library's tasks do not have."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,22 +12,22 @@ from jax import lax
 from lstm_jax.training.optimizers import clipped, keras_adam
 
 CHUNK = 100
-"""Number of updates in one compiled call."""
+"""Number of parameter updates in one compiled call."""
 
 
 def fit(loss: Callable[[Any, Any], jax.Array], params: Any, batch: Callable[[Any], Any], updates: int, rate: float, clip: float = 1.0):
-    """Minimize a loss with Keras' form of Adam.
+    """Minimize a loss with Keras' form of Adam and gradient clipping.
 
     Args:
-        loss: loss(params, batch) -> loss of one batch.
+        loss: loss(params, batch) returns the loss of one batch.
         params: initial parameters.
-        batch: batch(number) -> batch of the update with that number; it is called under jit.
+        batch: batch(number) returns the batch of the update with this number, counted from 0. It is traced by `jax.jit`.
         updates: number of updates.
         rate: learning rate.
-        clip: largest global norm of the gradient; a larger gradient is scaled down to it.
+        clip: largest global norm of the gradient. A gradient with a larger norm is scaled down to this norm.
 
     Returns:
-        The trained parameters, and the mean loss of each chunk of `CHUNK` updates.
+        The trained parameters, and a list with the mean loss of every `CHUNK` updates.
     """
     optimizer = clipped(keras_adam(rate), clip)
 
