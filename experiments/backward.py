@@ -56,7 +56,9 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Call
 
 
 def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
-    """Return the gradient size at the distances from the end in `BACK`, by distance. Distances beyond the first step are left out.
+    """Return the gradient size at the distances from the end in `BACK`, by distance.
+
+    Distances that are longer than the sequence are left out.
 
     Args:
         sizes: gradient sizes (T,), one for each step.

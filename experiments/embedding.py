@@ -1,18 +1,20 @@
-"""Does training on sentiment bring similar words closer to each other, and which words become similar?
+"""Study of whether training on sentiment brings the embeddings of similar words closer to each other, and of which words become similar.
 
     pip install ".[experiments]"                                     # gensim, for word2vec
     python -m experiments.embedding --preset toy                     # seconds
     LSTM_JAX_DATA=... python -m experiments.embedding --workers 2    # 12 minutes on two cores at 200 GFLOP/s
 
-The claim under test is that a learned embedding serves to "minimize the euclidean distance of the similar words". The model of the Keras
-example imdb_lstm is trained on IMDB for two epochs, with three seeds. Two distances are measured before and after training, for groups of
-words with similar meanings: the mean Euclidean distance between two words of the group, and its ratio to the mean distance between a word
-of the group and a word of the nearest other group. There are two controls. In the first the labels are in random order, so that only
-memorizing lowers the loss. The second is word2vec (skip-grams with negative samples, Mikolov et al. 2013, by gensim), trained on the same
-reviews without labels; its vectors are scaled to length 1.
+The study tests the claim that a learned embedding serves to "minimize the euclidean distance of the similar words". The model of the Keras
+example imdb_lstm is trained on IMDB for two epochs, with three seeds. For groups of words with similar meanings, two values are measured
+before and after training. The first is the mean Euclidean distance between two words of the group. The second is the ratio of this distance
+to the mean distance between a word of the group and a word of the nearest other group.
 
-Expected: words of praise come closer to each other than to words of blame. The distances of the groups family, numbers and roles stay at
-their random initial values, since the loss depends on the sentiment alone.
+There are two controls. In the first control, the labels are shuffled, so that the loss can only fall by memorizing. The second control is
+gensim's word2vec (skip-grams with negative sampling, Mikolov et al. 2013). It is trained on the same reviews without labels, and its
+vectors are scaled to length 1.
+
+Expected: Words of praise come closer to each other than to words of blame. In the groups "family", "numbers" and "roles", the distances
+stay near their random initial values, because the loss depends only on the sentiment.
 """
 
 import sys
@@ -48,22 +50,23 @@ Labels = Literal["own", "shuffled", "word2vec"]
 
 @dataclass(frozen=True)
 class Config:
-    """Run with one kind of labels."""
+    """Config of one run of the study: the kind of labels, and the config of the sentiment task."""
 
     labels: Labels = "own"
-    """Labels of the reviews: their own, shuffled ones, or (word2vec) none, as skip-grams need no labels."""
+    """Labels for training: the reviews' own labels, shuffled labels, or "word2vec", which trains word2vec without labels."""
     task: SentimentConfig = field(default_factory=SentimentConfig)
 
 
 def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
-    """Return the mean Euclidean distance of all pairs of words within each group and between each two groups.
+    """Return the mean Euclidean distance between words of the same group and between words of two groups.
 
     Args:
         table: embedding (V, E) of V words.
-        ids: word ids of each group, by its name.
+        ids: word ids of each group, by the name of the group.
 
     Returns:
-        The distance within a group under the name of the group, and the distance between two groups under "first/second".
+        Mean distances by name. The name is that of the group for two words of the same group, and "first/second" for words of the groups
+        "first" and "second".
     """
 
     def mean(pairs: Iterable[tuple[int, int]]) -> float:
@@ -74,10 +77,14 @@ def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
 
 
 def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Train word2vec on the training reviews.
+    """Train gensim's word2vec on the training reviews, and return the embeddings before and after training.
+
+    Args:
+        reviews: reviews; only the training split is used.
+        task: config of the sentiment task, which gives the number of features of a word and the seed.
 
     Returns:
-        The embeddings (V, E) before and after training. Rows have length 1; rows of words that do not occur are 0.
+        Two embeddings (V, E). Each row is scaled to length 1. The rows of words that do not occur in the reviews are 0.
 
     Raises:
         InputError: if gensim is not installed.
@@ -88,7 +95,7 @@ def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.nd
         raise InputError("gensim", "not installed", 'pip install ".[experiments]"') from error
     train = reviews.train
     texts = [[str(number) for number in train.values[a:b]] for a, b in pairwise(train.offsets)]
-    # one worker, since several threads would read the texts in a different order in each run
+    # one worker, because several threads would read the texts in a different order in each run
     model = Word2Vec(vector_size=task.model.embed, min_count=1, sg=1, seed=task.train.seed, workers=1)
     model.build_vocab(texts)
     tables = []
@@ -103,11 +110,12 @@ def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.nd
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train an embedding and measure it.
+    """Train an embedding, and measure the distances between words before and after training.
 
     Returns:
-        The distances before and after training, the nearest neighbours of `QUERIES`, the words of the groups with their coordinates in a
-        plane, and the test accuracy (None for word2vec).
+        A dict with the distances ("before" and "after" training), the nearest neighbours of the words in `QUERIES` ("neighbours"), the
+        words of the groups ("words"), their coordinates on the first two principal components ("map"), and the test accuracy
+        ("test_accuracy"), which is None for word2vec.
     """
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment
@@ -146,13 +154,21 @@ LABELS = {"own": "own labels", "shuffled": "shuffled labels", "word2vec": "word2
 
 
 def ratio(pairs: Any, name: str) -> float:
-    """Return the mean distance within the group `name` divided by the mean distance to the nearest other group."""
+    """Return the mean distance between two words of a group, divided by the mean distance to the words of the nearest other group.
+
+    Args:
+        pairs: pairs (name, distance) from `distances`.
+        name: name of the group.
+    """
     found = dict(pairs)
     return found[name] / min(value for key, value in found.items() if "/" in key and name in key.split("/"))
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each kind of labels and group with its distances, and the nearest neighbours for the first seed."""
+    """Return the conclusion of the study: lines with the distances of each group of words for each kind of labels.
+
+    Further lines have the nearest neighbours of the words in `QUERIES` for the first seed.
+    """
     lines = []
     for labels, title in LABELS.items():
         selected = [row for row in rows if row["labels"] == labels]
@@ -168,7 +184,10 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the ratio of distances of each group before and after training and for both controls, and the words in a plane."""
+    """Draw the distance ratio of each group of words before and after training and in both controls.
+
+    A second panel shows the trained embeddings of the words on their first two principal components.
+    """
 
     def fill(figure: Any) -> None:
         bars, plane = figure.subplots(1, 2, width_ratios=[1, 1.3])
@@ -197,7 +216,12 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def configs(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return a config for every kind of labels and seed."""
+    """Return the configs of all runs, one for every combination of a kind of labels and a seed.
+
+    Args:
+        base: config of the sentiment task.
+        seeds: number of seeds.
+    """
     seeded = [replace(base, train=replace(base.train, seed=seed)) for seed in range(seeds)]
     return [Config(labels, task) for labels in get_args(Labels) for task in seeded]
 

@@ -1,20 +1,21 @@
-"""Does an LSTM forecast real series better than classical methods, and does it help to feed it the time between entries?
+"""Study of whether an LSTM forecasts real time series better than classical methods, and whether the times between entries help it.
 
-    pip install ".[experiments]"                     # statsmodels, which has the series and the smoothing
+    pip install ".[experiments]"                     # statsmodels, for the series and exponential smoothing
     python -m experiments.forecast --preset toy      # seconds
     python -m experiments.forecast --workers 2       # 4 minutes on two cores at 200 GFLOP/s
 
-The two series are from statsmodels: yearly sunspots from 1700 to 2008, and weekly CO2 at Mauna Loa from 1958 to 2001, of which 59 weeks are
-missing. Each series is used as it is and with 30 % of its entries removed at random. The last 15 % of a series is the test split. It is
-forecast from origins that are one horizon apart (11 years for sunspots, 26 weeks for CO2) by these methods:
+The two series are from statsmodels: yearly sunspot numbers from 1700 to 2008, and weekly CO2 at Mauna Loa from 1958 to 2001, where 59 weeks
+are missing. Each series is used as it is and with 30 % of its entries removed at random. The last 15 % of a series is the test split.
+A forecast covers 11 years of sunspots or 26 weeks of CO2 (the horizon). It is repeated from starting points that are one horizon apart, so
+that the forecasts cover the test split. The methods are:
 
-- LSTM (32 units, three seeds), with or without the times between entries as an input;
-- seasonal naive: the forecast is the entry closest to one season (11 years, 52 weeks) earlier;
-- exponential smoothing (Holt-Winters, additive; no trend for sunspots), fitted again at each origin to the entries before it, after linear
-  interpolation to an even grid.
+- LSTM: 32 units, three seeds, with or without the times between entries as an input.
+- Seasonal naive: the forecast is the entry closest to one season (11 years or 52 weeks) earlier.
+- Exponential smoothing: additive Holt-Winters, without a trend for sunspots. At each starting point it is fitted to the entries before that
+  point, which are first interpolated linearly to a regular grid.
 
-Expected: the LSTM is better than seasonal naive on both series, and better than smoothing on sunspots, whose cycles differ in length; the
-times help where entries are missing. This was confirmed for CO2 only, see `LOG.md`.
+Expected: The LSTM is better than seasonal naive on both series. It is better than exponential smoothing on sunspots, whose cycles differ in
+length. The times between entries help if entries are missing. This was confirmed for CO2 only, see `LOG.md`.
 """
 
 import sys
@@ -40,19 +41,19 @@ METHODS: tuple[str, ...] = ("lstm", "lstm without times", "seasonal naive", "smo
 
 @dataclass(frozen=True)
 class Config:
-    """Run of one method on one series."""
+    """Config of one run of the study: a method forecasts a series."""
 
     series: Literal["sunspots", "co2"] = "sunspots"
     missing: float = 0.0
-    """Share of the entries removed at random."""
+    """Fraction of the entries that is removed at random."""
     method: str = "lstm"
     """Name of the method, one of `METHODS`."""
     task: ForecastConfig = field(default_factory=ForecastConfig)
-    """Config of the forecasting task. Its `data.csv` is not read, since the study supplies the series."""
+    """Config of the forecasting task. The file `data.csv` is not read, because the study provides the series."""
 
 
 def load(config: Config) -> data.Series:
-    """Return the series without the entries that are removed; all methods and seeds remove the same entries.
+    """Load a series, and remove the fraction `config.missing` of its entries. The same entries are removed for all methods and seeds.
 
     Raises:
         InputError: if statsmodels is not installed.
@@ -75,19 +76,19 @@ def load(config: Config) -> data.Series:
 
 
 def seasonal_naive(series: data.Series, origin: int, moments: np.ndarray, season: float) -> np.ndarray:
-    """Return the seasonal naive forecast.
+    """Return the seasonal naive forecast of a series.
 
-    A moment is moved back by as many whole seasons as are needed to reach the known entries, and the entry closest to that time is its
-    forecast.
+    Each time to forecast is moved back by whole seasons until it is not later than the last known entry. The forecast is the value of the
+    known entry that is closest to this earlier time.
 
     Args:
         series: series.
-        origin: number of entries that are known.
+        origin: number of known entries. All later entries are ignored.
         moments: times (horizon,) to forecast.
         season: length of a season, in the unit of the times.
 
     Returns:
-        The forecast (horizon,) at each moment.
+        The forecast values (horizon,).
     """
     known = series.times[:origin]
     back = moments - season * np.ceil((moments - known[-1]) / season)
@@ -95,17 +96,19 @@ def seasonal_naive(series: data.Series, origin: int, moments: np.ndarray, season
 
 
 def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int, trend: str | None) -> np.ndarray:
-    """Return the forecast of additive exponential smoothing (Holt-Winters).
+    """Return the forecast of a series by additive exponential smoothing (Holt-Winters).
+
+    The known entries are first interpolated linearly to a regular grid, whose step is the usual time between two entries.
 
     Args:
-        series: series, whose known entries are interpolated linearly to an even grid.
-        origin: number of entries that are known.
+        series: series.
+        origin: number of known entries. All later entries are ignored.
         moments: times (horizon,) to forecast.
         season: length of a season, in steps of the grid.
-        trend: kind of trend, as statsmodels takes it. If None, there is no trend.
+        trend: kind of trend: "add" for an additive trend, or None for no trend.
 
     Returns:
-        The forecast (horizon,) at each moment.
+        The forecast values (horizon,).
     """
     from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
@@ -113,7 +116,7 @@ def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int
     grid = np.arange(series.times[0], series.times[origin - 1] + step / 2, step)
     values = np.interp(grid, series.times[:origin], series.values[:origin])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # statsmodels warns when a fit has not converged
+        warnings.simplefilter("ignore")  # statsmodels warns if a fit has not converged
         model = ExponentialSmoothing(values, trend=trend, seasonal="add", seasonal_periods=season, initialization_method="estimated")
         steps = int(np.ceil((moments[-1] - grid[-1]) / step)) + 1
         ahead = np.asarray(model.fit().forecast(steps))
@@ -121,9 +124,9 @@ def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Forecast the test split by one method, from origins one horizon apart, and return the errors.
+    """Forecast the test split of a series with one method, and return the errors of the forecasts.
 
-    The result of seed 0 on a series without removed entries also has the forecasts, for the figure.
+    For seed 0 on a series without removed entries, the result also contains the forecasts themselves, which the figure shows.
     """
     from lstm_jax.tasks import forecast
 
@@ -152,16 +155,17 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Train the LSTM and forecast windows of the test split.
+    """Train the LSTM on a series, and forecast some windows of the test split.
 
     Args:
         config: config of the run.
         series: series.
-        chosen: numbers of the windows of the test split.
+        chosen: indices of the windows of the test split that are forecast.
         scale: scale of the series, from `forecast.parts_of`.
 
     Returns:
-        The means, and the lower and upper ends of their prediction intervals, each of shape (windows, horizon).
+        The means of the forecasts, and the lower and the upper ends of the prediction intervals. Each array has the shape
+        (windows, horizon).
     """
     from lstm_jax.tasks import forecast
 
@@ -175,7 +179,7 @@ def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line with the mean absolute error for each series, share of missing entries and method."""
+    """Return the conclusion of the study: a line with the mean absolute error for each series, fraction of removed entries and method."""
     lines = []
     for (name, missing, method), errors in study.grouped(rows, ["series", "missing", "method"], "mae").items():
         mean, low, high = stats.mean_interval(errors)
@@ -193,9 +197,10 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the forecasts of the LSTM with their intervals and those of smoothing above, and the error of every method below.
+    """Draw the forecasts and the errors of the methods, with one column of panels for each series.
 
-    The forecasts are those of the series without removed entries.
+    The upper panel shows the forecasts of exponential smoothing and those of the LSTM with prediction intervals, for the series without
+    removed entries. The lower panel shows the mean absolute error of each method.
     """
 
     def fill(figure: Any) -> None:
@@ -231,12 +236,12 @@ def draw(rows: study.Rows, path: Path) -> object:
 
 
 def configs(names: Any, shares: Any, seeds: int, changes: dict[str, Any]) -> list[Config]:
-    """Return the configs of every series, share of missing entries and method.
+    """Return the configs of all runs, for every combination of a series, a fraction of removed entries and a method.
 
     Args:
         names: names of the series.
-        shares: shares of the entries to remove.
-        seeds: number of seeds of the LSTM; the other methods have one run each.
+        shares: fractions of the entries to remove.
+        seeds: number of seeds of the LSTM. The other methods do not depend on the seed and run once.
         changes: fields of `TrainConfig` that override the defaults of the study.
     """
     cut = {"sunspots": {"context": 33, "horizon": 11, "level": True}, "co2": {"context": 104, "horizon": 26, "level": False}}

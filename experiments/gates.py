@@ -1,22 +1,22 @@
-"""Study of one question: which part of the LSTM does the work?
-
-The ablations of Greff et al. 2017 are trained on sentiment and on characters, with equal parameters.
+"""Ablation study of the LSTM cell: variants with a gate or an activation removed or changed (Greff et al. 2017), and other recurrent cells.
 
     python -m experiments.gates --preset toy                    # seconds
-    python -m experiments.gates --preset cost                   # a minute on quiet cores: the time of each variant
+    python -m experiments.gates --preset cost                   # time of each variant; a minute on idle cores
     LSTM_JAX_DATA=... python -m experiments.gates --workers 2   # half an hour on two cores
 
-The recurrent layer of each variant has as many parameters as an LSTM of 64 units (see `experiments.equal`). Each variant runs with three
-seeds. There are three measurements:
+Each variant has as many parameters in its recurrent layer as an LSTM with 64 units (see `experiments.equal`). Each training is repeated
+with three seeds. There are three measurements:
 
-- sentiment: IMDB reviews of 80 words, embedding of 64 features, input and recurrent dropout 0.2, two epochs. A validation split of 15 % of
-  the training reviews is held out, and no movie is in both splits.
-- characters: the articles in windows of 40 characters that start every 5 characters, batch 128, three epochs, the last tenth held out.
-- time: forward and backward pass of the recurrent layer of the sentiment task with the reference backend. All cells take turns in one
-  process, so the ratios of their times compare only the cells, and do not depend on changes in the speed of the machine.
+- Sentiment: Each variant is trained on 80 words of each IMDB review for two epochs, with an embedding of 64 features and rate 0.2 of input
+  and recurrent dropout. A validation split of 15 % of the training reviews is held out; no movie is in both splits.
+- Characters: Each variant is trained on articles for three epochs, in windows of 40 characters that start every 5 characters, with batch
+  size 128. The last tenth of the text is held out.
+- Time: The forward and backward pass of each variant is timed at the sizes of the sentiment task, with the backend `reference`. All
+  variants take turns in one process, so changes in the speed of the machine do not affect the ratios of their times.
 
-Expected, from the paper: the accuracy falls without the forget gate or without the output activation, and hardly changes for the other
-variants; removing a gate saves its share of the time. Only the result for the forget gate was confirmed, see `LOG.md`.
+Expected, from the paper: The accuracy falls without the forget gate and without the output activation, and hardly changes for the other
+variants. Without one of the four gates, a pass takes about a quarter less time. Only the result for the forget gate was confirmed, see
+`LOG.md`.
 """
 
 import sys
@@ -72,29 +72,38 @@ GENERATION = GenerationConfig(
 
 @dataclass(frozen=True)
 class Cost:
-    """Config of the measurement of the time of each cell."""
+    """Config of the time measurement of the recurrent cells."""
 
     batch: int = 32
     length: int = 80
     features: int = 64
     units: int = UNITS
-    """Hidden size of the LSTM; the other cells have as many parameters as that LSTM."""
+    """Hidden size of the LSTM. The other cells get the hidden size at which they have as many parameters as this LSTM."""
     passes: int = 10
-    """Number of passes in a block. The mean time of a pass in a block is one sample."""
+    """Number of forward and backward passes in a block. The mean time of a pass in a block is one sample."""
     blocks: int = 30
-    """Number of blocks of each cell."""
+    """Number of timed blocks of each cell."""
     cells: tuple[str, ...] = VARIANTS
 
 
 def variant(config: Any, cell: str, seed: int) -> Any:
-    """Return the config with another cell and seed, and with the number of units that gives as many parameters as the LSTM has."""
+    """Return a copy of a task config with another recurrent cell and seed, and about as many parameters in the recurrent layer.
+
+    Args:
+        config: config of the sentiment or the text generation task, for an LSTM.
+        cell: name of the new cell. Its hidden size is the largest at which it has no more parameters than the LSTM.
+        seed: new seed.
+    """
     features = config.model.embed or CHARACTERS
     model = replace(config.model, cell=cell, units=equal_units(cell, features, config.model.units))
     return replace(config, model=model, train=replace(config.train, seed=seed))
 
 
 def measured(config: Cost) -> dict[str, Any]:
-    """Time the forward and backward pass of each cell in turns, and return the milliseconds by cell, one sample for each block."""
+    """Time the forward and backward pass of each recurrent cell, and return the milliseconds of a pass by cell, one for each block.
+
+    The cells take turns: in each turn, one block of each cell is timed.
+    """
     x = jax.random.normal(jax.random.key(0), (config.batch, config.length, config.features))
     calls = {}
     for name in config.cells:
@@ -117,7 +126,7 @@ def measured(config: Cost) -> dict[str, Any]:
 
 
 def run(config: SentimentConfig | GenerationConfig | Cost) -> dict[str, Any]:
-    """Run the measurement that the type of the config selects: sentiment, characters or time."""
+    """Run one measurement of the study, and return its metrics. The type of the config selects sentiment, characters or time."""
     if isinstance(config, Cost):
         return {"task": "cost", **measured(config)}
     if isinstance(config, SentimentConfig):
@@ -129,7 +138,15 @@ METRICS = {"sentiment": "test_accuracy", "characters": "bits"}
 
 
 def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, float]]:
-    """Return the mean difference between the metric of each variant and that of the LSTM with the same seed, with its 95 % interval."""
+    """Return the difference in the metric of a task between each variant and the LSTM with the same seed.
+
+    Args:
+        rows: results of the runs.
+        task: "sentiment" (metric: test accuracy) or "characters" (metric: bits per character).
+
+    Returns:
+        For each variant, the mean difference over seeds, and the lower and upper end of its 95 % confidence interval.
+    """
     values = {(row["model.cell"], row["train.seed"]): row[METRICS[task]] for row in rows if row["task"] == task}
     intervals = {}
     for cell in VARIANTS[1:]:
@@ -140,16 +157,20 @@ def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, fl
 
 
 def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
-    """Return the mean ratio of the time of each variant to that of the LSTM in the same turn, with its 95 % interval.
+    """Return the time of each variant divided by the time of the LSTM in the same turn.
 
-    The dict is empty if no row has times.
+    Args:
+        rows: results of the runs. If the times were not measured, the returned dict is empty.
+
+    Returns:
+        For each variant, the mean ratio over turns, and the lower and upper end of its 95 % confidence interval.
     """
     times = next((row["milliseconds"] for row in rows if row["task"] == "cost"), {})
     return {cell: stats.mean_interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each task and variant with its metric and the difference from the LSTM, and a line for the time of each variant."""
+    """Return the conclusion of the study: lines with the metric of each variant, its difference from the LSTM, and its relative time."""
     lines = []
     for task, metric in METRICS.items():
         selected = [row for row in rows if row["task"] == task]
@@ -166,12 +187,15 @@ PANELS = (
     ("bits a character saved", partial(differences, task="characters"), 0, -1),
     ("time of a step, the LSTM's is 1", costs, 1, 0),
 )
-"""Panels of the figure: title, function(rows) -> intervals by variant, value of the LSTM, and a sign. The sign is 1 if a higher value is
-better, -1 if a lower value is better, and 0 if the panel does not rate."""
+"""Panels of the figure. Each tuple has the title, a function from the results to the interval of each variant, the value of the LSTM, and a
+sign. The sign is 1 if a higher value is better, -1 if a lower value is better, and 0 if neither is marked as better."""
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw each variant relative to the LSTM in a panel for each task and one for the time; in the task panels, better is to the right."""
+    """Draw how each variant differs from the LSTM in test accuracy, in bits per character and in time, with one panel for each.
+
+    In the first two panels, the variants on the right of the line are better than the LSTM.
+    """
 
     def fill(figure: Any) -> None:
         for axes, (title, intervals_of, baseline, sign) in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):

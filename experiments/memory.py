@@ -1,23 +1,24 @@
-"""Does a simple recurrent network overwrite its memory, and how far back does a gradient reach?
+"""Study of how long recurrent cells remember information, and how far back in time their gradients reach.
 
     python -m experiments.memory --preset toy                           # seconds
     LSTM_JAX_DATA=... python -m experiments.memory --workers 2          # an hour on two cores
 
-The claim under test is that "the original RNN layer would tend to overwrite too much of its internal memory". Simple RNN, GRU, LSTM and
-minLSTM are compared. Each has as many parameters as an LSTM of 64 units, but at most 160 units, so the minLSTM, which has no recurrent
-kernel, has fewer parameters. Each task asks for information that was read `lag` steps earlier (Hochreiter & Schmidhuber 1997):
+The study tests the claim that "the original RNN layer would tend to overwrite too much of its internal memory". It compares simple RNN,
+GRU, LSTM and minLSTM. Each cell has as many parameters as an LSTM with 64 units, but at most 160 units. The minLSTM has no recurrent kernel
+and reaches this limit, so it has fewer parameters. The cells are trained on three tasks that need information from about `lag` steps
+earlier (Hochreiter & Schmidhuber 1997):
 
-- adding: the inputs are numbers in [0, 1), of which one in each half of the sequence is marked; the target is the sum of the two marked
-  numbers. The constant prediction 1 has a squared error of 1/6.
-- order: two symbols, each of one of two kinds, stand among distractors, one in the first tenth of the sequence and one in the tenth after
-  its middle; the target is the pair of their kinds in order.
-- copy: ten symbols of eight kinds are followed by `lag` blanks; then the targets are the ten symbols in order.
+- adding: The inputs are numbers in [0, 1). One number in each half of the sequence is marked, and the target is the sum of the two marked
+  numbers. The constant prediction 1 has a mean squared error of 1/6.
+- order: The sequence consists of distractors and two symbols, each of which has one of two kinds. One symbol is in the first tenth of the
+  sequence, and the other is in the tenth after its middle. The target is the pair of their kinds, in order.
+- copy: The sequence has ten symbols of eight kinds, followed by `lag` blanks. Then the targets are the ten symbols, in order.
 
-Also measured, before and after training, is the size of the gradient of the loss with respect to the state k steps before the end, on the
-three tasks and on the sentiment of IMDB reviews of 200 words.
+The study also measures the gradient of the loss with respect to the state k steps before the end, before and after training. It does so on
+the three tasks, and on sentiment classification of IMDB reviews of 200 words.
 
-Expected: the gated cells solve adding and order (error below 0.01, accuracy above 0.99) at lags at which the simple RNN is at chance.
-This was confirmed for adding, but not for order and copy, see `LOG.md`.
+Expected: The gated cells solve adding (squared error below 0.01) and order (accuracy above 0.99) at lags at which the simple RNN is not
+better than chance. This was confirmed for adding, but not for order and copy, see `LOG.md`.
 """
 
 import sys
@@ -46,41 +47,51 @@ ORDERS = 4
 WIDEST = 160
 TESTED = 1000
 REVIEWS, EMBED = 25_000, 64
-"""Number of training reviews of IMDB, and number of features of a word."""
+"""Number of IMDB training reviews, and number of features of a word embedding."""
 Task = Literal["adding", "order", "copy", "imdb"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """Run of one cell on one task."""
+    """Config of one run of the study: a recurrent cell is trained on a task."""
 
     task: Task = "adding"
     cell: str = "lstm"
     lag: int = 100
-    """Length of the input sequence in steps (copy has 20 steps more); for imdb the number of words read of a review."""
+    """Length of the input sequence in steps; the task copy has 20 more steps. For the task imdb, it is the number of words of a review."""
     units: int = 64
-    """Hidden size of the LSTM; the other cells have as many parameters as that LSTM."""
+    """Hidden size of the LSTM. The other cells get the hidden size at which they have as many parameters as this LSTM."""
     steps: int = 3000
-    """Number of updates."""
+    """Number of parameter updates."""
     batch: int = 64
     learning_rate: float = 2e-3
     clip_norm: float = 1.0
     seed: int = 0
     reviews: str = ""
-    """Value of `DataConfig.data` for the task imdb."""
+    """Reviews of the task imdb, as a value of `DataConfig.data`."""
 
 
 class Batch(NamedTuple):
-    """Batch of sequences and their targets."""
+    """Batch of B input sequences and their targets."""
 
     x: jax.Array
-    """Inputs (B, T, E) of B sequences with T steps and E features."""
+    """Inputs (B, T, E) with T steps and E features."""
     target: jax.Array
-    """Sums (B,) of adding, pairs (B,) of order as numbers 0 to 3, or symbols (B, 10) of copy, the targets of the last ten steps."""
+    """Targets. For adding, they are the sums (B,). For order, they are the pairs of kinds (B,) as numbers 0 to 3. For copy, they are the
+    symbols (B, 10), which are the targets of the last ten steps."""
 
 
 def adding(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return a batch of the task adding: x has the values and the marks (B, lag, 2), and the targets are the sums of the marked values."""
+    """Return a random batch of the task adding.
+
+    The inputs (batch, lag, 2) have two features: a number, and a mark that is 1 at two steps and otherwise 0. The target is the sum of the
+    two marked numbers.
+
+    Args:
+        key: PRNG key.
+        batch: number of sequences.
+        lag: number of steps of a sequence.
+    """
     of_values, of_first, of_second = jax.random.split(key, 3)
     values = jax.random.uniform(of_values, (batch, lag))
     half = max(1, lag // 2)
@@ -91,10 +102,15 @@ def adding(key: jax.Array, batch: int, lag: int) -> Batch:
 
 
 def order(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return a batch of the task order.
+    """Return a random batch of the task order.
 
-    x (B, lag, 6) is one-hot: distractors 0 to 3, with a symbol 4 or 5 in the first tenth of the steps and another in the tenth after the
-    middle. The target is the pair of symbols as a number 0 to 3.
+    The inputs (batch, lag, 6) are one-hot vectors of ids. The ids 0 to 3 are distractors. One id of 4 or 5 is in the first tenth of the
+    steps, and another is in the tenth after the middle. The target is the pair of these two ids, encoded as a number 0 to 3.
+
+    Args:
+        key: PRNG key.
+        batch: number of sequences.
+        lag: number of steps of a sequence.
     """
     of_noise, of_kinds, of_first, of_second = jax.random.split(key, 4)
     ids = jax.random.randint(of_noise, (batch, lag), 0, 4)
@@ -108,10 +124,15 @@ def order(key: jax.Array, batch: int, lag: int) -> Batch:
 
 
 def copy(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return a batch of the task copy.
+    """Return a random batch of the task copy.
 
-    x (B, 10 + lag + 10, 10) is one-hot: ten symbols, `lag - 1` blanks, a marker and ten blanks. The targets are the ten symbols, as outputs
-    of the last ten steps.
+    The inputs (batch, lag + 20, 10) are one-hot vectors: ten symbols, lag - 1 blanks, a marker and ten blanks. The targets of the last ten
+    steps are the ten symbols.
+
+    Args:
+        key: PRNG key.
+        batch: number of sequences.
+        lag: number of steps between the last symbol and the first target.
     """
     symbols = jax.random.randint(key, (batch, COPIED), 0, SYMBOLS)
     blanks = jnp.full((batch, lag - 1), SYMBOLS)
@@ -124,11 +145,11 @@ TASKS: dict[Task, tuple[Callable[[jax.Array, int, int], Batch], int, int]] = {
     "order": (order, 6, ORDERS),
     "copy": (copy, SYMBOLS + 2, SYMBOLS),
 }
-"""Task -> function that makes a batch, number of input features, and number of outputs."""
+"""For each task: the function that makes a batch, the number of input features, and the number of outputs."""
 
 
 class Params(NamedTuple):
-    """Parameters of the cell, and kernel and bias of the dense layer that follows it."""
+    """Parameters of the model: those of the recurrent cell, and the kernel and bias of the dense layer that follows it."""
 
     cell: Any
     kernel: jax.Array
@@ -136,15 +157,19 @@ class Params(NamedTuple):
 
 
 def units_of(config: Config, features: int) -> int:
-    """Return the number of units that gives the cell as many parameters as the LSTM has, but at most `WIDEST`.
+    """Return the hidden size at which the cell has as many parameters as the LSTM, but at most `WIDEST`.
 
-    Without this limit a minLSTM on two features would have 1,900 units and take twelve times as long at lag 10.
+    Without this limit, a minLSTM on two input features would have 1,900 units, and its training would take twelve times as long at lag 10.
+
+    Args:
+        config: config with the name of the cell and the hidden size of the LSTM.
+        features: number of input features.
     """
     return min(equal_units(config.cell, features, config.units), WIDEST)
 
 
 def initial(config: Config) -> Params:
-    """Return the initial parameters of the cell, whose number of units `units_of` gives, and of the dense layer."""
+    """Return random initial parameters of the recurrent cell and the dense layer for the task of a config."""
     _, features, outputs = TASKS[config.task]
     of_cell, of_head = jax.random.split(jax.random.key(config.seed))
     units = units_of(config, features)
@@ -153,36 +178,45 @@ def initial(config: Config) -> Params:
 
 
 def answers(config: Config, params: Params, h: jax.Array) -> jax.Array:
-    """Return the outputs of the dense layer for the outputs h (B, T, H) of the cell.
+    """Return the predictions of the dense layer from the outputs h (B, T, H) of the recurrent cell.
 
-    Their shape is (B, outputs), from the last step; for copy it is (B, 10, outputs), from the last ten steps.
+    The predictions (B, outputs) are made from the last step. For the task copy, they are made from the last ten steps and have the shape
+    (B, 10, outputs).
     """
     last = h[:, -COPIED:] if config.task == "copy" else h[:, -1]
     return last @ params.kernel + jnp.broadcast_to(params.bias, (*last.shape[:-1], len(params.bias)))
 
 
 def loss_of(config: Config, output: jax.Array, target: jax.Array) -> jax.Array:
-    """Return the loss: the mean squared error for adding, or the mean cross-entropy for order and copy."""
+    """Return the loss of predictions: the mean squared error for the task adding, or the mean cross-entropy for order and copy."""
     if config.task == "adding":
         return ((output[:, 0] - target) ** 2).mean()
     return optax.softmax_cross_entropy_with_integer_labels(output, target).mean()
 
 
 def score_of(config: Config, output: jax.Array, target: jax.Array) -> jax.Array:
-    """Return the score: the mean squared error for adding, or the accuracy for order and copy."""
+    """Return the score of predictions: the mean squared error for the task adding, or the accuracy for order and copy."""
     if config.task == "adding":
         return ((output[:, 0] - target) ** 2).mean()
     return (output.argmax(-1) == target).mean()
 
 
 def batch_loss(config: Config, params: Params, batch: Batch) -> jax.Array:
-    """Return the loss of one batch."""
+    """Return the loss of the model on one batch."""
     h, _ = unroll(CELLS[config.cell], params.cell, batch.x)
     return loss_of(config, answers(config, params, h), batch.target)
 
 
 def gradient_sizes(config: Config, params: Params, key: jax.Array) -> dict[int, float]:
-    """Return the gradient sizes of one batch by steps back, counted from the last step, or for copy from the first of the last ten."""
+    """Return the size of the loss gradient with respect to the state h, by distance from the end of the sequence in steps.
+
+    For the task copy, the distance is counted backward from the first of the last ten steps, at which the targets begin.
+
+    Args:
+        config: config of the run.
+        params: parameters of the model.
+        key: PRNG key of the batch on which the gradient is measured.
+    """
     return backward.by_steps_back(_gradient_sizes(config, params, key), COPIED if config.task == "copy" else 1)
 
 
@@ -197,7 +231,10 @@ def _gradient_sizes(config: Config, params: Params, key: jax.Array) -> jax.Array
 
 
 def reviews_config(config: Config) -> SentimentConfig:
-    """Return the config of the sentiment task on `lag` words of a review, with the number of epochs closest to `steps` updates."""
+    """Return the config of the sentiment task for a run of the task imdb.
+
+    The model reads `config.lag` words of a review. The number of epochs is chosen so that there are about `config.steps` updates.
+    """
     epochs = max(1, round(config.steps * config.batch / REVIEWS))
     units = units_of(config, EMBED)
     model = SentimentModelConfig(cell=config.cell, units=units, embed=EMBED, dropout=0.0, recurrent_dropout=0.0)
@@ -206,7 +243,12 @@ def reviews_config(config: Config) -> SentimentConfig:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train a cell on a task, test it on new sequences, and measure the gradient before and after training."""
+    """Train a recurrent cell on a task, test it on new sequences, and measure its gradient before and after training.
+
+    Returns:
+        A dict with the test score ("score"), the training losses ("losses"), the number of parameters of the cell ("parameters"), and the
+        pairs of distance from the end and gradient size ("gradient_before" and "gradient_after" training).
+    """
     if config.task == "imdb":
         return backward.on_reviews(reviews_config(config))
     make, _, _ = TASKS[config.task]
@@ -238,14 +280,15 @@ COMPARED = ("simple_rnn", "gru", "lstm", "min_lstm")
 
 
 def solved(row: Any) -> bool:
-    """Return whether the cell of a row solved its task: squared error below 0.01 for adding, accuracy above 0.99 for other tasks."""
+    """Return whether the cell solved its task in a run: squared error below 0.01 for adding, or accuracy above 0.99 for other tasks."""
     return row["score"] < 0.01 if row["task"] == "adding" else row["score"] > 0.99
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each task with the longest lag that each cell solved, and a line for each run on the reviews.
+    """Return the conclusion of the study: a line for each task with the longest lag at which each cell solved it.
 
-    The line about reviews has the gradient size farthest back as a share of that one step back, before and after training.
+    Further lines, one for each run on IMDB reviews, have the accuracy and the ratio of the gradient size farthest from the end to the one
+    at distance 1, before and after training.
     """
     lines = []
     for task in TASKS:
@@ -267,7 +310,11 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw a column for each task: above the score over the lag, below the gradient size over the steps back at the longest lag."""
+    """Draw the scores and the gradient sizes of the cells, with one column of panels for each task.
+
+    The upper panel shows the score over the lag. The lower panel shows the gradient size over the distance from the end, at the longest
+    lag.
+    """
 
     def fill(figure: Any) -> None:
         names = [*TASKS, "imdb"]

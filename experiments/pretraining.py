@@ -1,8 +1,9 @@
-"""Language model of the words of reviews, whose embedding and LSTMs initialize a classifier (Dai & Le 2015).
+"""Word-level language model for pretraining: its embedding and LSTMs initialize a sentiment classifier (Dai & Le 2015).
 
-One LSTM reads forward and predicts the next word; another reads backward and predicts the previous word. Both score words with the rows of
-the embedding (tied weights). The softmax is over the correct word and a sample of other words, which the whole batch shares. The sample is
-drawn in proportion to the frequencies of words in the text, and the scores are corrected for these frequencies (Jean et al. 2015).
+One LSTM reads forward and predicts the next word. If there are two directions, another LSTM reads backward and predicts the previous word.
+The output layer has the same weights as the embedding (tied weights). The loss is a sampled softmax (Jean et al. 2015): the softmax is over
+the correct word and a random sample of words that the whole batch shares. The sample is drawn in proportion to the frequencies of the words
+in the text, and the scores are corrected for these frequencies.
 """
 
 from typing import Any, NamedTuple
@@ -17,32 +18,32 @@ from lstm_jax.cells import CELLS
 from lstm_jax.initializers import glorot_uniform
 
 BATCH, LENGTH, SAMPLED = 64, 64, 1024
-"""Number of windows in a batch, of words in a window, and of sampled words that a batch scores besides the correct ones."""
+"""Number of windows in a batch, number of words in a window, and number of sampled words for each batch."""
 RATE = 2e-3
 
 
 class Params(NamedTuple):
-    """Parameters of the language model, for vocabulary size V, E features of a word and hidden size H."""
+    """Parameters of the language model. V is the vocabulary size, E the number of features of a word, and H the hidden size."""
 
     embedding: jax.Array
-    """Embedding (V, E)."""
+    """Embedding (V, E), which is also the kernel of the output layer."""
     bias: jax.Array
-    """Bias (V,), which is added to the scores of the words."""
+    """Bias (V,) of the output layer."""
     layers: tuple[LSTMParams, ...]
-    """Parameters of the LSTM of each direction, forward first."""
+    """Parameters of the LSTM of each direction. The forward direction is first."""
     out: tuple[jax.Array, ...]
-    """Kernel (H, E) of each direction, which maps the outputs of its LSTM to the space of the embedding."""
+    """Kernel (H, E) of each direction, which maps the outputs of its LSTM to word vectors."""
 
 
 def initial(key: jax.Array, vocabulary: int, embed: int, units: int, directions: int) -> Params:
-    """Return initial parameters of the language model, drawn from the distributions that the classifier uses.
+    """Return random initial parameters of the language model, drawn from the same distributions as those of the classifier.
 
     Args:
         key: PRNG key.
         vocabulary: vocabulary size V.
         embed: number of features E of a word.
         units: hidden size H of each direction.
-        directions: 1 (forward) or 2.
+        directions: 1 for a forward LSTM, or 2 for a forward and a backward LSTM.
     """
     keys = jax.random.split(key, 1 + 2 * directions)
     layers = tuple(CELLS["lstm"].init(k, embed, units) for k in keys[1 : 1 + directions])
@@ -52,15 +53,17 @@ def initial(key: jax.Array, vocabulary: int, embed: int, units: int, directions:
 
 
 def sampled_loss(scored: jax.Array, target: jax.Array, params: Params, sample: jax.Array, log_share: jax.Array) -> jax.Array:
-    """Return the mean cross-entropy, in nats, of the softmax over the correct word and the sampled words.
+    """Return the mean cross-entropy, in nats, of a softmax over the correct word and the sampled words.
+
+    The score of a word at a position is the inner product of the position's vector and the word's embedding, plus the word's bias, minus
+    the logarithm of its frequency.
 
     Args:
-        scored: vectors (N, E) at N positions. The score of a word is the inner product of the vector and the embedding of the word, plus
-            the bias of the word, minus its `log_share`.
+        scored: vectors (N, E) at N positions, which the model computed.
         target: ids (N,) of the correct words.
         params: parameters of the language model.
         sample: ids (K,) of the K sampled words.
-        log_share: logarithm (V,) of the frequency of each word in the text, with which the sample was drawn.
+        log_share: logarithm (V,) of the frequency of each word in the text from which the words were sampled.
     """
 
     def offset(words: jax.Array) -> jax.Array:
@@ -73,12 +76,12 @@ def sampled_loss(scored: jax.Array, target: jax.Array, params: Params, sample: j
 
 
 def loss(params: Params, batch: tuple[jax.Array, jax.Array], log_share: jax.Array) -> jax.Array:
-    """Return the loss of one batch, which is the mean of the losses of the directions.
+    """Return the loss of the language model on one batch, in nats. It is the mean of the losses of the directions.
 
     Args:
         params: parameters of the language model.
-        batch: word ids (T + 1, B) of B windows, and ids (K,) of the sampled words.
-        log_share: logarithm (V,) of the frequency of each word, see `sampled_loss`.
+        batch: word ids (T + 1, B) of B windows with T + 1 words, and ids (K,) of the K sampled words.
+        log_share: logarithm (V,) of the frequency of each word in the text.
     """
     ids, sample = batch
     x, total = params.embedding[ids], jnp.zeros(())
@@ -99,13 +102,13 @@ def pretrain(
         vocabulary: vocabulary size V.
         embed: number of features E of a word.
         units: hidden size H of each direction.
-        directions: 1 (forward) or 2.
-        passes: number of words to read, as a multiple of the length of the text.
-        seed: seed of parameters, windows and samples.
+        directions: 1 for a forward LSTM, or 2 for a forward and a backward LSTM.
+        passes: number of passes over the text, that is, the number of words to read divided by the length of the text.
+        seed: seed of the initial parameters, the windows and the sampled words.
 
     Returns:
-        The initial parameters of the embedding and the first recurrent layer of the classifier, by their names in the classifier, and the
-        mean loss of each chunk of updates.
+        A tuple of the trained parameters and the training losses. The parameters are those of the embedding and the LSTMs, by the names of
+        the corresponding parameters in the classifier. Each loss is the mean of `experiments.training.CHUNK` updates.
     """
     words = jnp.asarray(text, jnp.int32)
     counts = np.bincount(text, minlength=vocabulary)

@@ -1,19 +1,20 @@
-"""At which size do more units, longer texts, a larger vocabulary or more data no longer improve the result?
+"""Study of how the results of two tasks improve with the number of units, the sequence length, the vocabulary size and the amount of data.
 
     python -m experiments.scaling --preset toy                    # seconds
     LSTM_JAX_DATA=... python -m experiments.scaling --workers 2   # half an hour on two cores
 
-One axis changes at a time, and each run is repeated with two seeds. There are two tasks:
+One of these quantities (an axis) is varied at a time, and each run is repeated with two seeds. There are two tasks:
 
-- sentiment: the model of the Keras example imdb_lstm, but with 64 units and an embedding of 64 features, is trained for three epochs. The
-  score is the accuracy of the last epoch on the test split. The axes are units from 8 to 256, words read from 10 to 320, vocabulary from
-  200 to 20,000, and share of the training reviews from 1/32 to 1.
-- characters: the articles are read as a stream in windows of 64 characters for 30 epochs; the learning rate falls from 0.005 to 0 by a
-  cosine. The score is the bits per character on held-out text. The axes are units from 16 to 256, windows from 8 to 128 characters, and
-  share of the text from 1/32 to 9/10.
+- sentiment: The model of the Keras example imdb_lstm, but with 64 units and an embedding of 64 features, is trained for three epochs. The
+  score is the test accuracy of the last epoch. The axes are the number of units (8 to 256), the number of words that are read of a review
+  (10 to 320), the vocabulary size (200 to 20,000) and the fraction of the training reviews (1/32 to 1).
+- characters: A model is trained on articles for 30 epochs. The text is read as a stream in windows of 64 characters, and the learning rate
+  falls from 0.005 to 0 on a cosine schedule. The score is the bits per character of held-out text. The axes are the number of units (16 to
+  256), the length of a window (8 to 128 characters) and the fraction of the text that is used for training (1/32 to 9/10).
 
-Expected: the accuracy still grows with length and data at the largest sizes, and hardly with units; the bits fall if units and data grow
-together. The runs of a curve have equal numbers of epochs, not of updates: shorter windows and more data mean more updates.
+Expected: At the largest sizes, the accuracy still grows with length and data, but hardly with the number of units. The bits per character
+fall if units and data grow together. All runs of a curve have the same number of epochs. They do not have the same number of updates,
+because shorter windows and more data lead to more updates.
 """
 
 import sys
@@ -40,19 +41,22 @@ from lstm_jax.inspection.figures import log_axis, write_figure
 
 @dataclass(frozen=True)
 class Config:
-    """Run of one task at one value of an axis."""
+    """Config of one run of the study: a task in which one quantity, the axis, has a given value."""
 
     axis: Literal["units", "length", "vocabulary", "data"] = "units"
     value: float = 0.0
-    """Value of the axis. For the axis data it is the share of the data that is used for training."""
+    """Value of the axis. For the axis "data", it is the fraction of the data that is used for training."""
     kind: Literal["sentiment", "characters"] = "sentiment"
-    """Task that runs. The config of the other task is ignored."""
+    """Task that is trained. The config of the other task is ignored."""
     sentiment: SentimentConfig = field(default_factory=SentimentConfig)
     characters: GenerationConfig = field(default_factory=GenerationConfig)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Run the task of the config; its score is the test accuracy (sentiment) or the bits per character of held-out text (characters)."""
+    """Train the task of a config, and return its metrics.
+
+    The metric "score" is the test accuracy for sentiment, and the bits per character of held-out text for characters.
+    """
     if config.kind == "sentiment":
         metrics = runs.sentiment(config.sentiment)
         return {"score": metrics["test_accuracy"], **metrics}
@@ -65,12 +69,12 @@ CHARACTER_FIELDS = {"units": "model.units", "length": "data.length", "data": "da
 
 
 def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any, seeds: int) -> list[Config]:
-    """Return a config for each task, axis, value and seed.
+    """Return the configs of all runs, one for each task, axis, value of the axis and seed.
 
     Args:
-        sentiment: config of the sentiment task, in which one axis at a time is changed.
-        characters: config of the character task, in which one axis at a time is changed.
-        axes: task -> axis -> values.
+        sentiment: config of the sentiment task. Each run changes one of its fields.
+        characters: config of the character task. Each run changes one of its fields.
+        axes: values of each axis, as nested dicts: task -> axis -> values.
         seeds: number of seeds.
     """
     configs = []
@@ -87,7 +91,12 @@ def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any,
 
 
 def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
-    """Return the curve of each task and axis: points of value, mean score, lowest score and highest score over seeds."""
+    """Return a curve of the score over the values of an axis, for each task and axis.
+
+    Returns:
+        A dict from (task, axis) to a list of points. A point is a tuple of the value of the axis and the mean, the lowest and the highest
+        score over seeds.
+    """
     lines: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     for (kind, axis, value), scores in sorted(study.grouped(rows, ["kind", "axis", "value"], "score").items()):
         lines.setdefault((kind, axis), []).append((value, float(np.mean(scores)), min(scores), max(scores)))
@@ -95,7 +104,7 @@ def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, f
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line for each curve with its values and mean scores."""
+    """Return the conclusion of the study: a line for each task and axis with the values of the axis and the mean scores."""
     return "\n".join(
         f"{kind}, {axis}: " + ", ".join(f"{value:g} {score:.4f}" for value, score, _, _ in line)
         for (kind, axis), line in curves(rows).items()
@@ -103,7 +112,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw each curve in its own panel."""
+    """Draw the score over the values of the axis, with a panel for each task and axis. A band shows the range over seeds."""
 
     def fill(figure: Any) -> None:
         panels = figure.subplots(2, 4)

@@ -1,23 +1,24 @@
-"""Does a smaller step between windows act like a lower learning rate, and a longer window like a larger batch?
+"""Study of whether a smaller step between text windows acts like a lower learning rate, and a longer window like a larger batch.
 
     python -m experiments.steps --preset toy                    # seconds
     LSTM_JAX_DATA=... python -m experiments.steps --workers 2   # 40 minutes on two cores
 
-The claim under test is about the step between the windows that are cut from a text, and about their length: "smaller number is similar to
-lowering the learning rate; increasing the length of the sequence is similar to train with larger batch size". The models have 64 units and
-are trained with Adam on the articles, whose last tenth is held out, with two seeds. There are two grids:
+For text generation, windows are cut from a text, with a given step between their starts and a given length. The study tests a claim about
+the step and the length: "smaller number is similar to lowering the learning rate; increasing the length of the sequence is similar to train
+with larger batch size". A model with 64 units is trained with Adam on articles, whose last tenth is held out, with two seeds. There are
+two grids:
 
-- steps: windows of 40 characters that start every 1, 2, 5, 10 or 20 characters, with batch 128, for 1, 2, 5, 10 or 20 epochs respectively,
-  which gives equal numbers of updates; each with three learning rates. After the first epoch every run has read the whole text once, but
-  the runs have made different numbers of updates.
-- lengths: windows of 10, 20, 40 or 80 characters that start every 5 characters, each with batches of 32, 64, 128 and 256, for 1, 2, 4 and 8
-  epochs respectively, which gives equal numbers of updates.
+- steps: The windows have 40 characters and start every 1, 2, 5, 10 or 20 characters. They are trained on for 1, 2, 5, 10 or 20 epochs
+  respectively, so that all runs make the same number of updates. The batch size is 128, and each step runs with three learning rates. After
+  the first epoch, every run has read the whole text once, but the runs have made different numbers of updates.
+- lengths: The windows have 10, 20, 40 or 80 characters and start every 5 characters. The batch size is 32, 64, 128 or 256, for 1, 2, 4 or 8
+  epochs respectively, so that all runs make the same number of updates.
 
-If the step acted like a learning rate, then at equal numbers of updates a small step with a high rate would match a large step with a low
-rate.
+If a smaller step acted like a lower learning rate, then at equal numbers of updates a small step with a high learning rate would give the
+same result as a large step with a low learning rate.
 
-Expected: at equal numbers of updates the steps differ by 0.02 bits and the rates by 0.6 bits; the lengths hardly differ, and the batch
-sizes differ by 0.24 bits (see `LOG.md`).
+Expected: At equal numbers of updates, the bits per character differ by 0.02 between steps and by 0.6 between learning rates. They hardly
+differ between lengths, and they differ by 0.24 between batch sizes (see `LOG.md`).
 """
 
 import sys
@@ -44,21 +45,21 @@ BASE = GenerationConfig(
 
 @dataclass(frozen=True)
 class Config:
-    """Run of one point of a grid; `part` names the grid."""
+    """Config of one training run, which is one point of the grid "steps" or of the grid "lengths"."""
 
     part: Literal["steps", "lengths"] = "steps"
     task: GenerationConfig = field(default_factory=GenerationConfig)
 
 
 def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batches: Any, seeds: int) -> list[Config]:
-    """Return the configs of both grids for each seed.
+    """Return the configs of all runs: all points of the two grids, each repeated for every seed.
 
     Args:
-        base: config in which the points of the grids are changed.
-        steps: steps between windows, in characters.
-        rates: learning rates.
-        lengths: lengths of windows, in characters.
-        batches: batch sizes.
+        base: config of the text generation task, in which each run changes some fields.
+        steps: steps between the starts of windows, in characters, of the grid "steps".
+        rates: learning rates of the grid "steps".
+        lengths: lengths of windows, in characters, of the grid "lengths".
+        batches: batch sizes of the grid "lengths".
         seeds: number of seeds.
     """
     by_step = [
@@ -75,19 +76,20 @@ def configs(base: GenerationConfig, steps: Any, rates: Any, lengths: Any, batche
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train the model of a config, and return the bits per character of the held-out text by epoch and other metrics."""
+    """Train the model of a config, and return its metrics, such as the bits per character of the held-out text at each epoch."""
     return runs.generation(config.task)
 
 
 def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
-    """Return the mean bits over seeds at each point of a grid.
+    """Return the bits per character of the held-out text at each point of a grid, averaged over seeds.
 
     Args:
-        rows: rows of the study.
-        part: grid, "steps" or "lengths".
+        rows: results of the runs.
+        part: name of the grid, "steps" or "lengths".
 
     Returns:
-        (step, rate) or (length, batch) -> bits after the last epoch (at equal numbers of updates), and bits after the first epoch.
+        A dict from the point, which is (step, learning rate) or (length, batch size), to the bits after the last epoch and the bits after
+        the first epoch. After the last epoch, all runs have made the same number of updates.
     """
     names = {"steps": ("task.data.step", "task.train.learning_rate"), "lengths": ("task.data.length", "task.train.batch_size")}[part]
     selected = [dict(row, first=row["by_epoch"][0]) for row in rows if row["part"] == part]
@@ -96,7 +98,7 @@ def cells(rows: study.Rows, part: str) -> dict[tuple, tuple[float, float]]:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line with the bits of each point of the two grids."""
+    """Return the conclusion of the study: a line with the bits per character for each point of the two grids."""
     lines = [
         f"step {a}, rate {b:g}: {x:.3f} bits at equal updates, {y:.3f} after one pass" for (a, b), (x, y) in cells(rows, "steps").items()
     ]
@@ -105,7 +107,11 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw bits over the step for each learning rate, after the last and after the first epoch, and bits over the batch for each length."""
+    """Draw the bits per character of the held-out text in three panels.
+
+    Two panels show them over the step for each learning rate, after the last epoch and after the first epoch. The third panel shows them
+    over the batch size for each length.
+    """
 
     def fill(figure: Any) -> None:
         updates, characters, lengths = figure.subplots(1, 3)

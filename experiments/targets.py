@@ -1,16 +1,19 @@
-"""Can a network predict the id of the next character as a number, and does it matter how characters are numbered?
+"""Study of whether a network can predict the next character's id as a number, and whether the numbering of the characters matters.
 
     python -m experiments.targets --preset toy                      # seconds
     LSTM_JAX_DATA=... python -m experiments.targets --workers 2     # 11 minutes on two cores at 200 GFLOP/s
 
-The claim under test is that "the integer representation of characters are random not ordinal". An LSTM of 64 units is trained on the
-articles, in windows of 40 characters that start every 5 characters, with three seeds; the last tenth is held out. Three choices are
-combined. The next character is predicted as a category (softmax) or as a number, its id (squared error; the output is rounded to the
-nearest id). The ids are in the usual order or in a random order. The characters are read as one-hot vectors or as numbers, their ids scaled
-to [0, 1].
+The study tests the claim that "the integer representation of characters are random not ordinal". An LSTM with 64 units is trained on
+articles, in windows of 40 characters that start every 5 characters, with three seeds. The last tenth of the text is held out. Three
+settings are varied in all combinations:
 
-Expected: if categories are predicted, the order of ids makes no difference. If a number is predicted, far fewer characters are correct,
-hardly more than with the constant prediction of the mean, and how many more depends on the order.
+- Target: The next character is predicted as a category (softmax) or as a number. The number is its id, the loss is the squared error, and
+  the output is rounded to the nearest id.
+- Order: The ids of the characters are in the usual order or in a random order.
+- Input: The characters are read as one-hot vectors or as numbers, which are their ids scaled to [0, 1].
+
+Expected: If categories are predicted, the order of the ids makes no difference. If numbers are predicted, far fewer characters are correct:
+hardly more than with the constant prediction of the mean. How many are correct then depends on the order.
 """
 
 import sys
@@ -38,14 +41,14 @@ from lstm_jax.tasks import generation
 
 @dataclass(frozen=True)
 class Config:
-    """Run with one representation of inputs and targets."""
+    """Config of one training run: the representation of the inputs and targets, and the training settings."""
 
     read: Literal["one-hot", "number"] = "one-hot"
-    """Representation of the characters that are read."""
+    """Representation of the input characters."""
     predict: Literal["category", "number"] = "category"
-    """Representation of the character that is predicted."""
+    """Representation of the target character."""
     order: Literal["usual", "random"] = "usual"
-    """Order in which the characters are numbered."""
+    """Order in which ids are assigned to the characters."""
     text: str = runs.ARTICLES
     length: int = 40
     step: int = 5
@@ -57,7 +60,7 @@ class Config:
 
 
 class Params(NamedTuple):
-    """Parameters of the cell, and kernel and bias of the dense layer that follows it."""
+    """Parameters of the model: those of the LSTM, and the kernel and bias of the dense layer that follows it."""
 
     cell: Any
     kernel: jax.Array
@@ -65,7 +68,13 @@ class Params(NamedTuple):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train a model, and return its accuracy on the held-out text and, if it predicts categories, the bits per character."""
+    """Train the model of a config, and return its metrics on the held-out text.
+
+    Returns:
+        A dict with the accuracy ("accuracy"), the training losses ("losses"), the number of distinct characters that are predicted
+        ("kinds_said"), the fraction of the most frequent character ("most_frequent") and, if categories are predicted, the bits per
+        character ("bits").
+    """
     text = TextConfig(step=config.step, length=config.length)
     corpus = generation.load_corpus(GenerationConfig(articles(text) if config.text == runs.ARTICLES else text))
     size = corpus.characters.size
@@ -111,7 +120,10 @@ KEY = ("predict", "read", "order")
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return a line with the accuracy of each representation, and one with the share of the most frequent character."""
+    """Return the conclusion of the study: a line with the accuracy of each combination of settings.
+
+    The last line has the accuracy of always predicting the most frequent character.
+    """
     lines = []
     for key, values in study.grouped(rows, KEY, "accuracy").items():
         mean, low, high = stats.mean_interval(values)
@@ -122,7 +134,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the accuracy of each representation as a bar."""
+    """Draw the accuracy of each combination of settings as a horizontal bar."""
 
     def fill(figure: Any) -> None:
         axes = figure.subplots()
