@@ -56,16 +56,16 @@ MODULES = {
     ("ours", "generation"): ["bench.peers.ours_tasks", "generation", "--validation", "0.1"],
     ("keras_jax", "sentiment"): ["bench.peers.keras_tasks", "sentiment", "--warm-up"],
 }
-"""Arguments of `python -m` that train a task with a library, by (library, task). Libraries other than ours run only at `EXAMPLE_SIZES`."""
+"""Arguments of `python -m` that train a task with a library, by (library, task). Keras runs only at the sizes in `EXAMPLE_SIZES`."""
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Default sizes, number of seeds and number of epochs of the accuracy grid.
+    """Default settings of the accuracy benchmark, which trains models at every combination of the given sizes.
 
     Attributes:
-        axes: values of each size, as nested dicts: task -> letter of the size ("T", "S" or "H") -> values.
+        axes: values of each size for each task, such as {"sentiment": {"T": (80,), "H": (32, 128)}}.
         seeds: number of seeds.
         epochs: number of epochs of each task.
     """
@@ -91,7 +91,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """Point of the accuracy grid: a task with its length T, its hidden size H and, for generation, the step S between windows."""
+    """Task with one combination of sizes: length T, hidden size H and, for text generation, the step S between windows."""
 
     task: str
     sizes: dict[str, int]
@@ -102,7 +102,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """Training run of one library at one point of the accuracy grid with one seed. A fresh process executes it."""
+    """Training run of one library on a task, with one combination of sizes and one seed. A fresh process executes it."""
 
     cell: Cell
     peer: str
@@ -124,21 +124,21 @@ class Run:
 
 
 def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) -> list[Cell]:
-    """Return the grid points of the given tasks, one for every combination of sizes.
+    """Return the given tasks with every combination of their sizes.
 
     Args:
         tasks: names of the tasks.
-        axes: values of each size, as nested dicts: task -> letter of the size -> values.
+        axes: values of each size for each task, such as {"sentiment": {"T": (80,), "H": (32, 128)}}.
     """
     return [Cell(task, dict(zip(axes[task], values, strict=True))) for task in tasks for values in product(*axes[task].values())]
 
 
 def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Run]:
-    """Yield the training runs of the accuracy grid: one for each grid point, library and seed.
+    """Yield the training runs of the accuracy benchmark: one for every combination of a task with sizes, a library and a seed.
 
     Args:
-        cells: grid points.
-        peers: names of the libraries. A library other than ours runs only at the sizes of the task's Keras example.
+        cells: tasks with their sizes.
+        peers: names of the libraries, "ours" or "keras_jax". Keras runs only at the sizes of its own example.
         seeds: number of seeds; the seeds are 0 to seeds - 1.
         epochs: number of epochs of each task.
     """
@@ -191,7 +191,7 @@ def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
-    """Return the accuracy-grid rows in the result file `path` that commit `sha` measured with `cores` cores per training run."""
+    """Return the accuracy results in the result file `path` that commit `sha` measured with `cores` cores for each training run."""
     return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
 
 
@@ -199,7 +199,7 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
     """Return the metrics over all seeds, as one dict for each combination of task, peer, number of epochs and sizes.
 
     Args:
-        rows: result rows of the accuracy grid, one for each epoch.
+        rows: result rows of the training runs, one for each epoch.
 
     Returns:
         Dicts with "task", "peer", "epochs", the sizes, "seeds" (the number of seeds) and these metrics:
@@ -259,7 +259,13 @@ def pareto_front(lines: Sequence[Row]) -> list[Row]:
 
 
 def report(rows: Iterable[Row]) -> None:
-    """Print a table with the scores and speeds of the accuracy grid, in which * marks the Pareto front of score and speed."""
+    """Print a table with the score and the speed for each task, library and combination of sizes.
+
+    In the table, * marks the results on the Pareto front of score and speed.
+
+    Args:
+        rows: result rows of the training runs, one for each epoch.
+    """
     lines = summarize(rows)
     front = pareto_front(lines)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

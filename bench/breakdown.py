@@ -133,14 +133,17 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def with_floors(row: dict[str, Any]) -> dict[str, Any]:
-    """Measure the peak speeds of a matrix product and a copy, and return the result row with both speeds and the floor of each part."""
+    """Add a lower bound of the time of each part of the training step (its floor) to a result row, and return the new row.
+
+    The floors are computed from the machine's peak speeds of a matrix product and a memory copy. Both are measured and added to the row.
+    """
     work, measured = workload(row["workload"]), timing.peaks()
     gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]
     return row | {"floors_ms": floors(work, make_arrays(work), gflops, copy_gbs), "gemm_gflops": gflops, "copy_gbs": copy_gbs}
 
 
 def report(row: dict[str, Any]) -> None:
-    """Print the time of a training step, then a line with the time and the floor of each part."""
+    """Print the time of a training step, then a line for each of its parts with the time and the lower bound of the time (floor)."""
     step, total = row["ms_per_step"], sum(row["parts_ms"].values())
     peaks = f"{row['gemm_gflops']:.0f} GFLOP/s, {row['copy_gbs']:.0f} GB/s"
     print(f"\n{row['workload']}, commit {row['git']}: {step:.3f} ms a step; the parts sum to {100 * total / step:.1f} % of it; {peaks}")

@@ -1,11 +1,11 @@
 """Statistical comparison of two sets of step times that `bench throughput` measured, a baseline and a candidate.
 
-    python -m bench compare BASELINE CANDIDATE      # files of rows, or commits in bench/results/throughput.jsonl.gz
+    python -m bench compare BASELINE CANDIDATE      # result files, or commits in bench/results/throughput.jsonl.gz
     python -m bench compare 32f0c1 mine.jsonl --least 0.05
 
-For each workload and library that both sets contain, a permutation test (Fisher 1935) compares the mean log time of the processes. A
-change is beyond noise if its p-value is at most `--level` after Holm's correction for multiple tests (Holm 1979) and its relative size is
-at least `--least`. On a machine that also runs other work, `bench duel` detects smaller changes.
+For each library and workload (kind of step with its sizes) that both sets contain, a permutation test (Fisher 1935) compares the mean log
+time of the processes. A change is beyond noise if its p-value is at most `--level` after Holm's correction for multiple tests (Holm 1979)
+and its relative size is at least `--least`. On a machine that also runs other work, `bench duel` detects smaller changes.
 The exit code is 1 if this project became slower on a workload, and 2 if the two sets cannot be compared.
 """
 
@@ -60,14 +60,14 @@ class Change:
 
 
 def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
-    """Return the step-time rows of a result file or of a commit.
+    """Return the measured step times of a result file or of a commit, as one dict (result row) for each process.
 
     Args:
         text: path of a result file, or the first digits of a commit hash.
         path: result file that is searched if `text` is not a file.
 
     Raises:
-        InputError: if the file or the commit has no step-time rows.
+        InputError: if the file or the commit has no step times.
     """
     if Path(text).is_file():
         found = kept(rows_of(Path(text), STEP))
@@ -81,8 +81,8 @@ def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], lev
     """Return the change of the step time for every pair of a workload and a library that was measured in both sets.
 
     Args:
-        baseline: step-time rows of the baseline.
-        candidate: step-time rows of the candidate.
+        baseline: result rows with the step times of the baseline.
+        candidate: result rows with the step times of the candidate.
         level: significance level of all tests together.
         least: smallest relative change that counts, such as 0.03.
 
@@ -111,7 +111,7 @@ def _times(rows: Iterable[dict[str, Any]]) -> dict[tuple, list[float]]:
 
 
 def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the changes with verdicts that are corrected for multiple tests by Holm's procedure.
+    """Judge whether each change is beyond noise, with Holm's correction for multiple tests, and return the changes with verdicts.
 
     The N p-values are sorted, and the k-th smallest (k = 0, 1, ...) is compared with level / (N - k). At the first p-value above its
     limit the procedure stops. The change with that p-value and all changes with larger p-values get the verdict "same".

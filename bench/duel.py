@@ -51,7 +51,7 @@ def change(work: str, name: str, ratios: Sequence[float]) -> Change:
 
     Args:
         work: name of the workload.
-        name: name that the result carries as `peer`.
+        name: name of the measured library or of the role of the measured process.
         ratios: for each round, the candidate's time divided by the baseline's time.
     """
     return Change(work, name, *stats.geometric_mean_interval(ratios), stats.paired_p(ratios))
@@ -78,7 +78,7 @@ def measure_round(
     """Run one round, in which the processes of the baseline and the candidates take turns, and return a result row for each process.
 
     Args:
-        roles: what each process measures, by the role of the process: "baseline", "candidate" or "slower".
+        roles: library and options that each process runs, by the role of the process: "baseline", "candidate" or "slower".
         work: workload that the processes run.
         environment: environment variables that are added to those of this process.
         folders: checkout that each process runs, in the order of `roles`. If None, all processes run this checkout.
@@ -102,7 +102,11 @@ def measure_round(
 
 
 def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[int, dict[str, Mapping[str, Any]]]]:
-    """Group result rows by the field named `group`, by round and by role, and return nested dicts: value -> round -> role -> row."""
+    """Group result rows by the value of the field `group`, by round and by role.
+
+    Returns:
+        Nested dicts: value of the field -> number of the round -> role of the process -> result row.
+    """
     found: dict[Any, dict[int, dict[str, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         found[row[group]][row["round"]][row["role"]] = row
@@ -245,11 +249,13 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
 
 
 def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
-    """Return what each process of one comparison of this checkout with itself measures, by the role of the process.
+    """Return the processes of one comparison of this checkout with itself, as the options of each process by its role.
+
+    The roles are "baseline", "candidate" and, in the first `slowed` comparisons, also "slower". The process "slower" waits after each call.
 
     Args:
-        comparison: number of the comparison, from 0.
-        slowed: number of comparisons, counted from the first, that have a process with the role "slower" too.
+        comparison: number of the comparison, counted from 0.
+        slowed: number of comparisons that have the process "slower".
     """
     return ROLES | (SLOWER if comparison < slowed else {})
 

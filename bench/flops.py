@@ -37,7 +37,7 @@ def forward_flops(work: Workload) -> dict[str, int]:
 
 
 def step_flops(work: Workload) -> int:
-    """Return the FLOPs of one step. An evaluation has only a forward pass; other steps have a backward pass with twice its FLOPs too."""
+    """Return the FLOPs of one step: those of the forward pass and, except for an evaluation, of a backward pass with twice as many."""
     return (1 if work.kind == "evaluation" else 3) * sum(forward_flops(work).values())
 
 

@@ -33,7 +33,7 @@ class Recipe:
         task: "sentiment" or "generation".
         peer: library that trains, "ours" or "keras_jax".
         flags: command-line flags of the training, without the seed.
-        repeats: default number of runs, each with another seed.
+        repeats: default number of runs. In most studies, each run has another seed.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Run:
     Attributes:
         study: name of the study, a key of `RECIPES`.
         recipe: training recipe.
-        number: seed of the run. In the study `EPOCH_TIME`, all runs have the default seed, and it is the number of the round.
+        number: seed of the run. In the study `EPOCH_TIME`, where all runs have the default seed, it is the number of the round.
     """
 
     study: str
@@ -187,7 +187,10 @@ def accuracy_over_seeds(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
 
 
 def report_seeds(rows: Iterable[Row]) -> list[str]:
-    """Return the lines of the report of the study `SEEDS`: the mean, standard deviation and values of the test accuracy of each recipe."""
+    """Return the report of the test accuracy over seeds, with one line of text for each recipe.
+
+    A line has the mean, the standard deviation and all values of the test accuracy.
+    """
     lines = []
     for name, scores in accuracy_over_seeds(rows).items():
         values = list(scores.values())
@@ -198,10 +201,9 @@ def report_seeds(rows: Iterable[Row]) -> list[str]:
 
 
 def report_loss(rows: Iterable[Row]) -> list[str]:
-    """Return the lines of the report of the study `LOSS`, one for each epoch.
+    """Return the report of the training loss, with one line of text for each epoch.
 
-    A line has the training loss from `PRINTED`, which a notebook printed. For each recipe, it has the mean and the range over seeds of the
-    training loss.
+    A line has the loss that a notebook printed (`PRINTED`) and, for each recipe, the mean and the range of the loss over seeds.
     """
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -214,9 +216,9 @@ def report_loss(rows: Iterable[Row]) -> list[str]:
 
 
 def report_held_out(rows: Iterable[Row]) -> list[str]:
-    """Return the lines of the report of the study `HELD_OUT`, one for each training run.
+    """Return the report of the bits per character on held-out text, with one line of text for each training run.
 
-    A line has the bits per character of the held-out text and, for this project, the CPU time and the best epoch.
+    For runs of this project, a line also has the CPU time and the best epoch.
     """
     lines = []
     for row in rows:
@@ -228,9 +230,9 @@ def report_held_out(rows: Iterable[Row]) -> list[str]:
 
 
 def report_epoch_time(rows: Iterable[Row]) -> list[str]:
-    """Return the lines of the report of the study `EPOCH_TIME`.
+    """Return the report of the duration of an epoch, with one line of text for each task and recipe.
 
-    For each task, they have the durations of an epoch of each recipe in seconds and, if both were measured, our speedup over Keras.
+    If a task was trained with both Keras and this project, another line has our speedup over Keras.
     """
     times: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:

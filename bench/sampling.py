@@ -67,12 +67,12 @@ def key_of(row: Row) -> Run | None:
 
 
 def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
-    """Print our speedup over Keras' `predict` loop, and how much longer several texts at once take than one text.
+    """Print our speedup over Keras' `predict` loop, and the time to draw several texts at once relative to the time of one text.
 
     Args:
         rows: result rows of one hidden size.
         units: hidden size.
-        samples: numbers of texts drawn at once that are reported.
+        samples: numbers of texts drawn at once for which the relative time is printed.
 
     Raises:
         InputError: if there are no results of Keras' loop or of one of our two sampling modes.

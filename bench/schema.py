@@ -201,7 +201,7 @@ def rows_of(path: Path, *measurements: str, git: str | None = None, series: str 
 
 
 def select(rows: Iterable[dict[str, Any]], *measurements: str, git: str | None = None) -> list[dict[str, Any]]:
-    """Return the result rows of the given kinds of measurements and, unless `git` is None, of that commit only."""
+    """Return the result rows of the given kinds of measurements. If `git` is not None, only rows of this commit are returned."""
     return [row for row in rows if row["measurement"] in measurements and (git is None or row["git"] == git)]
 
 

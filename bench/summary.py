@@ -20,10 +20,10 @@ Interval = tuple[float, float, float]
 
 
 def kept(rows: Iterable[Row]) -> list[Row]:
-    """Select the result row that counts for each round in which a candidate ran a workload.
+    """Select one result row for each round in which a library with given options ran a workload.
 
-    It is the last row with a time that is not noisy. If there is none, it is the last row with a noisy time. If there is none either, it
-    is the last row of a failed process.
+    A round can have several rows if its measurement was repeated. The selected row is the last one with a time that is not noisy. If there
+    is no such row, it is the last one with a noisy time, or else the last one of a failed process.
 
     Args:
         rows: result rows of `bench throughput`.
@@ -38,7 +38,7 @@ def kept(rows: Iterable[Row]) -> list[Row]:
 
 
 def timed(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows that `kept` selects, without the rows of failed processes."""
+    """Select one result row for each round as `kept` does, and leave out rounds in which all processes failed."""
     return [row for row in kept(rows) if row["measurement"] == STEP]
 
 
@@ -53,7 +53,7 @@ class Line:
         ms: milliseconds per step.
         tokens_per_second: tokens per second.
         gflops: floating-point operations of the matrix products per second, in GFLOP/s.
-        gbs: bytes that a step must at least move, per second of its time, in GB/s.
+        gbs: lower bound of the memory traffic of a step divided by its time, in GB/s.
         compile_seconds: seconds spent in XLA's compiler, or None if the candidate does not use JAX.
         memory_mib: peak resident memory in MiB.
         speedup: our speedup over the candidate (its time divided by our time) with its 95 % confidence interval. It is None for this
@@ -77,14 +77,14 @@ class Line:
 
 
 def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
-    """Return a line for each workload and candidate with results.
+    """Summarize the throughput results of each candidate (a library with its options) on each workload.
 
-    On each workload, the line of this project comes first. If another candidate has the same settings as this project's default on a
-    workload, it has no line there.
+    There is one line for each workload and candidate with results. On each workload, the line of this project comes first. A candidate
+    whose settings on a workload equal the default settings of this project has no line of its own there.
 
     Args:
         works: workloads.
-        candidates: candidates, that is, libraries with their options.
+        candidates: candidates.
         rows: result rows of `bench throughput`.
     """
     ours = next((candidate for candidate in candidates if candidate.name == OURS), read_candidate(OURS))
@@ -102,7 +102,7 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
 
 
 def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row]) -> Line:
-    """Return the summary line of one candidate on one workload.
+    """Summarize the throughput results of one candidate (a library with its options) on one workload.
 
     Args:
         work: workload.
@@ -142,7 +142,7 @@ def peaks(rows: Iterable[Row]) -> tuple[float, float]:
 
 
 def speedups_over_sizes(lines: Iterable[Line], kind: str, cell: str = "lstm") -> dict[str, list[float]]:
-    """Return our speedups over each candidate on a kind of workload, with one speedup for each size.
+    """Return our speedups over each candidate (a library with its options) on a kind of workload, with one speedup for each size.
 
     Candidates that were measured at fewer than two sizes are left out.
 

@@ -95,7 +95,7 @@ def noise(row: Row, fastest: float = 0.0) -> str:
 
     Args:
         row: result row with the time.
-        fastest: highest speed that a probe has measured on this machine, in GFLOP/s. If 0, the probes in the row are not judged.
+        fastest: highest speed that a probe has measured on this machine, in GFLOP/s. If 0, the probes in the row are ignored.
     """
     low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
     if (high - low) / middle > SPREAD:
@@ -288,7 +288,7 @@ def first_step_rows(process: Process, sha: str) -> list[Row]:
 
 
 def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None:
-    """Measure the first step for all processes that have no such result of commit `sha` in the result file `path` yet."""
+    """Measure the first step of each process for which the result file `path` has no first-step result of commit `sha` yet."""
 
     def key(row: Row) -> tuple | None:
         ours = row["measurement"] == FIRST_STEP and row["git"] == sha

@@ -40,7 +40,7 @@ def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
 
     Args:
         peer: name of the library, a key of `bench.peers.PEERS`.
-        work: workload.
+        work: workload, that is, a kind of step with its sizes.
         arrays: initial weights and data of the workload.
         options: options of the library.
     """
@@ -56,8 +56,8 @@ def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray],
     the outputs and the gradients.
 
     Args:
-        work: workload.
-        built: workload that the library has built.
+        work: workload, that is, a kind of step with its sizes.
+        built: the same workload as the library has built it.
         reference: arrays that `bench.peers.ours.write_reference` has written.
         dtype: dtype of the library's computation, which determines the tolerance.
 
@@ -195,7 +195,7 @@ def timed_row(
 
     Args:
         peer: name of the library, a key of `bench.peers.PEERS`.
-        work: workload.
+        work: workload, that is, a kind of step with its sizes.
         options: options of the library.
         reference: file with the reference results. If None, the results are not checked.
         checked: relative error that an earlier process found. It is recorded if `reference` is None.

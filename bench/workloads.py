@@ -149,12 +149,12 @@ def workload(name: str) -> Workload:
 
 
 def recurrence(units: int, length: int, batch: int) -> Workload:
-    """Return the workload "recurrence" with the given hidden size, number of steps and batch size. It has `units` input features."""
+    """Return the workload "recurrence" (a recurrent layer alone) with the given sizes. The number of input features is `units`."""
     return workload(f"recurrence:H={units},T={length},B={batch}")
 
 
 def grid(units=UNITS, lengths=LENGTHS, batches=BATCH_SIZES) -> Iterator[Workload]:
-    """Yield the workload "recurrence" for every combination of the given hidden sizes, numbers of steps and batch sizes."""
+    """Yield the workload "recurrence" (a recurrent layer alone) for every combination of hidden sizes, lengths and batch sizes."""
     for cell in product(units, lengths, batches):
         yield recurrence(*cell)
 
@@ -259,7 +259,7 @@ AXES = {"H": "units", "T": "length", "B": "batch"}
 
 
 def add_size_flags(parser: argparse.ArgumentParser, names: Iterable[str] = AXES.values()) -> None:
-    """Add a flag that takes a list of sizes for each of the names. By default, the flags are --units, --length and --batch."""
+    """Add command-line flags that take lists of sizes, one flag for each name. By default, they are --units, --length and --batch."""
     for name in names:
         parser.add_argument(f"--{name}", type=read_sizes, help="sizes, as in 32,64,128 or 32..512")
 

@@ -44,7 +44,7 @@ from lstm_jax.inspection.figures import write_figure
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one training run of the study: a choice and its settings."""
+    """Config of one training run of the study, which evaluates one choice (a change of the model or of its training)."""
 
     choice: str = ""
     """Name of the choice, which describes the change that it makes."""
@@ -77,7 +77,11 @@ REFERENCES = {"Keras' example": 0.845, "tuned LSTM": 0.865, "fastText, bigrams":
 
 
 def choices(base: SentimentConfig) -> list[Config]:
-    """Return one config for each choice. The first choice is the unchanged Keras example, whose config is `base`."""
+    """Return the config of each choice (a change of the model or of its training).
+
+    Args:
+        base: config of the unchanged Keras example, which is the first choice.
+    """
     configs = {SOURCE: Config(SOURCE, task=base)}
     for name, (before, changes) in CHOICES.items():
         configs[name] = sweep.override(configs[before], {"choice": name} | changes)
@@ -85,16 +89,21 @@ def choices(base: SentimentConfig) -> list[Config]:
 
 
 def named(base: SentimentConfig, choice: str) -> Config:
-    """Return the config of the choice with the name `choice`, if `base` is the config of the unchanged Keras example."""
+    """Return the config of the choice (a change of the model or of its training) with a given name.
+
+    Args:
+        base: config of the unchanged Keras example, from which the choices start.
+        choice: name of the choice.
+    """
     return next(config for config in choices(base) if config.choice == choice)
 
 
 def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return configs that train the recipe and evaluate it on the test reviews, one for each of the seeds 0 to seeds - 1.
+    """Return configs that train the last choice (the recipe) and evaluate it on the test reviews, one for each seed.
 
     Args:
         base: config of the unchanged Keras example.
-        seeds: number of seeds.
+        seeds: number of seeds; the seeds are 0 to seeds - 1.
     """
     best = named(base, RECIPE)
     return [sweep.override(best, {"choice": "recipe", "tested": True, "task.train.seed": seed}) for seed in range(seeds)]

@@ -18,7 +18,7 @@ TOY_REVIEWS = 400, 200
 
 
 def _cost(rows: Any) -> dict[str, float]:
-    """Return the time of the fastest epoch ("epoch_seconds") and its highest throughput ("examples_per_second").
+    """Return the shortest duration of an epoch ("epoch_seconds") and the highest throughput of an epoch ("examples_per_second").
 
     The first epoch is ignored because it includes compilation, unless it is the only epoch.
 

@@ -8,11 +8,11 @@ the step and the length: "smaller number is similar to lowering the learning rat
 with larger batch size". A model with 64 units is trained with Adam on articles, whose last tenth is held out, with two seeds. There are
 two grids:
 
-- steps: The windows have 40 characters and start every 1, 2, 5, 10 or 20 characters. They are trained on for 1, 2, 5, 10 or 20 epochs
+- steps: The windows have 40 characters and start every 1, 2, 5, 10 or 20 characters. The model is trained for 1, 2, 5, 10 or 20 epochs
   respectively, so that all runs make the same number of updates. The batch size is 128, and each step runs with three learning rates. After
   the first epoch, every run has read the whole text once, but the runs have made different numbers of updates.
-- lengths: The windows have 10, 20, 40 or 80 characters and start every 5 characters. The batch size is 32, 64, 128 or 256, for 1, 2, 4 or 8
-  epochs respectively, so that all runs make the same number of updates.
+- lengths: The windows have 10, 20, 40 or 80 characters and start every 5 characters. Each length runs with the batch sizes 32, 64, 128 and
+  256 for 1, 2, 4 and 8 epochs respectively, so that all runs make the same number of updates.
 
 If a smaller step acted like a lower learning rate, then at equal numbers of updates a small step with a high learning rate would give the
 same result as a large step with a low learning rate.

@@ -75,8 +75,8 @@ def execute(study: Study, preset: str, where: str, workers: int, rows_path: Path
     """Execute the runs of a preset that have no result yet, draw the figure, and return the conclusion as text.
 
     Args:
-        study: study.
-        preset: name of the preset.
+        study: study to execute.
+        preset: name of the preset, such as "toy" or "full".
         where: name of the executor of the runs, such as "processes", see `lstm_jax.sweep`.
         workers: number of processes that run at the same time. If 0, there is one process for each core.
         rows_path: result file.

@@ -1,4 +1,4 @@
-"""Table of the benchmarked libraries (peers), and the reader of the flag `--peer`, which names a peer with options (a candidate).
+"""Table of the benchmarked libraries (peers), and the parser of the flag `--peer`, which names a peer with options (a candidate).
 
 Each peer runs in its own process.
 """
@@ -22,7 +22,7 @@ COMMON_CELLS = ("gru", "simple_rnn")
 
 @dataclass(frozen=True)
 class Peer:
-    """Benchmarked library. This project is one of the peers.
+    """Benchmarked library, which is called a peer. This project itself is one of the peers.
 
     Attributes:
         name: name of the peer in result rows and flags.
@@ -49,13 +49,13 @@ class Peer:
     cells: tuple[str, ...] = ()
 
     def lacks(self, work: Workload) -> str:
-        """Return the reason why the peer does not support a workload, or "" if the peer supports it."""
+        """Return the reason why the library does not support a workload, such as a missing recurrent cell, or "" if it supports it."""
         if work.cell == "lstm" or self.name == OURS or (work.kind == "recurrence" and work.cell in self.cells):
             return ""
         return f"no {work.cell} in {work.name.partition(':')[0]}"
 
     def missing(self) -> str:
-        """Return the reason why the peer cannot run on this machine (a missing package or GPU), or "" if it can."""
+        """Return the reason why the library cannot run on this machine (a missing package or GPU), or "" if it can."""
         packages = [name for name in self.imports if find_spec(name) is None]
         if packages:
             return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
@@ -125,7 +125,7 @@ class Candidate:
         return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
 
     def key(self, work: Workload) -> tuple:
-        """Return the key of this candidate's results on a workload. It equals `row_key` of these result rows."""
+        """Return the key that `row_key` returns for the results of this library with these options on a workload."""
         dropout = work.dropout if self.dropout is None else self.dropout
         recurrent = work.recurrent_dropout if self.recurrent is None else self.recurrent
         return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)
@@ -166,7 +166,7 @@ def read_candidate(text: str) -> Candidate:
 
 
 def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Return the candidates that can run on this machine, and print why each of the other candidates is skipped."""
+    """Return the candidates (libraries with options) that can run on this machine, and print why each of the others is skipped."""
     found = []
     for candidate in candidates:
         if missing := PEERS[candidate.peer].missing():
@@ -197,7 +197,7 @@ def read_candidates(names: Iterable[str], backends: Iterable[str | None], dtypes
 
 
 def title(name: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the title of a candidate in a report, such as "Equinox 0.11.4, dropout=0".
+    """Return the title of a library with its options (a candidate) in a report, such as "Equinox 0.11.4, dropout=0".
 
     Args:
         name: value of `--peer` that names the candidate.

@@ -16,8 +16,8 @@ class Options:
 
     Attributes:
         backend: backend of our recurrence, or name of Flax NNX' cell class. If None, the peer's default is used. Other peers ignore it.
-        dropout: rate of the input dropout of workload A.
-        recurrent_dropout: rate of the recurrent dropout of workload A. A peer without recurrent dropout reports that in `Built.note`.
+        dropout: rate of the input dropout in the training of the sentiment model (workload A).
+        recurrent_dropout: rate of the recurrent dropout in workload A. A peer without recurrent dropout reports that in `Built.note`.
         remat: rematerialization of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
         devices: number of devices of our mesh. If 0, it is chosen to suit the backend.
         dtype: dtype of our computation. All other peers compute in float32.
@@ -90,10 +90,10 @@ def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
 
 
 def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
-    """Return the built workload "evaluation", whose steps are calls of `evaluate`.
+    """Build the workload "evaluation", which evaluates all test reviews, from a function that returns their logits.
 
     Args:
-        work: workload.
+        work: workload "evaluation" with its sizes.
         evaluate: evaluate() returns the logits of all reviews.
         devices: names of the devices that run the workload.
         note: what this library computes differently from this project, or "".
@@ -118,5 +118,5 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
 
 
 def no_recurrent_dropout(options: Options) -> str:
-    """Return the value of `Built.note` for a library whose LSTM has no recurrent dropout, or "" if both dropout rates are 0."""
+    """Return a note that the LSTM of a library has no recurrent dropout, or "" if both dropout rates are 0."""
     return "dropout of the embedded words, elementwise; no recurrent dropout" if options.dropout or options.recurrent_dropout else ""

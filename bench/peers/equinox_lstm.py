@@ -54,7 +54,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload built with Equinox, see `bench.peers.base.Built`."""
+    """Build a benchmark workload, such as a training step, with Equinox. `bench.peers.base.Built` describes the result."""
     weights, lstm = arrays.weights, arrays.cell()
     net = Net(work, options.dropout, jax.random.key(0))
     put = [

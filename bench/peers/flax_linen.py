@@ -38,7 +38,7 @@ def _to_ours(tree: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload built with Flax Linen, see `bench.peers.base.Built`."""
+    """Build a benchmark workload, such as a training step, with Flax Linen. `bench.peers.base.Built` describes the result."""
     net, weights = Net(work, options.dropout), arrays.weights
     tree: dict[str, Any] = {"rnn": convert.lstm_to_linen(arrays.cell(), rnn=True)}
     if work.classes:

@@ -46,7 +46,7 @@ def _to_ours(state: Any) -> dict[str, np.ndarray]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload built with Flax NNX, see `bench.peers.base.Built`."""
+    """Build a benchmark workload, such as a training step, with Flax NNX. `bench.peers.base.Built` describes the result."""
     cell = options.backend or "OptimizedLSTMCell"
     net, weights = Net(work, options.dropout, cell, nnx.Rngs(0)), arrays.weights
     graph, state, rest = nnx.split(net, nnx.Param, ...)

@@ -39,7 +39,7 @@ def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarr
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload built with jax.experimental.rnn, see `bench.peers.base.Built`.
+    """Build a benchmark workload, such as a training step, with jax.experimental.rnn. `bench.peers.base.Built` describes the result.
 
     Raises:
         RuntimeError: if JAX does not run on a GPU.

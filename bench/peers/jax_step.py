@@ -37,7 +37,13 @@ class Model:
 
 
 def build(work: Workload, arrays: Arrays, model: Model) -> Built:
-    """Return the workload built with the model of a JAX library, see `bench.peers.base.Built`."""
+    """Build a benchmark workload, such as a training step, from a JAX model. `bench.peers.base.Built` describes the result.
+
+    Args:
+        work: workload, that is, a kind of step with its sizes.
+        arrays: initial weights and data of the workload.
+        model: model of a JAX library.
+    """
     if work.kind == "evaluation":
         return _evaluation(work, arrays, model)
     return _recurrence(arrays, model) if work.kind == "recurrence" else _training(work, arrays, model)

@@ -20,7 +20,7 @@ LAYERS: Any = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn":
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload built with Keras, see `bench.peers.base.Built`."""
+    """Build a benchmark workload, such as a training step, with Keras. `bench.peers.base.Built` describes the result."""
     keras.utils.set_random_seed(0)
     return _recurrence(work, arrays) if work.kind == "recurrence" else _training(work, arrays, options)
 

@@ -1,4 +1,4 @@
-"""Training and text sampling of the Keras examples imdb_lstm and lstm_text_generation with Keras 3 on JAX. It prints results as JSON lines.
+"""Script that trains the Keras examples imdb_lstm and lstm_text_generation or samples text with Keras 3 on JAX, and prints JSON lines.
 
     python -m bench.peers.keras_tasks sentiment --seed 0 --epochs 3
     python -m bench.peers.keras_tasks generation --seed 0 --epochs 10
@@ -141,7 +141,10 @@ def draw(model: keras.Model, ids: np.ndarray, chars: int, rng: np.random.Generat
 
 
 def sampling_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Draw `options.chars` characters, and yield a result row with the duration in seconds. A short call before it compiles the model."""
+    """Draw `options.chars` characters, and yield a result row with the duration in seconds.
+
+    Before the measurement, a short call compiles the model.
+    """
     keras.utils.set_random_seed(0)
     model = generation_model(CHARACTERS, LENGTH, options.units)
     if options.weights.exists():

@@ -51,7 +51,7 @@ def _devices(mesh: jax.sharding.Mesh) -> list[str]:
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Return the workload built with this project, see `bench.peers.base.Built`."""
+    """Build a benchmark workload, such as a training step, with this project. `bench.peers.base.Built` describes the result."""
     mesh, backend = _mesh(work, options), resolve_backend(options.backend, work.cell, compute_dtype=options.dtype).name
     if work.kind == "recurrence":
         return _recurrence(work, arrays, mesh, backend, options.dtype)
@@ -75,7 +75,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) -> None:
-    """Compute a workload with this project, and write the results to an .npz file as the reference for all libraries.
+    """Run one step of a workload with this project, and write the results to an .npz file as the reference for all libraries.
 
     The file contains the model's outputs as "outputs". For a training workload it also contains the weights and the loss after one step
     with each of the two forms of Adam, under names that begin with "keras/" and "corrected/". For the workload "recurrence" it contains
@@ -83,7 +83,7 @@ def write_reference(path: Path, work: Workload, arrays: Arrays, backend: str) ->
 
     Args:
         path: path of the .npz file.
-        work: workload.
+        work: workload, that is, a kind of step with its sizes.
         arrays: initial weights and data of the workload.
         backend: backend of the recurrence.
     """

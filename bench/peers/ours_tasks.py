@@ -1,4 +1,4 @@
-"""Training and text sampling of the Keras examples imdb_lstm and lstm_text_generation with this project. It prints results as JSON lines.
+"""Script that trains the Keras examples imdb_lstm and lstm_text_generation or samples text with this project, and prints JSON lines.
 
     python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 3
     python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 10 --validation 0.15 --patience 2
@@ -70,7 +70,8 @@ def sentiment_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
 def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
     """Train the text generation task, and yield a result row for each epoch.
 
-    If there is a validation split, one more row follows with the bits per character and the cost of the run at the best epoch.
+    If there is a validation split, one more row follows. It has the bits per character of the held-out text at the best epoch, and the CPU
+    time, the peak memory and the number of parameters of the run.
 
     Args:
         arguments: flags of `lstm-jax train generation`.

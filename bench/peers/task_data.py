@@ -38,8 +38,8 @@ def article_windows(validation: float) -> tuple[np.ndarray, np.ndarray, data.Cor
         validation: fraction of the text that is held out.
 
     Returns:
-        A tuple of the character ids (N, LENGTH) of N windows that start every `STEP` characters, the id (N,) of the next character after
-        each window, and the corpus.
+        A tuple of the character ids (N, 40) of N windows that start every 5 characters, the id (N,) of the next character after each
+        window, and the corpus.
     """
     corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=validation))))
     return *data.windows(corpus.train, LENGTH, STEP), corpus

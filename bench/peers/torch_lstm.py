@@ -37,10 +37,10 @@ class Net(nn.Module):
 
 
 def build(work: Workload, arrays: Arrays, options: Options, compiled: bool = False) -> Built:
-    """Return the workload built with PyTorch, see `bench.peers.base.Built`.
+    """Build a benchmark workload, such as a training step, with PyTorch. `bench.peers.base.Built` describes the result.
 
     Args:
-        work: workload.
+        work: workload, that is, a kind of step with its sizes.
         arrays: initial weights and data of the workload.
         options: options of the benchmark. PyTorch uses only the rate of the input dropout.
         compiled: whether torch.compile is applied to the model.

@@ -35,7 +35,7 @@ TABLE = re.compile(r"(<!-- bench (\w+) (\w+)((?: \w+)*) -->\n)(.*?)(<!-- end -->
 
 
 def newest(path: Path, measurement: str) -> str:
-    """Return the commit of the last result of a kind of measurement in a result file.
+    """Find the last result of a given kind in a result file, and return its commit.
 
     Args:
         path: result file.
@@ -86,7 +86,7 @@ def rewrite_tables(check: bool) -> int:
     """Rewrite the benchmark tables in README.md and docs/ from the result files.
 
     Args:
-        check: whether to only check whether a table would change. If True, nothing is written.
+        check: if True, only check whether a table would change, and write nothing.
 
     Returns:
         The exit code: 1 if `check` is True and a table would change, else 0.

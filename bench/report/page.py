@@ -28,10 +28,10 @@ def _finite(value: float) -> float | None:
 
 
 def line_record(line: Line, row: Row | None) -> Row:
-    """Return a line of the throughput summary as a dict for the JavaScript of the HTML page.
+    """Convert a line of the throughput summary to a dict for the JavaScript of the HTML page.
 
     Args:
-        line: line of the throughput summary.
+        line: line of the throughput summary: the medians of one library on one workload.
         row: one of the result rows that the line summarizes, which gives the device and the dtype. If None, both are "".
     """
     work = line.work
@@ -45,12 +45,13 @@ def line_record(line: Line, row: Row | None) -> Row:
 
 
 def accuracy_record(record: Row) -> Row:
-    """Return the result of one point of the accuracy grid as a dict for the JavaScript of the HTML page.
+    """Convert an accuracy result to a dict for the JavaScript of the HTML page.
 
-    The times to the target accuracy are replaced by their median over seeds, "seconds_to_target". It is None if it is not finite.
+    The list "to_target" (training seconds to the target accuracy for each seed) is replaced by its median, "seconds_to_target". The median
+    is None if it is not finite.
 
     Args:
-        record: result of `accuracy_records`.
+        record: one of the dicts that `accuracy_records` returns.
     """
     seconds = float(np.median(record["to_target"])) if record["to_target"] else float("nan")
     return {name: value for name, value in record.items() if name != "to_target"} | {"seconds_to_target": _finite(seconds)}
@@ -64,7 +65,7 @@ def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], co
         rows: result rows of `bench throughput`.
         curves: curves of time and memory over size from `bench scaling`.
         commit: commit of the throughput results.
-        trained: result rows of the grid of `bench accuracy`. If empty, the page shows no accuracies.
+        trained: result rows of `bench accuracy`. If empty, the page shows no accuracies.
     """
     gemm, copy = peaks(rows)
     tried, timed = select(rows, STEP, FAILED), select(rows, STEP)

@@ -25,8 +25,8 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def throughput_tables(lines: Sequence[Line], rows: Sequence[Row], commit: str) -> str:
     """Return the Markdown tables of the throughput results.
 
-    The first table has the times of the workloads at their default sizes. The second table has our mean speedups over all other sizes. A
-    table without content is left out.
+    The first table has the time per step of each library on each workload at its default sizes. The second table has our mean speedup over
+    each library for workloads that were measured at several sizes. A table without content is left out.
 
     Args:
         lines: summary of the throughput results.
@@ -71,10 +71,10 @@ def _over_sizes(lines: Sequence[Line], rows: Sequence[Row]) -> str:
 
 
 def accuracy_records(rows: Sequence[Row]) -> list[Row]:
-    """Return the results of the accuracy grid, as one dict for each combination of task, library and sizes.
+    """Return the accuracy results as one dict for each combination of task, library and sizes.
 
     Args:
-        rows: result rows of the grid of `bench accuracy`.
+        rows: result rows of `bench accuracy`, one for each epoch.
 
     Returns:
         Dicts with "task", "peer" (the library), the sizes "T", "S" and "H", and the number of "seeds". "score", "low" and "high" are the
@@ -98,7 +98,7 @@ def accuracy_tables(rows: Sequence[Row]) -> str:
     There is one table for sentiment. For text generation, there is one table for each step between windows.
 
     Args:
-        rows: result rows of the grid of `bench accuracy`.
+        rows: result rows of `bench accuracy`, one for each epoch.
     """
     records = [record for record in accuracy_records(rows) if record["peer"] == OURS]
     text = ""
