@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def commit() -> str:
     """Return the Git commit of this checkout, with "+" appended if the code of `lstm_jax` has uncommitted changes."""
-    from lstm_jax.training import run_folder  # not `run_folder.environment`: it starts JAX, and a process with JAX's threads must not fork
+    from lstm_jax.training import run_folder  # `run_folder.environment` would start JAX, and JAX's threads forbid a fork
 
     return run_folder._git()
 

@@ -43,7 +43,7 @@ def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> di
     """Return a lower bound of the time of each part of a training step, in milliseconds.
 
     Args:
-        work: workload.
+        work: workload, that is, a kind of training step with its sizes.
         arrays: arrays of the workload. The number of distinct word ids in a batch determines how many rows of the embedding table move.
         gflops: peak speed of a float32 matrix product, in GFLOP/s.
         copy_gbs: speed of a copy, in GB/s.

@@ -249,7 +249,7 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
 
 
 def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
-    """Return the processes of one comparison of this checkout with itself, as the options of each process by its role.
+    """Return the options of each process in one comparison of this checkout with itself, by the role of the process.
 
     The roles are "baseline", "candidate" and, in the first `slowed` comparisons, also "slower". The process "slower" waits after each call.
 

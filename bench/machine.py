@@ -27,7 +27,7 @@ TOLERATED = 0.1
 GPU_SETTINGS = {
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # results in TF32 would fail the check against the float32 reference
     "NVIDIA_TF32_OVERRIDE": "0",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # a worker starts JAX last, while its peer still holds GPU memory
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # a worker starts JAX last, while the measured library still holds GPU memory
 }
 
 

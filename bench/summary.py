@@ -47,7 +47,7 @@ class Line:
     """Throughput of one candidate (a library with its options) on one workload. The metrics are medians over processes.
 
     Attributes:
-        work: workload.
+        work: workload, that is, a kind of step with its sizes.
         candidate: name of the candidate.
         processes: number of processes that were timed.
         ms: milliseconds per step.
@@ -83,7 +83,7 @@ def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: 
     whose settings on a workload equal the default settings of this project has no line of its own there.
 
     Args:
-        works: workloads.
+        works: workloads, that is, kinds of steps with their sizes.
         candidates: candidates.
         rows: result rows of `bench throughput`.
     """
@@ -105,7 +105,7 @@ def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row
     """Summarize the throughput results of one candidate (a library with its options) on one workload.
 
     Args:
-        work: workload.
+        work: workload, that is, a kind of step with its sizes.
         name: name of the candidate.
         rows: result rows of the candidate on the workload.
         baseline: result rows of this project on the workload.

@@ -58,7 +58,7 @@ class Process:
     """Process to be timed: a candidate (a library with its options) runs a workload in one round.
 
     Attributes:
-        work: workload.
+        work: workload, that is, a kind of step with its sizes.
         candidate: candidate.
         round: number of the round.
         series: name of a series of results that are kept apart from others. If "", the results belong to no series.
