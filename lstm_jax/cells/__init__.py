@@ -1,4 +1,4 @@
-"""Recurrent cells. The dict `CELLS` contains them by name; `register_cell` adds a user's cell to it."""
+"""Recurrent cells. The dict `CELLS` maps the name of each cell to the cell; `register_cell` adds a user's cell to it."""
 
 import functools
 from collections.abc import Callable
@@ -82,14 +82,17 @@ _ROWS = (
 )
 CELLS = {cell.name: cell for cell in _ROWS}
 BUILT_IN = frozenset(_ROWS)
-"""The cells in `CELLS` that this project defines, without cells that users registered."""
+"""Set of the cells that this library defines. Cells that a user registers are in `CELLS` but not in this set."""
 
 
 def find_cell(cell: str | Cell) -> Cell:
-    """Return the cell in `CELLS` that has the given name; if `cell` is a `Cell`, check its functions and return it.
+    """Return the cell with the given name, or check a given cell and return it.
+
+    Args:
+        cell: a name in `CELLS`, or a `Cell`.
 
     Raises:
-        InputError: if no cell has the given name, or the given cell breaks the contract of `Cell`.
+        InputError: if no cell has the given name, or `check_cell` rejects the given cell.
     """
     if isinstance(cell, str):
         import_cells()
@@ -101,11 +104,11 @@ def find_cell(cell: str | Cell) -> Cell:
 
 
 def register_cell(cell: Cell) -> Cell:
-    """Add a user's cell to `CELLS`, so that layers, configs and benchmarks find it by name, and return the cell.
+    """Add a user's cell to the dict `CELLS` and return the cell. Layers, configs and benchmarks can then refer to it by its name.
 
     Raises:
-        InputError: if another cell has the same name, the name has other characters than ASCII letters, digits and "_", or the cell breaks
-            the contract of `Cell`.
+        InputError: if another cell has the same name, the name contains a character that is not an ASCII letter, a digit or "_", or
+            `check_cell` rejects the cell.
     """
     check_cell(cell)
     taken = CELLS.get(cell.name, cell)
@@ -117,12 +120,17 @@ def register_cell(cell: Cell) -> Cell:
 
 
 def with_activations(cell: Cell, activation: str | Activation | None, recurrent_activation: str | Activation | None) -> Cell:
-    """Return a copy of the cell with `activation` in place of tanh and `recurrent_activation` in place of sigmoid.
+    """Return a copy of a cell that uses `activation` in place of tanh and `recurrent_activation` in place of sigmoid.
 
-    If they are tanh and sigmoid, the cell itself is returned.
+    If the two activations are tanh and sigmoid, the cell itself is returned.
+
+    Args:
+        cell: the cell.
+        activation: an activation function or its name in `keras.activations`. None means the identity.
+        recurrent_activation: activation function of the gates, given in the same way.
 
     Raises:
-        InputError: if an activation is unknown, or the cell does not allow other activations.
+        InputError: if an activation is unknown, or the activations of the cell cannot be changed.
     """
     inner, gates = find_activation(activation), find_activation(recurrent_activation, "recurrent_activation")
     if inner is jnp.tanh and gates is jax.nn.sigmoid:
@@ -138,9 +146,9 @@ def with_activations(cell: Cell, activation: str | Activation | None, recurrent_
 
 @functools.cache
 def _variant(cell: Cell, activation: Activation, recurrent_activation: Activation) -> Cell:
-    """Return the cell with other activations.
+    """Return a copy of a cell with the given activation functions.
 
-    Equal arguments return the same object, so that JAX finds the programs in its cache that it compiled for this cell.
+    A second call with equal arguments returns the same object, so that JAX reuses the programs that it compiled for this object.
     """
     assert cell.make_step is not None
     used = [activation, recurrent_activation] if cell.gates > 1 else [activation]

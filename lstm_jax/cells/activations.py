@@ -1,4 +1,4 @@
-"""Activation functions, found by their names in `keras.activations`.
+"""Activation functions of Keras, found by the names that they have in `keras.activations`.
 
 Three functions of Keras are missing: `glu`, whose output has half the size of its input; `threshold`, which takes further arguments; and
 `sparsemax`, which in Keras 3.15 does not return the distribution that its paper defines (Martins & Astudillo 2016).
@@ -20,14 +20,14 @@ def linear(x: jax.Array) -> jax.Array:
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Return x where x is positive, else 0.2 x. The slope 0.2 is Keras' default; JAX's default is 0.01."""
+    """Return x where x is positive, and 0.2 x elsewhere. The slope 0.2 is the default of Keras; the default of JAX is 0.01."""
     return jax.nn.leaky_relu(x, 0.2)
 
 
 def gelu(x: jax.Array) -> jax.Array:
     """Return x times the cumulative distribution function of the standard normal distribution at x.
 
-    The function is computed exactly, as in Keras; JAX's default is an approximation.
+    The function is computed exactly, as in Keras. JAX by default computes an approximation.
     """
     return jax.nn.gelu(x, approximate=False)
 
@@ -38,12 +38,12 @@ def tanh_shrink(x: jax.Array) -> jax.Array:
 
 
 def soft_shrink(x: jax.Array) -> jax.Array:
-    """Return x moved towards 0 by 0.5, or 0 if x is between -0.5 and 0.5."""
+    """Return x - 0.5 where x > 0.5, x + 0.5 where x < -0.5, and 0 elsewhere."""
     return jnp.where(x > 0.5, x - 0.5, jnp.where(x < -0.5, x + 0.5, jnp.zeros_like(x)))
 
 
 def hard_shrink(x: jax.Array) -> jax.Array:
-    """Return x, or 0 if x is between -0.5 and 0.5."""
+    """Return x where |x| > 0.5, and 0 elsewhere."""
     return jnp.where(jnp.abs(x) > 0.5, x, jnp.zeros_like(x))
 
 
@@ -81,14 +81,14 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def find_activation(which: str | Activation | None, argument: str = "activation") -> Activation:
-    """Return the activation function that `which` names; if `which` is a function, check it and return it.
+    """Return the activation function with the given name, or check a given function and return it.
 
     Args:
-        which: a name in `ACTIVATIONS`, a function of an array, or None, which means "linear" as in Keras.
-        argument: name of the user's argument, for error messages.
+        which: a name in `ACTIVATIONS`; or a function that maps an array to an array; or None, which means the identity, as in Keras.
+        argument: name that error messages give to the value.
 
     Raises:
-        InputError: if the name is unknown, or the function fails or changes the shape or dtype of its input.
+        InputError: if the name is unknown, or the function raises an error or returns an array of another shape or dtype than its input.
     """
     if which is None:
         return linear

@@ -1,4 +1,4 @@
-"""The contract of a recurrent cell, a set of pure functions, and a check that a user's cell fulfils it.
+"""The class `Cell`, which describes a recurrent cell by pure functions, and a check of the cells that users define.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
@@ -16,22 +16,24 @@ from lstm_jax.errors import InputError, require
 
 @dataclass(frozen=True)
 class Cell:
-    """The pure functions and sizes of a recurrent cell.
+    """Description of a recurrent cell: its number of gates, the class of its parameters and its pure functions.
 
     Attributes:
-        name: name of the cell, its key in `CELLS`.
-        gates: number of gates. The kernel (E, gates * H) has H columns for each gate, in order.
+        name: name of the cell, which is its key in the dict `CELLS`.
+        gates: number of gates. The kernel (E, gates * H) has H columns for each gate.
         params: NamedTuple class of the parameters; it has a field `kernel`.
-        init: function init(key, features, units, dtype) -> initial parameters.
-        bias: function bias(units, dtype) -> initial value of the field `bias` of the parameters; None if there is no such field.
-        initial_state: function initial_state(batch, units, dtype) -> initial state, a NamedTuple with a field `h`, which is the output.
-        step: function step(params, state, z, recurrent mask, compute dtype) -> state after one step. z is one step (B, gates * H) of the
-            result of `project`, and compute dtype is the dtype of the matrix products, or None for that of the arrays.
-        project: function project(params, x, input mask, compute dtype) -> z. It computes the part of all steps that depends on the input
-            only: x is (T, B, E), and z is (T, B, gates * H).
-        linear: function linear(z) -> (a, b), such that the step is h' = a h + b; None for a cell that is not linear in its state.
-        make_step: function make_step(activation, recurrent_activation) -> step with other activations; None for a cell whose activations
-            cannot be chosen. A cell with one gate ignores `recurrent_activation`.
+        init: function init(key, features, units, dtype) that returns the initial parameters.
+        bias: function bias(units, dtype) that returns the initial value of the parameter `bias`; None if there is no such parameter.
+        initial_state: function initial_state(batch, units, dtype) that returns the initial state. The state is a NamedTuple with a field
+            `h`, which is the output of the cell.
+        step: function step(params, state, z, mask, compute_dtype) that returns the state after one step. z (B, gates * H) is the projected
+            input of this step, `mask` is the mask of recurrent dropout or None, and `compute_dtype` is the dtype of the matrix products, or
+            None for the dtype of the arrays.
+        project: function project(params, x, mask, compute_dtype) that returns the projected input z (T, B, gates * H) of all steps, by
+            default x W + b. x (T, B, E) is the input, and `mask` is the mask of input dropout or None.
+        linear: function linear(z) that returns arrays a and b such that a step computes h' = a h + b; None if a step is not of this form.
+        make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
+            activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`.
     """
 
     name: str
@@ -47,12 +49,12 @@ class Cell:
 
     @property
     def has_cell_state(self) -> bool:
-        """Whether the state has a field c, besides h."""
+        """Whether the state contains a cell state c in addition to the output h, as in an LSTM."""
         return "c" in jax.eval_shape(lambda: self.initial_state(1, 1))._fields
 
     @property
     def has_recurrent_kernel(self) -> bool:
-        """Whether the parameters have a recurrent kernel, by which a step multiplies its previous output h."""
+        """Whether the cell has a recurrent kernel, a matrix that multiplies the output h of the previous step."""
         return "recurrent_kernel" in self.params._fields  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -61,11 +63,13 @@ _REMEDY = "see docs/own_cell.md"
 
 
 def check_cell(cell: Cell) -> None:
-    """Check that the functions of a cell fulfil the contract of `Cell`. The check evaluates shapes and dtypes only.
+    """Check that the attributes and functions of a cell are as the class `Cell` describes them.
+
+    The functions are evaluated for shapes and dtypes only, with `jax.eval_shape`.
 
     Raises:
-        InputError: if a field of the cell is wrong, or a function raises an error or returns a wrong class, shape or dtype. The message
-            names the function, its result and the expected result.
+        InputError: if an attribute of the cell is wrong, or a function raises an error or returns a wrong class, shape or dtype. The
+            message names the function, its result and the expected result.
     """
     require(isinstance(cell, Cell), "cell", type(cell).__name__, "give a lstm_jax.Cell, or the name of one")
     named = isinstance(cell.name, str) and bool(cell.name) and cell.name.isprintable()
@@ -81,7 +85,10 @@ def check_cell(cell: Cell) -> None:
 
 
 def _check_params(cell: Cell, columns: int) -> Any:
-    """Check the functions `init` and `bias` of the cell, and return the shapes of its parameters."""
+    """Check the functions `init` and `bias` of a cell, and return the shapes and dtypes of its parameters.
+
+    `columns` is the expected number of columns of the kernel, gates * H.
+    """
     fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
     params = _shapes(cell, "init", lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
     require(type(params) is cell.params, f"init of cell {cell.name}", type(params).__name__, f"return {cell.params.__name__}")
@@ -95,7 +102,7 @@ def _check_params(cell: Cell, columns: int) -> Any:
 
 
 def _check_initial_state(cell: Cell) -> Any:
-    """Check the function `initial_state` of the cell, and return the shapes of its state."""
+    """Check the function `initial_state` of a cell, and return the shapes and dtypes of its state."""
     state = _shapes(cell, "initial_state", lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
     parts = getattr(state, "_fields", ())
     require("h" in parts, f"initial_state of cell {cell.name}", type(state).__name__, "return a NamedTuple with a field h, the output")
@@ -104,7 +111,14 @@ def _check_initial_state(cell: Cell) -> Any:
 
 
 def _check_step(cell: Cell, columns: int, params: Any, state: Any) -> None:
-    """Check the functions `project` and `step` of the cell."""
+    """Check the functions `project` and `step` of a cell.
+
+    Args:
+        cell: the cell.
+        columns: expected number of columns of the kernel, gates * H.
+        params: shapes and dtypes of the parameters.
+        state: shapes and dtypes of the state.
+    """
     x = jax.ShapeDtypeStruct((_STEPS, _BATCH, _FEATURES), jnp.float32)
     z = _shapes(cell, "project", lambda params, x: cell.project(params, x, None, None), params, x)
     _check_shape(cell, "project", z, (_STEPS, _BATCH, columns))
@@ -116,7 +130,7 @@ def _check_step(cell: Cell, columns: int, params: Any, state: Any) -> None:
 
 
 def _check_linear(cell: Cell, columns: int) -> None:
-    """Check the function `linear` of the cell."""
+    """Check the function `linear` of a cell for an argument with gates * H = `columns` columns."""
     linear: Any = cell.linear
     pair = _shapes(cell, "linear", linear, jax.ShapeDtypeStruct((_BATCH, columns), jnp.float32))
     require(isinstance(pair, tuple) and len(pair) == 2, f"linear of cell {cell.name}", type(pair).__name__, "return a pair a, b")
@@ -132,9 +146,16 @@ def _check_state(cell: Cell, function: str, state: Any) -> None:
 
 
 def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] | None) -> None:
-    """Check that an array has the wanted shape (any shape if `wanted` is None) and is float32.
+    """Check the shape and the dtype of an array that a function of a cell returned for small example sizes.
 
-    The error message also states the sizes of the example for which the cell is checked: E = 3, H = 4, B = 5, T = 7.
+    Args:
+        cell: the cell.
+        function: name of the function, for the error message.
+        leaf: the returned array.
+        wanted: expected shape; None allows any shape.
+
+    Raises:
+        InputError: if `leaf` is not a float32 array of the expected shape. The message also states the example sizes.
     """
     shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
     found = f"{shape} {dtype}" if shape is not None else type(leaf).__name__
@@ -144,10 +165,16 @@ def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] |
 
 
 def _shapes(cell: Cell, name: str, call: Callable, *arrays: Any) -> Any:
-    """Return the shapes and dtypes of the result of `call(*arrays)`, which calls the cell's function `name`.
+    """Return the shapes and dtypes of the result of one function of a cell.
+
+    Args:
+        cell: the cell.
+        name: name of the function, an attribute of the cell.
+        call: function that calls the cell's function.
+        arrays: arguments of `call`, or their shapes and dtypes.
 
     Raises:
-        InputError: if the cell's attribute `name` is not a function, or the call raises an error.
+        InputError: if the attribute is not a function, or the call raises an error.
     """
     require(callable(getattr(cell, name)), f"{name} of cell {cell.name}", type(getattr(cell, name)).__name__, "give a function")
     try:
@@ -159,7 +186,7 @@ def _shapes(cell: Cell, name: str, call: Callable, *arrays: Any) -> Any:
 
 
 def reads_mask(cell: Cell) -> bool:
-    """Return whether the step of the cell uses its mask of recurrent dropout."""
+    """Return whether the function `step` of a cell uses its argument `mask`, the mask of recurrent dropout."""
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
     state = jax.eval_shape(lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
     z, mask = (jax.ShapeDtypeStruct((_BATCH, size), jnp.float32) for size in (cell.gates * _UNITS, _UNITS))

@@ -2,9 +2,10 @@
 
     no_input_gate: i = 1;  no_forget_gate: f = 1;  no_output_gate: o = 1;  coupled: f = 1 - i
     no_input_activation: z_g in place of tanh(z_g);  no_output_activation: h' = o c'
-    full_gate_recurrence: the pre-activations of i, f and o also read the previous step's i, f and o, through nine more matrices (H, H)
+    full_gate_recurrence: the gates i, f and o also depend on i, f and o of the previous step, through nine more matrices (H, H)
 
-A removed gate has no weights. Unlike in the paper, no variant has peepholes (the paper calls this NP).
+Here i, f and o are the input, forget and output gates, z_g is the pre-activation of the candidate g, and h' and c' are the output and the
+cell state after a step. A gate that a variant removes has no weights. Unlike in the paper, the variants have no peepholes.
 
 B is the batch size, E the number of input features and H the number of units.
 """
@@ -30,13 +31,14 @@ VARIANTS = {
     "no_output_activation": "ifgo",
     "full_gate_recurrence": "ifgo",
 }
-"""The gates that have weights in each variant, in the order of the kernel's columns."""
+"""Dict from the name of a variant to the gates that have weights in it, in the order of the kernel's columns."""
 
 
 class GateRecurrentParams(NamedTuple):
-    """Parameters of full_gate_recurrence: kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and gate_kernel (3H, 3H).
+    """Parameters of the LSTM with full gate recurrence, whose gates i, f and o also depend on i, f and o of the previous step.
 
-    `gate_kernel` multiplies the previous step's i, f and o; the product is added to the pre-activations of i, f and o.
+    They are kernel (E, 4H), recurrent_kernel (H, 4H), bias (4H,) and gate_kernel (3H, 3H). `gate_kernel` multiplies the gates of the
+    previous step, and the product is added to the pre-activations of i, f and o.
     """
 
     kernel: jax.Array
@@ -46,7 +48,7 @@ class GateRecurrentParams(NamedTuple):
 
 
 class GateRecurrentState(NamedTuple):
-    """State of full_gate_recurrence: h, c and the gates i, f, o of the previous step, each (B, H)."""
+    """State of the LSTM with full gate recurrence: h, c and the gates i, f and o of the previous step, each (B, H)."""
 
     h: jax.Array
     c: jax.Array
@@ -56,9 +58,12 @@ class GateRecurrentState(NamedTuple):
 
 
 def make_bias(gates: str) -> Callable[..., jax.Array]:
-    """Return a function bias(units, dtype) -> initial bias (len(gates) * units,).
+    """Return the function bias(units, dtype) of an LSTM variant, which returns the initial bias (len(gates) * units,).
 
-    The bias is 1 for the forget gate "f", if `gates` contains it, and 0 elsewhere.
+    The initial bias is 1 for the forget gate and 0 for the other gates.
+
+    Args:
+        gates: letters of the gates that have weights, for example "igo".
     """
 
     def bias(units: int, dtype=jnp.float32) -> jax.Array:
@@ -68,7 +73,11 @@ def make_bias(gates: str) -> Callable[..., jax.Array]:
 
 
 def make_init(gates: str) -> Callable[..., LSTMParams]:
-    """Return a function init(key, features, units, dtype) -> initial parameters of a variant with the given gates."""
+    """Return the function init(key, features, units, dtype) of an LSTM variant, which returns its initial parameters.
+
+    Args:
+        gates: letters of the gates that have weights, for example "igo".
+    """
 
     def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LSTMParams:
         check_sizes(features, units)
@@ -84,9 +93,12 @@ def make_init(gates: str) -> Callable[..., LSTMParams]:
 
 
 def make_step(variant: str) -> Callable[..., LSTMState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of a variant; see `Cell.step`.
+    """Return the function step(params, state, z, mask, compute_dtype) of an LSTM variant, which returns the state after one step.
 
-    `variant` is a name in `VARIANTS` other than full_gate_recurrence.
+    The class `Cell` describes the arguments of the returned function.
+
+    Args:
+        variant: a name in `VARIANTS` other than "full_gate_recurrence".
     """
     gates = VARIANTS[variant]
 
@@ -102,7 +114,7 @@ def make_step(variant: str) -> Callable[..., LSTMState]:
 
 
 def init_gate_recurrent(key: Array, features: int, units: int, dtype=jnp.float32) -> GateRecurrentParams:
-    """Return the initial parameters of full_gate_recurrence: those of the LSTM, and an orthogonal gate kernel.
+    """Return the initial parameters of the LSTM with full gate recurrence: those of an LSTM, and an orthogonal `gate_kernel`.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -113,16 +125,16 @@ def init_gate_recurrent(key: Array, features: int, units: int, dtype=jnp.float32
 
 
 def initial_gate_recurrent_state(batch: int, units: int, dtype=jnp.float32) -> GateRecurrentState:
-    """Return the initial state of full_gate_recurrence, five arrays of zeros (B, H)."""
+    """Return the initial state of the LSTM with full gate recurrence, five arrays of zeros (B, H)."""
     return GateRecurrentState(*(zeros(batch, units, dtype) for _ in GateRecurrentState._fields))
 
 
 def step_gate_recurrent(
     params: GateRecurrentParams, state: GateRecurrentState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None
 ) -> GateRecurrentState:
-    """Return the state after one step of full_gate_recurrence; see `Cell.step`.
+    """Return the state of the LSTM with full gate recurrence after one step.
 
-    `mask` is the mask of recurrent dropout, (B, H) or one per gate (4, B, H).
+    The class `Cell` describes the arguments. `mask` is (B, H) if all gates share it, or (4, B, H) with one mask per gate.
     """
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)

@@ -4,15 +4,15 @@ The gates are u (update), r (reset) and n (new), in this order:
 
     u = sigmoid(x W_u + h U_u + b_u);  r = sigmoid(x W_r + h U_r + b_r);  h' = u h + (1 - u) n
 
-The two forms differ in n:
+The two forms differ in n. Either r multiplies h U after the product, or r multiplies h before the product:
 
     reset after the product:   n = tanh(x W_n + b_n + r (h U_n + d_n))
     reset before the product:  n = tanh(x W_n + b_n + (r h) U_n)
 
-The first form is that of `keras.layers.GRU`, `torch.nn.GRU` and cuDNN. In it each gate, including u and r, has a second bias d, which is
-added to h U. The second form is that of the paper, and of `keras.layers.GRU` with `reset_after=False`.
+`keras.layers.GRU`, `torch.nn.GRU` and cuDNN use the first form. In the first form each gate, including u and r, has a second bias d, which
+is added to h U. The paper and `keras.layers.GRU` with `reset_after=False` use the second form.
 
-Papers differ on whether h is multiplied by u or by 1 - u. Here it is multiplied by u, as in Keras and PyTorch.
+Papers differ on whether h is multiplied by u or by 1 - u. Here h is multiplied by u, as in Keras and PyTorch.
 
 B is the batch size, E the number of input features and H the number of units.
 """
@@ -30,13 +30,13 @@ from lstm_jax.cells.products import check_sizes, is_per_gate, masked_matmul, mat
 from lstm_jax.cells.simple_rnn import HiddenState
 
 GATES = 3
-"""Number of gates: update, reset and new."""
+"""Number of gates of the GRU: update, reset and new."""
 
 
 class GRUParams(NamedTuple):
-    """Parameters of the form with reset after the product: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,), recurrent_bias (3H,).
+    """Parameters of the GRU: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,) and recurrent_bias (3H,), which is added to h U.
 
-    `recurrent_bias` is added to h U.
+    In this form of the GRU, which is the default of Keras, the reset gate multiplies the product h U.
     """
 
     kernel: jax.Array
@@ -46,7 +46,10 @@ class GRUParams(NamedTuple):
 
 
 class ResetBeforeParams(NamedTuple):
-    """Parameters of the form with reset before the product: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,)."""
+    """Parameters of the GRU with `reset_after=False`: kernel W (E, 3H), recurrent_kernel U (H, 3H) and bias (3H,).
+
+    In this form of the GRU the reset gate multiplies h before the product h U is computed.
+    """
 
     kernel: jax.Array
     recurrent_kernel: jax.Array
@@ -54,12 +57,14 @@ class ResetBeforeParams(NamedTuple):
 
 
 def bias(units: int, dtype=jnp.float32) -> jax.Array:
-    """Return the initial bias, zeros (3 * units,)."""
+    """Return the initial bias of the GRU, zeros (3 * units,)."""
     return jnp.zeros((GATES * units,), dtype)
 
 
 def init_reset_before(key: Array, features: int, units: int, dtype=jnp.float32) -> ResetBeforeParams:
-    """Return initial parameters as in Keras: a glorot uniform kernel, an orthogonal recurrent kernel and a bias of zeros.
+    """Return the initial parameters of the GRU with `reset_after=False`.
+
+    As in Keras, the kernel is glorot uniform, the recurrent kernel is orthogonal and the bias is zeros.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -74,21 +79,29 @@ def init_reset_before(key: Array, features: int, units: int, dtype=jnp.float32) 
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> GRUParams:
-    """Return the initial parameters of `init_reset_before`, with a recurrent bias of zeros."""
+    """Return the initial parameters of the GRU.
+
+    As in Keras, the kernel is glorot uniform, the recurrent kernel is orthogonal and both biases are zeros.
+
+    Raises:
+        InputError: if `features` or `units` is below 1.
+    """
     return GRUParams(*init_reset_before(key, features, units, dtype), bias(units, dtype))
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
-    """Return a state of zeros (B, H)."""
+    """Return the initial state of the GRU, zeros (B, H)."""
     return HiddenState(zeros(batch, units, dtype))
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the form with reset after the product; see `Cell.step`.
+    """Return the function step(params, state, z, mask, compute_dtype) of the GRU, which returns the state after one step.
+
+    The class `Cell` describes the arguments of the returned function.
 
     Args:
-        activation: function in place of tanh.
-        recurrent_activation: function in place of sigmoid.
+        activation: function to use in place of tanh.
+        recurrent_activation: function to use in place of sigmoid.
     """
 
     def step(params: GRUParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> HiddenState:
@@ -104,7 +117,10 @@ def make_step(activation: Activation, recurrent_activation: Activation) -> Calla
 
 
 def make_step_reset_before(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
-    """Return the step function of the form with reset before the product; see `make_step` for the arguments."""
+    """Return the function step(params, state, z, mask, compute_dtype) of the GRU with `reset_after=False`.
+
+    The arguments are those of `make_step`.
+    """
 
     def step(
         params: ResetBeforeParams, state: HiddenState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None

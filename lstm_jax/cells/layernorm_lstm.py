@@ -3,8 +3,8 @@
     z = a_x norm(x W) + a_h norm(h U) + b, split into i, f, g, o
     c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(a_c norm(c') + b_c)
 
-norm subtracts the mean over the last axis and divides by the standard deviation, both taken over all four gates together. The paper adds
-one shift to norm(x W) and another to norm(h U); here their sum is the single parameter b.
+The function norm subtracts the mean over the last axis and divides by the standard deviation over this axis. In x W and h U the last axis
+contains all four gates. The paper adds one bias to norm(x W) and another bias to norm(h U). Here b is the sum of both.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
@@ -21,14 +21,20 @@ from lstm_jax.cells.products import masked_matmul, multiplied
 from lstm_jax.shapes import GATES
 
 EPSILON = 1e-5
-"""Number that is added to the variance, so that the division is defined for a variance of 0."""
+"""Number that is added to the variance, so that a variance of 0 causes no division by zero."""
 
 
 class LayerNormParams(NamedTuple):
-    """Parameters of the LSTM with layer normalisation; the equations of the module use the letters in brackets.
+    """Parameters of the LSTM with layer normalisation.
 
-    They are kernel [W] (E, 4H), recurrent_kernel [U] (H, 4H), bias [b] (4H,), input_gain [a_x] (4H,), recurrent_gain [a_h] (4H,),
-    memory_gain [a_c] (H,) and memory_bias [b_c] (H,).
+    Attributes:
+        kernel: kernel W (E, 4H).
+        recurrent_kernel: recurrent kernel U (H, 4H).
+        bias: bias b (4H,) of the gates.
+        input_gain: factor a_x (4H,) of the normalised x W.
+        recurrent_gain: factor a_h (4H,) of the normalised h U.
+        memory_gain: factor a_c (H,) of the normalised cell state.
+        memory_bias: bias b_c (H,) of the normalised cell state.
     """
 
     kernel: jax.Array
@@ -41,7 +47,9 @@ class LayerNormParams(NamedTuple):
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormParams:
-    """Return initial parameters: those of the LSTM, gains of one and a memory bias of zero.
+    """Return the initial parameters of the LSTM with layer normalisation.
+
+    The kernels and the bias are those of the LSTM, the gains are ones, and the bias of the cell state is zeros.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -51,7 +59,7 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> LayerNormP
 
 
 def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array, "... Z"]:
-    """Return gain * (z - mean) / standard deviation, with the mean and the standard deviation over the last axis."""
+    """Return gain * (z - mean) / standard deviation, where the mean and the standard deviation are taken over the last axis of z."""
     centred = z - z.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + EPSILON) * jnp.broadcast_to(gain, z.shape)
 
@@ -59,16 +67,20 @@ def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array
 def project(
     params: LayerNormParams, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """Return a_x norm(x W) + b for all steps, (T, B, 4H); see `Cell.project`.
+    """Return the normalised projection of the input of all steps, input_gain * norm(x W) + bias, (T, B, 4H).
 
-    x may also be int ids (T, B), as in `products.multiplied`.
+    W is the kernel, and norm is layer normalisation over the last axis. The class `Cell` describes the arguments. x may also be int ids
+    (T, B), which stand for one-hot vectors.
     """
     z = normalised(multiplied(params.kernel, x, mask, compute_dtype), params.input_gain)
     return z + jnp.broadcast_to(params.bias, z.shape)
 
 
 def step(params: LayerNormParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """Return the state after one step; see `Cell.step`. `mask` is the mask of recurrent dropout, (B, H) or one per gate (4, B, H)."""
+    """Return the state of the LSTM with layer normalisation after one step.
+
+    The class `Cell` describes the arguments. `mask` is (B, H) if all gates share it, or (4, B, H) with one mask per gate.
+    """
     z = z + normalised(masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype), params.recurrent_gain)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
     c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)

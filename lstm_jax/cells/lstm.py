@@ -2,7 +2,7 @@
 
     z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
 
-Unlike in these papers, the cell has no peepholes, and the forget gate's bias starts at 1 (Jozefowicz et al. 2015), as in Keras.
+The bias of the forget gate is initialised to 1 (Jozefowicz et al. 2015), as in Keras.
 
 B is the batch size, E the number of input features and H the number of units.
 """
@@ -29,7 +29,7 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMState(NamedTuple):
-    """State of the LSTM: the output h (B, H) and the cell state c (B, H). The fields have names, since libraries differ in their order."""
+    """State of the LSTM: the output h (B, H) and the cell state c (B, H)."""
 
     h: jax.Array
     c: jax.Array
@@ -39,9 +39,9 @@ bias = initializers.lstm_bias
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32, *, unit_forget_bias: bool = True) -> LSTMParams:
-    """Return initial parameters as in Keras: a glorot uniform kernel, an orthogonal recurrent kernel and a bias of zeros.
+    """Return the initial parameters of the LSTM: a glorot uniform kernel, an orthogonal recurrent kernel and a bias, as in Keras.
 
-    If `unit_forget_bias` is true, the bias of the forget gate is 1.
+    The bias is 0, except that the bias of the forget gate is 1 if `unit_forget_bias` is true.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -56,18 +56,19 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32, *, unit_forge
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
-    """Return a state of zeros (B, H)."""
+    """Return the initial state of the LSTM: h and c, each zeros (B, H)."""
     return LSTMState(zeros(batch, units, dtype), zeros(batch, units, dtype))
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM; see `Cell.step`.
+    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM, which returns the state after one step.
 
-    In the returned function z is (B, 4H), and `mask` is the mask of recurrent dropout, (B, H) or one per gate (4, B, H).
+    The class `Cell` describes the arguments of the returned function. Its z is (B, 4H), and its `mask` is (B, H) if all gates share it, or
+    (4, B, H) with one mask per gate.
 
     Args:
-        activation: function in place of tanh.
-        recurrent_activation: function in place of sigmoid.
+        activation: function to use in place of tanh.
+        recurrent_activation: function to use in place of sigmoid.
     """
 
     def step(params: LSTMParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:

@@ -3,8 +3,8 @@
     minGRU:   u = sigmoid(z_u);  h' = (1 - u) h + u z_n
     minLSTM:  f = sigmoid(z_f), i = sigmoid(z_i);  h' = f / (f + i) h + i / (f + i) z_g
 
-z = x W + bias can be computed for all T steps at once. A step is then h' = a h + b, where a and b depend on z only, so that a parallel scan
-computes all steps in log2(T) rounds. E is the number of input features and H the number of units.
+The pre-activations z = x W + bias are computed for all T steps at once. Each step then has the form h' = a h + b, where a and b depend on z
+only. A parallel scan can therefore compute all steps in log2(T) rounds. E is the number of input features and H the number of units.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from lstm_jax.cells.simple_rnn import HiddenState
 
 
 class MinParams(NamedTuple):
-    """Parameters of minGRU and minLSTM: kernel W (E, gates * H) and bias (gates * H,).
+    """Parameters of minGRU or minLSTM: kernel W (E, gates * H) and bias (gates * H,).
 
-    The gates are u, n for minGRU, and i, f, g for minLSTM, in this order.
+    The gates are u and n in minGRU, and i, f and g in minLSTM. Their columns have this order.
     """
 
     kernel: jax.Array
@@ -30,12 +30,15 @@ class MinParams(NamedTuple):
 
 
 def make_bias(gates: int) -> Callable[..., jax.Array]:
-    """Return a function bias(units, dtype) -> initial bias, zeros (gates * units,)."""
+    """Return the function bias(units, dtype) of a cell with `gates` gates, which returns the initial bias, zeros (gates * units,)."""
     return lambda units, dtype=jnp.float32: jnp.zeros((gates * units,), dtype)
 
 
 def make_init(gates: int) -> Callable[..., MinParams]:
-    """Return a function init(key, features, units, dtype) -> initial parameters of a cell with `gates` gates."""
+    """Return the function init(key, features, units, dtype) of minGRU or minLSTM, which returns the initial parameters.
+
+    `gates` is the number of gates of the cell.
+    """
 
     def init(key: Array, features: int, units: int, dtype=jnp.float32) -> MinParams:
         check_sizes(features, units)
@@ -45,16 +48,23 @@ def make_init(gates: int) -> Callable[..., MinParams]:
 
 
 def linear_gru(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """Return a and b of the step h' = a h + b of minGRU, each (..., H); see `Cell.linear`."""
+    """Return the arrays a and b, each (..., H), of the step h' = a h + b of minGRU.
+
+    Args:
+        z: pre-activations (..., 2H).
+    """
     u, n = jnp.split(z, 2, axis=-1)
     u = jax.nn.sigmoid(u)
     return 1 - u, u * n
 
 
 def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
-    """Return a and b of the step h' = a h + b of minLSTM, each (..., H); see `Cell.linear`.
+    """Return the arrays a and b, each (..., H), of the step h' = a h + b of minLSTM.
 
-    f / (f + i) is computed as sigmoid(log f - log i), which is accurate even if both gates are near 0.
+    The factor a = f / (f + i) is computed as sigmoid(log f - log i), which is accurate even if both gates are near 0.
+
+    Args:
+        z: pre-activations (..., 3H).
     """
     i, f, g = jnp.split(z, 3, axis=-1)
     log_ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
@@ -62,9 +72,13 @@ def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
 
 
 def make_step(linear: Callable[[Array], tuple[Array, Array]]) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of a cell with the given function `linear`; see `Cell.step`.
+    """Return the function step(params, state, z, mask, compute_dtype) of minGRU or minLSTM, which returns the state after one step.
 
-    `mask` must be None, since the cell has no recurrent kernel and so no recurrent dropout.
+    The class `Cell` describes the arguments of the returned function. Its `mask` must be None, since these cells have no recurrent kernel
+    and therefore no recurrent dropout.
+
+    Args:
+        linear: `linear_gru` or `linear_lstm`.
     """
 
     def step(params: MinParams, state: HiddenState, z: Float[Array, "B Z"], mask: None = None, compute_dtype=None) -> HiddenState:

@@ -1,4 +1,4 @@
-"""The LSTM with peepholes, by which the gates also read c (Gers & Schmidhuber 2000, in the form of Graves 2013).
+"""The LSTM with peepholes, whose gates also read the cell state c (Gers & Schmidhuber 2000, in the form of Graves 2013).
 
     z = x W + h U + b, split into z_i, z_f, z_g, z_o
     i = sigmoid(z_i + p_i c);  f = sigmoid(z_f + p_f c);  c' = f c + i tanh(z_g);  o = sigmoid(z_o + p_o c');  h' = o tanh(c')
@@ -31,7 +31,7 @@ class PeepholeParams(NamedTuple):
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholeParams:
-    """Return initial parameters: those of the LSTM, and peepholes of zero.
+    """Return the initial parameters of the LSTM with peepholes: the parameters of an LSTM, and peepholes of zero.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -40,7 +40,10 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> PeepholePa
 
 
 def step(params: PeepholeParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
-    """Return the state after one step; see `Cell.step`. `mask` is the mask of recurrent dropout, (B, H) or one per gate (4, B, H)."""
+    """Return the state of the LSTM with peepholes after one step.
+
+    The class `Cell` describes the arguments. `mask` is (B, H) if all gates share it, or (4, B, H) with one mask per gate.
+    """
     z = z + masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype)
     i, f, g, o = jnp.split(z, GATES, axis=-1)
     p_i, p_f, p_o = (jnp.broadcast_to(p, i.shape) for p in jnp.split(params.peepholes, 3))

@@ -1,4 +1,4 @@
-"""Matrix products of the cells. They support a separate compute dtype, dropout masks, and ids in place of one-hot rows.
+"""Matrix products of the recurrent cells, with an optional compute dtype, dropout masks, and int ids in place of one-hot vectors.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
@@ -13,9 +13,9 @@ from lstm_jax.errors import require
 
 
 def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
-    """Return `a @ b`, computed in `compute_dtype`, and accumulated and returned in the dtype of `b`.
+    """Return the matrix product `a @ b`.
 
-    If `compute_dtype` is None, the product is computed in the dtypes of `a` and `b`.
+    If `compute_dtype` is not None, the operands are first cast to it, and the product is accumulated and returned in the dtype of `b`.
     """
     if compute_dtype is None:
         return a @ b
@@ -23,13 +23,14 @@ def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
 
 
 def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=None) -> Array:
-    """Return (x * mask) @ kernel.
+    """Return the matrix product (x * mask) @ kernel for a dropout mask.
 
     Args:
         x: array (..., B, D).
         kernel: array (D, gates * H).
-        mask: dropout mask (B, D) that all gates share; (gates, B, D), from which gate n reads x * mask[n]; or None for no mask.
-        compute_dtype: dtype of the product, as in `matmul`.
+        mask: a mask (B, D) that all gates share; or one mask per gate, (gates, B, D), where the columns of gate n are computed from
+            x * mask[n]; or None for no mask.
+        compute_dtype: dtype of the product, or None for the dtype of the arrays; see `matmul`.
     """
     if mask is None:
         return matmul(x, kernel, compute_dtype)
@@ -43,18 +44,14 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
 
 
 def is_per_gate(mask: Any) -> bool:
-    """Return whether a dropout mask has one mask per gate, (gates, B, D), rather than one that all gates share, (B, D).
-
-    If `mask` is None, return False.
-    """
+    """Return whether a dropout mask contains one mask per gate, (gates, B, D). It is False for a shared mask (B, D) and for None."""
     return mask is not None and mask.ndim == 3
 
 
 def one_hot_rows(ids: Array, features: int, dtype) -> Array:
-    """Return the one-hot rows (..., features) of ids.
+    """Return one-hot vectors (..., features) of int ids (...).
 
-    Negative ids count from the end, and an id out of range gives a row of NaN. The product of the rows with a kernel thus equals the result
-    of `multiplied` for ids.
+    A negative id counts from the end, and an id out of range gives a vector of NaN, as in `jnp.take`.
     """
     ids = jnp.where(ids < 0, ids + features, ids)
     in_range = (ids >= 0) & (ids < features)
@@ -64,19 +61,17 @@ def one_hot_rows(ids: Array, features: int, dtype) -> Array:
 def multiplied(
     kernel: Array, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """Return the product x W of the input of all steps with a kernel W.
+    """Return the product x W (T, B, gates * H) of the inputs of all steps with a kernel W.
 
     Args:
-        x: inputs (T, B, E); or int ids (T, B), which stand for one-hot rows, so that the product is a lookup of rows of the kernel.
         kernel: kernel W (E, gates * H).
-        mask: input dropout mask, as in `masked_matmul`.
-        compute_dtype: dtype of the product, as in `matmul`.
-
-    Returns:
-        array (T, B, gates * H).
+        x: inputs (T, B, E); or int ids (T, B), which stand for one-hot vectors. Their product with the kernel is computed as a lookup of
+            rows of the kernel.
+        mask: mask of input dropout, (B, E) or one per gate (gates, B, E), or None.
+        compute_dtype: dtype of the product, or None for the dtype of the arrays; see `matmul`.
 
     Raises:
-        InputError: if x is ids and `mask` is given.
+        InputError: if x contains ids and `mask` is not None.
     """
     if jnp.issubdtype(x.dtype, jnp.integer):
         require(mask is None, "input mask", "given with ids", "give x as one-hot rows to drop some of it")
@@ -87,9 +82,16 @@ def multiplied(
 def project(
     params: Any, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """Return x W + b for all steps, where W and b are the fields `kernel` and `bias` of `params`; see `Cell.project`.
+    """Return the projected input x W + b of all steps, (T, B, gates * H).
 
-    If `params` has no field `bias`, return x W. x may also be int ids (T, B), as in `multiplied`.
+    Args:
+        params: parameters of a cell. W is the field `kernel`, and b is the field `bias`, or 0 if there is no such field.
+        x: as in `multiplied`.
+        mask: as in `multiplied`.
+        compute_dtype: as in `multiplied`.
+
+    Raises:
+        InputError: if x contains ids and `mask` is not None.
     """
     z = multiplied(params.kernel, x, mask, compute_dtype)
     bias = getattr(params, "bias", None)
@@ -97,7 +99,7 @@ def project(
 
 
 def check_sizes(features: int, units: int) -> None:
-    """Check the numbers of features and units of a cell.
+    """Check that the numbers of input features and units of a cell are at least 1.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -107,5 +109,5 @@ def check_sizes(features: int, units: int) -> None:
 
 
 def zeros(batch: int, units: int, dtype=jnp.float32) -> jax.Array:
-    """Return an array of zeros (batch, units) for an initial state."""
+    """Return an array of zeros (batch, units), for the initial state of a cell."""
     return jnp.zeros((batch, units), dtype)

@@ -26,18 +26,20 @@ class SimpleRNNParams(NamedTuple):
 
 
 class HiddenState(NamedTuple):
-    """State of a cell whose only state is its output h (B, H)."""
+    """State of a cell such as a GRU or a simple RNN, whose whole state is its output h (B, H)."""
 
     h: jax.Array
 
 
 def bias(units: int, dtype=jnp.float32) -> jax.Array:
-    """Return the initial bias, zeros (units,)."""
+    """Return the initial bias of the simple recurrent network, zeros (units,)."""
     return jnp.zeros((units,), dtype)
 
 
 def init(key: Array, features: int, units: int, dtype=jnp.float32) -> SimpleRNNParams:
-    """Return initial parameters as in Keras: a glorot uniform kernel, an orthogonal recurrent kernel and a bias of zeros.
+    """Return the initial parameters of the simple recurrent network.
+
+    As in Keras, the kernel is glorot uniform, the recurrent kernel is orthogonal and the bias is zeros.
 
     Raises:
         InputError: if `features` or `units` is below 1.
@@ -52,14 +54,17 @@ def init(key: Array, features: int, units: int, dtype=jnp.float32) -> SimpleRNNP
 
 
 def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
-    """Return a state of zeros (B, H)."""
+    """Return the initial state of the simple recurrent network, zeros (B, H)."""
     return HiddenState(zeros(batch, units, dtype))
 
 
 def make_step(activation: Activation) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) with `activation` in place of tanh; see `Cell.step`.
+    """Return the function step(params, state, z, mask, compute_dtype) of the simple RNN, which returns the state after one step.
 
-    In the returned function z is (B, H), and `mask` is the mask of recurrent dropout, (B, H) or (1, B, H).
+    The class `Cell` describes the arguments of the returned function. Its z is (B, H), and its `mask` is (B, H) or (1, B, H).
+
+    Args:
+        activation: function to use in place of tanh.
     """
 
     def step(

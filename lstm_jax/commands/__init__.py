@@ -1,4 +1,7 @@
-"""Commands of the command line: frozen dataclasses whose fields are their flags. `COMMANDS` maps each name to its command."""
+"""Commands of the command line `lstm-jax`. Each command is a frozen dataclass whose fields are its flags.
+
+`COMMANDS` maps the name of each command to its class.
+"""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Code that commands share: starting JAX, training, loading a run, printing lines."""
+"""Functions and a base class that several commands share: they start JAX, train, load a run and print lines."""
 
 import json
 import sys
@@ -19,7 +19,11 @@ Positional = tyro.conf.Positional
 
 
 def start(devices: int = 0) -> None:
-    """Give JAX `devices` CPU devices (if 0, one per core) before it is first used, and enable its compilation cache."""
+    """Set the number of JAX's CPU devices and enable JAX's compilation cache. Call this function before JAX is first used.
+
+    Args:
+        devices: number of CPU devices. If it is 0, JAX gets one device per core.
+    """
     from lstm_jax.runtime.compilation_cache import keep_compiled
     from lstm_jax.runtime.sharding import use_cpu_cores
 
@@ -28,9 +32,12 @@ def start(devices: int = 0) -> None:
 
 
 def start_training(devices: int, model: RecurrentConfig) -> None:
-    """Do the same as `start`, but if `devices` is 0, choose the number of devices that suits the model.
+    """Set the number of JAX's CPU devices for the training of a model, and enable JAX's compilation cache.
 
-    If `devices` is 0 and JAX has made its devices already, they stay.
+    Args:
+        devices: number of CPU devices. If it is 0, the number that suits the model is chosen: one device if the model runs on the backend
+            `compiled`, else one device per core. Devices that JAX has already made are then kept.
+        model: config of the model.
     """
     from lstm_jax.recurrence import cpu_devices
     from lstm_jax.runtime.compilation_cache import keep_compiled
@@ -46,18 +53,23 @@ def start_training(devices: int, model: RecurrentConfig) -> None:
 
 
 def warn(notes: Iterable[str]) -> None:
-    """Print notes as warnings on standard error."""
+    """Print each note as a warning on standard error."""
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line unchanged: it is not wrapped, and its brackets are not read as markup."""
+    """Print a line on a rich console without wrapping it and without reading brackets in it as markup."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def load_run(task: str, folder: Path) -> Any:
-    """Load a run of the task named `task`, and print warnings about it."""
+    """Load a trained run from its folder, and print the warnings that loading gave.
+
+    Args:
+        task: name of the run's task: "sentiment", "generation" or "forecast".
+        folder: folder of the run.
+    """
     trained = import_module(f"lstm_jax.tasks.{task}").load(folder)
     warn(trained.notes)
     return trained
@@ -65,21 +77,21 @@ def load_run(task: str, folder: Path) -> Any:
 
 @dataclass(frozen=True)
 class Train(ABC):
-    """Base of the commands that train; each task adds the type of its config, a default folder and its report."""
+    """Base class of the commands that train a model. Each task has a subclass with the task's config, default folder and report."""
 
     config: Any
     run: Path
-    """Folder of the run, which holds its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
+    """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
     resume: bool = False
     """Continue the interrupted run in the folder of --run."""
     allow_other_machine: bool = False
-    """Resume even if devices, versions or compiled code have changed. The last bits of later numbers will then differ."""
+    """Resume even if devices, package versions or compiled code have changed. Later results may then differ in their last bits."""
     figures: bool = True
-    """Draw the figures at the end."""
+    """Draw figures of the training when it ends."""
 
     @abstractmethod
     def report(self, result: dict[str, Any]) -> Iterable[str]:
-        """Return the lines to print at the end; `result` is the content of result.json."""
+        """Return the lines to print after training. `result` is the content of the run's file result.json."""
 
     def __call__(self, console: Console) -> None:
         start_training(self.config.train.devices, self.config.model)

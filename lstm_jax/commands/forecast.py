@@ -1,4 +1,4 @@
-"""The commands `lstm-jax train forecast` and `lstm-jax forecast`."""
+"""The commands `lstm-jax train forecast` and `lstm-jax forecast`, which train a forecasting model and forecast with it."""
 
 import json
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from lstm_jax.config import ForecastConfig
 
 @dataclass(frozen=True)
 class TrainForecast(Train):
-    """Train an LSTM on a time series, to forecast its next entries with prediction intervals."""
+    """Train an LSTM to forecast the next entries of a time series with prediction intervals."""
 
     config: Flat[ForecastConfig] = field(default_factory=ForecastConfig)
     run: Path = Path("runs/forecast")
-    """Folder of the run, which holds its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
+    """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         metrics = ", ".join(f"{name} {result[f'test_{name}']:.4g}" for name in ("mae", "rmse", "coverage"))
@@ -29,14 +29,14 @@ class TrainForecast(Train):
 
 @dataclass(frozen=True)
 class Forecast(Checked):
-    """Print time, mean and interval of each entry that a run forecasts after the end of its series, or of another series."""
+    """Forecast the entries after the end of a series with a trained run, and print the time, mean and interval of each entry."""
 
     run: Path = Path("runs/forecast")
     """Folder of a trained run."""
     csv: Path | None = None
     """File of another series to forecast, with the same columns. By default, the series of the run is forecast."""
     level: Level = 0.9
-    """Level of the prediction intervals, between 0 and 1."""
+    """Probability with which a prediction interval should contain the true value, between 0 and 1."""
     json: bool = False
     """Print one JSON object per line."""
 

@@ -24,7 +24,7 @@ class TrainGeneration(Train):
 
     config: Flat[GenerationConfig] = field(default_factory=GenerationConfig)
     run: Path = Path("runs/generation")
-    """Folder of the run, which holds its config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures and checkpoints."""
+    """Folder in which the run stores its config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures, checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         if "validation_bits" in result:
@@ -39,28 +39,29 @@ class Generate(Checked):
     run: Path = Path("runs/generation")
     """Folder of a trained run."""
     prompt: str = ""
-    """Text to continue. If it is empty, the text begins from a zero state. Window mode reads only the last window of a longer prompt."""
+    """Text to continue. If it is empty, the text begins from a zero state. If it is longer than a window, the mode 'window' reads only
+    its last characters."""
     chars: Written = 400
     """Number of characters to draw. 0 prints the prompt alone."""
     temperature: Temperature = 1.0
-    """A value below 1 makes likely characters more frequent, a value above 1 less frequent. 0 always takes the likeliest character."""
+    """Sampling temperature. Below 1, likely characters become more frequent; above 1, less frequent. 0 always takes the likeliest one."""
     top_k: CountOrAll = 0
     """Draw only from the k likeliest characters. 0 draws from all characters."""
     top_p: float = 1.0
-    """Draw only from the likeliest characters that together reach this probability. 1 draws from all characters."""
+    """Draw only from the likeliest characters whose probabilities together reach this value. 1 draws from all characters."""
     samples: Count = 1
     """Number of texts to draw."""
     seed: DrawingSeed = 0
     """Seed of the draws; the same seed gives the same texts."""
     mode: Mode = "auto"
-    """'carried' takes one step per character with the state carried; 'window' reads a window from a zero state before each character;
-    'auto' uses the mode of training."""
+    """'carried' keeps the state and runs one step per character. 'window' starts from a zero state for each character and reads the window
+    of characters before it. 'auto' uses the mode in which the model was trained."""
     clean: bool = False
-    """Clean the prompt in the same way as the text of the run."""
+    """Clean the prompt in the same way as the training text was cleaned."""
     unknown: str = ""
     """Character that replaces characters outside the vocabulary. If empty, such characters raise an error."""
     json: bool = False
-    """Print each text as a JSON object on a line of its own."""
+    """Print each text as a JSON object on its own line."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -86,29 +87,29 @@ class Generate(Checked):
 
 @dataclass(frozen=True)
 class Score:
-    """Print the bits per character of a text, or of the run's own held-out text, under the model of a run."""
+    """Print the bits per character that a trained model needs for a text, by default for the held-out text of its run."""
 
     data: Positional[tuple[str, ...]] = ()
-    """Text files, folders, tables, or - for standard input. Without any text, the held-out text of the run is read."""
+    """Text files, folders, tables, or - for standard input. If no text is given, the held-out text of the run is read."""
     run: Path = Path("runs/generation")
     """Folder of a trained run."""
     text: str | None = None
-    """A text, given instead of files."""
+    """A text to read instead of files."""
     text_column: str = ""
-    """Column or key of the text in a table."""
+    """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, it is guessed."""
     mode: Mode = "auto"
-    """'carried' reads the text in one pass with the state carried; 'window' reads a window from a zero state before each character;
-    'auto' uses the mode of training."""
+    """'carried' keeps the state and reads the text in one pass. 'window' starts from a zero state for each character and reads the window
+    of characters before it. 'auto' uses the mode in which the model was trained."""
     clean: bool = False
-    """Clean the text in the same way as the text of the run."""
+    """Clean the text in the same way as the training text was cleaned."""
     unknown: str = ""
     """Character that replaces characters outside the vocabulary. If empty, such characters raise an error."""
     html: Path | None = None
-    """HTML page to write, which shows the text coloured by surprise."""
+    """HTML page to write, which colours each character of the text by its surprise, -log of its probability."""
     force: bool = False
     """Replace the file at --html, even if another program wrote it."""
     json: bool = False
-    """Print JSON."""
+    """Print the result as JSON."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -132,22 +133,22 @@ class Score:
 
 @dataclass(frozen=True)
 class Units(Checked):
-    """Write an HTML page that shows a text coloured by the most active hidden units of a run."""
+    """Write an HTML page that shows a text coloured by the activations of hidden units of a trained model."""
 
     data: Positional[tuple[str, ...]] = ()
-    """Text files, folders, tables, or - for standard input. Without any text, the held-out text of the run is read."""
+    """Text files, folders, tables, or - for standard input. If no text is given, the held-out text of the run is read."""
     run: Path = Path("runs/generation")
     """Folder of a trained run."""
     text: str | None = None
-    """A text, given instead of files."""
+    """A text to read instead of files."""
     text_column: str = ""
-    """Column or key of the text in a table."""
+    """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, it is guessed."""
     clean: bool = False
-    """Clean the text in the same way as the text of the run."""
+    """Clean the text in the same way as the training text was cleaned."""
     unknown: str = ""
     """Character that replaces characters outside the vocabulary. If empty, such characters raise an error."""
     count: UnitCount = 12
-    """Number of hidden units to show."""
+    """Number of hidden units to show. The most active units are shown."""
     chars: CharactersOrAll = 3000
     """Number of characters to show, from the beginning of the text. 0 shows all characters."""
     out: Path = Path("units.html")

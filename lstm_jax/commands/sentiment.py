@@ -25,7 +25,7 @@ class TrainSentiment(Train):
 
     config: Flat[SentimentConfig] = field(default_factory=SentimentConfig)
     run: Path = Path("runs/sentiment")
-    """Folder of the run, which holds its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
+    """Folder in which the run stores its config, environment, metrics.jsonl, TensorBoard events, figures and checkpoints."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         for part in ("test", "validation"):
@@ -38,14 +38,14 @@ class TrainSentiment(Train):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Print loss, accuracy, AUC, confusion matrix and calibration of a run."""
+    """Print loss, accuracy, AUC, confusion matrix and calibration of a trained sentiment model."""
 
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
     split: Literal["test", "validation", "train"] = "test"
     """Split of the run's reviews on which the metrics are computed."""
     json: bool = False
-    """Print JSON."""
+    """Print the metrics as JSON."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -66,14 +66,14 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Print the probability that each review is positive, one per line; reviews come from --text, --file or standard input."""
+    """Print for each review from --text, --file or standard input the probability that it is positive, one per line."""
 
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
     text: tuple[str, ...] = ()
     """Reviews to classify."""
     file: Path | None = None
-    """A file with one review per line."""
+    """File that contains one review per line."""
     json: bool = False
     """Print one JSON object per line, with the probability and the text of the review."""
 
@@ -94,18 +94,18 @@ class Predict:
 
 @dataclass(frozen=True)
 class Neighbours(Checked):
-    """Print the words nearest to a word in the learned embedding."""
+    """Print the words whose learned vectors are nearest to the vector of a given word."""
 
     words: Positional[tuple[str, ...]]
     """Words whose neighbours are printed."""
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
     count: Count = 10
-    """Number of neighbours of each word."""
+    """Number of neighbours to print for each word."""
     metric: Literal["cosine", "euclidean"] = "cosine"
-    """Cosine similarity or Euclidean distance between word vectors."""
+    """Measure of nearness: cosine similarity or Euclidean distance of word vectors."""
     min_reviews: CountOrNone = 100
-    """Leave out words in fewer training reviews than this number, since their vectors have hardly moved from their initial values."""
+    """Leave out words that occur in fewer training reviews than this number. Training has hardly changed the vectors of such words."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -119,7 +119,7 @@ class Neighbours(Checked):
 
 @dataclass(frozen=True)
 class PlotEmbedding(Checked):
-    """Draw the learned word vectors in two dimensions, coloured by the share of positive reviews."""
+    """Draw the learned word vectors in two dimensions, coloured by how often the reviews that contain the word are positive."""
 
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
@@ -142,14 +142,14 @@ class PlotEmbedding(Checked):
 
 @dataclass(frozen=True)
 class ExportEmbedding:
-    """Write the learned embedding in the text format of word2vec, or for the projector of TensorBoard."""
+    """Write the learned word vectors to files in the text format of word2vec or for TensorBoard's embedding projector."""
 
     out: Positional[Path]
-    """File to write if the format is word2vec, or folder to write if it is projector."""
+    """File to write if the format is word2vec, or folder to write to if the format is projector."""
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
     format: Literal["word2vec", "projector"] = "word2vec"
-    """Format to write."""
+    """Format of the files: word2vec's text format, or two files for TensorBoard's embedding projector."""
     force: bool = False
     """Replace existing files, even if another program wrote them."""
 

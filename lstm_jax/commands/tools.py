@@ -1,4 +1,4 @@
-"""The commands `lstm-jax demo`, `data prepare`, `run accept` and `backends`."""
+"""The commands `lstm-jax demo`, `lstm-jax data prepare`, `lstm-jax run accept` and `lstm-jax backends`."""
 
 import json
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from lstm_jax.config import DataConfig
 
 @dataclass(frozen=True)
 class PrepareData:
-    """Read, tokenise and cache reviews; with --tfds, also build them as a data set of TensorFlow Datasets."""
+    """Read, tokenise and cache reviews. With --tfds, also build a data set of TensorFlow Datasets from them."""
 
     config: Flat[DataConfig] = field(default_factory=DataConfig)
     tfds: bool = False
@@ -28,7 +28,7 @@ class PrepareData:
 
 @dataclass(frozen=True)
 class AcceptRun:
-    """Accept the files of a run as they are now, for example a config that was changed on purpose."""
+    """Accept changes to the files of a run, for example to an edited config, so that the run can be loaded again."""
 
     run: Path
     """Folder of a run."""
@@ -44,14 +44,14 @@ class AcceptRun:
 
 @dataclass(frozen=True)
 class Backends:
-    """Print the recurrence backends, what each can do, and whether it is available here."""
+    """Print the capabilities of each recurrence backend, and whether the backend is available on this machine."""
 
     json: bool = False
     """Print one JSON object per line."""
     build: bool = False
-    """First compile the backend `compiled` for exactly this CPU, which takes about twenty seconds; the result is kept in the user's cache
-    and used in place of the one that was installed. This needs a C++ compiler: CXX, c++, g++, clang++, or the one that the extra `native`
-    installs."""
+    """First compile the backend `compiled` for exactly this CPU and store it in the user's cache folder, where it is used in place of the
+    one that was installed. This takes about twenty seconds and needs a C++ compiler: the command in $CXX, c++, g++, clang++, or the one
+    that the optional dependencies `native` install."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -79,7 +79,7 @@ class Demo(Checked):
     """Train a sentiment model and a character model without any download, in about two minutes, and print what they predict."""
 
     run: Path = Path("runs/demo")
-    """Folder of the two runs; the files of an earlier demo in this folder are replaced."""
+    """Folder in which the two runs are stored. The files of an earlier demo in this folder are replaced."""
     seed: Seed = 0
     """Seed of the synthetic reviews, the initial weights and the drawn texts."""
 

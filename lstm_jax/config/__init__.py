@@ -1,6 +1,6 @@
-"""Configs of a run: frozen dataclasses, which do not import JAX, so that `lstm-jax --help` answers at once.
+"""Configs of training runs, as frozen dataclasses. This package does not import JAX, so that `lstm-jax --help` answers at once.
 
-The docstring of a field is the help line of the flag with the same name. Values that are derived from fields are properties.
+The docstring of a field is the help line of the flag with the same name.
 """
 
 from lstm_jax.config.files import CONFIGS, read_config, to_json, with_task

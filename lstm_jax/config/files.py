@@ -1,8 +1,4 @@
-"""Configs as JSON files.
-
-The few lines of `read_config` decode the JSON without a library such as cattrs, which would add a dependency and a second set of error
-texts; the dataclasses already check their own fields.
-"""
+"""Reading and writing of configs as JSON."""
 
 import dataclasses
 import json
@@ -17,18 +13,22 @@ from lstm_jax.config.shared import RunConfig
 from lstm_jax.errors import InputError, require
 
 CONFIGS: dict[str, type[RunConfig]] = {kind.task: kind for kind in (SentimentConfig, GenerationConfig, ForecastConfig)}
-"""Table of the tasks, from the name of a task to the class of its config."""
+"""Dict from the name of a task to the class of its config."""
 C = TypeVar("C", bound=RunConfig)
 _REMEDY = "name the folder of a finished or interrupted run"
 
 
 def to_json(config: RunConfig) -> str:
-    """Return the whole config and the name of its task as indented JSON."""
+    """Return a config, together with the name of its task, as indented JSON."""
     return json.dumps({"task": config.task} | dataclasses.asdict(config), indent=2) + "\n"
 
 
 def with_task(raw: Any) -> Any:
-    """Return a config read from JSON, with the name of its task added if an older version did not write the name."""
+    """Return a parsed JSON config with the name of its task under the key "task".
+
+    Older versions of the library wrote configs without this key. The task is then inferred from the other keys. Any other value is returned
+    unchanged.
+    """
     if not isinstance(raw, dict) or "task" in raw:
         return raw
     series = isinstance(raw.get("data"), dict) and "horizon" in raw["data"]
@@ -37,14 +37,15 @@ def with_task(raw: Any) -> Any:
 
 
 def read_config(path: Path, kind: type[C]) -> C:
-    """Read a config from a file with the JSON that `to_json` returns.
+    """Read a config from a JSON file that was written with `to_json`, and return it.
 
     Args:
-        path: the file.
-        kind: class of the config.
+        path: path of the file.
+        kind: expected class of the config.
 
     Raises:
-        InputError: if the file is absent, is not JSON, belongs to a run of another task, or has fields that this version does not have.
+        InputError: if the file does not exist or is not JSON, if its config has another class than `kind`, or if its fields are not those
+            of this class or hold invalid values.
     """
     raw = with_task(_read_json(path))
     task = raw["task"]
@@ -66,5 +67,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _part(kind: Any, fields: dict[str, Any]) -> Any:
-    """Return one section of a config (data, model, train or sample); JSON lists become tuples, as in the dataclasses."""
+    """Return one section of a config, such as its data or model section, as a dataclass.
+
+    Args:
+        kind: class of the section.
+        fields: fields of the section, parsed from JSON. Lists are converted to tuples.
+    """
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})

@@ -1,4 +1,4 @@
-"""Config of forecasting runs: series, model and training."""
+"""Config of a forecasting run, with sections for the series, the model and the training."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -10,26 +10,26 @@ from lstm_jax.errors import require
 
 @dataclass(frozen=True)
 class SeriesConfig:
-    """Source, windows and splits of the series."""
+    """Config of the time series: its source, its windows and its splits."""
 
     csv: str = ""
-    """A .csv or .jsonl file with a column of times and a column of values. Rows without a value are left out."""
+    """A .csv or .jsonl file that contains a column of times and a column of values. Rows without a value are left out."""
     time: str = "time"
-    """Column of the times, which are increasing numbers or ISO dates."""
+    """Name of the column of times. The times must be increasing numbers or ISO dates."""
     value: str = "value"
-    """Column of the values."""
+    """Name of the column of values."""
     context: Entries = 48
-    """Number of entries that the model reads."""
+    """Number of consecutive entries that the model reads to make a forecast."""
     horizon: Entries = 12
-    """Number of entries that the model forecasts."""
+    """Number of entries after the context that the model forecasts."""
     gaps: bool = True
-    """Give the network the time since the previous entry, and the time from the last entry read to each entry to forecast."""
+    """Give the network the time between each entry and the one before it, and the time from the last entry read to each forecast entry."""
     level: bool = True
-    """Give the network the values themselves, in addition to their differences from the last value read."""
+    """Give the network the values themselves in addition to their differences from the last value that it reads."""
     validation: Part = 0.15
-    """Share of the series in the validation split, which selects the best epoch and lies before the test split."""
+    """Share of the series that forms the validation split. It lies before the test split and selects the best epoch."""
     test: Part = 0.15
-    """Share of the series in the test split, which lies at the end and gives the final metrics."""
+    """Share of the series that forms the test split. It lies at the end of the series and gives the final metrics."""
 
     def __post_init__(self):
         check_fields(self)
@@ -38,7 +38,7 @@ class SeriesConfig:
 
 @dataclass(frozen=True)
 class ForecastModelConfig(RecurrentConfig):
-    """LSTM -> mean and standard deviation of each entry to forecast."""
+    """Config of the forecasting model: an LSTM, then a layer that gives the mean and standard deviation of each forecast entry."""
 
     units: Count = 32
     """Number of units of each recurrent layer."""
@@ -46,7 +46,7 @@ class ForecastModelConfig(RecurrentConfig):
 
 @dataclass(frozen=True)
 class ForecastConfig(RunConfig):
-    """Series, model and training of one run of the forecasting task."""
+    """Config of one run of the forecasting task: its series, model and training."""
 
     task: ClassVar[str] = "forecast"
     commands: ClassVar[str] = "forecast"

@@ -1,4 +1,4 @@
-"""Config of text-generation runs: text, model, training and samples."""
+"""Config of a text-generation run, with sections for the text, the model, the training and the sampled texts."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -10,12 +10,12 @@ from lstm_jax.errors import require
 
 @dataclass(frozen=True)
 class GenerationModelConfig(RecurrentConfig):
-    """One-hot characters or an embedding -> LSTM -> softmax over the characters."""
+    """Config of the character model: one-hot characters or an embedding, then LSTM layers, then a softmax over the characters."""
 
     embed: Features = 0
-    """Number of features of an embedding of the characters. 0 uses one-hot characters."""
+    """Number of features of the embedding of the characters. 0 means one-hot characters without an embedding."""
     tied: bool = False
-    """Use the embedding table also as the kernel of the output layer. This needs embed = units."""
+    """Use the transposed embedding table as the kernel of the output layer. This needs embed = units."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -26,28 +26,30 @@ class GenerationModelConfig(RecurrentConfig):
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Source, cleaning and windows of the text."""
+    """Config of the text: its source, its cleaning and its windows."""
 
     data: tuple[str, ...] = ()
-    """One or several text files, folders, .csv, .json or .jsonl files, or - for standard input. By default, Python's documentation."""
+    """Text files, folders, .csv, .json or .jsonl files, or - for standard input. By default, the documentation of Python is read."""
     text_column: str = ""
-    """Column or key of the text in a table. If empty, the only candidate is used."""
+    """Column or key that contains the text in a .csv, .json or .jsonl file. If empty, it is guessed."""
     clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"
-    """'source' keeps only English letters, in lower case, and . , ' ! ; ? as the Keras example lstm_text_generation does; 'source-cased'
-    keeps both cases; 'lower' only changes to lower case; 'none' and 'exact' change nothing. All but 'exact' use Unix line endings."""
+    """'source' replaces all characters except English letters and . , ' ! ; ? by spaces and uses lower case, as the Keras example
+    lstm_text_generation does. 'source-cased' does the same but keeps upper case. 'lower' only changes letters to lower case. 'none' and
+    'exact' keep all characters. All except 'exact' change line endings to those of Unix."""
     unit: Literal["character", "byte"] = "character"
-    """Token of the model: a Unicode character, or a byte of any encoding."""
+    """Token of the model: a Unicode character, or a byte, with which the text may have any encoding."""
     regime: Literal["windows", "stream"] = "windows"
-    """'windows' predicts the character after each window from a zero state, as the Keras example lstm_text_generation does. 'stream'
-    predicts every next character and carries the state from batch to batch (truncated back-propagation through time)."""
+    """'windows' reads each window from a zero state and predicts the character after it, as the Keras example lstm_text_generation does.
+    'stream' predicts every character and carries the state from batch to batch (truncated back-propagation through time)."""
     length: Characters = 40
-    """Number of characters in a window, or number of steps of truncated back-propagation in a stream."""
+    """Number of characters in a window. In a stream, number of steps of truncated back-propagation."""
     step: Characters = 5
     """Number of characters from the start of one window to the start of the next."""
     validation: Share = 0.1
     """Share of the text, at its end, that is held out for validation. 0 holds out nothing."""
     unseen: Literal["include", "error", "drop"] = "include"
-    """Characters that occur only in the held-out text are included in the vocabulary, raise an error, or are dropped."""
+    """What happens to characters that occur only in the held-out text: 'include' adds them to the vocabulary, 'error' raises an error,
+    'drop' removes them from the held-out text."""
 
     def __post_init__(self):
         check_fields(self)
@@ -55,14 +57,14 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Texts drawn after each epoch."""
+    """Config of the texts that are sampled from the model after each epoch."""
 
     sample_chars: Drawn = 400
-    """Number of characters of each text that is drawn after an epoch. 0 draws no texts."""
+    """Number of characters to sample for each text. 0 samples no texts."""
     sample_prompt: CharactersOrNone = 40
-    """Number of characters of the prompt, which is a random excerpt of the training text."""
+    """Number of characters of the prompt that each text continues. The prompt is a random excerpt of the training text."""
     sample_temperatures: tuple[Temperature, ...] = (0.5, 1.0)
-    """Temperatures; one text is drawn at each of them. 0 always takes the likeliest character."""
+    """Sampling temperatures. One text is sampled at each temperature. Temperature 0 always takes the likeliest character."""
 
     def __post_init__(self):
         check_fields(self)
@@ -70,7 +72,7 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class GenerationConfig(RunConfig):
-    """Text, model, training and samples of one run of the text-generation task."""
+    """Config of one run of the text-generation task: its text, model, training and sampled texts."""
 
     task: ClassVar[str] = "generation"
     commands: ClassVar[str] = "generate or score"

@@ -1,4 +1,4 @@
-"""Config of sentiment runs: reviews, model and training."""
+"""Config of a sentiment run, with sections for the reviews, the model and the training."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -9,21 +9,22 @@ from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, chec
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Source, vocabulary and padding of the reviews."""
+    """Config of the reviews: their source, their vocabulary and their padding."""
 
     data: str = ""
     """Source of the reviews: aclImdb_v1.tar.gz, a folder aclImdb/, a folder or file of .jsonl[.xz], imdb.npz, a .csv, or 'tfds'. If empty,
     the source is $LSTM_JAX_DATA/imdb."""
     test_data: str = ""
-    """A second .csv or .jsonl file with the test split, if the source has no splits."""
+    """A second .csv or .jsonl file that contains the test split. Give it if the source is a single file without splits."""
     text_column: str = "text"
-    """Column or key of the text in a CSV or JSON-lines file."""
+    """Column or key that contains the text of a review in a .csv or .jsonl file."""
     label_column: str = "label"
-    """Column or key of the label (0 or 1) in a CSV or JSON-lines file."""
+    """Column or key that contains the label (0 or 1) in a .csv or .jsonl file."""
     vocabulary: Literal["keras", "frequency"] = "keras"
-    """'keras' uses the word index of Keras, with its ids and its order of reviews; 'frequency' is built from the training reviews."""
+    """'keras' uses the word ids of Keras' data set imdb and its order of reviews. 'frequency' numbers the words of the training reviews by
+    their frequency."""
     num_words: Words = 20_000
-    """Size of the vocabulary. Ids of this size or above become 2 (out of vocabulary)."""
+    """Size of the vocabulary. Words whose id would be this number or larger get id 2 (out of vocabulary)."""
     maxlen: Steps = 80
     """Number of ids (steps) to which each review is padded or cut."""
     padding: Literal["pre", "post"] = "pre"
@@ -41,30 +42,30 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class SentimentModelConfig(RecurrentConfig):
-    """Embedding -> LSTM -> Dense(1, sigmoid)."""
+    """Config of the sentiment model: an embedding, then recurrent layers, then a dense layer with one sigmoid output."""
 
     dropout: Share = 0.2
-    """Share of the input features of each recurrent layer that is dropped, the same features at every step."""
+    """Dropout rate of the input features of each recurrent layer. The same features are dropped at every step."""
     recurrent_dropout: Share = 0.2
-    """Share of the units of the recurrent state that is dropped, the same units at every step."""
+    """Dropout rate of the units of the recurrent state. The same units are dropped at every step."""
     embed: Count = 128
     """Number of features of the embedding."""
     bidirectional: bool = False
     """Read the input of each recurrent layer in both directions."""
     merge: Literal["concat", "sum", "ave", "mul"] = "concat"
-    """Combination of the outputs of the two directions."""
+    """How a bidirectional layer combines the outputs of its two directions: concatenation, sum, average or product."""
     pooling: Literal["last", "mean", "max", "mean+max"] = "last"
-    """Input of the output layer: the last output of the last recurrent layer, or the mean, the maximum or both over its outputs at all ids
-    but padding (id 0)."""
+    """What the output layer reads: the last output of the last recurrent layer, or the mean, the maximum or both of its outputs over all
+    steps that are not padding (id 0)."""
     word_dropout: Share = 0.0
-    """Share of the words whose vectors are set to zero in training. The words are drawn anew for each batch."""
+    """Dropout rate of words: the share of the words whose vectors are set to zero in training. The words are drawn anew for each batch."""
     mask_zero: bool = False
-    """Skip padding (id 0). The Keras example imdb_lstm does not skip padding but reads it as a word."""
+    """Skip padding (id 0). By default padding is read like a word, as in the Keras example imdb_lstm."""
 
 
 @dataclass(frozen=True)
 class SentimentConfig(RunConfig):
-    """Reviews, model and training of one run of the sentiment task."""
+    """Config of one run of the sentiment task: its reviews, model and training."""
 
     task: ClassVar[str] = "sentiment"
     commands: ClassVar[str] = "predict or evaluate"

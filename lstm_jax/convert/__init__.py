@@ -1,18 +1,20 @@
-"""Conversion of weights between our layout and the layouts of Keras, PyTorch and Flax, none of which is imported.
+"""Conversion of weights between lstm_jax and Keras, PyTorch and Flax. None of these libraries is imported.
 
-In our layout the columns of a kernel belong to the gates i, f, g, o, in this order. V is the size of the vocabulary, E the number of
-features of the input, H the number of units:
+The layout of weights in lstm_jax consists of dicts of NumPy arrays. V is the size of the vocabulary, E the number of input features and H
+the number of units. The columns of a kernel belong to the gates i, f, g, o, in this order.
 
-- An LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`. For a GRU or a simple RNN see `cell_from_keras`.
+- An LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`. For a GRU or a simple RNN see `lstm_jax.convert.cells`.
 - A layer is an LSTM or, if it is bidirectional, `{"forward": LSTM, "backward": LSTM}`.
 - An embedding is `{"embedding": (V, E)}`, and a dense layer is `{"kernel": (in, out), "bias": (out,)}`.
 - A sentiment model is one flat dict with the keys `embedding/embedding`, `recurrent/0/kernel`, `recurrent/0/recurrent_kernel`,
-  `recurrent/0/bias`, the same for `recurrent/1/` and further layers, `head/kernel` and `head/bias`. A bidirectional layer has the keys
-  `recurrent/0/forward/kernel` and so on.
-- A character model is such a dict too, but its head has V outputs and its layers have one direction. If `embedding/embedding` is absent,
-  the input is one-hot. If `head/kernel` is absent, the weights are tied: the embedding table is also the transposed kernel of the head.
+  `recurrent/0/bias`, the same keys with `recurrent/1/` for the second layer and so on, `head/kernel` and `head/bias`. A bidirectional layer
+  has the keys `recurrent/0/forward/kernel`, `recurrent/0/backward/kernel` and so on. The head is the dense output layer.
+- A character model is also one flat dict with these keys. Its head has V outputs, and its layers are not bidirectional. If
+  `embedding/embedding` is absent, the input is one-hot. If `head/kernel` is absent, the weights are tied: the kernel of the head is the
+  transposed embedding table.
 
-Each returned array is a copy, and has the dtype of the input. Each function raises `InputError` if its input does not fit this layout.
+Each returned array is a copy and has the dtype of the input. Each function raises `InputError` if its input does not have the described
+layout.
 """
 
 from lstm_jax.convert.cells import cell_from_keras, cell_from_torch, cell_to_keras, cell_to_torch

@@ -1,4 +1,7 @@
-"""Functions that check weights in our layout, build a model from its parts, and split it. `lstm_jax.convert` describes the layout."""
+"""Checks of weights in the layout of lstm_jax, and functions that join the parts of a model to a flat dict and split it again.
+
+The docstring of the package `lstm_jax.convert` describes the layout.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +13,7 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.shapes import GATES
 
 Arrays = dict[str, np.ndarray]
-Layer = dict[str, Any]  # the arrays of one LSTM, or {"forward": Arrays, "backward": Arrays}
+Layer = dict[str, Any]  # {"kernel": ..., "recurrent_kernel": ..., "bias": ...}, or {"forward": Arrays, "backward": Arrays}
 
 Kind = Literal["sentiment model", "character model"]  # also the name of the model in error messages
 SENTIMENT: Kind = "sentiment model"  # it has an embedding and one output
@@ -22,14 +25,14 @@ RECURRENT_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(ke
 
 
 def to_numpy(name: str, value: object) -> np.ndarray:
-    """Return an array of floats as a contiguous NumPy copy in native byte order and the precision of the input.
+    """Return a copy of an array of floats as a contiguous NumPy array of the same precision, in native byte order.
 
     Args:
         name: name of the array in error messages.
-        value: anything that `np.asarray` takes, or a PyTorch tensor on any device.
+        value: an array, a nested list of floats, or a PyTorch tensor on any device.
 
     Raises:
-        InputError: if `value` cannot be converted to a NumPy array, or does not hold floats.
+        InputError: if `value` cannot be converted to a NumPy array, or its entries are not floats.
     """
     try:
         # NumPy cannot read a tensor that requires a gradient or is on a GPU, so every tensor is first detached and moved to the CPU.
@@ -42,15 +45,15 @@ def to_numpy(name: str, value: object) -> np.ndarray:
 
 
 def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
-    """Return `to_numpy(name, value)` after checking its shape.
+    """Return a copy of an array of floats as a NumPy array, after checking its shape.
 
     Args:
         name: name of the array in error messages.
-        value: as in `to_numpy`.
-        expected: the expected size of each axis. A string stands for any size of at least 1 and names it in error messages.
+        value: an array, a nested list of floats, or a PyTorch tensor on any device.
+        expected: the expected size of each axis. A string such as "E" allows any size of at least 1 and names the size in error messages.
 
     Raises:
-        InputError: if `to_numpy` refuses `value`, or if its shape differs from `expected`.
+        InputError: if `value` is not an array of floats, or its shape differs from `expected`.
     """
     array = to_numpy(name, value)
     fits = array.ndim == len(expected) and all(
@@ -62,13 +65,16 @@ def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
 
 
 def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, where: str = "") -> Arrays:
-    """Return an LSTM in our layout from its arrays, after checking their shapes.
+    """Return a dict of copies of the three arrays of an LSTM, after checking their shapes.
 
     Args:
-        kernel: (E, 4H) input kernel.
-        recurrent_kernel: (H, 4H) recurrent kernel.
-        bias: (4H,) bias, or None for zeros.
+        kernel: input kernel (E, 4H).
+        recurrent_kernel: recurrent kernel (H, 4H).
+        bias: bias (4H,), or None for zeros.
         where: prefix of the names of the arrays in error messages.
+
+    Returns:
+        a dict with the keys "kernel", "recurrent_kernel" and "bias".
 
     Raises:
         InputError: if an argument is not an array of floats, or the shapes are not those of an LSTM.
@@ -83,48 +89,48 @@ def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, w
 
 
 def check_keys(subject: str, mapping: Mapping[str, Any], expected: Sequence[str]) -> None:
-    """Check that a mapping has exactly the expected keys.
+    """Check that a dict has exactly the expected keys.
 
     Args:
-        subject: name of the mapping in error messages.
-        mapping: the mapping.
-        expected: the keys.
+        subject: name of the dict in error messages.
+        mapping: the dict.
+        expected: the expected keys.
 
     Raises:
-        InputError: if a key is missing, or if there are others.
+        InputError: if an expected key is missing, or the dict has a key that is not expected.
     """
     remedy = f"expected exactly {', '.join(expected)}"
     require(set(mapping) == set(expected), subject, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
 
 
 def check_lstm(params: Mapping[str, Any], where: str = "") -> Arrays:
-    """Return a copy of an LSTM in our layout, after checking its keys and shapes.
+    """Return a copy of the weights of an LSTM, after checking their keys and shapes.
 
     Args:
-        params: the LSTM.
+        params: the weights, {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
         where: prefix of the names of the arrays in error messages.
 
     Raises:
-        InputError: if the keys or shapes are not those of an LSTM in our layout.
+        InputError: if the keys or shapes are not those of an LSTM.
     """
     check_keys(f"{where}LSTM", params, LSTM_NAMES)
     return lstm_arrays(params["kernel"], params["recurrent_kernel"], params["bias"], where)
 
 
 def is_bidirectional(layer: Mapping[str, Any]) -> bool:
-    """Return whether a layer is bidirectional, that is, has a key "forward" or "backward"."""
+    """Return whether a dict of weights is that of a bidirectional layer, which has a key "forward" or "backward"."""
     return any(direction in layer for direction in DIRECTIONS)
 
 
 def check_layer(layer: Mapping[str, Any], where: str = "") -> Layer:
-    """Return a copy of a layer in our layout, one LSTM or two directions, after checking its keys and shapes.
+    """Return a copy of the weights of a unidirectional or bidirectional LSTM layer, after checking their keys and shapes.
 
     Args:
-        layer: the layer. Both directions of a bidirectional layer must have the same E and the same H.
+        layer: the weights of one LSTM, or {"forward": LSTM, "backward": LSTM}, where both LSTMs have the same shapes.
         where: prefix of the names of the arrays in error messages.
 
     Raises:
-        InputError: if the keys or shapes are not those of a layer in our layout.
+        InputError: if the keys or shapes are not those of such a layer.
     """
     if not is_bidirectional(layer):
         return check_lstm(layer, where)
@@ -136,7 +142,10 @@ def check_layer(layer: Mapping[str, Any], where: str = "") -> Layer:
 
 
 def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the numbers of input and output features of a checked layer: (E, H), or (E, 2H) if the layer is bidirectional."""
+    """Return the number of input features and the number of output features of an LSTM layer.
+
+    For E input features and H units the result is (E, H), or (E, 2H) if the layer is bidirectional. `layer` is a result of `check_layer`.
+    """
     if is_bidirectional(layer):
         taken, units = widths(layer["forward"])
         return taken, 2 * units
@@ -144,10 +153,12 @@ def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/") -> list[Layer]:
-    """Return copies of stacked layers, after checking that each takes as many features as the layer below it gives.
+    """Return copies of the weights of stacked LSTM layers, after checking each layer and that the layers fit together.
+
+    Two layers fit if the upper one has as many input features as the lower one has output features.
 
     Args:
-        layers: the layers, lowest first.
+        layers: weights of the layers, lowest layer first.
         where: prefix of the names of the arrays in error messages.
 
     Raises:
@@ -164,17 +175,18 @@ def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/") 
 def check_model(
     embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind
 ) -> tuple[Arrays | None, list[Layer], Arrays]:
-    """Return copies of the embedding, the layers and the head of a model, after checking that they fit together.
+    """Return copies of the weights of a model's embedding, recurrent layers and head, after checking that they fit together.
 
     Args:
         embedding: {"embedding": (V, E)}, or None for a character model whose input is one-hot.
-        layers: the layers, lowest first. The layers of a character model must have one direction.
-        head: {"kernel": (H or 2H, 1), "bias": (1,)} for a sentiment model, or {"kernel": (H, V), "bias": (V,)} for a character model. The
-            kernel may be absent if the weights are tied; the returned head then has the transposed embedding table as its kernel.
+        layers: weights of the recurrent layers, lowest layer first. The layers of a character model must not be bidirectional.
+        head: weights of the dense output layer: {"kernel": (H or 2H, 1), "bias": (1,)} for a sentiment model, or {"kernel": (H, V), "bias":
+            (V,)} for a character model. If the kernel is absent, the weights are tied, and the returned kernel is the transposed embedding
+            table.
         kind: whether the model is a sentiment model or a character model.
 
     Raises:
-        InputError: if a shape is wrong, or the parts do not fit each other or the kind of the model.
+        InputError: if a shape is wrong, the parts do not fit each other, or they are not those of a model of this kind.
     """
     table = None if embedding is None else shaped("embedding/embedding", embedding["embedding"], "V", "E")
     stack = check_stack(layers)
@@ -203,7 +215,10 @@ def check_model(
 
 
 def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind) -> Arrays:
-    """Return the flat dict of a model from its embedding, layers and head. The arguments and checks are those of `check_model`."""
+    """Return a model as one flat dict from the weights of its embedding, its recurrent layers and its head.
+
+    The arguments, the checks and the errors are those of `check_model`. The keys of the dict are paths such as "recurrent/0/kernel".
+    """
     table, stack, dense = check_model(embedding, layers, head, kind)
     model = {} if table is None else {"embedding/embedding": table["embedding"]}
     for number, layer in enumerate(stack):
@@ -213,14 +228,16 @@ def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str
 
 
 def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, list[Layer], Arrays]:
-    """Return the embedding, the layers and the head of a model from its flat dict; the inverse of `join_model`.
+    """Split a model, given as one flat dict, into the weights of its embedding, its recurrent layers and its head.
+
+    This function is the inverse of `join_model`.
 
     Args:
-        params: the flat dict.
+        params: the flat dict, whose keys are paths such as "recurrent/0/kernel".
         kind: whether the model is a sentiment model or a character model.
 
     Raises:
-        InputError: if a key is unknown or missing, or if `check_model` refuses the parts.
+        InputError: if a key is unknown or missing, or if `check_model` rejects the parts.
     """
     ends = ("embedding/embedding", "head/kernel", "head/bias")
     found: dict[int, Layer] = {}

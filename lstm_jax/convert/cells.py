@@ -1,9 +1,12 @@
-"""Conversion of GRU and simple RNN layers between our layout, `get_weights()` of Keras, and state dicts of PyTorch.
+"""Conversion of the weights of GRU and simple RNN layers between lstm_jax, Keras and PyTorch.
 
-The layouts are those of `build` in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15) and of torch/nn/modules/rnn.py. In our layout
-the arrays have the names of the fields of the cell's parameters in `lstm_jax.cells`, and the gates of a GRU have the order u, r, n. Keras'
-GRU has the same order (it calls u "z"), and has both biases in one array (2, 3H). PyTorch has the gates in rows, in the order r, u, n. Its
-GRU and its simple RNN have two biases each; our simple RNN has their sum. E is the number of features of the input, H the number of units.
+In lstm_jax the weights are a dict of arrays. A GRU has kernel (E, 3H), recurrent_kernel (H, 3H), bias (3H,) and, unless its reset gate is
+applied before the product, recurrent_bias (3H,). A simple RNN has kernel (E, H), recurrent_kernel (H, H) and bias (H,). The gates of a GRU
+have the order u, r, n (update, reset, new). E is the number of input features and H the number of units.
+
+A Keras GRU has the same order of gates, calls u "z", and has both biases in one array (2, 3H). The weights of a PyTorch GRU are transposed,
+and its gates have the order r, u, n. A simple RNN of PyTorch has two biases, whose sum is the bias in lstm_jax. The layouts are those of
+`build` in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15) and of torch/nn/modules/rnn.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,15 +37,18 @@ def _checked(cell: str, params: Mapping[str, Any]) -> Arrays:
 
 
 def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
-    """Return the weights of a Keras GRU or SimpleRNN layer in our layout.
+    """Convert the weights of a Keras GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses.
 
     Args:
-        cell: the kind of cell: "gru", "gru_reset_before" or "simple_rnn".
-        weights: `get_weights()` of the layer: kernel (E, 3H), recurrent kernel (H, 3H) and, if the layer has one, bias: (2, 3H) for "gru",
-            (3H,) for "gru_reset_before". For "simple_rnn" each 3H is H. A missing bias becomes zeros.
+        cell: "gru" for a Keras GRU, "gru_reset_before" for a Keras GRU with `reset_after=False`, or "simple_rnn".
+        weights: `get_weights()` of the layer. A GRU has the kernel (E, 3H), the recurrent kernel (H, 3H) and the bias, which is (2, 3H) for
+            "gru" and (3H,) for "gru_reset_before". A simple RNN has (E, H), (H, H) and (H,). The bias may be absent and then becomes zeros.
+
+    Returns:
+        a dict with the keys "kernel", "recurrent_kernel", "bias" and, for "gru", "recurrent_bias".
 
     Raises:
-        InputError: if `cell` is none of the three, the number of arrays is not 2 or 3, or a shape is not that of the cell.
+        InputError: if `cell` is none of the three names, the number of arrays is not 2 or 3, or a shape is not that of the cell.
     """
     require(len(weights) in (2, 3), f"{cell} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
     kernel, recurrent = weights[:2]
@@ -56,14 +62,16 @@ def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
 
 
 def cell_to_keras(cell: str, params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list of arrays that Keras' `layer.set_weights` takes; the inverse of `cell_from_keras`.
+    """Convert the weights of a GRU or simple RNN to the list of arrays that `set_weights` of a Keras layer expects.
+
+    This function is the inverse of `cell_from_keras`.
 
     Args:
-        cell: the kind of cell: "gru", "gru_reset_before" or "simple_rnn".
-        params: the arrays in our layout.
+        cell: "gru" for a Keras GRU, "gru_reset_before" for a Keras GRU with `reset_after=False`, or "simple_rnn".
+        params: dict with the keys "kernel", "recurrent_kernel", "bias" and, for "gru", "recurrent_bias".
 
     Raises:
-        InputError: if `cell` is none of the three, or if a key or shape is not that of the cell.
+        InputError: if `cell` is none of the three names, or if a key or shape is not that of the cell.
     """
     checked = _checked(cell, params)
     bias = np.stack([checked["bias"], checked["recurrent_bias"]]) if cell == "gru" else checked["bias"]
@@ -71,7 +79,10 @@ def cell_to_keras(cell: str, params: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _reordered(cell: str, array: np.ndarray) -> np.ndarray:
-    """Exchange the update and reset gates along the last axis of an array of a GRU. Return an array of a simple RNN unchanged."""
+    """Exchange the update gate and the reset gate along the last axis of a weight array, if the cell is a GRU.
+
+    If `cell` is "simple_rnn", the array is returned unchanged.
+    """
     if cell == "simple_rnn":
         return array
     u, r, n = np.split(array, 3, axis=-1)
@@ -83,14 +94,17 @@ def _check_torch(cell: str) -> None:
 
 
 def cell_from_torch(cell: str, state_dict: Mapping[str, Any]) -> Arrays:
-    """Return the weights of a PyTorch nn.GRU or nn.RNN (with tanh) in our layout.
+    """Convert the state dict of a PyTorch nn.GRU, or nn.RNN with tanh, to the dict of arrays that lstm_jax uses.
 
     Args:
-        cell: the kind of cell: "gru" or "simple_rnn".
-        state_dict: state dict of a module with one layer, one direction and biases; its values are arrays or tensors.
+        cell: "gru" for an nn.GRU, or "simple_rnn" for an nn.RNN.
+        state_dict: state dict of a module with one layer, one direction and biases. Its values are arrays or tensors.
+
+    Returns:
+        a dict with the keys "kernel", "recurrent_kernel", "bias" and, for "gru", "recurrent_bias".
 
     Raises:
-        InputError: if `cell` is neither of the two, or if a name or shape is not that of such a module.
+        InputError: if `cell` is neither of the two names, or if a name or shape is not that of such a module.
     """
     _check_torch(cell)
     check_keys(f"{cell} state dict", state_dict, TORCH)
@@ -103,16 +117,17 @@ def cell_from_torch(cell: str, state_dict: Mapping[str, Any]) -> Arrays:
 
 
 def cell_to_torch(cell: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the state dict of a PyTorch nn.GRU or nn.RNN with one layer, as NumPy arrays; the inverse of `cell_from_torch`.
+    """Convert the weights of a GRU or simple RNN to the state dict of a PyTorch nn.GRU or nn.RNN with one layer.
 
-    The bias of a simple RNN becomes bias_ih, and bias_hh is zeros.
+    This function is the inverse of `cell_from_torch`. The values of the state dict are NumPy arrays. The bias of a simple RNN becomes
+    bias_ih, and bias_hh becomes zeros.
 
     Args:
-        cell: the kind of cell: "gru" or "simple_rnn".
-        params: the arrays in our layout.
+        cell: "gru" for an nn.GRU, or "simple_rnn" for an nn.RNN.
+        params: dict with the keys "kernel", "recurrent_kernel", "bias" and, for "gru", "recurrent_bias".
 
     Raises:
-        InputError: if `cell` is neither of the two, or if a key or shape is not that of the cell.
+        InputError: if `cell` is neither of the two names, or if a key or shape is not that of the cell.
     """
     _check_torch(cell)
     checked = {name: _reordered(cell, array) for name, array in _checked(cell, params).items()}

@@ -1,12 +1,15 @@
-"""Conversion of LSTM cells between our layout, which `lstm_jax.convert` describes, and the parameter trees of Flax (Linen and NNX).
+"""Conversion of the weights of LSTM cells between lstm_jax and Flax (Linen and NNX).
 
-The layouts are those of flax/linen/recurrent.py and flax/nnx/nn/recurrent.py of Flax 0.12; E is the number of features, H the number of
-units. Linen's LSTMCell and OptimizedLSTMCell and NNX's LSTMCell have two dense layers for each gate: ii, if, ig, io with a kernel (E, H)
-and no bias, and hi, hf, hg, ho with a kernel (H, H) and a bias (H,). NNX spells `if` as `if_`. NNX's OptimizedLSTMCell has two dense layers
-in all, dense_i with a kernel (E, 4H) and dense_h with a kernel (H, 4H) and a bias (4H,), in our gate order.
+In lstm_jax an LSTM is the dict {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} with the gates in the order i, f, g, o. E is
+the number of input features and H the number of units.
 
-A tree may be nested, or flat with tuples or strings joined by "/" as keys. A key "params" above the cell and the key "cell" of an RNN are
-removed. The state of Flax' cells is the tuple (c, h), where our state is LSTMState(h, c).
+Linen's LSTMCell and OptimizedLSTMCell and NNX's LSTMCell have two dense layers for each gate: ii, if, ig, io with a kernel (E, H) and no
+bias, and hi, hf, hg, ho with a kernel (H, H) and a bias (H,). NNX spells `if` as `if_`. NNX's OptimizedLSTMCell has only two dense layers,
+dense_i with a kernel (E, 4H) and dense_h with a kernel (H, 4H) and a bias (4H,), with the gates in the order i, f, g, o. The layouts are
+those of flax/linen/recurrent.py and flax/nnx/nn/recurrent.py in Flax 0.12.
+
+A parameter tree that is read may be nested, or flat with keys that are tuples or strings joined by "/". The cell may be below a key
+"params" and, in an RNN, below a key "cell". The state of a Flax cell is the tuple (c, h), while the state in lstm_jax is LSTMState(h, c).
 """
 
 from collections.abc import Mapping
@@ -21,7 +24,13 @@ GATE_NAMES = "ifgo"
 
 
 def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:
-    """Return the parameters of a Linen LSTMCell or OptimizedLSTMCell, which may be in an nn.RNN, as an LSTM in our layout.
+    """Convert the parameters of a Linen LSTMCell or OptimizedLSTMCell to the LSTM weights of lstm_jax.
+
+    Args:
+        tree: the parameter tree of the cell, or of an nn.RNN that contains the cell.
+
+    Returns:
+        {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
 
     Raises:
         InputError: if the names or shapes in the tree are not those of one such cell.
@@ -30,25 +39,29 @@ def lstm_from_linen(tree: Mapping[Any, Any]) -> Arrays:
 
 
 def lstm_to_linen(params: Mapping[str, Any], rnn: bool = False) -> dict[str, Any]:
-    """Return an LSTM in our layout as the parameters of a Linen LSTMCell or OptimizedLSTMCell.
+    """Convert the LSTM weights of lstm_jax to the parameters of a Linen LSTMCell or OptimizedLSTMCell.
 
-    `apply` takes them as {"params": parameters}.
+    The method `apply` of the Linen module expects the result as {"params": result}.
 
     Args:
-        params: an LSTM in our layout.
-        rnn: whether the parameters are for an nn.RNN, which has them under the key "cell".
+        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
+        rnn: whether the parameters are for an nn.RNN, whose parameters are below the key "cell".
 
     Raises:
-        InputError: if the keys or shapes are not those of an LSTM in our layout.
+        InputError: if the keys or shapes of `params` are not those of an LSTM.
     """
     return _wrap(_to_gates(params, forget="if"), rnn)
 
 
 def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
-    """Return the parameters of an nnx.LSTMCell or nnx.OptimizedLSTMCell, which may be in an nnx.RNN, as an LSTM in our layout.
+    """Convert the parameters of an nnx.LSTMCell or nnx.OptimizedLSTMCell to the LSTM weights of lstm_jax.
 
     Args:
-        tree: `nnx.to_pure_dict(nnx.state(cell))`. The state of random number generators (`rngs`) in it is ignored.
+        tree: `nnx.to_pure_dict(nnx.state(cell))`, where `cell` is the cell or an nnx.RNN that contains it. The state of random number
+            generators (`rngs`) in the tree is ignored.
+
+    Returns:
+        {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
 
     Raises:
         InputError: if the names or shapes in the tree are not those of one such cell.
@@ -61,15 +74,15 @@ def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
 
 
 def lstm_to_nnx(params: Mapping[str, Any], optimized: bool = True, rnn: bool = False) -> dict[str, Any]:
-    """Return an LSTM in our layout as the pure dict of an NNX cell, which `nnx.replace_by_pure_dict(state, ...)` takes.
+    """Convert the LSTM weights of lstm_jax to the parameters of an NNX cell, as a pure dict for `nnx.replace_by_pure_dict`.
 
     Args:
-        params: an LSTM in our layout.
-        optimized: whether the cell is an nnx.OptimizedLSTMCell; else it is an nnx.LSTMCell.
-        rnn: whether the parameters are for an nnx.RNN, which has them under the key "cell".
+        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
+        optimized: true for an nnx.OptimizedLSTMCell, false for an nnx.LSTMCell.
+        rnn: whether the parameters are for an nnx.RNN, whose parameters are below the key "cell".
 
     Raises:
-        InputError: if the keys or shapes are not those of an LSTM in our layout.
+        InputError: if the keys or shapes of `params` are not those of an LSTM.
     """
     if not optimized:
         return _wrap(_to_gates(params, forget="if_"), rnn)
@@ -91,7 +104,10 @@ def _leaves(tree: Mapping[Any, Any], above: str = "") -> dict[str, object]:
 
 
 def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
-    """Return a dict from path to array of the cell in a tree, without random number generators and without the keys above the cell."""
+    """Flatten the parameter tree of a Flax LSTM cell to a dict from path to array, such as "hi/kernel".
+
+    The state of random number generators is left out, and so are keys above the cell ("params", and "cell" in an RNN).
+    """
     leaves = {path: value for path, value in _leaves(tree).items() if "rngs" not in path.split("/")}
     for wrapper in ("params/", "cell/"):
         if leaves and all(path.startswith(wrapper) for path in leaves):
@@ -100,10 +116,12 @@ def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
 
 
 def _gate_layers(forget: str) -> tuple[list[str], list[str]]:
-    """Return the names of the input's dense layers and the names of the state's dense layers, both in our gate order.
+    """Return the names of a Flax cell's dense layers on the input, and the names of its dense layers on the state.
+
+    Both lists have one name for each of the gates i, f, g, o, in this order.
 
     Args:
-        forget: name of the input's dense layer for the gate f: "if" in Linen, "if_" in NNX.
+        forget: name of the dense layer on the input for the gate f: "if" in Linen, "if_" in NNX.
     """
     return [forget if gate == "f" else f"i{gate}" for gate in GATE_NAMES], [f"h{gate}" for gate in GATE_NAMES]
 

@@ -1,4 +1,4 @@
-"""Safe reading of HDF5 files: only plain numbers are read, and only if the file itself contains them."""
+"""Safe reading of HDF5 files from unknown sources. Only numbers that the file itself contains are read."""
 
 import io
 import os
@@ -11,9 +11,9 @@ from lstm_jax.files.reading import parsing
 
 
 def natural(path: str) -> list[tuple[str, int]]:
-    """Return a sort key that puts paths in natural order, in which lstm_2 comes before lstm_10.
+    """Return a sort key for the natural order of paths, in which lstm_2 comes before lstm_10.
 
-    The key is the name and the number of each part of the path; the number is -1 if the part has none.
+    The key is a list of pairs: the name and the number of each part of the path. The number is -1 if the part has none.
     """
     parts = []
     for part in path.split("/"):
@@ -24,7 +24,7 @@ def natural(path: str) -> list[tuple[str, int]]:
 
 
 def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: frozenset[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return all arrays of an HDF5 file and the paths of all its groups.
+    """Read all arrays of an HDF5 file and the paths of all its groups.
 
     Args:
         source: path of the file, or its bytes.
@@ -32,11 +32,12 @@ def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: froz
         skip: paths of groups that are not read.
 
     Returns:
-        A dict from the path of each array in the file to the array, and the list of the paths of all groups, both in natural order.
+        A dict from the path of each array in the file to the array, and the list of the paths of all groups. Both are in natural order, in
+        which lstm_2 comes before lstm_10.
 
     Raises:
-        InputError: if the file is truncated, damaged or not an HDF5 file, or if it holds soft or external links, an object under two names,
-            data in other files, data that is compressed or was never written, or data that is not numbers.
+        InputError: if the file is truncated, damaged or not an HDF5 file, or if it contains one of these: a soft or external link, an
+            object with two names, an array that is stored in another file, is compressed or was never written, or data other than numbers.
     """
     import h5py
 

@@ -1,8 +1,9 @@
-"""Conversion between our layout, which `lstm_jax.convert` describes, and the lists of arrays that Keras' `get_weights()` returns.
+"""Conversion of weights between lstm_jax and the lists of arrays that `get_weights()` of a Keras layer or model returns.
 
-The lists have the layout of keras/src/layers/rnn/lstm.py (`LSTMCell.build`), bidirectional.py and embedding.py in Keras 3.15. Keras has our
-gate order (it calls g "c") and our shapes, so that nothing is transposed. The bias of a Keras layer with `use_bias=False` becomes zeros;
-conversion to Keras always gives biases. V is the size of the vocabulary, E the number of features, H the number of units.
+The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. Keras has the same gate order i, f, g, o (it
+calls g "c") and the same shapes, so that no array is transposed. The bias of a Keras layer with `use_bias=False` becomes zeros. Conversion
+to Keras always gives biases. The layouts are those of keras/src/layers/rnn/lstm.py (`LSTMCell.build`), bidirectional.py and embedding.py in
+Keras 3.15. V is the size of the vocabulary, E the number of input features and H the number of units.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,11 +33,14 @@ from lstm_jax.errors import InputError, require
 
 
 def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
-    """Return the weights of a Keras LSTM layer in our layout.
+    """Convert the weights of a Keras LSTM layer to the LSTM weights of lstm_jax.
 
     Args:
         weights: `get_weights()` of the layer: kernel (E, 4H), recurrent kernel (H, 4H) and, if the layer has one, bias (4H,).
         where: prefix of the names of the arrays in error messages.
+
+    Returns:
+        {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
 
     Raises:
         InputError: if the number of arrays is not 2 or 3, or the shapes are not those of an LSTM.
@@ -46,21 +50,30 @@ def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
 
 
 def lstm_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list [kernel (E, 4H), recurrent kernel (H, 4H), bias (4H,)], which `layer.set_weights` of a Keras LSTM takes.
+    """Convert the LSTM weights of lstm_jax to the list of arrays that `set_weights` of a Keras LSTM expects.
+
+    Args:
+        params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
+
+    Returns:
+        [kernel, recurrent kernel, bias], with the same shapes.
 
     Raises:
-        InputError: if the keys or shapes are not those of an LSTM in our layout.
+        InputError: if the keys or shapes of `params` are not those of an LSTM.
     """
     checked = check_lstm(params)
     return [checked[name] for name in LSTM_NAMES]
 
 
 def bidirectional_from_keras(weights: Sequence[Any], where: str = "") -> Layer:
-    """Return the weights of a Keras Bidirectional(LSTM) layer in our layout, {"forward": LSTM, "backward": LSTM}.
+    """Convert the weights of a Keras Bidirectional(LSTM) layer to the weights of a bidirectional LSTM in lstm_jax.
 
     Args:
         weights: `get_weights()` of the layer: the 2 or 3 arrays of the forward LSTM, then those of the backward LSTM.
         where: prefix of the names of the arrays in error messages.
+
+    Returns:
+        {"forward": LSTM, "backward": LSTM}, where each LSTM is a dict with the keys "kernel", "recurrent_kernel" and "bias".
 
     Raises:
         InputError: if the number of arrays is not 4 or 6, or the shapes are not those of such a layer.
@@ -72,12 +85,15 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "") -> Layer:
 
 
 def bidirectional_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list that `layer.set_weights` of a Keras Bidirectional(LSTM) takes.
+    """Convert the weights of a bidirectional LSTM in lstm_jax to the list of arrays that `set_weights` of a Keras Bidirectional expects.
 
-    It holds the three arrays of the forward LSTM, then those of the backward LSTM: kernel, recurrent kernel and bias.
+    The list contains the kernel, the recurrent kernel and the bias of the forward LSTM, then those of the backward LSTM.
+
+    Args:
+        params: {"forward": LSTM, "backward": LSTM}, where each LSTM is a dict with the keys "kernel", "recurrent_kernel" and "bias".
 
     Raises:
-        InputError: if the keys or shapes are not those of a bidirectional layer in our layout.
+        InputError: if the keys or shapes of `params` are not those of a bidirectional LSTM.
     """
     check_keys("bidirectional layer", params, DIRECTIONS)
     checked = check_layer(params)
@@ -85,27 +101,33 @@ def bidirectional_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def embedding_from_keras(weights: Sequence[Any]) -> Arrays:
-    """Return the weights of a Keras Embedding layer, [embeddings (V, E)], in our layout, {"embedding": (V, E)}.
+    """Convert the weights of a Keras Embedding layer to the embedding weights of lstm_jax, {"embedding": (V, E)}.
+
+    Args:
+        weights: `get_weights()` of the layer, a list of one array (V, E).
 
     Raises:
-        InputError: if there is not exactly one array, or it does not have two axes.
+        InputError: if `weights` does not contain exactly one array, or the array does not have two axes.
     """
     require(len(weights) == 1, "Embedding weights", f"{len(weights)} arrays", "give one, (V, E)")
     return {"embedding": shaped("embedding", weights[0], "V", "E")}
 
 
 def embedding_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list [embeddings (V, E)], which `layer.set_weights` of a Keras Embedding takes.
+    """Convert the embedding weights of lstm_jax to the list of one array (V, E) that `set_weights` of a Keras Embedding expects.
+
+    Args:
+        params: {"embedding": (V, E)}.
 
     Raises:
-        InputError: if the key or shape is not that of an embedding in our layout.
+        InputError: if `params` has another key, or the array does not have two axes.
     """
     check_keys("embedding", params, ("embedding",))
     return [shaped("embedding", params["embedding"], "V", "E")]
 
 
 def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
-    """Return the weights of a Keras Dense layer in our layout, {"kernel": (in, out), "bias": (out,)}.
+    """Convert the weights of a Keras Dense layer to the dense weights of lstm_jax, {"kernel": (in, out), "bias": (out,)}.
 
     Args:
         weights: `get_weights()` of the layer: kernel (in, out) and, if the layer has one, bias (out,).
@@ -122,10 +144,13 @@ def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
 
 
 def dense_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list [kernel (in, out), bias (out,)], which `layer.set_weights` of a Keras Dense takes.
+    """Convert the dense weights of lstm_jax to the list [kernel, bias] that `set_weights` of a Keras Dense layer expects.
+
+    Args:
+        params: {"kernel": (in, out), "bias": (out,)}.
 
     Raises:
-        InputError: if the keys or shapes are not those of a dense layer in our layout.
+        InputError: if the keys or shapes of `params` are not those of a dense layer.
     """
     check_keys("dense layer", params, ("kernel", "bias"))
     kernel = shaped("kernel", params["kernel"], "in", "out")
@@ -133,16 +158,21 @@ def dense_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
-    """Return the weights of a Keras sentiment model in our layout.
+    """Convert the weights of a Keras sentiment model to a flat dict of weights of lstm_jax.
 
-    The model has the layers Embedding, LSTM or Bidirectional(LSTM), and Dense(1), where the middle one may be a stack. The list of weights
-    has no names, so the shapes decide what an array is: two LSTMs of equal shape are one bidirectional layer if the next layer takes twice
-    as many features as they have units. That is right for the default `merge_mode="concat"` of Bidirectional, the only one that we support.
-    The list does not show whether a model sums or averages its directions, has other activations, or reads backwards;
-    `sentiment_from_keras_file` reads these options from a `.keras` file.
+    The Keras model consists of an Embedding, one or more LSTM or Bidirectional(LSTM) layers, and a Dense(1). Bidirectional layers must have
+    the default `merge_mode="concat"`.
+
+    The list of weights has no names, so this function infers from the shapes which layer an array belongs to. Two LSTMs of equal shapes are
+    taken as one bidirectional layer if the next layer has twice as many input features as each of them has units. The list does not show
+    the merge mode, the activations or `go_backwards`. To have these options checked, save the model as a `.keras` file and use
+    `sentiment_from_keras_file`.
 
     Args:
         weights: `get_weights()` of the model.
+
+    Returns:
+        a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
 
     Raises:
         InputError: if the arrays are not those of such a model.
@@ -152,26 +182,34 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
 
 
 def sentiment_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list that `model.set_weights` of the matching Keras sentiment model takes.
+    """Convert a sentiment model of lstm_jax to the list of arrays that `set_weights` of the corresponding Keras model expects.
 
-    Every LSTM and Dense layer of the Keras model must have a bias.
+    The LSTM and Dense layers of the Keras model must have biases.
+
+    Args:
+        params: a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
 
     Raises:
-        InputError: if the keys or shapes are not those of a sentiment model in our layout.
+        InputError: if the keys or shapes of `params` are not those of a sentiment model.
     """
     return _to_list(params, SENTIMENT)
 
 
 def generation_from_keras(weights: Sequence[Any]) -> Arrays:
-    """Return the weights of a Keras character model in our layout.
+    """Convert the weights of a Keras character model to a flat dict of weights of lstm_jax.
 
-    The model has LSTM layers, then Dense(V), and may have an Embedding as its first layer. The list of weights has no names, but an LSTM
-    has two matrices, and Dense and Embedding have one each, so that an even number of matrices shows an embedding. Without an embedding the
-    input is one-hot, and the first LSTM must take V features; with an embedding, its table must have V rows. The list does not show
-    activations; `generation_from_keras_file` reads them from a `.keras` file.
+    The Keras model consists of an optional Embedding, one or more LSTM layers, and a Dense(V), where V is the number of characters. Without
+    an embedding the input is one-hot, and the first LSTM must have V input features. An embedding must have V rows.
+
+    The list of weights has no names. Each LSTM has two matrices, and Dense and Embedding have one each, so this function concludes from an
+    even number of matrices that there is an embedding. The list does not show the activations. To have them checked, save the model as a
+    `.keras` file and use `generation_from_keras_file`.
 
     Args:
         weights: `get_weights()` of the model.
+
+    Returns:
+        a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
 
     Raises:
         InputError: if the arrays are not those of such a model.
@@ -181,24 +219,27 @@ def generation_from_keras(weights: Sequence[Any]) -> Arrays:
 
 
 def generation_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the list that `model.set_weights` of the matching Keras character model takes.
+    """Convert a character model of lstm_jax to the list of arrays that `set_weights` of the corresponding Keras model expects.
 
-    Every LSTM and Dense layer of the Keras model must have a bias. If the weights are tied, the Dense layer gets a copy of the transposed
-    embedding table as its kernel (H, V).
+    The LSTM and Dense layers of the Keras model must have biases. If the weights are tied, the kernel (H, V) of the Dense layer
+    becomes a copy of the transposed embedding table.
+
+    Args:
+        params: a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
 
     Raises:
-        InputError: if the keys or shapes are not those of a character model in our layout.
+        InputError: if the keys or shapes of `params` are not those of a character model.
     """
     return _to_list(params, CHARACTER)
 
 
 def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
-    """Return a model in our layout from the list of all its arrays.
+    """Convert the weights of a Keras sentiment or character model to a flat dict of weights of lstm_jax.
 
     Args:
         weights: `get_weights()` of the Keras model.
         kind: whether the model is a sentiment model or a character model.
-        remedy: description of the expected list, the last phrase of error messages.
+        remedy: description of the expected list, with which error messages end.
     """
     arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(weights)]
     matrices = sum(array.ndim == 2 for array in arrays)  # two of each LSTM and one of Dense: if even, one is an embedding table
@@ -221,12 +262,12 @@ def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
 
 
 def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arrays]:
-    """Return the LSTMs in a list of arrays: each has two matrices and, if it has a bias, a vector.
+    """Divide a list of arrays into LSTMs, each of which has two matrices and, if it has a bias, a vector. Return the LSTMs in order.
 
     Args:
-        arrays: the arrays of the model between the embedding and the head.
-        first: index of the first of them in the model's list, for error messages.
-        remedy: description of the expected list, the last phrase of error messages.
+        arrays: the arrays of a Keras model that lie between the embedding and the head.
+        first: index of the first of these arrays in the list of all arrays of the model, for error messages.
+        remedy: description of the expected list, with which error messages end.
     """
     lstms, at = [], 0
     while at < len(arrays):

@@ -1,16 +1,16 @@
-"""Reading and writing of Keras 3 weight files with h5py alone, because Keras' own loader can run code that a file contains.
+"""Reading and writing of Keras 3 weight files without Keras, because the loader of Keras can run code that a file contains.
 
-The layout is that of keras/src/saving/saving_lib.py (`_save_state`, `_save_container_state`, `H5IOStore`), and is the same from Keras 3.0
-to 3.15. The layers of a Sequential or functional model are the groups `layers/<class>`, `layers/<class>_1`, ...: they are named by their
-class and numbered in the order of the model, whatever their names in the model are. The arrays of a layer are `vars/0`, `vars/1`, ... in
-the group of the layer or of its cell, in the order in which the layer created them:
+A weight file is an HDF5 file. Each layer of a Sequential or functional model is a group, which is named by the class of the layer:
+`layers/<class>`, `layers/<class>_1` and so on, in the order of the model. The names of the layers in the model do not matter. The arrays of
+a layer are `vars/0`, `vars/1` and so on in the group of the layer or of its cell, in the order in which the layer created them:
 
     layers/embedding/vars/0                              layers/dense/vars/{0,1}
     layers/lstm/cell/vars/{0,1,2}                        layers/bidirectional/{forward,backward}_layer/cell/vars/{0,1,2}
     layers/rnn/cell/vars/{0,1,2}                         layers/rnn/cell/cells/lstm_cell[_1]/vars/{0,1,2}
 
-A layer without arrays has an empty group. HDF5 lists lstm_10 before lstm_2. The order of layers of different classes is stored only in the
-config.json of a `.keras` archive.
+A layer without arrays is an empty group. HDF5 lists lstm_10 before lstm_2. The order of layers of different classes is stored only in the
+config.json of a `.keras` archive. The layout is the same from Keras 3.0 to 3.15, and is defined in keras/src/saving/saving_lib.py
+(`_save_state`, `_save_container_state`, `H5IOStore`).
 """
 
 import io
@@ -54,8 +54,8 @@ RECURRENT = ("lstm", "rnn", "bidirectional")
 INACTIVE = ("input_layer", "dropout", "spatial_dropout1d")  # layers that have no effect when a model predicts
 BY_HAND = "load the model in Keras yourself and convert model.get_weights() with sentiment_from_keras or generation_from_keras"
 
-# For each class of layer, the options that change its function but not its arrays, with the values that we support, Keras' default first.
-# The options of Dense depend on the model.
+# Options of each class of layer that change its function but not its arrays. Each option has the values that are supported, with the
+# default of Keras first. The options of Dense depend on the model, see HEAD_ACTIVATIONS.
 OPTIONS: dict[str, dict[str, tuple[object, ...]]] = {
     "InputLayer": {},
     "NotEqual": {},  # the mask of Embedding(mask_zero=True) in a functional model
@@ -72,48 +72,55 @@ HEAD_ACTIVATIONS: dict[Kind, tuple[object, ...]] = {SENTIMENT: ("linear", "sigmo
 
 
 def read_keras_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Return the arrays of a Keras 3 `.weights.h5` file or `.keras` archive by their paths in the file.
+    """Read the weights in a Keras 3 `.weights.h5` file or `.keras` archive, and return a dict from the path of each array to the array.
 
-    The arrays are in natural order, in which lstm_2 comes before lstm_10. Those of the optimizer are left out. bfloat16 arrays become
-    float32; other dtypes are kept.
+    The paths are in natural order, in which lstm_2 comes before lstm_10. The state of the optimizer is left out. bfloat16 arrays are
+    converted to float32, and other arrays keep their dtype.
 
     Raises:
-        InputError: if the file does not exist or is damaged, is not such a file, or holds anything that `read_hdf5` refuses.
+        InputError: if the file does not exist, is damaged, is not such a file, or contains something that `read_hdf5` does not accept.
     """
     return _read(path)[0]
 
 
 def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
-    """Return the sentiment model in a Keras 3 `.weights.h5` file or `.keras` archive in our layout.
+    """Read a sentiment model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights as a flat dict of lstm_jax.
 
-    The model is Sequential or functional and has the layers Embedding, recurrent layers, and Dense(1). A recurrent layer is an LSTM, a
-    Bidirectional(LSTM) with merge_mode "concat", or an RNN of an LSTMCell or of a list of LSTMCells.
+    The Keras model is Sequential or functional and consists of an Embedding, recurrent layers, and a Dense(1). Each recurrent layer is an
+    LSTM, a Bidirectional(LSTM) with merge_mode "concat", or an RNN of one LSTMCell or of a list of LSTMCells.
 
-    A `.weights.h5` file does not store the order of layers of different classes, so the shapes of their arrays decide; if they allow two
-    orders, the error asks for a `.keras` archive. Only a `.keras` archive stores activations, `go_backwards` and similar options, which are
-    then checked.
+    A `.keras` archive stores the order of the layers and options such as activations and `go_backwards`, which are checked. A `.weights.h5`
+    file does not store options, nor the order of layers of different classes. The order is then inferred from the shapes of the arrays; if
+    several orders are possible, an error asks for a `.keras` archive.
 
     Args:
         path: path of the file.
 
+    Returns:
+        a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+
     Raises:
-        InputError: if `read_keras_weights` refuses the file, or if the model has other layers, options or shapes.
+        InputError: if `read_keras_weights` rejects the file, or if the layers, options or shapes of the model are not as described above.
     """
     return _from_file(path, SENTIMENT)
 
 
 def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
-    """Return the character model in a Keras 3 `.weights.h5` file or `.keras` archive in our layout.
+    """Read a character model from a Keras 3 `.weights.h5` file or `.keras` archive, and return its weights as a flat dict of lstm_jax.
 
-    The model has LSTM or RNN layers, then Dense(V), and may have an Embedding as its first layer; without it the input is one-hot. The last
-    recurrent layer may return its last output or all outputs. Apart from that the file is read as by `sentiment_from_keras_file`. If the
-    Embedding has `mask_zero`, our model must be given the mask, which is not part of the weights.
+    The Keras model is Sequential or functional and consists of an optional Embedding, recurrent layers, and a Dense(V), where V is the
+    number of characters. Without an embedding the input is one-hot. Each recurrent layer is an LSTM, or an RNN of one LSTMCell or of a list
+    of LSTMCells. The last one may return its last output or all outputs. The order of the layers and their options are found and checked as
+    in `sentiment_from_keras_file`. The option `mask_zero` of an Embedding is not part of the weights.
 
     Args:
         path: path of the file.
 
+    Returns:
+        a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+
     Raises:
-        InputError: if `read_keras_weights` refuses the file, or if the model has other layers, options or shapes or a bidirectional layer.
+        InputError: if `read_keras_weights` rejects the file, or if the layers, options or shapes of the model are not as described above.
     """
     return _from_file(path, CHARACTER)
 
@@ -144,14 +151,15 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
 
 
 def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
-    """Write a sentiment or character model in our layout to a file that `model.load_weights` of the matching Keras model reads.
+    """Write a sentiment or character model of lstm_jax to a file that `model.load_weights` of the corresponding Keras model reads.
 
-    The Keras model is Sequential or functional. It has one LSTM or Bidirectional(LSTM) layer for each of our layers, and one Dense layer,
-    also if our weights are tied; all have biases.
+    The Keras model must be Sequential or functional, with one LSTM or Bidirectional(LSTM) layer for each recurrent layer and one Dense
+    layer, even if the weights in `params` are tied. All these layers must have biases.
 
     Args:
-        path: path of the file; it must end in .weights.h5.
-        params: the flat dict of the model. It is a sentiment model if its head has one output, else a character model.
+        path: path of the file, which must end in .weights.h5.
+        params: the flat dict of the model; see `lstm_jax.convert`. A model whose head has one output is a sentiment model, and any other is
+            a character model.
 
     Raises:
         InputError: if a key or shape is wrong, the name does not end in .weights.h5, or the file cannot be written.
@@ -185,10 +193,11 @@ def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any])
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str], Any]:
-    """Read a `.weights.h5` file or a `.keras` archive.
+    """Read the arrays, the groups and the config in a `.weights.h5` file or `.keras` archive.
 
     Returns:
-        The arrays by their paths in the file; the paths of the groups; and the parsed config.json of a `.keras` archive, else None.
+        a dict from the path of each array in the file to the array; the list of the paths of the groups; and the parsed config.json, or
+        None if the file is not a `.keras` archive.
     """
     name, skip = os.fspath(path), frozenset({"optimizer"})
     require(os.path.isfile(path), "Keras weights", name, "there is no such file")
@@ -210,7 +219,10 @@ def _kind(name: str) -> str:
 
 
 def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
-    """Remove the arrays `group`/vars/0, `group`/vars/1, ... from `rest` and return them in this order."""
+    """Remove the arrays of one group of a Keras file from the dict `rest`, and return them in order.
+
+    The arrays of the group "layers/dense", for example, have the keys "layers/dense/vars/0", "layers/dense/vars/1" and so on.
+    """
     taken: list[np.ndarray] = []
     while f"{group}/vars/{len(taken)}" in rest:
         taken.append(rest.pop(f"{group}/vars/{len(taken)}"))
@@ -218,7 +230,14 @@ def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
 
 
 def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
-    """Remove the arrays of the recurrent layer `name` from `rest` and return its layers: several if it is an RNN of several cells."""
+    """Remove the arrays of one recurrent Keras layer from the dict `rest`, and return them as layers of lstm_jax.
+
+    A Keras RNN of several cells gives one layer per cell. Any other Keras layer gives one layer.
+
+    Args:
+        rest: dict from the path of an array in the file to the array.
+        name: name of the Keras layer's group, for example "lstm_1".
+    """
     group = f"layers/{name}"
 
     def lstm(cell: str) -> Arrays:
@@ -231,18 +250,20 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
 
 
 def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, head: Arrays, subject: str) -> list[str]:
-    """Return the names of the layers in the only order in which each takes as many features as the one before it gives.
+    """Infer the order of the recurrent layers of a Keras model from their numbers of features, and return their names in this order.
 
-    Layers of the same class keep the order that they have in `stacks`.
+    In the right order each layer has as many input features as the layer before it has output features. Layers of the same class keep the
+    order that they have in `stacks`.
 
     Args:
-        stacks: maps the name of each Keras layer to our layers that correspond to it: several for a Keras RNN of several cells, else one.
-        embedding: the embedding, or None if the input is one-hot.
-        head: the dense layer.
+        stacks: dict from the name of each recurrent Keras layer to its layers in lstm_jax, of which there are several only for a Keras RNN
+            of several cells.
+        embedding: weights of the embedding, or None if the input is one-hot.
+        head: weights of the dense output layer.
         subject: name of the model in error messages.
 
     Raises:
-        InputError: if no order fits, or if several do.
+        InputError: if no order is possible, or if several orders are possible.
     """
     queues = [queue for kind in RECURRENT if (queue := [name for name in stacks if _kind(name) == kind])]
     if len(queues) == 1:
@@ -251,7 +272,12 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
     @cache
     def orders(taken: tuple[int, ...], width: int) -> list[list[str]]:
-        """Return up to two orders of the remaining layers, when `taken[k]` layers of queue k are in place and give `width` features."""
+        """Return up to two possible orders of the layers that are not yet in place.
+
+        Args:
+            taken: for each class of layers, the number of its layers that are already in place.
+            width: number of output features of the last layer in place.
+        """
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):
             return [[]] if width == head["kernel"].shape[0] else []
         found: list[list[str]] = []
@@ -269,7 +295,16 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
 
 def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
-    """Return the names of the groups of the recurrent layers in the order of config.json, after checking the options in it."""
+    """Return the names of a Keras model's recurrent layers in the order of its config.json, after checking the options of all layers.
+
+    Args:
+        config: the parsed config.json.
+        model: whether the model is a sentiment model or a character model.
+        subject: name of the model in error messages.
+
+    Raises:
+        InputError: if config.json is malformed, or a layer or an option is not supported.
+    """
     options = OPTIONS | {"Dense": {"activation": HEAD_ACTIVATIONS[model]}}
     counts: dict[str, int] = {}
     order: list[str] = []

@@ -1,10 +1,13 @@
-"""Conversion between our layout, which `lstm_jax.convert` describes, and state dicts of PyTorch's nn.LSTM, nn.Embedding and nn.Linear.
+"""Conversion of weights between lstm_jax and the state dicts of PyTorch's nn.LSTM, nn.Embedding and nn.Linear.
 
-The layout of an nn.LSTM is described in torch/nn/modules/rnn.py ("Variables" of LSTM). E is the number of features, H the number of units.
-The gates have our order i, f, g, o, but are in rows: weight_ih_l[k] (4H, E) and weight_hh_l[k] (4H, H) are the transposes of our kernels.
-There are two biases, bias_ih_l[k] and bias_hh_l[k], whose sum is our bias. Conversion to PyTorch puts our bias into bias_ih, and zeros into
-bias_hh. The names of the backward direction end in _reverse. The last state of a bidirectional nn.LSTM, which our sentiment model uses, is
-cat(h_n[-2], h_n[-1]) and not output[:, -1].
+The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. E is the number of input features and H the
+number of units. Layer k of an nn.LSTM has the arrays weight_ih_l[k] (4H, E) and weight_hh_l[k] (4H, H), which are the transposed kernel and
+recurrent kernel; the gates have the same order i, f, g, o. It has two biases, bias_ih_l[k] and bias_hh_l[k], whose sum is the bias in
+lstm_jax. Conversion to PyTorch stores the bias in bias_ih and zeros in bias_hh. The names of the backward direction end in _reverse. The
+layout is described in torch/nn/modules/rnn.py ("Variables" of LSTM).
+
+The sentiment model of lstm_jax reads the last state of both directions. For a bidirectional nn.LSTM this is cat(h_n[-2], h_n[-1]), not
+output[:, -1].
 """
 
 import os
@@ -38,15 +41,19 @@ SUFFIXES: dict[str, str] = {"forward": "", "backward": "_reverse"}
 
 
 def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
-    """Return the weights of an nn.LSTM as a list of layers in our layout, lowest first.
+    """Convert the weights of a PyTorch nn.LSTM to a list of LSTM layers of lstm_jax, lowest layer first.
 
     Args:
-        state_dict: state dict of the nn.LSTM or of a model that contains it; its values are arrays or tensors.
-        prefix: what the names of the nn.LSTM begin with in the state dict, including the dot ("lstm."). Names without it are ignored.
+        state_dict: state dict of the nn.LSTM, or of a model that contains it. Its values are arrays or tensors.
+        prefix: prefix of the names of the nn.LSTM's arrays in the state dict, for example "lstm.". Names with another prefix are ignored.
+
+    Returns:
+        the weights of each layer: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}, or {"forward": LSTM, "backward": LSTM}
+        with two such dicts if the nn.LSTM is bidirectional.
 
     Raises:
-        InputError: if no name begins with `prefix`, a name is not one of an nn.LSTM, the nn.LSTM has a projection (`proj_size`), an array
-            is missing, or a shape is wrong.
+        InputError: if no name begins with `prefix`, a name with this prefix is not that of an array of an nn.LSTM, the nn.LSTM has a
+            projection (`proj_size`), an array is missing, or a shape is wrong.
     """
     found: dict[int, dict[str, dict[str, object]]] = {}
     for name, value in state_dict.items():
@@ -72,7 +79,7 @@ def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Lay
 
 
 def _check_uniform(layers: Sequence[Layer]) -> None:
-    """Check that all layers have the same number of units and the same number of directions, as in an nn.LSTM."""
+    """Check that all layers have the same number of units and the same number of directions, as the layers of an nn.LSTM have."""
     kinds = [(2, layer["forward"]) if is_bidirectional(layer) else (1, layer) for layer in layers]
     found = {f"{directions} x {lstm['recurrent_kernel'].shape[0]}" for directions, lstm in kinds}
     remedy = "an nn.LSTM has one of each in all layers: give all arrays, or convert the layers one by one"
@@ -90,14 +97,16 @@ def _direction_from_torch(arrays: Mapping[str, object], where: str) -> Arrays:
 
 
 def lstm_to_torch(layers: Sequence[Mapping[str, Any]], prefix: str = "") -> dict[str, np.ndarray]:
-    """Return the state dict of an `nn.LSTM(E, H, num_layers=len(layers), bidirectional=...)` as NumPy arrays; bias_hh is zeros.
+    """Convert LSTM layers of lstm_jax to the state dict of a PyTorch nn.LSTM with as many layers.
+
+    The values of the state dict are NumPy arrays. The bias of a layer becomes bias_ih, and bias_hh becomes zeros.
 
     Args:
-        layers: layers in our layout, lowest first.
-        prefix: what the names begin with, including the dot ("lstm."); may be empty.
+        layers: weights of the layers, lowest layer first, as `lstm_from_torch` returns them.
+        prefix: prefix of the names in the state dict, for example "lstm.".
 
     Raises:
-        InputError: if a key or shape is wrong, or if the layers differ in the number of units or directions, which an nn.LSTM cannot.
+        InputError: if a key or shape is wrong, or if not all layers have the same number of units and directions.
     """
     checked = check_stack(layers)
     _check_uniform(checked)
@@ -114,18 +123,22 @@ def lstm_to_torch(layers: Sequence[Mapping[str, Any]], prefix: str = "") -> dict
 
 
 def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
-    """Return the weights of a PyTorch sentiment model in our layout.
+    """Convert the weights of a PyTorch sentiment model to a flat dict of weights of lstm_jax.
 
-    The model is a module with an nn.Embedding, an nn.LSTM and an nn.Linear(H, 1), or nn.Linear(2H, 1) if the nn.LSTM is bidirectional.
+    The PyTorch model is a module with an nn.Embedding, an nn.LSTM and an nn.Linear(H, 1), or nn.Linear(2H, 1) if the nn.LSTM is
+    bidirectional.
 
     Args:
-        state_dict: state dict of the module; its values are arrays or tensors.
+        state_dict: state dict of the module. Its values are arrays or tensors.
         embedding: name of the module's attribute that is the nn.Embedding.
         lstm: name of the attribute that is the nn.LSTM.
         head: name of the attribute that is the nn.Linear.
 
+    Returns:
+        a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+
     Raises:
-        InputError: if an array is missing, has a wrong shape, or belongs to none of the three.
+        InputError: if an array is missing, has a wrong shape, or belongs to none of these three submodules.
     """
     return _from_state(state_dict, embedding, lstm, head, SENTIMENT)
 
@@ -133,35 +146,42 @@ def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedd
 def sentiment_to_torch(
     params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc"
 ) -> dict[str, np.ndarray]:
-    """Return the state dict of a PyTorch sentiment model as NumPy arrays; the inverse of `sentiment_from_torch`.
+    """Convert a sentiment model of lstm_jax to the state dict of a PyTorch model. This function is the inverse of `sentiment_from_torch`.
+
+    The values of the state dict are NumPy arrays.
 
     Args:
-        params: a sentiment model in our layout.
-        embedding: as in `sentiment_from_torch`.
-        lstm: as in `sentiment_from_torch`.
-        head: as in `sentiment_from_torch`.
+        params: a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+        embedding: name of the PyTorch module's attribute that is the nn.Embedding.
+        lstm: name of the attribute that is the nn.LSTM.
+        head: name of the attribute that is the nn.Linear.
 
     Raises:
-        InputError: if a key or shape is wrong, or if the layers differ in the number of units or directions.
+        InputError: if a key or shape is wrong, or if not all layers have the same number of units and directions.
     """
     return _to_state(params, embedding, lstm, head, SENTIMENT)
 
 
 def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:
-    """Return the weights of a PyTorch character model in our layout.
+    """Convert the weights of a PyTorch character model to a flat dict of weights of lstm_jax.
 
-    The model is a module with an nn.LSTM and an nn.Linear(H, V), where V is the number of characters, and may have an nn.Embedding. Without
-    it the input is one-hot, and the nn.LSTM must take V features. A state dict holds tied weights under both names; they become both
-    `embedding/embedding` and `head/kernel`. Remove `head/kernel` to tie them in our model.
+    The PyTorch model is a module with an optional nn.Embedding, an nn.LSTM and an nn.Linear(H, V), where V is the number of characters.
+    Without an embedding the input is one-hot, and the nn.LSTM must have V input features.
+
+    If the embedding and the nn.Linear share their weights, a PyTorch state dict contains these under two names, and the result contains
+    both "embedding/embedding" and "head/kernel". To tie the weights in lstm_jax too, remove "head/kernel" from the result.
 
     Args:
-        state_dict: state dict of the module; its values are arrays or tensors.
+        state_dict: state dict of the module. Its values are arrays or tensors.
         embedding: name of the module's attribute that is the nn.Embedding ("encoder" in PyTorch's example word_language_model).
         lstm: name of the attribute that is the nn.LSTM ("rnn" in that example).
         head: name of the attribute that is the nn.Linear ("decoder" in that example).
 
+    Returns:
+        a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+
     Raises:
-        InputError: if an array is missing, has a wrong shape, or belongs to none of the three, or if the nn.LSTM is bidirectional.
+        InputError: if an array is missing, has a wrong shape, or belongs to none of these submodules, or if the nn.LSTM is bidirectional.
     """
     return _from_state(state_dict, embedding, lstm, head, CHARACTER)
 
@@ -169,18 +189,19 @@ def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embed
 def generation_to_torch(
     params: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc"
 ) -> dict[str, np.ndarray]:
-    """Return the state dict of a PyTorch character model as NumPy arrays; the inverse of `generation_from_torch`.
+    """Convert a character model of lstm_jax to the state dict of a PyTorch model. This function is the inverse of `generation_from_torch`.
 
-    If the weights are tied, the state dict holds them under both names.
+    The values of the state dict are NumPy arrays. If the weights are tied, the state dict contains them twice, for the nn.Embedding and for
+    the nn.Linear.
 
     Args:
-        params: a character model in our layout.
-        embedding: as in `generation_from_torch`.
-        lstm: as in `generation_from_torch`.
-        head: as in `generation_from_torch`.
+        params: a dict with keys such as "recurrent/0/kernel" and "head/bias"; see `lstm_jax.convert`.
+        embedding: name of the PyTorch module's attribute that is the nn.Embedding.
+        lstm: name of the attribute that is the nn.LSTM.
+        head: name of the attribute that is the nn.Linear.
 
     Raises:
-        InputError: if a key or shape is wrong, or if the layers differ in the number of units.
+        InputError: if a key or shape is wrong, or if not all layers have the same number of units.
     """
     return _to_state(params, embedding, lstm, head, CHARACTER)
 
@@ -211,11 +232,12 @@ def _to_state(params: Mapping[str, Any], embedding: str, lstm: str, head: str, k
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Return the arrays of a `.safetensors` file by name.
+    """Read a `.safetensors` file and return a dict from the name of each array to the array.
+
+    A `.pt` file is not accepted, because it is a pickle, which can run code when it is loaded.
 
     Raises:
-        InputError: if the name does not end in .safetensors, or the file is missing or damaged. A `.pt` file is never opened, because it is
-            a pickle and can run code.
+        InputError: if the name of the file does not end in .safetensors, or the file is missing or damaged.
     """
     from safetensors.numpy import load_file
 

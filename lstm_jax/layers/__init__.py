@@ -1,4 +1,4 @@
-"""Layers as thin `flax.nnx` modules, which own parameters and call the pure functions of the library."""
+"""Layers as `flax.nnx` modules. A layer stores its parameters, and the computation is done by pure functions of this library."""
 
 from lstm_jax.layers.bidirectional import Bidirectional
 from lstm_jax.layers.carried import CarriedState

@@ -13,24 +13,25 @@ from lstm_jax.layers.recurrent import Shape, count_params, recurrent
 
 
 class Bidirectional(nnx.Module):
-    """A pair of recurrent layers: a forward layer reads the sequence, and a backward layer reads it in reverse (Schuster & Paliwal 1997).
+    """Bidirectional recurrent layer (Schuster & Paliwal 1997), equal to `keras.layers.Bidirectional(LSTM(...))`.
 
-    It equals `keras.layers.Bidirectional(LSTM(...))`. As in Keras, if `return_sequences` is true, the outputs of masked steps are zeros and
-    the backward outputs are reversed, so that both outputs are in the order of time.
+    It contains a forward layer, which reads the sequence, and a backward layer, which reads the sequence in reverse. As in Keras, if
+    `return_sequences` is true, the outputs of masked steps are zeros, and the outputs of the backward layer are reversed, so that both
+    outputs are in the order of time.
 
     Args:
         features: number of input features E.
         units: number of units H of each layer.
         merge_mode: how the two outputs are combined: "concat", "sum", "ave" (average), "mul" (product), or None to return both as a tuple.
-        return_sequences: whether to return the outputs of all steps, as in `Recurrent`.
-        return_state: whether to return (outputs, (forward state, backward state)) instead of outputs.
-        backward: arguments of the backward layer that differ from those of the forward layer; they may include `units` and `cell`.
-        rngs: as in `Recurrent`.
-        options: further arguments of `Recurrent` for both layers, except `go_backwards`; the cell is an LSTM by default.
+        return_sequences: whether to return the outputs of all steps instead of the last output.
+        return_state: whether to return (outputs, (forward state, backward state)) instead of the outputs alone.
+        backward: arguments of the backward layer that differ from those of the forward layer, for example `units` or `cell`.
+        rngs: random streams, as in `Recurrent`.
+        options: further arguments of `Recurrent` for both layers, except `go_backwards`. The cell is an LSTM by default.
 
     Raises:
-        InputError: if `merge_mode` is unknown, `backward` has an argument that both layers must share, the layers have different `units`
-            and `merge_mode` is "sum", "ave" or "mul", or an argument is one that `Recurrent` does not accept.
+        InputError: if `merge_mode` is unknown, `backward` contains an argument that both layers must share, the layers have different
+            `units` while `merge_mode` is "sum", "ave" or "mul", or `Recurrent` does not accept an argument.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Bidirectional(nnx.Module):
 
     @property
     def output_features(self) -> int:
-        """Size of the output's last axis."""
+        """Number of output features, the size of the last axis. If `merge_mode` is None, this is the size of the forward output."""
         return self.forward.units + (self.backward.units if self.merge_mode == "concat" else 0)
 
     def count_params(self) -> int:
@@ -68,9 +69,14 @@ class Bidirectional(nnx.Module):
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
-        """Return the shapes of the results of a call; see `Recurrent.compute_output_shape`.
+        """Return the shape of the outputs for an input of the given shape, and the shapes of both states if `return_state` is true.
 
-        If `merge_mode` is None, the shape of the outputs is a pair of shapes, forward and backward.
+        Args:
+            shape: shape (B, T, E) of the input, as in `Recurrent.compute_output_shape`; an unknown size is None.
+
+        Returns:
+            the shape of the outputs, or a pair of the forward and the backward shape if `merge_mode` is None. If `return_state` is true, a
+            pair of this and the shapes of (forward state, backward state).
 
         Raises:
             InputError: if `shape` is not the shape of an input of this layer.
@@ -80,18 +86,26 @@ class Bidirectional(nnx.Module):
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set the carried states of both layers to zeros; see `Recurrent.reset_state`."""
+        """Set the states that both layers carry between calls to zeros.
+
+        Args:
+            batch: number of rows in the following calls, or None to keep the number of rows; see `Recurrent.reset_state`.
+
+        Raises:
+            InputError: if the layer was not created with `stateful=True`.
+        """
         for layer in (self.forward, self.backward):
             layer.reset_state(batch)
 
     def _pair(self, states: Any) -> tuple[Any, Any]:
-        """Return the initial states of the forward and the backward layer.
+        """Return a pair of the initial states of the forward and the backward layer.
 
         Args:
-            states: a pair of states; or, as in Keras, one flat sequence of the arrays of both states; or None, which gives (None, None).
+            states: a pair of states; or, as in Keras, one flat list or tuple of the arrays of both states; or None, for which (None, None)
+                is returned.
 
         Raises:
-            InputError: if `states` is anything else.
+            InputError: if `states` is not of one of these forms.
         """
         if states is None:
             return None, None
@@ -114,15 +128,20 @@ class Bidirectional(nnx.Module):
         time_major: bool = False,
         **options: Any,
     ):
-        """Run both layers; see `Recurrent.__call__`.
+        """Run both layers on a batch of sequences, and return the merged outputs.
 
         Args:
-            x: as in `Recurrent.__call__`.
-            initial_state: a pair (forward state, backward state); or, as in Keras, one flat sequence of the arrays of both states.
-            dropout: a pair of masks, for the forward and the backward layer.
-            rngs: as in `Recurrent.__call__`. A single key is split into one key per layer.
-            time_major: as in `Recurrent.__call__`.
+            x: input (B, T, E), or int ids, as in `Recurrent.__call__`.
+            initial_state: a pair (forward state, backward state); or, as in Keras, one flat list or tuple of the arrays of both states; or
+                None.
+            dropout: a pair of `DropoutMasks`, for the forward and the backward layer; None to draw them.
+            rngs: source of random numbers for the masks, as in `Recurrent.__call__`. A single key is split into one key per layer.
+            time_major: whether time is the first axis of the inputs and outputs.
             options: further arguments of `Recurrent.__call__`, which are passed to both layers.
+
+        Returns:
+            the outputs, or a pair of outputs if `merge_mode` is None; or (outputs, (forward state, backward state)) if `return_state` is
+            true.
         """
         keys = (rngs, rngs) if rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream)) else jax.random.split(rngs)
         parts = zip((self.forward, self.backward), self._pair(initial_state), dropout or (None, None), keys, strict=True)

@@ -1,4 +1,4 @@
-"""The state that a layer with `stateful=True` carries from call to call."""
+"""Storage of the state that a recurrent layer with `stateful=True` carries from one call to the next."""
 
 from typing import Any
 
@@ -9,28 +9,35 @@ from lstm_jax.errors import require
 
 
 class CarriedState(nnx.Variable):
-    """One array (B, H) of a carried state, such as h or c of the LSTM; B is the number of rows and H the number of units."""
+    """Variable that holds one array of the state that a stateful layer carries between calls, such as h (B, H) of an LSTM.
+
+    B is the number of rows of the batch and H the number of units.
+    """
 
 
 def carry(state: Any) -> Any:
-    """Return one `CarriedState` variable for each array of a state."""
+    """Return a tuple of `CarriedState` variables, one for each array of a state."""
     return nnx.data(tuple(CarriedState(part) for part in state))
 
 
 def keep(carried: Any, state: Any) -> None:
-    """Set the variables of a carried state to the arrays of `state`."""
+    """Set the `CarriedState` variables of a layer to the arrays of a new state."""
     for variable, value in zip(carried, state, strict=True):
         variable[...] = value
 
 
 def clear(carried: Any) -> None:
-    """Set the carried state to zeros; do nothing if `carried` is None, as before the first call of the layer."""
+    """Set the `CarriedState` variables of a layer to zeros. If `carried` is None, as before the first call of the layer, do nothing."""
     for variable in carried or ():
         variable[...] = jnp.zeros_like(variable[...])
 
 
 def check_batch(carried: Any, batch: int) -> None:
-    """Check that the batch of a call has as many rows as the carried state.
+    """Check that the batch of a call has as many rows as the state that the layer carries from the previous call.
+
+    Args:
+        carried: the `CarriedState` variables of the layer.
+        batch: number of rows of the batch.
 
     Raises:
         InputError: if the numbers of rows differ.
@@ -40,7 +47,10 @@ def check_batch(carried: Any, batch: int) -> None:
 
 
 def check_stateful(stateful: bool) -> None:
-    """Check that the layer was created with `stateful=True`.
+    """Check that a layer was created with `stateful=True`.
+
+    Args:
+        stateful: value of this argument of the layer.
 
     Raises:
         InputError: if `stateful` is false.

@@ -1,4 +1,4 @@
-"""Embedding layer: a table of learned vectors, one for each token id (Bengio et al. 2003). It equals `keras.layers.Embedding`."""
+"""The embedding layer, a table of learned vectors with one vector for each token id (Bengio et al. 2003)."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,13 +10,14 @@ from lstm_jax.runtime import sharding
 
 
 class Embedding(nnx.Module):
-    """Embedding layer: int ids of any shape (...) -> vectors (..., features), which are rows of a table (vocabulary, features).
+    """Embedding layer, equal to `keras.layers.Embedding`. It maps int ids (...) to vectors (..., features), the rows of a learned table.
 
     Args:
         vocabulary: number of rows of the table. Valid ids are 0 to vocabulary - 1; a larger id gives a vector of NaN, as in `jnp.take`.
         features: number of columns of the table.
-        mask_zero: whether id 0 is padding; see `mask`.
-        initializer: name of an initialiser, or a function (key, shape, dtype) -> table; by default uniform in [-0.05, 0.05), as in Keras.
+        mask_zero: whether id 0 means padding. If so, the method `mask` returns where the ids are not padding.
+        initializer: name of an initialiser, or a function (key, shape, dtype) -> table. The default draws uniformly from [-0.05, 0.05), as
+            Keras does.
         param_dtype: dtype of the table.
         rngs: random streams; the initial table is drawn from the stream `params`.
 
@@ -43,7 +44,7 @@ class Embedding(nnx.Module):
         return sharding.gather_columns(self.embedding[...], ids)
 
     def mask(self, ids: Int[Array, "..."]) -> Bool[Array, "..."] | None:
-        """Return a bool array that is True where an id is not padding, or None if `mask_zero` is false."""
+        """Return a bool array that is True where an id is not padding (id 0), or None if the layer has `mask_zero=False`."""
         return ids != 0 if self.mask_zero else None
 
 

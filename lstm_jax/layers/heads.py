@@ -1,4 +1,4 @@
-"""Dense layers on the output of a recurrent layer."""
+"""Dense output layers (heads), which map the output of a recurrent layer to logits."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,17 @@ from lstm_jax.errors import require
 
 
 class ClassifierHead(nnx.Module):
-    """Dense layer x W + b: features (..., D) -> logits (..., classes). It equals `keras.layers.Dense` without an activation.
+    """Dense output layer x W + b, equal to `keras.layers.Dense` without an activation. It maps features (..., D) to logits (..., classes).
 
-    For two classes, use `classes=1`: the only logit is that of the second class, whose probability is sigmoid(logit).
+    For two classes, use `classes=1`. The single logit then belongs to the second class, whose probability is sigmoid(logit).
+
+    Args:
+        features: number of input features D.
+        classes: number of classes, which is the number of logits.
+        kernel_initializer: name of an initialiser, or a function (key, shape, dtype) -> array.
+        bias_initializer: name of an initialiser, or a function (key, shape, dtype) -> array.
+        param_dtype: dtype of the parameters.
+        rngs: random streams; the parameters are drawn from the stream `params`.
 
     Raises:
         InputError: if `features` or `classes` is below 1, or an initialiser is unknown.
@@ -41,9 +49,13 @@ class ClassifierHead(nnx.Module):
 
 
 class TiedHead(nnx.Module):
-    """Dense layer x table^T + b, whose kernel is the transposed table of an embedding (Press & Wolf 2017).
+    """Dense output layer with tied weights: its kernel is the transposed table of an embedding layer (Press & Wolf 2017).
 
-    It maps features (..., D) and a table (classes, D) to logits (..., classes). The bias b is its only parameter.
+    A call with features x (..., D) and a table (classes, D) returns the logits x table^T + b, (..., classes). The bias b is the only
+    parameter of this layer.
+
+    Raises:
+        InputError: if `classes` is below 1.
     """
 
     def __init__(self, classes: int, *, param_dtype=jnp.float32, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""Initial parameters of a recurrent layer, drawn as Keras draws them."""
+"""Initialisation of the parameters of a recurrent layer, with the initialisers of Keras."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,14 @@ _FIRST = ("kernel", "recurrent_kernel", "bias")
 
 @dataclass(frozen=True)
 class Initials:
-    """The arguments of a layer that determine its initial parameters; see `Recurrent`.
+    """Arguments of a recurrent layer that determine its initial parameters.
 
-    An initialiser that is None stands for the default of the cell.
+    Attributes:
+        kernel: initialiser of the kernel; None means the default of the cell.
+        recurrent: initialiser of the recurrent kernel; None means the default of the cell.
+        bias: initialiser of the bias; None means the default of the cell.
+        use_bias: whether the layer has biases.
+        unit_forget_bias: whether the bias of the forget gate, if the cell has one, is initialised to 1.
     """
 
     kernel: Initial | None = None
@@ -32,20 +37,21 @@ class Initials:
 def initial_params(
     cell: Cell, base: Cell, features: int, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs
 ) -> dict[str, jax.Array | None]:
-    """Return the initial parameters of `cell` by name; biases are None if `how.use_bias` is false.
+    """Return a dict from the name of each parameter of a recurrent layer to its initial value.
+
+    The value of a bias is None if `how.use_bias` is false.
 
     Args:
-        cell: the layer's cell.
-        base: the cell in `CELLS` from which `cell` was made by a choice of activations.
+        cell: cell of the layer.
+        base: the same cell with its default activations.
         features: number of input features E.
         units: number of units H.
-        how: the layer's arguments about initial parameters.
+        how: arguments of the layer that determine its initial parameters.
         dtype: dtype of the parameters.
         rngs: random streams; the parameters are drawn from the stream `params`.
 
     Raises:
-        InputError: if an initialiser is given for a parameter that the cell does not have, it is unknown, or it returns an array of the
-            wrong shape.
+        InputError: if an initialiser is unknown, returns an array of the wrong shape, or is given for a parameter that the cell lacks.
     """
     fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
     for name, given in (("recurrent_kernel", how.recurrent), ("bias", how.bias)):
@@ -69,14 +75,14 @@ def initial_params(
 
 
 def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
-    """Return the initial bias and the initial recurrent bias.
+    """Return the initial bias and the initial recurrent bias of a recurrent layer.
 
     Args:
-        cell: the layer's cell.
+        cell: cell of the layer.
         units: number of units H.
-        second: whether the cell has a recurrent bias. If so, an initialiser draws both biases as the rows of one array, as in Keras; if
-            not, the second result is unused.
-        how: the layer's arguments about initial parameters.
+        second: whether the cell has a recurrent bias. If true, an initialiser draws both biases as the two rows of one array, as in Keras.
+            If false, the second result is not used.
+        how: arguments of the layer that determine its initial parameters.
         dtype: dtype of the biases.
         rngs: random streams; the biases are drawn from the stream `params`.
     """
@@ -91,13 +97,21 @@ def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rng
 
 
 def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> jax.Array:
-    """Return a bias drawn by the initialiser `how.bias`, with ones for the forget gate if `how.unit_forget_bias` is true.
+    """Return a bias drawn with the initialiser `how.bias`, in which the bias of the forget gate is 1 if `how.unit_forget_bias` is true.
 
-    As in Keras, the gates before the forget gate and the gates after it are then drawn separately. `usual` is the cell's default bias.
+    If the forget gate is set to 1, the biases of the gates before it and of the gates after it are drawn separately, as in Keras.
+
+    Args:
+        cell: cell of the layer.
+        usual: default bias of the cell.
+        units: number of units H.
+        how: arguments of the layer that determine its initial parameters.
+        dtype: dtype of the bias.
+        rngs: random streams; the bias is drawn from the stream `params`.
     """
     assert how.bias is not None
     assert cell.bias is not None
-    with jax.ensure_compile_time_eval():  # so that the values are concrete even if the layer is created inside a jit
+    with jax.ensure_compile_time_eval():  # the values must be concrete even if the layer is created inside jax.jit
         ones = cell.bias(1, jnp.float32) == 1
         forget = [gate for gate in range(cell.gates) if ones[gate]]
     if not (how.unit_forget_bias and forget):
@@ -111,7 +125,11 @@ def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: A
 
 
 def _own_cell(cell: Cell, features: int, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> dict[str, jax.Array | None]:
-    """Return the initial parameters of a user's cell: those of its `init`, except parameters for which an initialiser is given."""
+    """Return the initial parameters of a layer with a user's cell, as a dict from name to array.
+
+    The function `init` of the cell gives the initial parameters, except for parameters whose initialiser is an argument of the layer. The
+    value of a bias is None if `how.use_bias` is false. The arguments are those of `initial_params`.
+    """
     params: dict[str, jax.Array | None] = cell.init(rngs.params(), features, units, dtype)._asdict()
     for name, given in (("kernel", how.kernel), ("recurrent_kernel", how.recurrent), ("bias", how.bias)):
         array = params.get(name)

@@ -1,4 +1,4 @@
-"""Recurrent layers with Keras' arguments and semantics: thin modules that own parameters and call `recurrence.unroll`.
+"""Recurrent layers with the arguments and the semantics of Keras. They store parameters and call the function `recurrence.unroll`.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
@@ -24,47 +24,50 @@ Shape = tuple[int | None, ...]
 
 
 class Recurrent(nnx.Module):
-    """Recurrent layer with any cell of `lstm_jax.cells.CELLS`. Its subclasses `LSTM`, `GRU` and `SimpleRNN` have a fixed cell.
+    """Recurrent layer that runs any recurrent cell over a sequence, with the arguments and the semantics of Keras.
+
+    The subclasses `LSTM`, `GRU` and `SimpleRNN` have a fixed cell.
 
     Args:
         features: number of input features E, the size of the input's last axis.
         units: number of units H.
-        cell: a name in `CELLS`, or a user's `Cell`; see docs/own_cell.md.
-        activation: function that replaces tanh, given as a function or by its name in `keras.activations`; None means "linear". Only the
-            cells lstm, gru, gru_reset_before and simple_rnn accept another function than tanh; it runs on the backend `reference`.
-        recurrent_activation: function that replaces sigmoid, given as for `activation`.
-        dropout: dropout rate of the input features. All steps of a call share the mask.
-        recurrent_dropout: dropout rate of the units of h where the gates read them. All steps of a call share the mask.
+        cell: name of a cell in `lstm_jax.cells.CELLS`, or a user's `Cell`; see docs/own_cell.md.
+        activation: function that is used in place of tanh, or its name in `keras.activations`. None means the identity. Only the cells
+            lstm, gru, gru_reset_before and simple_rnn accept a function other than tanh. Such a layer runs on the backend `reference`.
+        recurrent_activation: function that is used in place of sigmoid, given in the same way.
+        dropout: dropout rate of the input features. The mask of a row is the same at all steps of a call.
+        recurrent_dropout: dropout rate of the output h of the previous step, before it is multiplied by the recurrent kernel. The mask of a
+            row is the same at all steps of a call.
         dropout_masks: kind of the masks: "keras", "per_gate" or "variational"; see `lstm_jax.dropout`.
-        weight_drop: dropout rate of the entries of the recurrent kernel (DropConnect, Merity et al. 2018). All steps and all rows of a call
-            share the mask.
+        weight_drop: dropout rate of the entries of the recurrent kernel (DropConnect, Merity et al. 2018). The mask is the same for all
+            steps and all rows of a call.
         zoneout: probability that a unit keeps its previous h at a step (Krueger et al. 2017). In evaluation h is instead
             zoneout * previous h + (1 - zoneout) * new h.
-        zoneout_cell: like `zoneout`, but for the cell state c; only for cells that have one.
+        zoneout_cell: probability that a unit keeps its previous cell state c at a step. It must be 0 for a cell without a cell state.
         return_sequences: whether to return the outputs of all steps (B, T, H) instead of the last output (B, H).
-        return_state: whether to return (outputs, the cell's final state) instead of outputs.
+        return_state: whether to return (outputs, final state of the cell) instead of the outputs alone.
         go_backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed.
         stateful: whether each call starts from the final state of the previous call. The first call, and the first call after
             `reset_state`, start from zeros.
         unit_forget_bias: whether the bias of the forget gate, if the cell has one, is initialised to 1.
         use_bias: whether the layer has bias parameters.
         zero_output_for_mask: whether the outputs of masked steps are zeros instead of the previous output.
-        kernel_initializer: a name in `keras.initializers`, or a function (key, shape, dtype) -> array. None means glorot uniform, or the
-            `init` of a user's cell.
-        recurrent_initializer: initialiser of the recurrent kernel, given as for `kernel_initializer`. None means orthogonal, or the `init`
-            of a user's cell.
-        bias_initializer: initialiser of the bias, given as for `kernel_initializer`. None means zeros, or the `init` of a user's cell.
-        dtype: dtype of the matrix products, for example `jnp.bfloat16`; None for that of the parameters. The state and sums keep the dtype
-            of the parameters.
+        kernel_initializer: initialiser of the kernel: a name in `keras.initializers`, or a function (key, shape, dtype) -> array. None
+            means glorot uniform, or the function `init` of a user's cell.
+        recurrent_initializer: initialiser of the recurrent kernel, given in the same way. None means orthogonal, or the function `init` of
+            a user's cell.
+        bias_initializer: initialiser of the bias, given in the same way. None means zeros, or the function `init` of a user's cell.
+        dtype: dtype of the matrix products, for example `jnp.bfloat16`; None means the dtype of the parameters. The state and sums keep the
+            dtype of the parameters.
         param_dtype: dtype of the parameters.
         backend: name of a recurrence backend; None to choose one automatically.
-        remat: rematerialisation, which saves memory for long sequences and costs the time of a second forward pass: a number of segments,
-            "sqrt", or None for none; see `unroll`.
+        remat: number of segments for rematerialisation, or "sqrt", or None for no rematerialisation; see `unroll`. Rematerialisation saves
+            memory for long sequences and costs the time of a second forward pass.
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
 
     Raises:
         InputError: if `features`, `units` or `remat` is below 1, a rate is not in [0, 1), a cell, activation or initialiser is unknown, or
-            an argument does not apply to the cell (for example `zoneout_cell` to a cell without c).
+            an argument does not apply to the cell (for example `zoneout_cell` to a cell without a cell state).
     """
 
     kernel: nnx.Param[jax.Array]
@@ -125,14 +128,14 @@ class Recurrent(nnx.Module):
         self.carried = nnx.data(None)
 
     def _check_cell(self, base: Cell) -> None:
-        """Check that the rates of zoneout, recurrent dropout and weight dropout apply to the cell.
+        """Check that the layer's rates of zoneout, recurrent dropout and weight dropout can be applied to its cell.
 
         Args:
-            base: the cell before `with_activations` replaced its activations.
+            base: the layer's cell with its default activations.
 
         Raises:
-            InputError: if a rate is above 0 and the cell lacks the state array or recurrent kernel to which it applies, or the step of a
-                user's cell ignores its mask of recurrent dropout.
+            InputError: if a rate is above 0 and the cell lacks the state array or the recurrent kernel to which the rate applies, or the
+                rate of recurrent dropout is above 0 and the step of a user's cell ignores its argument `mask`.
         """
         for part, rate in self.zoneout.items():
             if rate:
@@ -145,24 +148,24 @@ class Recurrent(nnx.Module):
         require(not ignored, "recurrent_dropout", self.recurrent_dropout, remedy)
 
     def cell_params(self) -> Any:
-        """Return the cell's parameters as arrays; a bias that the layer does not have is an array of zeros."""
+        """Return the parameters of the layer as arrays, in the NamedTuple class of its cell. An absent bias becomes zeros."""
         kernel = self.kernel[...]
         arrays = [getattr(self, name) for name in self.row.params._fields]
         return self.row.params(*(jnp.zeros(kernel.shape[1:], kernel.dtype) if a is None else a[...] for a in arrays))
 
     def count_params(self) -> int:
-        """Return the number of trainable parameters, counted as scalars, as in Keras."""
+        """Return the number of trainable parameters of the layer, counted as scalars, as in Keras."""
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
-        """Return the shapes of the results of a call.
+        """Return the shape of the outputs for an input of the given shape, and the shapes of the state if `return_state` is true.
 
         Args:
-            shape: shape (B, T, E) of the input x; an unknown size is None.
+            shape: shape (B, T, E) of the input; an unknown size is None.
 
         Returns:
             the shape of the outputs: (B, T, H) if `return_sequences` is true, else (B, H). If `return_state` is true, a pair of this shape
-            and the shapes of the state's arrays.
+            and the shapes of the arrays of the state.
 
         Raises:
             InputError: if `shape` does not have three entries, or its last entry is neither None nor E.
@@ -175,11 +178,11 @@ class Recurrent(nnx.Module):
         return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set the carried state of a stateful layer to zeros.
+        """Set the state that a stateful layer carries between calls to zeros.
 
         Args:
-            batch: number of rows of the following calls. If None, the number of rows stays the same; before the first call there is then
-                nothing to reset.
+            batch: number of rows in the following calls. None keeps the number of rows; in this case a call of this method before the first
+                call of the layer has no effect.
 
         Raises:
             InputError: if the layer was not created with `stateful=True`.
@@ -191,15 +194,16 @@ class Recurrent(nnx.Module):
             self.carried = carry(self.row.initial_state(batch, self.units, self.kernel[...].dtype))
 
     def draw_masks(self, batch: int, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None, steps: int = 0) -> DropoutMasks:
-        """Return the dropout and zoneout masks of one call.
+        """Draw the dropout and zoneout masks for one call of the layer, and return them.
 
         Args:
             batch: number of rows B.
-            rngs: a random key, a random stream, or `Rngs` with a stream `dropout`; None for the layer's own stream.
-            steps: number of steps T; only zoneout needs it.
+            rngs: source of random numbers: a key, a random stream, or `Rngs` with a stream `dropout`. None means the layer's own stream.
+            steps: number of steps T, which is needed only if the layer has zoneout.
 
         Raises:
-            InputError: if masks must be drawn and there is no stream to draw from, or the layer has zoneout and `steps` is below 1.
+            InputError: if the layer has dropout or zoneout and there is no source of random numbers, or if it has zoneout and `steps` is
+                below 1.
         """
         has_zoneout = any(self.zoneout.values())
         if not (self.dropout or self.recurrent_dropout or has_zoneout):
@@ -231,25 +235,26 @@ class Recurrent(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         time_major: bool = False,
     ):
-        """Run the layer.
+        """Run the layer on a batch of sequences, and return its outputs.
 
         Args:
-            x: input (B, T, E), or (T, B, E) if `time_major` is true; or int ids that stand for one-hot rows, see `unroll`.
-            mask: bool (B, T), False at padded steps.
-            lengths: int (B,), the number of valid steps of each row; may be given instead of `mask`.
-            initial_state: the cell's initial state, as a state, tuple or list of (B, H) arrays. If None, the layer starts from the carried
-                state if it has one, else from zeros.
-            dropout: masks to use; None to draw them.
-            tokens: int (B, T) that identify equal inputs: two steps of a row with equal tokens have equal x; see `unroll`.
-            deterministic: whether to run without dropout; None for the layer's attribute, which `train()` and `eval()` set.
+            x: input (B, T, E), or (T, B, E) if `time_major` is true. Int ids (B, T) or (T, B) stand for one-hot vectors; see `unroll`.
+            mask: bool (B, T), False at padded steps. None means that no step is padded.
+            lengths: int (B,), the number of valid steps of each row. It may be given instead of `mask`.
+            initial_state: initial state of the cell, as a state, tuple or list of (B, H) arrays. If it is None, the layer starts from the
+                state that it carries from the previous call, or from zeros if it carries none.
+            dropout: masks to use. If they are None and the layer is in training mode, new masks are drawn.
+            tokens: int (B, T) that are equal at steps of a row with equal inputs; see `unroll`. None if this is not known.
+            deterministic: whether to run without dropout. None means the layer's mode, which `train()` and `eval()` set.
             rngs: source of random numbers for the masks, as in `draw_masks`.
             time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.
 
         Returns:
-            the outputs, or (outputs, final state) if `return_state` is true; see the class.
+            the outputs (B, T, H) of all steps if `return_sequences` is true, else the last output (B, H). If `return_state` is true,
+            (outputs, final state).
 
         Raises:
-            InputError: if `unroll` does not accept an argument, or masks must be drawn and there is no stream to draw from.
+            InputError: if `unroll` does not accept an argument, or if masks must be drawn and there is no source of random numbers.
         """
         shape = np.shape(x)
         require(len(shape) >= 2, "x", shape, "give floats (B, T, E), or int ids (B, T)")
@@ -277,9 +282,16 @@ class Recurrent(nnx.Module):
         return (outputs, state) if self.return_state else outputs
 
     def _drop(self, batch: int, steps: int, dropout: DropoutMasks | None, rngs: Any, training: bool) -> tuple[Any, DropoutMasks | None]:
-        """Return the cell's parameters after weight dropout, and the masks of one call.
+        """Return the parameters of the cell and the dropout masks that one call of the layer uses.
 
-        In training, weight dropout multiplies the recurrent kernel by a mask. In evaluation the masks hold only the zoneout rates.
+        In training, weight dropout multiplies the recurrent kernel by a mask. In evaluation the masks contain only the rates of zoneout.
+
+        Args:
+            batch: number of rows B.
+            steps: number of steps T.
+            dropout: masks that the user has given; None to draw them in training.
+            rngs: source of random numbers, as in `draw_masks`.
+            training: whether the layer runs in training mode.
         """
         params = self.cell_params()
         if self.weight_drop and training:
@@ -295,7 +307,11 @@ class Recurrent(nnx.Module):
         return params, dropout
 
     def _start(self, batch: int, initial_state: Any) -> Any:
-        """Return the state at the start of a call: `initial_state` if it is given, else the carried state, else None."""
+        """Return the state from which a call of the layer starts.
+
+        This is `initial_state` if it is not None, else the state carried from the previous call. If there is neither, return None, which
+        stands for zeros.
+        """
         if self.carried is None:
             return initial_state
         check_batch(self.carried, batch)
@@ -305,7 +321,7 @@ class Recurrent(nnx.Module):
         return type(like)(*(v[...] for v in self.carried))
 
     def _carry(self, state: Any) -> None:
-        """Store the state at the end of a call for the next call, if the layer is stateful."""
+        """Store the final state of a call for the next call, if the layer is stateful."""
         if self.stateful and self.carried is None:
             self.carried = carry(state)
         elif self.stateful:
@@ -313,12 +329,12 @@ class Recurrent(nnx.Module):
 
 
 class LSTM(Recurrent):
-    """LSTM layer (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000). It equals `keras.layers.LSTM`.
+    """LSTM layer (Hochreiter & Schmidhuber 1997) with a forget gate (Gers et al. 2000), equal to `keras.layers.LSTM`.
 
         z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
 
-    h and c are the state before the step, h' and c' the state after it; the state is an `LSTMState`. The arguments and errors are those of
-    `Recurrent`, without `cell`.
+    Here h and c are the state before a step, and h' and c' are the state after it. The state is an `LSTMState`. The arguments and errors
+    are those of `Recurrent`, except that there is no argument `cell`.
     """
 
     def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
@@ -327,20 +343,20 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """GRU layer (gated recurrent unit, Cho et al. 2014). It equals `keras.layers.GRU`.
+    """GRU layer (gated recurrent unit, Cho et al. 2014), equal to `keras.layers.GRU`.
 
-    The equations are in `lstm_jax.cells.gru`. The state is a `HiddenState`.
+    The docstring of `lstm_jax.cells.gru` contains the equations. The state is a `HiddenState`.
 
     Args:
         features: number of input features E.
         units: number of units H.
-        reset_after: whether the reset gate multiplies the product h U, as in Keras, PyTorch and cuDNN. If false, it multiplies h before the
-            product, as in the paper.
-        rngs: as in `Recurrent`.
+        reset_after: whether the reset gate multiplies the product of h and the recurrent kernel, as in Keras, PyTorch and cuDNN. If false,
+            the reset gate multiplies h before the product, as in the paper.
+        rngs: random streams, as in `Recurrent`.
         options: further arguments of `Recurrent`, except `cell`.
 
     Raises:
-        InputError: if `cell` is given, or an argument is one that `Recurrent` does not accept.
+        InputError: if `cell` is given, or `Recurrent` does not accept an argument.
     """
 
     def __init__(self, features: int, units: int, *, reset_after: bool = True, rngs: nnx.Rngs, **options):
@@ -349,9 +365,10 @@ class GRU(Recurrent):
 
 
 class SimpleRNN(Recurrent):
-    """Simple recurrent layer h' = tanh(x W + h U + b) (Elman 1990). It equals `keras.layers.SimpleRNN`.
+    """Simple recurrent layer h' = tanh(x W + h U + b) (Elman 1990), equal to `keras.layers.SimpleRNN`.
 
-    The arguments and errors are those of `Recurrent`, without `cell` and `recurrent_activation`. The state is a `HiddenState`.
+    Here h is the output before a step and h' the output after it. The state is a `HiddenState`. The arguments and errors are those of
+    `Recurrent`, except that there are no arguments `cell` and `recurrent_activation`.
     """
 
     def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
@@ -365,10 +382,13 @@ def _refuse_cell(layer: str, options: dict[str, Any]) -> None:
 
 
 def count_params(module: nnx.Module) -> int:
-    """Return the number of trainable parameters of a module, counted as scalars."""
+    """Return the number of trainable parameters of a Flax module, counted as scalars."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
 def recurrent(features: int, units: int, *, cell: str | Cell = "lstm", **options) -> Recurrent:
-    """Return a recurrent layer with the given cell: an `LSTM` if `cell` is "lstm", else a `Recurrent`."""
+    """Return a recurrent layer with the given cell. It is an `LSTM` if `cell` is "lstm", else a `Recurrent`.
+
+    The arguments are those of `Recurrent`.
+    """
     return LSTM(features, units, **options) if cell == "lstm" else Recurrent(features, units, cell=cell, **options)

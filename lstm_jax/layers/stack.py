@@ -1,4 +1,4 @@
-"""A stack of recurrent layers."""
+"""The class `RecurrentStack`, a stack of recurrent layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +13,17 @@ from lstm_jax.layers.recurrent import Recurrent, Shape, count_params
 
 
 class RecurrentStack(nnx.Module):
-    """Stack of recurrent layers, each of which reads the outputs of the layer before. All layers get the same mask.
+    """Stack of recurrent layers. Each layer reads the outputs of the layer before it, and all layers get the same mask over steps.
 
-    A call returns the results of the last layer. If all layers have `return_state=True`, it returns (outputs, list of the states).
+    A call returns the outputs of the last layer. If all layers have `return_state=True`, it returns (outputs, list of the final states). If
+    only the last layer has `return_state=True`, it returns (outputs, final state).
 
     Args:
         layers: `Recurrent` or `Bidirectional` modules. Every layer except the last must have `return_sequences=True`. `return_state` must
             be true for all layers, for the last one only, or for none.
 
     Raises:
-        InputError: if `layers` is empty, or `return_sequences` or `return_state` of a layer breaks these rules.
+        InputError: if `layers` is empty, or a layer's `return_sequences` or `return_state` is not as described above.
     """
 
     def __init__(self, layers: Sequence[Recurrent | Bidirectional]):
@@ -39,7 +40,13 @@ class RecurrentStack(nnx.Module):
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
-        """Return the shapes of the results of a call; see `Recurrent.compute_output_shape`.
+        """Return the shape of the outputs for an input of the given shape, and the shapes of the states if the layers return states.
+
+        The form of the result is that of `Recurrent.compute_output_shape`. If all layers return states, the shapes of the states are a list
+        with one entry per layer.
+
+        Args:
+            shape: shape (B, T, E) of the input; an unknown size is None.
 
         Raises:
             InputError: if `shape` is not the shape of an input of the first layer.
@@ -54,10 +61,13 @@ class RecurrentStack(nnx.Module):
         return (found, states) if self.all_states else found
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set the carried states of the layers with `stateful=True` to zeros; see `Recurrent.reset_state`.
+        """Set the states that the layers with `stateful=True` carry between calls to zeros.
+
+        Args:
+            batch: number of rows in the following calls, or None to keep the number of rows; see `Recurrent.reset_state`.
 
         Raises:
-            InputError: if no layer carries state.
+            InputError: if no layer was created with `stateful=True`.
         """
         stateful = [layer for layer in self.layers if _is_stateful(layer)]
         check_stateful(bool(stateful))
@@ -72,13 +82,17 @@ class RecurrentStack(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         **options,
     ):
-        """Run the layers one after another; see `Recurrent.__call__`.
+        """Run the layers one after another, and return the outputs of the last layer.
 
         Args:
             x: input of the first layer.
-            tokens: tokens of `x`, as in `Recurrent.__call__`; only the first layer uses them.
-            rngs: as in `Recurrent.__call__`. From a single key, layer n gets `jax.random.fold_in(key, n)`.
-            options: further arguments of `Recurrent.__call__`. `initial_state` and `dropout` are lists with one entry per layer.
+            tokens: int (B, T) that are equal at steps of a row with equal `x`, as in `Recurrent.__call__`. Only the first layer uses them.
+            rngs: source of random numbers, as in `Recurrent.__call__`. If it is a single key, layer n gets `jax.random.fold_in(key, n)`.
+            options: further arguments of `Recurrent.__call__` for all layers. `initial_state` and `dropout` are lists with one entry per
+                layer.
+
+        Returns:
+            the outputs, together with final states if layers have `return_state=True`; see the class.
         """
         per_layer = {name: options.pop(name) for name in ("initial_state", "dropout") if options.get(name) is not None}
         y: Any = x

@@ -1,4 +1,4 @@
-"""C++ code that is compiled for levels of the processor when lstm_jax is installed, or for this processor by `build`; see library.py."""
+"""C++ code that JAX calls. It is compiled when lstm_jax is installed, or by the function `build` for the processor of this machine."""
 
 from lstm_jax.native.library import build, call, describe_library, library_path, loaded_library, why_not
 from lstm_jax.native.switch import compiled_code

@@ -1,4 +1,4 @@
-"""Compilation of the C++ code of this folder with the machine's compiler, or with the one of the Python package ziglang."""
+"""Compilation of the C++ code in this folder, with a C++ compiler of the machine or with the one in the Python package ziglang."""
 
 import contextlib
 import functools
@@ -21,25 +21,27 @@ SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "adam.cc"
 FLAGS = ("-O3", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
 REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
 SECONDS = 900
-"""Time limit of the compiler in seconds. A compilation takes about 20 s, or 100 s with sanitizers."""
+"""Time limit for the C++ compiler in seconds. Compilation takes about 20 s, or 100 s with sanitizers."""
 OTHER = "name another compiler in CXX"
 SANITIZERS = ("address", "undefined")
 
 
 def sanitizer_flags() -> tuple[str, ...]:
-    """Return the compiler flags of the sanitizers that the environment variable LSTM_JAX_SANITIZE names.
+    """Return the compiler flags that enable sanitizers, which detect errors in the C++ code while it runs.
 
-    The variable may be empty, "address", "undefined", or "address,undefined".
+    The environment variable LSTM_JAX_SANITIZE names the sanitizers: "address", "undefined" or "address,undefined". If it is not set or
+    empty, there are no flags.
 
     Raises:
-        InputError: if LSTM_JAX_SANITIZE names another sanitizer.
+        InputError: if LSTM_JAX_SANITIZE has another value.
     """
     asked = os.environ.get("LSTM_JAX_SANITIZE", "")
     if not asked:
         return ()
     if not set(asked.split(",")) <= set(SANITIZERS):
         raise InputError("LSTM_JAX_SANITIZE", asked, f"give {' or '.join(SANITIZERS)}, or both with a comma")
-    # the program stops at the first report, since later ones mean little; -fexpensive-optimizations fuses products and sums, as -O3 does
+    # the program stops at the first error, since later ones may only follow from it; -fexpensive-optimizations fuses multiplications and
+    # additions, as -O3 does
     return ("-O1", "-fexpensive-optimizations", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={asked}", "-fno-sanitize-recover=all")
 
 
@@ -52,13 +54,13 @@ def source_hash(*more: str) -> str:
 
 
 def find_compiler() -> list[str]:
-    """Return the command of the C++ compiler.
+    """Return the command that runs a C++ compiler.
 
-    It is the first that exists of: the command in the environment variable CXX, c++, g++, clang++, and the compiler of the Python package
-    ziglang.
+    These commands are tried in order, and the first one that exists is returned: the value of the environment variable CXX, c++, g++,
+    clang++, and the compiler in the Python package ziglang.
 
     Raises:
-        InputError: if there is no compiler.
+        InputError: if none of them exists.
     """
     for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"):
         if name.strip() and shutil.which(name.split()[0]):
@@ -72,9 +74,9 @@ def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -
     """Compile the C++ code to a shared library.
 
     Args:
-        compiler: command of the compiler, see `find_compiler`.
-        flags: flags in addition to `FLAGS`, such as `-march=native`.
-        made: path of the library that is written.
+        compiler: command of the compiler, as `find_compiler` returns it.
+        flags: compiler flags in addition to `FLAGS`, for example `-march=native`.
+        made: path to which the library is written.
 
     Raises:
         InputError: if the compiler fails or takes longer than `SECONDS`.
@@ -100,7 +102,11 @@ def compile_library(compiler: Sequence[str], flags: Sequence[str], made: Path) -
 
 
 def check_loads(compiler: Sequence[str], made: Path) -> None:
-    """Check that the library at the path `made` can be loaded, in another process, since a broken library may kill the process.
+    """Check in another process that a newly compiled library can be loaded, since a broken library may kill the process that loads it.
+
+    Args:
+        compiler: command of the compiler, for the error message.
+        made: path of the library.
 
     Raises:
         InputError: if the library cannot be loaded.

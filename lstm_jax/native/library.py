@@ -1,7 +1,7 @@
-"""Choice, loading and calls of the C++ library.
+"""Functions that choose and load a compiled library of the C++ code, and call its functions.
 
-The library is either the one that `build` compiled for this processor into the user's cache folder, or one of those that were compiled when
-lstm_jax was installed (see packaged.py). The former is preferred.
+If the function `build` has compiled a library for exactly this processor, this library in the user's cache folder is used. Otherwise one of
+the libraries is used that were compiled when lstm_jax was installed; see packaged.py.
 """
 
 import ctypes
@@ -29,9 +29,9 @@ def _flags() -> tuple[str, ...]:
 
 
 def library_path() -> Path:
-    """Return the path of the library that `build` compiles, whether or not the file exists.
+    """Return the path at which `build` stores the library that it compiles. The file may not exist yet.
 
-    Its name contains a hash of the C++ code, the processor and the compiler flags.
+    The name of the file contains a hash of the C++ code, the processor and the compiler flags.
 
     Raises:
         InputError: if the user has no cache folder, or LSTM_JAX_SANITIZE names an unknown sanitizer.
@@ -40,9 +40,10 @@ def library_path() -> Path:
 
 
 def build() -> Path:
-    """Compile the library for this processor, unless a trusted library already exists and can be loaded, and return its path.
+    """Compile the C++ library for exactly this processor, store it in the user's cache folder, and return its path.
 
-    The compilation takes about 20 s. A process that has already loaded another library keeps it.
+    The compilation takes about 20 s. If the library has been compiled before, can be trusted and can be loaded, it is not compiled again. A
+    process that already uses another library continues to use it.
 
     Raises:
         InputError: if there is no compiler, the compiler fails or takes longer than `compiler.SECONDS`, the library cannot be loaded, or it
@@ -67,14 +68,18 @@ def build() -> Path:
 
 _OPENED: dict[Path, ctypes.CDLL] = {}
 _REGISTERED: dict[Path, tuple[str, ...]] = {}
-"""By the path of the library whose functions XLA calls, the messages about libraries that were tried before it."""
+"""Dict from the path of a library whose functions are registered with XLA to the messages about libraries that were tried before it."""
 
 
 def _open(path: Path, is_packaged: bool = False) -> ctypes.CDLL:
-    """Load the library at `path`, once per process.
+    """Load a compiled library, if this process has not loaded it yet, and return it.
+
+    Args:
+        path: path of the library.
+        is_packaged: whether the library was installed with lstm_jax.
 
     Raises:
-        trust.UntrustedError: if it does not exist, cannot be trusted or cannot be loaded.
+        trust.UntrustedError: if the library does not exist, cannot be trusted or cannot be loaded.
     """
     if path not in _OPENED:
         file = trust.open_packaged(path) if is_packaged else trust.open_library(path)
@@ -92,10 +97,10 @@ def _open(path: Path, is_packaged: bool = False) -> ctypes.CDLL:
 
 
 def _register(library: ctypes.CDLL) -> None:
-    """Register the functions of a library with XLA. XLA refuses a library that was built for an interface that it does not support.
+    """Register the functions of a compiled library with XLA.
 
     Raises:
-        trust.UntrustedError: if XLA refuses the library.
+        trust.UntrustedError: if XLA rejects the library, because it was built for another version of XLA's interface.
     """
     try:
         for name in TARGETS:
@@ -105,16 +110,19 @@ def _register(library: ctypes.CDLL) -> None:
 
 
 class Library(NamedTuple):
-    """The library that this process uses."""
+    """Compiled library that this process uses, if any."""
 
     path: Path | None
-    """Its path, or None if there is none."""
+    """Path of the library, or None if the process can use no library."""
     notes: tuple[str, ...]
-    """Messages that say why other libraries are not used."""
+    """Messages that say why other libraries cannot be used."""
 
 
 def _load() -> Library:
-    """Return the library that this process uses. At the first call it is chosen and loaded, and its functions are registered with XLA."""
+    """Return the compiled library that this process uses.
+
+    The first call chooses a library, loads it and registers its functions with XLA.
+    """
     candidates: list[tuple[Path, bool]] = []
     notes = []
     try:
@@ -139,7 +147,7 @@ def _load() -> Library:
 
 
 def why_not() -> str:
-    """Return a message that says why compiled code cannot be used, or "" if it can be used."""
+    """Return "" if the compiled C++ code can be used, else a message that says why it cannot be used."""
     if is_off():
         return is_off()
     library = _load()
@@ -147,12 +155,12 @@ def why_not() -> str:
 
 
 def loaded_library() -> Path | None:
-    """Return the path of the library that this process uses, or None if it uses none."""
+    """Return the path of the compiled library that this process uses, or None if it uses no compiled code."""
     return None if is_off() else _load().path
 
 
 def describe_library() -> str:
-    """Return the file name of the library that this process uses and where it comes from, or the reason why it uses none."""
+    """Return a text with the file name and the origin of the compiled library that this process uses, or the reason why it uses none."""
     path = loaded_library()
     if path is None:
         return why_not()
@@ -162,7 +170,7 @@ def describe_library() -> str:
 
 
 def register() -> None:
-    """Load the library and register its functions with XLA, once per process.
+    """Load a compiled library and register its functions with XLA, if this process has not done so yet.
 
     Raises:
         InputError: if no library exists that can be trusted and loaded.
@@ -173,20 +181,20 @@ def register() -> None:
 
 
 def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], sets: bool = False, **options) -> list[jax.Array]:
-    """Call a function of the library on the arrays of this device, and return its results.
+    """Call a function of the compiled C++ library on arrays of one device, and return its results.
 
     Args:
         name: name of the function, one of `TARGETS`.
-        results: one object per result that has the result's shape and dtype, such as an array or a `jax.ShapeDtypeStruct`.
+        results: one object per result, such as an array or a `jax.ShapeDtypeStruct`, that has the shape and dtype of the result.
         args: operands. Operands that are None are left out.
-        aliases: dict from the position of an operand to the position of the result that may reuse its memory.
-        sets: whether the function accepts arrays with a leading axis, so that `vmap` can make one call with all mapped arrays. If false,
-            `vmap` makes one call after the other.
-        options: attributes of the call; each is a bool, int, float or NumPy number.
+        aliases: dict from the position of an operand to the position of a result that may be stored in the memory of this operand.
+        sets: whether the function also accepts arrays with a leading mapped axis. If true, `vmap` makes one call for all mapped arrays. If
+            false, `vmap` makes one call after another.
+        options: attributes that are passed to the function; each is a bool, int, float or NumPy number.
     """
     register()
     fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
-    # each device gets an equal share of the cores; a traced program keeps the number of threads, even if the number of cores changes
+    # each device gets an equal share of the cores; a traced program keeps its number of threads even if the number of cores changes later
     fixed["threads"] = np.int64(max(1, len(os.sched_getaffinity(0)) // jax.local_device_count("cpu")))
     shapes = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
     function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)

@@ -1,7 +1,7 @@
-"""Libraries that are compiled when lstm_jax is installed: one for each level of the processor architecture, in the folder `lib`.
+"""Compiled libraries that are installed with lstm_jax, one for each level of the processor architecture.
 
-A level is a set of instructions, such as the levels v2, v3 and v4 of the x86-64 psABI. A process loads the library of the highest level
-that its processor has. setup.py calls `build_packaged`.
+A level is a set of instructions, such as the levels x86-64-v2, x86-64-v3 and x86-64-v4. A process loads the library of the highest level
+whose instructions its processor has. The libraries are in the folder `lib`; setup.py compiles them with `build_packaged`.
 """
 
 import functools
@@ -22,19 +22,21 @@ LEVELS: dict[str, dict[str, frozenset[str]]] = {
     },
     "aarch64": {"armv8-a": frozenset({"fp", "asimd"})},
 }
-"""Levels of each machine (as `platform.machine` names it) from the highest to the lowest, each with the features that it adds to the lower
-ones, as /proc/cpuinfo names them."""
+"""Dict from a machine, a result of `platform.machine()`, to its levels, highest level first.
+
+The value of a level is the set of processor features that it adds to the next lower level, by their names in /proc/cpuinfo.
+"""
 FOLDER = Path(__file__).with_name("lib")
 
 
 def file_name(level: str) -> str:
-    """Return the name of the library of a level. It contains a hash of the C++ code and the compiler flags."""
+    """Return the file name of the library for a level. The name contains a hash of the C++ code and the compiler flags."""
     return f"lstm-{level}-{compiler.source_hash()}.so"
 
 
 @functools.cache
 def levels_here() -> tuple[str, ...]:
-    """Return the levels that this processor has, the highest one first; empty if the processor is unknown."""
+    """Return the levels whose instructions this processor has, highest level first. The result is () if the processor is unknown."""
     features = set(processor().split())
     found, levels = [], LEVELS.get(platform.machine(), {})
     for level in reversed(levels):
@@ -45,13 +47,13 @@ def levels_here() -> tuple[str, ...]:
 
 
 def packaged_path() -> Path | None:
-    """Return the path of the packaged library for this processor, or None if there is none."""
+    """Return the path of the installed library with the highest level that this processor has, or None if no library fits."""
     paths = (FOLDER / file_name(level) for level in levels_here())
     return next((path for path in paths if path.exists()), None)
 
 
 def missing_level() -> str:
-    """Return a message about the features that this processor lacks for the lowest level, or "" if it lacks none."""
+    """Return a message that names the features which this processor lacks for the lowest level, or "" if it lacks none."""
     levels = LEVELS.get(platform.machine(), {})
     if levels_here() or not levels:
         return ""
@@ -61,16 +63,17 @@ def missing_level() -> str:
 
 
 def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
-    """Compile the libraries of all levels of a machine into `folder`, and return their paths. Other libraries there are removed.
+    """Compile one library for each level of a machine, and return the paths of the libraries. Other libraries in the folder are removed.
 
-    On a machine without levels, such as a Mac, no library is compiled.
+    If `LEVELS` does not contain the machine, as for a Mac, no library is compiled.
 
     Args:
-        folder: folder of the libraries; it is made if it does not exist.
-        machine: a key of `LEVELS`; "" for this machine. For another machine, CXX must name a cross compiler.
+        folder: folder to which the libraries are written. It is created if it does not exist.
+        machine: a key of `LEVELS`, or "" for the machine on which this process runs. To compile for another machine, the environment
+            variable CXX must name a cross compiler.
 
     Raises:
-        InputError: if there is no compiler, or it fails for a level.
+        InputError: if there is no compiler, or compilation fails for a level.
     """
     command = compiler.find_compiler()
 

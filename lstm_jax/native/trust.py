@@ -1,15 +1,16 @@
-"""Checks that a compiled library can be trusted. Anyone who can write the file or its folder could run code in this process.
+"""Checks that a compiled library was not written by another user, who could otherwise run code in this process.
 
 A library in a cache folder is trusted if these conditions hold:
 - It is a regular file and not a symbolic link.
 - The file and its folder belong to this user or to root, and no other user can write to them.
-- The file ends with the SHA-256 hash of all bytes before, which `write` appends.
+- The file ends with the SHA-256 hash of all bytes before the hash, which the function `write` appends.
 
-Folders further up may be writable by other users: if another user replaced the library's folder, the new folder would belong to that user
-and would not be trusted. The hash is part of the file, so that two simultaneous builds cannot combine one library with the hash of the
-other.
+The folders above the library's folder may be writable by other users. If another user replaced the library's folder, the new folder would
+belong to that user, and its files would not be trusted. The hash is stored in the same file as the library, so that two builds that run at
+the same time cannot store the library of one with the hash of the other.
 
-A library that was installed with lstm_jax only has to end with that hash: whoever can write it can also write the Python files beside it.
+A library that was installed with lstm_jax must only end with its hash. Its owner is not checked, because a user who can change the library
+can also change the Python files beside it.
 """
 
 import contextlib
@@ -27,24 +28,24 @@ from lstm_jax.files.writing import write_atomically
 MARK = b"\nlstm_jax sha256 "
 SEAL = len(MARK) + 2 * hashlib.sha256().digest_size
 LARGEST = 2**28
-"""Largest accepted size of a library in bytes, about a hundred times its usual size."""
+"""Largest size of a library in bytes that is accepted. It is about a hundred times the usual size."""
 
 
 NOT_BUILT = "not built"
 
 
 class UntrustedError(Exception):
-    """Error whose message says why a library is not loaded."""
+    """Error for a compiled library that does not exist or cannot be trusted or loaded. The message says why it is not used."""
 
 
 def open_library(path: Path) -> int:
-    """Open the library at `path`, check that it can be trusted, and return its file descriptor.
+    """Open a compiled library in a cache folder, check that it can be trusted, and return its file descriptor.
 
     Raises:
-        UntrustedError: if the file does not exist, or it cannot be trusted.
+        UntrustedError: if the file does not exist, or another user could have written it, or it is damaged.
     """
     try:
-        # the folder may be a symbolic link: its target is opened and checked
+        # if the folder is a symbolic link, the folder to which it points is opened and checked
         folder = os.open(os.path.realpath(path.parent), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise UntrustedError(NOT_BUILT) from error
@@ -77,7 +78,16 @@ def open_packaged(path: Path) -> int:
 
 
 def _checked(file: int, check_owner: Callable[[os.stat_result, str], None]) -> int:
-    """Return the file descriptor `file` if the file is regular, passes `check_owner` and ends with its hash, else close it and raise."""
+    """Check an open library, and return its file descriptor. If a check fails, close the file.
+
+    Args:
+        file: file descriptor of the library.
+        check_owner: function(stat result, name of the file in error messages) that raises `UntrustedError` if another user could have
+            written the file.
+
+    Raises:
+        UntrustedError: if the file is not a regular file, does not pass `check_owner`, or does not end with the hash of its content.
+    """
     try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
@@ -105,13 +115,24 @@ def _seal(code: bytes) -> bytes:
 
 
 def write_packaged(path: Path, code: bytes) -> None:
-    """Write a library that is installed with lstm_jax, and its hash, to `path` atomically."""
+    """Write a compiled library that is to be installed with lstm_jax, and its hash, to a file atomically.
+
+    Args:
+        path: path of the file.
+        code: bytes of the library.
+    """
     write_atomically(path, code + _seal(code))
     path.chmod(0o644)  # every user of the installation may load it
 
 
 def write(path: Path, code: bytes) -> None:
-    """Write a library and its hash to `path` atomically, with permissions that `open_library` accepts for any umask.
+    """Write a compiled library and its hash to a file in a cache folder atomically.
+
+    The permissions of the file do not depend on the umask of the process and are such that `open_library` accepts the file.
+
+    Args:
+        path: path of the file.
+        code: bytes of the library.
 
     Raises:
         InputError: if the folder belongs to another user or cannot be written, or the disk is full.
@@ -128,7 +149,7 @@ def write(path: Path, code: bytes) -> None:
 
 
 def _own_folder(path: Path) -> int:
-    """Create the folder if it does not exist, make it writable by this user only, and return a file descriptor of it.
+    """Create a folder if it does not exist, make it writable by this user only, and return its file descriptor.
 
     Raises:
         InputError: if the folder belongs to another user.

@@ -1,1 +1,1 @@
-"""Operations with compiled forward and backward passes that support all transformations of JAX and sharded arrays."""
+"""Operations with custom forward and backward passes, such as compiled code, that support all transformations of JAX and sharded arrays."""

@@ -1,14 +1,14 @@
 """Operations with custom forward and backward passes that support all transformations of JAX.
 
-`apply(operation, *args)` runs an `Operation`. JAX sees three primitives: the forward pass, its tangents, and the backward pass. The custom
-passes may be compiled code that JAX cannot differentiate, so each operation also has a twin: the same computation written in JAX.
+`apply(operation, *args)` runs an `Operation`. The custom passes may be compiled code that JAX cannot differentiate. Therefore each
+operation also has a twin: the same computation written in JAX. JAX sees three primitives: forward pass, tangents and backward pass.
 - Reverse mode runs the custom passes. The tangents primitive is linear in the input tangents, and its transpose is the backward pass.
-- Forward mode and derivatives of higher order differentiate the twin.
-- `vmap` merges the mapped axis with the batch axis. If an operand without a batch axis is mapped, it runs `Operation.mapped` instead.
-- The custom passes run on the platforms in `Operation.runs_on`, which is read when a program is lowered. Other platforms, and exported
-  programs, run the twin.
+- Forward mode and derivatives of order 2 and higher differentiate the twin.
+- `vmap` merges the mapped axis with the batch axis. If it maps an operand without a batch axis, it runs `Operation.mapped` instead.
+- The custom passes run on the platforms in `Operation.runs_on`, which is read when a program is lowered. Other platforms and exported
+  programs run the twin.
 
-A leaf is one array of a pytree. Many functions refer to a leaf by its number in the order of `jax.tree.leaves`.
+A leaf is one array of a pytree. Its number is its position in the list that `jax.tree.leaves` returns.
 """
 
 from abc import abstractmethod
@@ -27,9 +27,9 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 class Operation:
-    """A function of pytrees of arrays with custom forward and backward passes.
+    """Base class of functions of pytrees of arrays that have custom forward and backward passes.
 
-    Subclasses are frozen dataclasses. Their fields are static options and part of the key of JAX's program cache.
+    Subclasses are frozen dataclasses, whose fields are static options and part of the key of JAX's program cache.
 
     If `keep` is true, the forward pass also returns residuals, the arrays that the backward pass reads. `wanted` has the structure of
     `args`, with True for each leaf whose gradient is wanted. `cotangents` has the structure of the outputs, with None for a zero cotangent.
@@ -37,53 +37,53 @@ class Operation:
 
     @abstractmethod
     def forward(self, keep: bool, *args) -> tuple[Any, Any]:
-        """Return the outputs, and the residuals if `keep` is true, else None."""
+        """Run the forward pass and return (outputs, residuals). The residuals are None if `keep` is false."""
 
     @abstractmethod
     def backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the gradients with respect to `args`, a tuple of the same structure; a gradient that is not wanted may be None."""
+        """Return the gradients as a tuple with the structure of `args`. A gradient may be None where `wanted` is False."""
 
     @abstractmethod
     def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
-        """Return the results of `forward`, computed in JAX (the twin)."""
+        """Return the same results as `forward`, computed in JAX without custom code (the twin of `forward`)."""
 
     @abstractmethod
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the results of `backward`, computed in JAX (the twin)."""
+        """Return the same results as `backward`, computed in JAX without custom code (the twin of `backward`)."""
 
     @abstractmethod
     def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms on which `forward` and `backward` run; other platforms run `plain_forward` and `plain_backward`."""
+        """Return the platforms, such as "cpu", on which `forward` and `backward` run. All other platforms run the twins in JAX."""
 
     @abstractmethod
     def rows(self, args: tuple) -> list[int | None]:
-        """Return the batch axis of each leaf of the arguments, or None for a leaf without a batch axis."""
+        """Return the number of the batch axis of each leaf of the arguments, or None for a leaf without a batch axis."""
 
     @abstractmethod
     def output_rows(self, outputs: Any) -> list[int]:
-        """Return the batch axis of each leaf of the outputs."""
+        """Return the number of the batch axis of each leaf of the outputs."""
 
     def residual_rows(self, residuals: Any) -> list[int]:
-        """Return the batch axis of each leaf of the residuals."""
+        """Return the number of the batch axis of each leaf of the residuals."""
         return [1] * len(jax.tree.leaves(residuals))
 
     def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
-        """Return the operation that runs this one on `size` sets of arguments, which are stacked along a leading axis.
+        """Return an operation that runs this operation `size` times, on arguments that are stacked along a leading axis.
 
-        A leaf of the arguments has this axis if its entry in `dims` is 0; a leaf with None is shared. All results have the axis.
+        Leaves of `args` whose entry in `dims` is 0 have this axis, and so have all results. All runs share the leaves whose entry is None.
         """
         return Vmapped(self, dims, size)
 
 
 class ForwardOperation(Operation):
-    """An operation without a custom backward pass: its gradients are those of its twin in JAX."""
+    """Base class of operations without a custom backward pass. Their gradients are computed by differentiating their twin in JAX."""
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients; see `Operation.backward`."""
+        """Return the gradients with respect to the arguments, computed in JAX; see `Operation.backward`."""
         return self.plain_backward(wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """Return the results of `backward`, computed in JAX; see `Operation.plain_backward`."""
+        """Return the gradients with respect to the arguments by differentiating `plain_forward`; see `Operation.plain_backward`."""
         leaves, tree = jax.tree.flatten(args)
         given = [n for n, want in enumerate(tree.flatten_up_to(wanted)) if want]
 
@@ -100,16 +100,16 @@ class ForwardOperation(Operation):
         return tree.unflatten([gradients.get(n) for n in range(len(leaves))])
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return None for each leaf of the arguments, since they are treated as having no batch axis."""
+        """Return None for each leaf of the arguments, since no axis is treated as a batch axis; see `Operation.rows`."""
         return [None] * len(jax.tree.leaves(args))
 
     def output_rows(self, outputs) -> list[int]:
-        """Return an empty list, since the outputs are treated as having no batch axis."""
+        """Return an empty list, since no axis of the outputs is treated as a batch axis; see `Operation.output_rows`."""
         return []
 
 
 def apply(operation: Operation, *args):
-    """Run an operation on `args` and return its outputs."""
+    """Run an operation on the arguments `args`, which are pytrees of arrays, and return its outputs."""
     return _apply(operation, args)
 
 
@@ -121,7 +121,7 @@ def _apply(operation: Operation, args: tuple):
 
 
 def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tuple[Any, Any]:
-    """Bind the forward primitive, and return the outputs, and the residuals if `keep` is true, else None."""
+    """Bind the forward primitive to arguments with the given structure and leaves. Return (outputs, residuals), as `forward` does."""
 
     def compiled(*leaves):
         return operation.forward(keep, *tree.unflatten(leaves))
@@ -135,10 +135,10 @@ def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tupl
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)  # gradients outside of jit are traced once
 def _run_backward(operation: Operation, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], leaves: Leaves) -> Leaves:
-    """Bind the backward primitive, and return the gradients of the arguments' leaves whose numbers are in `wanted`.
+    """Bind the backward primitive, and return the gradients with respect to the leaves of the arguments whose numbers are in `wanted`.
 
-    `trees` are the structures of the arguments, the residuals and the cotangents. `given` are the numbers of the nonzero leaves of the
-    cotangents. `leaves` are all leaves of the arguments and of the residuals, and the nonzero leaves of the cotangents.
+    `trees` contains the tree structures of the arguments, the residuals and the cotangents. `given` contains the numbers of the nonzero
+    leaves of the cotangents. `leaves` contains the leaves of the arguments, of the residuals, and the nonzero leaves of the cotangents.
     """
     functions = (operation.backward, operation.plain_backward)
     compiled, plain = (partial(_call_backward, function, wanted, trees, given) for function in functions)
@@ -157,21 +157,21 @@ def _call_backward(function: Callable, wanted: tuple[int, ...], trees: tuple, gi
 
 
 def _cut(trees: tuple, leaves: Sequence) -> tuple[Sequence, Sequence, Sequence]:
-    """Split `leaves` into those of the arguments (structure trees[0]), those of the residuals (trees[1]), and the remaining ones."""
+    """Split `leaves` into leaves of the arguments (with structure trees[0]), leaves of the residuals (trees[1]), and all other leaves."""
     args, residuals = trees[0].num_leaves, trees[1].num_leaves
     return leaves[:args], leaves[args : args + residuals], leaves[args + residuals :]
 
 
 def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Leaves) -> tuple[tuple[ClosedJaxpr, ClosedJaxpr], Any]:
-    """Trace the functions `compiled` and `plain`, and return both programs and the tree structure of their results."""
+    """Trace the functions `compiled` and `plain` to jaxprs, and return a pair of both jaxprs and the tree structure of their results."""
     twin, shapes = jax.make_jaxpr(plain, return_shape=True)(*leaves)
     return (jax.make_jaxpr(compiled)(*leaves) if operation.runs_on() else twin, twin), jax.tree.structure(shapes)
 
 
 def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
-    """Return the tangents of the outputs, computed by forward mode through the twin.
+    """Return the tangents of an operation's outputs, computed by forward-mode differentiation of its twin in JAX.
 
-    `leaves` are all leaves of the arguments and of the residuals, and the tangents of the arguments' leaves whose numbers are in `given`.
+    `leaves` contains the leaves of the arguments, of the residuals, and the tangents of the argument leaves with the numbers in `given`.
     """
     args, _, tangents = _cut(trees, leaves)
 
@@ -196,7 +196,7 @@ def _primitive(name: str) -> Primitive:
     made.def_abstract_eval(lambda *avals, branches, **params: branches[1].out_avals)
 
     def lower(platform: str, context, *leaves, operation, branches, **params):
-        # an exported program must run on other machines
+        # an exported program must also run on machines without the compiled code
         exported = getattr(context.module_context.lowering_parameters, "for_export", False)
         here = platform in operation.runs_on() and not exported
         return mlir.lower_fun(jaxpr_as_fun(branches[0 if here else 1]), multiple_results=True)(context, *leaves)
@@ -267,21 +267,21 @@ ad.primitive_transposes[_linear] = _linear_transpose
 
 
 def _in_front(leaves, dims) -> tuple[int, Leaves, tuple[int | None, ...]]:
-    """Move the mapped axes to the front; return their size, the leaves, and for each leaf its mapped axis: 0, or None if not mapped."""
+    """Move the mapped axis of each leaf to the front. Return its size, the leaves, and 0 for each mapped leaf and None for each other."""
     size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
     moved = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
     return size, moved, tuple(None if dim is None else 0 for dim in dims)
 
 
 def _spread(leaf, dim: int | None, size: int):
-    """Return the leaf with the mapped axis first; a leaf that is not mapped (`dim` is None) is repeated along it."""
+    """Return a leaf with a leading mapped axis. A leaf without this axis (`dim` is None) is repeated `size` times along a new one."""
     return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
 
 
 def _fold(leaf, dim: int | None, axis: int | None, size: int):
-    """Merge the mapped axis of a leaf, which comes first, into its batch axis; return a leaf without batch axis unchanged.
+    """Merge the leading mapped axis of a leaf into its batch axis `axis`, whose number does not count the mapped axis.
 
-    A leaf that is not mapped (`dim` is None) is repeated. `axis` is the batch axis, counted without the mapped axis.
+    If `axis` is None, return the leaf unchanged. If the leaf is not mapped (`dim` is None), it is first repeated `size` times.
     """
     if axis is None:
         return leaf
@@ -290,7 +290,7 @@ def _fold(leaf, dim: int | None, axis: int | None, size: int):
 
 
 def _unfold(leaf, axis: int, size: int):
-    """Split the batch axis of a leaf, undoing `_fold`, and return the leaf with the mapped axis first."""
+    """Undo `_fold`: split the batch axis of a leaf into the mapped axis, which becomes the first axis, and the batch axis."""
     cut = leaf.reshape(*leaf.shape[:axis], size, leaf.shape[axis] // size, *leaf.shape[axis + 1 :])
     return jnp.moveaxis(cut, axis, 0)
 
@@ -323,7 +323,7 @@ def _backward_batch(leaves, dims, *, operation, wanted, trees, given, branches):
         folded = [_fold(*each, size) for each in zip(leaves, dims, by_row, strict=True)]
         gradients = _run_backward(operation, wanted, trees, given, folded)
         return [_unfold(leaf, axes[n], size) for n, leaf in zip(wanted, gradients, strict=True)], [0] * len(wanted)
-    # each mapped call returns its own gradients, so operands whose gradients are wanted become mapped: else their gradients would be summed
+    # each mapped call must return its own gradients; the gradient of an operand that is not mapped would be the sum over all calls
     count = trees[0].num_leaves
     dims_of_args = tuple(0 if n in wanted else dim for n, dim in enumerate(dims[:count]))
     spread = [_spread(leaf, dims[n], size) if n >= count or n in wanted else leaf for n, leaf in enumerate(leaves)]
@@ -344,14 +344,14 @@ batching.primitive_batchers[_linear] = _linear_batch
 
 @dataclass(frozen=True)
 class Vmapped(Operation):
-    """`jax.vmap` of the passes of another operation, `inner`; see `Operation.mapped` for `dims` and `size`."""
+    """Operation that applies `jax.vmap` to the passes of another operation, `inner`; see `Operation.mapped` for `dims` and `size`."""
 
     inner: Operation
     dims: tuple[int | None, ...]
     size: int
 
     def runs_on(self) -> tuple[str, ...]:
-        """Return the platforms of `forward` and `backward`; see `Operation.runs_on`."""
+        """Return the platforms on which the inner operation runs its custom passes; see `Operation.runs_on`."""
         return self.inner.runs_on()
 
     def _over(self, function: Callable, args: tuple, *more):
@@ -359,19 +359,19 @@ class Vmapped(Operation):
         return jax.vmap(lambda leaves, *more: function(tree.unflatten(leaves), *more), (list(self.dims), *(0 for _ in more)))(leaves, *more)
 
     def forward(self, keep: bool, *args):
-        """Return the outputs and the residuals; see `Operation.forward`."""
+        """Run all mapped forward passes and return (outputs, residuals); see `Operation.forward`."""
         return self._over(lambda args: self.inner.forward(keep, *args), args)
 
     def plain_forward(self, keep: bool, *args):
-        """Return the results of `forward`, computed in JAX; see `Operation.plain_forward`."""
+        """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Run the backward pass; the gradient of a leaf that is not mapped is the sum over all mapped calls."""
+        """Return the gradients; the gradient of a leaf that is not mapped is the sum over all mapped calls. See `Operation.backward`."""
         return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """Return the results of `backward`, computed in JAX; see `Operation.plain_backward`."""
+        """Return the same results as `backward`, computed in JAX; see `Operation.plain_backward`."""
         return self._back(self.inner.plain_backward, wanted, args, residuals, cotangents)
 
     def _back(self, function: Callable, wanted, args, residuals, cotangents):
@@ -386,15 +386,15 @@ class Vmapped(Operation):
         return tree.unflatten([None if not want else next(found) if dim == 0 else next(found).sum(0) for dim, want in pairs])
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return the batch axis of each leaf of the arguments; see `Operation.rows`."""
+        """Return the number of the batch axis of each leaf of the arguments, or None; see `Operation.rows`."""
         leaves, tree = jax.tree.flatten(args)
         axes = self.inner.rows(tree.unflatten([leaf if dim is None else leaf[0] for leaf, dim in zip(leaves, self.dims, strict=True)]))
         return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]
 
     def output_rows(self, outputs) -> list[int]:
-        """Return the batch axis of each leaf of the outputs; see `Operation.output_rows`."""
+        """Return the number of the batch axis of each leaf of the outputs; see `Operation.output_rows`."""
         return [axis + 1 for axis in self.inner.output_rows(outputs)]
 
     def residual_rows(self, residuals) -> list[int]:
-        """Return the batch axis of each leaf of the residuals; see `Operation.residual_rows`."""
+        """Return the number of the batch axis of each leaf of the residuals; see `Operation.residual_rows`."""
         return [axis + 1 for axis in self.inner.residual_rows(residuals)]

@@ -1,4 +1,4 @@
-"""Calls of compiled code on sharded arrays: each device calls the code on its own shard of the arrays."""
+"""Functions that run compiled code on sharded arrays, so that each device runs the code on its own shard of the arrays."""
 
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -10,19 +10,20 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
 SUM = "sum"
-"""Value that stands in place of an axis for a result that is summed over all devices."""
+"""Value given instead of the number of an axis for a result that is summed over all devices."""
 
 
 def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes: Sequence[int | str | None]) -> Callable:
-    """Return a version of `function` for programs that XLA partitions: each device calls `function` on its own shard of the arrays.
+    """Return a version of `function` that accepts sharded arrays in a jitted program. Each device calls `function` on its own shard.
 
-    All arrays are sharded along one common axis (the rows of a batch, the columns of a table) and replicated along their other axes. Under
-    `shard_map` and on one device the returned function just calls `function`.
+    Each array is sharded along at most one axis, for example its batch axis, and replicated along all other axes. Under `shard_map`, and on
+    a single device, the returned function just calls `function`.
 
     Args:
-        function: function(*arrays) -> list of arrays. Its results for one shard must not depend on the other shards.
-        arg_axes: the sharded axis of each argument, or None for an argument that is replicated.
-        result_axes: the sharded axis of each result, None for a result that is replicated, or SUM for one that is summed over all devices.
+        function: function(*arrays) that returns a list of arrays. Its results for one shard must not depend on the other shards.
+        arg_axes: number of the sharded axis of each argument, or None for an argument that is replicated.
+        result_axes: number of the sharded axis of each result, or None for a result that is replicated, or SUM for a result that is summed
+            over all devices.
     """
 
     @custom_partitioning
@@ -55,12 +56,14 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
 
 
 def partitioned_alike(function: Callable, arrays: int) -> Callable:
-    """Return a version of an elementwise `function` for programs that XLA partitions: each device calls it on its own shard.
+    """Return a version of an elementwise function that accepts sharded arrays in a jitted program.
+
+    Each device calls the function on its own shard, whichever axes are sharded.
 
     Args:
-        function: function(*operands) -> list of arrays. The first `arrays` operands and all results have the same shape and sharding; the
-            other operands are scalars.
-        arrays: number of operands that are not scalars.
+        function: function(*operands) that returns a list of arrays. Its first operands are arrays, and all others are scalars. These arrays
+            and all results have the same shape and sharding.
+        arrays: number of operands that are arrays.
     """
 
     @custom_partitioning
@@ -89,10 +92,15 @@ def partitioned_alike(function: Callable, arrays: int) -> Callable:
 
 
 def _names(mesh, shapes, axes) -> tuple[str, ...]:
-    """Return the names of the mesh axes over which the arrays are sharded.
+    """Return the names of the mesh axes over which arrays are sharded.
 
-    The names are those of the first array that is sharded along its axis in `axes`. The result is () if no array is sharded, or if the size
-    of that axis is not divisible by the number of shards.
+    The arrays are examined in order, and the first one that is sharded along its axis in `axes` determines the names. Return () if no array
+    is sharded along its axis, or if the size of the axis is not divisible by the number of shards.
+
+    Args:
+        mesh: the device mesh.
+        shapes: the shapes and shardings of the arrays.
+        axes: for each array the number of its axis that may be sharded, or None.
     """
     for shape, axis in zip(shapes, axes, strict=True):
         spec = getattr(shape.sharding, "spec", None)
@@ -112,7 +120,10 @@ def _sharding(mesh, axis: Any, names: tuple[str, ...]) -> NamedSharding:
 
 
 def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """Return the sharding rule for XLA's partitioner Shardy: all arrays share the factor "rows", and no other dimension is sharded."""
+    """Return the sharding rule of `partitioned` for Shardy, the partitioner of XLA.
+
+    In the rule the given axis of each array has the common name "rows", and all other axes must be replicated.
+    """
     numbers = count()
     unsplit: list[str] = []
 
@@ -131,10 +142,10 @@ def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[st
 
 
 def vary_together(*trees: Any) -> tuple:
-    """Return the trees with all arrays cast to vary over the same mesh axes, as loops under `shard_map(..., check_vma=True)` require.
+    """Return pytrees of arrays, cast so that all arrays vary over the same mesh axes. A `lax.scan` under `shard_map` requires this.
 
-    An array that JAX knows to be equal on all devices is cast to one that may differ between devices. JAX then sums its gradient over the
-    devices.
+    An array that varies over an axis may differ between the devices along this axis. Arrays whose type says that they are equal on all
+    devices are cast with `jax.lax.pcast`. JAX then sums their gradients over the devices. Outside of `shard_map` nothing is changed.
     """
     leaves = jax.tree.leaves(trees)
     names = tuple(sorted(set().union(*map(_varying, leaves))))
@@ -155,18 +166,21 @@ def _varying(leaf) -> frozenset[str]:
 
 
 def explicit_sharding(array: Any) -> Any:
-    """Return the sharding in the type of `array` if it is on a mesh with explicit axes, else None."""
+    """Return the sharding of an array that is on a mesh with explicit axes (`AxisType.Explicit`), or None for any other array."""
     found: Any = getattr(jax.typeof(array), "sharding", None)
     return found if found is not None and AxisType.Explicit in found.mesh.axis_types else None
 
 
 def in_automatic_mode(function: Callable, rows_of: int, out_axes: Any) -> Callable:
-    """Return a version of `function` that also accepts arrays on a mesh with explicit axes, and runs with automatic axes there.
+    """Return a version of `function` that also accepts arrays on a mesh with explicit axes (`AxisType.Explicit`).
+
+    For such arrays the function is run with automatic axes, by `jax.sharding.auto_axes`.
 
     Args:
-        function: function(*trees) -> tree of arrays.
-        rows_of: position of an argument that is an array with its batch axis at 1. The results get the sharding of this axis.
-        out_axes: tree with the structure of the results that contains the batch axis of each result.
+        function: function(*trees) that returns a pytree of arrays.
+        rows_of: position of an argument that is an array whose batch axis is axis 1. The batch axes of the results get the sharding of this
+            axis.
+        out_axes: pytree with the structure of the results, which contains the number of the batch axis of each result.
     """
 
     def run(*args):

@@ -1,4 +1,7 @@
-"""Functions that run a cell over time: `unroll` (api.py) and the table of its implementations (backends.py)."""
+"""The function `unroll`, which runs a recurrent cell over a sequence, and its implementations, the backends.
+
+The module api.py defines `unroll`, and backends.py contains the table of the backends.
+"""
 
 from lstm_jax.recurrence.api import unroll
 from lstm_jax.recurrence.backends import (

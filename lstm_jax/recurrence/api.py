@@ -1,8 +1,8 @@
-"""The function `unroll`, which runs a recurrent cell over time.
+"""The function `unroll`, which runs a recurrent cell over a batch of sequences.
 
     outputs, state = unroll(CELLS["lstm"], params, x)
 
-operands.py checks and converts its arguments, and backends.py chooses its implementation.
+The module operands.py checks and converts the arguments of `unroll`, and backends.py chooses the implementation.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
@@ -42,47 +42,48 @@ def unroll(
     backend: str | None = None,
     remat: Remat = None,
 ):
-    """Run `cell` over a batch of sequences, with Keras' semantics.
+    """Run a recurrent cell over a batch of sequences, with the semantics of Keras.
 
-    Arrays may be JAX arrays, NumPy arrays or lists. Where floats are expected, floats, ints and bools are converted to the dtype of the
-    parameters; see operands.py. A step of a row is valid unless `mask` or `lengths` marks it as padding. The values of x at steps that are
-    not valid, even NaN, do not affect any result or gradient.
+    Arrays may be JAX arrays, NumPy arrays or lists. Where floats are expected, ints and bools are also accepted and converted to the dtype
+    of the parameters; see operands.py. All steps of a row are valid except those that `mask` or `lengths` declares to be padding. The
+    values of x at padded steps, even NaN, do not affect any result or gradient.
 
     Args:
-        cell: the cell, such as a value of `CELLS`.
+        cell: the cell, such as a value of the dict `CELLS`.
         params: the parameters of the cell, all of the same float dtype.
-        x: inputs (B, T, E), or (T, B, E) if `time_major` is true, which are converted to the dtype of the parameters. Or int ids (B, T), or
-            (T, B) if `time_major` is true, which stand for one-hot rows of E features: their product with the kernel is a lookup of its
-            rows. Negative ids count from the end, and an id out of range gives NaN.
-        initial_state: the initial state, or a tuple or list of its arrays in order, which are converted to the dtype of the parameters;
-            None for zeros.
-        mask: bool (B, T), or (T, B) if `time_major` is true. It is False at steps that are not valid, which copy the state and repeat the
-            previous output. In a mask of numbers, 0 is False and any other number is True.
-        lengths: int (B,), the number of valid steps at the start of each row, clipped to 0..T; may be given instead of `mask`.
+        x: inputs (B, T, E), or (T, B, E) if `time_major` is true, which are converted to the dtype of the parameters. x may also be int ids
+            (B, T), or (T, B) if `time_major` is true, which stand for one-hot vectors of E features. Their product with the kernel is
+            computed as a lookup of rows of the kernel. A negative id counts from the end, and an id out of range gives NaN.
+        initial_state: the initial state, or a tuple or list of its arrays in order. They are converted to the dtype of the parameters. None
+            means zeros.
+        mask: bool (B, T), or (T, B) if `time_major` is true, that is False at padded steps. A padded step copies the state and repeats the
+            previous output. In a mask of numbers, 0 means False and any other number means True.
+        lengths: int (B,), the number of valid steps at the start of each row, clipped to 0..T. It may be given instead of `mask`.
         dropout: `DropoutMasks`. Input and recurrent masks are constant over time. They are converted to the dtype of the parameters, so
             that in a bool mask True keeps a value and False drops it.
-        tokens: int (B, T), or (T, B) if `time_major` is true, which tell the backend that any two steps of a row with equal tokens have
-            equal x, as after a lookup in a table. A backend may then compute x W once for all steps with equal tokens, and return the sum
-            of their gradients at one of these steps and zeros at the others. Give tokens only if you sum these gradients anyway, as the
-            gradient of the table does. Tokens are ignored if `remat` is given or they are a JAX array of 64-bit ints.
+        tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal x, for
+            example because x is the result of a lookup of tokens in an embedding table. A backend may then compute x W once for all steps
+            with equal tokens, and return the sum of their gradients at one of these steps and zeros at the others. Therefore give tokens
+            only if these gradients are summed anyway, as they are in the gradient of an embedding table. Tokens are ignored if `remat` is
+            not None, or if they are a JAX array of 64-bit ints.
         backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed.
         return_sequences: whether to return the outputs of all steps instead of the last output.
-        zero_output_for_mask: whether the outputs of steps that are not valid are zeros instead of the previous output.
+        zero_output_for_mask: whether the outputs of padded steps are zeros instead of the previous output.
         time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.
-        compute_dtype: dtype of the matrix products, for example bfloat16; None for the dtype of the parameters. The state and sums keep the
-            dtype of the parameters.
+        compute_dtype: dtype of the matrix products, for example bfloat16. None means the dtype of the parameters. The state and sums keep
+            the dtype of the parameters.
         backend: a name in `BACKENDS`, or None to choose a backend automatically.
-        remat: number of segments into which the sequence is divided to save memory (Chen et al. 2016). The forward pass keeps only the
-            first state of each segment, and the backward pass computes the rest again, as with `jax.remat`. "sqrt" stands for
-            ceil(sqrt(T)) segments; None keeps everything. The results do not depend on it.
+        remat: number of segments into which the sequence is divided to save memory (Chen et al. 2016). The forward pass stores only the
+            first state of each segment, and the backward pass computes the residuals of each segment again, as with `jax.remat`. "sqrt"
+            means ceil(sqrt(T)) segments. None stores all residuals. The results do not depend on this argument.
 
     Returns:
-        the outputs and the final state. The outputs are (B, T, H), or (T, B, H) if `time_major` is true, or only the last output (B, H) if
-        `return_sequences` is false.
+        the outputs and the final state. The outputs are (B, T, H), or (T, B, H) if `time_major` is true. If `return_sequences` is false,
+        the last output (B, H) is returned in place of all outputs.
 
     Raises:
         InputError: if an argument has a wrong class, shape or dtype, T is 0, both `mask` and `lengths` are given, `remat` is below 1 or
-            combined with zoneout, or the backend does not support the request.
+            combined with zoneout, or the backend does not support what is asked.
     """
     order = {"backwards": backwards, "time_major": time_major}
     operands = read_operands(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, tokens=tokens, **order)
@@ -102,9 +103,9 @@ def _checked_remat(remat: Any, dropout: DropoutMasks) -> Remat:
 
 
 def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequences: bool, remat: Remat):
-    """Run the backend on checked operands, and return the outputs and the final state.
+    """Run a backend on checked arguments of `unroll`, and return the outputs and the final state.
 
-    The outputs are (T, B, H), or None if `sequences` is false.
+    The outputs are h of all steps (T, B, H), or None if `sequences` is false.
     """
     run = partial(_run_rows, backend.run)
     run = run if remat is None else in_segments(run, remat)
@@ -119,9 +120,9 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
 
 
 def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, compute_dtype, sequences: bool, *tokens):
-    """Call the function `run` of a backend.
+    """Call the function `run` of a backend, whose arguments are those of `reference.run`, and return its results.
 
-    If x is ids and there is an input dropout mask, the ids are first converted to one-hot rows, to which the mask can be applied.
+    If x contains ids and there is an input dropout mask, the ids are first converted to one-hot vectors, to which the mask can be applied.
     """
     if x.ndim == 2 and dropout.input is not None:
         x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
@@ -129,9 +130,12 @@ def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: Dropo
 
 
 def _last_output(h: jax.Array, valid: jax.Array | None, zeros: bool) -> jax.Array:
-    """Return the last output (B, H).
+    """Return the last output (B, H) of each row, with zeros where the user expects zeros.
 
-    It is zero for a row without a valid step. If `zeros` is true, it is also zero for a row whose last step is not valid.
+    Args:
+        h: the final h (B, H).
+        valid: bool (T, B), False at padded steps, or None if no step is padded. The last output of a row without a valid step is zero.
+        zeros: whether the last output of a row is also zero if its last step is padded.
     """
     if valid is None:
         return h
@@ -140,9 +144,12 @@ def _last_output(h: jax.Array, valid: jax.Array | None, zeros: bool) -> jax.Arra
 
 
 def _all_outputs(h: jax.Array, valid: jax.Array | None, zeros: bool) -> jax.Array:
-    """Return the outputs of all steps (T, B, H).
+    """Return the outputs of all steps (T, B, H), with zeros where the user expects zeros.
 
-    They are zero before the first valid step of a row. If `zeros` is true, they are zero at every step that is not valid.
+    Args:
+        h: h after each step (T, B, H).
+        valid: bool (T, B), False at padded steps, or None if no step is padded. The outputs before the first valid step of a row are zero.
+        zeros: whether the outputs of all padded steps are zero.
     """
     if valid is None:
         return h

@@ -1,4 +1,4 @@
-"""The backend `associative`: a parallel scan over time for cells that are linear in their state.
+"""The backend `associative`, a parallel scan over time for cells that are linear in their state.
 
 A step of such a cell is h' = a h + b, where a and b do not depend on h. The composition of steps is associative, so that a parallel scan
 can compute all steps (Blelloch 1990).
@@ -23,9 +23,10 @@ def run(
     compute_dtype=None,
     sequences: bool = True,
 ):
-    """Run a cell whose `linear` is not None; see `reference.run` for the arguments and results.
+    """Run a cell that is linear in its state (`cell.linear` is not None) with a parallel scan over time.
 
-    The scan takes about 2 log2(T) passes over arrays (T, B, H), for T steps, B rows and H units.
+    The arguments and results are those of `reference.run`. For T steps, B rows and H units the scan makes about 2 log2(T) passes over
+    arrays (T, B, H).
     """
     assert cell.linear is not None
     a, b = cell.linear(cell.project(params, x, dropout.input, compute_dtype))

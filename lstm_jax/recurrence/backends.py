@@ -1,7 +1,7 @@
-"""The table of the backends with their capabilities, and the choice of a backend for a request.
+"""The table `BACKENDS` of the implementations of `unroll`, with their capabilities, and the choice of a backend for a call.
 
-`BACKENDS` is the table, and `capability_rows` returns it as text. A user who names a backend gets that backend, or an error that states
-which capability it lacks for the request. With `backend=None` the first backend of the table that lacks nothing is chosen.
+If the user names a backend, this backend is used, or an error states which capability it lacks for the call. If `backend` is None, the
+first backend in the table that has all capabilities for the call is chosen. `capability_rows` returns the table as text.
 """
 
 from collections.abc import Callable
@@ -21,20 +21,20 @@ from lstm_jax.recurrence.operands import compute_dtype_name
 DROPOUTS = ("input dropout", "input dropout per gate", "recurrent dropout", "recurrent dropout per gate")
 ZONEOUT = "zoneout"
 MASKS = ("lengths", "lengths read backwards", "mask")
-"""Kinds of padding. The valid steps of a row come first ("lengths"), last ("lengths read backwards") or in any order ("mask")."""
+"""Kinds of padding. "lengths": the valid steps of a row come first. "lengths read backwards": they come last. "mask": any order."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Requirements of one call of `unroll` on a backend.
+    """Capabilities that a call of `unroll` needs from its backend.
 
     Attributes:
         cell: a cell or its name in `CELLS`.
-        dtype: dtype of the parameters.
-        compute_dtype: dtype of the matrix products.
-        dropout: kinds of dropout that the call uses, each a member of `DROPOUTS`, or `ZONEOUT`.
+        dtype: name of the dtype of the parameters.
+        compute_dtype: name of the dtype of the matrix products.
+        dropout: kinds of dropout that the call uses. Each is a member of `DROPOUTS`, or `ZONEOUT`.
         mask: kind of padding, a member of `MASKS`, or "" if there is no padding.
-        units: number of units H; if it is 0, the backend's limit on units is not checked.
+        units: number of units H. If it is 0, the largest number of units of a backend is not checked.
     """
 
     cell: str | Cell = "lstm"
@@ -47,43 +47,46 @@ class Request:
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation of the recurrence over time and its capabilities.
-
-    `run` is the implementation, with the arguments of `reference.run`. `platforms` and `compute_dtypes` (dtypes of the matrix products) are
-    those that it supports, `forward_mode` tells whether it supports forward-mode differentiation, and `what` is a description for users.
-    """
+    """Implementation of the recurrence over time, with its capabilities."""
 
     name: str
     run: Callable
+    """Function that computes the recurrence. Its arguments and results are those of `reference.run`."""
     serves: Callable[[Cell], bool]
     """Function that returns whether the backend supports a cell. It compares cells by identity, not by name."""
     platforms: tuple[str, ...]
+    """Platforms on which the backend runs: "cpu", "gpu", "tpu"."""
     compute_dtypes: tuple[str, ...]
+    """Dtypes that the matrix products may have."""
     forward_mode: bool
+    """Whether forward-mode differentiation is supported."""
     what: str
+    """Description of the backend for users."""
     mixed: bool = True
-    """Whether the matrix products may have another dtype than the parameters."""
+    """Whether the matrix products may be computed in another dtype than that of the parameters."""
     dtypes: tuple[str, ...] = ()
-    """Supported dtypes of the parameters; an empty tuple means any dtype."""
+    """Dtypes that the parameters may have. An empty tuple allows any dtype."""
     dropouts: tuple[str, ...] = DROPOUTS
+    """Supported kinds of dropout: members of `DROPOUTS`, and `ZONEOUT`."""
     masks: tuple[str, ...] = MASKS
+    """Supported kinds of padding: members of `MASKS`."""
     largest: int = 0
-    """Largest number of units H; 0 means no limit."""
+    """Largest number of units H that is supported. 0 means no limit."""
     shares: bool = False
-    """Whether `run` also accepts an argument `tokens`, see `unroll`."""
+    """Whether the function `run` accepts the argument `tokens` of `unroll`."""
     higher_orders: bool = True
     """Whether derivatives of order 2 and higher are supported."""
     why_not: Callable[[], str] = str
-    """Function that returns the reason why the backend is not available in this installation, or "" if it is available."""
+    """Function that returns "" if the backend is available in this installation, else the reason why it is not."""
 
     @property
     def any_cell(self) -> bool:
-        """Whether the backend supports every cell, including a user's own."""
+        """Whether the backend supports every cell, including cells that users define."""
         return self.serves is _any
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """Names of the cells in `CELLS` that the backend supports."""
+        """Names of the cells in the dict `CELLS` that the backend supports."""
         return tuple(name for name, cell in CELLS.items() if self.serves(cell))
 
 
@@ -125,7 +128,7 @@ _HOISTED = Backend(
     forward_mode=True,
     what="a backward pass of its own, GEMMs outside the loop",
 )
-# cudnn and pallas come after hoisted in BACKENDS, so that they run only if named, until they are compared with hoisted on a GPU
+# cudnn and pallas come after hoisted in BACKENDS and therefore run only if the user names them, until they are compared with it on a GPU
 _CUDNN = Backend(
     name="cudnn",
     run=cudnn.run,
@@ -175,7 +178,13 @@ BACKENDS = {row.name: row for row in (_COMPILED, _HOISTED, _CUDNN, _PALLAS, _ASS
 
 
 def lacks(backend: Backend, request: Request, platform: str) -> str:
-    """Return a message about the first capability that `backend` lacks for a request on a platform, or "" if it lacks nothing."""
+    """Return "" if a backend has all capabilities that a request needs, else a message that names the first one that it lacks.
+
+    Args:
+        backend: the backend.
+        request: the needed capabilities.
+        platform: the platform on which the backend must run: "cpu", "gpu" or "tpu".
+    """
     cell = CELLS[request.cell] if isinstance(request.cell, str) else request.cell
     if not backend.serves(cell):
         return f"no cell {cell.name}" + " of one's own" * (CELLS.get(cell.name) is not cell)
@@ -206,18 +215,18 @@ def _lacks_kind(backend: Backend, request: Request) -> str:
 
 
 def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32", compute_dtype=None, **more) -> Backend:
-    """Return the backend for a request: the named one, or the first one in `BACKENDS` that supports the request if `name` is None.
+    """Choose the backend for a call of `unroll` on JAX's default platform, and return it.
 
     Args:
-        name: a name in `BACKENDS`, or None.
+        name: name of a backend in `BACKENDS`. If it is None, the first backend in `BACKENDS` that has all needed capabilities is chosen.
         cell: a cell or its name in `CELLS`.
         dtype: dtype of the parameters.
-        compute_dtype: dtype of the matrix products; None for that of the parameters.
+        compute_dtype: dtype of the matrix products; None means the dtype of the parameters.
         more: further fields of `Request`.
 
     Raises:
-        InputError: if `name` or `cell` is unknown, the named backend does not support the request, or `name` is None and no backend
-            supports it.
+        InputError: if `name` or `cell` is unknown, the named backend lacks a needed capability, or `name` is None and every backend lacks
+            one.
     """
     platform = jax.default_backend()
     require(not isinstance(cell, str) or cell in CELLS, "cell", cell, f"give a Cell, or one of {', '.join(CELLS)}")
@@ -234,14 +243,13 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
 
 
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
-    """Return the best number of CPU devices for training, as the function `use_cpu_cores` expects it.
+    """Return the number of CPU devices that JAX should have for training: 1 device, or 0, which stands for one device per core.
 
-    The result is 1 for the backend `compiled`, which uses all cores in one call, so that devices need not exchange data. For other backends
-    it is 0, which means one device per core. This function does not initialise JAX's platforms, since the number of devices cannot be
-    changed afterwards.
+    The result is 1 if the backend is `compiled`, which uses all cores in one call, so that no data are exchanged between devices. This
+    function does not initialise the platforms of JAX, since the number of devices cannot be changed afterwards.
 
     Args:
-        backend: a name in `BACKENDS`; None or "auto" for the backend that `resolve_backend` chooses on a CPU.
+        backend: a name in `BACKENDS`. None or "auto" means the backend that `resolve_backend` chooses on a CPU.
         dtype: dtype of the matrix products.
         cell: name of the cell.
     """
@@ -251,7 +259,11 @@ def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
 
 
 def capability_rows() -> list[dict[str, str]]:
-    """Return one dict of text per backend for a table of their capabilities, in the order in which `backend=None` tries them."""
+    """Return the rows of a table of the backends and their capabilities, as text.
+
+    Each row is a dict from the heading of a column to its text. The rows are in the order in which backends are tried if the user names
+    none.
+    """
     platform = jax.default_backend()
     return [
         {
@@ -282,14 +294,14 @@ def _derivatives(backend: Backend) -> str:
 
 
 def dropout_kinds(masks: DropoutMasks) -> tuple[str, ...]:
-    """Return the kinds of dropout that the masks contain: members of `DROPOUTS`, and `ZONEOUT` if there is zoneout."""
+    """Return the kinds of dropout that the masks of a call contain: members of `DROPOUTS`, and `ZONEOUT` if there is zoneout."""
     named = {"input dropout": masks.input, "recurrent dropout": masks.recurrent}
     kinds = [name + " per gate" * is_per_gate(mask) for name, mask in named.items() if mask is not None]
     return tuple(kinds + [ZONEOUT] * bool(masks.zoneout))
 
 
 def mask_kind(mask, lengths, backwards: bool) -> str:
-    """Return the kind of padding of a call, a member of `MASKS`, or "" if `mask` and `lengths` are both None."""
+    """Return the kind of padding in a call of `unroll`: a member of `MASKS`, or "" if `mask` and `lengths` are both None."""
     if lengths is None:
         return "" if mask is None else "mask"
     return "lengths read backwards" if backwards else "lengths"

@@ -1,7 +1,7 @@
-"""The backend `compiled`: the LSTM over time as one forward call and one backward call of the C++ code in native/lstm.cc.
+"""The backend `compiled`, which runs the LSTM over all steps in one call of the C++ code in native/lstm.cc, and its gradients in another.
 
-A twin in JAX with the same values serves where the C++ code cannot: for derivatives of order 2 and higher, forward mode, and gradients with
-respect to dropout masks. In a partitioned program each device runs its own rows of the batch.
+The same computation in JAX, the twin, is used where the C++ code cannot be: for derivatives of order 2 and higher, for forward-mode
+differentiation, and for gradients with respect to dropout masks. On a device mesh each device runs its own rows of the batch.
 """
 
 from collections.abc import Callable
@@ -34,10 +34,7 @@ def run(
     sequences: bool = True,
     tokens: jax.Array | None = None,
 ):
-    """Run the LSTM; see `reference.run` for the arguments and results.
-
-    `tokens` (T, B) tell which steps of a row have equal x, as in `unroll`.
-    """
+    """Run the LSTM over time in C++. The arguments and results are those of `reference.run`, and `tokens` (T, B) are those of `unroll`."""
     del cell, compute_dtype  # BACKENDS selects this backend only for the LSTM, and for products in the dtype of the parameters
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
@@ -46,37 +43,43 @@ def run(
 
 @dataclass(frozen=True)
 class CompiledLSTM(LSTMOperation):
-    """Operation that runs the LSTM in C++. Its arguments are (params, x, state, valid, dropout, tokens)."""
+    """Operation that runs the LSTM over time in C++. Its arguments are (params, x, state, valid, dropout, tokens) of the function `run`."""
 
     sequences: bool
 
     def runs_on(self):
-        """Return the platforms of `forward` and `backward`; see `Operation.runs_on`."""
+        """Return ("cpu",), since the C++ code is compiled for the CPU; see `Operation.runs_on`."""
         return ("cpu",)
 
     def forward(self, keep, *args):
-        """Return the outputs and the residuals, which are `Residuals`; see `Operation.forward`."""
+        """Run the LSTM in C++ and return (outputs, residuals), where the residuals are `Residuals` or None; see `Operation.forward`."""
         return _call_forward(self.sequences, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients; see `Operation.backward`."""
+        """Return the gradients, computed in C++ unless those of dropout masks are wanted; see `Operation.backward`."""
         if any(jax.tree.leaves(wanted[4])):
             return self.plain_backward(wanted, args, residuals, cotangents)
         return *_call_backward(bool(wanted[1]), *_operands(args, residuals, cotangents)), None, DropoutMasks(), None
 
     def plain_forward(self, keep, *args):
-        """Return the results of `forward`, computed in JAX; see `Operation.plain_forward`."""
+        """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
         return _twin_forward(self.sequences, keep, *args)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """Return the results of `backward`, computed in JAX; see `Operation.plain_backward`."""
+        """Return the same results as `backward`, computed in JAX; see `Operation.plain_backward`."""
         d_params, d_x, d_state, d_masks = _twin_gradients(*_operands(args, residuals, cotangents))
         by_masks = any(jax.tree.leaves(wanted[4]))
         return d_params, d_x if wanted[1] else None, d_state, None, d_masks if by_masks else DropoutMasks(), None
 
 
 def _operands(args, residuals: Residuals, cotangents) -> tuple:
-    """Return the operands that both the C++ backward pass and its twin read."""
+    """Return the operands of the backward pass, which are the same in C++ and in JAX, as a tuple.
+
+    Args:
+        args: arguments of `CompiledLSTM`.
+        residuals: residuals of the forward pass.
+        cotangents: gradients with respect to the outputs.
+    """
     params, x, state, valid, dropout, tokens = args
     return params, x, residuals, *with_zeros(cotangents, state), valid, dropout, tokens
 
@@ -97,7 +100,7 @@ def _options(x, valid, dropout: DropoutMasks, tokens, sequences: bool) -> dict[s
 
 
 def _with_axes(valid, dropout: DropoutMasks, tokens) -> list[tuple[Any, int]]:
-    """Return the optional operands of the C++ calls that are present, each with its batch axis."""
+    """Return a list of pairs (operand, its batch axis) for the optional operands of the C++ calls that are not None."""
     masks = [(mask, mask_axis(mask)) for mask in (dropout.input, dropout.recurrent) if mask is not None]
     return masks + [(operand, 1) for operand in (valid, tokens) if operand is not None]
 
@@ -141,8 +144,8 @@ def _call_backward(by_x: bool, params: LSTMParams, x, residuals: Residuals, d_h,
 
 
 def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, tokens):
-    """Return the results of `_call_forward`, computed in JAX."""
-    del tokens  # they only save time, and change no value
+    """Return the results of the C++ forward pass (`_call_forward`), computed in JAX."""
+    del tokens  # tokens save time in C++ but do not change the results
     z = project(params, x, dropout.input)
     h, final, residuals = forward_twin(sequences, keep, None, params.recurrent_kernel, z, state, dropout.recurrent, valid)
     if residuals is not None and isinstance(residuals.gates, tuple):
@@ -151,12 +154,15 @@ def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LST
 
 
 def _twin_gradients(params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout: DropoutMasks, tokens):
-    """Return the gradients with respect to the parameters, x, the initial state and the dropout masks, computed in JAX."""
+    """Return the gradients with respect to the parameters, x, the initial state and the dropout masks, computed in JAX.
+
+    The arguments are the results of `_operands`.
+    """
     split = GATES in (_kinds(dropout.input), _kinds(dropout.recurrent))
     residuals = residuals._replace(gates=tuple(jnp.split(residuals.gates, GATES, axis=-1))) if split else residuals
     d_state, d_z = backward_twin(split, None, params.recurrent_kernel, residuals, d_h, d_final, dropout.recurrent, valid)
     d_params, d_x, d_masks = hoisted.gradients(params, x, dropout, residuals.h, d_z)
     if tokens is not None and d_x is not None:
-        first = (tokens[:, None] == tokens[None]).argmax(0)  # (T, B): the first step at which row b has its token of step t
+        first = (tokens[:, None] == tokens[None]).argmax(0)  # first[t, b] is the first step at which row b has the same token as at step t
         d_x = jnp.zeros_like(d_x).at[first, jnp.arange(x.shape[1])].add(d_x)
     return d_params, d_x, d_state, d_masks

@@ -1,12 +1,13 @@
-"""The backend `cudnn`: the LSTM of cuDNN, called through `jax.experimental.rnn`. One call computes the input projection and all steps.
+"""The backend `cudnn`, which calls the LSTM of cuDNN through `jax.experimental.rnn`. One call computes the input projection and all steps.
 
-cuDNN's weights are one flat array: W (4H, E), U (4H, H) and two biases (4H,), with the gates in the order i, f, g, o, as in `LSTMParams`.
-The second bias is set to 0. E is the number of input features and H the number of units.
+The weights of cuDNN are one flat array: W (4H, E), U (4H, H) and two biases (4H,), with the gates in the order i, f, g, o, as in
+`LSTMParams`. The second bias is set to 0. E is the number of input features and H the number of units.
 
-cuDNN accepts float32 only. Its products are in TF32 unless `jax_default_matmul_precision` is "highest", as in the other backends. cuDNN
-returns zeros at padded steps, and `run` replaces them by the last valid output. cuDNN needs a length of at least 1, so that a row without
-a valid step gets length 1, and `run` replaces its results. The backend has no recurrent dropout, no masks with gaps and no second
-derivative. On a mesh each device runs its own rows of the batch.
+cuDNN accepts float32 only. Its matrix products are computed in TF32 unless `jax_default_matmul_precision` is "highest", as in the other
+backends. cuDNN returns zeros at padded steps, and the function `run` replaces them by the last valid output. cuDNN needs a length of at
+least 1. A row without a valid step is therefore given the length 1, and `run` then replaces its final state by the initial state. The
+backend supports no recurrent dropout, no masks in which valid steps follow padded steps, and no second derivatives. On a mesh each device
+runs its own rows of the batch.
 """
 
 from collections.abc import Callable
@@ -30,27 +31,27 @@ LAYERS, DROPOUT, BIDIRECTIONAL = 1, 0.0, False
 
 
 def why_not() -> str:
-    """Return the reason why the backend is not available in this installation, or "" if it is available."""
+    """Return "" if the backend `cudnn` is available in this installation, else the reason why it is not."""
     return "" if getattr(getattr(rnn, "gpu_rnn", None), "_cuda_rnn", None) else "jaxlib has no cuDNN: install jax[cuda12]"
 
 
 def pack(params: LSTMParams) -> jax.Array:
-    """Convert the cell's parameters to cuDNN's flat weights (4H (E + H + 2),)."""
+    """Convert the parameters of an LSTM to the flat weights of cuDNN, (4H (E + H + 2),) for E input features and H units."""
     kernel, recurrent, bias = params
     return jnp.concatenate([kernel.T.ravel(), recurrent.T.ravel(), bias, jnp.zeros_like(bias)])
 
 
 def unpack(weights: jax.Array, features: int, units: int) -> LSTMParams:
-    """Convert cuDNN's flat weights to the cell's parameters; the bias is the sum of cuDNN's two biases."""
+    """Convert the flat weights of cuDNN to the parameters of an LSTM. The bias becomes the sum of cuDNN's two biases."""
     width = GATES * units
     kernel, recurrent, first, second = jnp.split(weights, [width * features, width * (features + units), width * (features + units + 1)])
     return LSTMParams(kernel.reshape(width, features).T, recurrent.reshape(width, units).T, first + second)
 
 
 def run(cell: Cell, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, compute_dtype=None, sequences: bool = True):
-    """Run the LSTM; see `reference.run` for the arguments and results.
+    """Run the LSTM over time with cuDNN. The arguments and results are those of `reference.run`.
 
-    The valid steps of a row must all come first, so that `valid` can be converted to lengths.
+    The valid steps of each row must come before its padded steps, since cuDNN reads lengths instead of `valid`.
     """
     del cell, compute_dtype  # BACKENDS selects this backend only for the LSTM and float32
     features, units = params.kernel.shape[0], params.recurrent_kernel.shape[0]
@@ -81,9 +82,10 @@ def _precision() -> lax.Precision:
 
 
 def _once(call: Callable) -> Any:
-    """Return `call(sizes, *arrays)` with a rule for `vmap` and an error for its derivative, which is a second derivative of the LSTM.
+    """Return a version of `call(sizes, *arrays)` that supports `vmap` and raises an `InputError` if it is differentiated.
 
-    `vmap` runs one call after the other.
+    Under `vmap` the calls run one after another. `call` is a forward or backward pass of cuDNN, which JAX differentiates only for a second
+    derivative of the LSTM.
     """
 
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -99,7 +101,7 @@ def _once(call: Callable) -> Any:
 
 @_once
 def _forward(sizes: tuple[int, int], x, h, c, weights, lengths):
-    """Return the outputs (B, T, H) and the final h and c (1, B, H) as a tuple, and the residuals."""
+    """Run the forward pass of cuDNN. Return a tuple of the outputs (B, T, H) and the final h and c (1, B, H), and the residuals."""
     return rnn.lstm_fwd(x, h, c, weights, lengths, sizes[0], sizes[1], LAYERS, DROPOUT, BIDIRECTIONAL, _precision())
 
 

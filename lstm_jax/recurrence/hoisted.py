@@ -1,18 +1,18 @@
-"""The backend `hoisted`: the LSTM with a custom backward pass, and with matrix products (GEMMs) hoisted out of the loops over time.
+"""The backend `hoisted`, which runs the LSTM with a custom backward pass and moves (hoists) matrix products out of the loops over time.
 
 The loops contain only the products that depend on the neighbouring step: h U in the forward loop, and d_z U^T in the backward loop. The
-input projection, the gradient of the input, and the gradients of the kernel and the recurrent kernel are each one product over all T steps
-and B rows of the batch, or one such product per gate if the gates have different dropout masks. The equations are the back-propagation
-through time of those in cells/lstm.py. Arguments and results are those of `reference.run`.
+input projection, the gradient of the input, and the gradients of the kernel and the recurrent kernel are each computed by one product over
+all T steps and B rows of the batch, or by one product per gate if the gates have different dropout masks. The backward pass is
+back-propagation through time for the equations in cells/lstm.py.
 
-E is the number of input features, H the number of units, and z the pre-activations of the gates. A name d_x stands for the gradient with
-respect to x.
+E is the number of input features and H the number of units. W is the kernel, U the recurrent kernel, b the bias, and z the pre-activations
+of the gates. A name d_x stands for the gradient with respect to x.
 
-The residuals of a step are the h before it and the local derivatives (see `LocalDerivatives`), so that the backward loop only multiplies
-and adds. The loops are an argument (`Loops`), so that the backend `pallas` can replace them by its own.
+The forward pass stores the h before each step and the local derivatives of the step (see `LocalDerivatives`), so that the backward loop
+only multiplies and adds. The two loops are an argument (`Loops`), so that the backend `pallas` can use this code with loops of its own.
 
-Three choices make the code faster with XLA's CPU compiler (measured for B = 16 and H = 128 on one core): the gates are four separate
-arrays, so that each fusion writes whole vectors; sigmoid is computed from tanh; and operands are transposed before a loop or product.
+Three choices make the code faster with XLA's compiler for CPUs (measured for B = 16 and H = 128 on one core): the gates are four separate
+arrays, sigmoid is computed from tanh, and operands are transposed before a loop or a product.
 """
 
 from collections.abc import Callable
@@ -32,21 +32,22 @@ from lstm_jax.recurrence.lstm_operation import LSTMOperation, with_zeros
 from lstm_jax.shapes import GATES
 
 Gates = tuple[jax.Array, ...]
-"""Four arrays, for the gates i, f, g and o, each with a last axis of size H."""
+"""Four arrays, one for each of the gates i, f, g and o. The last axis of each has size H."""
 
 
 class LocalDerivatives(NamedTuple):
-    """Residuals of the forward pass, all (T, B, H).
+    """Local derivatives of each step of an LSTM, which the forward pass stores for the backward pass. All arrays are (T, B, H).
 
-    h and c are the state before a step, c' is the cell state after it, and i, f, g, o are the gates after their activations. With d_h and
-    d_c the gradients with respect to the state after the step, the backward pass computes in this order
+    h and c are the state before a step, c' is the cell state after it, and i, f, g, o are the gates after their activation functions. d_h
+    and d_c are the gradients with respect to the state after the step, and d_z is the gradient with respect to the pre-activations z. The
+    backward pass computes in this order
 
         d_c += d_h * c_by_h;  d_z[i, f, g] = d_c * z_by[i, f, g];  d_z[o] = d_h * z_by[o];  d_c = d_c * forget
 
     Attributes:
-        c_by_h: o (1 - tanh(c')^2), or 0 at a step that is not valid.
-        z_by: one array for each gate: g i (1 - i), c f (1 - f), i (1 - g^2) and tanh(c') o (1 - o), or 0 at a step that is not valid.
-        forget: f, or 1 at a step that is not valid.
+        c_by_h: o (1 - tanh(c')^2), or 0 at a padded step.
+        z_by: four arrays, one for each gate: g i (1 - i), c f (1 - f), i (1 - g^2) and tanh(c') o (1 - o), or 0 at a padded step.
+        forget: f, or 1 at a padded step.
         h: h before the step.
     """
 
@@ -57,19 +58,21 @@ class LocalDerivatives(NamedTuple):
 
 
 class Loops(NamedTuple):
-    """The forward and the backward loop over time.
+    """The two loops over time of an LSTM: the loop of the forward pass and the loop of the backward pass.
 
-    In both loops `kernel` is the recurrent kernel (H, 4H), `mask` the recurrent dropout mask or None, and `valid` bool (T, B) or None.
+    In the arguments of both functions, `kernel` is the recurrent kernel (H, 4H), `mask` is the recurrent dropout mask or None, and `valid`
+    is bool (T, B), False at padded steps, or None.
 
     Attributes:
-        forward: function forward(sequences, keep, kernel, z, state, mask, valid, compute_dtype) -> (all_h, final state, residuals). all_h
-            is h of all steps (T, B, H), or None if `sequences` is false. The residuals are None if `keep` is false; residuals.h (T, B, H)
-            is the h before each step. z is the result of the input projection, one array (T, B, 4H) or four arrays (T, B, H).
-        backward: function backward(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype) -> (d_state, d_z). d_h (T, B, H) or
-            None is the gradient of h of all steps, d_final and d_state are those of the final and the initial state. d_z is four arrays
-            (T, B, H) if `split` is true, else one array (T, B, 4H).
-        twin: loops in JAX with the same values and residuals; None if these loops are in JAX themselves.
-        platforms: platforms on which these loops run; () if they are in JAX.
+        forward: function forward(sequences, keep, kernel, z, state, mask, valid, compute_dtype) that returns (all_h, final state,
+            residuals). z is the projected input, one array (T, B, 4H) or four arrays (T, B, H). all_h is h of all steps (T, B, H), or None
+            if `sequences` is false. The residuals are None if `keep` is false; else their field h (T, B, H) is the h before each step.
+        backward: function backward(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype) that returns (d_state, d_z). d_h is
+            the gradient with respect to h of all steps (T, B, H), or None. d_final and d_state are the gradients with respect to the final
+            and the initial state. d_z is the gradient with respect to z: four arrays (T, B, H) if `split` is true, else one array (T, B,
+            4H).
+        twin: loops in JAX with the same results and residuals, or None if these loops are written in JAX themselves.
+        platforms: platforms on which these loops run, or () if they are written in JAX.
     """
 
     forward: Callable
@@ -88,37 +91,37 @@ def run(
     compute_dtype=None,
     sequences: bool = True,
 ):
-    """Run the LSTM; see `reference.run` for the arguments and results."""
+    """Run the LSTM over time with the backend `hoisted`. The arguments and results are those of `reference.run`."""
     del cell  # BACKENDS selects this backend only for the LSTM
     return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout)
 
 
 @dataclass(frozen=True)
 class HoistedLSTM(LSTMOperation):
-    """Operation that runs the LSTM with the given loops. Its arguments are (params, x, state, valid, dropout)."""
+    """Operation that runs the LSTM with given loops over time. Its arguments are (params, x, state, valid, dropout) of `reference.run`."""
 
     loops: Loops
     compute_dtype: Any
     sequences: bool
 
     def runs_on(self):
-        """Return the platforms of loops that are not written in JAX, or () for loops in JAX, which need no twin."""
+        """Return the platforms on which the loops run, or () if the loops are written in JAX; see `Operation.runs_on`."""
         return self.loops.platforms
 
     def forward(self, keep, *args):
-        """Return the outputs and the residuals; see `Operation.forward`."""
+        """Run the LSTM and return (outputs, residuals), where the residuals are those of the forward loop; see `Operation.forward`."""
         return _forward(self.loops.forward, self.compute_dtype, self.sequences, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients; see `Operation.backward`."""
+        """Return the gradients with respect to the arguments; see `Operation.backward`."""
         return _backward(self.loops.backward, self.compute_dtype, args, residuals, cotangents)
 
     def plain_forward(self, keep, *args):
-        """Return the results of `forward`, computed in JAX; see `Operation.plain_forward`."""
+        """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
         return _forward((self.loops.twin or self.loops).forward, self.compute_dtype, self.sequences, keep, *args)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
-        """Return the results of `backward`, computed in JAX; see `Operation.plain_backward`."""
+        """Return the same results as `backward`, computed in JAX; see `Operation.plain_backward`."""
         return _backward((self.loops.twin or self.loops).backward, self.compute_dtype, args, residuals, cotangents)
 
 
@@ -127,7 +130,7 @@ def _split(array: Array) -> Gates:
 
 
 def _over(mask: Array, like: Array) -> Array:
-    """Return a mask (B, D) broadcast over the time axis of `like` (T, B, D)."""
+    """Return a mask (B, D), broadcast to the shape (T, B, D) of the array `like`."""
     return jnp.broadcast_to(mask, like.shape)
 
 
@@ -136,7 +139,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) -> Array | Gates:
-    """Return x W + b as one array (T, B, 4H), or as four arrays (T, B, H) if each gate has its own input mask."""
+    """Return the projected input x W + b as one array (T, B, 4H), or as four arrays (T, B, H) if each gate has its own input mask."""
     if mask is None:
         return project(params, x, None, compute_dtype)
     if not is_per_gate(mask):
@@ -154,7 +157,10 @@ def _forward(loop: Callable, compute_dtype, sequences, keep, params, x, state, v
 
 
 def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
-    """Run the forward loop in JAX; see `Loops.forward` for the arguments and results. The residuals are `LocalDerivatives`."""
+    """Run the forward loop of the LSTM over time in JAX. The residuals are `LocalDerivatives`.
+
+    The docstring of `Loops` describes the arguments and results.
+    """
     per_gate = is_per_gate(mask)
     kernel = jnp.stack(_split(kernel)) if per_gate else kernel
 
@@ -184,7 +190,10 @@ def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
 
 
 def backward_loop(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype):
-    """Run the backward loop in JAX; see `Loops.backward` for the arguments and results. The residuals are `LocalDerivatives`."""
+    """Run the backward loop of the LSTM over time in JAX. The residuals are `LocalDerivatives`.
+
+    The docstring of `Loops` describes the arguments and results.
+    """
     per_gate = is_per_gate(mask)
     # without the barrier the compiler would fold the transposition into the product in the loop, and so repeat it at each step
     transposed = lax.optimization_barrier(jnp.stack([part.T for part in _split(kernel)]) if per_gate else kernel.T)
@@ -218,18 +227,18 @@ def _backward(loop: Callable, compute_dtype, args, residuals, cotangents):
 
 
 def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z: Array | Gates, compute_dtype=None):
-    """Return the gradients with respect to the parameters, x and the dropout masks.
+    """Return the gradients with respect to the parameters of an LSTM, its inputs and its dropout masks.
 
     Args:
         params: parameters of the LSTM.
-        x: inputs (T, B, E), or ids (T, B); the gradient of ids is None.
+        x: inputs (T, B, E); or int ids (T, B), for which the returned gradient is None.
         dropout: dropout masks.
         h: the h before each step (T, B, H).
-        d_z: gradient of z from the backward loop, one array (T, B, 4H) or four arrays (T, B, H).
-        compute_dtype: dtype of the matrix products; None for that of the arrays.
+        d_z: gradient with respect to the pre-activations, from the backward loop: one array (T, B, 4H) or four arrays (T, B, H).
+        compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
     """
     by_operands: Callable = _gate_gradients if isinstance(d_z, tuple) else _flat_gradients
-    if jnp.issubdtype(x.dtype, jnp.integer):  # ids: for one-hot rows the product x^T d_z adds each d_z to the row of its id
+    if jnp.issubdtype(x.dtype, jnp.integer):  # for one-hot vectors x the product x^T d_z adds each d_z to the row of its id
         all_gates = jnp.concatenate(d_z, axis=-1) if isinstance(d_z, tuple) else d_z
         d_kernel, d_x, d_input_mask = jnp.zeros_like(params.kernel).at[x].add(all_gates), None, None
     else:
@@ -240,10 +249,16 @@ def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z
 
 
 def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, compute_dtype):
-    """Return the gradients of (x * mask) @ kernel with respect to the kernel, x and the mask.
+    """Return the gradients of the product (x * mask) @ kernel with respect to the kernel, x and the mask.
 
-    x is (T, B, D), the mask (B, D) or None, and d_z, the gradient of the product, is (T, B, 4H). All gradients are computed; the compiler
-    removes those that are not used.
+    All three are computed. The compiler removes the computation of a gradient that is not used.
+
+    Args:
+        x: array (T, B, D).
+        kernel: array (D, 4H).
+        mask: mask (B, D), or None. The gradient with respect to None is None.
+        d_z: gradient with respect to the product, (T, B, 4H).
+        compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
     """
     rows = x if mask is None else x * _over(mask, x)
     d_kernel = _over_time_and_batch(lax.optimization_barrier(rows.transpose(2, 0, 1)), d_z, compute_dtype)
@@ -254,15 +269,16 @@ def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, com
 
 
 def _gate_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Gates, compute_dtype):
-    """Return the gradients of `_flat_gradients` from a d_z of four arrays (T, B, H), with one product per gate.
+    """Return the gradients of the product (x * mask) @ kernel, computed for each gate separately.
 
-    The mask may be (B, D), one per gate (4, B, D), or None.
+    The arguments and results are those of `_flat_gradients`, with two differences: the mask may also be (4, B, D), one mask per gate, and
+    d_z is four arrays (T, B, H), one per gate.
     """
     masks = [None] * GATES if mask is None else list(mask) if is_per_gate(mask) else [mask] * GATES
     rows = [x if m is None else x * _over(m, x) for m in masks]
-    # d_z is transposed instead of the rows: both kernels use the result, and masks are cheap to apply along the last axis of the rows
+    # d_z is transposed instead of the rows, since the gradients of both kernels use it, and masks are cheap to apply along the last axis
     d_z_transposed = lax.optimization_barrier(tuple(d.transpose(2, 0, 1) for d in d_z))
-    # the barrier keeps the transposition of the result out of the product: XLA's CPU compiler has no transposed bfloat16 product
+    # the barrier prevents XLA from merging the product with the transposition of its result, which on a CPU it cannot compute in bfloat16
     d_kernel = [lax.optimization_barrier(_over_time_and_batch(d, r, compute_dtype)).T for d, r in zip(d_z_transposed, rows, strict=True)]
     transposed = lax.optimization_barrier(tuple(part.T for part in _split(kernel)))
     d_rows = [matmul(d, part, compute_dtype) for d, part in zip(d_z, transposed, strict=True)]
@@ -275,9 +291,9 @@ def _gate_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Gates, com
 
 
 def _over_time_and_batch(a: Array, b: Array, compute_dtype) -> Array:
-    """Return the product of a (D, T, B) and b (T, B, F), summed over the time and batch axes, an array (D, F).
+    """Return the product of arrays a (D, T, B) and b (T, B, F), summed over the time and batch axes. The result is (D, F).
 
-    The arrays are not reshaped, so that the batch axis keeps its sharding.
+    The arrays are not reshaped, so that the batch axis keeps its sharding. The product is computed in `compute_dtype` if it is not None.
     """
     operands = (a, b) if compute_dtype is None else (a.astype(compute_dtype), b.astype(compute_dtype))
     return lax.dot_general(*operands, (((1, 2), (0, 1)), ((), ())), preferred_element_type=a.dtype)

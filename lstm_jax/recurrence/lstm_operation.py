@@ -1,4 +1,4 @@
-"""Base class of the backends that run the LSTM over time as an `Operation`; it defines their common arguments and results."""
+"""The base class `LSTMOperation` of the backends that run the LSTM over time with custom forward and backward passes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,32 +12,34 @@ from lstm_jax.primitives.operation import Operation
 
 
 class LSTMOperation(Operation):
-    """Operation on the arguments (params, x, state, valid, dropout, ...).
+    """Base class of operations that run the LSTM over time.
 
-    Its outputs are h of all steps, or None if they are not requested, and the final state. Shapes are those of `reference.run`. The batch
-    axis of any further arguments is 1.
+    Their arguments are (params, x, state, valid, dropout, ...), with the meaning and the shapes that they have in `reference.run`. Further
+    arguments have batch axis 1. The outputs are h of all steps (T, B, H), or None if it is not requested, and the final state.
     """
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return the batch axis of each leaf of the arguments; see `Operation.rows`."""
+        """Return the number of the batch axis of each leaf of the arguments, or None; see `Operation.rows`."""
         kinds: tuple[Callable, ...] = (lambda leaf: None, lambda leaf: 1, lambda leaf: 0, lambda leaf: 1, mask_axis, lambda leaf: 1)
         return [axis(leaf) for part, axis in zip(args, kinds, strict=False) for leaf in jax.tree.leaves(part)]
 
     def output_rows(self, outputs) -> list[int]:
-        """Return the batch axis of each leaf of the outputs; see `Operation.output_rows`."""
+        """Return the number of the batch axis of each leaf of the outputs; see `Operation.output_rows`."""
         return [1] * (len(jax.tree.leaves(outputs)) - 2) + [0, 0]
 
 
 def mask_axis(mask) -> int:
-    """Return the batch axis of a dropout mask: 0 for a mask (B, size), 1 for a mask per gate (4, B, size)."""
+    """Return the number of the batch axis of a dropout mask: 0 for a shared mask (B, size), 1 for one mask per gate (4, B, size)."""
     return int(is_per_gate(mask))
 
 
 def with_zeros(cotangents, like: LSTMState) -> tuple[Any, LSTMState]:
-    """Return the gradients of all outputs and of the final state, from the cotangents of an operation.
+    """Return the gradients with respect to h of all steps and the final state, with zeros in place of None for the final state.
 
-    The gradient of all outputs may be None. Where the gradient of an array of the final state is None, it is replaced by zeros. `like` is a
-    state of the same shapes.
+    Args:
+        cotangents: the pair (d_h, d_final) of these gradients. d_h is returned unchanged and may be None. The arrays of d_final may be
+            None.
+        like: a state with the shapes of the final state.
     """
     d_h, d_final = cotangents
     return d_h, LSTMState(*(jnp.zeros_like(part) if d is None else d for d, part in zip(d_final, like, strict=True)))

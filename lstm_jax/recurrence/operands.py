@@ -1,13 +1,13 @@
-"""Check and conversion of the arguments of `unroll`, so that every backend reads arrays of the same form.
+"""Functions that check and convert the arguments of `unroll`, so that all backends read arrays of the same shapes and dtypes.
 
-Only classes, shapes and dtypes are checked, not values, so that tracers are accepted. Values out of range are clipped: lengths to 0..T, and
-ids to the range of int32. The arrays that a backend gets have these dtypes:
+Classes, shapes and dtypes are checked. Values are not checked, so that the arguments may be tracers. Lengths are clipped to 0..T, and ids
+are clipped to the range of int32. The arrays that a backend gets have these dtypes:
 
     params, x, state, input and recurrent dropout masks: the dtype of `params.kernel`; bools and ints are converted (True to 1.0)
     x as ids, tokens: int32
     valid: bool
 
-Parameters of different dtypes raise an error, since they are usually a mistake. Complex numbers always raise an error.
+If the parameters have different dtypes, an error is raised, since this is usually a mistake. Complex numbers also raise an error.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """
@@ -25,21 +25,23 @@ from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-"""Allowed dtypes of the parameters."""
+"""Dtypes that the parameters of a cell may have."""
 REAL = (jnp.floating, jnp.integer, jnp.bool_)
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 
 
 class Operands(NamedTuple):
-    """Arguments of the function `run` of a backend. Time is the first axis, in the order in which the steps are processed.
+    """Checked and converted arguments of `unroll`, which a backend reads.
+
+    Time is the first axis of all arrays. The steps are in the order in which they are processed.
 
     Attributes:
-        params: the cell's parameters.
-        x: inputs (T, B, E), or ids (T, B), with zeros at steps that are not valid.
-        state: the cell's initial state.
-        valid: bool (T, B), or None if all steps are valid.
+        params: parameters of the cell.
+        x: inputs (T, B, E), or ids (T, B), with zeros at padded steps.
+        state: initial state of the cell.
+        valid: bool (T, B) that is False at padded steps, or None if no step is padded.
         dropout: dropout masks.
-        tokens: int32 (T, B), equal at steps of a row that have equal x, or None; see `unroll`.
+        tokens: int32 (T, B) that are equal at two steps of a row only if x is equal there, or None; see `unroll`.
     """
 
     params: Any
@@ -63,9 +65,9 @@ def read_operands(
     backwards: bool = False,
     time_major: bool = False,
 ) -> Operands:
-    """Check the arguments of `unroll`, and return them converted to the form that backends read.
+    """Check the arguments of `unroll`, convert them to the shapes and dtypes that backends read, and return them.
 
-    See `unroll` for the meaning of the arguments.
+    The docstring of `unroll` describes the arguments.
 
     Raises:
         InputError: if an argument has a wrong class, shape or dtype and cannot be converted, T is 0, or both `mask` and `lengths` are
@@ -84,7 +86,8 @@ def read_operands(
     valid = _read_mask(mask, steps, batch, time_major) if lengths is None else _read_lengths(lengths, steps, batch)
     tokens = None if tokens is None else _read_tokens(tokens, steps, batch, time_major)
     if valid is not None:
-        # 0 * NaN is NaN, so masking the results is not enough: values at padding must not enter any product, also in the gradients
+        # values of x at padded steps must not enter any product, also not in the gradients: masking the results would not help, as 0 * NaN
+        # is NaN
         x = jnp.where(valid if x.ndim == 2 else valid[:, :, None], x, 0)
         tokens = None if tokens is None else _apart_from_padding(tokens, valid)
     if backwards:
@@ -94,22 +97,26 @@ def read_operands(
 
 
 def check_zoneout(cell: Cell, part: str, given) -> None:
-    """Check that zoneout can be applied to one array of the cell's state.
+    """Check that the state of a cell contains the array to which zoneout shall be applied.
 
     Args:
         cell: the cell.
         part: name of the array, "h" or "c".
-        given: the value that the user gave, for the error message.
+        given: the value that the user gave for zoneout, for the error message.
 
     Raises:
-        InputError: if the state has no such array.
+        InputError: if the state does not contain the array.
     """
     parts = [name for name in cell.initial_state(1, 1)._fields if name in ("h", "c")]
     require(part in parts, f"zoneout of {part}", given, f"the state of {cell.name} has {' and '.join(parts)} alone")
 
 
 def compute_dtype_name(compute_dtype, dtype) -> str:
-    """Return the name of the dtype of the matrix products, which is `compute_dtype`, or `dtype` if `compute_dtype` is None.
+    """Return the name of the dtype in which matrix products are computed.
+
+    Args:
+        compute_dtype: the dtype that the user gave, or None for the dtype of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         InputError: if `compute_dtype` is not a dtype, or it is float64 while `jax_enable_x64` is off.
@@ -124,7 +131,16 @@ def compute_dtype_name(compute_dtype, dtype) -> str:
 
 
 def _array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
-    """Return `value` as a JAX or NumPy array. Lists and scalars become NumPy arrays if possible, which keep 64-bit dtypes."""
+    """Return a value as a JAX or NumPy array. Lists and scalars become NumPy arrays if possible, since these keep 64-bit dtypes.
+
+    Args:
+        name: name of the value in the error message.
+        value: an array, a list or a scalar.
+        remedy: advice at the end of the error message.
+
+    Raises:
+        InputError: if `value` is None or cannot be converted.
+    """
     if isinstance(value, jax.Array | np.ndarray):
         return value
     require(value is not None, name, value, remedy)
@@ -145,16 +161,35 @@ def _of_kinds(name: str, value, kinds: tuple, remedy: str) -> jax.Array | np.nda
 
 
 def _numbers(name: str, value, dtype, remedy: str) -> jax.Array:
-    """Return an array of floats, ints or bools, converted to `dtype`."""
+    """Convert an array of floats, ints or bools to `dtype`, and return it.
+
+    Args:
+        name: name of the array in the error message.
+        value: an array, a list or a scalar.
+        dtype: dtype of the result.
+        remedy: advice at the end of the error message.
+
+    Raises:
+        InputError: if `value` is not an array of floats, ints or bools.
+    """
     array = _of_kinds(name, value, REAL, remedy)
     if isinstance(array, np.ndarray):
         with np.errstate(over="ignore", invalid="ignore"):
-            array = jnp.asarray(array.astype(dtype))  # converted by NumPy, since jnp.asarray would first cut int64 to 32 bits
+            array = jnp.asarray(array.astype(dtype))  # NumPy converts the array, since jnp.asarray would first truncate int64 to 32 bits
     return array.astype(dtype)
 
 
 def _int32(name: str, value, remedy: str) -> jax.Array:
-    """Return an array of ints, clipped to the range of int32 and converted to int32."""
+    """Convert an array of ints to int32, after clipping it to the range of int32, and return it.
+
+    Args:
+        name: name of the array in the error message.
+        value: an array, a list or a scalar.
+        remedy: advice at the end of the error message.
+
+    Raises:
+        InputError: if `value` is not an array of ints.
+    """
     array = _of_kinds(name, value, (jnp.integer,), remedy)
     if jnp.iinfo(array.dtype).max > _HIGHEST:
         clip: Callable = np.clip if isinstance(array, np.ndarray) else jnp.clip
@@ -164,18 +199,22 @@ def _int32(name: str, value, remedy: str) -> jax.Array:
 
 @lru_cache(maxsize=256)
 def _like_params(init: Callable, features: int, units: int, dtype):
-    """Return the shapes and dtypes of the parameters that the function `init` of a cell returns."""
+    """Return the shapes and dtypes of the parameters that `init`, the function of a cell, returns."""
     return jax.eval_shape(lambda: init(jax.random.key(0), features, units, dtype))
 
 
 @lru_cache(maxsize=256)
 def _like_state(initial_state: Callable, units: int, dtype):
-    """Return the shapes and dtypes of the state of a cell for a batch of one row."""
+    """Return the shapes and dtypes of the state that `initial_state`, the function of a cell, returns for a batch of one row."""
     return jax.eval_shape(lambda: initial_state(1, units, dtype))
 
 
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
-    """Check the cell's parameters, and return them with the number of features E and the number of units H."""
+    """Check the parameters of a cell. Return them as JAX arrays, with the number of input features E and the number of units H.
+
+    Raises:
+        InputError: if the class, a shape or a dtype is wrong.
+    """
     require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
     remedy = f"give (E, {cell.gates} H), E and H of 1 or more"
     kernel = jnp.asarray(_of_kinds("params.kernel", params.kernel, (jnp.floating,), f"give one of {', '.join(FLOATS)}"))
@@ -194,7 +233,13 @@ def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
 
 
 def _read_x(x, features: int, dtype) -> jax.Array:
-    """Check x, and return it as floats of `dtype` with three axes, or as int32 ids with two axes. The order of the axes is kept."""
+    """Check the inputs x of `unroll`. Return them as an array of `dtype` with three axes, or as int32 ids with two axes.
+
+    The order of the axes is not changed. `features` is the expected number of input features E.
+
+    Raises:
+        InputError: if the shape or the dtype is wrong.
+    """
     remedy = "give floats (B, T, E), or int ids (B, T)"
     array = _of_kinds("x", x, REAL, remedy)
     ids = array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
@@ -242,7 +287,17 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) ->
 
 
 def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict[str, jax.Array] | None:
-    """Check the zoneout masks, and return them as bool arrays of the given shape; rates, of shape (), are returned in `dtype`."""
+    """Check the zoneout masks of a call, and return them converted.
+
+    Args:
+        cell: the cell.
+        given: dict from the name of a state array, "h" or "c", to a bool mask of the given shape or a rate of shape (); or None.
+        shape: the shape (T, B, H).
+        dtype: dtype to which rates are converted.
+
+    Raises:
+        InputError: if a mask has a wrong name, shape or dtype.
+    """
     require(given is None or isinstance(given, dict), "dropout.zoneout", type(given).__name__, "give {'h': mask}")
     read = {}
     for part, value in (given or {}).items():
@@ -257,7 +312,17 @@ def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict
 
 
 def _read_mask(mask, steps: int, batch: int, time_major: bool) -> jax.Array | None:
-    """Check a mask over steps, and return it as a bool array (T, B); any number other than 0 becomes True, as in Keras."""
+    """Check a mask over steps, and return it as a bool array (T, B), or None if it is None. As in Keras, nonzero numbers become True.
+
+    Args:
+        mask: array (B, T), or (T, B) if `time_major` is true, or None.
+        steps: number of steps T.
+        batch: number of rows B.
+        time_major: whether time is the first axis of the mask.
+
+    Raises:
+        InputError: if the shape or the dtype is wrong.
+    """
     if mask is None:
         return None
     remedy = "give (B, T), or (T, B) if time_major"
@@ -268,9 +333,12 @@ def _read_mask(mask, steps: int, batch: int, time_major: bool) -> jax.Array | No
 
 
 def _read_lengths(lengths, steps: int, batch: int) -> jax.Array:
-    """Check the lengths, and return a bool array (T, B) that is True at the first lengths[b] steps of row b.
+    """Check the lengths (B,) of the rows, and return a bool array (T, B) that is True at the first lengths[b] steps of row b.
 
-    A negative length means 0, and a length above T means T.
+    A negative length means 0, and a length above the number of steps T means T.
+
+    Raises:
+        InputError: if the shape or the dtype is wrong.
     """
     array = _of_kinds("lengths", lengths, (jnp.integer,), "give ints")
     require(array.shape == (batch,), "lengths", array.shape, f"give shape ({batch},)")
@@ -278,9 +346,18 @@ def _read_lengths(lengths, steps: int, batch: int) -> jax.Array:
 
 
 def _read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array | None:
-    """Check the tokens, and return an int32 array (T, B) whose entries are equal exactly where those of `tokens` are equal.
+    """Check the argument `tokens` of `unroll`, and return an int32 array (T, B). Equal tokens stay equal, and distinct ones stay distinct.
 
-    For a JAX array of 64-bit ints return None, since its values may differ but be equal in 32 bits.
+    If the tokens are a JAX array of 64-bit ints, return None, since distinct values may become equal when they are truncated to 32 bits.
+
+    Args:
+        tokens: int array (B, T), or (T, B) if `time_major` is true.
+        steps: number of steps T.
+        batch: number of rows B.
+        time_major: whether time is the first axis of the tokens.
+
+    Raises:
+        InputError: if the shape or the dtype is wrong.
     """
     array = _of_kinds("tokens", tokens, (jnp.integer,), "give ints")
     fits = array.shape == ((steps, batch) if time_major else (batch, steps))
@@ -289,15 +366,20 @@ def _read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array 
         if not isinstance(array, np.ndarray):
             return None
         array = np.unique(array, return_inverse=True)[1].reshape(array.shape)
-    array = jnp.asarray(array.astype(np.int32))  # uint32 may wrap around, but distinct tokens stay distinct
+    array = jnp.asarray(array.astype(np.int32))  # values of uint32 may wrap around, but distinct tokens stay distinct
     return array if time_major else array.T
 
 
 def _apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
-    """Return the tokens (T, B) changed such that no valid step has the same token as a step that is not valid.
+    """Return the tokens (T, B), changed so that no padded step has the same token as a valid step of its row.
 
-    This is needed because x has been set to 0 at steps that are not valid, so that equal tokens no longer imply equal x. Steps that are not
-    valid get the lowest int32 as their token. In a row where a valid step already has this token, all tokens are made distinct.
+    This is needed because x has been set to 0 at padded steps, so that equal tokens would no longer imply equal x. The token of a padded
+    step becomes the lowest int32. If a valid step of the same row already has this token, all tokens of the row are replaced by distinct
+    ones.
+
+    Args:
+        tokens: int32 (T, B).
+        valid: bool (T, B), False at padded steps.
     """
     marked = jnp.where(valid, tokens, _LOWEST)
     taken = (valid & (tokens == _LOWEST)).any(0, keepdims=True)  # rows in which a valid step has the lowest int32 as its token

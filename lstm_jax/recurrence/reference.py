@@ -1,4 +1,7 @@
-"""The reference backend: `lax.scan` over the cell's step, differentiated by JAX. It defines the values of all backends."""
+"""The backend `reference`, which runs the step of a cell in `lax.scan` and is differentiated by JAX.
+
+All other backends must return the same results up to rounding.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +22,22 @@ def run(
     compute_dtype=None,
     sequences: bool = True,
 ):
-    """Run `cell` over T steps.
+    """Run a recurrent cell over T steps with `lax.scan`.
+
+    B is the batch size, E the number of input features and H the number of units.
 
     Args:
         cell: any cell.
-        params: the cell's parameters.
-        x: inputs (T, B, E) of E features, or int ids (T, B), for B rows of the batch.
-        state: the cell's initial state, arrays (B, H) of H units.
-        valid: bool (T, B), or None if all steps are valid. A step that is not valid copies the state.
-        dropout: dropout masks. All except those of zoneout are constant over time.
-        compute_dtype: dtype of the matrix products; None for that of the arrays.
-        sequences: whether to return h of every step.
+        params: parameters of the cell.
+        x: inputs (T, B, E), or int ids (T, B), which stand for one-hot vectors.
+        state: initial state of the cell, with arrays (B, H).
+        valid: bool (T, B) that is False at padded steps, or None if no step is padded. A padded step copies the state.
+        dropout: dropout masks. All masks except those of zoneout are constant over time.
+        compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
+        sequences: whether to return h of all steps.
 
     Returns:
-        h of every step (T, B, H), or None if `sequences` is false; and the final state.
+        h of all steps (T, B, H), or None if `sequences` is false; and the final state.
     """
     z = cell.project(params, x, dropout.input, compute_dtype)
     zoneout = dropout.zoneout or {}

@@ -1,7 +1,7 @@
-"""Common code of the backends `compiled` and `pallas`, whose loops over time are not written in JAX.
+"""Code shared by the backends `compiled` and `pallas`, whose loops over time are not written in JAX.
 
-It contains the residuals of these loops, their twins in JAX with the same values, and calls of the loops on a device mesh. B is the batch
-size, T the number of steps and H the number of units. A name d_x stands for the gradient with respect to x.
+This module defines the residuals of these loops, loops in JAX that compute the same results (their twins), and calls of the loops on a
+device mesh. B is the batch size, T the number of steps and H the number of units. A name d_x stands for the gradient with respect to x.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,13 @@ COPIED = PartitionSpec()
 
 
 class Residuals(NamedTuple):
-    """Results of the forward pass that the backward pass reads.
+    """Results of the LSTM's forward pass that its backward pass reads.
 
     Attributes:
-        gates: i, f, g, o after their activations, as one array (T, B, 4H) or four arrays (T, B, H); zeros at steps that are not valid.
-        all_h: h (T + 1, B, H): the initial h, followed by the h after each step.
-        all_c: c (T + 1, B, H): the initial c, followed by the c after each step.
+        gates: the gates i, f, g, o after their activation functions, as one array (T, B, 4H) or four arrays (T, B, H), with zeros at padded
+            steps.
+        all_h: the initial h, followed by h after each step, (T + 1, B, H).
+        all_c: the initial c, followed by c after each step, (T + 1, B, H).
     """
 
     gates: Any
@@ -37,17 +38,19 @@ class Residuals(NamedTuple):
 
     @property
     def h(self) -> jax.Array:
-        """The h before each step (T, B, H)."""
+        """Array (T, B, H) that contains h before each step."""
         return self.all_h[:-1]
 
 
 def mask_sharding(mask) -> PartitionSpec:
-    """Return the sharding of a dropout mask (B, size) or (4, B, size) on a mesh."""
+    """Return the sharding of a dropout mask on a mesh. The batch axis of the mask, (B, size) or (4, B, size), is sharded."""
     return TIME_FIRST if is_per_gate(mask) else BATCH_FIRST
 
 
 def on_mesh(function: Callable, batch: int, in_specs: tuple, out_specs, *args):
-    """Return `function(*args)`; if the batch is sharded over a mesh, each device calls the function on its own rows.
+    """Return `function(*args)`, where on a mesh each device calls the function on its own rows of the batch, with `jax.shard_map`.
+
+    Without a mesh, and if the number of rows is not a multiple of the number of devices, the function is called on all rows.
 
     Args:
         function: function to call.
@@ -62,19 +65,28 @@ def on_mesh(function: Callable, batch: int, in_specs: tuple, out_specs, *args):
 
 
 def forward_on_mesh(call: Callable, kernel, z, state, mask, valid):
-    """Return `call(kernel, z, state, mask, valid)`, run by `on_mesh`: h of all steps, the final state and `Residuals`."""
+    """Run an LSTM's forward loop with `on_mesh`, and return its results: h of all steps, the final state and `Residuals`.
+
+    `call(kernel, z, state, mask, valid)` is the forward loop. The docstring of `hoisted.Loops` describes its arguments.
+    """
     in_specs = (COPIED, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST)
     return on_mesh(call, state.h.shape[0], in_specs, (TIME_FIRST, BATCH_FIRST, TIME_FIRST), kernel, z, state, mask, valid)
 
 
 def backward_on_mesh(call: Callable, kernel, residuals: Residuals, d_h, d_final, mask, valid):
-    """Return `call(kernel, residuals, d_h, d_final, mask, valid)`, run by `on_mesh`: the gradient of the initial state, and d_z."""
+    """Run an LSTM's backward loop with `on_mesh`, and return its results: the gradients of the initial state and of the pre-activations.
+
+    `call(kernel, residuals, d_h, d_final, mask, valid)` is the backward loop. The docstring of `hoisted.Loops` describes its arguments.
+    """
     in_specs = (COPIED, TIME_FIRST, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST)
     return on_mesh(call, d_final.h.shape[0], in_specs, (BATCH_FIRST, TIME_FIRST), kernel, residuals, d_h, d_final, mask, valid)
 
 
 def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, mask, valid):
-    """Run the forward loop in JAX; see `hoisted.Loops.forward` for the arguments and results. The residuals are `Residuals`."""
+    """Run the forward loop of the LSTM over time in JAX. The residuals are `Residuals`.
+
+    The docstring of `hoisted.Loops` describes the arguments and results.
+    """
     split = isinstance(z, tuple) or is_per_gate(mask)
     whole = jnp.concatenate(z, axis=-1) if isinstance(z, tuple) else z
 
@@ -98,11 +110,14 @@ def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, m
 
 
 def backward_twin(split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid):
-    """Run the backward loop in JAX; see `hoisted.Loops.backward` for the arguments and results. The residuals are `Residuals`."""
+    """Run the backward loop of the LSTM over time in JAX. The residuals are `Residuals`.
+
+    The docstring of `hoisted.Loops` describes the arguments and results.
+    """
     i, f, g, o = residuals.gates if split else jnp.split(residuals.gates, GATES, axis=-1)
     tanh_c, c_before = jnp.tanh(residuals.all_c[1:]), residuals.all_c[:-1]
     z_by = (g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o))
-    # at a step that is not valid the gates are 0, and so are all derivatives except this one, which must be 1
+    # at a padded step the gates are 0, so that all derivatives are 0; only `forget` must be 1 there
     forget = f if valid is None else jnp.where(valid[:, :, None], f, 1)
     derivatives = hoisted.LocalDerivatives(o * (1 - tanh_c * tanh_c), z_by, forget, residuals.h)
     return hoisted.backward_loop(split, kernel, derivatives, d_h, d_final, mask, valid, compute_dtype)

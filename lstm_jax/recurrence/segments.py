@@ -1,8 +1,8 @@
-"""Rematerialisation for long sequences (Chen, Xu, Zhang & Guestrin 2016, "Training deep nets with sublinear memory cost").
+"""Rematerialisation, which saves memory for long sequences (Chen et al. 2016, "Training deep nets with sublinear memory cost").
 
-The sequence is divided into segments. The forward pass keeps only the first state of each segment, and the backward pass runs the segment
-again to compute its residuals. For T steps in n segments, this needs memory for n states and for the residuals of T / n steps, which is
-least at n = sqrt(T). It costs the time of a second forward pass.
+The sequence is divided into segments. The forward pass stores only the first state of each segment, and the backward pass runs each segment
+again to compute its residuals. For T steps in n segments, this needs memory for n states and for the residuals of T / n steps. The sum is
+least near n = sqrt(T). The cost is the time of a second forward pass.
 """
 
 import math
@@ -16,11 +16,11 @@ from jax import lax
 from lstm_jax.errors import require
 
 Remat = Literal["sqrt"] | int | None
-"""Type of the argument `remat`: None keeps all residuals, "sqrt" makes ceil(sqrt(T)) segments, and an int makes about as many segments."""
+"""Type of the argument `remat`: None stores all residuals, "sqrt" means ceil(sqrt(T)) segments, and an int means about as many segments."""
 
 
 def check_remat(remat: Any) -> Remat:
-    """Return `remat` after checking it.
+    """Check the argument `remat` of `unroll`, and return it.
 
     Raises:
         InputError: if `remat` is not None, "sqrt" or an integer of at least 1.
@@ -31,19 +31,25 @@ def check_remat(remat: Any) -> Remat:
 
 
 def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
-    """Return the number of steps of each segment; the last segment may be shorter.
+    """Return the number of steps in each segment. The last segment may be shorter.
 
-    If an odd number of steps is divided into two segments, both have the same length and the last step is a third segment.
+    An odd number of steps in two segments is a special case: both segments have the same length, and the last step is a third segment.
+
+    Args:
+        remat: number of segments, or "sqrt" for ceil(sqrt(steps)) segments.
+        steps: number of steps of the sequence.
     """
     segments = math.isqrt(steps - 1) + 1 if remat == "sqrt" else min(remat, steps)
-    # segments of different lengths cannot form a loop, and outside of a loop the compiler may keep both in memory at once
+    # segments of different lengths cannot form a loop, and outside of a loop the compiler may keep the residuals of both at the same time
     return steps // 2 if segments == 2 else -(-steps // segments)
 
 
 def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
-    """Return a version of a backend's function `run` that processes the sequence in segments, with the same results.
+    """Return a version of the function `run` of a backend that runs the sequence in segments, to save memory. The results are the same.
 
-    See `reference.run` for the arguments of `run`.
+    Args:
+        run: function with the arguments and results of `reference.run`.
+        remat: number of segments, or "sqrt" for ceil(sqrt(T)) segments of T steps.
     """
 
     def run_segments(cell, params, x, state, valid, dropout, compute_dtype=None, sequences=True):

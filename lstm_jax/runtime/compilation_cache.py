@@ -1,7 +1,7 @@
-"""JAX's persistent compilation cache for the command line, in the user's cache folder.
+"""Set-up of JAX's persistent compilation cache in the user's cache folder, for the command line.
 
-Importing the library changes no setting of JAX; a command-line program calls `keep_compiled`. JAX's own environment variables take
-precedence: JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=false disables the cache.
+Importing the library changes no setting of JAX. The commands call `keep_compiled`, which enables the cache. The environment variables of
+JAX take precedence: JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=false disables the cache.
 """
 
 import hashlib
@@ -22,24 +22,27 @@ from lstm_jax.files.writing import default_cache_dir, write_atomically
 from lstm_jax.runtime.machine import processor
 
 MOST_BYTES = 2**30
-"""Size of the cache in bytes. If it is larger when a run starts, the oldest programs are removed; JAX itself never removes a program."""
+"""Largest size of the cache in bytes. If the cache is larger when a command starts, the oldest programs are removed from it.
+
+JAX itself never removes a program.
+"""
 VERDICT = "loads.txt"
 
 
 def compilation_cache_dir() -> Path:
-    """Return the folder of the cache for this version of jaxlib and this processor.
+    """Return the folder of JAX's compilation cache for the installed version of jaxlib and the processor of this machine.
 
-    Each processor has its own folder, so that machines that share a home folder never load each other's compiled programs.
+    Each kind of processor has its own folder, so that machines that share a home folder do not load programs compiled for another kind.
     """
     key = f"{version('jaxlib')} {processor()}"
     return default_cache_dir() / "xla" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def keep_compiled() -> None:
-    """Enable the cache in this process for all programs, however short their compilation.
+    """Enable JAX's persistent compilation cache in this process, also for programs that compile within a second.
 
-    Nothing is changed if the user has configured JAX's cache, if the folder cannot be written, or if XLA prints or raises an error when it
-    loads a program that it compiled on this machine.
+    The cache is not enabled if the user has configured it through JAX, if its folder cannot be written, or if XLA prints or raises an error
+    when it loads a program that it has compiled on this machine.
     """
     if not jax.config.values["jax_enable_compilation_cache"] or jax.config.values["jax_compilation_cache_dir"]:
         return
@@ -68,10 +71,14 @@ def _prune(folder: Path) -> None:
 
 
 def _loads(verdict: Path) -> bool:
-    """Return whether XLA can load a program that it compiled on this machine without printing or raising an error.
+    """Return whether XLA can load a program that it has compiled on this machine without printing or raising an error.
 
     On some processors XLA mistakes its own tuning flags for features that the machine lacks (openxla/xla issue 44565). It then prints a
-    long message for each program, and may refuse to load it. This is tested once, and the file `verdict` keeps the result.
+    long message for each program that it loads, and may refuse to load the program. This function tests it once and stores the result in a
+    file.
+
+    Args:
+        verdict: path of the file with the result: "yes", or the message of XLA.
     """
     if not verdict.exists():
         complaint = _stderr_of(_load_a_program) if jax.default_backend() == "cpu" else ""
@@ -85,7 +92,10 @@ def _load_a_program() -> None:
 
 
 def _stderr_of(function: Callable[[], object]) -> str:
-    """Call a function; return what the process, including its C++ code, wrote to standard error, followed by the exception, if any."""
+    """Call a function and return the text that the process, including its C++ code, meanwhile wrote to standard error.
+
+    If the function raises an exception, the exception is caught, and its message is appended to the text.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:

@@ -1,6 +1,6 @@
-"""Handling of SIGINT and SIGTERM while a program starts and while compiled code runs.
+"""Handling of the signals SIGINT and SIGTERM while a program starts and while compiled code runs.
 
-Python calls its signal handlers only between its own instructions, and compiled code can run for minutes.
+Python calls signal handlers only between instructions of Python code, while compiled code can run for minutes.
 """
 
 import _thread
@@ -14,28 +14,28 @@ from collections.abc import Iterator
 from typing import Any
 
 PATIENCE = 2.0
-"""Seconds from the first interrupt to a message that says how to end the process at once."""
+"""Number of seconds from the first signal to a message that says how to end the process at once."""
 AGAIN = 0.02
-"""Seconds after which an interrupt that Python has ignored is raised again."""
+"""Number of seconds after which a `KeyboardInterrupt` that Python has ignored is raised again."""
 CODE = 130
-"""Exit code of a process that the second signal ends."""
+"""Exit code of a process that ends at the second signal."""
 SHOW_CURSOR = b"\x1b[?25h"
 
 _asked = threading.Event()
 
 
 def interrupted() -> bool:
-    """Return whether SIGINT has arrived within `keep_interrupts`, even if a library has caught the exception and dropped it."""
+    """Return whether a SIGINT has arrived inside the context `keep_interrupts`, even if a library has caught the `KeyboardInterrupt`."""
     return _asked.is_set()
 
 
 @contextlib.contextmanager
 def keep_interrupts() -> Iterator[None]:
-    """Make sure that a SIGINT during a with-statement is not lost.
+    """Return a context manager that makes sure that no SIGINT is lost within its context.
 
-    Each SIGINT is recorded for `interrupted`. If Python has to ignore the `KeyboardInterrupt`, as in a callback or a `__del__` method, it
-    is raised again a little later. Tracebacks that compiled modules print when their import is interrupted are suppressed. Outside the main
-    thread, and in a process that ignores SIGINT, nothing is changed.
+    The function `interrupted` returns true after a SIGINT. If Python has to ignore the `KeyboardInterrupt`, as in a callback or in a method
+    `__del__`, it is raised again a little later. If a SIGINT interrupts the import of a compiled module, the traceback that the module
+    prints is suppressed. Outside the main thread, and in a process that ignores SIGINT, the context manager does nothing.
     """
     old, hook, printing = signal.getsignal(signal.SIGINT), sys.unraisablehook, sys.excepthook
     if threading.current_thread() is not threading.main_thread() or old is signal.SIG_IGN:
@@ -70,11 +70,11 @@ def keep_interrupts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def end_on_second_signal() -> Iterator[None]:
-    """During a with-statement, end this process at once when a second SIGINT or SIGTERM arrives, with exit code 130.
+    """Return a context manager that ends this process at once, with exit code 130, when a second SIGINT or SIGTERM arrives.
 
-    This works even while the main thread runs compiled code. The first signal is left to its handler, which Python calls when the compiled
-    code has returned. Only signals that have a handler in Python are counted. Outside the main thread nothing is changed. A library should
-    not use this context, because it ends the whole process.
+    This works even while the main thread runs compiled code. The first signal is left to its handler in Python, which is called when the
+    compiled code has returned. Only signals that have a handler in Python are counted. Outside the main thread the context manager does
+    nothing. Libraries should not use it, because it ends the whole process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -94,10 +94,13 @@ def end_on_second_signal() -> Iterator[None]:
 
 
 def _watch(reader: int) -> None:
-    """Read the numbers of signals from a pipe until its other end is closed; end the process at the second SIGINT or SIGTERM.
+    """Wait for signals, and end the process when a second SIGINT or SIGTERM arrives.
+
+    Python writes the number of each arriving signal to a pipe, from which this function reads. It returns when the other end of the pipe is
+    closed. If the process has not ended `PATIENCE` seconds after the first signal, it prints how to end the process at once.
 
     Args:
-        reader: file descriptor of the pipe.
+        reader: file descriptor of the pipe's reading end.
     """
     seen, announced = 0, False
     while True:

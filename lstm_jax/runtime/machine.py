@@ -1,4 +1,4 @@
-"""The machine that this process runs on: features of the processor, total memory and free memory."""
+"""Functions that describe the machine on which this process runs: its processor, its total memory and its free memory."""
 
 import ctypes
 import os
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of the function mallopt(3) of glibc."""
+"""Numbers of two options of the function mallopt(3) of glibc."""
 
 
 def processor() -> str:
-    """Return a text that describes the operating system, the architecture and the processor, on all of which compiled code depends.
+    """Return a text that identifies the kind of machine for which code is compiled: operating system, architecture and processor.
 
-    On Linux the text has the features of the processor that /proc/cpuinfo lists. If that file cannot be read, it has the name that Python
-    gives the processor.
+    On Linux the text contains the features of the processor that /proc/cpuinfo lists. If this file cannot be read, the text contains the
+    result of `platform.processor()` instead.
     """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -25,12 +25,13 @@ def processor() -> str:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep freed memory for its next allocations, and return whether that was possible.
+    """Make this process keep freed memory for its next allocations, and return whether this was possible.
 
-    By default glibc returns each large block to the operating system when it is freed, and writing to a new block costs a page fault for
-    each 4 KiB. JAX allocates its results anew in each call, so that page faults take a third of the time of the gradients of a long LSTM.
-    After a call of this function the process keeps up to 2 GiB of free memory at the end of its heap. If LSTM_JAX_KEEP_MEMORY is 0, or if
-    the C library is not glibc, nothing is changed.
+    By default the C library glibc returns each large block of memory to the operating system when it is freed. Writing to a new block then
+    costs one page fault per 4 KiB. Since JAX allocates new arrays in each call, these page faults take a third of the time of the gradients
+    of a long LSTM. After a call of this function the process keeps up to 2 GiB of free memory.
+
+    If the environment variable LSTM_JAX_KEEP_MEMORY is 0, or if the C library is not glibc, nothing is changed and False is returned.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("LSTM_JAX_KEEP_MEMORY") == "0":
         return False
@@ -39,7 +40,10 @@ def keep_freed_memory() -> bool:
 
 
 def total_memory() -> int:
-    """Return the memory of this machine in bytes, or the limit of this process's control groups if that is lower; 0 if unknown."""
+    """Return the memory in bytes that this process may use at most, or 0 if it is unknown.
+
+    This is the memory of the machine, or the lowest limit of the control groups that contain this process if that is lower.
+    """
     try:
         whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
@@ -50,7 +54,8 @@ def total_memory() -> int:
 def free_memory() -> int | None:
     """Return the memory in bytes that this process can still allocate, or None if it is unknown.
 
-    It is the available memory and free swap of the machine, or the free memory of this process's control groups if that is lower.
+    This is the sum of the available memory and the free swap space of the machine, or the free memory of a control group that contains this
+    process if that is lower.
     """
     try:
         rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
@@ -61,16 +66,16 @@ def free_memory() -> int | None:
 
 
 class Group(NamedTuple):
-    """Memory of a control group."""
+    """Memory of a Linux control group (cgroup), in bytes."""
 
     limit: int
-    """Largest number of bytes that the group may use."""
+    """Largest number of bytes that the processes in the group may use."""
     free: int
-    """Number of bytes that the group may still allocate."""
+    """Number of bytes that the processes in the group may still allocate."""
 
 
 def control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[Group]:
-    """Return the memory of each control group (version 1 or 2) that contains this process and has a memory limit.
+    """Return the memory of each Linux control group (version 1 or 2) that contains this process and has a memory limit.
 
     Args:
         root: folder where the control groups are mounted.

@@ -1,8 +1,8 @@
-"""The device mesh (CPU cores, or GPUs of one or several hosts), and the sharding of the batch, the parameters and the optimiser state.
+"""Device meshes, and the sharding of the batch, the parameters and the optimiser state over the devices of a mesh.
 
-The mesh has one axis, "data". The rows of the batch are sharded over it, and parameters are replicated on each device. Only an embedding
-table and its optimiser moments are sharded by columns, so that each entry is stored and updated on one device alone. A single device is a
-mesh of one.
+The devices are CPU cores, or GPUs of one or several hosts. A mesh has one axis, "data". The rows of the batch are sharded over it, and
+parameters are replicated on each device. Only an embedding table and its optimiser state are sharded by columns, so that each entry is
+stored and updated on one device. A single device is a mesh of size one.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from lstm_jax.runtime import machine
 
 DATA = "data"
 MOST_CPU_DEVICES = 64
-"""Largest number of CPU devices on a machine with fewer cores. It is limited because each device has its own threads."""
+"""Largest number of CPU devices on a machine with fewer cores. It is limited because each device starts threads of its own."""
 
 
 def use_cpu_cores(cores: int = 0) -> None:
-    """Make JAX use one CPU device for each core in this process. GPUs and TPUs are not affected.
+    """Set the number of CPU devices that JAX has in this process, by default one per core. GPUs and TPUs are not affected.
 
-    Call this function before the first array is made. It also calls `machine.keep_freed_memory`.
+    Call this function before JAX makes its first array. It also makes the process keep freed memory; see `machine.keep_freed_memory`.
 
     Args:
-        cores: number of CPU devices. If 0, the number of cores that this process may run on.
+        cores: number of CPU devices. 0 means the number of cores on which this process may run.
 
     Raises:
         InputError: if `cores` is negative, or if JAX has already made a different number of CPU devices.
@@ -45,12 +45,12 @@ def use_cpu_cores(cores: int = 0) -> None:
 
 
 def prefer_cpu_devices(count: int) -> None:
-    """Make JAX use `count` CPU devices in this process, unless it has already made its devices.
+    """Set the number of CPU devices that JAX has in this process, unless JAX has already made its devices.
 
-    This function also calls `machine.keep_freed_memory`.
+    This function also makes the process keep freed memory; see `machine.keep_freed_memory`.
 
     Args:
-        count: number of CPU devices. If 0, the number of cores that this process may run on.
+        count: number of CPU devices. 0 means the number of cores on which this process may run.
     """
     machine.keep_freed_memory()
     with contextlib.suppress(RuntimeError):
@@ -58,13 +58,13 @@ def prefer_cpu_devices(count: int) -> None:
 
 
 def make_mesh(devices: int = 0) -> Mesh:
-    """Return a mesh of devices with the axis "data".
+    """Return a device mesh with one axis, "data".
 
     Args:
-        devices: number of devices; the first ones among those of all hosts are taken. If 0, all.
+        devices: number of devices. The mesh contains the first `devices` devices in the list `jax.devices()`. 0 means all devices.
 
     Raises:
-        InputError: if `devices` is negative, or if there are fewer devices.
+        InputError: if `devices` is negative or larger than the number of devices.
     """
     found = jax.devices()
     require(0 <= devices <= len(found), "devices", devices, f"give 0 (all) to {len(found)}")
@@ -72,23 +72,24 @@ def make_mesh(devices: int = 0) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of an array that has a copy on each device."""
+    """Return the sharding of an array that is replicated, so that each device of the mesh holds a copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Return the sharding of an array whose axis number `axis` is sharded over the devices."""
+    """Return the sharding of an array that is sharded along one axis over the devices of the mesh. `axis` is the number of this axis."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
 
 
 def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
-    """Return the partition of one parameter, or of one leaf of the optimiser state.
+    """Return the `PartitionSpec` of one parameter, or of one array of the optimiser state.
 
-    An embedding table is sharded by columns if their number is a multiple of the number of devices. All other leaves are replicated.
+    An embedding table, and its optimiser state, is sharded by columns if the number of columns is a multiple of the number of devices. All
+    other arrays are replicated.
 
     Args:
         devices: number of devices of the mesh.
-        path: path of the leaf in its tree, as given by `jax.tree_util.tree_map_with_path`.
+        path: path of the array in its pytree, as given by `jax.tree_util.tree_map_with_path`.
         leaf: the array.
     """
     name = str(getattr(path[-1], "key", "")) if path else ""
@@ -98,9 +99,9 @@ def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, axis: int) -> jax.Array:
-    """Shard an axis of an array over the devices.
+    """Return the array `x`, constrained to be sharded along the axis with the number `axis` over the devices of the current mesh.
 
-    Outside a computation under `jax.set_mesh`, and if the size of the axis is not a multiple of the number of devices, return `x` itself.
+    If no mesh is set with `jax.set_mesh`, or if the size of the axis is not a multiple of the number of devices, return `x` unchanged.
     """
     if not _divides(x, axis):
         return x
@@ -108,22 +109,25 @@ def constrain(x: jax.Array, axis: int) -> jax.Array:
 
 
 def replicate(x: jax.Array) -> jax.Array:
-    """Replicate an array on all devices. Outside a computation under `jax.set_mesh`, return `x` itself."""
+    """Return the array `x`, constrained to be replicated on all devices of the current mesh.
+
+    If no mesh is set with `jax.set_mesh`, return `x` unchanged.
+    """
     return x if devices() == 1 else jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
 def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Look up rows of an embedding table and shard the result over the devices.
+    """Return the rows of an embedding table that belong to ids. An id outside the table gives a row of NaN, as in `jnp.take`.
 
-    On a mesh the table is sharded by columns. Each device gathers its own columns of all rows, and then the devices exchange columns for
-    rows. An id outside the table gives a row of NaN, as with `jnp.take`.
+    On a mesh the table is sharded by columns, and the result is sharded by rows of the batch. Each device first looks up its own columns
+    for all ids. Then the devices exchange data, so that each device has all columns for its own rows of the batch.
 
     Args:
-        table: (V, E) the table.
-        ids: (...,) the ids of the rows.
+        table: embedding table (V, E).
+        ids: ids of the rows, an int array (...) whose last axis is the batch.
 
     Returns:
-        (..., E) the rows, sharded along the last axis of `ids`, which is the batch.
+        array (..., E), which on a mesh is sharded along the batch axis.
     """
     explicit = explicit_sharding(ids)
     if explicit is not None:
@@ -134,13 +138,13 @@ def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def rows_to_columns(rows: jax.Array) -> jax.Array:
-    """Reshard the result of `gather_columns`, or its gradient, from the rows of the batch to the columns of the table.
+    """Change the sharding of embedding vectors, or of their gradient, from the rows of the batch to the columns of the embedding table.
 
     Args:
-        rows: (..., B, E), sharded along B, the rows of the batch.
+        rows: array (..., B, E) for B rows of the batch and E columns of the table, sharded along B.
 
     Returns:
-        The same array, sharded along E, the columns of the table.
+        the same array, sharded along E.
     """
     return constrain(constrain(rows, rows.ndim - 2), rows.ndim - 1)
 
@@ -150,22 +154,23 @@ def _divides(x: jax.Array, axis: int) -> bool:
 
 
 def splits(size: int) -> bool:
-    """Return whether an axis of that size is sharded: there are several devices, and their number divides the size.
+    """Return whether an axis of the given size can be sharded over the devices of the current mesh.
 
-    Outside a computation under `jax.set_mesh`, return False.
+    This is true if there are several devices and the size is a multiple of their number. If no mesh is set with `jax.set_mesh`, return
+    False.
     """
     return devices() > 1 and size % devices() == 0
 
 
 def devices() -> int:
-    """Return the number of devices of the mesh that `jax.set_mesh` has set.
+    """Return the number of devices of the current mesh, which `jax.set_mesh` has set.
 
-    Return 1 if no mesh is set, or if the type of its axis "data" is not `AxisType.Auto`.
+    If no mesh is set, or if its axis "data" does not have the type `AxisType.Auto`, return 1.
     """
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.shape[DATA] if not mesh.empty and DATA in mesh.auto_axes else 1
 
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Return a context in which `constrain` and the other functions of this module shard over `mesh`."""
+    """Return a context manager that makes `mesh` the current mesh, over which functions such as `constrain` shard arrays."""
     return jax.set_mesh(mesh)

@@ -1,4 +1,4 @@
-"""Preparation of the standard streams for the command line, so that they are open and can show any text."""
+"""Preparation of standard input, output and error for the command line, so that they are open and can show any text."""
 
 import codecs
 import io
@@ -10,17 +10,18 @@ ESCAPE = "lstm_jax.escape"
 
 
 def prepare_streams() -> None:
-    r"""Open those standard streams that are closed, and let standard output show any character.
+    r"""Open standard input, output and error if they are closed, and make standard output accept every character.
 
-    If a standard stream were left closed, the next file that the process opens would get its number, and output would be written to that
-    file. Text that is written to an output stream that was closed is dropped; reading an input stream that was closed raises `OSError`.
-    Standard output shows a character that its encoding lacks as a JSON escape: `\u` and four hexadecimal digits.
+    If a standard stream stayed closed, the next file that the process opens would get its file descriptor, and output for the stream would
+    be written to this file. After this function, text written to an output stream that was closed is discarded, and reading from a standard
+    input that was closed raises `OSError`. Standard output shows a character outside its encoding as a JSON escape: `\u` and four
+    hexadecimal digits.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_WRONLY)  # gets the lowest free number, which is that of the closed stream
+            os.open(os.devnull, os.O_WRONLY)  # gets the lowest free file descriptor, which is that of the closed stream
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     for name in ("stdout", "stderr"):
@@ -38,5 +39,5 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def drop_output() -> None:
-    """Discard all further standard output, so that Python's flush at exit does not fail."""
+    """Discard all further standard output, so that Python does not fail when it flushes the stream at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

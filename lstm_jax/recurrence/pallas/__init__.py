@@ -1,4 +1,4 @@
-"""The backend `pallas`: the LSTM's loops over time as Triton kernels for a GPU; see kernels.py."""
+"""The backend `pallas`, which runs the loops of the LSTM over time as Triton kernels on a GPU."""
 
 from lstm_jax.recurrence.pallas.loops import LARGEST, run
 

@@ -1,18 +1,19 @@
-"""The LSTM's forward and backward loops over time as persistent kernels, written in Pallas and lowered through Triton.
+"""GPU kernels for the LSTM's forward and backward loops over time, written in Pallas and compiled by Triton.
 
-Each program of a kernel computes `ROWS` rows of the batch for all T steps, independently of other programs. It keeps h and c, or in the
-backward kernel their gradients, in registers. The units are divided into blocks whose size is a power of two, as Triton requires. Entries
-beyond the last row of the batch or the last unit are read as 0 and are not written.
+A kernel is launched as several programs, which run in parallel. Each program computes `ROWS` rows of the batch for all T steps,
+independently of other programs. It keeps h and c, or in the backward kernel their gradients, in registers. The units are divided into
+blocks whose size is a power of two, as Triton requires. Entries beyond the last row of the batch or the last unit are read as 0 and are not
+written.
 
 A small recurrent kernel is read once and stays on the chip (`Tiling.resident` is true). A larger one is read again at each step, tile by
-tile, from the cache that all programs share. The loop over its tiles reads the left operand of the product, h or d_z, from the array into
-which the program has written it.
+tile, from the cache that all programs share. In this case the left operand of the product, h or d_z, is also read from memory, to which the
+program has written it.
 
-The products follow `jax_default_matmul_precision`, as in the other backends: float32 operands are multiplied in TF32 unless it is
-"highest". Sums and the state are float32.
+The precision of float32 products depends on `jax_default_matmul_precision`, as in the other backends: TF32 is used unless it is "highest".
+Sums and the state are float32.
 
-B is the batch size, T the number of steps and H the number of units. A name d_x stands for the gradient with respect to x. Ref is Pallas'
-name for an array in memory.
+B is the batch size, T the number of steps and H the number of units. A name d_x stands for the gradient with respect to x. A ref is an
+array in memory that a Pallas kernel reads or writes.
 """
 
 from collections.abc import Callable
@@ -28,23 +29,24 @@ from jax.experimental.pallas import triton as plgpu
 from lstm_jax.shapes import GATES
 
 ROWS = 16
-"""Number of rows that a program computes, the smallest number that the GPU's matrix units accept."""
+"""Number of rows of the batch that a program computes. It is the smallest number that the matrix units of the GPU accept."""
 NARROWEST, WIDEST = 16, 64
-"""Smallest and largest number of units in a block.
+"""Smallest and largest number of units H in a block.
 
-The matrix units accept no fewer units. With more, the shared memory could not hold two copies of the four gates' tiles.
+The matrix units of the GPU do not accept fewer units. With more units, the shared memory could not hold two copies of the tiles of the four
+gates.
 """
 RESIDENT = 128 * 1024
-"""Largest size in bytes of a resident recurrent kernel. A program on an H100 has 227 KiB of shared memory."""
+"""Largest size in bytes of a recurrent kernel that stays on the chip. A program on an H100 has 227 KiB of shared memory."""
 
 Blocks = tuple[jax.Array, ...]
-"""A program's rows of an array (B, H), as one array (ROWS, `Tiling.width`) for each block of units."""
+"""The rows of an array (B, H) that a program computes, as one array (ROWS, `Tiling.width`) for each block of units."""
 AxisIndices = tuple[jax.Array, jax.Array | None]
-"""Indices along an axis, and a bool mask that is True for indices inside the array; the mask is None if all indices are inside."""
+"""Indices along an axis, and a bool mask that is True for indices inside the array. The mask is None if all indices are inside."""
 
 
 class Carry(NamedTuple):
-    """A program's rows of the LSTM's state, or of its gradient, in blocks of units."""
+    """State of the LSTM, or gradient with respect to it, for the rows of one program, in blocks of units."""
 
     h: Blocks
     c: Blocks
@@ -52,12 +54,12 @@ class Carry(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """Division of the rows of a batch and of the units into blocks.
+    """Division of the rows of the batch and of the units into blocks, for the GPU kernels of the LSTM.
 
     Attributes:
         batch: number of rows B.
         units: number of units H.
-        resident: whether the recurrent kernel is read once and stays on the chip.
+        resident: whether the recurrent kernel is read once and stays on the chip, instead of being read at each step.
     """
 
     batch: int
@@ -66,44 +68,47 @@ class Tiling:
 
     @classmethod
     def of(cls, batch: int, units: int, dtype) -> "Tiling":
-        """Return the tiling for a batch and a number of units, if the matrix products are computed in `dtype`."""
+        """Return the tiling for the given numbers of rows and units, where `dtype` is the dtype of the matrix products."""
         whole = GATES * pl.next_power_of_2(units) ** 2 * jnp.dtype(dtype).itemsize
         return cls(batch, units, whole <= RESIDENT)
 
     @property
     def width(self) -> int:
-        """Number of units in a block."""
+        """Number of units in a block, a power of two."""
         return min(WIDEST, max(NARROWEST, pl.next_power_of_2(self.units)))
 
     @property
     def blocks(self) -> range:
-        """Indices of the blocks of units."""
+        """Numbers of the blocks of units, from 0."""
         return range(pl.cdiv(self.units, self.width))
 
     @property
     def programs(self) -> int:
-        """Number of programs that together compute all rows."""
+        """Number of programs that are needed to compute all rows of the batch."""
         return pl.cdiv(self.batch, ROWS)
 
     def columns(self, block, gate=0) -> AxisIndices:
-        """Return the indices of a block's units along an axis that contains the units of all gates, one gate after the other.
+        """Return the indices of the units of one block along an axis.
 
-        For an axis that contains the units once, leave out `gate`.
+        Args:
+            block: number of the block.
+            gate: number of the gate, if the axis has size 4H and contains the units of the four gates one after another. Leave it out for
+                an axis of size H.
         """
         units = block * self.width + lax.iota(jnp.int32, self.width)
         return gate * self.units + units, None if self.units % self.width == 0 else units < self.units
 
     def rows(self) -> AxisIndices:
-        """Return the indices of this program's rows of the batch.
+        """Return the indices of the rows of the batch that the calling program computes.
 
-        Do not call it inside a loop, where Pallas' interpreter does not know the program id.
+        Call this method outside of loops, since inside a loop the interpreter of Pallas does not know the number of the program.
         """
         rows = pl.program_id(0) * ROWS + lax.iota(jnp.int32, ROWS)
         return rows, None if self.batch % ROWS == 0 else rows < self.batch
 
 
 class Tile:
-    """A rectangular block of entries along the last two axes of an array."""
+    """Rectangular block of entries along the last two axes of an array. The block may reach beyond the end of an axis."""
 
     def __init__(self, rows: AxisIndices, columns: AxisIndices):
         (row, row_mask), (column, column_mask) = rows, columns
@@ -113,18 +118,18 @@ class Tile:
             self.inside = column_mask[None, :] if self.inside is None else self.inside & column_mask[None, :]
 
     def read(self, ref, *leading) -> jax.Array:
-        """Return the entries of the block, which are 0 outside the array. `leading` are indices of the axes before the last two."""
+        """Read and return the block, with 0 for entries outside the array. `leading` contains the indices along all other axes."""
         return plgpu.load(ref.at[(*leading, *self.at)], mask=self.inside, other=None if self.inside is None else 0.0)
 
     def write(self, ref, value: jax.Array, *leading) -> None:
-        """Write the entries of the block that are inside the array. `leading` are indices of the axes before the last two."""
+        """Write the block, except entries outside the array. `leading` contains the indices along all other axes."""
         plgpu.store(ref.at[(*leading, *self.at)], value, mask=self.inside)
 
 
 class Part:
-    """Access to this program's rows of arrays (..., B, H), in blocks of units.
+    """Reader and writer of arrays (..., B, H) for the rows of one program, in blocks of units.
 
-    The values of the gates are one array (T, B, 4H) or four arrays (T, B, H).
+    The values of the gates are stored as one array (T, B, 4H) or as four arrays (T, B, H).
     """
 
     def __init__(self, tiling: Tiling):
@@ -150,13 +155,13 @@ class Part:
             self.tile(block, gate).write(gates, value, t)
 
     def mask(self, ref, block) -> Blocks:
-        """Return one block of units of a dropout mask: one array if the mask is (B, H), or four, one per gate, if it is (4, B, H)."""
+        """Read one block of units of a dropout mask. Return one array if the mask is (B, H), or one per gate if it is (4, B, H)."""
         if len(ref.shape) == 2:
             return (self.tile(block).read(ref),)
         return tuple(self.tile(block).read(ref, gate) for gate in range(GATES))
 
     def valid(self, ref, t) -> jax.Array | None:
-        """Return a bool array (ROWS, 1) that tells in which rows step t is valid, or None if all steps are valid (`ref` is None)."""
+        """Return a bool array (ROWS, 1) that is False for rows in which step t is padded, or None if `ref` is None (no padding)."""
         if ref is None:
             return None
         rows, inside = self.rows
@@ -164,11 +169,16 @@ class Part:
 
 
 def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array]:
-    """Return a function read(k, gate, n) -> tile of the recurrent kernel.
+    """Return the function read(k, gate, n), which returns one tile of the recurrent kernel.
 
-    If `transposed` is false, the kernel is (H, 4H), and the tile is in row block k and in column block n of the gate. If it is true, the
-    kernel is (4H, H), and the tile is in row block k of the gate and in column block n. If the tiling is resident, all tiles are read once,
-    when this function is called.
+    The tile connects block k and block n of the units. If `tiling.resident` is true, all tiles are read when `_reader` is called; else
+    each call of `read` reads its tile.
+
+    Args:
+        tiling: division of the units into blocks.
+        kernel: ref of the recurrent kernel (H, 4H), or of its transpose (4H, H).
+        transposed: whether `kernel` is the transpose. If false, the tile has the rows of block k and the columns of block n of the gate. If
+            true, the tile has the rows of block k of the gate and the columns of block n.
     """
 
     def read(k, gate: int, n: int) -> jax.Array:
@@ -181,7 +191,10 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array
 
 
 def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, tile: Callable) -> Blocks:
-    """Return for each gate its entry of `sums` plus the sum of operand(gate, k) @ tile(k, gate) over all blocks k of units."""
+    """Add matrix products to one array per gate, and return the four sums.
+
+    The sum of a gate is sums[gate] plus operand(gate, k) @ tile(k, gate), summed over all blocks k of units.
+    """
 
     def add(k, sums: Blocks) -> Blocks:
         pairs = [(operand(gate, k), tile(k, gate)) for gate in range(GATES)]
@@ -200,23 +213,23 @@ def _choose(valid: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, state, mask, valid, final, all_h, all_c, gates) -> None:
-    """Compute the equations of cells/lstm.py for this program's rows and all steps.
+    """Run the LSTM forward over all steps for the rows of one program. This function is the body of a GPU kernel.
 
-    The arguments from `kernel` on are refs, or None for an operand that is absent or a result that is not requested.
+    The arguments from `kernel` on are refs. A ref is None if the operand does not exist or the result is not requested.
 
     Args:
         tiling: division of rows and units into blocks.
         steps: number of steps T.
-        barrier: function that waits until all threads of the program reach it.
-        kernel: recurrent kernel (H, 4H) in the dtype of the products.
-        z: result of the input projection, one array (T, B, 4H) or four arrays (T, B, H).
+        barrier: function that waits until all threads of the program have called it.
+        kernel: recurrent kernel (H, 4H) in the dtype of the matrix products.
+        z: projected input, one array (T, B, 4H) or four arrays (T, B, H).
         state: initial state.
         mask: recurrent dropout mask (B, H) or (4, B, H).
-        valid: float32 (T, B), above 0 at valid steps.
-        final: result, the final state.
-        all_h: result, see `Residuals`; must be present if the recurrent kernel is not resident.
-        all_c: result, see `Residuals`.
-        gates: result, see `Residuals`.
+        valid: float32 (T, B), above 0 at valid steps and 0 at padded steps.
+        final: final state, a result.
+        all_h: h of all steps as in `Residuals`, a result. It must not be None if the recurrent kernel does not stay on the chip.
+        all_c: c of all steps as in `Residuals`, a result.
+        gates: gates as in `Residuals`, a result.
     """
     part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=False)
     masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}
@@ -260,23 +273,23 @@ def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, sta
 
 
 def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates, all_c, d_h, d_final, mask, valid, d_state, d_z) -> None:
-    """Back-propagate through `forward_kernel`, from the last step to the first.
+    """Back-propagate through `forward_kernel`, from the last step to the first. This function is the body of a GPU kernel.
 
-    Arguments of the same names are those of `forward_kernel`, except that `kernel` is the transposed recurrent kernel (4H, H).
+    The arguments from `kernel` on are refs. A ref is None if the operand does not exist.
 
     Args:
         tiling: division of rows and units into blocks.
         steps: number of steps T.
-        barrier: function that waits until all threads of the program reach it.
-        kernel: transposed recurrent kernel (4H, H) in the dtype of the products.
-        gates: residuals, see `Residuals`.
-        all_c: residuals, see `Residuals`.
-        d_h: gradient of h of all steps (T, B, H), or None.
-        d_final: gradient of the final state.
+        barrier: function that waits until all threads of the program have called it.
+        kernel: transposed recurrent kernel (4H, H) in the dtype of the matrix products.
+        gates: gates as in `Residuals`.
+        all_c: c of all steps as in `Residuals`.
+        d_h: gradient with respect to h of all steps (T, B, H), or None.
+        d_final: gradient with respect to the final state.
         mask: recurrent dropout mask (B, H) or (4, B, H), or None.
-        valid: float32 (T, B), above 0 at valid steps, or None.
-        d_state: result, the gradient of the initial state.
-        d_z: result, the gradient of z, one array (T, B, 4H) or four arrays (T, B, H).
+        valid: float32 (T, B), above 0 at valid steps and 0 at padded steps, or None.
+        d_state: gradient with respect to the initial state, a result.
+        d_z: gradient with respect to the projected input z, a result, one array (T, B, 4H) or four arrays (T, B, H).
     """
     part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=True)
     masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}

@@ -1,6 +1,7 @@
-"""The two loops of the backend `hoisted` as calls of the kernels in kernels.py. Each loop is one kernel launch for all steps.
+"""The LSTM's forward and backward loops over time as launches of the GPU kernels in kernels.py, for the backend `pallas`.
 
-The residuals are `Residuals` in residuals.py. B is the batch size, T the number of steps and H the number of units.
+Each loop is one kernel launch for all steps. The residuals are `Residuals` in residuals.py. B is the batch size, T the number of steps
+and H the number of units.
 """
 
 from collections.abc import Callable
@@ -21,20 +22,21 @@ from lstm_jax.recurrence.residuals import Residuals, backward_on_mesh, backward_
 from lstm_jax.shapes import GATES
 
 LARGEST = 256
-"""Largest number of units H.
+"""Largest number of units H that the backend `pallas` supports.
 
-The loop over blocks of units is unrolled. For H = 512 Triton takes a minute to compile a kernel, and its registers spill to memory.
+The loop over blocks of units is unrolled. For H = 512 Triton would take a minute to compile a kernel, and its registers would spill to
+memory.
 """
 
 
 def run(cell: Cell, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, compute_dtype=None, sequences: bool = True):
-    """Run the LSTM; see `reference.run` for the arguments and results."""
+    """Run the LSTM over time with the backend `pallas`. The arguments and results are those of `reference.run`."""
     del cell  # BACKENDS selects this backend only for the LSTM
     return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout)
 
 
 def _launch(kernel: Callable, tiling: Tiling, steps: int, results, interpret: bool, *args):
-    # num_stages is 2 only if there is a loop over tiles, which may be pipelined; the loop over time reads what its last iteration wrote
+    # only the loop over tiles may be pipelined (num_stages=2), since each iteration of the loop over time reads what the last one wrote
     options = plgpu.CompilerParams(num_warps=max(4, tiling.width // 8), num_stages=1 if tiling.resident else 2)
     barrier = (lambda: None) if interpret else plgpu.debug_barrier
     body = partial(kernel, tiling, steps, barrier)
@@ -46,7 +48,10 @@ def _shapes(state: LSTMState):
 
 
 def _gates(like, split: bool):
-    """Return the shape of the gates: four arrays (T, B, H) if `split` is true, else one array (T, B, 4H). `like` is (T, B, H)."""
+    """Return the shapes and dtypes of the gates: four arrays (T, B, H) if `split` is true, else one array (T, B, 4H).
+
+    `like` is the shape (T, B, H).
+    """
     steps, batch, units = like
     if split:
         return tuple(jax.ShapeDtypeStruct((steps, batch, units), jnp.float32) for _ in range(GATES))
@@ -107,4 +112,4 @@ def _backward_in_jax(split, kernel, residuals, d_h, d_final, mask, valid, comput
 _TWIN = Loops(_forward_in_jax, _backward_in_jax)
 LOOPS = Loops(partial(_forward_loop, False), partial(_backward_loop, False), _TWIN, ("cuda", "rocm"))
 INTERPRETED = Loops(partial(_forward_loop, True), partial(_backward_loop, True), _TWIN, PLATFORMS)
-"""Loops that Pallas interprets, for tests. They run on any platform, but slowly."""
+"""Loops whose kernels are interpreted by Pallas, for tests. They run on every platform, but slowly."""
