@@ -62,6 +62,13 @@ def missing_level() -> str:
     return f"this processor lacks {' '.join(sorted(lacking))} of {lowest}"
 
 
+def _target(level: str, zig: bool) -> str:
+    """Return the compiler flag for a level. The compiler zig has names of its own for the levels."""
+    if level == "armv8-a":
+        return "-mcpu=generic"
+    return f"-march={level.replace('-', '_') if zig else level}"
+
+
 def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
     """Compile one library for each level of a machine, and return the paths of the libraries. Other libraries in the folder are removed.
 
@@ -82,11 +89,8 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
         if not path.exists():
             with tempfile.TemporaryDirectory() as temporary:
                 made = Path(temporary) / "lstm.so"
-                # zig has names of its own for the levels, with underscores
-                march = level.replace("-", "_") if "ziglang" in command else level
-                compiler.compile_library(
-                    command, [f"-march={march}", "-s"], made
-                )  # -s leaves out symbols, which would be most of a library by zig
+                # without -s, most of a library by zig would be symbols
+                compiler.compile_library(command, [_target(level, "ziglang" in command), "-s"], made)
                 trust.write_packaged(path, made.read_bytes())
         return path
 
