@@ -1,10 +1,13 @@
-"""Benchmarks of this project and other libraries. Each command appends results to a file in `bench/results/`, and reports from that file.
+"""Benchmarks of this project and other libraries.
+
+A command that measures something appends its results to a file in `bench/results/`, and prints a report of the results in this file.
 
 The docstrings of this package use four terms:
 
 - A row is one result: a JSON object on a line of its own, with the measurement of one process or one epoch.
 - A peer is a library that is measured. This project is one of the peers.
-- A candidate is a peer with options, such as a dropout rate.
+- A candidate is a peer with options, such as a dropout rate. Only in `bench.compare` and `bench.duel`, the candidate is instead the version
+  of this project that is compared with a baseline version.
 - A workload is the work to be measured (a training step, an evaluation, or a recurrent layer alone) together with its sizes.
 """
 
@@ -26,8 +29,8 @@ def make_parser(doc: str | None, results: Path, report: bool = True) -> argparse
     """Return an argument parser with the flags that all benchmark commands share.
 
     Args:
-        doc: docstring of the command, which `--help` prints.
-        results: default of `--results`, the path of the command's result file.
+        doc: docstring of the command. `--help` prints this text.
+        results: path of the command's result file if `--results` is not given.
         report: whether to add the flags `--report` and `--commit`.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

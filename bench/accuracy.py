@@ -11,12 +11,13 @@
 
 Without --study, the command trains one model for every combination of length (--length), step between windows (--step) and hidden size
 (--units). With --study, it compares training recipes of the Keras examples over several seeds. Each training run is a fresh process. Runs
-whose results are already in the result file are skipped; without --study, only results of the current commit count. Without --study, each
-run uses `--cores` cores (default: one), and as many runs as fit on the machine's cores run at the same time.
+whose results are already in the result file are skipped. Without --study, only results of the current commit are used, each run uses
+`--cores` cores (default: one), and several runs are executed at the same time if the machine has enough cores.
 
-Sentiment trains on all 25,000 training reviews and reports the best test accuracy of all epochs, as the Keras example imdb_lstm does.
-Generation holds out the last tenth of the text and reports the bits per character of that tenth at the best epoch. The time to reach an
-accuracy is the sum of the training times of all epochs up to the first one that reaches it. It excludes compilation and evaluation.
+The task "sentiment" trains on all 25,000 training reviews, and reports the best test accuracy of all epochs, as the Keras example imdb_lstm
+does. The task "generation" holds out the last tenth of the text, and reports the bits per character of that tenth at the best epoch. The
+time to reach an accuracy is the sum of the training times of all epochs up to the first epoch with that accuracy. Compilation and
+evaluation are not included in this time.
 """
 
 import argparse
@@ -160,7 +161,7 @@ def run_key(row: Row) -> tuple:
 def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
     """Execute the training runs that have no results yet, and append their results to a file.
 
-    As many runs execute at the same time as fit on the cores of the machine.
+    Several runs are executed at the same time if the machine has enough cores.
 
     Args:
         runs: training runs.
@@ -191,7 +192,7 @@ def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
-    """Return the accuracy results in the result file `path` that commit `sha` measured with `cores` cores for each training run."""
+    """Return the accuracy results in the file `path` that belong to commit `sha` and to training runs on `cores` cores each."""
     return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
 
 
@@ -206,7 +207,7 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
 
         - "scores": for each seed, the best test accuracy (sentiment) or the lowest bits per character (generation).
         - "examples_per_second" and "epoch_seconds": medians over all epochs.
-        - "to_target": for each seed, the training seconds until the test accuracy `TARGET`. The list is empty for generation.
+        - "to_target": for each seed, the training seconds until the test accuracy reaches `TARGET`. The list is empty for generation.
     """
     groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:

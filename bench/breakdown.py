@@ -1,13 +1,14 @@
-"""Time of each part of a training step, as XLA's profiler measures it, with a lower bound of that time (its floor).
+"""Time of each part of a training step, measured by XLA's profiler, and a lower bound of each of these times, called the floor.
 
     python -m bench breakdown                      # workloads A and B, about a minute on two idle cores
     python -m bench breakdown --report
 
-A part is one kind of call of this project's compiled code, such as the forward pass of the LSTM. The part "XLA" is all the code that XLA
-compiled itself. The line "between" of the report is the rest of the step's time.
+A part is one kind of call of this project's compiled C++ code, such as the forward pass of the LSTM. The part "XLA" is all other code of
+the step, which XLA generates. The line "between" of the report is the rest of the step's time.
 
 The floor of the forward or backward pass of the LSTM is the time that its matrix products take at the machine's peak speed. The floor of
-any other part is the time to copy the smallest number of bytes that the part must move. Both speeds are measured in the same run.
+any other part is the time to copy the smallest number of bytes that the part must move. The peak speed of a matrix product and the speed of
+a copy are measured in the same run.
 """
 
 import json
@@ -44,7 +45,8 @@ def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> di
 
     Args:
         work: workload, that is, a kind of training step with its sizes.
-        arrays: arrays of the workload. The number of distinct word ids in a batch determines how many rows of the embedding table move.
+        arrays: arrays of the workload. The number of distinct word ids in a batch determines how many rows of the embedding table are read
+            and written.
         gflops: peak speed of a float32 matrix product, in GFLOP/s.
         copy_gbs: speed of a copy, in GB/s.
     """
@@ -95,7 +97,7 @@ def targets(dump: Path) -> dict[str, str]:
     """Return the custom-call target of each XLA operation that is a custom call, by the name of the operation.
 
     Args:
-        dump: folder of XLA's dump (`--xla_dump_to`) of the compiled training steps.
+        dump: folder to which XLA has dumped the compiled training steps (`--xla_dump_to`).
     """
     (text,) = (path.read_text() for path in dump.glob("*jit_run_steps*cpu_after_optimizations.txt"))
     return dict(re.findall(r"%(\S+) = .*custom-call\(.*custom_call_target=\"(\w+)\"", text))
@@ -104,7 +106,7 @@ def targets(dump: Path) -> dict[str, str]:
 def measure(name: str) -> dict[str, Any]:
     """Measure the time of a training step and of each of its parts in this process, and return the fields of the result row.
 
-    It must be called in a process in which JAX has not started yet, because it sets `XLA_FLAGS`, which XLA reads only once.
+    Call this function only if JAX has not started yet in the process: the function sets `XLA_FLAGS`, which XLA reads only once.
 
     Args:
         name: name of the workload.
@@ -135,7 +137,8 @@ def measure(name: str) -> dict[str, Any]:
 def with_floors(row: dict[str, Any]) -> dict[str, Any]:
     """Add a lower bound of the time of each part of the training step (its floor) to a result row, and return the new row.
 
-    The floors are computed from the machine's peak speeds of a matrix product and a memory copy. Both are measured and added to the row.
+    The machine's peak speeds of a matrix product and a memory copy are measured. The floors are computed from these two speeds, and the
+    speeds are also added to the row.
     """
     work, measured = workload(row["workload"]), timing.peaks()
     gflops, copy_gbs = measured[f"gemm_gflops_{timing.CORES}"], measured[f"copy_gbs_{timing.CORES}"]

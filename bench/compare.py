@@ -3,9 +3,10 @@
     python -m bench compare BASELINE CANDIDATE      # result files, or commits in bench/results/throughput.jsonl.gz
     python -m bench compare 32f0c1 mine.jsonl --least 0.05
 
-For each library and workload (kind of step with its sizes) that both sets contain, a permutation test (Fisher 1935) compares the mean log
-time of the processes. A change is beyond noise if its p-value is at most `--level` after Holm's correction for multiple tests (Holm 1979)
-and its relative size is at least `--least`. On a machine that also runs other work, `bench duel` detects smaller changes.
+For each process, the time is the median step time. For each library and workload (kind of step with its sizes) that both sets contain, a
+permutation test (Fisher 1935) compares the two means of the logarithms of these times. A change is beyond noise if its p-value is at most
+`--level` after Holm's correction for multiple tests (Holm 1979) and its relative size is at least `--least`. On a machine that also runs
+other work, `bench duel` detects smaller changes.
 The exit code is 1 if this project became slower on a workload, and 2 if the two sets cannot be compared.
 """
 

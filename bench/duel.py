@@ -1,4 +1,4 @@
-"""Comparison of the speed of two checkouts of this project, a baseline and a candidate, whose processes run in turns.
+"""Comparison of the speed of two checkouts of this project, a baseline and a candidate. Their processes run in turns.
 
     git worktree add ../before HEAD~3
     python -m bench duel ../before                        # compare with this checkout, workloads A and B; two minutes on two cores
@@ -51,7 +51,7 @@ def change(work: str, name: str, ratios: Sequence[float]) -> Change:
 
     Args:
         work: name of the workload.
-        name: name of the measured library or of the role of the measured process.
+        name: name of the measured library, or role of the measured process.
         ratios: for each round, the candidate's time divided by the baseline's time.
     """
     return Change(work, name, *stats.geometric_mean_interval(ratios), stats.paired_p(ratios))
@@ -82,7 +82,7 @@ def measure_round(
         work: workload that the processes run.
         environment: environment variables that are added to those of this process.
         folders: checkout that each process runs, in the order of `roles`. If None, all processes run this checkout.
-        turns: number of timed blocks of steps of each process.
+        turns: number of turns. In each turn, each process times one block of steps.
         seconds: duration of a block in seconds.
 
     Raises:
@@ -102,7 +102,11 @@ def measure_round(
 
 
 def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[int, dict[str, Mapping[str, Any]]]]:
-    """Group result rows by the value of the field `group`, by round and by role.
+    """Group result rows by the value of one field, by round and by role.
+
+    Args:
+        rows: result rows.
+        group: name of the field.
 
     Returns:
         Nested dicts: value of the field -> number of the round -> role of the process -> result row.
@@ -139,7 +143,8 @@ def false_alarms(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Change]]:
         rows: result rows of `--false-alarms`.
 
     Returns:
-        Lists of changes by the role of the process that is compared with the baseline: "candidate" or "slower".
+        A dict with the keys "candidate" and "slower", the roles of the processes that are compared with the baseline. Each value is the
+        list of the changes of that process, one for each comparison.
     """
     found: dict[str, list[Change]] = {"candidate": [], "slower": []}
     for rounds in rounds_of(rows, "comparison").values():
@@ -254,7 +259,7 @@ def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
     The roles are "baseline", "candidate" and, in the first `slowed` comparisons, also "slower". The process "slower" waits after each call.
 
     Args:
-        comparison: number of the comparison, counted from 0.
+        comparison: index of the comparison, counted from 0.
         slowed: number of comparisons that have the process "slower".
     """
     return ROLES | (SLOWER if comparison < slowed else {})

@@ -1,9 +1,12 @@
 """Analytic counts of the floating-point operations (FLOPs) and the memory traffic of a training or evaluation step.
 
 Only matrix products are counted; a multiply-add is 2 FLOPs. Each product of the forward pass leads to two products of the same size in the
-backward pass, one for the gradient of each operand. Not counted are the product with a one-hot input (it is a gather of kernel rows, and
-its gradient is a scatter), elementwise operations (about 30 per unit and time step), cell weights other than the kernel and the recurrent
-kernel, and the optimizer.
+backward pass, one for the gradient of each operand. The following operations are not counted:
+
+- the product with a one-hot input: it is a gather of kernel rows, and its gradient is a scatter
+- elementwise operations, about 30 per unit and time step
+- operations on cell weights other than the kernel and the recurrent kernel
+- the optimizer
 """
 
 from bench.workloads import Workload
@@ -12,7 +15,7 @@ FLOAT = 4
 
 
 def parameters(work: Workload) -> dict[str, int]:
-    """Return the number of parameters of the recurrent layer ("recurrent") and, if the model has them, of "head" and "embedding"."""
+    """Return the number of parameters of each part of the model: "recurrent" and, if they exist, "head" and "embedding"."""
     H, E = work.units, work.features
     counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H}
     if work.classes:
@@ -37,7 +40,10 @@ def forward_flops(work: Workload) -> dict[str, int]:
 
 
 def step_flops(work: Workload) -> int:
-    """Return the FLOPs of one step: those of the forward pass and, except for an evaluation, of a backward pass with twice as many."""
+    """Return the FLOPs of one step.
+
+    An evaluation has only a forward pass. All other steps also have a backward pass with twice the FLOPs of the forward pass.
+    """
     return (1 if work.kind == "evaluation" else 3) * sum(forward_flops(work).values())
 
 

@@ -32,7 +32,7 @@ GPU_SETTINGS = {
 
 
 def gpu() -> bool:
-    """Return whether this machine has an NVIDIA GPU, by its device file in /dev. JAX and PyTorch are not started."""
+    """Return whether /dev contains the device file of an NVIDIA GPU. This check does not start JAX or PyTorch."""
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
@@ -54,7 +54,8 @@ def _best(work: Callable[[], object]) -> float:
 def gemm_gflops() -> dict[str, float]:
     """Return the peak speed of a float32 matrix product on the CPU for each library, in GFLOP/s.
 
-    The keys are "numpy", "xla" and, if it is installed, "torch". Each library uses as many threads as its own settings give it.
+    The keys of the dict are "numpy", "xla" and, if PyTorch is installed, "torch". The settings of each library determine how many threads
+    it uses.
     """
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
@@ -117,7 +118,9 @@ def probe() -> float:
 
 
 def slow_probe(probes: list[float], fastest: float) -> str:
-    """Return the reason not to trust a benchmark because the CPU was slow at the time, or "" if it was not slow.
+    """Return a text that says how slow the CPU was at the time of a benchmark, or "" if it was not slow.
+
+    If the text is not empty, the benchmark cannot be trusted.
 
     Args:
         probes: GFLOP/s of the probes made just before and after the benchmark.

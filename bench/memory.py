@@ -4,12 +4,12 @@
     python -m bench memory --report
     LSTM_JAX_DATA=... python -m bench memory --run # text generation on tiny Shakespeare; about 5 minutes on two cores
 
-Without --run, a fresh process takes two training steps for each T and each value of `remat`. With remat "none" the forward pass keeps all
-residuals for the backward pass; with "sqrt" the backward pass recomputes them in segments. All other sizes are those of the Keras example
-imdb_lstm: vocabulary V 20,000, features E 128, hidden size H 128, batch B 32, both dropout rates 0.2, Adam. The peak is that of the whole
-process, including JAX. Measurements that the result file has for the current commit are skipped. The report also prints how fast the
-memory grows with T: the exponent of a power law that is fitted to the peak memory minus the peak at T = 1. The peak at T = 1 is the
-memory of the libraries, the parameters and the compiler.
+Without --run, two training steps are taken for each T and each value of `remat`, always in a fresh process. With remat "none" the forward
+pass keeps all residuals for the backward pass; with "sqrt" the backward pass recomputes them in segments. All other sizes are those of the
+Keras example imdb_lstm: vocabulary V 20,000, features E 128, hidden size H 128, batch B 32, both dropout rates 0.2, Adam. The peak is that
+of the whole process, including JAX. Measurements that the result file has for the current commit are skipped. The report also prints how
+fast the memory grows with T: the exponent of a power law that is fitted to the peak memory minus the peak at T = 1. The peak at T = 1 is
+the memory of the libraries, the parameters and the compiler.
 
 With --run, `lstm-jax train generation` trains for one epoch on 1.1 million windows of 100 characters; a window starts at each character.
 The peak is the largest resident memory that the operating system records for the process (ru_maxrss). Each call adds a result.
@@ -131,7 +131,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the peak memory that the result file does not have yet, unless `--report` is given, and print the report."""
+    """Measure the peak memory unless `--report` is given, and print the report."""
     options = _parse()
     if options.here:
         name, remat = options.here

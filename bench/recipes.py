@@ -33,7 +33,7 @@ class Recipe:
         task: "sentiment" or "generation".
         peer: library that trains, "ours" or "keras_jax".
         flags: command-line flags of the training, without the seed.
-        repeats: default number of runs. In most studies, each run has another seed.
+        repeats: default number of runs. In all studies except `EPOCH_TIME`, the runs have different seeds.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Run:
         return f"{self.recipe.task} {self.recipe.name}, {'round' if self.study == EPOCH_TIME else 'seed'} {self.number}"
 
     def measure(self) -> list[Row]:
-        """Train with the recipe in a fresh process, and return its result rows, one for each epoch.
+        """Train with the recipe in a fresh process, and return its result rows: one for each epoch, and one more if data is held out.
 
         In the study `EPOCH_TIME`, only the row of the last epoch is returned, because the first epoch of this project includes compilation.
         """
@@ -127,7 +127,7 @@ def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> lis
         names: names of the recipes that are returned. If None, the recipes of all names are returned.
 
     Raises:
-        InputError: if a name is not the name of a recipe of the study, or if no recipe has one of the tasks and names.
+        InputError: if a name is unknown in the study, or if none of the recipes with these names belongs to one of the tasks.
     """
     of_study = RECIPES[study]
     unknown = set(names or ()) - {recipe.name for recipe in of_study}
@@ -172,8 +172,8 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
 def accuracy_over_seeds(rows: Iterable[Row]) -> dict[str, dict[int, float]]:
     """Return the test accuracy of each recipe and seed, as nested dicts: name of the recipe -> seed -> test accuracy.
 
-    If the recipe has a validation split, it is the test accuracy at the epoch with the best validation result. Otherwise it is the highest
-    test accuracy of all epochs.
+    For a recipe with a validation split, the test accuracy is that of the epoch with the best validation result. For other recipes, it is
+    the highest test accuracy of all epochs.
 
     Args:
         rows: result rows of the study `SEEDS`.
@@ -203,7 +203,8 @@ def report_seeds(rows: Iterable[Row]) -> list[str]:
 def report_loss(rows: Iterable[Row]) -> list[str]:
     """Return the report of the training loss, with one line of text for each epoch.
 
-    A line has the loss that a notebook printed (`PRINTED`) and, for each recipe, the mean and the range of the loss over seeds.
+    A line has the mean and the range of the loss over seeds for each recipe. Each line also has the loss in `PRINTED`,
+    which comes from an existing notebook.
     """
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:

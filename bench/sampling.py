@@ -49,11 +49,11 @@ class Run:
         return f"{self.units} units, round {self.round}, {self.peer}"
 
     def measure(self, folder: str, samples: Sequence[int]) -> list[Row]:
-        """Run the process, and return a result row for each method of drawing characters that it timed.
+        """Run a fresh process that times one or more methods of drawing characters, and return a result row for each method.
 
         Args:
             folder: folder that contains the file with the weights.
-            samples: numbers of texts to draw at once. Only this project draws several texts at once; Keras ignores it.
+            samples: numbers of texts to draw at once. Keras ignores these numbers, and always draws a single text.
         """
         about = {"round": self.round, "units": self.units, "chars": self.chars, "cores": timing.CORES, "load": timing.load()}
         flags = ["--weights", f"{folder}/{self.units}.weights.h5", "--units", str(self.units), "--chars", str(self.chars)]

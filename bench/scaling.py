@@ -3,13 +3,13 @@
     python -m bench scaling                        # about 3 minutes on two idle cores
     python -m bench scaling --report
 
-One size is varied at a time; the other sizes are T = 80, H = 128 and B = 32. The number of features E equals H. Each point is measured in
-a fresh process, once on one CPU device that uses both cores and once on two CPU devices with one core each. A round measures all points
-once. Measurements that the result file has for the current commit are skipped.
+One size is varied at a time; the other sizes are T = 80, H = 128 and B = 32. The number of features E equals H. A combination of sizes is
+called a point. In each round, each point is measured twice on two cores: on one CPU device that uses both cores, and on two CPU devices
+that use one core each. Each measurement runs in a fresh process. Measurements that the result file has for the current commit are skipped.
 
-The report prints the exponents of the growth. The exponents of the time are from a log-log fit over all sizes and from the two largest
-sizes alone. The exponent of the memory is from a fit of constant + factor * size ** exponent, where the constant is the memory of JAX and
-its compiler. The figure is written to experiments/figures/time_and_memory.png and .svg.
+The report prints the exponents of the growth. There are two exponents of the time: one is from a log-log fit over all sizes, and the other
+is from the two largest sizes alone. The exponent of the memory is from a fit of constant + factor * size ** exponent, where the constant
+is the memory of JAX and its compiler. The figure is written to experiments/figures/time_and_memory.png and .svg.
 """
 
 import argparse
@@ -55,11 +55,11 @@ class Curve:
 
 
 def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
-    """Yield the sizes of each point to measure, without repetition.
+    """Yield each combination of sizes to measure (a point) once. A point varies only one size.
 
     Args:
-        grid: values of each size by its letter. In each point, one size has a value of `grid`.
-        middle: value of each size by its letter. In each point, all sizes that are not varied have these values.
+        grid: dict from the letter of each size to the values of the size while it is varied.
+        middle: dict from the letter of each size to the value of the size while another size is varied.
     """
     seen = []
     for letter, sizes in grid.items():

@@ -22,8 +22,8 @@ Interval = tuple[float, float, float]
 def kept(rows: Iterable[Row]) -> list[Row]:
     """Select one result row for each round in which a library with given options ran a workload.
 
-    A round can have several rows if its measurement was repeated. The selected row is the last one with a time that is not noisy. If there
-    is no such row, it is the last one with a noisy time, or else the last one of a failed process.
+    A round can have several rows if its measurement was repeated. The last row with a time that is not noisy is selected. If there is no
+    such row, the last row with a noisy time is selected. If all processes failed, the last row is selected.
 
     Args:
         rows: result rows of `bench throughput`.
@@ -52,12 +52,12 @@ class Line:
         processes: number of processes that were timed.
         ms: milliseconds per step.
         tokens_per_second: tokens per second.
-        gflops: floating-point operations of the matrix products per second, in GFLOP/s.
-        gbs: lower bound of the memory traffic of a step divided by its time, in GB/s.
+        gflops: number of floating-point operations in the matrix products of a step divided by the time of the step, in GFLOP/s.
+        gbs: lower bound of the memory traffic of a step divided by the time of the step, in GB/s.
         compile_seconds: seconds spent in XLA's compiler, or None if the candidate does not use JAX.
         memory_mib: peak resident memory in MiB.
-        speedup: our speedup over the candidate (its time divided by our time) with its 95 % confidence interval. It is None for this
-            project itself, and if there are no results of this project on the workload.
+        speedup: our speedup over the candidate (its time divided by our time) with its 95 % confidence interval. It is None if the
+            candidate is this project itself, or if this project has no results on the workload.
         note: what the candidate computes differently from this project, or "".
         error: error message of the last process if no process succeeded, else "".
     """
@@ -79,8 +79,8 @@ class Line:
 def summarize(works: Sequence[Workload], candidates: Sequence[Candidate], rows: Iterable[Row]) -> list[Line]:
     """Summarize the throughput results of each candidate (a library with its options) on each workload.
 
-    There is one line for each workload and candidate with results. On each workload, the line of this project comes first. A candidate
-    whose settings on a workload equal the default settings of this project has no line of its own there.
+    There is one line for each workload and candidate with results. The lines of a workload begin with that of this project. A candidate
+    that is this project with its default settings, such as "ours:dropout=0.2" on workload A, gets no line of its own.
 
     Args:
         works: workloads, that is, kinds of steps with their sizes.
@@ -161,8 +161,8 @@ def speedups_over_sizes(lines: Iterable[Line], kind: str, cell: str = "lstm") ->
 def mean_speedup(speedups: Sequence[float]) -> str:
     """Return a text that summarizes our speedups over a library at several sizes.
 
-    It has the geometric mean of the speedups, its 95 % confidence interval, the smallest and the largest speedup, and the number of sizes
-    at which this project is slower.
+    The text contains the geometric mean of the speedups with its 95 % confidence interval, the smallest and the largest speedup, and the
+    number of sizes at which this project is slower.
     """
     mean, low, high = stats.geometric_mean_interval(speedups)
     slower = sum(speedup < 1 for speedup in speedups)

@@ -86,7 +86,7 @@ class Process:
 
 
 def key_of(row: Row) -> tuple:
-    """Return the key (*row_key(row), round) of the process that measured a result row: the library, workload, options and round."""
+    """Return the key (*row_key(row), round) of the process that a result row belongs to: the library, workload, options and round."""
     return (*row_key(row), row["round"])
 
 
@@ -114,7 +114,7 @@ class Sweep:
         sha: commit of this checkout, which the result rows record.
         seconds: duration of each measurement in seconds.
         most: largest number of measurements of one process. A process is measured again only if its result was noisy.
-        distances: largest distance from the reference results, by `row_key`, for each candidate and workload that was already checked.
+        distances: dict from the `row_key` of each candidate and workload that was already checked to the largest relative error found.
         fastest: highest speed that a probe has measured so far, in GFLOP/s.
         references: file with the reference results of each workload, by the name of the workload.
     """
@@ -128,7 +128,7 @@ class Sweep:
     references: dict[str, Path] = field(default_factory=dict)
 
     def measure(self, process: Process) -> list[Row]:
-        """Measure a process until a result is not noisy, at most `most` times including earlier tries, and return all new result rows."""
+        """Measure a process until a result is not noisy or the process has `most` results in total, and return the new rows."""
         rows = []
         for _ in range(process.tries, self.most):
             rows.append(self._try(process))
@@ -156,8 +156,8 @@ class Sweep:
     def _against(self, work: Workload, candidate: Candidate) -> list[str]:
         """Return the arguments that tell `bench.worker` how to check a candidate's results against the reference results.
 
-        If the candidate was already checked, they contain the distance that was found. Otherwise they contain the file with the reference
-        results of the workload, which is computed first if it does not exist.
+        If the candidate was already checked, the arguments contain the relative error that was found. Otherwise the arguments contain the
+        file with the reference results of the workload. If this file does not exist yet, it is written first.
         """
         if (distance := self.distances.get(candidate.key(work))) is not None:
             return ["--checked", str(distance)]
@@ -176,7 +176,7 @@ def sweep(processes: Sequence[Process], seconds: float, path: Path, sha: str, mo
         seconds: duration of each measurement in seconds.
         path: result file.
         sha: commit of this checkout. Only its results in the file count.
-        most: largest number of measurements of a process whose results are all noisy, including those of earlier calls.
+        most: number of noisy results, including those of earlier calls, after which a process is not measured again.
     """
     rows = [row for series in {process.series for process in processes} for row in rows_of(path, STEP, git=sha, series=series)]
     tries = Counter(key_of(row) for row in rows if row["noisy"])

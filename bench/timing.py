@@ -57,7 +57,7 @@ def run_in_turns(
 ) -> list[dict[str, Any]]:
     """Run several processes of `bench.worker --turns` on the same cores, and return the result row of each process.
 
-    In each turn, the processes time one block of steps each, one process after the other. The order is reversed from turn to turn. If the
+    In each turn, one process after the other times a block of steps. The order of the processes is reversed from turn to turn. If the
     machine is slow for a while, all processes are thus slowed down equally.
 
     Args:

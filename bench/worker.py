@@ -36,7 +36,7 @@ BLOCKS = 50
 
 
 def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build a workload with a benchmarked library, after setting its environment variables and importing its module.
+    """Set the environment variables of a benchmarked library, import its module in `bench.peers`, and build a workload with it.
 
     Args:
         peer: name of the library, a key of `bench.peers.PEERS`.
@@ -91,7 +91,7 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Find a number of steps whose execution takes about `least` seconds or longer.
+    """Find a number of steps that take at least about `least` seconds.
 
     Args:
         run: run(count) executes `count` steps.
@@ -128,11 +128,13 @@ def measure(run: Callable[[int], None], seconds: float, block_seconds: float) ->
 
 
 def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: float) -> tuple[int, list[float]]:
-    """Time one block of steps each time a line arrives on standard input, and print the line `TURN` before each wait.
+    """Wait for a line on standard input, time one block of steps, and repeat this until the input ends.
+
+    Before each wait, the line `TURN` is printed.
 
     Args:
         run: run(count) executes `count` steps.
-        seconds: duration of a block in seconds, if it is at least `block_seconds`.
+        seconds: duration of a block in seconds. If it is shorter than `block_seconds`, a block takes `block_seconds` instead.
         block_seconds: shortest duration of a block in seconds.
 
     Returns:
@@ -200,7 +202,7 @@ def timed_row(
         reference: file with the reference results. If None, the results are not checked.
         checked: relative error that an earlier process found. It is recorded if `reference` is None.
         seconds: duration of the measurement in seconds. If `turns` is True, it is the duration of a block.
-        turns: whether to time one block each time a line arrives on standard input (see `measure_in_turns`).
+        turns: whether to wait for a line on standard input before each block (see `measure_in_turns`).
     """
     began = time.perf_counter()
     built = build(peer, work, make_arrays(work), options)

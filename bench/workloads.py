@@ -94,7 +94,7 @@ class Workload:
 
     @property
     def batches(self) -> int:
-        """Number of distinct batches, over which training cycles. For sentiment, they contain nearly all words of the vocabulary."""
+        """Number of distinct batches. Training repeats these batches. For sentiment, they contain nearly all words of the vocabulary."""
         return 128 if self.kind == "sentiment" else 8
 
     @property
@@ -183,8 +183,8 @@ class Arrays:
     def cell(self) -> dict[str, np.ndarray]:
         """Return the weights of the recurrent cell by name.
 
-        For an LSTM they are kernel (E, 4 H), recurrent_kernel (H, 4 H) and bias (4 H,). Other cells have other numbers of gates than 4,
-        and some cells have more weights.
+        For an LSTM they are kernel (E, 4 H), recurrent_kernel (H, 4 H) and bias (4 H,). Some other cells do not have 4 gates,
+        and some have more weights.
         """
         return {name.removeprefix(LAYER): array for name, array in self.weights.items() if name.startswith(LAYER)}
 
@@ -273,7 +273,7 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
     """Return the named workloads for every combination of the given sizes and recurrent cells.
 
     Args:
-        names: names of workloads. A name that contains sizes, such as "A:H=64", and the workload "evaluation" keep their sizes.
+        names: names of workloads. A name with sizes, such as "A:H=64", and the name "evaluation" are not combined with the sizes in `axes`.
         axes: values of each size by its letter, such as {"H": (64, 128)}. The workload "recurrence" takes its own default values for the
             letters "H", "T" and "B" that are not in `axes`.
         cells: names of recurrent cells.

@@ -107,7 +107,7 @@ class Candidate:
         dropout: rate of the input dropout. If None, it is the rate of the workload.
         recurrent: rate of the recurrent dropout. If None, it is the rate of the workload.
         dtype: dtype of the computation, "float32" or "bfloat16".
-        slower: artificial slowdown: each call is followed by a wait of this fraction of the call's duration.
+        slower: fraction of a call's duration for which the process waits after each call. It makes the process artificially slower.
     """
 
     name: str

@@ -21,8 +21,8 @@ class Options:
         remat: rematerialization of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
         devices: number of devices of our mesh. If 0, it is chosen to suit the backend.
         dtype: dtype of our computation. All other peers compute in float32.
-        slower: artificial slowdown of our calls: each call is followed by a wait of this fraction of its duration. It is used to test
-            whether a benchmark detects a slowdown.
+        slower: fraction of a call's duration for which our process waits after each call. This artificial slowdown is used to test
+            whether a benchmark detects it.
     """
 
     backend: str | None = None
@@ -56,8 +56,8 @@ class Built:
         note: what this peer computes differently from this project, or "".
         backend: name of the backend that runs, or "" if the peer has only one.
         block_seconds: shortest duration of a timed call of `run`, in seconds.
-        excluded: boolean masks (rows,) by name of a weight. Rows where the mask is true are not compared after one step, because of the
-            difference that `note` describes.
+        excluded: dict from the name of a weight to a boolean mask (rows,). After one step, the rows of the weight where the mask is true
+            are not compared with the reference, because this peer computes them differently (see `note`).
     """
 
     run: Callable[[int], None]
@@ -110,8 +110,8 @@ def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list
 def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
     """Return logits in the form in which they are compared between libraries.
 
-    From the logits (B, V) of characters, the mean over V is subtracted, because a softmax does not depend on an added constant. Other
-    logits are flattened.
+    Logits (B, V) of characters are returned minus their mean over V, because a softmax does not depend on an added constant. Other logits
+    are flattened.
     """
     logits = np.asarray(logits)
     return logits - logits.mean(-1, keepdims=True) if work.kind == "characters" else logits.reshape(-1)

@@ -1,4 +1,4 @@
-"""Benchmark of Equinox: lax.scan applies eqx.nn.LSTMCell to one sequence, and vmap maps it over the batch, as Equinox' docs show."""
+"""Benchmark of Equinox: lax.scan applies eqx.nn.LSTMCell to one sequence, and vmap maps this scan over the batch, as Equinox' docs show."""
 
 from typing import Any
 

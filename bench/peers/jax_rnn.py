@@ -25,7 +25,7 @@ def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
-    """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. It is the inverse of `pack`.
+    """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`.
 
     The second bias of cuDNN is dropped, because its gradient equals that of the first.
 

@@ -1,4 +1,4 @@
-"""Training and evaluation steps that all other JAX libraries share in the benchmarks.
+"""Training and evaluation steps that the benchmarks of Equinox, Flax, Haiku and jax.experimental.rnn share.
 
 A training step is one jit-compiled function that donates its state. It runs on JAX's default device.
 """

@@ -1,8 +1,8 @@
 """Benchmark of Keras 3 on the backend that the environment variable KERAS_BACKEND names.
 
 The models of the Keras examples are trained with `fit`. The time of a training step is the duration of a call of `fit` on many batches,
-divided by the number of batches, so it includes the start of `fit`. For the workload "recurrence", the backend differentiates a Keras
-layer.
+divided by the number of batches. The time thus includes a share of the start of `fit`. For the workload "recurrence", the backend
+differentiates a Keras layer.
 """
 
 from functools import lru_cache
@@ -135,8 +135,10 @@ def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
         arrays: inputs x of the layer, and the cotangent of its outputs as targets.
 
     Returns:
-        step() -> (outputs h, tuple of the gradients of all weights and then of x), and block(result), which waits until a result of
-        `step` is computed.
+        Two functions, step and block:
+
+        - step() returns the outputs h and a tuple of gradients: first those of all weights, then that of x.
+        - block(result) waits until a result of `step` is computed.
     """
     match keras.backend.backend():
         case "jax":

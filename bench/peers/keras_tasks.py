@@ -1,13 +1,16 @@
-"""Script that trains the Keras examples imdb_lstm and lstm_text_generation or samples text with Keras 3 on JAX, and prints JSON lines.
+"""Script that trains a Keras example or samples text with Keras 3 on JAX, and prints JSON lines.
 
     python -m bench.peers.keras_tasks sentiment --seed 0 --epochs 3
     python -m bench.peers.keras_tasks generation --seed 0 --epochs 10
     python -m bench.peers.keras_tasks sampling --weights model.weights.h5
 
-`sentiment` and `generation` train with `fit` and print a line for each epoch. With --validation, `generation` prints one more line with
-the bits per character of the held-out text after the last epoch. This project's code computes them in two ways: it predicts each character
-from the window of 40 characters before it, or with a state that is carried through the text. `sampling` measures the time to draw
-characters, and prints one line. It loads the weights from the file. If the file does not exist, it writes the initial weights to it.
+`sentiment` (the example imdb_lstm) and `generation` (the example lstm_text_generation) train with `fit`, and print a line for each epoch.
+With --validation, `generation` then prints one more line with the bits per character of the held-out text. This project's code computes
+the bits per character twice. The first time, it predicts each character from the window of 40 characters before it. The second time, it
+carries the state through the text.
+
+`sampling` measures the time to draw characters, and prints one line. The weights are loaded from the file that --weights names. If this
+file does not exist, the initial weights are used and written to it.
 """
 
 import argparse
@@ -94,7 +97,7 @@ def sentiment_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Train the model of lstm_text_generation, and yield a result row for each epoch.
 
-    If `options.validation` is not 0, one more row follows, with the bits per character of the held-out text after the last epoch.
+    If `options.validation` is not 0, one more row follows after the last epoch, with the bits per character of the held-out text.
     """
     X, Y, corpus = article_windows(options.validation)
     x, y = data.one_hot(X, Y, corpus.characters.size)

@@ -1,6 +1,6 @@
 """Benchmark of this project itself, on CPU devices or one GPU.
 
-Training workloads run the models with the compiled steps of the library's `fit`. The workload "recurrence" runs `lstm_jax.unroll` alone.
+Training workloads use the same compiled training steps as `fit` of this project. The workload "recurrence" runs `lstm_jax.unroll` alone.
 """
 
 import os
@@ -36,7 +36,8 @@ def _mesh(work: Workload, options: Options) -> jax.sharding.Mesh:
     """Return the JAX mesh on which a workload runs.
 
     On a CPU, the mesh has `options.devices` devices. If `options.devices` is 0, the number is chosen to suit the backend; it is 1 if the
-    batch size is not divisible by the number of cores. On a machine with GPUs, the mesh is the first GPU, as for all other libraries.
+    batch size is not divisible by the number of cores. On a machine with GPUs, the mesh contains only the first GPU, because all other
+    libraries also use only this GPU.
     """
     suited = cpu_devices(options.backend, options.dtype, work.cell) if work.batch % len(os.sched_getaffinity(0)) == 0 else 1
     if options.devices or not suited:
@@ -135,7 +136,7 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
 
 
 def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
-    """Return a function that builds the workload's model from its parameters, and the objective (loss and metrics) of its task."""
+    """Return a function that builds the workload's model from given parameters, and the task's objective (loss and metrics)."""
     name: Any = options.backend or "auto"
     choices: Any = {
         "cell": work.cell,
@@ -154,7 +155,7 @@ def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
 
 
 class _Training:
-    """Training state of a workload, which is advanced by the same compiled steps as in the library's `fit`."""
+    """Training state of a workload. `run` advances the state with the same compiled training steps as `fit` of this project."""
 
     def __init__(self, work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh, optimizer):
         words = work.words

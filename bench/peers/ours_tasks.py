@@ -1,14 +1,17 @@
-"""Script that trains the Keras examples imdb_lstm and lstm_text_generation or samples text with this project, and prints JSON lines.
+"""Script that trains the model of a Keras example or samples text with this project, and prints JSON lines.
 
     python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 3
     python -m bench.peers.ours_tasks sentiment --seed 0 --epochs 10 --validation 0.15 --patience 2
     python -m bench.peers.ours_tasks generation --validation 0 --seed 0 --epochs 10
     python -m bench.peers.ours_tasks sampling --weights model.weights.h5
 
-`sentiment` and `generation` take the flags of `lstm-jax train`, and print a line for each epoch. If there is a validation split, they print
-one more line for the best epoch. For sentiment, that line has the test metrics. For generation, it has the CPU seconds of the run and the
-bits per character of the held-out text, computed in two ways: each character is predicted from the window of 40 characters before it, or
-with a state that is carried through the text. `sampling` measures the time to draw characters.
+`sentiment` (the example imdb_lstm) and `generation` (the example lstm_text_generation) take the flags of `lstm-jax train`, and print a line
+for each epoch. If there is a validation split, they print one more line for the best epoch. For sentiment, that line has the test metrics.
+For generation, that line has the CPU seconds of the run and the bits per character of the held-out text. The bits per character are
+computed twice. The first time, each character is predicted from the window of 40 characters before it. The second time, the state is
+carried through the text.
+
+`sampling` measures the time to draw characters.
 """
 
 import argparse
@@ -109,7 +112,7 @@ def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
     """Measure how long it takes to draw characters, and yield a result row for each sampling mode and each number of texts.
 
     In the mode "carried", the state is carried from character to character. In the mode "window", the model reads the last 40 characters
-    for each new character. The time in a row, in seconds, is the median of `CALLS` calls without the first one, which compiles.
+    for each new character. A result row has the median duration in seconds of `CALLS` calls without the first call, which compiles.
 
     Args:
         arguments: command-line flags --weights, --units, --chars (characters per text) and --samples (numbers of texts drawn at once).

@@ -26,7 +26,7 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def articles(config: TextConfig) -> TextConfig:
-    """Return a copy of the config that reads the articles in `$LSTM_JAX_DATA`, unless the config already names a text file."""
+    """Return a copy of the config. If `config.data` names no text file, the copy reads the articles in `$LSTM_JAX_DATA`."""
     default = (os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "articles", "wp_articles.json"),)
     return replace(config, data=config.data or default)
 
@@ -38,8 +38,11 @@ def article_windows(validation: float) -> tuple[np.ndarray, np.ndarray, data.Cor
         validation: fraction of the text that is held out.
 
     Returns:
-        A tuple of the character ids (N, 40) of N windows that start every 5 characters, the id (N,) of the next character after each
-        window, and the corpus.
+        A tuple of three values:
+
+        - ids (N, 40) of the characters in N windows; a window starts every 5 characters
+        - ids (N,) of the character after each window
+        - the corpus
     """
     corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=validation))))
     return *data.windows(corpus.train, LENGTH, STEP), corpus

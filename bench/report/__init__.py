@@ -6,10 +6,11 @@
     python -m bench report --tables                     # rewrite the tables in README.md and docs/
     python -m bench report --tables --check             # exit with code 1 if a table would change
 
-The HTML page works offline. In a document, a table stands between a comment such as `<!-- bench throughput c5e447ebe3d5 -->` or
-`<!-- bench accuracy c5e447ebe3d5 -->` and the comment `<!-- end -->`. The first comment names the benchmark command and the commit whose
-results the table shows. For throughput, the comment may also name the workloads in the table, as in
-`<!-- bench throughput c5e447ebe3d5 A B -->`. If it names none, the table shows all workloads.
+The HTML page works offline. In README.md and docs/, there is a comment before and a comment after each table. The comment before the table
+names the benchmark command (throughput or accuracy) and the commit whose results the table shows, as in
+`<!-- bench accuracy c5e447ebe3d5 -->`. For throughput, this comment may also name the workloads in the table, as in
+`<!-- bench throughput c5e447ebe3d5 A B -->`; if it names no workloads, the table shows all of them. The comment after the table is
+`<!-- end -->`.
 """
 
 import argparse
@@ -77,7 +78,7 @@ def with_tables(text: str) -> str:
 
 
 def documents() -> dict[Path, str]:
-    """Return the texts of README.md and the pages in docs/ that contain a benchmark table, by path."""
+    """Return a dict from path to text of the documents (README.md and pages in docs/) that contain a benchmark table."""
     texts = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))}
     return {path: text for path, text in texts.items() if TABLE.search(text)}
 

@@ -32,7 +32,7 @@ def line_record(line: Line, row: Row | None) -> Row:
 
     Args:
         line: line of the throughput summary: the medians of one library on one workload.
-        row: one of the result rows that the line summarizes, which gives the device and the dtype. If None, both are "".
+        row: one of the result rows that the line summarizes. The device and the dtype are read from this row. If None, both are "".
     """
     work = line.work
     moved = line.gbs * line.ms * 1e6

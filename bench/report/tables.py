@@ -77,9 +77,9 @@ def accuracy_records(rows: Sequence[Row]) -> list[Row]:
         rows: result rows of `bench accuracy`, one for each epoch.
 
     Returns:
-        Dicts with "task", "peer" (the library), the sizes "T", "S" and "H", and the number of "seeds". "score", "low" and "high" are the
-        mean, lowest and highest score over seeds. "speed" is the number of training examples per second. "to_target" has the seconds to
-        the target accuracy for each seed. "front" tells whether the result is on the Pareto front of score and speed.
+        Dicts with "task", "peer" (the library), the sizes "T", "S" and "H", and "seeds" (the number of seeds). "score", "low" and "high"
+        are the mean, lowest and highest score over seeds. "speed" is the number of training examples per second. "to_target" has the
+        seconds to the target accuracy for each seed. "front" tells whether the result is on the Pareto front of score and speed.
     """
     lines = summarize(rows)
     front = pareto_front(lines)
