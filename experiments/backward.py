@@ -1,6 +1,6 @@
 """Measurement of how the gradient of a loss with respect to the recurrent state h grows or vanishes over the steps.
 
-It can be measured for any recurrent cell and loss, and for the model of the sentiment task.
+The measurement works for any recurrent cell and loss, and for the model of the sentiment task.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ REVIEWS = 256
 def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """Return the size of the gradient of a loss with respect to the state h at each step.
 
-    The size at a step is the norm of the gradient of an example's loss with respect to h at this step, averaged over the examples as the
-    root mean square.
+    For each example, the norm of the gradient of its loss with respect to h at the step is computed. The size at the step is the root mean
+    square of these norms over the examples.
 
     Args:
         cell: recurrent cell.
@@ -56,14 +56,14 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Call
 
 
 def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
-    """Return the gradient size at the distances from the end in `BACK`, by distance.
+    """Return a dict from each distance in `BACK` to the gradient size at this distance.
 
-    Distances that are longer than the sequence are left out.
+    A distance is a number of steps. It is counted backward from the first step whose output enters the loss. Distances that reach beyond
+    the start of the sequence are left out.
 
     Args:
         sizes: gradient sizes (T,), one for each step.
-        answered: number of steps at the end of the sequence whose outputs enter the loss. Distances are counted backward from the first
-            of these steps.
+        answered: number of steps whose outputs enter the loss. They are the last steps of the sequence.
     """
     last = len(sizes) - answered
     return {back: float(sizes[last - back]) for back in BACK if back <= last}
@@ -76,7 +76,8 @@ def on_reviews(config: SentimentConfig) -> dict[str, Any]:
 
     Returns:
         A dict with the test accuracy ("score"), the training loss of each epoch ("losses"), the number of parameters of the recurrent cell
-        ("parameters"), and the pairs of distance from the end and gradient size ("gradient_before" and "gradient_after" training).
+        ("parameters"), the gradient sizes before training ("gradient_before") and those after training ("gradient_after"). The gradient
+        sizes are given as pairs (distance from the last step, gradient size).
     """
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment as task

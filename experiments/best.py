@@ -1,13 +1,15 @@
 """Study of the best IMDB test accuracy that an LSTM reaches when it is trained on the 25,000 labelled reviews and no other text.
 
     python -m experiments.best --preset toy                                     # seconds
-    LSTM_JAX_DATA=... python -m experiments.best --preset choices --workers 2   # all choices, validated but not tested; 90 minutes
-    LSTM_JAX_DATA=... python -m experiments.best --workers 2                    # choices and test of the recipe; 112 minutes
+    LSTM_JAX_DATA=... python -m experiments.best --preset choices --workers 2   # validate all choices, test none; 90 minutes
+    LSTM_JAX_DATA=... python -m experiments.best --workers 2                    # validate all choices, test the last; 112 minutes
 
-The durations were measured on two cores of 100 GFLOP/s each that also ran other work. The recipe alone took 21 minutes.
+The durations were measured on two cores of 100 GFLOP/s each that also ran other work. The run of the
+last choice (see below) took 21 minutes.
 
-The study starts from the Keras example imdb_lstm. Each choice makes one change to an earlier choice. It is evaluated on a validation split
-of 15 % of the training reviews; no movie is in both splits. The choices are, in order:
+The study compares several models, called choices. The first choice is the unchanged Keras example imdb_lstm. Each further choice is an
+earlier choice with one change of the model or of its training. All choices are evaluated on a validation split of 15 % of the training
+reviews; no movie is in both splits. The changes are, in order:
 
 - Read 400 words of a review instead of 80.
 - Pool the outputs over time instead of using the last output.
@@ -17,7 +19,7 @@ of 15 % of the training reviews; no movie is in both splits. The choices are, in
 - Average the weights of the last epochs.
 - Let the learning rate fall to zero.
 - Train the embedding and the LSTMs as a language model of the same reviews first (`experiments.pretraining`).
-- After that, train for three epochs only. This last choice is the recipe.
+- After that, train for three epochs only. The last choice, which makes this change, is called the recipe.
 
 The recipe's epoch is chosen by the loss on the validation split. The test reviews are used once, with the weights of that epoch.
 
@@ -44,7 +46,7 @@ from lstm_jax.inspection.figures import write_figure
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one training run of the study, which evaluates one choice (a change of the model or of its training)."""
+    """Config of one training run of the study, which evaluates one choice: the Keras example, or an earlier choice with one change."""
 
     choice: str = ""
     """Name of the choice, which describes the change that it makes."""
@@ -77,10 +79,12 @@ REFERENCES = {"Keras' example": 0.845, "tuned LSTM": 0.865, "fastText, bigrams":
 
 
 def choices(base: SentimentConfig) -> list[Config]:
-    """Return the config of each choice (a change of the model or of its training).
+    """Return the configs of all choices.
+
+    The first choice is the unchanged Keras example. Each further choice is an earlier choice with one change.
 
     Args:
-        base: config of the unchanged Keras example, which is the first choice.
+        base: config of the unchanged Keras example.
     """
     configs = {SOURCE: Config(SOURCE, task=base)}
     for name, (before, changes) in CHOICES.items():
@@ -89,17 +93,19 @@ def choices(base: SentimentConfig) -> list[Config]:
 
 
 def named(base: SentimentConfig, choice: str) -> Config:
-    """Return the config of the choice (a change of the model or of its training) with a given name.
+    """Return the config of the choice with a given name.
 
     Args:
-        base: config of the unchanged Keras example, from which the choices start.
-        choice: name of the choice.
+        base: config of the unchanged Keras example, which is the first choice.
+        choice: name of the choice, such as "400 words".
     """
     return next(config for config in choices(base) if config.choice == choice)
 
 
 def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
-    """Return configs that train the last choice (the recipe) and evaluate it on the test reviews, one for each seed.
+    """Return the configs of the runs that train the recipe (the last choice) and evaluate it on the test reviews.
+
+    There is one config for each seed.
 
     Args:
         base: config of the unchanged Keras example.
@@ -154,7 +160,8 @@ def _pretrain(config: Config, reviews: data.EncodedReviews) -> tuple[dict[str, A
     """Train the language model on the training split of the reviews.
 
     Returns:
-        Parameters by name, with which the classifier is initialized, and the training losses of the language model in nats.
+        A tuple of two values: the parameters that initialize the classifier, as a dict by name, and the list of the training losses of the
+        language model, in nats.
     """
     task, train = config.task, reviews.train
     rows, _ = data.grouped_split(train.labels, train.groups, task.data.validation, task.train.seed, train.hashes())
@@ -177,8 +184,8 @@ def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def spread(accuracies: Any, reviews: int) -> float:
     """Return half the width of the 95 % confidence interval of the mean test accuracy over seeds.
 
-    The variance of the mean accuracy is the sum of two variances: the binomial variance due to the choice of the test reviews, and the
-    variance of the mean due to the seeds.
+    The variance of the mean accuracy is the sum of two terms. The first is the binomial variance, since the test reviews are a random
+    sample. The second is the variance of the accuracy between seeds, divided by the number of seeds.
 
     Args:
         accuracies: accuracy of each seed.
@@ -190,7 +197,11 @@ def spread(accuracies: Any, reviews: int) -> float:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study: a line with the validation metrics of each choice, and a line with the recipe's test accuracy."""
+    """Return the conclusion of the study.
+
+    There is one line with the validation metrics for each run that does not use the test reviews. If there are results of the recipe on the
+    test reviews, a last line has its test accuracy.
+    """
     lines = []
     for row in (row for row in rows if not row["tested"]):
         lines.append(f"{row['choice']}: validation {row['accuracy']:.4f}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")

@@ -35,7 +35,7 @@ def configs(base: SentimentConfig, rates: tuple[float, ...], seeds: int) -> list
     """Return the configs of all training runs of the study.
 
     With Keras' masks, there is a run for every combination of the input and the recurrent rate. With masks that all gates share, there is
-    a run for every rate above 0, which is used for both kinds of dropout. Each run is repeated for each seed.
+    a run for every rate above 0, and this rate is both the input and the recurrent rate. Each run is repeated for each seed.
 
     Args:
         base: config in which the dropout and the seed are changed.
@@ -51,7 +51,7 @@ KEY = ("model.dropout_masks", "model.dropout", "model.recurrent_dropout")
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study: a line with the metrics for each kind of masks and each pair of rates."""
+    """Return the conclusion of the study. It has one line with the metrics for each combination of masks, input and recurrent rate."""
     lines = []
     for key, accuracies in study.grouped(rows, KEY, "test_accuracy").items():
         selected = [row for row in rows if tuple(row[name] for name in KEY) == key]

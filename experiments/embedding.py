@@ -1,4 +1,4 @@
-"""Study of whether training on sentiment brings the embeddings of similar words closer to each other, and of which words become similar.
+"""Study of two questions: Does training on sentiment bring the embeddings of similar words closer together? Which words become similar?
 
     pip install ".[experiments]"                                     # gensim, for word2vec
     python -m experiments.embedding --preset toy                     # seconds
@@ -65,8 +65,8 @@ def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
         ids: word ids of each group, by the name of the group.
 
     Returns:
-        Mean distances by name. The name is that of the group for two words of the same group, and "first/second" for words of the groups
-        "first" and "second".
+        A dict from names to mean distances. The mean distance within a group has the name of the group, such as "family". The mean distance
+        between two groups has the names of both, such as "family/numbers".
     """
 
     def mean(pairs: Iterable[tuple[int, int]]) -> float:
@@ -113,9 +113,9 @@ def run(config: Config) -> dict[str, Any]:
     """Train an embedding, and measure the distances between words before and after training.
 
     Returns:
-        A dict with the distances ("before" and "after" training), the nearest neighbours of the words in `QUERIES` ("neighbours"), the
-        words of the groups ("words"), their coordinates on the first two principal components ("map"), and the test accuracy
-        ("test_accuracy"), which is None for word2vec.
+        A dict with the distances before training ("before") and after training ("after"), the nearest neighbours of the words in `QUERIES`
+        ("neighbours"), the words of the groups ("words"), the coordinates of these words on the first two principal components ("map"), and
+        the test accuracy ("test_accuracy"). For word2vec, the test accuracy is None.
     """
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment
@@ -165,9 +165,11 @@ def ratio(pairs: Any, name: str) -> float:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study: lines with the distances of each group of words for each kind of labels.
+    """Return the conclusion of the study.
 
-    Further lines have the nearest neighbours of the words in `QUERIES` for the first seed.
+    There is one line for each combination of a kind of labels and a group of words. It has the mean distance within the group, and the
+    mean distance to the nearest other group divided by it, both before and after training. Further lines have the nearest neighbours of the
+    words in `QUERIES` for the first seed.
     """
     lines = []
     for labels, title in LABELS.items():

@@ -10,7 +10,7 @@ A forecast covers 11 years of sunspots or 26 weeks of CO2 (the horizon). It is r
 that the forecasts cover the test split. The methods are:
 
 - LSTM: 32 units, three seeds, with or without the times between entries as an input.
-- Seasonal naive: the forecast is the entry closest to one season (11 years or 52 weeks) earlier.
+- Seasonal naive: the forecast for a time t is the entry whose time is closest to t minus one season (11 years or 52 weeks).
 - Exponential smoothing: additive Holt-Winters, without a trend for sunspots. At each starting point it is fitted to the entries before that
   point, which are first interpolated linearly to a regular grid.
 
@@ -179,7 +179,10 @@ def _lstm(config: Config, series: data.Series, chosen: np.ndarray, scale: Any) -
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study: a line with the mean absolute error for each series, fraction of removed entries and method."""
+    """Return the conclusion of the study.
+
+    There is one line with the mean absolute error for each combination of a series, a fraction of removed entries and a method.
+    """
     lines = []
     for (name, missing, method), errors in study.grouped(rows, ["series", "missing", "method"], "mae").items():
         mean, low, high = stats.mean_interval(errors)

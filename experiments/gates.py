@@ -7,8 +7,8 @@
 Each variant has as many parameters in its recurrent layer as an LSTM with 64 units (see `experiments.equal`). Each training is repeated
 with three seeds. There are three measurements:
 
-- Sentiment: Each variant is trained on 80 words of each IMDB review for two epochs, with an embedding of 64 features and rate 0.2 of input
-  and recurrent dropout. A validation split of 15 % of the training reviews is held out; no movie is in both splits.
+- Sentiment: Each variant is trained on 80 words of each IMDB review for two epochs. The embedding has 64 features, and the
+  rates of input and recurrent dropout are 0.2. A validation split of 15 % of the training reviews is held out; no movie is in both splits.
 - Characters: Each variant is trained on articles for three epochs, in windows of 40 characters that start every 5 characters, with batch
   size 128. The last tenth of the text is held out.
 - Time: The forward and backward pass of each variant is timed at the sizes of the sentiment task, with the backend `reference`. All
@@ -87,11 +87,11 @@ class Cost:
 
 
 def variant(config: Any, cell: str, seed: int) -> Any:
-    """Return a copy of a task config with another recurrent cell and seed, and about as many parameters in the recurrent layer.
+    """Return a copy of a task config with another recurrent cell, another seed, and a hidden size that fits the new cell.
 
     Args:
         config: config of the sentiment or the text generation task, for an LSTM.
-        cell: name of the new cell. Its hidden size is the largest at which it has no more parameters than the LSTM.
+        cell: name of the new cell. The hidden size is the largest at which this cell has no more parameters than the LSTM.
         seed: new seed.
     """
     features = config.model.embed or CHARACTERS
@@ -100,9 +100,13 @@ def variant(config: Any, cell: str, seed: int) -> Any:
 
 
 def measured(config: Cost) -> dict[str, Any]:
-    """Time the forward and backward pass of each recurrent cell, and return the milliseconds of a pass by cell, one for each block.
+    """Time the forward and backward pass of each recurrent cell.
 
-    The cells take turns: in each turn, one block of each cell is timed.
+    The cells take turns: in each turn, a block of `config.passes` passes is timed for each cell.
+
+    Returns:
+        A dict whose only key is "milliseconds". Its value is a dict from the name of each cell to a list. The list has one time for each
+        turn, the mean milliseconds of a pass in this turn.
     """
     x = jax.random.normal(jax.random.key(0), (config.batch, config.length, config.features))
     calls = {}
@@ -157,7 +161,9 @@ def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, fl
 
 
 def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
-    """Return the time of each variant divided by the time of the LSTM in the same turn.
+    """Return the time of each variant divided by the time of the LSTM.
+
+    The cells were timed in turns (see `measured`). In each ratio, both times are from the same turn.
 
     Args:
         rows: results of the runs. If the times were not measured, the returned dict is empty.
@@ -170,7 +176,11 @@ def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study: lines with the metric of each variant, its difference from the LSTM, and its relative time."""
+    """Return the conclusion of the study.
+
+    For each task there is one line per cell, with the metric of the task and its difference from the metric of the LSTM. Further lines, one
+    per variant, have the time of the variant divided by the time of the LSTM.
+    """
     lines = []
     for task, metric in METRICS.items():
         selected = [row for row in rows if row["task"] == task]
@@ -194,7 +204,7 @@ sign. The sign is 1 if a higher value is better, -1 if a lower value is better, 
 def draw(rows: study.Rows, path: Path) -> object:
     """Draw how each variant differs from the LSTM in test accuracy, in bits per character and in time, with one panel for each.
 
-    In the first two panels, the variants on the right of the line are better than the LSTM.
+    In each panel, a vertical line marks the LSTM. In the first two panels, the variants on the right of this line are better.
     """
 
     def fill(figure: Any) -> None:

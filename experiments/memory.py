@@ -10,12 +10,13 @@ earlier (Hochreiter & Schmidhuber 1997):
 
 - adding: The inputs are numbers in [0, 1). One number in each half of the sequence is marked, and the target is the sum of the two marked
   numbers. The constant prediction 1 has a mean squared error of 1/6.
-- order: The sequence consists of distractors and two symbols, each of which has one of two kinds. One symbol is in the first tenth of the
-  sequence, and the other is in the tenth after its middle. The target is the pair of their kinds, in order.
-- copy: The sequence has ten symbols of eight kinds, followed by `lag` blanks. Then the targets are the ten symbols, in order.
+- order: The sequence consists of distractors and two symbols. Each symbol is of kind 0 or 1. The first symbol is in the first tenth of the
+  sequence, and the second symbol is in the tenth that follows the middle of the sequence. The target is the pair (kind of the first symbol,
+  kind of the second symbol).
+- copy: The sequence begins with ten symbols of eight kinds. After a pause of `lag` steps, the targets are the ten symbols in this order.
 
-The study also measures the gradient of the loss with respect to the state k steps before the end, before and after training. It does so on
-the three tasks, and on sentiment classification of IMDB reviews of 200 words.
+The study also measures the gradient of the loss with respect to the state at several distances from the end of the sequence. It does so
+with the untrained and with the trained models, on the three tasks and on sentiment classification of IMDB reviews of 200 words.
 
 Expected: The gated cells solve adding (squared error below 0.01) and order (accuracy above 0.99) at lags at which the simple RNN is not
 better than chance. This was confirmed for adding, but not for order and copy, see `LOG.md`.
@@ -104,8 +105,9 @@ def adding(key: jax.Array, batch: int, lag: int) -> Batch:
 def order(key: jax.Array, batch: int, lag: int) -> Batch:
     """Return a random batch of the task order.
 
-    The inputs (batch, lag, 6) are one-hot vectors of ids. The ids 0 to 3 are distractors. One id of 4 or 5 is in the first tenth of the
-    steps, and another is in the tenth after the middle. The target is the pair of these two ids, encoded as a number 0 to 3.
+    The inputs (batch, lag, 6) are one-hot vectors of ids. The ids 0 to 3 are distractors, and the ids 4 and 5 are symbols. There is
+    one symbol in the first tenth of the steps, and one in the tenth that follows the middle. The target is the pair of the two symbols,
+    encoded as a number from 0 to 3.
 
     Args:
         key: PRNG key.
@@ -178,10 +180,10 @@ def initial(config: Config) -> Params:
 
 
 def answers(config: Config, params: Params, h: jax.Array) -> jax.Array:
-    """Return the predictions of the dense layer from the outputs h (B, T, H) of the recurrent cell.
+    """Return the predictions that the dense layer computes from the outputs h (B, T, H) of the recurrent cell.
 
-    The predictions (B, outputs) are made from the last step. For the task copy, they are made from the last ten steps and have the shape
-    (B, 10, outputs).
+    The dense layer has K outputs. The predictions (B, K) are computed from the last step. For the task copy, the predictions (B, 10, K) are
+    computed from the last ten steps.
     """
     last = h[:, -COPIED:] if config.task == "copy" else h[:, -1]
     return last @ params.kernel + jnp.broadcast_to(params.bias, (*last.shape[:-1], len(params.bias)))
@@ -208,9 +210,10 @@ def batch_loss(config: Config, params: Params, batch: Batch) -> jax.Array:
 
 
 def gradient_sizes(config: Config, params: Params, key: jax.Array) -> dict[int, float]:
-    """Return the size of the loss gradient with respect to the state h, by distance from the end of the sequence in steps.
+    """Return a dict from distances to the size of the gradient of the loss with respect to the state h.
 
-    For the task copy, the distance is counted backward from the first of the last ten steps, at which the targets begin.
+    A distance is the number of steps from a state to the last step of the sequence. For the task copy, it is the number of steps to the
+    first of the last ten steps, at which the targets begin.
 
     Args:
         config: config of the run.
@@ -246,8 +249,9 @@ def run(config: Config) -> dict[str, Any]:
     """Train a recurrent cell on a task, test it on new sequences, and measure its gradient before and after training.
 
     Returns:
-        A dict with the test score ("score"), the training losses ("losses"), the number of parameters of the cell ("parameters"), and the
-        pairs of distance from the end and gradient size ("gradient_before" and "gradient_after" training).
+        A dict with the test score ("score"), the training losses ("losses"), the number of parameters of the cell ("parameters"), the
+        gradient sizes before training ("gradient_before") and those after training ("gradient_after"). The gradient sizes are given as
+        pairs (distance, gradient size), with the distances of `gradient_sizes`.
     """
     if config.task == "imdb":
         return backward.on_reviews(reviews_config(config))
@@ -287,8 +291,8 @@ def solved(row: Any) -> bool:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study: a line for each task with the longest lag at which each cell solved it.
 
-    Further lines, one for each run on IMDB reviews, have the accuracy and the ratio of the gradient size farthest from the end to the one
-    at distance 1, before and after training.
+    Further lines, one for each run on IMDB reviews, have the accuracy and two ratios of gradient sizes, one before and one after training.
+    Each ratio is the gradient size at the largest distance from the end, divided by the gradient size at distance 1.
     """
     lines = []
     for task in TASKS:

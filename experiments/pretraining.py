@@ -56,10 +56,10 @@ def sampled_loss(scored: jax.Array, target: jax.Array, params: Params, sample: j
     """Return the mean cross-entropy, in nats, of a softmax over the correct word and the sampled words.
 
     The score of a word at a position is the inner product of the position's vector and the word's embedding, plus the word's bias, minus
-    the logarithm of its frequency.
+    the logarithm of the word's frequency.
 
     Args:
-        scored: vectors (N, E) at N positions, which the model computed.
+        scored: vectors (N, E) that the model computed for N positions of the text.
         target: ids (N,) of the correct words.
         params: parameters of the language model.
         sample: ids (K,) of the K sampled words.
@@ -108,7 +108,7 @@ def pretrain(
 
     Returns:
         A tuple of the trained parameters and the training losses. The parameters are those of the embedding and the LSTMs, by the names of
-        the corresponding parameters in the classifier. Each loss is the mean of `experiments.training.CHUNK` updates.
+        the corresponding parameters in the classifier. Each loss is a mean over `experiments.training.CHUNK` updates.
     """
     words = jnp.asarray(text, jnp.int32)
     counts = np.bincount(text, minlength=vocabulary)

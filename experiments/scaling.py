@@ -8,7 +8,7 @@ One of these quantities (an axis) is varied at a time, and each run is repeated 
 - sentiment: The model of the Keras example imdb_lstm, but with 64 units and an embedding of 64 features, is trained for three epochs. The
   score is the test accuracy of the last epoch. If only a fraction of the training reviews is used, the other reviews are the validation
   split, and the score is the test accuracy of the epoch that is best on this split. The axes are the number of units (8 to 256), the number
-  of words that are read of a review (10 to 320), the vocabulary size (200 to 20,000) and the fraction of the training reviews (1/32 to 1).
+  of words read from each review (10 to 320), the vocabulary size (200 to 20,000) and the fraction of the training reviews (1/32 to 1).
 - characters: A model is trained on articles for 30 epochs. The text is read as a stream in windows of 64 characters, and the learning rate
   falls from 0.005 to 0 on a cosine schedule. The score is the bits per character of held-out text. The axes are the number of units (16 to
   256), the length of a window (8 to 128 characters) and the fraction of the text that is used for training (1/32 to 9/10).
@@ -105,7 +105,7 @@ def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, f
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study: a line for each task and axis with the values of the axis and the mean scores."""
+    """Return the conclusion of the study. For each task and axis, one line has the values of the axis and the mean score at each value."""
     return "\n".join(
         f"{kind}, {axis}: " + ", ".join(f"{value:g} {score:.4f}" for value, score, _, _ in line)
         for (kind, axis), line in curves(rows).items()

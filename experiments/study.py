@@ -63,7 +63,8 @@ def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: st
         metric: name of the metric.
 
     Returns:
-        A dict from the tuple of the field values of a group to the list of its metric values. Usually the list has one value for each seed.
+        A dict with one entry for each group. The key is the tuple of the values that the fields have in the group. The value is the list of
+        the values of the metric in the group, usually one for each seed.
     """
     groups: dict[tuple, list[float]] = defaultdict(list)
     for row in rows:
@@ -106,7 +107,7 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
 
     Args:
         study: study.
-        arguments: command-line arguments. If None, they are those of the process.
+        arguments: command-line arguments. If None, they are taken from `sys.argv`.
     """
     options = _parse(study, arguments)
     toy = options.preset == "toy"
@@ -148,7 +149,8 @@ def beside(old: Path, new: Path, out: Path) -> object:
         out: path of the new figure.
 
     Raises:
-        InputError: if `old` or `new` cannot be read, or if `out` is one of them or a file that this project did not write.
+        InputError: if `old` or `new` cannot be read, if `out` is the same file as `old` or `new`, or if this project did not write the
+            existing file `out`.
     """
     from matplotlib import image
 

@@ -12,8 +12,8 @@ settings are varied in all combinations:
 - Order: The ids of the characters are in the usual order or in a random order.
 - Input: The characters are read as one-hot vectors or as numbers, which are their ids scaled to [0, 1].
 
-Expected: If categories are predicted, the order of the ids makes no difference. If numbers are predicted, far fewer characters are correct:
-hardly more than with the constant prediction of the mean. How many are correct then depends on the order.
+Expected: If categories are predicted, the order of the ids makes no difference. If numbers are predicted, the accuracy is much lower. It
+hardly exceeds the accuracy of always predicting the mean id, and it depends on the order of the ids.
 """
 
 import sys
@@ -72,8 +72,8 @@ def run(config: Config) -> dict[str, Any]:
 
     Returns:
         A dict with the accuracy ("accuracy"), the training losses ("losses"), the number of distinct characters that are predicted
-        ("kinds_said"), the fraction of the most frequent character ("most_frequent") and, if categories are predicted, the bits per
-        character ("bits").
+        ("kinds_said"), the accuracy of always predicting the most frequent character ("most_frequent") and, if categories are predicted,
+        the bits per character ("bits").
     """
     text = TextConfig(step=config.step, length=config.length)
     corpus = generation.load_corpus(GenerationConfig(articles(text) if config.text == runs.ARTICLES else text))
@@ -120,7 +120,7 @@ KEY = ("predict", "read", "order")
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study: a line with the accuracy of each combination of settings.
+    """Return the conclusion of the study. It has one line with the accuracy for each combination of settings.
 
     The last line has the accuracy of always predicting the most frequent character.
     """

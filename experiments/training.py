@@ -1,4 +1,4 @@
-"""Training loop for studies with their own data and loss, which the library's tasks do not have."""
+"""Training loop for studies that do not train a task of the library, but a model with their own data and loss."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,13 +21,13 @@ def fit(loss: Callable[[Any, Any], jax.Array], params: Any, batch: Callable[[Any
     Args:
         loss: loss(params, batch) returns the loss of one batch.
         params: initial parameters.
-        batch: batch(number) returns the batch of the update with this number, counted from 0. It is traced by `jax.jit`.
+        batch: batch(n) returns the batch for update n, where n counts from 0. The function `batch` is traced by `jax.jit`.
         updates: number of updates.
         rate: learning rate.
         clip: largest global norm of the gradient. A gradient with a larger norm is scaled down to this norm.
 
     Returns:
-        The trained parameters, and a list with the mean loss of every `CHUNK` updates.
+        The trained parameters, and a list of mean losses, one for every `CHUNK` updates.
     """
     optimizer = clipped(keras_adam(rate), clip)
 

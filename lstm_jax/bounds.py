@@ -1,4 +1,4 @@
-"""Lower and upper bounds of the numbers in configs and commands, which the type annotations of the fields declare.
+"""Lower and upper bounds of the numbers in configs and commands. The type annotation of a field declares its bounds.
 
 Example: `units: Annotated[int, Bounds(1, MOST, "give 1 or more")]`.
 """
@@ -15,7 +15,7 @@ MOST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Bounds:
-    """Smallest and largest allowed value of a number, `low` and `high`, and the advice that error messages give to the user."""
+    """Bounds of a number: the smallest allowed value `low` and the largest allowed value `high`, and advice for error messages."""
 
     low: int | float
     high: int | float

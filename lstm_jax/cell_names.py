@@ -1,8 +1,9 @@
-"""Properties of recurrent cells that configs check, found by the name of the cell.
+"""Properties of recurrent cells that configs check. They are looked up by the name of the cell.
 
 Configs must not import JAX. This module therefore stores the properties ("traits") of the cells that Keras also has. For any other name,
-`cell_traits` imports JAX and the modules that the environment variable `LSTM_JAX_CELLS` names, separated by commas, and then looks up the
-name in `lstm_jax.cells.CELLS`. The command line and the benchmark processes thereby find the cells that a user's modules register.
+`cell_traits` imports JAX and the user's modules, and then looks up the name in `lstm_jax.cells.CELLS`. The environment variable
+`LSTM_JAX_CELLS` contains the names of the user's modules, separated by commas. In this way, the command line and the benchmark processes
+find the cells that a user's modules register.
 """
 
 import functools
@@ -19,7 +20,7 @@ MODULES = "LSTM_JAX_CELLS"
 class CellTraits:
     """Properties of a recurrent cell that configs check.
 
-    They are equal to the properties with the same names of the cell's `Cell` object in `lstm_jax.cells.CELLS`.
+    The class `lstm_jax.cells.Cell` has properties with the same names. For the same cell, they have the same values.
 
     Attributes:
         has_recurrent_kernel: whether the cell multiplies its previous output h by a recurrent kernel.
@@ -46,7 +47,7 @@ def cell_traits(cell: str) -> CellTraits:
         cell: name of the cell, such as "lstm".
 
     Raises:
-        InputError: if no cell has this name, or a module that the environment variable `LSTM_JAX_CELLS` names cannot be imported.
+        InputError: if no cell has this name, or if one of the modules in the environment variable `LSTM_JAX_CELLS` cannot be imported.
     """
     if cell in TRAITS:
         return TRAITS[cell]

@@ -62,8 +62,9 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
 
     Args:
         name: name of the command.
-        stop: exception that tyro raised. If an `InputError` of a config caused it, that error is returned with the flag as its subject.
-        box: error text that tyro printed. If no `InputError` caused the exception, the message is taken from this text.
+        stop: exception that tyro raised. If its cause is an `InputError` of a config, this `InputError` is returned with the flag as its
+            subject.
+        box: error text that tyro printed. If the cause of `stop` is not an `InputError`, the returned error is made from this text.
     """
     cause = stop.__context__
     while cause is not None:

@@ -29,8 +29,8 @@ class Cell:
         step: function step(params, state, z, mask, compute_dtype) that returns the state after one step. z (B, gates * H) is the projected
             input of this step, `mask` is the mask of recurrent dropout or None, and `compute_dtype` is the dtype of the matrix products, or
             None for the dtype of the arrays.
-        project: function project(params, x, mask, compute_dtype) that returns the projected input z (T, B, gates * H) of all steps, by
-            default x W + b. x (T, B, E) is the input, and `mask` is the mask of input dropout or None.
+        project: function project(params, x, mask, compute_dtype) that returns the projected input z (T, B, gates * H) of all steps.
+            The input x has the shape (T, B, E), and `mask` is the mask of input dropout or None. The default function returns x W + b.
         linear: function linear(z) that returns arrays a and b such that a step computes h' = a h + b; None if a step is not of this form.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
             activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`.
@@ -130,7 +130,7 @@ def _check_step(cell: Cell, columns: int, params: Any, state: Any) -> None:
 
 
 def _check_linear(cell: Cell, columns: int) -> None:
-    """Check the function `linear` of a cell for an argument with gates * H = `columns` columns."""
+    """Check the function `linear` of a cell. Its argument z has gates * H columns, and `columns` is this number."""
     linear: Any = cell.linear
     pair = _shapes(cell, "linear", linear, jax.ShapeDtypeStruct((_BATCH, columns), jnp.float32))
     require(isinstance(pair, tuple) and len(pair) == 2, f"linear of cell {cell.name}", type(pair).__name__, "return a pair a, b")
@@ -146,7 +146,9 @@ def _check_state(cell: Cell, function: str, state: Any) -> None:
 
 
 def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] | None) -> None:
-    """Check the shape and the dtype of an array that a function of a cell returned for small example sizes.
+    """Check the shape and the dtype of an array that a function of a cell returned.
+
+    The check uses small values of the batch size and of the numbers of steps, features and units.
 
     Args:
         cell: the cell.
@@ -155,7 +157,7 @@ def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] |
         wanted: expected shape; None allows any shape.
 
     Raises:
-        InputError: if `leaf` is not a float32 array of the expected shape. The message also states the example sizes.
+        InputError: if `leaf` is not a float32 array of the expected shape. The message also states these small values.
     """
     shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
     found = f"{shape} {dtype}" if shape is not None else type(leaf).__name__

@@ -36,7 +36,7 @@ GATES = 3
 class GRUParams(NamedTuple):
     """Parameters of the GRU: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,) and recurrent_bias (3H,), which is added to h U.
 
-    In this form of the GRU, which is the default of Keras, the reset gate multiplies the product h U.
+    The GRU has two forms. In the form with these parameters, the default of Keras, the reset gate multiplies the product h U.
     """
 
     kernel: jax.Array

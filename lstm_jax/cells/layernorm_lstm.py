@@ -67,7 +67,7 @@ def normalised(z: Float[Array, "... Z"], gain: Float[Array, "Z"]) -> Float[Array
 def project(
     params: LayerNormParams, x: Float[Array, "T B E"] | Int[Array, "T B"], mask: Array | None = None, compute_dtype=None
 ) -> Float[Array, "T B Z"]:
-    """Return the normalised projection of the input of all steps, input_gain * norm(x W) + bias, (T, B, 4H).
+    """Return the normalised projection z (T, B, 4H) of the input of all steps, z = input_gain * norm(x W) + bias.
 
     W is the kernel, and norm is layer normalisation over the last axis. The class `Cell` describes the arguments. x may also be int ids
     (T, B), which stand for one-hot vectors.

@@ -1,7 +1,7 @@
 """The cells minGRU and minLSTM, whose gates do not depend on h (Feng et al. 2024, "Were RNNs all we needed?", sections 3.1 and 3.2).
 
     minGRU:   u = sigmoid(z_u);  h' = (1 - u) h + u z_n
-    minLSTM:  f = sigmoid(z_f), i = sigmoid(z_i);  h' = f / (f + i) h + i / (f + i) z_g
+    minLSTM:  f = sigmoid(z_f), i = sigmoid(z_i);  h' = (f h + i z_g) / (f + i)
 
 The pre-activations z = x W + bias are computed for all T steps at once. Each step then has the form h' = a h + b, where a and b depend on z
 only. A parallel scan can therefore compute all steps in log2(T) rounds. E is the number of input features and H the number of units.

@@ -1,4 +1,4 @@
-"""Matrix products of the recurrent cells, with an optional compute dtype, dropout masks, and int ids in place of one-hot vectors.
+"""Matrix products of the recurrent cells. They support a compute dtype and dropout masks. Int ids can stand for one-hot vectors.
 
 B is the batch size, T the number of steps, E the number of input features and H the number of units.
 """

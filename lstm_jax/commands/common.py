@@ -1,4 +1,4 @@
-"""Functions and a base class that several commands share: they start JAX, train, load a run and print lines."""
+"""The base class of the training commands, and the functions with which commands start JAX, load a run and print lines."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def start_training(devices: int, model: RecurrentConfig) -> None:
 
     Args:
         devices: number of CPU devices. If it is 0, the number that suits the model is chosen: one device if the model runs on the backend
-            `compiled`, else one device per core. Devices that JAX has already made are then kept.
+            `compiled`, else one device per core. If it is 0 and JAX has already made its devices, these devices are kept.
         model: config of the model.
     """
     from lstm_jax.recurrence import cpu_devices

@@ -87,7 +87,7 @@ class Generate(Checked):
 
 @dataclass(frozen=True)
 class Score:
-    """Print the bits per character that a trained model needs for a text, by default for the held-out text of its run."""
+    """Print the bits per character that a trained model needs for a text. The default is the held-out text of the run."""
 
     data: Positional[tuple[str, ...]] = ()
     """Text files, folders, tables, or - for standard input. If no text is given, the held-out text of the run is read."""

@@ -66,7 +66,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Print for each review from --text, --file or standard input the probability that it is positive, one per line."""
+    """Print the probability that a review is positive, one line for each review from --text, --file or standard input."""
 
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
@@ -119,7 +119,7 @@ class Neighbours(Checked):
 
 @dataclass(frozen=True)
 class PlotEmbedding(Checked):
-    """Draw the learned word vectors in two dimensions, coloured by how often the reviews that contain the word are positive."""
+    """Draw the learned word vectors in two dimensions. A word's colour shows how often the reviews with this word are positive."""
 
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
@@ -142,7 +142,7 @@ class PlotEmbedding(Checked):
 
 @dataclass(frozen=True)
 class ExportEmbedding:
-    """Write the learned word vectors to files in the text format of word2vec or for TensorBoard's embedding projector."""
+    """Write the learned word vectors to a file in word2vec's text format, or to two files for TensorBoard's embedding projector."""
 
     out: Positional[Path]
     """File to write if the format is word2vec, or folder to write to if the format is projector."""

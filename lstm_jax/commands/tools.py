@@ -14,7 +14,7 @@ from lstm_jax.config import DataConfig
 
 @dataclass(frozen=True)
 class PrepareData:
-    """Read, tokenise and cache reviews. With --tfds, also build a data set of TensorFlow Datasets from them."""
+    """Read, tokenise and cache reviews. With --tfds, the reviews are first converted to the format of TensorFlow Datasets."""
 
     config: Flat[DataConfig] = field(default_factory=DataConfig)
     tfds: bool = False

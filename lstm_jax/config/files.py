@@ -26,8 +26,8 @@ def to_json(config: RunConfig) -> str:
 def with_task(raw: Any) -> Any:
     """Return a parsed JSON config with the name of its task under the key "task".
 
-    Older versions of the library wrote configs without this key. The task is then inferred from the other keys. Any other value is returned
-    unchanged.
+    Older versions of the library wrote configs without this key. The task is then inferred from the other keys. If `raw` has the
+    key, or is not a dict, it is returned unchanged.
     """
     if not isinstance(raw, dict) or "task" in raw:
         return raw
@@ -44,8 +44,8 @@ def read_config(path: Path, kind: type[C]) -> C:
         kind: expected class of the config.
 
     Raises:
-        InputError: if the file does not exist or is not JSON, if its config has another class than `kind`, or if its fields are not those
-            of this class or hold invalid values.
+        InputError: if the file does not exist or is not JSON, if it contains a config of another class than `kind`, or if the config has a
+            missing section, an unknown field or an invalid value.
     """
     raw = with_task(_read_json(path))
     task = raw["task"]
