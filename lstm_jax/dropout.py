@@ -3,7 +3,7 @@
 `MaskKind` names the kinds of masks:
     "keras": the masks that `keras.layers.LSTM` draws by default. If the layer has recurrent dropout, each gate has its own input mask and
         its own recurrent mask (Keras' `implementation=1`). If it has input dropout only, all gates share one input mask.
-    "per_gate": each gate has its own masks, with or without recurrent dropout (Keras' `implementation=1`).
+    "per_gate": each gate has its own masks, whether or not the layer has recurrent dropout (Keras' `implementation=1`).
     "variational": all gates share one input mask and one recurrent mask (Gal & Ghahramani 2016).
 
 Zoneout (Krueger et al. 2017) lets random units keep their previous state. Unlike dropout masks, zoneout masks are drawn anew at each step.
@@ -86,9 +86,9 @@ def _draw_in_jax(key: jax.Array, keep: float, shape: tuple[int, ...], dtype) -> 
 
 
 def _can_compile(key: jax.Array, dtype) -> bool:
-    """Return whether the compiled code can draw a mask that is equal to the mask of `jax.random`.
+    """Return whether the compiled code can draw a mask in place of `jax.random`.
 
-    The two masks are equal if both are drawn from the same random bits.
+    Both must give the same mask. Therefore the key, the dtype and the settings of JAX must be such that both use the same random bits.
     """
     config: Any = jax.config
     same_bits = config.jax_threefry_partitionable and not config.jax_enable_x64 and dtype == jnp.float32
@@ -159,7 +159,7 @@ def draw_masks(
 def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int, units: int) -> dict[str, jax.Array]:
     """Return the zoneout masks of one call in training: a dict from the name of a state array to its mask, bool (T, B, H).
 
-    An entry of a mask is True, with the probability given by the rate, where a unit keeps its previous value.
+    A unit keeps its previous value where the mask is True. Each entry of the mask is True with a probability equal to the zoneout rate.
 
     Args:
         key: random key.

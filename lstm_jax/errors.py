@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """Error that invalid input causes. The command line prints it as one line and exits with code 2.
+    """Error caused by invalid input. The command line prints the error as one line and exits with code 2.
 
     Args:
         subject: name of the invalid input, such as "dropout" or "archive /data/aclImdb_v1.tar.gz".
@@ -21,7 +21,7 @@ class Interrupted(RuntimeError):
     """Error that ends a run after SIGINT or SIGTERM. The command line then exits with code 130.
 
     Args:
-        step: number of the last completed training step. The state after this step has been saved.
+        step: number of completed training steps. The state after these steps has been saved.
     """
 
     def __init__(self, step: int):

@@ -87,7 +87,8 @@ def find_initializer(which: str | Initializer, argument: str = "initializer") ->
     """Return the initialiser with a given name. A function is returned unchanged.
 
     Args:
-        which: a name in `NAMES` ("glorot_uniform"), a class name of Keras ("GlorotUniform"), or a function (key, shape, dtype) -> array.
+        which: a name in `NAMES` such as "glorot_uniform", a class name of Keras such as "GlorotUniform", or a function (key, shape, dtype)
+            -> array.
         argument: name of the argument in error messages.
 
     Raises:

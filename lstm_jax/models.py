@@ -91,8 +91,9 @@ class SentimentClassifier(nnx.Module):
         Args:
             ids: word ids (B, T), padded with 0.
             vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
-            summed: whether the caller adds up the gradients with respect to `vectors` over all positions of the same word. If true, the
-                gradient may have the whole sum at one of these positions and zeros at the others, which is faster to compute.
+            summed: whether the caller adds up the gradients with respect to `vectors` over all positions of the same word. If true, only
+                the sum over these positions is correct: the gradient may contain the whole sum at one position and zeros at the others.
+                This is faster to compute.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
                 Training with word dropout needs `rngs`.
@@ -148,9 +149,8 @@ class SentimentClassifier(nnx.Module):
     def fold(self) -> "SentimentClassifier":
         """Multiply the embedding table into the kernels of the first layer, so that the projection of a word becomes one lookup.
 
-        The table has the shape (V, E), a kernel (E, gates * H), and their product (V, gates * H). The product replaces the kernel. Use the
-        folded model without dropout, since input dropout would drop whole words instead of features. The model is changed in place and
-        returned.
+        The table (V, E) is multiplied by a kernel (E, gates * H). The product (V, gates * H) replaces the kernel. Use the folded model
+        without dropout, since input dropout would drop whole words instead of features. The model is changed in place and returned.
         """
         first = self.recurrent.layers[0]
         table = sharding.constrain(self.embedding.embedding[...], 0)
@@ -161,7 +161,7 @@ class SentimentClassifier(nnx.Module):
 
 
 class CharGenerator(nnx.Module):
-    """Character-level language model, which maps ids (B, T) to the logits of the next character (B, T, V).
+    """Character-level language model. It maps ids (B, T) to logits (B, T, V), which predict the next character after each step.
 
     The input is encoded one-hot or by an embedding. Recurrent layers and a dense layer with V outputs follow. With a vocabulary of 33
     characters and 128 units the model has 87,201 parameters, as many as the Keras example lstm_text_generation.
@@ -245,9 +245,9 @@ class CharGenerator(nnx.Module):
 class Forecaster(nnx.Module):
     """Model of a time series that predicts the mean and the log standard deviation of each of the next K values.
 
-    Recurrent layers read the past entries (B, T, F), where F is the number of features of an entry. A dense layer with 2 K outputs then
-    reads the last output of the recurrent layers and K numbers, which encode how far ahead each value to predict lies. A predicted mean is
-    the difference from the last past value, in the units of that value.
+    Recurrent layers read the past entries (B, T, F), where F is the number of features of an entry. Then a dense layer with 2 K outputs
+    reads the last output of the recurrent layers and K further numbers. Number k encodes the time from the last past entry to predicted
+    value k. A predicted mean is relative: it is the mean minus the last past value, on the scale of the entries.
     """
 
     def __init__(self, config: ForecastModelConfig, features: int, horizon: int, *, rngs: nnx.Rngs):
@@ -270,7 +270,7 @@ class Forecaster(nnx.Module):
 
         Args:
             entries: past entries (B, T, F).
-            ahead: encoded time from the last past entry to each value to predict (B, K).
+            ahead: (B, K) encoded time from the last past entry to each predicted value.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
         """
@@ -318,7 +318,7 @@ def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[st
         others: dict from the names of some parameters to new arrays, which are converted to the dtype of the old arrays.
 
     Raises:
-        InputError: if `others` has a name that `params` lacks, or an array whose shape differs from that in `params`.
+        InputError: if a name in `others` is not in `params`, or if a new array has another shape than the old array.
     """
     for name, array in others.items():
         found = params.get(name)

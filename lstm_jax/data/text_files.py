@@ -1,4 +1,4 @@
-"""Decoding of text files as UTF-8. Error messages say where the bytes are not UTF-8, and what kind of file it may be instead."""
+"""Decoding of text files as UTF-8. If a file is not UTF-8, the error message gives the probable kind of file or the first invalid byte."""
 
 from pathlib import Path
 
@@ -41,7 +41,8 @@ def require_utf8(start: bytes, subject: str) -> None:
         subject: name of the file in the error message.
 
     Raises:
-        InputError: if the bytes begin with the byte-order mark of UTF-16 or UTF-32, or if a fifth of them or more are NUL.
+        InputError: if the bytes begin with the byte-order mark of UTF-16 or UTF-32, or if at least a fifth of the first 65,536 bytes are
+            NUL.
     """
     for mark, name in MARKS.items():
         marked = start.startswith(mark)

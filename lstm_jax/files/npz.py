@@ -1,4 +1,8 @@
-"""Safe reading of NumPy's .npy and .npz files. Only arrays of plain numbers with the declared size are read, and never a pickle."""
+"""Safe reading of NumPy's .npy and .npz files.
+
+Only arrays of plain numbers (booleans, integers and floats) are read. Pickled objects are refused. A file is also refused if it has more or
+fewer bytes than its header declares.
+"""
 
 import io
 import math
@@ -37,7 +41,7 @@ def read_header(content: bytes, subject: str, remedy: str) -> Header:
         remedy: advice to the user at the end of error messages.
 
     Raises:
-        InputError: if the header is missing or damaged, or an entry of its shape is not an integer of at least 0.
+        InputError: if the header is missing or damaged, or if the shape in the header has an entry that is negative or not an integer.
     """
     file = io.BytesIO(content)
     with parsing(subject, remedy):
@@ -86,8 +90,8 @@ def read_members(path: Path, subject: str, remedy: str, names: Sequence[str] = (
         names: names of the arrays to read. If empty, all are read.
 
     Raises:
-        InputError: if the file is damaged, a member is missing, repeated, encrypted or compressed by an unknown method, or the members
-            expand to more bytes than `most_expanded` returns for the size of the file.
+        InputError: if the file is damaged, if two members have the same name, if a member to read is missing, encrypted or compressed by an
+            unknown method, or if the members to read expand to more than `most_expanded(size)` bytes, where `size` is the size of the file.
     """
     with open_input(path, subject, remedy) as file, parsing(subject, remedy), zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -116,8 +120,8 @@ def read_npz(
         names: names of the arrays to read. If empty, all are read.
 
     Raises:
-        InputError: if the file is damaged or expands to too many bytes, an array is missing, repeated, encrypted or compressed by an
-            unknown method, or an array does not consist of plain numbers with the declared size.
+        InputError: if `read_members` does not accept the file, if the values of an array are not plain numbers, or if an array has more or
+            fewer bytes than its header declares.
     """
     subject = subject or f"file {path}"
     members = read_members(path, subject, remedy, names)

@@ -1,8 +1,8 @@
 """Safe reading of data files. Only regular files of limited size are read, and every error message names the file.
 
-A path may lead to a FIFO to which no process writes, an endless device, a few bytes that expand to gigabytes, or content on which a parser
-raises any exception. All code that reads data therefore opens files with `open_input` or `read_input`, decompresses them with `expanded`,
-and parses them in a with-statement of `parsing`.
+The path of a data file may lead to a FIFO to which no process writes, to an endless device, to a small file that expands to gigabytes, or
+to content for which a parser raises any exception. All code that reads data therefore opens files with `open_input` or `read_input`,
+decompresses them with `expanded`, and parses them inside `with parsing(...)`.
 """
 
 import contextlib
@@ -95,7 +95,8 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
         remedy: advice to the user at the end of the error message.
 
     Raises:
-        InputError: if the path does not exist, is empty or too long, names an unknown user, or may not be accessed.
+        InputError: if the path is empty, is too long, does not exist or may not be accessed, or if it begins with `~name` and there is no
+            user `name`.
     """
     require(str(path) != "", subject, "an empty name", remedy)
     with parsing(f"{subject} {path}", remedy):
@@ -112,7 +113,7 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
 
 @contextlib.contextmanager
 def open_input(path: str | os.PathLike[str], subject: str = "", remedy: str = READABLE) -> Iterator[io.BufferedReader]:
-    """Open a file for reading during a with-statement, and check at its end that the file has not changed.
+    """Open a file for reading during a with-statement. At the end of the with-statement, check that the file has not changed.
 
     Args:
         path: path of the file.
@@ -155,7 +156,7 @@ def read_input(path: str | Path, subject: str = "", remedy: str = READABLE) -> b
         remedy: advice to the user at the end of error messages.
 
     Raises:
-        InputError: if the file or standard input cannot be read or has more than `most_bytes()` bytes, or if the file is absent, is not a
+        InputError: if the input cannot be read, if it has more than `most_bytes()` bytes, or if the file `path` does not exist, is not a
             regular file, or has changed while it was read.
     """
     subject = subject or f"file {path}"
@@ -194,9 +195,9 @@ class _Bounded(io.RawIOBase):
 
 
 def expanded(stream: io.BufferedIOBase, size: int, subject: str) -> io.BufferedReader:
-    """Return a reader of a decompressing stream that limits the number of decompressed bytes.
+    """Return a stream that reads from a decompressing stream and limits the number of decompressed bytes.
 
-    The reader raises `InputError` once more than `most_expanded(size)` bytes have been read.
+    The returned stream raises `InputError` once more than `most_expanded(size)` bytes have been decompressed.
 
     Args:
         stream: the decompressing stream.

@@ -1,4 +1,4 @@
-"""Atomic writing of files, and the check that a command may write a path that a user names."""
+"""Atomic writing of files, and checks of the path to which a command writes its output."""
 
 import contextlib
 import hashlib
@@ -47,17 +47,17 @@ def user_path(path: str | Path) -> Path:
 
 
 def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = False) -> None:
-    """Check that a command may write a file that a user names as its output.
+    """Check that a command may write its output to the file that the user has named.
 
     Args:
         path: path of the new or existing file.
-        inputs: files and folders that the command reads, where "-" is standard input. The output must not be one of these files. It must
-            not be an existing file in one of these folders either, unless the file has the mark of lstm-jax (`MARK`).
-        force: whether to allow an existing file that lacks the mark of lstm-jax. An existing file with the mark is always allowed.
+        inputs: files and folders that the command reads. The entry "-" stands for standard input. The output must not be one of these
+            files. If the output is an existing file in one of these folders, it must have the mark of lstm-jax (`MARK`).
+        force: whether to allow an existing file without the mark of lstm-jax. An existing file with the mark is always allowed.
 
     Raises:
-        InputError: if the path is a link, a folder, a device, a pipe or a socket, the command reads the file, the file exists without the
-            mark and `force` is false, or the folder of the file cannot be written.
+        InputError: if the path is a link, a folder, a device, a pipe or a socket, if the command reads the file, if the file exists without
+            the mark and `force` is false, or if the folder of the file cannot be written.
     """
     subject = f"writing {path}"
     try:
@@ -93,12 +93,13 @@ def _marked(path: Path) -> bool:
 def _reads(given: Path | str, path: Path, marked: bool) -> bool:
     """Return whether a command that reads `given` also reads the existing file `path`.
 
-    The command reads the file if both are the same file, or if `given` is a folder above `path` and the file lacks the mark of lstm-jax.
+    The command reads the file `path` if `given` is the same file. It also reads the file if `given` is a folder above the file and the file
+    does not have the mark of lstm-jax.
 
     Args:
         given: file or folder that the command reads, or "-" for standard input.
         path: path of an existing file.
-        marked: whether the existing file has the mark of lstm-jax, which is the text `MARK`.
+        marked: whether the file `path` has the mark of lstm-jax, which is the text `MARK`.
     """
     try:
         found = os.stat(0 if str(given) == "-" else given)
@@ -112,17 +113,17 @@ def _reads(given: Path | str, path: Path, marked: bool) -> bool:
 def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], object], force: bool = True) -> None:
     """Create or replace a file by writing a temporary file and renaming it.
 
-    After a crash the path holds the complete old file or, if there was none, no file. Temporary files for the same path that killed
-    processes have left are removed.
+    If the process crashes before the file is renamed, the path still holds the complete old file, or no file if there was none. If earlier
+    processes were killed and have left temporary files for the same path, these are removed.
 
     Args:
         path: path of the file. Missing folders above it are created.
         content: bytes, a str (which is encoded as UTF-8), or a function that takes an open binary file and writes to it.
-        force: whether to replace an existing file that lacks the mark of lstm-jax (`MARK`). A file with the mark is always replaced.
+        force: whether to replace an existing file without the mark of lstm-jax (`MARK`). A file with the mark is always replaced.
 
     Raises:
-        InputError: if the path is a link, a folder, a device, a pipe or a socket, the file exists without the mark and `force` is false,
-            the folder cannot be written, or the disk is full. The temporary file is removed.
+        InputError: if the path is a link, a folder, a device, a pipe or a socket, if the file exists without the mark and `force` is false,
+            if the folder cannot be written, or if the disk is full. In each of these cases no temporary file is left.
     """
     temporary = None
     check_output(path, force=force)
@@ -163,7 +164,9 @@ def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
 
 
 def remove_temporaries(folder: Path, name: str = "") -> None:
-    """Remove the temporary files of `write_atomically` that killed processes have left in a folder.
+    """Remove the temporary files of killed processes from a folder.
+
+    A process leaves a temporary file if it is killed while it runs `write_atomically`.
 
     Args:
         folder: the folder.
@@ -182,7 +185,7 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def summed_json(content: dict[str, Any]) -> bytes:
-    """Encode a dict as JSON, after a first line with the SHA-256 checksum of the JSON. `read_summed` decodes the result."""
+    """Encode a dict as JSON, and put a line with the SHA-256 checksum of the JSON before it. `read_summed` decodes the result."""
     body = json.dumps(content, indent=1).encode() + b"\n"
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 

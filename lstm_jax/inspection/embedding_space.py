@@ -82,8 +82,8 @@ def project(
         rows: the vectors.
         method: "pca" or "pca+axis". With "pca", the two coordinates lie along the two directions of greatest variance. With "pca+axis", the
             first coordinate lies along `axis`, and the second along the direction of greatest variance that is orthogonal to `axis`.
-        axis: a direction of any length for the method "pca+axis". With the method "pca" it must be None. Examples are the mean vector of
-            positive words minus the mean vector of negative words, and the kernel of a linear head.
+        axis: a direction of any length for the method "pca+axis", for example the kernel of a linear head, or the mean vector of positive
+            words minus the mean vector of negative words. With the method "pca" the axis must be None.
 
     Raises:
         InputError: if there are fewer than 2 vectors or features, a value is not finite, `method` is unknown, `axis` is given for "pca", or
@@ -107,7 +107,14 @@ def project(
 
 
 def _principal(centred: np.ndarray, count: int) -> np.ndarray:
-    """Return the first `count` principal directions (count, E) of centred vectors (N, E), with the signs that `project` describes."""
+    """Return the first `count` principal directions of vectors with mean 0, as an array (count, E).
+
+    The docstring of `project` says how the sign of a direction is chosen.
+
+    Args:
+        centred: (N, E) vectors with mean 0.
+        count: number of directions.
+    """
     directions = np.linalg.svd(centred, full_matrices=False)[2][:count]
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1)
     return directions * np.sign(largest)
@@ -155,19 +162,19 @@ def word_polarity(
 def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"], force: bool = True) -> None:
     """Write word vectors in the text format of word2vec, which gensim, spaCy and other programs read.
 
-    The first line of the file is "N E", where N is the number of words. For each word, a line "word v1 v2 ..." with its E features follows.
-    Numbers have 9 digits, from which every float32 can be restored exactly. White space and control characters in words are
-    percent-encoded (see `escape`).
+    The first line of the file is "N E", where N is the number of words and E the number of features of a word. After it comes one line
+    "word v1 v2 ..." for each word, with the E features of the word. Numbers have 9 digits, from which every float32 can be restored
+    exactly. White space and control characters in words are percent-encoded (see `escape`).
 
     Args:
         path: path of the file.
         words: the N words.
         vectors: vector of each word.
-        force: whether to replace an existing file that lacks the mark of lstm-jax (`files.writing.MARK`). A file with the mark is replaced.
+        force: whether to replace an existing file without the mark of lstm-jax (`files.writing.MARK`). A file with the mark is replaced.
 
     Raises:
-        InputError: if a word is empty or occurs twice, the numbers of words and vectors differ, a value is not finite, or the file cannot
-            be written.
+        InputError: if a word is empty or occurs twice, if the numbers of words and vectors differ, if a value is not finite, or if the file
+            cannot be written.
     """
     written = _checked_words(words, vectors)
     lines = (f"{word} {_numbers(vector, ' ')}\n" for word, vector in zip(written, vectors, strict=True))
@@ -193,12 +200,14 @@ def export_projector(
         folder: folder of the files. It is created if it does not exist.
         words: the N words, which label the points. White space and control characters in them are percent-encoded (see `escape`).
         vectors: vector of each word.
-        columns: dict from the name of each further column of metadata, such as "count" or "polarity", to its N values. It may be empty.
-        force: whether to replace existing files that lack the mark of lstm-jax (`files.writing.MARK`). Files with the mark are replaced.
+        columns: further columns of metadata: a dict from the name of a column, such as "count" or "polarity", to the N values of the
+            column. The dict may be empty.
+        force: whether to replace existing files without the mark of lstm-jax (`files.writing.MARK`). Files with the mark are replaced.
 
     Raises:
-        InputError: if a column is named "word" or has the wrong length, a name or value is empty or contains a tab or a line break, a word
-            is empty or occurs twice, the numbers of words and vectors differ, a value is not finite, or a file cannot be written.
+        InputError: if a column is named "word" or has the wrong length, if the name or a value of a column is empty or contains a tab or a
+            line break, if a word is empty or occurs twice, if the numbers of words and vectors differ, if a feature is not finite, or if a
+            file cannot be written.
     """
     written = _checked_words(words, vectors)
     table = {"word": written} | {name: [str(value) for value in column] for name, column in columns.items()}
@@ -223,7 +232,7 @@ def export_projector(
 
 
 def escape(word: str) -> str:
-    """Return a word with white space, control characters and invalid UTF-8 percent-encoded as in URLs: "a b" becomes "a%20b".
+    """Percent-encode the white space, the control characters and the invalid UTF-8 in a word, as in URLs: "a b" becomes "a%20b".
 
     Keras' vocabulary has words with no-break spaces and with NEL (U+0085), which many programs read as a line break. A "%" is not changed.
 
@@ -231,7 +240,7 @@ def escape(word: str) -> str:
         word: the word, in which bytes that are not valid UTF-8 were decoded with surrogateescape.
 
     Raises:
-        InputError: if the word is empty, or has surrogates that do not stand for invalid UTF-8.
+        InputError: if the word is empty, or contains a surrogate that the error handler surrogateescape never produces.
     """
     require(word != "", "word", "empty", "leave words without letters out")
     if word.isprintable() and " " not in word:

@@ -56,7 +56,7 @@ def log_axis(axes: Any, which: Literal["x", "y"], values: Sequence[Any] = ()) ->
 
 
 def figure_paths(path: Path) -> tuple[Path, Path]:
-    """Return the path of a .png file and the path of the .svg file beside it, which differs only in its ending.
+    """Return the path of a .png file and the path of the .svg file with the same name in the same folder.
 
     Raises:
         InputError: if the path does not end in .png.
@@ -72,7 +72,7 @@ def write_figure(path: Path, inches: tuple[float, float], draw: Callable[[Any], 
         path: path of the .png file, which must end in .png.
         inches: width and height of the figure in inches.
         draw: function that takes an empty matplotlib figure and draws into it.
-        force: whether to replace existing files that lack the mark of lstm-jax (`files.writing.MARK`). Files with the mark are replaced.
+        force: whether to replace existing files without the mark of lstm-jax (`files.writing.MARK`). Files with the mark are replaced.
 
     Returns:
         The paths of the .png file and the .svg file.

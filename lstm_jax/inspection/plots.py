@@ -42,7 +42,7 @@ def learning_curves(
 
     Args:
         rows: one dict for each epoch. The key "epoch" holds the number of the epoch, from 1. Keys such as "train_loss" or "test_accuracy"
-            hold the value of a metric on the split train, validation or test. Values that are absent or None are left out.
+            hold the value of a metric on one of the splits (train, validation and test). Values that are absent or None are left out.
         path: path of the .png file, which must end in .png. An .svg file is written beside it.
         title: title above the figure.
         metrics: metrics to draw: any of "loss" (in nats), "bits" (loss in bits per character) and "accuracy".
@@ -184,9 +184,9 @@ def _draw_learning_curves(
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, np.ndarray]:
-    """Return a dict from each split to the values of a metric over the rows, in which an absent value is NaN.
+    """Return a dict from each split to an array with the values of a metric, one value for each row.
 
-    A split without finite values is left out.
+    A value that is absent from a row or None becomes NaN. A split without finite values is left out.
     """
     columns = {split: [row.get(f"{split}_{metric}") for row in rows] for split in SPLITS}
     lines = {split: np.array([np.nan if value is None else value for value in column], float) for split, column in columns.items()}
@@ -198,7 +198,7 @@ def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
 
     Args:
         axes: matplotlib axes.
-        ends: for each line its last value, the text of its label and its colour.
+        ends: one tuple for each line: its last value, the text of its label, and its colour.
     """
     low, high = axes.get_ylim()
     ends = sorted(ends)
@@ -208,9 +208,13 @@ def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:
-    """Move ascending heights apart so that neighbours differ by at least `gap`, and return the new heights.
+    """Move heights apart so that neighbours differ by at least `gap`, and return the new heights.
 
     Heights that are too close form a group, which is spread evenly around its mean.
+
+    Args:
+        heights: the heights in ascending order.
+        gap: smallest allowed difference of two neighbours.
     """
     groups: list[list[float]] = []
     for height in heights:

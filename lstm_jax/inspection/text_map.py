@@ -62,7 +62,7 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
         bits: (N - 1,) surprise in bits of each character except the first.
         path: path of the page.
         title: title of the page.
-        force: whether to replace an existing file that lacks the mark of lstm-jax (`files.writing.MARK`). A file with the mark is replaced.
+        force: whether to replace an existing file without the mark of lstm-jax (`files.writing.MARK`). A file with the mark is replaced.
 
     Raises:
         InputError: if `bits` does not have N - 1 values, or if the file cannot be written.
@@ -85,7 +85,7 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
         units: indices of the units to show, in this order.
         path: path of the page.
         title: title of the page.
-        force: whether to replace an existing file that lacks the mark of lstm-jax (`files.writing.MARK`). A file with the mark is replaced.
+        force: whether to replace an existing file without the mark of lstm-jax (`files.writing.MARK`). A file with the mark is replaced.
 
     Raises:
         InputError: if `activations` does not have N rows, or if the file cannot be written.
@@ -106,13 +106,13 @@ def most_active(activations: np.ndarray, count: int, over: int = 25) -> list[int
     """Return the indices of the most active units, the most active first.
 
     The activity of a unit is the standard deviation, over the text, of the moving average of its activation. A unit that is constant, or
-    that changes with every character, has a small activity. A unit that is, for example, on inside quotations and off outside has a large
-    activity.
+    that changes with every character, has a small activity. A unit with, for example, a high activation inside quotations and a low
+    activation elsewhere has a large activity.
 
     Args:
         activations: (N, H) activation of each of the H units after each of the N characters. N must be at least 1.
         count: number of units to return.
-        over: number of characters in the moving average, which is limited to half of the text.
+        over: number of characters in the moving average. If it is above N // 2, N // 2 is used instead.
     """
     over = min(over, max(1, len(activations) // 2))
     sums = np.cumsum(np.concatenate([np.zeros((1, activations.shape[1])), activations.astype(np.float64)]), axis=0)

@@ -1,1 +1,1 @@
-"""Layers of other libraries whose recurrence is run by `lstm_jax.unroll`."""
+"""Layers for other libraries. The recurrence of these layers is run by `lstm_jax.unroll`."""

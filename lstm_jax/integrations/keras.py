@@ -74,7 +74,7 @@ def _weights(cell: Any, bias: Any, rows: tuple[int, ...] = ()) -> tuple[Any, Any
     Args:
         cell: the Keras cell.
         bias: bias of the cell. If None, zeros are returned as the bias.
-        rows: shape of these zeros without their last axis. It is not used if there is a bias.
+        rows: shape of the zeros without the last axis. If `bias` is not None, `rows` is not used.
     """
     kernel: Any = keras.ops.convert_to_tensor(cell.kernel)
     recurrent_kernel: Any = keras.ops.convert_to_tensor(cell.recurrent_kernel)
@@ -203,7 +203,7 @@ def _shared(layer: Any, kind: type) -> Any:
 
 
 class _Replacing:
-    """Replacement of the recurrent layers of one Keras model.
+    """Object that replaces the recurrent layers of one Keras model by layers of this module.
 
     Attributes:
         notes: one sentence for each recurrent layer that is not replaced, with the reason.
@@ -270,13 +270,14 @@ class _Replacing:
 
 
 def accelerate(model: Any) -> Any:
-    """Return a model that gives the same results, with Keras' recurrent layers replaced by the layers of this module.
+    """Return a copy of a Keras model in which the layers of this module replace Keras' recurrent layers. The copy gives the same results.
 
     Both models share their weights, so that training one of them also trains the other. If the given model is compiled, the new model is
     compiled too, with the same optimizer object. A warning names each recurrent layer that is not replaced, and the reason.
 
     Args:
-        model: a Sequential or Functional model whose weights have been created. Layers of models within it are also replaced.
+        model: a Sequential or Functional model whose weights have been created. Layers in a Sequential or Functional model inside it are
+            also replaced.
 
     Returns:
         The new model, or the given model if no layer can be replaced.

@@ -75,8 +75,8 @@ class Bidirectional(nnx.Module):
             shape: shape (B, T, E) of the input, as in `Recurrent.compute_output_shape`; an unknown size is None.
 
         Returns:
-            the shape of the outputs, or a pair of the forward and the backward shape if `merge_mode` is None. If `return_state` is true, a
-            pair of this and the shapes of (forward state, backward state).
+            the shape of the outputs, which is a pair (forward shape, backward shape) if `merge_mode` is None. If `return_state` is true,
+            the result is a pair: the shape of the outputs, and (shapes of the forward state, shapes of the backward state).
 
         Raises:
             InputError: if `shape` is not the shape of an input of this layer.

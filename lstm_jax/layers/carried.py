@@ -50,7 +50,7 @@ def check_stateful(stateful: bool) -> None:
     """Check that a layer was created with `stateful=True`.
 
     Args:
-        stateful: value of this argument of the layer.
+        stateful: value of the layer's argument `stateful`.
 
     Raises:
         InputError: if `stateful` is false.

@@ -15,7 +15,7 @@ class Embedding(nnx.Module):
     Args:
         vocabulary: number of rows of the table. Valid ids are 0 to vocabulary - 1; a larger id gives a vector of NaN, as in `jnp.take`.
         features: number of columns of the table.
-        mask_zero: whether id 0 means padding. If so, the method `mask` returns where the ids are not padding.
+        mask_zero: whether id 0 means padding. If so, the method `mask` returns a bool array that is True where an id is not 0.
         initializer: name of an initialiser, or a function (key, shape, dtype) -> table. The default draws uniformly from [-0.05, 0.05), as
             Keras does.
         param_dtype: dtype of the table.

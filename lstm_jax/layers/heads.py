@@ -51,8 +51,8 @@ class ClassifierHead(nnx.Module):
 class TiedHead(nnx.Module):
     """Dense output layer with tied weights: its kernel is the transposed table of an embedding layer (Press & Wolf 2017).
 
-    A call with features x (..., D) and a table (classes, D) returns the logits x table^T + b, (..., classes). The bias b is the only
-    parameter of this layer.
+    A call takes features x (..., D) and a table (classes, D). It returns the logits x table^T + b, an array (..., classes). The bias b is
+    the only parameter of this layer.
 
     Raises:
         InputError: if `classes` is below 1.

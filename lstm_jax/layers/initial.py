@@ -51,7 +51,8 @@ def initial_params(
         rngs: random streams; the parameters are drawn from the stream `params`.
 
     Raises:
-        InputError: if an initialiser is unknown, returns an array of the wrong shape, or is given for a parameter that the cell lacks.
+        InputError: if an initialiser is unknown, returns an array of the wrong shape, or is given for a parameter that does not exist in
+            the cell.
     """
     fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
     for name, given in (("recurrent_kernel", how.recurrent), ("bias", how.bias)):
@@ -99,11 +100,12 @@ def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rng
 def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> jax.Array:
     """Return a bias drawn with the initialiser `how.bias`, in which the bias of the forget gate is 1 if `how.unit_forget_bias` is true.
 
-    If the forget gate is set to 1, the biases of the gates before it and of the gates after it are drawn separately, as in Keras.
+    If the bias of the forget gate is set to 1, the initialiser draws the biases of the other gates in two arrays, as in Keras. One array is
+    for the gates before the forget gate, the other for the gates after it.
 
     Args:
         cell: cell of the layer.
-        usual: default bias of the cell.
+        usual: default initial bias of the cell, an array.
         units: number of units H.
         how: arguments of the layer that determine its initial parameters.
         dtype: dtype of the bias.
@@ -127,8 +129,8 @@ def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: A
 def _own_cell(cell: Cell, features: int, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> dict[str, jax.Array | None]:
     """Return the initial parameters of a layer with a user's cell, as a dict from name to array.
 
-    The function `init` of the cell gives the initial parameters, except for parameters whose initialiser is an argument of the layer. The
-    value of a bias is None if `how.use_bias` is false. The arguments are those of `initial_params`.
+    The function `init` of the cell gives the initial parameters. If `how` contains an initialiser for a parameter, the parameter is drawn
+    with this initialiser instead. The value of a bias is None if `how.use_bias` is false. The arguments are those of `initial_params`.
     """
     params: dict[str, jax.Array | None] = cell.init(rngs.params(), features, units, dtype)._asdict()
     for name, given in (("kernel", how.kernel), ("recurrent_kernel", how.recurrent), ("bias", how.bias)):

@@ -33,7 +33,8 @@ class Recurrent(nnx.Module):
         units: number of units H.
         cell: name of a cell in `lstm_jax.cells.CELLS`, or a user's `Cell`; see docs/own_cell.md.
         activation: function that is used in place of tanh, or its name in `keras.activations`. None means the identity. Only the cells
-            lstm, gru, gru_reset_before and simple_rnn accept a function other than tanh. Such a layer runs on the backend `reference`.
+            lstm, gru, gru_reset_before and simple_rnn accept a function other than tanh. A layer with such a function runs on the backend
+            `reference`.
         recurrent_activation: function that is used in place of sigmoid, given in the same way.
         dropout: dropout rate of the input features. The mask of a row is the same at all steps of a call.
         recurrent_dropout: dropout rate of the output h of the previous step, before it is multiplied by the recurrent kernel. The mask of a
@@ -66,8 +67,8 @@ class Recurrent(nnx.Module):
         rngs: random streams; weights are drawn from the stream `params`, and masks from the stream `dropout`.
 
     Raises:
-        InputError: if `features`, `units` or `remat` is below 1, a rate is not in [0, 1), a cell, activation or initialiser is unknown, or
-            an argument does not apply to the cell (for example `zoneout_cell` to a cell without a cell state).
+        InputError: if `features`, `units` or `remat` is below 1, if a rate is not in [0, 1), if a cell, activation or initialiser is
+            unknown, or if an argument does not apply to the cell (for example, `zoneout_cell` is above 0 and the cell has no cell state).
     """
 
     kernel: nnx.Param[jax.Array]
@@ -134,8 +135,9 @@ class Recurrent(nnx.Module):
             base: the layer's cell with its default activations.
 
         Raises:
-            InputError: if a rate is above 0 and the cell lacks the state array or the recurrent kernel to which the rate applies, or the
-                rate of recurrent dropout is above 0 and the step of a user's cell ignores its argument `mask`.
+            InputError: if a rate of zoneout is above 0 and the cell has no such state array, if a rate of recurrent dropout or weight
+                dropout is above 0 and the cell has no recurrent kernel, or if the rate of recurrent dropout is above 0 and the step of a
+                user's cell ignores its argument `mask`.
         """
         for part, rate in self.zoneout.items():
             if rate:
@@ -164,8 +166,8 @@ class Recurrent(nnx.Module):
             shape: shape (B, T, E) of the input; an unknown size is None.
 
         Returns:
-            the shape of the outputs: (B, T, H) if `return_sequences` is true, else (B, H). If `return_state` is true, a pair of this shape
-            and the shapes of the arrays of the state.
+            the shape of the outputs: (B, T, H) if `return_sequences` is true, else (B, H). If `return_state` is true, the result is a pair:
+            the shape of the outputs, and a state that contains shapes in place of arrays.
 
         Raises:
             InputError: if `shape` does not have three entries, or its last entry is neither None nor E.
@@ -181,8 +183,8 @@ class Recurrent(nnx.Module):
         """Set the state that a stateful layer carries between calls to zeros.
 
         Args:
-            batch: number of rows in the following calls. None keeps the number of rows; in this case a call of this method before the first
-                call of the layer has no effect.
+            batch: number of rows in the following calls. None keeps the number of rows. Before the first call of the layer,
+                `reset_state(None)` has no effect.
 
         Raises:
             InputError: if the layer was not created with `stateful=True`.
@@ -241,10 +243,11 @@ class Recurrent(nnx.Module):
             x: input (B, T, E), or (T, B, E) if `time_major` is true. Int ids (B, T) or (T, B) stand for one-hot vectors; see `unroll`.
             mask: bool (B, T), False at padded steps. None means that no step is padded.
             lengths: int (B,), the number of valid steps of each row. It may be given instead of `mask`.
-            initial_state: initial state of the cell, as a state, tuple or list of (B, H) arrays. If it is None, the layer starts from the
+            initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays. If it is None, the layer starts from the
                 state that it carries from the previous call, or from zeros if it carries none.
             dropout: masks to use. If they are None and the layer is in training mode, new masks are drawn.
-            tokens: int (B, T) that are equal at steps of a row with equal inputs; see `unroll`. None if this is not known.
+            tokens: int (B, T). Two steps of a row may have equal tokens only if they have equal inputs; see `unroll`. None if no such
+                tokens are known.
             deterministic: whether to run without dropout. None means the layer's mode, which `train()` and `eval()` set.
             rngs: source of random numbers for the masks, as in `draw_masks`.
             time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.

@@ -13,7 +13,7 @@ from lstm_jax.layers.recurrent import Recurrent, Shape, count_params
 
 
 class RecurrentStack(nnx.Module):
-    """Stack of recurrent layers. Each layer reads the outputs of the layer before it, and all layers get the same mask over steps.
+    """Stack of recurrent layers. Each layer reads the outputs of the layer before it. All layers get the same argument `mask`.
 
     A call returns the outputs of the last layer. If all layers have `return_state=True`, it returns (outputs, list of the final states). If
     only the last layer has `return_state=True`, it returns (outputs, final state).
@@ -86,7 +86,8 @@ class RecurrentStack(nnx.Module):
 
         Args:
             x: input of the first layer.
-            tokens: int (B, T) that are equal at steps of a row with equal `x`, as in `Recurrent.__call__`. Only the first layer uses them.
+            tokens: int (B, T). Two steps of a row may have equal tokens only if they have equal `x`; see `unroll`. Only the first layer
+                uses the tokens.
             rngs: source of random numbers, as in `Recurrent.__call__`. If it is a single key, layer n gets `jax.random.fold_in(key, n)`.
             options: further arguments of `Recurrent.__call__` for all layers. `initial_state` and `dropout` are lists with one entry per
                 layer.

@@ -1,7 +1,7 @@
-"""Functions that choose and load a compiled library of the C++ code, and call its functions.
+"""Functions that choose a compiled library of the C++ code, load it, and call the functions in it.
 
-If the function `build` has compiled a library for exactly this processor, this library in the user's cache folder is used. Otherwise one of
-the libraries is used that were compiled when lstm_jax was installed; see packaged.py.
+If the function `build` has compiled a library for exactly this processor, that library is used. It is in the user's cache folder. Otherwise
+one of the libraries that were compiled when lstm_jax was installed is used; see packaged.py.
 """
 
 import ctypes
@@ -185,11 +185,11 @@ def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], 
 
     Args:
         name: name of the function, one of `TARGETS`.
-        results: one object per result, such as an array or a `jax.ShapeDtypeStruct`, that has the shape and dtype of the result.
+        results: one object for each result, with the shape and dtype of the result: an array, a `jax.ShapeDtypeStruct` or the like.
         args: operands. Operands that are None are left out.
         aliases: dict from the position of an operand to the position of a result that may be stored in the memory of this operand.
-        sets: whether the function also accepts arrays with a leading mapped axis. If true, `vmap` makes one call for all mapped arrays. If
-            false, `vmap` makes one call after another.
+        sets: whether the function also accepts arrays with an additional first axis. If true, `vmap` adds this axis and calls the function
+            once. If false, `vmap` calls the function once for each index of the mapped axis.
         options: attributes that are passed to the function; each is a bool, int, float or NumPy number.
     """
     register()

@@ -1,7 +1,8 @@
 """Compiled libraries that are installed with lstm_jax, one for each level of the processor architecture.
 
-A level is a set of instructions, such as the levels x86-64-v2, x86-64-v3 and x86-64-v4. A process loads the library of the highest level
-whose instructions its processor has. The libraries are in the folder `lib`; setup.py compiles them with `build_packaged`.
+A level is a set of instructions, such as the levels x86-64-v2, x86-64-v3 and x86-64-v4. A processor supports a level if it has all
+instructions of the level. A process loads the library of the highest level that its processor supports. The libraries are in the folder
+`lib`; setup.py compiles them with `build_packaged`.
 """
 
 import functools
@@ -36,7 +37,7 @@ def file_name(level: str) -> str:
 
 @functools.cache
 def levels_here() -> tuple[str, ...]:
-    """Return the levels whose instructions this processor has, highest level first. The result is () if the processor is unknown."""
+    """Return the levels that this processor supports, highest level first. The result is () if it supports none or is unknown."""
     features = set(processor().split())
     found, levels = [], LEVELS.get(platform.machine(), {})
     for level in reversed(levels):
@@ -47,13 +48,13 @@ def levels_here() -> tuple[str, ...]:
 
 
 def packaged_path() -> Path | None:
-    """Return the path of the installed library with the highest level that this processor has, or None if no library fits."""
+    """Return the path of the installed library with the highest level that this processor supports, or None if no library fits."""
     paths = (FOLDER / file_name(level) for level in levels_here())
     return next((path for path in paths if path.exists()), None)
 
 
 def missing_level() -> str:
-    """Return a message that names the features which this processor lacks for the lowest level, or "" if it lacks none."""
+    """Return a message that names the processor features which are missing for the lowest level, or "" if none is missing."""
     levels = LEVELS.get(platform.machine(), {})
     if levels_here() or not levels:
         return ""
@@ -70,9 +71,9 @@ def _target(level: str, zig: bool) -> str:
 
 
 def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
-    """Compile one library for each level of a machine, and return the paths of the libraries. Other libraries in the folder are removed.
+    """Compile one library for each level that `LEVELS` contains for a machine, and return the paths of the libraries.
 
-    If `LEVELS` does not contain the machine, as for a Mac, no library is compiled.
+    Other libraries in the folder are removed. If `LEVELS` does not contain the machine (such as "arm64", a Mac), no library is compiled.
 
     Args:
         folder: folder to which the libraries are written. It is created if it does not exist.
@@ -80,7 +81,7 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
             variable CXX must name a cross compiler.
 
     Raises:
-        InputError: if there is no compiler, or compilation fails for a level.
+        InputError: if there is no compiler, or if the compilation fails for a level.
     """
     command = compiler.find_compiler()
 

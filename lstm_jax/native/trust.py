@@ -9,8 +9,8 @@ The folders above the library's folder may be writable by other users. If anothe
 belong to that user, and its files would not be trusted. The hash is stored in the same file as the library, so that two builds that run at
 the same time cannot store the library of one with the hash of the other.
 
-A library that was installed with lstm_jax must only end with its hash. Its owner is not checked, because a user who can change the library
-can also change the Python files beside it.
+For a library that was installed with lstm_jax, the hash is checked but the owner is not. A user who can change the library can also change
+the Python files beside it.
 """
 
 import contextlib
@@ -115,7 +115,7 @@ def _seal(code: bytes) -> bytes:
 
 
 def write_packaged(path: Path, code: bytes) -> None:
-    """Write a compiled library that is to be installed with lstm_jax, and its hash, to a file atomically.
+    """Write a compiled library and its hash to a file atomically. The library is to be installed with lstm_jax.
 
     Args:
         path: path of the file.

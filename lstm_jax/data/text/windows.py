@@ -1,7 +1,8 @@
 """Windows of a text and the characters that follow them, as views of the array of ids, so that nothing is copied.
 
-The variant of the Keras example lstm_text_generation that this project reproduces takes a window of 40 characters at every 5 characters.
-It stores the N windows in one-hot encoding, as a boolean array (N, 40, 33). Here the windows X and their targets Y are views of the ids.
+This project reproduces a variant of the Keras example lstm_text_generation. The variant cuts a text into windows of 40 characters, which
+start 5 characters apart. It stores the N windows in one-hot encoding, as a boolean array (N, 40, 33). Here the windows X and their targets
+Y are views of the ids.
 """
 
 import numpy as np
@@ -40,7 +41,7 @@ def window_starts(n: int, length: int, step: int) -> np.ndarray:
 
 
 def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Return the windows of a text, one at every `step` characters, and the character after each window.
+    """Return the windows of a text and the character after each window. The windows start `step` characters apart.
 
     Args:
         ids: (T,) ids of the text.
@@ -62,7 +63,7 @@ def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarra
 def one_hot(X: np.ndarray, Y: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return windows and targets in one-hot encoding, as the Keras example lstm_text_generation stores them.
 
-    The result takes N * (length + 1) * size bytes. It is meant for the inspection of a few windows, such as `X[:100]`.
+    The result takes N * (length + 1) * size bytes. Use this function only to inspect a few windows, such as `X[:100]`.
 
     Args:
         X: (N, length) ids of the windows.
@@ -115,8 +116,8 @@ def stream_chunks(n: int, length: int, batch: int) -> np.ndarray:
         batch: number of streams, which is the batch size.
 
     Returns:
-        An int64 array (S, batch) of indices of the rows of `chunks(ids, length)`, where S = (n - 1) // (batch * length). Its entry [s, b]
-        is b * S + s.
+        An int64 array (S, batch), where S = (n - 1) // (batch * length). An entry k stands for row k of the arrays that `chunks` returns.
+        The entry at [s, b] is b * S + s.
 
     Raises:
         InputError: if the text is too short for one batch, or if `length` or `batch` is below 1.
