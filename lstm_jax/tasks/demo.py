@@ -1,7 +1,8 @@
 """Demonstration that trains two small models without any download, in about two minutes.
 
-A sentiment classifier is trained on synthetic reviews from a small grammar, and a character model on the documentation of Python. The
-demonstration then prints predictions of the classifier and a text that the character model continues.
+The demonstration trains a sentiment classifier on synthetic reviews from a small grammar, and a character model on the documentation of
+Python. It then prints the predictions of the classifier for some short reviews, and a text that the character model has written after a
+prompt.
 """
 
 import contextlib
@@ -55,7 +56,7 @@ only these files."""
 
 
 def run(folder: Path, seed: int, console: Console) -> None:
-    """Train a small sentiment classifier and a small character model, and print predictions and a text.
+    """Train a small sentiment classifier and a small character model, and print examples of their output.
 
     The classifier is applied to pairs of reviews that differ only in word order or by a negation. The character model continues a prompt.
 
@@ -124,8 +125,8 @@ def _clear(folder: Path) -> None:
     """Remove all files that an earlier demo wrote to the folder.
 
     Raises:
-        InputError: if the folder holds a file that no demo wrote or that has changed, or if an earlier demo was killed before it listed its
-            files. In these cases no file is removed.
+        InputError: if the folder holds a file that no demo wrote or that has changed, or if it holds files of an earlier demo that was
+            killed before it listed its files in the marker file. In these cases no file is removed.
     """
     remedy = "name a new one with --run"
     try:
@@ -148,9 +149,9 @@ def _clear(folder: Path) -> None:
 
 
 def _made(folder: Path) -> dict[str, str] | None:
-    """Return the SHA-256 of each file that an earlier demo wrote, by file name, as listed in the marker file of the folder.
+    """Return the SHA-256 of each file that is listed in the marker file of the folder, as a dict with the names of the files as keys.
 
-    If the demo was killed before it listed its files, return None.
+    If the demo was killed before it listed its files in the marker file, return None.
 
     Raises:
         InputError: if there is no marker file, or if it cannot be read.

@@ -1,7 +1,7 @@
-"""Forecasting task: training a model of a time series, and forecasting with a trained run.
+"""Forecasting task: training a model of a time series, and forecasting with the trained model.
 
 In each window, the model reads some entries of a series and forecasts the next K entries (`horizon` in the config). For each of these K
-entries it returns a normal distribution. W is the number of windows and B the batch size.
+entries the model returns a normal distribution. W is the number of windows and B the batch size.
 """
 
 import json
@@ -48,8 +48,8 @@ def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Arra
     """Return the negative log-likelihood of each target under its predicted normal distribution, in nats.
 
     Args:
-        predicted: (B, 2, K): the means, then the log standard deviations, for B windows of K forecast entries each. Log standard deviations
-            below `LEAST_LOG_SPREAD` are raised to it.
+        predicted: predictions (B, 2, K) of K entries after each of B windows. `predicted[:, 0]` are the means and `predicted[:, 1]` the log
+            standard deviations. A log standard deviation below `LEAST_LOG_SPREAD` is replaced by `LEAST_LOG_SPREAD`.
         target: (B, K): the true values, in the units of the means.
 
     Returns:
@@ -62,9 +62,9 @@ def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Arra
 def objective(rebuild: Callable) -> Objective:
     """Return the training objective: the mean negative log-likelihood of the targets, in nats.
 
-    The result is a `training.step.Objective`. Its batch is a tuple of three arrays, which hold B rows of the fields `entries`, `ahead` and
-    `target` of a `Part`. Its metrics are the loss and "absolute", which is the mean absolute error in standard deviations of the training
-    split.
+    The result is a `training.step.Objective`. A batch is a tuple of three arrays: B rows of the field `entries` of a `Part`, B rows of
+    `ahead`, and B rows of `target`. The metrics are the loss and "absolute", which is the mean absolute error in standard deviations of the
+    training split.
 
     Args:
         rebuild: function from parameters to the model.
@@ -80,10 +80,10 @@ def objective(rebuild: Callable) -> Objective:
 
 
 def make_predictions(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[dict, Part], np.ndarray]:
-    """Return a compiled function predictions(params, part) that forecasts the K entries after each of W windows, without dropout.
+    """Return a compiled function predictions(params, part) that forecasts the K entries after each of the W windows in `part`.
 
-    `part` holds the windows. The function returns an array (W, 2, K): the means, then the log standard deviations. Both are in units of the
-    standard deviation of the training split, and the means are relative to the last entry that the model reads.
+    The function applies no dropout. It returns an array (W, 2, K), in which [:, 0] are the means and [:, 1] the log standard deviations.
+    Both are in units of the standard deviation of the training split, and the means are relative to the last entry that the model reads.
 
     Args:
         rebuild: function from parameters to the model.
@@ -97,7 +97,7 @@ def metrics_of(predicted: np.ndarray, part: Part, scale: Scale) -> dict[str, flo
     """Return the metrics of the predictions for the W windows of one split.
 
     Args:
-        predicted: (W, 2, K): the predicted means, then the log standard deviations, as `make_predictions` explains.
+        predicted: predictions (W, 2, K) for these windows; see `make_predictions`.
         part: the windows, with the true values in `part.target`.
         scale: mean and standard deviation of the training split.
 
@@ -185,7 +185,7 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
     def predictions(self) -> Callable[[dict, Part], np.ndarray]:
         """Compiled function that forecasts the K entries after each of the W windows of a split.
 
-        Its arguments are the parameters and the split. It returns means and log standard deviations (W, 2, K); see `make_predictions`.
+        The arguments of the function are the parameters and the split. It returns an array (W, 2, K); see `make_predictions`.
         """
         return make_predictions(self.functional.rebuild, self.mesh)
 
@@ -197,7 +197,7 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
         """Write the metrics of the validation split and the test split to result.json.
 
-        If `figures` is true, also draw the learning curves and forecasts of the test split.
+        If `figures` is true, also draw the learning curves, and draw the forecasts for the test split.
         """
         write_result(folder, result, self.evaluate(result.params) | self.evaluate(result.params, "test"))
         if figures:
@@ -212,7 +212,7 @@ def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float
     """Return the mean and the bounds of the prediction interval of each forecast entry.
 
     Args:
-        predicted: (W, 2, K): predicted means, then log standard deviations, of K entries after each of W windows; see `make_predictions`.
+        predicted: predictions (W, 2, K) of K entries after each of W windows; see `make_predictions`.
         last: (W,): value of the last entry that the model reads in each window, in the units of the series.
         scale: mean and standard deviation of the training split.
         level: probability with which the interval should contain the true value, between 0 and 1.
@@ -234,7 +234,7 @@ def draw_forecast(series: data.Series, part: Part, predicted: np.ndarray, scale:
     Args:
         series: the series.
         part: windows of the split to draw.
-        predicted: predictions for these windows, (W, 2, K); see `interval`.
+        predicted: predictions (W, 2, K) for these windows; see `interval`.
         scale: mean and standard deviation of the training split.
         level: probability with which the prediction intervals should contain the true value.
         path: path of the .png file; an .svg file is written beside it.
@@ -274,7 +274,10 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Trained(base.Trained[ForecastConfig, Scale]):
-    """A trained forecasting run, loaded from its folder. Its method `ahead` forecasts the entries after the end of a series."""
+    """The trained model of a forecasting run, loaded from the folder of the run.
+
+    The method `ahead` forecasts the entries after the end of a series.
+    """
 
     kind = ForecastConfig
 
@@ -307,10 +310,10 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         return read_series(self.config, path)
 
     def predict(self, part: Part) -> np.ndarray:
-        """Return the forecasts of the K entries after each of W windows, which `part` holds.
+        """Return the predictions for the K entries after each of the W windows in `part`.
 
-        The result is an array (W, 2, K): the means, then the log standard deviations. Both are in units of the standard deviation of the
-        training split, and the means are relative to the last entry that the model reads.
+        The result is an array (W, 2, K), in which [:, 0] are the means and [:, 1] the log standard deviations. Both are in units of the
+        standard deviation of the training split, and the means are relative to the last entry that the model reads.
         """
         return make_predictions(self.rebuild, mesh_of(self.config))(self.params, part)
 

@@ -1,12 +1,12 @@
 """Windows of a time series, converted to the features and units that a forecasting model reads.
 
-In each window, the model reads C entries (`context` in the config) and forecasts the next K entries (`horizon`). Each entry that it reads
-has F features. The first feature is the difference of its value from the last value read. If `level` is true in the config, a further
-feature is the value itself, relative to the mean of the training split. If `gaps` is true, the last feature is the log of the time since
-the previous entry.
+In each window, the model reads C entries (`context` in the config) and forecasts the next K entries (`horizon`). Each entry that the model
+reads has F features. The first feature is the value of the entry minus the value of the last entry that the model reads in the window. If
+`level` is true in the config, a further feature is the value of the entry minus the mean of the training split. If `gaps` is true, the last
+feature is the log of the time since the previous entry.
 
-The series is cut in time into a training, a validation and a test split. A window belongs to the split that contains all entries that it
-forecasts.
+The series is cut in time into a training, a validation and a test split. A window belongs to the split that contains all K entries to be
+forecast.
 """
 
 import math
@@ -53,9 +53,10 @@ class Part:
 
 
 def part_bounds(count: int, config: ForecastConfig) -> dict[str, tuple[int, int]]:
-    """Return the bounds of the splits "train", "validation" and "test" of a series of `count` entries, by the name of the split.
+    """Return where the training, validation and test splits of a series of `count` entries begin and end.
 
-    The bounds are a pair of indices: the first entry of the split, and the entry after its last one.
+    The result is a dict from the name of each split ("train", "validation" or "test") to a pair of indices: the index of the first entry of
+    the split, and the index after its last entry.
     """
     test = count - round(count * config.data.test)
     held = test - round(count * config.data.validation)

@@ -1,4 +1,4 @@
-"""Text-generation task: training a character model, drawing texts from a trained run, and scoring texts with it."""
+"""Text-generation task: training a character model, drawing texts from the trained model, and scoring texts with the trained model."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -63,7 +63,8 @@ def reading_mode(config: GenerationConfig) -> Mode:
 class Generation(base.Task[GenerationConfig, data.Corpus]):
     """Task that trains a model to predict the next character of a text.
 
-    The text is read either in windows, each from a zero state, or as streams, whose recurrent state is carried from step to step.
+    The model reads the text either in windows or as streams. It starts each window from a zero state. In a stream it carries its recurrent
+    state from one training step to the next.
     """
 
     flags = {  # noqa: RUF012
@@ -79,14 +80,14 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
 
     @property
     def stream(self) -> bool:
-        """Whether the text is read as streams, whose recurrent state is carried from step to step."""
+        """Whether the model reads the text as streams, and carries its recurrent state from one training step to the next."""
         return self.config.data.regime == "stream"
 
     def batch(self) -> Any:
         return jax.ShapeDtypeStruct((self.config.train.batch_size, self.config.data.length + 1), np.int32)
 
     def data_bytes(self) -> int:
-        """Return the size in bytes of the training text and of the windows of the held-out text.
+        """Return the total size in bytes of the training text and the windows of the held-out text.
 
         The windows of the training text are not counted, because they are never stored.
         """
@@ -187,9 +188,9 @@ def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer:
 
 @dataclass(frozen=True)
 class Trained(base.Trained[GenerationConfig, data.Characters]):
-    """A trained text-generation run, loaded from its folder.
+    """The trained model of a text-generation run, loaded from the folder of the run.
 
-    Its method `write` continues a text, and its method `score` measures how surprising a text is.
+    The method `write` continues a text, and the method `score` measures how surprising a text is.
     """
 
     kind = GenerationConfig
@@ -217,8 +218,8 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
                 vocabulary raise an error. A vocabulary of bytes contains every byte, so that this argument has no effect.
 
         Raises:
-            InputError: if `unknown` is empty and the text has characters outside the vocabulary, which the error names, or if `unknown` is
-                not in the vocabulary.
+            InputError: if `unknown` is not in the vocabulary, or if `unknown` is empty and the text has characters outside the vocabulary.
+                In the second case the error names these characters.
         """
         known = self.characters
         if known.unit == "byte":
@@ -327,9 +328,9 @@ def read_ids(
     unknown: str = "",
     most: int = 0,
 ) -> np.ndarray:
-    """Return the character ids of a text, which is given as a string or as files, or is the held-out text of the run.
+    """Return the character ids of a given text, or of the held-out text of the run.
 
-    The held-out text is used if neither `text` nor `paths` is given.
+    The text is given either as a string (`text`) or as files (`paths`). If neither is given, the held-out text of the run is used.
 
     Args:
         trained: the run, whose vocabulary gives the ids.
@@ -341,8 +342,9 @@ def read_ids(
         most: largest number of ids to return, from the beginning of the text. If 0, all ids are returned.
 
     Raises:
-        InputError: if both `text` and `paths` are given, a file cannot be read, `Trained.encode` raises an error, or `most` is below 0. If
-            neither `text` nor `paths` is given, the error is also raised if the run has no held-out text or its data have changed.
+        InputError: if both `text` and `paths` are given, if a file cannot be read, if `Trained.encode` raises an error, or if `most` is
+            below 0. Without `text` and `paths`, the error is also raised if the run has no held-out text, or if the data of the run have
+            changed.
     """
     require(text is None or not paths, "text", "given with files", "give one of the two")
     require(most >= 0, "chars", most, "give 1 or more, or 0 for all")

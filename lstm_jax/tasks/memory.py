@@ -44,8 +44,8 @@ def require_memory(
         mesh: devices that a batch is sharded over.
         flags: flags that the error message tells the user to lower; see `Task.flags`.
         data_bytes: size of the training data in bytes.
-        carry: function from the model to the initial carry, which consists of the arrays that each step hands to the next step. It returns
-            () if steps hand nothing on.
+        carry: function from the model to the initial carry. The carry consists of the arrays that each step hands to the next step. If
+            there are no such arrays, the function returns ().
 
     Raises:
         InputError: if the run does not fit, if no backend can run it, or if the batch size is not a multiple of the number of devices.
@@ -80,7 +80,7 @@ def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
     Args:
         needed: number of bytes.
         mesh: devices whose memory is checked.
-        remedy: advice for the user, which the error message ends with.
+        remedy: advice for the user at the end of the error message.
 
     Raises:
         InputError: if fewer bytes are free.

@@ -37,10 +37,10 @@ Content = str | bytes | Callable[[IO[bytes]], object]
 
 @dataclass(frozen=True)
 class Permissions:
-    """Permissions to continue a run in a folder that already holds one.
+    """Permissions to continue an interrupted run.
 
-    If `resume` is true, an interrupted run with the same config may be continued. If `other_machine` is also true, it may be continued even
-    if devices, package versions or compiled code have changed.
+    If `resume` is true, an interrupted run in the folder may be continued with the same config. If `other_machine` is also true, the run
+    may be continued even if devices, package versions or compiled code have changed.
     """
 
     resume: bool = False
@@ -117,7 +117,10 @@ def begin(
 
 
 def _compiled_code() -> dict[str, str]:
-    """Return the entries of the environment about compiled code: the file name of the library in use, or the reason why there is none."""
+    """Return what the recorded environment of a run says about compiled code, as a dict.
+
+    The dict gives the file name of the library in use. If no library is in use, this name is empty, and the dict also gives the reason.
+    """
     path = native.loaded_library()
     return {"compiled": path.name} if path else {"compiled": "", "not_compiled": native.why_not()}
 
@@ -174,7 +177,7 @@ def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
 
 
 def _requirements(model: RecurrentConfig) -> dict[str, Any]:
-    """Return the features that a backend needs to train the model, as keyword arguments of `resolve_backend`."""
+    """Return what a backend must support to train the model, as keyword arguments of `resolve_backend`."""
     rates = (model.dropout, model.recurrent_dropout, model.dropout_masks)
     masks = jax.eval_shape(lambda: draw_masks(jax.random.key(0), 1, 1, 1, *rates, gates=CELLS[model.cell].gates))
     kinds = dropout_kinds(masks) + (ZONEOUT,) * bool(model.zoneout or model.zoneout_cell)
@@ -216,7 +219,7 @@ def is_own_data(run: RunFolder, fingerprint: str) -> bool:
 def check_own_data(run: RunFolder, fingerprint: str) -> None:
     """Check that the run was trained on the data with this fingerprint (a checksum of the data).
 
-    Other data would have other ids and other splits.
+    With other data, the ids and the splits would not be those of the run.
 
     Raises:
         InputError: if the run was trained on other data, or if the file that holds its fingerprint cannot be read.
@@ -226,9 +229,9 @@ def check_own_data(run: RunFolder, fingerprint: str) -> None:
 
 
 def mesh_of(config: RunConfig) -> jax.sharding.Mesh:
-    """Return a mesh of the number of devices that the config gives.
+    """Return a mesh with as many devices as the config asks for.
 
-    If the config gives 0, or more devices than this machine has, the mesh has all devices.
+    If the config asks for 0 devices, or for more devices than this machine has, the mesh has all devices.
     """
     return sharding.make_mesh(config.train.devices if config.train.devices <= jax.device_count() else 0)
 

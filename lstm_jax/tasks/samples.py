@@ -54,7 +54,7 @@ def _drawn(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, record: 
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Read the texts that a run has drawn so far from its file samples.jsonl.
+    """Return the texts that a run has drawn so far, as stored in its file samples.jsonl.
 
     Returns:
         One dict per text, with the keys epoch, seed, temperature, mode, prompt and text. If the file does not exist, the list is empty.

@@ -1,4 +1,4 @@
-"""Sentiment task: training a classifier of reviews, and classifying texts with a trained run."""
+"""Sentiment task: training a classifier of reviews, and classifying texts with the trained model."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +49,7 @@ class Splits:
     test: Rows | None
 
     def held_out(self) -> dict[str, Rows]:
-        """Return the validation split and the test split by name. A split that the run does not have is left out."""
+        """Return a dict of the validation split and the test split, by name. A split that the run does not have is left out."""
         parts = {"validation": self.validation, "test": self.test}
         return {name: rows for name, rows in parts.items() if rows is not None}
 
@@ -72,11 +72,12 @@ def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits
 
 
 def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.EncodedReviews:
-    """Return the tokenised reviews that a config names. They are read from the cache if it holds them.
+    """Return the tokenised reviews that a config names. If the reviews are in the cache, they are read from there.
 
     Args:
         config: config of the run.
-        on_progress: function that is called during the work with the name of the current part, the amount done and the total amount.
+        on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
+            stages.
     """
     fields = {name: value for name, value in asdict(config.data).items() if name not in ("maxlen", "padding", "truncating", "validation")}
     return data.prepare(**fields, on_progress=on_progress)
@@ -244,7 +245,7 @@ def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np
 
 @dataclass(frozen=True)
 class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
-    """A trained sentiment run, loaded from its folder. Its method `probabilities` classifies texts."""
+    """The trained model of a sentiment run, loaded from the folder of the run. The method `probabilities` classifies texts."""
 
     kind = SentimentConfig
 

@@ -1,7 +1,7 @@
 """Training examples and objectives of a character model, for a text that is read in windows or as streams.
 
-The device stores only the character ids of the text. The number of an example gives its position in the text, so that a training step can
-gather its batch from the text.
+The device stores only the character ids of the text. Each example is identified by an integer, from which a training step computes the
+position of the example in the text. The step can therefore gather its batch from the text.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,10 @@ Rebuild = Callable[..., Any]
 
 
 def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Return a function gather(text, numbers) that cuts one section of `length` + 1 characters out of a text for each number.
+    """Return a function gather(text, numbers) that cuts a section of `length` + 1 characters out of a text for each example.
 
-    For B numbers, the function returns ids (B, length + 1). The section for number n begins at position n * step of the text.
+    `numbers` (B,) holds one integer n for each of the B examples of a batch. The section of an example begins at position n * step of the
+    text. The function returns the character ids (B, length + 1).
     """
 
     def gather(text: jax.Array, numbers: jax.Array) -> jax.Array:
@@ -35,7 +36,7 @@ def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Arra
 
 
 def window_examples(text: np.ndarray, length: int, step: int) -> Examples:
-    """Return the training examples of a text that is read in windows, in random order.
+    """Return the training examples of a text that is read in windows. Each epoch reads the windows in random order.
 
     Each example consists of a window of `length` characters and the character after it. A window begins `step` characters after the
     previous one, as in `data.windows`. `text` holds character ids (N,).
@@ -53,8 +54,8 @@ def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
     The text is cut into `batch` consecutive sections, and each section is read as one stream. A training step reads the next `length`
     characters of every stream, so that row b of a batch continues where row b of the previous batch ended.
 
-    In each epoch all streams begin later by the same random number of characters, which is below `length`. The positions at which the
-    gradient is truncated therefore differ between epochs.
+    At the start of each epoch, a random number below `length` is drawn, and all streams begin that many characters later in the text. The
+    positions at which the gradient is truncated therefore differ between epochs.
 
     Raises:
         InputError: if the text has fewer than (batch + 1) * length characters.
@@ -75,7 +76,7 @@ def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
 def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return the loss of a batch, which is the cross-entropy in nats, and a dict of the loss and the accuracy.
 
-    Both are averaged over the leading axes, and then summed over the batch axis with the given weights.
+    The loss and the accuracy are averaged over the leading axes, and then summed over the batch axis with the given weights.
 
     Args:
         logits: (..., B, V), where B is the batch size and V the size of the vocabulary.
@@ -106,9 +107,9 @@ def window_objective(rebuild: Rebuild) -> Objective:
 def stream_objective(rebuild: Rebuild) -> Objective:
     """Return the training objective for streams: the mean cross-entropy, in nats, of each character given those before it.
 
-    The result is a `training.step.Objective` with a carry. Its batch is an array of character ids (B, length + 1), which holds the next
-    chunk of each of B streams. Each chunk begins with the recurrent state at the end of the previous chunk, but the gradient does not flow
-    back into the previous chunk. This is truncated back-propagation through time (Williams & Peng 1990).
+    The result is a `training.step.Objective` with a carry. A batch is an array of character ids (B, length + 1), in which row b holds the
+    next chunk of stream b. The model starts a chunk from its recurrent state at the end of the previous chunk, but the gradient does not
+    flow back into the previous chunk. This is truncated back-propagation through time (Williams & Peng 1990).
     """
 
     def objective(params, ids, weight, key, state):

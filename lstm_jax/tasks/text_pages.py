@@ -1,4 +1,8 @@
-"""HTML pages that show a text, with its characters coloured by their surprise or by the outputs of hidden units."""
+"""HTML pages that show a text with coloured characters.
+
+The colour of a character shows either its surprise or the output of a hidden unit. The surprise of a character is the negative
+log-probability that the model gives it.
+"""
 
 from pathlib import Path
 
@@ -17,7 +21,7 @@ def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, 
     Args:
         characters: vocabulary of the text.
         ids: character ids (N,) of the text.
-        scores: scores of the N - 1 characters after the first one.
+        scores: result of `Scorer.text` for this text, which holds the negative log-probabilities of the last N - 1 characters.
         path: path of the page.
         title: title of the page.
         force: whether an existing file may be replaced; see `files.writing.check_output`.

@@ -1,4 +1,4 @@
-"""Word vectors that a sentiment run has learned, with their nearest neighbours, their map and their export."""
+"""Word vectors that a sentiment run has learned: search for nearest neighbours, map of the words, and export to files."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,11 +73,12 @@ class WordSpace:
     def draw(self, path: Path, words: int = 400, force: bool = True) -> None:
         """Draw a map of the common words that occur mostly in positive or mostly in negative reviews.
 
-        The map shows the projection of their vectors onto the first two principal axes of these vectors.
+        The vectors of the words on the map are projected onto their first two principal axes.
 
         Args:
             path: path of the .png file; an .svg file is written beside it.
-            words: largest number of words on the map. The most one-sided words are taken.
+            words: largest number of words on the map. Words whose share of positive reviews differs more from 1/2, and words that occur in
+                more reviews, are chosen first.
             force: whether an existing file may be replaced; see `files.writing.check_output`.
 
         Raises:
@@ -101,8 +102,8 @@ class WordSpace:
             word: a word of the vocabulary.
             count: largest number of neighbours.
             metric: "cosine" for cosine similarity, "euclidean" for Euclidean distance.
-            min_reviews: least number of training reviews that contain a neighbour. The vectors of rarer words have hardly moved from their
-                random initial values.
+            min_reviews: words that occur in fewer training reviews than this number are not returned. The vectors of such rare words have
+                hardly moved from their random initial values.
 
         Raises:
             InputError: if `word` is not in the vocabulary.

@@ -17,7 +17,7 @@ from lstm_jax.training.events import append_scalars, cut_off, events_file
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Record of a run at the end of an epoch, which is the argument of each callback."""
+    """Record of a run at the end of an epoch. The training loop calls each callback with this record."""
 
     epoch: int
     """Number of the epoch, counted from 1."""

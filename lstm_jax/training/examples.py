@@ -1,7 +1,7 @@
 """Training examples on the device, and the order in which an epoch reads them.
 
-The order is an array of example numbers (steps, B), with one row for each training step and B examples in a batch. It is a new random
-permutation in each epoch, unless the examples define another order.
+The order is an integer array (steps, B). Each row holds the indices of the B examples in the batch of one training step. In each epoch the
+order is a new random permutation, unless the examples define another order.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class Order(NamedTuple):
     """Order in which an epoch reads the training examples."""
 
     rows: jax.Array
-    """int32 (steps, B): numbers of the B examples in the batch of each step."""
+    """int32 (steps, B): indices of the B examples in the batch of each step."""
     weight: jax.Array
     """float32 (steps, B): weight of each example in its batch. The weights of a batch sum to 1. Examples that only fill up the last batch
     have weight 0."""
@@ -48,7 +48,7 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
 
 
 def take_rows(arrays: Any, numbers: jax.Array) -> Any:
-    """Return the rows with the given numbers (B,) from each array of a pytree."""
+    """Return the rows with the indices `numbers` (B,) from each array of a pytree."""
     return jax.tree.map(lambda rows: jnp.take(rows, numbers, axis=0, mode="clip"), arrays)
 
 
@@ -64,8 +64,8 @@ class Examples:
     count: int
     """Number of examples in an epoch."""
     gather: Callable[[Any, jax.Array], Any] = take_rows
-    """Function gather(arrays, numbers) that returns the batch of the examples with the numbers (B,). It is compiled as a part of the
-    training step."""
+    """Function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers` (B,). It is compiled as a part of
+    the training step."""
     order: Callable[[jax.Array, int, int], Order] = epoch_order
     """Function order(key, count, batch size) that returns the `Order` of an epoch. The random key differs from epoch to epoch."""
 

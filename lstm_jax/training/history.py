@@ -9,8 +9,9 @@ from typing import Any
 class History:
     """Metrics of the finished epochs of a run, and its best epoch.
 
-    `rows` has one dict of metrics for each epoch. `best_epoch` is the number of the best epoch, counted from 1, or 0 if there is none.
-    `best_value` is the monitored metric of the best epoch. `seconds` is the training time so far.
+    `rows` has one dict of metrics for each epoch. The best epoch is the one in which the monitored metric is smallest. `best_epoch` is the
+    number of this epoch, counted from 1, or 0 if there is none. `best_value` is the value of the metric in this epoch. `seconds` is the
+    training time so far.
     """
 
     rows: tuple[dict[str, Any], ...] = ()
@@ -44,7 +45,7 @@ class History:
     def to_json(self) -> dict[str, Any]:
         """Return the history as a dict that JSON can represent.
 
-        If there is no best epoch, `best_value` is None, since JSON has no infinity.
+        If there is no best epoch, `best_value` is infinity in the history but None in the dict, since JSON has no infinity.
         """
         best = self.best_value if self.best_epoch else None
         return {"rows": list(self.rows), "best_epoch": self.best_epoch, "best_value": best, "seconds": self.seconds}

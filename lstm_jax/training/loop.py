@@ -90,8 +90,8 @@ def fit(
         examples: the training examples.
         config: number of epochs, batch size, seed, patience and interval of checkpoints.
         mesh: devices that a batch is sharded over.
-        carry: initial value, in each epoch, of the arrays that each step hands to the next step. It is a pytree of (B, ...) arrays, where B
-            is the batch size, or () if steps hand nothing on.
+        carry: initial carry of each epoch. The carry consists of the arrays that each step hands to the next step. It is a pytree of arrays
+            (B, ...), where B is the batch size, or () if there are no such arrays.
         metrics: names of the metrics that the objective returns.
         derive: function that computes further metrics of an epoch from its training metrics.
         evaluate: function that computes further metrics of an epoch from the parameters at its end, such as those of a validation split.

@@ -1,7 +1,7 @@
-"""Manifest of a run: a file with the checksums of the files that its predictions depend on, and with its environments.
+"""Manifest of a run: a file that holds the environments of the run, and checksums of other files of the run.
 
-The checksums are SHA-256. An environment is a dict of the versions, devices and settings that the run was trained with. Checkpoints have
-manifests of their own; see `checkpoint`.
+The manifest holds the SHA-256 of each file that the predictions of the run depend on. An environment is a dict of the versions, devices and
+settings that the run was trained with. Checkpoints have manifests of their own; see `checkpoint`.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return the advice to the user that ends the error message about a changed file of a run."""
+    """Return advice to the user, for the end of an error message about a changed file of a run."""
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
 
 

@@ -67,7 +67,7 @@ class Reliability:
     def ece(self) -> float:
         """Expected calibration error (Naeini et al. 2015, eq. 1).
 
-        It is the sum over the bins of count / N * |frequency - confidence|, where N is the number of reviews. Like Naeini et al., it uses
+        It is the sum of count / N * |frequency - confidence| over all bins, where N is the number of reviews. Like Naeini et al., it uses
         the probability of the positive class. Guo et al. 2017 use the probability of the predicted class instead.
         """
         filled = self.count > 0
@@ -80,7 +80,7 @@ class RocCurve:
     """ROC curve, as arrays with one entry per point.
 
     The first point is (0, 0). It is followed by one point for each distinct score, the last of which is (1, 1). If all labels are the same,
-    both rates are nan.
+    the false-positive rate and the true-positive rate of every point are nan.
     """
 
     false_positive_rate: Float[np.ndarray, "points"]

@@ -69,8 +69,8 @@ class RunFolder:
             resume: whether the folder may hold an interrupted run.
 
         Raises:
-            InputError: if the folder holds a run and `resume` is false, if its run has another config, if a file of its run has changed, or
-                if it holds other files.
+            InputError: if the folder holds a run and `resume` is false, if the config of that run differs, if a file of that run has
+                changed, or if the folder holds files but no run.
         """
         require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
         for folder in (self.path, self.events, self.figures):
@@ -106,7 +106,7 @@ class RunFolder:
     def verify(self) -> tuple[str, ...]:
         """Check that the files on which predictions depend are as the run wrote them, and return warnings.
 
-        If the run has no manifest, as runs of older versions, a warning says that changes of its files cannot be noticed.
+        If the run has no manifest, a warning says that changes of its files cannot be noticed. Runs of older versions have no manifest.
 
         Raises:
             InputError: if a file has changed. The error names the file.
@@ -142,9 +142,10 @@ class RunFolder:
             return ()
 
     def seal(self, environments: tuple[dict[str, Any], ...]) -> None:
-        """Write the manifest, with the checksums of the files as they are now, and environment.json.
+        """Write the manifest and environment.json.
 
-        environment.json contains the first environment and, under the key "resumed", a list of the later ones.
+        The manifest contains the checksums of the files as they are now, and all environments. environment.json contains the first
+        environment and, under the key "resumed", a list of the later ones.
 
         Args:
             environments: environments that the run was trained in, oldest first.
@@ -158,8 +159,8 @@ class RunFolder:
         """Accept the files of the run as they are now, by writing a new manifest with their checksums.
 
         Returns:
-            A dict from the name of each file that differs from the old manifest to the kind of difference, which is "changed", "missing" or
-            "added".
+            The files that differ from the old manifest, as a dict from file names to the kind of difference. The kind is "changed",
+            "missing" or "added".
 
         Raises:
             InputError: if the folder holds no run, another process uses it, or it cannot be written.

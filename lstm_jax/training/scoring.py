@@ -1,8 +1,9 @@
 """Scores of a text under a character model: the negative log-probability of each character given the characters before it, in nats.
 
-The model reads the text in one of the two modes of `sampling`. In mode "carried" it reads the text in one pass that carries the recurrent
-state. In mode "window" it predicts each character from a zero state and the `length` characters before it, as in the training of the Keras
-example lstm_text_generation. Each of the first `length` characters has fewer characters before it, and is predicted from all of them.
+The model reads the text in one of the two modes of `sampling`. In mode "carried" it carries the recurrent state through the text. In mode
+"window" it predicts each character from a zero state and the `length` characters before it, as in the training of the Keras example
+lstm_text_generation. The first characters of the text, which have fewer than `length` characters before them, are predicted from all the
+characters before them.
 """
 
 from collections.abc import Callable
@@ -111,7 +112,7 @@ class Scorer:
     def text(self, params: Any, ids: Integer[np.ndarray, "N"]) -> Scores:
         """Compute the negative log-probability of each character of a text, given the characters before it.
 
-        In mode "carried", a text with at least `2 * STREAM` characters to score is divided into streams, which are read at once. Each
+        In mode "carried", a text with at least `2 * STREAM` characters to score is divided into streams, which are read in parallel. Each
         stream first reads the `WARM_UP` characters before the characters that it scores.
 
         Args:

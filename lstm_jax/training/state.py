@@ -24,7 +24,7 @@ class TrainState(NamedTuple):
     """Sum of each metric over the examples that the current epoch has read so far, as float32 scalars."""
     carry: Any = ()
     """Pytree of arrays that each step hands to the next step, such as recurrent states. Their shapes are (B, ...), where B is the batch
-    size. If steps hand nothing on, it is ()."""
+    size. If there are no such arrays, it is ()."""
     behind: Any = ()
     """int32 (V,): number of steps of the current epoch that each of the V rows of a table has missed so far, because row-sparse updates
     change only the rows that a step looks up. If no update is row-sparse, it is (). It may also be (), if each call of the compiled
@@ -45,10 +45,10 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
     sharding_of = dict(jax.tree_util.tree_leaves_with_path(param_shardings))
 
     def like_parameter(path: tuple, leaf: Any) -> Any:
-        """Return the sharding of an array of the optimiser state, which is that of the parameter that the array belongs to.
+        """Return the sharding of an array of the optimiser state.
 
-        The path of this parameter is the end of `path`. If there is no such parameter, or if it has another shape (as in adafactor), the
-        array is replicated.
+        An array that belongs to a parameter is sharded like this parameter. The path of the parameter is the end of `path`. If there is no
+        such parameter, or if the parameter has another shape (as in adafactor), the array is replicated.
         """
         ends = (path[n:] for n in range(len(path) + 1))
         return next((sharding_of[end] for end in ends if shapes.get(end) == leaf.shape), copied)
@@ -61,14 +61,14 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
 def create_state(
     params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()
 ) -> tuple[TrainState, TrainState]:
-    """Create the state at the start of a training on the devices of a mesh, and return it with its shardings.
+    """Create the training state at the start of a run, sharded over the devices of a mesh, and return it with its shardings.
 
     The arrays in the arguments are copied. They thus stay valid when a compiled step reuses the memory of the state.
 
     Args:
         params: initial parameters.
         optimizer: optimiser that makes its initial state.
-        totals: names of the totals.
+        totals: names of the entries of `TrainState.totals`.
         mesh: devices.
         carry: initial carry; see `TrainState.carry`.
         behind: initial value of `TrainState.behind`.

@@ -76,9 +76,9 @@ def restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         arrays: folder that `save_arrays` wrote.
-        wanted: for each array to read, an array or `jax.ShapeDtypeStruct` of the same shape and dtype, by name. If it is a NumPy array, the
-            result is a NumPy array. Otherwise the result is a JAX array with the same sharding, or on the first local device if there is no
-            sharding.
+        wanted: dict from names to templates. The template of an array to read is an array or `jax.ShapeDtypeStruct` of the same shape and
+            dtype. If the template is a NumPy array, the result is a NumPy array. Otherwise the result is a JAX array with the sharding of
+            the template. If the template has no sharding, the result is placed on the first local device.
     """
     import orbax.checkpoint as ocp
 

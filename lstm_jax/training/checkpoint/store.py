@@ -46,7 +46,7 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     """Write a checkpoint and return the path of its manifest.
 
     When this function returns, the checkpoint is finished and its bytes have been flushed to disk. Leftovers of an interrupted save are
-    removed. A finished checkpoint of the same step stays untouched until the new one is finished, which then replaces it.
+    removed. If there is a finished checkpoint of the same step, it stays untouched until the new checkpoint is finished and replaces it.
 
     Args:
         folder: folder that holds the checkpoints of a run. It is created if it does not exist.
@@ -96,10 +96,11 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored
 
     Args:
         folder: folder that was given to `save`.
-        like: tree with the structure, shapes and dtypes of the state, whose leaves are arrays or `jax.ShapeDtypeStruct`. If a leaf of
-            `like` is a NumPy array, it is loaded as a NumPy array. Otherwise it is loaded as a JAX array with the same sharding, or on the
-            first local device if there is no sharding.
-        added: paths of leaves that checkpoints of older versions may lack. If a checkpoint lacks such a leaf, that of `like` is returned.
+        like: tree with the structure, shapes and dtypes of the state. Each leaf is an array or a `jax.ShapeDtypeStruct`. If a leaf is a
+            NumPy array, the result holds a NumPy array in its place. Otherwise the result holds a JAX array with the sharding of the leaf.
+            If the leaf has no sharding, the JAX array is placed on the first local device.
+        added: paths of leaves that a checkpoint of an older version need not contain. If the checkpoint does not contain such a leaf, the
+            leaf of `like` is returned in its place.
 
     Raises:
         InputError: if there is no checkpoint, if all checkpoints are damaged, or if the leaves of the checkpoint do not have the paths,
@@ -156,7 +157,7 @@ def _named(tree: PyTree) -> dict[str, Any]:
 
 
 def _free_name(folder: Path, step: int) -> str:
-    """Return a name that no existing folder has, for the folder of the arrays of a step."""
+    """Return a name for the folder that will hold the arrays of a step. No existing folder has this name."""
     names = [str(step), *(f"{step}.{again}" for again in range(1, 1000))]
     return next(name for name in names if not (folder / name).exists())
 

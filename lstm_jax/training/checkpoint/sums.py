@@ -32,7 +32,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def _host(leaf: Any) -> np.ndarray:
-    """Return the whole of an array in the memory of this host, including the parts that other hosts hold."""
+    """Return an array as a NumPy array in the memory of this host, including the parts of the array that other hosts hold."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
     return np.asarray(leaf)
