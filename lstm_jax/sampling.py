@@ -1,12 +1,15 @@
 """Sampling of text from a character model, in which one compiled call draws all characters.
 
 The sampler has two modes. In mode "carried" the model keeps its state from one character to the next and reads each drawn character once.
-In mode "window" each character is drawn after the model has read the last `length` characters from a zero state, as in the Keras example
-lstm_text_generation. If the prompt is not longer than the window, both modes draw the same first character. A character is drawn from
-softmax(log p / temperature), where p are the model's probabilities. At temperature 0 it is the likeliest character.
+In mode "window" the model starts from a zero state before each draw, and reads a window, which is the last `length` characters of the text.
+The Keras example lstm_text_generation does the same. If the prompt is not longer than the window, both modes draw the same first character.
 
-In mode "window" each drawn character belongs to `length` overlapping windows. The sampler keeps the states of these windows, and all of
-them read the character in the same step. A character thus costs one step over `length` rows, instead of `length` steps over one row.
+A character is drawn from softmax(log p / temperature), where p are the model's probabilities. At temperature 0 the likeliest character is
+drawn.
+
+In mode "window" each drawn character belongs to `length` overlapping windows. The sampler keeps one state for each of
+these windows, and all windows read the character in the same step. Thus a character costs one step with `length` rows per text, instead of
+`length` steps with one row.
 
 B is the number of texts and V the number of distinct characters (the vocabulary size).
 """
@@ -50,8 +53,8 @@ class Drawing(NamedTuple):
 class Rules(NamedTuple):
     """Temperature, top-k and top-p with which a character is drawn.
 
-    The values are arrays, so that new values do not recompile the sampler, unless they change the result of `method_of`. If several
-    characters are as likely as the least likely character that top-k or top-p keeps, all of them are kept.
+    The values are arrays. Therefore new values do not recompile the sampler, unless they change the result of `method_of`. If several
+    characters have the same probability and top-k or top-p keeps one of them, all of them are kept.
     """
 
     temperature: jax.Array
@@ -111,14 +114,15 @@ def _likeliest(scaled: jax.Array, rules: Rules) -> jax.Array:
 def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, method: Method | None = None) -> Int[Array, "B"]:
     """Draw one character per row by inversion of the cumulative distribution.
 
-    The result is the first character whose cumulative probability exceeds the uniform number of the row. At temperature 0 it is the
-    likeliest character.
+    In each row, the result is the first character whose cumulative probability exceeds the random number in `uniform`. At temperature 0 the
+    result is the likeliest character.
 
     Args:
         uniform: one random number in [0, 1) per row.
         logits: logits of the characters.
         rules: temperature, top-k and top-p.
-        method: method of drawing. If None, `method_of` chooses it from `rules`, which must then not be traced by `jax.jit`.
+        method: method of drawing. If None, `method_of` chooses the method from the values of `rules`. In this case the values must be
+            concrete arrays, not tracers of `jax.jit`.
     """
     method = method or method_of(rules, logits.shape[-1])
     if method == "likeliest":

@@ -1,14 +1,13 @@
 """Operations with custom forward and backward passes that support all transformations of JAX.
 
 `apply(operation, *args)` runs an `Operation`. The custom passes may be compiled code that JAX cannot differentiate. Therefore each
-operation also has a twin: the same computation written in JAX. JAX sees three primitives: forward pass, tangents and backward pass.
-- Reverse mode runs the custom passes. The tangents primitive is linear in the input tangents, and its transpose is the backward pass.
+operation also has a twin, which is the same computation written in JAX. JAX sees three primitives, named forward, tangents and backward.
+- Reverse mode runs the custom passes. The tangents primitive is linear in the input tangents. Its transpose is the backward primitive.
 - Forward mode and derivatives of order 2 and higher differentiate the twin.
-- `vmap` merges the mapped axis with the batch axis. If it maps an operand without a batch axis, it runs `Operation.mapped` instead.
-- The custom passes run on the platforms in `Operation.runs_on`, which is read when a program is lowered. Other platforms and exported
-  programs run the twin.
+- `vmap` merges the mapped axis with the batch axis, or runs `Operation.mapped` if a mapped or differentiated argument has no batch axis.
+- The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin.
 
-A leaf is one array of a pytree. Its number is its position in the list that `jax.tree.leaves` returns.
+A leaf is one array of a pytree. The index of a leaf is its position in the list that `jax.tree.leaves` returns.
 """
 
 from abc import abstractmethod
@@ -27,12 +26,13 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 class Operation:
-    """Base class of functions of pytrees of arrays that have custom forward and backward passes.
+    """Base class of operations. An operation is a function of pytrees of arrays that has custom forward and backward passes.
 
-    Subclasses are frozen dataclasses, whose fields are static options and part of the key of JAX's program cache.
+    Subclasses are frozen dataclasses. Their fields are static options and part of the key of JAX's program cache.
 
-    If `keep` is true, the forward pass also returns residuals, the arrays that the backward pass reads. `wanted` has the structure of
-    `args`, with True for each leaf whose gradient is wanted. `cotangents` has the structure of the outputs, with None for a zero cotangent.
+    The methods have these arguments. If `keep` is true, the forward pass also returns residuals, which are the arrays that the backward
+    pass reads. `wanted` has the structure of `args`, with True for each leaf whose gradient is wanted. `cotangents` has the
+    structure of the outputs, with None for a zero cotangent.
     """
 
     @abstractmethod
@@ -57,20 +57,20 @@ class Operation:
 
     @abstractmethod
     def rows(self, args: tuple) -> list[int | None]:
-        """Return the number of the batch axis of each leaf of the arguments, or None for a leaf without a batch axis."""
+        """Return for each leaf of the arguments the index of its batch axis, or None if the leaf has no batch axis."""
 
     @abstractmethod
     def output_rows(self, outputs: Any) -> list[int]:
-        """Return the number of the batch axis of each leaf of the outputs."""
+        """Return for each leaf of the outputs the index of its batch axis."""
 
     def residual_rows(self, residuals: Any) -> list[int]:
-        """Return the number of the batch axis of each leaf of the residuals."""
+        """Return for each leaf of the residuals the index of its batch axis."""
         return [1] * len(jax.tree.leaves(residuals))
 
     def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
         """Return an operation that runs this operation `size` times, on arguments that are stacked along a leading axis.
 
-        Leaves of `args` whose entry in `dims` is 0 have this axis, and so have all results. All runs share the leaves whose entry is None.
+        `dims` has an entry for each argument leaf: 0 if the leaf is stacked, or None if all runs share the leaf. All results are stacked.
         """
         return Vmapped(self, dims, size)
 
@@ -121,7 +121,7 @@ def _apply(operation: Operation, args: tuple):
 
 
 def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tuple[Any, Any]:
-    """Bind the forward primitive to arguments with the given structure and leaves. Return (outputs, residuals), as `forward` does."""
+    """Bind the forward primitive to arguments with the structure `tree` and the given leaves. Return (outputs, residuals)."""
 
     def compiled(*leaves):
         return operation.forward(keep, *tree.unflatten(leaves))
@@ -135,10 +135,10 @@ def _run_forward(operation: Operation, keep: bool, tree, leaves: Leaves) -> tupl
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), inline=True)  # gradients outside of jit are traced once
 def _run_backward(operation: Operation, wanted: tuple[int, ...], trees: tuple, given: tuple[int, ...], leaves: Leaves) -> Leaves:
-    """Bind the backward primitive, and return the gradients with respect to the leaves of the arguments whose numbers are in `wanted`.
+    """Bind the backward primitive, and return the gradients with respect to the argument leaves whose indices are in `wanted`.
 
-    `trees` contains the tree structures of the arguments, the residuals and the cotangents. `given` contains the numbers of the nonzero
-    leaves of the cotangents. `leaves` contains the leaves of the arguments, of the residuals, and the nonzero leaves of the cotangents.
+    `trees` contains the tree structures of the arguments, the residuals and the cotangents. `given` contains the indices of the nonzero
+    cotangent leaves. `leaves` contains first the argument leaves, then the residual leaves, then the nonzero cotangent leaves.
     """
     functions = (operation.backward, operation.plain_backward)
     compiled, plain = (partial(_call_backward, function, wanted, trees, given) for function in functions)
@@ -157,13 +157,13 @@ def _call_backward(function: Callable, wanted: tuple[int, ...], trees: tuple, gi
 
 
 def _cut(trees: tuple, leaves: Sequence) -> tuple[Sequence, Sequence, Sequence]:
-    """Split `leaves` into leaves of the arguments (with structure trees[0]), leaves of the residuals (trees[1]), and all other leaves."""
+    """Split `leaves` into three parts: argument leaves (structure `trees[0]`), residual leaves (structure `trees[1]`), and the rest."""
     args, residuals = trees[0].num_leaves, trees[1].num_leaves
     return leaves[:args], leaves[args : args + residuals], leaves[args + residuals :]
 
 
 def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Leaves) -> tuple[tuple[ClosedJaxpr, ClosedJaxpr], Any]:
-    """Trace the functions `compiled` and `plain` to jaxprs, and return a pair of both jaxprs and the tree structure of their results."""
+    """Trace `compiled` and `plain` to jaxprs. Return ((jaxpr of `compiled`, jaxpr of `plain`), tree structure of their results)."""
     twin, shapes = jax.make_jaxpr(plain, return_shape=True)(*leaves)
     return (jax.make_jaxpr(compiled)(*leaves) if operation.runs_on() else twin, twin), jax.tree.structure(shapes)
 
@@ -171,7 +171,7 @@ def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Le
 def _tangents(operation: Operation, trees: tuple, given: tuple[int, ...], *leaves) -> Leaves:
     """Return the tangents of an operation's outputs, computed by forward-mode differentiation of its twin in JAX.
 
-    `leaves` contains the leaves of the arguments, of the residuals, and the tangents of the argument leaves with the numbers in `given`.
+    `leaves` contains first the argument leaves, then the residual leaves, then the tangents of the argument leaves with indices `given`.
     """
     args, _, tangents = _cut(trees, leaves)
 
@@ -267,21 +267,21 @@ ad.primitive_transposes[_linear] = _linear_transpose
 
 
 def _in_front(leaves, dims) -> tuple[int, Leaves, tuple[int | None, ...]]:
-    """Move the mapped axis of each leaf to the front. Return its size, the leaves, and 0 for each mapped leaf and None for each other."""
+    """Move the mapped axis of each leaf to the front. Return (axis size, leaves, dims): dims has 0 for a mapped leaf, else None."""
     size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
     moved = [leaf if dim is None else jnp.moveaxis(leaf, dim, 0) for leaf, dim in zip(leaves, dims, strict=True)]
     return size, moved, tuple(None if dim is None else 0 for dim in dims)
 
 
 def _spread(leaf, dim: int | None, size: int):
-    """Return a leaf with a leading mapped axis. A leaf without this axis (`dim` is None) is repeated `size` times along a new one."""
+    """Return a leaf with a leading mapped axis. If the leaf is not mapped (`dim` is None), repeat it `size` times along a new axis."""
     return jnp.broadcast_to(leaf[None], (size, *leaf.shape)) if dim is None else leaf
 
 
 def _fold(leaf, dim: int | None, axis: int | None, size: int):
-    """Merge the leading mapped axis of a leaf into its batch axis `axis`, whose number does not count the mapped axis.
+    """Merge the leading mapped axis of a leaf into its batch axis. `axis` is the index of the batch axis without the mapped axis.
 
-    If `axis` is None, return the leaf unchanged. If the leaf is not mapped (`dim` is None), it is first repeated `size` times.
+    If `axis` is None, return the leaf unchanged. If the leaf is not mapped (`dim` is None), repeat it `size` times before the merge.
     """
     if axis is None:
         return leaf
@@ -367,7 +367,7 @@ class Vmapped(Operation):
         return self._over(lambda args: self.inner.plain_forward(keep, *args), args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients; the gradient of a leaf that is not mapped is the sum over all mapped calls. See `Operation.backward`."""
+        """Return the gradients. The gradient of a leaf that all runs share is the sum over the runs. See `Operation.backward`."""
         return self._back(self.inner.backward, wanted, args, residuals, cotangents)
 
     def plain_backward(self, wanted, args, residuals, cotangents):
@@ -386,15 +386,15 @@ class Vmapped(Operation):
         return tree.unflatten([None if not want else next(found) if dim == 0 else next(found).sum(0) for dim, want in pairs])
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return the number of the batch axis of each leaf of the arguments, or None; see `Operation.rows`."""
+        """Return for each leaf of the arguments the index of its batch axis, or None; see `Operation.rows`."""
         leaves, tree = jax.tree.flatten(args)
         axes = self.inner.rows(tree.unflatten([leaf if dim is None else leaf[0] for leaf, dim in zip(leaves, self.dims, strict=True)]))
         return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]
 
     def output_rows(self, outputs) -> list[int]:
-        """Return the number of the batch axis of each leaf of the outputs; see `Operation.output_rows`."""
+        """Return for each leaf of the outputs the index of its batch axis; see `Operation.output_rows`."""
         return [axis + 1 for axis in self.inner.output_rows(outputs)]
 
     def residual_rows(self, residuals) -> list[int]:
-        """Return the number of the batch axis of each leaf of the residuals; see `Operation.residual_rows`."""
+        """Return for each leaf of the residuals the index of its batch axis; see `Operation.residual_rows`."""
         return [axis + 1 for axis in self.inner.residual_rows(residuals)]

@@ -10,7 +10,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
 SUM = "sum"
-"""Value given instead of the number of an axis for a result that is summed over all devices."""
+"""Value given instead of the index of an axis for a result that is summed over all devices."""
 
 
 def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes: Sequence[int | str | None]) -> Callable:
@@ -21,8 +21,8 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
 
     Args:
         function: function(*arrays) that returns a list of arrays. Its results for one shard must not depend on the other shards.
-        arg_axes: number of the sharded axis of each argument, or None for an argument that is replicated.
-        result_axes: number of the sharded axis of each result, or None for a result that is replicated, or SUM for a result that is summed
+        arg_axes: for each argument the index of its sharded axis, or None if the argument is replicated.
+        result_axes: for each result the index of its sharded axis. It is None if the result is replicated, and SUM if the result is summed
             over all devices.
     """
 
@@ -94,13 +94,13 @@ def partitioned_alike(function: Callable, arrays: int) -> Callable:
 def _names(mesh, shapes, axes) -> tuple[str, ...]:
     """Return the names of the mesh axes over which arrays are sharded.
 
-    The arrays are examined in order, and the first one that is sharded along its axis in `axes` determines the names. Return () if no array
-    is sharded along its axis, or if the size of the axis is not divisible by the number of shards.
+    Only one axis of each array is examined, the one in `axes`. The first array that is sharded along this axis determines the names. Return
+    () if there is no such array, or if the size of the sharded axis is not divisible by the number of shards.
 
     Args:
         mesh: the device mesh.
         shapes: the shapes and shardings of the arrays.
-        axes: for each array the number of its axis that may be sharded, or None.
+        axes: for each array the index of the axis that may be sharded, or None.
     """
     for shape, axis in zip(shapes, axes, strict=True):
         spec = getattr(shape.sharding, "spec", None)
@@ -122,7 +122,7 @@ def _sharding(mesh, axis: Any, names: tuple[str, ...]) -> NamedSharding:
 def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[str, ...]]]:
     """Return the sharding rule of `partitioned` for Shardy, the partitioner of XLA.
 
-    In the rule the given axis of each array has the common name "rows", and all other axes must be replicated.
+    The sharded axes, whose indices are in `arg_axes` and `result_axes`, all get the name "rows". All other axes must be replicated.
     """
     numbers = count()
     unsplit: list[str] = []
@@ -142,10 +142,11 @@ def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[st
 
 
 def vary_together(*trees: Any) -> tuple:
-    """Return pytrees of arrays, cast so that all arrays vary over the same mesh axes. A `lax.scan` under `shard_map` requires this.
+    """Cast pytrees of arrays so that all arrays vary over the same mesh axes, and return the pytrees.
 
-    An array that varies over an axis may differ between the devices along this axis. Arrays whose type says that they are equal on all
-    devices are cast with `jax.lax.pcast`. JAX then sums their gradients over the devices. Outside of `shard_map` nothing is changed.
+    A `lax.scan` under `shard_map` requires this. An array that varies over a mesh axis may have different values on the devices along this
+    axis. Arrays whose type says that they are equal on all devices are cast with `jax.lax.pcast`. JAX then sums the gradients of these
+    arrays over the devices. Outside of `shard_map` nothing is changed.
     """
     leaves = jax.tree.leaves(trees)
     names = tuple(sorted(set().union(*map(_varying, leaves))))
@@ -178,9 +179,9 @@ def in_automatic_mode(function: Callable, rows_of: int, out_axes: Any) -> Callab
 
     Args:
         function: function(*trees) that returns a pytree of arrays.
-        rows_of: position of an argument that is an array whose batch axis is axis 1. The batch axes of the results get the sharding of this
-            axis.
-        out_axes: pytree with the structure of the results, which contains the number of the batch axis of each result.
+        rows_of: index of an argument that is an array with batch axis 1. The batch axes of the results get the same sharding as the batch
+            axis of this argument.
+        out_axes: pytree with the structure of the results. It contains the index of the batch axis of each result.
     """
 
     def run(*args):

@@ -45,8 +45,8 @@ def unroll(
     """Run a recurrent cell over a batch of sequences, with the semantics of Keras.
 
     Arrays may be JAX arrays, NumPy arrays or lists. Where floats are expected, ints and bools are also accepted and converted to the dtype
-    of the parameters; see operands.py. All steps of a row are valid except those that `mask` or `lengths` declares to be padding. The
-    values of x at padded steps, even NaN, do not affect any result or gradient.
+    of the parameters; see operands.py. A row is one sequence of the batch. All steps are valid except those that `mask` or `lengths`
+    declares to be padding. The values of x at padded steps, even NaN, do not affect any result or gradient.
 
     Args:
         cell: the cell, such as a value of the dict `CELLS`.
@@ -62,10 +62,11 @@ def unroll(
         dropout: `DropoutMasks`. Input and recurrent masks are constant over time. They are converted to the dtype of the parameters, so
             that in a bool mask True keeps a value and False drops it.
         tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal x, for
-            example because x is the result of a lookup of tokens in an embedding table. A backend may then compute x W once for all steps
-            with equal tokens, and return the sum of their gradients at one of these steps and zeros at the others. Therefore give tokens
-            only if these gradients are summed anyway, as they are in the gradient of an embedding table. Tokens are ignored if `remat` is
-            not None, or if they are a JAX array of 64-bit ints.
+            example because x is the result of a lookup of tokens in an embedding table. For all steps of a row with equal tokens, a backend
+            may then compute the product of x and the kernel only once. It may also change the gradients with respect to x at these steps:
+            one step gets the sum of the gradients, and the other steps get zeros. Therefore give tokens only if these gradients are summed
+            anyway, as they are in the gradient of an embedding table. Tokens are ignored if `remat` is given, or if `tokens` is a JAX array
+            of 64-bit ints.
         backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed.
         return_sequences: whether to return the outputs of all steps instead of the last output.
         zero_output_for_mask: whether the outputs of padded steps are zeros instead of the previous output.
@@ -130,7 +131,7 @@ def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: Dropo
 
 
 def _last_output(h: jax.Array, valid: jax.Array | None, zeros: bool) -> jax.Array:
-    """Return the last output (B, H) of each row, with zeros where the user expects zeros.
+    """Return the last output (B, H) of each row. The arguments `valid` and `zeros` determine which rows are replaced by zeros.
 
     Args:
         h: the final h (B, H).
@@ -144,7 +145,7 @@ def _last_output(h: jax.Array, valid: jax.Array | None, zeros: bool) -> jax.Arra
 
 
 def _all_outputs(h: jax.Array, valid: jax.Array | None, zeros: bool) -> jax.Array:
-    """Return the outputs of all steps (T, B, H), with zeros where the user expects zeros.
+    """Return the outputs of all steps (T, B, H). The arguments `valid` and `zeros` determine which outputs are replaced by zeros.
 
     Args:
         h: h after each step (T, B, H).

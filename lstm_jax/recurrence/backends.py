@@ -1,7 +1,8 @@
 """The table `BACKENDS` of the implementations of `unroll`, with their capabilities, and the choice of a backend for a call.
 
-If the user names a backend, this backend is used, or an error states which capability it lacks for the call. If `backend` is None, the
-first backend in the table that has all capabilities for the call is chosen. `capability_rows` returns the table as text.
+If the user names a backend, this backend is used. If it does not have a capability that the call needs, an error names the capability. If
+the user names no backend, the first backend in the table that has all needed capabilities is chosen. `capability_rows` returns the table as
+text.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class Request:
         compute_dtype: name of the dtype of the matrix products.
         dropout: kinds of dropout that the call uses. Each is a member of `DROPOUTS`, or `ZONEOUT`.
         mask: kind of padding, a member of `MASKS`, or "" if there is no padding.
-        units: number of units H. If it is 0, the largest number of units of a backend is not checked.
+        units: number of units H. 0 means that the limit `Backend.largest` is not checked.
     """
 
     cell: str | Cell = "lstm"
@@ -178,7 +179,7 @@ BACKENDS = {row.name: row for row in (_COMPILED, _HOISTED, _CUDNN, _PALLAS, _ASS
 
 
 def lacks(backend: Backend, request: Request, platform: str) -> str:
-    """Return "" if a backend has all capabilities that a request needs, else a message that names the first one that it lacks.
+    """Return "" if a backend has all capabilities that a request needs, else a message that names the first missing capability.
 
     Args:
         backend: the backend.
@@ -225,8 +226,8 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
         more: further fields of `Request`.
 
     Raises:
-        InputError: if `name` or `cell` is unknown, the named backend lacks a needed capability, or `name` is None and every backend lacks
-            one.
+        InputError: if `name` or `cell` is unknown, if the named backend does not have all needed capabilities, or if `name` is None and no
+            backend has all needed capabilities.
     """
     platform = jax.default_backend()
     require(not isinstance(cell, str) or cell in CELLS, "cell", cell, f"give a Cell, or one of {', '.join(CELLS)}")
@@ -243,10 +244,10 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
 
 
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
-    """Return the number of CPU devices that JAX should have for training: 1 device, or 0, which stands for one device per core.
+    """Return the number of CPU devices that JAX should have for training: 1 or 0. 0 means one device per core.
 
-    The result is 1 if the backend is `compiled`, which uses all cores in one call, so that no data are exchanged between devices. This
-    function does not initialise the platforms of JAX, since the number of devices cannot be changed afterwards.
+    The result is 1 if the backend is `compiled`. One call of this backend uses all cores, and a single device need not exchange data with
+    other devices. This function does not initialise the platforms of JAX, since the number of devices cannot be changed afterwards.
 
     Args:
         backend: a name in `BACKENDS`. None or "auto" means the backend that `resolve_backend` chooses on a CPU.
@@ -261,8 +262,8 @@ def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
 def capability_rows() -> list[dict[str, str]]:
     """Return the rows of a table of the backends and their capabilities, as text.
 
-    Each row is a dict from the heading of a column to its text. The rows are in the order in which backends are tried if the user names
-    none.
+    Each row is a dict. Its keys are the headings of the columns, and its values are the texts in these columns. The rows are in the order
+    in which backends are tried if the user names no backend.
     """
     platform = jax.default_backend()
     return [

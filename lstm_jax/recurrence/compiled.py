@@ -1,7 +1,8 @@
-"""The backend `compiled`, which runs the LSTM over all steps in one call of the C++ code in native/lstm.cc, and its gradients in another.
+"""The backend `compiled`, which runs the LSTM with the C++ code in native/lstm.cc.
 
-The same computation in JAX, the twin, is used where the C++ code cannot be: for derivatives of order 2 and higher, for forward-mode
-differentiation, and for gradients with respect to dropout masks. On a device mesh each device runs its own rows of the batch.
+One call of the C++ code runs the forward pass over all steps, and another call computes the gradients. The C++ code has a twin, which is
+the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients
+with respect to dropout masks. On a device mesh each device runs its own rows of the batch.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,10 @@ def run(
     sequences: bool = True,
     tokens: jax.Array | None = None,
 ):
-    """Run the LSTM over time in C++. The arguments and results are those of `reference.run`, and `tokens` (T, B) are those of `unroll`."""
+    """Run the LSTM over time in C++.
+
+    The arguments and results are those of `reference.run`. The additional argument `tokens` (T, B) is described in `unroll`.
+    """
     del cell, compute_dtype  # BACKENDS selects this backend only for the LSTM, and for products in the dtype of the parameters
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
@@ -56,7 +60,10 @@ class CompiledLSTM(LSTMOperation):
         return _call_forward(self.sequences, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients, computed in C++ unless those of dropout masks are wanted; see `Operation.backward`."""
+        """Return the gradients; see `Operation.backward`.
+
+        They are computed in C++, or in JAX if gradients with respect to dropout masks are wanted.
+        """
         if any(jax.tree.leaves(wanted[4])):
             return self.plain_backward(wanted, args, residuals, cotangents)
         return *_call_backward(bool(wanted[1]), *_operands(args, residuals, cotangents)), None, DropoutMasks(), None
@@ -73,7 +80,7 @@ class CompiledLSTM(LSTMOperation):
 
 
 def _operands(args, residuals: Residuals, cotangents) -> tuple:
-    """Return the operands of the backward pass, which are the same in C++ and in JAX, as a tuple.
+    """Return the operands of the backward pass as a tuple. The backward pass in C++ and its twin in JAX have the same operands.
 
     Args:
         args: arguments of `CompiledLSTM`.
@@ -100,7 +107,7 @@ def _options(x, valid, dropout: DropoutMasks, tokens, sequences: bool) -> dict[s
 
 
 def _with_axes(valid, dropout: DropoutMasks, tokens) -> list[tuple[Any, int]]:
-    """Return a list of pairs (operand, its batch axis) for the optional operands of the C++ calls that are not None."""
+    """Return a list of pairs (operand, index of its batch axis) of those optional operands of the C++ code that are not None."""
     masks = [(mask, mask_axis(mask)) for mask in (dropout.input, dropout.recurrent) if mask is not None]
     return masks + [(operand, 1) for operand in (valid, tokens) if operand is not None]
 

@@ -82,10 +82,10 @@ def _precision() -> lax.Precision:
 
 
 def _once(call: Callable) -> Any:
-    """Return a version of `call(sizes, *arrays)` that supports `vmap` and raises an `InputError` if it is differentiated.
+    """Return a version of `call(sizes, *arrays)` that supports `vmap`. If JAX differentiates this version, an `InputError` is raised.
 
-    Under `vmap` the calls run one after another. `call` is a forward or backward pass of cuDNN, which JAX differentiates only for a second
-    derivative of the LSTM.
+    Under `vmap` the calls run one after another. `call` is the forward or the backward pass of cuDNN. JAX differentiates these passes only
+    to compute a second derivative of the LSTM.
     """
 
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -101,7 +101,7 @@ def _once(call: Callable) -> Any:
 
 @_once
 def _forward(sizes: tuple[int, int], x, h, c, weights, lengths):
-    """Run the forward pass of cuDNN. Return a tuple of the outputs (B, T, H) and the final h and c (1, B, H), and the residuals."""
+    """Run the forward pass of cuDNN. Return ((outputs (B, T, H), final h (1, B, H), final c (1, B, H)), residuals)."""
     return rnn.lstm_fwd(x, h, c, weights, lengths, sizes[0], sizes[1], LAYERS, DROPOUT, BIDIRECTIONAL, _precision())
 
 

@@ -1,15 +1,16 @@
 """The backend `hoisted`, which runs the LSTM with a custom backward pass and moves (hoists) matrix products out of the loops over time.
 
+E is the number of input features and H the number of units. W is the kernel, U the recurrent kernel, b the bias, and z the pre-activations
+of the gates. A name d_x stands for the gradient with respect to x.
+
 The loops contain only the products that depend on the neighbouring step: h U in the forward loop, and d_z U^T in the backward loop. The
 input projection, the gradient of the input, and the gradients of the kernel and the recurrent kernel are each computed by one product over
 all T steps and B rows of the batch, or by one product per gate if the gates have different dropout masks. The backward pass is
 back-propagation through time for the equations in cells/lstm.py.
 
-E is the number of input features and H the number of units. W is the kernel, U the recurrent kernel, b the bias, and z the pre-activations
-of the gates. A name d_x stands for the gradient with respect to x.
-
 The forward pass stores the h before each step and the local derivatives of the step (see `LocalDerivatives`), so that the backward loop
-only multiplies and adds. The two loops are an argument (`Loops`), so that the backend `pallas` can use this code with loops of its own.
+only multiplies and adds. The two loops are passed as an argument (`Loops`), so that the backend `pallas` can use this code with its own
+loops.
 
 Three choices make the code faster with XLA's compiler for CPUs (measured for B = 16 and H = 128 on one core): the gates are four separate
 arrays, sigmoid is computed from tanh, and operands are transposed before a loop or a product.
@@ -256,7 +257,7 @@ def _flat_gradients(x: Array, kernel: Array, mask: Array | None, d_z: Array, com
     Args:
         x: array (T, B, D).
         kernel: array (D, 4H).
-        mask: mask (B, D), or None. The gradient with respect to None is None.
+        mask: mask (B, D), or None. If it is None, the returned gradient of the mask is None.
         d_z: gradient with respect to the product, (T, B, 4H).
         compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
     """

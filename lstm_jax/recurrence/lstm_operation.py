@@ -14,31 +14,30 @@ from lstm_jax.primitives.operation import Operation
 class LSTMOperation(Operation):
     """Base class of operations that run the LSTM over time.
 
-    Their arguments are (params, x, state, valid, dropout, ...), with the meaning and the shapes that they have in `reference.run`. Further
-    arguments have batch axis 1. The outputs are h of all steps (T, B, H), or None if it is not requested, and the final state.
+    Their first arguments are (params, x, state, valid, dropout), as in `reference.run`. The batch axis of all further arguments is axis 1.
+    The outputs are the pair (h of all steps, final state). h of all steps is an array (T, B, H), or None if it is not requested.
     """
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return the number of the batch axis of each leaf of the arguments, or None; see `Operation.rows`."""
+        """Return for each leaf of the arguments the index of its batch axis, or None; see `Operation.rows`."""
         kinds: tuple[Callable, ...] = (lambda leaf: None, lambda leaf: 1, lambda leaf: 0, lambda leaf: 1, mask_axis, lambda leaf: 1)
         return [axis(leaf) for part, axis in zip(args, kinds, strict=False) for leaf in jax.tree.leaves(part)]
 
     def output_rows(self, outputs) -> list[int]:
-        """Return the number of the batch axis of each leaf of the outputs; see `Operation.output_rows`."""
+        """Return for each leaf of the outputs the index of its batch axis; see `Operation.output_rows`."""
         return [1] * (len(jax.tree.leaves(outputs)) - 2) + [0, 0]
 
 
 def mask_axis(mask) -> int:
-    """Return the number of the batch axis of a dropout mask: 0 for a shared mask (B, size), 1 for one mask per gate (4, B, size)."""
+    """Return the index of the batch axis of a dropout mask: 0 for a shared mask (B, size), 1 for one mask per gate (4, B, size)."""
     return int(is_per_gate(mask))
 
 
 def with_zeros(cotangents, like: LSTMState) -> tuple[Any, LSTMState]:
-    """Return the gradients with respect to h of all steps and the final state, with zeros in place of None for the final state.
+    """Return (d_h, d_final), the gradients with respect to h of all steps and the final state. In d_final zeros replace None.
 
     Args:
-        cotangents: the pair (d_h, d_final) of these gradients. d_h is returned unchanged and may be None. The arrays of d_final may be
-            None.
+        cotangents: the pair (d_h, d_final). d_h is returned unchanged and may be None. Each array of d_final may be None.
         like: a state with the shapes of the final state.
     """
     d_h, d_final = cotangents

@@ -41,7 +41,7 @@ class Operands(NamedTuple):
         state: initial state of the cell.
         valid: bool (T, B) that is False at padded steps, or None if no step is padded.
         dropout: dropout masks.
-        tokens: int32 (T, B) that are equal at two steps of a row only if x is equal there, or None; see `unroll`.
+        tokens: int32 (T, B), or None. Two steps of a row have equal tokens only if they have equal x; see `unroll`.
     """
 
     params: Any
@@ -199,13 +199,13 @@ def _int32(name: str, value, remedy: str) -> jax.Array:
 
 @lru_cache(maxsize=256)
 def _like_params(init: Callable, features: int, units: int, dtype):
-    """Return the shapes and dtypes of the parameters that `init`, the function of a cell, returns."""
+    """Return the shapes and dtypes of the parameters of a cell. `init` is the function `Cell.init` of this cell."""
     return jax.eval_shape(lambda: init(jax.random.key(0), features, units, dtype))
 
 
 @lru_cache(maxsize=256)
 def _like_state(initial_state: Callable, units: int, dtype):
-    """Return the shapes and dtypes of the state that `initial_state`, the function of a cell, returns for a batch of one row."""
+    """Return the shapes and dtypes of the state of a cell for a batch of one row. `initial_state` is `Cell.initial_state` of this cell."""
     return jax.eval_shape(lambda: initial_state(1, units, dtype))
 
 
@@ -287,12 +287,13 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) ->
 
 
 def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict[str, jax.Array] | None:
-    """Check the zoneout masks of a call, and return them converted.
+    """Check the zoneout masks and rates of a call, and return them as JAX arrays.
 
     Args:
         cell: the cell.
-        given: dict from the name of a state array, "h" or "c", to a bool mask of the given shape or a rate of shape (); or None.
-        shape: the shape (T, B, H).
+        given: dict from the name of a state array, "h" or "c", to a mask or a rate; or None. A mask is a bool array with the shape `shape`.
+            A rate is a scalar.
+        shape: the shape (T, B, H) of a mask.
         dtype: dtype to which rates are converted.
 
     Raises:
@@ -312,7 +313,9 @@ def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict
 
 
 def _read_mask(mask, steps: int, batch: int, time_major: bool) -> jax.Array | None:
-    """Check a mask over steps, and return it as a bool array (T, B), or None if it is None. As in Keras, nonzero numbers become True.
+    """Check a mask over steps, and return it as a bool array (T, B). As in Keras, nonzero numbers become True.
+
+    If the mask is None, return None.
 
     Args:
         mask: array (B, T), or (T, B) if `time_major` is true, or None.

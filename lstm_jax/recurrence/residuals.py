@@ -1,7 +1,11 @@
 """Code shared by the backends `compiled` and `pallas`, whose loops over time are not written in JAX.
 
-This module defines the residuals of these loops, loops in JAX that compute the same results (their twins), and calls of the loops on a
-device mesh. B is the batch size, T the number of steps and H the number of units. A name d_x stands for the gradient with respect to x.
+This module defines three things:
+- `Residuals`, which the forward loop computes and the backward loop reads.
+- The twins of the two loops. A twin is a loop in JAX that computes the same results.
+- Functions that run the two loops on a device mesh.
+
+B is the batch size, T the number of steps and H the number of units. A name d_x stands for the gradient with respect to x.
 """
 
 from collections.abc import Callable
@@ -48,9 +52,10 @@ def mask_sharding(mask) -> PartitionSpec:
 
 
 def on_mesh(function: Callable, batch: int, in_specs: tuple, out_specs, *args):
-    """Return `function(*args)`, where on a mesh each device calls the function on its own rows of the batch, with `jax.shard_map`.
+    """Call `function(*args)` and return its results. On a mesh each device calls the function on its own rows of the batch.
 
-    Without a mesh, and if the number of rows is not a multiple of the number of devices, the function is called on all rows.
+    This uses `jax.shard_map`. If there is no mesh, or if the number of rows is not a multiple of the number of devices, the function is
+    called once, on all rows.
 
     Args:
         function: function to call.

@@ -33,7 +33,7 @@ def check_remat(remat: Any) -> Remat:
 def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
     """Return the number of steps in each segment. The last segment may be shorter.
 
-    An odd number of steps in two segments is a special case: both segments have the same length, and the last step is a third segment.
+    If an odd number of steps is divided into two segments, both segments get the same length, and the last step becomes a third segment.
 
     Args:
         remat: number of segments, or "sqrt" for ceil(sqrt(steps)) segments.

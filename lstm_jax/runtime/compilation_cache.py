@@ -71,11 +71,11 @@ def _prune(folder: Path) -> None:
 
 
 def _loads(verdict: Path) -> bool:
-    """Return whether XLA can load a program that it has compiled on this machine without printing or raising an error.
+    """Return True if XLA prints no message and raises no error when it loads a program that it has compiled on this machine.
 
-    On some processors XLA mistakes its own tuning flags for features that the machine lacks (openxla/xla issue 44565). It then prints a
-    long message for each program that it loads, and may refuse to load the program. This function tests it once and stores the result in a
-    file.
+    On some processors XLA mistakes its own tuning flags for features that the machine does not have (openxla/xla issue 44565). XLA then
+    prints a long message for each program that it loads, and may refuse to load the program. On a CPU this function loads one program as a
+    test, and stores the result in a file. If the file already exists, the result is read from the file.
 
     Args:
         verdict: path of the file with the result: "yes", or the message of XLA.
@@ -92,9 +92,10 @@ def _load_a_program() -> None:
 
 
 def _stderr_of(function: Callable[[], object]) -> str:
-    """Call a function and return the text that the process, including its C++ code, meanwhile wrote to standard error.
+    """Call a function and return the text that this process wrote to standard error during the call.
 
-    If the function raises an exception, the exception is caught, and its message is appended to the text.
+    The text includes messages of C++ code. If the function raises an exception, the exception is caught, and its message is appended to the
+    text.
     """
     sys.stderr.flush()
     kept = os.dup(2)

@@ -96,11 +96,12 @@ def end_on_second_signal() -> Iterator[None]:
 def _watch(reader: int) -> None:
     """Wait for signals, and end the process when a second SIGINT or SIGTERM arrives.
 
-    Python writes the number of each arriving signal to a pipe, from which this function reads. It returns when the other end of the pipe is
-    closed. If the process has not ended `PATIENCE` seconds after the first signal, it prints how to end the process at once.
+    Python writes the number of each arriving signal to a pipe. This function reads these numbers, and returns when the other end of the
+    pipe is closed. If the process still runs `PATIENCE` seconds after the first signal, this function prints how to end the process at
+    once.
 
     Args:
-        reader: file descriptor of the pipe's reading end.
+        reader: file descriptor of the reading end of the pipe.
     """
     seen, announced = 0, False
     while True:

@@ -77,7 +77,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Return the sharding of an array that is sharded along one axis over the devices of the mesh. `axis` is the number of this axis."""
+    """Return the sharding of an array that is sharded along one axis over the devices of the mesh. `axis` is the index of this axis."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
 
 
@@ -99,7 +99,7 @@ def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, axis: int) -> jax.Array:
-    """Return the array `x`, constrained to be sharded along the axis with the number `axis` over the devices of the current mesh.
+    """Constrain the array `x` to be sharded along the axis with index `axis` over the devices of the current mesh, and return it.
 
     If no mesh is set with `jax.set_mesh`, or if the size of the axis is not a multiple of the number of devices, return `x` unchanged.
     """
@@ -109,7 +109,7 @@ def constrain(x: jax.Array, axis: int) -> jax.Array:
 
 
 def replicate(x: jax.Array) -> jax.Array:
-    """Return the array `x`, constrained to be replicated on all devices of the current mesh.
+    """Constrain the array `x` to be replicated on all devices of the current mesh, and return it.
 
     If no mesh is set with `jax.set_mesh`, return `x` unchanged.
     """
@@ -117,14 +117,15 @@ def replicate(x: jax.Array) -> jax.Array:
 
 
 def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Return the rows of an embedding table that belong to ids. An id outside the table gives a row of NaN, as in `jnp.take`.
+    """Look up ids in an embedding table, and return one row of the table for each id.
 
-    On a mesh the table is sharded by columns, and the result is sharded by rows of the batch. Each device first looks up its own columns
-    for all ids. Then the devices exchange data, so that each device has all columns for its own rows of the batch.
+    An id outside the table gives a row of NaN, as in `jnp.take`. On a mesh the columns of the table are sharded, and the batch axis of the
+    result is sharded. Each device first looks up all ids in its own columns of the table. Then the devices exchange data, so that each
+    device has all columns for its own part of the batch.
 
     Args:
         table: embedding table (V, E).
-        ids: ids of the rows, an int array (...) whose last axis is the batch.
+        ids: int array (...). The last axis is the batch axis.
 
     Returns:
         array (..., E), which on a mesh is sharded along the batch axis.
@@ -172,5 +173,5 @@ def devices() -> int:
 
 
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Return a context manager that makes `mesh` the current mesh, over which functions such as `constrain` shard arrays."""
+    """Return a context manager that makes `mesh` the current mesh. Inside it, functions such as `constrain` shard arrays over `mesh`."""
     return jax.set_mesh(mesh)

@@ -12,10 +12,10 @@ ESCAPE = "lstm_jax.escape"
 def prepare_streams() -> None:
     r"""Open standard input, output and error if they are closed, and make standard output accept every character.
 
-    If a standard stream stayed closed, the next file that the process opens would get its file descriptor, and output for the stream would
-    be written to this file. After this function, text written to an output stream that was closed is discarded, and reading from a standard
-    input that was closed raises `OSError`. Standard output shows a character outside its encoding as a JSON escape: `\u` and four
-    hexadecimal digits.
+    If a standard stream stayed closed, the next file that the process opens would get the file descriptor of this stream. Output for the
+    stream would then be written to the file. After a call of this function, text that is written to a formerly closed output stream is
+    discarded, and reading from a formerly closed standard input raises `OSError`. Standard output shows a character outside its encoding as
+    a JSON escape: `\u` and four hexadecimal digits.
     """
     for number in range(3):
         try:

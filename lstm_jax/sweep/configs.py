@@ -40,13 +40,14 @@ def variants(config: Any, changes: Iterable[Mapping[str, Any]]) -> list[Any]:
 
 
 def grid(config: Any, **axes: Sequence[Any]) -> list[Any]:
-    """Return one copy of the config for every combination of the values of the axes.
+    """Return one copy of the config for every combination of the given values.
 
     Args:
         config: frozen dataclass.
-        **axes: for each field to vary, the list of its values. The last field varies fastest. A name may have dots, such as "model.units".
+        **axes: each keyword is the name of a field to vary, and its argument is the list of values of this field. The last field varies
+            fastest. A name may have dots, such as "model.units".
 
     Raises:
-        InputError: if the name of an axis is not a field of the config.
+        InputError: if a keyword is not a field of the config.
     """
     return variants(config, (dict(zip(axes, values, strict=True)) for values in product(*axes.values())))

@@ -1,6 +1,6 @@
 """Executors of the runs of a sweep: in this process, in fresh processes or in Slurm jobs.
 
-Each executor is a generator. When a run ends, the executor yields the id of the run and the row of the run, which lacks the id.
+Each executor is a generator. When a run ends, the executor yields the pair (id, row) of the run. The row itself does not contain the id.
 """
 
 import contextlib
@@ -39,10 +39,10 @@ class Resources:
 
 
 def attempt(function: Run, config: Any) -> Row:
-    """Call `function(config)` in this process and return the row of this run, without the id of the run.
+    """Call `function(config)` in this process and return the row of this run.
 
-    The row is a dict with the config, the status "done", the result and the duration in seconds. If the call raises an exception, the row
-    has the status "failed" and the error in place of the result.
+    The row is a dict with the config, the status "done", the result and the duration in seconds. It does not contain the id of the run. If
+    the call raises an exception, the row has the status "failed", and the error in place of the result.
     """
     start = time.perf_counter()
     try:
@@ -66,7 +66,7 @@ def here(function: Run, missing: Mapping[str, Any], resources: Resources) -> Out
         resources: settings, which this executor ignores.
 
     Yields:
-        For each run its id and its row, which lacks the id.
+        A pair (id, row) for each run. The row itself does not contain the id.
     """
     for key, config in missing.items():
         yield key, attempt(function, config)
@@ -81,7 +81,7 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources) -
         resources: settings. `resources.workers` processes run at the same time, and the cores are divided among them.
 
     Yields:
-        For each run its id and its row, which lacks the id.
+        A pair (id, row) for each run. The row itself does not contain the id.
     """
     cores = sorted(os.sched_getaffinity(0))
     workers = resources.workers or len(cores)
@@ -102,7 +102,7 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources) -
 
 
 def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
-    """Run one config in a fresh process on the given CPU cores, and return the row of this run, without the id of the run."""
+    """Run one config in a fresh process on the given CPU cores, and return the row of this run (see `attempt`)."""
     task = {"function": import_name(function), "config": import_name(type(config)), "values": dataclasses.asdict(config)}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     start = time.perf_counter()
@@ -132,7 +132,7 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources) -> Ou
         resources: settings, of which `folder` and `options` are used.
 
     Yields:
-        For each run its id and its row, which lacks the id.
+        A pair (id, row) for each run. The row itself does not contain the id.
 
     Raises:
         InputError: if submitit is not installed.

@@ -1,4 +1,4 @@
-"""Import names of functions and classes, ids of runs, and configs rebuilt from JSON."""
+"""Names under which functions and classes are imported, ids of runs, and conversion of JSON to configs."""
 
 import dataclasses
 import hashlib
@@ -39,14 +39,14 @@ def run_id(function: Run, config: Any) -> str:
 
 
 def rebuild(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Rebuild a config from its values, after they were written to JSON and read again.
+    """Rebuild a config from values that were read from JSON.
 
-    JSON turns tuples into lists, so every list becomes a tuple. If the default value of a field is an inner config, a dict in this field
-    becomes a config of the same class.
+    JSON turns tuples into lists, so every list becomes a tuple. If the `default_factory` of a field makes an inner config, a dict in this
+    field becomes a config of the same class.
 
     Args:
         kind: dataclass of the config.
-        values: dict that `dataclasses.asdict` returned for the config, after it was read from JSON.
+        values: result of `dataclasses.asdict` for the original config, written to JSON and read again.
     """
     inner = {f.name: type(f.default_factory()) for f in dataclasses.fields(kind) if f.default_factory is not dataclasses.MISSING}
 

@@ -19,14 +19,14 @@ Result = TypeVar("Result")
 def in_threads(
     measure: Callable[[Item], Result], items: Mapping[Key, Item], workers: int
 ) -> Generator[tuple[Key, Future[Result]], None, None]:
-    """Call `measure` on each item in a thread, and yield the key of the item and the finished future when the call ends.
+    """Call `measure` on each item in a pool of threads. When a call ends, yield the pair (key of its item, finished future).
 
     If the caller closes the generator early, calls that have not started are cancelled.
 
     Args:
         measure: function that takes an item.
         items: dict from the key of each item to the item.
-        workers: number of calls that run at the same time.
+        workers: number of threads, and thus of calls that run at the same time.
     """
     with ThreadPoolExecutor(workers) as pool:
         running = {pool.submit(measure, item): key for key, item in items.items()}
@@ -39,13 +39,15 @@ def in_threads(
 
 
 def record(path: Path, title: str, total: int, outcomes: Generator[tuple[Sequence[Row], str], None, None]) -> None:
-    """Append the rows of each item to a file when the item ends, print a line about it, and advance a progress bar.
+    """Append results to a file as they arrive, and show a progress bar.
+
+    For each pair (rows, line) that `outcomes` yields, the rows are appended to the file, the line is printed, and the bar advances.
 
     Args:
         path: file of rows.
         title: label of the progress bar.
-        total: number of items.
-        outcomes: generator that yields the rows to append and the line to print when an item ends. It is closed at the end, also after an
+        total: number of results.
+        outcomes: generator that yields a pair (rows, line) for each result. This function closes the generator at the end, also after an
             error.
     """
     with closing(outcomes), progress.bar(title, total) as advance:
@@ -77,7 +79,7 @@ def run_missing(
         key_of: function that takes a row and returns the key of its item, or None if the row belongs to no item.
         measure: function that takes an item and returns its rows. It is called in a thread.
         title: label of the progress bar.
-        describe: function that takes an item and its rows, and returns the line that is printed when the item ends.
+        describe: function that takes an item and its rows, and returns the line that is printed after the measurement of the item.
         check: function that takes a row and its location "FILE, line N", and returns the row. It is called for each row that is read, and
             may raise `InputError`.
         workers: number of items that are measured at the same time.

@@ -29,8 +29,8 @@ def run(
         configs: instances of a frozen dataclass. Equal configs count as one run.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created if it does not exist.
         where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs).
-        workers: number of processes that run at the same time, among which the cores are divided. If 0, it is the number of cores. Only
-            "processes" uses it.
+        workers: number of processes that run at the same time. The cores are divided among these processes. 0 means the number of cores.
+            Only "processes" uses this argument.
         retry: whether to repeat runs that have failed.
         options: parameters of submitit by name. Only "slurm" uses them.
 

@@ -39,7 +39,7 @@ def _read(path: Path) -> bytes:
 
 
 def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda row, location: row) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file. If the file does not exist, there are none.
+    """Yield the rows of a file. If the file does not exist, yield nothing.
 
     A killed process may leave an incomplete line. A line that is not valid JSON is skipped, and a note is printed to standard error.
 

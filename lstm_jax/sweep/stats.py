@@ -17,7 +17,7 @@ EXACT = 20_000
 def _bootstrap(samples: Sequence[Values], statistic: Callable[..., Any], draws: int, seed: int) -> tuple[float, float]:
     """Return the 95 % bootstrap confidence interval (low, high) of a statistic of one or several samples.
 
-    A sample of one value is doubled, since SciPy needs two values.
+    A sample with a single value is replaced by two copies of this value, since SciPy needs at least two values.
 
     Args:
         samples: the samples.
@@ -54,14 +54,14 @@ def geometric_mean_interval(ratios: Values, seed: int = 0, draws: int = 10_000) 
 
 
 def permutation_p(old: Values, new: Values, seed: int = 0) -> float:
-    """Return the two-sided p-value of a permutation test that compares the mean logarithms of two independent samples of times.
+    """Return the two-sided p-value of a permutation test that compares the mean logarithms of two independent samples of durations.
 
-    The test enumerates all divisions of the pooled times into two samples of the given sizes. If there are more than `EXACT` divisions, it
-    draws `EXACT` of them at random. The p-value is 1 if a sample has fewer than two times, since one time has no spread.
+    The test enumerates all divisions of the pooled durations into two samples of the given sizes. If there are more than `EXACT` divisions,
+    the test draws `EXACT` of them at random. The p-value is 1 if a sample has fewer than two durations, since one value has no spread.
 
     Args:
-        old: times in one sample.
-        new: times in the other sample.
+        old: durations in one sample.
+        new: durations in the other sample.
         seed: seed of the random draws.
     """
     from scipy import stats

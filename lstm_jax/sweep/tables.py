@@ -25,8 +25,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     """Return the rows of a sweep as a table: the names of its columns, and a list of cells for each row.
 
-    The columns are id, status, the fields of the config, the results, error and seconds. If a row has no value for a column, its cell there
-    is "".
+    The columns are id, status, the fields of the config, the results, error and seconds. A cell is "" if its row has
+    no value for the column.
     """
     lines = [
         {"id": row["id"], "status": row["status"]}

@@ -40,7 +40,7 @@ class Task(ABC, Generic[C, D]):
     Args:
         config: config of the run.
         data: the data that `read` returns. Their class has an attribute `fingerprint`, which is a checksum of the data.
-        mesh: devices that a batch is sharded over.
+        mesh: device mesh over which each batch is sharded.
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
@@ -74,8 +74,8 @@ class Task(ABC, Generic[C, D]):
     def files(self) -> Mapping[str, Content]:
         """Return the contents of the task's own files in the run folder, by file name.
 
-        An example is the file of the vocabulary. Predictions depend on these files, so that the manifest of the run holds their checksums
-        (see `manifest.FILES`).
+        An example is the file of the vocabulary. Predictions depend on these files. Therefore the manifest of the run contains their
+        checksums (see `manifest.FILES`).
         """
 
     @abstractmethod
@@ -98,7 +98,7 @@ class Task(ABC, Generic[C, D]):
     def evaluate(self, params: Any) -> dict[str, Any]:
         """Evaluate the model with the parameters `params` on held-out splits, and return the metrics.
 
-        The training loop calls this method after each epoch, and adds these metrics to those of the epoch.
+        The training loop calls this method after each epoch, and stores the returned metrics with the training metrics of the epoch.
         """
 
     @abstractmethod
@@ -163,8 +163,8 @@ class Task(ABC, Generic[C, D]):
             config: config of the run, which is also written to the folder.
             folder: a new folder, or the folder of an interrupted run if `resume` is true.
             data: the data, if they are in memory already. If None, the data that the config names are read.
-            initial: initial parameters by name, with the names of `Functional.params`. Parameters that it does not contain get random
-                initial values.
+            initial: dict from the name of a parameter in `Functional.params` to its initial value. All other parameters get random initial
+                values.
             resume: whether to continue the interrupted run in the folder.
             allow_other_machine: whether to resume even if devices, package versions or compiled code have changed. The metrics can then
                 differ in their last bits from those of an uninterrupted run.
@@ -176,8 +176,8 @@ class Task(ABC, Generic[C, D]):
             The parameters of the best epoch (of the last epoch if no metric is monitored), and the metrics of each epoch.
 
         Raises:
-            InputError: if the config, the data, the folder or `initial` is invalid, for example if the model has no parameter of a name in
-                `initial`.
+            InputError: if the config, the data, the folder or `initial` is invalid, for example if `initial` contains a
+                name that is not a parameter of the model.
             Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
         """
         console = console or Console(quiet=True)

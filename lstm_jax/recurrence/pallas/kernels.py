@@ -1,13 +1,13 @@
 """GPU kernels for the LSTM's forward and backward loops over time, written in Pallas and compiled by Triton.
 
 A kernel is launched as several programs, which run in parallel. Each program computes `ROWS` rows of the batch for all T steps,
-independently of other programs. It keeps h and c, or in the backward kernel their gradients, in registers. The units are divided into
-blocks whose size is a power of two, as Triton requires. Entries beyond the last row of the batch or the last unit are read as 0 and are not
-written.
+independently of other programs. A program of the forward kernel keeps h and c in registers, and a program of the backward kernel keeps
+their gradients there. The units are divided into blocks whose size is a power of two, as Triton requires. Entries beyond the last row of
+the batch or the last unit are read as 0 and are not written.
 
 A small recurrent kernel is read once and stays on the chip (`Tiling.resident` is true). A larger one is read again at each step, tile by
-tile, from the cache that all programs share. In this case the left operand of the product, h or d_z, is also read from memory, to which the
-program has written it.
+tile, from the cache that all programs share. In this case the program also writes the left operand of the product, h or d_z, to memory,
+and reads it from there.
 
 The precision of float32 products depends on `jax_default_matmul_precision`, as in the other backends: TF32 is used unless it is "highest".
 Sums and the state are float32.
@@ -46,7 +46,10 @@ AxisIndices = tuple[jax.Array, jax.Array | None]
 
 
 class Carry(NamedTuple):
-    """State of the LSTM, or gradient with respect to it, for the rows of one program, in blocks of units."""
+    """State of the LSTM, or the gradient with respect to the state, for the rows of the batch that one program of a GPU kernel computes.
+
+    Each of h and c is a tuple with one array for each block of units; see `Blocks`.
+    """
 
     h: Blocks
     c: Blocks
@@ -79,7 +82,7 @@ class Tiling:
 
     @property
     def blocks(self) -> range:
-        """Numbers of the blocks of units, from 0."""
+        """Indices of the blocks of units, from 0."""
         return range(pl.cdiv(self.units, self.width))
 
     @property
@@ -91,8 +94,8 @@ class Tiling:
         """Return the indices of the units of one block along an axis.
 
         Args:
-            block: number of the block.
-            gate: number of the gate, if the axis has size 4H and contains the units of the four gates one after another. Leave it out for
+            block: index of the block.
+            gate: index of the gate, if the axis has size 4H and contains the units of the four gates one after another. Leave it out for
                 an axis of size H.
         """
         units = block * self.width + lax.iota(jnp.int32, self.width)
@@ -101,7 +104,7 @@ class Tiling:
     def rows(self) -> AxisIndices:
         """Return the indices of the rows of the batch that the calling program computes.
 
-        Call this method outside of loops, since inside a loop the interpreter of Pallas does not know the number of the program.
+        Call this method outside of loops, since the interpreter of Pallas does not know the index of the program inside a loop.
         """
         rows = pl.program_id(0) * ROWS + lax.iota(jnp.int32, ROWS)
         return rows, None if self.batch % ROWS == 0 else rows < self.batch
@@ -127,9 +130,10 @@ class Tile:
 
 
 class Part:
-    """Reader and writer of arrays (..., B, H) for the rows of one program, in blocks of units.
+    """Reader and writer of those rows of arrays (..., B, H) that one program of a GPU kernel computes.
 
-    The values of the gates are stored as one array (T, B, 4H) or as four arrays (T, B, H).
+    The rows are read and written as one array for each block of units; see `Blocks`. The values of the gates are stored as one array
+    (T, B, 4H) or as four arrays (T, B, H).
     """
 
     def __init__(self, tiling: Tiling):
@@ -169,16 +173,16 @@ class Part:
 
 
 def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array]:
-    """Return the function read(k, gate, n), which returns one tile of the recurrent kernel.
+    """Return a function read(k, gate, n) that returns one tile of the recurrent kernel.
 
-    The tile connects block k and block n of the units. If `tiling.resident` is true, all tiles are read when `_reader` is called; else
-    each call of `read` reads its tile.
+    A tile is the part of the recurrent kernel that belongs to one gate and to two blocks of units, with the indices k and n. If
+    `tiling.resident` is true, all tiles are read when `_reader` is called. If it is false, each call of `read` reads one tile.
 
     Args:
         tiling: division of the units into blocks.
         kernel: ref of the recurrent kernel (H, 4H), or of its transpose (4H, H).
-        transposed: whether `kernel` is the transpose. If false, the tile has the rows of block k and the columns of block n of the gate. If
-            true, the tile has the rows of block k of the gate and the columns of block n.
+        transposed: whether `kernel` is the transpose. If false, the rows of a tile are the units of block k, and the columns are the units
+            of block n of the gate. If true, the rows are the units of block k of the gate, and the columns are the units of block n.
     """
 
     def read(k, gate: int, n: int) -> jax.Array:
@@ -191,9 +195,9 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array
 
 
 def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, tile: Callable) -> Blocks:
-    """Add matrix products to one array per gate, and return the four sums.
+    """For each gate, add a sum of matrix products to the array sums[gate]. Return the four resulting arrays.
 
-    The sum of a gate is sums[gate] plus operand(gate, k) @ tile(k, gate), summed over all blocks k of units.
+    The matrix products of a gate are operand(gate, k) @ tile(k, gate) for all blocks k of units.
     """
 
     def add(k, sums: Blocks) -> Blocks:
@@ -227,7 +231,7 @@ def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, sta
         mask: recurrent dropout mask (B, H) or (4, B, H).
         valid: float32 (T, B), above 0 at valid steps and 0 at padded steps.
         final: final state, a result.
-        all_h: h of all steps as in `Residuals`, a result. It must not be None if the recurrent kernel does not stay on the chip.
+        all_h: h of all steps as in `Residuals`, a result. It may be None only if the recurrent kernel stays on the chip.
         all_c: c of all steps as in `Residuals`, a result.
         gates: gates as in `Residuals`, a result.
     """
