@@ -6,15 +6,16 @@ the number of units. The columns of a kernel belong to the gates i, f, g, o, in 
 - An LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`. For a GRU or a simple RNN see `lstm_jax.convert.cells`.
 - A layer is an LSTM or, if it is bidirectional, `{"forward": LSTM, "backward": LSTM}`.
 - An embedding is `{"embedding": (V, E)}`, and a dense layer is `{"kernel": (in, out), "bias": (out,)}`.
-- A sentiment model is one flat dict with the keys `embedding/embedding`, `recurrent/0/kernel`, `recurrent/0/recurrent_kernel`,
-  `recurrent/0/bias`, the same keys with `recurrent/1/` for the second layer and so on, `head/kernel` and `head/bias`. A bidirectional layer
-  has the keys `recurrent/0/forward/kernel`, `recurrent/0/backward/kernel` and so on. The head is the dense output layer.
+- A sentiment model is one flat dict. It has the keys `embedding/embedding`, `head/kernel` and `head/bias`, where the head is the dense
+  output layer. The lowest recurrent layer has the keys `recurrent/0/kernel`, `recurrent/0/recurrent_kernel` and `recurrent/0/bias`. The
+  keys of the layer above it begin with `recurrent/1/`, and so on. If the lowest layer is bidirectional, its keys are
+  `recurrent/0/forward/kernel`, `recurrent/0/backward/kernel` and so on.
 - A character model is also one flat dict with these keys. Its head has V outputs, and its layers are not bidirectional. If
   `embedding/embedding` is absent, the input is one-hot. If `head/kernel` is absent, the weights are tied: the kernel of the head is the
   transposed embedding table.
 
-Each returned array is a copy and has the dtype of the input. Each function raises `InputError` if its input does not have the described
-layout.
+Each returned array is a copy and has the dtype of the array that was converted. Each function raises `InputError` if its arguments do not
+have the layout that it expects.
 """
 
 from lstm_jax.convert.cells import cell_from_keras, cell_from_torch, cell_to_keras, cell_to_torch

@@ -1,4 +1,4 @@
-"""Checks of weights in the layout of lstm_jax, and functions that join the parts of a model to a flat dict and split it again.
+"""Checks of weights in the layout of lstm_jax, and functions that convert between the parts of a model and a flat dict.
 
 The docstring of the package `lstm_jax.convert` describes the layout.
 """
@@ -50,7 +50,8 @@ def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
     Args:
         name: name of the array in error messages.
         value: an array, a nested list of floats, or a PyTorch tensor on any device.
-        expected: the expected size of each axis. A string such as "E" allows any size of at least 1 and names the size in error messages.
+        expected: the expected size of each axis. A string such as "E" accepts any size of at least 1, and is shown instead of a number in
+            error messages.
 
     Raises:
         InputError: if `value` is not an array of floats, or its shape differs from `expected`.
@@ -118,7 +119,7 @@ def check_lstm(params: Mapping[str, Any], where: str = "") -> Arrays:
 
 
 def is_bidirectional(layer: Mapping[str, Any]) -> bool:
-    """Return whether a dict of weights is that of a bidirectional layer, which has a key "forward" or "backward"."""
+    """Return whether a layer is bidirectional, which means that its dict of weights has a key "forward" or "backward"."""
     return any(direction in layer for direction in DIRECTIONS)
 
 
@@ -180,13 +181,13 @@ def check_model(
     Args:
         embedding: {"embedding": (V, E)}, or None for a character model whose input is one-hot.
         layers: weights of the recurrent layers, lowest layer first. The layers of a character model must not be bidirectional.
-        head: weights of the dense output layer: {"kernel": (H or 2H, 1), "bias": (1,)} for a sentiment model, or {"kernel": (H, V), "bias":
-            (V,)} for a character model. If the kernel is absent, the weights are tied, and the returned kernel is the transposed embedding
-            table.
-        kind: whether the model is a sentiment model or a character model.
+        head: weights of the dense output layer. A sentiment model has {"kernel": (F, 1), "bias": (1,)}, where F is H, or 2H if the last
+            recurrent layer is bidirectional. A character model has {"kernel": (H, V), "bias": (V,)}. If the kernel is absent, the weights
+            are tied, and the returned kernel is the transposed embedding table.
+        kind: "sentiment model" or "character model".
 
     Raises:
-        InputError: if a shape is wrong, the parts do not fit each other, or they are not those of a model of this kind.
+        InputError: if a shape is wrong, if the parts do not fit together, or if a part is not allowed in a model of this kind.
     """
     table = None if embedding is None else shaped("embedding/embedding", embedding["embedding"], "V", "E")
     stack = check_stack(layers)
@@ -215,7 +216,7 @@ def check_model(
 
 
 def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str, Any]], head: Mapping[str, Any], kind: Kind) -> Arrays:
-    """Return a model as one flat dict from the weights of its embedding, its recurrent layers and its head.
+    """Join the weights of the embedding, the recurrent layers and the head of a model, and return them as one flat dict.
 
     The arguments, the checks and the errors are those of `check_model`. The keys of the dict are paths such as "recurrent/0/kernel".
     """
@@ -228,13 +229,13 @@ def join_model(embedding: Mapping[str, Any] | None, layers: Sequence[Mapping[str
 
 
 def split_model(params: Mapping[str, Any], kind: Kind) -> tuple[Arrays | None, list[Layer], Arrays]:
-    """Split a model, given as one flat dict, into the weights of its embedding, its recurrent layers and its head.
+    """Split the flat dict of a model into the weights of the embedding, of the recurrent layers and of the head.
 
     This function is the inverse of `join_model`.
 
     Args:
         params: the flat dict, whose keys are paths such as "recurrent/0/kernel".
-        kind: whether the model is a sentiment model or a character model.
+        kind: "sentiment model" or "character model".
 
     Raises:
         InputError: if a key is unknown or missing, or if `check_model` rejects the parts.

@@ -1,8 +1,9 @@
 """Conversion of the weights of GRU and simple RNN layers between lstm_jax, Keras and PyTorch.
 
-In lstm_jax the weights are a dict of arrays. A GRU has kernel (E, 3H), recurrent_kernel (H, 3H), bias (3H,) and, unless its reset gate is
-applied before the product, recurrent_bias (3H,). A simple RNN has kernel (E, H), recurrent_kernel (H, H) and bias (H,). The gates of a GRU
-have the order u, r, n (update, reset, new). E is the number of input features and H the number of units.
+In lstm_jax the weights are a dict of arrays. E is the number of input features and H the number of units. A GRU has the arrays kernel
+(E, 3H), recurrent_kernel (H, 3H), bias (3H,) and recurrent_bias (3H,). A GRU that applies its reset gate to the state, before the state is
+multiplied by the recurrent kernel, has no recurrent_bias. The gates of a GRU have the order u, r, n (update, reset, new). A simple RNN has
+the arrays kernel (E, H), recurrent_kernel (H, H) and bias (H,).
 
 A Keras GRU has the same order of gates, calls u "z", and has both biases in one array (2, 3H). The weights of a PyTorch GRU are transposed,
 and its gates have the order r, u, n. A simple RNN of PyTorch has two biases, whose sum is the bias in lstm_jax. The layouts are those of
@@ -104,7 +105,7 @@ def cell_from_torch(cell: str, state_dict: Mapping[str, Any]) -> Arrays:
         a dict with the keys "kernel", "recurrent_kernel", "bias" and, for "gru", "recurrent_bias".
 
     Raises:
-        InputError: if `cell` is neither of the two names, or if a name or shape is not that of such a module.
+        InputError: if `cell` is neither of the two names, or if the state dict does not have the names and shapes of such a module.
     """
     _check_torch(cell)
     check_keys(f"{cell} state dict", state_dict, TORCH)

@@ -3,13 +3,17 @@
 In lstm_jax an LSTM is the dict {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)} with the gates in the order i, f, g, o. E is
 the number of input features and H the number of units.
 
-Linen's LSTMCell and OptimizedLSTMCell and NNX's LSTMCell have two dense layers for each gate: ii, if, ig, io with a kernel (E, H) and no
-bias, and hi, hf, hg, ho with a kernel (H, H) and a bias (H,). NNX spells `if` as `if_`. NNX's OptimizedLSTMCell has only two dense layers,
-dense_i with a kernel (E, 4H) and dense_h with a kernel (H, 4H) and a bias (4H,), with the gates in the order i, f, g, o. The layouts are
-those of flax/linen/recurrent.py and flax/nnx/nn/recurrent.py in Flax 0.12.
+Three Flax cells have two dense layers for each gate: LSTMCell and OptimizedLSTMCell of Linen, and LSTMCell of NNX. The dense layers ii, if,
+ig and io act on the input, and have a kernel (E, H) and no bias. The dense layers hi, hf, hg and ho act on the state, and have a kernel
+(H, H) and a bias (H,). NNX spells `if` as `if_`.
 
-A parameter tree that is read may be nested, or flat with keys that are tuples or strings joined by "/". The cell may be below a key
-"params" and, in an RNN, below a key "cell". The state of a Flax cell is the tuple (c, h), while the state in lstm_jax is LSTMState(h, c).
+OptimizedLSTMCell of NNX has only two dense layers, whose columns belong to the gates i, f, g, o, in this order: dense_i with a kernel
+(E, 4H), and dense_h with a kernel (H, 4H) and a bias (4H,). The layouts are those of flax/linen/recurrent.py and flax/nnx/nn/recurrent.py
+in Flax 0.12.
+
+The functions of this module accept a parameter tree as a nested dict or as a flat dict, whose keys are tuples such as ("hi", "kernel") or
+strings such as "hi/kernel". The cell may be below a key "params" and, in an RNN, below a key "cell". The state of a Flax cell is the tuple
+(c, h), while the state in lstm_jax is LSTMState(h, c).
 """
 
 from collections.abc import Mapping
@@ -57,8 +61,8 @@ def lstm_from_nnx(tree: Mapping[Any, Any]) -> Arrays:
     """Convert the parameters of an nnx.LSTMCell or nnx.OptimizedLSTMCell to the LSTM weights of lstm_jax.
 
     Args:
-        tree: `nnx.to_pure_dict(nnx.state(cell))`, where `cell` is the cell or an nnx.RNN that contains it. The state of random number
-            generators (`rngs`) in the tree is ignored.
+        tree: `nnx.to_pure_dict(nnx.state(module))`, where `module` is the cell or an nnx.RNN that contains the cell. The state of random
+            number generators (`rngs`) in the tree is ignored.
 
     Returns:
         {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
@@ -104,9 +108,9 @@ def _leaves(tree: Mapping[Any, Any], above: str = "") -> dict[str, object]:
 
 
 def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
-    """Flatten the parameter tree of a Flax LSTM cell to a dict from path to array, such as "hi/kernel".
+    """Flatten the parameter tree of a Flax LSTM cell, and return a dict from paths, such as "hi/kernel", to arrays.
 
-    The state of random number generators is left out, and so are keys above the cell ("params", and "cell" in an RNN).
+    The state of random number generators is left out. The paths begin below the keys "params" and "cell", if the tree has these keys.
     """
     leaves = {path: value for path, value in _leaves(tree).items() if "rngs" not in path.split("/")}
     for wrapper in ("params/", "cell/"):
@@ -116,12 +120,13 @@ def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
 
 
 def _gate_layers(forget: str) -> tuple[list[str], list[str]]:
-    """Return the names of a Flax cell's dense layers on the input, and the names of its dense layers on the state.
+    """Return two lists with the names of the dense layers of a Flax cell.
 
-    Both lists have one name for each of the gates i, f, g, o, in this order.
+    The first list contains the dense layers that act on the input, and the second list those that act on the state. Both lists have one
+    name for each of the gates i, f, g, o, in this order.
 
     Args:
-        forget: name of the dense layer on the input for the gate f: "if" in Linen, "if_" in NNX.
+        forget: name of the dense layer of the gate f that acts on the input. It is "if" in Linen and "if_" in NNX.
     """
     return [forget if gate == "f" else f"i{gate}" for gate in GATE_NAMES], [f"h{gate}" for gate in GATE_NAMES]
 

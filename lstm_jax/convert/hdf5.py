@@ -13,7 +13,8 @@ from lstm_jax.files.reading import parsing
 def natural(path: str) -> list[tuple[str, int]]:
     """Return a sort key for the natural order of paths, in which lstm_2 comes before lstm_10.
 
-    The key is a list of pairs: the name and the number of each part of the path. The number is -1 if the part has none.
+    The key is a list with a pair (name, number) for each part of the path. For example, the part lstm_10 gives the pair ("lstm", 10). The
+    number is -1 if the part does not end in a number.
     """
     parts = []
     for part in path.split("/"):
@@ -36,8 +37,8 @@ def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: froz
         which lstm_2 comes before lstm_10.
 
     Raises:
-        InputError: if the file is truncated, damaged or not an HDF5 file, or if it contains one of these: a soft or external link, an
-            object with two names, an array that is stored in another file, is compressed or was never written, or data other than numbers.
+        InputError: if the file is truncated, is damaged or is not an HDF5 file, if it contains a soft or external link, if an object has
+            two names, if an array is stored in another file, is compressed or was never written, or if an array does not contain numbers.
     """
     import h5py
 

@@ -163,10 +163,9 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
     The Keras model consists of an Embedding, one or more LSTM or Bidirectional(LSTM) layers, and a Dense(1). Bidirectional layers must have
     the default `merge_mode="concat"`.
 
-    The list of weights has no names, so this function infers from the shapes which layer an array belongs to. Two LSTMs of equal shapes are
-    taken as one bidirectional layer if the next layer has twice as many input features as each of them has units. The list does not show
-    the merge mode, the activations or `go_backwards`. To have these options checked, save the model as a `.keras` file and use
-    `sentiment_from_keras_file`.
+    The list of weights has no names, so this function infers from the shapes which layer an array belongs to. Two LSTMs of equal shapes,
+    with H units each, are taken as one bidirectional layer if the next layer has 2H input features. The list does not show the merge mode,
+    the activations or `go_backwards`. To have these options checked, save the model as a `.keras` file and use `sentiment_from_keras_file`.
 
     Args:
         weights: `get_weights()` of the model.
@@ -201,9 +200,9 @@ def generation_from_keras(weights: Sequence[Any]) -> Arrays:
     The Keras model consists of an optional Embedding, one or more LSTM layers, and a Dense(V), where V is the number of characters. Without
     an embedding the input is one-hot, and the first LSTM must have V input features. An embedding must have V rows.
 
-    The list of weights has no names. Each LSTM has two matrices, and Dense and Embedding have one each, so this function concludes from an
-    even number of matrices that there is an embedding. The list does not show the activations. To have them checked, save the model as a
-    `.keras` file and use `generation_from_keras_file`.
+    The list of weights has no names, so this function counts the matrices to find out whether there is an embedding. An LSTM has two
+    matrices, a Dense has one, and an Embedding has one. An even count therefore means that there is an embedding. The list does not show
+    the activations. To have them checked, save the model as a `.keras` file and use `generation_from_keras_file`.
 
     Args:
         weights: `get_weights()` of the model.
@@ -238,8 +237,8 @@ def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
 
     Args:
         weights: `get_weights()` of the Keras model.
-        kind: whether the model is a sentiment model or a character model.
-        remedy: description of the expected list, with which error messages end.
+        kind: "sentiment model" or "character model".
+        remedy: description of the expected list. Error messages end with this text.
     """
     arrays = [to_numpy(f"weights[{index}]", array) for index, array in enumerate(weights)]
     matrices = sum(array.ndim == 2 for array in arrays)  # two of each LSTM and one of Dense: if even, one is an embedding table
@@ -262,12 +261,14 @@ def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
 
 
 def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arrays]:
-    """Divide a list of arrays into LSTMs, each of which has two matrices and, if it has a bias, a vector. Return the LSTMs in order.
+    """Divide a list of arrays into LSTMs, and return the LSTMs in the same order.
+
+    An LSTM consists of two matrices and, if it has a bias, a vector.
 
     Args:
         arrays: the arrays of a Keras model that lie between the embedding and the head.
         first: index of the first of these arrays in the list of all arrays of the model, for error messages.
-        remedy: description of the expected list, with which error messages end.
+        remedy: description of the expected list. Error messages end with this text.
     """
     lstms, at = [], 0
     while at < len(arrays):

@@ -89,9 +89,9 @@ def sentiment_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     The Keras model is Sequential or functional and consists of an Embedding, recurrent layers, and a Dense(1). Each recurrent layer is an
     LSTM, a Bidirectional(LSTM) with merge_mode "concat", or an RNN of one LSTMCell or of a list of LSTMCells.
 
-    A `.keras` archive stores the order of the layers and options such as activations and `go_backwards`, which are checked. A `.weights.h5`
-    file does not store options, nor the order of layers of different classes. The order is then inferred from the shapes of the arrays; if
-    several orders are possible, an error asks for a `.keras` archive.
+    A `.keras` archive stores the order of the layers and their options. Options such as activations and `go_backwards` are checked. A
+    `.weights.h5` file does not store options, and it does not store the order of layers of different classes. For such a file the order is
+    inferred from the shapes of the arrays. If several orders are possible, an error asks for a `.keras` archive.
 
     Args:
         path: path of the file.
@@ -110,8 +110,8 @@ def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
 
     The Keras model is Sequential or functional and consists of an optional Embedding, recurrent layers, and a Dense(V), where V is the
     number of characters. Without an embedding the input is one-hot. Each recurrent layer is an LSTM, or an RNN of one LSTMCell or of a list
-    of LSTMCells. The last one may return its last output or all outputs. The order of the layers and their options are found and checked as
-    in `sentiment_from_keras_file`. The option `mask_zero` of an Embedding is not part of the weights.
+    of LSTMCells. The last recurrent layer may return its last output or all outputs. The order of the layers is found, and their options
+    are checked, as in `sentiment_from_keras_file`. The option `mask_zero` of an Embedding is ignored, as it is not part of the weights.
 
     Args:
         path: path of the file.
@@ -153,8 +153,9 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
 def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
     """Write a sentiment or character model of lstm_jax to a file that `model.load_weights` of the corresponding Keras model reads.
 
-    The Keras model must be Sequential or functional, with one LSTM or Bidirectional(LSTM) layer for each recurrent layer and one Dense
-    layer, even if the weights in `params` are tied. All these layers must have biases.
+    The Keras model must be Sequential or functional. For each recurrent layer in `params` it must have one LSTM or Bidirectional(LSTM)
+    layer. It must have one Embedding layer if `params` has an embedding, and one Dense layer even if the weights in `params` are tied. All
+    these layers except the Embedding must have biases.
 
     Args:
         path: path of the file, which must end in .weights.h5.
@@ -250,14 +251,14 @@ def _take_layers(rest: dict[str, np.ndarray], name: str) -> list[Layer]:
 
 
 def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, head: Arrays, subject: str) -> list[str]:
-    """Infer the order of the recurrent layers of a Keras model from their numbers of features, and return their names in this order.
+    """Infer the order of the recurrent layers of a Keras model, and return their names in this order.
 
     In the right order each layer has as many input features as the layer before it has output features. Layers of the same class keep the
     order that they have in `stacks`.
 
     Args:
-        stacks: dict from the name of each recurrent Keras layer to its layers in lstm_jax, of which there are several only for a Keras RNN
-            of several cells.
+        stacks: dict from the name of each recurrent Keras layer to the list of its layers in lstm_jax. The list has more than one layer
+            only for a Keras RNN of several cells.
         embedding: weights of the embedding, or None if the input is one-hot.
         head: weights of the dense output layer.
         subject: name of the model in error messages.
@@ -272,11 +273,13 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
     @cache
     def orders(taken: tuple[int, ...], width: int) -> list[list[str]]:
-        """Return up to two possible orders of the layers that are not yet in place.
+        """Return at most two possible orders of the layers that do not have a position in the model yet.
+
+        An order is a list of names of layers.
 
         Args:
-            taken: for each class of layers, the number of its layers that are already in place.
-            width: number of output features of the last layer in place.
+            taken: for each class of layers, the number of layers that already have a position.
+            width: number of features that the next layer must take as input.
         """
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):
             return [[]] if width == head["kernel"].shape[0] else []
@@ -295,11 +298,11 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
 
 def _order_in_config(config: Any, model: Kind, subject: str) -> list[str]:
-    """Return the names of a Keras model's recurrent layers in the order of its config.json, after checking the options of all layers.
+    """Return the names of a Keras model's recurrent layers in the order of the model, after checking the options of all layers.
 
     Args:
-        config: the parsed config.json.
-        model: whether the model is a sentiment model or a character model.
+        config: the parsed config.json, which contains the order and the options.
+        model: "sentiment model" or "character model".
         subject: name of the model in error messages.
 
     Raises:

@@ -1,10 +1,10 @@
 """Conversion of weights between lstm_jax and the state dicts of PyTorch's nn.LSTM, nn.Embedding and nn.Linear.
 
 The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. E is the number of input features and H the
-number of units. Layer k of an nn.LSTM has the arrays weight_ih_l[k] (4H, E) and weight_hh_l[k] (4H, H), which are the transposed kernel and
-recurrent kernel; the gates have the same order i, f, g, o. It has two biases, bias_ih_l[k] and bias_hh_l[k], whose sum is the bias in
-lstm_jax. Conversion to PyTorch stores the bias in bias_ih and zeros in bias_hh. The names of the backward direction end in _reverse. The
-layout is described in torch/nn/modules/rnn.py ("Variables" of LSTM).
+number of units. Layer k of an nn.LSTM has two matrices: weight_ih_l[k] (4H, E) is the transposed kernel, and weight_hh_l[k] (4H, H) is the
+transposed recurrent kernel. The order of the gates is i, f, g, o, as in lstm_jax. Layer k also has two biases, bias_ih_l[k] and
+bias_hh_l[k], whose sum is the bias in lstm_jax. Conversion to PyTorch stores the bias in bias_ih_l[k], and zeros in bias_hh_l[k]. The names
+of the arrays of the backward direction end in _reverse. The layout is described in torch/nn/modules/rnn.py ("Variables" of LSTM).
 
 The sentiment model of lstm_jax reads the last state of both directions. For a bidirectional nn.LSTM this is cat(h_n[-2], h_n[-1]), not
 output[:, -1].
@@ -79,7 +79,7 @@ def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Lay
 
 
 def _check_uniform(layers: Sequence[Layer]) -> None:
-    """Check that all layers have the same number of units and the same number of directions, as the layers of an nn.LSTM have."""
+    """Check that all layers have the same number of units and the same number of directions. An nn.LSTM requires this."""
     kinds = [(2, layer["forward"]) if is_bidirectional(layer) else (1, layer) for layer in layers]
     found = {f"{directions} x {lstm['recurrent_kernel'].shape[0]}" for directions, lstm in kinds}
     remedy = "an nn.LSTM has one of each in all layers: give all arrays, or convert the layers one by one"
@@ -168,8 +168,8 @@ def generation_from_torch(state_dict: Mapping[str, Any], embedding: str = "embed
     The PyTorch model is a module with an optional nn.Embedding, an nn.LSTM and an nn.Linear(H, V), where V is the number of characters.
     Without an embedding the input is one-hot, and the nn.LSTM must have V input features.
 
-    If the embedding and the nn.Linear share their weights, a PyTorch state dict contains these under two names, and the result contains
-    both "embedding/embedding" and "head/kernel". To tie the weights in lstm_jax too, remove "head/kernel" from the result.
+    If the embedding and the nn.Linear share their weights, a PyTorch state dict contains these weights under two names, and the result
+    contains both "embedding/embedding" and "head/kernel". To tie the weights in lstm_jax too, remove "head/kernel" from the result.
 
     Args:
         state_dict: state dict of the module. Its values are arrays or tensors.

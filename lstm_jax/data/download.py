@@ -38,7 +38,8 @@ def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, o
         path: the file to create.
         check: function that is called with the temporary path and raises InputError if the file is not the expected one.
         remedy: advice to the user at the end of the error message about a failed download.
-        on_bytes: function that is called after each MiB with the number of bytes received and the total number, which is 0 if unknown.
+        on_bytes: function that is called after each MiB with two numbers: the number of bytes received so far, and the size of the file in
+            bytes. If the size is unknown, the second number is 0.
 
     Raises:
         InputError: if the download or the check fails. The temporary file is deleted.

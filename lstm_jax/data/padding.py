@@ -31,7 +31,7 @@ def pad_sequences(
 
     Args:
         sequences: N sequences of numbers, strings or equally shaped vectors.
-        maxlen: number of steps of each row. If None, it is the length of the longest sequence.
+        maxlen: length of every sequence in the result. If None, it is the length of the longest sequence.
         dtype: dtype of the result. Use `object` for strings of any length.
         padding: where `value` is added to a short sequence: "pre" (at its start) or "post" (at its end).
         truncating: where a long sequence is cut: "pre" (at its start) or "post" (at its end).
@@ -100,7 +100,8 @@ def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Concatenate N rows of integers.
 
     Returns:
-        The integers of all rows (ids,) as int32, and the offsets of the rows (N + 1,) as int64. `pad_ragged` takes both as arguments.
+        An int32 array (ids,) with the integers of all rows, and an int64 array (N + 1,) with the offsets of the rows. `pad_ragged` takes
+        both arrays as arguments.
     """
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)

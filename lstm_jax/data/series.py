@@ -46,7 +46,7 @@ class Series:
 
     @property
     def gaps(self) -> np.ndarray:
-        """(N,) time from the previous entry to each entry, in units of `usual_gap`. The gap of the first entry is set to 1."""
+        """Time from the previous entry to each entry, in units of `usual_gap`, as an array (N,). The gap of the first entry is set to 1."""
         return np.concatenate([[1.0], np.diff(self.times) / self.usual_gap])
 
     def shown(self, time: float) -> str:
@@ -66,7 +66,8 @@ def _time(text: str) -> tuple[float, bool] | None:
     """Parse a time, which is a number or an ISO date.
 
     Returns:
-        The number and False, or the days from 1970-01-01 to the date and True, or None if the text is neither a number nor a date.
+        A pair (time, dated), or None if the text is neither a number nor a date. For a number, `time` is the number and `dated` is False.
+        For a date, `time` is the number of days from 1970-01-01 to the date, and `dated` is True.
     """
     try:
         return float(text), False
@@ -127,9 +128,9 @@ def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
 
 
 def _is_even_enough(series: Series) -> bool:
-    """Return whether float64 can represent the gaps of a series in units of the usual gap.
+    """Return whether float64 can represent the gaps of a series in units of the median gap (`usual_gap`).
 
-    Every gap must then be finite and above 0, and the sum of all gaps must be finite.
+    This is the case if every gap in these units is finite and above 0, and the sum of all gaps in these units is finite.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         gaps, whole = series.gaps, (series.times[-1] - series.times[0]) / series.usual_gap
@@ -140,9 +141,9 @@ class SeriesWindows(NamedTuple):
     """N windows of a time series. A window consists of C context entries, which a model reads, and the K targets that follow them."""
 
     read: np.ndarray
-    """(N, C, 2): value of each context entry, and time since the previous entry in units of the series' usual gap."""
+    """(N, C, 2): value of each context entry, and time since the previous entry in units of `Series.usual_gap`."""
     ahead: np.ndarray
-    """(N, K): time from the window's last context entry to each target, in units of the series' usual gap."""
+    """(N, K): time from the window's last context entry to each target, in units of `Series.usual_gap`."""
     target: np.ndarray
     """(N, K): values of the targets."""
     origin: np.ndarray
@@ -150,7 +151,9 @@ class SeriesWindows(NamedTuple):
 
 
 def series_windows(series: Series, context: int, horizon: int, first: int = 0, last: int = 0) -> SeriesWindows:
-    """Return every window of a time series whose targets all lie in the entries `first` to `last` - 1.
+    """Return overlapping windows of a time series, one for each possible position.
+
+    The result contains every window whose targets all lie in the entries `first` to `last` - 1.
 
     Args:
         series: the series.

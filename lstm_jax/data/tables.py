@@ -16,12 +16,14 @@ FIELD_LIMIT = 1 << 30  # largest field in characters; the default of Python's cs
 
 
 def is_table(path: Path) -> bool:
-    """Return whether the name of a file ends in .jsonl, .jsonl.xz, .csv or .csv.xz, as that of a table does."""
+    """Return whether a file is a table, which means that its name ends in .jsonl, .jsonl.xz, .csv or .csv.xz."""
     return path.name.endswith(ENDINGS)
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each row of a CSV or JSON-lines file, as its line number and a dict from the name of each column to its value.
+    """Yield a pair (line number, values) for each row of a CSV or JSON-lines file.
+
+    The values of a row are a dict from the names of the columns to the values in this row.
 
     Raises:
         InputError: if the file is absent or truncated, or holds invalid UTF-8, JSON or CSV. The message names the line with the error.

@@ -48,7 +48,8 @@ def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None =
 
     Args:
         folder: the folder.
-        on_bytes: function that is called after each MiB with the number of bytes received and the total number, which is 0 if unknown.
+        on_bytes: function that is called after each MiB with two numbers: the number of bytes received so far, and the size of the file in
+            bytes. If the size is unknown, the second number is 0.
 
     Raises:
         InputError: if the download fails, or if the server sends a different file.
@@ -68,7 +69,7 @@ def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
 
 
 def find_archive(path: Path) -> Found | None:
-    """Return the location of a review archive, or None if there is none.
+    """Return the location of the review archive at a path, or None if there is no review archive at this path.
 
     Args:
         path: path of a .tar.gz or .tgz file, or of a folder that contains aclImdb_v1.tar.gz.
@@ -95,11 +96,11 @@ def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSpl
 def read_archive(path: Path) -> dict[str, TextSplit]:
     """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews.
 
-    The archive is not extracted to the disk. Members that are neither reviews nor lists of the URLs of reviews are skipped.
+    The archive is not extracted to the disk. Only the reviews, and the lists of URLs that show the movies of the reviews, are read.
 
     Raises:
-        InputError: if the archive is truncated or damaged or expands to too many bytes, a member is a link, a device or a sparse file, the
-            path of a member leads out of the archive, or a split lacks reviews of a class.
+        InputError: if the archive is truncated, is damaged or expands to too many bytes, if a member is a link, a device or a sparse file,
+            if the path of a member leads out of the archive, or if a split has no positive or no negative reviews.
     """
     subject = f"archive {path}"
 
@@ -120,7 +121,7 @@ def read_archive(path: Path) -> dict[str, TextSplit]:
 
 
 def find_folder(path: Path) -> Found | None:
-    """Return the location of an extracted `aclImdb` folder and its files, or None if there is no such folder.
+    """Return the location of the extracted `aclImdb` folder at a path, or None if there is no such folder at this path.
 
     Args:
         path: path of the `aclImdb` folder, or of the folder that contains it.
@@ -149,7 +150,7 @@ def read_folder_source(found: Found, _: ReadOptions) -> dict[str, TextSplit]:
     """Return the reviews in an extracted `aclImdb` folder, as a dict from the name of each split to its reviews.
 
     Raises:
-        InputError: if a file cannot be read, or a split has no reviews of a class.
+        InputError: if a file cannot be read, or if a split has no positive or no negative reviews.
     """
     return _assemble(((name, read_input(path)) for name, path in found.files.items()), found.path)
 

@@ -1,4 +1,8 @@
-"""Cache of encoded reviews. Each source has one .npz file, which is named by a hash of its inputs and verified whenever it is read."""
+"""Cache of encoded reviews.
+
+A cache file is an .npz file that contains the reviews of one source, encoded with certain options. Its name contains a hash of the source
+and the options. A checksum in the file is verified whenever the file is read.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,7 +24,7 @@ def content_key(files: Mapping[str, Path], *options: str) -> str:
     The hash covers the names and contents of the input files, the options, and the version of the cache format.
 
     Args:
-        files: dict from a name of each input file to its path. The hash covers the names, but not the paths.
+        files: the input files, as a dict from names to paths. The hash covers the names, but not the paths.
         options: further strings that affect the content of the cache file.
 
     Raises:

@@ -82,11 +82,12 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
     The vocabulary is built from the training texts by `build_vocabulary`, so that more frequent words have smaller ids.
 
     Args:
-        splits: dict from "train" and, if there is a test split, "test" to the reviews, such as the result of `synthetic_splits`.
+        splits: dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test". The result
+            of `synthetic_splits` is such a dict.
         num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word has an id.
 
     Raises:
-        InputError: if there is no training split, or a split lacks reviews of a class.
+        InputError: if there is no training split, or if a split has no positive or no negative reviews.
     """
     check_splits(splits, "memory")
     arrays = _encode(splits, build_vocabulary(splits["train"].texts))
@@ -95,7 +96,7 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
 
 
 def _encode_source(source: Source, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
-    """Encode the reviews of a source, and return a dict from the name of each array that the cache stores to the array.
+    """Encode the reviews of a source, and return the arrays of the cache file as a dict from names to arrays.
 
     A source holds either texts or word ranks, as in Keras' imdb.npz.
 

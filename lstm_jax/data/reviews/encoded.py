@@ -20,22 +20,24 @@ class EncodedSplit:
     labels: np.ndarray
     """(N,) int32: 0 negative, 1 positive."""
     groups: np.ndarray
-    """(N,) int32: number of the movie of each review, or -1 if the movie is unknown. A movie has the same number in every split."""
+    """(N,) int32: index of the movie of each review, or -1 if the movie is unknown. A movie has the same index in every split."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) number of ids of each review, including the start id."""
+        """Number of ids of each review, including the start id, as an array (N,)."""
         return np.diff(self.offsets)
 
     def row(self, number: int) -> np.ndarray:
-        """Return the ids (T,) of review `number`."""
+        """Return the ids (T,) of the review with the index `number`."""
         return self.values[self.offsets[number] : self.offsets[number + 1]]
 
     def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
-        """Return the reviews as an int32 array (N, maxlen), padded with 0 or cut as by `keras.utils.pad_sequences`.
+        """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen).
+
+        The result equals that of `keras.utils.pad_sequences`.
 
         Args:
             maxlen: number of ids of each row of the result.
@@ -48,7 +50,7 @@ class EncodedSplit:
         return pad_ragged(self.values, self.offsets, maxlen, padding, truncating)
 
     def select(self, rows: np.ndarray) -> "EncodedSplit":
-        """Return the reviews with the row numbers `rows`, in that order."""
+        """Return the reviews with the indices `rows`, in the order of `rows`."""
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
@@ -58,7 +60,7 @@ class EncodedSplit:
     def hashes(self) -> np.ndarray:
         """Return a hash of the ids of each review, as a uint64 array (N,).
 
-        Reviews with equal ids have equal hashes. `grouped_split` uses them to keep copies of a review in the same split.
+        Reviews with equal ids have equal hashes. `grouped_split` uses the hashes to keep copies of a review in the same split.
         """
         digests = b"".join(hashlib.blake2b(self.row(number).data, digest_size=8).digest() for number in range(len(self)))
         return np.frombuffer(digests, np.uint64)
@@ -76,7 +78,9 @@ class EncodedReviews:
 
 
 def keras_check_hash(split: EncodedSplit) -> str:
-    """Return a SHA-256 with which a split can be compared with that of `keras.datasets.imdb.load_data(num_words=None)`.
+    """Return a SHA-256 hash of a split.
+
+    The hash can be compared with the hash of a split that `keras.datasets.imdb.load_data(num_words=None)` returns.
 
     The hash covers the ids of each review as little-endian int32 followed by b"|", and then the labels as little-endian int32.
     """

@@ -86,9 +86,9 @@ def judge(text: str) -> int:
 
 
 def synthetic_reviews(count: int, seed: int) -> TextSplit:
-    """Return different synthetic reviews of 8 to 60 words, half of which are positive.
+    """Return synthetic reviews of 8 to 60 words. Half of them are positive, and no two of them are equal.
 
-    The names of the reviews are "synthetic/0", "synthetic/1" and so on, and the reviews have no movies.
+    The names of the reviews are "synthetic/0", "synthetic/1" and so on. The field `groups` is None, because no movie is known.
 
     Args:
         count: number of reviews.
@@ -154,7 +154,7 @@ def _neutral(draw: random.Random) -> str:
 def _judgement(draw: random.Random, label: int) -> str:
     """Return a random sentence whose verdict is `label`.
 
-    Six of ten such sentences contain a concession with the opposite verdict.
+    With probability 0.6 the sentence also contains a concession that expresses the opposite verdict.
     """
     main, form = _clause(draw, label), draw.randrange(10)
     if form == 0:
@@ -176,7 +176,7 @@ def _judgement(draw: random.Random, label: int) -> str:
 def _clause(draw: random.Random, label: int) -> str:
     """Return a random main clause whose verdict is `label`.
 
-    Three of ten such clauses consist of "not" and a word of the opposite class.
+    With probability 0.3 the clause contains "not" and a word of the opposite class, as in "the plot was not dull".
     """
     negated = draw.random() < 0.3
     sign = 1 - label if negated else label

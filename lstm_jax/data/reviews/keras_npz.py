@@ -18,7 +18,7 @@ GET_ANOTHER = "give Keras' own imdb.npz (x_train, y_train, x_test, y_test: lists
 
 
 def find_keras_npz(path: Path) -> Found | None:
-    """Return the location of Keras' reviews, or None if there are none.
+    """Return the location of Keras' reviews at a path, or None if there is no .npz file at this path.
 
     Args:
         path: path of a .npz file, or of a folder that contains imdb.npz.
@@ -32,7 +32,7 @@ def find_keras_npz(path: Path) -> Found | None:
 def read_keras_npz(path: Path) -> dict[str, Ranks]:
     """Return the reviews in Keras' imdb.npz, as a dict from the name of each split to its reviews.
 
-    The reviews are returned as the file stores them: as word ranks, which begin at 1, without a start id and in the stored order.
+    The reviews are returned as the file stores them: the word ranks begin at 1, there is no start id, and the order is the stored order.
     `keras.datasets.imdb.load_data`, in contrast, adds a start id and shuffles the reviews. The pickles in the file are read by
     `list_pickle`, which builds nothing but lists of integers.
 

@@ -68,7 +68,7 @@ class _Array:
 class _Machine:
     """Interpreter of one pickle, with the stack, the positions of the marks on the stack, and the memo.
 
-    The method `do_append` carries out the instruction APPEND, and so on.
+    Most instructions have a method of their own. For example, `do_append` carries out the instruction APPEND.
     """
 
     def __init__(self, content: bytes):
@@ -131,7 +131,7 @@ class _Machine:
     def do_mark(self, _: None) -> None:
         """Carry out MARK, which begins a group of items on the stack.
 
-        If only integers follow, and they are appended to the list on top of the stack, all of them are read in one fast loop.
+        If the group consists of integers that APPENDS adds to the list on top of the stack, the whole group is read in one fast loop.
         """
         ids, end = _integers(self.content, self.file.tell())
         if ids is not None and self.stack and type(self.stack[-1]) is _List and not self.stack[-1].rows:
@@ -221,8 +221,8 @@ def _integers(content: bytes, at: int) -> tuple[array | None, int]:
         at: offset of the first integer, in bytes.
 
     Returns:
-        The integers and the offset after APPENDS. If an instruction that is not an integer comes before APPENDS, None and an offset that is
-        not used.
+        The integers, and the offset of the first byte after APPENDS. If any other instruction comes before APPENDS, or if there are no
+        integers, the first item is None and the second item has no meaning.
     """
     ids = array("i")
     append, size = ids.append, len(content)

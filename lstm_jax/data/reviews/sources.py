@@ -1,4 +1,4 @@
-"""Sources of reviews: the list of their forms, and the functions that recognise and read a source."""
+"""Sources of reviews: the forms that a source can have, and the functions that recognise and read a source."""
 
 import os
 from collections.abc import Iterable
@@ -117,7 +117,8 @@ def read_source(source: Source, options: ReadOptions) -> dict[str, TextSplit]:
     """Return the reviews of a recognised source as texts: a dict from the name of each split to its reviews.
 
     Raises:
-        InputError: if the source holds word ranks instead of texts, is damaged or cannot be read, or lacks reviews of a class in a split.
+        InputError: if the source is damaged or cannot be read, if it holds word ranks instead of texts, or if a split has no positive or no
+            negative reviews.
     """
     if source.form.read is None:
         raise InputError(f"data {source.path}", "holds word ranks, not texts", f"give {ARCHIVE_NAME} or another form with texts")
@@ -127,9 +128,10 @@ def read_source(source: Source, options: ReadOptions) -> dict[str, TextSplit]:
 def load_reviews(
     path: str | Path, test_path: str = "", text_column: str = "text", label_column: str = "label", verify: bool = True
 ) -> dict[str, TextSplit]:
-    """Return the reviews at a path as texts: a dict from "train" and, if there is a test split, "test" to the reviews.
+    """Return the reviews at a path as texts.
 
-    The path may lead to:
+    The result is a dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test". The
+    path may lead to:
 
     - the archive `aclImdb_v1.tar.gz` or a folder that contains it. The archive is not extracted to the disk.
     - an extracted `aclImdb` folder, or the folder that contains it.
@@ -144,7 +146,7 @@ def load_reviews(
         verify: whether a file named `aclImdb_v1.tar.gz` is checked against the published size and checksum.
 
     Raises:
-        InputError: if a path does not exist or has no known form, or if the source is damaged, cannot be read, holds word ranks, or lacks
-            reviews of a class in a split.
+        InputError: if a path does not exist or has no known form, if the source is damaged or cannot be read, if it holds word ranks
+            instead of texts, or if a split has no positive or no negative reviews.
     """
     return read_source(recognise(Path(path), test_path), ReadOptions(text_column, label_column, verify))

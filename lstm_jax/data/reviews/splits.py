@@ -8,24 +8,25 @@ from lstm_jax.errors import InputError, require
 def grouped_split(
     labels: np.ndarray, groups: np.ndarray, fraction: float, seed: int, text_hashes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide N rows into a training and a validation split. All rows of a group, and all copies of a text, are in the same split.
+    """Divide N rows into a training and a validation split.
 
-    The validation split gets about the share `fraction` of the rows of each class, as exactly as the sizes of the groups allow. For the
-    IMDB reviews, where a movie has at most 30 reviews, the numbers of rows differ from this share by a few rows.
+    Two rows of the same group are always in the same split, and so are two rows with the same text. The share of the rows of each class
+    that are in the validation split is therefore only approximately `fraction`. For the IMDB reviews, where a movie has at most 30 reviews,
+    the difference is a few rows.
 
     Args:
         labels: (N,) class of each row, 0 or 1.
-        groups: (N,) number of the group (movie) of each row. A row with the number -1 is a group of its own.
+        groups: (N,) index of the group (movie) of each row. A row with the index -1 is a group of its own.
         fraction: share of the rows in the validation split, above 0 and below 1.
         seed: seed of the order in which the groups are tried. Equal seeds give equal splits.
         text_hashes: (N,) integers that are equal for rows with equal texts, such as `EncodedSplit.hashes()`. If None, texts are not
             compared, and copies of a text can be in different splits.
 
     Returns:
-        The row numbers of the training split and the row numbers of the validation split, as sorted int64 arrays.
+        The indices of the rows in the training split, and the indices of the rows in the validation split, as sorted int64 arrays.
 
     Raises:
-        InputError: if `fraction` is not between 0 and 1, or if the groups are so large that a split has no rows of a class.
+        InputError: if `fraction` is not between 0 and 1, or if the groups are so large that one of the classes is missing in a split.
     """
     require(0 < fraction < 1, "validation", fraction, "give a share between 0 and 1")
     counts, component = _components(labels, groups, text_hashes)
@@ -44,18 +45,18 @@ def grouped_split(
 
 
 def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Find the sets of rows that must stay together.
+    """Find the sets of rows that must be in the same split.
 
-    The C sets are the connected components of the graph that links each of the N rows to its group and to its text. They are numbered in
-    the order of their first rows.
+    Consider a graph in which each of the N rows is linked to its group and to its text. The sets are the C connected components of this
+    graph, in the order of their first rows.
 
     Args:
         labels: (N,) class of each row, 0 or 1.
-        groups: (N,) number of the group of each row. A row with the number -1 is a group of its own.
+        groups: (N,) index of the group of each row. A row with the index -1 is a group of its own.
         text_hashes: (N,) integers that are equal for rows with equal texts, or None.
 
     Returns:
-        An array (C, 2) with the count of the rows of each class in each set, and an array (N,) with the number of the set of each row.
+        An array (C, 2) with the number of rows of each class in each set, and an array (N,) with the index of the set of each row.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -80,11 +81,11 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
     """Choose the sets of rows for the validation split, so that it has about `fraction` of the rows of each class.
 
     Args:
-        counts: (C, 2) count of the rows of each class in each of the C sets.
+        counts: (C, 2) number of rows of each class in each of the C sets.
         fraction: share of the rows in the validation split.
-        order: (C,) order in which the sets are tried.
-        inside: numbers of sets that must be in the validation split.
-        outside: numbers of sets that must not be in the validation split.
+        order: (C,) indices of the sets, in the order in which the sets are tried.
+        inside: indices of the sets that must be in the validation split.
+        outside: indices of the sets that must not be in the validation split.
 
     Returns:
         (C,) bool, true for the sets of the validation split.
@@ -109,17 +110,17 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
 
 
 def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
-    """Choose sets of rows that must be in a given split, so that both the training and the validation split have rows of each class.
+    """Choose sets of rows for the training split and for the validation split, so that both splits have rows of each class.
 
-    For each class, the two smallest sets with rows of the class are chosen, one for each split. If only one set has rows of a class, none
-    is chosen for it.
+    For each class, the two smallest sets that contain rows of the class are chosen. One of them is for the training split, and the other is
+    for the validation split. If only one set contains rows of a class, no sets are chosen for this class.
 
     Args:
-        counts: (C, 2) count of the rows of each class in each of the C sets.
-        order: (C,) order of the sets, which decides between sets of equal size.
+        counts: (C, 2) number of rows of each class in each of the C sets.
+        order: (C,) indices of the sets. Of two sets of equal size, the one that comes first in `order` is chosen first.
 
     Returns:
-        The numbers of the sets that must be in the validation split, and the numbers of the sets that must be in the training split.
+        The indices of the sets for the validation split, and the indices of the sets for the training split.
     """
     inside: set[int] = set()
     outside: set[int] = set()

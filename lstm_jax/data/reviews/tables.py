@@ -17,11 +17,11 @@ GROUP_KEYS = ("movie", "group")
 
 
 def find_tables(path: Path) -> Found | None:
-    """Return the location of tables with reviews, or None if there are none.
+    """Return the location of the tables with reviews at a path, or None if there are no tables at this path.
 
     Args:
-        path: path of a table, which is then the training split, or of a folder that contains a table for each split, such as `train.csv`
-            and `test.csv`. The table of the test split may be absent.
+        path: path of a table or of a folder. A single table contains the training split. A folder contains a table for the training split,
+            such as `train.csv`, and may contain a table for the test split, such as `test.csv`.
 
     Raises:
         InputError: if a folder has two tables for the same split.
@@ -41,8 +41,8 @@ def read_tables(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
     """Return the reviews in tables, as a dict from the name of each split to its reviews.
 
     Raises:
-        InputError: if a table cannot be read, a column is missing, a label is unknown, a text is not a string, or a split lacks reviews of
-            a class.
+        InputError: if a table cannot be read, if a column is missing, if a label is unknown, if a text is not a string, or if a split has
+            no positive or no negative reviews.
     """
     splits = {name: read_table(path, options.text_column, options.label_column) for name, path in found.files.items()}
     check_splits(splits, found.path)
@@ -52,8 +52,9 @@ def read_tables(found: Found, options: ReadOptions) -> dict[str, TextSplit]:
 def read_table(path: Path, text_column: str = "text", label_column: str = "label") -> TextSplit:
     """Return the reviews of one table, in the order of its rows.
 
-    Each row has a text and a label: 0, 1, "neg", "pos", "negative" or "positive". If the table also has a column `movie` or `group`, its
-    value is the movie of the review. If it has the columns `id` and `rating`, the name of the review is made from their values.
+    Each row has a text and a label. The label is 0, "neg" or "negative" for a negative review, and 1, "pos" or "positive" for a positive
+    review. If the table has a column `movie` or `group`, its value is the movie of the review. If the table has the columns `id` and
+    `rating`, the name of the review is made from the id and the rating.
 
     Args:
         path: the table.
@@ -61,8 +62,8 @@ def read_table(path: Path, text_column: str = "text", label_column: str = "label
         label_column: name of the column of the labels.
 
     Raises:
-        InputError: if the file is absent or truncated or holds invalid UTF-8, JSON or CSV, a column is missing, a label is unknown, or a
-            text is not a string. The message names the line with the error.
+        InputError: if the file is absent or truncated, if it holds invalid UTF-8, JSON or CSV, if a column is missing, if a label is
+            unknown, or if a text is not a string. The message names the line with the error.
     """
     return collect(path, table_rows(path), text_column, label_column)
 
@@ -72,7 +73,7 @@ def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column:
 
     Args:
         path: path of the table, for error messages.
-        rows: line number and values of each row, as `table_rows` yields them.
+        rows: the line number and the values of each row, as `table_rows` yields them.
         text_column: name of the column of the texts.
         label_column: name of the column of the labels.
 

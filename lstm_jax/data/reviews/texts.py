@@ -1,4 +1,4 @@
-"""Labelled reviews as texts in bytes. Each review has a label, a name and, if known, a movie."""
+"""Labelled reviews. Each review has a text (as bytes), a label, a name and, if known, a movie."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
         source: name of the source in the error message, such as its path.
 
     Raises:
-        InputError: if there is no training split, or a split lacks reviews of a class.
+        InputError: if there is no training split, or if a split has no positive or no negative reviews.
     """
     require("train" in splits, f"source {source}", f"splits {sorted(splits)}", "give one that holds training reviews")
     for name, split in splits.items():
@@ -66,8 +66,8 @@ def check_splits(splits: Mapping[str, TextSplit], source: object) -> None:
 
 
 def name_order(split: TextSplit) -> np.ndarray:
-    """Return the row numbers (N,) of the reviews in the order that Keras' IMDB data set had before it was shuffled.
+    """Return the indices (N,) that sort the reviews into the order that Keras' IMDB data set had before it was shuffled.
 
-    Positive reviews come first. The reviews of a class are sorted by name, as strings.
+    In this order, positive reviews come before negative reviews. The reviews of each class are sorted by their names, compared as strings.
     """
     return np.asarray(sorted(range(len(split)), key=lambda row: (-int(split.labels[row]), split.names[row])), np.int64)

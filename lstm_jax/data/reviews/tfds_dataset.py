@@ -158,7 +158,8 @@ def reviews_from_tfds(data_dir: str | Path | None = None) -> dict[str, TextSplit
         data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.
 
     Raises:
-        InputError: if tensorflow-datasets is not installed, the data set is not prepared, or a split lacks reviews of a class.
+        InputError: if tensorflow-datasets is not installed, if the data set is not prepared, or if a split has no positive or no negative
+            reviews.
     """
     builder = _prepared(data_dir)
     splits = {}

@@ -93,7 +93,8 @@ class Vocabulary:
         """Encode N texts and concatenate their ids.
 
         Returns:
-            (ids,) int32 ids of all texts, and (N + 1,) int64 offsets: the ids of text n are ids[offsets[n] : offsets[n + 1]].
+            An int32 array `ids` with the ids of all texts, and an int64 array `offsets` (N + 1,). The ids of text n are
+            ids[offsets[n] : offsets[n + 1]].
         """
         return ragged(map(self.encode, texts))
 
@@ -111,15 +112,15 @@ class Vocabulary:
         """Return the words with the given ids (T,), joined by spaces. Padding and the start id are left out.
 
         Raises:
-            InputError: if no word has one of the ids.
+            InputError: if an id is above the id of the last word.
         """
         return " ".join(self.word(int(identity)) for identity in ids if identity > START)
 
     def capped(self, num_words: int | None) -> "Vocabulary":
         """Return a copy of this vocabulary with another number of ids.
 
-        In the copy of a vocabulary of the kind "frequency", words whose ids are too large are also removed from `words`. They are encoded
-        as the id 2 in either case.
+        The copy encodes words whose ids are too large as the id 2. If `kind` is "frequency", these words are also removed from `words`. If
+        `kind` is "keras", `words` does not change.
 
         Args:
             num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word has an id.

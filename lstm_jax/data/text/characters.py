@@ -138,7 +138,7 @@ class Characters:
     def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
         """Return the text with the given ids (T,) as bytes.
 
-        With the unit "byte" they are the same bytes that were encoded. With the unit "character" they are the text in UTF-8.
+        With the unit "byte", the result equals the bytes that were encoded. With the unit "character", the result is the text in UTF-8.
 
         Raises:
             InputError: if an id is out of range, or the ids are not a one-dimensional array of integers.
@@ -198,7 +198,7 @@ class Characters:
 
 
 def shown(characters: tuple[str, ...]) -> str:
-    """Return the characters as text for an error message: the first `SHOWN` of them, and the number of the others."""
+    """Return text for an error message, which shows the first `SHOWN` characters and says how many more there are."""
     more = len(characters) - SHOWN
     return ", ".join(map(repr, characters[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 

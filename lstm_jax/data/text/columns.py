@@ -21,16 +21,18 @@ Columns = dict[str, dict[str, Any]]
 
 
 def has_columns(path: Path) -> bool:
-    """Return whether the name of a file ends in .csv, .csv.xz, .jsonl, .jsonl.xz or .json, as that of a table does."""
+    """Return whether a file is a table, which means that its name ends in .csv, .csv.xz, .jsonl, .jsonl.xz or .json."""
     return is_table(Path(path.name.lower())) or path.name.lower().endswith(".json")
 
 
 def read_text_column(path: Path, column: str = "") -> list[str]:
     """Return the texts in one column of a table, in the order of its rows. Rows whose text is empty, null or absent are left out.
 
-    If `column` is empty, the column is guessed. A table with a single column leaves no choice. In a table with several columns, the guess
-    is the only column whose values are strings that are not all numbers. If several columns have such values, the guess is the only one of
-    them that is named text, article, body or content.
+    If `column` is empty, the column is guessed. A column holds texts if all its values are strings and not all of them are numbers.
+
+    - If the table has only one column, this column is taken.
+    - If only one column holds texts, this column is taken.
+    - If several columns hold texts, the one that is named text, article, body or content is taken.
 
     Args:
         path: a file for which `has_columns` is true. The first line of a CSV file holds the names of the columns.

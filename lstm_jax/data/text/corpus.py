@@ -47,21 +47,21 @@ def prepare_corpus(
 ) -> Corpus:
     """Read a corpus of articles and return it as ids.
 
-    The articles are cleaned and joined with spaces, in their order. The validation split is the end of the joined text, and the cut before
-    it may fall within an article. An article that lies wholly after the cut is left out if an article that begins before the cut has the
-    same text, because the loss on a copy would measure memorisation.
+    The articles are cleaned and joined with spaces, in their order. The joined text is cut at one point, which may lie within an article.
+    The text before the cut is the training split, and the text after the cut is the validation split. If an article that begins after the
+    cut is a copy of an article that begins before the cut, the copy is left out, because the loss on a copy would measure memorisation.
 
     Args:
-        paths: one path or several, each of a text file, a folder of text files or a table, or "-" for standard input (see `read_articles`).
-            If empty, the articles are those of `embedded_articles()`.
+        paths: one path or a list of paths. A path leads to a text file, a folder of text files or a table, or is "-" for standard input
+            (see `read_articles`). If there are no paths, the articles are those of `embedded_articles()`.
         text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
         recipe: recipe by which `clean` cleans each article: "source", "source-cased", "lower", "none" or "exact".
         unit: unit of the text: "character" (a Unicode code point) or "byte" (text files may then have any encoding).
         validation: share of the characters in the validation split, at least 0 and below 1.
         unseen: treatment of characters that occur only in the validation split: "include" (they get ids like all others), "error" (raise
             an error) or "drop" (remove them from the validation split).
-        length: number of characters in a window of the later training. The training split and, unless `validation` is 0, the validation
-            split must have more characters than a window.
+        length: number of characters in each window that a model is trained on later. The training split must have more characters than a
+            window and, unless `validation` is 0, so must the validation split.
 
     Raises:
         InputError: if an argument is out of range, a source cannot be read, a split is not longer than a window, the training split has a
@@ -102,8 +102,8 @@ def _cleaned(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
 def _hold_out(articles: list[AnyStr], share: float) -> tuple[int, list[AnyStr], int]:
     """Find the cut that divides the articles into a training and a validation split.
 
-    The validation split is the end of the joined text, in which one separator stands between two articles. The cut may divide an article.
-    An article after the cut is left out if an article that begins before the cut has the same text.
+    In the joined text, one separator stands between two articles. The cut may divide an article. The validation split is the text after the
+    cut. If an article that begins after the cut is a copy of an article that begins before the cut, the copy is left out.
 
     Args:
         articles: the articles.
@@ -140,7 +140,7 @@ def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str
         tail: text of the validation split.
         characters: vocabulary of the training split.
         unseen: "include" (add the characters to the vocabulary), "error" (raise an error) or "drop" (remove them from the text).
-        notes: list of messages to the user, to which a sentence about the change is added.
+        notes: list of messages to the user. If characters are added or removed, a message about them is appended to this list.
 
     Returns:
         The vocabulary that encodes both splits, and the text of the validation split.

@@ -82,11 +82,12 @@ def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
     All files must be UTF-8. Every character is kept except a byte-order mark at the start of a file.
 
     Args:
-        paths: one path or several, each of a text file, a folder of text files or a table, or "-" for standard input.
+        paths: one path or a list of paths. A path leads to a text file, a folder of text files or a table, or is "-" for standard input.
         text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
 
     Raises:
-        InputError: if a file is absent, unreadable, an archive or not UTF-8, the column of a table is not found, or all articles are empty.
+        InputError: if a file is absent, cannot be read, is an archive or is not UTF-8, if the column of the texts in a table is not found,
+            or if all articles are empty.
     """
     return _not_empty([text for path, form in _sources(paths) for text in form.read(path, text_column)], paths)
 
@@ -97,12 +98,12 @@ def read_byte_articles(paths: Paths, text_column: str = "") -> tuple[bytes, ...]
     Text files may have any encoding, and their bytes are unchanged. Tables must be UTF-8, and their texts are returned as UTF-8.
 
     Args:
-        paths: one path or several, each of a text file, a folder of text files or a table, or "-" for standard input.
+        paths: one path or a list of paths. A path leads to a text file, a folder of text files or a table, or is "-" for standard input.
         text_column: name of the column of the texts in tables. If empty, the column is guessed (see `read_text_column`).
 
     Raises:
-        InputError: if a file is absent, unreadable or an archive, a table is not UTF-8, the column of a table is not found, or all articles
-            are empty.
+        InputError: if a file is absent, cannot be read or is an archive, if a table is not UTF-8, if the column of the texts in a table is
+            not found, or if all articles are empty.
     """
     return _not_empty([content for path, form in _sources(paths) for content in form.read_bytes(path, text_column)], paths)
 
@@ -124,7 +125,7 @@ def embedded_articles() -> tuple[str, ...]:
 
 
 def _sources(paths: Paths) -> Iterator[tuple[Path, Form]]:
-    """Yield each of the given paths, after checking that it exists, and its form."""
+    """Yield a pair (path, form) for each given path, after checking that the path exists."""
     names = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     require(all(names) and len(names) > 0, "corpus", names, DESCRIPTION)
     require(names.count(STANDARD_INPUT) < 2, "corpus", "standard input twice", "give - once")
