@@ -75,10 +75,11 @@ def measure_round(
     turns: int = TURNS,
     seconds: float = BLOCK_SECONDS,
 ) -> list[Row]:
-    """Run one round, in which the processes of the baseline and the candidates take turns, and return a result row for each process.
+    """Run one round, in which the processes take turns, and return a result row for each process.
 
     Args:
-        roles: library and options that each process runs, by the role of the process: "baseline", "candidate" or "slower".
+        roles: dict from the role of each process to the library and options that the process runs. The roles are "baseline", "candidate"
+            and "slower", which is the candidate made slower on purpose.
         work: workload that the processes run.
         environment: environment variables that are added to those of this process.
         folders: checkout that each process runs, in the order of `roles`. If None, all processes run this checkout.

@@ -26,6 +26,8 @@ _MODULES = {
     "SentimentClassifier": "models",
     "CharGenerator": "models",
     "InputError": "errors",
+    "adam": "training.optimizers",
+    "keras_adam": "training.optimizers",
     "use_cpu_cores": "runtime.sharding",
     "compiled_code": "native",
 }

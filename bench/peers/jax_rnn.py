@@ -27,7 +27,7 @@ def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
 def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
     """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`.
 
-    The second bias of cuDNN is dropped, because its gradient equals that of the first.
+    cuDNN has two biases. This function returns only the first: the second one is zero among weights, and equals the first among gradients.
 
     Args:
         weights: cuDNN's flat array of weights or gradients.

@@ -121,7 +121,7 @@ class _Unrolled(keras.layers.RNN):
     """Base class of the recurrent Keras layers that are run by `lstm_jax.unroll`."""
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> tuple[Any, Any, list[Any]]:
-        """Return the last output (B, H), the outputs (B, T, H) and the final state, as a list of arrays.
+        """Return three values: the last output (B, H), the outputs (B, T, H), and a list of the arrays of the final state.
 
         This method overrides that of `keras.layers.RNN`. If the layer does not return sequences, the outputs consist of the last output
         only and have the shape (B, 1, H).

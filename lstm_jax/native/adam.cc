@@ -1,4 +1,5 @@
-// Adam's step (Kingma & Ba 2015) in Keras' form, in one pass over memory; XLA makes three passes.
+// Adam's step (Kingma & Ba 2015) in one pass over memory; XLA makes three passes. The caller gives the scale and the eps of each step, in which the
+// forms of Keras and optax differ.
 
 #include <atomic>
 #include <cstring>
@@ -19,7 +20,7 @@ template <typename T>
 struct Adam {
   T scale, m_rate, v_rate, eps;  // the rates 1 - b1 and 1 - b2 are computed in double: 1 - 0.999 in float is 5e-5 off
 
-  Adam(T scale, double b1, double b2, double eps) : scale(scale), m_rate(1 - b1), v_rate(1 - b2), eps(eps) {}
+  Adam(T scale, double b1, double b2, T eps) : scale(scale), m_rate(1 - b1), v_rate(1 - b2), eps(eps) {}
 
   // m += (1 - b1) (g - m);  v += (1 - b2) (g^2 - v);  step = -scale m / (sqrt(v) + eps)
   void operator()(const T* g, T* m, T* v, T* step) const {
@@ -31,14 +32,15 @@ struct Adam {
   }
 };
 
-// Operands in order: m, v, gradient (any shape), scale. Results: step, m, v.
+// Operands in order: m, v, gradient (any shape), scale, eps. Results: step, m, v.
 template <typename T>
-ffi::Error adam(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps, int64_t threads) {
+ffi::Error adam(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2,
+                int64_t threads) {
   auto arg = [&](size_t n) { return data_of<const T>(*args.get<ffi::AnyBuffer>(n)); };
   auto ret = [&](size_t n) { return data_of<T>(**rets.get<ffi::AnyBuffer>(n)); };
   const T *m = arg(0), *v = arg(1), *g = arg(2);
   T *step = ret(0), *m_new = ret(1), *v_new = ret(2);
-  const Adam<T> adam(*arg(3), b1, b2, eps);
+  const Adam<T> adam(*arg(3), b1, b2, *arg(4));
   const int64_t size = count_of(*args.get<ffi::AnyBuffer>(0));
   threads = threads_for(pool, threads, size);
   parallel_for(pool, threads, kPartsPerThread * threads, size, [&](int64_t part, int64_t first, int64_t last) {
@@ -58,28 +60,28 @@ ffi::Error adam(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingAr
 }
 
 // A table (V, C) with moments m and v, most of whose rows have no gradient in a step. Such a row is left as it is until it is read, and then
-// catches up on all missed steps at once: m and v shrink by powers of b1 and b2; only the table needs the scale of each step.
+// catches up on all missed steps at once: m and v shrink by powers of b1 and b2; only the table needs the scale and the eps of each step.
 template <typename T>
 struct Table {
-  const Adam<T> rates;  // all but the scale
+  const Adam<T> rates;  // all but scale and eps
   T *p, *m, *v;
   int32_t* done;  // the number of steps that each row has taken
-  const T* scales;
-  T b1, root_b2, eps, largest;
+  const T *scales, *eps;
+  T b1, root_b2, largest, smallest_eps;
   std::vector<T> m_powers, v_powers;
   int64_t columns;
   mutable std::atomic<int64_t> invalid_row{-1};  // a row with an invalid number of steps done
 
-  Table(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, double b1, double b2, double eps)
-      : rates(0, b1, b2, eps),
+  Table(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, double b1, double b2)
+      : rates(0, b1, b2, 0),
         p(data_of<T>(**rets.get<ffi::AnyBuffer>(0))),
         m(data_of<T>(**rets.get<ffi::AnyBuffer>(1))),
         v(data_of<T>(**rets.get<ffi::AnyBuffer>(2))),
         done(data_of<int32_t>(**rets.get<ffi::AnyBuffer>(3))),
         scales(data_of<const T>(*args.get<ffi::AnyBuffer>(4))),
+        eps(data_of<const T>(*args.get<ffi::AnyBuffer>(5))),
         b1(b1),
         root_b2(std::sqrt(b2)),
-        eps(eps),
         columns(args.get<ffi::AnyBuffer>(0)->dimensions()[1]) {
     for (size_t n = 0; n < 4; ++n) {
       const auto from = args.get<ffi::AnyBuffer>(n);
@@ -89,6 +91,7 @@ struct Table {
     }
     const int64_t steps = count_of(*args.get<ffi::AnyBuffer>(4));
     largest = steps ? *std::max_element(scales, scales + steps) : T(0);
+    smallest_eps = steps ? *std::min_element(eps, eps + steps) : T(0);
     double m_power = 1, v_power = 1;
     for (int64_t n = 0; n <= steps; ++n, m_power *= b1, v_power *= b2) {
       m_powers.push_back(m_power);
@@ -102,7 +105,7 @@ struct Table {
   bool moves(const Vec<T>* p, const Vec<T>* m, const Vec<T>* root) const {
     typename Numbers<T>::Bits any{};
     for (int n = 0; n < kVectors; ++n) {
-      const Vec<T> step = largest * m[n] * reciprocal(root[n] + eps);
+      const Vec<T> step = largest * m[n] * reciprocal(root[n] + smallest_eps);
       any |= (p[n] + step != p[n]) | (p[n] - step != p[n]);
     }
     typename std::decay<decltype(any[0])>::type sum = 0;
@@ -147,7 +150,7 @@ struct Table {
           LSTM_UNROLL for (int n = 0; n < kVectors; ++n) {
             m_n[n] *= b1;
             root[n] *= root_b2;
-            p_n[n] -= scales[step] * m_n[n] * reciprocal(root[n] + eps);
+            p_n[n] -= scales[step] * m_n[n] * reciprocal(root[n] + eps[step]);
           }
         }
       }
@@ -168,6 +171,7 @@ struct Table {
     done[row] = at + 1;
     Adam<T> adam = rates;
     adam.scale = scales[at];
+    adam.eps = eps[at];
     for (int64_t c = 0; c < columns; c += kPiece) {
       T g_n[kPiece] = {}, p_n[kPiece] = {}, m_n[kPiece] = {}, v_n[kPiece] = {}, step_n[kPiece];
       const int64_t first = row * columns + c, size = std::min(kPiece, columns - c), bytes = size * sizeof(T);
@@ -217,23 +221,23 @@ struct DistinctIds {
 };
 
 // Do the missed steps of the rows of the ids or, without ids, of all rows. Operands in order: table, m, v (V, C), steps done by each row (V,),
-// scale of each step (S,), steps to be done, ids. Results: the first four, in place.
+// scale and eps of each step (S,), steps to be done, ids. Results: the first four, in place.
 template <typename T>
-ffi::Error adam_catch_up(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps,
+ffi::Error adam_catch_up(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2,
                          int64_t threads) {
-  const int64_t to = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(5)), count = args.get<ffi::AnyBuffer>(0)->dimensions()[0];
+  const int64_t to = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(6)), count = args.get<ffi::AnyBuffer>(0)->dimensions()[0];
   const int64_t steps = count_of(*args.get<ffi::AnyBuffer>(4));
   if (to < 0 || to > steps) return contract.invalid("steps to be done", std::to_string(to), "give 0 to " + std::to_string(steps));
-  const Table<T> table(args, rets, b1, b2, eps);
+  const Table<T> table(args, rets, b1, b2);
   const auto all_rows = [&](int64_t part, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) table.catch_up(row, to);
   };
-  if (args.size() == 6) {
+  if (args.size() == 7) {
     threads = threads_for(pool, threads, count);
     parallel_for(pool, threads, kPartsPerThread * threads, count, all_rows);
     return table.error(contract, to);
   }
-  const std::vector<int32_t> rows = DistinctIds(*args.get<ffi::AnyBuffer>(6), count).rows;
+  const std::vector<int32_t> rows = DistinctIds(*args.get<ffi::AnyBuffer>(7), count).rows;
   threads = threads_for(pool, threads, rows.size());
   parallel_for(pool, threads, kPartsPerThread * threads, rows.size(), [&](int64_t part, int64_t first, int64_t last) {
     for (; first < last; ++first) {
@@ -245,16 +249,16 @@ ffi::Error adam_catch_up(const Contract& contract, ffi::ThreadPool pool, ffi::Re
 }
 
 // Do one step of the rows that have a gradient, after their missed steps. Operands in order: table, m, v (V, C), steps done by each row (V,),
-// scale of each step (S,), number of the step, ids (N,), their gradients (N, C); gradients of equal ids are summed. Results: the first four, in
-// place.
+// scale and eps of each step (S,), number of the step, ids (N,), their gradients (N, C); gradients of equal ids are summed. Results: the first
+// four, in place.
 template <typename T>
-ffi::Error adam_rows(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps,
+ffi::Error adam_rows(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2,
                      int64_t threads) {
-  const int64_t at = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(5)), steps = count_of(*args.get<ffi::AnyBuffer>(4));
+  const int64_t at = *data_of<const int32_t>(*args.get<ffi::AnyBuffer>(6)), steps = count_of(*args.get<ffi::AnyBuffer>(4));
   if (at < 0 || at >= steps) return contract.invalid("number of the step", std::to_string(at), "give 0 to " + std::to_string(steps - 1));
-  const Table<T> table(args, rets, b1, b2, eps);
-  const DistinctIds distinct(*args.get<ffi::AnyBuffer>(6), args.get<ffi::AnyBuffer>(0)->dimensions()[0]);
-  const T* gradients = data_of<const T>(*args.get<ffi::AnyBuffer>(7));
+  const Table<T> table(args, rets, b1, b2);
+  const DistinctIds distinct(*args.get<ffi::AnyBuffer>(7), args.get<ffi::AnyBuffer>(0)->dimensions()[0]);
+  const T* gradients = data_of<const T>(*args.get<ffi::AnyBuffer>(8));
   const int64_t count = distinct.rows.size();
   threads = threads_for(pool, threads, count);
   parallel_for(pool, threads, kPartsPerThread * threads, count, [&](int64_t part, int64_t first, int64_t last) {
@@ -274,7 +278,8 @@ ffi::Error check_adam(Contract& contract, ffi::DataType real, size_t) {
       {{"m", real, Shape::kAny},
        {"v", real, Shape::kLikeFirst},
        {"gradient", real, Shape::kLikeFirst},
-       {"scale", real, {}}},
+       {"scale", real, {}},
+       {"eps", real, {}}},
       {{"step", real, Shape::kLikeFirst}, {"new m", real, Shape::kLikeFirst}, {"new v", real, Shape::kLikeFirst}});
 }
 
@@ -285,6 +290,7 @@ ffi::Error check_table(Contract& contract, ffi::DataType real, bool ids, bool gr
        {"v", real, {V, C}},
        {"steps done", ffi::S32, {V}},
        {"scales", real, {S}},
+       {"eps", real, {S}},
        {"number of the step", ffi::S32, {}},
        {"ids", ffi::S32, {N}, ids},
        {"gradients", real, {N, C}, gradients}},
@@ -292,35 +298,33 @@ ffi::Error check_table(Contract& contract, ffi::DataType real, bool ids, bool gr
 }
 
 ffi::Error check_adam_catch_up(Contract& contract, ffi::DataType real, size_t given) {
-  return check_table(contract, real, given != 6, false);
+  return check_table(contract, real, given != 7, false);
 }
 
 ffi::Error check_adam_rows(Contract& contract, ffi::DataType real, size_t) {
   return check_table(contract, real, true, true);
 }
 
-ffi::Error check_attributes(const Contract& contract, double b1, double b2, double eps, int64_t threads) {
+ffi::Error check_attributes(const Contract& contract, double b1, double b2, int64_t threads) {
   return contract.check_attributes({
       {"b1", b1, b1 >= 0 && b1 <= 1, "give 0 to 1"},
       {"b2", b2, b2 >= 0 && b2 <= 1, "give 0 to 1"},
-      {"eps", eps, eps >= 0, "give 0 or more"},
       threads_attribute(threads),
   });
 }
 
 // Define the handler of a function for float or double, whichever the first operand is.
-#define DEFINE_FOR_BOTH_DTYPES(function)                                                                                                              \
-  ffi::Error function##_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, double eps, \
-                            int64_t threads) {                                                                                        \
-    return guarded("lstm_jax_" #function, [&] {                                                                                       \
-      Contract contract("lstm_jax_" #function, args, rets);                                                                           \
-      const ffi::DataType real = real_type(args, 0);                                                                                  \
-      ffi::Error error = check_attributes(contract, b1, b2, eps, threads);                                                            \
-      if (!error.failure()) error = check_##function(contract, real, args.size());                                                    \
-      if (error.failure()) return error;                                                                                              \
-      return real == ffi::F64 ? function<double>(contract, pool, args, rets, b1, b2, eps, threads)                                    \
-                              : function<float>(contract, pool, args, rets, b1, b2, eps, threads);                                    \
-    });                                                                                                                               \
+#define DEFINE_FOR_BOTH_DTYPES(function)                                                                                                           \
+  ffi::Error function##_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2, int64_t threads) {   \
+    return guarded("lstm_jax_" #function, [&] {                                                                                                    \
+      Contract contract("lstm_jax_" #function, args, rets);                                                                                        \
+      const ffi::DataType real = real_type(args, 0);                                                                                               \
+      ffi::Error error = check_attributes(contract, b1, b2, threads);                                                                              \
+      if (!error.failure()) error = check_##function(contract, real, args.size());                                                                 \
+      if (error.failure()) return error;                                                                                                           \
+      return real == ffi::F64 ? function<double>(contract, pool, args, rets, b1, b2, threads)                                                      \
+                              : function<float>(contract, pool, args, rets, b1, b2, threads);                                                      \
+    });                                                                                                                                            \
   }
 
 DEFINE_FOR_BOTH_DTYPES(adam)
@@ -334,7 +338,6 @@ auto binding() {
       .RemainingRets()
       .Attr<double>("b1")
       .Attr<double>("b2")
-      .Attr<double>("eps")
       .Attr<int64_t>("threads");
 }
 

@@ -77,8 +77,8 @@ class WordSpace:
 
         Args:
             path: path of the .png file; an .svg file is written beside it.
-            words: largest number of words on the map. Words whose share of positive reviews differs more from 1/2, and words that occur in
-                more reviews, are chosen first.
+            words: largest number of words on the map. The words with the highest score are chosen. The score of a word that occurs in n
+                reviews, of which the share s is positive, is |s - 1/2| sqrt(n).
             force: whether an existing file may be replaced; see `files.writing.check_output`.
 
         Raises:

@@ -24,7 +24,7 @@ saves."""
 
 
 class Lag(NamedTuple):
-    """Record of the steps that each of the V rows of a table has taken in an epoch of S steps.
+    """Record of how many steps of the current epoch each row of a table has taken. The table has V rows, and the epoch has S steps.
 
     With row-sparse updates, a row takes part only in the steps that look it up, and misses the others. Before it is looked up again, it
     takes the steps that it has missed.
@@ -32,6 +32,8 @@ class Lag(NamedTuple):
 
     scales: jax.Array
     """(S,): learning rate of each step of the epoch, multiplied by the bias correction of Adam."""
+    eps: jax.Array
+    """(S,): small number in the denominator of each step of the epoch."""
     at: jax.Array
     """int32 (): index of the next step in the epoch, counted from 0."""
     done: jax.Array
@@ -39,11 +41,10 @@ class Lag(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Constants of Adam: the decay rates `b1` and `b2` of the two moments, and the small number `eps` in the denominator."""
+    """Constants of Adam: the decay rates `b1` and `b2` of the two moments."""
 
     b1: float
     b2: float
-    eps: float
 
 
 def serves(param: jax.Array) -> bool:
@@ -51,7 +52,7 @@ def serves(param: jax.Array) -> bool:
     return param.dtype in (jnp.float32, jnp.float64) and not native.why_not()
 
 
-def adam_step(rates: Rates, m, v, g, scale):
+def adam_step(rates: Rates, m, v, g, scale, eps):
     """Compute one step of Adam for a parameter of any shape.
 
     Args:
@@ -60,11 +61,12 @@ def adam_step(rates: Rates, m, v, g, scale):
         v: second moment.
         g: gradient.
         scale: learning rate multiplied by the bias correction, a scalar with the dtype of the parameter.
+        eps: small number in the denominator, a scalar with the dtype of the parameter.
 
     Returns:
         The array to add to the parameter, the new first moment and the new second moment.
     """
-    return apply(_Step(rates), m, v, g, scale) if m.size >= LEAST and serves(m) else _step(rates, m, v, g, scale)
+    return apply(_Step(rates), m, v, g, scale, eps) if m.size >= LEAST and serves(m) else _step(rates, m, v, g, scale, eps)
 
 
 def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
@@ -72,12 +74,12 @@ def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
 
     Args:
         rates: constants of Adam.
-        name: name of the table among the parameters, which determines its sharding.
+        name: name of the table among the parameters. The name determines the sharding of the table.
         table: the table (V, E).
         m: first moment (V, E).
         v: second moment (V, E).
         lag: record of the steps that each row has taken.
-        ids: numbers of the rows, (..., B). If None, all rows take their missed steps.
+        ids: indices of the rows, (..., B). If None, all rows take their missed steps.
 
     Returns:
         The new table, the new moments m and v, and the new `lag.done`.
@@ -90,13 +92,13 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
 
     Args:
         rates: constants of Adam.
-        name: name of the table among the parameters, which determines its sharding.
+        name: name of the table among the parameters. The name determines the sharding of the table.
         table: the table (V, E).
         m: first moment (V, E).
         v: second moment (V, E).
         lag: record of the steps that each row has taken.
-        ids: numbers of the rows, (..., B).
-        rows: gradients of these rows, (..., B, E). The gradients of a row whose number occurs several times are added up.
+        ids: indices of the rows, (..., B).
+        rows: gradients of these rows, (..., B, E). If an index occurs several times in `ids`, its gradients are added up.
 
     Returns:
         The new table, the new moments m and v, and the new `lag.done`.
@@ -104,10 +106,10 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
     return apply(_Rows("lstm_jax_adam_rows", rates, name), table, m, v, lag, (ids, rows))
 
 
-def _step(rates: Rates, m, v, g, scale):
+def _step(rates: Rates, m, v, g, scale, eps):
     m = m + (1 - rates.b1) * (g - m)
     v = v + (1 - rates.b2) * (g * g - v)
-    return -scale * m / (jnp.sqrt(v) + rates.eps), m, v
+    return -scale * m / (jnp.sqrt(v) + eps), m, v
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,8 @@ class _Step(ForwardOperation):
     def forward(self, keep, *args):
         del keep
 
-        def call(m, v, g, scale):
-            return native.call("lstm_jax_adam", (m, m, v), (m, v, g, scale), {0: 1, 1: 2, 2: 0}, **self.rates._asdict())
+        def call(m, v, g, scale, eps):
+            return native.call("lstm_jax_adam", (m, m, v), (m, v, g, scale, eps), {0: 1, 1: 2, 2: 0}, **self.rates._asdict())
 
         return tuple(partitioned_alike(call, 3)(*args)), ()
 
@@ -154,22 +156,22 @@ class _Rows(ForwardOperation):
         if len(given) < 2:
             return (table, m, v, lag.done), ()
         gradient = jnp.zeros_like(table).at[given[0]].add(given[1])
-        step, m, v = _step(self.rates, m, v, gradient, lag.scales[lag.at])
+        step, m, v = _step(self.rates, m, v, gradient, lag.scales[lag.at], lag.eps[lag.at])
         return (table + step, m, v, jnp.full_like(lag.done, lag.at + 1)), ()
 
 
 def _call_rows(target: str, rates: Rates, name: str, table, m, v, lag: Lag, given: tuple) -> tuple:
-    def call(table, m, v, done, scales, at, *given):
-        args = (table, m, v, done, scales, at, *(array.reshape(-1, *array.shape[ids.ndim :]) for array in given))
+    def call(table, m, v, done, scales, eps, at, *given):
+        args = (table, m, v, done, scales, eps, at, *(array.reshape(-1, *array.shape[ids.ndim :]) for array in given))
         return tuple(native.call(target, (table, m, v, done), args, {0: 0, 1: 1, 2: 2, 3: 3}, **rates._asdict()))
 
     split, copied = sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table), PartitionSpec()
-    specs: list[Any] = [split, split, split, copied, copied, copied]
+    specs: list[Any] = [split, split, split, copied, copied, copied, copied]
     if given:
         ids, *rows = given
         given = (ids.astype(jnp.int32), *(sharding.rows_to_columns(array) if split else array for array in rows))
         specs += [copied, PartitionSpec(*[None] * ids.ndim, *split[1:])][: len(given)]
-    operands = (table, m, v, lag.done, lag.scales, lag.at, *given)
+    operands = (table, m, v, lag.done, lag.scales, lag.eps, lag.at, *given)
     if sharding.devices() == 1:
         return call(*operands)
     return jax.shard_map(call, in_specs=tuple(specs), out_specs=(split, split, split, copied), check_vma=False)(*operands)

@@ -23,11 +23,48 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
 
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt(v') + eps)
 
-    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. The
-    learning rate is a number or a function of the step. `optax.adam` differs: it adds eps after the bias correction of v, which matters
-    where gradients are as small as eps.
+    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. `adam`
+    differs: it adds eps after the bias correction of v, which matters where gradients are as small as eps.
+
+    Args:
+        learning_rate: a number, or a function from the number of past steps to a number.
+        b1: decay rate of the first moment.
+        b2: decay rate of the second moment.
+        eps: small number in the denominator.
+
+    Raises:
+        InputError: if a decay rate is not between 0 and 1, or `eps` is negative.
     """
-    rates = Rates(b1, b2, eps)
+    return _adam(learning_rate, b1, b2, eps, False)
+
+
+def adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> RowOptimizer:
+    """Return the optimiser Adam (Kingma & Ba 2015, algorithm 1) as `optax.adam` computes it, with the same results apart from rounding.
+
+        m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr m' / (1 - b1^t) / (sqrt(v' / (1 - b2^t)) + eps)
+
+    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. On a
+    CPU, compiled code updates each large parameter in one pass over memory. In `make_train_step`, only those rows of an embedding table are
+    updated that a batch looks up. It can be used in place of `optax.adam`, for example in `nnx.Optimizer`.
+
+    Args:
+        learning_rate: a number, or a function from the number of past steps to a number.
+        b1: decay rate of the first moment.
+        b2: decay rate of the second moment.
+        eps: small number in the denominator.
+
+    Raises:
+        InputError: if a decay rate is not between 0 and 1, or `eps` is negative.
+    """
+    return _adam(learning_rate, b1, b2, eps, True)
+
+
+def _adam(learning_rate, b1: float, b2: float, eps: float, corrects_first: bool) -> RowOptimizer:
+    """Return Adam. If `corrects_first` is true, eps is added after the bias correction of v, else before it."""
+    for name, rate in (("b1", b1), ("b2", b2)):
+        require(0 <= rate <= 1, name, rate, "give 0 to 1")
+    require(eps >= 0, "eps", eps, "give 0 or more")
+    rates = Rates(b1, b2)
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -37,12 +74,18 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
         count = optax.safe_increment(state.count)
         rate = jnp.asarray(learning_rate(state.count) if callable(learning_rate) else learning_rate)
         time = jnp.asarray(count).astype(rate.dtype)
-        return count, rate * jnp.sqrt(1 - b2**time) / (1 - b1**time)
+        correction = jnp.sqrt(1 - b2**time)
+        small = eps * correction if corrects_first else jnp.full_like(correction, eps)
+        return count, rate * correction / (1 - b1**time), small
 
     def update(updates, state, params=None):
         del params
-        count, scale = advance(state)
-        parts = jax.tree.map(lambda m, v, g: adam_step(rates, m, v, g, scale.astype(m.dtype)), state.mu, state.nu, updates)
+        count, *numbers = advance(state)
+
+        def step(m, v, g):
+            return adam_step(rates, m, v, g, *(number.astype(m.dtype) for number in numbers))
+
+        parts = jax.tree.map(step, state.mu, state.nu, updates)
         steps, m, v = jax.tree.transpose(jax.tree.structure(state.mu), None, parts)
         return steps, optax.ScaleByAdamState(count, m, v)
 
@@ -106,8 +149,8 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> Optimizer:
     """Return the optimiser of a run of `total_steps` steps, with its learning-rate schedule and its gradient clipping.
 
     Raises:
-        InputError: if `config.optimizer` is neither a key of `OURS` nor the name of an optimiser of optax that needs only a learning rate,
-            or if `make_schedule` raises an error.
+        InputError: if `config.optimizer` is neither "adam", "rmsprop" nor the name of an optimiser of optax that needs only a learning
+            rate, or if `make_schedule` raises an error.
     """
     schedule = make_schedule(config, total_steps)
     factory: Any = OURS.get(config.optimizer) or getattr(optax, config.optimizer, None)

@@ -17,9 +17,9 @@ import optax
 from lstm_jax.runtime import sharding
 from lstm_jax.training.compiled_adam import Lag, Rates, catch_up, serves, step_rows
 
-Advance = Callable[[Any], tuple[Any, jax.Array]]
-"""Function from the state of Adam to two values: the number of the next step, counted from 1, and the learning rate of that step multiplied
-by the bias correction."""
+Advance = Callable[[Any], tuple[Any, jax.Array, jax.Array]]
+"""Function from the state of Adam to three values: the number of the next step, counted from 1, the learning rate of that step multiplied
+by the bias correction, and the small number in the denominator of that step."""
 Update = Callable[..., tuple[Any, Any]]
 
 
@@ -36,7 +36,7 @@ class RowUpdate(ABC):
 
     @abstractmethod
     def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
-        """Return the record of the steps that each row has taken (`Lag`), as it is before a given step of an epoch.
+        """Return the `Lag` before a given step of an epoch. It records how many steps each row of the table has taken.
 
         Args:
             table: the table (V, E).
@@ -52,7 +52,7 @@ class RowUpdate(ABC):
 
         Args:
             name: name of the table among the parameters.
-            ids: numbers of the rows, (..., B). If None, all rows take their missed steps.
+            ids: indices of the rows, (..., B). If None, all rows take their missed steps.
             lag: record of the steps that each row has taken.
             state: state of the optimiser.
             params: parameters.
@@ -71,7 +71,7 @@ class RowUpdate(ABC):
         Args:
             updates: gradients of the other parameters.
             name: name of the table among the parameters.
-            ids: numbers of the rows to update, (..., B).
+            ids: indices of the rows to update, (..., B).
             rows: gradients of these rows, (..., B, E).
             lag: record of the steps that each row has taken before the step.
             state: state of the optimiser before the step.
@@ -122,8 +122,9 @@ class AdamRows(RowUpdate):
     def begin(self, table, state, steps, at=0, behind=()):
         at = jnp.asarray(at, jnp.int32)
         counts = state.count - at.astype(state.count.dtype) + jnp.arange(steps, dtype=state.count.dtype)
-        scales = jax.vmap(lambda count: self.advance(state._replace(count=count))[1])(counts)
-        return Lag(scales.astype(table.dtype), at, at - (jnp.zeros(len(table), jnp.int32) if isinstance(behind, tuple) else behind))
+        _, *found = jax.vmap(lambda count: self.advance(state._replace(count=count)))(counts)
+        scales, eps = (array.astype(table.dtype) for array in found)
+        return Lag(scales, eps, at, at - (jnp.zeros(len(table), jnp.int32) if isinstance(behind, tuple) else behind))
 
     def catch_up(self, name, ids, lag, state, params):
         results = catch_up(self.rates, name, params[name], state.mu[name], state.nu[name], lag, ids)
@@ -176,19 +177,19 @@ class ClippedRows(RowUpdate):
 
 
 def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
-    """Add up the gradients of equal row numbers, so that the result has the same norm as the dense gradient of the table.
+    """Add up the gradients that belong to the same row of the table, and return the sums.
 
-    The result contains the non-zero rows of the dense gradient, and otherwise zeros. As in `RowUpdate.update`, negative row numbers count
-    from the end of the table, and numbers outside the table are ignored.
+    The result has the same norm as the dense gradient of the table. It contains the non-zero rows of the dense gradient, and its other rows
+    are zero. As in `RowUpdate.update`, negative row indices count from the end of the table, and indices outside the table are ignored.
 
     Args:
-        ids: row numbers, (..., B).
-        rows: gradient for each row number, (..., B, E).
+        ids: row indices, (..., B).
+        rows: gradient for each row index, (..., B, E).
         table: the table (V, E).
-        name: name of the table among the parameters, which determines its sharding.
+        name: name of the table among the parameters. The name determines the sharding of the table.
 
     Returns:
-        An array with E columns, and with as many rows as there are row numbers.
+        An array with E columns, and with as many rows as there are indices in `ids`.
     """
     if sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table):
         rows = sharding.rows_to_columns(rows)

@@ -65,7 +65,7 @@ def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
 
 
 def no_rows_behind(objective: Any, optimizer: Any, params: Any) -> Any:
-    """Return the value of `TrainState.behind` in which no row of the table has missed a step.
+    """Return the value that `TrainState.behind` has if no row of the table has missed a step.
 
     This is an array of zeros (V,) for a table of V rows, or () if the updates are not row-sparse.
     """
@@ -89,7 +89,7 @@ def make_run_steps(
         optimizer: an optimiser with a dense or a row-sparse update.
         shardings: shardings of the training state.
         mesh: devices that a batch is sharded over.
-        gather: function gather(arrays, numbers) that returns the batch of the examples with these numbers.
+        gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
     """
     run_steps = steps_program(objective, optimizer, gather, bool(jax.tree.leaves(shardings.carry)))
     compiled = jax.jit(run_steps, donate_argnums=0, out_shardings=shardings)
@@ -115,7 +115,7 @@ def steps_program(
     Args:
         objective: function that returns the loss and the metrics of a batch; see `Objective`.
         optimizer: an optimiser with a dense or a row-sparse update.
-        gather: function gather(arrays, numbers) that returns the batch of the examples with these numbers.
+        gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
         carries: whether the training state has a carry; see `Objective`.
     """
 

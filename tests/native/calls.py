@@ -8,7 +8,7 @@ import numpy as np
 from lstm_jax.native import library
 
 STEPS, BATCH, FEATURES, UNITS = 3, 2, 5, 4
-RATES = {"b1": 0.9, "b2": 0.99, "eps": 1e-7}
+RATES = {"b1": 0.9, "b2": 0.99}
 
 
 class Call(NamedTuple):
@@ -92,14 +92,18 @@ def recurrence(
 
 def adam(dtype: str = "float32", shape: tuple[int, ...] = (3, 4, 5)) -> Call:
     """Return a call of Adam in one pass."""
-    operands = {name: np.ones(shape, dtype) for name in ("m", "v", "gradient")} | {"scale": np.ones((), dtype)}
+    operands = {name: np.ones(shape, dtype) for name in ("m", "v", "gradient")} | {
+        "scale": np.ones((), dtype),
+        "eps": np.full((), 1e-7, dtype),
+    }
     return Call("lstm_jax_adam", operands, {name: _like(dtype, *shape) for name in ("step", "new m", "new v")}, RATES)
 
 
 def table(rows: bool, dtype: str = "float32", at: int = 2, words: int = 6, columns: int = 5, ids: int | None = 3, scales: int = 4) -> Call:
     """Return a call of the row-sparse Adam: the step of `ids` rows, or what rows have missed; ids: None for all rows."""
     operands: dict[str, Any] = {name: np.ones((words, columns), dtype) for name in ("table", "m", "v")}
-    operands |= {"steps done": np.zeros(words, np.int32), "scales": np.ones(scales, dtype), "number of the step": np.asarray(at, np.int32)}
+    operands |= {"steps done": np.zeros(words, np.int32), "scales": np.ones(scales, dtype), "eps": np.full(scales, 1e-7, dtype)}
+    operands |= {"number of the step": np.asarray(at, np.int32)}
     operands |= {} if ids is None else {"ids": np.arange(ids, dtype=np.int32)}
     operands |= {"gradients": np.ones((ids or 0, columns), dtype)} if rows else {}
     results = {f"new {name}": _like(dtype, words, columns) for name in ("table", "m", "v")} | {"new steps done": _like("int32", words)}

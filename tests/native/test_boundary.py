@@ -79,8 +79,8 @@ def test_numbers_of_arrays(kind: str) -> None:
             other = call._replace(**{what: dict(enumerate(some))})
             if kind.startswith("catch up") and what == "operands":  # with ids or without
                 names = ", ".join(CALLS["catch up"].operands)
-                if len(some) not in (6, 7):
-                    assert f"{call.function}: operands: {len(some)}; give 7: {names}" in _message(other)
+                if len(some) not in (7, 8):
+                    assert f"{call.function}: operands: {len(some)}; give 8: {names}" in _message(other)
                 continue
             assert f"{call.function}: {what}: {len(some)}; give {len(given)}: {', '.join(part)}" in _message(other)
 
@@ -99,7 +99,7 @@ def test_numbers_of_arrays(kind: str) -> None:
         ("adam", "threads", -(2**62), "give 1 or more"),
         ("adam", "b1", 1.5, "give 0 to 1"),
         ("rows", "b2", float("nan"), "give 0 to 1"),
-        ("catch up", "eps", -1.0, "give 0 or more"),
+        ("catch up", "b1", -0.1, "give 0 to 1"),
         ("mask", "keep", np.float32(-0.5), "give 0 to 1"),
         ("mask", "threads", 0, "give 1 or more"),
     ],

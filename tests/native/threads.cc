@@ -205,17 +205,17 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
                              {"sequences", true}};
   Attributes forward = common, backward = common;
   forward["keep"] = backward["d_x"] = true;
-  const Attributes rates = {{"b1", 0.9}, {"b2", 0.999}, {"eps", 1e-7}};
+  const Attributes rates = {{"b1", 0.9}, {"b2", 0.999}};
   const Arrays moments = {floats({B * H, E}), floats({B * H, E}, 0.0f)};
-  const Arrays table = all({{floats({B * H, E})}, moments, {ints({B * H}, 3), floats({4}), Array(ints({}, 1))}});
+  const Arrays table = all({{floats({B * H, E})}, moments, {ints({B * H}, 3), floats({4}), floats({4}), Array(ints({}, 1))}});
   Arrays late = table, table_results = {table[0], table[1], table[2], table[3]};
-  reinterpret_cast<int32_t&>(late[5].data[0]) = 3;
+  reinterpret_cast<int32_t&>(late[6].data[0]) = 3;
   const Array ids = ints({3 * B}, B * H);
   return {
       {"forward", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}), forward, true},
       {"backward", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}), all({state, kernels, {bias, x}}), backward,
        false},
-      {"adam", lstm_jax_adam, all({moments, {floats({B * H, E}), floats({})}}), all({{floats({B * H, E})}, moments}), rates, true},
+      {"adam", lstm_jax_adam, all({moments, {floats({B * H, E}), floats({}), floats({})}}), all({{floats({B * H, E})}, moments}), rates, true},
       {"catch up", lstm_jax_adam_catch_up, late, table_results, rates, true},
       {"catch up rows", lstm_jax_adam_catch_up, all({late, {ids}}), table_results, rates, true},
       {"rows", lstm_jax_adam_rows, all({late, {ids, floats({3 * B, E})}}), table_results, rates, true},

@@ -11,7 +11,7 @@ from lstm_jax import compiled_code
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.training.compiled_adam import LEAST
-from lstm_jax.training.optimizers import clipped, keras_adam, keras_rmsprop, make_optimizer, make_schedule
+from lstm_jax.training.optimizers import adam, clipped, keras_adam, keras_rmsprop, make_optimizer, make_schedule
 from lstm_jax.training.row_sparse import RowOptimizer, summed_rows
 
 STEPS = 5
@@ -73,8 +73,8 @@ def test_compiled_adam(shape, dtype):
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("columns", [1, 5, 64, 70])
-def test_adam_by_rows(columns, dtype):
+@pytest.mark.parametrize(("columns", "form"), [(1, keras_adam), (5, adam), (64, keras_adam), (70, adam)])
+def test_adam_by_rows(columns, form, dtype):
     """Rows left behind and caught up are where dense Adam takes them, when they are read and at the end.
 
     Rows that come twice add up, negative ids count from the end, ids that are not there are passed over.
@@ -82,7 +82,7 @@ def test_adam_by_rows(columns, dtype):
     count, steps, rng = 40, 60, np.random.default_rng(columns)
     with jax.enable_x64(dtype == "float64"):
         params = {name: jnp.asarray(rng.standard_normal((count, columns)), dtype) for name in ("table", "other")}
-        optimizer = keras_adam(lambda step: 0.01 / 30 * (step + 1).astype(jnp.float32))
+        optimizer = form(lambda step: 0.01 / 30 * (step + 1).astype(jnp.float32))
         dense, lazy = (params, optimizer.init(params)), (optimizer.init(params), params)
         update = jax.jit(optimizer.update)
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -140,6 +140,35 @@ def test_rows_far_behind():
         assert (params["table"][0] == 1).all()
         assert (params["table"][1] < 1).all()
         np.testing.assert_allclose(state.nu["table"], whole.nu["table"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_adam_equals_optax(scheduled, dtype, peer_rules):
+    """Equal to `optax.adam` to the last bits over 20 steps, in compiled code and in JAX, for gradients as small as epsilon too."""
+    rate = (lambda step: 0.01 / (1 + 0.1 * jnp.asarray(step, float))) if scheduled else 0.01
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(dtype == "float64"):
+        params = {"large": jnp.ones((130, 130), dtype), "small": jnp.ones(3, dtype)}
+        ours, theirs = adam(rate, 0.8, 0.99, 1e-4), optax.adam(rate, 0.8, 0.99, 1e-4)
+        step = jax.jit(ours.update)
+        mine, other, found, want = ours.init(params), theirs.init(params), params, params
+        for _ in range(20):
+            sizes = jax.tree.map(lambda p: 10.0 ** rng.integers(-6, 1, p.shape), params)
+            gradient = jax.tree.map(lambda size: jnp.asarray(rng.standard_normal(size.shape) * size, dtype), sizes)
+            updates, mine = step(gradient, mine)
+            found = optax.apply_updates(found, updates)
+            with peer_rules():
+                updates, other = theirs.update(gradient, other)
+                want = optax.apply_updates(want, updates)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=60 * np.finfo(dtype).eps), found, want)
+
+
+@pytest.mark.parametrize(("name", "value"), [("b1", 1.5), ("b2", -0.1), ("eps", -1e-8), ("b1", float("nan"))])
+@pytest.mark.parametrize("form", [adam, keras_adam])
+def test_impossible_rates(form, name, value):
+    with pytest.raises(InputError, match=f"^{name}: {value}; give 0 "):
+        form(1e-3, **{name: value})
 
 
 def test_adam_departs_from_optax_where_gradients_are_as_small_as_epsilon(peer_rules):

@@ -50,7 +50,7 @@ def _shapes(state: LSTMState):
 def _gates(like, split: bool):
     """Return the shapes and dtypes of the gates: four arrays (T, B, H) if `split` is true, else one array (T, B, 4H).
 
-    `like` is the shape (T, B, H).
+    The dtype is float32. `like` is the tuple of the sizes T, B and H.
     """
     steps, batch, units = like
     if split:
