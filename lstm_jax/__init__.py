@@ -28,6 +28,8 @@ _MODULES = {
     "InputError": "errors",
     "adam": "training.optimizers",
     "keras_adam": "training.optimizers",
+    "make_train_step": "training.modules",
+    "fit": "training.modules",
     "use_cpu_cores": "runtime.sharding",
     "compiled_code": "native",
 }

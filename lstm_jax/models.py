@@ -288,26 +288,47 @@ class Functional(NamedTuple):
     """Function that takes a dict like `params` and returns a module with these parameters. It may be called inside or outside of jit."""
 
 
-def functional(model: nnx.Module) -> Functional:
-    """Split a model into its parameters and a function that rebuilds the model from parameters.
+class Parts(NamedTuple):
+    """Parameters and other variables of a module, and a pure function that rebuilds the module from them."""
 
-    The returned `rebuild` raises `InputError` if a parameter is missing or unknown, or has another shape than in `model`.
+    params: dict[str, jax.Array]
+    """Dict from the name of each parameter, such as "recurrent/0/kernel", to its array."""
+    variables: Any
+    """State of all other variables, such as the keys and counts of random streams, or running means."""
+    rebuild: Callable[[dict[str, jax.Array], Any], Any]
+    """Function rebuild(params, variables) that returns the module. It may be called inside or outside of jit."""
+
+
+def split_module(module: nnx.Module) -> Parts:
+    """Split a Flax NNX module into its parameters, its other variables, and a function that rebuilds the module from both.
+
+    The returned `rebuild` raises `InputError` if a parameter is missing or unknown, or has another shape than in `module`.
     """
-    graph, state, rest = nnx.split(model, nnx.Param, ...)
+    graph, state, rest = nnx.split(module, nnx.Param, ...)
     paths = {"/".join(str(part) for part in path if part != "layers"): path for path, _ in nnx.to_flat_state(state)}
     variables = dict(nnx.to_flat_state(state))
     params = {name: variables[path][...] for name, path in paths.items()}
     shapes = {name: array.shape for name, array in params.items()}
 
-    def rebuild(params: dict[str, jax.Array]) -> nnx.Module:
+    def rebuild(params: dict[str, jax.Array], rest: Any) -> nnx.Module:
         found = {name: array.shape for name, array in params.items()}
         if found != shapes:
             odd = sorted(set(found.items()) ^ set(shapes.items()))[0]
             raise InputError("parameters", f"{odd[0]} {odd[1]}", "give arrays of the model's own config")
         flat = [(path, variables[path].replace(params[name])) for name, path in paths.items()]
-        return nnx.merge(graph, nnx.from_flat_state(flat), rest)
+        # copies, since a variable can only be changed at the level of JAX transformations at which it was made
+        return nnx.merge(graph, nnx.from_flat_state(flat), rest, copy=True)
 
-    return Functional(params, rebuild)
+    return Parts(params, rest, rebuild)
+
+
+def functional(model: nnx.Module) -> Functional:
+    """Split a model into its parameters and a function that rebuilds the model from parameters.
+
+    The returned `rebuild` raises `InputError` if a parameter is missing or unknown, or has another shape than in `model`.
+    """
+    params, variables, rebuild = split_module(model)
+    return Functional(params, lambda params: rebuild(params, variables))
 
 
 def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from lstm_jax.runtime import sharding
 from lstm_jax.training.examples import Order, take_rows
+from lstm_jax.training.lookups import FoundLookups
 from lstm_jax.training.row_sparse import Optimizer, RowOptimizer, RowUpdate
 from lstm_jax.training.state import TrainState
 
@@ -54,14 +55,28 @@ class LookupObjective:
     def __call__(self, *args, **options) -> tuple[jax.Array, Any]:
         return self.loss(*args, **options)
 
+    def indices(self, params: Any, batch: Any, weight: jax.Array, key: jax.Array) -> list[jax.Array]:
+        """Return a list with the row indices that a batch looks up."""
+        del params, weight, key
+        return [self.ids(batch)]
+
+    def vectors(self, table: jax.Array, indices: list[jax.Array]) -> list[jax.Array]:
+        """Return a list with the rows of the table at the indices."""
+        return [sharding.gather_columns(table, ids) for ids in indices]
+
+    def loss_of(self, params: Any, vectors: list[jax.Array], *args: Any) -> tuple[jax.Array, Any]:
+        """Return the results of the objective, computed from the rows `vectors` that the batch looks up."""
+        return self.loss(params, *args, vectors[0])
+
 
 def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
     """Return whether training steps use the row-sparse update of the optimiser.
 
-    They do so if the objective is a `LookupObjective`, the optimiser is a `RowOptimizer`, and its row-sparse update is available for the
-    table.
+    They do so if the objective is a `LookupObjective` or was found by `find_lookups`, the optimiser is a `RowOptimizer`, and its row-sparse
+    update is available for the table.
     """
-    return isinstance(objective, LookupObjective) and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
+    looks_up = isinstance(objective, LookupObjective | FoundLookups)
+    return looks_up and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
 
 
 def no_rows_behind(objective: Any, optimizer: Any, params: Any) -> Any:
@@ -122,18 +137,18 @@ def steps_program(
     def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
         body = partial(_take_step, gather, arrays, order, key)
         if row_sparse(objective, optimizer, state.params):
-            lookup, rows = cast(LookupObjective, objective), cast(RowOptimizer, optimizer).rows
+            lookup, rows = cast(LookupObjective | FoundLookups, objective), cast(RowOptimizer, optimizer).rows
             lag = rows.begin(state.params[lookup.table], state.opt_state, len(order.rows), start, state.behind)
             return _row_sparse_steps(
-                partial(body, partial(_row_sparse_update, lookup, rows)), lookup.table, rows, lag, state, order, start, stop
+                partial(body, partial(row_sparse_update, lookup, rows, carries)), lookup.table, rows, lag, state, order, start, stop
             )
-        update = partial(_dense_update, objective, optimizer, carries)
+        update = partial(dense_update, objective, optimizer, carries)
         return jax.lax.fori_loop(start, stop, partial(body, update), ((), state))[1]
 
     return run_steps
 
 
-def _dense_update(objective: Objective, optimizer: Any, carries: bool, state: TrainState, lag, batch, weight, key):
+def dense_update(objective: Objective, optimizer: Any, carries: bool, state: TrainState, lag, batch, weight, key):
     """Take one step that updates whole parameters.
 
     Returns:
@@ -151,7 +166,9 @@ def _dense_update(objective: Objective, optimizer: Any, carries: bool, state: Tr
     return lag, opt_state, optax.apply_updates(state.params, updates), metrics, carry
 
 
-def _row_sparse_update(lookup: LookupObjective, rows_only: RowUpdate, state: TrainState, lag, batch, weight, key):
+def row_sparse_update(
+    lookup: LookupObjective | FoundLookups, rows_only: RowUpdate, carries: bool, state: TrainState, lag, batch, weight, key
+):
     """Take one step that updates the rows of the table that the batch looks up, and all other parameters.
 
     The gradient of the table is computed only for these rows.
@@ -159,16 +176,26 @@ def _row_sparse_update(lookup: LookupObjective, rows_only: RowUpdate, state: Tra
     Returns:
         The `Lag`, the state of the optimiser, the parameters, the metrics and the carry, all after the step.
     """
-    name, ids = lookup.table, lookup.ids(batch)
+    name, args = lookup.table, (batch, weight, key, state.carry) if carries else (batch, weight, key)
+    indices = lookup.indices(state.params, *args)
+    ids = _joined(indices, 0)
     lag, opt_state, params = rows_only.catch_up(name, ids, lag, state.opt_state, state.params)
     others = {key: param for key, param in params.items() if key != name}
 
     def loss_of(others, vectors):
-        return lookup.loss(others | {name: params[name]}, batch, weight, key, vectors)
+        value, rest = lookup.loss_of(others | {name: params[name]}, vectors, *args)
+        return value, rest if carries else (rest, state.carry)
 
-    vectors = sharding.gather_columns(params[name], ids)
-    (gradient, rows), metrics = jax.grad(loss_of, (0, 1), has_aux=True)(others, vectors)
-    return *rows_only.update(gradient, name, ids, rows, lag, opt_state, params), metrics, state.carry
+    vectors = lookup.vectors(params[name], indices)
+    (gradient, rows), (metrics, carry) = jax.grad(loss_of, (0, 1), has_aux=True)(others, vectors)
+    return *rows_only.update(gradient, name, ids, _joined(rows, 1), lag, opt_state, params), metrics, carry
+
+
+def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
+    """Concatenate the arrays of several lookups, each of which ends with the given number (0 or 1) of column axes."""
+    if len(arrays) == 1:
+        return arrays[0]
+    return jnp.concatenate([array.reshape(-1, *array.shape[array.ndim - columns :]) for array in arrays])
 
 
 def _take_step(
@@ -176,7 +203,7 @@ def _take_step(
 ) -> tuple[Any, TrainState]:
     """Take step n of the epoch, add its metrics to the totals, and return the new `Lag` and the new training state.
 
-    `update` is the function that computes the step. It is `_dense_update` or `_row_sparse_update` with its first arguments bound by
+    `update` is the function that computes the step. It is `dense_update` or `row_sparse_update` with its first arguments bound by
     `partial`.
     """
     lag, state = carried

@@ -1,0 +1,322 @@
+"""Training of a user's own model: a compiled training step, and a training loop above it.
+
+The model is a Flax NNX module, or the pytree of parameters of a model in another library, such as Flax Linen, Haiku or Equinox. With an
+optimiser such as `lstm_jax.adam`, the step updates only those rows of the largest embedding table that a batch looks up.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from rich.console import Console
+
+from lstm_jax.config import TrainConfig
+from lstm_jax.errors import require
+from lstm_jax.models import Parts, split_module
+from lstm_jax.runtime import sharding
+from lstm_jax.training import loop
+from lstm_jax.training.callbacks import Callback
+from lstm_jax.training.examples import Examples
+from lstm_jax.training.lookups import FoundLookups, find_lookups
+from lstm_jax.training.row_sparse import Optimizer, RowOptimizer
+from lstm_jax.training.state import TrainState, state_sharding
+from lstm_jax.training.step import CATCH_UP_INTERVAL, dense_update, row_sparse, row_sparse_update
+
+
+def _split(model: Any) -> Parts:
+    """Split a module or a pytree of parameters; see `models.split_module`.
+
+    Raises:
+        InputError: if the model has no parameters, or a leaf of the pytree is not an array of floats.
+    """
+    if isinstance(model, nnx.Module):
+        parts = split_module(model)
+    else:
+        leaves, structure = jax.tree_util.tree_flatten_with_path(model)
+        params = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+        for name, leaf in params.items():
+            floats = isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)
+            require(floats, f"parameter {name}", type(leaf).__name__, "give a pytree of arrays of floats, or an nnx.Module")
+        parts = Parts(params, (), lambda params, variables: jax.tree.unflatten(structure, params.values()))
+    require(bool(parts.params), "model", type(model).__name__, "it has no parameters: give an nnx.Module or a pytree of arrays")
+    return parts
+
+
+class _Programs(NamedTuple):
+    step: Callable
+    many: Callable
+    caught_up: Callable
+
+
+class TrainStep:
+    """Compiled training step of a model; see `make_train_step`.
+
+    A step takes a training state and a batch, and returns a new state. The memory of the given state is reused (donated), so that it must
+    not be used afterwards. The parameters in a state are up to date only after `model`, because rows of an embedding table take steps in
+    which no batch looks them up later.
+    """
+
+    def __init__(self, model: Any, loss_fn: Callable, optimizer: Optimizer, has_aux: bool, mesh: Mesh):
+        self._parts, self._loss_fn, self._optimizer, self._has_aux, self._mesh = _split(model), loss_fn, optimizer, has_aux, mesh
+        self._found: FoundLookups | None = None
+        self._searched = False
+        self._programs = _Programs(
+            jax.jit(self._step, donate_argnums=0), jax.jit(self._many, donate_argnums=0), jax.jit(self._caught_up)
+        )
+
+    def init(self) -> TrainState:
+        """Return the training state before the first step, with copies of the parameters of the model."""
+        params, variables, _ = self._parts
+        shardings = state_sharding(params, self._optimizer, (), self._mesh)
+        copied = sharding.replicated(self._mesh)
+        shardings = shardings._replace(carry=jax.tree.map(lambda _: copied, variables))
+
+        def make(params, variables):
+            params, variables = jax.tree.map(lambda array: array.copy(), (params, variables))
+            return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params), {}, variables)
+
+        return jax.jit(make, out_shardings=shardings)(params, variables)
+
+    def __call__(self, state: TrainState, *batch: Any) -> tuple[TrainState, Any]:
+        """Take one step.
+
+        Args:
+            state: training state before the step. It must not be used afterwards.
+            batch: pytrees of arrays (B, ...), the further arguments of the loss function, where B is the batch size.
+
+        Returns:
+            The training state after the step, and what the loss function returned before it.
+
+        Raises:
+            InputError: if B is not a multiple of the number of devices.
+        """
+        return self._call(self._programs.step, 0, state, batch)
+
+    def many(self, state: TrainState, *batches: Any) -> tuple[TrainState, Any]:
+        """Take S steps in one compiled call.
+
+        Args:
+            state: training state before the steps. It must not be used afterwards.
+            batches: as `batch` of a single step, with one more axis in front: (S, B, ...).
+
+        Returns:
+            The training state after the steps, and what the loss function returned in each step, stacked on a first axis of size S.
+
+        Raises:
+            InputError: if B is not a multiple of the number of devices.
+        """
+        return self._call(self._programs.many, 1, state, batches)
+
+    def model(self, state: TrainState) -> Any:
+        """Return the model with the parameters and the variables of a training state. The state stays valid.
+
+        All rows of the embedding table take the steps that they missed.
+        """
+        with sharding.on(self._mesh):
+            params = self._programs.caught_up(state) if jax.tree.leaves(state.behind) else jax.tree.map(lambda a: a.copy(), state.params)
+        return self._parts.rebuild(params, jax.tree.map(lambda a: a.copy(), state.carry))
+
+    @property
+    def table(self) -> str:
+        """Name of the embedding table whose rows are updated sparsely, or "" if there is none. It is known after the first step."""
+        return self._found.table if self._found else ""
+
+    def _call(self, program: Callable, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
+        if self._mesh.size > 1:
+            for leaf in jax.tree.leaves(batch):
+                require(
+                    np.ndim(leaf) > axis and leaf.shape[axis] % self._mesh.size == 0,
+                    "batch",
+                    np.shape(leaf),
+                    f"give a batch size that is a multiple of the mesh's {self._mesh.size} devices",
+                )
+            batch = jax.device_put(batch, sharding.rows(self._mesh, axis))
+        with sharding.on(self._mesh):
+            if not self._searched:
+                self._search(state, jax.tree.map(lambda leaf: leaf[0], batch) if axis else batch)
+            if self._found and not jax.tree.leaves(state.behind):
+                rows = len(state.params[self.table])
+                state = state._replace(behind=jax.device_put(np.zeros(rows, np.int32), sharding.replicated(self._mesh)))
+            return program(state, batch)
+
+    def _search(self, state: TrainState, batch: tuple) -> None:
+        self._searched = True
+        if isinstance(self._optimizer, RowOptimizer):
+            found = find_lookups(self._objective, state.params, batch, (), (), state.carry)
+            self._found = found if found and row_sparse(found, self._optimizer, state.params) else None
+
+    def _objective(self, params: Any, batch: tuple, weight: Any, key: Any, variables: Any) -> tuple[jax.Array, Any]:
+        """Return the loss, and a pair of what the loss function returned and the variables after it; see `step.Objective`."""
+        del weight, key
+        model = self._parts.rebuild(params, variables)
+        result = self._loss_fn(model, *batch)
+        loss = result[0] if self._has_aux else result
+        require(jnp.ndim(loss) == 0, "loss", f"shape {jnp.shape(loss)}", "return a scalar, such as the mean over the batch")
+        return loss, (result, split_module(model).variables if isinstance(model, nnx.Module) else variables)
+
+    def _step(self, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
+        if not jax.tree.leaves(state.behind):
+            update, lag = partial(dense_update, self._objective, self._optimizer, True), ()
+            _, opt_state, params, result, variables = update(state, lag, batch, (), ())
+            return TrainState(state.step + 1, params, opt_state, {}, variables), result
+        found = find_lookups(self._objective, state.params, batch, (), (), state.carry, table=self.table)
+        require(found is not None, "embedding table", self.table, "it was looked up in the first batch: use it in the same way in all batches")
+        rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
+        lag = self._lag(state)
+        lag, opt_state, params, result, variables = row_sparse_update(found, rows, True, state, lag, batch, (), ())
+        # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are marked as having missed no step
+        due = lag.at == CATCH_UP_INTERVAL
+        whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
+        _, opt_state, params = rows.catch_up(self.table, None, whole, opt_state, params)
+        behind = jnp.where(due, 0, lag.at - lag.done)
+        return TrainState(state.step + 1, params, opt_state, {}, variables, behind), result
+
+    def _lag(self, state: TrainState) -> Any:
+        """Return the record of the steps that each row of the table has taken since the last step at which all rows caught up."""
+        rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
+        table = state.params[self.table]
+        return rows.begin(table, state.opt_state, CATCH_UP_INTERVAL, state.step % CATCH_UP_INTERVAL, state.behind)
+
+    def _many(self, state: TrainState, batches: tuple) -> tuple[TrainState, Any]:
+        return jax.lax.scan(self._step, state, batches)
+
+    def _caught_up(self, state: TrainState) -> Any:
+        rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
+        return rows.catch_up(self.table, None, self._lag(state), state.opt_state, state.params)[2]
+
+
+def make_train_step(
+    model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_aux: bool = False, mesh: Mesh | None = None
+) -> TrainStep:
+    """Return a compiled training step of any Flax NNX module, or of any model that is a pytree of parameters.
+
+        step = make_train_step(model, lambda model, x, y: cross_entropy(model(x), y).mean(), lstm_jax.adam(1e-3))
+        state = step.init()
+        for x, y in batches:
+            state, loss = step(state, x, y)
+        model = step.model(state)
+
+    If the loss reads a large embedding table only by looking up rows, and the optimiser has a row-sparse update (`lstm_jax.adam`,
+    `lstm_jax.keras_adam` and their clipped versions), a step computes the gradients of the rows that the batch looks up, and updates only
+    those rows. The other rows take their missed steps later, at the latest when `step.model` is called. Apart from rounding, the result is
+    that of the dense update. All layers in all libraries that look up rows by JAX's gather are found, such as `lstm_jax.Embedding`,
+    `flax.nnx.Embed` and `jnp.take(table, ids, axis=0)`.
+
+    Args:
+        model: a module, which is not changed, or a pytree of arrays of floats.
+        loss_fn: function loss_fn(model, *batch) that returns the mean loss of a batch, a scalar. It may change variables of an NNX module
+            that are not parameters, such as the counts of random streams.
+        optimizer: an optimiser of this project or of optax.
+        has_aux: whether `loss_fn` returns a pair of the loss and a pytree of further results, such as metrics.
+        mesh: devices over which each batch is sharded, see `runtime.sharding.make_mesh`. If None, one device.
+
+    Raises:
+        InputError: if the model has no parameters, or a leaf of the pytree is not an array of floats.
+    """
+    return TrainStep(model, loss_fn, optimizer, has_aux, mesh or sharding.make_mesh(1))
+
+
+def fit(
+    model: nnx.Module,
+    loss_fn: Callable,
+    optimizer: Optimizer,
+    arrays: Sequence[Any],
+    *,
+    epochs: int = 1,
+    batch_size: int = 32,
+    seed: int = 0,
+    patience: int = 0,
+    evaluate: Callable[[nnx.Module], dict[str, Any]] | None = None,
+    monitor: str = "",
+    mesh: Mesh | None = None,
+    checkpoints: Path | None = None,
+    checkpoint_steps: int = 0,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    console: Console | None = None,
+) -> loop.FitResult:
+    """Train a Flax NNX module in place, with the training loop of this project's tasks.
+
+    Each epoch reads the examples in a new random order. The order and the random streams of the module, such as those of dropout, depend
+    only on `seed` and the number of the step, so that a resumed training ends with the same bits as one that was not interrupted. As with
+    `make_train_step`, only those rows of an embedding table are updated that a batch looks up, if the optimiser has a row-sparse update.
+
+    Args:
+        model: module, which has the trained parameters at the end: those of the best epoch if a metric is monitored, else the last ones.
+        loss_fn: function loss_fn(model, *rows) that returns the losses (B,) of the B examples in a batch.
+        optimizer: an optimiser of this project or of optax.
+        arrays: training examples, as a sequence of arrays (N, ...). A batch consists of B rows of each array.
+        epochs: number of epochs.
+        batch_size: number of examples in a batch. The last batch of an epoch may have fewer, as in Keras.
+        seed: seed of the order of the examples and of the random streams of the module.
+        patience: number of epochs without a better monitored metric after which training stops early; 0 means no early stopping.
+        evaluate: function from the module to further metrics of an epoch, such as those of a validation set.
+        monitor: name of the metric that is smallest in the best epoch. If empty, the last epoch counts.
+        mesh: devices over which each batch is sharded. If None, one device.
+        checkpoints: folder of the checkpoints, or None to save none; see `loop.fit`.
+        checkpoint_steps: number of steps between checkpoints within an epoch; 0 saves one at the end of each epoch.
+        resume: whether to continue from the newest checkpoint in `checkpoints`, if there is one.
+        callbacks: functions that are called with an `EpochRecord` after each epoch.
+        console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
+
+    Returns:
+        The result of `loop.fit`, with one dict of metrics for each epoch in `rows`.
+
+    Raises:
+        InputError: if the model has no parameters or has variables other than those of random streams, the arrays have different numbers of
+            rows, the losses have another shape than (B,), or `loop.fit` raises an error.
+        Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
+    """
+    parts = _split(model)
+    others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
+    remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
+    require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
+    counts = sorted({len(array) for array in arrays})
+    require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
+
+    def objective(params, rows, weight, key):
+        losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)
+        require(jnp.shape(losses) == weight.shape, "losses", f"shape {jnp.shape(losses)}", f"return one loss per example, {weight.shape}")
+        mean = (losses * weight.astype(losses.dtype)).sum()
+        return mean, {"loss": mean}
+
+    config = TrainConfig(epochs=epochs, batch_size=batch_size, seed=seed, patience=patience, checkpoint_steps=checkpoint_steps)
+    batch = tuple(jax.ShapeDtypeStruct((batch_size, *np.shape(array)[1:]), jnp.asarray(array[:1]).dtype) for array in arrays)
+    found = find_lookups(objective, parts.params, batch, jax.ShapeDtypeStruct((batch_size,), jnp.float32), jax.random.key(0))
+    sparse = found is not None and row_sparse(found, optimizer, parts.params)
+    result = loop.fit(
+        parts.params,
+        found if sparse and found else objective,
+        optimizer,
+        Examples.of_rows(tuple(arrays)),
+        config,
+        mesh or sharding.make_mesh(1),
+        metrics=("loss",),
+        evaluate=evaluate and (lambda params: evaluate(parts.rebuild(params, parts.variables))),
+        monitor=monitor,
+        checkpoints=checkpoints,
+        resume=resume,
+        callbacks=callbacks,
+        console=console,
+    )
+    nnx.update(model, nnx.state(parts.rebuild(result.params, parts.variables), nnx.Param))
+    return result
+
+
+def _reseeded(variables: Any, key: jax.Array) -> Any:
+    """Return the state of the random streams of a module, with new keys that depend on `key`, and with counts of 0."""
+
+    def fresh(number: int, var: Any) -> Any:
+        if isinstance(var, nnx.RngKey):
+            return var.replace(jax.random.fold_in(key, number))
+        return var.replace(jnp.zeros_like(var[...]))
+
+    flat = nnx.to_flat_state(variables)
+    return nnx.from_flat_state([(path, fresh(number, var)) for number, (path, var) in enumerate(flat)])
+
