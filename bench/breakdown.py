@@ -35,7 +35,6 @@ PARTS = {
     "lstm_jax_backward": "LSTM backward",
     "lstm_jax_adam_catch_up": "Adam: rows about to be read",
     "lstm_jax_adam_rows": "Adam: rows with a gradient",
-    "lstm_jax_adam": "Adam: kernels",
     "lstm_jax_mask": "dropout masks",
 }
 
@@ -56,8 +55,7 @@ def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> di
     def moved(numbers: float) -> float:
         return FLOAT * numbers / copy_gbs / 1e6
 
-    kernels = 4 * work.units * (work.units + work.features)
-    found = {"LSTM forward": recurrent, "LSTM backward": 2 * recurrent, "Adam: kernels": moved(7 * kernels)}
+    found = {"LSTM forward": recurrent, "LSTM backward": 2 * recurrent}
     if work.words:
         batches = np.split(arrays.inputs, work.batches)
         rows = float(np.mean([len(np.unique(batch)) for batch in batches])) * work.features

@@ -1,5 +1,5 @@
-// Adam's step (Kingma & Ba 2015) in one pass over memory; XLA makes three passes. The caller gives the scale and the eps of each step, in which the
-// forms of Keras and optax differ.
+// Adam's step (Kingma & Ba 2015) for some rows of a table. The caller gives the scale and the eps of each step, in which the forms of Keras and
+// optax differ.
 
 #include <atomic>
 #include <cstring>
@@ -11,7 +11,7 @@
 
 namespace {
 
-// Compilers vectorise only arrays that cannot overlap, and a result may have the memory of an operand: numbers are copied in pieces of this size.
+// Compilers vectorise only arrays that cannot overlap, and a result has the memory of an operand: numbers are copied in pieces of this size.
 constexpr int64_t kPiece = 64;
 // Parts of the work for each thread: a thread that wakes late takes fewer.
 constexpr int64_t kPartsPerThread = 8;
@@ -31,33 +31,6 @@ struct Adam {
     }
   }
 };
-
-// Operands in order: m, v, gradient (any shape), scale, eps. Results: step, m, v.
-template <typename T>
-ffi::Error adam(const Contract& contract, ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, double b1, double b2,
-                int64_t threads) {
-  auto arg = [&](size_t n) { return data_of<const T>(*args.get<ffi::AnyBuffer>(n)); };
-  auto ret = [&](size_t n) { return data_of<T>(**rets.get<ffi::AnyBuffer>(n)); };
-  const T *m = arg(0), *v = arg(1), *g = arg(2);
-  T *step = ret(0), *m_new = ret(1), *v_new = ret(2);
-  const Adam<T> adam(*arg(3), b1, b2, *arg(4));
-  const int64_t size = count_of(*args.get<ffi::AnyBuffer>(0));
-  threads = threads_for(pool, threads, size);
-  parallel_for(pool, threads, kPartsPerThread * threads, size, [&](int64_t part, int64_t first, int64_t last) {
-    T g_n[kPiece] = {}, m_n[kPiece] = {}, v_n[kPiece] = {}, step_n[kPiece];
-    for (; first < last; first += kPiece) {
-      const size_t bytes = std::min(kPiece, last - first) * sizeof(T);
-      std::memcpy(g_n, g + first, bytes);
-      std::memcpy(m_n, m + first, bytes);
-      std::memcpy(v_n, v + first, bytes);
-      adam(g_n, m_n, v_n, step_n);
-      std::memcpy(m_new + first, m_n, bytes);
-      std::memcpy(v_new + first, v_n, bytes);
-      std::memcpy(step + first, step_n, bytes);
-    }
-  });
-  return ffi::Error::Success();
-}
 
 // A table (V, C) with moments m and v, most of whose rows have no gradient in a step. Such a row is left as it is until it is read, and then
 // catches up on all missed steps at once: m and v shrink by powers of b1 and b2; only the table needs the scale and the eps of each step.
@@ -273,16 +246,6 @@ ffi::Error adam_rows(const Contract& contract, ffi::ThreadPool pool, ffi::Remain
 
 constexpr Extent V = letter_of('V'), C = letter_of('C'), S = letter_of('S'), N = letter_of('N');
 
-ffi::Error check_adam(Contract& contract, ffi::DataType real, size_t) {
-  return contract.check_arrays(
-      {{"m", real, Shape::kAny},
-       {"v", real, Shape::kLikeFirst},
-       {"gradient", real, Shape::kLikeFirst},
-       {"scale", real, {}},
-       {"eps", real, {}}},
-      {{"step", real, Shape::kLikeFirst}, {"new m", real, Shape::kLikeFirst}, {"new v", real, Shape::kLikeFirst}});
-}
-
 ffi::Error check_table(Contract& contract, ffi::DataType real, bool ids, bool gradients) {
   return contract.check_arrays(
       {{"table", real, {V, C}},
@@ -327,7 +290,6 @@ ffi::Error check_attributes(const Contract& contract, double b1, double b2, int6
     });                                                                                                                                            \
   }
 
-DEFINE_FOR_BOTH_DTYPES(adam)
 DEFINE_FOR_BOTH_DTYPES(adam_catch_up)
 DEFINE_FOR_BOTH_DTYPES(adam_rows)
 
@@ -346,6 +308,5 @@ auto binding() {
 #define HANDLER(function) \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_##function, function##_handler, binding());
 
-HANDLER(adam)
 HANDLER(adam_catch_up)
 HANDLER(adam_rows)

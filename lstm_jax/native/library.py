@@ -18,9 +18,10 @@ from lstm_jax.errors import InputError
 from lstm_jax.files.writing import default_cache_dir
 from lstm_jax.native import compiler, packaged, trust
 from lstm_jax.native.switch import is_off
+from lstm_jax.primitives.partition import devices_at_once
 from lstm_jax.runtime.machine import processor
 
-TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam", "lstm_jax_adam_catch_up", "lstm_jax_adam_rows", "lstm_jax_mask")
+TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam_catch_up", "lstm_jax_adam_rows", "lstm_jax_mask")
 BUILD = "run lstm-jax backends --build"
 
 
@@ -194,8 +195,8 @@ def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], 
     """
     register()
     fixed = {key: np.int64(value) if type(value) is int else value for key, value in options.items()}
-    # each device gets an equal share of the cores; a traced program keeps its number of threads even if the number of cores changes later
-    fixed["threads"] = np.int64(max(1, len(os.sched_getaffinity(0)) // jax.local_device_count("cpu")))
+    # devices that run this call at the same time share the cores; a traced program keeps its number of threads if the cores change later
+    fixed["threads"] = np.int64(max(1, len(os.sched_getaffinity(0)) // min(devices_at_once(), jax.local_device_count("cpu"))))
     shapes = [jax.ShapeDtypeStruct(result.shape, result.dtype) for result in results]
     function = jax.ffi.ffi_call(name, shapes, vmap_method="expand_dims" if sets else "sequential", input_output_aliases=aliases)
     return list(function(*(arg for arg in args if arg is not None), **fixed))

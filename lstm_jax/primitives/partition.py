@@ -1,6 +1,8 @@
 """Functions that run compiled code on sharded arrays, so that each device runs the code on its own shard of the arrays."""
 
+import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from itertools import count
 from typing import Any
 
@@ -9,6 +11,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
+_DEVICES: ContextVar[int] = ContextVar("devices", default=1)
 SUM = "sum"
 """Value given instead of the index of an axis for a result that is summed over all devices."""
 
@@ -35,7 +38,11 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
         arg_shardings, result_shardings = ([_sharding(mesh, axis, names) for axis in axes] for axes in (arg_axes, result_axes))
 
         def call_part(*args):
-            results = function(*args)
+            outside = _DEVICES.set(mesh.size)
+            try:
+                results = function(*args)
+            finally:
+                _DEVICES.reset(outside)
             summed = [jax.lax.psum(r, names) if axis == SUM and names else r for r, axis in zip(results, result_axes, strict=True)]
             return jax.tree.unflatten(jax.tree.structure(result_shapes), summed)
 
@@ -55,40 +62,13 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
     return called
 
 
-def partitioned_alike(function: Callable, arrays: int) -> Callable:
-    """Return a version of an elementwise function that accepts sharded arrays in a jitted program.
+def devices_at_once() -> int:
+    """Return the number of devices that run a function at the same time, each on its own shard, while the function is traced.
 
-    Each device calls the function on its own shard, whichever axes are sharded.
-
-    Args:
-        function: function(*operands) that returns a list of arrays. Its first operands are arrays, and all others are scalars. These arrays
-            and all results have the same shape and sharding.
-        arrays: number of operands that are arrays.
+    Outside a function of `partitioned` and outside `shard_map`, this is 1, even if JAX has several devices.
     """
-
-    @custom_partitioning
-    def made(*args):
-        return function(*args)
-
-    def partition(mesh, arg_shapes, result_shapes):
-        shared = arg_shapes[0].sharding
-        results = jax.tree.map(lambda shape: shared, result_shapes)
-        return mesh, function, results, (*[shared] * arrays, *[NamedSharding(mesh, PartitionSpec())] * (len(arg_shapes) - arrays))
-
-    def rule(mesh, args, results):
-        shape = " ".join(f"d{n}" for n in range(len(args[0].shape)))
-        return ", ".join([shape] * arrays + [""] * (len(args) - arrays)) + " -> " + ", ".join([shape] * len(results)), {}
-
-    made.def_partition(partition, sharding_rule=rule)
-
-    def map_calls(axis_size: int, mapped: Sequence[bool], *args):
-        call = jax.vmap(function, in_axes=tuple(0 if is_mapped else None for is_mapped in mapped), axis_size=axis_size)
-        results = call(*args)
-        return results, [True] * len(results)
-
-    called = custom_vmap(lambda *args: list(made(*args)))
-    called.def_vmap(map_calls)
-    return called
+    mesh = jax.sharding.get_abstract_mesh()
+    return max(_DEVICES.get(), math.prod(mesh.shape[name] for name in mesh.manual_axes))
 
 
 def _names(mesh, shapes, axes) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
-"""Adam in compiled code, with a dense step and a row-sparse step.
+"""Adam: a dense step in JAX, and a row-sparse step in compiled code.
 
-The dense step updates a whole parameter in one pass over memory. The row-sparse step updates only the rows of a table that have a gradient.
-A table is a parameter of V rows and E columns, such as an embedding. B is the batch size.
+The dense step updates a whole parameter. XLA makes one pass over memory of it. The row-sparse step updates only the rows of a table that
+have a gradient. A table is a parameter of V rows and E columns, such as an embedding. B is the batch size.
 
-If the compiled code is not available, JAX code takes the same steps, but always updates whole parameters.
+If the compiled code is not available, the row-sparse step updates the whole table in JAX.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,7 @@ from jax.sharding import PartitionSpec
 
 from lstm_jax import native
 from lstm_jax.primitives.operation import ForwardOperation, apply
-from lstm_jax.primitives.partition import partitioned_alike
 from lstm_jax.runtime import sharding
-
-LEAST = 2**14
-"""Least number of entries that a parameter must have to be updated by compiled code. For smaller parameters the call takes longer than it
-saves."""
 
 
 class Lag(NamedTuple):
@@ -66,7 +61,9 @@ def adam_step(rates: Rates, m, v, g, scale, eps):
     Returns:
         The array to add to the parameter, the new first moment and the new second moment.
     """
-    return apply(_Step(rates), m, v, g, scale, eps) if m.size >= LEAST and serves(m) else _step(rates, m, v, g, scale, eps)
+    m = m + (1 - rates.b1) * (g - m)
+    v = v + (1 - rates.b2) * (g * g - v)
+    return -scale * m / (jnp.sqrt(v) + eps), m, v
 
 
 def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
@@ -106,32 +103,6 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
     return apply(_Rows("lstm_jax_adam_rows", rates, name), table, m, v, lag, (ids, rows))
 
 
-def _step(rates: Rates, m, v, g, scale, eps):
-    m = m + (1 - rates.b1) * (g - m)
-    v = v + (1 - rates.b2) * (g * g - v)
-    return -scale * m / (jnp.sqrt(v) + eps), m, v
-
-
-@dataclass(frozen=True)
-class _Step(ForwardOperation):
-    rates: Rates
-
-    def runs_on(self):
-        return ("cpu",)
-
-    def forward(self, keep, *args):
-        del keep
-
-        def call(m, v, g, scale, eps):
-            return native.call("lstm_jax_adam", (m, m, v), (m, v, g, scale, eps), {0: 1, 1: 2, 2: 0}, **self.rates._asdict())
-
-        return tuple(partitioned_alike(call, 3)(*args)), ()
-
-    def plain_forward(self, keep, *args):
-        del keep
-        return _step(self.rates, *args), ()
-
-
 @dataclass(frozen=True)
 class _Rows(ForwardOperation):
     """Operation that calls a compiled function on some rows of a table.
@@ -156,7 +127,7 @@ class _Rows(ForwardOperation):
         if len(given) < 2:
             return (table, m, v, lag.done), ()
         gradient = jnp.zeros_like(table).at[given[0]].add(given[1])
-        step, m, v = _step(self.rates, m, v, gradient, lag.scales[lag.at], lag.eps[lag.at])
+        step, m, v = adam_step(self.rates, m, v, gradient, lag.scales[lag.at], lag.eps[lag.at])
         return (table + step, m, v, jnp.full_like(lag.done, lag.at + 1)), ()
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+from jax.lax import GatherScatterMode as _Mode
 
 LEAST = 2**14
 """Least number of entries of a table. The update of a smaller parameter is fast anyway."""
@@ -84,15 +85,33 @@ def _run(jaxpr: core.Jaxpr, equation: Any, values: dict[core.Var, Any]) -> dict[
 
 def _is_lookup(equation: Any, operands: Sequence[Any]) -> bool:
     """Return whether an operation looks up whole rows of its first operand, which is a table."""
-    if equation.primitive.name != "gather" or not isinstance(operands[0], _Table) or isinstance(operands[1], _Table):
+    if not isinstance(operands[0], _Table) or any(isinstance(operand, _Table) for operand in operands[1:]):
         return False
-    numbers, table, result = equation.params["dimension_numbers"], equation.invars[0].aval, equation.outvars[0].aval
-    return (
-        equation.params["slice_sizes"] == (1, table.shape[1])
-        and numbers.collapsed_slice_dims == numbers.start_index_map == (0,)
-        and numbers.offset_dims == (result.ndim - 1,)
-        and not numbers.operand_batching_dims
-    )
+    if equation.params.get("slice_sizes") != (1, equation.invars[0].aval.shape[1]):
+        return False
+    if equation.primitive.name == "dynamic_slice":
+        return True
+    if equation.primitive.name != "gather":
+        return False
+    numbers, axes = equation.params["dimension_numbers"], equation.outvars[0].aval.ndim
+    if numbers.operand_batching_dims:
+        return False
+    if numbers.collapsed_slice_dims == (0,):
+        return numbers.start_index_map == (0,) and numbers.offset_dims == (axes - 1,)
+    # a dynamic_slice under vmap; because it is clipped, the index of the column is always 0
+    return numbers.start_index_map == (0, 1) and numbers.offset_dims == (axes - 2, axes - 1) and equation.params["mode"] == _Mode.CLIP
+
+
+def _mode(equation: Any) -> _Mode:
+    return _Mode.CLIP if equation.primitive.name == "dynamic_slice" else equation.params["mode"]
+
+
+def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
+    """Return the row indices of a lookup in a table of `rows` rows, where an index without a gradient is `rows`."""
+    ids = indices if equation.primitive.name == "dynamic_slice" else indices[..., 0]
+    if _mode(equation) == _Mode.CLIP:
+        ids = jnp.clip(ids, 0, rows - 1)
+    return jnp.where((ids < 0) | (ids > rows), rows, ids).astype(jnp.int32)
 
 
 @dataclass(frozen=True)
@@ -104,20 +123,23 @@ class FoundLookups:
     jaxpr: core.ClosedJaxpr
     structure: Any
     """Tree structure of the results of the loss function."""
+    fills: tuple[bool, ...]
+    """For each lookup in the table, whether an index outside the table gives a row of NaN. If false, it gives the last row."""
+
+    def __call__(self, params: dict[str, Any], *args: Any) -> Any:
+        """Return the results of the loss function, computed without substitution of the lookups."""
+        return jax.tree.unflatten(self.structure, core.jaxpr_as_fun(self.jaxpr)(*_leaves(params, args)))
 
     def indices(self, params: dict[str, Any], *args: Any) -> list[jax.Array]:
         """Return the row indices of each lookup in the table. The arguments are those of the loss function.
 
-        Indices that are outside the table, where the lookup gives NaN and has no gradient, are replaced by the number of rows.
+        An index outside the table, which has no gradient, is replaced by the number of rows.
         """
         found = []
         rows = len(params[self.table])
 
         def lookup(table: _Table, indices: Any, equation: Any) -> Any:
-            ids = indices[..., 0]
-            if equation.params["mode"] == jax.lax.GatherScatterMode.CLIP:
-                ids = jnp.clip(ids, 0, rows - 1)
-            found.append(jnp.where(ids < 0, rows, ids).astype(jnp.int32))
+            found.append(_row_indices(indices, equation, rows))
             return _Unknown()
 
         unknown = {name: _Table(name) if name == self.table else jax.tree.map(lambda _: _Unknown(), params[name]) for name in params}
@@ -125,14 +147,19 @@ class FoundLookups:
         return found
 
     def vectors(self, table: jax.Array, indices: Sequence[jax.Array]) -> list[jax.Array]:
-        """Return the rows (..., E) with the given indices (...) for each lookup. An index outside the table gives a row of NaN."""
-        return [jnp.take(table, ids, axis=0) for ids in indices]
+        """Return the rows (..., E) with the given indices (...) for each lookup."""
+        modes = ("fill" if fill else "clip" for fill in self.fills)
+        return [jnp.take(table, ids, axis=0, mode=mode) for ids, mode in zip(indices, modes, strict=True)]
 
     def loss_of(self, params: dict[str, Any], vectors: Sequence[jax.Array], *args: Any) -> Any:
         """Return the results of the loss function, in which the lookups are replaced by the given vectors."""
         given: Iterator[jax.Array] = iter(vectors)
         known = {name: _Table(name) if name == self.table else param for name, param in params.items()}
-        results = _evaluate(self.jaxpr.jaxpr, self.jaxpr.consts, _leaves(known, args), lambda *_: next(given))
+
+        def lookup(table: _Table, indices: Any, equation: Any) -> jax.Array:
+            return next(given).reshape(equation.outvars[0].aval.shape)
+
+        results = _evaluate(self.jaxpr.jaxpr, self.jaxpr.consts, _leaves(known, args), lookup)
         return jax.tree.unflatten(self.structure, results)
 
 
@@ -153,24 +180,25 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
     if jaxpr.effects:  # they would happen twice, since the jaxpr is evaluated twice
         return None
     tables = {name for name, param in params.items() if param.ndim == 2 and param.size >= LEAST and table in ("", name)}
-    lookups: dict[str, int] = {}
+    fills: dict[str, list[bool]] = {}
 
     def lookup(table: _Table, indices: Any, equation: Any) -> Any:
         if isinstance(indices, _Unknown):
             raise _OtherUseError(table.name)
-        lookups[table.name] = lookups.get(table.name, 0) + 1
+        fills.setdefault(table.name, []).append(_mode(equation) == _Mode.FILL_OR_DROP)
         return _Unknown()
 
     def search(*args: Any) -> Any:
-        _evaluate(jaxpr.jaxpr, jaxpr.consts, _leaves({name: _Table(name) if name in tables else _Unknown() for name in params}, args), lookup)
+        given = {name: _Table(name) if name in tables else _Unknown() for name in params}
+        _evaluate(jaxpr.jaxpr, jaxpr.consts, _leaves(given, args), lookup)
 
     while tables:
-        lookups.clear()
+        fills.clear()
         try:
             jax.eval_shape(search, *args)
         except _OtherUseError as error:
             tables.remove(error.name)
         else:
             break
-    used = sorted(tables & lookups.keys(), key=lambda name: (params[name].size, name))
-    return FoundLookups(used[-1], jaxpr, jax.tree.structure(shapes)) if used else None
+    used = sorted(tables & fills.keys(), key=lambda name: (params[name].size, name))
+    return FoundLookups(used[-1], jaxpr, jax.tree.structure(shapes), tuple(fills[used[-1]])) if used else None

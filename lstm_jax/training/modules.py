@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from lstm_jax.config import TrainConfig
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 from lstm_jax.models import Parts, split_module
 from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
@@ -66,9 +66,7 @@ class TrainStep:
         self._parts, self._loss_fn, self._optimizer, self._has_aux, self._mesh = _split(model), loss_fn, optimizer, has_aux, mesh
         self._found: FoundLookups | None = None
         self._searched = False
-        self._programs = _Programs(
-            jax.jit(self._step, donate_argnums=0), jax.jit(self._many, donate_argnums=0), jax.jit(self._caught_up)
-        )
+        self._programs = _Programs(jax.jit(self._step, donate_argnums=0), jax.jit(self._many, donate_argnums=0), jax.jit(self._caught_up))
 
     def init(self) -> TrainState:
         """Return the training state before the first step, with copies of the parameters of the model."""
@@ -166,7 +164,8 @@ class TrainStep:
             _, opt_state, params, result, variables = update(state, lag, batch, (), ())
             return TrainState(state.step + 1, params, opt_state, {}, variables), result
         found = find_lookups(self._objective, state.params, batch, (), (), state.carry, table=self.table)
-        require(found is not None, "embedding table", self.table, "it was looked up in the first batch: use it in the same way in all batches")
+        if found is None:
+            raise InputError("embedding table", self.table, "the first batch looked up its rows: use it in the same way in all batches")
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         lag = self._lag(state)
         lag, opt_state, params, result, variables = row_sparse_update(found, rows, True, state, lag, batch, (), ())
@@ -191,9 +190,7 @@ class TrainStep:
         return rows.catch_up(self.table, None, self._lag(state), state.opt_state, state.params)[2]
 
 
-def make_train_step(
-    model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_aux: bool = False, mesh: Mesh | None = None
-) -> TrainStep:
+def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_aux: bool = False, mesh: Mesh | None = None) -> TrainStep:
     """Return a compiled training step of any Flax NNX module, or of any model that is a pytree of parameters.
 
         step = make_train_step(model, lambda model, x, y: cross_entropy(model(x), y).mean(), lstm_jax.adam(1e-3))
@@ -289,10 +286,10 @@ def fit(
     config = TrainConfig(epochs=epochs, batch_size=batch_size, seed=seed, patience=patience, checkpoint_steps=checkpoint_steps)
     batch = tuple(jax.ShapeDtypeStruct((batch_size, *np.shape(array)[1:]), jnp.asarray(array[:1]).dtype) for array in arrays)
     found = find_lookups(objective, parts.params, batch, jax.ShapeDtypeStruct((batch_size,), jnp.float32), jax.random.key(0))
-    sparse = found is not None and row_sparse(found, optimizer, parts.params)
+    chosen: Any = found if row_sparse(found, optimizer, parts.params) else objective
     result = loop.fit(
         parts.params,
-        found if sparse and found else objective,
+        chosen,
         optimizer,
         Examples.of_rows(tuple(arrays)),
         config,
@@ -319,4 +316,3 @@ def _reseeded(variables: Any, key: jax.Array) -> Any:
 
     flat = nnx.to_flat_state(variables)
     return nnx.from_flat_state([(path, fresh(number, var)) for number, (path, var) in enumerate(flat)])
-

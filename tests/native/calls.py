@@ -90,15 +90,6 @@ def recurrence(
     return Call("lstm_jax_backward", operands, results, attributes | {"sequences": True, "d_x": not ids})
 
 
-def adam(dtype: str = "float32", shape: tuple[int, ...] = (3, 4, 5)) -> Call:
-    """Return a call of Adam in one pass."""
-    operands = {name: np.ones(shape, dtype) for name in ("m", "v", "gradient")} | {
-        "scale": np.ones((), dtype),
-        "eps": np.full((), 1e-7, dtype),
-    }
-    return Call("lstm_jax_adam", operands, {name: _like(dtype, *shape) for name in ("step", "new m", "new v")}, RATES)
-
-
 def table(rows: bool, dtype: str = "float32", at: int = 2, words: int = 6, columns: int = 5, ids: int | None = 3, scales: int = 4) -> Call:
     """Return a call of the row-sparse Adam: the step of `ids` rows, or what rows have missed; ids: None for all rows."""
     operands: dict[str, Any] = {name: np.ones((words, columns), dtype) for name in ("table", "m", "v")}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import Call, adam, mask, recurrence, table
+from calls import Call, mask, recurrence, table
 from tables import BACKENDS
 
 pytestmark = [
@@ -22,7 +22,6 @@ CALLS = {
     "forward, ids": recurrence(False, ids=True, kinds=(0, 4), masked=False, keep=False),
     "backward": recurrence(True, kinds=(1, 4), tokens=True),
     "backward, ids": recurrence(True, ids=True),
-    "adam": adam(),
     "catch up": table(False),
     "catch up all": table(False, ids=None),
     "rows": table(True),
@@ -57,7 +56,7 @@ def test_misfits_of_every_array(kind: str) -> None:
     tried = 0
     arrays = call.operands | call.results
     for name, like in [("ids", arrays["ids"])] if "ids" in kind else arrays.items():
-        alone = (kind == "adam" and name == "m") or name == "scales" or (name == "ids" and kind == "catch up")
+        alone = name == "scales" or (name == "ids" and kind == "catch up")
         for dtype, shape in _others(like, name, alone):
             other = np.zeros(shape, jnp.dtype(dtype)) if name in call.operands else jax.ShapeDtypeStruct(shape, dtype)
             message = _message(call.but(name, other))
@@ -96,8 +95,8 @@ def test_numbers_of_arrays(kind: str) -> None:
         ("backward, ids", "d_x", True, "give 0 with ids"),
         ("forward", "threads", 0, "give 1 or more"),
         ("backward", "threads", -3, "give 1 or more"),
-        ("adam", "threads", -(2**62), "give 1 or more"),
-        ("adam", "b1", 1.5, "give 0 to 1"),
+        ("rows", "threads", -(2**62), "give 1 or more"),
+        ("rows", "b1", 1.5, "give 0 to 1"),
         ("rows", "b2", float("nan"), "give 0 to 1"),
         ("catch up", "b1", -0.1, "give 0 to 1"),
         ("mask", "keep", np.float32(-0.5), "give 0 to 1"),
@@ -182,8 +181,7 @@ def test_nothing_to_compute(sizes: tuple[int, int, int, int], ids: bool, dtype: 
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), ()])
-def test_empty_arrays_of_the_optimiser_and_masks(shape: tuple[int, ...]) -> None:
-    assert [part.shape for part in adam(shape=shape).run()] == [shape] * 3
+def test_empty_masks(shape: tuple[int, ...]) -> None:
     assert mask(shape).run()[0].shape == shape
 
 

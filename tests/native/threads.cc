@@ -20,7 +20,6 @@
 extern "C" {
 XLA_FFI_Error* lstm_jax_forward(XLA_FFI_CallFrame*);
 XLA_FFI_Error* lstm_jax_backward(XLA_FFI_CallFrame*);
-XLA_FFI_Error* lstm_jax_adam(XLA_FFI_CallFrame*);
 XLA_FFI_Error* lstm_jax_adam_catch_up(XLA_FFI_CallFrame*);
 XLA_FFI_Error* lstm_jax_adam_rows(XLA_FFI_CallFrame*);
 XLA_FFI_Error* lstm_jax_mask(XLA_FFI_CallFrame*);
@@ -215,7 +214,6 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
       {"forward", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}), forward, true},
       {"backward", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}), all({state, kernels, {bias, x}}), backward,
        false},
-      {"adam", lstm_jax_adam, all({moments, {floats({B * H, E}), floats({}), floats({})}}), all({{floats({B * H, E})}, moments}), rates, true},
       {"catch up", lstm_jax_adam_catch_up, late, table_results, rates, true},
       {"catch up rows", lstm_jax_adam_catch_up, all({late, {ids}}), table_results, rates, true},
       {"rows", lstm_jax_adam_rows, all({late, {ids, floats({3 * B, E})}}), table_results, rates, true},

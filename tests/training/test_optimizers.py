@@ -7,10 +7,8 @@ import optax
 import pytest
 from tables import BACKENDS
 
-from lstm_jax import compiled_code
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError
-from lstm_jax.training.compiled_adam import LEAST
 from lstm_jax.training.optimizers import adam, clipped, keras_adam, keras_rmsprop, make_optimizer, make_schedule
 from lstm_jax.training.row_sparse import RowOptimizer, summed_rows
 
@@ -47,28 +45,6 @@ def test_same_as_keras(ours, theirs, keras, peer_rules):
         travelled += np.abs(np.asarray(updates["w"]))
         assert (np.abs(np.asarray(params["w"]) - wanted[n]) <= 1e-6 * travelled).all()
     assert (travelled > 0).sum() == 60
-
-
-@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")
-@pytest.mark.parametrize("shape", [(LEAST,), (129, 131)])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_compiled_adam(shape, dtype):
-    """Large parameters take their step in compiled code; it is that of the formula."""
-    with jax.enable_x64(dtype == "float64"):
-        rng = np.random.default_rng(0)
-        made = [jnp.asarray(rng.standard_normal(shape) * 10.0 ** rng.integers(-12, 2, shape), dtype) for _ in range(STEPS)]
-        found = []
-        for compiled in (True, False):
-            optimizer = keras_adam(1e-3)
-            state, update = optimizer.init({"w": made[0]}), jax.jit(optimizer.update)
-            with compiled_code(compiled):
-                for gradient in made:
-                    updates, state = update({"w": gradient}, state)
-            found.append((updates, state))
-        unit = np.finfo(dtype).eps
-        for got, want in zip(*map(jax.tree.leaves, found), strict=True):
-            assert got.dtype == want.dtype
-            np.testing.assert_allclose(got, want, rtol=20 * unit, atol=1e-30)
 
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")

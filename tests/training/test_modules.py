@@ -1,0 +1,253 @@
+"""The public training step and `fit` on users' own models, against Flax' own loop and against dense updates, on one and two devices."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+
+import lstm_jax
+from lstm_jax import LSTM, Embedding
+from lstm_jax.errors import InputError
+from lstm_jax.runtime import sharding
+from lstm_jax.training.optimizers import clipped
+
+WORDS, FEATURES, UNITS, LENGTH, BATCH = 600, 32, 8, 6, 4
+rng = np.random.default_rng(0)
+IDS = rng.integers(0, WORDS, (40, BATCH, LENGTH)).astype(np.int32)
+LABELS = rng.integers(0, 2, (40, BATCH)).astype(np.float32)
+OPTIMIZERS = {
+    "adam": lstm_jax.adam(1e-2),
+    "keras_adam": lstm_jax.keras_adam(1e-2),
+    "clipped": clipped(lstm_jax.adam(1e-2), 0.05),
+    "sgd": optax.sgd(0.1),
+}
+
+
+class Classifier(nnx.Module):
+    """A user's own model, with Flax' embedding and dropout."""
+
+    def __init__(self, rate: float = 0.0, embed=nnx.Embed, param_dtype=jnp.float32):
+        rngs = nnx.Rngs(0)
+        self.embed = embed(WORDS, FEATURES, param_dtype=param_dtype, rngs=rngs)
+        self.recurrent = LSTM(FEATURES, UNITS, dropout=rate, recurrent_dropout=rate, param_dtype=param_dtype, rngs=rngs)
+        self.drop = nnx.Dropout(rate, rngs=rngs)
+        self.head = nnx.Linear(UNITS, 1, param_dtype=param_dtype, rngs=rngs)
+
+    def __call__(self, ids):
+        return self.head(self.drop(self.recurrent(self.embed(ids))))[:, 0]
+
+
+def losses(model, ids, labels):
+    return optax.sigmoid_binary_cross_entropy(model(ids), labels)
+
+
+def mean(model, ids, labels):
+    return losses(model, ids, labels).mean()
+
+
+def _params(model: nnx.Module) -> dict:
+    return dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+
+
+def _close(got: nnx.Module, want: nnx.Module, far: float) -> None:
+    want = _params(want)
+    for path, value in _params(got).items():
+        np.testing.assert_allclose(value[...], want[path][...], rtol=0, atol=far, err_msg=str(path))
+
+
+def _own_loop(model: nnx.Module, transformation, steps: int) -> nnx.Module:
+    """Train as Flax' documentation shows."""
+    optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer, ids, labels):
+        loss, gradients = nnx.value_and_grad(mean)(model, ids, labels)
+        optimizer.update(model, gradients)
+        return loss
+
+    for n in range(steps):
+        step(model, optimizer, IDS[n], LABELS[n])
+    return model
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rules) -> None:
+    """35 steps, past a catch-up of all rows: optax' Adam in Flax' loop and ours by rows, with the same dropout from the model's streams.
+
+    In float64, in which Adam does not enlarge rounding where gradients are as small as epsilon.
+    """
+    model = Classifier(rate, param_dtype=jnp.float64)
+    step = lstm_jax.make_train_step(model, mean, lstm_jax.adam(1e-2))
+    state, before = step.init(), _params(Classifier(rate, param_dtype=jnp.float64))
+    for n in range(35):
+        state, _ = step(state, IDS[n], LABELS[n])
+    with peer_rules():
+        wanted = _own_loop(Classifier(rate, param_dtype=jnp.float64), optax.adam(1e-2), 35)
+    assert step.table == "embed/embedding"
+    _close(step.model(state), wanted, 1e-10)
+    assert all((value[...] == before[path][...]).all() for path, value in _params(model).items())  # the model given is not changed
+    counts = [value[...] for path, value in nnx.to_flat_state(nnx.state(step.model(state), nnx.RngCount))]
+    assert counts == [value[...] for path, value in nnx.to_flat_state(nnx.state(wanted, nnx.RngCount))]
+
+
+@pytest.mark.parametrize("embed", [nnx.Embed, Embedding])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_many_steps_a_call(embed, name: str) -> None:
+    """Many steps in a call are those of single calls, and the state goes on from either."""
+    one, many = (lstm_jax.make_train_step(Classifier(0.2, embed), mean, OPTIMIZERS[name]) for _ in range(2))
+    first, second, single = one.init(), many.init(), []
+    for n in range(36):
+        first, loss = one(first, IDS[n], LABELS[n])
+        single.append(float(loss))
+    second, loss = many(second, IDS[0], LABELS[0])
+    second, rest = many.many(second, IDS[1:36], LABELS[1:36])
+    np.testing.assert_allclose([float(loss), *rest], single, rtol=1e-5)
+    assert int(second.step) == 36
+    _close(many.model(second), one.model(first), 2e-5)
+
+
+def test_rows_wait_until_they_are_read() -> None:
+    """A row that no batch reads moves on only by momentum: as dense Adam has it at the end, and not before."""
+    step = lstm_jax.make_train_step(Classifier(), mean, lstm_jax.adam(1e-2))
+    dense = lstm_jax.make_train_step(Classifier(), mean, optax.adam(1e-2))
+    state, other = step.init(), dense.init()
+    with jax.numpy_dtype_promotion("standard"):
+        for n in range(5):
+            state, _ = step(state, IDS[n], LABELS[n])
+            other, _ = dense(other, IDS[n], LABELS[n])
+    table, whole = state.params["embed/embedding"], dense.model(other).embed.embedding[...]
+    missed = np.asarray(state.behind) if jax.tree.leaves(state.behind) else np.zeros(WORDS)
+    read_first = np.setdiff1d(IDS[0], IDS[1:5])
+    if missed.any():
+        assert (missed[read_first] == 4).all()
+        assert np.abs(table[read_first] - whole[read_first]).max() > 1e-3
+    np.testing.assert_allclose(step.model(state).embed.embedding[...], whole, atol=2e-6)
+    state, _ = step(state, IDS[5], LABELS[5])  # `model` left the state valid
+
+
+def test_two_devices() -> None:
+    """A batch sharded over two devices takes the same steps."""
+    mesh = sharding.make_mesh(2)
+    models = []
+    for mesh in (None, sharding.make_mesh(2)):
+        step = lstm_jax.make_train_step(Classifier(0.2), mean, lstm_jax.adam(1e-2), mesh=mesh)
+        state = step.init()
+        for n in range(3):
+            state, _ = step(state, IDS[n], LABELS[n])
+        state, _ = step.many(state, IDS[3:36], LABELS[3:36])
+        models.append(step.model(state))
+    _close(*models, 2e-5)
+    with pytest.raises(InputError, match=r"^batch: \(3, 6\); give a batch size that is a multiple of the mesh's 2 devices"):
+        step(state, IDS[0][:3], LABELS[0][:3])
+
+
+def test_further_results_and_variables() -> None:
+    """What the loss returns beside the loss comes back; running means move on from step to step."""
+
+    class Normed(nnx.Module):
+        def __init__(self):
+            self.norm, self.head = nnx.BatchNorm(3, rngs=nnx.Rngs(0)), nnx.Linear(3, 1, rngs=nnx.Rngs(1))
+
+        def __call__(self, x):
+            return self.head(self.norm(x))[:, 0]
+
+    def loss(model, x):
+        out = model(x)
+        return (out**2).mean(), {"largest": out.max()}
+
+    x = jnp.asarray(rng.standard_normal((5, 3)) + 2, jnp.float32)
+    step = lstm_jax.make_train_step(Normed(), loss, lstm_jax.adam(0.0), has_aux=True)
+    state = step.init()
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        for _ in range(3):
+            state, (value, more) = step(state, x)
+        model = step.model(state)
+        assert float(more["largest"]) == pytest.approx(float(model(x).max()), rel=1e-4)
+    np.testing.assert_allclose(step.model(state).norm.mean[...], x.mean(0) * (1 - 0.99**3), rtol=1e-5)
+    assert value > 0
+    assert step.table == ""
+
+
+def test_a_pytree_of_parameters(peer_rules) -> None:
+    """A model of Flax Linen, as a pytree of parameters and a function."""
+
+    class Model(linen.Module):
+        @linen.compact
+        def __call__(self, ids):
+            return linen.Dense(1)(linen.Embed(WORDS, FEATURES)(ids).mean(1))[:, 0]
+
+    def loss(params, ids, labels):
+        return optax.sigmoid_binary_cross_entropy(Model().apply(params, ids), labels).mean()
+
+    with peer_rules():
+        params = Model().init(jax.random.key(0), IDS[0])
+        step = lstm_jax.make_train_step(params, loss, lstm_jax.adam(1e-2))
+        state, optimizer = step.init(), optax.adam(1e-2)
+        moments = optimizer.init(params)
+        for n in range(4):
+            state, value = step(state, IDS[n], LABELS[n])
+            want, gradient = jax.value_and_grad(loss)(params, IDS[n], LABELS[n])
+            updates, moments = optimizer.update(gradient, moments)
+            params = optax.apply_updates(params, updates)
+            assert float(value) == pytest.approx(float(want), rel=1e-5)
+    assert step.table == "params/Embed_0/embedding"
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), step.model(state), params)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(InputError, match=r"^model: Dropout; it has no parameters"):
+        lstm_jax.make_train_step(nnx.Dropout(0.5), mean, lstm_jax.adam(1e-3))
+    with pytest.raises(InputError, match=r"^parameter count: int; give a pytree of arrays of floats"):
+        lstm_jax.make_train_step({"count": 3}, mean, lstm_jax.adam(1e-3))
+    step = lstm_jax.make_train_step(Classifier(), losses, lstm_jax.adam(1e-3))
+    with pytest.raises(InputError, match=r"^loss: shape \(4,\); return a scalar, such as the mean over the batch"):
+        step(step.init(), IDS[0], LABELS[0])
+    with pytest.raises(InputError, match=r"^losses: shape \(\); return one loss per example, \(4,\)"):
+        lstm_jax.fit(Classifier(), mean, lstm_jax.adam(1e-3), [IDS[0], LABELS[0]], batch_size=4)
+    with pytest.raises(InputError, match=r"^arrays: \[3, 4\] rows; give arrays with the same number of rows"):
+        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-3), [IDS[0], LABELS[0][:3]], batch_size=4)
+    normed = nnx.Sequential(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
+    with pytest.raises(InputError, match=r"^variables: BatchStat; fit trains parameters alone: use make_train_step"):
+        lstm_jax.fit(normed, losses, lstm_jax.adam(1e-3), [IDS[0], LABELS[0]], batch_size=4)
+
+
+def test_fit(tmp_path: Path) -> None:
+    """Losses fall; an interrupted and resumed training ends with the bits of one that was not; rows and whole tables agree."""
+    ids = IDS.reshape(-1, LENGTH)[:50]
+    labels = (ids.sum(1) % 2).astype(np.float32)
+
+    def run(epochs: int, optimizer, folder: Path | None = None, resume: bool = False):
+        model = Classifier(0.1)
+        result = lstm_jax.fit(model, losses, optimizer, [ids, labels], epochs=epochs, batch_size=8, checkpoints=folder, resume=resume)
+        return model, result
+
+    whole, result = run(4, lstm_jax.adam(1e-2))
+    run(2, lstm_jax.adam(1e-2), tmp_path / "c")
+    resumed, _ = run(4, lstm_jax.adam(1e-2), tmp_path / "c", resume=True)
+    assert [row["epoch"] for row in result.rows] == [1, 2, 3, 4]
+    assert result.rows[-1]["train_loss"] < 0.9 * result.rows[0]["train_loss"]
+    _close(resumed, whole, 0)
+    with jax.numpy_dtype_promotion("standard"):
+        dense, _ = run(4, optax.adam(1e-2))
+    _close(dense, whole, 2e-4)
+
+
+def test_fit_evaluates_and_stops() -> None:
+    """The module that `evaluate` gets has the parameters of the epoch; the best epoch's are those of the model at the end."""
+    seen: list[float] = []
+    model = Classifier()
+
+    def evaluate(current: Classifier) -> dict[str, float]:
+        seen.append(float(current.head.bias[...][0]))
+        return {"validation_loss": [3.0, 1.0, 2.0, 2.5][len(seen) - 1]}
+
+    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
+    result = lstm_jax.fit(
+        model, losses, lstm_jax.adam(1e-2), arrays, epochs=10, batch_size=8, patience=2, evaluate=evaluate, monitor="validation_loss"
+    )
+    assert (result.best_epoch, len(result.rows), result.stopped_early) == (2, 4, True)
+    assert float(model.head.bias[...][0]) == seen[1] != seen[3]
