@@ -75,6 +75,7 @@ def _keras(backend: str, title: str, package: str) -> Peer:
         ("keras", backend),
         ("keras", package),
         "peers",
+        options=("backend", *RATES) if backend == "jax" else RATES,
         environment=environment,
         cells=COMMON_CELLS,
     )
@@ -82,6 +83,7 @@ def _keras(backend: str, title: str, package: str) -> Peer:
 
 TABLE = (
     Peer(OURS, "this project", "ours", options=("backend", *RATES, "dtype", "slower")),
+    Peer("own_loop", "a user's own loop with our layer", "own_loop", options=("backend", *RATES)),
     _torch("torch_lstm", "nn.LSTM, fused Adam"),
     _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),
     Peer("jax_rnn", "jax.experimental.rnn {jax}", "jax_rnn", (), ("jax",), gpu=True),

@@ -3,6 +3,8 @@
 The models of the Keras examples are trained with `fit`. The time of a training step is the duration of a call of `fit` on many batches,
 divided by the number of batches. The time thus includes a share of the start of `fit`. For the workload "recurrence", the backend
 differentiates a Keras layer.
+
+On JAX, the option `backend` may be "accelerated": then `lstm_jax.integrations.keras.accelerate` replaces the recurrent layers of the model.
 """
 
 from functools import lru_cache
@@ -14,15 +16,18 @@ import numpy as np
 from bench.peers.base import Built, Options, comparable, evaluation
 from bench.workloads import LAYER, Arrays, Workload
 from lstm_jax import convert, data
+from lstm_jax.errors import require
 
 REPEATED = "Adam squares the gradients of a word's places in the batch before it adds them, so that words that repeat move otherwise"
+ACCELERATED = "accelerated"
 LAYERS: Any = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     """Build a benchmark workload, such as a training step, with Keras. `bench.peers.base.Built` describes the result."""
     keras.utils.set_random_seed(0)
-    return _recurrence(work, arrays) if work.kind == "recurrence" else _training(work, arrays, options)
+    require(options.backend in (None, ACCELERATED), "keras_jax: backend", options.backend, f"give {ACCELERATED}, or none")
+    return _recurrence(work, arrays, options.backend) if work.kind == "recurrence" else _training(work, arrays, options)
 
 
 def _platform() -> str:
@@ -59,7 +64,7 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
             keras.layers.LSTM(work.units, dropout=dropout, recurrent_dropout=recurrent_dropout),
             keras.layers.Dense(work.classes, activation="sigmoid" if words else "softmax"),
         ]
-        model: Any = keras.Sequential(layers)
+        model: Any = _accelerated(keras.Sequential(layers), options.backend)
         loss, metrics = ("binary_crossentropy", ["accuracy"]) if words else ("categorical_crossentropy", None)
         model.compile(loss=loss, optimizer="adam", metrics=metrics)  # the default epsilon of Keras' Adam is ours, 1e-7
         model.set_weights(to_keras(arrays.weights))
@@ -97,15 +102,27 @@ def _training(work: Workload, arrays: Arrays, options: Options) -> Built:
     if words and keras.backend.backend() == "tensorflow":
         seen = np.bincount(first[0].ravel(), minlength=work.vocabulary)
         note, excluded = REPEATED, {"embedding/embedding": seen > 1}
-    return Built(run, outputs, after_one_step, "keras", _devices(), note, block_seconds=1.0, excluded=excluded)
+    return Built(run, outputs, after_one_step, "keras", _devices(), note, options.backend or "", 1.0, excluded)
+
+
+def _accelerated(model: Any, backend: str | None) -> Any:
+    if not backend:
+        return model
+    from lstm_jax.integrations.keras import accelerate
+
+    return accelerate(model)
 
 
 def _numpy(array: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(array))
 
 
-def _recurrence(work: Workload, arrays: Arrays) -> Built:
+def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
     layer: Any = LAYERS[work.cell](work.units, return_sequences=True)
+    if backend:
+        from lstm_jax.integrations import keras as accelerated
+
+        layer = getattr(accelerated, type(layer).__name__).from_config(layer.get_config())
     layer.build((work.batch, work.length, work.features))
     mine = arrays.cell()
     layer.set_weights(list(mine.values()) if work.cell == "lstm" else convert.cell_to_keras(work.cell, mine))
@@ -122,7 +139,7 @@ def _recurrence(work: Workload, arrays: Arrays) -> Built:
         ours = dict(zip(mine, by_weights, strict=True)) if work.cell == "lstm" else convert.cell_from_keras(work.cell, by_weights)
         return {LAYER + name: array for name, array in ours.items()} | {"x": by_x}
 
-    return Built(run, lambda: _numpy(step()[0]), gradients, "keras", _devices())
+    return Built(run, lambda: _numpy(step()[0]), gradients, "keras", _devices(), backend=backend or "")
 
 
 def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:

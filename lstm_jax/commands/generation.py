@@ -126,6 +126,7 @@ class Score:
         else:
             say(console, f"{row['bits']:.4f} bits a character ({row['loss']:.4f} nats, perplexity {row['perplexity']:.3f})")
             say(console, f"{row['characters']:,} characters, {row['accuracy']:.1%} of them were the likeliest")
+        sys.stdout.flush()  # if standard output is full, the error comes before the page is written
         if self.html is not None:
             text_pages.draw_surprise(trained.characters, ids, scores, self.html, "Surprise", self.force)
             say(Console(stderr=True), f"{self.html}")

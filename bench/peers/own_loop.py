@@ -1,0 +1,160 @@
+"""Benchmark of what a user's own training loop gets from this project's LSTM layer, without the project's command line.
+
+The model is the user's own Flax NNX module with this project's `LSTM`. The option `backend` names the loop:
+
+- "nnx" (the default): `nnx.jit`, `nnx.Optimizer` and `optax.adam`, as the documentation of Flax shows.
+- "donated": like "nnx", but with `lstm_jax.adam`, and `nnx.jit` reuses the memory of the model and the optimiser (donation).
+- "functions": a pure function of the parameters under `jax.jit`, with donation and `optax.adam`.
+- "train_step": `lstm_jax.make_train_step` with `lstm_jax.adam`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import lstm_jax
+from bench.peers.base import Built, Options, comparable
+from bench.workloads import Arrays, Workload, one_hot
+from lstm_jax.errors import require
+
+
+class Net(nnx.Module):
+    """A user's own model: embedding (for word ids), this project's LSTM, and head."""
+
+    def __init__(self, work: Workload, options: Options):
+        rngs = nnx.Rngs(0)
+        self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
+        rates: dict[str, Any] = {"dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
+        self.lstm = lstm_jax.LSTM(work.features, work.units, **rates, rngs=rngs)
+        self.head = nnx.Linear(work.units, work.classes, rngs=rngs)
+
+    def __call__(self, x):
+        if self.embedding is None:
+            return self.head(self.lstm(x))
+        return self.head(self.lstm(self.embedding(x)))[:, 0]
+
+
+def _loss(net: Net, inputs: jax.Array, targets: jax.Array) -> jax.Array:
+    logits = net(inputs)
+    if net.embedding is not None:
+        return optax.sigmoid_binary_cross_entropy(logits, targets.astype(logits.dtype)).mean()
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+
+Step = Callable[[jax.Array, jax.Array], jax.Array]
+"""Function step(inputs, targets) that takes one training step and returns the loss before it."""
+
+
+def _optax():
+    return optax.adam(1e-3, eps=1e-7)
+
+
+def _nnx(net: Net, optimizer: Any = None, donate: tuple[int, ...] = ()) -> tuple[Step, Callable[[], Net]]:
+    state = nnx.Optimizer(net, optimizer or _optax(), wrt=nnx.Param)
+
+    @nnx.jit(donate_argnums=donate)
+    def step(net, state, inputs, targets):
+        value, gradient = nnx.value_and_grad(_loss)(net, inputs, targets)
+        state.update(net, gradient)
+        return value
+
+    return lambda inputs, targets: step(net, state, inputs, targets), lambda: net
+
+
+def _donated(net: Net) -> tuple[Step, Callable[[], Net]]:
+    return _nnx(net, lstm_jax.adam(1e-3, eps=1e-7), (0, 1))
+
+
+def _functions(net: Net) -> tuple[Step, Callable[[], Net]]:
+    optimizer, (graph, params, rest) = _optax(), nnx.split(net, nnx.Param, ...)
+    state = jax.tree.map(jnp.copy, (params, optimizer.init(params), rest))
+
+    @partial(jax.jit, donate_argnums=0)
+    def compiled(state, inputs, targets):
+        params, opt_state, rest = state
+
+        def loss(params):
+            net = nnx.merge(graph, params, rest, copy=True)
+            return _loss(net, inputs, targets), nnx.split(net, nnx.Param, ...)[2]
+
+        (value, rest), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, rest), value
+
+    def step(inputs, targets):
+        nonlocal state
+        state, value = compiled(state, inputs, targets)
+        return value
+
+    return step, lambda: nnx.merge(graph, state[0], state[2])
+
+
+def _train_step(net: Net) -> tuple[Step, Callable[[], Net]]:
+    compiled = lstm_jax.make_train_step(net, _loss, lstm_jax.adam(1e-3, eps=1e-7))
+    state = compiled.init()
+
+    def step(inputs, targets):
+        nonlocal state
+        state, value = compiled(state, inputs, targets)
+        return value
+
+    return step, lambda: compiled.model(state)
+
+
+LOOPS: dict[str, Callable[[Net], tuple[Step, Callable[[], Net]]]] = {
+    "nnx": _nnx,
+    "donated": _donated,
+    "functions": _functions,
+    "train_step": _train_step,
+}
+"""By name, functions from a model to two functions: one that takes a training step, and one that returns the trained model."""
+
+
+def build(work: Workload, arrays: Arrays, options: Options) -> Built:
+    """Build a training workload with a loop of a user's own. `bench.peers.base.Built` describes the result.
+
+    Raises:
+        InputError: if the workload is not a training workload, or the loop is not one of `LOOPS`.
+    """
+    require(work.kind in ("sentiment", "characters"), "workload of own_loop", work.name, "give A or B")
+    kind = options.backend or "nnx"
+    require(kind in LOOPS, "own_loop: backend", kind, f"give one of {', '.join(LOOPS)}")
+    inputs = arrays.inputs if work.words else one_hot(arrays.inputs, work.vocabulary)
+    batches = [jax.device_put(pair) for pair in zip(np.split(inputs, work.batches), np.split(arrays.targets, work.batches), strict=True)]
+
+    def make(options: Options) -> Net:
+        net = Net(work, options)
+        graph, params, rest = nnx.split(net, nnx.Param, ...)
+        flat = {"/".join(map(str, path)): (path, var) for path, var in nnx.to_flat_state(params)}
+        given = {name.replace("recurrent/0", "lstm"): array for name, array in arrays.weights.items()}
+        loaded = [(path, var.replace(jnp.asarray(given[name]))) for name, (path, var) in flat.items()]
+        return nnx.merge(graph, nnx.from_flat_state(loaded), rest)
+
+    step, _ = LOOPS[kind](make(options))
+    taken, plain = 0, Options()
+
+    def run(count: int) -> None:
+        nonlocal taken
+        value: Any = None
+        for _ in range(count):
+            value = step(*batches[taken % work.batches])
+            taken += 1
+        jax.block_until_ready(value)
+
+    def outputs() -> np.ndarray:
+        return comparable(work, np.asarray(nnx.jit(lambda net, x: net(x))(make(plain), batches[0][0])))
+
+    def after_one_step() -> dict[str, np.ndarray]:
+        step, trained = LOOPS[kind](make(plain))
+        value = step(*batches[0])
+        flat = {"/".join(map(str, path)): var[...] for path, var in nnx.to_flat_state(nnx.state(trained(), nnx.Param))}
+        weights = {name: np.asarray(flat[name.replace("recurrent/0", "lstm")]) for name in arrays.weights}
+        return weights | {"loss": np.asarray(value)}
+
+    return Built(run, outputs, after_one_step, "corrected", [str(jax.devices()[0])], "", kind)
