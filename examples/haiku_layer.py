@@ -1,0 +1,56 @@
+"""A Haiku program with `lstm_jax.unroll` in place of `hk.dynamic_unroll`, on the same parameters.
+
+pip install dm-haiku
+python examples/haiku_layer.py
+"""
+
+import haiku as hk  # pyright: ignore[reportMissingImports]
+import jax
+import jax.numpy as jnp
+import optax
+from common import Comparison, Sizes, batches, compare, jit_loop, main
+
+from lstm_jax import CELLS, LSTMParams, unroll
+
+CELL = CELLS["lstm"]
+
+
+def to_ours(linear: dict[str, jax.Array], features: int) -> LSTMParams:
+    """Convert the parameters of `hk.LSTM`.
+
+    Haiku has one kernel for [x, h], orders the gates i, g, f, o, and adds 1 to the preactivation of the forget gate.
+    """
+    i, g, f, o = jnp.split(linear["w"], 4, axis=1)
+    kernel = jnp.concatenate([i, f, g, o], 1)
+    i, g, f, o = jnp.split(linear["b"], 4)
+    return LSTMParams(kernel[:features], kernel[features:], jnp.concatenate([i, f + 1, g, o]))
+
+
+def run(sizes: Sizes, steps: int) -> Comparison:
+    """Train both versions."""
+
+    def network(ids):
+        x = hk.Embed(sizes.vocabulary, sizes.features, name="embed")(ids)
+        core = hk.LSTM(sizes.units, name="lstm")
+        _, state = hk.dynamic_unroll(core, x, core.initial_state(ids.shape[0]), time_major=False)
+        return hk.Linear(1, name="head")(state.hidden)[:, 0]
+
+    theirs = hk.without_apply_rng(hk.transform(network))
+    params = theirs.init(jax.random.key(0), batches(sizes, 1)[0][0])
+
+    def ours(params, ids):
+        x = params["embed"]["embeddings"][ids]
+        h = unroll(CELL, to_ours(params["lstm/linear"], sizes.features), x, tokens=ids)[1].h
+        return (h @ params["head"]["w"] + params["head"]["b"])[:, 0]
+
+    def loop(apply):
+        def loss(params, ids, labels):
+            return optax.sigmoid_binary_cross_entropy(apply(params, ids), labels).mean()
+
+        return jit_loop(loss, params)
+
+    return compare(loop(theirs.apply), loop(ours), sizes, steps)
+
+
+if __name__ == "__main__":
+    main(run)
