@@ -3,9 +3,9 @@
 The model is the user's own Flax NNX module with this project's `LSTM`. The option `backend` names the loop:
 
 - "nnx" (the default): `nnx.jit`, `nnx.Optimizer` and `optax.adam`, as the documentation of Flax shows.
-- "donated": like "nnx", but with `lstm_jax.adam`, and `nnx.jit` reuses the memory of the model and the optimiser (donation).
+- "donated": like "nnx", but `nnx.jit` reuses the memory of the model and the optimiser (donation), and the layer is given `tokens`.
 - "functions": a pure function of the parameters under `jax.jit`, with donation and `optax.adam`.
-- "train_step": `lstm_jax.make_train_step` with `lstm_jax.adam`.
+- "train_step": `lstm_jax.make_train_step` with `lstm_jax.adam`, and the layer is given `tokens`.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class Net(nnx.Module):
     """A user's own model: embedding (for word ids), this project's LSTM, and head."""
 
     def __init__(self, work: Workload, options: Options):
-        rngs = nnx.Rngs(0)
+        rngs, self.shares = nnx.Rngs(0), options.backend in ("donated", "train_step")
         self.embedding = nnx.Embed(work.vocabulary, work.features, rngs=rngs) if work.words else None
         rates: dict[str, Any] = {"dropout": options.dropout, "recurrent_dropout": options.recurrent_dropout}
         self.lstm = lstm_jax.LSTM(work.features, work.units, **rates, rngs=rngs)
@@ -37,7 +37,7 @@ class Net(nnx.Module):
     def __call__(self, x):
         if self.embedding is None:
             return self.head(self.lstm(x))
-        return self.head(self.lstm(self.embedding(x)))[:, 0]
+        return self.head(self.lstm(self.embedding(x), tokens=x if self.shares else None))[:, 0]
 
 
 def _loss(net: Net, inputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -55,8 +55,8 @@ def _optax():
     return optax.adam(1e-3, eps=1e-7)
 
 
-def _nnx(net: Net, optimizer: Any = None, donate: tuple[int, ...] = ()) -> tuple[Step, Callable[[], Net]]:
-    state = nnx.Optimizer(net, optimizer or _optax(), wrt=nnx.Param)
+def _nnx(net: Net, donate: tuple[int, ...] = ()) -> tuple[Step, Callable[[], Net]]:
+    state = nnx.Optimizer(net, _optax(), wrt=nnx.Param)
 
     @nnx.jit(donate_argnums=donate)
     def step(net, state, inputs, targets):
@@ -68,7 +68,7 @@ def _nnx(net: Net, optimizer: Any = None, donate: tuple[int, ...] = ()) -> tuple
 
 
 def _donated(net: Net) -> tuple[Step, Callable[[], Net]]:
-    return _nnx(net, lstm_jax.adam(1e-3, eps=1e-7), (0, 1))
+    return _nnx(net, (0, 1))
 
 
 def _functions(net: Net) -> tuple[Step, Callable[[], Net]]:
@@ -137,7 +137,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
         return nnx.merge(graph, nnx.from_flat_state(loaded), rest)
 
     step, _ = LOOPS[kind](make(options))
-    taken, plain = 0, Options()
+    taken, plain = 0, Options(options.backend)
 
     def run(count: int) -> None:
         nonlocal taken
