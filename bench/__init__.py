@@ -4,7 +4,7 @@ A command that measures something appends its results to a file in `bench/result
 
 The docstrings of this package use four terms:
 
-- A row is one result: a JSON object on a line of its own, with the measurement of one process or one epoch.
+- A row is one result: a JSON object on a line of its own, with the measurement of one process or of one training epoch.
 - A peer is a library that is measured. This project is one of the peers.
 - A candidate is a peer with options, such as a dropout rate. Only in `bench.compare` and `bench.duel`, the candidate is instead the version
   of this project that is compared with a baseline version.
@@ -30,7 +30,7 @@ def make_parser(doc: str | None, results: Path, report: bool = True) -> argparse
 
     Args:
         doc: docstring of the command. `--help` prints this text.
-        results: path of the command's result file if `--results` is not given.
+        results: default path of the result file. The flag `--results` replaces it.
         report: whether to add the flags `--report` and `--commit`.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,4 +1,4 @@
-"""Accuracy of sentiment analysis (IMDB reviews) and text generation (articles) for several sequence lengths, window steps and hidden sizes.
+"""Accuracy of sentiment analysis and text generation for several sequence lengths, hidden sizes and steps between windows.
 
     LSTM_JAX_DATA=... python -m bench accuracy --preset quick
     LSTM_JAX_DATA=... python -m bench accuracy --task sentiment --length 20,40,80,160 --units 32..256 --seeds 3
@@ -6,18 +6,19 @@
     LSTM_JAX_DATA=... python -m bench accuracy --task sentiment --peer ours keras_jax --cores 2 --report
     LSTM_JAX_DATA=... python -m bench accuracy --study seeds --first-seed 100 --seeds 20     # imdb_lstm, ours and Keras
     LSTM_JAX_DATA=... python -m bench accuracy --study loss          # lstm_text_generation, training loss by epoch
-    LSTM_JAX_DATA=... python -m bench accuracy --study held_out      # recipes, a tenth of the text held out; about an hour
-    LSTM_JAX_DATA=... python -m bench accuracy --study epoch_time    # seconds of an epoch, ours and Keras interleaved
+    LSTM_JAX_DATA=... python -m bench accuracy --study held_out      # lstm_text_generation, bits per character of held-out text
+    LSTM_JAX_DATA=... python -m bench accuracy --study epoch_time    # seconds per epoch, ours and Keras in turns
 
 Without --study, the command trains one model for every combination of length (--length), step between windows (--step) and hidden size
-(--units). With --study, it compares training recipes of the Keras examples over several seeds. Each training run is a fresh process. Runs
+(--units). With --study, it trains the models of the Keras examples imdb_lstm and lstm_text_generation with several recipes (libraries with
+training flags), and compares the results over seeds. The study held_out takes about an hour. Each training run is a fresh process. Runs
 whose results are already in the result file are skipped. Without --study, only results of the current commit are used, each run uses
 `--cores` cores (default: one), and several runs are executed at the same time if the machine has enough cores.
 
-The task "sentiment" trains on all 25,000 training reviews, and reports the best test accuracy of all epochs, as the Keras example imdb_lstm
-does. The task "generation" holds out the last tenth of the text, and reports the bits per character of that tenth at the best epoch. The
-time to reach an accuracy is the sum of the training times of all epochs up to the first epoch with that accuracy. Compilation and
-evaluation are not included in this time.
+Without --study, the tasks are as follows. The task "sentiment" trains on all 25,000 training reviews of IMDB, and reports the best test
+accuracy of all epochs, as the Keras example imdb_lstm does. The task "generation" trains on newspaper articles without the last tenth of
+the text, and reports the bits per character of that tenth at the best epoch. The time to reach an accuracy is the sum of the training times
+of all epochs up to the first epoch with that accuracy. Compilation and evaluation are not included in this time.
 """
 
 import argparse
@@ -49,7 +50,7 @@ TARGET = 0.83
 REVIEWS = 25_000
 """Number of training reviews of IMDB."""
 EXAMPLE_SIZES = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 5, "H": 128}}
-"""Sizes of the Keras examples imdb_lstm and lstm_text_generation, by task: length T, step S between windows and hidden size H."""
+"""Dict from each task to the sizes of its Keras example: length T, step S between windows (text generation only) and hidden size H."""
 FLAGS = {"T": "--length", "S": "--step", "H": "--units"}
 TASK_FLAGS = {"sentiment": FLAGS | {"T": "--maxlen"}, "generation": FLAGS}
 MODULES = {
@@ -57,7 +58,7 @@ MODULES = {
     ("ours", "generation"): ["bench.peers.ours_tasks", "generation", "--validation", "0.1"],
     ("keras_jax", "sentiment"): ["bench.peers.keras_tasks", "sentiment", "--warm-up"],
 }
-"""Arguments of `python -m` that train a task with a library, by (library, task). Keras runs only at the sizes in `EXAMPLE_SIZES`."""
+"""Dict from (library, task) to the arguments of `python -m` for the training. Keras runs only at the sizes in `EXAMPLE_SIZES`."""
 Row = dict[str, Any]
 
 
@@ -66,9 +67,9 @@ class Preset:
     """Default settings of the accuracy benchmark, which trains models at every combination of the given sizes.
 
     Attributes:
-        axes: values of each size for each task, such as {"sentiment": {"T": (80,), "H": (32, 128)}}.
+        axes: dict from each task to a dict from the letter of each size to its values, such as {"sentiment": {"T": (80,), "H": (32, 128)}}.
         seeds: number of seeds.
-        epochs: number of epochs of each task.
+        epochs: dict from each task to its number of epochs.
     """
 
     axes: dict[str, dict[str, tuple[int, ...]]]
@@ -92,7 +93,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """Task with one combination of sizes: length T, hidden size H and, for text generation, the step S between windows."""
+    """Cell of the result table: a task with a length T, a hidden size H and, for text generation, a step S between windows."""
 
     task: str
     sizes: dict[str, int]
@@ -125,23 +126,25 @@ class Run:
 
 
 def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) -> list[Cell]:
-    """Return the given tasks with every combination of their sizes.
+    """Return a `Cell` for every task and every combination of its sizes.
 
     Args:
         tasks: names of the tasks.
-        axes: values of each size for each task, such as {"sentiment": {"T": (80,), "H": (32, 128)}}.
+        axes: dict from each task to a dict from the letter of each size to its values, such as {"sentiment": {"T": (80,), "H": (32, 128)}}.
     """
     return [Cell(task, dict(zip(axes[task], values, strict=True))) for task in tasks for values in product(*axes[task].values())]
 
 
 def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dict[str, int]) -> Iterator[Run]:
-    """Yield the training runs of the accuracy benchmark: one for every combination of a task with sizes, a library and a seed.
+    """Yield a training run for every combination of a cell (task with sizes), a library and a seed.
+
+    Combinations of Keras with text generation, or with other sizes than those of its example imdb_lstm, are left out.
 
     Args:
         cells: tasks with their sizes.
-        peers: names of the libraries, "ours" or "keras_jax". Keras runs only at the sizes of its own example.
+        peers: names of the libraries, "ours" or "keras_jax".
         seeds: number of seeds; the seeds are 0 to seeds - 1.
-        epochs: number of epochs of each task.
+        epochs: dict from each task to its number of epochs.
     """
     for cell, peer, seed in product(cells, peers, range(seeds)):
         if (peer, cell.task) in MODULES and (peer == "ours" or cell.sizes == EXAMPLE_SIZES[cell.task]):
@@ -165,7 +168,7 @@ def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
 
     Args:
         runs: training runs.
-        path: result file. A run is skipped if the file has its results for the same commit and number of cores.
+        path: result file. A run is skipped if the file has results of the run for the same commit and the same number of cores.
         sha: commit of this checkout.
         cores: number of cores of each run.
     """
@@ -192,7 +195,7 @@ def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
 
 
 def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
-    """Return the accuracy results in the file `path` that belong to commit `sha` and to training runs on `cores` cores each."""
+    """Return the accuracy results of commit `sha` in the file `path`. Only runs that used `cores` cores each are included."""
     return [row for row in rows_of(path, GRID, git=sha) if row["cores"] == cores]
 
 
@@ -205,9 +208,10 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
     Returns:
         Dicts with "task", "peer", "epochs", the sizes, "seeds" (the number of seeds) and these metrics:
 
-        - "scores": for each seed, the best test accuracy (sentiment) or the lowest bits per character (generation).
+        - "scores": a list with one value per seed, the best test accuracy (sentiment) or the lowest bits per character (generation).
         - "examples_per_second" and "epoch_seconds": medians over all epochs.
-        - "to_target": for each seed, the training seconds until the test accuracy reaches `TARGET`. The list is empty for generation.
+        - "to_target": for sentiment, a list with the training seconds of each seed until the test accuracy reaches `TARGET`. For
+          generation, an empty list.
     """
     groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -226,11 +230,13 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
 
 
 def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
-    """Return the training time in seconds up to the end of the first epoch that reaches a test accuracy.
+    """Return the training time in seconds up to the end of the first epoch that reaches the given test accuracy.
+
+    If no epoch reaches this accuracy, the result is infinity.
 
     Args:
         epochs: result rows of the epochs of one training run.
-        accuracy: test accuracy to reach. If no epoch reaches it, the result is infinity.
+        accuracy: test accuracy to reach.
     """
     spent = 0.0
     for row in sorted(epochs, key=lambda row: row["epoch"]):
@@ -243,7 +249,7 @@ def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
 def pareto_front(lines: Sequence[Row]) -> list[Row]:
     """Return the results on the Pareto front of score and speed.
 
-    A result is on the front if no other result of the same task is faster and has an equal or better score.
+    A result is on the front unless another result of the same task is faster and has an equal or better score.
 
     Args:
         lines: results of `summarize`.
@@ -303,7 +309,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Execute the training runs that have no results yet, unless `--report` is given, and print the report."""
+    """Unless `--report` is given, execute the training runs that have no results yet. Then print the report."""
     options = _parse()
     require(options.seeds is None or options.seeds >= 1, "seeds", options.seeds, "give 1 or more")
     if options.study != GRID:

@@ -1,14 +1,15 @@
-"""Time of each part of a training step, measured by XLA's profiler, and a lower bound of each of these times, called the floor.
+"""Times of the parts of a training step, measured by XLA's profiler, and lower bounds of these times, which are called floors.
 
     python -m bench breakdown                      # workloads A and B, about a minute on two idle cores
     python -m bench breakdown --report
 
 A part is one kind of call of this project's compiled C++ code, such as the forward pass of the LSTM. The part "XLA" is all other code of
-the step, which XLA generates. The line "between" of the report is the rest of the step's time.
+the step, which XLA generates. The line "between" of the report has the time that belongs to no part.
 
 The floor of the forward or backward pass of the LSTM is the time that its matrix products take at the machine's peak speed. The floor of
-any other part is the time to copy the smallest number of bytes that the part must move. The peak speed of a matrix product and the speed of
-a copy are measured in the same run.
+any other part is the time to copy the smallest number of bytes that the part must move. For models without word ids, such as that of
+workload B, only the two parts of the LSTM have a floor. The peak speed of a matrix product and the speed of a copy are measured in the same
+run.
 """
 
 import json
@@ -40,7 +41,9 @@ PARTS = {
 
 
 def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> dict[str, float]:
-    """Return a lower bound of the time of each part of a training step, in milliseconds.
+    """Return a dict from the name of each part of a training step to a lower bound of its time, in milliseconds.
+
+    For a workload without word ids, the dict contains only the two parts of the LSTM.
 
     Args:
         work: workload, that is, a kind of training step with its sizes.
@@ -67,7 +70,7 @@ def floors(work: Workload, arrays: Arrays, gflops: float, copy_gbs: float) -> di
 
 
 def traced(run: Any, folder: Path) -> dict[str, float]:
-    """Profile `STEPS` training steps, and return the milliseconds per step of each XLA operation by name.
+    """Profile `STEPS` training steps, and return a dict from the name of each XLA operation to its milliseconds per step.
 
     Args:
         run: run(count) takes `count` training steps.
@@ -92,7 +95,7 @@ def traced(run: Any, folder: Path) -> dict[str, float]:
 
 
 def targets(dump: Path) -> dict[str, str]:
-    """Return the custom-call target of each XLA operation that is a custom call, by the name of the operation.
+    """Return a dict whose keys are the names of XLA's custom-call operations, and whose values are the targets of these calls.
 
     Args:
         dump: folder to which XLA has dumped the compiled training steps (`--xla_dump_to`).
@@ -155,7 +158,7 @@ def report(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure each workload unless `--report` is given, and print the newest result of each workload."""
+    """Unless `--report` is given, measure each workload. Then print the newest result of each workload."""
     parser = make_parser(__doc__, PATH)
     parser.add_argument("--workload", nargs="+", default=["A", "B"])
     parser.add_argument("--one", action="store_true", help="measure one workload in this process, and print its row")

@@ -1,13 +1,13 @@
-"""Statistical comparison of two sets of step times that `bench throughput` measured, a baseline and a candidate.
+"""Statistical comparison of two sets of step times, called baseline and candidate, that `bench throughput` measured.
 
     python -m bench compare BASELINE CANDIDATE      # result files, or commits in bench/results/throughput.jsonl.gz
     python -m bench compare 32f0c1 mine.jsonl --least 0.05
 
-For each process, the time is the median step time. For each library and workload (kind of step with its sizes) that both sets contain, a
+The time of a process is the median of its step times. For each library and workload (kind of step with its sizes) that both sets contain, a
 permutation test (Fisher 1935) compares the two means of the logarithms of these times. A change is beyond noise if its p-value is at most
 `--level` after Holm's correction for multiple tests (Holm 1979) and its relative size is at least `--least`. On a machine that also runs
 other work, `bench duel` detects smaller changes.
-The exit code is 1 if this project became slower on a workload, and 2 if the two sets cannot be compared.
+The exit code is 1 if this project became slower on a workload, 2 if the two sets cannot be compared, and otherwise 0.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
 
 
 def changes(baseline: list[dict[str, Any]], candidate: list[dict[str, Any]], level: float = LEVEL, least: float = LEAST) -> list[Change]:
-    """Return the change of the step time for every pair of a workload and a library that was measured in both sets.
+    """Return the change of the step time, with a verdict, for every pair (workload, library with options) in both sets.
 
     Args:
         baseline: result rows with the step times of the baseline.
@@ -115,12 +115,13 @@ def judged(found: Sequence[Change], level: float = LEVEL, least: float = LEAST) 
     """Judge whether each change is beyond noise, with Holm's correction for multiple tests, and return the changes with verdicts.
 
     The N p-values are sorted, and the k-th smallest (k = 0, 1, ...) is compared with level / (N - k). At the first p-value above its
-    limit the procedure stops. The change with that p-value and all changes with larger p-values get the verdict "same".
+    limit the procedure stops. The change with that p-value and all changes with larger p-values get the verdict "same". The other changes
+    get the verdict "faster" or "slower" if their relative size is at least `least`, otherwise "same".
 
     Args:
         found: changes without verdicts.
         level: significance level of all tests together.
-        least: smallest relative change that counts. A smaller change gets the verdict "same".
+        least: smallest relative change that counts, such as 0.03.
     """
     verdicts: dict[int, Verdict] = {}
     order = sorted(range(len(found)), key=lambda n: found[n].p)

@@ -1,4 +1,4 @@
-"""Comparison of the speed of two checkouts of this project, a baseline and a candidate. Their processes run in turns.
+"""Comparison of the speed of two checkouts of this project, called baseline and candidate. Their processes run in turns.
 
     git worktree add ../before HEAD~3
     python -m bench duel ../before                        # compare with this checkout, workloads A and B; two minutes on two cores
@@ -6,11 +6,12 @@
     python -m bench duel --false-alarms                   # error rate of this test; 19 minutes on two cores
     python -m bench duel --false-alarms --report
 
-Each round starts a fresh process for each checkout. After compilation the two processes take turns: each runs one block of training steps,
-then the other does. If the machine is slow for a second, it is slow for both. The ratio of a round is the median over its turns of the
-candidate's time divided by the baseline's time. A sign-flip test (Fisher 1935) is applied to the mean log ratio of all rounds. The rule
-for a change beyond noise is the rule of `bench compare`. This command does not check that both checkouts compute the same results.
-The exit code is 1 if the candidate is slower on a workload, and 2 for bad input.
+Each round starts a fresh process for each checkout. After compilation, the round consists of many turns. In each turn, one process and then
+the other runs one block of training steps. If the machine is slow for a second, it is slow for both. Each turn gives a ratio: the
+candidate's time divided by the baseline's time. The ratio of the round is the median of these ratios. A sign-flip test (Fisher 1935) is
+applied to the mean logarithm of the ratios of all rounds. Whether a change is beyond noise is decided by the same rule as in
+`bench compare`. This command does not check that both checkouts compute the same results. The exit code is 1 if the candidate is slower on
+a workload, 2 for bad input, and otherwise 0.
 
 With --false-alarms, this checkout is compared with itself twenty times, each time in fresh processes. In the first ten comparisons, a third
 process is compared with the same baseline. That process is made 10 % slower: after each call it waits for a tenth of the call's duration.
@@ -47,11 +48,13 @@ Row = dict[str, Any]
 
 
 def change(work: str, name: str, ratios: Sequence[float]) -> Change:
-    """Return the mean change of the step time over all rounds, with its confidence interval and p-value but without a verdict.
+    """Return the change of the step time: the geometric mean of the ratios of all rounds, with its confidence interval and p-value.
+
+    The verdict is not determined here; it has its default value "same".
 
     Args:
         work: name of the workload.
-        name: name of the measured library, or role of the measured process.
+        name: text for the field `peer` of the result: "ours", or for `--false-alarms` the role "candidate" or "slower".
         ratios: for each round, the candidate's time divided by the baseline's time.
     """
     return Change(work, name, *stats.geometric_mean_interval(ratios), stats.paired_p(ratios))
@@ -82,7 +85,7 @@ def measure_round(
             and "slower", which is the candidate made slower on purpose.
         work: workload that the processes run.
         environment: environment variables that are added to those of this process.
-        folders: checkout that each process runs, in the order of `roles`. If None, all processes run this checkout.
+        folders: list with the checkout of each process, in the order of `roles`. If None, all processes run this checkout.
         turns: number of turns. In each turn, each process times one block of steps.
         seconds: duration of a block in seconds.
 
@@ -103,14 +106,14 @@ def measure_round(
 
 
 def rounds_of(rows: Iterable[Mapping[str, Any]], group: str) -> dict[Any, dict[int, dict[str, Mapping[str, Any]]]]:
-    """Group result rows by the value of one field, by round and by role.
+    """Group result rows by the value of a given field, then by round, and then by role.
 
     Args:
         rows: result rows.
         group: name of the field.
 
     Returns:
-        Nested dicts: value of the field -> number of the round -> role of the process -> result row.
+        Nested dicts: value of the field -> index of the round -> role of the process -> result row.
     """
     found: dict[Any, dict[int, dict[str, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
@@ -226,15 +229,18 @@ def _describe(item: tuple[Any, int], rows: Sequence[Row]) -> str:
     """Return the line that is printed when a round ends, with the time of each process relative to the baseline's.
 
     Args:
-        item: pair of the workload's name (or the number of the comparison) and the number of the round.
-        rows: result rows of the round, the baseline's first.
+        item: pair (name of the workload, index of the round) or, for `--false-alarms`, pair (index of the comparison, index of the round).
+        rows: result rows of the round. The first row is that of the baseline.
     """
     ratios = ", ".join(f"{row['role']} {ratio(rows[0], row):.3f}" for row in rows[1:])
     return f"{item[0]}, round {item[1]}: {ratios} times the baseline's time"
 
 
 def measure_false_alarms(options: argparse.Namespace) -> None:
-    """Compare this checkout with itself in the rounds that have no results yet, and print the rates of false alarms and detection."""
+    """Compare this checkout with itself, and print how often a change was reported falsely, and how often the slower process was detected.
+
+    Unless `--report` is given, the rounds that have no results yet are measured first.
+    """
     sha = options.commit or commit()
     (work,) = read_workloads(options.workload or ["A"], {})
 
@@ -255,7 +261,7 @@ def measure_false_alarms(options: argparse.Namespace) -> None:
 
 
 def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
-    """Return the options of each process in one comparison of this checkout with itself, by the role of the process.
+    """Return a dict from the role of each process to its library and options, for one comparison of this checkout with itself.
 
     The roles are "baseline", "candidate" and, in the first `slowed` comparisons, also "slower". The process "slower" waits after each call.
 
@@ -267,7 +273,7 @@ def roles_of(comparison: int, slowed: int = SLOWED) -> dict[str, Candidate]:
 
 
 def main() -> int:
-    """Measure the rounds that have no results yet unless `--report` is given, print the report, and return the exit code."""
+    """Unless `--report` is given, measure the rounds that have no results yet. Then print the report, and return the exit code."""
     options = _parse()
     for name in ("rounds", "turns"):
         require(getattr(options, name) >= 1, name, getattr(options, name), "give 1 or more")

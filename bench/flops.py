@@ -15,7 +15,10 @@ FLOAT = 4
 
 
 def parameters(work: Workload) -> dict[str, int]:
-    """Return the number of parameters of each part of the model: "recurrent" and, if they exist, "head" and "embedding"."""
+    """Return a dict from each part of the model to its number of parameters.
+
+    The parts are "recurrent" and, if the model has them, "head" and "embedding".
+    """
     H, E = work.units, work.features
     counts = {"recurrent": (E + (H if work.sees_state else 0) + 1) * work.gates * H}
     if work.classes:
@@ -29,7 +32,9 @@ def forward_flops(work: Workload) -> dict[str, int]:
     """Return the FLOPs of the matrix products of a forward pass.
 
     Returns:
-        FLOPs by product: "projection" (inputs by kernel), "recurrence" (state by recurrent kernel) and "head" (last output by head kernel).
+        A dict from the name of each product to its FLOPs. The names are "projection" (inputs times kernel), "recurrence" (state times
+        recurrent kernel) and "head" (last output times head kernel). A product that is not counted, or that the model does not have, has
+        0 FLOPs.
     """
     rows = work.examples * work.length
     return {
@@ -48,7 +53,9 @@ def step_flops(work: Workload) -> int:
 
 
 def least_bytes(work: Workload) -> int:
-    """Return a lower bound of the bytes that a step reads from and writes to memory, if all intermediate values stay in cache.
+    """Return a lower bound of the number of bytes that a step reads from and writes to memory.
+
+    It is assumed that all intermediate values stay in cache.
 
     A training step reads the ids and each parameter, and writes each gradient. Adam then reads the gradient, and reads and writes the
     parameter and both moments. Only the rows of the embedding table that can occur in the batch are counted. An evaluation reads the

@@ -1,4 +1,4 @@
-"""Measurement of the machine's speed: the peak speeds of a matrix product and of a memory copy, on a CPU or a GPU, and a quick probe.
+"""Measurement of the speed of a CPU or GPU: peak speeds of a matrix product and of a memory copy, or the CPU's present speed (a probe).
 
     python -m bench.machine --threads 2     # peaks of 2 CPU threads; limit the libraries to 2 threads too, as with OMP_NUM_THREADS=2
     python -m bench.machine --gpu           # peaks of JAX's first device
@@ -42,7 +42,7 @@ def settings() -> dict[str, str]:
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Call a function once to warm up and then `TRIES` times, and return the duration of the fastest of these calls in seconds."""
+    """Call a function once to warm up, then time `TRIES` more calls, and return the shortest of these times in seconds."""
     seconds = []
     for _ in range(TRIES + 1):
         began = time.perf_counter()
@@ -52,10 +52,9 @@ def _best(work: Callable[[], object]) -> float:
 
 
 def gemm_gflops() -> dict[str, float]:
-    """Return the peak speed of a float32 matrix product on the CPU for each library, in GFLOP/s.
+    """Return a dict from the name of each library to the peak speed of its float32 matrix product on the CPU, in GFLOP/s.
 
-    The keys of the dict are "numpy", "xla" and, if PyTorch is installed, "torch". The settings of each library determine how many threads
-    it uses.
+    The names are "numpy", "xla" and, if PyTorch is installed, "torch". The settings of each library determine its number of threads.
     """
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, SIZE, SIZE), dtype=np.float32)
@@ -84,7 +83,11 @@ def copy_gbs(threads: int) -> float:
 
 
 def gpu_peaks() -> dict[str, float]:
-    """Return the peak speeds of JAX's first device: GFLOP/s of a matrix product in full float32, and GB/s of a memory copy."""
+    """Return the peak speeds of JAX's first device.
+
+    Returns:
+        A dict with "gemm_gflops_gpu" (GFLOP/s of a matrix product in full float32) and "copy_gbs_gpu" (GB/s of a memory copy).
+    """
     import jax
 
     @jax.jit

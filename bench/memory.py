@@ -4,12 +4,12 @@
     python -m bench memory --report
     LSTM_JAX_DATA=... python -m bench memory --run # text generation on tiny Shakespeare; about 5 minutes on two cores
 
-Without --run, two training steps are taken for each T and each value of `remat`, always in a fresh process. With remat "none" the forward
-pass keeps all residuals for the backward pass; with "sqrt" the backward pass recomputes them in segments. All other sizes are those of the
-Keras example imdb_lstm: vocabulary V 20,000, features E 128, hidden size H 128, batch B 32, both dropout rates 0.2, Adam. The peak is that
-of the whole process, including JAX. Measurements that the result file has for the current commit are skipped. The report also prints how
-fast the memory grows with T: the exponent of a power law that is fitted to the peak memory minus the peak at T = 1. The peak at T = 1 is
-the memory of the libraries, the parameters and the compiler.
+Without --run, each combination of T and `remat` (rematerialization) is measured in a fresh process, which takes two training steps. With
+remat "none" the forward pass keeps all residuals for the backward pass; with "sqrt" the backward pass recomputes them in segments. All
+other sizes are those of the Keras example imdb_lstm: vocabulary V 20,000, features E 128, hidden size H 128, batch B 32, both dropout rates
+0.2, Adam. The result is the peak memory of the whole process, so it includes the memory of JAX itself. Measurements that the result file
+has for the current commit are skipped. The report also prints how fast the memory grows with T: the exponent of a power law that is fitted
+to the peak memory minus the peak at T = 1. The peak at T = 1 is the memory of the libraries, the parameters and the compiler.
 
 With --run, `lstm-jax train generation` trains for one epoch on 1.1 million windows of 100 characters; a window starts at each character.
 The peak is the largest resident memory that the operating system records for the process (ru_maxrss). Each call adds a result.
@@ -69,7 +69,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def report(rows: list[Row]) -> None:
-    """Print the peak memory of each result row and, for each value of `remat`, the exponent of its growth with the sequence length T."""
+    """Print the peak memory of each result row and, for each value of `remat`, the growth exponent of the memory over T."""
     for remat in dict.fromkeys(row["remat"] for row in rows):
         found = sorted((row for row in rows if row["remat"] == remat), key=lambda row: row["T"])
         for row in found:
@@ -97,7 +97,7 @@ def sweep(names: Sequence[str], path: Path, sha: str, backend: str | None) -> No
 
     Args:
         names: names of the workloads.
-        path: result file. A measurement is skipped if the file has it for the same commit and backend.
+        path: result file. A measurement is skipped if the file has its result for the same commit and backend.
         sha: commit of this checkout.
         backend: backend of the recurrence. If None, it is chosen automatically.
     """
@@ -131,7 +131,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the peak memory unless `--report` is given, and print the report."""
+    """Unless `--report` is given, measure the peak memory. Then print the report."""
     options = _parse()
     if options.here:
         name, remat = options.here

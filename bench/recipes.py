@@ -80,8 +80,11 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         Recipe("ours", "generation", "ours", ("--epochs", "2", "--validation", "0"), 5),
     ),
 }
-"""Recipes of each study. All generation recipes train the model of lstm_text_generation: LSTM(128) on one-hot characters and a softmax over
-33 characters, with 87,201 parameters."""
+"""Dict from the name of each study to its recipes.
+
+All generation recipes train the model of lstm_text_generation: LSTM(128) on one-hot characters and a softmax over 33 characters, with
+87,201 parameters.
+"""
 
 
 @dataclass(frozen=True)
@@ -119,15 +122,15 @@ def _number(row: Row) -> int:
 
 
 def choose(study: str, tasks: Sequence[str], names: Sequence[str] | None) -> list[Recipe]:
-    """Return the recipes of a study with the given tasks and names.
+    """Return the recipes of a study whose task and name are among the given ones.
 
     Args:
         study: name of the study, a key of `RECIPES`.
-        tasks: tasks whose recipes are returned.
-        names: names of the recipes that are returned. If None, the recipes of all names are returned.
+        tasks: tasks of the returned recipes.
+        names: names of the returned recipes. If None, recipes of any name are returned.
 
     Raises:
-        InputError: if a name is unknown in the study, or if none of the recipes with these names belongs to one of the tasks.
+        InputError: if a name belongs to no recipe of the study, or if no recipe matches both `tasks` and `names`.
     """
     of_study = RECIPES[study]
     unknown = set(names or ()) - {recipe.name for recipe in of_study}
@@ -146,7 +149,7 @@ def run(study: str, recipes: Sequence[Recipe], first: int, count: int | None, pa
         study: name of the study, a key of `RECIPES`.
         recipes: recipes of the study.
         first: first seed. In the study `EPOCH_TIME`, it is the number of the first round.
-        count: number of seeds or rounds. If None, it is `Recipe.repeats` of each recipe.
+        count: number of seeds or rounds. If None, each recipe has `Recipe.repeats` of them.
         path: result file.
         measure: whether to execute the missing runs. If False, only the existing results are reported.
     """
@@ -203,8 +206,8 @@ def report_seeds(rows: Iterable[Row]) -> list[str]:
 def report_loss(rows: Iterable[Row]) -> list[str]:
     """Return the report of the training loss, with one line of text for each epoch.
 
-    A line has the mean and the range of the loss over seeds for each recipe. Each line also has the loss in `PRINTED`,
-    which comes from an existing notebook.
+    For each recipe, a line has the mean and the range over seeds of the loss at this epoch. Every line also has the loss that an existing
+    notebook printed for this epoch (`PRINTED`).
     """
     losses: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:

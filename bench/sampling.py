@@ -67,15 +67,15 @@ def key_of(row: Row) -> Run | None:
 
 
 def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
-    """Print our speedup over Keras' `predict` loop, and the time to draw several texts at once relative to the time of one text.
+    """Print our speedup over Keras' `predict` loop, and how much longer it takes to draw several texts in one call than to draw one text.
 
     Args:
         rows: result rows of one hidden size.
         units: hidden size.
-        samples: numbers of texts drawn at once for which the relative time is printed.
+        samples: numbers of texts in one call. For each number with results, the time relative to one text is printed.
 
     Raises:
-        InputError: if there are no results of Keras' loop or of one of our two sampling modes.
+        InputError: if there are no results of Keras' loop, or no results of one of our two sampling modes.
     """
     times: dict[str, list[float]] = {}
     for row in rows:
@@ -106,7 +106,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run the processes that have no results yet, unless `--report` is given, and print the report."""
+    """Unless `--report` is given, run the processes that have no results yet. Then print the report."""
     options = _parse()
     require(options.chars >= 1, "chars", options.chars, "give 1 or more")
     rounds = range(options.first_round, options.first_round + (options.rounds or ROUNDS[options.preset]))

@@ -55,11 +55,11 @@ class Curve:
 
 
 def points(grid: dict[str, Sequence[int]], middle: Sizes) -> Iterator[Sizes]:
-    """Yield each combination of sizes to measure (a point) once. A point varies only one size.
+    """Yield the combinations of sizes to measure (points) without duplicates. In a point, at most one size differs from `middle`.
 
     Args:
-        grid: dict from the letter of each size to the values of the size while it is varied.
-        middle: dict from the letter of each size to the value of the size while another size is varied.
+        grid: dict from the letter of each varied size to its values.
+        middle: dict from the letter of each size to the value that the size has when another size is varied.
     """
     seen = []
     for letter, sizes in grid.items():
@@ -74,7 +74,7 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
     """Measure the time and memory of the recurrent layer in this process, and return the fields of a result row.
 
     Args:
-        point: sizes by letter.
+        point: dict from the letter of each size to its value.
         devices: number of CPU devices.
         seconds: duration of the measurement in seconds.
     """
@@ -95,7 +95,7 @@ def measure_here(point: Sizes, devices: int, seconds: float) -> dict[str, Any]:
 
 
 Point = tuple[int, Sizes, int]
-"""Tuple (number of the round, sizes by letter, number of devices) that describes one measurement."""
+"""Tuple (index of the round, dict from the letter of each size to its value, number of devices) that describes one measurement."""
 
 
 def key_of(row: dict[str, Any]) -> tuple:
@@ -104,12 +104,12 @@ def key_of(row: dict[str, Any]) -> tuple:
 
 
 def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None:
-    """Measure the points that have no result yet, each in a fresh process, and append the results to a file.
+    """Make the measurements that have no result yet, each in a fresh process, and append the results to a file.
 
     Args:
-        wanted: points to measure.
+        wanted: measurements to make. A measurement is a tuple (index of the round, sizes, number of devices).
         seconds: duration of each measurement in seconds.
-        path: result file. A point is skipped if the file has its result for the same commit.
+        path: result file. A measurement is skipped if the file has its result for the same commit.
         sha: commit of this checkout.
     """
 
@@ -135,9 +135,11 @@ def sweep(wanted: Sequence[Point], seconds: float, path: Path, sha: str) -> None
 def curves(rows: Sequence[dict[str, Any]], middle: Sizes, devices: Sequence[int]) -> Iterator[Curve]:
     """Yield a curve of time and memory for each varied size and each number of devices.
 
+    A curve is left out if fewer than two values of its varied size were measured.
+
     Args:
-        rows: result rows of one commit. A curve with fewer than two measured sizes is left out.
-        middle: values that the sizes T, H and B have when they are not varied.
+        rows: result rows of one commit.
+        middle: dict from the letter of each size (T, H and B) to the value that the size has when it is not varied.
         devices: numbers of devices.
     """
     for letter in middle:
@@ -176,7 +178,7 @@ def describe(curve: Curve) -> str:
 
 
 def _sizes(text: str) -> dict[str, Sequence[int]]:
-    """Parse the values of sizes from a text such as "T=20:40,H=32:64", and return them by letter."""
+    """Parse a text such as "T=20:40,H=32:64", and return a dict from the letter of each size to its values."""
     return {part.split("=")[0]: tuple(int(size) for size in part.split("=")[1].split(":")) for part in text.split(",")}
 
 
@@ -193,7 +195,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure the points that have no result yet, unless `--report` is given, print the report and draw the figure."""
+    """Unless `--report` is given, measure the points that have no result yet. Then print the report and draw the figure."""
     options = _parse()
     if options.here:
         print(json.dumps(measure_here(options.here, options.devices[0], options.seconds)))

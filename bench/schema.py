@@ -143,7 +143,8 @@ FIELDS = {
 def make_row(measurement: str, **fields: Any) -> dict[str, Any]:
     """Return a result row with the current schema version, the kind of measurement and the given fields.
 
-    For step times and scaling, "samples" is reduced to at most `KEPT_SAMPLES` values, and "sample_count" is set to the original number.
+    If the measurement is one of `TIMED`, "samples" is reduced to at most `KEPT_SAMPLES` values, and "sample_count" is set to the number of
+    samples before this reduction.
     """
     row = {"schema": VERSION, "measurement": measurement} | fields
     if measurement in TIMED:
@@ -186,7 +187,7 @@ def check(row: Any, place: str) -> dict[str, Any]:
 
 
 def rows_of(path: Path, *measurements: str, git: str | None = None, series: str = "") -> list[dict[str, Any]]:
-    """Read a result file, check its rows against the schema, and return the rows of some measurements.
+    """Read a result file, check its rows against the schema, and return the rows of the given kinds of measurements.
 
     Args:
         path: result file.

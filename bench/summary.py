@@ -20,10 +20,11 @@ Interval = tuple[float, float, float]
 
 
 def kept(rows: Iterable[Row]) -> list[Row]:
-    """Select one result row for each round in which a library with given options ran a workload.
+    """Select one result row for each combination of a commit, a library with its options, a workload and a round.
 
-    A round can have several rows if its measurement was repeated. The last row with a time that is not noisy is selected. If there is no
-    such row, the last row with a noisy time is selected. If all processes failed, the last row is selected.
+    A combination can have several rows, because failed and noisy measurements are repeated. The last row with a time that is not noisy is
+    selected. If there is no such row, the last row with a noisy time is selected. If all measurements of the combination failed, the last
+    row is selected.
 
     Args:
         rows: result rows of `bench throughput`.
@@ -38,7 +39,7 @@ def kept(rows: Iterable[Row]) -> list[Row]:
 
 
 def timed(rows: Iterable[Row]) -> list[Row]:
-    """Select one result row for each round as `kept` does, and leave out rounds in which all processes failed."""
+    """Return the rows that `kept` selects, without those of failed measurements."""
     return [row for row in kept(rows) if row["measurement"] == STEP]
 
 
@@ -127,10 +128,10 @@ def _line(work: Workload, name: str, rows: Sequence[Row], baseline: Sequence[Row
 
 
 def peaks(rows: Iterable[Row]) -> tuple[float, float]:
-    """Return the highest measured speeds of a matrix product (GFLOP/s) and of a memory copy (GB/s).
+    """Return a pair: the highest measured speed of a matrix product (GFLOP/s), and that of a memory copy (GB/s).
 
     Args:
-        rows: result rows. If they contain no measurement of the machine's peak speeds, both results are NaN.
+        rows: result rows. If they contain no measurement of the machine's peak speeds, both speeds are NaN.
     """
     measured = select(rows, PEAK)
 
@@ -142,9 +143,9 @@ def peaks(rows: Iterable[Row]) -> tuple[float, float]:
 
 
 def speedups_over_sizes(lines: Iterable[Line], kind: str, cell: str = "lstm") -> dict[str, list[float]]:
-    """Return our speedups over each candidate (a library with its options) on a kind of workload, with one speedup for each size.
+    """Return a dict from the name of each candidate (a library with its options) to the list of our speedups over it at different sizes.
 
-    Candidates that were measured at fewer than two sizes are left out.
+    Only workloads of one kind and one recurrent cell are used. Candidates with fewer than two speedups are left out.
 
     Args:
         lines: lines of a throughput summary.
@@ -177,7 +178,7 @@ def workloads_in(rows: Iterable[Row]) -> list[Workload]:
 
 
 def of_commit(path: Path, commit: str) -> tuple[list[Row], list[Line]]:
-    """Return the throughput results of a commit as result rows and as a summary.
+    """Return a pair: the list of all throughput result rows of a commit, and the summary of these rows.
 
     Args:
         path: result file of `bench throughput`.

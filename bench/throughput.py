@@ -114,9 +114,9 @@ class Sweep:
         sha: commit of this checkout, which the result rows record.
         seconds: duration of each measurement in seconds.
         most: largest number of measurements of one process. A process is measured again only if its result was noisy.
-        distances: dict from the `row_key` of each candidate and workload that was already checked to the largest relative error found.
+        distances: dict from `row_key` to the largest relative error that the check of the results has found. Unchecked keys are absent.
         fastest: highest speed that a probe has measured so far, in GFLOP/s.
-        references: file with the reference results of each workload, by the name of the workload.
+        references: dict from the name of a workload to the file with its reference results.
     """
 
     folder: Path
@@ -128,7 +128,7 @@ class Sweep:
     references: dict[str, Path] = field(default_factory=dict)
 
     def measure(self, process: Process) -> list[Row]:
-        """Measure a process until a result is not noisy or the process has `most` results in total, and return the new rows."""
+        """Measure a process again and again until a result is not noisy, but at most `most` times in total. Return the new rows."""
         rows = []
         for _ in range(process.tries, self.most):
             rows.append(self._try(process))
@@ -306,7 +306,7 @@ def sweep_first_step(processes: Sequence[Process], path: Path, sha: str) -> None
 def report_first_step(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str) -> None:
     """Print a table of the seconds that the build, the first step and its compilation take, as medians over rounds.
 
-    The times are shown without a compilation cache (cold) and with one (warm).
+    The table has all three times without a compilation cache (cold), and the first two times also with such a cache (warm).
     """
     table = _table(("workload", "peer", "build s", "first step s", "compiling s", "warm: build s", "first step s", "rounds"))
     wanted = {(work.name, candidate.name) for work in works for candidate in candidates}
@@ -375,7 +375,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run the measurements that have no results yet, unless `--report` is given, and print the report."""
+    """Unless `--report` is given, run the measurements that have no results yet. Then print the report."""
     options = _parse()
     preset, axes, sha = PRESETS[options.preset], given_axes(options), options.commit or commit()
     asked = dict.fromkeys(options.workload, axes) if options.workload else {name: own | axes for name, own in preset.workloads.items()}

@@ -18,9 +18,9 @@ CORES = min(2, len(os.sched_getaffinity(0)))
 
 
 def pinned(cores: int = CORES) -> dict[str, str]:
-    """Return a copy of the environment variables in which numeric libraries are limited to `cores` threads.
+    """Return this process's environment variables, together with variables that limit numeric libraries to `cores` threads.
 
-    On a machine with a GPU, it also contains the settings for full float32 precision in `bench.machine.GPU_SETTINGS`.
+    On a machine with a GPU, the result also contains `bench.machine.GPU_SETTINGS`, the settings for full float32 precision.
     """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     return os.environ | dict.fromkeys(names, str(cores)) | machine.settings()
@@ -113,10 +113,12 @@ def load() -> float:
 
 
 def peaks() -> dict[str, float]:
-    """Measure the machine's peak speeds of a matrix product (GFLOP/s) and of a memory copy (GB/s), and return them by name.
+    """Measure the machine's peak speeds of a matrix product (GFLOP/s) and of a memory copy (GB/s).
 
-    They are measured in fresh processes on one core, on `CORES` cores and, if there is a GPU, on the GPU. Examples of the names are
-    "gemm_gflops_2" for 2 cores and "copy_gbs_gpu" for the GPU.
+    The speeds are measured in fresh processes on one core, on `CORES` cores and, if there is a GPU, on the GPU.
+
+    Returns:
+        A dict from the name of each speed to its value. Examples of the names are "gemm_gflops_2" (2 cores) and "copy_gbs_gpu" (GPU).
     """
     found = run_module(["bench.machine", "--gpu"])[-1] if machine.gpu() else {}
     for cores in (1, CORES):

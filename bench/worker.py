@@ -1,12 +1,14 @@
-"""Benchmark process of one library (peer) on one workload. It checks and times the library, and prints a result row as a JSON line.
+"""Benchmark process of one library (peer) on one workload. The process times the library, and prints a result row as a JSON line.
 
     python -m bench.worker ours A --write-reference a.npz --backend reference
     python -m bench.worker torch_lstm A --reference a.npz --seconds 5
     python -m bench.worker ours recurrence:H=64,T=80,B=32 --backend hoisted --reference r.npz
-    python -m bench.worker torch_lstm A --checked 1.3e-6      # the distance that an earlier process found
+    python -m bench.worker torch_lstm A --checked 1.3e-6      # relative error that an earlier process found
 
-With --reference, the library's results are compared with reference results that --write-reference has written. If the library fails, the
-JSON line has the field "error", and the exit code is 1. `--dropout` and `--recurrent-dropout` replace the dropout rates of the workload.
+With --write-reference, nothing is timed, and the results of one step are written to a file. With --reference, the library's results are
+compared with the results in such a file, and the row has the largest relative error as "distance". With --checked, nothing is compared, and
+the row has the given number as "distance". If the library fails, the JSON line has the field "error", and the exit code is 1. `--dropout`
+and `--recurrent-dropout` replace the dropout rates of the workload.
 """
 
 import argparse
@@ -49,11 +51,11 @@ def build(peer: str, work: Workload, arrays: Arrays, options: Options) -> Built:
 
 
 def distances(work: Workload, built: Built, reference: Mapping[str, np.ndarray], dtype: str = "float32") -> dict[str, float]:
-    """Compare the results of a library on a workload with the reference results, and return the relative error of each array.
+    """Compare the results of a library with the reference results, and return a dict from the name of each array to its relative error.
 
-    The relative error is the largest absolute difference, divided by the largest absolute entry of the reference array. The compared
-    arrays are the outputs and, for a training workload, the weights and the loss after one step. For the workload "recurrence", they are
-    the outputs and the gradients.
+    The relative error is the largest absolute difference, divided by the largest absolute entry of the reference array. For a training
+    workload, the outputs, the weights after one step and the loss of this step are compared. For the workload "recurrence", the outputs
+    and the gradients are compared. For an evaluation, only the outputs are compared.
 
     Args:
         work: workload, that is, a kind of step with its sizes.
@@ -91,11 +93,11 @@ def _time(run: Callable[[int], None], count: int) -> float:
 
 
 def steps_per_block(run: Callable[[int], None], least: float) -> int:
-    """Find a number of steps that take at least about `least` seconds.
+    """Return a number of steps that together take at least 0.8 times `least` seconds.
 
     Args:
         run: run(count) executes `count` steps.
-        least: duration in seconds.
+        least: wanted duration in seconds.
     """
     count = 1
     while (took := _time(run, count)) < 0.8 * least:
@@ -118,7 +120,7 @@ def measure(run: Callable[[int], None], seconds: float, block_seconds: float) ->
         block_seconds: shortest duration of a block in seconds.
 
     Returns:
-        The number of steps in a block, and the milliseconds per step of each block.
+        A pair: the number of steps in a block, and a list with the milliseconds per step of each block.
     """
     count = steps_per_block(run, max(block_seconds, seconds / BLOCKS))
     samples, end = [], time.perf_counter() + seconds
@@ -138,7 +140,7 @@ def measure_in_turns(run: Callable[[int], None], seconds: float, block_seconds: 
         block_seconds: shortest duration of a block in seconds.
 
     Returns:
-        The number of steps in a block, and the milliseconds per step of each block.
+        A pair: the number of steps in a block, and a list with the milliseconds per step of each block.
     """
     count = steps_per_block(run, max(block_seconds, seconds))
     samples = []
@@ -153,7 +155,7 @@ def first_step(built: Built) -> dict[str, float | None]:
     """Run the first step of a workload, and return its duration and the time spent in XLA's compiler.
 
     Returns:
-        A dict with "first_step_seconds" and "compile_seconds". The latter is None if JAX compiled nothing.
+        A dict with "first_step_seconds" and "compile_seconds". If JAX compiled nothing, "compile_seconds" is None.
     """
     jax: Any = sys.modules.get("jax")
     compiling: list[float] = []
@@ -252,7 +254,7 @@ def described(peer: str, work: Workload, options: Options) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the reference results of a workload, or check and time a library and print the result row."""
+    """With `--write-reference`, write the reference results of a workload. Otherwise, time a library and print the result row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peer", choices=list(PEERS))
     parser.add_argument("workload", type=workload)

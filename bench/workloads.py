@@ -41,7 +41,7 @@ RATE = 0.2
 
 @dataclass(frozen=True)
 class Workload:
-    """Work that a benchmark measures: one step of training, evaluation or a recurrent layer, with its sizes.
+    """Work that a benchmark measures, with its sizes: a training step, an evaluation, or a recurrent layer alone.
 
     Attributes:
         name: name that the function `workload` parses, such as "A" or "recurrence:H=64".
@@ -109,7 +109,7 @@ class Workload:
 
 
 GATES = {"lstm": 4, "gru": 3, "simple_rnn": 1}
-"""Number of gates of the recurrent cells that other libraries have too."""
+"""Dict from the name of a recurrent cell to its number of gates, for the cells that other libraries have too."""
 WORKLOADS = {
     "A": Workload("A", "sentiment", 32, 80, 128, 128, 20_000),
     "B": Workload("B", "characters", 128, 40, 128, 33, 33),
@@ -167,8 +167,9 @@ class Arrays:
     """Initial weights and data of a workload. All benchmarked libraries get the same arrays.
 
     Attributes:
-        weights: float32 arrays by name, with the names and layout of `lstm_jax.convert`; the LSTM gates are in the order i, f, g, o. For
-            the recurrence, it contains only the weights of the cell, whose names begin with "recurrent/0/".
+        weights: dict from the name of each weight to a float32 array. The names and layouts are those of `lstm_jax.convert`, with the LSTM
+            gates in the order i, f, g, o. The names of the weights of the recurrent cell begin with "recurrent/0/". For the recurrence,
+            there are no other weights.
         inputs: word or character ids (N, T) of N examples. For the recurrence, they are the inputs x (B, T, E) of the layer.
         targets: label or next character (N,) of each example. For the recurrence, they are the cotangent (B, T, H) of the outputs h.
         text: for the kind "characters", ids of a text; the examples are windows that start every `STEP` characters. For other kinds, it
@@ -181,10 +182,10 @@ class Arrays:
     text: np.ndarray
 
     def cell(self) -> dict[str, np.ndarray]:
-        """Return the weights of the recurrent cell by name.
+        """Return a dict from name to array of the weights of the recurrent cell. The names do not contain "recurrent/0/".
 
-        For an LSTM they are kernel (E, 4 H), recurrent_kernel (H, 4 H) and bias (4 H,). Some other cells do not have 4 gates,
-        and some have more weights.
+        For an LSTM the weights are kernel (E, 4 H), recurrent_kernel (H, 4 H) and bias (4 H,). Some other cells have other weights or a
+        number of gates other than 4.
         """
         return {name.removeprefix(LAYER): array for name, array in self.weights.items() if name.startswith(LAYER)}
 
@@ -237,9 +238,9 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
 
 
 def _shapes(work: Workload) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each parameter of the workload's cell, by name.
+    """Return a dict from the name of each parameter of the workload's cell to its shape.
 
-    It uses `jax.eval_shape`, which does not create JAX's devices, so that their number can still be chosen later.
+    The shapes come from `jax.eval_shape`. This does not create JAX's devices, so the number of devices can still be chosen later.
     """
     import jax
 
@@ -255,17 +256,20 @@ def one_hot(ids: np.ndarray, size: int) -> np.ndarray:
 
 
 AXES = {"H": "units", "T": "length", "B": "batch"}
-"""Name of the command-line flag (without dashes) for each size letter."""
+"""Dict from the letter of a size to the name of its command-line flag, without dashes."""
 
 
 def add_size_flags(parser: argparse.ArgumentParser, names: Iterable[str] = AXES.values()) -> None:
-    """Add command-line flags that take lists of sizes, one flag for each name. By default, they are --units, --length and --batch."""
+    """Add a command-line flag for each name, which takes a list of sizes. By default, the flags are --units, --length and --batch."""
     for name in names:
         parser.add_argument(f"--{name}", type=read_sizes, help="sizes, as in 32,64,128 or 32..512")
 
 
 def given_axes(options: argparse.Namespace) -> dict[str, tuple[int, ...]]:
-    """Return the sizes given by the flags --units, --length and --batch, by their letters "H", "T" and "B". Absent flags are left out."""
+    """Return a dict from the letter of each size to the values that its flag gives. Sizes whose flag is absent are left out.
+
+    The letters and flags are "H" (--units), "T" (--length) and "B" (--batch).
+    """
     return {letter: values for letter, name in AXES.items() if (values := getattr(options, name))}
 
 
@@ -274,8 +278,8 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 
     Args:
         names: names of workloads. A name with sizes, such as "A:H=64", and the name "evaluation" are not combined with the sizes in `axes`.
-        axes: values of each size by its letter, such as {"H": (64, 128)}. The workload "recurrence" takes its own default values for the
-            letters "H", "T" and "B" that are not in `axes`.
+        axes: dict from the letter of each size to its values, such as {"H": (64, 128)}. If the letters "H", "T" or "B" are not in `axes`,
+            the workload "recurrence" takes its default values for them.
         cells: names of recurrent cells.
 
     Raises:

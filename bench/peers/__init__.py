@@ -49,7 +49,7 @@ class Peer:
     cells: tuple[str, ...] = ()
 
     def lacks(self, work: Workload) -> str:
-        """Return the reason why the library does not support a workload, such as a missing recurrent cell, or "" if it supports it."""
+        """Return the reason why the library does not support a workload (a missing recurrent cell), or "" if the workload is supported."""
         if work.cell == "lstm" or self.name == OURS or (work.kind == "recurrence" and work.cell in self.cells):
             return ""
         return f"no {work.cell} in {work.name.partition(':')[0]}"
@@ -105,11 +105,12 @@ class Candidate:
     Attributes:
         name: text of the flag `--peer` that this candidate was read from, such as "ours:dropout=0.2".
         peer: name of the peer.
-        backend: backend of the recurrence (for this project) or name of the cell class (for Flax NNX). If None, the peer's default is used.
+        backend: backend of the recurrence (peer "ours"), name of the training loop ("own_loop"), name of the cell class ("flax_nnx"), or
+            "accelerated" ("keras_jax"). If None, the peer's default is used.
         dropout: rate of the input dropout. If None, it is the rate of the workload.
         recurrent: rate of the recurrent dropout. If None, it is the rate of the workload.
         dtype: dtype of the computation, "float32" or "bfloat16".
-        slower: fraction of a call's duration for which the process waits after each call. It makes the process artificially slower.
+        slower: artificial slowdown. After each call, the process waits for this fraction of the call's duration.
     """
 
     name: str
@@ -168,7 +169,7 @@ def read_candidate(text: str) -> Candidate:
 
 
 def installed(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Return the candidates (libraries with options) that can run on this machine, and print why each of the others is skipped."""
+    """Return the candidates (libraries with options) that can run on this machine. For any other candidate, print why it is skipped."""
     found = []
     for candidate in candidates:
         if missing := PEERS[candidate.peer].missing():

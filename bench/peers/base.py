@@ -15,14 +15,15 @@ class Options:
     """Options with which a benchmarked library (peer) builds a workload. "Our" refers to this project, which is also a peer.
 
     Attributes:
-        backend: backend of our recurrence, or name of Flax NNX' cell class. If None, the peer's default is used. Other peers ignore it.
+        backend: backend of our recurrence (peer "ours"), name of the training loop ("own_loop"), name of the cell class ("flax_nnx"), or
+            "accelerated" ("keras_jax"). If None, the peer's default is used. All other peers ignore this option.
         dropout: rate of the input dropout in the training of the sentiment model (workload A).
         recurrent_dropout: rate of the recurrent dropout in workload A. A peer without recurrent dropout reports that in `Built.note`.
         remat: rematerialization of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
         devices: number of devices of our mesh. If 0, it is chosen to suit the backend.
         dtype: dtype of our computation. All other peers compute in float32.
-        slower: fraction of a call's duration for which our process waits after each call. This artificial slowdown is used to test
-            whether a benchmark detects it.
+        slower: artificial slowdown, which tests whether a benchmark detects a slower process. After each call, our process waits for this
+            fraction of the call's duration.
     """
 
     backend: str | None = None
@@ -36,7 +37,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """Workload that a benchmarked library (peer) has built: functions that run it and return its results, and a description.
+    """Workload that a benchmarked library (peer) has built. It has functions that run the workload or return results, and a description.
 
     Shapes: batch B, steps T, hidden size H, vocabulary V.
 
@@ -46,9 +47,10 @@ class Built:
         outputs: outputs() returns the outputs for the first batch, computed with the initial weights and without dropout. They are logits
             (B,) for sentiment, logits minus their mean (B, V) for characters, and h (B, T, H) for the recurrence. For an evaluation, they
             are the logits of all reviews.
-        after_one_step: after_one_step() takes one step of Adam (learning rate 1e-3, epsilon 1e-7) on the first batch without dropout. It
-            returns the new weights by name and, as "loss", the loss of the batch. For the recurrence, it returns the gradients of the
-            weights by name and, as "x", the gradient of the inputs. For an evaluation, it returns an empty dict. Names and layout are
+        after_one_step: after_one_step() returns the results of one step as a dict of arrays. For training, the step is one step of Adam
+            (learning rate 1e-3, epsilon 1e-7) on the first batch without dropout. The dict then contains each new weight under its name,
+            and the loss of the batch under "loss". For the recurrence, the dict contains the gradient of each weight under the name of the
+            weight, and the gradient of the inputs under "x". For an evaluation, the dict is empty. The names and layouts of the weights are
             those of `bench.workloads.Arrays.weights`.
         adam: form of Adam. "keras" adds epsilon to the square root of the second moment without bias correction. "corrected" adds epsilon
             to the square root of the bias-corrected second moment, as algorithm 1 of the Adam paper and Optax do.
@@ -118,5 +120,8 @@ def comparable(work: Workload, logits: np.ndarray) -> np.ndarray:
 
 
 def no_recurrent_dropout(options: Options) -> str:
-    """Return a note that the LSTM of a library has no recurrent dropout, or "" if both dropout rates are 0."""
+    """Return the note of a library that drops only entries of the embedded words and has no recurrent dropout.
+
+    If both dropout rates are 0, the note is "".
+    """
     return "dropout of the embedded words, elementwise; no recurrent dropout" if options.dropout or options.recurrent_dropout else ""

@@ -27,7 +27,8 @@ def pack(lstm: dict[str, np.ndarray]) -> np.ndarray:
 def unpack(weights: np.ndarray, features: int, units: int) -> dict[str, np.ndarray]:
     """Return the kernel, recurrent kernel and bias of an LSTM from cuDNN's flat array. This function is the inverse of `pack`.
 
-    cuDNN has two biases. This function returns only the first: the second one is zero among weights, and equals the first among gradients.
+    cuDNN's LSTM has two biases; `pack` sets the second one to zero. This function returns only the first bias, because both biases have
+    the same gradient. After one step of Adam, the first bias therefore equals the bias of an LSTM with a single bias.
 
     Args:
         weights: cuDNN's flat array of weights or gradients.

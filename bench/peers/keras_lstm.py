@@ -143,13 +143,13 @@ def _recurrence(work: Workload, arrays: Arrays, backend: str | None) -> Built:
 
 
 def _differentiated(layer: Any, arrays: Arrays) -> tuple[Any, Any]:
-    """Return a function that runs the forward and backward pass of a recurrent Keras layer, and a function that waits for its result.
+    """Return two functions: one runs the forward and backward pass of a recurrent Keras layer, and the other waits for a result.
 
     Both functions are written in the usual style of the Keras backend (JAX, PyTorch or TensorFlow).
 
     Args:
         layer: recurrent Keras layer that returns the outputs of all steps.
-        arrays: inputs x of the layer, and the cotangent of its outputs as targets.
+        arrays: arrays of the workload. `arrays.inputs` are the inputs x, and `arrays.targets` are the cotangent of the outputs h.
 
     Returns:
         Two functions, step and block:

@@ -110,10 +110,10 @@ def generation_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _held_out_bits(model: keras.Model, corpus: data.Corpus) -> dict[str, float]:
-    """Return the bits per character of the validation text, computed in two ways.
+    """Return a dict with the bits per character of the validation text, which are computed in two ways.
 
-    For "bits_window", each character is predicted from the window of 40 characters before it. For "bits_carried", the state is carried
-    through the text.
+    For the key "bits_window", each character is predicted from the window of 40 characters before it. For the key "bits_carried", the state
+    is carried through the text.
     """
     _, rebuild = functional(generation.make_model(GenerationConfig(), corpus.characters.size))
     params = convert.generation_from_keras([np.asarray(array) for array in model.get_weights()])

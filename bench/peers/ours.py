@@ -136,7 +136,7 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
 
 
 def _model(work: Workload, options: Options) -> tuple[Callable, Callable]:
-    """Return a function that builds the workload's model from given parameters, and the task's objective (loss and metrics)."""
+    """Return two functions: one builds the workload's model from given parameters, and the other is the objective (loss and metrics)."""
     name: Any = options.backend or "auto"
     choices: Any = {
         "cell": work.cell,

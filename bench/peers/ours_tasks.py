@@ -98,7 +98,10 @@ def generation_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _changed(config: GenerationConfig) -> dict[str, Any]:
-    """Return the values of a config that differ from the default config `GENERATION`, except `data`, `seed` and `validation`."""
+    """Return a dict from name to value of all settings that differ from those of the default config `GENERATION`.
+
+    The settings `data`, `seed` and `validation` are left out.
+    """
     parts = ((config.data, GENERATION.data), (config.model, GENERATION.model), (config.train, GENERATION.train))
     return {
         name: value
@@ -112,7 +115,8 @@ def sampling_rows(arguments: list[str]) -> Iterator[dict[str, Any]]:
     """Measure how long it takes to draw characters, and yield a result row for each sampling mode and each number of texts.
 
     In the mode "carried", the state is carried from character to character. In the mode "window", the model reads the last 40 characters
-    for each new character. A result row has the median duration in seconds of `CALLS` calls without the first call, which compiles.
+    for each new character. `CALLS` calls are timed. The first call is not counted, because it compiles. A result row has the median
+    duration of the other calls in seconds.
 
     Args:
         arguments: command-line flags --weights, --units, --chars (characters per text) and --samples (numbers of texts drawn at once).

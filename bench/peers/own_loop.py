@@ -1,11 +1,12 @@
-"""Benchmark of what a user's own training loop gets from this project's LSTM layer, without the project's command line.
+"""Benchmark of training loops that users of this project's LSTM layer can write themselves, without the project's command line.
 
-The model is the user's own Flax NNX module with this project's `LSTM`. The option `backend` names the loop:
+The model is a Flax NNX module that contains this project's `LSTM`. The option `backend` names the training loop:
 
 - "nnx" (the default): `nnx.jit`, `nnx.Optimizer` and `optax.adam`, as the documentation of Flax shows.
-- "donated": like "nnx", but `nnx.jit` reuses the memory of the model and the optimiser (donation), and the layer is given `tokens`.
-- "functions": a pure function of the parameters under `jax.jit`, with donation and `optax.adam`.
-- "train_step": `lstm_jax.make_train_step` with `lstm_jax.adam`, and the layer is given `tokens`.
+- "donated": like "nnx", but with donation, that is, `nnx.jit` reuses the memory of the model and of the optimizer. The layer is given
+  `tokens`.
+- "functions": a pure function under `jax.jit`, with `optax.adam` and with donation. It takes and returns the parameters.
+- "train_step": `lstm_jax.make_train_step` with `lstm_jax.adam`. The layer is given `tokens`.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from lstm_jax.errors import require
 
 
 class Net(nnx.Module):
-    """A user's own model: embedding (for word ids), this project's LSTM, and head."""
+    """Flax NNX model that a user of this project could write: embedding (for word ids), this project's LSTM, and head."""
 
     def __init__(self, work: Workload, options: Options):
         rngs, self.shares = nnx.Rngs(0), options.backend in ("donated", "train_step")
@@ -113,11 +114,12 @@ LOOPS: dict[str, Callable[[Net], tuple[Step, Callable[[], Net]]]] = {
     "functions": _functions,
     "train_step": _train_step,
 }
-"""By name, functions from a model to two functions: one that takes a training step, and one that returns the trained model."""
+"""Dict from the name of a training loop to a function that takes a model and returns two functions: one takes a training step, and the
+other returns the trained model."""
 
 
 def build(work: Workload, arrays: Arrays, options: Options) -> Built:
-    """Build a training workload with a loop of a user's own. `bench.peers.base.Built` describes the result.
+    """Build a training workload with the training loop that `options.backend` names. `bench.peers.base.Built` describes the result.
 
     Raises:
         InputError: if the workload is not a training workload, or the loop is not one of `LOOPS`.

@@ -1,6 +1,7 @@
-"""Data that all benchmarked libraries train on: the padded IMDB reviews of imdb_lstm, and articles for lstm_text_generation.
+"""Data to train and evaluate the models of the Keras examples imdb_lstm and lstm_text_generation, the same for all libraries.
 
-The articles are cleaned in the same way as the text of the Keras example lstm_text_generation.
+The data for imdb_lstm are the padded IMDB reviews. The data for lstm_text_generation are newspaper articles, which are cleaned in the same
+way as the text of this Keras example.
 """
 
 import os
@@ -26,7 +27,7 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def articles(config: TextConfig) -> TextConfig:
-    """Return a copy of the config. If `config.data` names no text file, the copy reads the articles in `$LSTM_JAX_DATA`."""
+    """Return a copy of the config that reads the newspaper articles in `$LSTM_JAX_DATA`, unless `config.data` names a text file."""
     default = (os.path.join(os.environ.get("LSTM_JAX_DATA", "data"), "articles", "wp_articles.json"),)
     return replace(config, data=config.data or default)
 

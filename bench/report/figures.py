@@ -23,7 +23,7 @@ def draw_grid(lines: Sequence[Line], peer: str, path: Path, force: bool = True, 
         lines: summary of the throughput results.
         peer: name of the other library with its options, as in `Line.candidate`.
         path: path of the figure. If there are no speedups over the library, nothing is written.
-        force: whether an existing file that no command of this project wrote may be replaced.
+        force: whether to replace an existing file that was not written by a command of this project.
         name: name of the library in the title. If empty, `peer` is used.
     """
     found = {
