@@ -26,15 +26,15 @@ REVIEWS = 256
 def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """Return the size of the gradient of a loss with respect to the state h at each step.
 
-    For each example, the norm of the gradient of its loss with respect to h at the step is computed. The size at the step is the root mean
-    square of these norms over the examples.
+    The size at step t is computed from the gradients of the B examples. The gradient of an example is that of its own loss with respect to
+    its state h at step t. The size is the root mean square of the norms of these B gradients.
 
     Args:
         cell: recurrent cell.
         params: parameters of the cell.
         units: hidden size H.
         x: inputs (B, T, E) of B examples with T steps and E features.
-        loss: loss(h) returns the sum over all examples of the loss for the outputs h (T, B, H).
+        loss: function loss(h) of the outputs h (T, B, H). It returns the sum of the losses of the examples.
 
     Returns:
         Gradient sizes (T,).
@@ -56,28 +56,32 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Call
 
 
 def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
-    """Return a dict from each distance in `BACK` to the gradient size at this distance.
+    """Return a dict from distances to gradient sizes.
 
-    A distance is a number of steps. It is counted backward from the first step whose output enters the loss. Distances that reach beyond
-    the start of the sequence are left out.
+    A distance is a number of steps, counted backward from the first step whose output enters the loss. The distances are those in the
+    constant `BACK`, except those that reach beyond the start of the sequence.
 
     Args:
         sizes: gradient sizes (T,), one for each step.
-        answered: number of steps whose outputs enter the loss. They are the last steps of the sequence.
+        answered: number of steps whose outputs enter the loss. These steps are the last ones of the sequence.
     """
     last = len(sizes) - answered
     return {back: float(sizes[last - back]) for back in BACK if back <= last}
 
 
 def on_reviews(config: SentimentConfig) -> dict[str, Any]:
-    """Train the sentiment task, and measure the gradient with respect to h at each step before and after training.
+    """Train the model of the sentiment task, and measure the gradient with respect to h at each step before and after training.
 
     The gradient is measured on test reviews with at least `config.data.maxlen` words, so that no review is padded.
 
     Returns:
-        A dict with the test accuracy ("score"), the training loss of each epoch ("losses"), the number of parameters of the recurrent cell
-        ("parameters"), the gradient sizes before training ("gradient_before") and those after training ("gradient_after"). The gradient
-        sizes are given as pairs (distance from the last step, gradient size).
+        A dict with these keys:
+
+        - "score": test accuracy after the last epoch.
+        - "losses": training loss of each epoch.
+        - "parameters": number of parameters of the recurrent cell.
+        - "gradient_before": list of pairs (distance from the last step, gradient size), measured before training.
+        - "gradient_after": the same pairs, measured after training.
     """
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment as task

@@ -4,22 +4,25 @@
     LSTM_JAX_DATA=... python -m experiments.best --preset choices --workers 2   # validate all choices, test none; 90 minutes
     LSTM_JAX_DATA=... python -m experiments.best --workers 2                    # validate all choices, test the last; 112 minutes
 
-The durations were measured on two cores of 100 GFLOP/s each that also ran other work. The run of the
-last choice (see below) took 21 minutes.
+The durations were measured on two cores of 100 GFLOP/s each, while these cores also ran other work. The run of the last choice (see below)
+took 21 minutes.
 
-The study compares several models, called choices. The first choice is the unchanged Keras example imdb_lstm. Each further choice is an
-earlier choice with one change of the model or of its training. All choices are evaluated on a validation split of 15 % of the training
-reviews; no movie is in both splits. The changes are, in order:
+The study compares several models, called choices. The first choice is the unchanged Keras example imdb_lstm. Each further choice changes
+the model or the training of an earlier choice. All choices are evaluated on a validation split of 15 % of the training reviews; no movie
+is in both splits.
 
-- Read 400 words of a review instead of 80.
-- Pool the outputs over time instead of using the last output.
-- Read in both directions.
-- Drop whole words (word dropout).
-- Drop entries of the recurrent kernel.
-- Average the weights of the last epochs.
-- Let the learning rate fall to zero.
-- Train the embedding and the LSTMs as a language model of the same reviews first (`experiments.pretraining`).
-- After that, train for three epochs only. The last choice, which makes this change, is called the recipe.
+The list below has the change that each further choice makes. The choices with the numbers 5, 6 and 7 change the choice with the number 4.
+Every other choice changes the choice before it.
+
+1. Read 400 words of a review instead of 80.
+2. Pool the outputs over time instead of using the last output.
+3. Read in both directions.
+4. Drop whole words (word dropout).
+5. Drop entries of the recurrent kernel.
+6. Train for five epochs, and average the weights of the last three.
+7. Train for five epochs, and let the learning rate fall to zero.
+8. Before this training, train the embedding and the LSTMs as a language model of the same reviews (`experiments.pretraining`).
+9. After training the language model, train for three epochs instead of five. This last choice is called the recipe.
 
 The recipe's epoch is chosen by the loss on the validation split. The test reviews are used once, with the weights of that epoch.
 
@@ -46,7 +49,7 @@ from lstm_jax.inspection.figures import write_figure
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one training run of the study, which evaluates one choice: the Keras example, or an earlier choice with one change."""
+    """Config of one training run. The run evaluates one choice, that is, the Keras example or a change of an earlier choice."""
 
     choice: str = ""
     """Name of the choice, which describes the change that it makes."""
@@ -72,7 +75,8 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "language model first": ("falling learning rate", {"pretrained": 4.0}),
     "three epochs": ("language model first", {"task.train.epochs": 3}),
 }
-"""For each choice, by name: the name of the choice that it builds on, and the fields of `Config` that it changes."""
+"""Dict from the name of each choice after the first to a pair. The pair is the name of the choice that is changed, and a dict from the
+fields of `Config` that are changed to their new values."""
 RECIPE = "three epochs"
 SEEDS = 1
 REFERENCES = {"Keras' example": 0.845, "tuned LSTM": 0.865, "fastText, bigrams": 0.906, "NBSVM": 0.912, "oh-2LSTMp": 0.919}
@@ -81,7 +85,7 @@ REFERENCES = {"Keras' example": 0.845, "tuned LSTM": 0.865, "fastText, bigrams":
 def choices(base: SentimentConfig) -> list[Config]:
     """Return the configs of all choices.
 
-    The first choice is the unchanged Keras example. Each further choice is an earlier choice with one change.
+    The first choice is the unchanged Keras example. Each further choice is an earlier choice with the changes in `CHOICES`.
 
     Args:
         base: config of the unchanged Keras example.
@@ -97,7 +101,7 @@ def named(base: SentimentConfig, choice: str) -> Config:
 
     Args:
         base: config of the unchanged Keras example, which is the first choice.
-        choice: name of the choice, such as "400 words".
+        choice: name of the choice: `SOURCE` or a key of `CHOICES`, such as "400 words".
     """
     return next(config for config in choices(base) if config.choice == choice)
 
@@ -118,8 +122,8 @@ def recipe(base: SentimentConfig, seeds: int) -> list[Config]:
 def run(config: Config) -> dict[str, Any]:
     """Train the model of a config, and return its metrics.
 
-    The metrics are the accuracy, loss and calibration error (ECE) on the validation split, the duration in seconds, and the number of
-    parameters. If `config.tested` is True, they also contain the accuracy, loss and calibration error on the test reviews.
+    The metrics contain the accuracy, loss and calibration error (ECE) on the validation split, the duration of the run in seconds, and the
+    number of parameters. If `config.tested` is True, they also contain the accuracy, loss and calibration error on the test reviews.
     """
     from lstm_jax.models import functional
     from lstm_jax.runtime.sharding import make_mesh
@@ -160,8 +164,8 @@ def _pretrain(config: Config, reviews: data.EncodedReviews) -> tuple[dict[str, A
     """Train the language model on the training split of the reviews.
 
     Returns:
-        A tuple of two values: the parameters that initialize the classifier, as a dict by name, and the list of the training losses of the
-        language model, in nats.
+        A pair (parameters, losses). The parameters are a dict from the names of parameters of the classifier to their initial values. The
+        losses are a list of the training losses of the language model, in nats.
     """
     task, train = config.task, reviews.train
     rows, _ = data.grouped_split(train.labels, train.groups, task.data.validation, task.train.seed, train.hashes())
@@ -170,10 +174,10 @@ def _pretrain(config: Config, reviews: data.EncodedReviews) -> tuple[dict[str, A
 
 
 def _mean(epochs: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the mean of each parameter over epochs, computed in float64.
+    """Return a dict from the name of each parameter to its mean over epochs. The mean is computed in float64.
 
     Args:
-        epochs: parameters by name, one dict for each epoch.
+        epochs: one dict for each epoch, from the name of each parameter to its value after this epoch.
     """
     return {
         name: np.mean([params[name] for params in epochs], axis=0, dtype=np.float64).astype(array.dtype)
@@ -199,8 +203,8 @@ def spread(accuracies: Any, reviews: int) -> float:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    There is one line with the validation metrics for each run that does not use the test reviews. If there are results of the recipe on the
-    test reviews, a last line has its test accuracy.
+    There is one line with the validation metrics for each run whose field `tested` is False. If the recipe was evaluated on the test
+    reviews, a last line has the test accuracy of the recipe. Otherwise there is no such line.
     """
     lines = []
     for row in (row for row in rows if not row["tested"]):

@@ -5,8 +5,9 @@
 
 The model of the Keras example imdb_lstm (80 words, 128 units, Adam) is trained for three epochs with three seeds. A validation split of
 15 % of the training reviews is held out; no movie is in both splits. The rates of input and recurrent dropout are 0, 0.2, 0.4 and 0.6, in
-all combinations. With Keras' masks, each gate has its own mask if there is recurrent dropout. At equal rates of input and recurrent
-dropout, the model is also trained with the masks of Gal & Ghahramani 2016, where all gates share one mask.
+all combinations. In these runs the masks are those of Keras: each gate has its own mask, except that all gates share one mask if there is
+no recurrent dropout. At equal rates of input and recurrent dropout, the model is also trained with the masks of Gal & Ghahramani 2016,
+where all gates always share one mask.
 
 The metrics are the accuracy on the test reviews, the calibration error (ECE) on the validation split, and the time of an epoch. Accuracy
 and calibration error are those of the epoch with the lowest validation loss.

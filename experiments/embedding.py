@@ -50,7 +50,7 @@ Labels = Literal["own", "shuffled", "word2vec"]
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one run of the study: the kind of labels, and the config of the sentiment task."""
+    """Config of one run of the study: what the embedding is trained on (`labels`), and the config of the sentiment task."""
 
     labels: Labels = "own"
     """Labels for training: the reviews' own labels, shuffled labels, or "word2vec", which trains word2vec without labels."""
@@ -62,11 +62,11 @@ def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
 
     Args:
         table: embedding (V, E) of V words.
-        ids: word ids of each group, by the name of the group.
+        ids: dict from the name of each group to the ids of its words.
 
     Returns:
-        A dict from names to mean distances. The mean distance within a group has the name of the group, such as "family". The mean distance
-        between two groups has the names of both, such as "family/numbers".
+        A dict from names to mean distances. The key of a mean distance within a group is the name of the group, such as "family". The key
+        of a mean distance between two groups consists of both names, such as "family/numbers".
     """
 
     def mean(pairs: Iterable[tuple[int, int]]) -> float:
@@ -80,11 +80,12 @@ def word2vec(reviews: data.EncodedReviews, task: SentimentConfig) -> tuple[np.nd
     """Train gensim's word2vec on the training reviews, and return the embeddings before and after training.
 
     Args:
-        reviews: reviews; only the training split is used.
-        task: config of the sentiment task, which gives the number of features of a word and the seed.
+        reviews: reviews. Only the training split is used.
+        task: config of the sentiment task. Only the number of features of a word and the seed are used.
 
     Returns:
-        Two embeddings (V, E). Each row is scaled to length 1. The rows of words that do not occur in the reviews are 0.
+        A pair (embedding before training, embedding after training). Each embedding has the shape (V, E), and each row is scaled to
+        length 1. The row of a word that is not in the training reviews is 0.
 
     Raises:
         InputError: if gensim is not installed.
@@ -113,9 +114,14 @@ def run(config: Config) -> dict[str, Any]:
     """Train an embedding, and measure the distances between words before and after training.
 
     Returns:
-        A dict with the distances before training ("before") and after training ("after"), the nearest neighbours of the words in `QUERIES`
-        ("neighbours"), the words of the groups ("words"), the coordinates of these words on the first two principal components ("map"), and
-        the test accuracy ("test_accuracy"). For word2vec, the test accuracy is None.
+        A dict with these keys:
+
+        - "before": list of pairs (name, mean distance), measured before training. The function `distances` describes the names.
+        - "after": the same pairs, measured after training.
+        - "neighbours": list of pairs (a word of `QUERIES`, its nearest neighbours as one string).
+        - "words": list of pairs (word, name of its group) for all words of the groups.
+        - "map": coordinates of these words on the first two principal components, in the same order.
+        - "test_accuracy": test accuracy after training, or None for word2vec.
     """
     from lstm_jax.models import functional
     from lstm_jax.tasks import sentiment
@@ -157,7 +163,7 @@ def ratio(pairs: Any, name: str) -> float:
     """Return the mean distance between two words of a group, divided by the mean distance to the words of the nearest other group.
 
     Args:
-        pairs: pairs (name, distance) from `distances`.
+        pairs: list of pairs (name, mean distance), which are the items of a result of `distances`.
         name: name of the group.
     """
     found = dict(pairs)
@@ -167,9 +173,9 @@ def ratio(pairs: Any, name: str) -> float:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    There is one line for each combination of a kind of labels and a group of words. It has the mean distance within the group, and the
-    mean distance to the nearest other group divided by it, both before and after training. Further lines have the nearest neighbours of the
-    words in `QUERIES` for the first seed.
+    There is one line for each combination of a kind of labels and a group of words. Each line has two values, before and after training.
+    The first value is the mean distance within the group. The second is the mean distance to the nearest other group, divided by the
+    first value. Further lines have the nearest neighbours of the words in `QUERIES` for the first seed.
     """
     lines = []
     for labels, title in LABELS.items():
@@ -186,9 +192,11 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw the distance ratio of each group of words before and after training and in both controls.
+    """Draw two panels.
 
-    A second panel shows the trained embeddings of the words on their first two principal components.
+    The first panel shows four values of `ratio` for each group of words: before training, after training with the reviews' own labels,
+    after training with shuffled labels, and after training with word2vec. The second panel shows the trained embeddings of the words on
+    their first two principal components.
     """
 
     def fill(figure: Any) -> None:

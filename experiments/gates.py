@@ -1,7 +1,7 @@
 """Ablation study of the LSTM cell: variants with a gate or an activation removed or changed (Greff et al. 2017), and other recurrent cells.
 
     python -m experiments.gates --preset toy                    # seconds
-    python -m experiments.gates --preset cost                   # time of each variant; a minute on idle cores
+    python -m experiments.gates --preset cost                   # only the time measurement (see below); a minute on idle cores
     LSTM_JAX_DATA=... python -m experiments.gates --workers 2   # half an hour on two cores
 
 Each variant has as many parameters in its recurrent layer as an LSTM with 64 units (see `experiments.equal`). Each training is repeated
@@ -14,9 +14,9 @@ with three seeds. There are three measurements:
 - Time: The forward and backward pass of each variant is timed at the sizes of the sentiment task, with the backend `reference`. All
   variants take turns in one process, so changes in the speed of the machine do not affect the ratios of their times.
 
-Expected, from the paper: The accuracy falls without the forget gate and without the output activation, and hardly changes for the other
-variants. Without one of the four gates, a pass takes about a quarter less time. Only the result for the forget gate was confirmed, see
-`LOG.md`.
+Expected: According to the paper, the accuracy falls if the forget gate or the output activation is removed, and hardly changes for the
+other variants. If one of the four gates is removed, a pass takes about a quarter less time. Only the expectation for the forget gate was
+confirmed, see `LOG.md`.
 """
 
 import sys
@@ -142,14 +142,15 @@ METRICS = {"sentiment": "test_accuracy", "characters": "bits"}
 
 
 def differences(rows: study.Rows, task: str) -> dict[str, tuple[float, float, float]]:
-    """Return the difference in the metric of a task between each variant and the LSTM with the same seed.
+    """Return the metric of each variant in a task, minus the metric of the LSTM with the same seed.
 
     Args:
         rows: results of the runs.
         task: "sentiment" (metric: test accuracy) or "characters" (metric: bits per character).
 
     Returns:
-        For each variant, the mean difference over seeds, and the lower and upper end of its 95 % confidence interval.
+        A dict from the name of each variant to three numbers: the mean difference over seeds, the lower end of the 95 % confidence interval
+        of this mean, and the upper end.
     """
     values = {(row["model.cell"], row["train.seed"]): row[METRICS[task]] for row in rows if row["task"] == task}
     intervals = {}
@@ -166,10 +167,11 @@ def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
     The cells were timed in turns (see `measured`). In each ratio, both times are from the same turn.
 
     Args:
-        rows: results of the runs. If the times were not measured, the returned dict is empty.
+        rows: results of the runs.
 
     Returns:
-        For each variant, the mean ratio over turns, and the lower and upper end of its 95 % confidence interval.
+        A dict from the name of each variant to three numbers: the mean ratio over turns, the lower end of the 95 % confidence interval of
+        this mean, and the upper end. The dict is empty if `rows` contain no time measurement.
     """
     times = next((row["milliseconds"] for row in rows if row["task"] == "cost"), {})
     return {cell: stats.mean_interval(np.divide(own, times["lstm"]).tolist()) for cell, own in times.items() if cell != "lstm"}
@@ -178,8 +180,8 @@ def costs(rows: study.Rows) -> dict[str, tuple[float, float, float]]:
 def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
-    For each task there is one line per cell, with the metric of the task and its difference from the metric of the LSTM. Further lines, one
-    per variant, have the time of the variant divided by the time of the LSTM.
+    For each task there is one line per cell, with the metric of the cell. For the variants, the line also has the difference from the
+    metric of the LSTM. Further lines, one per variant, have the time of the variant divided by the time of the LSTM.
     """
     lines = []
     for task, metric in METRICS.items():
@@ -202,9 +204,10 @@ sign. The sign is 1 if a higher value is better, -1 if a lower value is better, 
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw how each variant differs from the LSTM in test accuracy, in bits per character and in time, with one panel for each.
+    """Draw how each variant differs from the LSTM, in three panels.
 
-    In each panel, a vertical line marks the LSTM. In the first two panels, the variants on the right of this line are better.
+    The panels show the gain in test accuracy, the decrease in bits per character, and the time divided by that of the LSTM. In each panel,
+    a vertical line marks the LSTM. In the first two panels, the variants on the right of this line are better than the LSTM.
     """
 
     def fill(figure: Any) -> None:

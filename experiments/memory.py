@@ -10,10 +10,11 @@ earlier (Hochreiter & Schmidhuber 1997):
 
 - adding: The inputs are numbers in [0, 1). One number in each half of the sequence is marked, and the target is the sum of the two marked
   numbers. The constant prediction 1 has a mean squared error of 1/6.
-- order: The sequence consists of distractors and two symbols. Each symbol is of kind 0 or 1. The first symbol is in the first tenth of the
-  sequence, and the second symbol is in the tenth that follows the middle of the sequence. The target is the pair (kind of the first symbol,
-  kind of the second symbol).
-- copy: The sequence begins with ten symbols of eight kinds. After a pause of `lag` steps, the targets are the ten symbols in this order.
+- order: The sequence consists of distractors and two symbols. Each symbol is of kind 0 or 1. The first symbol is in the first 10 % of the
+  steps, and the second symbol is in the first 10 % after the middle of the sequence. The target is the pair (kind of the first symbol, kind
+  of the second symbol).
+- copy: The sequence begins with ten symbols, each of one of eight kinds. A pause of `lag` steps follows. The targets of the last ten steps
+  are the ten symbols, in the order in which they were read.
 
 The study also measures the gradient of the loss with respect to the state at several distances from the end of the sequence. It does so
 with the untrained and with the trained models, on the three tasks and on sentiment classification of IMDB reviews of 200 words.
@@ -83,7 +84,7 @@ class Batch(NamedTuple):
 
 
 def adding(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return a random batch of the task adding.
+    """Return a random batch of the task "adding".
 
     The inputs (batch, lag, 2) have two features: a number, and a mark that is 1 at two steps and otherwise 0. The target is the sum of the
     two marked numbers.
@@ -103,11 +104,11 @@ def adding(key: jax.Array, batch: int, lag: int) -> Batch:
 
 
 def order(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return a random batch of the task order.
+    """Return a random batch of the task "order".
 
-    The inputs (batch, lag, 6) are one-hot vectors of ids. The ids 0 to 3 are distractors, and the ids 4 and 5 are symbols. There is
-    one symbol in the first tenth of the steps, and one in the tenth that follows the middle. The target is the pair of the two symbols,
-    encoded as a number from 0 to 3.
+    The inputs (batch, lag, 6) are one-hot vectors of ids. The ids 0 to 3 are distractors. The ids 4 and 5 are symbols of kind 0 and 1. One
+    symbol is in the first 10 % of the steps, and the other is in the first 10 % after the middle. The target is 2 * a + b, where a is the
+    kind of the first symbol and b the kind of the second symbol.
 
     Args:
         key: PRNG key.
@@ -126,10 +127,10 @@ def order(key: jax.Array, batch: int, lag: int) -> Batch:
 
 
 def copy(key: jax.Array, batch: int, lag: int) -> Batch:
-    """Return a random batch of the task copy.
+    """Return a random batch of the task "copy".
 
-    The inputs (batch, lag + 20, 10) are one-hot vectors: ten symbols, lag - 1 blanks, a marker and ten blanks. The targets of the last ten
-    steps are the ten symbols.
+    The inputs (batch, lag + 20, 10) are one-hot vectors: ten symbols, lag - 1 blanks, a marker and ten blanks, in this order. The targets
+    of the last ten steps are the ten symbols.
 
     Args:
         key: PRNG key.
@@ -159,9 +160,10 @@ class Params(NamedTuple):
 
 
 def units_of(config: Config, features: int) -> int:
-    """Return the hidden size at which the cell has as many parameters as the LSTM, but at most `WIDEST`.
+    """Return the hidden size at which the cell has as many parameters as the LSTM, but at most `WIDEST` (160).
 
-    Without this limit, a minLSTM on two input features would have 1,900 units, and its training would take twelve times as long at lag 10.
+    Without the limit `WIDEST`, a minLSTM with two input features would have 1,900 units, and its training at lag 10 would take twelve times
+    as long.
 
     Args:
         config: config with the name of the cell and the hidden size of the LSTM.
@@ -182,22 +184,22 @@ def initial(config: Config) -> Params:
 def answers(config: Config, params: Params, h: jax.Array) -> jax.Array:
     """Return the predictions that the dense layer computes from the outputs h (B, T, H) of the recurrent cell.
 
-    The dense layer has K outputs. The predictions (B, K) are computed from the last step. For the task copy, the predictions (B, 10, K) are
-    computed from the last ten steps.
+    The dense layer has K outputs. For the task "copy", it is applied to the last ten steps, and the predictions have the shape (B, 10, K).
+    For the other tasks, it is applied to the last step only, and the predictions have the shape (B, K).
     """
     last = h[:, -COPIED:] if config.task == "copy" else h[:, -1]
     return last @ params.kernel + jnp.broadcast_to(params.bias, (*last.shape[:-1], len(params.bias)))
 
 
 def loss_of(config: Config, output: jax.Array, target: jax.Array) -> jax.Array:
-    """Return the loss of predictions: the mean squared error for the task adding, or the mean cross-entropy for order and copy."""
+    """Return the loss of predictions: the mean squared error for the task "adding", else the mean cross-entropy."""
     if config.task == "adding":
         return ((output[:, 0] - target) ** 2).mean()
     return optax.softmax_cross_entropy_with_integer_labels(output, target).mean()
 
 
 def score_of(config: Config, output: jax.Array, target: jax.Array) -> jax.Array:
-    """Return the score of predictions: the mean squared error for the task adding, or the accuracy for order and copy."""
+    """Return the score of predictions: the mean squared error for the task "adding", else the accuracy."""
     if config.task == "adding":
         return ((output[:, 0] - target) ** 2).mean()
     return (output.argmax(-1) == target).mean()
@@ -212,8 +214,8 @@ def batch_loss(config: Config, params: Params, batch: Batch) -> jax.Array:
 def gradient_sizes(config: Config, params: Params, key: jax.Array) -> dict[int, float]:
     """Return a dict from distances to the size of the gradient of the loss with respect to the state h.
 
-    A distance is the number of steps from a state to the last step of the sequence. For the task copy, it is the number of steps to the
-    first of the last ten steps, at which the targets begin.
+    A distance is the number of steps from the state h to the first step that has a target. In the task "copy", that is the first of the
+    last ten steps. In the other tasks, it is the last step.
 
     Args:
         config: config of the run.
@@ -234,7 +236,7 @@ def _gradient_sizes(config: Config, params: Params, key: jax.Array) -> jax.Array
 
 
 def reviews_config(config: Config) -> SentimentConfig:
-    """Return the config of the sentiment task for a run of the task imdb.
+    """Return the config of the sentiment task for a run of the task "imdb".
 
     The model reads `config.lag` words of a review. The number of epochs is chosen so that there are about `config.steps` updates.
     """
@@ -249,9 +251,9 @@ def run(config: Config) -> dict[str, Any]:
     """Train a recurrent cell on a task, test it on new sequences, and measure its gradient before and after training.
 
     Returns:
-        A dict with the test score ("score"), the training losses ("losses"), the number of parameters of the cell ("parameters"), the
-        gradient sizes before training ("gradient_before") and those after training ("gradient_after"). The gradient sizes are given as
-        pairs (distance, gradient size), with the distances of `gradient_sizes`.
+        A dict with the test score ("score"), the list of training losses ("losses"), the number of parameters of the cell ("parameters"),
+        and two lists of pairs (distance, gradient size). The list "gradient_before" was measured before training, and the list
+        "gradient_after" after training. The function `gradient_sizes` describes the distances.
     """
     if config.task == "imdb":
         return backward.on_reviews(reviews_config(config))
@@ -284,14 +286,15 @@ COMPARED = ("simple_rnn", "gru", "lstm", "min_lstm")
 
 
 def solved(row: Any) -> bool:
-    """Return whether the cell solved its task in a run: squared error below 0.01 for adding, or accuracy above 0.99 for other tasks."""
+    """Return whether a run solved its task: squared error below 0.01 for the task "adding", accuracy above 0.99 for any other task."""
     return row["score"] < 0.01 if row["task"] == "adding" else row["score"] > 0.99
 
 
 def verdict(rows: study.Rows) -> str:
-    """Return the conclusion of the study: a line for each task with the longest lag at which each cell solved it.
+    """Return the conclusion of the study.
 
-    Further lines, one for each run on IMDB reviews, have the accuracy and two ratios of gradient sizes, one before and one after training.
+    The tasks "adding", "order" and "copy" have one line each. The line has, for each cell, the longest lag at which this cell solved the
+    task. Each run on IMDB reviews also has one line, with the accuracy and two ratios of gradient sizes, one before and one after training.
     Each ratio is the gradient size at the largest distance from the end, divided by the gradient size at distance 1.
     """
     lines = []

@@ -80,7 +80,7 @@ def loss(params: Params, batch: tuple[jax.Array, jax.Array], log_share: jax.Arra
 
     Args:
         params: parameters of the language model.
-        batch: word ids (T + 1, B) of B windows with T + 1 words, and ids (K,) of the K sampled words.
+        batch: a pair of arrays: the word ids (T + 1, B) of B windows with T + 1 words, and the ids (K,) of the K sampled words.
         log_share: logarithm (V,) of the frequency of each word in the text.
     """
     ids, sample = batch
@@ -107,8 +107,9 @@ def pretrain(
         seed: seed of the initial parameters, the windows and the sampled words.
 
     Returns:
-        A tuple of the trained parameters and the training losses. The parameters are those of the embedding and the LSTMs, by the names of
-        the corresponding parameters in the classifier. Each loss is a mean over `experiments.training.CHUNK` updates.
+        A pair (parameters, losses). The parameters are a dict from names to the trained arrays of the embedding and the LSTMs. The names
+        are those of the corresponding parameters of the classifier. The losses are a list of training losses. Each one is the mean over
+        `experiments.training.CHUNK` updates, or over the remaining updates at the end.
     """
     words = jnp.asarray(text, jnp.int32)
     counts = np.bincount(text, minlength=vocabulary)

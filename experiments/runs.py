@@ -1,4 +1,7 @@
-"""Functions that train a task of the library from its config and return metrics. Studies use them, and may vary any field of the config."""
+"""Functions that train the model of a task of the library and return metrics.
+
+They take the config of the task, in which a study may vary any field.
+"""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +21,12 @@ TOY_REVIEWS = 400, 200
 
 
 def _cost(rows: Any) -> dict[str, float]:
-    """Return the shortest duration of an epoch ("epoch_seconds") and the highest throughput of an epoch ("examples_per_second").
+    """Return a dict with the shortest duration ("epoch_seconds") and the highest throughput ("examples_per_second") of the epochs.
 
     The first epoch is ignored because it includes compilation, unless it is the only epoch.
 
     Args:
-        rows: metrics of each epoch.
+        rows: one dict of metrics for each epoch.
     """
     timed = [row for row in rows if row["epoch"] > 1] or list(rows)
     return {"epoch_seconds": min(row["seconds"] for row in timed), "examples_per_second": max(row["examples_per_second"] for row in timed)}
@@ -44,14 +47,17 @@ def train_sentiment(
     callbacks: Sequence[Callable[[Any], None]] = (),
     initial: Callable[[data.EncodedReviews], Mapping[str, Any]] | None = None,
 ) -> tuple[Any, Any]:
-    """Train the sentiment task, and return the reviews that it was trained on and the result of `fit`.
+    """Train the model of the sentiment task.
 
     Args:
         config: config of the task.
-        change: change(reviews) returns the reviews to train on. If None, the reviews of the config are used unchanged.
+        change: function change(reviews) that returns the reviews to train on. If None, the reviews of the config are used unchanged.
         callbacks: functions that are called after each epoch.
-        initial: initial(reviews) returns the initial values of some parameters by name. The other parameters are drawn at random. If None,
-            all parameters are drawn at random.
+        initial: function initial(reviews) that returns a dict from the names of some parameters to their initial values. All other
+            parameters are drawn at random. If `initial` is None, all parameters are drawn at random.
+
+    Returns:
+        A pair (reviews, result): the reviews that the model was trained on, and the `FitResult` of the training.
     """
     start_training(config.train.devices, config.model)
     from lstm_jax.tasks import sentiment as task
@@ -63,10 +69,13 @@ def train_sentiment(
 
 
 def sentiment(config: SentimentConfig) -> dict[str, Any]:
-    """Train the sentiment task, and return its accuracy, loss, calibration error (ECE), time and number of parameters.
+    """Train the model of the sentiment task, and return its metrics.
 
-    If there is a validation split, the metrics are those on this split at the best epoch. Otherwise they are those on the test split at
-    the last epoch. "test_accuracy" is the accuracy on the test split at the same epoch.
+    Returns:
+        A dict of metrics. The accuracy, the loss and the calibration error ("ece") are those on the validation split at the best epoch. If
+        there is no validation split, they are those on the test split at the last epoch. At the same epoch, "test_accuracy" is the accuracy
+        on the test split. "by_epoch" is the list of the accuracies of all epochs. The dict also has the shortest duration of an epoch
+        ("epoch_seconds"), the highest throughput of an epoch ("examples_per_second") and the number of parameters ("parameters").
     """
     _, result = train_sentiment(config)
     part = "validation" if config.data.validation else "test"
@@ -77,10 +86,13 @@ def sentiment(config: SentimentConfig) -> dict[str, Any]:
 
 
 def generation(config: GenerationConfig) -> dict[str, Any]:
-    """Train the text generation task, and return the bits per character, the time of an epoch and the number of parameters.
+    """Train the model of the text generation task, and return its metrics.
 
-    The bits per character are those of the held-out text at the best epoch ("bits"), at the last epoch ("last_bits") and at each epoch
-    ("by_epoch"), and those of the training text at the last epoch ("train_bits").
+    Returns:
+        A dict of metrics. The bits per character of the held-out text are "bits" at the best epoch and "last_bits" at the last epoch;
+        "by_epoch" is the list of their values at all epochs. "train_bits" are those of the training text at the last epoch.
+        The dict also has the shortest duration of an epoch ("epoch_seconds"), the highest throughput of an epoch ("examples_per_second")
+        and the number of parameters ("parameters").
     """
     if config.data.data == (ARTICLES,):
         config = replace(config, data=articles(replace(config.data, data=())))

@@ -14,7 +14,7 @@ One of these quantities (an axis) is varied at a time, and each run is repeated 
   256), the length of a window (8 to 128 characters) and the fraction of the text that is used for training (1/32 to 9/10).
 
 Expected: At the largest sizes, the accuracy still grows with length and data, but hardly with the number of units. The bits per character
-fall if units and data grow together. All runs of a curve have the same number of epochs. They do not have the same number of updates,
+fall if units and data grow together. All runs of a task have the same number of epochs. They do not have the same number of updates,
 because shorter windows and more data lead to more updates.
 """
 
@@ -54,9 +54,10 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train the task of a config, and return its metrics.
+    """Train the model of a config, and return its metrics.
 
-    The metric "score" is the test accuracy for sentiment, and the bits per character of held-out text for characters.
+    The metric "score" depends on the task. For "sentiment", it is the test accuracy. For "characters", it is the bits per character of
+    held-out text.
     """
     if config.kind == "sentiment":
         metrics = runs.sentiment(config.sentiment)
@@ -75,7 +76,7 @@ def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any,
     Args:
         sentiment: config of the sentiment task. Each run changes one of its fields.
         characters: config of the character task. Each run changes one of its fields.
-        axes: values of each axis, as nested dicts: task -> axis -> values.
+        axes: dict from the name of a task to a dict. The inner dict maps the name of an axis to the values of this axis.
         seeds: number of seeds.
     """
     configs = []
@@ -92,11 +93,11 @@ def configs(sentiment: SentimentConfig, characters: GenerationConfig, axes: Any,
 
 
 def curves(rows: study.Rows) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
-    """Return a curve of the score over the values of an axis, for each task and axis.
+    """Return one curve for each pair (task, axis). The curve has the score at each value of the axis.
 
     Returns:
-        A dict from (task, axis) to a list of points. A point is a tuple of the value of the axis and the mean, the lowest and the highest
-        score over seeds.
+        A dict from (task, axis) to a list of points. A point has four numbers: the value of the axis, and the mean, the lowest and the
+        highest score over seeds at this value.
     """
     lines: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
     for (kind, axis, value), scores in sorted(study.grouped(rows, ["kind", "axis", "value"], "score").items()):

@@ -29,7 +29,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Study:
-    """Study: the configs of its runs, the function that executes a run, and functions that report the results."""
+    """Description of a study: the configs of its runs, the function that executes a run, and functions that report the results."""
 
     name: str
     """Name of the study's module. The result file and the figure have the same name."""
@@ -63,8 +63,8 @@ def grouped(rows: Iterable[Mapping[str, Any]], fields: Sequence[str], metric: st
         metric: name of the metric.
 
     Returns:
-        A dict with one entry for each group. The key is the tuple of the values that the fields have in the group. The value is the list of
-        the values of the metric in the group, usually one for each seed.
+        A dict from each combination of values of the fields, as a tuple, to a list of metric values. The list has one value for each row
+        with this combination, usually one for each seed.
     """
     groups: dict[tuple, list[float]] = defaultdict(list)
     for row in rows:
@@ -149,8 +149,8 @@ def beside(old: Path, new: Path, out: Path) -> object:
         out: path of the new figure.
 
     Raises:
-        InputError: if `old` or `new` cannot be read, if `out` is the same file as `old` or `new`, or if this project did not write the
-            existing file `out`.
+        InputError: if `old` or `new` cannot be read, if `out` is the same file as `old` or `new`, or if the file `out` already exists and
+            was written by another program.
     """
     from matplotlib import image
 

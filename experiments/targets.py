@@ -68,12 +68,16 @@ class Params(NamedTuple):
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train the model of a config, and return its metrics on the held-out text.
+    """Train the model of a config, and return its metrics.
 
     Returns:
-        A dict with the accuracy ("accuracy"), the training losses ("losses"), the number of distinct characters that are predicted
-        ("kinds_said"), the accuracy of always predicting the most frequent character ("most_frequent") and, if categories are predicted,
-        the bits per character ("bits").
+        A dict with these keys. Except for "losses", the values are measured on the held-out text.
+
+        - "accuracy": accuracy.
+        - "losses": list of training losses.
+        - "kinds_said": number of distinct characters that the model predicts.
+        - "most_frequent": accuracy of always predicting the most frequent character.
+        - "bits": bits per character. This key is absent if numbers are predicted instead of categories.
     """
     text = TextConfig(step=config.step, length=config.length)
     corpus = generation.load_corpus(GenerationConfig(articles(text) if config.text == runs.ARTICLES else text))

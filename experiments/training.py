@@ -1,4 +1,4 @@
-"""Training loop for studies that do not train a task of the library, but a model with their own data and loss."""
+"""Training loop for studies that define their own model, data and loss instead of using a task of the library."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +27,8 @@ def fit(loss: Callable[[Any, Any], jax.Array], params: Any, batch: Callable[[Any
         clip: largest global norm of the gradient. A gradient with a larger norm is scaled down to this norm.
 
     Returns:
-        The trained parameters, and a list of mean losses, one for every `CHUNK` updates.
+        A pair (parameters, losses): the trained parameters, and a list of training losses. Each loss is the mean over `CHUNK` updates, or
+        over the remaining updates at the end.
     """
     optimizer = clipped(keras_adam(rate), clip)
 

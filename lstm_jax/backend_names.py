@@ -17,7 +17,7 @@ RENAMED = {"native": "compiled"}
 def check_backend(name: Any) -> None:
     """Check that a backend name in a config is valid.
 
-    Any name except "auto" is looked up in `lstm_jax.recurrence.BACKENDS`, which imports JAX.
+    Any name except "auto" is looked up in `lstm_jax.recurrence.BACKENDS`. This lookup imports JAX.
 
     Raises:
         InputError: if `name` is neither "auto" nor a key of `BACKENDS`.
@@ -28,9 +28,9 @@ def check_backend(name: Any) -> None:
 
 
 def with_current_names(raw: Any) -> Any:
-    """Return a copy of a dict that was loaded from a JSON file, with a former backend name replaced by the current name.
+    """Return a copy of a dict that was loaded from a JSON file, with former backend names replaced by the current names.
 
-    The backend name is the value of the key "backend", in `raw` itself and in the dict under its key "model".
+    The names at `raw["backend"]` and `raw["model"]["backend"]` are replaced if they are former names.
 
     Args:
         raw: the loaded value, such as a config. If it is not a dict, it is returned unchanged.

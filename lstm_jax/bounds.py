@@ -27,7 +27,7 @@ class Bounds:
     """Whether 0 is allowed even if it is below `low`."""
 
     def check(self, name: str, value: Any, kind: type) -> None:
-        """Raise `InputError` unless `value` is a number within the bounds.
+        """Raise `InputError` unless `value` is a number within these bounds.
 
         Args:
             name: name of the value in the error message.

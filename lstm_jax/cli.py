@@ -34,7 +34,7 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
 
     Raises:
         InputError: if the command, a flag or a value is invalid.
-        SystemExit: if the arguments ask for help, which has then been printed.
+        SystemExit: if the arguments ask for help. The help has been printed before this exception is raised.
     """
     import tyro
 
@@ -62,9 +62,9 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
 
     Args:
         name: name of the command.
-        stop: exception that tyro raised. If its cause is an `InputError` of a config, this `InputError` is returned with the flag as its
-            subject.
-        box: error text that tyro printed. If the cause of `stop` is not an `InputError`, the returned error is made from this text.
+        stop: exception that tyro raised. If it was raised because of an `InputError` of a config, the returned error is a copy of this
+            `InputError`, except that its subject is the flag.
+        box: error text that tyro printed. If there was no such `InputError`, the returned error is made from this text.
     """
     cause = stop.__context__
     while cause is not None:

@@ -130,7 +130,7 @@ def _check_step(cell: Cell, columns: int, params: Any, state: Any) -> None:
 
 
 def _check_linear(cell: Cell, columns: int) -> None:
-    """Check the function `linear` of a cell. Its argument z has gates * H columns, and `columns` is this number."""
+    """Check the function `linear` of a cell. `columns` is the number of columns of the argument z of this function, gates * H."""
     linear: Any = cell.linear
     pair = _shapes(cell, "linear", linear, jax.ShapeDtypeStruct((_BATCH, columns), jnp.float32))
     require(isinstance(pair, tuple) and len(pair) == 2, f"linear of cell {cell.name}", type(pair).__name__, "return a pair a, b")
@@ -148,7 +148,7 @@ def _check_state(cell: Cell, function: str, state: Any) -> None:
 def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] | None) -> None:
     """Check the shape and the dtype of an array that a function of a cell returned.
 
-    The check uses small values of the batch size and of the numbers of steps, features and units.
+    The function was evaluated with small test sizes: `_BATCH`, `_STEPS`, `_FEATURES` and `_UNITS`.
 
     Args:
         cell: the cell.
@@ -157,7 +157,7 @@ def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] |
         wanted: expected shape; None allows any shape.
 
     Raises:
-        InputError: if `leaf` is not a float32 array of the expected shape. The message also states these small values.
+        InputError: if `leaf` is not a float32 array of the expected shape. The message also states the test sizes.
     """
     shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
     found = f"{shape} {dtype}" if shape is not None else type(leaf).__name__

@@ -58,9 +58,9 @@ class GateRecurrentState(NamedTuple):
 
 
 def make_bias(gates: str) -> Callable[..., jax.Array]:
-    """Return the function bias(units, dtype) of an LSTM variant, which returns the initial bias (len(gates) * units,).
+    """Return the function bias(units, dtype) of an LSTM variant.
 
-    The initial bias is 1 for the forget gate and 0 for the other gates.
+    The returned function computes the initial bias (len(gates) * units,), which is 1 for the forget gate and 0 for the other gates.
 
     Args:
         gates: letters of the gates that have weights, for example "igo".
@@ -73,7 +73,7 @@ def make_bias(gates: str) -> Callable[..., jax.Array]:
 
 
 def make_init(gates: str) -> Callable[..., LSTMParams]:
-    """Return the function init(key, features, units, dtype) of an LSTM variant, which returns its initial parameters.
+    """Return the function init(key, features, units, dtype) of an LSTM variant. The returned function draws the initial parameters.
 
     Args:
         gates: letters of the gates that have weights, for example "igo".
@@ -93,9 +93,9 @@ def make_init(gates: str) -> Callable[..., LSTMParams]:
 
 
 def make_step(variant: str) -> Callable[..., LSTMState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of an LSTM variant, which returns the state after one step.
+    """Return the function step(params, state, z, mask, compute_dtype) of an LSTM variant.
 
-    The class `Cell` describes the arguments of the returned function.
+    The returned function computes the state after one step. The class `Cell` describes its arguments.
 
     Args:
         variant: a name in `VARIANTS` other than "full_gate_recurrence".

@@ -36,7 +36,8 @@ GATES = 3
 class GRUParams(NamedTuple):
     """Parameters of the GRU: kernel W (E, 3H), recurrent_kernel U (H, 3H), bias (3H,) and recurrent_bias (3H,), which is added to h U.
 
-    The GRU has two forms. In the form with these parameters, the default of Keras, the reset gate multiplies the product h U.
+    The GRU has two forms. These parameters belong to the form that is the default of Keras. In this form, the reset gate multiplies the
+    product h U.
     """
 
     kernel: jax.Array
@@ -95,9 +96,9 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the GRU, which returns the state after one step.
+    """Return the function step(params, state, z, mask, compute_dtype) of the GRU.
 
-    The class `Cell` describes the arguments of the returned function.
+    The returned function computes the state after one step. The class `Cell` describes its arguments.
 
     Args:
         activation: function to use in place of tanh.
@@ -119,7 +120,11 @@ def make_step(activation: Activation, recurrent_activation: Activation) -> Calla
 def make_step_reset_before(activation: Activation, recurrent_activation: Activation) -> Callable[..., HiddenState]:
     """Return the function step(params, state, z, mask, compute_dtype) of the GRU with `reset_after=False`.
 
-    The arguments are those of `make_step`.
+    The returned function computes the state after one step. The class `Cell` describes its arguments.
+
+    Args:
+        activation: function to use in place of tanh.
+        recurrent_activation: function to use in place of sigmoid.
     """
 
     def step(

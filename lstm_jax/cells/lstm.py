@@ -61,10 +61,10 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
 
 
 def make_step(activation: Activation, recurrent_activation: Activation) -> Callable[..., LSTMState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM, which returns the state after one step.
+    """Return the function step(params, state, z, mask, compute_dtype) of the LSTM.
 
-    The class `Cell` describes the arguments of the returned function. Its z is (B, 4H), and its `mask` is (B, H) if all gates share it, or
-    (4, B, H) with one mask per gate.
+    The returned function computes the state after one step. The class `Cell` describes its arguments. Its argument z is (B, 4H). Its
+    argument `mask` is (B, H) if all gates share one mask, (4, B, H) if each gate has its own mask, or None for no mask.
 
     Args:
         activation: function to use in place of tanh.

@@ -30,14 +30,14 @@ class MinParams(NamedTuple):
 
 
 def make_bias(gates: int) -> Callable[..., jax.Array]:
-    """Return the function bias(units, dtype) of a cell with `gates` gates, which returns the initial bias, zeros (gates * units,)."""
+    """Return the function bias(units, dtype) of a cell with `gates` gates. The returned function returns zeros (gates * units,)."""
     return lambda units, dtype=jnp.float32: jnp.zeros((gates * units,), dtype)
 
 
 def make_init(gates: int) -> Callable[..., MinParams]:
-    """Return the function init(key, features, units, dtype) of minGRU or minLSTM, which returns the initial parameters.
+    """Return the function init(key, features, units, dtype) of minGRU or minLSTM. The returned function draws the initial parameters.
 
-    `gates` is the number of gates of the cell.
+    `gates` is the number of gates of the cell: 2 for minGRU, 3 for minLSTM.
     """
 
     def init(key: Array, features: int, units: int, dtype=jnp.float32) -> MinParams:
@@ -72,10 +72,10 @@ def linear_lstm(z: Float[Array, "... Z"]) -> tuple[Array, Array]:
 
 
 def make_step(linear: Callable[[Array], tuple[Array, Array]]) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of minGRU or minLSTM, which returns the state after one step.
+    """Return the function step(params, state, z, mask, compute_dtype) of minGRU or minLSTM.
 
-    The class `Cell` describes the arguments of the returned function. Its `mask` must be None, since these cells have no recurrent kernel
-    and therefore no recurrent dropout.
+    The returned function computes the state after one step. The class `Cell` describes its arguments. Its argument `mask` must be None,
+    since these cells have no recurrent kernel and therefore no recurrent dropout.
 
     Args:
         linear: `linear_gru` or `linear_lstm`.

@@ -15,7 +15,8 @@ from lstm_jax.errors import require
 def matmul(a: Array, b: Array, compute_dtype=None) -> Array:
     """Return the matrix product `a @ b`.
 
-    If `compute_dtype` is not None, the operands are first cast to it, and the product is accumulated and returned in the dtype of `b`.
+    If `compute_dtype` is not None, a and b are first cast to this dtype. The product is then accumulated and returned in the dtype that b
+    had before the cast.
     """
     if compute_dtype is None:
         return a @ b
@@ -67,7 +68,7 @@ def multiplied(
         kernel: kernel W (E, gates * H).
         x: inputs (T, B, E); or int ids (T, B), which stand for one-hot vectors. Their product with the kernel is computed as a lookup of
             rows of the kernel.
-        mask: mask of input dropout, (B, E) or one per gate (gates, B, E), or None.
+        mask: mask of input dropout: (B, E) if all gates share one mask, (gates, B, E) if each gate has its own mask, or None for no mask.
         compute_dtype: dtype of the product, or None for the dtype of the arrays; see `matmul`.
 
     Raises:

@@ -59,9 +59,10 @@ def initial_state(batch: int, units: int, dtype=jnp.float32) -> HiddenState:
 
 
 def make_step(activation: Activation) -> Callable[..., HiddenState]:
-    """Return the function step(params, state, z, mask, compute_dtype) of the simple RNN, which returns the state after one step.
+    """Return the function step(params, state, z, mask, compute_dtype) of the simple RNN.
 
-    The class `Cell` describes the arguments of the returned function. Its z is (B, H), and its `mask` is (B, H) or (1, B, H).
+    The returned function computes the state after one step. The class `Cell` describes its arguments. Its argument z is (B, H), and its
+    argument `mask` is (B, H), (1, B, H) or None.
 
     Args:
         activation: function to use in place of tanh.

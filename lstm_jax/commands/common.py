@@ -59,7 +59,7 @@ def warn(notes: Iterable[str]) -> None:
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line on a rich console without wrapping it and without reading brackets in it as markup."""
+    """Print a line on a console of the library Rich. Long lines are not wrapped, and brackets in the line are not read as markup."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -29,7 +29,7 @@ class TrainForecast(Train):
 
 @dataclass(frozen=True)
 class Forecast(Checked):
-    """Forecast the entries after the end of a series with a trained run, and print the time, mean and interval of each entry."""
+    """With a trained model, forecast the entries after the end of a time series, and print the time, mean and interval of each entry."""
 
     run: Path = Path("runs/forecast")
     """Folder of a trained run."""

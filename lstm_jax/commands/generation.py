@@ -34,7 +34,7 @@ class TrainGeneration(Train):
 
 @dataclass(frozen=True)
 class Generate(Checked):
-    """Continue a prompt, character by character, with a trained run."""
+    """Continue a prompt, character by character, with a trained model."""
 
     run: Path = Path("runs/generation")
     """Folder of a trained run."""
@@ -87,7 +87,7 @@ class Generate(Checked):
 
 @dataclass(frozen=True)
 class Score:
-    """Print the bits per character that a trained model needs for a text. The default is the held-out text of the run."""
+    """Print the bits per character that a trained model needs for a text. If no text is given, the held-out text of the run is used."""
 
     data: Positional[tuple[str, ...]] = ()
     """Text files, folders, tables, or - for standard input. If no text is given, the held-out text of the run is read."""

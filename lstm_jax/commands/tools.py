@@ -28,7 +28,7 @@ class PrepareData:
 
 @dataclass(frozen=True)
 class AcceptRun:
-    """Accept changes to the files of a run, for example to an edited config, so that the run can be loaded again."""
+    """Accept changes that were made to the files of a run, for example to its config, so that the run can be loaded again."""
 
     run: Path
     """Folder of a run."""

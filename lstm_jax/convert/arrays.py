@@ -154,7 +154,7 @@ def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/") -> list[Layer]:
-    """Return copies of the weights of stacked LSTM layers, after checking each layer and that the layers fit together.
+    """Return copies of the weights of stacked LSTM layers, after checking that each layer is valid and that the layers fit together.
 
     Two layers fit if the upper one has as many input features as the lower one has output features.
 
