@@ -1,13 +1,13 @@
 """Conversion of the weights of GRU and simple RNN layers between lstm_jax, Keras and PyTorch.
 
 In lstm_jax the weights are a dict of arrays. E is the number of input features and H the number of units. A GRU has the arrays kernel
-(E, 3H), recurrent_kernel (H, 3H), bias (3H,) and recurrent_bias (3H,). A GRU that applies its reset gate to the state, before the state is
-multiplied by the recurrent kernel, has no recurrent_bias. The gates of a GRU have the order u, r, n (update, reset, new). A simple RNN has
-the arrays kernel (E, H), recurrent_kernel (H, H) and bias (H,).
+(E, 3H), recurrent_kernel (H, 3H), bias (3H,) and recurrent_bias (3H,). A variant of the GRU applies its reset gate to the state before it
+multiplies the state by the recurrent kernel. This variant has no recurrent_bias. The gates of a GRU have the order u, r, n (update, reset,
+new). A simple RNN has the arrays kernel (E, H), recurrent_kernel (H, H) and bias (H,).
 
-A Keras GRU has the same order of gates, calls u "z", and has both biases in one array (2, 3H). The weights of a PyTorch GRU are transposed,
-and its gates have the order r, u, n. A simple RNN of PyTorch has two biases, whose sum is the bias in lstm_jax. The layouts are those of
-`build` in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15) and of torch/nn/modules/rnn.py.
+A Keras GRU has the gates in the same order (Keras writes z for u), and has both biases in one array (2, 3H). The weights of a PyTorch GRU
+are transposed, and its gates have the order r, u, n. A simple RNN of PyTorch has two biases, whose sum is the bias in lstm_jax. These
+arrays are defined by the methods `build` in keras/src/layers/rnn/gru.py and simple_rnn.py (Keras 3.15), and in torch/nn/modules/rnn.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,15 +41,17 @@ def cell_from_keras(cell: str, weights: Sequence[Any]) -> Arrays:
     """Convert the weights of a Keras GRU or SimpleRNN layer to the dict of arrays that lstm_jax uses.
 
     Args:
-        cell: "gru" for a Keras GRU, "gru_reset_before" for a Keras GRU with `reset_after=False`, or "simple_rnn".
-        weights: `get_weights()` of the layer. A GRU has the kernel (E, 3H), the recurrent kernel (H, 3H) and the bias, which is (2, 3H) for
-            "gru" and (3H,) for "gru_reset_before". A simple RNN has (E, H), (H, H) and (H,). The bias may be absent and then becomes zeros.
+        cell: "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with `reset_after=False`, or
+            "simple_rnn" for a Keras SimpleRNN.
+        weights: the list that `get_weights()` of the layer returns: kernel, recurrent kernel and bias. Their shapes are (E, 3H), (H, 3H)
+            and (2, 3H) for "gru"; (E, 3H), (H, 3H) and (3H,) for "gru_reset_before"; and (E, H), (H, H) and (H,) for "simple_rnn". If the
+            bias is absent, it becomes zeros.
 
     Returns:
-        a dict with the keys "kernel", "recurrent_kernel", "bias" and, for "gru", "recurrent_bias".
+        a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
 
     Raises:
-        InputError: if `cell` is none of the three names, the number of arrays is not 2 or 3, or a shape is not that of the cell.
+        InputError: if `cell` is none of the three names, the number of arrays is not 2 or 3, or an array has a wrong shape.
     """
     require(len(weights) in (2, 3), f"{cell} weights", f"{len(weights)} arrays", "give kernel, recurrent kernel and, if any, bias")
     kernel, recurrent = weights[:2]
@@ -68,11 +70,12 @@ def cell_to_keras(cell: str, params: Mapping[str, Any]) -> list[np.ndarray]:
     This function is the inverse of `cell_from_keras`.
 
     Args:
-        cell: "gru" for a Keras GRU, "gru_reset_before" for a Keras GRU with `reset_after=False`, or "simple_rnn".
-        params: dict with the keys "kernel", "recurrent_kernel", "bias" and, for "gru", "recurrent_bias".
+        cell: "gru" for a Keras GRU with `reset_after=True` (the default), "gru_reset_before" for a Keras GRU with `reset_after=False`, or
+            "simple_rnn" for a Keras SimpleRNN.
+        params: dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
 
     Raises:
-        InputError: if `cell` is none of the three names, or if a key or shape is not that of the cell.
+        InputError: if `cell` is none of the three names, or if `params` has wrong keys or shapes.
     """
     checked = _checked(cell, params)
     bias = np.stack([checked["bias"], checked["recurrent_bias"]]) if cell == "gru" else checked["bias"]
@@ -80,9 +83,9 @@ def cell_to_keras(cell: str, params: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _reordered(cell: str, array: np.ndarray) -> np.ndarray:
-    """Exchange the update gate and the reset gate along the last axis of a weight array, if the cell is a GRU.
+    """Return a weight array of a GRU after exchanging the columns of the update gate with those of the reset gate.
 
-    If `cell` is "simple_rnn", the array is returned unchanged.
+    If `cell` is "simple_rnn", return the array unchanged.
     """
     if cell == "simple_rnn":
         return array
@@ -102,7 +105,7 @@ def cell_from_torch(cell: str, state_dict: Mapping[str, Any]) -> Arrays:
         state_dict: state dict of a module with one layer, one direction and biases. Its values are arrays or tensors.
 
     Returns:
-        a dict with the keys "kernel", "recurrent_kernel", "bias" and, for "gru", "recurrent_bias".
+        a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
 
     Raises:
         InputError: if `cell` is neither of the two names, or if the state dict does not have the names and shapes of such a module.
@@ -125,10 +128,10 @@ def cell_to_torch(cell: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]
 
     Args:
         cell: "gru" for an nn.GRU, or "simple_rnn" for an nn.RNN.
-        params: dict with the keys "kernel", "recurrent_kernel", "bias" and, for "gru", "recurrent_bias".
+        params: dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
 
     Raises:
-        InputError: if `cell` is neither of the two names, or if a key or shape is not that of the cell.
+        InputError: if `cell` is neither of the two names, or if `params` has wrong keys or shapes.
     """
     _check_torch(cell)
     checked = {name: _reordered(cell, array) for name, array in _checked(cell, params).items()}

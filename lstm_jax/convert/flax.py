@@ -4,16 +4,16 @@ In lstm_jax an LSTM is the dict {"kernel": (E, 4H), "recurrent_kernel": (H, 4H),
 the number of input features and H the number of units.
 
 Three Flax cells have two dense layers for each gate: LSTMCell and OptimizedLSTMCell of Linen, and LSTMCell of NNX. The dense layers ii, if,
-ig and io act on the input, and have a kernel (E, H) and no bias. The dense layers hi, hf, hg and ho act on the state, and have a kernel
+ig and io act on the input, and have a kernel (E, H) and no bias. The dense layers hi, hf, hg and ho act on the state h, and have a kernel
 (H, H) and a bias (H,). NNX spells `if` as `if_`.
 
 OptimizedLSTMCell of NNX has only two dense layers, whose columns belong to the gates i, f, g, o, in this order: dense_i with a kernel
-(E, 4H), and dense_h with a kernel (H, 4H) and a bias (4H,). The layouts are those of flax/linen/recurrent.py and flax/nnx/nn/recurrent.py
-in Flax 0.12.
+(E, 4H), and dense_h with a kernel (H, 4H) and a bias (4H,). These cells are defined in flax/linen/recurrent.py and flax/nnx/nn/recurrent.py
+(Flax 0.12).
 
-The functions of this module accept a parameter tree as a nested dict or as a flat dict, whose keys are tuples such as ("hi", "kernel") or
-strings such as "hi/kernel". The cell may be below a key "params" and, in an RNN, below a key "cell". The state of a Flax cell is the tuple
-(c, h), while the state in lstm_jax is LSTMState(h, c).
+The functions of this module accept a parameter tree as a nested dict or as a flat dict. The keys of a flat dict are tuples such as
+("hi", "kernel") or strings such as "hi/kernel". A tree may have the form {"params": tree}, and the tree of an RNN has the form
+{"cell": tree of the cell}. The state of a Flax cell is the tuple (c, h), while the state in lstm_jax is LSTMState(h, c).
 """
 
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ def lstm_to_linen(params: Mapping[str, Any], rnn: bool = False) -> dict[str, Any
 
     Args:
         params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
-        rnn: whether the parameters are for an nn.RNN, whose parameters are below the key "cell".
+        rnn: true for an nn.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
 
     Raises:
         InputError: if the keys or shapes of `params` are not those of an LSTM.
@@ -83,7 +83,7 @@ def lstm_to_nnx(params: Mapping[str, Any], optimized: bool = True, rnn: bool = F
     Args:
         params: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
         optimized: true for an nnx.OptimizedLSTMCell, false for an nnx.LSTMCell.
-        rnn: whether the parameters are for an nnx.RNN, whose parameters are below the key "cell".
+        rnn: true for an nnx.RNN that contains the cell: the result is then {"cell": parameters of the cell}. False for the cell itself.
 
     Raises:
         InputError: if the keys or shapes of `params` are not those of an LSTM.
@@ -122,11 +122,11 @@ def _cell_leaves(tree: Mapping[Any, Any]) -> dict[str, object]:
 def _gate_layers(forget: str) -> tuple[list[str], list[str]]:
     """Return two lists with the names of the dense layers of a Flax cell.
 
-    The first list contains the dense layers that act on the input, and the second list those that act on the state. Both lists have one
+    The first list contains the dense layers that act on the input, and the second list those that act on the state h. Both lists have one
     name for each of the gates i, f, g, o, in this order.
 
     Args:
-        forget: name of the dense layer of the gate f that acts on the input. It is "if" in Linen and "if_" in NNX.
+        forget: name of the dense layer that computes the gate f from the input. It is "if" in Linen and "if_" in NNX.
     """
     return [forget if gate == "f" else f"i{gate}" for gate in GATE_NAMES], [f"h{gate}" for gate in GATE_NAMES]
 

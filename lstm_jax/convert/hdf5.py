@@ -25,20 +25,21 @@ def natural(path: str) -> list[tuple[str, int]]:
 
 
 def read_hdf5(source: str | os.PathLike[str] | io.BytesIO, name: str, skip: frozenset[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Read all arrays of an HDF5 file and the paths of all its groups.
+    """Read the arrays of an HDF5 file and the paths of its groups.
 
     Args:
         source: path of the file, or its bytes.
         name: name of the file in error messages.
-        skip: paths of groups that are not read.
+        skip: paths of groups that are left out, with everything in them.
 
     Returns:
-        A dict from the path of each array in the file to the array, and the list of the paths of all groups. Both are in natural order, in
-        which lstm_2 comes before lstm_10.
+        A pair (arrays, groups): a dict from the path of each array in the file to the array, and a list of the paths of the groups. Both
+        are in natural order, in which lstm_2 comes before lstm_10.
 
     Raises:
-        InputError: if the file is truncated, is damaged or is not an HDF5 file, if it contains a soft or external link, if an object has
-            two names, if an array is stored in another file, is compressed or was never written, or if an array does not contain numbers.
+        InputError: if the file is truncated, damaged or not an HDF5 file. Also if it contains a soft link, an external link, an object with
+            two names, an array that is stored in another file, a compressed array, an array that was never written, an array of something
+            other than numbers, or arrays that together take more bytes than the file has.
     """
     import h5py
 

@@ -1,9 +1,10 @@
 """Conversion of weights between lstm_jax and the lists of arrays that `get_weights()` of a Keras layer or model returns.
 
-The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. Keras has the same gate order i, f, g, o (it
-calls g "c") and the same shapes, so that no array is transposed. The bias of a Keras layer with `use_bias=False` becomes zeros. Conversion
-to Keras always gives biases. The layouts are those of keras/src/layers/rnn/lstm.py (`LSTMCell.build`), bidirectional.py and embedding.py in
-Keras 3.15. V is the size of the vocabulary, E the number of input features and H the number of units.
+The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. Keras has the same gate order i, f, g, o (Keras
+writes c for g) and the same shapes, so that no array is transposed. If a Keras layer has no bias (`use_bias=False`), its bias in lstm_jax
+is zeros. Conversion to Keras always gives biases. The arrays are defined in keras/src/layers/rnn/lstm.py (`LSTMCell.build`),
+keras/src/layers/rnn/bidirectional.py and keras/src/layers/core/embedding.py (Keras 3.15). V is the size of the vocabulary, E the number of
+input features and H the number of units.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ def lstm_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
 
     Args:
         weights: `get_weights()` of the layer: kernel (E, 4H), recurrent kernel (H, 4H) and, if the layer has one, bias (4H,).
-        where: prefix of the names of the arrays in error messages.
+        where: text that stands before the names of the arrays in error messages.
 
     Returns:
         {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
@@ -70,7 +71,7 @@ def bidirectional_from_keras(weights: Sequence[Any], where: str = "") -> Layer:
 
     Args:
         weights: `get_weights()` of the layer: the 2 or 3 arrays of the forward LSTM, then those of the backward LSTM.
-        where: prefix of the names of the arrays in error messages.
+        where: text that stands before the names of the arrays in error messages.
 
     Returns:
         {"forward": LSTM, "backward": LSTM}, where each LSTM is a dict with the keys "kernel", "recurrent_kernel" and "bias".
@@ -120,7 +121,7 @@ def embedding_to_keras(params: Mapping[str, Any]) -> list[np.ndarray]:
         params: {"embedding": (V, E)}.
 
     Raises:
-        InputError: if `params` has another key, or the array does not have two axes.
+        InputError: if `params` does not have "embedding" as its only key, or the array does not have two axes.
     """
     check_keys("embedding", params, ("embedding",))
     return [shaped("embedding", params["embedding"], "V", "E")]
@@ -131,7 +132,7 @@ def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
 
     Args:
         weights: `get_weights()` of the layer: kernel (in, out) and, if the layer has one, bias (out,).
-        where: prefix of the names of the arrays in error messages.
+        where: text that stands before the names of the arrays in error messages.
 
     Raises:
         InputError: if the number of arrays is not 1 or 2, or the shapes are not those of a dense layer.
@@ -163,9 +164,10 @@ def sentiment_from_keras(weights: Sequence[Any]) -> Arrays:
     The Keras model consists of an Embedding, one or more LSTM or Bidirectional(LSTM) layers, and a Dense(1). Bidirectional layers must have
     the default `merge_mode="concat"`.
 
-    The list of weights has no names, so this function infers from the shapes which layer an array belongs to. Two LSTMs of equal shapes,
-    with H units each, are taken as one bidirectional layer if the next layer has 2H input features. The list does not show the merge mode,
-    the activations or `go_backwards`. To have these options checked, save the model as a `.keras` file and use `sentiment_from_keras_file`.
+    The list of weights has no names, so this function infers from the shapes which layer an array belongs to. Two consecutive LSTMs with
+    equal shapes and H units each become one bidirectional layer if the next layer has 2H input features, and two separate layers otherwise.
+    The list does not show the merge mode, the activations or `go_backwards`. To have these options checked, save the model as a `.keras`
+    file and use `sentiment_from_keras_file`.
 
     Args:
         weights: `get_weights()` of the model.
@@ -261,9 +263,9 @@ def _from_list(weights: Sequence[Any], kind: Kind, remedy: str) -> Arrays:
 
 
 def _lstms_in(arrays: Sequence[np.ndarray], first: int, remedy: str) -> list[Arrays]:
-    """Divide a list of arrays into LSTMs, and return the LSTMs in the same order.
+    """Divide a list of arrays into LSTMs, and return a list with the weights of each LSTM as a dict.
 
-    An LSTM consists of two matrices and, if it has a bias, a vector.
+    The arrays of an LSTM are two matrices, followed by a vector if the LSTM has a bias. The LSTMs keep their order.
 
     Args:
         arrays: the arrays of a Keras model that lie between the embedding and the head.

@@ -1,16 +1,18 @@
 """Reading and writing of Keras 3 weight files without Keras, because the loader of Keras can run code that a file contains.
 
-A weight file is an HDF5 file. Each layer of a Sequential or functional model is a group, which is named by the class of the layer:
-`layers/<class>`, `layers/<class>_1` and so on, in the order of the model. The names of the layers in the model do not matter. The arrays of
-a layer are `vars/0`, `vars/1` and so on in the group of the layer or of its cell, in the order in which the layer created them:
+A weight file is an HDF5 file. Each layer of a Sequential or functional model is a group, which is named after the class of the layer: the
+first layer of a class is `layers/<class>`, the second is `layers/<class>_1` and so on. The names that the user gave to the layers do not
+matter. The arrays of a layer are named `vars/0`, `vars/1` and so on, in the order in which the layer created them. They are in the group of
+the layer or, for a recurrent layer, in the group of its cell:
 
     layers/embedding/vars/0                              layers/dense/vars/{0,1}
     layers/lstm/cell/vars/{0,1,2}                        layers/bidirectional/{forward,backward}_layer/cell/vars/{0,1,2}
     layers/rnn/cell/vars/{0,1,2}                         layers/rnn/cell/cells/lstm_cell[_1]/vars/{0,1,2}
 
-A layer without arrays is an empty group. HDF5 lists lstm_10 before lstm_2. The order of layers of different classes is stored only in the
-config.json of a `.keras` archive. The layout is the same from Keras 3.0 to 3.15, and is defined in keras/src/saving/saving_lib.py
-(`_save_state`, `_save_container_state`, `H5IOStore`).
+A layer without arrays is an empty group. HDF5 sorts the names as strings (lstm_10 before lstm_2), so the functions of this module sort them
+again. The names do not show the order of layers of different classes, which is stored only in the config.json of a `.keras` archive. These
+paths are the same from Keras 3.0 to 3.15, and are defined in keras/src/saving/saving_lib.py (`_save_state`, `_save_container_state`,
+`H5IOStore`).
 """
 
 import io
@@ -111,7 +113,7 @@ def generation_from_keras_file(path: str | os.PathLike[str]) -> Arrays:
     The Keras model is Sequential or functional and consists of an optional Embedding, recurrent layers, and a Dense(V), where V is the
     number of characters. Without an embedding the input is one-hot. Each recurrent layer is an LSTM, or an RNN of one LSTMCell or of a list
     of LSTMCells. The last recurrent layer may return its last output or all outputs. The order of the layers is found, and their options
-    are checked, as in `sentiment_from_keras_file`. The option `mask_zero` of an Embedding is ignored, as it is not part of the weights.
+    are checked, as in `sentiment_from_keras_file`. The option `mask_zero` of an Embedding is not checked and has no effect on the result.
 
     Args:
         path: path of the file.
@@ -153,9 +155,9 @@ def _from_file(path: str | os.PathLike[str], kind: Kind) -> Arrays:
 def write_keras_weights(path: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
     """Write a sentiment or character model of lstm_jax to a file that `model.load_weights` of the corresponding Keras model reads.
 
-    The Keras model must be Sequential or functional. For each recurrent layer in `params` it must have one LSTM or Bidirectional(LSTM)
-    layer. It must have one Embedding layer if `params` has an embedding, and one Dense layer even if the weights in `params` are tied. All
-    these layers except the Embedding must have biases.
+    The Keras model must be Sequential or functional. It must have one LSTM or Bidirectional(LSTM) layer for each recurrent layer in
+    `params`, and one Embedding layer if `params` has an embedding. It must also have one Dense layer, even if `params` has no "head/kernel"
+    because the weights are tied. All these layers except the Embedding must have biases.
 
     Args:
         path: path of the file, which must end in .weights.h5.
@@ -197,8 +199,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], list[str
     """Read the arrays, the groups and the config in a `.weights.h5` file or `.keras` archive.
 
     Returns:
-        a dict from the path of each array in the file to the array; the list of the paths of the groups; and the parsed config.json, or
-        None if the file is not a `.keras` archive.
+        three values: a dict from the path of each array in the file to the array, a list of the paths of the groups, and the parsed
+        config.json. The third value is None if the file is not a `.keras` archive.
     """
     name, skip = os.fspath(path), frozenset({"optimizer"})
     require(os.path.isfile(path), "Keras weights", name, "there is no such file")
@@ -220,7 +222,7 @@ def _kind(name: str) -> str:
 
 
 def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
-    """Remove the arrays of one group of a Keras file from the dict `rest`, and return them in order.
+    """Remove the arrays of one group of a Keras file from the dict `rest`, and return them in the order of their numbers.
 
     The arrays of the group "layers/dense", for example, have the keys "layers/dense/vars/0", "layers/dense/vars/1" and so on.
     """
@@ -273,12 +275,12 @@ def _order_by_width(stacks: dict[str, list[Layer]], embedding: Arrays | None, he
 
     @cache
     def orders(taken: tuple[int, ...], width: int) -> list[list[str]]:
-        """Return at most two possible orders of the layers that do not have a position in the model yet.
+        """Return the possible orders of the layers that do not have a position in the model yet, but at most two of them.
 
-        An order is a list of names of layers.
+        An order is a list of names of layers. Two orders are enough to show that the order is not unique.
 
         Args:
-            taken: for each class of layers, the number of layers that already have a position.
+            taken: a number for each class of layers in `queues`: how many layers of this class already have a position.
             width: number of features that the next layer must take as input.
         """
         if all(count == len(queue) for count, queue in zip(taken, queues, strict=True)):

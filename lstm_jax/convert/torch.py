@@ -6,8 +6,8 @@ transposed recurrent kernel. The order of the gates is i, f, g, o, as in lstm_ja
 bias_hh_l[k], whose sum is the bias in lstm_jax. Conversion to PyTorch stores the bias in bias_ih_l[k], and zeros in bias_hh_l[k]. The names
 of the arrays of the backward direction end in _reverse. The layout is described in torch/nn/modules/rnn.py ("Variables" of LSTM).
 
-The sentiment model of lstm_jax reads the last state of both directions. For a bidirectional nn.LSTM this is cat(h_n[-2], h_n[-1]), not
-output[:, -1].
+The head of a bidirectional sentiment model of lstm_jax reads the state of each direction after its last step. In PyTorch these states are
+cat(h_n[-2], h_n[-1]), not output[:, -1].
 """
 
 import os
@@ -48,12 +48,12 @@ def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Lay
         prefix: prefix of the names of the nn.LSTM's arrays in the state dict, for example "lstm.". Names with another prefix are ignored.
 
     Returns:
-        the weights of each layer: {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}, or {"forward": LSTM, "backward": LSTM}
-        with two such dicts if the nn.LSTM is bidirectional.
+        a list with a dict for each layer. The dict is {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}. If the nn.LSTM is
+        bidirectional, the dict is {"forward": LSTM, "backward": LSTM}, where each LSTM is such a dict.
 
     Raises:
-        InputError: if no name begins with `prefix`, a name with this prefix is not that of an array of an nn.LSTM, the nn.LSTM has a
-            projection (`proj_size`), an array is missing, or a shape is wrong.
+        InputError: if no name begins with `prefix`, the rest of a name that begins with `prefix` is not the name of an array of an nn.LSTM,
+            the nn.LSTM has a projection (`proj_size`), an array is missing, or a shape is wrong.
     """
     found: dict[int, dict[str, dict[str, object]]] = {}
     for name, value in state_dict.items():

@@ -1,4 +1,4 @@
-"""Data sets as arrays of ids or numbers: movie reviews, character corpora and time series.
+"""Data sets: movie reviews and character corpora as arrays of ids, and time series as arrays of floats.
 
 This package needs neither JAX nor TensorFlow. It imports tensorflow-datasets and SciPy only inside the functions that use them.
 """

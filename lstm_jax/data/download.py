@@ -1,4 +1,4 @@
-"""Checksums of files, and downloads that are checked before the file gets its final name."""
+"""Checksums of files, and downloads of files. A downloaded file is checked before it gets its final name."""
 
 import hashlib
 import http.client

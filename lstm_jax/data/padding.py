@@ -75,7 +75,7 @@ def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: st
     Short rows are padded with 0.
 
     Args:
-        values: (ids,) the ids of all rows, concatenated.
+        values: one-dimensional array of the ids of all rows, concatenated.
         offsets: (N + 1,) offsets of the rows in `values`. Row n is `values[offsets[n]:offsets[n + 1]]`.
         maxlen: number of ids of each row of the result.
         padding: where 0 is added to a short row: "pre" (at its start) or "post" (at its end).
@@ -100,8 +100,8 @@ def ragged(rows: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Concatenate N rows of integers.
 
     Returns:
-        An int32 array (ids,) with the integers of all rows, and an int64 array (N + 1,) with the offsets of the rows. `pad_ragged` takes
-        both arrays as arguments.
+        A pair (values, offsets): a one-dimensional int32 array of the integers of all rows, and an int64 array (N + 1,) of the offsets of
+        the rows in it. Both are arguments of `pad_ragged`.
     """
     arrays = [np.asarray(row, np.int32) for row in rows]
     offsets = np.zeros(len(arrays) + 1, np.int64)

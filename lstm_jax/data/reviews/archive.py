@@ -29,10 +29,10 @@ MOVIE = re.compile(rb"tt\d+")
 def verify_archive(path: Path) -> None:
     """Check the size of the archive aclImdb_v1.tar.gz and the first 32 bits of its SHA-256.
 
-    The other bits of the published checksum are not known. The check detects a broken download, but not a deliberate change.
+    This project knows only these 32 bits of the correct checksum. The check detects a broken download, but not a deliberate change.
 
     Raises:
-        InputError: if the archive is absent, or if its size or checksum differs.
+        InputError: if the archive is absent, or if its size or checksum is wrong.
     """
     require(os.path.isfile(path), f"archive {path}", "absent", AGAIN)
     size = path.stat().st_size
@@ -44,7 +44,8 @@ def verify_archive(path: Path) -> None:
 def download_archive(folder: Path, on_bytes: Callable[[int, int], None] | None = None) -> Path:
     """Download the archive of the Large Movie Review Dataset (84 MB) into a folder, unless it is there already, and return its path.
 
-    The size and the checksum of the archive are verified before the file gets its final name.
+    The size and the checksum of a downloaded archive are verified before the file gets its final name. An archive that is there already is
+    not verified.
 
     Args:
         folder: the folder.
@@ -86,7 +87,7 @@ def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSpl
     If the file is named aclImdb_v1.tar.gz and `options.verify` is true, its size and checksum are verified first.
 
     Raises:
-        InputError: if the size or the checksum differs, or if `read_archive` raises an error.
+        InputError: if the size or the checksum is wrong, or if `read_archive` raises an error.
     """
     if options.verify and found.path.name == ARCHIVE_NAME:
         verify_archive(found.path)
@@ -96,7 +97,8 @@ def read_archive_source(found: Found, options: ReadOptions) -> dict[str, TextSpl
 def read_archive(path: Path) -> dict[str, TextSplit]:
     """Return the reviews in a .tar.gz archive, as a dict from the name of each split to its reviews.
 
-    The archive is not extracted to the disk. Only the reviews, and the lists of URLs that show the movies of the reviews, are read.
+    The archive is not extracted to the disk. Only the reviews and the files `urls_pos.txt` and `urls_neg.txt` are read. These files contain
+    a URL for each review, which shows the movie of the review.
 
     Raises:
         InputError: if the archive is truncated, is damaged or expands to too many bytes, if a member is a link, a device or a sparse file,

@@ -47,7 +47,7 @@ def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
 
     Args:
         path: the cache file.
-        key: key of the cache file, which `content_key` returns.
+        key: the key that `content_key` returns for this cache file.
         arrays: dict from the name of each array to the array.
 
     Raises:
@@ -64,7 +64,7 @@ def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:
 
     Args:
         path: the cache file.
-        key: key of the cache file, which `content_key` returns.
+        key: the key that `content_key` returns for this cache file.
     """
     try:
         arrays = read_npz(path)

@@ -33,7 +33,7 @@ def prepare(
     verify: bool = True,
     on_progress: Progress | None = None,
 ) -> EncodedReviews:
-    """Return the reviews of any source as ids. If they have been encoded before, they are read from the cache.
+    """Return the reviews of any source as ids, with their vocabulary. If they have been encoded before, they are read from the cache.
 
     With the vocabulary "keras", the ids, the labels and the order of the reviews equal those of
     `keras.datasets.imdb.load_data(num_words=num_words)`. With the vocabulary "frequency", the vocabulary is built from the training texts,
@@ -46,7 +46,8 @@ def prepare(
         text_column: name of the column of the texts in a table.
         label_column: name of the column of the labels in a table.
         vocabulary: "keras" or "frequency".
-        num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word has an id.
+        num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own have the id 2. If
+            None or 0, every word of the vocabulary has an id of its own.
         cache_dir: folder of the cache. If empty, it is the folder that `default_cache_dir` returns.
         verify: whether a file named aclImdb_v1.tar.gz and Keras' word index are checked against the published checksums.
         on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
@@ -77,14 +78,15 @@ def prepare(
 
 
 def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -> EncodedReviews:
-    """Encode reviews that are in memory as ids. The reviews keep their order.
+    """Encode reviews that are given as texts, and return them as ids. The reviews keep their order.
 
     The vocabulary is built from the training texts by `build_vocabulary`, so that more frequent words have smaller ids.
 
     Args:
-        splits: dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test". The result
-            of `synthetic_splits` is such a dict.
-        num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word has an id.
+        splits: dict that contains the training reviews under the key "train" and the test reviews, if any, under the key "test".
+            `synthetic_splits` and `load_reviews` return such dicts.
+        num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own have the id 2. If
+            None or 0, every word of the vocabulary has an id of its own.
 
     Raises:
         InputError: if there is no training split, or if a split has no positive or no negative reviews.
@@ -98,7 +100,7 @@ def encode_reviews(splits: dict[str, TextSplit], num_words: int | None = None) -
 def _encode_source(source: Source, options: ReadOptions, word_index: Path | None, report: Progress) -> dict[str, np.ndarray]:
     """Encode the reviews of a source, and return the arrays of the cache file as a dict from names to arrays.
 
-    A source holds either texts or word ranks, as in Keras' imdb.npz.
+    A source holds either texts or word ranks. Only Keras' imdb.npz holds word ranks.
 
     Args:
         source: the source.

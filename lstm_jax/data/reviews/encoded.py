@@ -1,4 +1,4 @@
-"""Encoded reviews, whose ids are stored in one array, with offsets, labels and groups."""
+"""Encoded reviews: one array with the ids of all reviews, the offsets of the reviews in it, and their labels and movies."""
 
 import hashlib
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class EncodedSplit:
     def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
         """Pad the reviews with 0 or cut them to the same length, and return them as an int32 array (N, maxlen).
 
-        The result equals that of `keras.utils.pad_sequences`.
+        The result equals that of `keras.utils.pad_sequences` with the same options.
 
         Args:
             maxlen: number of ids of each row of the result.
@@ -68,7 +68,7 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class EncodedReviews:
-    """Data set of encoded reviews, with the vocabulary that encoded them and a hash of the inputs."""
+    """Data set of encoded reviews, with the vocabulary that encoded them and a hash of the source and the options."""
 
     train: EncodedSplit
     test: EncodedSplit | None
@@ -78,9 +78,10 @@ class EncodedReviews:
 
 
 def keras_check_hash(split: EncodedSplit) -> str:
-    """Return a SHA-256 hash of a split.
+    """Return a SHA-256 hash of the ids and labels of a split, to compare splits of Keras' IMDB data set.
 
-    The hash can be compared with the hash of a split that `keras.datasets.imdb.load_data(num_words=None)` returns.
+    The hash of a split that `prepare` returns can be compared with a known hash of a split that
+    `keras.datasets.imdb.load_data(num_words=None)` returned, so that the comparison does not need Keras.
 
     The hash covers the ids of each review as little-endian int32 followed by b"|", and then the labels as little-endian int32.
     """

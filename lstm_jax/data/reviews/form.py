@@ -11,7 +11,7 @@ from lstm_jax.data.reviews.texts import TextSplit
 
 
 class Found(NamedTuple):
-    """Location of reviews, which `Form.find` returns."""
+    """Location of reviews. `Form.find` returns it."""
 
     path: Path
     """The file or folder that holds the reviews."""
@@ -44,7 +44,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Form:
-    """Form in which reviews can be given, such as a table, with the functions that recognise and read it.
+    """Form in which reviews can be given, for example a table. Its functions recognise and read reviews of this form.
 
     A form that holds texts has the function `read`, and a form that holds word ranks has the function `read_ranks`.
     """

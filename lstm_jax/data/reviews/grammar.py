@@ -63,7 +63,7 @@ def judge(text: str) -> int:
     """Return the verdict (0 negative, 1 positive) of a text that the grammar made.
 
     Each word of praise or blame is a judgement, positive or negative. A "not" before the word inverts its judgement. Judgements in
-    concessions are dropped. All remaining judgements of a text are equal, and their common value is the verdict.
+    concessions are dropped. In a text that the grammar made, all remaining judgements are equal, and they are the verdict.
 
     Raises:
         InputError: if no judgement remains, or if the remaining judgements disagree. The grammar makes no such text.
@@ -86,9 +86,10 @@ def judge(text: str) -> int:
 
 
 def synthetic_reviews(count: int, seed: int) -> TextSplit:
-    """Return synthetic reviews of 8 to 60 words. Half of them are positive, and no two of them are equal.
+    """Return synthetic reviews of 8 to 60 words. Half of them are positive, and all are different.
 
-    The names of the reviews are "synthetic/0", "synthetic/1" and so on. The field `groups` is None, because no movie is known.
+    The names of the reviews are "synthetic/0", "synthetic/1" and so on. The field `groups` is None, because these reviews have no movies.
+    If `count` is odd, there is one more negative than positive review.
 
     Args:
         count: number of reviews.
@@ -176,7 +177,7 @@ def _judgement(draw: random.Random, label: int) -> str:
 def _clause(draw: random.Random, label: int) -> str:
     """Return a random main clause whose verdict is `label`.
 
-    With probability 0.3 the clause contains "not" and a word of the opposite class, as in "the plot was not dull".
+    With probability 0.3 the clause contains "not" before a word of the opposite verdict, as in the positive clause "the plot was not dull".
     """
     negated = draw.random() < 0.3
     sign = 1 - label if negated else label

@@ -37,7 +37,7 @@ def read_keras_npz(path: Path) -> dict[str, Ranks]:
     `list_pickle`, which builds nothing but lists of integers.
 
     Raises:
-        InputError: if the file is damaged, or its arrays are not lists of word ranks with labels 0 and 1.
+        InputError: if the file is damaged, if its reviews are not lists of word ranks, or if the labels of a split are not 0 and 1.
     """
     subject = f"file {path}"
     members = read_members(path, subject, GET_ANOTHER, ARRAYS)

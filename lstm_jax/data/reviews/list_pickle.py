@@ -57,7 +57,7 @@ class _Array:
     The attribute `rows` is None until the pickle has set a valid state on this object.
 
     Args:
-        kind: "array" or "dtype".
+        kind: what this object stands for: "array" or "dtype".
     """
 
     def __init__(self, kind: str):
@@ -129,9 +129,10 @@ class _Machine:
         return found
 
     def do_mark(self, _: None) -> None:
-        """Carry out MARK, which begins a group of items on the stack.
+        """Carry out the instruction MARK. The items that are put on the stack after it form a group.
 
-        If the group consists of integers that APPENDS adds to the list on top of the stack, the whole group is read in one fast loop.
+        If the group consists of integers, and APPENDS then adds them to the list on top of the stack, all this is done here in one fast
+        loop. Otherwise only the position of the mark is stored.
         """
         ids, end = _integers(self.content, self.file.tell())
         if ids is not None and self.stack and type(self.stack[-1]) is _List and not self.stack[-1].rows:
@@ -214,15 +215,15 @@ class _Machine:
 
 
 def _integers(content: bytes, at: int) -> tuple[array | None, int]:
-    """Read the integers in a pickle from an offset to the next instruction APPENDS.
+    """Read integers in a pickle, from an offset up to the instruction APPENDS that ends them.
 
     Args:
         content: the bytes of the pickle.
         at: offset of the first integer, in bytes.
 
     Returns:
-        The integers, and the offset of the first byte after APPENDS. If any other instruction comes before APPENDS, or if there are no
-        integers, the first item is None and the second item has no meaning.
+        A pair (integers, end), where `end` is the offset of the first byte after APPENDS. If an instruction that is not an integer comes
+        before APPENDS, or if there are no integers, `integers` is None and `end` has no meaning.
     """
     ids = array("i")
     append, size = ids.append, len(content)

@@ -43,7 +43,7 @@ DESCRIPTION = _described()
 
 @dataclass(frozen=True)
 class Source:
-    """Source of reviews, such as an archive or a table, whose form has been recognised."""
+    """Source of reviews (for example an archive or a table) after its form has been recognised."""
 
     form: Form
     path: Path
@@ -135,7 +135,7 @@ def load_reviews(
 
     - the archive `aclImdb_v1.tar.gz` or a folder that contains it. The archive is not extracted to the disk.
     - an extracted `aclImdb` folder, or the folder that contains it.
-    - a table, which ends in .jsonl, .jsonl.xz, .csv or .csv.xz.
+    - a table: a file whose name ends in .jsonl, .jsonl.xz, .csv or .csv.xz.
     - a folder with a table for each split, such as `train.jsonl` and `test.jsonl`.
 
     Args:

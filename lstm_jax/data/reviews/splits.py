@@ -10,15 +10,15 @@ def grouped_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divide N rows into a training and a validation split.
 
-    Two rows of the same group are always in the same split, and so are two rows with the same text. The share of the rows of each class
-    that are in the validation split is therefore only approximately `fraction`. For the IMDB reviews, where a movie has at most 30 reviews,
-    the difference is a few rows.
+    Rows of the same group are in the same split. If `text_hashes` is given, rows with the same text are in the same split too. The
+    validation split therefore contains only approximately the share `fraction` of the rows of each class. For the IMDB reviews, where a
+    movie has at most 30 reviews, it contains a few rows more or fewer than this share.
 
     Args:
         labels: (N,) class of each row, 0 or 1.
         groups: (N,) index of the group (movie) of each row. A row with the index -1 is a group of its own.
         fraction: share of the rows in the validation split, above 0 and below 1.
-        seed: seed of the order in which the groups are tried. Equal seeds give equal splits.
+        seed: seed of the random choice of the groups in the validation split. Equal seeds give equal splits.
         text_hashes: (N,) integers that are equal for rows with equal texts, such as `EncodedSplit.hashes()`. If None, texts are not
             compared, and copies of a text can be in different splits.
 
@@ -80,10 +80,13 @@ def _components(labels: np.ndarray, groups: np.ndarray, text_hashes: np.ndarray 
 def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[int], outside: set[int]) -> np.ndarray:
     """Choose the sets of rows for the validation split, so that it has about `fraction` of the rows of each class.
 
+    This function goes through the sets once and chooses each set that does not give the validation split too many rows of a class. Then it
+    adds or removes single sets as long as this brings the numbers of rows nearer to the aim.
+
     Args:
         counts: (C, 2) number of rows of each class in each of the C sets.
         fraction: share of the rows in the validation split.
-        order: (C,) indices of the sets, in the order in which the sets are tried.
+        order: (C,) indices of the sets, in the order in which this function goes through them.
         inside: indices of the sets that must be in the validation split.
         outside: indices of the sets that must not be in the validation split.
 
@@ -112,15 +115,16 @@ def _choose(counts: np.ndarray, fraction: float, order: np.ndarray, inside: set[
 def _pinned(counts: np.ndarray, order: np.ndarray) -> tuple[set[int], set[int]]:
     """Choose sets of rows for the training split and for the validation split, so that both splits have rows of each class.
 
-    For each class, the two smallest sets that contain rows of the class are chosen. One of them is for the training split, and the other is
-    for the validation split. If only one set contains rows of a class, no sets are chosen for this class.
+    For each class, the two sets with the fewest rows are chosen among the sets that contain rows of this class. The smaller one is for the
+    validation split, and the other is for the training split. For class 1, the two are exchanged if the choice for class 0 has already put
+    one of them into the other split. If only one set contains rows of a class, no sets are chosen for this class.
 
     Args:
         counts: (C, 2) number of rows of each class in each of the C sets.
-        order: (C,) indices of the sets. Of two sets of equal size, the one that comes first in `order` is chosen first.
+        order: (C,) indices of the sets. Of two sets of equal size, the one that comes first in `order` counts as the smaller one.
 
     Returns:
-        The indices of the sets for the validation split, and the indices of the sets for the training split.
+        A pair: the indices of the sets for the validation split, and the indices of the sets for the training split.
     """
     inside: set[int] = set()
     outside: set[int] = set()

@@ -17,7 +17,7 @@ GROUP_KEYS = ("movie", "group")
 
 
 def find_tables(path: Path) -> Found | None:
-    """Return the location of the tables with reviews at a path, or None if there are no tables at this path.
+    """Return the location of the review tables at a path, or None if there is no table with a training split at this path.
 
     Args:
         path: path of a table or of a folder. A single table contains the training split. A folder contains a table for the training split,
@@ -53,8 +53,9 @@ def read_table(path: Path, text_column: str = "text", label_column: str = "label
     """Return the reviews of one table, in the order of its rows.
 
     Each row has a text and a label. The label is 0, "neg" or "negative" for a negative review, and 1, "pos" or "positive" for a positive
-    review. If the table has a column `movie` or `group`, its value is the movie of the review. If the table has the columns `id` and
-    `rating`, the name of the review is made from the id and the rating.
+    review. The movie of a review is the value in the column `movie` or, if there is none, in the column `group`. If there is no value in
+    either column, the movie is unknown. The name of a review is made from the values in the columns `id` and `rating`. If one of these
+    values is missing, the name is made from the row number.
 
     Args:
         path: the table.
@@ -73,7 +74,7 @@ def collect(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], text_column:
 
     Args:
         path: path of the table, for error messages.
-        rows: the line number and the values of each row, as `table_rows` yields them.
+        rows: a pair (line number, values) for each row, as `table_rows` yields them.
         text_column: name of the column of the texts.
         label_column: name of the column of the labels.
 

@@ -115,7 +115,7 @@ def _builder_class() -> Any:
 
 
 def tfds_builder(data_dir: str | Path | None) -> tuple[Any, bool]:
-    """Return the builder of the data set `lstm_jax_imdb`, and whether the data set is prepared.
+    """Return a pair: the builder of the data set `lstm_jax_imdb`, and a bool that is true if the data set is prepared.
 
     Args:
         data_dir: folder in which TFDS keeps data sets. If None, it is `$TFDS_DATA_DIR` or, without that variable, `~/tensorflow_datasets`.

@@ -1,7 +1,7 @@
 """Vocabularies, which map words to ids, and the division of texts into words.
 
-Id 0 is padding, 1 is the start of a review, 2 is any word outside the vocabulary, 3 is unused, and 4 is the first word. These are the ids
-of `keras.datasets.imdb`, where the id of a word is `word_index[word] + 3` and the word index begins at 1.
+Id 0 is padding, 1 is the start of a review, 2 is any word outside the vocabulary, 3 is unused, and 4 is the first (most frequent) word.
+These are the ids of `keras.datasets.imdb`, where the id of a word is `word_index[word] + 3` and the word index begins at 1.
 """
 
 import dataclasses
@@ -109,21 +109,21 @@ class Vocabulary:
         return RESERVED[identity] if identity < FIRST_WORD else self.words[identity - FIRST_WORD]
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """Return the words with the given ids (T,), joined by spaces. Padding and the start id are left out.
+        """Return the words with the given ids (T,), joined by spaces. The ids 0 (padding) and 1 (start) are left out.
 
         Raises:
-            InputError: if an id is above the id of the last word.
+            InputError: if an id is greater than the id of the last word.
         """
         return " ".join(self.word(int(identity)) for identity in ids if identity > START)
 
     def capped(self, num_words: int | None) -> "Vocabulary":
-        """Return a copy of this vocabulary with another number of ids.
+        """Return a copy of this vocabulary that has `num_words` ids.
 
-        The copy encodes words whose ids are too large as the id 2. If `kind` is "frequency", these words are also removed from `words`. If
-        `kind` is "keras", `words` does not change.
+        The copy encodes a word whose id would be `num_words` or more as the id 2. If `kind` is "frequency", such a word is also left out of
+        the `words` of the copy. If `kind` is "keras", the copy has the same `words`.
 
         Args:
-            num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word has an id.
+            num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word in `words` has an id of its own.
         """
         size = num_words or FIRST_WORD + len(self.words)
         kept = self.words if self.kind == "keras" else self.words[: max(size - FIRST_WORD, 0)]
@@ -179,7 +179,8 @@ def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None)
 
     Args:
         texts: the training texts.
-        num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, every word has an id.
+        num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own are not in the
+            vocabulary. If None or 0, every word of the texts has an id of its own.
     """
     counts: Counter[bytes] = Counter()
     for text in texts:

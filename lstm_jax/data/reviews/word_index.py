@@ -26,7 +26,8 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
 
     Args:
         word_index_path: path of Keras' `imdb_word_index.json`.
-        num_words: number of ids, including the four reserved ids 0 to 3. If None or 0, there are 88,588 ids, one for every word.
+        num_words: number of ids, including the four reserved ids 0 to 3. Words that are too rare for an id of their own have the id 2. If
+            None or 0, every word has an id of its own, which makes 88,588 ids.
         check: whether the MD5 of the file is compared with that of Keras' file.
 
     Raises:
@@ -47,7 +48,12 @@ def keras_vocabulary(word_index_path: Path, num_words: int | None = None, check:
 def find_word_index(near: Path, cache_dir: Path | None = None) -> Path:
     """Return the path of Keras' word index. If the file is not found on this machine, download it to the cache.
 
-    The file is searched for beside the data, in `$LSTM_JAX_DATA/imdb`, in `~/.keras/datasets` and in the cache, in this order.
+    The file is searched for in these folders, in this order:
+
+    1. the folder of the data (see `near`)
+    2. `$LSTM_JAX_DATA/imdb`, if the variable is set
+    3. `~/.keras/datasets`
+    4. the folder of the cache
 
     Args:
         near: path of the data. If it is a folder, this folder and its parent are searched. If it is a file, the folder of the file is

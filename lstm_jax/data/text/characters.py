@@ -81,7 +81,7 @@ class Characters:
 
     @cached_property
     def _id_of_code(self) -> np.ndarray:
-        """Lookup table (int32) whose entry c is the id of the character with code point c, or -1 if it is outside the vocabulary.
+        """Lookup table (int32) whose entry c is the id of the character with code point c, or -1 if there is no such id.
 
         The table ends one entry after the highest code point in the vocabulary. This last entry is -1 and stands for all higher code
         points.
@@ -198,7 +198,7 @@ class Characters:
 
 
 def shown(characters: tuple[str, ...]) -> str:
-    """Return text for an error message, which shows the first `SHOWN` characters and says how many more there are."""
+    """Return a text for an error message: the first `SHOWN` of the given characters, and the number of the others if there are more."""
     more = len(characters) - SHOWN
     return ", ".join(map(repr, characters[:SHOWN])) + (f" and {more} more" if more > 0 else "")
 

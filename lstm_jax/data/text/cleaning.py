@@ -19,12 +19,13 @@ def clean(text: AnyStr, recipe: str = "source") -> AnyStr:
 
     - "source": every character except English letters, spaces and ``. , ' ! ; ?`` becomes a space, letters become lower case, runs of
       spaces become one space, and spaces at the start and the end are removed. At most 33 distinct characters are left. This project
-      reproduces a variant of the Keras example lstm_text_generation that cleans its text in this way. The result equals
+      reproduces a variant of the Keras example lstm_text_generation, and the variant cleans its text in this way. The result equals
       `" ".join(re.sub(r"[^a-zA-Z .,'!;?]", " ", text).lower().split())`.
     - "source-cased": like "source", but letters keep their case, so that at most 59 distinct characters are left.
     - "lower": letters become lower case, and nothing else changes. In bytes only ASCII letters are changed.
-    - "none" and "exact": the text is unchanged. The two recipes differ only in `prepare_corpus`. With any recipe except "exact", it
-      replaces the line endings of Windows and old Macs by LF before it cleans the articles, unless the unit is "byte".
+    - "none" and "exact": the text is unchanged. The two recipes differ only in `prepare_corpus` with the unit "character". There "exact"
+      keeps all line endings. With "none" and all other recipes, `prepare_corpus` replaces the line endings of Windows and old Macs by LF
+      before it cleans the articles.
 
     No recipe normalises Unicode.
 

@@ -28,11 +28,12 @@ def has_columns(path: Path) -> bool:
 def read_text_column(path: Path, column: str = "") -> list[str]:
     """Return the texts in one column of a table, in the order of its rows. Rows whose text is empty, null or absent are left out.
 
-    If `column` is empty, the column is guessed. A column holds texts if all its values are strings and not all of them are numbers.
+    If `column` is empty, the column is guessed by the first of these rules that applies. A column holds texts if all its values that are
+    not missing are strings, and at least one of these strings is not a number such as "3.5". If no rule applies, an error is raised.
 
     - If the table has only one column, this column is taken.
     - If only one column holds texts, this column is taken.
-    - If several columns hold texts, the one that is named text, article, body or content is taken.
+    - If several columns hold texts, and exactly one of them is named text, article, body or content, this column is taken.
 
     Args:
         path: a file for which `has_columns` is true. The first line of a CSV file holds the names of the columns.

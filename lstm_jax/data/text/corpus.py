@@ -47,9 +47,10 @@ def prepare_corpus(
 ) -> Corpus:
     """Read a corpus of articles and return it as ids.
 
-    The articles are cleaned and joined with spaces, in their order. The joined text is cut at one point, which may lie within an article.
-    The text before the cut is the training split, and the text after the cut is the validation split. If an article that begins after the
-    cut is a copy of an article that begins before the cut, the copy is left out, because the loss on a copy would measure memorisation.
+    The articles are cleaned and then joined with spaces. They keep their order. The joined text is cut at one point, which may lie within
+    an article. The text before the cut is the training split, and the text after the cut is the validation split. If an article that begins
+    after the cut is a copy of an article that begins before the cut, the copy is left out, because the loss on a copy would measure
+    memorisation.
 
     Args:
         paths: one path or a list of paths. A path leads to a text file, a folder of text files or a table, or is "-" for standard input
@@ -60,8 +61,8 @@ def prepare_corpus(
         validation: share of the characters in the validation split, at least 0 and below 1.
         unseen: treatment of characters that occur only in the validation split: "include" (they get ids like all others), "error" (raise
             an error) or "drop" (remove them from the validation split).
-        length: number of characters in each window that a model is trained on later. The training split must have more characters than a
-            window and, unless `validation` is 0, so must the validation split.
+        length: number of characters of the windows on which a model will be trained. Each split must have more characters than a window. If
+            `validation` is 0, the validation split is empty and only the training split is checked.
 
     Raises:
         InputError: if an argument is out of range, a source cannot be read, a split is not longer than a window, the training split has a

@@ -18,7 +18,7 @@ Paths = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Form:
-    """Form in which articles can be given, such as a folder of text files, with the functions that recognise and read it."""
+    """Form in which articles can be given, for example a folder of text files. Its functions recognise and read articles of this form."""
 
     matches: Callable[[Path], bool]
     """Function that returns whether a path has this form."""
@@ -75,8 +75,8 @@ def read_articles(paths: Paths, text_column: str = "") -> tuple[str, ...]:
 
     - In a folder, each file that ends in .txt, .text, .md or .rst is one article, and the files are sorted by name. Subfolders and hidden
       files are not read.
-    - In a table, each row is one article. A table ends in .csv, .csv.xz, .jsonl, .jsonl.xz or .json. A .json file holds a list of records,
-      a list of strings, or columns as pandas writes them.
+    - In a table, each row is one article. The name of a table ends in .csv, .csv.xz, .jsonl, .jsonl.xz or .json. A .json file holds a list
+      of records, a list of strings, or columns as pandas writes them.
     - Any other file is one article, and so is standard input ("-").
 
     All files must be UTF-8. Every character is kept except a byte-order mark at the start of a file.

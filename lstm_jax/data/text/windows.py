@@ -1,8 +1,8 @@
 """Windows of a text and the characters that follow them, as views of the array of ids, so that nothing is copied.
 
 This project reproduces a variant of the Keras example lstm_text_generation. The variant cuts a text into windows of 40 characters, which
-start 5 characters apart. It stores the N windows in one-hot encoding, as a boolean array (N, 40, 33). Here the windows X and their targets
-Y are views of the ids.
+start 5 characters apart. It stores the N windows in one-hot encoding, as a boolean array (N, 40, 33), because its text has 33 distinct
+characters. The function `windows` instead returns the windows and their targets as views of the ids.
 """
 
 import numpy as np
