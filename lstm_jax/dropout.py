@@ -88,7 +88,8 @@ def _draw_in_jax(key: jax.Array, keep: float, shape: tuple[int, ...], dtype) -> 
 def _can_compile(key: jax.Array, dtype) -> bool:
     """Return whether the compiled code can draw a mask in place of `jax.random`.
 
-    Both must give the same mask. Therefore the key, the dtype and the settings of JAX must be such that both use the same random bits.
+    It can if the compiled code is available, if JAX does not divide arrays among several devices, and if the compiled code gives the same
+    mask as `jax.random`. It gives the same mask only for some key types, dtypes and settings of JAX.
     """
     config: Any = jax.config
     same_bits = config.jax_threefry_partitionable and not config.jax_enable_x64 and dtype == jnp.float32
@@ -138,11 +139,11 @@ def draw_masks(
         batch: number of rows B.
         features: number of input features E.
         units: number of units H.
-        dropout: rate of the input masks. If 0, there are none.
-        recurrent_dropout: rate of the recurrent masks. If 0, there are none.
+        dropout: rate of the input masks. If it is 0, the field `input` of the result is None.
+        recurrent_dropout: rate of the recurrent masks. If it is 0, the field `recurrent` of the result is None.
         kind: "keras", "per_gate" or "variational", as the docstring of the module `lstm_jax.dropout` describes them.
         dtype: dtype of the masks.
-        gates: number of gates of the cell. If 1, the masks have no axis of gates.
+        gates: number of gates of the cell. If it is 1, the masks have no axis of gates, whatever `kind` is.
 
     Raises:
         InputError: if a rate is not in [0, 1), or `kind` is not a `MaskKind`.
@@ -178,9 +179,9 @@ def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int
 
 
 def mean_zoneout(rates: dict[str, float], dtype=jnp.float32) -> dict[str, jax.Array]:
-    """Return the expected value of each zoneout mask, which replaces the random mask in evaluation.
+    """Return the expected values of the zoneout masks: a dict from the name of a state array to a float array of shape ().
 
-    The expected value of a mask is its zoneout rate.
+    In evaluation, these values replace the random masks. The expected value of a mask is its zoneout rate.
 
     Args:
         rates: dict from the name of a state array, "h" or "c", to its zoneout rate. An array with the rate 0 is left out.

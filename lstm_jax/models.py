@@ -91,9 +91,9 @@ class SentimentClassifier(nnx.Module):
         Args:
             ids: word ids (B, T), padded with 0.
             vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
-            summed: whether the caller adds up the gradients with respect to `vectors` over all positions of the same word. If true, only
-                the sum over these positions is correct: the gradient may contain the whole sum at one position and zeros at the others.
-                This is faster to compute.
+            summed: whether the caller uses only sums of the gradient with respect to `vectors`, each over all positions of one word. If
+                true, these sums are correct and the gradient is faster to compute, but its entries are not all correct: one position of a
+                word may have the whole sum, and the other positions zeros.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
                 Training with word dropout needs `rngs`.
@@ -236,7 +236,8 @@ class CharGenerator(nnx.Module):
             rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
 
         Returns:
-            The logits after every step (B, T, V) or, if `last` is true, after the last step (B, V), and a list of the final states.
+            Two values: the logits, and a list of the final states. The logits are those after every step, (B, T, V). If `last` is true,
+            they are those after the last step, (B, V).
         """
         h, states = self.hidden(ids, mask=mask, state=state, deterministic=deterministic, rngs=rngs)
         return self.logits(states[-1].h) if last else jnp.swapaxes(self.logits(h), 0, 1), states
@@ -245,9 +246,9 @@ class CharGenerator(nnx.Module):
 class Forecaster(nnx.Module):
     """Model of a time series that predicts the mean and the log standard deviation of each of the next K values.
 
-    Recurrent layers read the past entries (B, T, F), where F is the number of features of an entry. Then a dense layer with 2 K outputs
-    reads the last output of the recurrent layers and K further numbers. Number k encodes the time from the last past entry to predicted
-    value k. A predicted mean is relative: it is the mean minus the last past value, on the scale of the entries.
+    Recurrent layers read the past entries (B, T, F) of the series, where F is the number of features of an entry. Then a dense layer with
+    2 K outputs reads the last output of the recurrent layers and, for each of the next K values, a number that encodes the time from the
+    last past entry to this value. The predictions are for the difference between each of the K values and the last past value.
     """
 
     def __init__(self, config: ForecastModelConfig, features: int, horizon: int, *, rngs: nnx.Rngs):
@@ -350,10 +351,10 @@ def replaced(params: dict[str, jax.Array], others: Mapping[str, Any]) -> dict[st
 
 
 def layer_rows(model: nnx.Module) -> list[dict[str, str]]:
-    """Return a table of the layers like that of Keras' `summary()`, as one dict per row.
+    """Return a table of the layers of a model, similar to the table that Keras' `summary()` prints: a list with one dict per layer.
 
-    A row has the name, the type, the parameter shapes and the parameter count of a layer. Layers without parameters of their own are left
-    out.
+    A dict has the keys "layer" (the name), "type", "parameters" (their names and shapes) and "count" (number of scalars in the parameters).
+    Layers without parameters of their own are left out.
     """
     rows = []
     for path, module in nnx.iter_modules(model):

@@ -1,4 +1,4 @@
-"""Decoding of text files as UTF-8. If a file is not UTF-8, the error message gives the probable kind of file or the first invalid byte."""
+"""Decoding of text files as UTF-8. If a file is not UTF-8, the error names its probable kind or the offset of its first invalid byte."""
 
 from pathlib import Path
 
@@ -37,12 +37,11 @@ def require_utf8(start: bytes, subject: str) -> None:
     """Check that a text file is not encoded as UTF-16 or UTF-32, with or without a byte-order mark.
 
     Args:
-        start: the first bytes of the file.
+        start: the beginning of the file, for example its first line. Only its first 65,536 bytes are examined.
         subject: name of the file in the error message.
 
     Raises:
-        InputError: if the bytes begin with the byte-order mark of UTF-16 or UTF-32, or if at least a fifth of the first 65,536 bytes are
-            NUL.
+        InputError: if the file begins with the byte-order mark of UTF-16 or UTF-32, or if at least a fifth of the examined bytes are NUL.
     """
     for mark, name in MARKS.items():
         marked = start.startswith(mark)
@@ -65,8 +64,8 @@ def decode_utf8(content: bytes, path: str | Path) -> str:
         path: path of the file, for the error message.
 
     Raises:
-        InputError: if the content is not UTF-8. The message names the kind of archive, the encoding, or the offset of the first invalid
-            byte.
+        InputError: if `require_no_archive` or `require_utf8` does not accept the content, or if the content is not valid UTF-8. In the last
+            case the message gives the offset of the first invalid byte.
     """
     require_no_archive(content, path)
     require_utf8(content, f"file {path}")

@@ -55,9 +55,9 @@ def _open_lock(path: Path, subject: str) -> IO[str]:
 
 
 def lock_error(file: IO) -> OSError | None:
-    """Lock an open file until it is closed or this process dies.
+    """Lock an open file until it is closed or this process dies. If the lock is held already, do not wait for it.
 
-    Return None if the file is locked now, or the error if it cannot be locked.
+    Return None if the lock was obtained, else the error that says why it was not.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,12 @@
 """Safe reading of data files. Only regular files of limited size are read, and every error message names the file.
 
-The path of a data file may lead to a FIFO to which no process writes, to an endless device, to a small file that expands to gigabytes, or
-to content for which a parser raises any exception. All code that reads data therefore opens files with `open_input` or `read_input`,
-decompresses them with `expanded`, and parses them inside `with parsing(...)`.
+The path of a data file may lead to one of these:
+- a FIFO to which no process writes, or a device that never ends,
+- a small file that expands to gigabytes,
+- content on which a parser fails with an exception that its documentation does not mention.
+
+Therefore all code that reads data opens files with `open_input` or `read_input`, decompresses them with `expanded`, and parses them inside
+`with parsing(...)`.
 """
 
 import contextlib
@@ -38,8 +42,8 @@ _KINDS = {
 def most_bytes() -> int:
     """Return the largest number of bytes that may be read from one file.
 
-    The environment variable `LSTM_JAX_MAX_BYTES` sets this number. Without it, the number is an eighth of the machine's memory, but at
-    least 1 GiB.
+    If the environment variable `LSTM_JAX_MAX_BYTES` is set, its value is returned. Otherwise the number is an eighth of the machine's
+    memory, but at least 1 GiB.
 
     Raises:
         InputError: if the environment variable is not a positive integer.
@@ -50,8 +54,8 @@ def most_bytes() -> int:
 def most_expanded(size: int) -> int:
     """Return the largest number of bytes to which a compressed file of `size` bytes may expand.
 
-    The environment variable `LSTM_JAX_MAX_BYTES` sets this number. Without it, the number is 200 times `size`, but at least 256 MiB and at
-    most `most_bytes()`.
+    If the environment variable `LSTM_JAX_MAX_BYTES` is set, its value is returned, as by `most_bytes`. Otherwise the number is 200 times
+    `size`, but at least 256 MiB and at most `most_bytes()`.
 
     Raises:
         InputError: if the environment variable is not a positive integer.
@@ -95,8 +99,8 @@ def locate(path: str | Path, subject: str, remedy: str) -> Path:
         remedy: advice to the user at the end of the error message.
 
     Raises:
-        InputError: if the path is empty, is too long, does not exist or may not be accessed, or if it begins with `~name` and there is no
-            user `name`.
+        InputError: if the path is empty or too long, if it does not exist or cannot be accessed, if it is a folder that cannot be listed
+            and entered, or if it begins with `~name` and there is no user `name`.
     """
     require(str(path) != "", subject, "an empty name", remedy)
     with parsing(f"{subject} {path}", remedy):

@@ -1,4 +1,8 @@
-"""Atomic writing of files, and checks of the path to which a command writes its output."""
+"""Atomic writing of files, and checks of the path to which a command writes its output.
+
+A file has the mark of lstm-jax if its first 4,096 bytes contain the text `MARK`. lstm-jax writes this text into its pages and figures, so
+that a later command may replace them. Files without the mark may belong to the user, and are replaced only if `force` is true.
+"""
 
 import contextlib
 import hashlib
@@ -52,12 +56,13 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
     Args:
         path: path of the new or existing file.
         inputs: files and folders that the command reads. The entry "-" stands for standard input. The output must not be one of these
-            files. If the output is an existing file in one of these folders, it must have the mark of lstm-jax (`MARK`).
-        force: whether to allow an existing file without the mark of lstm-jax. An existing file with the mark is always allowed.
+            files. If the output is an existing file in one of these folders, it must have the mark of lstm-jax, even if `force` is true.
+        force: whether to allow an existing file without the mark of lstm-jax, which is the text `MARK`. An existing file with the mark that
+            is not one of the inputs is always allowed.
 
     Raises:
-        InputError: if the path is a link, a folder, a device, a pipe or a socket, if the command reads the file, if the file exists without
-            the mark and `force` is false, or if the folder of the file cannot be written.
+        InputError: if the path is a link, a folder, a device, a pipe or a socket, if `inputs` does not allow the file, if the file exists
+            without the mark and `force` is false, or if the folder of the file cannot be written.
     """
     subject = f"writing {path}"
     try:
@@ -119,7 +124,8 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], ob
     Args:
         path: path of the file. Missing folders above it are created.
         content: bytes, a str (which is encoded as UTF-8), or a function that takes an open binary file and writes to it.
-        force: whether to replace an existing file without the mark of lstm-jax (`MARK`). A file with the mark is always replaced.
+        force: whether to replace an existing file without the mark of lstm-jax, which is the text `MARK`. A file with the mark is always
+            replaced.
 
     Raises:
         InputError: if the path is a link, a folder, a device, a pipe or a socket, if the file exists without the mark and `force` is false,
@@ -185,7 +191,10 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 def summed_json(content: dict[str, Any]) -> bytes:
-    """Encode a dict as JSON, and put a line with the SHA-256 checksum of the JSON before it. `read_summed` decodes the result."""
+    """Encode a dict as JSON, and return two parts as bytes: a line with the SHA-256 checksum of the JSON, and the JSON itself.
+
+    `read_summed` decodes the result.
+    """
     body = json.dumps(content, indent=1).encode() + b"\n"
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 

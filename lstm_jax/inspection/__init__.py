@@ -1,1 +1,1 @@
-"""Inspection of trained models: analysis of embeddings, pages that colour a text by surprise or activation, and figures of runs."""
+"""Inspection of trained models: analysis of embeddings, texts coloured by surprise or activation, and figures such as learning curves."""

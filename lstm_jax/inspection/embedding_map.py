@@ -1,4 +1,4 @@
-"""Figure of an embedding: words as points in a plane, coloured by polarity, with as many labels as fit without overlap."""
+"""Figure of an embedding: words as points in a plane, coloured by their share of positive reviews, and labelled without overlap."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,8 @@ def embedding_map(
     """Draw N words as points in a plane, coloured by polarity, as a .png file and an .svg file.
 
     The polarity of a word is the share of positive reviews among the reviews that contain it. The labels do not overlap, so some words may
-    have no label. Frequent words and words of extreme polarity are labelled first.
+    have no label. The labels are placed in turn: that of the most frequent word, that of the word with the polarity furthest from 0.5, that
+    of the second most frequent word, and so on.
 
     Args:
         coordinates: coordinates of the words, for example from `embedding_space.project`.
@@ -30,7 +31,8 @@ def embedding_map(
         colours: polarity of each word, from 0 to 1. A word whose polarity is NaN is left out.
         path: path of the .png file, which must end in .png. The .svg file is written beside it.
         title: title above the figure.
-        force: whether to replace existing files without the mark of lstm-jax (`files.writing.MARK`). Files with the mark are replaced.
+        force: whether to replace existing files that do not contain the mark of lstm-jax, which is the text `files.writing.MARK`. Files
+            with the mark are always replaced.
 
     Returns:
         The paths of the .png file and the .svg file.
@@ -92,9 +94,9 @@ def _label_order(colours: np.ndarray) -> np.ndarray:
 def _label_words(axes: Any, coordinates: np.ndarray, words: Sequence[str], inks: np.ndarray, order: np.ndarray) -> None:
     """Write words beside their points in a figure, without overlap.
 
-    A label has four possible positions: right of its point, left of it, above it and below it. A position is excluded if the label would
-    overlap another label there or leave the frame. Of the other positions, the one in which the label covers the fewest points is used. If
-    all four are excluded, the label is left out.
+    A label has four possible positions: right of its point, left of it, above it and below it. A position is excluded if a label in this
+    position would overlap an earlier label or extend beyond the frame. Of the other positions, the one in which the label covers the fewest
+    points is used. If all four are excluded, the label is left out.
 
     Args:
         axes: matplotlib axes.

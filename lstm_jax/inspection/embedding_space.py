@@ -74,16 +74,18 @@ def neighbours(
 def project(
     rows: Float[np.ndarray, "N E"], method: Literal["pca", "pca+axis"] = "pca", axis: Float[np.ndarray, "E"] | None = None
 ) -> Float[np.ndarray, "N 2"]:
-    """Project N vectors to a plane and return their coordinates, in float64 and with mean 0.
+    """Project N vectors to a plane and return their coordinates (N, 2), in float64 and with mean 0.
 
-    The sign of a principal direction is arbitrary. It is chosen here so that the component with the largest magnitude is positive.
+    The principal directions are orthogonal unit vectors, sorted by the variance along them, the greatest first. The sign of a direction is
+    arbitrary. It is chosen here so that the entry of the direction with the largest absolute value is positive.
 
     Args:
-        rows: the vectors.
-        method: "pca" or "pca+axis". With "pca", the two coordinates lie along the two directions of greatest variance. With "pca+axis", the
-            first coordinate lies along `axis`, and the second along the direction of greatest variance that is orthogonal to `axis`.
-        axis: a direction of any length for the method "pca+axis", for example the kernel of a linear head, or the mean vector of positive
-            words minus the mean vector of negative words. With the method "pca" the axis must be None.
+        rows: (N, E) the vectors.
+        method: "pca" or "pca+axis". With "pca", the two coordinates are the projections on the first two principal directions. With
+            "pca+axis", the first coordinate is the projection on `axis`, and the second is the projection on the direction of greatest
+            variance among the directions that are orthogonal to `axis`.
+        axis: (E,) a direction of any length for the method "pca+axis", for example the kernel of a linear head, or the mean vector of
+            positive words minus the mean vector of negative words. With the method "pca" the axis must be None.
 
     Raises:
         InputError: if there are fewer than 2 vectors or features, a value is not finite, `method` is unknown, `axis` is given for "pca", or
@@ -126,7 +128,7 @@ def word_polarity(
     labels: Shaped[np.ndarray, "reviews"],
     vocabulary_size: int,
 ) -> tuple[Float[np.ndarray, "V"], Int[np.ndarray, "V"]]:
-    """Return the polarity of each word, and the number of reviews that contain it.
+    """Return two arrays: the polarity of each word, and the number of reviews that contain each word.
 
     The polarity of a word is the share of positive reviews among the reviews that contain it.
 
@@ -137,7 +139,8 @@ def word_polarity(
         vocabulary_size: number V of word ids.
 
     Returns:
-        The polarity of each word id, which is NaN if no review contains the word, and the number of reviews that contain it.
+        Two arrays (V,), whose index is the word id: the polarity of the word, and the number of reviews that contain the word. The polarity
+        of a word that no review contains is NaN.
 
     Raises:
         InputError: if `offsets` does not fit `values` and `labels`, an id is not between 0 and V - 1, or a label is neither 0 nor 1.
@@ -162,15 +165,16 @@ def word_polarity(
 def export_word2vec(path: Path, words: Sequence[str], vectors: Float[np.ndarray, "N E"], force: bool = True) -> None:
     """Write word vectors in the text format of word2vec, which gensim, spaCy and other programs read.
 
-    The first line of the file is "N E", where N is the number of words and E the number of features of a word. After it comes one line
-    "word v1 v2 ..." for each word, with the E features of the word. Numbers have 9 digits, from which every float32 can be restored
-    exactly. White space and control characters in words are percent-encoded (see `escape`).
+    The first line of the file is "N E", where N is the number of words and E the number of features of a word. Each of the N lines after it
+    is "word v1 v2 ...", a word and its E features. The features are written with 9 significant digits, so that every float32 can be
+    restored exactly. White space and control characters in words are percent-encoded (see `escape`).
 
     Args:
         path: path of the file.
         words: the N words.
-        vectors: vector of each word.
-        force: whether to replace an existing file without the mark of lstm-jax (`files.writing.MARK`). A file with the mark is replaced.
+        vectors: (N, E) the vector of each word.
+        force: whether to replace an existing file that does not contain the mark of lstm-jax, which is the text `files.writing.MARK`. A
+            file with the mark is always replaced.
 
     Raises:
         InputError: if a word is empty or occurs twice, if the numbers of words and vectors differ, if a value is not finite, or if the file
@@ -199,15 +203,16 @@ def export_projector(
     Args:
         folder: folder of the files. It is created if it does not exist.
         words: the N words, which label the points. White space and control characters in them are percent-encoded (see `escape`).
-        vectors: vector of each word.
+        vectors: (N, E) the vector of each word.
         columns: further columns of metadata: a dict from the name of a column, such as "count" or "polarity", to the N values of the
             column. The dict may be empty.
-        force: whether to replace existing files without the mark of lstm-jax (`files.writing.MARK`). Files with the mark are replaced.
+        force: whether to replace existing files that do not contain the mark of lstm-jax, which is the text `files.writing.MARK`. Files
+            with the mark are always replaced.
 
     Raises:
-        InputError: if a column is named "word" or has the wrong length, if the name or a value of a column is empty or contains a tab or a
-            line break, if a word is empty or occurs twice, if the numbers of words and vectors differ, if a feature is not finite, or if a
-            file cannot be written.
+        InputError: if a column is named "word", does not have N values, or has a name or value that is empty or contains a tab or a line
+            break. Also if a word is empty or occurs twice, or a feature is not finite. Also if the numbers of words and vectors differ, or
+            a file cannot be written.
     """
     written = _checked_words(words, vectors)
     table = {"word": written} | {name: [str(value) for value in column] for name, column in columns.items()}

@@ -1,4 +1,4 @@
-"""Figures of a run: learning curves, confusion matrix, reliability curve and forecasts. Each is written as a .png and an .svg file."""
+"""Figures that show learning curves, a confusion matrix, a reliability curve or forecasts. Each is written as a .png and an .svg file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +16,13 @@ METRICS = {"loss": "Loss (nats)", "bits": "Loss (bits a character)", "accuracy":
 
 @runtime_checkable
 class Bins(Protocol):
-    """Protocol of a class with bins of predicted probabilities, such as `training.metrics.Reliability`.
+    """Protocol (`typing.Protocol`) of a class that holds K bins of predicted probabilities, such as `training.metrics.Reliability`.
 
     Attributes:
-        edges: (bins + 1,) bounds of the bins.
-        confidence: (bins,) mean predicted probability in each bin.
-        frequency: (bins,) share of positive labels in each bin.
-        count: (bins,) number of reviews in each bin.
+        edges: (K + 1,) bounds of the bins.
+        confidence: (K,) mean predicted probability in each bin.
+        frequency: (K,) share of positive labels in each bin.
+        count: (K,) number of reviews in each bin.
     """
 
     @property
@@ -65,7 +65,7 @@ def confusion_matrix(
     title: str,
     class_names: tuple[str, str] = ("negative", "positive"),
 ) -> tuple[Path, Path]:
-    """Draw a confusion matrix. Each cell shows a count and its share of the row.
+    """Draw a confusion matrix. Each cell shows a count, and the share of this count in the sum of the row.
 
     Args:
         confusion: the counts [[true negatives, false positives], [false negatives, true positives]].
@@ -184,9 +184,10 @@ def _draw_learning_curves(
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, np.ndarray]:
-    """Return a dict from each split to an array with the values of a metric, one value for each row.
+    """Return a dict from the name of each split to an array with the values of a metric, one value for each epoch.
 
-    A value that is absent from a row or None becomes NaN. A split without finite values is left out.
+    The docstring of `learning_curves` describes `rows`. If the dict of an epoch has no value, or None as the value, the array contains NaN.
+    A split without finite values is left out.
     """
     columns = {split: [row.get(f"{split}_{metric}") for row in rows] for split in SPLITS}
     lines = {split: np.array([np.nan if value is None else value for value in column], float) for split, column in columns.items()}

@@ -62,7 +62,8 @@ def surprise_page(text: str, bits: np.ndarray, path: Path, title: str, force: bo
         bits: (N - 1,) surprise in bits of each character except the first.
         path: path of the page.
         title: title of the page.
-        force: whether to replace an existing file without the mark of lstm-jax (`files.writing.MARK`). A file with the mark is replaced.
+        force: whether to replace an existing file that does not contain the mark of lstm-jax, which is the text `files.writing.MARK`. A
+            file with the mark is always replaced.
 
     Raises:
         InputError: if `bits` does not have N - 1 values, or if the file cannot be written.
@@ -85,7 +86,8 @@ def units_page(text: str, activations: np.ndarray, units: Sequence[int], path: P
         units: indices of the units to show, in this order.
         path: path of the page.
         title: title of the page.
-        force: whether to replace an existing file without the mark of lstm-jax (`files.writing.MARK`). A file with the mark is replaced.
+        force: whether to replace an existing file that does not contain the mark of lstm-jax, which is the text `files.writing.MARK`. A
+            file with the mark is always replaced.
 
     Raises:
         InputError: if `activations` does not have N rows, or if the file cannot be written.

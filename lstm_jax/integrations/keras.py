@@ -73,8 +73,9 @@ def _weights(cell: Any, bias: Any, rows: tuple[int, ...] = ()) -> tuple[Any, Any
 
     Args:
         cell: the Keras cell.
-        bias: bias of the cell. If None, zeros are returned as the bias.
-        rows: shape of the zeros without the last axis. If `bias` is not None, `rows` is not used.
+        bias: bias of the cell. If it is None, zeros of the shape (*rows, n) are returned as the bias, where n is the size of the last axis
+            of the kernel.
+        rows: () if the cell has one bias, or (2,) if it has two biases in one array. It is used only if `bias` is None.
     """
     kernel: Any = keras.ops.convert_to_tensor(cell.kernel)
     recurrent_kernel: Any = keras.ops.convert_to_tensor(cell.recurrent_kernel)

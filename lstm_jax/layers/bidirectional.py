@@ -25,7 +25,8 @@ class Bidirectional(nnx.Module):
         merge_mode: how the two outputs are combined: "concat", "sum", "ave" (average), "mul" (product), or None to return both as a tuple.
         return_sequences: whether to return the outputs of all steps instead of the last output.
         return_state: whether to return (outputs, (forward state, backward state)) instead of the outputs alone.
-        backward: arguments of the backward layer that differ from those of the forward layer, for example `units` or `cell`.
+        backward: dict from the name of an argument, for example "units" or "cell", to its value for the backward layer. The arguments that
+            are not in the dict are the same for both layers. None stands for an empty dict.
         rngs: random streams, as in `Recurrent`.
         options: further arguments of `Recurrent` for both layers, except `go_backwards`. The cell is an LSTM by default.
 
@@ -61,11 +62,11 @@ class Bidirectional(nnx.Module):
 
     @property
     def output_features(self) -> int:
-        """Number of output features, the size of the last axis. If `merge_mode` is None, this is the size of the forward output."""
+        """Number of output features, or number of output features of the forward layer alone if `merge_mode` is None."""
         return self.forward.units + (self.backward.units if self.merge_mode == "concat" else 0)
 
     def count_params(self) -> int:
-        """Return the number of trainable parameters of both layers, counted as scalars."""
+        """Return the number of scalars in the trainable parameters of both layers."""
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
@@ -86,7 +87,7 @@ class Bidirectional(nnx.Module):
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set the states that both layers carry between calls to zeros.
+        """Set to zeros the states that both layers carry from one call to the next.
 
         Args:
             batch: number of rows in the following calls, or None to keep the number of rows; see `Recurrent.reset_state`.
@@ -98,11 +99,11 @@ class Bidirectional(nnx.Module):
             layer.reset_state(batch)
 
     def _pair(self, states: Any) -> tuple[Any, Any]:
-        """Return a pair of the initial states of the forward and the backward layer.
+        """Return a pair: the initial state of the forward layer, and that of the backward layer.
 
         Args:
-            states: a pair of states; or, as in Keras, one flat list or tuple of the arrays of both states; or None, for which (None, None)
-                is returned.
+            states: one of three forms: a pair (forward state, backward state); or, as in Keras, one flat list or tuple with the arrays of
+                the forward state, followed by the arrays of the backward state; or None, for which (None, None) is returned.
 
         Raises:
             InputError: if `states` is not of one of these forms.
@@ -132,16 +133,16 @@ class Bidirectional(nnx.Module):
 
         Args:
             x: input (B, T, E), or int ids, as in `Recurrent.__call__`.
-            initial_state: a pair (forward state, backward state); or, as in Keras, one flat list or tuple of the arrays of both states; or
-                None.
+            initial_state: a pair (forward state, backward state); or, as in Keras, one flat list or tuple with the arrays of the forward
+                state, followed by the arrays of the backward state. None means the same as in `Recurrent.__call__`.
             dropout: a pair of `DropoutMasks`, for the forward and the backward layer; None to draw them.
             rngs: source of random numbers for the masks, as in `Recurrent.__call__`. A single key is split into one key per layer.
             time_major: whether time is the first axis of the inputs and outputs.
             options: further arguments of `Recurrent.__call__`, which are passed to both layers.
 
         Returns:
-            the outputs, or a pair of outputs if `merge_mode` is None; or (outputs, (forward state, backward state)) if `return_state` is
-            true.
+            the outputs: one array, or a pair (forward outputs, backward outputs) if `merge_mode` is None. If `return_state` is true,
+            (outputs, (forward state, backward state)) is returned instead.
         """
         keys = (rngs, rngs) if rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream)) else jax.random.split(rngs)
         parts = zip((self.forward, self.backward), self._pair(initial_state), dropout or (None, None), keys, strict=True)

@@ -76,13 +76,13 @@ def initial_params(
 
 
 def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
-    """Return the initial bias and the initial recurrent bias of a recurrent layer.
+    """Return two arrays: the initial bias and the initial recurrent bias of a recurrent layer.
 
     Args:
         cell: cell of the layer.
         units: number of units H.
-        second: whether the cell has a recurrent bias. If true, an initialiser draws both biases as the two rows of one array, as in Keras.
-            If false, the second result is not used.
+        second: whether the cell has a recurrent bias. If it has one, and `how.bias` is not None, the initialiser `how.bias` draws one array
+            whose two rows are the two biases, as in Keras. If it has none, the second result is zeros, and is not used.
         how: arguments of the layer that determine its initial parameters.
         dtype: dtype of the biases.
         rngs: random streams; the biases are drawn from the stream `params`.
@@ -98,14 +98,14 @@ def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rng
 
 
 def _forgetful(cell: Cell, usual: jax.Array, units: int, how: Initials, dtype: Any, rngs: nnx.Rngs) -> jax.Array:
-    """Return a bias drawn with the initialiser `how.bias`, in which the bias of the forget gate is 1 if `how.unit_forget_bias` is true.
+    """Return the initial bias of all gates, drawn with the initialiser `how.bias`.
 
-    If the bias of the forget gate is set to 1, the initialiser draws the biases of the other gates in two arrays, as in Keras. One array is
-    for the gates before the forget gate, the other for the gates after it.
+    If the cell has a forget gate and `how.unit_forget_bias` is true, the entries of the forget gate are 1 instead. The initialiser is then
+    called twice, as in Keras: for the gates before the forget gate, and for the gates after it.
 
     Args:
         cell: cell of the layer.
-        usual: default initial bias of the cell, an array.
+        usual: default initial bias of the cell, an array (gates * H,) in which the entries of the forget gate are 1.
         units: number of units H.
         how: arguments of the layer that determine its initial parameters.
         dtype: dtype of the bias.

@@ -58,8 +58,8 @@ class Recurrent(nnx.Module):
         recurrent_initializer: initialiser of the recurrent kernel, given in the same way. None means orthogonal, or the function `init` of
             a user's cell.
         bias_initializer: initialiser of the bias, given in the same way. None means zeros, or the function `init` of a user's cell.
-        dtype: dtype of the matrix products, for example `jnp.bfloat16`; None means the dtype of the parameters. The state and sums keep the
-            dtype of the parameters.
+        dtype: dtype to which the operands of matrix products are converted, for example `jnp.bfloat16`. The products and the state keep
+            the dtype of the parameters. None means no conversion.
         param_dtype: dtype of the parameters.
         backend: name of a recurrence backend; None to choose one automatically.
         remat: number of segments for rematerialisation, or "sqrt", or None for no rematerialisation; see `unroll`. Rematerialisation saves
@@ -135,9 +135,9 @@ class Recurrent(nnx.Module):
             base: the layer's cell with its default activations.
 
         Raises:
-            InputError: if a rate of zoneout is above 0 and the cell has no such state array, if a rate of recurrent dropout or weight
-                dropout is above 0 and the cell has no recurrent kernel, or if the rate of recurrent dropout is above 0 and the step of a
-                user's cell ignores its argument `mask`.
+            InputError: if the zoneout rate of h or c is above 0 and the state of the cell does not contain this array, if the rate of
+                recurrent dropout or weight dropout is above 0 and the cell has no recurrent kernel, or if the rate of recurrent dropout is
+                above 0 and the step of a user's cell ignores its argument `mask`.
         """
         for part, rate in self.zoneout.items():
             if rate:
@@ -150,13 +150,13 @@ class Recurrent(nnx.Module):
         require(not ignored, "recurrent_dropout", self.recurrent_dropout, remedy)
 
     def cell_params(self) -> Any:
-        """Return the parameters of the layer as arrays, in the NamedTuple class of its cell. An absent bias becomes zeros."""
+        """Return a NamedTuple of arrays: the parameters of the layer, with zeros in place of a bias that the layer does not have."""
         kernel = self.kernel[...]
         arrays = [getattr(self, name) for name in self.row.params._fields]
         return self.row.params(*(jnp.zeros(kernel.shape[1:], kernel.dtype) if a is None else a[...] for a in arrays))
 
     def count_params(self) -> int:
-        """Return the number of trainable parameters of the layer, counted as scalars, as in Keras."""
+        """Return the number of scalars in the trainable parameters of the layer, as in Keras."""
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
@@ -180,7 +180,7 @@ class Recurrent(nnx.Module):
         return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set the state that a stateful layer carries between calls to zeros.
+        """Set to zeros the state that a stateful layer carries from one call to the next.
 
         Args:
             batch: number of rows in the following calls. None keeps the number of rows. Before the first call of the layer,
@@ -241,14 +241,14 @@ class Recurrent(nnx.Module):
 
         Args:
             x: input (B, T, E), or (T, B, E) if `time_major` is true. Int ids (B, T) or (T, B) stand for one-hot vectors; see `unroll`.
-            mask: bool (B, T), False at padded steps. None means that no step is padded.
+            mask: bool (B, T), or (T, B) if `time_major` is true, that is False at padded steps. None means that no step is padded.
             lengths: int (B,), the number of valid steps of each row. It may be given instead of `mask`.
             initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays. If it is None, the layer starts from the
                 state that it carries from the previous call, or from zeros if it carries none.
             dropout: masks to use. If they are None and the layer is in training mode, new masks are drawn.
-            tokens: int (B, T). Two steps of a row may have equal tokens only if they have equal inputs; see `unroll`. None if no such
-                tokens are known.
-            deterministic: whether to run without dropout. None means the layer's mode, which `train()` and `eval()` set.
+            tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal inputs;
+                see `unroll`. None if no such tokens are known.
+            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: source of random numbers for the masks, as in `draw_masks`.
             time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.
 
@@ -385,7 +385,7 @@ def _refuse_cell(layer: str, options: dict[str, Any]) -> None:
 
 
 def count_params(module: nnx.Module) -> int:
-    """Return the number of trainable parameters of a Flax module, counted as scalars."""
+    """Return the number of scalars in the trainable parameters of a Flax module."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 

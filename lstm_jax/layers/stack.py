@@ -36,7 +36,7 @@ class RecurrentStack(nnx.Module):
         self.all_states = layers[0].return_state
 
     def count_params(self) -> int:
-        """Return the number of trainable parameters of all layers, counted as scalars."""
+        """Return the number of scalars in the trainable parameters of all layers."""
         return count_params(self)
 
     def compute_output_shape(self, shape: Shape) -> Any:
@@ -61,7 +61,7 @@ class RecurrentStack(nnx.Module):
         return (found, states) if self.all_states else found
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set the states that the layers with `stateful=True` carry between calls to zeros.
+        """Set to zeros the states that the layers with `stateful=True` carry from one call to the next.
 
         Args:
             batch: number of rows in the following calls, or None to keep the number of rows; see `Recurrent.reset_state`.
@@ -86,8 +86,8 @@ class RecurrentStack(nnx.Module):
 
         Args:
             x: input of the first layer.
-            tokens: int (B, T). Two steps of a row may have equal tokens only if they have equal `x`; see `unroll`. Only the first layer
-                uses the tokens.
+            tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal `x`; see
+                `unroll`. Only the first layer uses the tokens.
             rngs: source of random numbers, as in `Recurrent.__call__`. If it is a single key, layer n gets `jax.random.fold_in(key, n)`.
             options: further arguments of `Recurrent.__call__` for all layers. `initial_state` and `dropout` are lists with one entry per
                 layer.

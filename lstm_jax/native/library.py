@@ -32,7 +32,7 @@ def _flags() -> tuple[str, ...]:
 def library_path() -> Path:
     """Return the path at which `build` stores the library that it compiles. The file may not exist yet.
 
-    The name of the file contains a hash of the C++ code, the processor and the compiler flags.
+    The name of the file contains a hash, which is computed from the C++ code, the processor and the compiler flags.
 
     Raises:
         InputError: if the user has no cache folder, or LSTM_JAX_SANITIZE names an unknown sanitizer.
@@ -189,8 +189,9 @@ def call(name: str, results: Sequence, args: Sequence, aliases: dict[int, int], 
         results: one object for each result, with the shape and dtype of the result: an array, a `jax.ShapeDtypeStruct` or the like.
         args: operands. Operands that are None are left out.
         aliases: dict from the position of an operand to the position of a result that may be stored in the memory of this operand.
-        sets: whether the function also accepts arrays with an additional first axis. If true, `vmap` adds this axis and calls the function
-            once. If false, `vmap` calls the function once for each index of the mapped axis.
+            Positions are counted without the operands that are None.
+        sets: whether the function also accepts several sets of operands, stacked along an additional first axis. If true, `vmap` stacks the
+            sets and calls the function once. If false, `vmap` calls the function once for each set.
         options: attributes that are passed to the function; each is a bool, int, float or NumPy number.
     """
     register()

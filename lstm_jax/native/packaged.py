@@ -31,13 +31,13 @@ FOLDER = Path(__file__).with_name("lib")
 
 
 def file_name(level: str) -> str:
-    """Return the file name of the library for a level. The name contains a hash of the C++ code and the compiler flags."""
+    """Return the file name of the library for a level. It contains a hash, which is computed from the C++ code and the compiler flags."""
     return f"lstm-{level}-{compiler.source_hash()}.so"
 
 
 @functools.cache
 def levels_here() -> tuple[str, ...]:
-    """Return the levels that this processor supports, highest level first. The result is () if it supports none or is unknown."""
+    """Return the levels that this processor supports, highest level first. The result is () if there is no such level."""
     features = set(processor().split())
     found, levels = [], LEVELS.get(platform.machine(), {})
     for level in reversed(levels):
@@ -71,14 +71,14 @@ def _target(level: str, zig: bool) -> str:
 
 
 def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
-    """Compile one library for each level that `LEVELS` contains for a machine, and return the paths of the libraries.
+    """Compile one library for each level of a machine, and return the paths of the libraries. `LEVELS` contains the levels.
 
-    Other libraries in the folder are removed. If `LEVELS` does not contain the machine (such as "arm64", a Mac), no library is compiled.
+    Other libraries in the folder are removed. If the machine is not in `LEVELS`, no library is compiled. An example is "arm64" (a Mac).
 
     Args:
         folder: folder to which the libraries are written. It is created if it does not exist.
-        machine: a key of `LEVELS`, or "" for the machine on which this process runs. To compile for another machine, the environment
-            variable CXX must name a cross compiler.
+        machine: a name as in `platform.machine()`, or "" for the machine on which this process runs. To compile for another machine, the
+            environment variable CXX must name a cross compiler.
 
     Raises:
         InputError: if there is no compiler, or if the compilation fails for a level.

@@ -1,1 +1,4 @@
-"""Operations with custom forward and backward passes, such as compiled code, that support all transformations of JAX and sharded arrays."""
+"""Operations whose forward and backward passes are custom code, for example compiled C++ code.
+
+The operations support all transformations of JAX, and sharded arrays.
+"""

@@ -4,7 +4,7 @@
 operation also has a twin, which is the same computation written in JAX. JAX sees three primitives, named forward, tangents and backward.
 - Reverse mode runs the custom passes. The tangents primitive is linear in the input tangents. Its transpose is the backward primitive.
 - Forward mode and derivatives of order 2 and higher differentiate the twin.
-- `vmap` merges the mapped axis with the batch axis, or runs `Operation.mapped` if a mapped or differentiated argument has no batch axis.
+- `vmap` merges the mapped axis with the batch axis. It runs `operation.mapped(...)` if a mapped or differentiated leaf has no batch axis.
 - The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin.
 
 A leaf is one array of a pytree. The index of a leaf is its position in the list that `jax.tree.leaves` returns.
@@ -31,8 +31,8 @@ class Operation:
     Subclasses are frozen dataclasses. Their fields are static options and part of the key of JAX's program cache.
 
     The methods have these arguments. If `keep` is true, the forward pass also returns residuals, which are the arrays that the backward
-    pass reads. `wanted` has the structure of `args`, with True for each leaf whose gradient is wanted. `cotangents` has the
-    structure of the outputs, with None for a zero cotangent.
+    pass reads. `wanted` has the structure of `args`. A leaf is True if its gradient is wanted, else False. `cotangents` has the structure
+    of the outputs. A leaf is an array, or None if the cotangent is zero.
     """
 
     @abstractmethod
@@ -57,14 +57,14 @@ class Operation:
 
     @abstractmethod
     def rows(self, args: tuple) -> list[int | None]:
-        """Return for each leaf of the arguments the index of its batch axis, or None if the leaf has no batch axis."""
+        """Return a list with the index of the batch axis of each argument leaf, or None for a leaf that has no batch axis."""
 
     @abstractmethod
     def output_rows(self, outputs: Any) -> list[int]:
-        """Return for each leaf of the outputs the index of its batch axis."""
+        """Return a list with the index of the batch axis of each output leaf."""
 
     def residual_rows(self, residuals: Any) -> list[int]:
-        """Return for each leaf of the residuals the index of its batch axis."""
+        """Return a list with the index of the batch axis of each residual leaf."""
         return [1] * len(jax.tree.leaves(residuals))
 
     def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
@@ -100,11 +100,11 @@ class ForwardOperation(Operation):
         return tree.unflatten([gradients.get(n) for n in range(len(leaves))])
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return None for each leaf of the arguments, since no axis is treated as a batch axis; see `Operation.rows`."""
+        """Return a list with None for each argument leaf. No axis is treated as a batch axis; see `Operation.rows`."""
         return [None] * len(jax.tree.leaves(args))
 
     def output_rows(self, outputs) -> list[int]:
-        """Return an empty list, since no axis of the outputs is treated as a batch axis; see `Operation.output_rows`."""
+        """Return an empty list, which is never used, since no axis is treated as a batch axis; see `Operation.output_rows`."""
         return []
 
 
@@ -163,7 +163,7 @@ def _cut(trees: tuple, leaves: Sequence) -> tuple[Sequence, Sequence, Sequence]:
 
 
 def _trace(operation: Operation, compiled: Callable, plain: Callable, leaves: Leaves) -> tuple[tuple[ClosedJaxpr, ClosedJaxpr], Any]:
-    """Trace `compiled` and `plain` to jaxprs. Return ((jaxpr of `compiled`, jaxpr of `plain`), tree structure of their results)."""
+    """Trace `compiled` and its twin `plain`. Return ((jaxpr of `compiled`, jaxpr of `plain`), tree structure of their results)."""
     twin, shapes = jax.make_jaxpr(plain, return_shape=True)(*leaves)
     return (jax.make_jaxpr(compiled)(*leaves) if operation.runs_on() else twin, twin), jax.tree.structure(shapes)
 
@@ -279,9 +279,9 @@ def _spread(leaf, dim: int | None, size: int):
 
 
 def _fold(leaf, dim: int | None, axis: int | None, size: int):
-    """Merge the leading mapped axis of a leaf into its batch axis. `axis` is the index of the batch axis without the mapped axis.
+    """Merge the leading mapped axis of a leaf into its batch axis. `axis` is the index that the batch axis has without the mapped axis.
 
-    If `axis` is None, return the leaf unchanged. If the leaf is not mapped (`dim` is None), repeat it `size` times before the merge.
+    If `axis` is None, return the leaf unchanged. Otherwise, if the leaf is not mapped (`dim` is None), first repeat it `size` times.
     """
     if axis is None:
         return leaf
@@ -386,15 +386,15 @@ class Vmapped(Operation):
         return tree.unflatten([None if not want else next(found) if dim == 0 else next(found).sum(0) for dim, want in pairs])
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return for each leaf of the arguments the index of its batch axis, or None; see `Operation.rows`."""
+        """Return a list with the index of the batch axis of each argument leaf, or None; see `Operation.rows`."""
         leaves, tree = jax.tree.flatten(args)
         axes = self.inner.rows(tree.unflatten([leaf if dim is None else leaf[0] for leaf, dim in zip(leaves, self.dims, strict=True)]))
         return [axis if axis is None or dim is None else axis + 1 for axis, dim in zip(axes, self.dims, strict=True)]
 
     def output_rows(self, outputs) -> list[int]:
-        """Return for each leaf of the outputs the index of its batch axis; see `Operation.output_rows`."""
+        """Return a list with the index of the batch axis of each output leaf; see `Operation.output_rows`."""
         return [axis + 1 for axis in self.inner.output_rows(outputs)]
 
     def residual_rows(self, residuals) -> list[int]:
-        """Return for each leaf of the residuals the index of its batch axis; see `Operation.residual_rows`."""
+        """Return a list with the index of the batch axis of each residual leaf; see `Operation.residual_rows`."""
         return [axis + 1 for axis in self.inner.residual_rows(residuals)]
