@@ -7,9 +7,9 @@ The Keras example lstm_text_generation does the same. If the prompt is not longe
 A character is drawn from softmax(log p / temperature), where p are the model's probabilities. At temperature 0 the likeliest character is
 drawn.
 
-In mode "window" each drawn character belongs to `length` overlapping windows. The sampler keeps one state for each of
-these windows, and all windows read the character in the same step. Thus a character costs one step with `length` rows per text, instead of
-`length` steps with one row.
+In mode "window" each drawn character belongs to `length` overlapping windows. The sampler keeps one state of the model for each window.
+After each draw, the states of all windows that contain the drawn character are advanced in one step, as rows of a batch. Thus a character
+costs one step with `length` rows per text, instead of `length` steps with one row.
 
 B is the number of texts and V the number of distinct characters (the vocabulary size).
 """
@@ -62,8 +62,8 @@ class Rules(NamedTuple):
     top_k: jax.Array
     """int32 (): number of the likeliest characters to draw from. If it is the vocabulary size V, no character is excluded."""
     top_p: jax.Array
-    """float32 (): a character is drawn from the fewest likeliest characters whose total probability is at least this number. If 1, no
-    character is excluded (nucleus sampling, Holtzman et al. 2020)."""
+    """float32 (): a character is drawn from the n likeliest characters, where n is the smallest number for which their total probability is
+    at least this value (nucleus sampling, Holtzman et al. 2020). If 1, no character is excluded."""
 
 
 def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
@@ -73,8 +73,8 @@ def make_rules(vocabulary: int, temperature: float = 1.0, top_k: int = 0, top_p:
         vocabulary: vocabulary size V.
         temperature: temperature of the draw. If 0, the likeliest character is drawn.
         top_k: number of the likeliest characters to draw from. If 0, no character is excluded.
-        top_p: a character is drawn from the fewest likeliest characters whose total probability is at least `top_p`. If 1, no character is
-            excluded.
+        top_p: a character is drawn from the n likeliest characters, where n is the smallest number for which their total probability is at
+            least `top_p`. If 1, no character is excluded.
 
     Raises:
         InputError: if `temperature` is neither 0 nor between 1e-6 and 1e6, `top_k` is below 0, or `top_p` is not in (0, 1].
@@ -163,7 +163,10 @@ class Sampler:
         windows = length if mode == "window" else 1
 
         def first_logits(model, state, batch):
-            """Return the logits (B, V) of the next character, computed from the state of the oldest window of each text."""
+            """Return the logits (B, V) of the next character of each text.
+
+            In mode "window" they are computed from the state of the oldest window of the text, else from the only state of the text.
+            """
             oldest = state[-1].h.reshape(batch, windows, -1)[:, 0]
             return model.logits(sharding.constrain(oldest, 0))
 

@@ -23,10 +23,10 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
     a single device, the returned function just calls `function`.
 
     Args:
-        function: function(*arrays) that returns a list of arrays. Its results for one shard must not depend on the other shards.
-        arg_axes: for each argument the index of its sharded axis, or None if the argument is replicated.
-        result_axes: for each result the index of its sharded axis. It is None if the result is replicated, and SUM if the result is summed
-            over all devices.
+        function: function(*arrays) that returns a list of arrays. The results for one shard must not depend on the other shards.
+        arg_axes: one entry for each argument: the index of its sharded axis, or None if the argument is replicated.
+        result_axes: one entry for each result: the index of its sharded axis, or None if the result is replicated, or the constant `SUM`.
+            `SUM` means that the result is the sum of what `function` returns on the devices.
     """
 
     @custom_partitioning
@@ -63,9 +63,9 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
 
 
 def devices_at_once() -> int:
-    """Return the number of devices that run a function at the same time, each on its own shard, while the function is traced.
+    """Return the number of devices that will run the function that JAX is tracing. Each device runs it on its own shard.
 
-    Outside a function of `partitioned` and outside `shard_map`, this is 1, even if JAX has several devices.
+    If the function is traced neither by `partitioned` nor under `shard_map`, this is 1, even if JAX has several devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
     return max(_DEVICES.get(), math.prod(mesh.shape[name] for name in mesh.manual_axes))
@@ -74,13 +74,13 @@ def devices_at_once() -> int:
 def _names(mesh, shapes, axes) -> tuple[str, ...]:
     """Return the names of the mesh axes over which arrays are sharded.
 
-    Only one axis of each array is examined, the one in `axes`. The first array that is sharded along this axis determines the names. Return
-    () if there is no such array, or if the size of the sharded axis is not divisible by the number of shards.
+    For each array, `axes` names one axis, and the function examines no other axis. The first array that is sharded along the named axis
+    determines the result. The result is () if no array is sharded, or if the size of the axis is not divisible by the number of shards.
 
     Args:
         mesh: the device mesh.
         shapes: the shapes and shardings of the arrays.
-        axes: for each array the index of the axis that may be sharded, or None.
+        axes: one entry for each array: the index of the axis that may be sharded, or None if no axis of the array may be sharded.
     """
     for shape, axis in zip(shapes, axes, strict=True):
         spec = getattr(shape.sharding, "spec", None)
@@ -100,7 +100,7 @@ def _sharding(mesh, axis: Any, names: tuple[str, ...]) -> NamedSharding:
 
 
 def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """Return the sharding rule of `partitioned` for Shardy, the partitioner of XLA.
+    """Return the sharding rule of `partitioned` for Shardy, the partitioner of XLA: a pair (text of the rule, dict of its options).
 
     The sharded axes, whose indices are in `arg_axes` and `result_axes`, all get the name "rows". All other axes must be replicated.
     """
@@ -122,11 +122,12 @@ def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[st
 
 
 def vary_together(*trees: Any) -> tuple:
-    """Cast pytrees of arrays so that all arrays vary over the same mesh axes, and return the pytrees.
+    """Cast pytrees of arrays so that all arrays have the same set of varying mesh axes, and return the pytrees.
 
-    A `lax.scan` under `shard_map` requires this. An array that varies over a mesh axis may have different values on the devices along this
-    axis. Arrays whose type says that they are equal on all devices are cast with `jax.lax.pcast`. JAX then sums the gradients of these
-    arrays over the devices. Outside of `shard_map` nothing is changed.
+    A mesh axis is varying for an array if the devices along this axis may hold different values of the array. Under `shard_map` the type of
+    an array contains the set of its varying axes, and `lax.scan` requires equal sets. Arrays whose set is smaller than the union of all
+    sets are cast with `jax.lax.pcast`. JAX then sums their gradients over the devices along the added axes. Outside of `shard_map` no array
+    is changed.
     """
     leaves = jax.tree.leaves(trees)
     names = tuple(sorted(set().union(*map(_varying, leaves))))
@@ -159,9 +160,9 @@ def in_automatic_mode(function: Callable, rows_of: int, out_axes: Any) -> Callab
 
     Args:
         function: function(*trees) that returns a pytree of arrays.
-        rows_of: index of an argument that is an array with batch axis 1. The batch axes of the results get the same sharding as the batch
-            axis of this argument.
-        out_axes: pytree with the structure of the results. It contains the index of the batch axis of each result.
+        rows_of: index of one argument, which is an array whose batch axis has the index 1. The batch axes of the results get the same
+            sharding as the batch axis of this argument.
+        out_axes: pytree with the structure of the results. For each result it contains the index of the batch axis.
     """
 
     def run(*args):

@@ -54,13 +54,13 @@ def unroll(
         x: inputs (B, T, E), or (T, B, E) if `time_major` is true, which are converted to the dtype of the parameters. x may also be int ids
             (B, T), or (T, B) if `time_major` is true, which stand for one-hot vectors of E features. Their product with the kernel is
             computed as a lookup of rows of the kernel. A negative id counts from the end, and an id out of range gives NaN.
-        initial_state: the initial state, or a tuple or list of its arrays in order. They are converted to the dtype of the parameters. None
-            means zeros.
+        initial_state: the initial state of the cell, or a tuple or list of its arrays in the order of its fields. The arrays are converted
+            to the dtype of the parameters. None means zeros.
         mask: bool (B, T), or (T, B) if `time_major` is true, that is False at padded steps. A padded step copies the state and repeats the
             previous output. In a mask of numbers, 0 means False and any other number means True.
         lengths: int (B,), the number of valid steps at the start of each row, clipped to 0..T. It may be given instead of `mask`.
-        dropout: `DropoutMasks`. Input and recurrent masks are constant over time. They are converted to the dtype of the parameters, so
-            that in a bool mask True keeps a value and False drops it.
+        dropout: `DropoutMasks`, or None for no dropout. Input and recurrent masks are constant over time. They are converted to the dtype
+            of the parameters, so that in a bool mask True keeps a value and False drops it.
         tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal x, for
             example because x is the result of a lookup of tokens in an embedding table. For all steps of a row with equal tokens, a backend
             may then compute the product of x and the kernel only once. It may also change the gradients with respect to x at these steps:
@@ -83,8 +83,9 @@ def unroll(
         the last output (B, H) is returned in place of all outputs.
 
     Raises:
-        InputError: if an argument has a wrong class, shape or dtype, T is 0, both `mask` and `lengths` are given, `remat` is below 1 or
-            combined with zoneout, or the backend does not support what is asked.
+        InputError: if an argument has a wrong class, shape or dtype, if T is 0, if both `mask` and `lengths` are given, if `remat` is below
+            1, if both `remat` and zoneout are given, if the named backend does not support the call, or if no backend is named and none
+            supports the call.
     """
     order = {"backwards": backwards, "time_major": time_major}
     operands = read_operands(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, tokens=tokens, **order)

@@ -1,8 +1,8 @@
 """The table `BACKENDS` of the implementations of `unroll`, with their capabilities, and the choice of a backend for a call.
 
 If the user names a backend, this backend is used. If it does not have a capability that the call needs, an error names the capability. If
-the user names no backend, the first backend in the table that has all needed capabilities is chosen. `capability_rows` returns the table as
-text.
+the user names no backend, the first backend in the table that has all needed capabilities is chosen. `capability_rows` returns a
+table of the capabilities for users.
 """
 
 from collections.abc import Callable
@@ -244,10 +244,11 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
 
 
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
-    """Return the number of CPU devices that JAX should have for training: 1 or 0. 0 means one device per core.
+    """Return the number of CPU devices that JAX should have for training: 1 for the backend `compiled`, else 0.
 
-    The result is 1 if the backend is `compiled`. One call of this backend uses all cores, and a single device need not exchange data with
-    other devices. This function does not initialise the platforms of JAX, since the number of devices cannot be changed afterwards.
+    0 means one device per core. If the backend `compiled` does not support the cell or the dtype, the result is 0. One call of
+    `compiled` uses all cores, and a single device need not exchange data with other devices. This function does not make JAX initialise its
+    platforms, because the number of CPU devices cannot be changed after JAX has initialised them.
 
     Args:
         backend: a name in `BACKENDS`. None or "auto" means the backend that `resolve_backend` chooses on a CPU.
@@ -260,10 +261,10 @@ def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
 
 
 def capability_rows() -> list[dict[str, str]]:
-    """Return the rows of a table of the backends and their capabilities, as text.
+    """Return a table of the backends and their capabilities for users: a list with one row for each backend.
 
-    Each row is a dict. Its keys are the headings of the columns, and its values are the texts in these columns. The rows are in the order
-    in which backends are tried if the user names no backend.
+    A row is a dict from the heading of each column to the text in this column. The rows are in the order in which backends are tried if the
+    user names no backend.
     """
     platform = jax.default_backend()
     return [

@@ -56,13 +56,13 @@ class CompiledLSTM(LSTMOperation):
         return ("cpu",)
 
     def forward(self, keep, *args):
-        """Run the LSTM in C++ and return (outputs, residuals), where the residuals are `Residuals` or None; see `Operation.forward`."""
+        """Run the LSTM in C++ and return (outputs, `Residuals`), or (outputs, None) if `keep` is false; see `Operation.forward`."""
         return _call_forward(self.sequences, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients; see `Operation.backward`.
+        """Return the gradients with respect to the arguments of the operation; see `Operation.backward`.
 
-        They are computed in C++, or in JAX if gradients with respect to dropout masks are wanted.
+        If `wanted` asks for gradients with respect to dropout masks, all gradients are computed in JAX, else in C++.
         """
         if any(jax.tree.leaves(wanted[4])):
             return self.plain_backward(wanted, args, residuals, cotangents)
@@ -107,7 +107,7 @@ def _options(x, valid, dropout: DropoutMasks, tokens, sequences: bool) -> dict[s
 
 
 def _with_axes(valid, dropout: DropoutMasks, tokens) -> list[tuple[Any, int]]:
-    """Return a list of pairs (operand, index of its batch axis) of those optional operands of the C++ code that are not None."""
+    """Return a list with a pair (operand, index of its batch axis) for each optional operand of the C++ code that is not None."""
     masks = [(mask, mask_axis(mask)) for mask in (dropout.input, dropout.recurrent) if mask is not None]
     return masks + [(operand, 1) for operand in (valid, tokens) if operand is not None]
 

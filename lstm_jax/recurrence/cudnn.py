@@ -36,13 +36,13 @@ def why_not() -> str:
 
 
 def pack(params: LSTMParams) -> jax.Array:
-    """Convert the parameters of an LSTM to the flat weights of cuDNN, (4H (E + H + 2),) for E input features and H units."""
+    """Convert the parameters of an LSTM to the weights of cuDNN, one flat array of size 4H (E + H + 2) for E input features and H units."""
     kernel, recurrent, bias = params
     return jnp.concatenate([kernel.T.ravel(), recurrent.T.ravel(), bias, jnp.zeros_like(bias)])
 
 
 def unpack(weights: jax.Array, features: int, units: int) -> LSTMParams:
-    """Convert the flat weights of cuDNN to the parameters of an LSTM. The bias becomes the sum of cuDNN's two biases."""
+    """Convert the weights of cuDNN, one flat array, to the parameters of an LSTM, whose bias is the sum of the two biases of cuDNN."""
     width = GATES * units
     kernel, recurrent, first, second = jnp.split(weights, [width * features, width * (features + units), width * (features + units + 1)])
     return LSTMParams(kernel.reshape(width, features).T, recurrent.reshape(width, units).T, first + second)
@@ -82,10 +82,13 @@ def _precision() -> lax.Precision:
 
 
 def _once(call: Callable) -> Any:
-    """Return a version of `call(sizes, *arrays)` that supports `vmap`. If JAX differentiates this version, an `InputError` is raised.
+    """Return a version of the forward or the backward pass of cuDNN that supports `vmap` and cannot be differentiated.
 
-    Under `vmap` the calls run one after another. `call` is the forward or the backward pass of cuDNN. JAX differentiates these passes only
-    to compute a second derivative of the LSTM.
+    Under `vmap` the calls run one after another. JAX differentiates one of these passes only to compute a second derivative of the LSTM. In
+    this case the returned function raises an `InputError`.
+
+    Args:
+        call: function call(sizes, *arrays) that runs the pass. `sizes` are the number of input features E and the number of units H.
     """
 
     @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -101,7 +104,10 @@ def _once(call: Callable) -> Any:
 
 @_once
 def _forward(sizes: tuple[int, int], x, h, c, weights, lengths):
-    """Run the forward pass of cuDNN. Return ((outputs (B, T, H), final h (1, B, H), final c (1, B, H)), residuals)."""
+    """Run the forward pass of cuDNN, and return a pair: its results and its residuals.
+
+    The results are a tuple of three arrays: the outputs (B, T, H), the final h (1, B, H) and the final c (1, B, H).
+    """
     return rnn.lstm_fwd(x, h, c, weights, lengths, sizes[0], sizes[1], LAYERS, DROPOUT, BIDIRECTIONAL, _precision())
 
 

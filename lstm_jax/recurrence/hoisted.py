@@ -61,8 +61,8 @@ class LocalDerivatives(NamedTuple):
 class Loops(NamedTuple):
     """The two loops over time of an LSTM: the loop of the forward pass and the loop of the backward pass.
 
-    In the arguments of both functions, `kernel` is the recurrent kernel (H, 4H), `mask` is the recurrent dropout mask or None, and `valid`
-    is bool (T, B), False at padded steps, or None.
+    In the arguments of `forward` and `backward`, `kernel` is the recurrent kernel (H, 4H). `mask` is the recurrent dropout mask or None.
+    `valid` is a bool array (T, B) that is False at padded steps, or None if no step is padded.
 
     Attributes:
         forward: function forward(sequences, keep, kernel, z, state, mask, valid, compute_dtype) that returns (all_h, final state,
@@ -131,7 +131,7 @@ def _split(array: Array) -> Gates:
 
 
 def _over(mask: Array, like: Array) -> Array:
-    """Return a mask (B, D), broadcast to the shape (T, B, D) of the array `like`."""
+    """Broadcast a dropout mask (B, D) over time, to the shape (T, B, D) of the array `like`. D is E or H."""
     return jnp.broadcast_to(mask, like.shape)
 
 
@@ -228,7 +228,7 @@ def _backward(loop: Callable, compute_dtype, args, residuals, cotangents):
 
 
 def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z: Array | Gates, compute_dtype=None):
-    """Return the gradients with respect to the parameters of an LSTM, its inputs and its dropout masks.
+    """Return three values: the gradients with respect to the parameters of an LSTM, its inputs and its dropout masks.
 
     Args:
         params: parameters of the LSTM.

@@ -19,12 +19,12 @@ class LSTMOperation(Operation):
     """
 
     def rows(self, args: tuple) -> list[int | None]:
-        """Return for each leaf of the arguments the index of its batch axis, or None; see `Operation.rows`."""
+        """Return a list with the index of the batch axis of each argument leaf, or None for a leaf without one; see `Operation.rows`."""
         kinds: tuple[Callable, ...] = (lambda leaf: None, lambda leaf: 1, lambda leaf: 0, lambda leaf: 1, mask_axis, lambda leaf: 1)
         return [axis(leaf) for part, axis in zip(args, kinds, strict=False) for leaf in jax.tree.leaves(part)]
 
     def output_rows(self, outputs) -> list[int]:
-        """Return for each leaf of the outputs the index of its batch axis; see `Operation.output_rows`."""
+        """Return a list with the index of the batch axis of each leaf of the outputs; see `Operation.output_rows`."""
         return [1] * (len(jax.tree.leaves(outputs)) - 2) + [0, 0]
 
 
@@ -34,10 +34,11 @@ def mask_axis(mask) -> int:
 
 
 def with_zeros(cotangents, like: LSTMState) -> tuple[Any, LSTMState]:
-    """Return (d_h, d_final), the gradients with respect to h of all steps and the final state. In d_final zeros replace None.
+    """Return the pair `cotangents` with zeros in place of each None in its second member. The first member is not changed.
 
     Args:
-        cotangents: the pair (d_h, d_final). d_h is returned unchanged and may be None. Each array of d_final may be None.
+        cotangents: a pair (d_h, d_final). d_h is the gradient with respect to h of all steps, or None. d_final is the gradient with respect
+            to the final state, in which h or c or both may be None.
         like: a state with the shapes of the final state.
     """
     d_h, d_final = cotangents

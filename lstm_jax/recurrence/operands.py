@@ -3,8 +3,8 @@
 Classes, shapes and dtypes are checked. Values are not checked, so that the arguments may be tracers. Lengths are clipped to 0..T, and ids
 are clipped to the range of int32. The arrays that a backend gets have these dtypes:
 
-    params, x, state, input and recurrent dropout masks: the dtype of `params.kernel`; bools and ints are converted (True to 1.0)
-    x as ids, tokens: int32
+    params, x, state, and the masks of input and recurrent dropout: the dtype of `params.kernel`, to which bools and ints are converted
+    x if it contains ids, and tokens: int32
     valid: bool
 
 If the parameters have different dtypes, an error is raised, since this is usually a mistake. Complex numbers also raise an error.
@@ -70,8 +70,8 @@ def read_operands(
     The docstring of `unroll` describes the arguments.
 
     Raises:
-        InputError: if an argument has a wrong class, shape or dtype and cannot be converted, T is 0, or both `mask` and `lengths` are
-            given.
+        InputError: if an argument has a wrong class or shape, if its dtype is wrong and cannot be converted, if T is 0, or if both `mask`
+            and `lengths` are given.
     """
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
@@ -131,7 +131,10 @@ def compute_dtype_name(compute_dtype, dtype) -> str:
 
 
 def _array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
-    """Return a value as a JAX or NumPy array. Lists and scalars become NumPy arrays if possible, since these keep 64-bit dtypes.
+    """Return a value as a JAX or NumPy array.
+
+    A list or a scalar becomes a NumPy array, since NumPy keeps 64-bit dtypes. A list that NumPy cannot convert, for example because it
+    contains tracers, becomes a JAX array.
 
     Args:
         name: name of the value in the error message.
@@ -199,7 +202,7 @@ def _int32(name: str, value, remedy: str) -> jax.Array:
 
 @lru_cache(maxsize=256)
 def _like_params(init: Callable, features: int, units: int, dtype):
-    """Return the shapes and dtypes of the parameters of a cell. `init` is the function `Cell.init` of this cell."""
+    """Return the shapes and dtypes that the parameters of a cell must have. `init` is the function `Cell.init` of this cell."""
     return jax.eval_shape(lambda: init(jax.random.key(0), features, units, dtype))
 
 
@@ -210,7 +213,7 @@ def _like_state(initial_state: Callable, units: int, dtype):
 
 
 def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
-    """Check the parameters of a cell. Return them as JAX arrays, with the number of input features E and the number of units H.
+    """Check the parameters of a cell. Return a tuple (parameters as JAX arrays, number of input features E, number of units H).
 
     Raises:
         InputError: if the class, a shape or a dtype is wrong.
@@ -287,7 +290,7 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) ->
 
 
 def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict[str, jax.Array] | None:
-    """Check the zoneout masks and rates of a call, and return them as JAX arrays.
+    """Check the zoneout masks and rates of a call. Return a dict with the same keys and with JAX arrays, or None if `given` is None.
 
     Args:
         cell: the cell.
@@ -297,7 +300,8 @@ def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict
         dtype: dtype to which rates are converted.
 
     Raises:
-        InputError: if a mask has a wrong name, shape or dtype.
+        InputError: if `given` is neither a dict nor None, if a key is not the name of an array of the state, or if a mask or a rate has a
+            wrong shape or dtype.
     """
     require(given is None or isinstance(given, dict), "dropout.zoneout", type(given).__name__, "give {'h': mask}")
     read = {}
@@ -377,8 +381,8 @@ def _apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
     """Return the tokens (T, B), changed so that no padded step has the same token as a valid step of its row.
 
     This is needed because x has been set to 0 at padded steps, so that equal tokens would no longer imply equal x. The token of a padded
-    step becomes the lowest int32. If a valid step of the same row already has this token, all tokens of the row are replaced by distinct
-    ones.
+    step becomes the lowest int32. If a valid step of the same row already has this token, the token of each step of the row becomes the
+    index of the step, so that no two steps of the row have the same token.
 
     Args:
         tokens: int32 (T, B).

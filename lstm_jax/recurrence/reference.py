@@ -37,7 +37,7 @@ def run(
         sequences: whether to return h of all steps.
 
     Returns:
-        h of all steps (T, B, H), or None if `sequences` is false; and the final state.
+        A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `sequences` is false.
     """
     z = cell.project(params, x, dropout.input, compute_dtype)
     zoneout = dropout.zoneout or {}

@@ -47,7 +47,7 @@ class Residuals(NamedTuple):
 
 
 def mask_sharding(mask) -> PartitionSpec:
-    """Return the sharding of a dropout mask on a mesh. The batch axis of the mask, (B, size) or (4, B, size), is sharded."""
+    """Return the sharding of a dropout mask (B, size) or (4, B, size) on a mesh. Only its batch axis is sharded."""
     return TIME_FIRST if is_per_gate(mask) else BATCH_FIRST
 
 

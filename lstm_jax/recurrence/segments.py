@@ -1,8 +1,8 @@
 """Rematerialisation, which saves memory for long sequences (Chen et al. 2016, "Training deep nets with sublinear memory cost").
 
 The sequence is divided into segments. The forward pass stores only the first state of each segment, and the backward pass runs each segment
-again to compute its residuals. For T steps in n segments, this needs memory for n states and for the residuals of T / n steps. The sum is
-least near n = sqrt(T). The cost is the time of a second forward pass.
+again to compute its residuals. For T steps in n segments, this needs memory for n states and for the residuals of T / n steps. The total
+memory is smallest near n = sqrt(T). In return, the backward pass also takes the time of a second forward pass.
 """
 
 import math
@@ -23,7 +23,7 @@ def check_remat(remat: Any) -> Remat:
     """Check the argument `remat` of `unroll`, and return it.
 
     Raises:
-        InputError: if `remat` is not None, "sqrt" or an integer of at least 1.
+        InputError: unless `remat` is one of these: None, "sqrt", or an integer of at least 1.
     """
     count = isinstance(remat, int) and not isinstance(remat, bool) and remat >= 1
     require(remat is None or remat == "sqrt" or count, "remat", remat, "give None, 'sqrt', or 1 or more segments")
@@ -45,10 +45,10 @@ def segment_length(remat: Literal["sqrt"] | int, steps: int) -> int:
 
 
 def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
-    """Return a version of the function `run` of a backend that runs the sequence in segments, to save memory. The results are the same.
+    """Return a function that runs a sequence in segments to save memory. It has the same arguments and results as the function `run`.
 
     Args:
-        run: function with the arguments and results of `reference.run`.
+        run: the function `run` of a backend. Its arguments and results are those of `reference.run`.
         remat: number of segments, or "sqrt" for ceil(sqrt(T)) segments of T steps.
     """
 

@@ -74,8 +74,9 @@ def _loads(verdict: Path) -> bool:
     """Return True if XLA prints no message and raises no error when it loads a program that it has compiled on this machine.
 
     On some processors XLA mistakes its own tuning flags for features that the machine does not have (openxla/xla issue 44565). XLA then
-    prints a long message for each program that it loads, and may refuse to load the program. On a CPU this function loads one program as a
-    test, and stores the result in a file. If the file already exists, the result is read from the file.
+    prints a long message for each program that it loads, and may refuse to load the program. If JAX runs on a CPU, this function loads one
+    program as a test. On other platforms it makes no test, and the result is True. The result is stored in a file. If the file already
+    exists, the result is read from the file.
 
     Args:
         verdict: path of the file with the result: "yes", or the message of XLA.

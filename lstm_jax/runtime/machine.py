@@ -28,8 +28,8 @@ def keep_freed_memory() -> bool:
     """Make this process keep freed memory for its next allocations, and return whether this was possible.
 
     By default the C library glibc returns each large block of memory to the operating system when it is freed. Writing to a new block then
-    costs one page fault per 4 KiB. Since JAX allocates new arrays in each call, these page faults take a third of the time of the gradients
-    of a long LSTM. After a call of this function the process keeps up to 2 GiB of free memory.
+    costs one page fault per 4 KiB. Since JAX allocates new arrays in each call, these page faults take a third of the time that JAX needs
+    to compute the gradients of an LSTM over many steps. After a call of this function the process keeps up to 2 GiB of free memory.
 
     If the environment variable LSTM_JAX_KEEP_MEMORY is 0, or if the C library is not glibc, nothing is changed and False is returned.
     """
@@ -42,7 +42,7 @@ def keep_freed_memory() -> bool:
 def total_memory() -> int:
     """Return the memory in bytes that this process may use at most, or 0 if it is unknown.
 
-    This is the memory of the machine, or the lowest limit of the control groups that contain this process if that is lower.
+    This is the lowest of these numbers: the memory of the machine, and the limit of each Linux control group that contains this process.
     """
     try:
         whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -54,8 +54,8 @@ def total_memory() -> int:
 def free_memory() -> int | None:
     """Return the memory in bytes that this process can still allocate, or None if it is unknown.
 
-    This is the sum of the available memory and the free swap space of the machine, or the free memory of a control group that contains this
-    process if that is lower.
+    This is the lowest of these numbers: the available memory of the machine plus its free swap space, and the free memory of each Linux
+    control group that contains this process and has a memory limit.
     """
     try:
         rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())

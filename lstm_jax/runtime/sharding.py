@@ -45,7 +45,7 @@ def use_cpu_cores(cores: int = 0) -> None:
 
 
 def prefer_cpu_devices(count: int) -> None:
-    """Set the number of CPU devices that JAX has in this process, unless JAX has already made its devices.
+    """Set the number of CPU devices that JAX has in this process. If JAX has already made its devices, their number is not changed.
 
     This function also makes the process keep freed memory; see `machine.keep_freed_memory`.
 

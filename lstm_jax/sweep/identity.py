@@ -1,4 +1,4 @@
-"""Names under which functions and classes are imported, ids of runs, and conversion of JSON to configs."""
+"""Functions that import functions and classes by name, compute the ids of runs, and rebuild configs from JSON."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,7 @@
-"""Measurements whose results are stored as rows of a file. Items that already have a row are not measured again."""
+"""Functions that measure many items, such as benchmarks, and append the results of each item as rows to a file.
+
+An item that already has a row in the file is not measured again.
+"""
 
 import subprocess
 from collections.abc import Callable, Generator, Mapping, Sequence

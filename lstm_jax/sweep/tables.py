@@ -23,10 +23,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """Return the rows of a sweep as a table: the names of its columns, and a list of cells for each row.
+    """Return the rows of a sweep as a table, which is a pair (names of the columns, list of lines).
 
-    The columns are id, status, the fields of the config, the results, error and seconds. A cell is "" if its row has
-    no value for the column.
+    A line is the list of the values of one row, one value for each column. If the row has no value for a column, the line contains "".
+    The columns are id, status, the fields of the config, the results, error and seconds.
     """
     lines = [
         {"id": row["id"], "status": row["status"]}

@@ -1,7 +1,9 @@
 """Base class of the tasks (`Task`), and base class of their trained runs (`Trained`).
 
-A new task needs a module in this folder with a subclass of `Task` and a subclass of `Trained`, a config with a row in
-`lstm_jax.config.CONFIGS`, and its commands.
+A new task needs three things:
+- A module in this folder with a subclass of `Task` and a subclass of `Trained`.
+- A class for its config, which is listed in the dict `lstm_jax.config.CONFIGS`.
+- Its commands in the program `lstm-jax`.
 """
 
 from abc import ABC, abstractmethod
@@ -68,11 +70,11 @@ class Task(ABC, Generic[C, D]):
 
     @abstractmethod
     def examples(self) -> Examples:
-        """Return the training examples."""
+        """Return the training examples: their arrays, and functions that read batches from them."""
 
     @abstractmethod
     def files(self) -> Mapping[str, Content]:
-        """Return the contents of the task's own files in the run folder, by file name.
+        """Return the task's own files in the run folder, as a dict from the name of a file to its content.
 
         An example is the file of the vocabulary. Predictions depend on these files. Therefore the manifest of the run contains their
         checksums (see `manifest.FILES`).
@@ -122,7 +124,7 @@ class Task(ABC, Generic[C, D]):
         return ()
 
     def derive(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return further metrics of an epoch, computed from its training metrics `row`, such as the perplexity from the loss."""
+        """Compute and return further metrics of an epoch from its training metrics `row`, for example the perplexity from the loss."""
         return {}
 
     def notes(self, run: Run) -> Iterable[str]:

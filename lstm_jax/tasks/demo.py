@@ -107,7 +107,10 @@ def _mark(folder: Path, made: dict[str, str] | None) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the paths of all files, links and empty folders below the folder, except the marker file and the lock file."""
+    """Return the paths of all files, links and empty folders below the folder of a demo, except the marker file and the lock file.
+
+    The marker file lists the files of the demo (see `MARK`).
+    """
     own = {folder / MARK, RunFolder(folder).lock}
     below = [path for path in folder.rglob("*") if path not in own]
     return [path for path in below if path.is_symlink() or not path.is_dir() or not any(path.iterdir())]
@@ -149,7 +152,7 @@ def _clear(folder: Path) -> None:
 
 
 def _made(folder: Path) -> dict[str, str] | None:
-    """Return the SHA-256 of each file that is listed in the marker file of the folder, as a dict with the names of the files as keys.
+    """Return the files that the marker file of the folder lists, as a dict from the name of a file to its SHA-256.
 
     If the demo was killed before it listed its files in the marker file, return None.
 

@@ -50,7 +50,7 @@ def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Arra
     Args:
         predicted: predictions (B, 2, K) of K entries after each of B windows. `predicted[:, 0]` are the means and `predicted[:, 1]` the log
             standard deviations. A log standard deviation below `LEAST_LOG_SPREAD` is replaced by `LEAST_LOG_SPREAD`.
-        target: (B, K): the true values, in the units of the means.
+        target: the true values (B, K), in the units of the means.
 
     Returns:
         The negative log-likelihoods (B, K).
@@ -62,8 +62,8 @@ def negative_log_likelihood(predicted: jax.Array, target: jax.Array) -> jax.Arra
 def objective(rebuild: Callable) -> Objective:
     """Return the training objective: the mean negative log-likelihood of the targets, in nats.
 
-    The result is a `training.step.Objective`. A batch is a tuple of three arrays: B rows of the field `entries` of a `Part`, B rows of
-    `ahead`, and B rows of `target`. The metrics are the loss and "absolute", which is the mean absolute error in standard deviations of the
+    The result is a `training.step.Objective`. A batch is a tuple of three arrays, which contain B rows of the fields `entries`, `ahead`
+    and `target` of a `Part`. The metrics are the loss and "absolute", which is the mean absolute error in standard deviations of the
     training split.
 
     Args:
@@ -149,7 +149,7 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
 
     @cached_property
     def parts(self) -> dict[str, Part]:
-        """Windows of each split, by the name of the split ("train", "validation" or "test")."""
+        """Dict from the name of each split ("train", "validation" or "test") to its windows."""
         return self._parts_and_scale[0]
 
     @cached_property
@@ -213,7 +213,7 @@ def interval(predicted: np.ndarray, last: np.ndarray, scale: Scale, level: float
 
     Args:
         predicted: predictions (W, 2, K) of K entries after each of W windows; see `make_predictions`.
-        last: (W,): value of the last entry that the model reads in each window, in the units of the series.
+        last: array (W,) with the value of the last entry that the model reads in each window, in the units of the series.
         scale: mean and standard deviation of the training split.
         level: probability with which the interval should contain the true value, between 0 and 1.
 

@@ -6,8 +6,8 @@ their gradients there. The units are divided into blocks whose size is a power o
 the batch or the last unit are read as 0 and are not written.
 
 A small recurrent kernel is read once and stays on the chip (`Tiling.resident` is true). A larger one is read again at each step, tile by
-tile, from the cache that all programs share. In this case the program also writes the left operand of the product, h or d_z, to memory,
-and reads it from there.
+tile, from the cache that all programs share. In the second case the left operand of the product with the recurrent kernel is also written
+to memory, and read from there. This operand is h in the forward kernel and d_z in the backward kernel.
 
 The precision of float32 products depends on `jax_default_matmul_precision`, as in the other backends: TF32 is used unless it is "highest".
 Sums and the state are float32.
@@ -48,7 +48,7 @@ AxisIndices = tuple[jax.Array, jax.Array | None]
 class Carry(NamedTuple):
     """State of the LSTM, or the gradient with respect to the state, for the rows of the batch that one program of a GPU kernel computes.
 
-    Each of h and c is a tuple with one array for each block of units; see `Blocks`.
+    h and c are tuples with one array for each block of units; see `Blocks`.
     """
 
     h: Blocks
@@ -91,7 +91,7 @@ class Tiling:
         return pl.cdiv(self.batch, ROWS)
 
     def columns(self, block, gate=0) -> AxisIndices:
-        """Return the indices of the units of one block along an axis.
+        """Return the indices of the units of one block along an axis, with a mask of the indices that exist; see `AxisIndices`.
 
         Args:
             block: index of the block.
@@ -102,9 +102,9 @@ class Tiling:
         return gate * self.units + units, None if self.units % self.width == 0 else units < self.units
 
     def rows(self) -> AxisIndices:
-        """Return the indices of the rows of the batch that the calling program computes.
+        """Return the indices of the rows that the calling program computes, with a mask of the indices that exist; see `AxisIndices`.
 
-        Call this method outside of loops, since the interpreter of Pallas does not know the index of the program inside a loop.
+        Do not call this method inside a loop, because the interpreter of Pallas supports `pl.program_id` only outside of loops.
         """
         rows = pl.program_id(0) * ROWS + lax.iota(jnp.int32, ROWS)
         return rows, None if self.batch % ROWS == 0 else rows < self.batch
@@ -121,19 +121,25 @@ class Tile:
             self.inside = column_mask[None, :] if self.inside is None else self.inside & column_mask[None, :]
 
     def read(self, ref, *leading) -> jax.Array:
-        """Read and return the block, with 0 for entries outside the array. `leading` contains the indices along all other axes."""
+        """Read this block of the array `ref`, with 0 for entries outside the array, and return it.
+
+        `leading` contains the indices along the axes of `ref` before the last two.
+        """
         return plgpu.load(ref.at[(*leading, *self.at)], mask=self.inside, other=None if self.inside is None else 0.0)
 
     def write(self, ref, value: jax.Array, *leading) -> None:
-        """Write the block, except entries outside the array. `leading` contains the indices along all other axes."""
+        """Write `value` to this block of the array `ref`, except entries outside the array.
+
+        `leading` contains the indices along the axes of `ref` before the last two.
+        """
         plgpu.store(ref.at[(*leading, *self.at)], value, mask=self.inside)
 
 
 class Part:
-    """Reader and writer of those rows of arrays (..., B, H) that one program of a GPU kernel computes.
+    """Reader and writer of arrays (..., B, H) for one program of a GPU kernel, which computes only some of the B rows.
 
-    The rows are read and written as one array for each block of units; see `Blocks`. The values of the gates are stored as one array
-    (T, B, 4H) or as four arrays (T, B, H).
+    The rows of the program are read and written as one array for each block of units; see `Blocks`. The values of the gates may be stored
+    as one array (T, B, 4H) or as four arrays (T, B, H).
     """
 
     def __init__(self, tiling: Tiling):
@@ -159,7 +165,7 @@ class Part:
             self.tile(block, gate).write(gates, value, t)
 
     def mask(self, ref, block) -> Blocks:
-        """Read one block of units of a dropout mask. Return one array if the mask is (B, H), or one per gate if it is (4, B, H)."""
+        """Read one block of units of a dropout mask. Return a tuple of one array if the mask is (B, H), or of four if it is (4, B, H)."""
         if len(ref.shape) == 2:
             return (self.tile(block).read(ref),)
         return tuple(self.tile(block).read(ref, gate) for gate in range(GATES))
@@ -175,14 +181,16 @@ class Part:
 def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array]:
     """Return a function read(k, gate, n) that returns one tile of the recurrent kernel.
 
-    A tile is the part of the recurrent kernel that belongs to one gate and to two blocks of units, with the indices k and n. If
-    `tiling.resident` is true, all tiles are read when `_reader` is called. If it is false, each call of `read` reads one tile.
+    If `tiling.resident` is true, all tiles are read when `_reader` is called. If it is false, each call of `read` reads one tile.
+
+    The recurrent kernel (H, 4H) has H rows, and H columns for each of the four gates. The tile read(k, gate, n) has the rows of block k of
+    the units, and those columns of the gate that belong to block n of the units. The transpose (4H, H) has H rows for each gate, and H
+    columns. Here the tile has those rows of the gate that belong to block k of the units, and the columns of block n of the units.
 
     Args:
         tiling: division of the units into blocks.
-        kernel: ref of the recurrent kernel (H, 4H), or of its transpose (4H, H).
-        transposed: whether `kernel` is the transpose. If false, the rows of a tile are the units of block k, and the columns are the units
-            of block n of the gate. If true, the rows are the units of block k of the gate, and the columns are the units of block n.
+        kernel: ref (array in memory) of the recurrent kernel (H, 4H), or of its transpose (4H, H).
+        transposed: whether `kernel` is the transpose.
     """
 
     def read(k, gate: int, n: int) -> jax.Array:
@@ -195,9 +203,13 @@ def _reader(tiling: Tiling, kernel, transposed: bool) -> Callable[..., jax.Array
 
 
 def _add_products(tiling: Tiling, sums: Blocks, operand: Callable, tile: Callable) -> Blocks:
-    """For each gate, add a sum of matrix products to the array sums[gate]. Return the four resulting arrays.
+    """Return four arrays, one for each gate: sums[gate] plus operand(gate, k) @ tile(k, gate) for each block k of the units.
 
-    The matrix products of a gate are operand(gate, k) @ tile(k, gate) for all blocks k of units.
+    Args:
+        tiling: division of the units into blocks.
+        sums: four arrays, one for each gate, to which the matrix products are added.
+        operand: function operand(gate, k) that returns the left operand of a matrix product.
+        tile: function tile(k, gate) that returns the right operand of a matrix product, a tile of the recurrent kernel (see `_reader`).
     """
 
     def add(k, sums: Blocks) -> Blocks:
@@ -219,7 +231,8 @@ def _choose(valid: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
 def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, state, mask, valid, final, all_h, all_c, gates) -> None:
     """Run the LSTM forward over all steps for the rows of one program. This function is the body of a GPU kernel.
 
-    The arguments from `kernel` on are refs. A ref is None if the operand does not exist or the result is not requested.
+    The arguments from `kernel` on are refs: arrays in memory that the GPU kernel reads, or writes if they are results. `all_h`, `all_c` and
+    `gates` are None if they are not requested.
 
     Args:
         tiling: division of rows and units into blocks.
@@ -228,8 +241,8 @@ def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, sta
         kernel: recurrent kernel (H, 4H) in the dtype of the matrix products.
         z: projected input, one array (T, B, 4H) or four arrays (T, B, H).
         state: initial state.
-        mask: recurrent dropout mask (B, H) or (4, B, H).
-        valid: float32 (T, B), above 0 at valid steps and 0 at padded steps.
+        mask: recurrent dropout mask (B, H) or (4, B, H), or None.
+        valid: float32 (T, B), above 0 at valid steps and 0 at padded steps, or None if no step is padded.
         final: final state, a result.
         all_h: h of all steps as in `Residuals`, a result. It may be None only if the recurrent kernel stays on the chip.
         all_c: c of all steps as in `Residuals`, a result.
@@ -279,7 +292,7 @@ def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, sta
 def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates, all_c, d_h, d_final, mask, valid, d_state, d_z) -> None:
     """Back-propagate through `forward_kernel`, from the last step to the first. This function is the body of a GPU kernel.
 
-    The arguments from `kernel` on are refs. A ref is None if the operand does not exist.
+    The arguments from `kernel` on are refs: arrays in memory that the GPU kernel reads, or writes if they are results.
 
     Args:
         tiling: division of rows and units into blocks.
@@ -291,9 +304,9 @@ def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates
         d_h: gradient with respect to h of all steps (T, B, H), or None.
         d_final: gradient with respect to the final state.
         mask: recurrent dropout mask (B, H) or (4, B, H), or None.
-        valid: float32 (T, B), above 0 at valid steps and 0 at padded steps, or None.
+        valid: float32 (T, B), above 0 at valid steps and 0 at padded steps, or None if no step is padded.
         d_state: gradient with respect to the initial state, a result.
-        d_z: gradient with respect to the projected input z, a result, one array (T, B, 4H) or four arrays (T, B, H).
+        d_z: gradient with respect to the projected input z, a result. It is one array (T, B, 4H) or four arrays (T, B, H).
     """
     part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=True)
     masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}
