@@ -1,10 +1,11 @@
-"""Build of the compiled code as a part of the installation; everything else is in pyproject.toml.
+"""Build of the compiled code as a part of the installation. All other settings of the installation are in pyproject.toml.
 
-The wheel contains one library for each level of the processor architecture (lstm_jax/native/packaged.py), none of which depends on the
-version of Python. They are compiled with CXX, c++, g++, clang++ or, if none of them exists, with the build requirement ziglang. If that
-fails, lstm_jax is installed without them.
+The wheel contains one library for each level of the processor architecture; see lstm_jax/native/packaged.py. The libraries do not depend on
+the version of Python. They are compiled by the first of these compilers that exists: the one in the environment variable CXX, c++, g++,
+clang++, and the build requirement ziglang. If the compilation fails, lstm_jax is installed without the libraries.
 
-The environment variable LSTM_JAX_MACHINE names another machine ("aarch64") for a cross compiler in CXX; then --plat-name must be given too.
+To compile for another machine, set the environment variable LSTM_JAX_MACHINE to its architecture, such as "aarch64", set CXX to a cross
+compiler, and give --plat-name.
 """
 
 import os
@@ -45,19 +46,22 @@ class BuildLibraries(build_ext):
         return bool(self.inplace or getattr(self, "editable_mode", False))
 
     def get_outputs(self) -> list[str]:
-        """Return the paths of the compiled libraries."""
+        """Return the paths of the compiled libraries, or [] if they are compiled into the source tree."""
         return [] if self._in_source() else getattr(self, "built", [])
 
     def get_output_mapping(self) -> dict[str, str]:
-        """Return an empty mapping, since an editable installation uses the source tree itself."""
+        """Return an empty dict, since an editable installation uses the source tree itself."""
         return {}
 
 
 class Wheel(bdist_wheel):
-    """Command that makes a wheel for every version of Python 3."""
+    """Command that makes one wheel, which can be installed in every version of Python 3."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """Return the tags of the Python version, its binary interface and the platform."""
+        """Return the three tags of the wheel: the version of Python, the binary interface and the platform.
+
+        If no library was compiled, the tag of the platform is "any".
+        """
         built = getattr(self.get_finalized_command("build_ext"), "built", [])
         return "py3", "none", super().get_tag()[2] if built else "any"
 

@@ -1,12 +1,17 @@
 """Windows of a time series, converted to the features and units that a forecasting model reads.
 
-In each window, the model reads C entries (`context` in the config) and forecasts the next K entries (`horizon`). Each entry that the model
-reads has F features. The first feature is the value of the entry minus the value of the last entry that the model reads in the window. If
-`level` is true in the config, a further feature is the value of the entry minus the mean of the training split. If `gaps` is true, the last
-feature is the log of the time since the previous entry.
+In each window, the model reads C entries and forecasts the K entries that follow them. In the config, C is `context` and K is `horizon`.
+Each entry that the model reads has F features, in this order:
 
-The series is cut in time into a training, a validation and a test split. A window belongs to the split that contains all K entries to be
-forecast.
+1. the value of the entry minus the value of the last entry that the model reads in the window;
+2. if `level` is true in the config, the value of the entry minus the mean of the training split;
+3. if `gaps` is true in the config, the log of the time since the previous entry, in units of the median gap (`Series.usual_gap`).
+
+The differences in 1 and 2 are in units of the standard deviation of the training split.
+
+The training, validation and test splits are three consecutive parts of the series. A window belongs to the split that contains the K
+entries that the model forecasts. The C entries that it reads may lie in an earlier split. Windows whose K entries lie in two splits are not
+used.
 """
 
 import math
@@ -33,10 +38,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class Part:
-    """Windows of one split of a series.
+    """W windows of one split of a series.
 
-    In each of W windows the model reads C entries with F features each, and forecasts the next K entries. Unless a field says otherwise,
-    values are in units of the standard deviation of the training split.
+    In each window the model reads C entries with F features each, and forecasts the next K entries. All differences of values (in `entries`
+    and `target`) are in units of the standard deviation of the training split.
     """
 
     entries: np.ndarray
@@ -74,11 +79,11 @@ def make_part(windows: data.SeriesWindows, scale: Scale, config: ForecastConfig)
     Args:
         windows: values and times of the windows.
         scale: mean and standard deviation of the training split.
-        config: config of the run, which selects the features.
+        config: config of the run. Its fields `level` and `gaps` select the features.
 
     Raises:
-        InputError: if a value is more than `MOST_SPREADS` standard deviations away from the last entry read in its window. If the model
-            also reads the values themselves (`level`), the same limit holds for their distance from the mean.
+        InputError: if a value differs from the value of the last entry read in its window by more than `MOST_SPREADS` standard deviations.
+            If `level` is true, the error is also raised if a value that the model reads differs by more than this from the mean.
     """
     values, gaps = windows.read[..., 0], windows.read[..., 1]
     last = values[:, -1]
@@ -100,8 +105,8 @@ def parts_of(series: data.Series, config: ForecastConfig) -> tuple[dict[str, Par
     """Cut a series into the windows of its training, validation and test splits.
 
     Returns:
-        The windows by the name of the split ("train", "validation" or "test"), and the mean and the standard deviation of the training
-        split.
+        A pair. The first member is a dict from the name of each split ("train", "validation" or "test") to the windows of the split. The
+        second member holds the mean and the standard deviation of the training split.
 
     Raises:
         InputError: if a split has no window, if the values of the training split are all the same or so large that their squares overflow,

@@ -41,7 +41,7 @@ WantedMode = Literal["auto", "carried", "window"]
 
 
 def load_corpus(config: GenerationConfig) -> data.Corpus:
-    """Load the text that a config names, and return its training text and its held-out text as character ids."""
+    """Load the corpus that a config names: a training text and a held-out text, both as character ids."""
     text = config.data
     return data.prepare_corpus(text.data, text.text_column, text.clean, text.unit, text.validation, text.unseen, text.length)
 
@@ -63,8 +63,8 @@ def reading_mode(config: GenerationConfig) -> Mode:
 class Generation(base.Task[GenerationConfig, data.Corpus]):
     """Task that trains a model to predict the next character of a text.
 
-    The model reads the text either in windows or as streams. It starts each window from a zero state. In a stream it carries its recurrent
-    state from one training step to the next.
+    The config selects one of two ways in which the model reads the text. In windows, the model starts each window from a zero state. In
+    streams, the model carries its recurrent state from one training step to the next.
     """
 
     flags = {  # noqa: RUF012
@@ -156,7 +156,10 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return self.scorer.windows(params, np.column_stack([X, Y])).metrics("validation_")
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the metrics of the whole held-out text to result.json, and draw the figures if `figures` is true."""
+        """Write the best epoch, the training time and the metrics of the whole held-out text to result.json.
+
+        If `figures` is true, also draw the figures.
+        """
         held_out = self.data.validation
         write_result(folder, result, self.scorer.text(result.params, held_out).metrics("validation_") if len(held_out) else {})
         if figures:
@@ -166,15 +169,15 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
 def draw_figures(run: RunFolder, result: FitResult, corpus: data.Corpus, scorer: Scorer) -> None:
     """Draw the learning curves, and write two HTML pages that show a coloured text.
 
-    The first page colours each character by its surprise (the negative log-probability that the model gives it). The second page colours it
-    by the outputs of the most active hidden units. Both show the beginning of the held-out text, or of the training text if no text is held
-    out.
+    The first page colours each character by its surprise, which is the negative log-probability that the model gives the character. The
+    second page shows the text once for each of the most active hidden units, and colours each character by the output of the unit. Both
+    pages show the beginning of the held-out text, or of the training text if no text is held out.
 
     Args:
-        run: folder of the run, which will contain the figures.
+        run: folder of the run, which will contain the figures and the pages.
         result: result of the training, with the metrics of all epochs and the trained parameters.
         corpus: the training text and the held-out text.
-        scorer: scorer that applies the model to text.
+        scorer: scorer that computes the surprise of characters and the outputs of hidden units.
     """
     from lstm_jax.inspection import plots
 
@@ -241,9 +244,9 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         return reading_mode(self.config) if wanted == "auto" else wanted
 
     def rules(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Rules:
-        """Return the rules by which characters are drawn: temperature, top-k and top-p.
+        """Return the rules by which characters are drawn from the probabilities that the model predicts.
 
-        The arguments are those of `sampling.make_rules`.
+        `sampling.make_rules` explains the three arguments.
         """
         return make_rules(self.characters.size, temperature, top_k, top_p)
 
@@ -253,8 +256,8 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         """Continue a prompt with characters drawn from the model, and yield their ids in chunks.
 
         Args:
-            prompt: character ids (P,) of the prompt. If P is 0, the model starts from its zero state. In mode "window" the model reads only
-                the end of a prompt that is longer than a window.
+            prompt: character ids (P,) of the prompt. If P is 0, the model starts from its zero state. If the prompt is longer than a
+                window, the model reads only the end of the prompt in mode "window", and the whole prompt in mode "carried".
             chars: number of characters to draw for each text.
             rules: rules by which characters are drawn, as the method `rules` returns them.
             seed: seed of the random draws; the same seed gives the same ids.
@@ -262,7 +265,8 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             mode: "carried", "window", or "auto" for the mode of the training; see `reading_mode`.
 
         Yields:
-            The ids (samples, n) of the next n characters of each text. All chunks together have `chars` characters of each text.
+            Chunks of character ids. A chunk is an array (samples, n) with the next n characters of each text. The values of n add up to
+            `chars`.
 
         Raises:
             InputError: if `chars` is below 0, `samples` is below 1, `seed` is outside 0 .. 2**32 - 1, or there is not enough memory.
@@ -283,7 +287,12 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
             yield np.asarray(drawn)[:, : chars - done]
 
     def texts(self, pieces: Iterable[np.ndarray], samples: int) -> list[str]:
-        """Join the chunks of ids that `write` yields, and return the `samples` texts as strings."""
+        """Join the chunks of ids that `write` yields, and return a list of the drawn texts as strings.
+
+        Args:
+            pieces: the chunks.
+            samples: number of texts, as given to `write`.
+        """
         drawn = np.concatenate([np.zeros((samples, 0), np.int32), *pieces], axis=1)
         return [self.characters.decode(row) for row in drawn]
 
@@ -333,8 +342,8 @@ def read_ids(
     The text is given either as a string (`text`) or as files (`paths`). If neither is given, the held-out text of the run is used.
 
     Args:
-        trained: the run, whose vocabulary gives the ids.
-        paths: files and folders, as `data.read_articles` takes them. The articles in them are joined by spaces.
+        trained: the trained model of the run. Its vocabulary gives the ids.
+        paths: paths of files and folders; see `data.read_articles`. The articles in them are joined by spaces.
         text: the text as a string.
         text_column: name of the column or key that holds the text, for files that are tables.
         clean: whether to clean the text first; see `Trained.encode`.
@@ -343,8 +352,8 @@ def read_ids(
 
     Raises:
         InputError: if both `text` and `paths` are given, if a file cannot be read, if `Trained.encode` raises an error, or if `most` is
-            below 0. Without `text` and `paths`, the error is also raised if the run has no held-out text, or if the data of the run have
-            changed.
+            below 0. If neither `text` nor `paths` is given, the error is also raised in two further cases: the run has no held-out text, or
+            the data of the run have changed.
     """
     require(text is None or not paths, "text", "given with files", "give one of the two")
     require(most >= 0, "chars", most, "give 1 or more, or 0 for all")

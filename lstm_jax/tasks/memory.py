@@ -33,13 +33,13 @@ def require_memory(
 ) -> None:
     """Check that a training run fits into the free memory.
 
-    The check counts the parameters and their gradient, the moments of the optimiser, the residuals of a batch, and the training data.
-    Residuals are the arrays that the forward pass keeps for the backward pass.
+    The check counts the initial parameters, the trained parameters, the gradient, the moments of the optimiser, the residuals of a batch,
+    and the training data. Residuals are the arrays that the forward pass keeps for the backward pass.
 
     Args:
         config: config of the run.
         make: function that returns the model. It is only traced by JAX, so that no weights are allocated.
-        objective: function that takes `rebuild`, a function from parameters to the model, and returns the training objective.
+        objective: function that returns the training objective. Its only argument is a function from parameters to the model.
         batch: shapes and dtypes of one batch, as a pytree of `jax.ShapeDtypeStruct` with shapes (B, ...), where B is the batch size.
         mesh: devices that a batch is sharded over.
         flags: flags that the error message tells the user to lower; see `Task.flags`.
@@ -83,7 +83,7 @@ def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
         remedy: advice for the user at the end of the error message.
 
     Raises:
-        InputError: if fewer bytes are free.
+        InputError: if fewer than `needed` bytes are free.
     """
     free = _free(mesh)
     require(free is None or needed <= free, "memory", f"{_shown(needed)} needed, {_shown(free or 0)} free", remedy)

@@ -10,7 +10,7 @@ from lstm_jax.tasks import sentiment
 def prepare(config: DataConfig, tfds: bool, console: Console) -> None:
     """Tokenise the reviews that a config names, store them in the cache, and print the size of each split.
 
-    If `tfds` is true, first build the reviews as a data set of TensorFlow Datasets, and then tokenise that data set.
+    If `tfds` is true, the reviews are first converted to a data set of TensorFlow Datasets, and are then read from this data set.
     """
     if tfds:
         builder = data.build_tfds(config.data or None)

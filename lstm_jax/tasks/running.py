@@ -86,7 +86,8 @@ def begin(
         mesh: devices that a batch is sharded over.
         examples: number of examples in an epoch.
         fingerprint: checksum of the data. The data of a resumed run must have the same checksum as before.
-        files: contents of the task's own files, by file name (see `manifest.FILES`). Files that a resumed run has already written are kept.
+        files: dict from the names of the task's own files to their contents; see `manifest.FILES`. If a resumed run has already written a
+            file, this file is kept.
         permissions: whether an interrupted run in the folder may be continued.
         console: console that shows a note if the environment has changed.
 
@@ -117,28 +118,29 @@ def begin(
 
 
 def _compiled_code() -> dict[str, str]:
-    """Return what the recorded environment of a run says about compiled code, as a dict.
+    """Return a dict that describes the compiled code of this process, as a part of the environment of a run.
 
-    The dict gives the file name of the library in use. If no library is in use, this name is empty, and the dict also gives the reason.
+    The key "compiled" has the file name of the library in use. If no library is in use, this name is "", and the key "not_compiled" has the
+    reason.
     """
     path = native.loaded_library()
     return {"compiled": path.name} if path else {"compiled": "", "not_compiled": native.why_not()}
 
 
 def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
-    """Return the environments that a run was trained in, oldest first.
+    """Return the environments that a run was trained in, oldest first. If the present environment is a new one, it is included.
 
-    An environment is a dict of versions, devices and settings. The present environment is added if it is the first one, or if it differs
-    from the previous one in a way that can change the last bits of results.
+    An environment is a dict of versions, devices and settings. The present environment is new in two cases: the run has no environment yet,
+    or `differences` finds a difference from the previous environment. Such a difference can change the last bits of results.
 
     Args:
         run: folder of the run.
         here: the present environment.
-        allow: whether the present environment may differ from the previous one in this way.
-        console: console that shows a note if it differs.
+        allow: whether the run may be continued if there is such a difference.
+        console: console that shows a note if there is such a difference.
 
     Raises:
-        InputError: if the present environment differs from the previous one in this way, and `allow` is false.
+        InputError: if there is such a difference, and `allow` is false.
     """
     before = run.environments()
     if not before:
@@ -155,7 +157,7 @@ def open_run(folder: Path) -> tuple[RunFolder, tuple[str, ...]]:
     """Open the folder of an existing run, and check that its files have not changed.
 
     Returns:
-        The folder, and warnings about it.
+        A pair of the folder and a tuple of warnings about the folder. If there are no warnings, the tuple is empty.
 
     Raises:
         InputError: if a file that predictions depend on has changed since the run wrote it.
@@ -190,7 +192,10 @@ def initial_rngs(seed: int) -> nnx.Rngs:
 
 
 def summary(model: nnx.Module, title: str) -> Table:
-    """Return a table with the name, the type, the parameters and the parameter count of each layer of a model."""
+    """Return a table with one row for each layer that has parameters.
+
+    A row shows the name of the layer, its type, the shapes of its parameters and the number of entries in all of them.
+    """
     rows = layer_rows(model)
     total = sum(int(row["count"].replace(",", "")) for row in rows)
     table = Table(title=title, caption=f"{total:,} parameters ({total * 4 / 2**20:.1f} MiB)")
@@ -202,27 +207,31 @@ def summary(model: nnx.Module, title: str) -> Table:
 
 
 def write_result(run: RunFolder, result: FitResult, metrics: dict[str, Any]) -> None:
-    """Write the best epoch, the training time and the final metrics of a run to result.json."""
+    """Write the number of the best epoch, the training time and the final metrics of a run to result.json.
+
+    The file also says whether early stopping ended the training.
+    """
     row = {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early, "seconds": result.seconds}
     write_atomically(run.result, json.dumps(row | metrics, indent=2) + "\n")
 
 
 def is_own_data(run: RunFolder, fingerprint: str) -> bool:
-    """Return whether the run was trained on the data with this fingerprint (a checksum of the data).
+    """Return whether `fingerprint` (a checksum of data) is the fingerprint of the data that the run was trained on.
 
     Raises:
-        InputError: if the file that holds the fingerprint of the run's data cannot be read.
+        InputError: if the file `data.sha256` of the run, which holds this fingerprint, cannot be read.
     """
     return read_input(run.data, remedy="name the folder of a finished or interrupted run").strip() == fingerprint.encode()
 
 
 def check_own_data(run: RunFolder, fingerprint: str) -> None:
-    """Check that the run was trained on the data with this fingerprint (a checksum of the data).
+    """Check that `fingerprint` (a checksum of data) is the fingerprint of the data that the run was trained on.
 
-    With other data, the ids and the splits would not be those of the run.
+    Other data could give other ids and other splits than those of the run.
 
     Raises:
-        InputError: if the run was trained on other data, or if the file that holds its fingerprint cannot be read.
+        InputError: if the run was trained on other data, or if the file `data.sha256` of the run, which holds the fingerprint, cannot be
+            read.
     """
     same = is_own_data(run, fingerprint)
     require(same, f"data of run {run.path}", "changed since the run began", "give back the data that its config.json names")
@@ -239,17 +248,17 @@ def mesh_of(config: RunConfig) -> jax.sharding.Mesh:
 def load_params(run: RunFolder, like: dict[str, jax.Array]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Load the parameters of the best epoch of a run.
 
-    If the run has no validation split to select the best epoch, load the parameters of the newest epoch.
+    If the run has no validation split, no epoch is the best one, and the parameters of the newest epoch are loaded.
 
     Args:
         run: folder of the run.
-        like: arrays with the names, shapes and dtypes of the parameters.
+        like: dict from the names of the parameters to arrays with the same shapes and dtypes as the parameters.
 
     Returns:
-        The parameters by name, and a warning for each damaged checkpoint that was skipped.
+        A pair of a dict from names to parameters, and a tuple with one warning for each damaged checkpoint that was skipped.
 
     Raises:
-        InputError: if no checkpoint is intact, or if the checkpoint does not have the names, shapes and dtypes of `like`.
+        InputError: if no checkpoint is intact, or if the names, shapes and dtypes in the checkpoint are not those of `like`.
     """
     found = checkpoint.restore(run.checkpoints / "best", like)
     notes = tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)

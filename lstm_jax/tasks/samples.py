@@ -21,8 +21,8 @@ from lstm_jax.training.callbacks import Callback, EpochRecord
 def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, path: Path, console: Console) -> Callback:
     """Return a callback that draws texts after each epoch, prints them, and appends them to the file `path`.
 
-    One text is drawn at each temperature of the config. All texts of an epoch continue the same random excerpt of the training text. If the
-    config sets the number of characters to 0 or gives no temperatures, nothing is drawn.
+    One text is drawn for each temperature in the config. All texts of an epoch continue the same prompt, which is a random excerpt of the
+    training text. If the config sets the number of characters to 0 or lists no temperatures, nothing is drawn.
     """
 
     def sample(record: EpochRecord) -> None:
@@ -57,7 +57,8 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     """Return the texts that a run has drawn so far, as stored in its file samples.jsonl.
 
     Returns:
-        One dict per text, with the keys epoch, seed, temperature, mode, prompt and text. If the file does not exist, the list is empty.
+        A list with one dict for each text. A dict has the keys epoch, seed, temperature, mode, prompt and text. If the file does not exist,
+        the list is empty.
 
     Raises:
         InputError: if the file is damaged or cannot be read.

@@ -49,16 +49,19 @@ class Splits:
     test: Rows | None
 
     def held_out(self) -> dict[str, Rows]:
-        """Return a dict of the validation split and the test split, by name. A split that the run does not have is left out."""
+        """Return a dict from the names "validation" and "test" to the padded reviews of these splits.
+
+        A split that the run does not have is left out.
+        """
         parts = {"validation": self.validation, "test": self.test}
         return {name: rows for name, rows in parts.items() if rows is not None}
 
 
 def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits:
-    """Pad or truncate all reviews to the same length, and hold out a validation split from the training reviews.
+    """Return the splits of a run, with all reviews padded or truncated to the same length.
 
-    The validation split and the training split share no movie and no text. If the config sets the size of the validation split to 0, no
-    reviews are held out.
+    The validation split consists of training reviews that are held out. It shares no movie and no text with the training split. If the
+    config sets the size of the validation split to 0, there is no validation split.
     """
 
     def rows(split: data.EncodedSplit) -> Rows:
@@ -111,15 +114,15 @@ def objective(rebuild: Callable) -> Objective:
 
 
 def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """Return a compiled function logits(params, ids) that returns the logits of reviews, computed without dropout.
+    """Return a compiled function logits(params, ids) that returns the logits (N,) of N reviews, computed without dropout.
 
-    Its `ids` have the shape (N, T), for N reviews of T word ids each. The logits have the shape (N,).
+    `ids` (N, T) holds T word ids for each review.
 
     Args:
         rebuild: function from parameters to the model.
         mesh: devices that the reviews are sharded over.
-        fold: whether to compute the product of the embedding and the kernels of the first layer before reading the reviews; see
-            `SentimentClassifier.fold`. If None, it is computed if there are more reviews than words in the vocabulary.
+        fold: whether to multiply the whole embedding by the kernels of the first layer before the reviews are read; see
+            `SentimentClassifier.fold`. If None, this is done if there are more reviews than words in the vocabulary.
     """
 
     def prepare(params, count: int):
@@ -206,9 +209,10 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
         return metrics
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
-        """Write the final metrics to result.json, and draw the figures if `figures` is true.
+        """Write the best epoch, the training time and the final metrics to result.json, and draw the figures if `figures` is true.
 
-        The metrics are those of the test split, or of the validation split if there is no test split.
+        The metrics are those of the test split, or of the validation split if there is no test split. If there is neither, no metrics are
+        written.
         """
         parts = self.splits.held_out()
         shown = next(reversed(parts), "")
@@ -224,11 +228,14 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 def draw_figures(run: RunFolder, result: FitResult, scored: tuple[np.ndarray, np.ndarray] | None, part: str) -> None:
     """Draw the learning curves, confusion matrix, reliability curve and embedding map of a run, each as .png and .svg.
 
+    If too few words are common, or if the word vectors have only one entry, the embedding map is not drawn; see `WordSpace.draw`.
+
     Args:
         run: folder of the run, which will contain the figures.
         result: result of the training, with the metrics of all epochs and the trained parameters.
-        scored: logits (N,) and labels (N,) of N held-out reviews. If None, the confusion matrix and the reliability curve are not drawn.
-        part: name of the split of these reviews, for the titles of the figures.
+        scored: pair of the logits (N,) and the labels (N,) of N held-out reviews. If None, the confusion matrix and the reliability curve
+            are not drawn.
+        part: name of the split that the held-out reviews belong to. It is shown in the titles of the figures.
     """
     from lstm_jax.inspection import plots
 
@@ -288,16 +295,16 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
 
 
 def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:
-    """Return the metrics of a trained run on one split of its reviews.
+    """Return the metrics of a trained model on one split of its reviews.
 
     Args:
-        trained: the run.
+        trained: the trained model.
         reviews: tokenised reviews with the vocabulary of the run. If None, the reviews that the config of the run names are loaded.
         split: "train", "validation" or "test".
 
     Raises:
-        InputError: if the reviews do not have this split, if the data of the run have changed, or if the vocabularies of the reviews and of
-            the run differ.
+        InputError: if the reviews do not have this split, or if the vocabulary of the reviews differs from that of the run. If `reviews` is
+            None, the error is also raised if the data of the run have changed.
     """
     if reviews is None:
         reviews = load_reviews(trained.config)

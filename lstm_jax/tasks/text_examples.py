@@ -1,7 +1,9 @@
-"""Training examples and objectives of a character model, for a text that is read in windows or as streams.
+"""Training examples and objectives of a character model. The model reads a text either in windows or as streams.
+
+The model starts each window from a zero state. In a stream it carries its recurrent state from one training step to the next.
 
 The device stores only the character ids of the text. Each example is identified by an integer, from which a training step computes the
-position of the example in the text. The step can therefore gather its batch from the text.
+position of the example in the text. The step then cuts the example out of the text.
 """
 
 from collections.abc import Callable
@@ -22,10 +24,10 @@ Rebuild = Callable[..., Any]
 
 
 def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Return a function gather(text, numbers) that cuts a section of `length` + 1 characters out of a text for each example.
+    """Return a function gather(text, numbers) that cuts the B examples of a batch out of a text.
 
-    `numbers` (B,) holds one integer n for each of the B examples of a batch. The section of an example begins at position n * step of the
-    text. The function returns the character ids (B, length + 1).
+    `numbers` (B,) holds one integer for each example. The example with the integer n consists of the `length` + 1 characters that begin at
+    position n * step of the text. The function returns character ids (B, length + 1).
     """
 
     def gather(text: jax.Array, numbers: jax.Array) -> jax.Array:
@@ -54,8 +56,8 @@ def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
     The text is cut into `batch` consecutive sections, and each section is read as one stream. A training step reads the next `length`
     characters of every stream, so that row b of a batch continues where row b of the previous batch ended.
 
-    At the start of each epoch, a random number below `length` is drawn, and all streams begin that many characters later in the text. The
-    positions at which the gradient is truncated therefore differ between epochs.
+    For each epoch, a random integer from 0 to `length` - 1 is drawn, and all streams begin later in the text by that number of characters.
+    The positions at which the gradient is truncated therefore differ between epochs.
 
     Raises:
         InputError: if the text has fewer than (batch + 1) * length characters.
@@ -74,9 +76,10 @@ def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
 
 
 def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Return the loss of a batch, which is the cross-entropy in nats, and a dict of the loss and the accuracy.
+    """Return a pair of the loss of a batch and a dict of two metrics, which are the loss and the accuracy.
 
-    The loss and the accuracy are averaged over the leading axes, and then summed over the batch axis with the given weights.
+    The loss is the cross-entropy in nats. Both metrics are averaged over the leading axes. The averages of the B examples are then
+    multiplied by their weights and added up.
 
     Args:
         logits: (..., B, V), where B is the batch size and V the size of the vocabulary.

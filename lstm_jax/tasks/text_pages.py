@@ -21,10 +21,10 @@ def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, 
     Args:
         characters: vocabulary of the text.
         ids: character ids (N,) of the text.
-        scores: result of `Scorer.text` for this text, which holds the negative log-probabilities of the last N - 1 characters.
+        scores: result of `Scorer.text` for this text. It holds the negative log-probabilities of the last N - 1 characters.
         path: path of the page.
         title: title of the page.
-        force: whether an existing file may be replaced; see `files.writing.check_output`.
+        force: whether an existing file without the mark of lstm-jax may be replaced; see `files.writing.check_output`.
     """
     from lstm_jax.inspection import text_map
 
@@ -32,7 +32,9 @@ def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, 
 
 
 def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.ndarray, path: Path, count: int, force: bool = True) -> None:
-    """Write an HTML page that shows a text once for each of the most active hidden units, coloured by the output of the unit.
+    """Write an HTML page that shows a text once for each of the most active hidden units.
+
+    Each copy of the text belongs to one unit. It colours each character by the output of this unit after the character.
 
     Args:
         characters: vocabulary of the text.
@@ -40,7 +42,7 @@ def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.nda
         activations: outputs (N, H) of the H hidden units after each character.
         path: path of the page.
         count: number of hidden units to show.
-        force: whether an existing file may be replaced; see `files.writing.check_output`.
+        force: whether an existing file without the mark of lstm-jax may be replaced; see `files.writing.check_output`.
 
     Raises:
         InputError: if `count` is below 1, or if the file cannot be written.
@@ -54,8 +56,8 @@ def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.nda
 
 
 def _shown(characters: data.Characters, ids: np.ndarray) -> str:
-    """Return a text as a string that has exactly one character for each id.
+    """Return the text that character ids stand for, as a string with exactly one character for each id.
 
-    If the ids stand for bytes, a byte outside ASCII appears as the Unicode character with the same number.
+    If the ids stand for bytes, each byte appears as the Unicode character whose code point is the value of the byte.
     """
     return "".join(characters.characters[int(i)] for i in ids)

@@ -19,9 +19,10 @@ COMMON = 50
 
 
 def write_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
-    """Write two statistics of each word of the vocabulary to an .npz file.
+    """Write two arrays, `share` and `count`, to an .npz file. Each array has one entry for each id of the vocabulary.
 
-    `count` is the number of training reviews that contain the word, and `share` is the share of positive reviews among them.
+    The entry of `count` is the number of training reviews that contain the id. The entry of `share` is the share of positive reviews among
+    these reviews.
     """
     from lstm_jax.inspection import embedding_space
 
@@ -34,7 +35,8 @@ def write_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
 class WordSpace:
     """Word vectors of a sentiment run.
 
-    Row i of `table` (V, E) is the vector of the word with id i, where V is the size of the vocabulary and E the number of features.
+    Row i of `table` (V, E) is the vector of the word with id i. V is the size of the vocabulary, and E is the number of entries of a
+    vector.
     """
 
     run: RunFolder
@@ -43,10 +45,10 @@ class WordSpace:
 
     @cached_property
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Two statistics of each id of the vocabulary, as arrays (V,).
+        """Two arrays (V,), `share` and `count`. Each array has one entry for each id of the vocabulary.
 
-        The first array gives the share of positive reviews among the training reviews that contain the id. The second array gives the
-        number of these training reviews.
+        The entry of `count` is the number of training reviews that contain the id. The entry of `share` is the share of positive reviews
+        among these reviews.
 
         Raises:
             InputError: if the file words.npz is absent or damaged.
@@ -62,9 +64,10 @@ class WordSpace:
 
     @cached_property
     def common(self) -> np.ndarray:
-        """Ids of the words that occur in at least `COMMON` training reviews.
+        """Ids of the words that occur in enough training reviews to be called common.
 
-        In a small data set the limit is lower: a twentieth of the number of training reviews that contain the most common id.
+        A common word occurs in at least `COMMON` training reviews. In a small data set the limit is lower: if n training reviews contain
+        the most common id, and n / 20 is below `COMMON`, then the limit is n / 20, rounded down, but at least 1.
         """
         _, count = self.statistics
         common = np.flatnonzero(count >= min(COMMON, max(1, count.max() // 20)))
@@ -73,16 +76,17 @@ class WordSpace:
     def draw(self, path: Path, words: int = 400, force: bool = True) -> None:
         """Draw a map of the common words that occur mostly in positive or mostly in negative reviews.
 
-        The vectors of the words on the map are projected onto their first two principal axes.
+        The position of a word is the projection of its vector onto the first two principal axes of the vectors of all words on the map.
 
         Args:
             path: path of the .png file; an .svg file is written beside it.
-            words: largest number of words on the map. The words with the highest score are chosen. The score of a word that occurs in n
-                reviews, of which the share s is positive, is |s - 1/2| sqrt(n).
-            force: whether an existing file may be replaced; see `files.writing.check_output`.
+            words: largest number of words on the map. The common words with the highest scores are drawn. A word has the score
+                |s - 1/2| sqrt(n), where n is the number of training reviews that contain the word, and s is the share of positive reviews
+                among them.
+            force: whether an existing file without the mark of lstm-jax may be replaced; see `files.writing.check_output`.
 
         Raises:
-            InputError: if there are fewer than 3 common words, or if the vectors have fewer than 2 features.
+            InputError: if there are fewer than 3 common words, or if the vectors have fewer than 2 entries.
         """
         from lstm_jax.inspection import embedding_map, embedding_space
 
@@ -96,14 +100,17 @@ class WordSpace:
     def neighbours(
         self, word: str, count: int = 10, metric: Literal["cosine", "euclidean"] = "cosine", min_reviews: int = 100
     ) -> list[tuple[str, float]]:
-        """Return the words nearest to `word`, nearest first, each with its similarity or distance.
+        """Return the words nearest to `word`, nearest first, as a list of pairs.
+
+        A pair consists of a word and a number. The number is the similarity of the word to `word` if `metric` is "cosine", or the distance
+        between the two words if `metric` is "euclidean".
 
         Args:
             word: a word of the vocabulary.
             count: largest number of neighbours.
-            metric: "cosine" for cosine similarity, "euclidean" for Euclidean distance.
-            min_reviews: words that occur in fewer training reviews than this number are not returned. The vectors of such rare words have
-                hardly moved from their random initial values.
+            metric: "cosine" for cosine similarity, or "euclidean" for Euclidean distance.
+            min_reviews: least number of training reviews that contain a returned word. Words that occur in fewer reviews are not returned,
+                because their vectors have hardly moved from their random initial values.
 
         Raises:
             InputError: if `word` is not in the vocabulary.
@@ -123,9 +130,9 @@ class WordSpace:
 
         Args:
             out: path of the file if `form` is "word2vec", or of the folder if `form` is "projector".
-            form: "word2vec" for the text format of word2vec, or "projector" for the TensorBoard projector. The projector also gets the
-                statistics of each word.
-            force: whether existing files may be replaced; see `files.writing.check_output`.
+            form: "word2vec" for a file in the text format of word2vec, or "projector" for a folder that the TensorBoard projector reads. In
+                the second case, the `statistics` of each word are written, too.
+            force: whether existing files without the mark of lstm-jax may be replaced; see `files.writing.check_output`.
         """
         from lstm_jax.inspection import embedding_space
 

@@ -1,7 +1,7 @@
 """Adam: a dense step in JAX, and a row-sparse step in compiled code.
 
-The dense step updates a whole parameter. XLA makes one pass over memory of it. The row-sparse step updates only the rows of a table that
-have a gradient. A table is a parameter of V rows and E columns, such as an embedding. B is the batch size.
+The dense step updates a whole parameter. XLA fuses its operations, so that the step passes over memory once. The row-sparse step updates
+only the rows of a table that have a gradient. A table is a parameter of V rows and E columns, such as an embedding. B is the batch size.
 
 If the compiled code is not available, the row-sparse step updates the whole table in JAX.
 """
@@ -21,7 +21,7 @@ from lstm_jax.runtime import sharding
 class Lag(NamedTuple):
     """Record of how many steps of the current epoch each row of a table has taken. The table has V rows, and the epoch has S steps.
 
-    With row-sparse updates, a row takes part only in the steps that look it up, and misses the others. Before it is looked up again, it
+    With row-sparse updates, a row takes only the steps that look it up, and misses all other steps. Before a row is looked up again, it
     takes the steps that it has missed.
     """
 
@@ -59,7 +59,7 @@ def adam_step(rates: Rates, m, v, g, scale, eps):
         eps: small number in the denominator, a scalar with the dtype of the parameter.
 
     Returns:
-        The array to add to the parameter, the new first moment and the new second moment.
+        Three arrays: the array to add to the parameter, the new first moment, and the new second moment.
     """
     m = m + (1 - rates.b1) * (g - m)
     v = v + (1 - rates.b2) * (g * g - v)
@@ -67,7 +67,7 @@ def adam_step(rates: Rates, m, v, g, scale, eps):
 
 
 def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
-    """Let rows of a table take the steps of Adam that they missed. In a missed step the gradient of the row is zero.
+    """Let rows of a table take the steps of Adam that they missed. A row takes a missed step with a gradient of zero.
 
     Args:
         rates: constants of Adam.
@@ -79,7 +79,7 @@ def catch_up(rates: Rates, name: str, table, m, v, lag: Lag, ids=None):
         ids: indices of the rows, (..., B). If None, all rows take their missed steps.
 
     Returns:
-        The new table, the new moments m and v, and the new `lag.done`.
+        Four arrays: the new table, the new first moment, the new second moment, and the new `lag.done`.
     """
     return apply(_Rows("lstm_jax_adam_catch_up", rates, name), table, m, v, lag, () if ids is None else (ids,))
 
@@ -98,16 +98,16 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
         rows: gradients of these rows, (..., B, E). If an index occurs several times in `ids`, its gradients are added up.
 
     Returns:
-        The new table, the new moments m and v, and the new `lag.done`.
+        Four arrays: the new table, the new first moment, the new second moment, and the new `lag.done`.
     """
     return apply(_Rows("lstm_jax_adam_rows", rates, name), table, m, v, lag, (ids, rows))
 
 
 @dataclass(frozen=True)
 class _Rows(ForwardOperation):
-    """Operation that calls a compiled function on some rows of a table.
+    """Operation that calls the compiled function `target` for some rows of the table `name`.
 
-    If compiled code is not available, each step updates all rows, so that no row ever misses a step.
+    If the compiled function is not available, each step updates all rows in JAX, so that no row ever misses a step.
     """
 
     target: str

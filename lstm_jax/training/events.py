@@ -28,7 +28,7 @@ def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
     Args:
         path: path of the event file.
         step: number of the training step.
-        scalars: values by name.
+        scalars: dict from the names of the scalars to their values.
 
     Raises:
         InputError: if the file cannot be written.
@@ -47,9 +47,9 @@ def append_scalars(path: Path, step: int, scalars: Mapping[str, float]) -> None:
 
 
 def cut_off(path: Path, step: int) -> None:
-    """Truncate an event file before the first event that is damaged or that belongs to `step` or a later step.
+    """Truncate an event file, so that it ends before the first event that is damaged or has a step number of at least `step`.
 
-    A resumed run writes these events again. If the file does not exist, do nothing.
+    A resumed run writes the removed events again. If the file does not exist, do nothing.
 
     Raises:
         InputError: if the file cannot be read or truncated.

@@ -48,15 +48,15 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
 
 
 def take_rows(arrays: Any, numbers: jax.Array) -> Any:
-    """Return the rows with the indices `numbers` (B,) from each array of a pytree."""
+    """Select the rows with the indices `numbers` (B,) from each array of a pytree, and return the pytree of the selected rows."""
     return jax.tree.map(lambda rows: jnp.take(rows, numbers, axis=0, mode="clip"), arrays)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Training examples, as arrays on the device and two functions that read them.
+    """Training examples: arrays that hold the examples, and two functions.
 
-    The function `gather` returns a batch of examples, and the function `order` returns the order of an epoch.
+    The function `gather` returns a batch of examples. The function `order` returns the order in which an epoch reads the examples.
     """
 
     arrays: Any

@@ -10,8 +10,8 @@ class History:
     """Metrics of the finished epochs of a run, and its best epoch.
 
     `rows` has one dict of metrics for each epoch. The best epoch is the one in which the monitored metric is smallest. `best_epoch` is the
-    number of this epoch, counted from 1, or 0 if there is none. `best_value` is the value of the metric in this epoch. `seconds` is the
-    training time so far.
+    number of the best epoch, counted from 1. `best_value` is the value of the monitored metric in the best epoch. If there is no best
+    epoch, `best_epoch` is 0 and `best_value` is infinity. `seconds` is the training time so far.
     """
 
     rows: tuple[dict[str, Any], ...] = ()
@@ -20,9 +20,10 @@ class History:
     seconds: float = 0.0
 
     def with_row(self, row: dict[str, Any], monitor: str, seconds: float) -> tuple["History", bool]:
-        """Return the history with one more epoch, and whether this epoch is the best one so far.
+        """Return a pair of the history with one more epoch, and whether this epoch is the best one so far.
 
-        The first epoch counts as the best one even if its metric is nan. In that case the second epoch replaces it.
+        The first epoch counts as the best one so far, even if its metric is nan. If the metric of the best epoch so far is nan, the next
+        epoch always replaces it.
 
         Args:
             row: metrics of the epoch.
@@ -36,7 +37,7 @@ class History:
         return replace(new, best_value=row[monitor], best_epoch=len(new.rows)) if monitor and better else new, better
 
     def out_of_patience(self, patience: int) -> bool:
-        """Return whether the monitored metric has not improved in the last `patience` epochs.
+        """Return whether the best epoch lies at least `patience` epochs before the newest one.
 
         If `patience` is 0, return False.
         """

@@ -1,8 +1,13 @@
 """Search for the embedding tables of a loss function, so that a training step can update only the rows that a batch looks up.
 
-The loss is traced to a jaxpr, JAX's representation of a program. A parameter is an embedding table if the program uses it in no other way
-than to look up rows, as `jnp.take(table, ids, axis=0)`, `flax.nnx.Embed` and `lstm_jax.Embedding` do, and if the row indices do not depend
-on any parameter. The jaxpr is then evaluated with row vectors in place of the lookups.
+The loss function is traced to a jaxpr, which is JAX's representation of a program. A parameter is an embedding table if both of these are
+true:
+
+1. The program uses the parameter only to look up rows, as `jnp.take(table, ids, axis=0)`, `flax.nnx.Embed` and `lstm_jax.Embedding` do.
+2. The row indices do not depend on any parameter.
+
+A training step first reads the rows that the batch looks up. It then evaluates the jaxpr with these rows as an argument, in place of the
+lookups. Therefore it computes the gradient of these rows only, and not of the whole table.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,17 +24,17 @@ LEAST = 2**14
 
 
 class _Table(NamedTuple):
-    """Stands for an embedding table while a jaxpr is evaluated."""
+    """Placeholder for an embedding table, used while a jaxpr is evaluated."""
 
     name: str
 
 
 class _Unknown(NamedTuple):
-    """Stands for a value that depends on a parameter."""
+    """Placeholder for a value that depends on a parameter, used while a jaxpr is evaluated."""
 
 
 class _OtherUseError(Exception):
-    """Raised if a program uses the table `name` in another way than to look up rows."""
+    """Error that is raised if a program uses the parameter `name` for anything else than looking up rows."""
 
     def __init__(self, name: str):
         self.name = name
@@ -40,12 +45,13 @@ Lookup = Callable[[_Table, Any, Any], Any]
 
 
 def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], lookup: Lookup) -> list[Any]:
-    """Evaluate a jaxpr, some of whose arguments may be `_Table` or `_Unknown`, and return its results.
+    """Evaluate a jaxpr, and return a list of its results. The arguments `args` may contain `_Table` and `_Unknown` objects.
 
-    The result of an operation with an `_Unknown` operand is `_Unknown`.
+    The function `lookup` computes the result of each lookup in a `_Table`. If an operand of another operation is `_Unknown`, its results
+    are `_Unknown`, too.
 
     Raises:
-        _OtherUseError: if an operation other than a lookup has a `_Table` as an operand, or a `_Table` is a result.
+        _OtherUseError: if an operation other than a lookup has a `_Table` as an operand, or if a result of the jaxpr is a `_Table`.
     """
     values: dict[core.Var, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
@@ -76,7 +82,10 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], loo
 
 
 def _run(jaxpr: core.Jaxpr, equation: Any, values: dict[core.Var, Any]) -> dict[core.Var, Any]:
-    """Evaluate one equation of a jaxpr with the given values of its variables, and return the values of its results."""
+    """Evaluate one equation of a jaxpr, and return a dict from the variables of its results to their values.
+
+    `values` is a dict from variables to values. It contains all variables that the equation reads.
+    """
     read = list(dict.fromkeys(atom for atom in equation.invars if not isinstance(atom, core.Literal)))
     made = [var for var in equation.outvars if type(var).__name__ != "DropVar"]
     alone = jaxpr.replace(constvars=[], invars=read, outvars=made, eqns=[equation], effects=equation.effects)
@@ -107,7 +116,11 @@ def _mode(equation: Any) -> _Mode:
 
 
 def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
-    """Return the row indices of a lookup in a table of `rows` rows, where an index without a gradient is `rows`."""
+    """Return the row indices of a lookup in a table of `rows` rows.
+
+    If the lookup clips indices to the table, the returned indices are clipped. Otherwise an index outside the table is replaced by `rows`,
+    so that it gets no gradient.
+    """
     ids = indices if equation.primitive.name == "dynamic_slice" else indices[..., 0]
     if _mode(equation) == _Mode.CLIP:
         ids = jnp.clip(ids, 0, rows - 1)
@@ -116,7 +129,7 @@ def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class FoundLookups:
-    """Loss function, traced to a jaxpr, that reads one of the parameters, the table, only by looking up some of its rows."""
+    """Loss function that uses one of the parameters, called the table, only to look up rows. The function has been traced to a jaxpr."""
 
     table: str
     """Name of the table among the parameters."""
@@ -127,13 +140,14 @@ class FoundLookups:
     """For each lookup in the table, whether an index outside the table gives a row of NaN. If false, it gives the last row."""
 
     def __call__(self, params: dict[str, Any], *args: Any) -> Any:
-        """Return the results of the loss function, computed without substitution of the lookups."""
+        """Return the results of the loss function. The lookups are evaluated as in any other function."""
         return jax.tree.unflatten(self.structure, core.jaxpr_as_fun(self.jaxpr)(*_leaves(params, args)))
 
     def indices(self, params: dict[str, Any], *args: Any) -> list[jax.Array]:
-        """Return the row indices of each lookup in the table. The arguments are those of the loss function.
+        """Return a list with one array for each lookup in the table: the row indices that are looked up.
 
-        An index outside the table, which has no gradient, is replaced by the number of rows.
+        The arguments are those of the loss function. If a lookup clips indices to the table, its indices are clipped. Otherwise an index
+        outside the table is replaced by the number of rows of the table, so that it gets no gradient.
         """
         found = []
         rows = len(params[self.table])
@@ -147,12 +161,15 @@ class FoundLookups:
         return found
 
     def vectors(self, table: jax.Array, indices: Sequence[jax.Array]) -> list[jax.Array]:
-        """Return the rows (..., E) with the given indices (...) for each lookup."""
+        """Return a list with one array (..., E) for each lookup: the rows of the table (V, E) that have the given indices (...)."""
         modes = ("fill" if fill else "clip" for fill in self.fills)
         return [jnp.take(table, ids, axis=0, mode=mode) for ids, mode in zip(indices, modes, strict=True)]
 
     def loss_of(self, params: dict[str, Any], vectors: Sequence[jax.Array], *args: Any) -> Any:
-        """Return the results of the loss function, in which the lookups are replaced by the given vectors."""
+        """Return the results of the loss function, computed with the given row vectors as the results of the lookups.
+
+        `vectors` has one array for each lookup, as the method `vectors` returns them.
+        """
         given: Iterator[jax.Array] = iter(vectors)
         known = {name: _Table(name) if name == self.table else param for name, param in params.items()}
 
@@ -168,13 +185,16 @@ def _leaves(params: dict[str, Any], args: tuple) -> list[Any]:
 
 
 def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str = "") -> FoundLookups | None:
-    """Return the lookups of a loss function in its largest embedding table, or None if it has no embedding table.
+    """Find the largest embedding table of a loss function, and the lookups in this table.
 
     Args:
-        loss: function loss(params, *args) with any pytree of arrays as its results.
+        loss: function loss(params, *args). Its result can be any pytree of arrays.
         params: dict from the names of the parameters to arrays. Only parameters with two axes and at least `LEAST` entries can be tables.
-        args: further arguments, pytrees of arrays.
-        table: name of a parameter. If given, only this parameter can be the table.
+        args: further arguments of the loss function, which are pytrees of arrays.
+        table: name of the only parameter that can be the table. If empty, any parameter can be the table.
+
+    Returns:
+        The loss function as a `FoundLookups`, or None if it has no embedding table or has side effects, such as callbacks.
     """
     jaxpr, shapes = jax.make_jaxpr(loss, return_shape=True)(params, *args)
     if jaxpr.effects:  # they would happen twice, since the jaxpr is evaluated twice

@@ -41,9 +41,9 @@ Metrics = dict[str, Any]
 class FitResult:
     """Result of `fit`: the trained parameters and the metrics of all epochs.
 
-    If a metric was monitored, `params` and `best_epoch` belong to the best epoch, otherwise to the last epoch. `best_epoch` is counted from
-    1. `rows` has one dict of metrics for each epoch. `stopped_early` is true if early stopping ended the training. `seconds` is the
-    training time, including the time before a resumption.
+    `params` are the parameters of the best epoch, and `best_epoch` is the number of this epoch, counted from 1. If no metric was monitored,
+    both belong to the last epoch. `rows` has one dict of metrics for each epoch. `stopped_early` is true if early stopping ended the
+    training. `seconds` is the training time, including the time before a resumption.
     """
 
     params: Any
@@ -57,7 +57,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Check that the batch size is a multiple of the number of devices in the mesh.
 
     Raises:
-        InputError: if it is not.
+        InputError: if the batch size is not such a multiple.
     """
     remedy = f"give a multiple of the mesh's {mesh.size} devices, or set --devices 1"
     require(batch_size % mesh.size == 0, "batch_size", batch_size, remedy)
@@ -88,13 +88,13 @@ def fit(
         objective: function that returns the loss and the metrics of a batch; see `step.Objective`.
         optimizer: an optimiser with a dense or a row-sparse update.
         examples: the training examples.
-        config: number of epochs, batch size, seed, patience and interval of checkpoints.
+        config: number of epochs, batch size, seed, patience and number of steps between checkpoints.
         mesh: devices that a batch is sharded over.
         carry: initial carry of each epoch. The carry consists of the arrays that each step hands to the next step. It is a pytree of arrays
-            (B, ...), where B is the batch size, or () if there are no such arrays.
+            (B, ...), where B is the batch size. If there are no such arrays, it is ().
         metrics: names of the metrics that the objective returns.
-        derive: function that computes further metrics of an epoch from its training metrics.
-        evaluate: function that computes further metrics of an epoch from the parameters at its end, such as those of a validation split.
+        derive: function from the dict of an epoch's training metrics to a dict of further metrics.
+        evaluate: function from the parameters at the end of an epoch to a dict of further metrics, such as those of a validation split.
         monitor: name of the metric that has its smallest value in the best epoch. Early stopping uses the same metric. If empty, no epoch
             is the best one, and the training does not stop early.
         checkpoints: folder of the checkpoints. Its subfolder `latest/` holds the whole training state, from which a run can be resumed. Its
@@ -105,12 +105,13 @@ def fit(
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
 
     Returns:
-        The parameters of the best epoch (of the last epoch if no metric is monitored), and the metrics of all epochs.
+        The parameters of the best epoch (or of the last epoch if no metric is monitored), the metrics of all epochs, and further fields of
+        `FitResult`.
 
     Raises:
-        InputError: if there are no examples, the batch size is not a multiple of the number of devices, no metric has the name `monitor`,
-            or all checkpoints to resume from are damaged.
-        Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
+        InputError: if there are no examples, if the batch size is not a multiple of the number of devices, if `monitor` is not the name of
+            a metric, or if all checkpoints from which the run could be resumed are damaged.
+        Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     require(examples.count >= 1, "training examples", examples.count, "give at least one")
     check_batch_size(config.batch_size, mesh)
@@ -162,8 +163,8 @@ class _Fit:
     def stopped(self) -> bool:
         """Whether early stopping has ended the training.
 
-        Early stopping ends the training once the monitored metric has not improved for `patience` epochs. Resuming such a run trains it no
-        further.
+        Early stopping ends the training once the monitored metric has not improved for `patience` epochs. A run that ended in this way is
+        not trained further if it is resumed.
         """
         return bool(self.monitor) and self.history.out_of_patience(self.config.patience)
 
@@ -186,7 +187,7 @@ class _Fit:
                 checkpoint.prune(folder, keep)  # also removes leftovers of a killed process
 
     def begin(self) -> None:
-        """Start the clock, so that the training time includes the time before a resumption."""
+        """Start to measure the training time. In a resumed run, the measured time includes the time before the resumption."""
         self.began = time.perf_counter() - self.history.seconds
 
     def _seconds(self) -> float:
@@ -206,7 +207,8 @@ class _Fit:
             progress: progress bar.
 
         Raises:
-            Interrupted: if `asked` is set before the last step of the epoch. The state has been saved before this error is raised.
+            Interrupted: if `asked` is set before the last step of the epoch. If checkpoints are saved at all, the state has been saved
+                before this error is raised.
         """
         epoch, every = len(self.history.rows), self.config.checkpoint_steps
         order = self._copied(self.examples.order(jax.random.fold_in(self.order_key, epoch), self.examples.count, self.config.batch_size))
@@ -231,7 +233,8 @@ class _Fit:
         Args:
             epoch: number of the epoch, counted from 1.
             seconds: time that this process has spent on the epoch.
-            earlier: number of examples of the epoch that were read before the run was resumed; 0 if it was not resumed in this epoch.
+            earlier: if the run was resumed within this epoch, the number of examples of the epoch that were read before the resumption.
+                Otherwise 0.
         """
         sums = {name: float(total) for name, total in self.state.totals.items()}
         means = {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
@@ -271,7 +274,7 @@ def _chunks(start: int, stop: int, every: int) -> Iterator[tuple[int, int]]:
     chunk also ends at each multiple of `every`.
 
     Yields:
-        The first step of a chunk, and the step after its last one.
+        A pair (first, end) for each chunk. The chunk consists of the steps first .. end - 1.
     """
     size, timed = 8, False
     while start < stop:

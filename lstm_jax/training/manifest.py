@@ -21,8 +21,8 @@ FILES = ("config.json", "data.sha256", "vocabulary.json", "words.npz", "characte
 class Manifest:
     """Content of the manifest of a run.
 
-    `files` maps file names to SHA-256 checksums. `environments` lists the environments that the run was trained in, oldest first. Each is a
-    dict as `run_folder.environment` returns it.
+    `files` is a dict from file names to SHA-256 checksums. `environments` holds the environments that the run was trained in, oldest first.
+    An environment is a dict of versions, devices and settings; see `run_folder.environment`.
     """
 
     files: dict[str, str]
@@ -30,7 +30,7 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return advice to the user, for the end of an error message about a changed file of a run."""
+    """Return advice to the user about a changed file of a run. An error message about the file ends with this advice."""
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
 
 
@@ -46,7 +46,7 @@ def write(folder: Path, environments: tuple[dict[str, Any], ...]) -> Manifest:
 
 
 def read(folder: Path) -> Manifest | None:
-    """Return the content of the manifest of a run, or None if the run has no manifest. Runs of older versions have none.
+    """Return the content of the manifest of a run, or None if the run has no manifest. Older versions wrote no manifest.
 
     Raises:
         InputError: if the manifest cannot be read or is damaged.
@@ -74,9 +74,9 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
 
 def changes(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """Return the files that differ from the manifest, as a dict from file names to the kind of difference.
+    """Return a dict with one entry for each file that differs from the manifest.
 
-    The kind is "changed", "missing" or "added".
+    The key is the name of the file, and the value is the kind of difference: "changed", "missing" or "added".
     """
     found = {name: _digest(folder / name) for name in FILES}
     kinds = {name: "missing" if not found[name] else "changed" if name in manifest.files else "added" for name in FILES}

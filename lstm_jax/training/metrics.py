@@ -37,9 +37,9 @@ class BinaryMetrics:
     """Number N of reviews."""
 
     def to_row(self, prefix: str = "") -> dict[str, float | int | None]:
-        """Return the metrics as a flat dict for a line of JSON, with `prefix` before each name.
+        """Return a dict from the names of the metrics to values that JSON can represent. `prefix` is put before each name.
 
-        `confusion` becomes the four counts tn, fp, fn and tp. An AUC of nan becomes None, since JSON has no nan.
+        The field `confusion` becomes the four entries tn, fp, fn and tp. An AUC of nan becomes None, since JSON has no nan.
         """
         row: dict[str, Any] = dataclasses.asdict(self)
         (tn, fp), (fn, tp) = row.pop("confusion")
@@ -51,7 +51,7 @@ class BinaryMetrics:
 class Reliability:
     """Reliability diagram, which groups predictions by their probability and compares them with the labels in each group.
 
-    The groups are bins of probability of equal width.
+    The groups are called bins. Each bin is an interval of probabilities, and all bins have the same width.
     """
 
     edges: Float[np.ndarray, "boundaries"]
@@ -67,8 +67,9 @@ class Reliability:
     def ece(self) -> float:
         """Expected calibration error (Naeini et al. 2015, eq. 1).
 
-        It is the sum of count / N * |frequency - confidence| over all bins, where N is the number of reviews. Like Naeini et al., it uses
-        the probability of the positive class. Guo et al. 2017 use the probability of the predicted class instead.
+        It is the sum of count / N * |frequency - confidence| over all bins that are not empty, where N is the number of reviews. The
+        confidence is computed from the probability of the positive class, as by Naeini et al. Guo et al. 2017 use the probability of the
+        predicted class instead.
         """
         filled = self.count > 0
         gaps = np.abs(self.frequency[filled] - self.confidence[filled])
@@ -79,8 +80,9 @@ class Reliability:
 class RocCurve:
     """ROC curve, as arrays with one entry per point.
 
-    The first point is (0, 0). It is followed by one point for each distinct score, the last of which is (1, 1). If all labels are the same,
-    the false-positive rate and the true-positive rate of every point are nan.
+    A point consists of a false-positive rate, a true-positive rate and a threshold. The first point has the rates (0, 0). It is followed by
+    one point for each distinct score, in descending order of the scores. The last point has the rates (1, 1). If all labels are the same,
+    both rates of every point are nan.
     """
 
     false_positive_rate: Float[np.ndarray, "points"]
@@ -92,8 +94,9 @@ class RocCurve:
 def binary_metrics(logits: Shaped[np.ndarray, "..."], labels: Shaped[np.ndarray, "..."]) -> BinaryMetrics:
     """Return all metrics of N logits and N labels, each given with shape (N,) or (N, 1).
 
-    With z the logit and y the label, the loss is max(z, 0) - z y + log(1 + exp(-|z|)). This form does not overflow and needs no clipping.
-    Keras, if it is given probabilities p, clips them to [1e-7, 1 - 1e-7], so that its loss of a single review is at most 16.1.
+    If a review has the logit z and the label y, its loss is max(z, 0) - z y + log(1 + exp(-|z|)). This form does not overflow and needs no
+    clipping. If Keras is given probabilities instead of logits, it clips them to [1e-7, 1 - 1e-7]. In Keras, the loss of a review is then
+    at most 16.1.
 
     Raises:
         InputError: if the lengths differ, there are no reviews, a logit is not finite, or a label is neither 0 nor 1.

@@ -1,7 +1,8 @@
-"""Training of a user's own model: a compiled training step, and a training loop above it.
+"""Training of a user's own model: a compiled training step (`make_train_step`), and a whole training loop (`fit`).
 
-The model is a Flax NNX module, or the pytree of parameters of a model in another library, such as Flax Linen, Haiku or Equinox. With an
-optimiser such as `lstm_jax.adam`, the step updates only those rows of the largest embedding table that a batch looks up.
+For the step, the model is a Flax NNX module, or the pytree of parameters of a model in another library, such as Flax Linen, Haiku or
+Equinox. For the loop, it is a Flax NNX module. With an optimiser such as `lstm_jax.adam`, a step does not update the whole of the largest
+embedding table, but only the rows of this table that the batch looks up.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +31,10 @@ from lstm_jax.training.step import CATCH_UP_INTERVAL, dense_update, row_sparse, 
 
 
 def _split(model: Any) -> Parts:
-    """Split a module or a pytree of parameters; see `models.split_module`.
+    """Split a module into its parameters, its other variables, and a function that rebuilds the module from both.
+
+    A pytree of parameters has no other variables. It is split into a dict from the paths of its leaves to the leaves, and a function that
+    rebuilds the pytree.
 
     Raises:
         InputError: if the model has no parameters, or a leaf of the pytree is not an array of floats.
@@ -57,9 +61,10 @@ class _Programs(NamedTuple):
 class TrainStep:
     """Compiled training step of a model; see `make_train_step`.
 
-    A step takes a training state and a batch, and returns a new state. The memory of the given state is reused (donated), so that it must
-    not be used afterwards. The parameters in a state are up to date only after `model`, because rows of an embedding table take steps in
-    which no batch looks them up later.
+    The arguments of a step are a training state and a batch. The step returns a new state and the result of the loss function. The given
+    state must not be used afterwards, because the step reuses its memory (donates it). To read the trained parameters, call the method
+    `model`. In the parameters of a state, rows of an embedding table may have missed steps that did not look them up; `model` lets the rows
+    take these steps.
     """
 
     def __init__(self, model: Any, loss_fn: Callable, optimizer: Optimizer, has_aux: bool, mesh: Mesh):
@@ -86,13 +91,14 @@ class TrainStep:
 
         Args:
             state: training state before the step. It must not be used afterwards.
-            batch: pytrees of arrays (B, ...), the further arguments of the loss function, where B is the batch size.
+            batch: further arguments of the loss function, which are pytrees of arrays (B, ...). B is the batch size.
 
         Returns:
-            The training state after the step, and what the loss function returned before it.
+            A pair of the training state after the step, and the result of the loss function for this batch and the parameters before the
+            step.
 
         Raises:
-            InputError: if B is not a multiple of the number of devices.
+            InputError: if B is not a multiple of the number of devices, or if the loss is not a scalar.
         """
         return self._call(self._programs.step, 0, state, batch)
 
@@ -101,20 +107,22 @@ class TrainStep:
 
         Args:
             state: training state before the steps. It must not be used afterwards.
-            batches: as `batch` of a single step, with one more axis in front: (S, B, ...).
+            batches: S batches. They are given as further arguments of the loss function, with one more axis in front: pytrees of arrays
+                (S, B, ...).
 
         Returns:
-            The training state after the steps, and what the loss function returned in each step, stacked on a first axis of size S.
+            A pair of the training state after the last step, and the results of the loss function in all steps. Each array of the results
+            has a new first axis of size S.
 
         Raises:
-            InputError: if B is not a multiple of the number of devices.
+            InputError: if B is not a multiple of the number of devices, or if the loss is not a scalar.
         """
         return self._call(self._programs.many, 1, state, batches)
 
     def model(self, state: TrainState) -> Any:
-        """Return the model with the parameters and the variables of a training state. The state stays valid.
+        """Return a model with the parameters and the other variables of a training state. The state is not changed and stays valid.
 
-        All rows of the embedding table take the steps that they missed.
+        If rows of the embedding table have missed steps, they take these steps in the returned model.
         """
         with sharding.on(self._mesh):
             params = self._programs.caught_up(state) if jax.tree.leaves(state.behind) else jax.tree.map(lambda a: a.copy(), state.params)
@@ -122,7 +130,10 @@ class TrainStep:
 
     @property
     def table(self) -> str:
-        """Name of the embedding table whose rows are updated sparsely, or "" if there is none. It is known after the first step."""
+        """Name of the embedding table of which a step updates only the rows that a batch looks up.
+
+        It is "" before the first step. After the first step, it is "" if there is no such table.
+        """
         return self._found.table if self._found else ""
 
     def _call(self, program: Callable, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
@@ -150,7 +161,10 @@ class TrainStep:
             self._found = found if found and row_sparse(found, self._optimizer, state.params) else None
 
     def _objective(self, params: Any, batch: tuple, weight: Any, key: Any, variables: Any) -> tuple[jax.Array, Any]:
-        """Return the loss, and a pair of what the loss function returned and the variables after it; see `step.Objective`."""
+        """Return the loss, and a pair of two things: the result of `loss_fn`, and the variables of the model after the call.
+
+        The function is a `step.Objective` whose carry consists of the variables. `weight` and `key` are not used.
+        """
         del weight, key
         model = self._parts.rebuild(params, variables)
         result = self._loss_fn(model, *batch)
@@ -177,7 +191,7 @@ class TrainStep:
         return TrainState(state.step + 1, params, opt_state, {}, variables, behind), result
 
     def _lag(self, state: TrainState) -> Any:
-        """Return the record of the steps that each row of the table has taken since the last step at which all rows caught up."""
+        """Return the `Lag` of the embedding table. It counts steps from the last multiple of `CATCH_UP_INTERVAL`, at which no row lags."""
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         table = state.params[self.table]
         return rows.begin(table, state.opt_state, CATCH_UP_INTERVAL, state.step % CATCH_UP_INTERVAL, state.behind)
@@ -199,19 +213,22 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
             state, loss = step(state, x, y)
         model = step.model(state)
 
-    If the loss reads a large embedding table only by looking up rows, and the optimiser has a row-sparse update (`lstm_jax.adam`,
-    `lstm_jax.keras_adam` and their clipped versions), a step computes the gradients of the rows that the batch looks up, and updates only
-    those rows. The other rows take their missed steps later, at the latest when `step.model` is called. Apart from rounding, the result is
-    that of the dense update. All layers in all libraries that look up rows by JAX's gather are found, such as `lstm_jax.Embedding`,
-    `flax.nnx.Embed` and `jnp.take(table, ids, axis=0)`.
+    If the optimiser has a row-sparse update, and its compiled code can run, a step does not update the whole of the largest embedding
+    table. It computes the gradients of the rows that the batch looks up, and updates only these rows. The other rows take their missed
+    steps later, at the latest when `step.model` is called. Apart from rounding, the result is the same as that of a dense update.
+    `lstm_jax.adam` and `lstm_jax.keras_adam` have a row-sparse update, also with gradient clipping by `training.optimizers.clipped`.
+
+    An embedding table is a large parameter that the loss uses only to look up rows; see `training.lookups`. It is found in every layer, of
+    any library, that looks up rows by JAX's gather. Examples are `lstm_jax.Embedding`, `flax.nnx.Embed` and `jnp.take(table, ids, axis=0)`.
 
     Args:
-        model: a module, which is not changed, or a pytree of arrays of floats.
-        loss_fn: function loss_fn(model, *batch) that returns the mean loss of a batch, a scalar. It may change variables of an NNX module
-            that are not parameters, such as the counts of random streams.
+        model: a module or a pytree of arrays of floats. It is not changed.
+        loss_fn: function loss_fn(model, *batch) that returns the mean loss of a batch, a scalar. If the model is an NNX module, the
+            function may change variables that are not parameters, such as the counts of random streams.
         optimizer: an optimiser of this project or of optax.
-        has_aux: whether `loss_fn` returns a pair of the loss and a pytree of further results, such as metrics.
-        mesh: devices over which each batch is sharded, see `runtime.sharding.make_mesh`. If None, one device.
+        has_aux: whether `loss_fn` returns a pair of the loss and a pytree of further results, such as metrics. If false, it returns the
+            loss alone.
+        mesh: devices that each batch is sharded over; see `runtime.sharding.make_mesh`. If None, one device is used.
 
     Raises:
         InputError: if the model has no parameters, or a leaf of the pytree is not an array of floats.
@@ -240,35 +257,40 @@ def fit(
 ) -> loop.FitResult:
     """Train a Flax NNX module in place, with the training loop of this project's tasks.
 
-    Each epoch reads the examples in a new random order. The order and the random streams of the module, such as those of dropout, depend
-    only on `seed` and the number of the step, so that a resumed training ends with the same bits as one that was not interrupted. As with
-    `make_train_step`, only those rows of an embedding table are updated that a batch looks up, if the optimiser has a row-sparse update.
+    Each epoch reads the examples in a new random order. This order and the random streams of the module, such as those of dropout, depend
+    only on `seed`, the number of the epoch and the number of the step. Therefore a training that is interrupted and resumed ends with the
+    same bits as one that is not interrupted. If the optimiser has a row-sparse update, a step does not update the whole of the largest
+    embedding table, but only the rows that the batch looks up; see `make_train_step`.
 
     Args:
-        model: module, which has the trained parameters at the end: those of the best epoch if a metric is monitored, else the last ones.
-        loss_fn: function loss_fn(model, *rows) that returns the losses (B,) of the B examples in a batch.
+        model: the module. At the end it has the parameters of the best epoch, or of the last epoch if no metric is monitored.
+        loss_fn: function loss_fn(model, *rows) that returns the losses (B,) of the B examples in a batch. `rows` has the B rows of each
+            array in `arrays`.
         optimizer: an optimiser of this project or of optax.
         arrays: training examples, as a sequence of arrays (N, ...). A batch consists of B rows of each array.
         epochs: number of epochs.
         batch_size: number of examples in a batch. The last batch of an epoch may have fewer, as in Keras.
         seed: seed of the order of the examples and of the random streams of the module.
-        patience: number of epochs without a better monitored metric after which training stops early; 0 means no early stopping.
-        evaluate: function from the module to further metrics of an epoch, such as those of a validation set.
-        monitor: name of the metric that is smallest in the best epoch. If empty, the last epoch counts.
-        mesh: devices over which each batch is sharded. If None, one device.
+        patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
+            early.
+        evaluate: function from the module to a dict of further metrics of an epoch, such as those of a validation set.
+        monitor: name of the metric that has its smallest value in the best epoch. If empty, no epoch is the best one, and the training does
+            not stop early.
+        mesh: devices that each batch is sharded over. If None, one device is used.
         checkpoints: folder of the checkpoints, or None to save none; see `loop.fit`.
-        checkpoint_steps: number of steps between checkpoints within an epoch; 0 saves one at the end of each epoch.
+        checkpoint_steps: number of steps between checkpoints within an epoch. If 0, a checkpoint is saved only at the end of each epoch and
+            after an interrupt.
         resume: whether to continue from the newest checkpoint in `checkpoints`, if there is one.
         callbacks: functions that are called with an `EpochRecord` after each epoch.
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
 
     Returns:
-        The result of `loop.fit`, with one dict of metrics for each epoch in `rows`.
+        The result of `loop.fit`. Its field `rows` has one dict of metrics for each epoch.
 
     Raises:
-        InputError: if the model has no parameters or has variables other than those of random streams, the arrays have different numbers of
-            rows, the losses have another shape than (B,), or `loop.fit` raises an error.
-        Interrupted: if SIGINT or SIGTERM arrives. The state has been saved before this error is raised.
+        InputError: if the model has no parameters, if it has other variables than parameters and random streams, if the arrays have
+            different numbers of rows, if the shape of the losses is not (B,), or if `loop.fit` raises an error.
+        Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     parts = _split(model)
     others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
@@ -307,7 +329,7 @@ def fit(
 
 
 def _reseeded(variables: Any, key: jax.Array) -> Any:
-    """Return the state of the random streams of a module, with new keys that depend on `key`, and with counts of 0."""
+    """Return the variables of a module's random streams with new keys, which are derived from `key`. All counts are set to 0."""
 
     def fresh(number: int, var: Any) -> Any:
         if isinstance(var, nnx.RngKey):

@@ -1,6 +1,7 @@
 """Optimisers by name, with learning-rate schedules and gradient clipping.
 
-Adam and RMSprop are computed as in Keras. Other optimisers come from optax.
+`make_optimizer` computes "adam" and "rmsprop" as Keras does, and takes all other optimisers from optax. The function `adam` computes Adam
+as optax does.
 """
 
 import inspect
@@ -23,8 +24,9 @@ def keras_adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1
 
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt(v') + eps)
 
-    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. `adam`
-    differs: it adds eps after the bias correction of v, which matters where gradients are as small as eps.
+    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. In this
+    formula eps is added before the bias correction of v. The optimiser `adam` adds eps after the bias correction. The difference matters if
+    gradients are as small as eps.
 
     Args:
         learning_rate: a number, or a function from the number of past steps to a number.
@@ -43,9 +45,9 @@ def adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -
 
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr m' / (1 - b1^t) / (sqrt(v' / (1 - b2^t)) + eps)
 
-    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. On a
-    CPU, compiled code updates each large parameter in one pass over memory. In `make_train_step`, only those rows of an embedding table are
-    updated that a batch looks up. It can be used in place of `optax.adam`, for example in `nnx.Optimizer`.
+    Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. This
+    optimiser can be used in place of `optax.adam`, for example in `nnx.Optimizer`. In `make_train_step`, it does not update the whole of
+    the largest embedding table, but only the rows that a batch looks up.
 
     Args:
         learning_rate: a number, or a function from the number of past steps to a number.
@@ -60,7 +62,7 @@ def adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -
 
 
 def _adam(learning_rate, b1: float, b2: float, eps: float, corrects_first: bool) -> RowOptimizer:
-    """Return Adam. If `corrects_first` is true, eps is added after the bias correction of v, else before it."""
+    """Return Adam. If `corrects_first` is true, eps is added after the bias correction of v, otherwise before the bias correction."""
     for name, rate in (("b1", b1), ("b2", b2)):
         require(0 <= rate <= 1, name, rate, "give 0 to 1")
     require(eps >= 0, "eps", eps, "give 0 or more")
@@ -97,16 +99,20 @@ def keras_rmsprop(learning_rate, rho: float = 0.9, eps: float = 1e-7) -> optax.G
 
         v' = rho v + (1 - rho) g^2;  p' = p - lr g / sqrt(v' + eps)
 
-    Here p is the parameter, g its gradient, v its mean squared gradient and lr the learning rate, a number or a function of the step.
+    Here p is the parameter, g its gradient, v the moving average of its squared gradient, and lr the learning rate. `learning_rate` is a
+    number, or a function from the number of past steps to a number.
     """
     return optax.rmsprop(learning_rate, decay=rho, eps=eps, eps_in_sqrt=True)
 
 
 def clipped(optimizer: Optimizer, most: float) -> Optimizer:
-    """Return the optimiser with gradient clipping: a gradient whose global norm exceeds `most` is scaled down to the norm `most`.
+    """Return the optimiser with gradient clipping.
 
-    A `RowOptimizer` keeps its row-sparse update. The norm is that of the dense gradient: if a batch looks up a row several times, the
-    gradients of that row are added up first. The state has the structure of `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
+    If the global norm of the gradient exceeds `most`, the gradient is scaled so that its norm is `most`.
+
+    If `optimizer` is a `RowOptimizer`, the result is one, too. Its row-sparse update clips by the norm of the dense gradient: if a batch
+    looks up a row several times, the gradients of the row are added up before the norm is computed. The state has the structure of
+    `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
     """
     if isinstance(optimizer, RowOptimizer):
         return RowOptimizer(optax.chain(optax.clip_by_global_norm(most), optimizer.dense), ClippedRows(optimizer.rows, most))
@@ -117,10 +123,10 @@ OURS: dict[str, Callable] = {"adam": keras_adam, "rmsprop": keras_rmsprop}
 
 
 def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule | float:
-    """Return the learning rate as a function of the step, or as a number if it is constant.
+    """Return the learning rate as a number if it is constant, otherwise as a function from the number of past steps to a number.
 
     Args:
-        config: kind of the schedule, learning rates and number of warm-up steps.
+        config: config of the training. It gives the kind of the schedule, the learning rates and the number of warm-up steps.
         total_steps: number of steps of the run, including the warm-up.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Compiled predictions for many examples, which are computed in batches."""
+"""Predictions of a model for many examples, computed in batches by one compiled function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,15 +18,15 @@ def make_predict(
 ) -> Callable[[Any, Any], np.ndarray]:
     """Return a compiled function predict(params, rows) that applies a model to N examples in batches.
 
-    `rows` is a pytree of (N, ...) arrays. The result is one NumPy array, whose row n is the prediction for row n of `rows`.
+    `rows` is a pytree of arrays (N, ...). The result is one NumPy array. Its row n is the prediction for row n of the arrays.
 
     Args:
-        forward: function forward(prepared, batch) that returns an array with one row for each row of the batch. `prepared` is what
-            `prepare` returned.
+        forward: function forward(prepared, batch) that returns an array with one row for each row of the batch. `prepared` is the result of
+            `prepare`.
         mesh: devices that a batch is sharded over.
         batch_size: largest number of rows in a batch. It is rounded up to a multiple of the number of devices.
-        prepare: function prepare(params, count) that is called once per call of `predict`. `count` is the number of rows including padding.
-            By default it returns `params`.
+        prepare: function prepare(params, count) that is applied once in each call of `predict`. `count` is the number of rows, including
+            the rows that fill up the last batch. The default function returns `params`.
     """
 
     @jax.jit

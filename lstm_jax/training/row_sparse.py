@@ -24,10 +24,10 @@ Update = Callable[..., tuple[Any, Any]]
 
 
 class RowUpdate(ABC):
-    """Base class of a row-sparse update, in which a training step updates only the rows of a table (V, E) that it looks up.
+    """Base class of a row-sparse update. In such an update, a training step updates only the rows of a table (V, E) that it looks up.
 
-    The other rows of the table miss the step. The method `catch_up` lets them take their missed steps later. A `Lag` records how many steps
-    each row has taken.
+    The other rows of the table miss the step. Later, the method `catch_up` lets these rows take the steps that they missed. A `Lag` records
+    how many steps each row has taken.
     """
 
     @abstractmethod
@@ -36,7 +36,7 @@ class RowUpdate(ABC):
 
     @abstractmethod
     def begin(self, table: jax.Array, state: Any, steps: int, at: Any = 0, behind: Any = ()) -> Lag:
-        """Return the `Lag` before a given step of an epoch. It records how many steps each row of the table has taken.
+        """Return the `Lag` before a given step of an epoch. It records how many steps of the epoch each row of the table has taken.
 
         Args:
             table: the table (V, E).
@@ -55,10 +55,10 @@ class RowUpdate(ABC):
             ids: indices of the rows, (..., B). If None, all rows take their missed steps.
             lag: record of the steps that each row has taken.
             state: state of the optimiser.
-            params: parameters.
+            params: dict from the names of the parameters to arrays.
 
         Returns:
-            The new lag, the new state of the optimiser and the new parameters.
+            Three values: the new lag, the new state of the optimiser, and the new parameters.
         """
 
     @abstractmethod
@@ -69,16 +69,16 @@ class RowUpdate(ABC):
         after a dense step in which these rows have a gradient of zero.
 
         Args:
-            updates: gradients of the other parameters.
+            updates: dict from the names of the other parameters to their gradients.
             name: name of the table among the parameters.
             ids: indices of the rows to update, (..., B).
             rows: gradients of these rows, (..., B, E).
             lag: record of the steps that each row has taken before the step.
             state: state of the optimiser before the step.
-            params: parameters before the step.
+            params: dict from the names of the parameters to their arrays before the step.
 
         Returns:
-            The lag, the state of the optimiser and the parameters after the step.
+            Three values after the step: the lag, the state of the optimiser, and the parameters.
         """
 
 
@@ -86,9 +86,9 @@ class RowUpdate(ABC):
 class RowOptimizer:
     """An optimiser that offers a dense and a row-sparse update. Both use the state that `init` returns.
 
-    `dense` is a transformation of optax, which updates whole parameters. `rows` updates only the rows of a table that a step looks up.
-    `step.row_sparse` tells which of the two a training uses. `optax.chain` and other wrappers of optax use only the dense update;
-    `optimizers.clipped` keeps both.
+    `dense` is a transformation of optax, which updates whole parameters. `rows` updates only the rows of a table that a step looks up. A
+    training step uses `rows` if `step.row_sparse` returns true, otherwise `dense`. If the optimiser is wrapped by `optax.chain` or another
+    function of optax, the wrapped optimiser has only the dense update. If it is wrapped by `optimizers.clipped`, it has both.
     """
 
     dense: optax.GradientTransformation
@@ -150,8 +150,9 @@ def _with_table(name, results, lag, state, params):
 class ClippedRows(RowUpdate):
     """Row-sparse update with gradient clipping.
 
-    If the global norm of the dense gradient exceeds `most`, the gradients are scaled down to the norm `most`. The update `inner` then uses
-    them. The state of the optimiser has the structure of `optax.chain(optax.clip_by_global_norm(most), ...)`.
+    If the global norm of the dense gradient exceeds `most`, the gradients are scaled so that the norm is `most`. The row-sparse update
+    `inner` then takes the step with the scaled gradients. The state of the optimiser is a pair, as with
+    `optax.chain(optax.clip_by_global_norm(most), ...)`. Its second member is the state that `inner` uses.
     """
 
     inner: RowUpdate
@@ -179,8 +180,9 @@ class ClippedRows(RowUpdate):
 def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) -> jax.Array:
     """Add up the gradients that belong to the same row of the table, and return the sums.
 
-    The result has the same norm as the dense gradient of the table. It contains the non-zero rows of the dense gradient, and its other rows
-    are zero. As in `RowUpdate.update`, negative row indices count from the end of the table, and indices outside the table are ignored.
+    The result contains all non-zero rows of the dense gradient of the table. All other rows of the result are zero. Therefore the result
+    has the same norm as the dense gradient. As in `RowUpdate.update`, negative row indices count from the end of the table, and indices
+    outside the table are ignored.
 
     Args:
         ids: row indices, (..., B).
@@ -189,7 +191,7 @@ def summed_rows(ids: jax.Array, rows: jax.Array, table: jax.Array, name: str) ->
         name: name of the table among the parameters. The name determines the sharding of the table.
 
     Returns:
-        An array with E columns, and with as many rows as there are indices in `ids`.
+        An array (n, E), where n is the number of indices in `ids`.
     """
     if sharding.param_spec(sharding.devices(), (jax.tree_util.DictKey(name),), table):
         rows = sharding.rows_to_columns(rows)

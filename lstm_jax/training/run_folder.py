@@ -60,17 +60,17 @@ class RunFolder:
             yield
 
     def start(self, config_json: str, resume: bool) -> None:
-        """Write the config to a new folder, or check that the folder holds a run with this config that can be resumed.
+        """Write the config to the folder if it holds no run. Otherwise check that the run in it can be resumed with this config.
 
         Files that a killed process left half-written are removed.
 
         Args:
             config_json: config of the run as JSON.
-            resume: whether the folder may hold an interrupted run.
+            resume: whether the folder may hold an interrupted run. If false, the folder must be empty or must not exist.
 
         Raises:
-            InputError: if the folder holds a run and `resume` is false, if the config of that run differs, if a file of that run has
-                changed, or if the folder holds files but no run.
+            InputError: if the folder holds a run and `resume` is false, if the run in the folder has another config, if a file of the run
+                in the folder has changed, or if the folder holds files but no run.
         """
         require(not self.path.exists() or self.path.is_dir(), f"run folder {self.path}", "is a file", "name a new folder")
         for folder in (self.path, self.events, self.figures):
@@ -93,7 +93,7 @@ class RunFolder:
         """Write the fingerprint (a checksum) of the data of a new run, or check that a resumed run has the same data as before.
 
         Raises:
-            InputError: if the run began with other data, or if its fingerprint cannot be read.
+            InputError: if the run began with other data, or if the fingerprint of its data cannot be read.
         """
         if not self.data.exists():
             write_atomically(self.data, fingerprint + "\n")
@@ -104,9 +104,10 @@ class RunFolder:
         require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
     def verify(self) -> tuple[str, ...]:
-        """Check that the files on which predictions depend are as the run wrote them, and return warnings.
+        """Check that the files on which predictions depend are as the run wrote them, and return a tuple of warnings.
 
-        If the run has no manifest, a warning says that changes of its files cannot be noticed. Runs of older versions have no manifest.
+        If the run has no manifest, a warning says that a change of its files cannot be noticed. Older versions wrote no manifest. If the
+        run has a manifest, the tuple is empty.
 
         Raises:
             InputError: if a file has changed. The error names the file.
@@ -121,7 +122,7 @@ class RunFolder:
     def environments(self) -> tuple[dict[str, Any], ...]:
         """Return the environments that the run was trained in, oldest first, or () if the run has not begun.
 
-        An environment is a dict of versions, devices and settings, as `environment` returns it.
+        An environment is a dict of versions, devices and settings; see the function `environment`.
 
         Raises:
             InputError: if the manifest is damaged.
@@ -159,11 +160,11 @@ class RunFolder:
         """Accept the files of the run as they are now, by writing a new manifest with their checksums.
 
         Returns:
-            The files that differ from the old manifest, as a dict from file names to the kind of difference. The kind is "changed",
-            "missing" or "added".
+            A dict with one entry for each file that differs from the old manifest. The key is the name of the file, and the value is the
+            kind of difference: "changed", "missing" or "added".
 
         Raises:
-            InputError: if the folder holds no run, another process uses it, or it cannot be written.
+            InputError: if the folder holds no run, if another process uses the folder, or if the folder cannot be written.
         """
         require(self.config.exists(), f"run {self.path}", "no config.json", "name the folder of a run")
         with self.locked():
@@ -184,9 +185,9 @@ def _same(config: Path, new: str) -> bool:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return the differences between two environments that can change the last bits of results.
+    """Compare two environments, and return a list of those differences that can change the last bits of results.
 
-    Each difference is a text such as "cores 4, now 2". An environment is a dict as `environment` returns it.
+    A difference is a text such as "cores 4, now 2". An environment is a dict of versions, devices and settings; see `environment`.
     """
     old, new = (with_current_names({**environment, **environment.get("versions", {})}) for environment in (old, new))
     names = [*_EVERYWHERE, *(_ON_A_CPU if str(new.get("devices", "")).startswith("['cpu") else ())]
@@ -206,7 +207,7 @@ def _shown(value: Any) -> str:
 
 
 def environment(mesh: Mesh) -> dict[str, Any]:
-    """Return the versions, devices and settings of this process that can change results or speed, as a dict."""
+    """Return the environment of this process: a dict of the versions, devices and settings that can change results or speed."""
     return {
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")},

@@ -2,8 +2,7 @@
 
 The model reads the text in one of the two modes of `sampling`. In mode "carried" it carries the recurrent state through the text. In mode
 "window" it predicts each character from a zero state and the `length` characters before it, as in the training of the Keras example
-lstm_text_generation. The first characters of the text, which have fewer than `length` characters before them, are predicted from all the
-characters before them.
+lstm_text_generation. If fewer than `length` characters precede a character, it is predicted from all the characters before it.
 """
 
 from collections.abc import Callable
@@ -42,9 +41,10 @@ class Scores(NamedTuple):
     correct: np.ndarray
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
-        """Return the metrics of all characters together, with `prefix` before each name.
+        """Return a dict from the names of four metrics of the whole text to their values. `prefix` is put before each name.
 
-        They are the loss (mean in nats), bits per character, perplexity and accuracy.
+        The metrics are the loss (the mean of `nats`), the bits per character, the perplexity and the accuracy (the share of true entries in
+        `correct`).
         """
         loss = float(self.nats.mean(dtype=np.float64))
         metrics = {"loss": loss, **bits_and_perplexity(loss), "accuracy": float(self.correct.mean())}
@@ -52,16 +52,19 @@ class Scores(NamedTuple):
 
 
 def bits_and_perplexity(nats: float) -> dict[str, float]:
-    """Convert a mean loss in nats to "bits" (nats / ln 2) and "perplexity" (e^nats), and return both."""
+    """Return a dict of two metrics that are computed from a mean loss in nats: "bits" (nats / ln 2) and "perplexity" (e^nats)."""
     return {"bits": nats / float(np.log(2)), "perplexity": float(np.exp(nats))}
 
 
 def _score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the negative log-probability of each target, in nats, and whether the target has the highest probability of all characters.
+    """Return two arrays (...) with one entry for each target character.
+
+    The first array has the negative log-probability of each target, in nats. The second array says for each target whether it has the
+    highest probability of all characters.
 
     Args:
-        logits: (..., V), where V is the size of the vocabulary.
-        targets: (...): character ids.
+        logits: (..., V): logits of all characters of the vocabulary, where V is its size.
+        targets: (...): ids of the target characters.
     """
     p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.take_along_axis(p, targets[..., None], axis=-1)[..., 0], jnp.argmax(logits, axis=-1) == targets
@@ -186,6 +189,6 @@ class Scorer:
 
 
 def _pair(scored: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Convert the two results of `_score` to the same dtype, so that they can be stacked into one array, and return them."""
+    """Return the two results of `_score` in the same dtype. They can then be stacked into one array."""
     nats, correct = scored
     return nats, correct.astype(nats.dtype)

@@ -10,10 +10,10 @@ from lstm_jax.runtime.interrupts import interrupted
 
 @contextmanager
 def noted_signals() -> Iterator[threading.Event]:
-    """Yield an event that is set when SIGINT or SIGTERM arrives. The signal does not end the process.
+    """Yield an event that is set when SIGINT or SIGTERM arrives inside the context. The signal does not end the process.
 
-    If SIGINT arrives when the event is already set, `KeyboardInterrupt` is raised at once. It is also raised on entering the context if
-    SIGINT arrived earlier. Outside the main thread the event is never set.
+    `KeyboardInterrupt` is raised in two cases: if SIGINT arrives when the event is already set, and at the start of the context if SIGINT
+    arrived before the context (see `runtime.interrupts`). If the context is not entered in the main thread, the event is never set.
     """
     if interrupted():
         raise KeyboardInterrupt

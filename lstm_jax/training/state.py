@@ -34,8 +34,9 @@ class TrainState(NamedTuple):
 def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:
     """Return the sharding of each array of a training state, as a `TrainState`.
 
-    Parameters are sharded as `sharding.param_spec` says. The moments of the optimiser are sharded like their parameters, and the carry is
-    sharded like the rows of a batch. All other arrays are replicated. The arguments are those of `create_state`.
+    Parameters are sharded as `sharding.param_spec` says. The moments of the optimiser are sharded like their parameters. The arrays of the
+    carry are sharded along their first axis, which is the batch axis. All other arrays are replicated. The arguments are those of
+    `create_state`.
     """
     copied = sharding.replicated(mesh)
     param_shardings = jax.tree_util.tree_map_with_path(
@@ -47,8 +48,9 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
     def like_parameter(path: tuple, leaf: Any) -> Any:
         """Return the sharding of an array of the optimiser state.
 
-        An array that belongs to a parameter is sharded like this parameter. The path of the parameter is the end of `path`. If there is no
-        such parameter, or if the parameter has another shape (as in adafactor), the array is replicated.
+        If the array belongs to a parameter of the same shape, it is sharded like this parameter. Otherwise it is replicated; for example,
+        adafactor has arrays of other shapes than the parameters. `path` is the path of the array in the state. The array belongs to a
+        parameter if `path` ends with the path of the parameter.
         """
         ends = (path[n:] for n in range(len(path) + 1))
         return next((sharding_of[end] for end in ends if shapes.get(end) == leaf.shape), copied)
@@ -61,17 +63,20 @@ def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], m
 def create_state(
     params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()
 ) -> tuple[TrainState, TrainState]:
-    """Create the training state at the start of a run, sharded over the devices of a mesh, and return it with its shardings.
+    """Create the training state at the start of a run, sharded over the devices of a mesh.
 
-    The arrays in the arguments are copied. They thus stay valid when a compiled step reuses the memory of the state.
+    The arrays in the arguments are copied. Therefore they stay valid when a compiled step reuses the memory of the state.
 
     Args:
         params: initial parameters.
-        optimizer: optimiser that makes its initial state.
+        optimizer: optimiser, whose initial state becomes a part of the training state.
         totals: names of the entries of `TrainState.totals`.
-        mesh: devices.
+        mesh: devices that the state is sharded over.
         carry: initial carry; see `TrainState.carry`.
         behind: initial value of `TrainState.behind`.
+
+    Returns:
+        A pair of the training state and its shardings. The second member is a `TrainState`, too; see `state_sharding`.
     """
     shardings = state_sharding(params, optimizer, totals, mesh, carry, behind)
 

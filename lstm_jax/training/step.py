@@ -1,7 +1,8 @@
 """Compiled training steps, which gather their batches from arrays on the device.
 
-`make_run_steps` compiles one function that takes any range of the steps of an epoch. An epoch can therefore be divided into chunks, for
-progress, checkpoints and interrupts, without further compilation and without a change of the results.
+`make_run_steps` compiles one function that runs the steps from `start` to `stop` - 1 of an epoch, for any `start` and `stop`. An epoch can
+therefore be divided into chunks of steps. After each chunk, the progress can be shown, a checkpoint can be saved or an interrupt can be
+handled. The chunks need no further compilation and do not change the results.
 """
 
 from collections.abc import Callable
@@ -36,10 +37,10 @@ effect of the interval on speed is within noise (LOG.md)."""
 
 @dataclass(frozen=True)
 class LookupObjective:
-    """Objective that reads one of the parameters, such as an embedding, only by looking up some of its rows.
+    """Objective that uses one of the parameters, such as an embedding, only to look up rows. This parameter is called the table.
 
-    This parameter is called the table. If the optimiser has a row-sparse update, a training step computes gradients only for the rows that
-    it looks up, and never forms the gradient of the whole table. A batch of B sequences of T ids looks up at most B * T rows.
+    If the optimiser has a row-sparse update, a training step computes gradients only for the rows of the table that the batch looks up, and
+    never forms the gradient of the whole table. A batch of B sequences of T ids looks up at most B * T rows.
     """
 
     loss: Callable
@@ -49,31 +50,34 @@ class LookupObjective:
     table: str
     """Name of the table among the parameters."""
     ids: Callable[[Any], jax.Array]
-    """Function from a batch to the numbers of the rows that it looks up. The last axis of the result is the batch axis. The shape of
-    `vectors` is that of the result with one more axis for the columns of the table."""
+    """Function from a batch to the indices of the rows that it looks up. The last axis of the result is the batch axis. `vectors` has the
+    axes of the result, and one more axis for the columns of the table."""
 
     def __call__(self, *args, **options) -> tuple[jax.Array, Any]:
         return self.loss(*args, **options)
 
     def indices(self, params: Any, batch: Any, weight: jax.Array, key: jax.Array) -> list[jax.Array]:
-        """Return a list with the row indices that a batch looks up."""
+        """Return a list with one array: the indices of the rows that a batch looks up."""
         del params, weight, key
         return [self.ids(batch)]
 
     def vectors(self, table: jax.Array, indices: list[jax.Array]) -> list[jax.Array]:
-        """Return a list with the rows of the table at the indices."""
+        """Return a list with one array for each array of indices: the rows of the table that have these indices."""
         return [sharding.gather_columns(table, ids) for ids in indices]
 
     def loss_of(self, params: Any, vectors: list[jax.Array], *args: Any) -> tuple[jax.Array, Any]:
-        """Return the results of the objective, computed from the rows `vectors` that the batch looks up."""
+        """Return the results of the objective. It uses the given row vectors and does not look them up in the table.
+
+        `vectors` is a list with one array, as the method `vectors` returns it.
+        """
         return self.loss(params, *args, vectors[0])
 
 
 def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
-    """Return whether training steps use the row-sparse update of the optimiser.
+    """Return whether training steps use the row-sparse update of the optimiser. Otherwise they use its dense update.
 
-    They do so if the objective is a `LookupObjective` or was found by `find_lookups`, the optimiser is a `RowOptimizer`, and its row-sparse
-    update is available for the table.
+    They use the row-sparse update if three conditions hold: the objective is a `LookupObjective` or a result of `find_lookups`, the
+    optimiser is a `RowOptimizer`, and its row-sparse update is available for the table.
     """
     looks_up = isinstance(objective, LookupObjective | FoundLookups)
     return looks_up and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
@@ -94,10 +98,10 @@ def make_run_steps(
     mesh: Mesh,
     gather: Callable[[Any, jax.Array], Any] = take_rows,
 ) -> Callable:
-    """Return a compiled function run_steps(state, arrays, order, start, stop, key) that takes steps start .. stop - 1 of an epoch.
+    """Return a compiled function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
-    It returns the new state. The given state must not be used after the call, because its memory is reused (donated). `steps_program`
-    explains the arguments of the function.
+    The function returns the new state. The given state must not be used after the call, because its memory is reused (donated).
+    `steps_program` explains the arguments of the function.
 
     Args:
         objective: function that returns the loss and the metrics of a batch; see `Objective`.
@@ -122,16 +126,16 @@ def steps_program(
     gather: Callable[[Any, jax.Array], Any] = take_rows,
     carries: bool = False,
 ) -> Callable[[TrainState, Any, Order, jax.Array, jax.Array, jax.Array], TrainState]:
-    """Return a pure function run_steps(state, arrays, order, start, stop, key) that takes steps start .. stop - 1 of an epoch.
+    """Return a pure function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
-    It returns the new state. `state` is the `TrainState` before the steps, `arrays` hold the training examples, `order` is the `Order` of
-    the epoch, and `key` is the random key of the run.
+    The function returns the new state. Its argument `state` is the `TrainState` before the steps, `arrays` is a pytree of arrays that hold
+    the training examples, `order` is the `Order` of the epoch, and `key` is the random key of the run.
 
     Args:
         objective: function that returns the loss and the metrics of a batch; see `Objective`.
         optimizer: an optimiser with a dense or a row-sparse update.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
-        carries: whether the training state has a carry; see `Objective`.
+        carries: whether the training state has a carry, so that the objective has the further argument `carry`; see `Objective`.
     """
 
     def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
@@ -152,7 +156,8 @@ def dense_update(objective: Objective, optimizer: Any, carries: bool, state: Tra
     """Take one step that updates whole parameters.
 
     Returns:
-        The `Lag` (unchanged), the state of the optimiser, the parameters, the metrics and the carry, all after the step.
+        Five values after the step: the `Lag` (which a dense step does not change), the state of the optimiser, the parameters, the metrics,
+        and the carry.
     """
 
     def loss(params, batch, weight, key, carry):
@@ -169,12 +174,12 @@ def dense_update(objective: Objective, optimizer: Any, carries: bool, state: Tra
 def row_sparse_update(
     lookup: LookupObjective | FoundLookups, rows_only: RowUpdate, carries: bool, state: TrainState, lag, batch, weight, key
 ):
-    """Take one step that updates the rows of the table that the batch looks up, and all other parameters.
+    """Take one step that updates, of the table, only the rows that the batch looks up. All other parameters are updated as a whole.
 
-    The gradient of the table is computed only for these rows.
+    The gradient of the table is computed only for the rows that are looked up.
 
     Returns:
-        The `Lag`, the state of the optimiser, the parameters, the metrics and the carry, all after the step.
+        Five values after the step: the `Lag`, the state of the optimiser, the parameters, the metrics, and the carry.
     """
     name, args = lookup.table, (batch, weight, key, state.carry) if carries else (batch, weight, key)
     indices = lookup.indices(state.params, *args)
@@ -192,7 +197,10 @@ def row_sparse_update(
 
 
 def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
-    """Concatenate the arrays of several lookups, each of which ends with the given number (0 or 1) of column axes."""
+    """Concatenate the arrays of several lookups. If there is only one lookup, return its array unchanged.
+
+    `columns` is 0 for arrays of row indices. It is 1 for arrays of row vectors, whose last axis has the columns of the table.
+    """
     if len(arrays) == 1:
         return arrays[0]
     return jnp.concatenate([array.reshape(-1, *array.shape[array.ndim - columns :]) for array in arrays])
@@ -201,10 +209,10 @@ def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
 def _take_step(
     gather, arrays, order: Order, key, update: Callable, n: jax.Array, carried: tuple[Any, TrainState]
 ) -> tuple[Any, TrainState]:
-    """Take step n of the epoch, add its metrics to the totals, and return the new `Lag` and the new training state.
+    """Take step n of the epoch, add its metrics to the totals, and return a pair of the new `Lag` and the new training state.
 
-    `update` is the function that computes the step. It is `dense_update` or `row_sparse_update` with its first arguments bound by
-    `partial`.
+    `carried` is the pair before the step. `update` is the function that computes the step: `dense_update` or `row_sparse_update`, whose
+    arguments before `state` are bound by `partial`.
     """
     lag, state = carried
     step_key = jax.random.fold_in(key, state.step)
@@ -217,7 +225,8 @@ def _take_step(
 def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: TrainState, order: Order, start, stop) -> TrainState:
     """Take steps start .. stop - 1 of an epoch with row-sparse updates, and return the new training state.
 
-    At each multiple of `CATCH_UP_INTERVAL` and at the end of the epoch, all rows of the table take the steps that they missed.
+    At each multiple of `CATCH_UP_INTERVAL` and at the end of the epoch, all rows of the table take the steps that they missed. If
+    `state.behind` is (), they also do so after step stop - 1.
     """
     keeps = bool(jax.tree.leaves(state.behind))
 

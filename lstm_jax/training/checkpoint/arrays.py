@@ -16,7 +16,8 @@ import numpy as np
 def quiet() -> Iterator[None]:
     """Silence some messages of Orbax until the context ends.
 
-    They are warnings about settings that are intended here. If Orbax fails, errors that its threads report later are also silenced.
+    The silenced messages are warnings about settings that this project chose on purpose, and the error "Event loop is closed" of Orbax'
+    threads. If Orbax fails, this error stays silenced after the context, because the threads may report it later.
     """
     logger = logging.getLogger("absl")
     level, hook = logger.level, sys.unraisablehook
@@ -48,10 +49,10 @@ def _checkpointer() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _plain_path(arrays: Path) -> Iterator[Path]:
-    """Yield a path to the folder `arrays` that contains no glob characters, such as "*" or "[".
+    """Yield a path that leads to the folder `arrays` and contains no glob characters, such as "*" or "[".
 
-    Orbax would save only half of a checkpoint to a path with glob characters. Such a path is replaced by a path through a temporary
-    symbolic link.
+    If the path of a checkpoint contains glob characters, Orbax saves only half of the checkpoint. Therefore, if the path of `arrays`
+    contains glob characters or unprintable characters, the yielded path leads through a temporary symbolic link.
     """
     path = arrays.absolute()
     if not set(str(path)) & set("[]*?\\") and str(path).isprintable():
@@ -72,13 +73,13 @@ def save_arrays(arrays: Path, leaves: dict[str, Any]) -> None:
 
 
 def restore_arrays(arrays: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Read arrays from the folder `arrays` and return them by name.
+    """Read arrays from the folder `arrays`, and return a dict from names to arrays.
 
     Args:
         arrays: folder that `save_arrays` wrote.
-        wanted: dict from names to templates. The template of an array to read is an array or `jax.ShapeDtypeStruct` of the same shape and
-            dtype. If the template is a NumPy array, the result is a NumPy array. Otherwise the result is a JAX array with the sharding of
-            the template. If the template has no sharding, the result is placed on the first local device.
+        wanted: dict from the names of the arrays to read to templates. A template is an array or a `jax.ShapeDtypeStruct` with the shape
+            and dtype of the array. If the template is a NumPy array, a NumPy array is returned for it. Otherwise a JAX array is returned,
+            which has the sharding of the template. If the template has no sharding, the JAX array is placed on the first local device.
     """
     import orbax.checkpoint as ocp
 

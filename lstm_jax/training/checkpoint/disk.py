@@ -22,7 +22,7 @@ def require_space(folder: Path, leaves: dict[str, Any]) -> None:
     """Check that the arrays in `leaves` can be saved to the folder.
 
     Raises:
-        OSError: if there is too little free space, or if this process is not allowed to write files of the needed size (`ulimit -f`).
+        OSError: if there is too little free space, or if the file-size limit of this process (`ulimit -f`) is too small.
     """
     size = sum(leaf.nbytes for leaf in leaves.values())
     needed = size + size // 50 + 2**12 * (4 + len(leaves))  # including the metadata of each leaf

@@ -51,7 +51,8 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     Args:
         folder: folder that holds the checkpoints of a run. It is created if it does not exist.
         step: number of the step, at least 0.
-        state: tree of JAX or NumPy arrays, none of which is empty. A key of `jax.random.key` must be given as its `jax.random.key_data`.
+        state: tree of JAX or NumPy arrays, none of which is empty. In place of a random key `k` made by `jax.random.key`, it must hold
+            `jax.random.key_data(k)`.
         extra: dict that JSON can represent, for example the history of a run.
 
     Raises:
@@ -99,12 +100,12 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored
         like: tree with the structure, shapes and dtypes of the state. Each leaf is an array or a `jax.ShapeDtypeStruct`. If a leaf is a
             NumPy array, the result holds a NumPy array in its place. Otherwise the result holds a JAX array with the sharding of the leaf.
             If the leaf has no sharding, the JAX array is placed on the first local device.
-        added: paths of leaves that a checkpoint of an older version need not contain. If the checkpoint does not contain such a leaf, the
-            leaf of `like` is returned in its place.
+        added: paths of leaves that may be absent from the checkpoint, because older versions did not write them. If such a leaf is absent,
+            the result holds the leaf of `like` in its place.
 
     Raises:
-        InputError: if there is no checkpoint, if all checkpoints are damaged, or if the leaves of the checkpoint do not have the paths,
-            shapes and dtypes of those in `like`.
+        InputError: if there is no checkpoint, if all checkpoints are damaged, or if the paths, shapes and dtypes of the leaves in the
+            checkpoint are not those of the leaves in `like`.
     """
     rejected: list[tuple[int, str]] = []
     wanted = _named(like)
@@ -127,9 +128,10 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove every checkpoint that is older than the newest `keep` intact ones.
+    """Keep the newest `keep` intact checkpoints, and remove all checkpoints that are older than these.
 
-    Damaged checkpoints do not count, so that they cannot displace the last intact one.
+    A damaged checkpoint is not counted, so that it cannot displace the last intact one. If it is newer than the oldest intact checkpoint
+    that is kept, it stays.
 
     Raises:
         InputError: if `keep` is below 1, or the folder cannot be written.
@@ -167,11 +169,11 @@ def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[
 
     Args:
         folder: folder of the arrays.
-        wanted: leaves to load, by path; see `restore_arrays`.
-        saved: dtype, shape and checksum of each leaf, by path, as in the manifest.
+        wanted: dict from the paths of the leaves to load to templates; see `restore_arrays`.
+        saved: dict from the path of each leaf to its dtype, shape and checksum, as in the manifest.
 
     Returns:
-        The leaves by path, and a description of the damage. The description is "" if the leaves are intact.
+        A pair of a dict from paths to leaves, and a description of the damage. The description is "" if the leaves are intact.
     """
     try:
         loaded = arrays.restore_arrays(folder, wanted)
@@ -186,9 +188,9 @@ def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[
 
 
 def _clean(folder: Path) -> None:
-    """Remove all files and folders that belong to no finished checkpoint.
+    """Remove unfinished manifests, and folders of arrays that belong to no finished checkpoint. All other entries of the folder are kept.
 
-    The arrays of a step whose manifest cannot be read are kept.
+    If the manifest of a step cannot be read, the folders of arrays of this step are kept, too.
     """
     manifests = {step: read_manifest(folder, step) for step in steps(folder)}
     for entry in list(folder.iterdir()):
@@ -202,9 +204,9 @@ def _clean(folder: Path) -> None:
 
 
 def _agreed(damage: str) -> str:
-    """Return a description of the damage to a checkpoint if any process has found it damaged, else "".
+    """Return a description of the damage to a checkpoint if at least one process has found damage, else "".
 
-    All processes thus skip the same checkpoints.
+    All processes call this function, so that they skip the same checkpoints.
 
     Args:
         damage: description of the damage that this process has found, or "" if it has found none.

@@ -1,4 +1,4 @@
-"""Manifest of a checkpoint, which holds the SHA-256 checksums of its leaves (the arrays of the state) and its files."""
+"""Manifest of a checkpoint: a file with the SHA-256 checksums of the checkpoint's files and of the leaves (arrays) of the saved state."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ def _host(leaf: Any) -> np.ndarray:
 
 
 def leaf_record(leaf: Any) -> dict[str, Any]:
-    """Return the dtype, the shape and the checksum of an array, as they are written to the manifest."""
+    """Return a dict with the dtype, the shape and the checksum of an array, as it is written to the manifest."""
     array = _host(leaf)
     digest = hashlib.sha256(f"{array.dtype.name} {list(array.shape)}\n".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -47,7 +47,9 @@ def leaf_record(leaf: Any) -> dict[str, Any]:
 
 
 def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
-    """Return the size and the checksum of every file below the folder `arrays`, by relative path.
+    """Return a dict that has one entry for each file below the folder `arrays`.
+
+    A key is the path of a file relative to `arrays`, and the value is a dict with the size and the checksum of the file.
 
     If `sync` is true, the files are also flushed to disk, so that a power cut cannot leave a manifest without its files.
     """
@@ -64,7 +66,7 @@ def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
 def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
     """Write the manifest of a step.
 
-    The file is first written under a temporary name, and renamed once it is complete on disk.
+    The file is first written under a temporary name. Once it is complete on disk, it is renamed.
     """
     path = manifest_path(folder, step)
     temporary = path.with_name(path.name + ".tmp")
@@ -85,9 +87,9 @@ def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
 
 
 def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
-    """Return the manifest of a step, and a description of the damage to the manifest or to the files that it lists.
+    """Return a pair of the manifest of a step, and a description of the damage to the manifest or to the files that it lists.
 
-    The description is "" if all of them are intact.
+    If nothing is damaged, the description is "". If the manifest is damaged, the first member of the pair is {}.
     """
     manifest = read_manifest(folder, step)
     if manifest is None:
@@ -112,12 +114,13 @@ def require_same_tree(step: int, saved: dict[str, Any], wanted: dict[str, Any]) 
 
     Args:
         step: step of the checkpoint.
-        saved: dtype, shape and checksum of each leaf of the checkpoint, by path.
-        wanted: leaves of the tree to load, by path.
+        saved: dict from the path of each leaf of the checkpoint to its dtype, shape and checksum.
+        wanted: dict from the path of each leaf of the tree to the leaf.
 
     Raises:
-        InputError: if a leaf is in only one of the two, has another shape or dtype, or cannot be sharded as wanted. The cause is a wrong
-            config, not damage.
+        InputError: if a leaf is in the checkpoint but not in the tree, if a leaf is in the tree but not in the checkpoint, if the shapes or
+            dtypes of a leaf differ, or if a leaf of the tree has a sharding that does not fit its shape. The cause is a wrong config, not
+            damage.
     """
     remedy = "use the config that the run was saved with"
     for name in saved:
