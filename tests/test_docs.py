@@ -149,7 +149,7 @@ def test_paths_are_there(page: Path) -> None:
 def test_architecture_names_every_folder() -> None:
     named = {span for span in spans(ARCHITECTURE) if span.endswith("/")}
     there = {folder for top in CODE for folder in [ROOT / top, *(ROOT / top).rglob("*")] if folder.is_dir()}
-    kept = {folder for folder in there if any(path.is_file() and path.suffix != ".pyc" for path in folder.iterdir())}
+    kept = {folder for folder in there if any(path.is_file() and path.suffix not in (".pyc", ".so") for path in folder.iterdir())}
     missing = {f"{folder.relative_to(ROOT).as_posix()}/" for folder in kept if "__pycache__" not in folder.parts} - named
     assert not missing
 
