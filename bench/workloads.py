@@ -168,10 +168,11 @@ class Arrays:
 
     Attributes:
         weights: dict from the name of each weight to a float32 array. The names and layouts are those of `lstm_jax.convert`, with the LSTM
-            gates in the order i, f, g, o. The names of the weights of the recurrent cell begin with "recurrent/0/". For the recurrence,
-            there are no other weights.
-        inputs: word or character ids (N, T) of N examples. For the recurrence, they are the inputs x (B, T, E) of the layer.
-        targets: label or next character (N,) of each example. For the recurrence, they are the cotangent (B, T, H) of the outputs h.
+            gates in the order i, f, g, o. The names of the weights of the recurrent cell begin with "recurrent/0/". A
+            workload of the kind "recurrence" has no other weights.
+        inputs: word or character ids (N, T) of N examples. For the kind "recurrence", they are the inputs x (B, T, E) of the layer.
+        targets: label or next character (N,) of each example. For the kind "recurrence", they are the cotangent (B, T, H) of the
+            outputs h.
         text: for the kind "characters", ids of a text; the examples are windows that start every `STEP` characters. For other kinds, it
             is empty.
     """

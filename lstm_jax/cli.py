@@ -30,7 +30,7 @@ def _usage() -> str:
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
-    """Return the command that the arguments name, as an instance whose fields have the values of the flags.
+    """Parse the command-line arguments, and return an instance of the class of the command, whose fields have the values of the flags.
 
     Raises:
         InputError: if the command, a flag or a value is invalid.

@@ -114,7 +114,7 @@ def _first(forms: Iterable[Form], path: Path) -> Source:
 
 
 def read_source(source: Source, options: ReadOptions) -> dict[str, TextSplit]:
-    """Return the reviews of a recognised source as texts: a dict from the name of each split to its reviews.
+    """Return the texts of the reviews of a source: a dict from the name of each split to the reviews of the split.
 
     Raises:
         InputError: if the source is damaged or cannot be read, if it holds word ranks instead of texts, or if a split has no positive or no

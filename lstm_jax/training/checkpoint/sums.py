@@ -64,7 +64,7 @@ def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
 
 
 def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
-    """Write the manifest of a step.
+    """Write the manifest of the checkpoint of a step, which is the file with the checksums of the checkpoint.
 
     The file is first written under a temporary name. Once it is complete on disk, it is renamed.
     """
