@@ -10,6 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
+# what a test compiles, other tests of this run and their processes load; test_compilation_cache.py has a folder of its own
+_PROGRAMS = tempfile.TemporaryDirectory(prefix="lstm_jax-programs-") if "JAX_COMPILATION_CACHE_DIR" not in os.environ else None
+if _PROGRAMS:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jaxtyping
@@ -23,19 +29,6 @@ jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU, TF32 w
 
 settings.register_profile("lstm_jax", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("lstm_jax")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Share compiled programs among the tests of this run and the processes that they start."""
-    if not hasattr(config, "workerinput"):  # the process that starts the workers, or the only one
-        folder = tempfile.TemporaryDirectory(prefix="lstm_jax-programs-")
-        config.add_cleanup(folder.cleanup)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_sessionstart() -> None:
