@@ -10,12 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-# what a test compiles, other tests of this run and their processes load; test_compilation_cache.py has a folder of its own
-_PROGRAMS = tempfile.TemporaryDirectory(prefix="lstm_jax-programs-") if "JAX_COMPILATION_CACHE_DIR" not in os.environ else None
-if _PROGRAMS:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a test compiles what it tests; test_compilation_cache.py has processes of its own
 
 import jax
 import jaxtyping

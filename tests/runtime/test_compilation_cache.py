@@ -15,8 +15,6 @@ from lstm_jax.runtime import compilation_cache
 from lstm_jax.runtime.compilation_cache import compilation_cache_dir, keep_compiled
 
 SETTINGS = ("jax_enable_compilation_cache", "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-JAXS_OWN = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES")
-"""Variables by which the tests share their compiled programs."""
 SIZES = "--vocabulary frequency --num-words 300 --maxlen 12 --embed 8 --units 8 --epochs 1 --batch-size 16 --no-figures"
 
 RUN = """
@@ -47,7 +45,7 @@ def test_cold_and_warm_give_the_same_bits(reviews: Path, tmp_path: Path) -> None
     kept.mkdir(parents=True)
     if (Path(home) / "lstm_jax" / "native").is_dir():  # the compiled backend, as it is
         (kept / "native").symlink_to(Path(home) / "lstm_jax" / "native")
-    environment = {name: value for name, value in os.environ.items() if name not in JAXS_OWN}
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_COMPILATION_CACHE"}
     answers, files = [], []
     for number in range(2):
         command = ["train", "sentiment", "--data", str(reviews), "--run", str(tmp_path / f"run{number}"), *SIZES.split()]
@@ -73,9 +71,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compilation_cache, "_load_a_program", lambda: None)
-    for name in JAXS_OWN:
-        monkeypatch.delenv(name, raising=False)
-    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_enable_compilation_cache", True)
     yield tmp_path
     for name, value in before.items():
         jax.config.update(name, value)
