@@ -35,6 +35,8 @@ class BuildLibraries(build_ext):
         except Exception as error:
             print(f"{' '.join(str(error).split())}: {WITHOUT}", file=sys.stderr)
             built = []
+            for stale in self._folder().glob("*.so"):
+                stale.unlink(missing_ok=True)
         finally:
             sys.path.remove(str(HERE))
         self.built = [str(path) for path in built]

@@ -35,6 +35,7 @@ class Peer:
         environment: environment variables that are set before the peer is imported.
         gpu: whether the peer needs a GPU.
         cells: recurrent cells, besides the LSTM, that the peer can run in the workload "recurrence".
+        kinds: kinds of workload that the peer can run. If empty, it can run all kinds.
     """
 
     name: str
@@ -47,9 +48,12 @@ class Peer:
     environment: Mapping[str, str] = field(default_factory=dict)
     gpu: bool = False
     cells: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
     def lacks(self, work: Workload) -> str:
-        """Return the reason why the library does not support a workload (a missing recurrent cell), or "" if the workload is supported."""
+        """Return the reason why the library does not support a workload (its kind or its recurrent cell), or "" if it supports it."""
+        if self.kinds and work.kind not in self.kinds:
+            return f"no workload of the kind {work.kind}"
         if work.cell == "lstm" or self.name == OURS or (work.kind == "recurrence" and work.cell in self.cells):
             return ""
         return f"no {work.cell} in {work.name.partition(':')[0]}"
@@ -83,7 +87,7 @@ def _keras(backend: str, title: str, package: str) -> Peer:
 
 TABLE = (
     Peer(OURS, "this project", "ours", options=("backend", *RATES, "dtype", "slower")),
-    Peer("own_loop", "a user's own loop with our layer", "own_loop", options=("backend", *RATES)),
+    Peer("own_loop", "a user's own loop with our layer", "own_loop", options=("backend", *RATES), kinds=("sentiment", "characters")),
     _torch("torch_lstm", "nn.LSTM, fused Adam"),
     _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),
     Peer("jax_rnn", "jax.experimental.rnn {jax}", "jax_rnn", (), ("jax",), gpu=True),

@@ -41,6 +41,7 @@ struct Table {
   int32_t* done;  // the number of steps that each row has taken
   const T *scales, *eps;
   T b1, root_b2, largest, smallest_eps;
+  bool shrinks;  // whether the steps of a row without gradients shrink
   std::vector<T> m_powers, v_powers;
   int64_t columns;
   mutable std::atomic<int64_t> invalid_row{-1};  // a row with an invalid number of steps done
@@ -55,6 +56,7 @@ struct Table {
         eps(data_of<const T>(*args.get<ffi::AnyBuffer>(5))),
         b1(b1),
         root_b2(std::sqrt(b2)),
+        shrinks(b1 * b1 <= b2),
         columns(args.get<ffi::AnyBuffer>(0)->dimensions()[1]) {
     for (size_t n = 0; n < 4; ++n) {
       const auto from = args.get<ffi::AnyBuffer>(n);
@@ -72,8 +74,8 @@ struct Table {
     }
   }
 
-  // Return whether any p still changes under a step as large as the next one. Later steps are smaller: m / sqrt(v) shrinks by b1 / sqrt(b2) a
-  // step.
+  // Return whether any p still changes under a step as large as the next one. Later steps are smaller if `shrinks`: m / sqrt(v) changes by
+  // b1 / sqrt(b2) a step.
   static constexpr int kVectors = 4;
   bool moves(const Vec<T>* p, const Vec<T>* m, const Vec<T>* root) const {
     typename Numbers<T>::Bits any{};
@@ -118,7 +120,7 @@ struct Table {
         store(at[2] + n * kLanes<T>, v_n * v_powers[missed], count[n]);
       }
       for (int64_t step = from; step < to;) {
-        if ((step > from || missed > kCheckInterval) && !moves(p_n, m_n, root)) break;
+        if (shrinks && (step > from || missed > kCheckInterval) && !moves(p_n, m_n, root)) break;
         for (const int64_t last = std::min(step + kCheckInterval, to); step < last; ++step) {
           LSTM_UNROLL for (int n = 0; n < kVectors; ++n) {
             m_n[n] *= b1;

@@ -8,6 +8,7 @@ import ctypes
 import os
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,12 +33,14 @@ def _flags() -> tuple[str, ...]:
 def library_path() -> Path:
     """Return the path at which `build` stores the library that it compiles. The file may not exist yet.
 
-    The name of the file contains a hash, which is computed from the C++ code, the processor and the compiler flags.
+    The name of the file contains a hash, which is computed from the C++ code, the version of jaxlib, the processor and the
+    compiler flags.
 
     Raises:
         InputError: if the user has no cache folder, or LSTM_JAX_SANITIZE names an unknown sanitizer.
     """
-    return default_cache_dir() / "native" / f"lstm-{compiler.source_hash(processor(), *_flags())}.so"
+    key = compiler.source_hash(version("jaxlib"), processor(), *_flags())
+    return default_cache_dir() / "native" / f"lstm-{key}.so"
 
 
 def build() -> Path:

@@ -12,6 +12,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lstm_jax.errors import InputError
 from lstm_jax.native import compiler, trust
 from lstm_jax.runtime.machine import processor
 
@@ -27,6 +28,12 @@ LEVELS: dict[str, dict[str, frozenset[str]]] = {
 
 The value of a level is the set of processor features that it adds to the next lower level, by their names in /proc/cpuinfo.
 """
+EXTENSIONS = {
+    "x86-64-v2": "cx16 sahf popcnt sse4.2",
+    "x86-64-v3": "avx2 bmi bmi2 f16c fma lzcnt movbe xsave",
+    "x86-64-v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
+}
+"""By level of x86-64, from the lowest to the highest, the names that compilers give to the instructions that the level adds."""
 FOLDER = Path(__file__).with_name("lib")
 
 
@@ -63,11 +70,14 @@ def missing_level() -> str:
     return f"this processor lacks {' '.join(sorted(lacking))} of {lowest}"
 
 
-def _target(level: str, zig: bool) -> str:
-    """Return the compiler flag for a level. The compiler zig has names of its own for the levels."""
-    if level == "armv8-a":
-        return "-mcpu=generic"
-    return f"-march={level.replace('-', '_') if zig else level}"
+def _targets(level: str, command: list[str]) -> list[list[str]]:
+    """Return lists of compiler flags for a level. The first list is preferred; compilers from before 2021 accept only the second."""
+    if level not in EXTENSIONS:
+        return [["-mcpu=generic"]]
+    if "ziglang" in command:  # it has names of its own for the levels
+        return [[f"-march={level.replace('-', '_')}"]]
+    lower = list(EXTENSIONS)[: list(EXTENSIONS).index(level) + 1]
+    return [[f"-march={level}"], [f"-m{name}" for one in lower for name in EXTENSIONS[one].split()]]
 
 
 def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
@@ -81,24 +91,42 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
             environment variable CXX must name a cross compiler.
 
     Raises:
-        InputError: if there is no compiler, or if the compilation fails for a level.
+        InputError: if there is no compiler, or if the compilation fails for all levels.
     """
     command = compiler.find_compiler()
 
-    def make(level: str) -> Path:
-        path = folder / file_name(level)
-        if not path.exists():
-            with tempfile.TemporaryDirectory() as temporary:
-                made = Path(temporary) / "lstm.so"
-                # without -s, most of a library by zig would be symbols
-                compiler.compile_library(command, [_target(level, "ziglang" in command), "-s"], made)
-                trust.write_packaged(path, made.read_bytes())
-        return path
+    def make(level: str) -> Path | InputError:
+        path, complaint = folder / file_name(level), InputError("level", level, "never raised")
+        if _is_whole(path):
+            return path
+        for flags in _targets(level, command):
+            try:
+                with tempfile.TemporaryDirectory() as temporary:
+                    made = Path(temporary) / "lstm.so"
+                    compiler.compile_library(command, [*flags, "-s"], made)  # without -s, most of a library by zig would be symbols
+                    trust.write_packaged(path, made.read_bytes())
+                return path
+            except InputError as error:
+                complaint = error
+        return complaint
 
     names = LEVELS.get(machine or platform.machine(), {})
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        paths = list(pool.map(make, names))
+        results = list(pool.map(make, names))
+    paths = [result for result in results if isinstance(result, Path)]
     for stale in set(folder.glob("*.so")) - set(paths):
-        stale.unlink()
+        stale.unlink(missing_ok=True)  # another installation may remove it at the same time
+    for result in results:
+        if isinstance(result, InputError) and not paths:
+            raise result
     return paths
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a library exists at the path and ends with its hash."""
+    try:
+        os.close(trust.open_packaged(path))
+    except trust.UntrustedError:
+        return False
+    return True

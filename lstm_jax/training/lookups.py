@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jax.lax import GatherScatterMode as _Mode
 
@@ -103,7 +104,8 @@ def _is_lookup(equation: Any, operands: Sequence[Any]) -> bool:
     if equation.primitive.name != "gather":
         return False
     numbers, axes = equation.params["dimension_numbers"], equation.outvars[0].aval.ndim
-    if numbers.operand_batching_dims:
+    fill = equation.params["fill_value"]
+    if numbers.operand_batching_dims or not (fill is None or np.isnan(fill)):
         return False
     if numbers.collapsed_slice_dims == (0,):
         return numbers.start_index_map == (0,) and numbers.offset_dims == (axes - 1,)
@@ -122,9 +124,10 @@ def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
     so that it gets no gradient.
     """
     ids = indices if equation.primitive.name == "dynamic_slice" else indices[..., 0]
+    ids = ids.astype(jnp.int32)  # in a smaller type, such as uint8, the number of rows would wrap around
     if _mode(equation) == _Mode.CLIP:
         ids = jnp.clip(ids, 0, rows - 1)
-    return jnp.where((ids < 0) | (ids > rows), rows, ids).astype(jnp.int32)
+    return jnp.where((ids < 0) | (ids > rows), rows, ids)
 
 
 @dataclass(frozen=True)

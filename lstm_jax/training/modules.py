@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 from rich.console import Console
 
 from lstm_jax.config import TrainConfig
@@ -23,7 +23,7 @@ from lstm_jax.models import Parts, split_module
 from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import Callback
-from lstm_jax.training.examples import Examples
+from lstm_jax.training.examples import Examples, take_rows
 from lstm_jax.training.lookups import FoundLookups, find_lookups
 from lstm_jax.training.row_sparse import Optimizer, RowOptimizer
 from lstm_jax.training.state import TrainState, state_sharding
@@ -41,21 +41,46 @@ def _split(model: Any) -> Parts:
     """
     if isinstance(model, nnx.Module):
         parts = split_module(model)
+        leaves, count = list(parts.params.items()), len(nnx.to_flat_state(nnx.state(model, nnx.Param)))
     else:
-        leaves, structure = jax.tree_util.tree_flatten_with_path(model)
-        params = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-        for name, leaf in params.items():
-            floats = isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)
-            require(floats, f"parameter {name}", type(leaf).__name__, "give a pytree of arrays of floats, or an nnx.Module")
-        parts = Parts(params, (), lambda params, variables: jax.tree.unflatten(structure, params.values()))
-    require(bool(parts.params), "model", type(model).__name__, "it has no parameters: give an nnx.Module or a pytree of arrays")
+        found, structure = jax.tree_util.tree_flatten_with_path(model)
+        leaves = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in found]
+        names, count = [name for name, _ in leaves], len(leaves)
+        parts = Parts(dict(leaves), (), lambda params, variables: jax.tree.unflatten(structure, [params[name] for name in names]))
+    require(bool(leaves), "model", type(model).__name__, "it has no parameters: give an nnx.Module or a pytree of arrays")
+    require(len(parts.params) == count, "model", type(model).__name__, "two parameters have the same path: rename one of them")
+    for name, leaf in leaves:
+        floats = isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        kind = leaf.dtype if isinstance(leaf, jax.Array | np.ndarray) else type(leaf).__name__
+        require(floats, f"parameter {name}", kind, "give a pytree of arrays of floats, or an nnx.Module")
     return parts
+
+
+def _kept(model: nnx.Module, variables: Any) -> Any:
+    """Return the variables of a module that it also had before a call, in the structure of `variables`.
+
+    Variables that the call made, such as values that layers `sow`, are left out.
+    """
+    found = dict(nnx.to_flat_state(split_module(model).variables))
+    return nnx.from_flat_state([(path, found[path]) for path, _ in nnx.to_flat_state(variables)])
 
 
 class _Programs(NamedTuple):
     step: Callable
     many: Callable
-    caught_up: Callable
+    catch_up: Callable
+
+
+def _checked(mesh: Mesh | None) -> Mesh:
+    """Return the mesh, or a mesh of one device if it is None.
+
+    Raises:
+        InputError: if the mesh does not have one axis, "data", of the type `Auto`.
+    """
+    mesh = mesh or sharding.make_mesh(1)
+    fits = mesh.axis_names == (sharding.DATA,) and mesh.axis_types == (AxisType.Auto,)
+    require(fits, "mesh", f"axes {mesh.axis_names}", "give lstm_jax.runtime.sharding.make_mesh()")
+    return mesh
 
 
 class TrainStep:
@@ -71,7 +96,7 @@ class TrainStep:
         self._parts, self._loss_fn, self._optimizer, self._has_aux, self._mesh = _split(model), loss_fn, optimizer, has_aux, mesh
         self._found: FoundLookups | None = None
         self._searched = False
-        self._programs = _Programs(jax.jit(self._step, donate_argnums=0), jax.jit(self._many, donate_argnums=0), jax.jit(self._caught_up))
+        self._programs = _Programs(jax.jit(self._step, donate_argnums=0), jax.jit(self._many, donate_argnums=0), jax.jit(self._catch_up))
 
     def init(self) -> TrainState:
         """Return the training state before the first step, with copies of the parameters of the model."""
@@ -125,8 +150,8 @@ class TrainStep:
         If rows of the embedding table have missed steps, they take these steps in the returned model.
         """
         with sharding.on(self._mesh):
-            params = self._programs.caught_up(state) if jax.tree.leaves(state.behind) else jax.tree.map(lambda a: a.copy(), state.params)
-        return self._parts.rebuild(params, jax.tree.map(lambda a: a.copy(), state.carry))
+            state = self._caught_up(state)
+        return self._parts.rebuild(*jax.tree.map(lambda a: a.copy(), (state.params, state.carry)))
 
     @property
     def table(self) -> str:
@@ -149,16 +174,18 @@ class TrainStep:
         with sharding.on(self._mesh):
             if not self._searched:
                 self._search(state, jax.tree.map(lambda leaf: leaf[0], batch) if axis else batch)
-            if self._found and not jax.tree.leaves(state.behind):
-                rows = len(state.params[self.table])
-                state = state._replace(behind=jax.device_put(np.zeros(rows, np.int32), sharding.replicated(self._mesh)))
+            if self.table not in (state.behind or ("",)):  # the state of a step that had another table, or none
+                state = self._caught_up(state)
+            if self.table and not state.behind:
+                zeros = np.zeros(len(state.params[self.table]), np.int32)
+                state = state._replace(behind=jax.device_put({self.table: zeros}, sharding.replicated(self._mesh)))
             return program(state, batch)
 
     def _search(self, state: TrainState, batch: tuple) -> None:
-        self._searched = True
         if isinstance(self._optimizer, RowOptimizer):
             found = find_lookups(self._objective, state.params, batch, (), (), state.carry)
-            self._found = found if found and row_sparse(found, self._optimizer, state.params) else None
+            self._found = found if row_sparse(found, self._optimizer, state.params) else None
+        self._searched = True
 
     def _objective(self, params: Any, batch: tuple, weight: Any, key: Any, variables: Any) -> tuple[jax.Array, Any]:
         """Return the loss, and a pair of two things: the result of `loss_fn`, and the variables of the model after the call.
@@ -168,12 +195,18 @@ class TrainStep:
         del weight, key
         model = self._parts.rebuild(params, variables)
         result = self._loss_fn(model, *batch)
-        loss = result[0] if self._has_aux else result
-        require(jnp.ndim(loss) == 0, "loss", f"shape {jnp.shape(loss)}", "return a scalar, such as the mean over the batch")
-        return loss, (result, split_module(model).variables if isinstance(model, nnx.Module) else variables)
+        is_pair = isinstance(result, tuple) and len(result) == 2
+        require(
+            is_pair == self._has_aux, "loss", "a pair" if is_pair else "no pair", "give has_aux=True if and only if it is (loss, results)"
+        )
+        loss: Any = result[0] if self._has_aux else result
+        require(isinstance(loss, jax.Array), "loss", type(loss).__name__, "return an array")
+        require(loss.ndim == 0, "loss", f"shape {loss.shape}", "return a scalar, such as the mean over the batch")
+        require(jnp.issubdtype(loss.dtype, jnp.floating), "loss", loss.dtype, "return a float")
+        return loss, (result, _kept(model, variables) if isinstance(model, nnx.Module) else variables)
 
     def _step(self, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
-        if not jax.tree.leaves(state.behind):
+        if not state.behind:
             update, lag = partial(dense_update, self._objective, self._optimizer, True), ()
             _, opt_state, params, result, variables = update(state, lag, batch, (), ())
             return TrainState(state.step + 1, params, opt_state, {}, variables), result
@@ -187,21 +220,35 @@ class TrainStep:
         due = lag.at == CATCH_UP_INTERVAL
         whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
         _, opt_state, params = rows.catch_up(self.table, None, whole, opt_state, params)
-        behind = jnp.where(due, 0, lag.at - lag.done)
+        behind = {self.table: jnp.where(due, 0, lag.at - lag.done)}
         return TrainState(state.step + 1, params, opt_state, {}, variables, behind), result
 
     def _lag(self, state: TrainState) -> Any:
         """Return the `Lag` of the embedding table. It counts steps from the last multiple of `CATCH_UP_INTERVAL`, at which no row lags."""
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
-        table = state.params[self.table]
-        return rows.begin(table, state.opt_state, CATCH_UP_INTERVAL, state.step % CATCH_UP_INTERVAL, state.behind)
+        ((name, behind),) = state.behind.items()
+        return rows.begin(state.params[name], state.opt_state, CATCH_UP_INTERVAL, state.step % CATCH_UP_INTERVAL, behind)
 
     def _many(self, state: TrainState, batches: tuple) -> tuple[TrainState, Any]:
         return jax.lax.scan(self._step, state, batches)
 
-    def _caught_up(self, state: TrainState) -> Any:
-        rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
-        return rows.catch_up(self.table, None, self._lag(state), state.opt_state, state.params)[2]
+    def _caught_up(self, state: TrainState) -> TrainState:
+        """Return the state after all rows of its embedding table have taken the steps that they missed.
+
+        Raises:
+            InputError: if rows have missed steps, but the row-sparse update of the optimiser is not available.
+        """
+        if not state.behind:
+            return state
+        (name,) = state.behind
+        can = isinstance(self._optimizer, RowOptimizer) and self._optimizer.rows.serves(state.params[name])
+        require(can, "training state", f"rows of {name} have missed steps", "use the optimiser and the compiled code that it was made with")
+        return self._programs.catch_up(state)
+
+    def _catch_up(self, state: TrainState) -> TrainState:
+        rows, (name,) = self._optimizer.rows, state.behind  # pyright: ignore[reportAttributeAccessIssue]
+        _, opt_state, params = rows.catch_up(name, None, self._lag(state), state.opt_state, state.params)
+        return state._replace(params=params, opt_state=opt_state, behind=())
 
 
 def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_aux: bool = False, mesh: Mesh | None = None) -> TrainStep:
@@ -233,7 +280,7 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
     Raises:
         InputError: if the model has no parameters, or a leaf of the pytree is not an array of floats.
     """
-    return TrainStep(model, loss_fn, optimizer, has_aux, mesh or sharding.make_mesh(1))
+    return TrainStep(model, loss_fn, optimizer, has_aux, _checked(mesh))
 
 
 def fit(
@@ -296,28 +343,38 @@ def fit(
     others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
     remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
     require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
-    counts = sorted({len(array) for array in arrays})
+    require(all(np.ndim(array) for array in arrays), "arrays", "a scalar", "give arrays with one row per example")
+    given = tuple(array if isinstance(array, jax.Array) else np.asarray(array) for array in arrays)
+    counts = sorted({len(array) for array in given})
     require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
+    mesh = _checked(mesh)
+
+    def gather(arrays, numbers):
+        return jax.tree.map(lambda rows: sharding.constrain(rows, 0), take_rows(arrays, numbers))
 
     def objective(params, rows, weight, key):
         losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)
+        require(isinstance(losses, jax.Array), "losses", type(losses).__name__, "return an array with one loss per example")
         require(jnp.shape(losses) == weight.shape, "losses", f"shape {jnp.shape(losses)}", f"return one loss per example, {weight.shape}")
         mean = (losses * weight.astype(losses.dtype)).sum()
         return mean, {"loss": mean}
 
     config = TrainConfig(epochs=epochs, batch_size=batch_size, seed=seed, patience=patience, checkpoint_steps=checkpoint_steps)
-    batch = tuple(jax.ShapeDtypeStruct((batch_size, *np.shape(array)[1:]), jnp.asarray(array[:1]).dtype) for array in arrays)
-    found = find_lookups(objective, parts.params, batch, jax.ShapeDtypeStruct((batch_size,), jnp.float32), jax.random.key(0))
+    examples = Examples(given, counts[0], gather)
+    numbers, weight = jax.ShapeDtypeStruct((batch_size,), jnp.int32), jax.ShapeDtypeStruct((batch_size,), jnp.float32)
+    with sharding.on(mesh):
+        found = find_lookups(objective, parts.params, jax.eval_shape(gather, given, numbers), weight, jax.random.key(0))
     chosen: Any = found if row_sparse(found, optimizer, parts.params) else objective
     result = loop.fit(
         parts.params,
         chosen,
         optimizer,
-        Examples.of_rows(tuple(arrays)),
+        examples,
         config,
-        mesh or sharding.make_mesh(1),
+        mesh,
         metrics=("loss",),
-        evaluate=evaluate and (lambda params: evaluate(parts.rebuild(params, parts.variables))),
+        # a copy, since the next step reuses the memory of the parameters
+        evaluate=evaluate and (lambda params: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),
         monitor=monitor,
         checkpoints=checkpoints,
         resume=resume,
@@ -333,7 +390,8 @@ def _reseeded(variables: Any, key: jax.Array) -> Any:
 
     def fresh(number: int, var: Any) -> Any:
         if isinstance(var, nnx.RngKey):
-            return var.replace(jax.random.fold_in(key, number))
+            own, shape = jax.random.fold_in(key, number), var[...].shape
+            return var.replace(jax.random.split(own, shape) if shape else own)
         return var.replace(jnp.zeros_like(var[...]))
 
     flat = nnx.to_flat_state(variables)

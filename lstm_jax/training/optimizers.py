@@ -87,8 +87,9 @@ def _adam(learning_rate, b1: float, b2: float, eps: float, corrects_first: bool)
         def step(m, v, g):
             return adam_step(rates, m, v, g, *(number.astype(m.dtype) for number in numbers))
 
-        parts = jax.tree.map(step, state.mu, state.nu, updates)
-        steps, m, v = jax.tree.transpose(jax.tree.structure(state.mu), None, parts)
+        old, structure = jax.tree.flatten(state.mu)
+        parts = list(map(step, old, *map(structure.flatten_up_to, (state.nu, updates))))
+        steps, m, v = (structure.unflatten([part[n] for part in parts]) for n in range(3))
         return steps, optax.ScaleByAdamState(count, m, v)
 
     return RowOptimizer(optax.GradientTransformation(init, update), AdamRows(rates, advance, update))

@@ -28,7 +28,7 @@ def test_help(name: str) -> None:
     ("arguments", "complaint"),
     [
         (["throughput", "--workload", "C", "--report"], "bench: workload: C; "),
-        (["throughput", "--peer", "theirs", "--report"], "bench: peer: theirs; give one of ours, torch_lstm"),
+        (["throughput", "--peer", "theirs", "--report"], "bench: peer: theirs; give one of ours, own_loop"),
         (["accuracy", "--study", "seeds", "--recipe", "none", "--report"], "bench: recipe: none; give some of ours, "),
         (["accuracy", "--seeds", "0"], "bench: seeds: 0; give 1 or more"),
         (["sampling", "--chars", "0"], "bench: chars: 0; give 1 or more"),

@@ -210,6 +210,28 @@ def test_the_wheel_where_the_compiler_fails(tmp_path: Path) -> None:
     assert "no disk: an error" in line
 
 
+def test_an_old_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not know the levels gets the names of the instructions; a level that fails with both is left out."""
+    asked = []
+
+    def compile_library(command: list[str], flags: list[str], made: Path) -> None:
+        asked.append(flags[:-1])
+        if flags[0].startswith("-march") or "-mavx512f" in flags:
+            raise InputError("compiling with c++", "bad value for -march", "name another compiler in CXX")
+        made.write_bytes(b"library")
+
+    monkeypatch.setattr(compiler, "compile_library", compile_library)
+    monkeypatch.setattr(compiler, "find_compiler", lambda: ["c++"])
+    made = packaged.build_packaged(folder, "x86_64")
+    assert [path.name for path in made] == [packaged.file_name(level) for level in ("x86-64-v3", "x86-64-v2")]
+    assert ["-mcx16", "-msahf", "-mpopcnt", "-msse4.2"] in asked
+    monkeypatch.setattr(compiler, "find_compiler", lambda: ["python", "-m", "ziglang", "c++"])
+    os.truncate(made[0], 5)  # a damaged library is compiled again
+    made[1].unlink()
+    with pytest.raises(InputError, match="bad value for -march"):
+        packaged.build_packaged(folder, "x86_64")
+
+
 def test_stale_libraries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of other sources go; those of these sources are not compiled again."""
     (folder / "lstm-x86-64-v2-0123456789abcdef.so").touch()
@@ -220,6 +242,7 @@ def test_stale_libraries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPat
         made.write_bytes(b"library")
 
     monkeypatch.setattr(compiler, "compile_library", compile_library)
+    monkeypatch.setattr(compiler, "find_compiler", lambda: ["c++"])
     paths = packaged.build_packaged(folder, "x86_64")
     assert sorted(path.name for path in folder.iterdir()) == sorted(packaged.file_name(level) for level in packaged.LEVELS["x86_64"])
     assert sorted(compiled) == ["-march=x86-64-v2", "-march=x86-64-v3", "-march=x86-64-v4"]

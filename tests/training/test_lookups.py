@@ -48,6 +48,7 @@ OTHERS: dict[str, Callable] = {
     "indices from parameters": lambda p, ids: p["table"][(p["w"] > 0).sum() + ids],
     "no use": lambda p, ids: p["w"][ids % COLUMNS],
     "in a scan": lambda p, ids: jax.lax.scan(lambda c, row: (c + p["table"][row].sum(), None), 0.0, ids)[0],
+    "filled with zeros": lambda p, ids: p["table"].at[ids].get(mode="fill", fill_value=0),
     "in another dtype": lambda p, ids: p["table"].astype(jnp.bfloat16)[ids].astype(jnp.float32),
 }
 """Uses for which the gradient of the whole table is needed, or not worth to be avoided."""
@@ -96,6 +97,16 @@ def test_gradients_by_rows(look: str, ids: str, peer_rules) -> None:
         got = jax.jit(lambda p: _by_rows(LOOKS[look], p, given))(p)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), got, want)
     assert np.abs(want[1]["table"]).sum() > 0
+
+
+@pytest.mark.parametrize(("rows", "dtype"), [(256, "uint8"), (300, "uint8"), (300, "int8"), (40_000, "int16"), (300, "uint32")])
+def test_indices_of_small_types(rows: int, dtype: str) -> None:
+    """The number of rows may lie outside the range of the indices' type."""
+    p = {"table": jnp.arange(rows * 64, dtype=jnp.float32).reshape(rows, 64), "w": jnp.ones(64)}
+    ids = jnp.asarray([[3, 100, 0]]).astype(dtype)
+    found = find_lookups(lambda p, ids: _loss(LOOKS["take"], p, ids), p, ids)
+    assert found is not None
+    assert found.indices(p, ids)[0].tolist() == [[3, 100, 0]]
 
 
 def test_rows_of_nan() -> None:

@@ -1,6 +1,7 @@
 """The public training step and `fit` on users' own models, against Flax' own loop and against dense updates, on one and two devices."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from tables import BACKENDS
 
 import lstm_jax
 from lstm_jax import LSTM, Embedding
@@ -120,7 +122,7 @@ def test_rows_wait_until_they_are_read() -> None:
             state, _ = step(state, IDS[n], LABELS[n])
             other, _ = dense(other, IDS[n], LABELS[n])
     table, whole = state.params["embed/embedding"], dense.model(other).embed.embedding[...]
-    missed = np.asarray(state.behind) if jax.tree.leaves(state.behind) else np.zeros(WORDS)
+    missed = np.asarray(state.behind["embed/embedding"]) if state.behind else np.zeros(WORDS)
     read_first = np.setdiff1d(IDS[0], IDS[1:5])
     if missed.any():
         assert (missed[read_first] == 4).all()
@@ -198,11 +200,109 @@ def test_a_pytree_of_parameters(peer_rules) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), step.model(state), params)
 
 
+class Pair(NamedTuple):
+    """A pytree whose leaves do not have the order of their names."""
+
+    second: jax.Array
+    first: jax.Array
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        [jnp.full((2, 2), float(n)) for n in range(12)],
+        Pair(jnp.ones((2, 2)), jnp.zeros((2, 2))),
+        {"a": {"b": jnp.ones((2, 2))}, "a-b": jnp.zeros((2, 2)), "c": Pair(jnp.full((2, 2), 2.0), jnp.full((2, 2), 3.0))},
+    ],
+    ids=["list", "named tuple", "dict"],
+)
+def test_leaves_keep_their_places(params) -> None:
+    """Names are sorted by JAX, "10" before "2"; leaves of equal shape must not be exchanged."""
+    step = lstm_jax.make_train_step(
+        params, lambda params, x: sum(leaf.sum() for leaf in jax.tree.leaves(params)) * x.mean(), optax.sgd(0.0)
+    )
+    state = step.init()
+    state, _ = step(state, jnp.ones(2))
+    state, _ = step.many(state, jnp.ones((3, 2)))
+    jax.tree.map(np.testing.assert_array_equal, step.model(state), params)
+
+
+def test_a_table_alone() -> None:
+    """A model whose only parameter is the table."""
+    params = {"table": jnp.asarray(rng.standard_normal((WORDS, FEATURES)), jnp.float32)}
+
+    def loss(params, first, second):
+        return -(params["table"][first] * params["table"][second]).sum(-1).mean()
+
+    first, second = jnp.asarray(IDS[0, :, 0]), jnp.asarray(IDS[0, :, 1])
+    step = lstm_jax.make_train_step(params, loss, lstm_jax.adam(1e-2))
+    state, value = step(step.init(), first, second)
+    assert float(value) == pytest.approx(float(loss(params, first, second)), rel=1e-5)
+    moved = np.flatnonzero(np.abs(step.model(state)["table"] - params["table"]).sum(1))
+    assert set(moved) == {*first.tolist(), *second.tolist()}
+
+
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
+def test_a_state_goes_on_in_another_step() -> None:
+    """A state is read, and continued, by a step that has not seen a batch, and by one that updates the whole table."""
+
+    def penalised(model, ids, labels):
+        return mean(model, ids, labels) + 0 * (model.embed.embedding[...] ** 2).sum()
+
+    one, other, dense = (lstm_jax.make_train_step(Classifier(), loss, lstm_jax.adam(1e-2)) for loss in (mean, mean, penalised))
+    state = one.init()
+    for n in range(5):
+        state, _ = one(state, IDS[n], LABELS[n])
+    kept = jax.tree.map(jnp.copy, state)
+    _close(other.model(state), one.model(state), 0)
+    state, _ = other(state, IDS[5], LABELS[5])
+    kept, _ = dense(kept, IDS[5], LABELS[5])
+    assert kept.behind == ()
+    _close(dense.model(kept), other.model(state), 2e-6)
+    kept, _ = one(kept, IDS[6], LABELS[6])
+    assert "embed/embedding" in kept.behind
+    with lstm_jax.compiled_code(False), pytest.raises(InputError, match=r"^training state: rows of embed/embedding have missed steps; "):
+        one.model(kept)
+
+
+def test_values_that_layers_sow() -> None:
+    """Variables that a call makes are left out of the state."""
+
+    class Sowing(nnx.Module):
+        def __init__(self):
+            self.head = nnx.Linear(3, 1, rngs=nnx.Rngs(1))
+
+        def __call__(self, x):
+            self.seen = nnx.Intermediate(x)
+            return self.head(x)
+
+    step = lstm_jax.make_train_step(Sowing(), lambda model, x: (model(x) ** 2).mean(), lstm_jax.adam(1e-2))
+    with jax.numpy_rank_promotion("allow"):
+        state, first = step(step.init(), jnp.ones((2, 3)))
+        state, later = step.many(state, jnp.ones((3, 2, 3)))
+    assert later[-1] < first
+
+
 def test_bad_input() -> None:
     with pytest.raises(InputError, match=r"^model: Dropout; it has no parameters"):
         lstm_jax.make_train_step(nnx.Dropout(0.5), mean, lstm_jax.adam(1e-3))
     with pytest.raises(InputError, match=r"^parameter count: int; give a pytree of arrays of floats"):
         lstm_jax.make_train_step({"count": 3}, mean, lstm_jax.adam(1e-3))
+    with pytest.raises(InputError, match=r"^parameter ids: int32; give a pytree of arrays of floats"):
+        lstm_jax.make_train_step({"ids": jnp.arange(3)}, mean, lstm_jax.adam(1e-3))
+    with pytest.raises(InputError, match=r"^model: dict; two parameters have the same path"):
+        lstm_jax.make_train_step({"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, mean, lstm_jax.adam(1e-3))
+    with pytest.raises(InputError, match=r"^mesh: axes \('rows',\); give lstm_jax.runtime.sharding.make_mesh"):
+        lstm_jax.make_train_step(Classifier(), mean, lstm_jax.adam(1e-3), mesh=jax.make_mesh((2,), ("rows",)))
+    for loss, has_aux, message in (
+        (lambda *given: (mean(*given), {}), False, "loss: a pair; give has_aux=True"),
+        (mean, True, "loss: no pair; give has_aux=True"),
+        (lambda *given: 1.0, False, "loss: float; return an array"),
+        (lambda model, ids, labels: ids.sum(), False, "loss: int32; return a float"),
+    ):
+        step = lstm_jax.make_train_step(Classifier(), loss, lstm_jax.adam(1e-3), has_aux=has_aux)
+        with pytest.raises(InputError, match=f"^{message}"):
+            step(step.init(), IDS[0], LABELS[0])
     step = lstm_jax.make_train_step(Classifier(), losses, lstm_jax.adam(1e-3))
     with pytest.raises(InputError, match=r"^loss: shape \(4,\); return a scalar, such as the mean over the batch"):
         step(step.init(), IDS[0], LABELS[0])
@@ -220,9 +320,9 @@ def test_fit(tmp_path: Path) -> None:
     ids = IDS.reshape(-1, LENGTH)[:50]
     labels = (ids.sum(1) % 2).astype(np.float32)
 
-    def run(epochs: int, optimizer, folder: Path | None = None, resume: bool = False):
+    def run(epochs: int, optimizer, folder: Path | None = None, **more):
         model = Classifier(0.1)
-        result = lstm_jax.fit(model, losses, optimizer, [ids, labels], epochs=epochs, batch_size=8, checkpoints=folder, resume=resume)
+        result = lstm_jax.fit(model, losses, optimizer, [ids, labels.tolist()], epochs=epochs, batch_size=8, checkpoints=folder, **more)
         return model, result
 
     whole, result = run(4, lstm_jax.adam(1e-2))
@@ -234,6 +334,9 @@ def test_fit(tmp_path: Path) -> None:
     with jax.numpy_dtype_promotion("standard"):
         dense, _ = run(4, optax.adam(1e-2))
     _close(dense, whole, 2e-4)
+    on_two, _ = run(1, lstm_jax.adam(1e-2), mesh=sharding.make_mesh(2))
+    on_one, _ = run(1, lstm_jax.adam(1e-2))
+    _close(on_two, on_one, 2e-5)
 
 
 def test_fit_evaluates_and_stops() -> None:
