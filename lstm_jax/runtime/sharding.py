@@ -27,6 +27,7 @@ def use_cpu_cores(cores: int = 0) -> None:
 
     Several devices are of use for a program that shards its batches over them and cannot use the backend `compiled`. One device, which JAX
     has without this function, is as fast for `compiled`.
+
     Call this function before JAX makes its first array. It also makes the process keep freed memory; see `machine.keep_freed_memory`.
 
     Args:
