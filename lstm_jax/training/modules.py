@@ -174,11 +174,13 @@ class TrainStep:
         with sharding.on(self._mesh):
             if not self._searched:
                 self._search(state, jax.tree.map(lambda leaf: leaf[0], batch) if axis else batch)
-            if self.table not in (state.behind or ("",)):  # the state of a step that had another table, or none
+            # asked in each call, since compiled code can be turned off
+            table = self.table if row_sparse(self._found, self._optimizer, state.params) else ""
+            if table not in (state.behind or ("",)):  # the state of a step that had another table, or none
                 state = self._caught_up(state)
-            if self.table and not state.behind:
-                zeros = np.zeros(len(state.params[self.table]), np.int32)
-                state = state._replace(behind=jax.device_put({self.table: zeros}, sharding.replicated(self._mesh)))
+            if table and not state.behind:
+                zeros = np.zeros(len(state.params[table]), np.int32)
+                state = state._replace(behind=jax.device_put({table: zeros}, sharding.replicated(self._mesh)))
             return program(state, batch)
 
     def _search(self, state: TrainState, batch: tuple) -> None:
@@ -210,17 +212,18 @@ class TrainStep:
             update, lag = partial(dense_update, self._objective, self._optimizer, True), ()
             _, opt_state, params, result, variables = update(state, lag, batch, (), ())
             return TrainState(state.step + 1, params, opt_state, {}, variables), result
-        found = find_lookups(self._objective, state.params, batch, (), (), state.carry, table=self.table)
+        (table,) = state.behind
+        found = find_lookups(self._objective, state.params, batch, (), (), state.carry, table=table)
         if found is None:
-            raise InputError("embedding table", self.table, "the first batch looked up its rows: use it in the same way in all batches")
+            raise InputError("embedding table", table, "the first batch looked up its rows: use it in the same way in all batches")
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         lag = self._lag(state)
         lag, opt_state, params, result, variables = row_sparse_update(found, rows, True, state, lag, batch, (), ())
         # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are marked as having missed no step
         due = lag.at == CATCH_UP_INTERVAL
         whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
-        _, opt_state, params = rows.catch_up(self.table, None, whole, opt_state, params)
-        behind = {self.table: jnp.where(due, 0, lag.at - lag.done)}
+        _, opt_state, params = rows.catch_up(table, None, whole, opt_state, params)
+        behind = {table: jnp.where(due, 0, lag.at - lag.done)}
         return TrainState(state.step + 1, params, opt_state, {}, variables, behind), result
 
     def _lag(self, state: TrainState) -> Any:

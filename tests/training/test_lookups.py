@@ -12,6 +12,8 @@ from lstm_jax import Embedding
 from lstm_jax.models import split_module
 from lstm_jax.training.lookups import find_lookups
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 ROWS, COLUMNS = 300, 64
 IDS = np.array([[3, 5, 3], [299, 0, 5]])
 

@@ -17,6 +17,8 @@ from lstm_jax.errors import InputError
 from lstm_jax.runtime import sharding
 from lstm_jax.training.optimizers import clipped
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 WORDS, FEATURES, UNITS, LENGTH, BATCH = 600, 32, 8, 6, 4
 rng = np.random.default_rng(0)
 IDS = rng.integers(0, WORDS, (40, BATCH, LENGTH)).astype(np.int32)
@@ -263,6 +265,11 @@ def test_a_state_goes_on_in_another_step() -> None:
     assert "embed/embedding" in kept.behind
     with lstm_jax.compiled_code(False), pytest.raises(InputError, match=r"^training state: rows of embed/embedding have missed steps; "):
         one.model(kept)
+    with lstm_jax.compiled_code(False):
+        with pytest.raises(InputError, match=r"^training state: rows of embed/embedding have missed steps; "):
+            one(kept, IDS[7], LABELS[7])
+        whole, _ = one(one.init(), IDS[0], LABELS[0])
+    assert whole.behind == ()
 
 
 def test_values_that_layers_sow() -> None:
