@@ -164,6 +164,9 @@ def test_a_damaged_checkpoint_is_warned_of(ask, run, tmp_path):
     code, out, err = ask("predict", "--run", folder, "--text", "good")
     assert (code, out) == (0, f"{probabilities(run, ['good'])[0]:.6f}\n")
     assert err == "warning: checkpoint of step 99 is damaged (the manifest is damaged); an older one is used\n"
+    (best / "99.manifest.json").unlink()
+    code, _, err = ask("predict", "--run", folder, "--text", "good")
+    assert (code, err) == (0, "warning: checkpoint of step 99 is unfinished (it has no manifest); an older one is used\n")
 
 
 @pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the compiled step with")

@@ -262,4 +262,5 @@ def load_params(run: RunFolder, like: dict[str, jax.Array]) -> tuple[dict[str, n
     """
     found = checkpoint.restore(run.checkpoints / "best", like)
     notes = tuple(f"checkpoint of step {step} is damaged ({reason}); an older one is used" for step, reason in found.rejected)
+    notes += tuple(f"checkpoint of step {step} is unfinished (it has no manifest); an older one is used" for step in found.unfinished)
     return {name: np.asarray(array) for name, array in found.state.items()}, notes

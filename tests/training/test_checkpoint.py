@@ -182,6 +182,13 @@ def test_saving_over_a_damaged_step_mends_it(folder):
     assert len(os.listdir(folder)) == 4
 
 
+def test_a_manifest_that_is_gone_is_told(folder):
+    """The older checkpoint is loaded, and what is left of the newer one is named."""
+    (folder / "12.manifest.json").unlink()
+    found = checkpoint.restore(folder, make_state(0))
+    assert (found.step, found.unfinished, found.rejected) == (7, (12,), ())
+
+
 def test_prune_keeps_the_newest(folder):
     checkpoint.save(folder, 100, make_state(1), {})
     checkpoint.prune(folder, keep=5)

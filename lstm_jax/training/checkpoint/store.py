@@ -40,6 +40,8 @@ class Restored:
     """Dict that was given to `save` as `extra`. Since it is stored as JSON, its tuples have become lists."""
     rejected: tuple[tuple[int, str], ...]
     """Newer checkpoints that were skipped because they are damaged, newest first. Each is a pair of its step and the reason."""
+    unfinished: tuple[int, ...] = ()
+    """Steps of newer folders of arrays without a manifest, newest first. Either the save was interrupted, or the manifest was removed."""
 
 
 def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
@@ -120,7 +122,7 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored
             damage = _agreed(damage)
         if not damage:
             state = jax.tree.unflatten(jax.tree.structure(like), [loaded.get(name, leaf) for name, leaf in wanted.items()])
-            return Restored(step, state, manifest["extra"], tuple(rejected))
+            return Restored(step, state, manifest["extra"], tuple(rejected), _unfinished(folder, step))
         rejected.append((step, damage))
     reasons = ", ".join(f"step {step}: {reason}" for step, reason in rejected)
     found = f"all are damaged ({reasons})" if rejected else "none is there"
@@ -185,6 +187,13 @@ def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[
         if leaf_record(leaf) != saved[name]:
             return loaded, f"leaf {name} is damaged"
     return loaded, ""
+
+
+def _unfinished(folder: Path, step: int) -> tuple[int, ...]:
+    """Return the steps after `step`, newest first, for which the folder holds arrays, but no manifest."""
+    matches = (_ARRAYS.fullmatch(entry.name) for entry in folder.iterdir() if entry.is_dir())
+    there = {int(match[1]) for match in matches if match} - {*steps(folder)}
+    return tuple(sorted((one for one in there if one > step), reverse=True))
 
 
 def _clean(folder: Path) -> None:
