@@ -48,7 +48,7 @@ class TextConfig:
     validation: Share = 0.1
     """Share of the text, at its end, that is held out for validation. 0 holds out nothing."""
     unseen: Literal["include", "error", "drop"] = "include"
-    """What happens to characters that occur only in the held-out text: 'include' adds them to the vocabulary, 'error' raises an error,
+    """Treatment of characters that occur only in the held-out text: 'include' adds them to the vocabulary, 'error' raises an error,
     'drop' removes them from the held-out text."""
 
     def __post_init__(self):

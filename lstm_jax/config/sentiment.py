@@ -55,7 +55,7 @@ class SentimentModelConfig(RecurrentConfig):
     merge: Literal["concat", "sum", "ave", "mul"] = "concat"
     """How a bidirectional layer combines the outputs of its two directions: concatenation, sum, average or product."""
     pooling: Literal["last", "mean", "max", "mean+max"] = "last"
-    """What the output layer reads: the last output of the last recurrent layer, or the mean, the maximum or both of its outputs over all
+    """Input of the output layer: the last output of the last recurrent layer, or the mean, the maximum or both of its outputs over all
     steps that are not padding (id 0)."""
     word_dropout: Share = 0.0
     """Dropout rate of words: the share of the words whose vectors are set to zero in training. The words are drawn anew for each batch."""

@@ -33,7 +33,7 @@ EXTENSIONS = {
     "x86-64-v3": "avx2 bmi bmi2 f16c fma lzcnt movbe xsave",
     "x86-64-v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
 }
-"""By level of x86-64, from the lowest to the highest, the names that compilers give to the instructions that the level adds."""
+"""Dict from each level of x86-64, from the lowest to the highest, to the names that compilers give to the instructions that it adds."""
 FOLDER = Path(__file__).with_name("lib")
 
 

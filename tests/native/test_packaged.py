@@ -233,7 +233,7 @@ def test_an_old_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stale_libraries_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of other sources go; those of these sources are not compiled again."""
+    """Libraries of other sources are removed; libraries of these sources are not compiled again."""
     (folder / "lstm-x86-64-v2-0123456789abcdef.so").touch()
     compiled = []
 

@@ -150,7 +150,7 @@ def test_two_devices() -> None:
 
 
 def test_further_results_and_variables() -> None:
-    """What the loss returns beside the loss comes back; running means move on from step to step."""
+    """The step returns the further results of the loss function; running means move on from step to step."""
 
     class Normed(nnx.Module):
         def __init__(self):

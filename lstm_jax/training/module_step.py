@@ -1,13 +1,12 @@
-"""Training of a user's own model: a compiled training step (`make_train_step`), and a whole training loop (`fit`).
+"""Compiled training step of a user's own model, which `make_train_step` returns.
 
-For the step, the model is a Flax NNX module, or the pytree of parameters of a model in another library, such as Flax Linen, Haiku or
-Equinox. For the loop, it is a Flax NNX module. With an optimiser such as `lstm_jax.adam`, a step does not update the whole of the largest
-embedding table, but only the rows of this table that the batch looks up.
+The model is a Flax NNX module, or the pytree of parameters of a model in another library, such as Flax Linen, Haiku or Equinox. With an
+optimiser such as `lstm_jax.adam`, a step does not update the whole of the largest embedding table, but only the rows of this table that the
+batch looks up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,22 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh
-from rich.console import Console
 
-from lstm_jax.config import TrainConfig
 from lstm_jax.errors import InputError, require
 from lstm_jax.models import Parts, split_module
 from lstm_jax.runtime import sharding
-from lstm_jax.training import loop
-from lstm_jax.training.callbacks import Callback
-from lstm_jax.training.examples import Examples, take_rows
 from lstm_jax.training.lookups import FoundLookups, find_lookups
 from lstm_jax.training.row_sparse import Optimizer, RowOptimizer
 from lstm_jax.training.state import TrainState, state_sharding
 from lstm_jax.training.step import CATCH_UP_INTERVAL, dense_update, row_sparse, row_sparse_update
 
 
-def _split(model: Any) -> Parts:
+def split_model(model: Any) -> Parts:
     """Split a module into its parameters, its other variables, and a function that rebuilds the module from both.
 
     A pytree of parameters has no other variables. It is split into a dict from the paths of its leaves to the leaves, and a function that
@@ -71,7 +65,7 @@ class _Programs(NamedTuple):
     catch_up: Callable
 
 
-def _checked(mesh: Mesh | None) -> Mesh:
+def checked_mesh(mesh: Mesh | None) -> Mesh:
     """Return the mesh, or a mesh of one device if it is None.
 
     Raises:
@@ -93,7 +87,7 @@ class TrainStep:
     """
 
     def __init__(self, model: Any, loss_fn: Callable, optimizer: Optimizer, has_aux: bool, mesh: Mesh):
-        self._parts, self._loss_fn, self._optimizer, self._has_aux, self._mesh = _split(model), loss_fn, optimizer, has_aux, mesh
+        self._parts, self._loss_fn, self._optimizer, self._has_aux, self._mesh = split_model(model), loss_fn, optimizer, has_aux, mesh
         self._found: FoundLookups | None = None
         self._searched = False
         self._programs = _Programs(jax.jit(self._step, donate_argnums=0), jax.jit(self._many, donate_argnums=0), jax.jit(self._catch_up))
@@ -283,119 +277,4 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
     Raises:
         InputError: if the model has no parameters, or a leaf of the pytree is not an array of floats.
     """
-    return TrainStep(model, loss_fn, optimizer, has_aux, _checked(mesh))
-
-
-def fit(
-    model: nnx.Module,
-    loss_fn: Callable,
-    optimizer: Optimizer,
-    arrays: Sequence[Any],
-    *,
-    epochs: int = 1,
-    batch_size: int = 32,
-    seed: int = 0,
-    patience: int = 0,
-    evaluate: Callable[[nnx.Module], dict[str, Any]] | None = None,
-    monitor: str = "",
-    mesh: Mesh | None = None,
-    checkpoints: Path | None = None,
-    checkpoint_steps: int = 0,
-    resume: bool = False,
-    callbacks: Sequence[Callback] = (),
-    console: Console | None = None,
-) -> loop.FitResult:
-    """Train a Flax NNX module in place, with the training loop of this project's tasks.
-
-    Each epoch reads the examples in a new random order. This order and the random streams of the module, such as those of dropout, depend
-    only on `seed`, the number of the epoch and the number of the step. Therefore a training that is interrupted and resumed ends with the
-    same bits as one that is not interrupted. If the optimiser has a row-sparse update, a step does not update the whole of the largest
-    embedding table, but only the rows that the batch looks up; see `make_train_step`.
-
-    Args:
-        model: the module. At the end it has the parameters of the best epoch, or of the last epoch if no metric is monitored.
-        loss_fn: function loss_fn(model, *rows) that returns the losses (B,) of the B examples in a batch. `rows` has the B rows of each
-            array in `arrays`.
-        optimizer: an optimiser of this project or of optax.
-        arrays: training examples, as a sequence of arrays (N, ...). A batch consists of B rows of each array.
-        epochs: number of epochs.
-        batch_size: number of examples in a batch. The last batch of an epoch may have fewer, as in Keras.
-        seed: seed of the order of the examples and of the random streams of the module.
-        patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
-            early.
-        evaluate: function from the module to a dict of further metrics of an epoch, such as those of a validation set.
-        monitor: name of the metric that has its smallest value in the best epoch. If empty, no epoch is the best one, and the training does
-            not stop early.
-        mesh: devices that each batch is sharded over. If None, one device is used.
-        checkpoints: folder of the checkpoints, or None to save none; see `loop.fit`.
-        checkpoint_steps: number of steps between checkpoints within an epoch. If 0, a checkpoint is saved only at the end of each epoch and
-            after an interrupt.
-        resume: whether to continue from the newest checkpoint in `checkpoints`, if there is one.
-        callbacks: functions that are called with an `EpochRecord` after each epoch.
-        console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
-
-    Returns:
-        The result of `loop.fit`. Its field `rows` has one dict of metrics for each epoch.
-
-    Raises:
-        InputError: if the model has no parameters, if it has other variables than parameters and random streams, if the arrays have
-            different numbers of rows, if the shape of the losses is not (B,), or if `loop.fit` raises an error.
-        Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
-    """
-    parts = _split(model)
-    others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
-    remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
-    require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
-    require(all(np.ndim(array) for array in arrays), "arrays", "a scalar", "give arrays with one row per example")
-    given = tuple(array if isinstance(array, jax.Array) else np.asarray(array) for array in arrays)
-    counts = sorted({len(array) for array in given})
-    require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
-    mesh = _checked(mesh)
-
-    def gather(arrays, numbers):
-        return jax.tree.map(lambda rows: sharding.constrain(rows, 0), take_rows(arrays, numbers))
-
-    def objective(params, rows, weight, key):
-        losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)
-        require(isinstance(losses, jax.Array), "losses", type(losses).__name__, "return an array with one loss per example")
-        require(jnp.shape(losses) == weight.shape, "losses", f"shape {jnp.shape(losses)}", f"return one loss per example, {weight.shape}")
-        mean = (losses * weight.astype(losses.dtype)).sum()
-        return mean, {"loss": mean}
-
-    config = TrainConfig(epochs=epochs, batch_size=batch_size, seed=seed, patience=patience, checkpoint_steps=checkpoint_steps)
-    examples = Examples(given, counts[0], gather)
-    numbers, weight = jax.ShapeDtypeStruct((batch_size,), jnp.int32), jax.ShapeDtypeStruct((batch_size,), jnp.float32)
-    with sharding.on(mesh):
-        found = find_lookups(objective, parts.params, jax.eval_shape(gather, given, numbers), weight, jax.random.key(0))
-    chosen: Any = found if row_sparse(found, optimizer, parts.params) else objective
-    result = loop.fit(
-        parts.params,
-        chosen,
-        optimizer,
-        examples,
-        config,
-        mesh,
-        metrics=("loss",),
-        # a copy, since the next step reuses the memory of the parameters
-        evaluate=evaluate and (lambda params: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),
-        monitor=monitor,
-        checkpoints=checkpoints,
-        resume=resume,
-        callbacks=callbacks,
-        console=console,
-    )
-    nnx.update(model, nnx.state(parts.rebuild(result.params, parts.variables), nnx.Param))
-    return result
-
-
-def _reseeded(variables: Any, key: jax.Array) -> Any:
-    """Return the variables of a module's random streams with new keys, which are derived from `key`. All counts are set to 0."""
-
-    def fresh(number: int, var: Any) -> Any:
-        if isinstance(var, nnx.RngKey):
-            own, shape = jax.random.fold_in(key, number), var[...].shape
-            return var.replace(jax.random.split(own, shape) if shape else own)
-        return var.replace(jnp.zeros_like(var[...]))
-
-    flat = nnx.to_flat_state(variables)
-    return nnx.from_flat_state([(path, fresh(number, var)) for number, (path, var) in enumerate(flat)])
+    return TrainStep(model, loss_fn, optimizer, has_aux, checked_mesh(mesh))

@@ -1,0 +1,138 @@
+"""Training loop for a user's own Flax NNX module, which is the training loop of this project's tasks."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from rich.console import Console
+
+from lstm_jax.config import TrainConfig
+from lstm_jax.errors import require
+from lstm_jax.runtime import sharding
+from lstm_jax.training import loop
+from lstm_jax.training.callbacks import Callback
+from lstm_jax.training.examples import Examples, take_rows
+from lstm_jax.training.lookups import find_lookups
+from lstm_jax.training.module_step import checked_mesh, split_model
+from lstm_jax.training.row_sparse import Optimizer
+from lstm_jax.training.step import row_sparse
+
+
+def fit(
+    model: nnx.Module,
+    loss_fn: Callable,
+    optimizer: Optimizer,
+    arrays: Sequence[Any],
+    *,
+    epochs: int = 1,
+    batch_size: int = 32,
+    seed: int = 0,
+    patience: int = 0,
+    evaluate: Callable[[nnx.Module], dict[str, Any]] | None = None,
+    monitor: str = "",
+    mesh: Mesh | None = None,
+    checkpoints: Path | None = None,
+    checkpoint_steps: int = 0,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    console: Console | None = None,
+) -> loop.FitResult:
+    """Train a Flax NNX module in place, with the training loop of this project's tasks.
+
+    Each epoch reads the examples in a new random order. This order and the random streams of the module, such as those of dropout, depend
+    only on `seed`, the number of the epoch and the number of the step. Therefore a training that is interrupted and resumed ends with the
+    same bits as one that is not interrupted. If the optimiser has a row-sparse update, a step does not update the whole of the largest
+    embedding table, but only the rows that the batch looks up; see `make_train_step`.
+
+    Args:
+        model: the module. At the end it has the parameters of the best epoch, or of the last epoch if no metric is monitored.
+        loss_fn: function loss_fn(model, *rows) that returns the losses (B,) of the B examples in a batch. `rows` has the B rows of each
+            array in `arrays`.
+        optimizer: an optimiser of this project or of optax.
+        arrays: training examples, as a sequence of arrays (N, ...). A batch consists of B rows of each array.
+        epochs: number of epochs.
+        batch_size: number of examples in a batch. The last batch of an epoch may have fewer, as in Keras.
+        seed: seed of the order of the examples and of the random streams of the module.
+        patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
+            early.
+        evaluate: function from the module to a dict of further metrics of an epoch, such as those of a validation set.
+        monitor: name of the metric that has its smallest value in the best epoch. If empty, no epoch is the best one, and the training does
+            not stop early.
+        mesh: devices that each batch is sharded over. If None, one device is used.
+        checkpoints: folder of the checkpoints, or None to save none; see `loop.fit`.
+        checkpoint_steps: number of steps between checkpoints within an epoch. If 0, a checkpoint is saved only at the end of each epoch and
+            after an interrupt.
+        resume: whether to continue from the newest checkpoint in `checkpoints`, if there is one.
+        callbacks: functions that are called with an `EpochRecord` after each epoch.
+        console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
+
+    Returns:
+        The result of `loop.fit`. Its field `rows` has one dict of metrics for each epoch.
+
+    Raises:
+        InputError: if the model has no parameters, if it has other variables than parameters and random streams, if the arrays have
+            different numbers of rows, if the shape of the losses is not (B,), or if `loop.fit` raises an error.
+        Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
+    """
+    parts = split_model(model)
+    others = [var for _, var in nnx.to_flat_state(parts.variables) if not isinstance(var, nnx.RngState)]
+    remedy = "fit trains parameters alone: use make_train_step, which carries all variables from step to step"
+    require(not others, "variables", type(others[0]).__name__ if others else "", remedy)
+    require(all(np.ndim(array) for array in arrays), "arrays", "a scalar", "give arrays with one row per example")
+    given = tuple(array if isinstance(array, jax.Array) else np.asarray(array) for array in arrays)
+    counts = sorted({len(array) for array in given})
+    require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
+    mesh = checked_mesh(mesh)
+
+    def gather(arrays, numbers):
+        return jax.tree.map(lambda rows: sharding.constrain(rows, 0), take_rows(arrays, numbers))
+
+    def objective(params, rows, weight, key):
+        losses = loss_fn(parts.rebuild(params, _reseeded(parts.variables, key)), *rows)
+        require(isinstance(losses, jax.Array), "losses", type(losses).__name__, "return an array with one loss per example")
+        require(jnp.shape(losses) == weight.shape, "losses", f"shape {jnp.shape(losses)}", f"return one loss per example, {weight.shape}")
+        mean = (losses * weight.astype(losses.dtype)).sum()
+        return mean, {"loss": mean}
+
+    config = TrainConfig(epochs=epochs, batch_size=batch_size, seed=seed, patience=patience, checkpoint_steps=checkpoint_steps)
+    examples = Examples(given, counts[0], gather)
+    numbers, weight = jax.ShapeDtypeStruct((batch_size,), jnp.int32), jax.ShapeDtypeStruct((batch_size,), jnp.float32)
+    with sharding.on(mesh):
+        found = find_lookups(objective, parts.params, jax.eval_shape(gather, given, numbers), weight, jax.random.key(0))
+    chosen: Any = found if row_sparse(found, optimizer, parts.params) else objective
+    result = loop.fit(
+        parts.params,
+        chosen,
+        optimizer,
+        examples,
+        config,
+        mesh,
+        metrics=("loss",),
+        # a copy, since the next step reuses the memory of the parameters
+        evaluate=evaluate and (lambda params: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),
+        monitor=monitor,
+        checkpoints=checkpoints,
+        resume=resume,
+        callbacks=callbacks,
+        console=console,
+    )
+    nnx.update(model, nnx.state(parts.rebuild(result.params, parts.variables), nnx.Param))
+    return result
+
+
+def _reseeded(variables: Any, key: jax.Array) -> Any:
+    """Return the variables of a module's random streams with new keys, which are derived from `key`. All counts are set to 0."""
+
+    def fresh(number: int, var: Any) -> Any:
+        if isinstance(var, nnx.RngKey):
+            own, shape = jax.random.fold_in(key, number), var[...].shape
+            return var.replace(jax.random.split(own, shape) if shape else own)
+        return var.replace(jnp.zeros_like(var[...]))
+
+    flat = nnx.to_flat_state(variables)
+    return nnx.from_flat_state([(path, fresh(number, var)) for number, (path, var) in enumerate(flat)])
