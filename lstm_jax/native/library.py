@@ -5,6 +5,7 @@ one of the libraries that were compiled when lstm_jax was installed is used; see
 """
 
 import ctypes
+import functools
 import os
 import tempfile
 from collections.abc import Sequence
@@ -30,6 +31,11 @@ def _flags() -> tuple[str, ...]:
     return ("-march=native", *compiler.sanitizer_flags())
 
 
+@functools.cache
+def _key(flags: tuple[str, ...]) -> str:
+    return compiler.source_hash(version("jaxlib"), processor(), *flags)
+
+
 def library_path() -> Path:
     """Return the path at which `build` stores the library that it compiles. The file may not exist yet.
 
@@ -39,8 +45,7 @@ def library_path() -> Path:
     Raises:
         InputError: if the user has no cache folder, or LSTM_JAX_SANITIZE names an unknown sanitizer.
     """
-    key = compiler.source_hash(version("jaxlib"), processor(), *_flags())
-    return default_cache_dir() / "native" / f"lstm-{key}.so"
+    return default_cache_dir() / "native" / f"lstm-{_key(_flags())}.so"
 
 
 def build() -> Path:

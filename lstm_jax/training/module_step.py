@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh
 
 from lstm_jax.errors import InputError, require
 from lstm_jax.models import Parts, split_module
+from lstm_jax.native.switch import is_off
 from lstm_jax.runtime import sharding
 from lstm_jax.training.lookups import FoundLookups, find_lookups
 from lstm_jax.training.row_sparse import Optimizer, RowOptimizer
@@ -168,8 +169,7 @@ class TrainStep:
         with sharding.on(self._mesh):
             if not self._searched:
                 self._search(state, jax.tree.map(lambda leaf: leaf[0], batch) if axis else batch)
-            # asked in each call, since compiled code can be turned off
-            table = self.table if row_sparse(self._found, self._optimizer, state.params) else ""
+            table = "" if is_off() else self.table  # compiled code can be turned off between two calls
             if table not in (state.behind or ("",)):  # the state of a step that had another table, or none
                 state = self._caught_up(state)
             if table and not state.behind:
