@@ -23,6 +23,7 @@ import lstm_jax
 from bench.peers.base import Built, Options, comparable
 from bench.workloads import Arrays, Workload, one_hot
 from lstm_jax.errors import require
+from lstm_jax.models import functional
 
 
 class Net(nnx.Module):
@@ -130,12 +131,9 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     batches = [jax.device_put(pair) for pair in zip(np.split(inputs, work.batches), np.split(arrays.targets, work.batches), strict=True)]
 
     def make(options: Options) -> Net:
-        net = Net(work, options)
-        graph, params, rest = nnx.split(net, nnx.Param, ...)
-        flat = {"/".join(map(str, path)): (path, var) for path, var in nnx.to_flat_state(params)}
-        given = {name.replace("recurrent/0", "lstm"): array for name, array in arrays.weights.items()}
-        loaded = [(path, var.replace(jnp.asarray(given[name]))) for name, (path, var) in flat.items()]
-        return nnx.merge(graph, nnx.from_flat_state(loaded), rest)
+        given = {name.replace("recurrent/0", "lstm"): jnp.asarray(array) for name, array in arrays.weights.items()}
+        rebuilt: Any = functional(Net(work, options)).rebuild(given)
+        return rebuilt
 
     step, _ = LOOPS[kind](make(options))
     taken, plain = 0, Options(options.backend)
@@ -154,8 +152,8 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     def after_one_step() -> dict[str, np.ndarray]:
         step, trained = LOOPS[kind](make(plain))
         value = step(*batches[0])
-        flat = {"/".join(map(str, path)): var[...] for path, var in nnx.to_flat_state(nnx.state(trained(), nnx.Param))}
-        weights = {name: np.asarray(flat[name.replace("recurrent/0", "lstm")]) for name in arrays.weights}
+        params = functional(trained()).params
+        weights = {name: np.asarray(params[name.replace("recurrent/0", "lstm")]) for name in arrays.weights}
         return weights | {"loss": np.asarray(value)}
 
     return Built(run, outputs, after_one_step, "corrected", [str(jax.devices()[0])], "", kind)

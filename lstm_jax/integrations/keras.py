@@ -52,34 +52,34 @@ def _activation(function: Any) -> Any:
 
 def _lstm(cell: Any) -> tuple[Cell, Any]:
     found = with_activations(CELLS["lstm"], _activation(cell.activation), _activation(cell.recurrent_activation))
-    return found, LSTMParams(*_weights(cell, cell.bias))
+    return found, LSTMParams(*_weights(cell))
 
 
 def _gru(cell: Any) -> tuple[Cell, Any]:
     name = "gru" if cell.reset_after else "gru_reset_before"
     found = with_activations(CELLS[name], _activation(cell.activation), _activation(cell.recurrent_activation))
     if not cell.reset_after:
-        return found, ResetBeforeParams(*_weights(cell, cell.bias))
-    kernel, recurrent_kernel, biases = _weights(cell, cell.bias, rows=(2,))
+        return found, ResetBeforeParams(*_weights(cell))
+    kernel, recurrent_kernel, biases = _weights(cell, rows=(2,))
     return found, GRUParams(kernel, recurrent_kernel, biases[0], biases[1])
 
 
 def _simple_rnn(cell: Any) -> tuple[Cell, Any]:
-    return with_activations(CELLS["simple_rnn"], _activation(cell.activation), "sigmoid"), SimpleRNNParams(*_weights(cell, cell.bias))
+    return with_activations(CELLS["simple_rnn"], _activation(cell.activation), "sigmoid"), SimpleRNNParams(*_weights(cell))
 
 
-def _weights(cell: Any, bias: Any, rows: tuple[int, ...] = ()) -> tuple[Any, Any, Any]:
+def _weights(cell: Any, rows: tuple[int, ...] = ()) -> tuple[Any, Any, Any]:
     """Return the kernel, the recurrent kernel and the bias of a Keras cell as arrays.
+
+    If the cell has no bias, zeros of the shape (*rows, n) are returned as the bias, where n is the size of the last axis of the kernel.
 
     Args:
         cell: the Keras cell.
-        bias: bias of the cell. If it is None, zeros of the shape (*rows, n) are returned as the bias, where n is the size of the last axis
-            of the kernel.
-        rows: () if the cell has one bias, or (2,) if it has two biases in one array. It is used only if `bias` is None.
+        rows: () for a cell that would have one bias, or (2,) for a cell that would have two biases in one array.
     """
     kernel: Any = keras.ops.convert_to_tensor(cell.kernel)
     recurrent_kernel: Any = keras.ops.convert_to_tensor(cell.recurrent_kernel)
-    filled = keras.ops.zeros((*rows, kernel.shape[-1]), kernel.dtype) if bias is None else keras.ops.convert_to_tensor(bias)
+    filled = keras.ops.zeros((*rows, kernel.shape[-1]), kernel.dtype) if cell.bias is None else keras.ops.convert_to_tensor(cell.bias)
     return kernel, recurrent_kernel, filled
 
 

@@ -46,10 +46,10 @@ def sanitizer_flags() -> tuple[str, ...]:
 
 
 @functools.cache
-def source_hash(*more: str) -> str:
-    """Return a hash of the C++ code, the compiler flags and further strings, as 16 hexadecimal digits."""
+def source_hash() -> str:
+    """Return a hash of the C++ code and the compiler flags, as 16 hexadecimal digits."""
     files = sorted(path for pattern in ("*.cc", "*.h") for path in SOURCES[0].parent.glob(pattern))
-    parts = (*(path.read_text() for path in files), *FLAGS, *more)
+    parts = (*(path.read_text() for path in files), *FLAGS)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

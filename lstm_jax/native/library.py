@@ -6,6 +6,7 @@ one of the libraries that were compiled when lstm_jax was installed is used; see
 
 import ctypes
 import functools
+import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ def _flags() -> tuple[str, ...]:
 
 @functools.cache
 def _key(flags: tuple[str, ...]) -> str:
-    return compiler.source_hash(version("jaxlib"), processor(), *flags)
+    parts = (compiler.source_hash(), version("jaxlib"), processor(), *flags)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def library_path() -> Path:

@@ -93,6 +93,9 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
     Raises:
         InputError: if there is no compiler, or if the compilation fails for all levels.
     """
+    names = LEVELS.get(machine or platform.machine(), {})
+    if not names:
+        return []
     command = compiler.find_compiler()
 
     def make(level: str) -> Path | InputError:
@@ -110,7 +113,6 @@ def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
                 complaint = error
         return complaint
 
-    names = LEVELS.get(machine or platform.machine(), {})
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         results = list(pool.map(make, names))

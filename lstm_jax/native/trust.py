@@ -26,12 +26,10 @@ from lstm_jax.errors import InputError
 from lstm_jax.files.writing import write_atomically
 
 MARK = b"\nlstm_jax sha256 "
+NOT_BUILT = "not built"
 SEAL = len(MARK) + 2 * hashlib.sha256().digest_size
 LARGEST = 2**28
 """Largest size of a library in bytes that is accepted. It is about a hundred times the usual size."""
-
-
-NOT_BUILT = "not built"
 
 
 class UntrustedError(Exception):

@@ -17,10 +17,9 @@ from lstm_jax.runtime import sharding
 from lstm_jax.training import loop
 from lstm_jax.training.callbacks import Callback
 from lstm_jax.training.examples import Examples, take_rows
-from lstm_jax.training.lookups import find_lookups
 from lstm_jax.training.module_step import checked_mesh, split_model
 from lstm_jax.training.row_sparse import Optimizer
-from lstm_jax.training.step import row_sparse
+from lstm_jax.training.step import row_sparse_lookups
 
 
 def fit(
@@ -103,8 +102,8 @@ def fit(
     examples = Examples(given, counts[0], gather)
     numbers, weight = jax.ShapeDtypeStruct((batch_size,), jnp.int32), jax.ShapeDtypeStruct((batch_size,), jnp.float32)
     with sharding.on(mesh):
-        found = find_lookups(objective, parts.params, jax.eval_shape(gather, given, numbers), weight, jax.random.key(0))
-    chosen: Any = found if row_sparse(found, optimizer, parts.params) else objective
+        rows = jax.eval_shape(gather, given, numbers)
+        chosen: Any = row_sparse_lookups(objective, optimizer, parts.params, rows, weight, jax.random.key(0)) or objective
     result = loop.fit(
         parts.params,
         chosen,

@@ -19,10 +19,10 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.models import Parts, split_module
 from lstm_jax.native.switch import is_off
 from lstm_jax.runtime import sharding
-from lstm_jax.training.lookups import FoundLookups, find_lookups
+from lstm_jax.training.lookups import find_lookups
 from lstm_jax.training.row_sparse import Optimizer, RowOptimizer
 from lstm_jax.training.state import TrainState, state_sharding
-from lstm_jax.training.step import CATCH_UP_INTERVAL, dense_update, row_sparse, row_sparse_update
+from lstm_jax.training.step import CATCH_UP_INTERVAL, catch_up_if, dense_update, row_sparse_lookups, row_sparse_update
 
 
 def split_model(model: Any) -> Parts:
@@ -89,8 +89,7 @@ class TrainStep:
 
     def __init__(self, model: Any, loss_fn: Callable, optimizer: Optimizer, has_aux: bool, mesh: Mesh):
         self._parts, self._loss_fn, self._optimizer, self._has_aux, self._mesh = split_model(model), loss_fn, optimizer, has_aux, mesh
-        self._found: FoundLookups | None = None
-        self._searched = False
+        self._table: str | None = None
         self._programs = _Programs(jax.jit(self._step, donate_argnums=0), jax.jit(self._many, donate_argnums=0), jax.jit(self._catch_up))
 
     def init(self) -> TrainState:
@@ -154,7 +153,7 @@ class TrainStep:
 
         It is "" before the first step. After the first step, it is "" if there is no such table.
         """
-        return self._found.table if self._found else ""
+        return self._table or ""
 
     def _call(self, program: Callable, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
         if self._mesh.size > 1:
@@ -167,8 +166,10 @@ class TrainStep:
                 )
             batch = jax.device_put(batch, sharding.rows(self._mesh, axis))
         with sharding.on(self._mesh):
-            if not self._searched:
-                self._search(state, jax.tree.map(lambda leaf: leaf[0], batch) if axis else batch)
+            if self._table is None and not is_off():
+                first = jax.tree.map(lambda leaf: leaf[0], batch) if axis else batch
+                found = row_sparse_lookups(self._objective, self._optimizer, state.params, first, (), (), state.carry)
+                self._table = found.table if found else ""
             table = "" if is_off() else self.table  # compiled code can be turned off between two calls
             if table not in (state.behind or ("",)):  # the state of a step that had another table, or none
                 state = self._caught_up(state)
@@ -176,12 +177,6 @@ class TrainStep:
                 zeros = np.zeros(len(state.params[table]), np.int32)
                 state = state._replace(behind=jax.device_put({table: zeros}, sharding.replicated(self._mesh)))
             return program(state, batch)
-
-    def _search(self, state: TrainState, batch: tuple) -> None:
-        if isinstance(self._optimizer, RowOptimizer):
-            found = find_lookups(self._objective, state.params, batch, (), (), state.carry)
-            self._found = found if row_sparse(found, self._optimizer, state.params) else None
-        self._searched = True
 
     def _objective(self, params: Any, batch: tuple, weight: Any, key: Any, variables: Any) -> tuple[jax.Array, Any]:
         """Return the loss, and a pair of two things: the result of `loss_fn`, and the variables of the model after the call.
@@ -213,12 +208,8 @@ class TrainStep:
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         lag = self._lag(state)
         lag, opt_state, params, result, variables = row_sparse_update(found, rows, True, state, lag, batch, (), ())
-        # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are marked as having missed no step
-        due = lag.at == CATCH_UP_INTERVAL
-        whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
-        _, opt_state, params = rows.catch_up(table, None, whole, opt_state, params)
-        behind = {table: jnp.where(due, 0, lag.at - lag.done)}
-        return TrainState(state.step + 1, params, opt_state, {}, variables, behind), result
+        lag, opt_state, params = catch_up_if(lag.at == CATCH_UP_INTERVAL, rows, table, lag, opt_state, params)
+        return TrainState(state.step + 1, params, opt_state, {}, variables, {table: lag.at - lag.done}), result
 
     def _lag(self, state: TrainState) -> Any:
         """Return the `Lag` of the embedding table. It counts steps from the last multiple of `CATCH_UP_INTERVAL`, at which no row lags."""

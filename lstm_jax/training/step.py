@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from lstm_jax.runtime import sharding
 from lstm_jax.training.examples import Order, take_rows
-from lstm_jax.training.lookups import FoundLookups
+from lstm_jax.training.lookups import FoundLookups, find_lookups
 from lstm_jax.training.row_sparse import Optimizer, RowOptimizer, RowUpdate
 from lstm_jax.training.state import TrainState
 
@@ -32,7 +32,7 @@ EXAMPLES = "examples"
 CATCH_UP_INTERVAL = 32
 """Number of steps after which all rows of a table take the steps that they missed through row-sparse updates. Because this changes the last
 bits of results, it always happens at the same steps of an epoch. `TrainState.behind` hands the missed steps from one chunk to the next. The
-effect of the interval on speed is within noise (LOG.md)."""
+effect of the interval on speed is within noise (experiments/LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,21 @@ def row_sparse(objective: Any, optimizer: Any, params: Any) -> bool:
     """
     looks_up = isinstance(objective, LookupObjective | FoundLookups)
     return looks_up and isinstance(optimizer, RowOptimizer) and optimizer.rows.serves(params[objective.table])
+
+
+def row_sparse_lookups(objective: Objective, optimizer: Any, params: Any, *args: Any) -> FoundLookups | None:
+    """Return the lookups of an objective in its embedding table, or None if a row-sparse update of such a table is not possible.
+
+    Args:
+        objective: function objective(params, *args); see `Objective`.
+        optimizer: optimiser of the training.
+        params: parameters.
+        args: further arguments of the objective, as arrays or shapes.
+    """
+    if not isinstance(optimizer, RowOptimizer):
+        return None
+    found = find_lookups(objective, params, *args)
+    return found if row_sparse(found, optimizer, params) else None
 
 
 def no_rows_behind(objective: Any, optimizer: Any, params: Any) -> Any:
@@ -222,6 +237,18 @@ def _take_step(
     return lag, TrainState(state.step + 1, params, opt_state, totals, carry, state.behind)
 
 
+def catch_up_if(due: jax.Array, rows: RowUpdate, table: str, lag, opt_state: Any, params: Any) -> tuple[Any, Any, Any]:
+    """Let all rows of the table take the steps that they missed, if `due` is true.
+
+    Returns:
+        The `Lag`, the state of the optimiser and the parameters.
+    """
+    # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are marked as having missed no step
+    whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
+    caught, opt_state, params = rows.catch_up(table, None, whole, opt_state, params)
+    return lag._replace(done=jnp.where(due, caught.done, lag.done)), opt_state, params
+
+
 def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: TrainState, order: Order, start, stop) -> TrainState:
     """Take steps start .. stop - 1 of an epoch with row-sparse updates, and return the new training state.
 
@@ -235,11 +262,8 @@ def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: T
         end = jnp.minimum(stop, (n // CATCH_UP_INTERVAL + 1) * CATCH_UP_INTERVAL)
         lag, state = jax.lax.fori_loop(n, end, body, (lag, state))
         due = (end % CATCH_UP_INTERVAL == 0) | (end == len(order.rows)) | (not keeps)
-        # `lax.cond` would copy the table; instead, if no catch-up is due, all rows are marked as having missed no step
-        whole = lag._replace(done=jnp.where(due, lag.done, lag.at))
-        caught, opt_state, params = rows.catch_up(table, None, whole, state.opt_state, state.params)
-        state = state._replace(params=params, opt_state=opt_state)
-        return end, lag._replace(done=jnp.where(due, caught.done, lag.done)), state
+        lag, opt_state, params = catch_up_if(due, rows, table, lag, state.opt_state, state.params)
+        return end, lag, state._replace(params=params, opt_state=opt_state)
 
     _, lag, state = jax.lax.while_loop(lambda carried: carried[0] < stop, interval, (start, lag, state))
     return state._replace(behind=stop - lag.done) if keeps else state

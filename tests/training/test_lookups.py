@@ -146,7 +146,7 @@ def test_the_largest_table_counts() -> None:
     assert find_lookups(loss, p, ids, table="tied") is None
 
 
-def test_effects_happen_once(capfd) -> None:
+def test_a_loss_with_effects() -> None:
     """A loss with effects, such as a print, is not traced into lookups, since its jaxpr is evaluated twice."""
 
     def loss(p, ids):

@@ -91,7 +91,7 @@ def test_the_step_is_that_of_a_loop_of_ones_own(rate: float, x64: None, peer_rul
         state, _ = step(state, IDS[n], LABELS[n])
     with peer_rules():
         wanted = _own_loop(Classifier(rate, param_dtype=jnp.float64), optax.adam(1e-2), 35)
-    assert step.table == "embed/embedding"
+    assert step.table == ("embed/embedding" if "compiled" in BACKENDS else "")
     _close(step.model(state), wanted, 1e-10)
     assert all((value[...] == before[path][...]).all() for path, value in _params(model).items())  # the model given is not changed
     counts = [value[...] for path, value in nnx.to_flat_state(nnx.state(step.model(state), nnx.RngCount))]
@@ -114,6 +114,7 @@ def test_many_steps_a_call(embed, name: str) -> None:
     _close(many.model(second), one.model(first), 2e-5)
 
 
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the row-sparse update with")
 def test_rows_wait_until_they_are_read() -> None:
     """A row that no batch reads moves on only by momentum: as dense Adam has it at the end, and not before."""
     step = lstm_jax.make_train_step(Classifier(), mean, lstm_jax.adam(1e-2))
@@ -124,18 +125,16 @@ def test_rows_wait_until_they_are_read() -> None:
             state, _ = step(state, IDS[n], LABELS[n])
             other, _ = dense(other, IDS[n], LABELS[n])
     table, whole = state.params["embed/embedding"], dense.model(other).embed.embedding[...]
-    missed = np.asarray(state.behind["embed/embedding"]) if state.behind else np.zeros(WORDS)
+    missed = np.asarray(state.behind["embed/embedding"])
     read_first = np.setdiff1d(IDS[0], IDS[1:5])
-    if missed.any():
-        assert (missed[read_first] == 4).all()
-        assert np.abs(table[read_first] - whole[read_first]).max() > 1e-3
+    assert (missed[read_first] == 4).all()
+    assert np.abs(table[read_first] - whole[read_first]).max() > 1e-3
     np.testing.assert_allclose(step.model(state).embed.embedding[...], whole, atol=2e-6)
     state, _ = step(state, IDS[5], LABELS[5])  # `model` left the state valid
 
 
 def test_two_devices() -> None:
     """A batch sharded over two devices takes the same steps."""
-    mesh = sharding.make_mesh(2)
     models = []
     for mesh in (None, sharding.make_mesh(2)):
         step = lstm_jax.make_train_step(Classifier(0.2), mean, lstm_jax.adam(1e-2), mesh=mesh)
@@ -198,7 +197,7 @@ def test_a_pytree_of_parameters(peer_rules) -> None:
             updates, moments = optimizer.update(gradient, moments)
             params = optax.apply_updates(params, updates)
             assert float(value) == pytest.approx(float(want), rel=1e-5)
-    assert step.table == "params/Embed_0/embedding"
+    assert step.table == ("params/Embed_0/embedding" if "compiled" in BACKENDS else "")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), step.model(state), params)
 
 
@@ -268,8 +267,11 @@ def test_a_state_goes_on_in_another_step() -> None:
     with lstm_jax.compiled_code(False):
         with pytest.raises(InputError, match=r"^training state: rows of embed/embedding have missed steps; "):
             one(kept, IDS[7], LABELS[7])
-        whole, _ = one(one.init(), IDS[0], LABELS[0])
-    assert whole.behind == ()
+        late = lstm_jax.make_train_step(Classifier(), mean, lstm_jax.adam(1e-2))
+        whole, _ = late(late.init(), IDS[0], LABELS[0])
+    assert (whole.behind, late.table) == ((), "")
+    whole, _ = late(whole, IDS[1], LABELS[1])
+    assert late.table == "embed/embedding"
 
 
 def test_values_that_layers_sow() -> None:
