@@ -14,8 +14,8 @@ _enabled = jax.make_user_context(default_value=os.environ.get(VARIABLE, "1").low
 def compiled_code(enabled: bool) -> contextlib.AbstractContextManager:
     """Return a context manager that turns the use of compiled C++ code on or off.
 
-    Without compiled code, the recurrence, the dropout masks and row-sparse updates are computed in JAX. The results with and without compiled
-    code are equal up to rounding. The environment variable LSTM_JAX_COMPILED_CODE=0 turns compiled code off for the whole process.
+    Without compiled code, the recurrence, the dropout masks and row-sparse updates are computed in JAX. The results with and without
+    compiled code are equal up to rounding. The environment variable LSTM_JAX_COMPILED_CODE=0 turns compiled code off for the whole process.
 
     Args:
         enabled: whether to use compiled code within the context.
