@@ -31,6 +31,13 @@ struct Arguments {
   Mask<T> mask(int64_t kinds, int64_t batch, int64_t size) {
     return kinds ? Mask<T>{kinds, take<T>(), batch, size} : Mask<T>{};
   }
+  template <typename T>
+  Resets<T> resets(bool present, int64_t batch) {
+    if (!present) return {};
+    const uint8_t* const at = take<uint8_t>();
+    const T* const h = take<T>();
+    return {at, h, take<T>(), batch};
+  }
 };
 
 // The results of a call for one of its sets, taken in order.
@@ -99,11 +106,11 @@ void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, in
 }
 
 // Operands in order: x or ids, kernel, recurrent kernel, bias, h, c, input mask (unless `input_masks` is 0), recurrent mask (unless
-// `recurrent_masks` is 0), valid if `masked`, tokens if `tokens`.
+// `recurrent_masks` is 0), valid if `masked`, tokens if `tokens`, and if `resets` the flags (T, B), h and c of the resets.
 // Results: final h, final c, h of all steps (if `sequences` or `keep`), and if `keep` c of all steps and the gates (T, B, 4H).
 template <typename T>
 void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, bool ids,
-             int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool keep, int64_t threads) {
+             int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool sequences, bool keep, int64_t threads) {
   Arguments in{args, sets, set};
   Results out{rets, sets, set};
   Forward<T> run{sizes_of(args, sets)};
@@ -119,6 +126,7 @@ void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets r
   run.mask = in.mask<T>(recurrent_masks, batch, units);
   if (masked) run.valid = in.take<uint8_t>();
   if (tokens) run.tokens = in.take<int32_t>();
+  run.resets = in.resets<T>(resets, batch);
   run.final_h = out.take<T>();
   run.final_c = out.take<T>();
   if (sequences || keep) run.all_h = out.take<T>();
@@ -147,6 +155,8 @@ void backward_empty(const Backward<T>& run, const Gradients<T>& gradients) {
   std::fill_n(gradients.recurrent, units * columns, T(0));
   std::fill_n(gradients.bias, columns, T(0));
   if (run.d_x) std::fill_n(run.d_x, steps * batch * features, T(0));
+  if (run.d_reset_h) std::fill_n(run.d_reset_h, batch * units, T(0));
+  if (run.d_reset_c) std::fill_n(run.d_reset_c, batch * units, T(0));
 }
 
 template <typename T>
@@ -207,10 +217,11 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
 }
 
 // Operands in order: x or ids, kernel, recurrent kernel, gates, h of all steps, c of all steps, d of final h, d of final c, d of outputs (if
-// `sequences`), input mask, recurrent mask, valid, tokens. Results: d of h, c, kernel, recurrent kernel, bias, and if `d_x` of x.
+// `sequences`), input mask, recurrent mask, valid, tokens, resets. Results: d of h, c, kernel, recurrent kernel, bias, if `d_x` of x, and if
+// `resets` of their h and c.
 template <typename T>
 void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, bool ids,
-              int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool d_x, int64_t threads) {
+              int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool sequences, bool d_x, int64_t threads) {
   Arguments in{args, sets, set};
   Results out{rets, sets, set};
   Backward<T> run{sizes_of(args, sets)};
@@ -228,10 +239,15 @@ void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets 
   run.mask = in.mask<T>(recurrent_masks, batch, units);
   if (masked) run.valid = in.take<uint8_t>();
   if (tokens) run.tokens = in.take<int32_t>();
+  run.resets = in.resets<T>(resets, batch);
   run.d_first_h = out.take<T>();
   run.d_first_c = out.take<T>();
   T *d_kernel = out.take<T>(), *d_recurrent = out.take<T>(), *d_bias = out.take<T>();
   if (d_x) run.d_x = out.take<T>();
+  if (resets) {
+    run.d_reset_h = out.take<T>();
+    run.d_reset_c = out.take<T>();
+  }
   const Gradients<T> gradients{d_kernel, d_recurrent, d_bias};
   if (is_empty(run.sizes)) return backward_empty(run, gradients);
   backward_tiles(pool, run, kernel, recurrent, gradients, threads);
@@ -291,6 +307,7 @@ auto binding(const char* last) {
       .Attr<int64_t>("recurrent_masks")
       .Attr<bool>("masked")
       .Attr<bool>("tokens")
+      .Attr<bool>("resets")
       .Attr<bool>("sequences")
       .Attr<bool>(last)
       .Attr<int64_t>("threads");
@@ -298,5 +315,5 @@ auto binding(const char* last) {
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, (forward_handler<bool, int64_t, int64_t, bool, bool, bool, bool>), binding("keep"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward, (backward_handler<bool, int64_t, int64_t, bool, bool, bool, bool>), binding("d_x"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, (forward_handler<bool, int64_t, int64_t, bool, bool, bool, bool, bool>), binding("keep"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward, (backward_handler<bool, int64_t, int64_t, bool, bool, bool, bool, bool>), binding("d_x"));

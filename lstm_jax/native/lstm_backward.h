@@ -102,7 +102,8 @@ void back_through_gates(const Backward<T>& run, const BackwardTile<T>& tile, int
     const bool valid = !run.valid || run.valid[t * batch + row];
     T *d_h = run.d_first_h + row * units, *d_c = run.d_first_c + row * units;
     const T* const d_output = run.d_h ? run.d_h + step : nullptr;
-    const T *kept = run.gates + kGates * step, *c_before = run.all_c + step, *c = c_before + batch * units;
+    const T *kept = run.gates + kGates * step, *c = run.all_c + step + batch * units;
+    const T* const c_before = run.resets.starts(t, row) ? run.resets.c + row * units : run.all_c + step;
     T* const d_z_row = tile.d_z + ((t - t0) * tile.rows + r) * tile.width;
     const auto vector = [&](int64_t at, T* to, int count) __attribute__((always_inline)) {
       Vec<T> d = load(d_h + at, count);
@@ -134,6 +135,20 @@ void back_through_gates(const Backward<T>& run, const BackwardTile<T>& tile, int
   }
 }
 
+// Move d_h and d_c of the tile's rows that are reset before step t from the step before to the reset state.
+template <typename T>
+void back_to_resets(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t) {
+  const int64_t units = run.sizes.units;
+  for (int64_t row = tile.first; run.resets.at && row < tile.first + tile.rows; ++row) {
+    if (!run.resets.starts(t, row)) continue;
+    for (int64_t n = row * units; n < (row + 1) * units; ++n) {
+      run.d_reset_h[n] += run.d_first_h[n];
+      run.d_reset_c[n] += run.d_first_c[n];
+      run.d_first_h[n] = run.d_first_c[n] = 0;
+    }
+  }
+}
+
 // Step t: d_z, and d_h of the step before.
 template <typename T>
 void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
@@ -149,6 +164,7 @@ void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t 
     const bool valid = !run.valid || run.valid[t * batch + number];
     out = valid ? run.d_first_h + number * units : nullptr;  // at a step that is not valid, d_h stays as it is
   });
+  back_to_resets(run, tile, t);
 }
 
 // d_x of steps t0..t1-1 from d_z of `chunk_rows`; zeros at the other rows, which repeat an x.
@@ -183,6 +199,10 @@ void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t firs
   std::fill(d_z.get(), d_z.get() + d_z_size, T(0));  // columns that fill up a panel stay 0
   std::memcpy(run.d_first_h + first * units, run.d_final_h + first * units, size * sizeof(T));
   std::memcpy(run.d_first_c + first * units, run.d_final_c + first * units, size * sizeof(T));
+  if (run.resets.at) {
+    std::fill_n(run.d_reset_h + first * units, size, T(0));
+    std::fill_n(run.d_reset_c + first * units, size, T(0));
+  }
   for (int64_t t1 = steps; t1 > 0; t1 -= std::min(chunk, t1)) {
     const int64_t t0 = std::max<int64_t>(0, t1 - chunk);
     tile.chunk = t1 - t0;

@@ -1,4 +1,4 @@
-// Sizes, dropout masks, chunks of steps and kernel rows, shared by the forward and the backward pass of the LSTM.
+// Sizes, dropout masks, resets, chunks of steps and kernel rows, shared by the forward and the backward pass of the LSTM.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +20,15 @@ struct Mask {
   const T* data = nullptr;
   int64_t batch = 0, size = 0;
   const T* row(int64_t gate, int64_t row) const { return data + ((kinds == kGates ? gate * batch : 0) + row) * size; }
+};
+
+// Resets of the state: where `at` (T, B) is not 0, the state of the row before the step is replaced by h and c (B, H). None if `at` is null.
+template <typename T>
+struct Resets {
+  const uint8_t* at = nullptr;
+  const T *h = nullptr, *c = nullptr;
+  int64_t batch = 0;
+  bool starts(int64_t t, int64_t row) const { return at && at[t * batch + row]; }
 };
 
 // A thread processes its rows in tiles of at most kTileRows rows, each through all T, so that the data of a step stays in its cache.

@@ -22,7 +22,7 @@ inline ffi::Error check_attributes(const Contract& contract, bool ids, int64_t i
 }
 
 inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool ids, int64_t input_masks,
-                                int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool keep, int64_t threads) {
+                                int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool sequences, bool keep, int64_t threads) {
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_forward", args, rets, 2);
   ffi::Error error = check_attributes(contract, ids, input_masks, recurrent_masks, threads);
@@ -40,7 +40,10 @@ inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::Remai
        {"recurrent mask", real, {B, H}, recurrent_masks == 1},
        {"recurrent mask", real, {kGates, B, H}, recurrent_masks == kGates},
        {"valid", ffi::PRED, {T, B}, masked},
-       {"tokens", ffi::S32, {T, B}, tokens}},
+       {"tokens", ffi::S32, {T, B}, tokens},
+       {"resets", ffi::PRED, {T, B}, resets},
+       {"h of resets", real, {B, H}, resets},
+       {"c of resets", real, {B, H}, resets}},
       {{"final h", real, {B, H}},
        {"final c", real, {B, H}},
        {"h of all steps", real, {T + 1, B, H}, sequences || keep},
@@ -49,7 +52,7 @@ inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::Remai
 }
 
 inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool ids, int64_t input_masks,
-                                 int64_t recurrent_masks, bool masked, bool tokens, bool sequences, bool d_x, int64_t threads) {
+                                 int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool sequences, bool d_x, int64_t threads) {
   const ffi::DataType real = real_type(args, 1);
   Contract contract("lstm_jax_backward", args, rets, 2);
   ffi::Error error = check_attributes(contract, ids, input_masks, recurrent_masks, threads);
@@ -71,13 +74,18 @@ inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::Rema
        {"recurrent mask", real, {B, H}, recurrent_masks == 1},
        {"recurrent mask", real, {kGates, B, H}, recurrent_masks == kGates},
        {"valid", ffi::PRED, {T, B}, masked},
-       {"tokens", ffi::S32, {T, B}, tokens}},
+       {"tokens", ffi::S32, {T, B}, tokens},
+       {"resets", ffi::PRED, {T, B}, resets},
+       {"h of resets", real, {B, H}, resets},
+       {"c of resets", real, {B, H}, resets}},
       {{"d of h", real, {B, H}},
        {"d of c", real, {B, H}},
        {"d of kernel", real, {E, 4 * H}},
        {"d of recurrent kernel", real, {H, 4 * H}},
        {"d of bias", real, {4 * H}},
-       {"d of x", real, {T, B, E}, d_x}});
+       {"d of x", real, {T, B, E}, d_x},
+       {"d of h of resets", real, {B, H}, resets},
+       {"d of c of resets", real, {B, H}, resets}});
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The forward pass of the LSTM over time, for some rows of the batch.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -26,6 +27,7 @@ struct Forward {
   Mask<T> input_mask, mask;
   const T *h, *c;
   const uint8_t* valid;  // (T, B) or null; any byte but 0 is true
+  Resets<T> resets;
   T *final_h, *final_c;
   // null unless requested; all_h and all_c have T + 1 steps, the first one is the initial state; gates is (T, B, 4H)
   T *all_h, *all_c, *gates;
@@ -251,11 +253,24 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
   }
 }
 
+// Replace the state of the tile's rows that are reset before step t.
+template <typename T>
+void restart_rows(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t) {
+  const int64_t units = run.sizes.units;
+  for (int64_t r = 0; run.resets.at && r < tile.rows; ++r) {
+    const int64_t at = (tile.first + r) * units;
+    if (!run.resets.starts(t, tile.first + r)) continue;
+    std::copy_n(run.resets.h + at, units, tile.h + r * units);
+    std::copy_n(run.resets.c + at, units, run.final_c + at);
+  }
+}
+
 // One step of a tile. `dropped` has room for the masked h; `blocks` for two packed blocks of U, null if U is packed or used as it is.
 template <typename T>
 void forward_step(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows, T* dropped, T* blocks) {
   const int64_t units = run.sizes.units, rows = tile.rows, size = rows * units, kinds = run.mask.kinds;
   constexpr int64_t kBlock = kGates * kLanes<T>;
+  restart_rows(run, tile, t);
   tile.zero_h = t == 0 && all_zero(tile.h, size);
   for (int64_t gate = 0; gate < kinds; ++gate) drop(tile.h, run.mask, gate, tile.first, rows, dropped + gate * size);
   over_blocks<T>(units, rows, kinds == kGates, [&](auto ROWS, auto BLOCKS, auto PER_GATE, auto WHOLE, int64_t block, int64_t begin, int64_t k0, int64_t k1) {

@@ -22,7 +22,8 @@ struct Backward {
   Mask<T> input_mask, mask;
   const T *gates, *all_h, *all_c, *d_h, *d_final_h, *d_final_c;  // d_h may be null
   const uint8_t* valid;
-  T *d_first_h, *d_first_c, *d_x;  // d_x may be null
+  Resets<T> resets;
+  T *d_first_h, *d_first_c, *d_reset_h, *d_reset_c, *d_x;  // d_x may be null, and d_reset_h and d_reset_c if there are no resets
 };
 
 // Gradients summed over the rows of one thread, in panels of `width` columns: d_kernel (4, panels, E, width), d_recurrent
@@ -64,14 +65,15 @@ struct BackwardTile {
   T* panel(int64_t gate, int64_t number) const { return d_z + (gate * panels + number) * chunk * rows * width; }
 };
 
-// Copy the rows of data (T, B, size), times the mask of the gate, to tile.transposed. t0 is the chunk's first step.
+// Copy the rows of data (T, B, size), times the mask of the gate, to tile.transposed; after a reset the row of `resets` instead. t0 is the
+// chunk's first step.
 template <typename T>
-LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, int64_t gate,
-                                int64_t size, int64_t t0, ChunkRows rows) {
+LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, const Resets<T>& resets,
+                                int64_t gate, int64_t size, int64_t t0, ChunkRows rows) {
   const int64_t depth = rows.count, blocks = blocks_of<T>(size);
   for (int64_t n = 0; n < depth; ++n) {
-    const int64_t k = rows.numbers[n], row = tile.first + k % tile.rows;
-    const T* from = data + ((t0 + k / tile.rows) * run.sizes.batch + row) * size;
+    const int64_t k = rows.numbers[n], t = t0 + k / tile.rows, row = tile.first + k % tile.rows;
+    const T* from = resets.starts(t, row) ? resets.h + row * size : data + (t * run.sizes.batch + row) * size;
     const T* m = mask.kinds ? mask.row(gate, row) : nullptr;
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t column = block * kLanes<T>;
@@ -85,11 +87,11 @@ LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& t
 // sums[gate] += (rows * mask of the gate)^T d_z over the chunk's rows `rows` of data (T, B, size); if `first`, sums[gate] is overwritten. d_z of
 // these rows lie in the order of `rows` from number `begin` on. t0 is the chunk's first step.
 template <typename T, int VECTORS>
-void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, int64_t size, int64_t t0, ChunkRows rows,
-               int64_t begin, bool first, T* sums) {
+void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, const Resets<T>& resets, int64_t size,
+               int64_t t0, ChunkRows rows, int64_t begin, bool first, T* sums) {
   const int64_t depth = rows.count, blocks = blocks_of<T>(size), offset = begin * tile.width;
   for (int64_t gate = 0; gate < kGates; ++gate) {
-    if (gate == 0 || mask.kinds == kGates) transpose_rows(run, tile, data, mask, gate, size, t0, rows);
+    if (gate == 0 || mask.kinds == kGates) transpose_rows(run, tile, data, mask, resets, gate, size, t0, rows);
     for (int64_t panel = 0; panel < tile.panels; ++panel) {
       const T* d_z = tile.panel(gate, panel) + offset;
       for (int64_t block = 0; block < blocks; ++block, sums += kLanes<T> * tile.width) {
@@ -175,20 +177,21 @@ ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, con
                         const Sums<T>& sums) {
   const auto [steps, batch, features, units] = run.sizes;
   const int64_t depth = (t1 - t0) * tile.rows;
-  const auto outer = [&](const T* data, const Mask<T>& mask, int64_t size, ChunkRows rows, int64_t begin, T* to) {
-    with_vectors<T>(units, [&](auto VECTORS) { add_outer<T, VECTORS>(run, tile, data, mask, size, t0, rows, begin, first, to); });
+  const auto outer = [&](const T* data, const Mask<T>& mask, const Resets<T>& resets, int64_t size, ChunkRows rows, int64_t begin, T* to) {
+    with_vectors<T>(units, [&](auto VECTORS) { add_outer<T, VECTORS>(run, tile, data, mask, resets, size, t0, rows, begin, first, to); });
   };
   for (int64_t panel = 0; panel < kGates * tile.panels; ++panel) {
     with_vectors<T>(units, [&](auto VECTORS) { add_rows<T, VECTORS>(tile.panel(0, panel), depth, sums.d_bias + panel * tile.width); });
   }
   if (run.ids) add_by_id(run, tile, t0, depth, sums.d_kernel);
   std::iota(tile.numbers, tile.numbers + depth, 0);
-  const bool zero_h = t0 == 0 && all_zero(run.all_h + tile.first * units, tile.rows * units);
+  const int64_t start = tile.first * units, size = tile.rows * units;
+  const bool zero_h = t0 == 0 && all_zero(run.all_h + start, size) && (!run.resets.at || all_zero(run.resets.h + start, size));
   const int64_t begin = zero_h ? tile.rows : 0;
-  outer(run.all_h, run.mask, units, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
+  outer(run.all_h, run.mask, run.resets, units, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
   if (!run.x) return {tile.numbers, 0};
   const ChunkRows rows{tile.numbers, repeats.any() ? add_repeats(tile, repeats, t0) : depth};
-  outer(run.x, run.input_mask, features, rows, 0, sums.d_kernel);
+  outer(run.x, run.input_mask, Resets<T>{}, features, rows, 0, sums.d_kernel);
   return rows;
 }
 

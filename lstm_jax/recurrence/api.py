@@ -21,6 +21,7 @@ from lstm_jax.errors import require
 from lstm_jax.primitives.partition import in_automatic_mode, vary_together
 from lstm_jax.recurrence.backends import Backend, dropout_kinds, mask_kind, resolve_backend
 from lstm_jax.recurrence.operands import Operands, read_operands
+from lstm_jax.recurrence.resets import Resets
 from lstm_jax.recurrence.segments import Remat, check_remat, in_segments
 
 
@@ -32,6 +33,9 @@ def unroll(
     *,
     mask: Any = None,
     lengths: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
+    segment_ids: Any = None,
     dropout: Any = None,
     tokens: Any = None,
     backwards: bool = False,
@@ -55,10 +59,19 @@ def unroll(
             (B, T), or (T, B) if `time_major` is true, which stand for one-hot vectors of E features. Their product with the kernel is
             computed as a lookup of rows of the kernel. A negative id counts from the end, and an id out of range gives NaN.
         initial_state: the initial state of the cell, or a tuple or list of its arrays in the order of its fields. The arrays are converted
-            to the dtype of the parameters. None means zeros.
+            to the dtype of the parameters. None means `reset_state` if it is given, else zeros.
         mask: bool (B, T), or (T, B) if `time_major` is true, that is False at padded steps. A padded step copies the state and repeats the
             previous output. In a mask of numbers, 0 means False and any other number means True.
         lengths: int (B,), the number of valid steps at the start of each row, clipped to 0..T. It may be given instead of `mask`.
+        resets: bool (B, T), or (T, B) if `time_major` is true. True marks the first step of a new sequence within a row. Before this step
+            the state is replaced by `reset_state`, so that no value and no gradient crosses the border. A reset also acts at a padded step.
+            If `backwards` is true, the row is cut at the same places and each part is read from its end: the state is replaced after the
+            marked step has been processed, so that a reset at step 0 has no effect.
+        reset_state: the state after a reset: a state of the cell, or a tuple or list of its arrays, each (B, H), or (H,) for all rows. It
+            is differentiated, so that an initial state can be learned. None means zeros.
+        segment_ids: int (B, T), or (T, B) if `time_major` is true, for several sequences packed in a row: the steps of a sequence have the
+            same id, adjacent sequences have different ids, and padded steps have the id 0. The state is reset at the first step of each
+            sequence except the first one of the row. They are given in place of `resets`, `mask` and `lengths`; see `lstm_jax.packing`.
         dropout: `DropoutMasks`, or None for no dropout. Input and recurrent masks are constant over time. They are converted to the dtype
             of the parameters, so that in a bool mask True keeps a value and False drops it.
         tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal x, for
@@ -83,18 +96,21 @@ def unroll(
         the last output (B, H) is returned in place of all outputs.
 
     Raises:
-        InputError: if an argument has a wrong class, shape or dtype, if T is 0, if both `mask` and `lengths` are given, if `remat` is below
-            1, if both `remat` and zoneout are given, if the named backend does not support the call, or if no backend is named and none
-            supports the call.
+        InputError: if an argument has a wrong class, shape or dtype, if T is 0, if arguments are given that exclude each other (`mask` and
+            `lengths`, or `segment_ids` and one of `mask`, `lengths` and `resets`), if `reset_state` is given without resets, if `remat` is
+            below 1, if both `remat` and zoneout are given, if the named backend does not support the call, or if no backend is named and
+            none supports the call.
     """
     order = {"backwards": backwards, "time_major": time_major}
-    operands = read_operands(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, tokens=tokens, **order)
-    kinds = {"dropout": dropout_kinds(operands.dropout), "mask": mask_kind(mask, lengths, backwards)}
+    cuts = {"resets": resets, "reset_state": reset_state, "segment_ids": segment_ids}
+    operands = read_operands(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, tokens=tokens, **cuts, **order)
+    kind = "mask" if segment_ids is not None else mask_kind(mask, lengths, backwards)
+    kinds = {"dropout": dropout_kinds(operands.dropout), "mask": kind, "resets": operands.resets is not None}
     chosen = resolve_backend(backend, cell, operands.params.kernel.dtype, compute_dtype, units=operands.state.h.shape[1], **kinds)
     h, final = _run(chosen, cell, operands, compute_dtype, return_sequences, _checked_remat(remat, operands.dropout))
     if not return_sequences:
-        return _last_output(final.h, operands.valid, zero_output_for_mask), final
-    h = _all_outputs(h, operands.valid, zero_output_for_mask)
+        return _last_output(final.h, operands.valid, operands.resets, zero_output_for_mask), final
+    h = _all_outputs(h, operands.valid, operands.resets, zero_output_for_mask)
     return (h if time_major else jnp.swapaxes(h, 0, 1)), final
 
 
@@ -112,8 +128,8 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
     run = partial(_run_rows, backend.run)
     run = run if remat is None else in_segments(run, remat)
 
-    def call(params, x, state, valid, dropout, *tokens):
-        return run(cell, params, x, state, valid, dropout, compute_dtype, sequences, *tokens)
+    def call(params, x, state, valid, dropout, resets, *tokens):
+        return run(cell, params, x, state, valid, dropout, resets, compute_dtype, sequences, *tokens)
 
     *arrays, tokens = operands
     shared = (tokens,) if tokens is not None and backend.shares and remat is None else ()
@@ -121,39 +137,56 @@ def _run(backend: Backend, cell: Cell, operands: Operands, compute_dtype, sequen
     return in_automatic_mode(call, 1, out_axes)(*vary_together(*arrays, *shared))
 
 
-def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, compute_dtype, sequences: bool, *tokens):
+def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: DropoutMasks, *rest):
     """Call the function `run` of a backend, whose arguments are those of `reference.run`, and return its results.
 
     If x contains ids and there is an input dropout mask, the ids are first converted to one-hot vectors, to which the mask can be applied.
     """
     if x.ndim == 2 and dropout.input is not None:
         x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
-    return run(cell, params, x, state, valid, dropout, compute_dtype, sequences, *tokens)
+    return run(cell, params, x, state, valid, dropout, *rest)
 
 
-def _last_output(h: jax.Array, valid: jax.Array | None, zeros: bool) -> jax.Array:
-    """Return the last output (B, H) of each row. The arguments `valid` and `zeros` determine which rows are replaced by zeros.
+def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
+    """Return a bool array (T, B) that is True from the first valid step of each sequence on. A reset begins a new sequence.
+
+    Args:
+        valid: bool (T, B), False at padded steps.
+        resets: the resets, or None.
+    """
+    if resets is None:
+        return jnp.cumsum(valid, axis=0) > 0
+    step = jax.lax.broadcasted_iota(jnp.int32, valid.shape, 0)
+    return jax.lax.cummax(jnp.where(valid, step, -1)) >= jax.lax.cummax(jnp.where(resets.at, step, 0))
+
+
+def _last_output(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
+    """Return the last output (B, H) of each row. The other arguments determine which rows are replaced by zeros.
 
     Args:
         h: the final h (B, H).
-        valid: bool (T, B), False at padded steps, or None if no step is padded. The last output of a row without a valid step is zero.
+        valid: bool (T, B), False at padded steps, or None if no step is padded. The last output of a row whose last sequence has no valid
+            step is zero.
+        resets: the resets, or None.
         zeros: whether the last output of a row is also zero if its last step is padded.
     """
     if valid is None:
         return h
-    shown = valid[-1] if zeros else valid.any(0)
+    shown = valid[-1] if zeros else _after_valid(valid, resets)[-1]
     return jnp.where(shown[:, None], h, 0)
 
 
-def _all_outputs(h: jax.Array, valid: jax.Array | None, zeros: bool) -> jax.Array:
-    """Return the outputs of all steps (T, B, H). The arguments `valid` and `zeros` determine which outputs are replaced by zeros.
+def _all_outputs(h: jax.Array, valid: jax.Array | None, resets: Resets | None, zeros: bool) -> jax.Array:
+    """Return the outputs of all steps (T, B, H). The other arguments determine which outputs are replaced by zeros.
 
     Args:
         h: h after each step (T, B, H).
-        valid: bool (T, B), False at padded steps, or None if no step is padded. The outputs before the first valid step of a row are zero.
+        valid: bool (T, B), False at padded steps, or None if no step is padded. The outputs before the first valid step of a sequence are
+            zero.
+        resets: the resets, or None.
         zeros: whether the outputs of all padded steps are zero.
     """
     if valid is None:
         return h
-    shown = valid if zeros else jnp.cumsum(valid, axis=0) > 0
+    shown = valid if zeros else _after_valid(valid, resets)
     return jnp.where(shown[:, :, None], h, 0)

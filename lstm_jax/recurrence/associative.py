@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
+from lstm_jax.recurrence.resets import Resets
 
 
 def run(
@@ -20,6 +21,7 @@ def run(
     state,
     valid: Array | None,
     dropout: DropoutMasks,
+    resets: Resets | None = None,
     compute_dtype=None,
     sequences: bool = True,
 ):
@@ -33,6 +35,9 @@ def run(
     if valid is not None:
         runs = valid[:, :, None]
         a, b = jnp.where(runs, a, 1), jnp.where(runs, b, 0)
+    if resets is not None:  # a step after a reset no longer depends on the h before it
+        starts = resets.at[:, :, None]
+        a, b = jnp.where(starts, 0, a), jnp.where(starts, a * jnp.broadcast_to(resets.state.h, a.shape) + b, b)
 
     def compose(first, second):
         return first[0] * second[0], second[0] * first[1] + second[1]

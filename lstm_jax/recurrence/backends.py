@@ -35,6 +35,7 @@ class Request:
         compute_dtype: name of the dtype of the matrix products.
         dropout: kinds of dropout that the call uses. Each is a member of `DROPOUTS`, or `ZONEOUT`.
         mask: kind of padding, a member of `MASKS`, or "" if there is no padding.
+        resets: whether the state is reset within the sequence.
         units: number of units H. 0 means that the limit `Backend.largest` is not checked.
     """
 
@@ -43,6 +44,7 @@ class Request:
     compute_dtype: str = "float32"
     dropout: tuple[str, ...] = ()
     mask: str = ""
+    resets: bool = False
     units: int = 0
 
 
@@ -71,6 +73,8 @@ class Backend:
     """Supported kinds of dropout: members of `DROPOUTS`, and `ZONEOUT`."""
     masks: tuple[str, ...] = MASKS
     """Supported kinds of padding: members of `MASKS`."""
+    resets: bool = True
+    """Whether resets of the state within the sequence are supported."""
     largest: int = 0
     """Largest number of units H that is supported. 0 means no limit."""
     shares: bool = False
@@ -141,6 +145,7 @@ _CUDNN = Backend(
     mixed=False,
     dropouts=("input dropout",),
     masks=("lengths",),
+    resets=False,
     higher_orders=False,
     why_not=cudnn.why_not,
 )
@@ -212,6 +217,7 @@ def _lacks_dtype(backend: Backend, request: Request) -> str:
 def _lacks_kind(backend: Backend, request: Request) -> str:
     refused = [kind for kind in request.dropout if kind not in backend.dropouts]
     refused += [request.mask] * bool(request.mask and request.mask not in backend.masks)
+    refused += ["resets"] * (request.resets and not backend.resets)
     return f"no {refused[0]}" if refused else ""
 
 
@@ -275,6 +281,7 @@ def capability_rows() -> list[dict[str, str]]:
             "products in": " ".join(b.compute_dtypes),
             "dropout": _dropouts(b),
             "mask, lengths": "yes" if b.masks == MASKS else ", ".join(b.masks),
+            "resets": "yes" if b.resets else "no",
             "units": f"up to {b.largest}" if b.largest else "any",
             "derivatives": _derivatives(b),
             "here": lacks(b, Request(b.cells[0]), platform) or "yes",

@@ -48,12 +48,22 @@ def unpack(weights: jax.Array, features: int, units: int) -> LSTMParams:
     return LSTMParams(kernel.reshape(width, features).T, recurrent.reshape(width, units).T, first + second)
 
 
-def run(cell: Cell, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, compute_dtype=None, sequences: bool = True):
+def run(
+    cell: Cell,
+    params: LSTMParams,
+    x,
+    state: LSTMState,
+    valid,
+    dropout: DropoutMasks,
+    resets: None = None,
+    compute_dtype=None,
+    sequences: bool = True,
+):
     """Run the LSTM over time with cuDNN. The arguments and results are those of `reference.run`.
 
     The valid steps of each row must come before its padded steps, since cuDNN reads lengths instead of `valid`.
     """
-    del cell, compute_dtype  # BACKENDS selects this backend only for the LSTM and float32
+    del cell, compute_dtype, resets  # BACKENDS selects this backend only for the LSTM in float32 without resets
     features, units = params.kernel.shape[0], params.recurrent_kernel.shape[0]
     if jnp.issubdtype(x.dtype, jnp.integer):
         x = one_hot_rows(x, features, params.kernel.dtype)

@@ -30,6 +30,7 @@ from lstm_jax.cells.products import is_per_gate, matmul, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply
 from lstm_jax.recurrence.lstm_operation import LSTMOperation, with_zeros
+from lstm_jax.recurrence.resets import Resets, restart, split_gradient
 from lstm_jax.shapes import GATES
 
 Gates = tuple[jax.Array, ...]
@@ -57,21 +58,27 @@ class LocalDerivatives(NamedTuple):
     forget: jax.Array
     h: jax.Array
 
+    def h_before(self, resets: Resets | None) -> jax.Array:
+        """Return h before each step (T, B, H), which already contains the resets; see `Residuals.h_before`."""
+        del resets
+        return self.h
+
 
 class Loops(NamedTuple):
     """The two loops over time of an LSTM: the loop of the forward pass and the loop of the backward pass.
 
     In the arguments of `forward` and `backward`, `kernel` is the recurrent kernel (H, 4H). `mask` is the recurrent dropout mask or None.
-    `valid` is a bool array (T, B) that is False at padded steps, or None if no step is padded.
+    `valid` is a bool array (T, B) that is False at padded steps, or None if no step is padded. `resets` is a `Resets` or None.
 
     Attributes:
-        forward: function forward(sequences, keep, kernel, z, state, mask, valid, compute_dtype) that returns (all_h, final state,
+        forward: function forward(sequences, keep, kernel, z, state, mask, valid, resets, compute_dtype) that returns (all_h, final state,
             residuals). z is the projected input, one array (T, B, 4H) or four arrays (T, B, H). all_h is h of all steps (T, B, H), or None
-            if `sequences` is false. The residuals are None if `keep` is false; else their field h (T, B, H) is the h before each step.
-        backward: function backward(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype) that returns (d_state, d_z). d_h is
-            the gradient with respect to h of all steps (T, B, H), or None. d_final and d_state are the gradients with respect to the final
-            and the initial state. d_z is the gradient with respect to z: four arrays (T, B, H) if `split` is true, else one array (T, B,
-            4H).
+            if `sequences` is false. The residuals are None if `keep` is false; else their method `h_before(resets)` returns the h before
+            each step (T, B, H).
+        backward: function backward(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype) that returns (d_state,
+            d_reset, d_z). d_h is the gradient with respect to h of all steps (T, B, H), or None. d_final and d_state are the gradients with
+            respect to the final and the initial state. d_reset is the gradient with respect to `resets.state`, or None if `resets` is None.
+            d_z is the gradient with respect to z: four arrays (T, B, H) if `split` is true, else one array (T, B, 4H).
         twin: loops in JAX with the same results and residuals, or None if these loops are written in JAX themselves.
         platforms: platforms on which these loops run, or () if they are written in JAX.
     """
@@ -89,17 +96,21 @@ def run(
     state: LSTMState,
     valid: Array | None,
     dropout: DropoutMasks,
+    resets: Resets | None = None,
     compute_dtype=None,
     sequences: bool = True,
 ):
     """Run the LSTM over time with the backend `hoisted`. The arguments and results are those of `reference.run`."""
     del cell  # BACKENDS selects this backend only for the LSTM
-    return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout)
+    return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout, resets)
 
 
 @dataclass(frozen=True)
 class HoistedLSTM(LSTMOperation):
-    """Operation that runs the LSTM with given loops over time. Its arguments are (params, x, state, valid, dropout) of `reference.run`."""
+    """Operation that runs the LSTM with given loops over time.
+
+    Its arguments are (params, x, state, valid, dropout, resets) of `reference.run`.
+    """
 
     loops: Loops
     compute_dtype: Any
@@ -151,13 +162,13 @@ def _project(params: LSTMParams, x: Array, mask: Array | None, compute_dtype) ->
     return tuple(product + jnp.broadcast_to(bias, product.shape) for product, bias in z)
 
 
-def _forward(loop: Callable, compute_dtype, sequences, keep, params, x, state, valid, dropout):
+def _forward(loop: Callable, compute_dtype, sequences, keep, params, x, state, valid, dropout, resets):
     z = _project(params, x, dropout.input, compute_dtype)
-    h, final, residuals = loop(sequences, keep, params.recurrent_kernel, z, state, dropout.recurrent, valid, compute_dtype)
+    h, final, residuals = loop(sequences, keep, params.recurrent_kernel, z, state, dropout.recurrent, valid, resets, compute_dtype)
     return (h, final), residuals
 
 
-def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
+def forward_loop(sequences, keep, kernel, z, state, mask, valid, resets, compute_dtype):
     """Run the forward loop of the LSTM over time in JAX. The residuals are `LocalDerivatives`.
 
     The docstring of `Loops` describes the arguments and results.
@@ -166,7 +177,8 @@ def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
     kernel = jnp.stack(_split(kernel)) if per_gate else kernel
 
     def body(carry: LSTMState, inputs):
-        z_t, valid_t = inputs
+        z_t, valid_t, reset_t = inputs
+        carry = restart(carry, reset_t, resets)
         h = carry.h if mask is None else (carry.h[None] if per_gate else carry.h) * mask
         r = matmul(h, kernel, compute_dtype)
         z_i, z_f, z_g, z_o = z_t if isinstance(z_t, tuple) else _split(z_t)
@@ -186,11 +198,11 @@ def forward_loop(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
             new, local = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), (new, local), (carry, copied))
         return new, (new.h if sequences else None, local)
 
-    final, (h, residuals) = lax.scan(body, state, (z, valid))
+    final, (h, residuals) = lax.scan(body, state, (z, valid, None if resets is None else resets.at))
     return h, final, residuals
 
 
-def backward_loop(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype):
+def backward_loop(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype):
     """Run the backward loop of the LSTM over time in JAX. The residuals are `LocalDerivatives`.
 
     The docstring of `Loops` describes the arguments and results.
@@ -199,8 +211,8 @@ def backward_loop(split, kernel, residuals, d_h, d_final, mask, valid, compute_d
     # without the barrier the compiler would fold the transposition into the product in the loop, and so repeat it at each step
     transposed = lax.optimization_barrier(jnp.stack([part.T for part in _split(kernel)]) if per_gate else kernel.T)
 
-    def body(carry: LSTMState, inputs):
-        d_h_t, local, valid_t = inputs
+    def body(carries, inputs):
+        (carry, d_reset), (d_h_t, local, valid_t, reset_t) = carries, inputs
         d_h = carry.h if d_h_t is None else carry.h + d_h_t
         d_c = carry.c + d_h * local.c_by_h
         d_z = tuple(d * by for d, by in zip((d_c, d_c, d_c, d_h), local.z_by, strict=True))
@@ -211,20 +223,23 @@ def backward_loop(split, kernel, residuals, d_h, d_final, mask, valid, compute_d
             d_h_before = d_h_before if mask is None else d_h_before * mask
         if valid_t is not None:
             d_h_before = jnp.where(valid_t[:, None], d_h_before, d_h)
-        return LSTMState(d_h_before, d_c * local.forget), d_z if split else jnp.concatenate(d_z, axis=-1)
+        before = split_gradient(LSTMState(d_h_before, d_c * local.forget), d_reset, reset_t)
+        return before, d_z if split else jnp.concatenate(d_z, axis=-1)
 
-    return lax.scan(body, d_final, (d_h, residuals, valid), reverse=True)
+    starts, at = (None, None) if resets is None else (jax.tree.map(jnp.zeros_like, d_final), resets.at)
+    (d_state, d_reset), d_z = lax.scan(body, (d_final, starts), (d_h, residuals, valid, at), reverse=True)
+    return d_state, d_reset, d_z
 
 
 def _backward(loop: Callable, compute_dtype, args, residuals, cotangents):
-    params, x, state, valid, dropout = args
+    params, x, state, valid, dropout, resets = args
     d_h, d_final = with_zeros(cotangents, state)
     mask, kernel = dropout.recurrent, params.recurrent_kernel
     split = is_per_gate(mask) or is_per_gate(dropout.input)
-    d_state, d_z = loop(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype)
+    d_state, d_reset, d_z = loop(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype)
 
-    d_params, d_x, d_masks = gradients(params, x, dropout, residuals.h, d_z, compute_dtype)
-    return d_params, d_x, d_state, None, d_masks
+    d_params, d_x, d_masks = gradients(params, x, dropout, residuals.h_before(resets), d_z, compute_dtype)
+    return d_params, d_x, d_state, None, d_masks, None if resets is None else Resets(None, d_reset)
 
 
 def gradients(params: LSTMParams, x: Array, dropout: DropoutMasks, h: Array, d_z: Array | Gates, compute_dtype=None):

@@ -14,14 +14,16 @@ from lstm_jax.primitives.operation import Operation
 class LSTMOperation(Operation):
     """Base class of operations that run the LSTM over time.
 
-    Their first arguments are (params, x, state, valid, dropout), as in `reference.run`. The batch axis of all further arguments is axis 1.
+    Their first arguments are (params, x, state, valid, dropout, resets), as in `reference.run`. The batch axis of all further arguments is
+    axis 1.
     The outputs are the pair (h of all steps, final state). h of all steps is an array (T, B, H), or None if it is not requested.
     """
 
     def rows(self, args: tuple) -> list[int | None]:
         """Return a list with the index of the batch axis of each argument leaf, or None for a leaf without one; see `Operation.rows`."""
-        kinds: tuple[Callable, ...] = (lambda leaf: None, lambda leaf: 1, lambda leaf: 0, lambda leaf: 1, mask_axis, lambda leaf: 1)
-        return [axis(leaf) for part, axis in zip(args, kinds, strict=False) for leaf in jax.tree.leaves(part)]
+        kinds: tuple[Callable, ...] = (lambda leaf: None, lambda leaf: 1, lambda leaf: 0, lambda leaf: 1, mask_axis, _reset_axis)
+        further = (lambda leaf: 1,) * (len(args) - len(kinds))
+        return [axis(leaf) for part, axis in zip(args, kinds + further, strict=True) for leaf in jax.tree.leaves(part)]
 
     def output_rows(self, outputs) -> list[int]:
         """Return a list with the index of the batch axis of each leaf of the outputs; see `Operation.output_rows`."""
@@ -31,6 +33,11 @@ class LSTMOperation(Operation):
 def mask_axis(mask) -> int:
     """Return the index of the batch axis of a dropout mask: 0 for a shared mask (B, size), 1 for one mask per gate (4, B, size)."""
     return int(is_per_gate(mask))
+
+
+def _reset_axis(leaf) -> int:
+    """Return the index of the batch axis of an array of `Resets`: 1 for the flags (T, B), 0 for an array (B, H) of the state."""
+    return int(leaf.dtype == jnp.bool_)
 
 
 def with_zeros(cotangents, like: LSTMState) -> tuple[Any, LSTMState]:

@@ -5,7 +5,7 @@ are clipped to the range of int32. The arrays that a backend gets have these dty
 
     params, x, state, and the masks of input and recurrent dropout: the dtype of `params.kernel`, to which bools and ints are converted
     x if it contains ids, and tokens: int32
-    valid: bool
+    valid, and the flags of resets: bool
 
 If the parameters have different dtypes, an error is raised, since this is usually a mistake. Complex numbers also raise an error.
 
@@ -23,11 +23,18 @@ import numpy as np
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import InputError, require
-
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-"""Dtypes that the parameters of a cell may have."""
-REAL = (jnp.floating, jnp.integer, jnp.bool_)
-_LOWEST, _HIGHEST = -(2**31), 2**31 - 1
+from lstm_jax.recurrence.conversion import FLOATS, REAL, as_int32, as_numbers, of_kinds
+from lstm_jax.recurrence.resets import Resets
+from lstm_jax.recurrence.step_arguments import (
+    apart_from_padding,
+    check_alone,
+    read_lengths,
+    read_mask,
+    read_resets,
+    read_segments,
+    read_tokens,
+    starts_backwards,
+)
 
 
 class Operands(NamedTuple):
@@ -41,6 +48,7 @@ class Operands(NamedTuple):
         state: initial state of the cell.
         valid: bool (T, B) that is False at padded steps, or None if no step is padded.
         dropout: dropout masks.
+        resets: resets of the state within the sequence, or None.
         tokens: int32 (T, B), or None. Two steps of a row have equal tokens only if they have equal x; see `unroll`.
     """
 
@@ -49,6 +57,7 @@ class Operands(NamedTuple):
     state: Any
     valid: jax.Array | None
     dropout: DropoutMasks
+    resets: Resets | None
     tokens: jax.Array | None
 
 
@@ -60,6 +69,9 @@ def read_operands(
     *,
     mask=None,
     lengths=None,
+    resets=None,
+    reset_state=None,
+    segment_ids=None,
     dropout=None,
     tokens=None,
     backwards: bool = False,
@@ -70,8 +82,8 @@ def read_operands(
     The docstring of `unroll` describes the arguments.
 
     Raises:
-        InputError: if an argument has a wrong class or shape, if its dtype is wrong and cannot be converted, if T is 0, or if both `mask`
-            and `lengths` are given.
+        InputError: if an argument has a wrong class or shape, if its dtype is wrong and cannot be converted, if T is 0, or if arguments are
+            given that exclude each other.
     """
     require(isinstance(cell, Cell), "cell", cell, "give a Cell, such as a row of CELLS")
     require(mask is None or lengths is None, "lengths", "given with mask", "give one of the two")
@@ -81,19 +93,29 @@ def read_operands(
     given_shape, x = x.shape, x if time_major else jnp.swapaxes(x, 0, 1)
     steps, batch = x.shape[:2]
     require(steps >= 1, "x", given_shape, "give 1 or more time steps")
-    state = _read_state(cell, initial_state, batch, units, dtype)
+    start = reset_state if initial_state is None else initial_state
+    state = _read_state(cell, start, batch, units, dtype, "reset_state" if initial_state is None else "initial_state")
     dropout = _read_dropout(cell, dropout, (steps, batch, features, units), dtype)
-    valid = _read_mask(mask, steps, batch, time_major) if lengths is None else _read_lengths(lengths, steps, batch)
-    tokens = None if tokens is None else _read_tokens(tokens, steps, batch, time_major)
+    valid = read_mask(mask, steps, batch, time_major) if lengths is None else read_lengths(lengths, steps, batch)
+    at = None if resets is None else read_resets(resets, steps, batch, time_major)
+    if segment_ids is not None:
+        check_alone(segment_ids, mask, lengths, resets)
+        valid, at = read_segments(segment_ids, steps, batch, time_major)
+    require(
+        at is not None or reset_state is None, "reset_state", "given without resets", "give resets or segment_ids too, or initial_state"
+    )
+    tokens = None if tokens is None else read_tokens(tokens, steps, batch, time_major)
     if valid is not None:
         # values of x at padded steps must not enter any product, also not in the gradients: masking the results would not help, as 0 * NaN
         # is NaN
         x = jnp.where(valid if x.ndim == 2 else valid[:, :, None], x, 0)
-        tokens = None if tokens is None else _apart_from_padding(tokens, valid)
+        tokens = None if tokens is None else apart_from_padding(tokens, valid)
     if backwards:
         x = jnp.flip(x, 0)
         valid, tokens = (None if array is None else jnp.flip(array, 0) for array in (valid, tokens))
-    return Operands(params, x, state, valid, dropout, tokens)
+        at = None if at is None else starts_backwards(at)
+    found = None if at is None else Resets(at, _read_state(cell, reset_state, batch, units, dtype, "reset_state"))
+    return Operands(params, x, state, valid, dropout, found, tokens)
 
 
 def check_zoneout(cell: Cell, part: str, given) -> None:
@@ -130,76 +152,6 @@ def compute_dtype_name(compute_dtype, dtype) -> str:
     return name
 
 
-def _array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
-    """Return a value as a JAX or NumPy array.
-
-    A list or a scalar becomes a NumPy array, since NumPy keeps 64-bit dtypes. A list that NumPy cannot convert, for example because it
-    contains tracers, becomes a JAX array.
-
-    Args:
-        name: name of the value in the error message.
-        value: an array, a list or a scalar.
-        remedy: advice at the end of the error message.
-
-    Raises:
-        InputError: if `value` is None or cannot be converted.
-    """
-    if isinstance(value, jax.Array | np.ndarray):
-        return value
-    require(value is not None, name, value, remedy)
-    try:
-        return jnp.asarray(value) if hasattr(value, "__jax_array__") else np.asarray(value)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    try:
-        return jnp.asarray(value)  # a list that contains tracers
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(name, type(value).__name__, remedy) from error
-
-
-def _of_kinds(name: str, value, kinds: tuple, remedy: str) -> jax.Array | np.ndarray:
-    array = _array(name, value, remedy)
-    require(any(jnp.issubdtype(array.dtype, kind) for kind in kinds), name, str(array.dtype), remedy)
-    return array
-
-
-def _numbers(name: str, value, dtype, remedy: str) -> jax.Array:
-    """Convert an array of floats, ints or bools to `dtype`, and return it.
-
-    Args:
-        name: name of the array in the error message.
-        value: an array, a list or a scalar.
-        dtype: dtype of the result.
-        remedy: advice at the end of the error message.
-
-    Raises:
-        InputError: if `value` is not an array of floats, ints or bools.
-    """
-    array = _of_kinds(name, value, REAL, remedy)
-    if isinstance(array, np.ndarray):
-        with np.errstate(over="ignore", invalid="ignore"):
-            array = jnp.asarray(array.astype(dtype))  # NumPy converts the array, since jnp.asarray would first truncate int64 to 32 bits
-    return array.astype(dtype)
-
-
-def _int32(name: str, value, remedy: str) -> jax.Array:
-    """Convert an array of ints to int32, after clipping it to the range of int32, and return it.
-
-    Args:
-        name: name of the array in the error message.
-        value: an array, a list or a scalar.
-        remedy: advice at the end of the error message.
-
-    Raises:
-        InputError: if `value` is not an array of ints.
-    """
-    array = _of_kinds(name, value, (jnp.integer,), remedy)
-    if jnp.iinfo(array.dtype).max > _HIGHEST:
-        clip: Callable = np.clip if isinstance(array, np.ndarray) else jnp.clip
-        array = clip(array, max(_LOWEST, int(jnp.iinfo(array.dtype).min)), _HIGHEST)
-    return jnp.asarray(array.astype(np.int32))
-
-
 @lru_cache(maxsize=256)
 def _like_params(init: Callable, features: int, units: int, dtype):
     """Return the shapes and dtypes that the parameters of a cell must have. `init` is the function `Cell.init` of this cell."""
@@ -220,7 +172,7 @@ def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
     """
     require(isinstance(params, cell.params), "params", type(params).__name__, f"the cell {cell.name} has {cell.params.__name__}")
     remedy = f"give (E, {cell.gates} H), E and H of 1 or more"
-    kernel = jnp.asarray(_of_kinds("params.kernel", params.kernel, (jnp.floating,), f"give one of {', '.join(FLOATS)}"))
+    kernel = jnp.asarray(of_kinds("params.kernel", params.kernel, (jnp.floating,), f"give one of {', '.join(FLOATS)}"))
     dtype, shape = kernel.dtype, kernel.shape
     require(dtype.name in FLOATS, "params.kernel", dtype.name, f"give one of {', '.join(FLOATS)}")
     require(len(shape) == 2 and shape[0] >= 1 and shape[1] >= 1 and shape[1] % cell.gates == 0, "params.kernel", shape, remedy)
@@ -228,7 +180,7 @@ def _read_params(cell: Cell, params) -> tuple[Any, int, int]:
     parts = []
     for field, part, like in zip(params._fields, params, _like_params(cell.init, features, units, dtype), strict=True):
         name = f"params.{field}"
-        array = jnp.asarray(_of_kinds(name, part, REAL, f"give {like.dtype.name} {like.shape}"))
+        array = jnp.asarray(of_kinds(name, part, REAL, f"give {like.dtype.name} {like.shape}"))
         require(array.shape == like.shape, name, array.shape, f"give shape {like.shape}")
         require(array.dtype == like.dtype, name, array.dtype.name, f"give {like.dtype.name}, as the kernel has")
         parts.append(array)
@@ -244,29 +196,44 @@ def _read_x(x, features: int, dtype) -> jax.Array:
         InputError: if the shape or the dtype is wrong.
     """
     remedy = "give floats (B, T, E), or int ids (B, T)"
-    array = _of_kinds("x", x, REAL, remedy)
+    array = of_kinds("x", x, REAL, remedy)
     ids = array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
     require(ids or array.ndim != 2 or jnp.issubdtype(array.dtype, jnp.floating), "x", array.dtype.name, remedy)
     require(ids or array.ndim == 3, "x", array.shape, "give (B, T, E), or (T, B, E) if time_major")
     if ids:
-        return _int32("x", array, remedy)
+        return as_int32("x", array, remedy)
     require(array.shape[2] == features, "x", array.shape, f"the kernel reads {features} features")
-    return _numbers("x", array, dtype, remedy)
+    return as_numbers("x", array, dtype, remedy)
 
 
-def _read_state(cell: Cell, given, batch: int, units: int, dtype):
+def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
+    """Check a state of a cell, and return it with arrays (B, H) of `dtype`. If `given` is None, return the initial state of the cell.
+
+    Args:
+        cell: the cell.
+        given: a state, a tuple or list of its arrays, or None. An array of a reset state may also be (H,), one for all rows.
+        batch: number of rows B.
+        units: number of units H.
+        dtype: dtype of the result.
+        what: name of the argument for error messages, "initial_state" or "reset_state".
+
+    Raises:
+        InputError: if the class, a shape or a dtype is wrong.
+    """
     if given is None:
         return cell.initial_state(batch, units, dtype)
     like = _like_state(cell.initial_state, units, dtype)
     fits = isinstance(given, type(like)) or (type(given) in (tuple, list) and len(given) == len(like))
     shown = f"{type(given).__name__} of {len(given)}" if type(given) in (tuple, list) else type(given).__name__
-    require(fits, "initial_state", shown, f"give {type(like).__name__}({', '.join(like._fields)}), or a tuple or list in this order")
+    require(fits, what, shown, f"give {type(like).__name__}({', '.join(like._fields)}), or a tuple or list in this order")
     parts = []
     for field, part, wanted in zip(like._fields, given, like, strict=True):
-        name, shape = f"initial_state.{field}", (batch, *wanted.shape[1:])
-        array = _of_kinds(name, part, REAL, f"give {wanted.dtype.name} {shape}")
-        require(array.shape == shape, name, array.shape, f"give shape {shape}")
-        parts.append(_numbers(name, array, wanted.dtype, ""))
+        name, shape = f"{what}.{field}", (batch, *wanted.shape[1:])
+        array = of_kinds(name, part, REAL, f"give {wanted.dtype.name} {shape}")
+        shared = what == "reset_state" and array.shape == shape[1:]
+        require(shared or array.shape == shape, name, array.shape, f"give shape {shape}" + f" or {shape[1:]}" * (what == "reset_state"))
+        numbers = as_numbers(name, array, wanted.dtype, "")
+        parts.append(jnp.broadcast_to(numbers[None], shape) if shared else numbers)
     return type(like)(*parts)
 
 
@@ -280,11 +247,11 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) ->
         if mask is not None:
             name, shapes = f"dropout.{field}", ((batch, size), (cell.gates, batch, size))
             remedy = f"give shape {shapes[0]} or {shapes[1]}"
-            mask = _of_kinds(name, mask, REAL, remedy)
+            mask = of_kinds(name, mask, REAL, remedy)
             missing = field == "recurrent" and not cell.has_recurrent_kernel
             require(not missing, name, mask.shape, f"the cell {cell.name} multiplies no state by a kernel")
             require(mask.shape in shapes, name, mask.shape, remedy)
-            mask = _numbers(name, mask, dtype, remedy)
+            mask = as_numbers(name, mask, dtype, remedy)
         masks.append(mask)
     return DropoutMasks(masks[0], masks[1], _read_zoneout(cell, given.zoneout, (steps, batch, units), dtype))
 
@@ -307,87 +274,10 @@ def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict
     read = {}
     for part, value in (given or {}).items():
         name, remedy = f"dropout.zoneout of {part}", f"give bools of shape {shape}, or a float of shape ()"
-        array = _of_kinds(name, value, REAL, remedy)
+        array = of_kinds(name, value, REAL, remedy)
         check_zoneout(cell, part, array.shape)
         require(array.shape in ((), shape), name, array.shape, f"give shape {shape} or ()")
         drawn = array.ndim > 0
         require(not (drawn and jnp.issubdtype(array.dtype, jnp.floating)), name, array.dtype.name, remedy)
-        read[part] = _numbers(name, array, jnp.bool_ if drawn else dtype, remedy)
+        read[part] = as_numbers(name, array, jnp.bool_ if drawn else dtype, remedy)
     return None if given is None else read
-
-
-def _read_mask(mask, steps: int, batch: int, time_major: bool) -> jax.Array | None:
-    """Check a mask over steps, and return it as a bool array (T, B). As in Keras, nonzero numbers become True.
-
-    If the mask is None, return None.
-
-    Args:
-        mask: array (B, T), or (T, B) if `time_major` is true, or None.
-        steps: number of steps T.
-        batch: number of rows B.
-        time_major: whether time is the first axis of the mask.
-
-    Raises:
-        InputError: if the shape or the dtype is wrong.
-    """
-    if mask is None:
-        return None
-    remedy = "give (B, T), or (T, B) if time_major"
-    array = _of_kinds("mask", mask, REAL, "give bools")
-    require(array.shape == ((steps, batch) if time_major else (batch, steps)), "mask", array.shape, remedy)
-    array = jnp.asarray(array.astype(bool))
-    return array if time_major else array.T
-
-
-def _read_lengths(lengths, steps: int, batch: int) -> jax.Array:
-    """Check the lengths (B,) of the rows, and return a bool array (T, B) that is True at the first lengths[b] steps of row b.
-
-    A negative length means 0, and a length above the number of steps T means T.
-
-    Raises:
-        InputError: if the shape or the dtype is wrong.
-    """
-    array = _of_kinds("lengths", lengths, (jnp.integer,), "give ints")
-    require(array.shape == (batch,), "lengths", array.shape, f"give shape ({batch},)")
-    return jnp.arange(steps, dtype=jnp.int32)[:, None] < _int32("lengths", array, "give ints")[None, :]
-
-
-def _read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array | None:
-    """Check the argument `tokens` of `unroll`, and return an int32 array (T, B). Equal tokens stay equal, and distinct ones stay distinct.
-
-    If the tokens are a JAX array of 64-bit ints, return None, since distinct values may become equal when they are truncated to 32 bits.
-
-    Args:
-        tokens: int array (B, T), or (T, B) if `time_major` is true.
-        steps: number of steps T.
-        batch: number of rows B.
-        time_major: whether time is the first axis of the tokens.
-
-    Raises:
-        InputError: if the shape or the dtype is wrong.
-    """
-    array = _of_kinds("tokens", tokens, (jnp.integer,), "give ints")
-    fits = array.shape == ((steps, batch) if time_major else (batch, steps))
-    require(fits, "tokens", array.shape, "give (B, T), or (T, B) if time_major")
-    if array.dtype.itemsize == 8:
-        if not isinstance(array, np.ndarray):
-            return None
-        array = np.unique(array, return_inverse=True)[1].reshape(array.shape)
-    array = jnp.asarray(array.astype(np.int32))  # values of uint32 may wrap around, but distinct tokens stay distinct
-    return array if time_major else array.T
-
-
-def _apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
-    """Return the tokens (T, B), changed so that no padded step has the same token as a valid step of its row.
-
-    This is needed because x has been set to 0 at padded steps, so that equal tokens would no longer imply equal x. The token of a padded
-    step becomes the lowest int32. If a valid step of the same row already has this token, the token of each step of the row becomes the
-    index of the step, so that no two steps of the row have the same token.
-
-    Args:
-        tokens: int32 (T, B).
-        valid: bool (T, B), False at padded steps.
-    """
-    marked = jnp.where(valid, tokens, _LOWEST)
-    taken = (valid & (tokens == _LOWEST)).any(0, keepdims=True)  # rows in which a valid step has the lowest int32 as its token
-    return jnp.where(taken, jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 0), marked)

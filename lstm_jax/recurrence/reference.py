@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
+from lstm_jax.recurrence.resets import Resets, restart
 
 
 def run(
@@ -19,6 +20,7 @@ def run(
     state,
     valid: Array | None,
     dropout: DropoutMasks,
+    resets: Resets | None = None,
     compute_dtype=None,
     sequences: bool = True,
 ):
@@ -33,6 +35,7 @@ def run(
         state: initial state of the cell, with arrays (B, H).
         valid: bool (T, B) that is False at padded steps, or None if no step is padded. A padded step copies the state.
         dropout: dropout masks. All masks except those of zoneout are constant over time.
+        resets: resets of the state within the sequence, or None.
         compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
         sequences: whether to return h of all steps.
 
@@ -44,7 +47,8 @@ def run(
     drawn = {name: mask for name, mask in zoneout.items() if mask.ndim}
 
     def body(state, inputs):
-        z_t, valid_t, drawn_t = inputs
+        z_t, valid_t, drawn_t, reset_t = inputs
+        state = restart(state, reset_t, resets)
         new = cell.step(params, state, z_t, dropout.recurrent, compute_dtype)
         for name, mask in (zoneout | drawn_t).items():
             before, after = getattr(state, name), getattr(new, name)
@@ -53,5 +57,5 @@ def run(
             new = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), new, state)
         return new, new.h if sequences else None
 
-    final, h = lax.scan(body, state, (z, valid, drawn))
+    final, h = lax.scan(body, state, (z, valid, drawn, None if resets is None else resets.at))
     return h, final

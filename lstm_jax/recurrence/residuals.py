@@ -18,12 +18,14 @@ from jax.sharding import PartitionSpec
 from lstm_jax.cells import LSTMState
 from lstm_jax.cells.products import is_per_gate, masked_matmul
 from lstm_jax.recurrence import hoisted
+from lstm_jax.recurrence.resets import Resets, restart, restart_all
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import GATES
 
 TIME_FIRST = PartitionSpec(None, sharding.DATA)
 BATCH_FIRST = PartitionSpec(sharding.DATA)
 COPIED = PartitionSpec()
+_RESETS = Resets(TIME_FIRST, BATCH_FIRST)
 
 
 class Residuals(NamedTuple):
@@ -40,10 +42,13 @@ class Residuals(NamedTuple):
     all_h: jax.Array
     all_c: jax.Array
 
-    @property
-    def h(self) -> jax.Array:
-        """Array (T, B, H) that contains h before each step."""
-        return self.all_h[:-1]
+    def h_before(self, resets: Resets | None) -> jax.Array:
+        """Return h before each step (T, B, H). After a reset it is the h of `resets.state`."""
+        return restart_all(self.all_h[:-1], None if resets is None else resets.state.h, resets)
+
+    def c_before(self, resets: Resets | None) -> jax.Array:
+        """Return c before each step (T, B, H). After a reset it is the c of `resets.state`."""
+        return restart_all(self.all_c[:-1], None if resets is None else resets.state.c, resets)
 
 
 def mask_sharding(mask) -> PartitionSpec:
@@ -69,25 +74,27 @@ def on_mesh(function: Callable, batch: int, in_specs: tuple, out_specs, *args):
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
 
 
-def forward_on_mesh(call: Callable, kernel, z, state, mask, valid):
+def forward_on_mesh(call: Callable, kernel, z, state, mask, valid, resets):
     """Run an LSTM's forward loop with `on_mesh`, and return its results: h of all steps, the final state and `Residuals`.
 
-    `call(kernel, z, state, mask, valid)` is the forward loop. The docstring of `hoisted.Loops` describes its arguments.
+    `call(kernel, z, state, mask, valid, resets)` is the forward loop. The docstring of `hoisted.Loops` describes its arguments.
     """
-    in_specs = (COPIED, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST)
-    return on_mesh(call, state.h.shape[0], in_specs, (TIME_FIRST, BATCH_FIRST, TIME_FIRST), kernel, z, state, mask, valid)
+    in_specs = (COPIED, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST, _RESETS)
+    return on_mesh(call, state.h.shape[0], in_specs, (TIME_FIRST, BATCH_FIRST, TIME_FIRST), kernel, z, state, mask, valid, resets)
 
 
-def backward_on_mesh(call: Callable, kernel, residuals: Residuals, d_h, d_final, mask, valid):
-    """Run an LSTM's backward loop with `on_mesh`, and return its results: the gradients of the initial state and of the pre-activations.
+def backward_on_mesh(call: Callable, kernel, residuals: Residuals, d_h, d_final, mask, valid, resets):
+    """Run an LSTM's backward loop with `on_mesh`, and return its results.
 
-    `call(kernel, residuals, d_h, d_final, mask, valid)` is the backward loop. The docstring of `hoisted.Loops` describes its arguments.
+    `call(kernel, residuals, d_h, d_final, mask, valid, resets)` is the backward loop. The docstring of `hoisted.Loops` describes its
+    arguments and its results: the gradients with respect to the initial state, the reset state and the pre-activations.
     """
-    in_specs = (COPIED, TIME_FIRST, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST)
-    return on_mesh(call, d_final.h.shape[0], in_specs, (BATCH_FIRST, TIME_FIRST), kernel, residuals, d_h, d_final, mask, valid)
+    in_specs = (COPIED, TIME_FIRST, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST, _RESETS)
+    args = (kernel, residuals, d_h, d_final, mask, valid, resets)
+    return on_mesh(call, d_final.h.shape[0], in_specs, (BATCH_FIRST, BATCH_FIRST, TIME_FIRST), *args)
 
 
-def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, mask, valid):
+def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, mask, valid, resets):
     """Run the forward loop of the LSTM over time in JAX. The residuals are `Residuals`.
 
     The docstring of `hoisted.Loops` describes the arguments and results.
@@ -96,7 +103,8 @@ def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, m
     whole = jnp.concatenate(z, axis=-1) if isinstance(z, tuple) else z
 
     def body(state, inputs):
-        z_t, valid_t = inputs
+        z_t, valid_t, reset_t = inputs
+        state = restart(state, reset_t, resets)
         z_t = z_t + masked_matmul(state.h, kernel, mask, compute_dtype)
         i, f, g, o = jnp.split(z_t, GATES, axis=-1)
         gates = jnp.concatenate([jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)], axis=-1)
@@ -108,21 +116,21 @@ def forward_twin(sequences: bool, keep: bool, compute_dtype, kernel, z, state, m
             new, gates = jax.tree.map(lambda a, b: jnp.where(runs, a, b), (new, gates), (state, jnp.zeros_like(gates)))
         return new, (new, gates)
 
-    final, (states, gates) = jax.lax.scan(body, state, (whole, valid))
+    final, (states, gates) = jax.lax.scan(body, state, (whole, valid, None if resets is None else resets.at))
     all_h, all_c = (jnp.concatenate([first[None], rest]) for first, rest in zip(state, states, strict=True))
     residuals = Residuals(tuple(jnp.split(gates, GATES, axis=-1)) if split else gates, all_h, all_c)
     return states.h if sequences else None, final, residuals if keep else None
 
 
-def backward_twin(split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid):
+def backward_twin(split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid, resets):
     """Run the backward loop of the LSTM over time in JAX. The residuals are `Residuals`.
 
     The docstring of `hoisted.Loops` describes the arguments and results.
     """
     i, f, g, o = residuals.gates if split else jnp.split(residuals.gates, GATES, axis=-1)
-    tanh_c, c_before = jnp.tanh(residuals.all_c[1:]), residuals.all_c[:-1]
+    tanh_c, c_before = jnp.tanh(residuals.all_c[1:]), residuals.c_before(resets)
     z_by = (g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o))
     # at a padded step the gates are 0, so that all derivatives are 0; only `forget` must be 1 there
     forget = f if valid is None else jnp.where(valid[:, :, None], f, 1)
-    derivatives = hoisted.LocalDerivatives(o * (1 - tanh_c * tanh_c), z_by, forget, residuals.h)
-    return hoisted.backward_loop(split, kernel, derivatives, d_h, d_final, mask, valid, compute_dtype)
+    derivatives = hoisted.LocalDerivatives(o * (1 - tanh_c * tanh_c), z_by, forget, residuals.h_before(resets))
+    return hoisted.backward_loop(split, kernel, derivatives, d_h, d_final, mask, valid, resets, compute_dtype)

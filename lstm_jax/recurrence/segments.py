@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstm_jax.errors import require
+from lstm_jax.recurrence.resets import Resets
 
 Remat = Literal["sqrt"] | int | None
 """Type of the argument `remat`: None stores all residuals, "sqrt" means ceil(sqrt(T)) segments, and an int means about as many segments."""
@@ -52,26 +53,30 @@ def in_segments(run: Callable, remat: Literal["sqrt"] | int) -> Callable:
         remat: number of segments, or "sqrt" for ceil(sqrt(T)) segments of T steps.
     """
 
-    def run_segments(cell, params, x, state, valid, dropout, compute_dtype=None, sequences=True):
+    def run_segments(cell, params, x, state, valid, dropout, resets=None, compute_dtype=None, sequences=True):
         steps = x.shape[0]
         length = segment_length(remat, steps)
         count = steps // length
         whole = count * length
 
-        def segment(state, x, valid, params, dropout):
-            h, final = run(cell, params, x, state, valid, dropout, compute_dtype, sequences)
+        at, reset_state = (None, None) if resets is None else resets
+
+        def segment(state, x, valid, at, params, dropout, reset_state):
+            own = None if at is None else Resets(at, reset_state)
+            h, final = run(cell, params, x, state, valid, dropout, own, compute_dtype, sequences)
             return final, h
 
         parts = []
         if count > 1:
             # prevent_cse is not needed: in a loop the compiler cannot merge the second run of a segment with the first
             again = jax.checkpoint(segment, prevent_cse=False)
-            cut = jax.tree.map(lambda a: a[:whole].reshape(count, length, *a.shape[1:]), (x, valid))
-            state, h = lax.scan(lambda state, part: again(state, *part, params, dropout), state, cut)
+            cut = jax.tree.map(lambda a: a[:whole].reshape(count, length, *a.shape[1:]), (x, valid, at))
+            state, h = lax.scan(lambda state, part: again(state, *part, params, dropout, reset_state), state, cut)
             parts.append(h.reshape(whole, *h.shape[2:]) if sequences else None)
         for start in range(whole if count > 1 else 0, steps, length):
             rest = slice(start, start + length)
-            state, h = jax.checkpoint(segment)(state, x[rest], None if valid is None else valid[rest], params, dropout)
+            part = jax.tree.map(lambda array, rest=rest: array[rest], (x, valid, at))
+            state, h = jax.checkpoint(segment)(state, *part, params, dropout, reset_state)
             parts.append(h)
         return (jnp.concatenate(parts) if len(parts) > 1 else parts[0]) if sequences else None, state
 

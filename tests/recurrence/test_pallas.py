@@ -59,13 +59,13 @@ def _arrays(batch: int, units: int, kind: tuple[str, bool, bool]):
 def _compare(batch: int, units: int, kind: tuple[str, bool, bool], products: str | None) -> None:
     kernel, z, state, mask, valid, d_h, d_final = _arrays(batch, units, kind)
     split, tolerance = kind[1] or kind[0] == "per gate", PRODUCTS[products]
-    want = jax.jit(forward_twin, static_argnums=(0, 1, 2))(True, True, products, kernel, z, state, mask, valid)
+    want = jax.jit(forward_twin, static_argnums=(0, 1, 2))(True, True, products, kernel, z, state, mask, valid, None)
     forward = jax.jit(loops._call_forward, static_argnums=(0, 1, 2, 3))
-    assert_close(forward(True, True, True, products, kernel, z, state, mask, valid), want, tolerance, kind[0])
+    assert_close(forward(True, True, True, products, kernel, z, state, mask, valid, None), want, tolerance, kind[0])
     sequences = kind[1]
-    part = forward(True, sequences, False, products, kernel, z, state, mask, valid)
+    part = forward(True, sequences, False, products, kernel, z, state, mask, valid, None)
     assert_close(part[:2], (want[0] if sequences else None, want[1]), tolerance, kind[0])
-    args = (split, products, kernel, want[2], None if kind == APART else d_h, d_final, mask, valid)
+    args = (split, products, kernel, want[2], None if kind == APART else d_h, d_final, mask, valid, None)
     backward = jax.jit(loops._call_backward, static_argnums=(0, 1, 2))
     assert_close(backward(True, *args), jax.jit(backward_twin, static_argnums=(0, 1))(*args), tolerance, kind[0])
 
@@ -94,8 +94,8 @@ def test_a_kernel_read_anew_each_step(read_anew: None, size: tuple[int, int], ki
     _compare(*size, kind, products)
 
 
-def _interpreted(cell, params, x, state, valid, dropout, compute_dtype=None, sequences: bool = True):
-    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, compute_dtype, sequences), params, x, state, valid, dropout)
+def _interpreted(cell, params, x, state, valid, dropout, resets=None, compute_dtype=None, sequences: bool = True):
+    return apply(hoisted.HoistedLSTM(loops.INTERPRETED, compute_dtype, sequences), params, x, state, valid, dropout, resets)
 
 
 CASES = [
@@ -126,8 +126,8 @@ def test_lowers_for_a_gpu(size: tuple[int, int], products: str | None) -> None:
         kernel, z, state, mask, valid, d_h, d_final = _arrays(*size, kind)
 
         def both(kernel, z, state, mask, valid, d_h, d_final, split=kind[1] or kind[0] == "per gate"):
-            h, final, kept = loops.LOOPS.forward(True, True, kernel, z, state, mask, valid, products)
-            return h, final, loops.LOOPS.backward(split, kernel, kept, d_h, d_final, mask, valid, products)
+            h, final, kept = loops.LOOPS.forward(True, True, kernel, z, state, mask, valid, None, products)
+            return h, final, loops.LOOPS.backward(split, kernel, kept, d_h, d_final, mask, valid, None, products)
 
         assert _triton_calls(both, kernel, z, state, mask, valid, d_h, d_final) == 2
 

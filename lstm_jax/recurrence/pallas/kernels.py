@@ -170,8 +170,11 @@ class Part:
             return (self.tile(block).read(ref),)
         return tuple(self.tile(block).read(ref, gate) for gate in range(GATES))
 
-    def valid(self, ref, t) -> jax.Array | None:
-        """Return a bool array (ROWS, 1) that is False for rows in which step t is padded, or None if `ref` is None (no padding)."""
+    def flags(self, ref, t) -> jax.Array | None:
+        """Return a bool array (ROWS, 1) that is True for rows in which `ref` is above 0 at step t, or None if `ref` is None.
+
+        `ref` is an array (T, B), for example one that is above 0 at valid steps.
+        """
         if ref is None:
             return None
         rows, inside = self.rows
@@ -228,7 +231,25 @@ def _choose(valid: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
     return a if valid is None else jnp.where(valid, a, b)
 
 
-def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, state, mask, valid, final, all_h, all_c, gates) -> None:
+def _restart(starts: jax.Array | None, part: Part, resets, before: Carry) -> Carry:
+    """Return the state before a step, in which the rows with True in `starts` have the state `resets.state`."""
+    if starts is None:
+        return before
+    pairs = ((part.read(resets.state.h), before.h), (part.read(resets.state.c), before.c))
+    return Carry(*(tuple(jnp.where(starts, new, old) for new, old in zip(*pair, strict=True)) for pair in pairs))
+
+
+def _split_gradient(starts: jax.Array | None, carry: Carry, d_reset: Carry | None) -> tuple[Carry, Carry | None]:
+    """Return (gradient of the state after the previous step, gradient of the reset state); see `resets.split_gradient`."""
+    if starts is None or d_reset is None:
+        return carry, d_reset
+    added = jax.tree.map(lambda total, value: total + jnp.where(starts, value, 0.0), d_reset, carry)
+    return jax.tree.map(lambda value: jnp.where(starts, 0.0, value), carry), added
+
+
+def forward_kernel(
+    tiling: Tiling, steps: int, barrier: Callable, kernel, z, state, mask, valid, resets, final, all_h, all_c, gates
+) -> None:
     """Run the LSTM forward over all steps for the rows of one program. This function is the body of a GPU kernel.
 
     The arguments from `kernel` on are refs: arrays in memory that the GPU kernel reads, or writes if they are results. `all_h`, `all_c` and
@@ -243,6 +264,7 @@ def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, sta
         state: initial state.
         mask: recurrent dropout mask (B, H) or (4, B, H), or None.
         valid: float32 (T, B), above 0 at valid steps and 0 at padded steps, or None if no step is padded.
+        resets: `Resets` whose flags are float32 (T, B), above 0 where the state of a row is replaced before a step; or None.
         final: final state, a result.
         all_h: h of all steps as in `Residuals`, a result. It may be None only if the recurrent kernel stays on the chip.
         all_c: c of all steps as in `Residuals`, a result.
@@ -256,13 +278,16 @@ def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, sta
             part.write(ref, first, 0)
 
     def body(t, carry: Carry) -> Carry:
-        h, c = carry
-        runs = part.valid(valid, t)
+        starts = None if resets is None else part.flags(resets.at, t)
+        h, c = _restart(starts, part, resets, carry)
+        runs = part.flags(valid, t)
         if not tiling.resident:
             barrier()  # wait until the other threads of this program have written h
 
         def operand(gate: int, k) -> jax.Array:
             before = h[k] if tiling.resident else part.tile(k).read(all_h, t)
+            if starts is not None and not tiling.resident:
+                before = jnp.where(starts, part.tile(k).read(resets.state.h), before)
             if mask is None:
                 return before
             factors = masks[k] if tiling.resident else part.mask(mask, k)
@@ -289,7 +314,9 @@ def forward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, z, sta
     part.write(final.c, last.c)
 
 
-def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates, all_c, d_h, d_final, mask, valid, d_state, d_z) -> None:
+def backward_kernel(
+    tiling: Tiling, steps: int, barrier: Callable, kernel, gates, all_c, d_h, d_final, mask, valid, resets, d_state, d_reset, d_z
+) -> None:
     """Back-propagate through `forward_kernel`, from the last step to the first. This function is the body of a GPU kernel.
 
     The arguments from `kernel` on are refs: arrays in memory that the GPU kernel reads, or writes if they are results.
@@ -305,20 +332,26 @@ def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates
         d_final: gradient with respect to the final state.
         mask: recurrent dropout mask (B, H) or (4, B, H), or None.
         valid: float32 (T, B), above 0 at valid steps and 0 at padded steps, or None if no step is padded.
+        resets: `Resets` as in `forward_kernel`, or None.
         d_state: gradient with respect to the initial state, a result.
+        d_reset: gradient with respect to `resets.state`, a result, or None.
         d_z: gradient with respect to the projected input z, a result. It is one array (T, B, 4H) or four arrays (T, B, H).
     """
     part, blocks, read = Part(tiling), tiling.blocks, _reader(tiling, kernel, transposed=True)
     masks = {n: part.mask(mask, n) for n in blocks} if mask is not None and tiling.resident else {}
 
-    def body(done, carry: Carry) -> Carry:
+    def body(done, carries):
+        carry, d_starts = carries
         t = steps - 1 - done
-        runs = part.valid(valid, t)
+        runs = part.flags(valid, t)
+        starts = None if resets is None else part.flags(resets.at, t)
         d_hs, d_cs, d_zs = [], [], []
         for n in blocks:
             tile = part.tile(n)
             i, f, g, o = (part.read_gate(gates, t, gate, n) for gate in range(GATES))
             c_before, tanh_c = tile.read(all_c, t), jnp.tanh(tile.read(all_c, t + 1))
+            if starts is not None:
+                c_before = jnp.where(starts, tile.read(resets.state.c), c_before)
             d_h_n = carry.h[n] if d_h is None else carry.h[n] + tile.read(d_h, t)
             d_c = carry.c[n] + d_h_n * o * (1 - tanh_c * tanh_c)
             by_gate = (d_c * g * i * (1 - i), d_c * c_before * f * (1 - f), d_c * i * (1 - g * g), d_h_n * tanh_c * o * (1 - o))
@@ -341,9 +374,12 @@ def backward_kernel(tiling: Tiling, steps: int, barrier: Callable, kernel, gates
                 factors = masks[n] if tiling.resident else part.mask(mask, n)
                 sums = tuple(value * factors[gate % len(factors)] for gate, value in enumerate(sums))
             before.append(_choose(runs, sums[0] + sums[1] + sums[2] + sums[3], d_hs[n]))
-        return Carry(tuple(before), tuple(d_cs))
+        return _split_gradient(starts, Carry(tuple(before), tuple(d_cs)), d_starts)
 
     start = Carry(part.read(d_final.h), part.read(d_final.c))
-    first = lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, start)
-    part.write(d_state.h, first.h)
-    part.write(d_state.c, first.c)
+    no_starts = None if resets is None else jax.tree.map(jnp.zeros_like, start)
+    first, d_starts = lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, (start, no_starts))
+    for ref, found in ((d_state, first), (d_reset, d_starts)):
+        if ref is not None:
+            part.write(ref.h, found.h)
+            part.write(ref.c, found.c)

@@ -18,6 +18,7 @@ from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import PLATFORMS, apply
 from lstm_jax.recurrence.hoisted import HoistedLSTM, Loops
 from lstm_jax.recurrence.pallas.kernels import Tiling, backward_kernel, forward_kernel
+from lstm_jax.recurrence.resets import Resets
 from lstm_jax.recurrence.residuals import Residuals, backward_on_mesh, backward_twin, forward_on_mesh, forward_twin
 from lstm_jax.shapes import GATES
 
@@ -29,10 +30,20 @@ memory.
 """
 
 
-def run(cell: Cell, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, compute_dtype=None, sequences: bool = True):
+def run(
+    cell: Cell,
+    params: LSTMParams,
+    x,
+    state: LSTMState,
+    valid,
+    dropout: DropoutMasks,
+    resets: Resets | None = None,
+    compute_dtype=None,
+    sequences: bool = True,
+):
     """Run the LSTM over time with the backend `pallas`. The arguments and results are those of `reference.run`."""
     del cell  # BACKENDS selects this backend only for the LSTM
-    return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout)
+    return apply(HoistedLSTM(LOOPS, compute_dtype, sequences), params, x, state, valid, dropout, resets)
 
 
 def _launch(kernel: Callable, tiling: Tiling, steps: int, results, interpret: bool, *args):
@@ -58,12 +69,16 @@ def _gates(like, split: bool):
     return jax.ShapeDtypeStruct((steps, batch, GATES * units), jnp.float32)
 
 
-def _floats(valid):
-    return None if valid is None else valid.astype(jnp.float32)
+def _floats(flags):
+    return None if flags is None else flags.astype(jnp.float32)
 
 
-def _call_forward(interpret: bool, sequences: bool, keep: bool, compute_dtype, kernel, z, state, mask, valid):
-    def call(kernel, z, state, mask, valid):
+def _with_floats(resets: Resets | None) -> Resets | None:
+    return None if resets is None else Resets(_floats(resets.at), resets.state)
+
+
+def _call_forward(interpret: bool, sequences: bool, keep: bool, compute_dtype, kernel, z, state, mask, valid, resets):
+    def call(kernel, z, state, mask, valid, resets):
         batch, units = state.h.shape
         steps = (z[0] if isinstance(z, tuple) else z).shape[0]
         split = isinstance(z, tuple) or is_per_gate(mask)
@@ -73,40 +88,44 @@ def _call_forward(interpret: bool, sequences: bool, keep: bool, compute_dtype, k
         kernel = kernel.astype(compute_dtype or kernel.dtype)
         tiling = Tiling.of(batch, units, kernel.dtype)
         results = (final, all_steps if sequences or keep or not tiling.resident else None, all_steps if keep else None, gates)
-        args = (kernel, z, state, mask, _floats(valid))
+        args = (kernel, z, state, mask, _floats(valid), _with_floats(resets))
         final, all_h, all_c, gates = _launch(forward_kernel, tiling, steps, results, interpret, *args)
         return all_h[1:] if sequences else None, final, Residuals(gates, all_h, all_c) if keep else None
 
-    return forward_on_mesh(call, kernel, z, state, mask, valid)
+    return forward_on_mesh(call, kernel, z, state, mask, valid, resets)
 
 
-def _call_backward(interpret: bool, split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid):
-    def call(kernel, residuals, d_h, d_final, mask, valid):
+def _call_backward(interpret: bool, split: bool, compute_dtype, kernel, residuals: Residuals, d_h, d_final, mask, valid, resets):
+    def call(kernel, residuals, d_h, d_final, mask, valid, resets):
         batch, units = d_final.h.shape
         steps = residuals.all_c.shape[0] - 1
         d_state = _shapes(d_final)
-        results = (d_state, _gates((steps, batch, units), split))
+        results = (d_state, None if resets is None else d_state, _gates((steps, batch, units), split))
         transposed = kernel.T.astype(compute_dtype or kernel.dtype)
-        args = (transposed, residuals.gates, residuals.all_c, d_h, d_final, mask, _floats(valid))
+        args = (transposed, residuals.gates, residuals.all_c, d_h, d_final, mask, _floats(valid), _with_floats(resets))
         return _launch(backward_kernel, Tiling.of(batch, units, transposed.dtype), steps, results, interpret, *args)
 
-    return backward_on_mesh(call, kernel, residuals, d_h, d_final, mask, valid)
+    return backward_on_mesh(call, kernel, residuals, d_h, d_final, mask, valid, resets)
 
 
-def _forward_loop(interpret, sequences, keep, kernel, z, state, mask, valid, compute_dtype):
-    return _call_forward(interpret, sequences, keep, compute_dtype, kernel, z, state, mask, valid)
+def _forward_loop(interpret, sequences, keep, *args):
+    *operands, compute_dtype = args
+    return _call_forward(interpret, sequences, keep, compute_dtype, *operands)
 
 
-def _backward_loop(interpret, split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype):
-    return _call_backward(interpret, split, compute_dtype, kernel, residuals, d_h, d_final, mask, valid)
+def _backward_loop(interpret, split, *args):
+    *operands, compute_dtype = args
+    return _call_backward(interpret, split, compute_dtype, *operands)
 
 
-def _forward_in_jax(sequences, keep, kernel, z, state, mask, valid, compute_dtype):
-    return forward_twin(sequences, keep, compute_dtype, kernel, z, state, mask, valid)
+def _forward_in_jax(sequences, keep, *args):
+    *operands, compute_dtype = args
+    return forward_twin(sequences, keep, compute_dtype, *operands)
 
 
-def _backward_in_jax(split, kernel, residuals, d_h, d_final, mask, valid, compute_dtype):
-    return backward_twin(split, compute_dtype, kernel, residuals, d_h, d_final, mask, valid)
+def _backward_in_jax(split, *args):
+    *operands, compute_dtype = args
+    return backward_twin(split, compute_dtype, *operands)
 
 
 _TWIN = Loops(_forward_in_jax, _backward_in_jax)

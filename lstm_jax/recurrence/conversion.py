@@ -1,0 +1,97 @@
+"""Functions that convert the arguments of `unroll` to arrays of a given dtype. A value that cannot be converted raises an `InputError`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.errors import InputError, require
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Dtypes that the parameters of a cell may have."""
+REAL = (jnp.floating, jnp.integer, jnp.bool_)
+"""Kinds of dtypes that are converted to floats."""
+LOWEST, HIGHEST = -(2**31), 2**31 - 1
+"""Lowest and highest int32."""
+
+
+def as_array(name: str, value, remedy: str) -> jax.Array | np.ndarray:
+    """Return a value as a JAX or NumPy array.
+
+    A list or a scalar becomes a NumPy array, since NumPy keeps 64-bit dtypes. A list that NumPy cannot convert, for example because it
+    contains tracers, becomes a JAX array.
+
+    Args:
+        name: name of the value in the error message.
+        value: an array, a list or a scalar.
+        remedy: advice at the end of the error message.
+
+    Raises:
+        InputError: if `value` is None or cannot be converted.
+    """
+    if isinstance(value, jax.Array | np.ndarray):
+        return value
+    require(value is not None, name, value, remedy)
+    try:
+        return jnp.asarray(value) if hasattr(value, "__jax_array__") else np.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    try:
+        return jnp.asarray(value)  # a list that contains tracers
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(name, type(value).__name__, remedy) from error
+
+
+def of_kinds(name: str, value, kinds: tuple, remedy: str) -> jax.Array | np.ndarray:
+    """Return a value as a JAX or NumPy array, after checking its dtype.
+
+    Args:
+        name: name of the value in the error message.
+        value: an array, a list or a scalar.
+        kinds: abstract dtypes, such as `jnp.integer`. The dtype of the array must belong to one of them.
+        remedy: advice at the end of the error message.
+
+    Raises:
+        InputError: if `value` cannot be converted to an array, or its dtype is of another kind.
+    """
+    array = as_array(name, value, remedy)
+    require(any(jnp.issubdtype(array.dtype, kind) for kind in kinds), name, str(array.dtype), remedy)
+    return array
+
+
+def as_numbers(name: str, value, dtype, remedy: str) -> jax.Array:
+    """Convert an array of floats, ints or bools to `dtype`, and return it.
+
+    Args:
+        name: name of the array in the error message.
+        value: an array, a list or a scalar.
+        dtype: dtype of the result.
+        remedy: advice at the end of the error message.
+
+    Raises:
+        InputError: if `value` is not an array of floats, ints or bools.
+    """
+    array = of_kinds(name, value, REAL, remedy)
+    if isinstance(array, np.ndarray):
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = jnp.asarray(array.astype(dtype))  # NumPy converts the array, since jnp.asarray would first truncate int64 to 32 bits
+    return array.astype(dtype)
+
+
+def as_int32(name: str, value, remedy: str) -> jax.Array:
+    """Convert an array of ints to int32, after clipping it to the range of int32, and return it.
+
+    Args:
+        name: name of the array in the error message.
+        value: an array, a list or a scalar.
+        remedy: advice at the end of the error message.
+
+    Raises:
+        InputError: if `value` is not an array of ints.
+    """
+    array = of_kinds(name, value, (jnp.integer,), remedy)
+    if jnp.iinfo(array.dtype).max > HIGHEST:
+        clip: Callable = np.clip if isinstance(array, np.ndarray) else jnp.clip
+        array = clip(array, max(LOWEST, int(jnp.iinfo(array.dtype).min)), HIGHEST)
+    return jnp.asarray(array.astype(np.int32))

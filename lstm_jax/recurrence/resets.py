@@ -1,0 +1,64 @@
+"""Resets of the state within a sequence, and the functions with which the backends apply them.
+
+Before a step at which a row is reset, the state of the row is replaced by a given state. The steps after a reset therefore do not depend on
+the steps before it, and no gradient crosses it.
+
+B is the batch size, T the number of steps and H the number of units.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Resets(NamedTuple):
+    """Resets of the state within a sequence.
+
+    Attributes:
+        at: bool (T, B). True means that the state of the row is replaced before the step. The steps are in the order in which they are
+            processed.
+        state: the state that a row gets, with arrays (B, H).
+    """
+
+    at: jax.Array
+    state: Any
+
+
+def restart(state: Any, at: jax.Array | None, resets: Resets | None) -> Any:
+    """Return the state before a step, in which the reset rows have the state `resets.state`.
+
+    Args:
+        state: the state after the previous step.
+        at: bool (B,), the flags of this step, or None if `resets` is None.
+        resets: the resets, or None.
+    """
+    if at is None or resets is None:
+        return state
+    return jax.tree.map(lambda new, old: jnp.where(at[:, None], new, old), resets.state, state)
+
+
+def restart_all(before: jax.Array, start: Any, resets: Resets | None) -> jax.Array:
+    """Return an array (T, B, H) of the state before each step, in which the reset rows have the values `start` (B, H).
+
+    Args:
+        before: the array after the previous steps (T, B, H).
+        start: the array of `resets.state` (B, H), or None if `resets` is None.
+        resets: the resets, or None.
+    """
+    return before if resets is None else jnp.where(resets.at[:, :, None], start[None], before)
+
+
+def split_gradient(gradient: Any, d_reset: Any, at: jax.Array | None) -> tuple[Any, Any]:
+    """Return the gradients with respect to the state after the previous step, and with respect to `Resets.state`.
+
+    Args:
+        gradient: gradient with respect to the state before a step.
+        d_reset: gradient with respect to `Resets.state` from the later steps, or None if there are no resets.
+        at: bool (B,), the flags of this step, or None if there are no resets.
+    """
+    if at is None:
+        return gradient, d_reset
+    starts = at[:, None]
+    d_reset = jax.tree.map(lambda total, part: total + jnp.where(starts, part, 0), d_reset, gradient)
+    return jax.tree.map(lambda part: jnp.where(starts, 0, part), gradient), d_reset

@@ -1,0 +1,155 @@
+"""Functions that check the arguments of `unroll` that have one value for each step: masks, lengths, resets, segment ids and tokens.
+
+They return arrays whose first axis is time. B is the batch size and T the number of steps.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.errors import require
+from lstm_jax.recurrence.conversion import LOWEST, REAL, as_int32, of_kinds
+
+
+def read_mask(mask, steps: int, batch: int, time_major: bool) -> jax.Array | None:
+    """Check a mask over steps, and return it as a bool array (T, B). As in Keras, nonzero numbers become True.
+
+    If the mask is None, return None.
+
+    Args:
+        mask: array (B, T), or (T, B) if `time_major` is true, or None.
+        steps: number of steps T.
+        batch: number of rows B.
+        time_major: whether time is the first axis of the mask.
+
+    Raises:
+        InputError: if the shape or the dtype is wrong.
+    """
+    if mask is None:
+        return None
+    remedy = "give (B, T), or (T, B) if time_major"
+    array = of_kinds("mask", mask, REAL, "give bools")
+    require(array.shape == ((steps, batch) if time_major else (batch, steps)), "mask", array.shape, remedy)
+    array = jnp.asarray(array.astype(bool))
+    return array if time_major else array.T
+
+
+def read_lengths(lengths, steps: int, batch: int) -> jax.Array:
+    """Check the lengths (B,) of the rows, and return a bool array (T, B) that is True at the first lengths[b] steps of row b.
+
+    A negative length means 0, and a length above the number of steps T means T.
+
+    Raises:
+        InputError: if the shape or the dtype is wrong.
+    """
+    array = of_kinds("lengths", lengths, (jnp.integer,), "give ints")
+    require(array.shape == (batch,), "lengths", array.shape, f"give shape ({batch},)")
+    return jnp.arange(steps, dtype=jnp.int32)[:, None] < as_int32("lengths", array, "give ints")[None, :]
+
+
+def check_alone(segment_ids, mask, lengths, resets) -> None:
+    """Check that `segment_ids` are given without the arguments that they replace.
+
+    Raises:
+        InputError: if one of the arguments is given too.
+    """
+    for name, other in (("mask", mask), ("lengths", lengths), ("resets", resets)):
+        remedy = "the ids say where sequences begin and, by 0, what is padding: give one of the two"
+        require(segment_ids is None or other is None, "segment_ids", f"given with {name}", remedy)
+
+
+def read_resets(resets, steps: int, batch: int, time_major: bool) -> jax.Array:
+    """Check the argument `resets` of `unroll`, and return it as a bool array (T, B) in the order of time.
+
+    Args:
+        resets: bool array (B, T), or (T, B) if `time_major` is true.
+        steps: number of steps T.
+        batch: number of rows B.
+        time_major: whether time is the first axis of the array.
+
+    Raises:
+        InputError: if the shape or the dtype is wrong.
+    """
+    array = of_kinds("resets", resets, (jnp.bool_,), "give bools")
+    fits = array.shape == ((steps, batch) if time_major else (batch, steps))
+    require(fits, "resets", array.shape, "give (B, T), or (T, B) if time_major")
+    array = jnp.asarray(array)
+    return array if time_major else array.T
+
+
+def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tuple[jax.Array, jax.Array]:
+    """Check the argument `segment_ids` of `unroll`. Return (valid, resets), two bool arrays (T, B) in the order of time.
+
+    A step with the id 0 is padded. A row is reset where an id other than 0 differs from that of the step before, except at its first id.
+
+    Args:
+        segment_ids: int array (B, T), or (T, B) if `time_major` is true.
+        steps: number of steps T.
+        batch: number of rows B.
+        time_major: whether time is the first axis of the array.
+
+    Raises:
+        InputError: if the shape or the dtype is wrong.
+    """
+    array = of_kinds("segment_ids", segment_ids, (jnp.integer,), "give ints")
+    fits = array.shape == ((steps, batch) if time_major else (batch, steps))
+    require(fits, "segment_ids", array.shape, "give (B, T), or (T, B) if time_major")
+    ids = jnp.asarray(array)
+    ids = ids if time_major else ids.T
+    valid = ids != 0
+    before = jnp.cumsum(valid[:-1], axis=0) > 0
+    starts = valid[1:] & (ids[1:] != ids[:-1]) & before
+    return valid, jnp.concatenate([jnp.zeros((1, batch), bool), starts])
+
+
+def starts_backwards(at: jax.Array) -> jax.Array:
+    """Return the flags of resets for a sequence that is read from its end, in the order in which the steps are processed.
+
+    The sequence is cut at the same places. Its parts are read from their ends, so that the state is replaced before the last step of each
+    part.
+
+    Args:
+        at: bool (T, B), True at the first step of each part, in the order of time.
+    """
+    return jnp.concatenate([jnp.zeros_like(at[:1]), jnp.flip(at[1:], 0)])
+
+
+def read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array | None:
+    """Check the argument `tokens` of `unroll`, and return an int32 array (T, B). Equal tokens stay equal, and distinct ones stay distinct.
+
+    If the tokens are a JAX array of 64-bit ints, return None, since distinct values may become equal when they are truncated to 32 bits.
+
+    Args:
+        tokens: int array (B, T), or (T, B) if `time_major` is true.
+        steps: number of steps T.
+        batch: number of rows B.
+        time_major: whether time is the first axis of the tokens.
+
+    Raises:
+        InputError: if the shape or the dtype is wrong.
+    """
+    array = of_kinds("tokens", tokens, (jnp.integer,), "give ints")
+    fits = array.shape == ((steps, batch) if time_major else (batch, steps))
+    require(fits, "tokens", array.shape, "give (B, T), or (T, B) if time_major")
+    if array.dtype.itemsize == 8:
+        if not isinstance(array, np.ndarray):
+            return None
+        array = np.unique(array, return_inverse=True)[1].reshape(array.shape)
+    array = jnp.asarray(array.astype(np.int32))  # values of uint32 may wrap around, but distinct tokens stay distinct
+    return array if time_major else array.T
+
+
+def apart_from_padding(tokens: jax.Array, valid: jax.Array) -> jax.Array:
+    """Return the tokens (T, B), changed so that no padded step has the same token as a valid step of its row.
+
+    This is needed because x has been set to 0 at padded steps, so that equal tokens would no longer imply equal x. The token of a padded
+    step becomes the lowest int32. If a valid step of the same row already has this token, the token of each step of the row becomes the
+    index of the step, so that no two steps of the row have the same token.
+
+    Args:
+        tokens: int32 (T, B).
+        valid: bool (T, B), False at padded steps.
+    """
+    marked = jnp.where(valid, tokens, LOWEST)
+    taken = (valid & (tokens == LOWEST)).any(0, keepdims=True)  # rows in which a valid step has the lowest int32 as its token
+    return jnp.where(taken, jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 0), marked)
