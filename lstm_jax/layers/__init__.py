@@ -4,7 +4,8 @@ from lstm_jax.layers.bidirectional import Bidirectional
 from lstm_jax.layers.carried import CarriedState
 from lstm_jax.layers.embedding import Embedding
 from lstm_jax.layers.heads import ClassifierHead, TiedHead
-from lstm_jax.layers.recurrent import GRU, LSTM, Recurrent, SimpleRNN, recurrent
+from lstm_jax.layers.named import GRU, LSTM, SimpleRNN, recurrent
+from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.layers.stack import RecurrentStack
 
 __all__ = [

@@ -9,7 +9,9 @@ from flax import nnx
 
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
-from lstm_jax.layers.recurrent import Shape, count_params, recurrent
+from lstm_jax.layers.named import recurrent
+from lstm_jax.layers.recurrent import Shape, count_params
+from lstm_jax.layers.single import is_single
 
 
 class Bidirectional(nnx.Module):
@@ -87,7 +89,7 @@ class Bidirectional(nnx.Module):
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set to zeros the states that both layers carry from one call to the next.
+        """Set to their initial states the states that both layers carry from one call to the next.
 
         Args:
             batch: number of rows in the following calls, or None to keep the number of rows; see `Recurrent.reset_state`.
@@ -98,25 +100,39 @@ class Bidirectional(nnx.Module):
         for layer in (self.forward, self.backward):
             layer.reset_state(batch)
 
-    def _pair(self, states: Any) -> tuple[Any, Any]:
+    def initial_state(self, batch: int, dtype=None) -> tuple[Any, Any]:
+        """Return the pair (initial state of the forward layer, initial state of the backward layer); see `Recurrent.initial_state`."""
+        return self.forward.initial_state(batch, dtype), self.backward.initial_state(batch, dtype)
+
+    def step(self, *args, **options):
+        """Raise an error, since the backward layer reads a sequence from its end.
+
+        Raises:
+            InputError: always.
+        """
+        del args, options
+        require(False, "step", "Bidirectional", "its backward layer begins at the end: call the layer on the whole sequence")
+
+    def _pair(self, states: Any, name: str = "initial_state") -> tuple[Any, Any]:
         """Return a pair: the initial state of the forward layer, and that of the backward layer.
 
         Args:
             states: one of three forms: a pair (forward state, backward state); or, as in Keras, one flat list or tuple with the arrays of
                 the forward state, followed by the arrays of the backward state; or None, for which (None, None) is returned.
+            name: name of the argument for error messages.
 
         Raises:
             InputError: if `states` is not of one of these forms.
         """
         if states is None:
             return None, None
-        require(isinstance(states, tuple | list), "initial_state", type(states).__name__, "give a pair, forward and backward")
+        require(isinstance(states, tuple | list), name, type(states).__name__, "give a pair, forward and backward")
         sizes = [len(jax.eval_shape(lambda row=layer.row: row.initial_state(1, 1))) for layer in (self.forward, self.backward)]
         flat = not hasattr(states, "_fields") and len(states) == sum(sizes) and not any(isinstance(s, tuple | list) for s in states)
         if flat:
             return tuple(states[: sizes[0]]), tuple(states[sizes[0] :])
         fits = len(states) == 2 and not hasattr(states, "_fields")
-        require(fits, "initial_state", f"{type(states).__name__} of {len(states)}", "give a pair, forward and backward")
+        require(fits, name, f"{type(states).__name__} of {len(states)}", "give a pair, forward and backward")
         return states[0], states[1]
 
     def __call__(
@@ -124,6 +140,7 @@ class Bidirectional(nnx.Module):
         x: jax.Array,
         *,
         initial_state: Sequence[Any] | None = None,
+        reset_state: Sequence[Any] | None = None,
         dropout: tuple[DropoutMasks, DropoutMasks] | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         time_major: bool = False,
@@ -135,6 +152,7 @@ class Bidirectional(nnx.Module):
             x: input (B, T, E), or int ids, as in `Recurrent.__call__`.
             initial_state: a pair (forward state, backward state); or, as in Keras, one flat list or tuple with the arrays of the forward
                 state, followed by the arrays of the backward state. None means the same as in `Recurrent.__call__`.
+            reset_state: states after a reset, in the same form.
             dropout: a pair of `DropoutMasks`, for the forward and the backward layer; None to draw them.
             rngs: source of random numbers for the masks, as in `Recurrent.__call__`. A single key is split into one key per layer.
             time_major: whether time is the first axis of the inputs and outputs.
@@ -145,13 +163,14 @@ class Bidirectional(nnx.Module):
             (outputs, (forward state, backward state)) is returned instead.
         """
         keys = (rngs, rngs) if rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream)) else jax.random.split(rngs)
-        parts = zip((self.forward, self.backward), self._pair(initial_state), dropout or (None, None), keys, strict=True)
+        own = zip(self._pair(initial_state), self._pair(reset_state, "reset_state"), dropout or (None, None), keys, strict=True)
         results = [
-            layer(x, initial_state=start, dropout=masks, rngs=key, time_major=time_major, **options) for layer, start, masks, key in parts
+            layer(x, initial_state=start, reset_state=reset, dropout=masks, rngs=key, time_major=time_major, **options)
+            for layer, (start, reset, masks, key) in zip((self.forward, self.backward), own, strict=True)
         ]
         (ahead, ahead_state), (back, back_state) = results
         if self.return_sequences:
-            back = jnp.flip(back, 0 if time_major else 1)
+            back = jnp.flip(back, 0 if time_major or is_single(x) else 1)
         outputs = _merge(self.merge_mode, ahead, back)
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs
 

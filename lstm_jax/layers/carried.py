@@ -1,11 +1,16 @@
-"""Storage of the state that a recurrent layer with `stateful=True` carries from one call to the next."""
+"""The states of a recurrent layer: its initial state, and the state that it carries from one call to the next if it is stateful."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lstm_jax.cells import Cell
 from lstm_jax.errors import require
+
+INITIAL = "initial_"
+"""Prefix of the names of the parameters of a learned initial state."""
 
 
 class CarriedState(nnx.Variable):
@@ -24,12 +29,6 @@ def keep(carried: Any, state: Any) -> None:
     """Set the `CarriedState` variables of a layer to the arrays of a new state."""
     for variable, value in zip(carried, state, strict=True):
         variable[...] = value
-
-
-def clear(carried: Any) -> None:
-    """Set the `CarriedState` variables of a layer to zeros. If `carried` is None, as before the first call of the layer, do nothing."""
-    for variable in carried or ():
-        variable[...] = jnp.zeros_like(variable[...])
 
 
 def check_batch(carried: Any, batch: int) -> None:
@@ -56,3 +55,81 @@ def check_stateful(stateful: bool) -> None:
         InputError: if `stateful` is false.
     """
     require(stateful, "stateful", stateful, "make the layer with stateful=True to carry state")
+
+
+class LayerState(nnx.Module):
+    """Base class of recurrent layers that manages their states. B is the number of rows of the batch and H the number of units.
+
+    Attributes:
+        row: the cell.
+        units: number of units H.
+        stateful: whether a call starts from the final state of the previous call.
+        learned_state: whether the initial state is a parameter.
+        carried: the `CarriedState` variables, or None.
+    """
+
+    kernel: nnx.Param[jax.Array]
+    row: Cell
+    units: int
+    stateful: bool
+    learned_state: bool
+    carried: Any
+
+    def initial_state(self, batch: int, dtype=None) -> Any:
+        """Return the state from which the layer starts a sequence: the learned initial state if it has one, else zeros.
+
+        Args:
+            batch: number of rows B.
+            dtype: dtype of the state; None means the dtype of the parameters.
+        """
+        state = self.row.initial_state(batch, self.units, self.kernel[...].dtype if dtype is None else dtype)
+        learned = self._reset_state(None)
+        if learned is None:
+            return state
+        return jax.tree.map(lambda part, like: jnp.broadcast_to(part.astype(like.dtype)[None], like.shape), learned, state)
+
+    def reset_state(self, batch: int | None = None) -> None:
+        """Set the state that a stateful layer carries from one call to the next to that of `initial_state`: zeros, or the learned one.
+
+        Args:
+            batch: number of rows in the following calls. None keeps the number of rows. Before the first call of the layer,
+                `reset_state(None)` has no effect.
+
+        Raises:
+            InputError: if the layer was not created with `stateful=True`.
+        """
+        check_stateful(self.stateful)
+        if batch is None:
+            if self.carried is not None:
+                keep(self.carried, self.initial_state(self.carried[0].shape[0]))
+        else:
+            self.carried = carry(self.initial_state(batch))
+
+    def _reset_state(self, given: Any) -> Any:
+        """Return the state after a reset: `given` if it is not None, else the learned initial state with arrays (H,), else None."""
+        if given is not None or not self.learned_state:
+            return given
+        like = jax.eval_shape(lambda: self.row.initial_state(1, 1))
+        return type(like)(*(getattr(self, INITIAL + name)[...] for name in like._fields))
+
+    def _start(self, batch: int, initial_state: Any, reset_state: Any) -> Any:
+        """Return the state from which a call of the layer starts.
+
+        This is `initial_state` if it is not None, else the state carried from the previous call, else `reset_state`, else the learned
+        initial state. If there is none of them, return None, which stands for zeros.
+        """
+        if self.carried is None:
+            fresh = self.learned_state and initial_state is None and reset_state is None
+            return self.initial_state(batch) if fresh else initial_state
+        check_batch(self.carried, batch)
+        if initial_state is not None:
+            return initial_state
+        like = jax.eval_shape(lambda: self.row.initial_state(1, 1))
+        return type(like)(*(v[...] for v in self.carried))
+
+    def _carry(self, state: Any) -> None:
+        """Store the final state of a call for the next call, if the layer is stateful."""
+        if self.stateful and self.carried is None:
+            self.carried = carry(state)
+        elif self.stateful:
+            keep(self.carried, state)

@@ -16,14 +16,15 @@ from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
 from lstm_jax.errors import InputError, require
-from lstm_jax.layers.carried import carry, check_batch, check_stateful, clear, keep
+from lstm_jax.layers.carried import INITIAL, LayerState
 from lstm_jax.layers.initial import Initial, Initials, initial_params
+from lstm_jax.layers.single import call_on_single, is_single
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
 Shape = tuple[int | None, ...]
 
 
-class Recurrent(nnx.Module):
+class Recurrent(LayerState):
     """Recurrent layer that runs any recurrent cell over a sequence, with the arguments and the semantics of Keras.
 
     The subclasses `LSTM`, `GRU` and `SimpleRNN` have a fixed cell.
@@ -48,8 +49,10 @@ class Recurrent(nnx.Module):
         return_sequences: whether to return the outputs of all steps (B, T, H) instead of the last output (B, H).
         return_state: whether to return (outputs, final state of the cell) instead of the outputs alone.
         go_backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed.
+        learned_state: whether the initial state is a parameter of the layer: `initial_h` (H,) and, for a cell with a cell state,
+            `initial_c` (H,). They start as zeros. A call starts from this state unless another is given, and resets return to it.
         stateful: whether each call starts from the final state of the previous call. The first call, and the first call after
-            `reset_state`, start from zeros.
+            `reset_state`, start from the initial state.
         unit_forget_bias: whether the bias of the forget gate, if the cell has one, is initialised to 1.
         use_bias: whether the layer has bias parameters.
         zero_output_for_mask: whether the outputs of masked steps are zeros instead of the previous output.
@@ -90,6 +93,7 @@ class Recurrent(nnx.Module):
         return_sequences: bool = False,
         return_state: bool = False,
         go_backwards: bool = False,
+        learned_state: bool = False,
         stateful: bool = False,
         unit_forget_bias: bool = True,
         use_bias: bool = True,
@@ -127,6 +131,9 @@ class Recurrent(nnx.Module):
         stream = getattr(rngs, "dropout", None) if draws else None
         self.rngs = None if stream is None else stream.fork()
         self.carried = nnx.data(None)
+        self.learned_state = learned_state
+        for name, array in self.row.initial_state(1, units, param_dtype)._asdict().items() if learned_state else ():
+            setattr(self, INITIAL + name, nnx.Param(array[0]))
 
     def _check_cell(self, base: Cell) -> None:
         """Check that the layer's rates of zoneout, recurrent dropout and weight dropout can be applied to its cell.
@@ -179,22 +186,6 @@ class Recurrent(nnx.Module):
         state = jax.eval_shape(lambda: self.row.initial_state(1, self.units))
         return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs
 
-    def reset_state(self, batch: int | None = None) -> None:
-        """Set to zeros the state that a stateful layer carries from one call to the next.
-
-        Args:
-            batch: number of rows in the following calls. None keeps the number of rows. Before the first call of the layer,
-                `reset_state(None)` has no effect.
-
-        Raises:
-            InputError: if the layer was not created with `stateful=True`.
-        """
-        check_stateful(self.stateful)
-        if batch is None:
-            clear(self.carried)
-        else:
-            self.carried = carry(self.row.initial_state(batch, self.units, self.kernel[...].dtype))
-
     def draw_masks(self, batch: int, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None, steps: int = 0) -> DropoutMasks:
         """Draw the dropout and zoneout masks for one call of the layer, and return them.
 
@@ -230,6 +221,9 @@ class Recurrent(nnx.Module):
         *,
         mask: jax.Array | None = None,
         lengths: jax.Array | None = None,
+        resets: jax.Array | None = None,
+        reset_state: Any = None,
+        segment_ids: jax.Array | None = None,
         initial_state: Any = None,
         dropout: DropoutMasks | None = None,
         tokens: jax.Array | None = None,
@@ -240,11 +234,18 @@ class Recurrent(nnx.Module):
         """Run the layer on a batch of sequences, and return its outputs.
 
         Args:
-            x: input (B, T, E), or (T, B, E) if `time_major` is true. Int ids (B, T) or (T, B) stand for one-hot vectors; see `unroll`.
+            x: input (B, T, E), or (T, B, E) if `time_major` is true. Int ids (B, T) or (T, B) stand for one-hot vectors; see `unroll`. If x
+                is a single sequence (T, E), or int ids (T,), the other arguments and the results have no batch axis either.
             mask: bool (B, T), or (T, B) if `time_major` is true, that is False at padded steps. None means that no step is padded.
             lengths: int (B,), the number of valid steps of each row. It may be given instead of `mask`.
+            resets: bool (B, T), or (T, B) if `time_major` is true. True marks the first step of a new sequence within a row, before which
+                the state is replaced by `reset_state`; see `unroll`.
+            reset_state: state after a reset: a state, or a tuple or list of arrays (B, H) or (H,). None means the learned initial state if
+                the layer has one, else zeros.
+            segment_ids: int (B, T), or (T, B) if `time_major` is true. They number the sequences that are packed in a row, and are 0 at
+                padded steps. They are given in place of `mask`, `lengths` and `resets`; see `unroll`.
             initial_state: initial state of the cell: a state, or a tuple or list of (B, H) arrays. If it is None, the layer starts from the
-                state that it carries from the previous call, or from zeros if it carries none.
+                state that it carries from the previous call. If it carries none, it starts as after a reset.
             dropout: masks to use. If they are None and the layer is in training mode, new masks are drawn.
             tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal inputs;
                 see `unroll`. None if no such tokens are known.
@@ -259,6 +260,11 @@ class Recurrent(nnx.Module):
         Raises:
             InputError: if `unroll` does not accept an argument, or if masks must be drawn and there is no source of random numbers.
         """
+        if is_single(x):
+            per_step = {"mask": mask, "resets": resets, "segment_ids": segment_ids, "tokens": tokens}
+            per_row = {"lengths": lengths, "reset_state": reset_state, "initial_state": initial_state}
+            options: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
+            return call_on_single(self, x, time_major, per_step, per_row, dropout, **options)
         shape = np.shape(x)
         require(len(shape) >= 2, "x", shape, "give floats (B, T, E), or int ids (B, T)")
         batch, steps = (shape[1], shape[0]) if time_major else shape[:2]
@@ -268,9 +274,12 @@ class Recurrent(nnx.Module):
             self.row,
             params,
             x,
-            self._start(batch, initial_state),
+            self._start(batch, initial_state, reset_state),
             mask=mask,
             lengths=lengths,
+            resets=resets,
+            reset_state=reset_state if resets is None and segment_ids is None else self._reset_state(reset_state),
+            segment_ids=segment_ids,
             dropout=dropout,
             tokens=tokens,
             backwards=self.go_backwards,
@@ -309,89 +318,40 @@ class Recurrent(nnx.Module):
             dropout = DropoutMasks(zoneout=mean_zoneout(self.zoneout, params.kernel.dtype))
         return params, dropout
 
-    def _start(self, batch: int, initial_state: Any) -> Any:
-        """Return the state from which a call of the layer starts.
+    def step(self, x: Any, state: Any, *, reset: Any = None, dropout: DropoutMasks | None = None) -> tuple[jax.Array, Any]:
+        """Run one step of the layer. T calls give the outputs and states of one call on a sequence of T steps, up to rounding.
 
-        This is `initial_state` if it is not None, else the state carried from the previous call. If there is neither, return None, which
-        stands for zeros.
+        The layer runs without dropout unless masks are given. A state carried by a stateful layer is neither read nor changed.
+
+        Args:
+            x: input of the step (B, E); int ids (B,); or, without a batch axis, (E,) or an int ().
+            state: state before the step, for example that of `initial_state`. Its arrays are (B, H), or (H,) if x has no batch axis.
+            reset: bool (B,), or () if x has no batch axis. Rows with True start a new sequence: before the step their state is replaced by
+                the initial state. None means that no row starts a new sequence.
+            dropout: masks of the sequence, for example from `draw_masks`. In the evaluation of a layer with zoneout they are not needed.
+
+        Returns:
+            (output (B, H), state after the step), without the batch axis if x has none.
+
+        Raises:
+            InputError: if an argument has a wrong shape or dtype, or if the layer reads sequences in reverse.
         """
-        if self.carried is None:
-            return initial_state
-        check_batch(self.carried, batch)
-        if initial_state is not None:
-            return initial_state
-        like = jax.eval_shape(lambda: self.row.initial_state(1, 1))
-        return type(like)(*(v[...] for v in self.carried))
-
-    def _carry(self, state: Any) -> None:
-        """Store the final state of a call for the next call, if the layer is stateful."""
-        if self.stateful and self.carried is None:
-            self.carried = carry(state)
-        elif self.stateful:
-            keep(self.carried, state)
-
-
-class LSTM(Recurrent):
-    """LSTM layer (Hochreiter & Schmidhuber 1997) with a forget gate (Gers et al. 2000), equal to `keras.layers.LSTM`.
-
-        z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
-
-    Here h and c are the state before a step, and h' and c' are the state after it. The state is an `LSTMState`. The arguments and errors
-    are those of `Recurrent`, except that there is no argument `cell`.
-    """
-
-    def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
-        _refuse_cell("LSTM", options)
-        super().__init__(features, units, cell="lstm", rngs=rngs, **options)
-
-
-class GRU(Recurrent):
-    """GRU layer (gated recurrent unit, Cho et al. 2014), equal to `keras.layers.GRU`.
-
-    The docstring of `lstm_jax.cells.gru` contains the equations. The state is a `HiddenState`.
-
-    Args:
-        features: number of input features E.
-        units: number of units H.
-        reset_after: whether the reset gate multiplies the product of h and the recurrent kernel, as in Keras, PyTorch and cuDNN. If false,
-            the reset gate multiplies h before the product, as in the paper.
-        rngs: random streams, as in `Recurrent`.
-        options: further arguments of `Recurrent`, except `cell`.
-
-    Raises:
-        InputError: if `cell` is given, or `Recurrent` does not accept an argument.
-    """
-
-    def __init__(self, features: int, units: int, *, reset_after: bool = True, rngs: nnx.Rngs, **options):
-        _refuse_cell("GRU", options)
-        super().__init__(features, units, cell="gru" if reset_after else "gru_reset_before", rngs=rngs, **options)
-
-
-class SimpleRNN(Recurrent):
-    """Simple recurrent layer h' = tanh(x W + h U + b) (Elman 1990), equal to `keras.layers.SimpleRNN`.
-
-    Here h is the output before a step and h' the output after it. The state is a `HiddenState`. The arguments and errors are those of
-    `Recurrent`, except that there are no arguments `cell` and `recurrent_activation`.
-    """
-
-    def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):
-        _refuse_cell("SimpleRNN", options)
-        super().__init__(features, units, cell="simple_rnn", rngs=rngs, **options)
-
-
-def _refuse_cell(layer: str, options: dict[str, Any]) -> None:
-    cell = options.get("cell")
-    require("cell" not in options, "cell", getattr(cell, "name", cell), f"{layer} has its own: use Recurrent(features, units, cell=...)")
+        require(not self.go_backwards, "go_backwards", True, "a single step has no reverse order: call the layer on the whole sequence")
+        x = jnp.asarray(x)
+        single = x.ndim == (0 if jnp.issubdtype(x.dtype, jnp.integer) else 1)
+        if single:
+            x, state = x[None], jax.tree.map(lambda part: part[None], state)
+            reset = None if reset is None else jnp.asarray(reset)[None]
+        params, dropout = self._drop(x.shape[0], 1, dropout, None, training=False)
+        resets = None if reset is None else jnp.asarray(reset)[:, None]
+        reset_state = None if reset is None else self._reset_state(None)
+        options: dict[str, Any] = {"dropout": dropout, "compute_dtype": self.dtype, "backend": self.backend or "reference"}
+        output, state = unroll(
+            self.row, params, x[:, None], state, resets=resets, reset_state=reset_state, return_sequences=False, **options
+        )
+        return jax.tree.map(lambda part: part[0], (output, state)) if single else (output, state)
 
 
 def count_params(module: nnx.Module) -> int:
     """Return the number of scalars in the trainable parameters of a Flax module."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
-
-
-def recurrent(features: int, units: int, *, cell: str | Cell = "lstm", **options) -> Recurrent:
-    """Return a recurrent layer with the given cell. It is an `LSTM` if `cell` is "lstm", else a `Recurrent`.
-
-    The arguments are those of `Recurrent`.
-    """
-    return LSTM(features, units, **options) if cell == "lstm" else Recurrent(features, units, cell=cell, **options)

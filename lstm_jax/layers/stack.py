@@ -6,7 +6,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lstm_jax.errors import require
+from lstm_jax.dropout import check_rate, draw_mask
+from lstm_jax.errors import InputError, require
 from lstm_jax.layers.bidirectional import Bidirectional
 from lstm_jax.layers.carried import check_stateful
 from lstm_jax.layers.recurrent import Recurrent, Shape, count_params
@@ -21,12 +22,26 @@ class RecurrentStack(nnx.Module):
     Args:
         layers: `Recurrent` or `Bidirectional` modules. Every layer except the last must have `return_sequences=True`. `return_state` must
             be true for all layers, for the last one only, or for none.
+        dropout: dropout rate of the outputs of every layer except the last. As in `torch.nn.LSTM`, each number of each step is dropped
+            independently of the others. The masks `dropout` of a call are those inside the layers.
+        residual: whether the inputs of a layer are added to its outputs, for every layer except the first (as in Wu et al. 2016, section
+            3.1). The layers must then have the same number of outputs and return sequences.
+        rngs: random streams; the dropout between layers is drawn from the stream `dropout`. It is needed only if `dropout` is above 0, and
+            only if calls do not get `rngs`.
 
     Raises:
-        InputError: if `layers` is empty, or a layer's `return_sequences` or `return_state` is not as described above.
+        InputError: if `layers` is empty, a layer's `return_sequences` or `return_state` is not as described above, `dropout` is not in
+            [0, 1), or the layers cannot have residual connections.
     """
 
-    def __init__(self, layers: Sequence[Recurrent | Bidirectional]):
+    def __init__(
+        self,
+        layers: Sequence[Recurrent | Bidirectional],
+        *,
+        dropout: float = 0.0,
+        residual: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ):
         require(len(layers) >= 1, "layers", len(layers), "give 1 or more")
         for n, layer in enumerate(layers[:-1]):
             require(layer.return_sequences, f"layer {n}", "returns its last output", "set return_sequences=True")
@@ -34,6 +49,15 @@ class RecurrentStack(nnx.Module):
             require(alike, f"layer {n}", f"return_state={layer.return_state}", "return states from all layers, the last or none")
         self.layers = nnx.List(layers)
         self.all_states = layers[0].return_state
+        self.dropout, self.residual = check_rate("dropout", dropout), residual
+        self.deterministic = False
+        stream = getattr(rngs, "dropout", None) if dropout else None
+        self.rngs = None if stream is None else stream.fork()
+        if residual:
+            sizes = [_output_features(layer) for layer in layers]
+            require(len(set(sizes)) == 1, "residual", f"layers with {sizes} outputs", "give all layers the same number of outputs")
+            whole = layers[-1].return_sequences or len(layers) == 1
+            require(whole, "residual", "the last layer returns its last output", "set return_sequences=True")
 
     def count_params(self) -> int:
         """Return the number of scalars in the trainable parameters of all layers."""
@@ -61,7 +85,7 @@ class RecurrentStack(nnx.Module):
         return (found, states) if self.all_states else found
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set to zeros the states that the layers with `stateful=True` carry from one call to the next.
+        """Set to their initial states the states that the layers with `stateful=True` carry from one call to the next.
 
         Args:
             batch: number of rows in the following calls, or None to keep the number of rows; see `Recurrent.reset_state`.
@@ -79,6 +103,7 @@ class RecurrentStack(nnx.Module):
         x: jax.Array,
         *,
         tokens: jax.Array | None = None,
+        deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         **options,
     ):
@@ -88,24 +113,68 @@ class RecurrentStack(nnx.Module):
             x: input of the first layer.
             tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal `x`; see
                 `unroll`. Only the first layer uses the tokens.
+            deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: source of random numbers, as in `Recurrent.__call__`. If it is a single key, layer n gets `jax.random.fold_in(key, n)`.
-            options: further arguments of `Recurrent.__call__` for all layers. `initial_state` and `dropout` are lists with one entry per
-                layer.
+            options: further arguments of `Recurrent.__call__` for all layers. `initial_state`, `reset_state` and `dropout` are lists with
+                one entry per layer.
 
         Returns:
             the outputs, together with final states if layers have `return_state=True`; see the class.
         """
-        per_layer = {name: options.pop(name) for name in ("initial_state", "dropout") if options.get(name) is not None}
+        per_layer = {name: options.pop(name) for name in ("initial_state", "reset_state", "dropout") if options.get(name) is not None}
+        training = bool(self.dropout) and not (self.deterministic if deterministic is None else deterministic)
         y: Any = x
-        states = []
+        states: list[Any] = []
         for n, layer in enumerate(self.layers):
             own = {name: values[n] for name, values in per_layer.items()}
             key = jax.random.fold_in(rngs, n) if isinstance(rngs, jax.Array) else rngs
-            y = layer(y, rngs=key, tokens=tokens if n == 0 else None, **(options | own))
-            if self.all_states:
+            given = self._drop(y, key) if training and n > 0 else y
+            y = layer(given, rngs=key, tokens=tokens if n == 0 else None, deterministic=deterministic, **(options | own))
+            if layer.return_state:
                 y, state = y
                 states.append(state)
-        return (y, states) if self.all_states else y
+            y = self._connect(n, given, y)
+        return y if not states else (y, states if self.all_states else states[0])
+
+    def _connect(self, n: int, given: Any, y: Any) -> Any:
+        """Return the outputs of layer n, to which its inputs are added if the stack has residual connections."""
+        return y + given if self.residual and n > 0 else y
+
+    def _drop(self, y: jax.Array, rngs: Any) -> jax.Array:
+        """Drop random numbers of the outputs between two layers, and return them."""
+        source = self.rngs if rngs is None else rngs
+        if source is None:
+            raise InputError("rngs", None, "dropout draws from it: give rngs with a `dropout` stream, or deterministic=True")
+        key = source.dropout() if isinstance(source, nnx.Rngs) else source() if isinstance(source, nnx.RngStream) else source
+        return y * draw_mask(jax.random.fold_in(key, 3), self.dropout, y.shape, y.dtype)
+
+    def initial_state(self, batch: int, dtype=None) -> list[Any]:
+        """Return the list of the initial states of all layers; see `Recurrent.initial_state`."""
+        return [layer.initial_state(batch, dtype) for layer in self.layers]
+
+    def step(self, x: jax.Array, state: Sequence[Any], *, reset: jax.Array | None = None) -> tuple[jax.Array, list[Any]]:
+        """Run one step of all layers without dropout, and return (output of the last layer, list of the states of all layers).
+
+        Args:
+            x: input of the step, as in `Recurrent.step`.
+            state: list of the states of all layers before the step, for example that of `initial_state`.
+            reset: bool (B,); see `Recurrent.step`.
+
+        Raises:
+            InputError: if an argument has a wrong shape or dtype, or if a layer reads sequences in reverse.
+        """
+        require(len(state) == len(self.layers), "state", f"{len(state)} states", f"give {len(self.layers)}, one for each layer")
+        y: Any = x
+        states = []
+        for n, (layer, own) in enumerate(zip(self.layers, state, strict=True)):
+            output, new = layer.step(y, own, reset=reset)
+            y = self._connect(n, y, output)
+            states.append(new)
+        return y, states
+
+
+def _output_features(layer: Recurrent | Bidirectional) -> int:
+    return layer.output_features if isinstance(layer, Bidirectional) else layer.units
 
 
 def _is_stateful(layer: Recurrent | Bidirectional) -> bool:

@@ -1,0 +1,43 @@
+"""Calls of recurrent layers on a single sequence, whose arrays have no batch axis.
+
+T is the number of steps, E the number of input features and H the number of units.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.dropout import DropoutMasks
+
+
+def is_single(x: Any) -> bool:
+    """Return whether the input of a layer is a single sequence: floats (T, E) or int ids (T,)."""
+    return np.ndim(x) == (1 if jnp.issubdtype(jnp.result_type(x), jnp.integer) else 2)
+
+
+def call_on_single(layer: Any, x: Any, time_major: bool, per_step: dict[str, Any], per_row: dict[str, Any], dropout: Any, **options: Any):
+    """Call a recurrent layer on a single sequence, and return its results without a batch axis.
+
+    Args:
+        layer: a `Recurrent` layer.
+        x: floats (T, E) or int ids (T,).
+        time_major: argument of the layer.
+        per_step: arguments of the layer that are arrays (T,), or None.
+        per_row: arguments of the layer that have one value per row or arrays (H,), or None.
+        dropout: `DropoutMasks` without batch axes, or None.
+        options: further arguments of the layer.
+    """
+    axis = int(time_major)
+    steps = {name: None if value is None else jnp.expand_dims(jnp.asarray(value), axis) for name, value in per_step.items()}
+    rows = {name: jax.tree.map(lambda part: jnp.asarray(part)[None], value) for name, value in per_row.items()}
+    found = layer(jnp.expand_dims(jnp.asarray(x), axis), time_major=time_major, dropout=_with_batch(dropout), **steps, **rows, **options)
+    outputs, state = found if layer.return_state else (found, None)
+    outputs = jnp.squeeze(outputs, axis if layer.return_sequences else 0)
+    return (outputs, jax.tree.map(lambda part: part[0], state)) if layer.return_state else outputs
+
+
+def _with_batch(dropout: DropoutMasks | None) -> DropoutMasks | None:
+    """Add a batch axis to masks (E,), (H,), (4, E), (4, H) and (T, H). The rates of zoneout, which have no axes, are not changed."""
+    return jax.tree.map(lambda mask: mask if jnp.ndim(mask) == 0 else jnp.expand_dims(jnp.asarray(mask), -2), dropout)
