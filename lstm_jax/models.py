@@ -18,6 +18,7 @@ from lstm_jax.cells.products import matmul
 from lstm_jax.config import ForecastModelConfig, GenerationModelConfig, RecurrentConfig, SentimentModelConfig
 from lstm_jax.errors import InputError, require
 from lstm_jax.layers import Bidirectional, ClassifierHead, Embedding, Recurrent, RecurrentStack, TiedHead, recurrent
+from lstm_jax.packing import PackedPlaces
 from lstm_jax.runtime import sharding
 from lstm_jax.shapes import TokenIds, ValidSteps
 
@@ -83,10 +84,11 @@ class SentimentClassifier(nnx.Module):
         *,
         vectors: Float[Array, "T B E"] | None = None,
         summed: bool = False,
+        packed: PackedPlaces | None = None,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
-    ) -> Float[Array, "B"]:
-        """Return the logits of a batch.
+    ) -> Float[Array, "B"] | Float[Array, "B M"]:
+        """Return the logits of a batch: one for each row (B,), or one for each packed text (B, M).
 
         Args:
             ids: word ids (B, T), padded with 0.
@@ -94,6 +96,8 @@ class SentimentClassifier(nnx.Module):
             summed: whether the caller uses only sums of the gradient with respect to `vectors`, each over all positions of one word. If
                 true, these sums are correct and the gradient is faster to compute, but its entries are not all correct: one position of a
                 word may have the whole sum, and the other positions zeros.
+            packed: places of several texts that are packed in each row, or None if a row is one text. The pooling must then be "last", and
+                two directions must be merged by "concat".
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
                 Training with word dropout needs `rngs`.
@@ -114,13 +118,27 @@ class SentimentClassifier(nnx.Module):
             tokens = None if tokens is None else jnp.where(kept[..., 0], tokens, -1)  # all dropped words have equal vectors
         h: Any = self.recurrent(
             vectors,
-            mask=self.embedding.mask(steps_first),
+            mask=self.embedding.mask(steps_first) if packed is None else None,
+            segment_ids=None if packed is None else packed.segment_ids.T,
+            return_sequences=None if packed is None else True,
             tokens=tokens,
             deterministic=deterministic,
             rngs=rngs,
             time_major=True,
         )
+        if packed is not None:
+            return self.head(self._last_of_each(h, packed))[..., 0]
         return self.head(h if self.pooling == "last" else self._pooled(h, steps_first))[:, 0]
+
+    def _last_of_each(self, h: Float[Array, "T B D"], packed: PackedPlaces) -> Float[Array, "B M D"]:
+        """Return the last output of each packed text. A layer that reads in reverse has its last output at the first step of the text."""
+        rows = jnp.arange(h.shape[1])[:, None]
+        last = h[packed.last, rows]
+        layer = self.recurrent.layers[-1]
+        if not isinstance(layer, Bidirectional):
+            return last
+        units = layer.forward.units
+        return jnp.concatenate([last[..., :units], h[packed.first, rows][..., units:]], axis=-1)
 
     def _key(self, rngs: nnx.Rngs | jax.Array | None) -> jax.Array:
         if isinstance(rngs, jax.Array):

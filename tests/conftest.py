@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
+# XLA compiles small programs for a CPU in half the time without its newer code generator; LSTM_JAX_TEST_XLA=default keeps it
+if os.environ.get("LSTM_JAX_TEST_XLA") != "default":
+    quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a test compiles what it tests; test_compilation_cache.py has processes of its own
 
 import jax

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from lstm_jax.bounds import Count, Share, Steps, Words
+from lstm_jax.bounds import Count, CountOrNone, Share, Steps, Words
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, check_fields
+from lstm_jax.errors import require
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class DataConfig:
     """Pad a short review with zeros before ('pre') or after ('post') its ids."""
     truncating: Literal["pre", "post"] = "pre"
     """Cut a long review at its beginning ('pre') or at its end ('post')."""
+    packed: CountOrNone = 0
+    """Number of ids (steps) of a row in which several reviews are packed. Only reviews longer than a row are cut. The batch size is then a
+    number of rows. 0 gives each review a row of its own, of `maxlen` ids."""
     validation: Share = 0.0
     """Share of the training reviews that is held out for validation; no movie is in both splits. 0 holds out nothing."""
     cache_dir: str = ""
@@ -73,3 +77,10 @@ class SentimentConfig(RunConfig):
     data: DataConfig = field(default_factory=DataConfig)
     model: SentimentModelConfig = field(default_factory=SentimentModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self):
+        if self.data.packed:
+            model, size = self.model, self.data.packed
+            merged, remedy = model.merge == "concat" or not model.bidirectional, "give pooling last, or packed 0"
+            require(model.pooling == "last", "packed", size, f"packed reviews are not pooled by {model.pooling}: {remedy}")
+            require(merged, "packed", size, f"the directions of packed reviews are not merged by {model.merge}: give merge concat")

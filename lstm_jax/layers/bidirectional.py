@@ -104,6 +104,21 @@ class Bidirectional(nnx.Module):
         """Return the pair (initial state of the forward layer, initial state of the backward layer); see `Recurrent.initial_state`."""
         return self.forward.initial_state(batch, dtype), self.backward.initial_state(batch, dtype)
 
+    def join_states(self, states: tuple[Any, Any]) -> Any:
+        """Return the states of both directions as one state, whose arrays (B, 2 H) have the units of the forward layer first.
+
+        It is an initial state for a decoder with 2 H units, as in encoder-decoder models (Cho et al. 2014; Bahdanau et al. 2015).
+
+        Args:
+            states: the pair (forward state, backward state) that the layer returns.
+
+        Raises:
+            InputError: if the two layers have different cells.
+        """
+        alike = self.forward.row == self.backward.row
+        require(alike, "states", "layers of different cells", "join their arrays yourself")
+        return jax.tree.map(lambda ahead, back: jnp.concatenate([ahead, back], axis=-1), *states)
+
     def step(self, *args, **options):
         """Raise an error, since the backward layer reads a sequence from its end.
 
@@ -144,6 +159,7 @@ class Bidirectional(nnx.Module):
         dropout: tuple[DropoutMasks, DropoutMasks] | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         time_major: bool = False,
+        return_sequences: bool | None = None,
         **options: Any,
     ):
         """Run both layers on a batch of sequences, and return the merged outputs.
@@ -156,6 +172,7 @@ class Bidirectional(nnx.Module):
             dropout: a pair of `DropoutMasks`, for the forward and the backward layer; None to draw them.
             rngs: source of random numbers for the masks, as in `Recurrent.__call__`. A single key is split into one key per layer.
             time_major: whether time is the first axis of the inputs and outputs.
+            return_sequences: whether to return the outputs of all steps. None means the argument of the layer.
             options: further arguments of `Recurrent.__call__`, which are passed to both layers.
 
         Returns:
@@ -163,13 +180,15 @@ class Bidirectional(nnx.Module):
             (outputs, (forward state, backward state)) is returned instead.
         """
         keys = (rngs, rngs) if rngs is None or isinstance(rngs, (nnx.Rngs, nnx.RngStream)) else jax.random.split(rngs)
+        sequences = self.return_sequences if return_sequences is None else return_sequences
+        options |= {"time_major": time_major, "return_sequences": sequences}
         own = zip(self._pair(initial_state), self._pair(reset_state, "reset_state"), dropout or (None, None), keys, strict=True)
         results = [
-            layer(x, initial_state=start, reset_state=reset, dropout=masks, rngs=key, time_major=time_major, **options)
+            layer(x, initial_state=start, reset_state=reset, dropout=masks, rngs=key, **options)
             for layer, (start, reset, masks, key) in zip((self.forward, self.backward), own, strict=True)
         ]
         (ahead, ahead_state), (back, back_state) = results
-        if self.return_sequences:
+        if sequences:
             back = jnp.flip(back, 0 if time_major or is_single(x) else 1)
         outputs = _merge(self.merge_mode, ahead, back)
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs

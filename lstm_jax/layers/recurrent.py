@@ -221,15 +221,16 @@ class Recurrent(LayerState):
         *,
         mask: jax.Array | None = None,
         lengths: jax.Array | None = None,
-        resets: jax.Array | None = None,
+        resets: Any = None,
         reset_state: Any = None,
-        segment_ids: jax.Array | None = None,
+        segment_ids: Any = None,
         initial_state: Any = None,
         dropout: DropoutMasks | None = None,
         tokens: jax.Array | None = None,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         time_major: bool = False,
+        return_sequences: bool | None = None,
     ):
         """Run the layer on a batch of sequences, and return its outputs.
 
@@ -252,6 +253,7 @@ class Recurrent(LayerState):
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: source of random numbers for the masks, as in `draw_masks`.
             time_major: whether time is the first axis of `x`, `mask`, `tokens` and the outputs.
+            return_sequences: whether to return the outputs of all steps. None means the argument of the layer.
 
         Returns:
             the outputs (B, T, H) of all steps if `return_sequences` is true, else the last output (B, H). If `return_state` is true,
@@ -260,11 +262,12 @@ class Recurrent(LayerState):
         Raises:
             InputError: if `unroll` does not accept an argument, or if masks must be drawn and there is no source of random numbers.
         """
+        sequences = self.return_sequences if return_sequences is None else return_sequences
         if is_single(x):
             per_step = {"mask": mask, "resets": resets, "segment_ids": segment_ids, "tokens": tokens}
             per_row = {"lengths": lengths, "reset_state": reset_state, "initial_state": initial_state}
             options: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs}
-            return call_on_single(self, x, time_major, per_step, per_row, dropout, **options)
+            return call_on_single(self, x, time_major, sequences, per_step, per_row, dropout, **options)
         shape = np.shape(x)
         require(len(shape) >= 2, "x", shape, "give floats (B, T, E), or int ids (B, T)")
         batch, steps = (shape[1], shape[0]) if time_major else shape[:2]
@@ -283,7 +286,7 @@ class Recurrent(LayerState):
             dropout=dropout,
             tokens=tokens,
             backwards=self.go_backwards,
-            return_sequences=self.return_sequences,
+            return_sequences=sequences,
             zero_output_for_mask=self.zero_output_for_mask,
             time_major=time_major,
             compute_dtype=self.dtype,

@@ -17,13 +17,16 @@ def is_single(x: Any) -> bool:
     return np.ndim(x) == (1 if jnp.issubdtype(jnp.result_type(x), jnp.integer) else 2)
 
 
-def call_on_single(layer: Any, x: Any, time_major: bool, per_step: dict[str, Any], per_row: dict[str, Any], dropout: Any, **options: Any):
+def call_on_single(
+    layer: Any, x: Any, time_major: bool, sequences: bool, per_step: dict[str, Any], per_row: dict[str, Any], dropout: Any, **options: Any
+):
     """Call a recurrent layer on a single sequence, and return its results without a batch axis.
 
     Args:
         layer: a `Recurrent` layer.
         x: floats (T, E) or int ids (T,).
         time_major: argument of the layer.
+        sequences: whether to return the outputs of all steps.
         per_step: arguments of the layer that are arrays (T,), or None.
         per_row: arguments of the layer that have one value per row or arrays (H,), or None.
         dropout: `DropoutMasks` without batch axes, or None.
@@ -32,9 +35,10 @@ def call_on_single(layer: Any, x: Any, time_major: bool, per_step: dict[str, Any
     axis = int(time_major)
     steps = {name: None if value is None else jnp.expand_dims(jnp.asarray(value), axis) for name, value in per_step.items()}
     rows = {name: jax.tree.map(lambda part: jnp.asarray(part)[None], value) for name, value in per_row.items()}
-    found = layer(jnp.expand_dims(jnp.asarray(x), axis), time_major=time_major, dropout=_with_batch(dropout), **steps, **rows, **options)
+    own: dict[str, Any] = {"time_major": time_major, "return_sequences": sequences, "dropout": _with_batch(dropout)}
+    found = layer(jnp.expand_dims(jnp.asarray(x), axis), **own, **steps, **rows, **options)
     outputs, state = found if layer.return_state else (found, None)
-    outputs = jnp.squeeze(outputs, axis if layer.return_sequences else 0)
+    outputs = jnp.squeeze(outputs, axis if sequences else 0)
     return (outputs, jax.tree.map(lambda part: part[0], state)) if layer.return_state else outputs
 
 

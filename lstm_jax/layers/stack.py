@@ -104,6 +104,7 @@ class RecurrentStack(nnx.Module):
         *,
         tokens: jax.Array | None = None,
         deterministic: bool | None = None,
+        return_sequences: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
         **options,
     ):
@@ -114,6 +115,7 @@ class RecurrentStack(nnx.Module):
             tokens: int (B, T), or (T, B) if `time_major` is true. Two steps of a row may have equal tokens only if they have equal `x`; see
                 `unroll`. Only the first layer uses the tokens.
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
+            return_sequences: whether the last layer returns the outputs of all steps. None means the argument of the layer.
             rngs: source of random numbers, as in `Recurrent.__call__`. If it is a single key, layer n gets `jax.random.fold_in(key, n)`.
             options: further arguments of `Recurrent.__call__` for all layers. `initial_state`, `reset_state` and `dropout` are lists with
                 one entry per layer.
@@ -127,6 +129,7 @@ class RecurrentStack(nnx.Module):
         states: list[Any] = []
         for n, layer in enumerate(self.layers):
             own = {name: values[n] for name, values in per_layer.items()}
+            own["return_sequences"] = return_sequences if n == len(self.layers) - 1 else None
             key = jax.random.fold_in(rngs, n) if isinstance(rngs, jax.Array) else rngs
             given = self._drop(y, key) if training and n > 0 else y
             y = layer(given, rngs=key, tokens=tokens if n == 0 else None, deterministic=deterministic, **(options | own))

@@ -16,6 +16,7 @@ from lstm_jax.config import SentimentConfig
 from lstm_jax.errors import require
 from lstm_jax.models import EMBEDDING, SentimentClassifier
 from lstm_jax.tasks import base
+from lstm_jax.tasks.packed_reviews import PackedRows, pack_reviews, weight_of_reviews
 from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
 from lstm_jax.tasks.word_space import WordSpace, write_words
 from lstm_jax.training.examples import Examples
@@ -39,17 +40,30 @@ class Rows:
     ids: np.ndarray
     labels: np.ndarray
 
+    @property
+    def count(self) -> int:
+        """Number of reviews N."""
+        return len(self.labels)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The labels (N,)."""
+        return self.labels
+
+
+Split = Rows | PackedRows
+
 
 @dataclass(frozen=True)
 class Splits:
-    """Padded reviews of the training, validation and test splits of a run. A split that the run does not have is None."""
+    """Padded or packed reviews of the training, validation and test splits of a run. A split that the run does not have is None."""
 
-    train: Rows
-    validation: Rows | None
-    test: Rows | None
+    train: Split
+    validation: Split | None
+    test: Split | None
 
-    def held_out(self) -> dict[str, Rows]:
-        """Return a dict from the names "validation" and "test" to the padded reviews of these splits.
+    def held_out(self) -> dict[str, Split]:
+        """Return a dict from the names "validation" and "test" to the reviews of these splits.
 
         A split that the run does not have is left out.
         """
@@ -57,21 +71,24 @@ class Splits:
         return {name: rows for name, rows in parts.items() if rows is not None}
 
 
+def rows_of(split: data.EncodedSplit, config: SentimentConfig) -> Split:
+    """Return the reviews of a split as a model reads them: padded or truncated to the same length, or packed in rows."""
+    if config.data.packed:
+        return pack_reviews(split, config.data.packed, config.data.truncating)
+    return Rows(split.padded(config.data.maxlen, config.data.padding, config.data.truncating), split.labels)
+
+
 def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits:
-    """Return the splits of a run, with all reviews padded or truncated to the same length.
+    """Return the splits of a run, with all reviews padded or truncated to the same length, or packed in rows if the config says so.
 
     The validation split consists of training reviews that are held out. It shares no movie and no text with the training split. If the
     config sets the size of the validation split to 0, there is no validation split.
     """
-
-    def rows(split: data.EncodedSplit) -> Rows:
-        return Rows(split.padded(config.data.maxlen, config.data.padding, config.data.truncating), split.labels)
-
     train, validation = encoded.train, None
     if config.data.validation:
         keep, held = data.grouped_split(train.labels, train.groups, config.data.validation, config.train.seed, train.hashes())
-        train, validation = train.select(keep), rows(train.select(held))
-    return Splits(rows(train), validation, rows(encoded.test) if encoded.test else None)
+        train, validation = train.select(keep), rows_of(train.select(held), config)
+    return Splits(rows_of(train, config), validation, rows_of(encoded.test, config) if encoded.test else None)
 
 
 def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.EncodedReviews:
@@ -82,7 +99,11 @@ def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int],
         on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
             stages.
     """
-    fields = {name: value for name, value in asdict(config.data).items() if name not in ("maxlen", "padding", "truncating", "validation")}
+    fields = {
+        name: value
+        for name, value in asdict(config.data).items()
+        if name not in ("maxlen", "padding", "truncating", "packed", "validation")
+    }
     return data.prepare(**fields, on_progress=on_progress)
 
 
@@ -95,15 +116,17 @@ def objective(rebuild: Callable) -> Objective:
     """Return the training objective: the mean binary cross-entropy, in nats.
 
     The result is a `training.step.Objective`. Its batch is a pair (ids, labels) with the shapes (B, T) and (B,), for B reviews of T word
-    ids each. Its metrics are the loss and the accuracy.
+    ids each, or a triple (ids, labels, places) of packed reviews; see `PackedRows`. Its metrics are the loss and the accuracy.
 
     Args:
         rebuild: function from parameters to the model.
     """
 
     def loss(params, batch, weight, key, vectors=None):
-        ids, labels = batch
-        logits = rebuild(params)(ids, vectors=vectors, summed=True, deterministic=False, rngs=key)
+        ids, labels, *places = batch
+        packed = {"packed": places[0]} if places else {}
+        logits = rebuild(params)(ids, vectors=vectors, summed=True, deterministic=False, rngs=key, **packed)
+        weight = weight_of_reviews(labels, weight) if packed else weight
         target = labels.astype(logits.dtype)
         losses = optax.sigmoid_binary_cross_entropy(logits, target)
         correct = ((logits > 0) == (labels == 1)).astype(logits.dtype)
@@ -134,11 +157,34 @@ def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = 
     return make_predict(lambda model, ids: model(ids, deterministic=True), mesh, prepare=prepare)
 
 
+def make_packed_logits(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, PackedRows], np.ndarray]:
+    """Return a function logits(params, rows) that returns the logits (N,) of N packed reviews, computed without dropout.
+
+    Args:
+        rebuild: function from parameters to the model.
+        mesh: devices that the rows are sharded over.
+    """
+    predict = make_predict(lambda model, batch: model(batch[0], packed=batch[1], deterministic=True), mesh, 32, lambda p, _: rebuild(p))
+    return lambda params, rows: rows.by_review(predict(params, (rows.ids, rows.places)))
+
+
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Return the sigmoid of logits, computed in float64."""
     from scipy.special import expit
 
     return expit(logits.astype(np.float64))
+
+
+def logits_of(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, Split | np.ndarray], np.ndarray]:
+    """Return a function logits(params, reviews) that returns the logits (N,) of N padded reviews, their ids (N, T), or packed reviews."""
+    padded, packed = make_logits(rebuild, mesh), make_packed_logits(rebuild, mesh)
+
+    def logits(params: Any, rows: Split | np.ndarray) -> np.ndarray:
+        if isinstance(rows, PackedRows):
+            return packed(params, rows)
+        return padded(params, rows.ids if isinstance(rows, Rows) else rows)
+
+    return logits
 
 
 class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
@@ -157,9 +203,13 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 
     def batch(self) -> Any:
         size, length = self.config.train.batch_size, self.config.data.maxlen
+        if isinstance(self.splits.train, PackedRows):
+            return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), self.splits.train.arrays)
         return jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size,), np.int32)
 
     def data_bytes(self) -> int:
+        if self.config.data.packed:  # ids and segment ids
+            return 8 * len(self.data.train.values)
         return 4 * self.config.data.maxlen * len(self.data.train)
 
     @cached_property
@@ -168,7 +218,8 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
         return padded_rows(self.data, self.config)
 
     def examples(self) -> Examples:
-        return Examples.of_rows((self.splits.train.ids, self.splits.train.labels))
+        rows = self.splits.train
+        return rows.examples() if isinstance(rows, PackedRows) else Examples.of_rows((rows.ids, rows.labels))
 
     def files(self) -> dict[str, Any]:
         return {"vocabulary.json": self.data.vocabulary.to_json(), "words.npz": partial(write_words, self.data)}
@@ -177,6 +228,8 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
         return make_model(self.config, self.data.vocabulary.size)
 
     def shapes(self) -> str:
+        if isinstance(rows := self.splits.train, PackedRows):
+            return f"ids (B, {rows.ids.shape[1]}) -> logits (B, {rows.labels.shape[1]})"
         return f"ids (B, {self.config.data.maxlen}) -> logit (B,)"
 
     def objective(self, rebuild: Callable) -> Objective:
@@ -184,8 +237,10 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 
     def notes(self, run: Run) -> Iterator[str]:
         names = {"validation": "held out", "test": "test"}
-        held = "".join(f"{len(rows.labels):,} {names[name]}, " for name, rows in self.splits.held_out().items())
-        yield f"{len(self.splits.train.labels):,} training reviews, {held}backend {run.backend}, {self.mesh.size} devices"
+        held = "".join(f"{rows.count:,} {names[name]}, " for name, rows in self.splits.held_out().items())
+        if isinstance(rows := self.splits.train, PackedRows):
+            yield f"reviews packed in {len(rows.ids):,} rows of {rows.ids.shape[1]} words, {100 * rows.padding:.2f} % padding"
+        yield f"{self.splits.train.count:,} training reviews, {held}backend {run.backend}, {self.mesh.size} devices"
         params, rebuild = self.functional
         if not row_sparse(objective(rebuild), run.optimizer, params):
             yield f"optimizer {self.config.train.optimizer}: {DENSE}"
@@ -195,15 +250,15 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
         return "validation_loss" if self.splits.validation else ""
 
     @cached_property
-    def logits(self) -> Callable[[Any, np.ndarray], np.ndarray]:
-        """Compiled function from parameters and word ids (N, T) to logits (N,), for N reviews of T ids each."""
-        return make_logits(self.functional.rebuild, self.mesh)
+    def logits(self) -> Callable[[Any, Split | np.ndarray], np.ndarray]:
+        """Function from parameters and reviews to the logits (N,) of the N reviews."""
+        return logits_of(self.functional.rebuild, self.mesh)
 
     def evaluate(self, params: Any) -> dict[str, Any]:
         metrics = {}
         for name, rows in self.splits.held_out().items():
             began = time.perf_counter()
-            row = binary_metrics(self.logits(params, rows.ids), rows.labels).to_row()
+            row = binary_metrics(self.logits(params, rows), rows.targets).to_row()
             metrics |= {f"{name}_{metric}": row[metric] for metric in ("loss", "accuracy", "auc", "ece")}
             metrics[f"{name}_seconds"] = time.perf_counter() - began
         return metrics
@@ -218,7 +273,7 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
         shown = next(reversed(parts), "")
         row, scored = {}, None
         if shown:
-            scored = (self.logits(result.params, parts[shown].ids), parts[shown].labels)
+            scored = (self.logits(result.params, parts[shown]), parts[shown].targets)
             row = binary_metrics(*scored).to_row(f"{shown}_")
         write_result(folder, result, row)
         if figures:
@@ -275,12 +330,12 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         return WordSpace(self.run, self.vocabulary, self.params[EMBEDDING])
 
     @cached_property
-    def _logits(self) -> Callable[[Any, np.ndarray], np.ndarray]:
-        return make_logits(self.rebuild, mesh_of(self.config))
+    def _logits(self) -> Callable[[Any, Split | np.ndarray], np.ndarray]:
+        return logits_of(self.rebuild, mesh_of(self.config))
 
-    def logits(self, ids: np.ndarray) -> np.ndarray:
-        """Return the logits (N,) of N reviews, given as padded word ids (N, T)."""
-        return self._logits(self.params, ids)
+    def logits(self, reviews: Split | np.ndarray) -> np.ndarray:
+        """Return the logits (N,) of N reviews: padded or packed reviews, or the ids (N, T) of padded reviews."""
+        return self._logits(self.params, reviews)
 
     def probabilities(self, texts: Sequence[str | bytes]) -> np.ndarray:
         """Return the probability that each of N texts is a positive review, as float64 (N,).
@@ -290,8 +345,9 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         if not texts:
             return np.zeros(0)
         values, offsets = self.vocabulary.encode_all(texts)
-        ids = data.pad_ragged(values, offsets, self.config.data.maxlen, self.config.data.padding, self.config.data.truncating)
-        return probabilities(self.logits(ids))
+        count = len(texts)
+        split = data.EncodedSplit(values, offsets, np.zeros(count, np.int32), np.zeros(count, np.int32))
+        return probabilities(self.logits(rows_of(split, self.config)))
 
 
 def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:
@@ -314,7 +370,7 @@ def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split
     splits = padded_rows(reviews, trained.config)
     rows = getattr(splits, split)
     require(rows is not None, "split", split, "this run's data has no such part")
-    return binary_metrics(trained.logits(rows.ids), rows.labels)
+    return binary_metrics(trained.logits(rows), rows.targets)
 
 
 train, load = Sentiment.train, Trained.load

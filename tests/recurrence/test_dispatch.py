@@ -96,16 +96,17 @@ def test_cells_and_dtypes_served_on_a_cpu(backend: str) -> None:
 
 ALL = "input and recurrent, per gate or shared"
 CAPABILITIES = [
-    ("compiled", "lstm", "cpu", "float32 float64", ALL, "yes", "any", "reverse and forward"),
-    ("hoisted", "lstm", "cpu gpu tpu", "float32 float64 bfloat16", ALL, "yes", "any", "reverse and forward"),
-    ("cudnn", "lstm", "gpu", "float32", "input dropout", "lengths", "any", "reverse, of order 1"),
-    ("pallas", "lstm", "gpu", "float32 bfloat16", ALL, "yes", "up to 256", "reverse and forward"),
+    ("compiled", "lstm", "cpu", "float32 float64", ALL, "yes", "yes", "any", "reverse and forward"),
+    ("hoisted", "lstm", "cpu gpu tpu", "float32 float64 bfloat16", ALL, "yes", "yes", "any", "reverse and forward"),
+    ("cudnn", "lstm", "gpu", "float32", "input dropout", "lengths", "no", "any", "reverse, of order 1"),
+    ("pallas", "lstm", "gpu", "float32 bfloat16", ALL, "yes", "yes", "up to 256", "reverse and forward"),
     (
         "associative",
         "min_lstm min_gru",
         "cpu gpu tpu",
         "float32 float64 bfloat16",
         "input dropout, input dropout per gate",
+        "yes",
         "yes",
         "any",
         "reverse and forward",
@@ -117,11 +118,12 @@ CAPABILITIES = [
         "float32 float64 bfloat16",
         f"{ALL}, zoneout",
         "yes",
+        "yes",
         "any",
         "reverse and forward",
     ),
 ]
-COLUMNS = ("backend", "cells", "platforms", "products in", "dropout", "mask, lengths", "units", "derivatives")
+COLUMNS = ("backend", "cells", "platforms", "products in", "dropout", "mask, lengths", "resets", "units", "derivatives")
 HERE = {"hoisted": "yes", "cudnn": "does not run on cpu", "pallas": "does not run on cpu", "associative": "yes", "reference": "yes"}
 
 

@@ -219,7 +219,8 @@ def test_another_machine_is_refused_unless_allowed(run, tmp_path, monkeypatch):
     before = contents(folder)
     first = json.loads((folder / "environment.json").read_text())
     monkeypatch.setattr(running, "environment", lambda mesh: {**environment(mesh), "cores": 3, "xla_flags": "--xla_x"})
-    said = rf"machine of run {folder}: not the one it was trained on; xla flags none, now --xla_x; cores {first['cores']}, now 3: .*"
+    flags = f"xla flags {first['xla_flags'] or 'none'}, now --xla_x"
+    said = rf"machine of run {folder}: not the one it was trained on; {flags}; cores {first['cores']}, now 3: .*"
     with pytest.raises(InputError, match=said + "--allow-other-machine"):
         sentiment.train(run[1], folder, resume=True, figures=False)
     assert contents(folder) == before

@@ -1,0 +1,191 @@
+"""Packing of several sequences in one row, so that a batch of sequences of different lengths needs hardly any padding.
+
+    packed = pack(sequences, 512)
+    outputs = layer(packed.x, segment_ids=packed.segment_ids)  # the state is reset between the sequences of a row
+    last = last_outputs(outputs, packed.where)  # one row for each sequence
+
+As an alternative that keeps one sequence in a row, `buckets` puts sequences of similar lengths into the same batch.
+
+N is the number of sequences, R the number of rows and L the number of steps of a row.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.errors import require
+
+
+class Packed(NamedTuple):
+    """Sequences packed in rows.
+
+    Attributes:
+        x: array (R, L, ...) of the steps of all sequences, with zeros at steps that belong to no sequence.
+        segment_ids: int32 (R, L), the argument `segment_ids` of a recurrent layer. The sequences of a row have the ids 1, 2, ... in their
+            order, and steps that belong to no sequence have the id 0.
+        where: int32 (N, 3): the row, the first step and the number of steps of each sequence.
+    """
+
+    x: np.ndarray
+    segment_ids: np.ndarray
+    where: np.ndarray
+
+
+class PackedPlaces(NamedTuple):
+    """Places of the texts that are packed in the rows of a batch. A row of T steps has at most M texts.
+
+    Attributes:
+        segment_ids: int (B, T): the steps of a text have the same id, adjacent texts have different ids, and other steps have the id 0.
+        first: int (B, M): the first step of each text; any step where there is no text.
+        last: int (B, M): the last step of each text; any step where there is no text.
+    """
+
+    segment_ids: jax.Array
+    first: jax.Array
+    last: jax.Array
+
+
+def pack(sequences: Sequence[Any], length: int) -> Packed:
+    """Pack sequences in rows of `length` steps, and return the rows.
+
+    No sequence is cut. The rows are chosen as `assign_rows` describes.
+
+    Args:
+        sequences: N arrays (T_n, ...) with one or more steps each. They have the same dtype, and their steps have the same shape.
+        length: number of steps L of a row.
+
+    Raises:
+        InputError: if there is no sequence, a sequence is empty or longer than `length`, or the sequences have different shapes or dtypes.
+    """
+    require(len(sequences) >= 1, "sequences", "none", "give one or more")
+    arrays = [np.asarray(sequence) for sequence in sequences]
+    first = arrays[0]
+    for n, array in enumerate(arrays):
+        require(array.ndim >= 1, f"sequence {n}", "a single number", "give an array whose first axis is time")
+        alike = array.shape[1:] == first.shape[1:] and array.dtype == first.dtype
+        remedy = f"sequence 0 has steps of shape {first.shape[1:]} and dtype {first.dtype}"
+        require(alike, f"sequence {n}", f"steps of shape {array.shape[1:]} and dtype {array.dtype}", remedy)
+    where = assign_rows(np.asarray([len(array) for array in arrays]), length)
+    rows = int(where[:, 0].max()) + 1
+    x = np.zeros((rows, length, *first.shape[1:]), first.dtype)
+    for array, (row, start, steps) in zip(arrays, where, strict=True):
+        x[row, start : start + steps] = array
+    return Packed(x, make_segment_ids(where, rows, length), where)
+
+
+def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
+    """Choose a row and a first step for each of N sequences, and return them as an array `Packed.where`.
+
+    The longest sequences are placed first. Each one is put into the fullest row that has room for it ("best fit decreasing"). Sequences of
+    equal length keep their order.
+
+    Args:
+        lengths: int (N,), the number of steps of each sequence.
+        length: number of steps L of a row.
+
+    Raises:
+        InputError: if a sequence is empty or longer than `length`.
+    """
+    lengths = np.asarray(lengths)
+    for n in np.flatnonzero(lengths < 1)[:1]:
+        require(False, f"sequence {n}", "empty", "leave it out")
+    for n in np.flatnonzero(lengths > length)[:1]:
+        require(False, f"sequence {n}", f"{lengths[n]} steps", f"a row has {length}: give longer rows, or cut the sequence")
+    where = np.zeros((len(lengths), 3), np.int32)
+    room: list[tuple[int, int]] = []  # (free steps, row), in ascending order
+    rows = 0
+    for n in np.argsort(-lengths, kind="stable"):
+        steps = int(lengths[n])
+        at = bisect_left(room, (steps, -1))
+        if at == len(room):
+            free, row, rows = length, rows, rows + 1
+        else:
+            free, row = room.pop(at)
+        where[n] = row, length - free, steps
+        if free > steps:
+            insort(room, (free - steps, row))
+    return where
+
+
+def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
+    """Return `Packed.segment_ids` (R, L) for sequences at the places `where` (N, 3) in R rows of L steps."""
+    ids = np.zeros((rows, length), np.int32)
+    count = np.zeros(rows, np.int32)
+    for row, start, steps in where[np.lexsort((where[:, 1], where[:, 0]))]:
+        count[row] += 1
+        ids[row, start : start + steps] = count[row]
+    return ids
+
+
+def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
+    """Return the outputs of each sequence, a list of N arrays (T_n, ...) in the order in which the sequences were packed.
+
+    Args:
+        outputs: array (R, L, ...), for example the outputs of a recurrent layer for `Packed.x`.
+        where: `Packed.where`.
+
+    Raises:
+        InputError: if `outputs` has fewer rows or steps than `where` names.
+    """
+    host = np.asarray(outputs)
+    _check_fits(host.shape, np.asarray(where))
+    return [host[row, start : start + steps] for row, start, steps in np.asarray(where)]
+
+
+def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
+    """Return the outputs of the last step of each sequence, an array (N, ...). The function may be used in a jitted program.
+
+    Args:
+        outputs: array (R, L, ...), for example the outputs of a recurrent layer for `Packed.x`.
+        where: `Packed.where`, as an array of NumPy or JAX.
+
+    Raises:
+        InputError: if `where` is a NumPy array that names more rows or steps than `outputs` has.
+    """
+    if isinstance(where, np.ndarray):
+        _check_fits(outputs.shape, where)
+    where = jnp.asarray(where)
+    return outputs[where[:, 0], where[:, 1] + where[:, 2] - 1]
+
+
+def _check_fits(shape: tuple[int, ...], where: np.ndarray) -> None:
+    require(where.ndim == 2 and where.shape[1] == 3, "where", where.shape, "give the array (N, 3) of `pack`")
+    needed = (int(where[:, 0].max(initial=-1)) + 1, int((where[:, 1] + where[:, 2]).max(initial=0)))
+    fits = len(shape) >= 2 and shape[0] >= needed[0] and shape[1] >= needed[1]
+    require(fits, "outputs", shape, f"`where` names {needed[0]} rows of {needed[1]} steps: give outputs (R, L, ...) of all steps")
+
+
+def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield batches of sequences of similar lengths, in random order: pairs (width, indices of the sequences of the batch).
+
+    A sequence belongs to the smallest width that is not below its length. A training step is compiled once for each width. All batches have
+    `batch_size` sequences, except the last one of each width, which may have fewer.
+
+    Args:
+        lengths: int (N,), the number of steps of each sequence.
+        batch_size: number of sequences of a batch.
+        widths: numbers of steps to which batches are padded.
+        seed: seed of the random order.
+
+    Raises:
+        InputError: if `batch_size` is below 1, no width is given, or a sequence is longer than all widths.
+    """
+    lengths, ordered = np.asarray(lengths), np.sort(np.asarray(widths))
+    require(batch_size >= 1, "batch_size", batch_size, "give 1 or more")
+    require(len(ordered) >= 1, "widths", "none", "give one or more")
+    for n in np.flatnonzero(lengths > ordered[-1])[:1]:
+        require(
+            False, f"sequence {n}", f"{lengths[n]} steps", f"the largest width is {ordered[-1]}: give a larger one, or cut the sequence"
+        )
+    rng = np.random.default_rng(seed)
+    found = np.searchsorted(ordered, lengths)
+    batches = []
+    for number, width in enumerate(ordered):
+        members = rng.permutation(np.flatnonzero(found == number))
+        batches += [(int(width), members[n : n + batch_size]) for n in range(0, len(members), batch_size)]
+    for n in rng.permutation(len(batches)):
+        yield batches[n]

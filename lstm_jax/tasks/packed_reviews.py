@@ -1,0 +1,103 @@
+"""Reviews of different lengths that are packed in rows, as training examples and for evaluation.
+
+A row of L word ids contains at most M reviews. R is the number of rows and N the number of reviews.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax import data
+from lstm_jax.packing import PackedPlaces, assign_rows, make_segment_ids
+from lstm_jax.training.examples import Examples, Order, epoch_order
+
+NONE = -1
+"""Label of a place in a row that has no review."""
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Packed reviews of one split, with their labels."""
+
+    ids: np.ndarray
+    """int32 (R, L): word ids, 0 where there is no review."""
+    labels: np.ndarray
+    """int32 (R, M): labels of the reviews of each row, `NONE` where there is no review."""
+    places: PackedPlaces
+    """Places of the reviews in the rows, as NumPy arrays."""
+    numbers: np.ndarray
+    """int32 (N, 2): the row of each review, and its index among the reviews of the row."""
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """Arrays with R rows, which are the training examples."""
+        return self.ids, self.labels, self.places
+
+    @property
+    def count(self) -> int:
+        """Number of reviews N."""
+        return len(self.numbers)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The labels (N,) in the order of the reviews."""
+        return self.by_review(self.labels)
+
+    @property
+    def padding(self) -> float:
+        """Share of the steps of all rows that belong to no review."""
+        return float((self.places.segment_ids == 0).mean())
+
+    def by_review(self, values: np.ndarray) -> np.ndarray:
+        """Return values (R, M) of the places in the rows as values (N,) in the order of the reviews."""
+        return values[self.numbers[:, 0], self.numbers[:, 1]]
+
+    def examples(self) -> Examples:
+        """Return the rows as training examples. Each epoch reads them in random order. The metrics are means over reviews."""
+        counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
+
+        def order(key: jax.Array, count: int, batch_size: int) -> Order:
+            rows, weight, _ = epoch_order(key, count, batch_size)
+            return Order(rows, weight, jnp.where(weight > 0, counts[rows], 0).sum(1))
+
+        return Examples(self.arrays, len(self.ids), order=order)
+
+
+def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre") -> PackedRows:
+    """Pack the reviews of a split in rows, and return the rows. Reviews that are longer than a row are cut.
+
+    Args:
+        split: the reviews.
+        length: number of word ids L of a row.
+        truncating: whether a longer review is cut at its beginning ("pre") or at its end ("post").
+    """
+    steps = np.minimum(split.lengths, length)
+    where = assign_rows(steps, length)
+    rows = int(where[:, 0].max()) + 1
+    order = np.lexsort((where[:, 1], where[:, 0]))
+    row, start = where[order, 0], where[order, 1]
+    column = np.arange(len(row)) - np.searchsorted(row, row)
+    numbers = np.empty((len(row), 2), np.int32)
+    numbers[order, 0], numbers[order, 1] = row, column
+    ids, places = np.zeros((rows, length), np.int32), (rows, int(column.max()) + 1)
+    for n, (at, begin, count) in enumerate(where):
+        review = split.row(n)
+        ids[at, begin : begin + count] = review[len(review) - count :] if truncating == "pre" else review[:count]
+    first, last, labels = np.zeros(places, np.int32), np.zeros(places, np.int32), np.full(places, NONE, np.int32)
+    first[row, column], last[row, column] = start, start + where[order, 2] - 1
+    labels[row, column] = split.labels[order]
+    return PackedRows(ids, labels, PackedPlaces(make_segment_ids(where, rows, length), first, last), numbers)
+
+
+def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:
+    """Return the weights (B, M) of the reviews of a batch, which are equal and sum to 1. Places without a review have the weight 0.
+
+    Args:
+        labels: int (B, M), `NONE` where there is no review.
+        weight: weights (B,) of the rows, 0 for rows that only fill up the batch.
+    """
+    real = ((labels != NONE) & (weight > 0)[:, None]).astype(weight.dtype)
+    return real / real.sum()

@@ -1,0 +1,202 @@
+"""One step at a time, learned initial states, resets and single sequences of layers, against calls on whole sequences."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tables import assert_close
+
+from lstm_jax import GRU, LSTM, Bidirectional, InputError, Recurrent, RecurrentStack, SimpleRNN
+from lstm_jax.cells import CELLS
+
+BATCH, STEPS, FEATURES, UNITS = 3, 5, 4, 6
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(BATCH, STEPS, FEATURES)), jnp.float32)
+RESETS = jnp.asarray([[0, 0, 1, 0, 0], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0]], bool)
+
+
+def _learn(layer: Any) -> Any:
+    """The layer with an initial state other than zeros."""
+    for name in ("initial_h", "initial_c"):
+        if hasattr(layer, name):
+            param = getattr(layer, name)
+            param[...] = jnp.asarray(RNG.normal(size=param.shape), param.dtype)
+    return layer
+
+
+def _steps(layer: Any, x: jax.Array, resets: jax.Array | None = None) -> tuple[jax.Array, Any]:
+    state, outputs = layer.initial_state(x.shape[0]), []
+    for t in range(x.shape[1]):
+        output, state = layer.step(x[:, t], state, reset=None if resets is None else resets[:, t])
+        outputs.append(output)
+    return jnp.stack(outputs, 1), state
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_steps_are_the_sequence(cell: str):
+    layer = _learn(Recurrent(FEATURES, UNITS, cell=cell, learned_state=True, return_sequences=True, return_state=True, rngs=nnx.Rngs(0)))
+    layer.eval()
+    assert_close(_steps(layer, X, RESETS), layer(X, resets=RESETS), 2e-6)
+
+
+@pytest.mark.parametrize("options", [{"zoneout": 0.3}, {"dtype": jnp.bfloat16}, {"dropout": 0.4, "recurrent_dropout": 0.2}], ids=str)
+def test_steps_have_the_options_of_the_layer(options: dict[str, Any]):
+    layer = LSTM(FEATURES, UNITS, return_sequences=True, return_state=True, rngs=nnx.Rngs(0), **options)
+    layer.eval()
+    assert_close(_steps(layer, X), layer(X), 1e-2 if "dtype" in options else 2e-6)
+
+
+def test_steps_take_the_masks_of_the_sequence():
+    layer = LSTM(FEATURES, UNITS, dropout=0.4, recurrent_dropout=0.3, return_sequences=True, rngs=nnx.Rngs(0, dropout=1))
+    masks = layer.draw_masks(BATCH)
+    state, outputs = layer.initial_state(BATCH), []
+    for t in range(STEPS):
+        output, state = layer.step(X[:, t], state, dropout=masks)
+        outputs.append(output)
+    assert_close(jnp.stack(outputs, 1), layer(X, dropout=masks), 2e-6)
+
+
+def test_a_step_of_ids_and_of_one_row():
+    layer = GRU(FEATURES, UNITS, return_state=True, rngs=nnx.Rngs(0))
+    ids = jnp.asarray([2, 0, 3])
+    one_hot = jax.nn.one_hot(ids, FEATURES)
+    assert_close(layer.step(ids, layer.initial_state(3)), layer.step(one_hot, layer.initial_state(3)), 1e-6)
+    row = jax.tree.map(lambda part: part[0], layer.initial_state(1))
+    got, want = layer.step(one_hot[0], row), layer.step(one_hot[:1], layer.initial_state(1))
+    assert_close(got, jax.tree.map(lambda part: part[0], want), 1e-6)
+    reset = layer.step(one_hot[0], jax.tree.map(jnp.ones_like, row), reset=True)
+    assert_close(reset, got, 1e-6)
+
+
+def test_a_stack_steps_through_its_layers():
+    rngs = nnx.Rngs(0)
+    options: dict[str, Any] = {"return_sequences": True, "return_state": True, "rngs": rngs}
+    layers = [LSTM(FEATURES, UNITS, learned_state=True, **options), SimpleRNN(UNITS, UNITS, **options), GRU(UNITS, UNITS, **options)]
+    stack = RecurrentStack(layers, residual=True)
+    _learn(stack.layers[0])
+    stack.eval()
+    assert_close(_steps(stack, X, RESETS), stack(X, resets=RESETS), 2e-6)
+
+
+def test_residual_connections_add_the_inputs():
+    rngs = nnx.Rngs(0)
+    layers = [LSTM(FEATURES if n == 0 else UNITS, UNITS, return_sequences=True, rngs=rngs) for n in range(3)]
+    first = layers[0](X)
+    second = layers[1](first) + first
+    assert_close(RecurrentStack(layers, residual=True)(X), layers[2](second) + second, 0.0)
+
+
+def test_dropout_between_layers_is_that_of_torch():
+    """Each number of each step on its own, on the outputs of all layers but the last; the mean is kept; none in evaluation."""
+    rngs = nnx.Rngs(0, dropout=1)
+    seen: list[jax.Array] = []
+
+    class Spy(LSTM):
+        def __call__(self, x, **options):
+            seen.append(x)
+            return super().__call__(x, **options)
+
+    layers = [Spy(FEATURES if n == 0 else 64, 64, return_sequences=True, rngs=rngs) for n in range(2)]
+    stack = RecurrentStack(layers, dropout=0.25, rngs=rngs)
+    plain = layers[0](X)
+    seen.clear()
+    stack(X)
+    given = np.asarray(seen[1])
+    dropped = given == 0
+    assert_close(given[~dropped], np.asarray(plain)[~dropped] / 0.75, 1e-6)
+    assert abs(dropped.mean() - 0.25) < 0.05
+    assert (dropped.any((0, 1)) & ~dropped.all((0, 1))).all()  # not the same at all steps
+    assert_close(seen[0], X, 0.0)
+    stack(X)
+    assert (np.asarray(seen[3]) != given).any()
+    stack.eval()
+    seen.clear()
+    stack(X)
+    assert_close(seen[1], plain, 0.0)
+    key = jax.random.key(5)
+    assert_close(stack(X, deterministic=False, rngs=key), stack(X, deterministic=False, rngs=key), 0.0)
+
+
+def test_a_learned_state_is_trained_and_starts_every_sequence():
+    layer = _learn(LSTM(FEATURES, UNITS, learned_state=True, return_sequences=True, rngs=nnx.Rngs(0)))
+    gradient = nnx.grad(lambda layer: layer(X, resets=RESETS).sum())(layer)
+    assert np.abs(np.asarray(gradient["initial_h"][...])).min() > 0
+    assert np.abs(np.asarray(gradient["initial_c"][...])).min() > 0
+    alone = layer(X[:1, 2:])
+    assert_close(layer(X, resets=RESETS)[:1, 2:], alone, 1e-6)
+    assert layer.count_params() == 4 * UNITS * (FEATURES + UNITS + 1) + 2 * UNITS
+
+
+def test_a_stateful_layer_returns_to_its_learned_state():
+    layer = _learn(GRU(FEATURES, UNITS, learned_state=True, stateful=True, rngs=nnx.Rngs(0)))
+    first = layer(X)
+    assert np.abs(np.asarray(layer(X) - first)).max() > 1e-3
+    layer.reset_state()
+    assert_close(layer(X), first, 0.0)
+    layer.reset_state(2)
+    assert_close(layer(X[:2]), first[:2], 1e-6)
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("sequences", [False, True])
+def test_a_single_sequence_needs_no_batch(sequences: bool, time_major: bool):
+    options: dict[str, Any] = {"return_sequences": sequences, "return_state": True, "rngs": nnx.Rngs(0)}
+    mask, resets = jnp.asarray([1, 1, 0, 1, 1], bool), RESETS[0]
+    for layer in (LSTM(FEATURES, UNITS, **options), Bidirectional(FEATURES, UNITS, **options)):
+        got = layer(X[0], mask=mask, resets=resets, time_major=time_major)
+        want = layer(X[:1], mask=mask[None], resets=resets[None])
+        assert_close(got, jax.tree.map(lambda part: part[0], want), 1e-6)
+    layer = SimpleRNN(FEATURES, UNITS, rngs=nnx.Rngs(0))
+    assert_close(layer(jnp.asarray([1, 3])), layer(jnp.asarray([[1, 3]]))[0], 1e-6)
+    state = jax.tree.map(jnp.ones_like, jax.tree.map(lambda part: part[0], layer.initial_state(1)))
+    got = layer(X[0], lengths=jnp.int32(2), initial_state=state)
+    assert_close(got, layer(X[:1], lengths=jnp.asarray([2]), initial_state=jax.tree.map(lambda part: part[None], state))[0], 1e-6)
+
+
+def test_both_directions_are_cut_at_the_same_places():
+    layer = Bidirectional(FEATURES, UNITS, learned_state=True, return_sequences=True, rngs=nnx.Rngs(0))
+    _learn(layer.forward)
+    _learn(layer.backward)
+    got = layer(X, resets=RESETS)
+    assert_close(got[0, :2], layer(X[:1, :2])[0], 1e-6)
+    assert_close(got[0, 2:], layer(X[:1, 2:])[0], 1e-6)
+
+
+def test_the_states_of_both_directions_start_a_decoder():
+    """Concatenated, they are an initial state with as many units as both directions together."""
+    encoder = Bidirectional(FEATURES, UNITS, return_state=True, rngs=nnx.Rngs(0))
+    output, (ahead, back) = encoder(X)
+    joined = encoder.join_states((ahead, back))
+    assert_close(joined.h, output, 0.0)
+    assert joined.c.shape == (BATCH, 2 * UNITS)
+    decoder = LSTM(FEATURES, 2 * UNITS, rngs=nnx.Rngs(1))
+    assert decoder(X, initial_state=joined).shape == (BATCH, 2 * UNITS)
+
+
+REFUSED = {
+    "step: Bidirectional; its backward layer begins at the end": lambda: Bidirectional(4, 6, rngs=nnx.Rngs(0)).step(X[:, 0], None),
+    "go_backwards: True; a single step has no reverse order": lambda: LSTM(4, 6, go_backwards=True, rngs=nnx.Rngs(0)).step(X[:, 0], None),
+    "initial_state.h: (2, 6); give shape (3, 6)": lambda: (lambda layer: layer.step(X[:, 0], layer.initial_state(2)))(
+        LSTM(4, 6, rngs=nnx.Rngs(0))
+    ),
+    "residual: layers with [6, 7] outputs; give all layers the same": lambda: RecurrentStack(
+        [LSTM(4, 6, return_sequences=True, rngs=nnx.Rngs(0)), LSTM(6, 7, return_sequences=True, rngs=nnx.Rngs(0))], residual=True
+    ),
+    "residual: the last layer returns its last output": lambda: RecurrentStack(
+        [LSTM(4, 6, return_sequences=True, rngs=nnx.Rngs(0)), LSTM(6, 6, rngs=nnx.Rngs(0))], residual=True
+    ),
+    "state: 1 states; give 2, one for each layer": lambda: RecurrentStack(
+        [LSTM(4, 6, return_sequences=True, rngs=nnx.Rngs(0)), LSTM(6, 6, rngs=nnx.Rngs(0))]
+    ).step(X[:, 0], [None]),
+    "states: layers of different cells": lambda: Bidirectional(4, 6, backward={"cell": "gru"}, rngs=nnx.Rngs(0)).join_states((None, None)),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_refused(message: str):
+    with pytest.raises(InputError) as raised:
+        REFUSED[message]()
+    assert str(raised.value).startswith(message)

@@ -1,0 +1,123 @@
+"""Reviews that are packed in rows: the model reads each one as if it were alone, and a run trains on them from files to answers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from made_runs import small_config, write_csvs
+from tables import assert_close
+
+from lstm_jax.config import SentimentConfig, SentimentModelConfig
+from lstm_jax.errors import InputError
+from lstm_jax.models import SentimentClassifier, functional
+from lstm_jax.runtime.sharding import make_mesh
+from lstm_jax.tasks import sentiment
+from lstm_jax.tasks.packed_reviews import NONE, pack_reviews, weight_of_reviews
+from lstm_jax.training.examples import epoch_order
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> SentimentConfig:
+    root = tmp_path_factory.mktemp("packed")
+    write_csvs(root / "reviews")
+    made = small_config(root / "reviews", root / "cache")
+    return dataclasses.replace(made, data=dataclasses.replace(made.data, packed=60, maxlen=7))
+
+
+@pytest.fixture(scope="module")
+def reviews(config):
+    return sentiment.load_reviews(config)
+
+
+@pytest.mark.parametrize("truncating", ["pre", "post"])
+def test_every_review_is_in_its_place(reviews, truncating: str):
+    split = reviews.train
+    length = int(np.median(split.lengths))
+    rows = pack_reviews(split, length, truncating)
+    assert rows.count == len(split)
+    assert rows.targets.tolist() == split.labels.tolist()
+    for n, (row, at) in enumerate(rows.numbers):
+        first, last = rows.places.first[row, at], rows.places.last[row, at]
+        own = split.row(n)
+        assert rows.ids[row, first : last + 1].tolist() == (own[-length:] if truncating == "pre" else own[:length]).tolist()
+        assert set(rows.places.segment_ids[row, first : last + 1]) == {at + 1}
+    assert (rows.labels != NONE).sum() == rows.count
+    assert rows.padding == pytest.approx(1 - np.minimum(split.lengths, length).sum() / rows.ids.size)
+    assert pack_reviews(split, 3 * int(split.lengths.max())).padding < 0.05
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "layers": 2}, {"cell": "gru", "layers": 2}], ids=str)
+def test_logits_are_those_of_each_review_alone(reviews, options):
+    rows = pack_reviews(reviews.test, 60)
+    model = SentimentClassifier(SentimentModelConfig(units=5, embed=4, **options), reviews.vocabulary.size, rngs=nnx.Rngs(0))
+    made = functional(model)
+    packed = sentiment.logits_of(made.rebuild, make_mesh(1))(made.params, rows)
+    alone = dataclasses.replace(SentimentModelConfig(units=5, embed=4, **options), mask_zero=True)
+    padded = sentiment.make_logits(functional(SentimentClassifier(alone, reviews.vocabulary.size, rngs=nnx.Rngs(0))).rebuild, make_mesh(1))
+    assert_close(packed, padded(made.params, reviews.test.padded(60, "post")), 1e-5)
+    assert packed.std() > 1e-3
+
+
+def test_the_loss_is_the_mean_over_reviews(reviews):
+    rows = pack_reviews(reviews.train, 60)
+    made = functional(SentimentClassifier(SentimentModelConfig(units=5, embed=4), reviews.vocabulary.size, rngs=nnx.Rngs(0)))
+
+    def rebuild(params):
+        model = made.rebuild(params)
+        model.recurrent.layers[0].dropout = model.recurrent.layers[0].recurrent_dropout = 0.0
+        return model
+
+    batch = jax.tree.map(lambda array: jnp.asarray(array[:3]), rows.arrays)
+    weight = jnp.asarray([0.5, 0.5, 0.0])  # the third row only fills up the batch
+    loss, metrics = sentiment.objective(rebuild)(made.params, batch, weight, jax.random.key(0))
+    inside = rows.numbers[:, 0] < 2
+    logits = sentiment.logits_of(made.rebuild, make_mesh(1))(made.params, rows)[inside].astype(np.float64)
+    labels = rows.targets[inside]
+    assert float(loss) == pytest.approx(np.mean(np.log1p(np.exp(-np.where(labels == 1, logits, -logits)))), rel=1e-5)
+    assert float(metrics["accuracy"]) == pytest.approx(np.mean((logits > 0) == (labels == 1)), rel=1e-6)
+    shares = weight_of_reviews(batch[1], weight)
+    assert float(shares.sum()) == pytest.approx(1)
+    assert np.unique(np.asarray(shares)).size == 2  # 0, and the same for each review
+
+
+def test_an_epoch_counts_reviews(reviews):
+    rows = pack_reviews(reviews.train, 60)
+    examples = rows.examples()
+    order = examples.order(jax.random.key(0), examples.count, 4)
+    assert float(order.examples.sum()) == rows.count
+    assert np.asarray(order.rows).tolist() == np.asarray(epoch_order(jax.random.key(0), examples.count, 4).rows).tolist()
+
+
+def test_a_run_trains_on_packed_reviews(config, reviews, tmp_path):
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=5, batch_size=4))
+    result = sentiment.train(config, tmp_path / "run", figures=False)
+    assert result.rows[-1]["train_loss"] < result.rows[0]["train_loss"] < 0.75
+    trained = sentiment.load(tmp_path / "run")
+    assert trained.config.data.packed == 60
+    found = sentiment.evaluate(trained)
+    assert found.count == 80
+    assert found.accuracy == result.rows[-1]["test_accuracy"] > 0.6
+    texts = ["the film was good", "the film was dull and bad", ""]
+    together, alone = trained.probabilities(texts), [trained.probabilities([text])[0] for text in texts]
+    assert together == pytest.approx(alone, abs=1e-6)
+    assert together[0] > together[1]
+    again = sentiment.train(config, tmp_path / "again", figures=False)
+    assert [row["train_loss"] for row in again.rows] == [row["train_loss"] for row in result.rows]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"pooling": "mean"}, "packed: 60; packed reviews are not pooled by mean: give pooling last, or packed 0"),
+        ({"bidirectional": True, "merge": "sum"}, "packed: 60; the directions of packed reviews are not merged by sum: give merge concat"),
+    ],
+)
+def test_refused(config, model, message):
+    with pytest.raises(InputError) as raised:
+        dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
+    assert str(raised.value) == message

@@ -1,0 +1,90 @@
+"""Packing of sequences in rows: nothing is lost, rows are as full as the sequences allow, and layers read each sequence alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+from tables import assert_close
+
+from lstm_jax import LSTM, Bidirectional, InputError
+from lstm_jax.packing import assign_rows, buckets, last_outputs, make_segment_ids, pack, unpack
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(9, 20))
+def test_every_step_is_in_one_place(lengths: list[int], length: int):
+    rng = np.random.default_rng(len(lengths))
+    sequences = [rng.integers(1, 1000, (steps, 2)) for steps in lengths]
+    packed = pack(sequences, length)
+    rows = packed.x.shape[0]
+    assert packed.x.shape == (rows, length, 2)
+    assert packed.segment_ids.shape == (rows, length)
+    assert [list(part.ravel()) for part in unpack(packed.x, packed.where)] == [list(part.ravel()) for part in sequences]
+    assert (packed.segment_ids > 0).sum() == sum(lengths) == (packed.x[..., 0] > 0).sum()
+    for n, (row, start, steps) in enumerate(packed.where):
+        ids = packed.segment_ids[row]
+        assert len(set(ids[start : start + steps])) == 1, n
+        assert start == 0 or ids[start - 1] != ids[start]
+        assert start + steps == length or ids[start + steps] != ids[start]
+    assert rows <= 2 * -(-sum(lengths) // length)  # two rows that are at most half full would have been one
+
+
+def test_best_fit_decreasing_fills_rows():
+    """10, 9, 8, 2, 1: the 2 joins the 8, the 1 the 9."""
+    where = assign_rows(np.array([2, 8, 1, 9, 10]), 10)
+    assert where.tolist() == [[2, 8, 2], [2, 0, 8], [1, 9, 1], [1, 0, 9], [0, 0, 10]]
+    assert make_segment_ids(where, 3, 10)[2].tolist() == [1] * 8 + [2] * 2
+
+
+def test_layers_read_each_sequence_alone():
+    rng = np.random.default_rng(0)
+    sequences = [rng.normal(size=(steps, 3)).astype(np.float32) for steps in (4, 7, 2, 3, 1)]
+    packed = pack(sequences, 8)
+    layer = Bidirectional(3, 5, return_sequences=True, rngs=nnx.Rngs(0))
+    outputs = layer(jnp.asarray(packed.x), segment_ids=packed.segment_ids)
+    for n, sequence in enumerate(sequences):
+        assert_close(unpack(outputs, packed.where)[n], layer(jnp.asarray(sequence)), 1e-6)
+
+
+def test_last_outputs_are_those_of_the_sequences():
+    rng = np.random.default_rng(1)
+    sequences = [rng.normal(size=(steps, 3)).astype(np.float32) for steps in (4, 7, 2)]
+    packed = pack(sequences, 9)
+    layer = LSTM(3, 5, return_sequences=True, rngs=nnx.Rngs(0))
+    outputs = layer(jnp.asarray(packed.x), segment_ids=packed.segment_ids)
+    want = jnp.stack([layer(jnp.asarray(sequence), return_sequences=False) for sequence in sequences])
+    assert_close(last_outputs(outputs, packed.where), want, 1e-6)
+    assert_close(jax.jit(last_outputs)(outputs, packed.where), want, 1e-6)
+
+
+def test_buckets_hold_every_sequence_once():
+    lengths = np.random.default_rng(2).integers(1, 50, 103)
+    batches = list(buckets(lengths, 8, (10, 50, 25), seed=3))
+    assert sorted(np.concatenate([members for _, members in batches])) == list(range(103))
+    smaller = {10: 0, 25: 10, 50: 25}
+    assert all((lengths[members] <= width).all() and (lengths[members] > smaller[width]).all() for width, members in batches)
+    assert [width for width, _ in batches] != sorted(width for width, _ in batches)
+    assert str(batches) == str(list(buckets(lengths, 8, (10, 50, 25), seed=3))) != str(list(buckets(lengths, 8, (10, 50, 25), seed=4)))
+
+
+REFUSED = {
+    "sequences: none; give one or more": lambda: pack([], 5),
+    "sequence 1: empty; leave it out": lambda: pack([np.ones(2), np.ones(0)], 5),
+    "sequence 0: 6 steps; a row has 5: give longer rows, or cut the sequence": lambda: pack([np.ones(6)], 5),
+    "sequence 1: steps of shape (3,) and dtype float64; sequence 0": lambda: pack([np.ones((2, 2)), np.ones((2, 3))], 5),
+    "sequence 0: a single number; give an array": lambda: pack([3], 5),
+    "outputs: (1, 3, 2); `where` names 1 rows of 4 steps": lambda: unpack(np.ones((1, 3, 2)), np.array([[0, 0, 4]])),
+    "where: (3,); give the array (N, 3) of `pack`": lambda: last_outputs(jnp.ones((1, 3)), np.array([0, 0, 4])),
+    "sequence 1: 9 steps; the largest width is 4": lambda: list(buckets(np.array([1, 9]), 2, (4,))),
+    "widths: none; give one or more": lambda: list(buckets(np.array([1, 9]), 2, ())),
+    "batch_size: 0; give 1 or more": lambda: list(buckets(np.array([1, 9]), 0, (9,))),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_refused(message: str):
+    with pytest.raises(InputError) as raised:
+        REFUSED[message]()
+    assert str(raised.value).startswith(message)
