@@ -212,19 +212,23 @@ class CharGenerator(nnx.Module):
         ids: TokenIds,
         *,
         mask: ValidSteps | None = None,
+        resets: jax.Array | None = None,
         state: list[Any] | None = None,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> tuple[Float[Array, "T B H"], list[Any]]:
         """Return the outputs (T, B, H) of the last recurrent layer after each character, and the final states of all layers.
 
-        The arguments are described in `__call__`.
+        `resets`, bool (B, T), are True where the state is replaced by zeros before a character. The other arguments are described in
+        `__call__`.
         """
         steps_first = ids.T
         x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first)
         valid = None if mask is None else mask.T
         tokens = None if self.embedding is None else steps_first
-        return self.recurrent(x, mask=valid, tokens=tokens, initial_state=state, deterministic=deterministic, rngs=rngs, time_major=True)
+        cuts = None if resets is None else resets.T
+        options: dict[str, Any] = {"deterministic": deterministic, "rngs": rngs, "time_major": True}
+        return self.recurrent(x, mask=valid, resets=cuts, tokens=tokens, initial_state=state, **options)
 
     def logits(self, hidden: Float[Array, "... H"]) -> Float[Array, "... V"]:
         """Return the logits of the next character, given the outputs of the last recurrent layer."""

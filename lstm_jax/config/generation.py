@@ -41,6 +41,8 @@ class TextConfig:
     regime: Literal["windows", "stream"] = "windows"
     """'windows' reads each window from a zero state and predicts the character after it, as the Keras example lstm_text_generation does.
     'stream' predicts every character and carries the state from batch to batch (truncated back-propagation through time)."""
+    article_resets: bool = False
+    """In a stream, replace the state by zeros at the beginning of each article, so that an article is read without those before it."""
     length: Characters = 40
     """Number of characters in a window. In a stream, number of steps of truncated back-propagation."""
     step: Characters = 5
@@ -53,6 +55,8 @@ class TextConfig:
 
     def __post_init__(self):
         check_fields(self)
+        remedy = "windows start from a zero state anyway: give regime stream, or leave it out"
+        require(not self.article_resets or self.regime == "stream", "article_resets", f"regime {self.regime}", remedy)
 
 
 @dataclass(frozen=True)

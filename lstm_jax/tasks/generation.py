@@ -84,7 +84,9 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return self.config.data.regime == "stream"
 
     def batch(self) -> Any:
-        return jax.ShapeDtypeStruct((self.config.train.batch_size, self.config.data.length + 1), np.int32)
+        size, length = self.config.train.batch_size, self.config.data.length
+        ids = jax.ShapeDtypeStruct((size, length + 1), np.int32)
+        return (ids, jax.ShapeDtypeStruct((size, length), np.bool_)) if self.config.data.article_resets else ids
 
     def data_bytes(self) -> int:
         """Return the total size in bytes of the training text and the windows of the held-out text.
@@ -102,7 +104,8 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
     def _examples(self) -> Examples:
         length, text = self.config.data.length, self.data.train
         if self.stream:
-            return stream_examples(text, length, self.config.train.batch_size)
+            starts = self.data.train_starts if self.config.data.article_resets else None
+            return stream_examples(text, length, self.config.train.batch_size, starts)
         return window_examples(text, length, self.config.data.step)
 
     def files(self) -> dict[str, Any]:
@@ -151,9 +154,14 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         if not len(held_out):
             return {}
         if self.stream:
-            return self.scorer.text(params, held_out).metrics("validation_")
+            return self._score_held_out(params)
         X, Y = data.windows(held_out, self.config.data.length, self.config.data.step)
         return self.scorer.windows(params, np.column_stack([X, Y])).metrics("validation_")
+
+    def _score_held_out(self, params: Any) -> dict[str, Any]:
+        """Return the metrics of the whole held-out text, read in the mode of the training."""
+        starts = self.data.validation_starts if self.config.data.article_resets else None
+        return self.scorer.text(params, self.data.validation, starts).metrics("validation_")
 
     def finish(self, folder: RunFolder, result: FitResult, figures: bool) -> None:
         """Write the best epoch, the training time and the metrics of the whole held-out text to result.json.
@@ -161,7 +169,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         If `figures` is true, also draw the figures.
         """
         held_out = self.data.validation
-        write_result(folder, result, self.scorer.text(result.params, held_out).metrics("validation_") if len(held_out) else {})
+        write_result(folder, result, self._score_held_out(result.params) if len(held_out) else {})
         if figures:
             draw_figures(folder, result, self.data, self.scorer)
 

@@ -50,7 +50,7 @@ def window_examples(text: np.ndarray, length: int, step: int) -> Examples:
     return Examples(text, len(X), _gather(length, step), epoch_order)
 
 
-def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
+def stream_examples(text: np.ndarray, length: int, batch: int, starts: np.ndarray | None = None) -> Examples:
     """Return the training examples of a text that is read as streams.
 
     The text is cut into `batch` consecutive sections, and each section is read as one stream. A training step reads the next `length`
@@ -58,6 +58,13 @@ def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
 
     For each epoch, a random integer from 0 to `length` - 1 is drawn, and all streams begin later in the text by that number of characters.
     The positions at which the gradient is truncated therefore differ between epochs.
+
+    Args:
+        text: character ids (N,).
+        length: number of characters of each stream that a training step reads.
+        batch: number of streams.
+        starts: positions in the text before which the recurrent state is reset, such as the beginnings of articles. If they are given, a
+            batch is a pair of ids (B, length + 1) and resets, bool (B, length). If they are None, a batch is the ids alone.
 
     Raises:
         InputError: if the text has fewer than (batch + 1) * length characters.
@@ -72,7 +79,17 @@ def stream_examples(text: np.ndarray, length: int, batch: int) -> Examples:
         rows = jnp.asarray(chunks * length, jnp.int32).reshape(count // batch_size, batch_size) + shift
         return Order(rows, jnp.full(rows.shape, 1 / batch_size), jnp.full(len(rows), batch_size, jnp.float32))
 
-    return Examples(text, chunks.size, _gather(length, 1), order)
+    gather = _gather(length, 1)
+    if starts is None:
+        return Examples(text, chunks.size, gather, order)
+    flags = np.zeros(len(text), bool)
+    flags[starts] = True
+
+    def gather_both(arrays: tuple[jax.Array, jax.Array], numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+        ids, resets = arrays
+        return gather(ids, numbers), gather(resets, numbers)[:, :-1] > 0
+
+    return Examples((text, flags), chunks.size, gather_both, order)
 
 
 def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -112,12 +129,14 @@ def stream_objective(rebuild: Rebuild) -> Objective:
 
     The result is a `training.step.Objective` with a carry. A batch is an array of character ids (B, length + 1), in which row b holds the
     next chunk of stream b. The model starts a chunk from its recurrent state at the end of the previous chunk, but the gradient does not
-    flow back into the previous chunk. This is truncated back-propagation through time (Williams & Peng 1990).
+    flow back into the previous chunk. This is truncated back-propagation through time (Williams & Peng 1990). A batch may also be a pair of
+    ids and resets, bool (B, length), that are True where the state is replaced by zeros before a character.
     """
 
-    def objective(params, ids, weight, key, state):
+    def objective(params, batch, weight, key, state):
         model = rebuild(params)
-        h, state = model.hidden(ids[:, :-1], state=state, deterministic=False, rngs=key)
+        ids, resets = batch if isinstance(batch, tuple) else (batch, None)
+        h, state = model.hidden(ids[:, :-1], resets=resets, state=state, deterministic=False, rngs=key)
         loss, metrics = _metrics(model.logits(h), ids[:, 1:].T, weight)
         return loss, (metrics, state)
 

@@ -91,9 +91,9 @@ class Scorer:
             return jnp.stack(_pair(_score(logits, ids[:, -1])), axis=-1)
 
         @jax.jit
-        def chunk(params, state, ids, valid):
+        def chunk(params, state, ids, valid, resets):
             model = rebuild(params)
-            h, state = model.hidden(ids[:, :-1], mask=valid, state=state, deterministic=True)
+            h, state = model.hidden(ids[:, :-1], mask=valid, resets=resets, state=state, deterministic=True)
             return state, _score(model.logits(h), ids[:, 1:].T)
 
         @jax.jit
@@ -112,7 +112,7 @@ class Scorer:
         scored = self._window(params, ids)
         return Scores(scored[:, 0], scored[:, 1] > 0)
 
-    def text(self, params: Any, ids: Integer[np.ndarray, "N"]) -> Scores:
+    def text(self, params: Any, ids: Integer[np.ndarray, "N"], starts: np.ndarray | None = None) -> Scores:
         """Compute the negative log-probability of each character of a text, given the characters before it.
 
         In mode "carried", a text with at least `2 * STREAM` characters to score is divided into streams, which are read in parallel. Each
@@ -121,6 +121,7 @@ class Scorer:
         Args:
             params: parameters of the model.
             ids: character ids (N,) of the text.
+            starts: positions in the text before which the recurrent state is replaced by zeros. They are read in mode "carried" only.
 
         Returns:
             The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
@@ -130,7 +131,7 @@ class Scorer:
         """
         require(len(ids) >= 2, "text", f"{len(ids)} characters", "give 2 or more: the first has nothing before it")
         if self.mode == "carried":
-            return self._carried(params, ids)
+            return self._carried(params, ids, starts)
         parts = [self._carried(params, ids[: self.length + 1])]
         if len(ids) > self.length + 1:
             rows = sliding_window_view(ids[1:], self.length + 1)
@@ -138,7 +139,7 @@ class Scorer:
             parts += [self.windows(params, rows[begin : begin + block]) for begin in range(0, len(rows), block)]
         return Scores(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def _carried(self, params: Any, ids: np.ndarray) -> Scores:
+    def _carried(self, params: Any, ids: np.ndarray, starts: np.ndarray | None = None) -> Scores:
         count = len(ids) - 1
         streams = max(1, min(STREAMS, count // STREAM))
         own = -(-count // streams)
@@ -149,12 +150,14 @@ class Scorer:
         positions = np.arange(streams)[:, None] * own - warm + np.arange(chunks * size + 1)[None, :]
         rows = np.asarray(ids, np.int32)[np.clip(positions, 0, count)]
         valid = (positions[:, :-1] >= 0) & (positions[:, :-1] < count)
+        at = None if starts is None else np.isin(positions[:, :-1], starts)
         nats, correct = [], []
         with sharding.on(self.mesh):
             state = self._initial_state(params, streams)
             for begin in range(0, chunks * size, size):
                 part = slice(begin, begin + size)
-                state, scored = self._chunk(params, state, rows[:, begin : begin + size + 1], valid[:, part])
+                cuts = None if at is None else at[:, part]
+                state, scored = self._chunk(params, state, rows[:, begin : begin + size + 1], valid[:, part], cuts)
                 nats.append(np.asarray(scored[0]))
                 correct.append(np.asarray(scored[1]))
 

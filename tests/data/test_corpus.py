@@ -186,3 +186,16 @@ def test_reading_is_what_preparing_reads(tmp_path):
     path = write(tmp_path / "a.json", ["ab", "cd"])
     made = prepare_corpus(path, recipe="none", validation=0.0, length=2)
     assert made.characters.decode(made.train) == " ".join(read_articles(path))
+
+
+def test_articles_begin_where_they_are_said_to(tmp_path):
+    """Also where the cut divides an article, and where characters are dropped before a beginning."""
+    articles = ["one red blue old fish", "two fish é", "red fish", "blué fish", "old fish"]
+    for n, article in enumerate(articles):
+        (tmp_path / f"{n}.txt").write_text(article)
+    for unseen, wanted in (("include", ["é", "red ", "blué", "old "]), ("drop", [" ", "red ", "blu ", "old "])):
+        made = prepare_corpus(tmp_path, recipe="none", validation=29 / 60, unseen=unseen, length=2)
+        train, held = made.characters.decode(made.train), made.characters.decode(made.validation)
+        assert train == "one red blue old fish two fish "
+        assert made.train_starts.tolist() == [0, 22]
+        assert [held[at : at + len(text)] for at, text in zip(made.validation_starts, wanted, strict=True)] == wanted

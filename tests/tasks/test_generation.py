@@ -1,5 +1,6 @@
 """A text-generation run from a file to its answers, in both regimes, held against an LSTM written out in NumPy."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import string
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -342,3 +344,28 @@ def test_a_folder_that_is_no_run(made, tmp_path):
         (folder / "samples.jsonl").write_bytes(content)
         with pytest.raises(InputError, match=r"samples .*samples\.jsonl: .*; move the file away"):
             samples.read_samples(folder / "samples.jsonl")
+
+
+def test_articles_are_read_apart(tmp_path):
+    """The held-out loss is the mean over the articles, each scored from a zero state; the flag needs a stream."""
+    articles = ["an old house stood on the hill. " * 9, "the sea was calm, the sky was clear! " * 9, "who goes there? nobody. " * 9]
+    for n, article in enumerate(articles * 2):
+        (tmp_path / f"{n}.txt").write_text(article + f"and {'x' * n} so it ends.")
+    config = small_config(tmp_path, "stream", sample={"sample_chars": 0}, train={"epochs": 1})
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, article_resets=True, validation=0.5))
+    corpus = generation.load_corpus(config)
+    whole = corpus.characters.decode(corpus.train)
+    openings = [article[:5] for article in articles * 2]
+    assert [whole[at : at + 5] for at in corpus.train_starts] == openings[: len(corpus.train_starts)]
+    held = corpus.characters.decode(corpus.validation)
+    assert corpus.validation_starts[0] == 0
+    assert [held[at : at + 5] for at in corpus.validation_starts[1:]] == openings[len(corpus.train_starts) :]
+    result = generation.train(config, tmp_path / "run", figures=False)
+    trained = generation.load(tmp_path / "run")
+    borders = [*corpus.validation_starts, len(corpus.validation)]
+    nats = [trained.score(corpus.validation[a : b + 1]).nats for a, b in pairwise(borders) if b + 1 - a >= 2]
+    assert result.rows[-1]["validation_loss"] == pytest.approx(np.concatenate(nats).mean(dtype=np.float64), rel=1e-5)
+    together = trained.score(corpus.validation).nats.mean(dtype=np.float64)
+    assert abs(result.rows[-1]["validation_loss"] - together) > 1e-6
+    with pytest.raises(InputError, match="article_resets: regime windows; windows start from a zero state anyway"):
+        dataclasses.replace(config.data, regime="windows")

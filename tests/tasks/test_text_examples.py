@@ -203,3 +203,28 @@ def test_the_gradient_ends_where_a_chunk_begins():
     for name, array in wanted.items():
         np.testing.assert_allclose(state.params[name], array, rtol=0, atol=1e-6)
     assert max(float(jnp.abs(part).max()) for part in across.values()) > 1e-3  # it would show
+
+
+def test_streams_are_reset_where_articles_begin():
+    """The flags of a batch follow the characters; the loss after a reset is that of a zero state, whatever came before."""
+    text, starts = made_ids(60), np.array([0, 7, 21, 22, 48])
+    examples = stream_examples(text, 5, 4, starts)
+    arrays = jax.tree.map(jnp.asarray, examples.arrays)
+    order = examples.order(jax.random.key(3), examples.count, 4)
+    for rows in order.rows:
+        ids, resets = examples.gather(arrays, rows)
+        assert ids.shape == (4, 6)
+        assert resets.dtype == bool
+        for b, at in enumerate(np.asarray(rows)):
+            assert np.flatnonzero(resets[b]).tolist() == [s - at for s in starts if at <= s < at + 5]
+    params, model, rebuild = made_model()
+    objective, weight, key = stream_objective(rebuild), jnp.full(4, 0.25), jax.random.key(0)
+    ids, resets = examples.gather(arrays, order.rows[0])
+    everywhere = jnp.ones_like(resets)
+    state = jax.tree.map(lambda part: part + 0.5, model.initial_state(4))
+    alone, _ = objective(params, (ids, everywhere), weight, key, state)
+    single = [model(ids[b : b + 1, t : t + 1], last=True)[0][0] for b in range(4) for t in range(5)]
+    wanted = optax.softmax_cross_entropy_with_integer_labels(jnp.stack(single), ids[:, 1:].reshape(-1)).mean()
+    assert float(alone) == pytest.approx(float(wanted), rel=1e-5)
+    plain, _ = objective(params, (ids, jnp.zeros_like(resets)), weight, key, state)
+    assert float(plain) == float(objective(params, ids, weight, key, state)[0])

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import AnyStr, Literal
 
 import numpy as np
@@ -13,6 +13,10 @@ from lstm_jax.data.text.characters import Characters, Unit, shown
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.sources import Paths, embedded_articles, read_articles, read_byte_articles
 from lstm_jax.errors import InputError, require
+
+
+def _no_starts() -> np.ndarray:
+    return np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class Corpus:
     """Number of articles that were left out of the validation split because the training split has an article with the same text."""
     fingerprint: str
     """SHA-256 of the vocabulary and of the ids of both splits."""
+    train_starts: np.ndarray = field(default_factory=_no_starts)
+    """(A,) int64: positions in `train` at which the articles begin, in ascending order. The first one is 0."""
+    validation_starts: np.ndarray = field(default_factory=_no_starts)
+    """(A',) int64: positions in `validation` at which the articles begin, or the rest of an article that the cut divides."""
     notes: tuple[str, ...] = ()
     """Messages to the user, with one sentence for each kind of change that was made to the text when it was read."""
 
@@ -77,7 +85,7 @@ def prepare_corpus(
         raw = read_byte_articles(paths, text_column) if paths else tuple(article.encode() for article in embedded_articles())
         articles = _cleaned(raw, recipe)
         cut, held, copies = _hold_out(articles, validation)
-        train_text, tail = b" ".join(articles)[:cut], b" ".join(held)
+        train_text, tail, kept = b" ".join(articles)[:cut], b" ".join(held), None
         characters = Characters.all_bytes()
     else:
         read = read_articles(paths, text_column) if paths else embedded_articles()
@@ -85,14 +93,23 @@ def prepare_corpus(
         cut, held, copies = _hold_out(articles, validation)
         train_text, tail = " ".join(articles)[:cut], " ".join(held)
         characters = Characters.of(train_text)
-        characters, tail = _with_unseen(tail, characters, unseen, notes)
+        characters, tail, kept = _with_unseen(tail, characters, unseen, notes)
     train, held_out = characters.encode(train_text), characters.encode(tail)
     _check_length("training part", train, length)
     if validation > 0:
         _check_length("validation part", held_out, length)
     only = f"only {characters.characters[train[0]]!r}, {len(train)} times"
     require(bool((train != train[0]).any()), "training part", only, "give a text of two distinct characters or more")
-    return Corpus(train, held_out, characters, len(articles), copies, _fingerprint(characters, train, held_out), tuple(notes))
+    starts = _starts(articles)
+    held_starts = _starts(held) if kept is None else kept[_starts(held)]
+    fingerprint = _fingerprint(characters, train, held_out)
+    cuts = starts[starts < cut], held_starts
+    return Corpus(train, held_out, characters, len(articles), copies, fingerprint, *cuts, tuple(notes))
+
+
+def _starts(articles: Sequence[AnyStr]) -> np.ndarray:
+    """Return the positions (A,) at which the A articles begin in the joined text."""
+    return np.cumsum([0, *(len(article) + 1 for article in articles)])[: len(articles)].astype(np.int64)
 
 
 def _cleaned(articles: Sequence[AnyStr], recipe: Recipe) -> list[AnyStr]:
@@ -134,7 +151,7 @@ def _with_unix_line_ends(articles: Sequence[str], notes: list[str]) -> Sequence[
     return [unix_line_ends(article) for article in articles]
 
 
-def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str]:
+def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str]) -> tuple[Characters, str, np.ndarray | None]:
     """Handle the characters that occur only in the validation split.
 
     Args:
@@ -144,23 +161,25 @@ def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str
         notes: list of messages to the user. If characters are added or removed, a message about them is appended to this list.
 
     Returns:
-        The vocabulary that encodes both splits, and the text of the validation split.
+        The vocabulary that encodes both splits, the text of the validation split, and an array that maps each position of the given text to
+        its position in the returned text, or None if no character was removed.
 
     Raises:
         InputError: if there are such characters and `unseen` is "error".
     """
     missing = characters.unknown(tail)
     if not missing:
-        return characters, tail
+        return characters, tail, None
     if unseen == "error":
         remedy = "clean the text, hold out another share, or drop them (unseen 'drop')"
         raise InputError("characters that only the validation part has", shown(missing), remedy)
     if unseen == "drop":
         kept = re.sub(f"[{re.escape(''.join(missing))}]", "", tail)
         notes.append(f"{len(tail) - len(kept):,} characters are left out of the held-out part, which alone has them: {shown(missing)}")
-        return characters, kept
+        gone = np.fromiter((character in set(missing) for character in tail), bool, len(tail))
+        return characters, kept, np.arange(len(tail)) - np.cumsum(gone) + gone
     notes.append(f"{len(missing):,} characters that only the held-out part has have ids too: {shown(missing)}")
-    return Characters(tuple(sorted({*characters.characters, *missing}))), tail
+    return Characters(tuple(sorted({*characters.characters, *missing}))), tail, None
 
 
 def _check_length(part: str, ids: np.ndarray, length: int) -> None:
