@@ -12,9 +12,11 @@ A workload is selected by name, optionally with other sizes or another cell:
   `$LSTM_JAX_DATA` or the download cache.
 - "recurrence" is the forward and backward pass of a recurrent layer alone. From inputs x (B, T, E) and a zero initial state, it computes
   the outputs h (B, T, H). From a given cotangent of h, it computes the gradients of the kernel, the recurrent kernel, the bias and x.
+- "resets" is "recurrence" in which the state is reset to zeros before 3 % of all steps, drawn at random. It has 128 rows of 128 steps, and
+  256 features and units.
 
-The sizes are batch B, steps T, features E, hidden size H and vocabulary V. The recurrent cell is an LSTM, unless the name of the workload
-gives another cell of `lstm_jax.cells`.
+The sizes are batch B, steps T, features E, hidden size H, vocabulary V and, in percent, resets R. The recurrent cell is an LSTM, unless the
+name of the workload gives another cell of `lstm_jax.cells`.
 """
 
 import argparse
@@ -52,6 +54,7 @@ class Workload:
         features: number of input features E. For one-hot characters it equals V.
         vocabulary: number of distinct word or character ids V. For the recurrence it is 0.
         cell: name of the recurrent cell.
+        resets: share, in percent, of the steps before which the state of a row is reset, for the kind "recurrence".
     """
 
     name: str
@@ -62,6 +65,7 @@ class Workload:
     features: int
     vocabulary: int
     cell: str = "lstm"
+    resets: int = 0
 
     @property
     def gates(self) -> int:
@@ -115,16 +119,17 @@ WORKLOADS = {
     "B": Workload("B", "characters", 128, 40, 128, 33, 33),
     "evaluation": Workload("evaluation", "evaluation", 512, 80, 128, 128, 20_000),
     "recurrence": Workload("recurrence", "recurrence", 32, 80, 128, 128, 0),
+    "resets": Workload("resets", "recurrence", 128, 128, 256, 256, 0, resets=3),
 }
 UNITS, LENGTHS, BATCH_SIZES = (32, 64, 128, 256, 512), (20, 80, 320), (1, 32, 128)
-LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "vocabulary"}
+LETTERS = {"B": "batch", "T": "length", "H": "units", "E": "features", "V": "vocabulary", "R": "resets"}
 
 
 def workload(name: str) -> Workload:
     """Parse the name of a workload, and return the workload.
 
     Args:
-        name: "A", "B", "evaluation" or "recurrence", optionally with sizes and a cell, as in "A:B=4,T=5,H=8,E=8,V=30,cell=gru".
+        name: "A", "B", "evaluation", "recurrence" or "resets", optionally with sizes and a cell, as in "A:B=4,T=5,H=8,E=8,V=30,cell=gru".
 
     Raises:
         ValueError: if the workload, the letter of a size or the cell does not exist, or if a size is not an integer.
@@ -175,12 +180,14 @@ class Arrays:
             outputs h.
         text: for the kind "characters", ids of a text; the examples are windows that start every `STEP` characters. For other kinds, it
             is empty.
+        resets: bool (B, T), True where the state of a row is reset before a step. None if the workload has no resets.
     """
 
     weights: dict[str, np.ndarray]
     inputs: np.ndarray
     targets: np.ndarray
     text: np.ndarray
+    resets: np.ndarray | None = None
 
     def cell(self) -> dict[str, np.ndarray]:
         """Return a dict from name to array of the weights of the recurrent cell. The names do not contain "recurrent/0/".
@@ -220,7 +227,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     empty = np.zeros(0, np.int32)
     if work.kind == "recurrence":
         x, cotangent = (rng.standard_normal((B, T, size)).astype(np.float32) for size in (E, H))
-        return Arrays(weights, x, cotangent, empty)
+        return Arrays(weights, x, cotangent, empty, rng.random((B, T)) < work.resets / 100 if work.resets else None)
     weights |= {"head/kernel": uniform((6 / (H + work.classes)) ** 0.5, H, work.classes), "head/bias": uniform(0.1, work.classes)}
     count = work.batches * B
     if work.words:

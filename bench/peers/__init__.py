@@ -36,6 +36,7 @@ class Peer:
         gpu: whether the peer needs a GPU.
         cells: recurrent cells, besides the LSTM, that the peer can run in the workload "recurrence".
         kinds: kinds of workload that the peer can run. If empty, it can run all kinds.
+        resets: whether the peer can reset the state within a sequence.
     """
 
     name: str
@@ -49,11 +50,14 @@ class Peer:
     gpu: bool = False
     cells: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    resets: bool = False
 
     def lacks(self, work: Workload) -> str:
         """Return the reason why the library does not support a workload (its kind or its recurrent cell), or "" if it supports it."""
         if self.kinds and work.kind not in self.kinds:
             return f"no workload of the kind {work.kind}"
+        if work.resets and not self.resets:
+            return f"no resets in {work.name.partition(':')[0]}"
         if work.cell == "lstm" or self.name == OURS or (work.kind == "recurrence" and work.cell in self.cells):
             return ""
         return f"no {work.cell} in {work.name.partition(':')[0]}"
@@ -86,7 +90,7 @@ def _keras(backend: str, title: str, package: str) -> Peer:
 
 
 TABLE = (
-    Peer(OURS, "this project", "ours", options=("backend", *RATES, "dtype", "slower")),
+    Peer(OURS, "this project", "ours", options=("backend", *RATES, "dtype", "slower"), resets=True),
     Peer("own_loop", "a user's own loop with our layer", "own_loop", options=("backend", *RATES), kinds=("sentiment", "characters")),
     _torch("torch_lstm", "nn.LSTM, fused Adam"),
     _torch("torch_compiled", "nn.LSTM under torch.compile, fused Adam"),
@@ -95,6 +99,19 @@ TABLE = (
     Peer("flax_linen", "Flax {flax}, Linen", "flax_linen", (), ("flax",)),
     Peer("haiku", "Haiku {dm-haiku}", "haiku_lstm", ("haiku",), ("dm-haiku",), "peers"),
     Peer("equinox", "Equinox {equinox}", "equinox_lstm", ("equinox",), ("equinox",), "peers"),
+    Peer("jax_scan", "lax.scan with `where`, JAX {jax}", "jax_scan", (), ("jax",), options=(), kinds=("recurrence",), resets=True),
+    Peer("flax_scan", "Flax {flax}, a cell in lax.scan", "flax_scan", (), ("flax",), options=(), kinds=("recurrence",), resets=True),
+    Peer(
+        "torchrl",
+        "TorchRL {torchrl}, LSTMModule",
+        "torchrl_lstm",
+        ("torchrl", "tensordict"),
+        ("torchrl", "torch"),
+        "rl",
+        options=("backend",),
+        kinds=("recurrence",),
+        resets=True,
+    ),
     _keras("jax", "JAX", "jax"),
     _keras("torch", "PyTorch", "torch"),
     _keras("tensorflow", "TensorFlow", "tensorflow-cpu"),

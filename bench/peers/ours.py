@@ -109,8 +109,11 @@ def _recurrence(work: Workload, arrays: Arrays, mesh: jax.sharding.Mesh, backend
     cell = CELLS[work.cell]
     params = jax.device_put(cell.params(**arrays.cell()), copied)
 
+    def forward(params, x):
+        return unroll(cell, params, x, resets=arrays.resets, backend=backend, compute_dtype=dtype)[0]
+
     def forward_and_backward(params, x, cotangent):
-        h, back = jax.vjp(lambda params, x: unroll(cell, params, x, backend=backend, compute_dtype=dtype)[0], params, x)
+        h, back = jax.vjp(forward, params, x)
         return h, back(cotangent)
 
     compiled = jax.jit(forward_and_backward, out_shardings=(rows, (copied, rows)))

@@ -1,0 +1,50 @@
+"""Benchmark of TorchRL's LSTMModule, which resets the state of a row where an episode begins.
+
+The option `backend` is its argument `recurrent_backend`: "pad" cuts the rows into episodes and packs them for nn.LSTM, "scan" is a loop
+over steps under torch.compile (ten times slower without), and "triton" needs a GPU.
+"""
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+from tensordict import TensorDict  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torchrl.modules import LSTMModule, set_recurrent_mode  # pyright: ignore[reportMissingImports]
+
+from bench.peers.base import Built, Options
+from bench.workloads import LAYER, Arrays, Workload
+from lstm_jax import convert
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def build(work: Workload, arrays: Arrays, options: Options) -> Built:
+    """Build the benchmark workload "recurrence" or "resets" with TorchRL. `bench.peers.base.Built` describes the result."""
+    backend = options.backend or "pad"
+    lstm = nn.LSTM(work.features, work.units, batch_first=True)
+    lstm.load_state_dict({name: torch.tensor(array) for name, array in convert.lstm_to_torch([arrays.cell()]).items()})
+    module = LSTMModule(lstm=lstm.to(DEVICE), in_key="x", out_key="h_all", recurrent_backend=backend)
+    x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE)
+    resets = np.zeros(arrays.inputs.shape[:2], bool) if arrays.resets is None else arrays.resets
+    is_init, cotangent = torch.tensor(resets[..., None], device=DEVICE), torch.tensor(arrays.targets, device=DEVICE)
+    names, leaves = zip(*lstm.named_parameters(), strict=True)
+
+    def forward() -> torch.Tensor:
+        with set_recurrent_mode(True):
+            return module(TensorDict({"x": x, "is_init": is_init}, batch_size=x.shape[:2]))["h_all"]
+
+    forward = torch.compile(forward) if backend == "scan" else forward
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            torch.autograd.grad(forward(), (*leaves, x), cotangent)
+        if DEVICE != "cpu":
+            torch.cuda.synchronize()
+
+    def gradients() -> dict[str, np.ndarray]:
+        *by_params, by_x = (part.detach().cpu().numpy() for part in torch.autograd.grad(forward(), (*leaves, x), cotangent))
+        state = dict(zip(names, by_params, strict=True))
+        state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
+        return {LAYER + name: array for name, array in convert.lstm_from_torch(state)[0].items()} | {"x": by_x}
+
+    devices = [f"cpu, {torch.get_num_threads()} threads" if DEVICE == "cpu" else f"gpu:{torch.cuda.get_device_name()}"]
+    return Built(run, lambda: forward().detach().cpu().numpy(), gradients, "corrected", devices, "two biases", backend)
