@@ -140,6 +140,17 @@ def test_loops_of_ones_own(references: Path) -> None:
     _check(references, [*loops, "keras_jax:accelerated"])  # raises beyond 1e-4
 
 
+def test_peers_that_reset_the_state(tmp_path: Path) -> None:
+    rl = ["torchrl"] * (find_spec("torchrl") is not None)
+    rows = _check(tmp_path, ["ours", "jax_scan", "flax_scan", *rl], ["resets:B=4,T=9,H=8,R=30"])  # raises beyond 1e-4
+    assert len(rows) == 3 + len(rl)
+    assert PEERS["torch_lstm"].lacks(workload("resets")) == "no resets in resets"
+    arrays = make_arrays(workload("resets"))
+    assert arrays.resets is not None
+    assert abs(arrays.resets.mean() - 0.03) < 0.005
+    assert make_arrays(workload("resets:B=2,T=3,H=4,R=0")).resets is None
+
+
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 @pytest.mark.parametrize("cell", ["gru", "simple_rnn"])
 def test_peers_with_another_cell(cell: str, tmp_path: Path) -> None:

@@ -43,12 +43,14 @@ class Problem(NamedTuple):
 
 
 def problem(cell: str, backend: str) -> Problem:
-    """Return the problem of a cell on a backend, with a mask and, where the cell has them, both dropouts."""
+    """Return the problem of a cell on a backend, with a mask, resets and, where the cell has them, both dropouts."""
     case = Case(SHAPE, mask="gaps", dropout="both, per gate" if cell == "lstm" else "input, per gate")
     sets = [make_arrays(case._replace(seed=seed), cell=cell) for seed in range(3)]
 
+    resets: dict[str, Any] = {"resets": jnp.eye(SHAPE.batch, SHAPE.steps, dtype=bool), "reset_state": sets[1].state}
+
     def loss(params, x):
-        return weigh(run_case(case, Arrays(params, x, *sets[0][2:]), backend, cell))
+        return weigh(run_case(case, Arrays(params, x, *sets[0][2:]), backend, cell, **resets))
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *((arrays.params, arrays.x) for arrays in sets))
     return Problem(loss, sets[0].params, sets[0].x, *stacked)
