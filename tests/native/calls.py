@@ -49,6 +49,7 @@ def recurrence(
     masked: bool = True,
     tokens: bool = False,
     keep: bool = True,
+    resets: bool = True,
 ) -> Call:
     """Return a call of the LSTM forward or backward that fits; sizes: T, B, E, H."""
     steps, batch, features, units = sizes
@@ -71,7 +72,9 @@ def recurrence(
         **({"valid": rng.integers(0, 2, (steps, batch)).astype(bool)} if masked else {}),
         **({"tokens": words} if tokens else {}),
     }
-    attributes = {"ids": ids, "input_masks": kinds[0], "recurrent_masks": kinds[1], "masked": masked, "tokens": tokens}
+    if resets:
+        last |= {"resets": rng.random((steps, batch)) < 0.3, "h of resets": normal(batch, units), "c of resets": normal(batch, units)}
+    attributes = {"ids": ids, "input_masks": kinds[0], "recurrent_masks": kinds[1], "masked": masked, "tokens": tokens, "resets": resets}
     state = _like(dtype, batch, units)
     if not backward:
         operands = {**first, **kernels, "bias": normal(4 * units), "h": normal(batch, units), "c": normal(batch, units), **last}
@@ -85,6 +88,7 @@ def recurrence(
         **{f"d of {name}": _like(dtype, *array.shape) for name, array in kernels.items()},
         "d of bias": _like(dtype, 4 * units),
         **({} if ids else {"d of x": _like(dtype, steps, batch, features)}),
+        **({f"d of {name} of resets": state for name in "hc"} if resets else {}),
     }
     operands = {**first, **kernels, "gates": gates, **all_steps, **given, **last}
     return Call("lstm_jax_backward", operands, results, attributes | {"sequences": True, "d_x": not ids})

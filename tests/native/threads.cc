@@ -193,7 +193,7 @@ struct Case {
 std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
   const Arrays kernels = {floats({E, 4 * H}), floats({H, 4 * H})}, state = {floats({B, H}), floats({B, H})};
   const Array x = floats({T, B, E}), valid = bools({T, B}), tokens = ints({T, B}, 3), bias = floats({4 * H});
-  const Arrays last = {floats({4, B, E}), floats({4, B, H}), valid, tokens};
+  const Arrays last = {floats({4, B, E}), floats({4, B, H}), valid, tokens, bools({T, B}), floats({B, H}), floats({B, H})};
   const Arrays all_steps = {floats({T, B, 4 * H}), floats({T + 1, B, H}), floats({T + 1, B, H})};
   const auto all = [](std::vector<Arrays> parts) {
     Arrays whole;
@@ -201,7 +201,7 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     return whole;
   };
   const Attributes common = {{"ids", false}, {"input_masks", int64_t{4}}, {"recurrent_masks", int64_t{4}}, {"masked", true}, {"tokens", true},
-                             {"sequences", true}};
+                             {"resets", true}, {"sequences", true}};
   Attributes forward = common, backward = common;
   forward["keep"] = backward["d_x"] = true;
   const Attributes rates = {{"b1", 0.9}, {"b2", 0.999}};
@@ -212,7 +212,7 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
   const Array ids = ints({3 * B}, B * H);
   return {
       {"forward", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}), forward, true},
-      {"backward", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}), all({state, kernels, {bias, x}}), backward,
+      {"backward", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}), all({state, kernels, {bias, x}, state}), backward,
        false},
       {"catch up", lstm_jax_adam_catch_up, late, table_results, rates, true},
       {"catch up rows", lstm_jax_adam_catch_up, all({late, {ids}}), table_results, rates, true},

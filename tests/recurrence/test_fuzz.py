@@ -240,6 +240,31 @@ def draw_state(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool) -> 
         call.clean["initial_state"] = type(like)(*(jnp.asarray(array.astype(jnp.dtype(dtype))) for array in arrays))
 
 
+def draw_resets(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool, time_major: bool) -> None:
+    if on.one(True, False, False):
+        return
+    batch, steps, units = shape.batch, shape.steps, shape.units
+    flags = on.rng.random((batch, steps)) < on.one(0.0, 0.2, 1.0)
+    kept = on.draw(mostly("bool", "int32", "float32", share=20))
+    call.given["resets"], array = on.array(flags.T if time_major else flags, kept, x64, share=40)
+    if not fits(array, (steps, batch) if time_major else (batch, steps)) or kept != "bool":
+        call.wrong = call.wrong or "resets"
+        return
+    call.clean["resets"] = jnp.asarray(array.T if time_major else array)
+    if on.one(True, False):
+        return
+    shared, parts, arrays = on.one(True, False), [], []
+    for _ in CELL_TABLE[call.cell].initial_state(1, 1):
+        part, array = on.array(on.rng.normal(size=(units,) if shared else (batch, units)) * 2, dtype, x64, share=60)
+        if array.shape not in ((units,), (batch, units)):
+            call.wrong = call.wrong or "reset_state"
+        parts.append(part)
+        arrays.append(array)
+    call.given["reset_state"] = tuple(parts)
+    if not call.wrong:
+        call.clean["reset_state"] = tuple(jnp.asarray(array.astype(jnp.dtype(dtype))) for array in arrays)
+
+
 def draw_dropout(on: Drawing, call: Call, shape: Shape, dtype: str, x64: bool) -> None:
     row = CELL_TABLE[call.cell]
     masks, cleans = [], []
@@ -282,6 +307,7 @@ def draw_call(on: Drawing, x64: bool) -> Call:
     valid = draw_valid(on, call, shape, x64, time_major)
     draw_x(on, call, shape, dtype, x64, valid, time_major)
     draw_state(on, call, shape, dtype, x64)
+    draw_resets(on, call, shape, dtype, x64, time_major)
     draw_dropout(on, call, shape, dtype, x64)
     options = {name: on.one(False, True) for name in ("backwards", "return_sequences", "zero_output_for_mask")}
     remat = on.draw(mostly(None, "sqrt", 1, 2, 99, 0, True, share=6))
