@@ -18,7 +18,7 @@ Each returned array is a copy and has the dtype of the array that was converted.
 have the layout that it expects.
 """
 
-from lstm_jax.convert.cells import cell_from_keras, cell_from_torch, cell_to_keras, cell_to_torch
+from lstm_jax.convert.cells import cell_from_keras, cell_to_keras
 from lstm_jax.convert.flax import lstm_from_linen, lstm_from_nnx, lstm_to_linen, lstm_to_nnx
 from lstm_jax.convert.keras import (
     bidirectional_from_keras,
@@ -44,6 +44,7 @@ from lstm_jax.convert.torch import (
     sentiment_from_torch,
     sentiment_to_torch,
 )
+from lstm_jax.convert.torch_layers import cell_from_torch, cell_to_torch, layers_from_torch, layers_to_torch
 
 __all__ = [
     "bidirectional_from_keras",
@@ -61,6 +62,8 @@ __all__ = [
     "generation_from_torch",
     "generation_to_keras",
     "generation_to_torch",
+    "layers_from_torch",
+    "layers_to_torch",
     "lstm_from_keras",
     "lstm_from_linen",
     "lstm_from_nnx",
