@@ -71,8 +71,7 @@ def _loaded(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:
 
 def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Callable[[nn.Module], Any]) -> Built:
     layer, cell = {"lstm": nn.LSTM, "gru": nn.GRU, "simple_rnn": nn.RNN}[work.cell], work.cell
-    state = convert.lstm_to_torch([arrays.cell()]) if cell == "lstm" else convert.cell_to_torch(cell, arrays.cell())
-    rnn = _loaded(layer(work.features, work.units, batch_first=True), state)
+    rnn = _loaded(layer(work.features, work.units, batch_first=True), convert.cell_to_torch(cell, arrays.cell()))
     x = torch.tensor(arrays.inputs, requires_grad=True, device=DEVICE)
     cotangent = torch.tensor(arrays.targets, device=DEVICE)
     names, leaves = zip(*rnn.named_parameters(), strict=True)
@@ -93,7 +92,7 @@ def _recurrence(work: Workload, arrays: Arrays, options: Options, wrapped: Calla
         state = {name: _numpy(gradient) for name, gradient in zip(names, by_params, strict=True)}
         if cell != "gru":  # our GRU has two biases too, so it needs both gradients
             state["bias_hh_l0"] = np.zeros_like(state["bias_hh_l0"])  # the gradients of both biases are equal, and ours has one bias
-        ours = convert.lstm_from_torch(state)[0] if cell == "lstm" else convert.cell_from_torch(cell, state)
+        ours = convert.cell_from_torch(cell, state)
         return {f"recurrent/0/{name}": array for name, array in ours.items()} | {"x": _numpy(by_x)}
 
     return Built(run, outputs, gradients, "corrected", _devices(), "" if cell == "gru" else "two biases")

@@ -14,11 +14,13 @@ the number of units. The columns of a kernel belong to the gates i, f, g, o, in 
   `embedding/embedding` is absent, the input is one-hot. If `head/kernel` is absent, the weights are tied: the kernel of the head is the
   transposed embedding table.
 
+The function `load` sets the parameters of a recurrent layer to such weights, after checking that they fit.
+
 Each returned array is a copy and has the dtype of the array that was converted. Each function raises `InputError` if its arguments do not
 have the layout that it expects.
 """
 
-from lstm_jax.convert.cells import cell_from_keras, cell_from_torch, cell_to_keras, cell_to_torch
+from lstm_jax.convert.cells import cell_from_keras, cell_to_keras
 from lstm_jax.convert.flax import lstm_from_linen, lstm_from_nnx, lstm_to_linen, lstm_to_nnx
 from lstm_jax.convert.keras import (
     bidirectional_from_keras,
@@ -35,6 +37,7 @@ from lstm_jax.convert.keras import (
     sentiment_to_keras,
 )
 from lstm_jax.convert.keras_files import generation_from_keras_file, read_keras_weights, sentiment_from_keras_file, write_keras_weights
+from lstm_jax.convert.loading import load
 from lstm_jax.convert.torch import (
     generation_from_torch,
     generation_to_torch,
@@ -44,6 +47,7 @@ from lstm_jax.convert.torch import (
     sentiment_from_torch,
     sentiment_to_torch,
 )
+from lstm_jax.convert.torch_layers import cell_from_torch, cell_to_torch, layers_from_torch, layers_to_torch
 
 __all__ = [
     "bidirectional_from_keras",
@@ -61,6 +65,9 @@ __all__ = [
     "generation_from_torch",
     "generation_to_keras",
     "generation_to_torch",
+    "layers_from_torch",
+    "layers_to_torch",
+    "load",
     "lstm_from_keras",
     "lstm_from_linen",
     "lstm_from_nnx",

@@ -5,12 +5,11 @@ The docstring of the package `lstm_jax.convert` describes the layout.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from lstm_jax.errors import InputError, require
-from lstm_jax.shapes import GATES
 
 Arrays = dict[str, np.ndarray]
 Layer = dict[str, Any]  # {"kernel": ..., "recurrent_kernel": ..., "bias": ...}, or {"forward": Arrays, "backward": Arrays}
@@ -21,6 +20,34 @@ CHARACTER: Kind = "character model"  # its input is one-hot or embedded, and it 
 
 DIRECTIONS = ("forward", "backward")
 LSTM_NAMES = ("kernel", "recurrent_kernel", "bias")
+
+
+class Layout(NamedTuple):
+    """Layout of the weights of a cell: its title in error messages, its number of gates and the names of its arrays."""
+
+    title: str
+    gates: int
+    names: tuple[str, ...]
+
+    @property
+    def phrase(self) -> str:
+        """Title with its article, such as "an LSTM"."""
+        return f"{'an' if self.title == 'LSTM' else 'a'} {self.title}"
+
+    @property
+    def columns(self) -> str:
+        """Number of columns of the kernels as text, such as "4H"."""
+        return f"{self.gates}H" if self.gates > 1 else "H"
+
+
+LAYOUTS = {
+    "lstm": Layout("LSTM", 4, LSTM_NAMES),
+    "gru": Layout("GRU", 3, (*LSTM_NAMES, "recurrent_bias")),
+    "gru_reset_before": Layout("GRU with reset_after=False", 3, LSTM_NAMES),
+    "simple_rnn": Layout("simple RNN", 1, LSTM_NAMES),
+}
+"""Dict from the name of each cell whose weights can be converted to its layout."""
+
 RECURRENT_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(kernel|recurrent_kernel|bias)")
 
 
@@ -65,28 +92,38 @@ def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
     return array
 
 
-def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, where: str = "") -> Arrays:
-    """Return a dict of copies of the three arrays of an LSTM, after checking their shapes.
+def cell_arrays(cell: str, arrays: Mapping[str, object], where: str = "") -> Arrays:
+    """Return a dict of copies of the arrays of a cell with G gates, after checking their shapes.
 
     Args:
-        kernel: input kernel (E, 4H).
-        recurrent_kernel: recurrent kernel (H, 4H).
-        bias: bias (4H,), or None for zeros.
+        cell: name of the cell, a key of `LAYOUTS`.
+        arrays: input kernel (E, GH), recurrent kernel (H, GH), and biases (GH,), with the names of the layout. A bias that is None becomes
+            zeros.
         where: prefix of the names of the arrays in error messages.
 
-    Returns:
-        a dict with the keys "kernel", "recurrent_kernel" and "bias".
+    Raises:
+        InputError: if a value is not an array of floats, or the shapes are not those of the cell.
+    """
+    layout = LAYOUTS[cell]
+    recurrent = shaped(f"{where}recurrent_kernel", arrays["recurrent_kernel"], "H", layout.columns)
+    units, columns = recurrent.shape
+    remedy = f"expected (H, {layout.columns}): is this the recurrent kernel of {layout.phrase}?"
+    require(columns == layout.gates * units, f"{where}recurrent_kernel", f"shape {recurrent.shape}", remedy)
+    kernel = shaped(f"{where}kernel", arrays["kernel"], "E", columns)
+    biases = {
+        name: np.zeros(columns, kernel.dtype) if arrays[name] is None else shaped(f"{where}{name}", arrays[name], columns)
+        for name in layout.names[2:]
+    }
+    return {"kernel": kernel, "recurrent_kernel": recurrent} | biases
+
+
+def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, where: str = "") -> Arrays:
+    """Return {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}, the result of `cell_arrays` for an LSTM.
 
     Raises:
         InputError: if an argument is not an array of floats, or the shapes are not those of an LSTM.
     """
-    recurrent = shaped(f"{where}recurrent_kernel", recurrent_kernel, "H", "4H")
-    units, columns = recurrent.shape
-    fits = columns == GATES * units
-    require(fits, f"{where}recurrent_kernel", f"shape {recurrent.shape}", "expected (H, 4H): is this the recurrent kernel of an LSTM?")
-    first = shaped(f"{where}kernel", kernel, "E", columns)
-    last = np.zeros(columns, first.dtype) if bias is None else shaped(f"{where}bias", bias, columns)
-    return {"kernel": first, "recurrent_kernel": recurrent, "bias": last}
+    return cell_arrays("lstm", {"kernel": kernel, "recurrent_kernel": recurrent_kernel, "bias": bias}, where)
 
 
 def check_keys(subject: str, mapping: Mapping[str, Any], expected: Sequence[str]) -> None:
@@ -104,18 +141,28 @@ def check_keys(subject: str, mapping: Mapping[str, Any], expected: Sequence[str]
     require(set(mapping) == set(expected), subject, f"keys {', '.join(sorted(map(str, mapping))) or '(none)'}", remedy)
 
 
-def check_lstm(params: Mapping[str, Any], where: str = "") -> Arrays:
-    """Return a copy of the weights of an LSTM, after checking their keys and shapes.
+def check_cell(cell: str, params: Mapping[str, Any], where: str = "") -> Arrays:
+    """Return a copy of the weights of a cell, after checking their keys and shapes.
 
     Args:
-        params: the weights, {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
+        cell: name of the cell, a key of `LAYOUTS`.
+        params: the weights, for an LSTM {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}.
         where: prefix of the names of the arrays in error messages.
+
+    Raises:
+        InputError: if the keys or shapes are not those of the cell.
+    """
+    check_keys(f"{where}{LAYOUTS[cell].title}", params, LAYOUTS[cell].names)
+    return cell_arrays(cell, params, where)
+
+
+def check_lstm(params: Mapping[str, Any], where: str = "") -> Arrays:
+    """Return a copy of the weights of an LSTM, after checking their keys and shapes; see `check_cell`.
 
     Raises:
         InputError: if the keys or shapes are not those of an LSTM.
     """
-    check_keys(f"{where}LSTM", params, LSTM_NAMES)
-    return lstm_arrays(params["kernel"], params["recurrent_kernel"], params["bias"], where)
+    return check_cell("lstm", params, where)
 
 
 def is_bidirectional(layer: Mapping[str, Any]) -> bool:
@@ -123,27 +170,28 @@ def is_bidirectional(layer: Mapping[str, Any]) -> bool:
     return any(direction in layer for direction in DIRECTIONS)
 
 
-def check_layer(layer: Mapping[str, Any], where: str = "") -> Layer:
-    """Return a copy of the weights of a unidirectional or bidirectional LSTM layer, after checking their keys and shapes.
+def check_layer(layer: Mapping[str, Any], where: str = "", cell: str = "lstm") -> Layer:
+    """Return a copy of the weights of a unidirectional or bidirectional layer, after checking their keys and shapes.
 
     Args:
-        layer: the weights of one LSTM, or {"forward": LSTM, "backward": LSTM}, where both LSTMs have the same shapes.
+        layer: the weights of one cell, or {"forward": cell, "backward": cell}, where both cells have the same shapes.
         where: prefix of the names of the arrays in error messages.
+        cell: name of the cell, a key of `LAYOUTS`.
 
     Raises:
         InputError: if the keys or shapes are not those of such a layer.
     """
     if not is_bidirectional(layer):
-        return check_lstm(layer, where)
+        return check_cell(cell, layer, where)
     check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
-    pair = {direction: check_lstm(layer[direction], f"{where}{direction}/") for direction in DIRECTIONS}
+    pair = {direction: check_cell(cell, layer[direction], f"{where}{direction}/") for direction in DIRECTIONS}
     shapes = [pair[direction]["kernel"].shape for direction in DIRECTIONS]
     require(shapes[0] == shapes[1], f"{where}backward/kernel", f"shape {shapes[1]}", f"expected {shapes[0]}, as in the forward direction")
     return pair
 
 
 def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the number of input features and the number of output features of an LSTM layer.
+    """Return the number of input features and the number of output features of a layer.
 
     For E input features and H units the result is (E, H), or (E, 2H) if the layer is bidirectional. `layer` is a result of `check_layer`.
     """
@@ -153,20 +201,21 @@ def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
     return layer["kernel"].shape[0], layer["recurrent_kernel"].shape[0]
 
 
-def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/") -> list[Layer]:
-    """Return copies of the weights of stacked LSTM layers, after checking that each layer is valid and that the layers fit together.
+def check_stack(layers: Sequence[Mapping[str, Any]], where: str = "recurrent/", cell: str = "lstm") -> list[Layer]:
+    """Return copies of the weights of stacked layers, after checking that each layer is valid and that the layers fit together.
 
     Two layers fit if the upper one has as many input features as the lower one has output features.
 
     Args:
         layers: weights of the layers, lowest layer first.
         where: prefix of the names of the arrays in error messages.
+        cell: name of the cell of all layers, a key of `LAYOUTS`.
 
     Raises:
         InputError: if there are no layers, the keys or shapes of a layer are wrong, or two layers do not fit.
     """
-    require(len(layers) > 0, f"{where}layers", "none", "give at least one LSTM layer")
-    checked = [check_layer(layer, f"{where}{number}/") for number, layer in enumerate(layers)]
+    require(len(layers) > 0, f"{where}layers", "none", "give at least one layer")
+    checked = [check_layer(layer, f"{where}{number}/", cell) for number, layer in enumerate(layers)]
     for number in range(1, len(checked)):
         (_, below), (taken, _) = widths(checked[number - 1]), widths(checked[number])
         require(taken == below, f"{where}{number}/", f"takes {taken} features", f"the layer below it gives {below}: they must be equal")

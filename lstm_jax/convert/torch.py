@@ -1,105 +1,40 @@
-"""Conversion of weights between lstm_jax and the state dicts of PyTorch's nn.LSTM, nn.Embedding and nn.Linear.
+"""Conversion of weights between lstm_jax and the state dicts of PyTorch models of an nn.LSTM, an nn.Embedding and an nn.Linear.
 
-The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. E is the number of input features and H the
-number of units. Layer k of an nn.LSTM has two matrices: weight_ih_l[k] (4H, E) is the transposed kernel, and weight_hh_l[k] (4H, H) is the
-transposed recurrent kernel. The order of the gates is i, f, g, o, as in lstm_jax. Layer k also has two biases, bias_ih_l[k] and
-bias_hh_l[k], whose sum is the bias in lstm_jax. Conversion to PyTorch stores the bias in bias_ih_l[k], and zeros in bias_hh_l[k]. The names
-of the arrays of the backward direction end in _reverse. The layout is described in torch/nn/modules/rnn.py ("Variables" of LSTM).
+The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax, and the module `lstm_jax.convert.torch_layers`
+converts the layers.
 
 The head of a bidirectional sentiment model of lstm_jax reads the state of each direction after its last step. In PyTorch these states are
 cat(h_n[-2], h_n[-1]), not output[:, -1].
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lstm_jax.convert.arrays import (
-    CHARACTER,
-    DIRECTIONS,
-    SENTIMENT,
-    Arrays,
-    Kind,
-    Layer,
-    check_keys,
-    check_stack,
-    is_bidirectional,
-    join_model,
-    lstm_arrays,
-    shaped,
-    split_model,
-)
+from lstm_jax.convert.arrays import CHARACTER, SENTIMENT, Arrays, Kind, Layer, join_model, shaped, split_model
+from lstm_jax.convert.torch_layers import layers_from_torch, layers_to_torch
 from lstm_jax.errors import require
 from lstm_jax.files.reading import open_input, parsing
 
-PARAMETER = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(0|[1-9]\d*)(_reverse)?")
-SUFFIXES: dict[str, str] = {"forward": "", "backward": "_reverse"}
-
 
 def lstm_from_torch(state_dict: Mapping[str, Any], prefix: str = "") -> list[Layer]:
-    """Convert the weights of a PyTorch nn.LSTM to a list of LSTM layers of lstm_jax, lowest layer first.
+    """Convert the weights of a PyTorch nn.LSTM to a list of LSTM layers of lstm_jax, as `layers_from_torch("lstm", ...)` does.
 
     Args:
-        state_dict: state dict of the nn.LSTM, or of a model that contains it. Its values are arrays or tensors.
-        prefix: prefix of the names of the nn.LSTM's arrays in the state dict, for example "lstm.". Names with another prefix are ignored.
-
-    Returns:
-        a list with a dict for each layer. The dict is {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}. If the nn.LSTM is
-        bidirectional, the dict is {"forward": LSTM, "backward": LSTM}, where each LSTM is such a dict.
+        state_dict: state dict of the nn.LSTM, or of a model that contains it.
+        prefix: prefix of the names of the nn.LSTM's arrays in the state dict, for example "lstm.".
 
     Raises:
-        InputError: if no name begins with `prefix`, the rest of a name that begins with `prefix` is not the name of an array of an nn.LSTM,
-            the nn.LSTM has a projection (`proj_size`), an array is missing, or a shape is wrong.
+        InputError: if `layers_from_torch` does not accept the state dict.
     """
-    found: dict[int, dict[str, dict[str, object]]] = {}
-    for name, value in state_dict.items():
-        if not name.startswith(prefix):
-            continue
-        match = PARAMETER.fullmatch(name, len(prefix))
-        require(match is not None, "name in an LSTM's state dict", name, "give the prefix of the nn.LSTM in the bigger model ('lstm.')")
-        kind, number, reverse = match.groups() if match else ("", "0", None)
-        require(kind != "weight_hr", name, "a projection", "train the nn.LSTM without proj_size: there is no such layer here")
-        found.setdefault(int(number), {}).setdefault(DIRECTIONS[bool(reverse)], {})[kind] = value
-    require(bool(found), "LSTM in the state dict", f"none under {prefix!r}", "give the prefix of the nn.LSTM ('lstm.')")
-    require(sorted(found) == list(range(len(found))), "LSTM layers", sorted(found), "give the arrays of all layers, _l0, _l1, ...")
-    layers: list[Layer] = []
-    for number in range(len(found)):
-        pair = {
-            direction: _direction_from_torch(arrays, f"{prefix}*_l{number}{SUFFIXES[direction]}: ")
-            for direction, arrays in sorted(found[number].items())
-        }
-        layers.append(pair["forward"] if list(pair) == ["forward"] else pair)
-    checked = check_stack(layers, prefix)
-    _check_uniform(checked)
-    return checked
-
-
-def _check_uniform(layers: Sequence[Layer]) -> None:
-    """Check that all layers have the same number of units and the same number of directions. An nn.LSTM requires this."""
-    kinds = [(2, layer["forward"]) if is_bidirectional(layer) else (1, layer) for layer in layers]
-    found = {f"{directions} x {lstm['recurrent_kernel'].shape[0]}" for directions, lstm in kinds}
-    remedy = "an nn.LSTM has one of each in all layers: give all arrays, or convert the layers one by one"
-    require(len(found) == 1, "layers' directions x units", ", ".join(sorted(found)), remedy)
-
-
-def _direction_from_torch(arrays: Mapping[str, object], where: str) -> Arrays:
-    has_bias = any(name.startswith("bias") for name in arrays)
-    check_keys(f"{where}arrays", arrays, ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if has_bias else ())))
-    kernel = shaped(f"{where}weight_ih", arrays["weight_ih"], "4H", "E").T
-    recurrent = shaped(f"{where}weight_hh", arrays["weight_hh"], "4H", "H").T
-    columns = recurrent.shape[1]
-    biases = [shaped(f"{where}{name}", arrays[name], columns) for name in ("bias_ih", "bias_hh") if has_bias]
-    return lstm_arrays(kernel, recurrent, biases[0] + biases[1] if has_bias else None, f"{where}transposed ")
+    return layers_from_torch("lstm", state_dict, prefix)
 
 
 def lstm_to_torch(layers: Sequence[Mapping[str, Any]], prefix: str = "") -> dict[str, np.ndarray]:
-    """Convert LSTM layers of lstm_jax to the state dict of a PyTorch nn.LSTM with as many layers.
-
-    The values of the state dict are NumPy arrays. The bias of a layer becomes bias_ih, and bias_hh becomes zeros.
+    """Convert LSTM layers of lstm_jax to the state dict of a PyTorch nn.LSTM, as `layers_to_torch("lstm", ...)` does.
 
     Args:
         layers: weights of the layers, lowest layer first, as `lstm_from_torch` returns them.
@@ -108,18 +43,7 @@ def lstm_to_torch(layers: Sequence[Mapping[str, Any]], prefix: str = "") -> dict
     Raises:
         InputError: if a key or shape is wrong, or if not all layers have the same number of units and directions.
     """
-    checked = check_stack(layers)
-    _check_uniform(checked)
-    state: dict[str, np.ndarray] = {}
-    for number, layer in enumerate(checked):
-        directions = layer if is_bidirectional(layer) else {"forward": layer}
-        for direction, arrays in directions.items():
-            end = f"_l{number}{SUFFIXES[direction]}"
-            state[f"{prefix}weight_ih{end}"] = np.ascontiguousarray(arrays["kernel"].T)
-            state[f"{prefix}weight_hh{end}"] = np.ascontiguousarray(arrays["recurrent_kernel"].T)
-            state[f"{prefix}bias_ih{end}"] = arrays["bias"]
-            state[f"{prefix}bias_hh{end}"] = np.zeros_like(arrays["bias"])
-    return state
+    return layers_to_torch("lstm", layers, prefix)
 
 
 def sentiment_from_torch(state_dict: Mapping[str, Any], embedding: str = "embedding", lstm: str = "lstm", head: str = "fc") -> Arrays:

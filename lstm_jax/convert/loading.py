@@ -1,0 +1,160 @@
+"""Loading of converted weights into recurrent layers of lstm_jax.
+
+The function `load` reads and writes attributes of the layers, so that this package does not import the layers.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, LSTM_NAMES, Arrays, Layer, check_keys, check_layer, is_bidirectional, shaped
+from lstm_jax.convert.torch_layers import find_torch_cell, layers_from_torch
+from lstm_jax.errors import InputError, require
+
+KEYS = frozenset((*LSTM_NAMES, *DIRECTIONS))
+TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)")}
+"""For each cell, the attribute `cell` of the layers that compute what PyTorch's modules with this cell compute."""
+
+
+class Given(NamedTuple):
+    """Weights of one layer, the name of its cell, and the values that the attribute `cell` of the layer may have.
+
+    The last field is None if the activations are not known. The layer may then have any activations.
+    """
+
+    arrays: Layer
+    cell: str
+    allowed: tuple[str, ...] | None = None
+
+
+def load(layer: Any, weights: Any, prefix: str = "") -> None:
+    """Set the parameters of recurrent layers to weights of another library, after checking that they fit.
+
+    If the weights do not fit, no parameter is changed. The arrays are converted to the dtype of the parameters: float64 weights, for
+    example, are rounded if the layer has float32 parameters. A learned initial state and the state that a stateful layer carries are not
+    changed. Options of the layer that are not weights, such as `merge_mode`, `residual` and dropout, are not compared.
+
+    E is the number of input features, H the number of units and G the number of gates.
+
+    Args:
+        layer: a `Recurrent` layer (`LSTM`, `GRU`, `SimpleRNN`), a `Bidirectional` layer or a `RecurrentStack`. It is changed in place.
+        weights: one of these.
+
+            - Weights in the layout of lstm_jax: for a `Recurrent` layer a dict of arrays such as {"kernel": (E, GH), "recurrent_kernel":
+              (H, GH), "bias": (GH,)}, for a `Bidirectional` layer {"forward": dict, "backward": dict}, and for a `RecurrentStack` a list
+              of such dicts, lowest layer first. The functions of `lstm_jax.convert` for layers return them. The activations are not
+              checked.
+            - The state dict of a PyTorch nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell or nn.RNNCell, or of a model that contains it.
+              The layer must have the activations of PyTorch. A state dict does not show whether an nn.RNN uses tanh or relu, so that both
+              are accepted.
+            - The PyTorch module itself. It shows which of the two activations it uses.
+        prefix: prefix of the names of the recurrent module's arrays in the state dict of a bigger model, for example "rnn.".
+
+    Raises:
+        InputError: if `layer` is no recurrent layer, if `weights` are none of these, or if the two differ in the number of layers or
+            directions, the cell, the activations as far as they are known, or the number of features or units. Also if the layer has no
+            bias and the bias in the weights is not zero, or if the PyTorch module has a projection (`proj_size`).
+    """
+    layers = list(layer.layers) if hasattr(layer, "layers") else [layer]
+    given = _given(weights, prefix)
+    require(len(layers) == len(given), "layers", len(layers), f"the weights have {len(given)}: give a RecurrentStack of as many layers")
+    many = len(layers) > 1
+    matched = [
+        pair
+        for number, (part, own) in enumerate(zip(layers, given, strict=True))
+        for pair in _matched(part, own, f" of layer {number}" if many else "")
+    ]
+    for variable, array in matched:
+        variable[...] = array
+
+
+def _given(weights: Any, prefix: str) -> list[Given]:
+    """Return the weights of each layer, lowest layer first. The arguments are those of `load`."""
+    if isinstance(weights, Mapping):
+        if not KEYS & set(weights):
+            return _from_torch(weights, prefix, None)
+    elif callable(getattr(weights, "state_dict", None)):
+        return _from_torch(weights.state_dict(), prefix, None if prefix else getattr(weights, "nonlinearity", None))
+    require(not prefix, "prefix", repr(prefix), "only the state dict of a bigger model has one: leave it out")
+    remedy = "give weights that lstm_jax.convert has converted, or the state dict of a PyTorch module"
+    require(isinstance(weights, Mapping | list | tuple), "weights", type(weights).__name__, remedy)
+    found = []
+    for number, arrays in enumerate([weights] if isinstance(weights, Mapping) else weights):
+        require(isinstance(arrays, Mapping), f"weights[{number}]", type(arrays).__name__, remedy)
+        where = "" if arrays is weights else f"weights[{number}]/"
+        cell = _find_cell(arrays, where)
+        found.append(Given(check_layer(arrays, where, cell), cell))
+    return found
+
+
+def _from_torch(state: Mapping[str, Any], prefix: str, nonlinearity: Any) -> list[Given]:
+    """Return the weights in a PyTorch state dict; `nonlinearity` is "tanh" or "relu" for an nn.RNN or nn.RNNCell whose choice is known."""
+    cell = find_torch_cell(state, prefix)
+    allowed = TORCH_CELLS[cell]
+    if cell == "simple_rnn" and nonlinearity in ("tanh", "relu"):
+        allowed = allowed[:1] if nonlinearity == "tanh" else allowed[1:]
+    return [Given(arrays, cell, allowed) for arrays in layers_from_torch(cell, state, prefix)]
+
+
+def _find_cell(layer: Mapping[str, Any], where: str) -> str:
+    """Return the name of the cell that has the keys and the number of gates of a layer's weights.
+
+    Args:
+        layer: the weights of one cell, or {"forward": cell, "backward": cell}.
+        where: prefix of the names of the arrays in error messages.
+
+    Raises:
+        InputError: if no cell in `LAYOUTS` has such weights.
+    """
+    arrays = layer
+    if is_bidirectional(layer):
+        check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
+        arrays, where = layer["forward"], f"{where}forward/"
+    named = [cell for cell, layout in LAYOUTS.items() if set(layout.names) == set(arrays)]
+    remedy = "expected kernel, recurrent_kernel, bias and, for a GRU, recurrent_bias"
+    require(bool(named), f"{where}weights", f"keys {', '.join(sorted(map(str, arrays))) or '(none)'}", remedy)
+    units, columns = shaped(f"{where}recurrent_kernel", arrays["recurrent_kernel"], "H", "GH").shape
+    for cell in named:
+        if columns == LAYOUTS[cell].gates * units:
+            return cell
+    remedy = f"expected {' or '.join(f'(H, {LAYOUTS[cell].columns}) of {LAYOUTS[cell].phrase}' for cell in named)}"
+    raise InputError(f"{where}recurrent_kernel", f"shape ({units}, {columns})", remedy)
+
+
+def _matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
+    """Return pairs (parameter of a layer, array to which it is to be set), after checking that the weights fit the layer.
+
+    Args:
+        layer: a `Recurrent` or `Bidirectional` layer.
+        given: the weights.
+        at: words that follow the name of the layer's attribute in error messages, such as " of layer 1".
+    """
+    pair = hasattr(layer, "forward") and hasattr(layer, "backward")
+    recurrent = pair or all(hasattr(layer, name) for name in ("row", "features", "units"))
+    require(recurrent, f"layer{at}", type(layer).__name__, "give a Recurrent layer, a Bidirectional layer or a RecurrentStack")
+    if pair != is_bidirectional(given.arrays):
+        remedy = "the weights have one direction: give a Recurrent layer" if pair else "the weights have both: give a Bidirectional layer"
+        raise InputError(f"directions{at}", 2 if pair else 1, remedy)
+    if not pair:
+        return _matched_cell(layer, given, given.arrays, at)
+    halves = ((name, getattr(layer, name), given.arrays[name]) for name in DIRECTIONS)
+    return [found for name, part, arrays in halves for found in _matched_cell(part, given, arrays, f"{at}, {name}")]
+
+
+def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tuple[Any, Any]]:
+    """Return the pairs of `_matched` for a `Recurrent` layer and the arrays of its direction."""
+    cell = layer.cell.partition("(")[0]  # "lstm(relu, sigmoid)" is an LSTM with these activations
+    require(cell == given.cell, f"cell{at}", layer.cell, f"the weights are those of the cell {given.cell}: give a layer with this cell")
+    allowed = given.allowed or (layer.cell,)
+    require(layer.cell in allowed, f"activations{at}", layer.cell, f"the PyTorch module computes {' or '.join(allowed)}: give such a layer")
+    features, units = arrays["kernel"].shape[0], arrays["recurrent_kernel"].shape[0]
+    for name, own, wanted in (("features", layer.features, features), ("units", layer.units, units)):
+        require(own == wanted, f"{name}{at}", own, f"the weights have {wanted} {name}: give a layer with as many")
+    found = []
+    for name, array in arrays.items():
+        parameter = getattr(layer, name, None)
+        if parameter is None:
+            require(not array.any(), f"use_bias{at}", False, f"the {name} of the weights is not zero: give a layer with use_bias=True")
+        else:
+            require(parameter.shape == array.shape, f"{name}{at}", f"shape {parameter.shape}", f"the weights have {array.shape}")
+            found.append((parameter, array.astype(parameter.dtype)))
+    return found

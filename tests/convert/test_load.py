@@ -1,0 +1,275 @@
+"""`convert.load` against PyTorch's own modules in float64, there and back; what does not fit is refused and changes nothing."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from made_weights import assert_same, normal
+
+from lstm_jax import GRU, LSTM, Bidirectional, InputError, Recurrent, RecurrentStack, SimpleRNN, convert
+from lstm_jax.convert.arrays import LAYOUTS
+
+KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN tanh": "simple_rnn", "RNN relu": "simple_rnn"}
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+SIZES = [(1, 1, 1, 1), (3, 2, 2, 3), (2, 3, 2, 1), (4, 2, 1, 4)]
+"""Features, units, batch and steps: few, since each size of an array is compiled anew."""
+
+
+class Config(NamedTuple):
+    kind: str
+    layers: int
+    both: bool
+    bias: bool
+    features: int
+    units: int
+    batch: int
+    steps: int
+
+
+def draw(kind: str, seed: int) -> Config:
+    rng = np.random.default_rng([len(kind), ord(kind[-1]), seed])
+    both, bias = (bool(rng.integers(2)) for _ in range(2))
+    return Config(kind, int(rng.integers(1, 4)), both, bias, *SIZES[rng.integers(len(SIZES))])
+
+
+def torch_module(torch, config: Config, of: str = ""):
+    name, _, nonlinearity = config.kind.partition(" ")
+    options = {"bias": config.bias, "dtype": torch.float64} | ({"nonlinearity": nonlinearity} if nonlinearity else {})
+    if not of:
+        options |= {"num_layers": config.layers, "bidirectional": config.both, "batch_first": True}
+    return getattr(torch.nn, name + of)(config.features, config.units, **options)
+
+
+def zeros(make: Callable[..., Any], *sizes: int, **options) -> Any:
+    """A layer whose parameters are zeros. Nothing is drawn, so that nothing is compiled."""
+    options |= {"kernel_initializer": "zeros", "recurrent_initializer": "zeros", "backend": "reference"}
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: make(*sizes, rngs=nnx.Rngs(0), **options)))
+    return nnx.merge(graph, jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes))
+
+
+def new_layer(config: Config, features: int, **options) -> Recurrent | Bidirectional:
+    options |= {"cell": KINDS[config.kind], "use_bias": config.bias, "param_dtype": jnp.float64}
+    options["activation"] = "relu" if config.kind == "RNN relu" else "tanh"
+    return zeros(Bidirectional if config.both else Recurrent, features, config.units, **options)
+
+
+def new_layers(config: Config):
+    inner = config.units * (2 if config.both else 1)
+    options = {"return_sequences": True, "return_state": True}
+    layers = [new_layer(config, inner if number else config.features, **options) for number in range(config.layers)]
+    return layers[0] if config.layers == 1 else RecurrentStack(layers)
+
+
+def flat_states(config: Config, state) -> list:
+    """The states of all directions of all layers, in the order of PyTorch's h_n."""
+    per_layer = [state] if config.layers == 1 else state
+    return [direction for layer in per_layer for direction in (layer if config.both else [layer])]
+
+
+def summed(cell: str, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The state dict that comes back: a cell with one bias keeps the sum of PyTorch's two."""
+    if cell == "gru":
+        return state
+    sums = {name: array + state[name.replace("_ih", "_hh")] for name, array in state.items() if "bias_ih" in name}
+    return state | sums | {name: np.zeros_like(array) for name, array in state.items() if "bias_hh" in name}
+
+
+def numpy_state(module) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+
+
+def close(got, want) -> None:
+    np.testing.assert_allclose(np.asarray(got), want.detach().numpy(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64", "eager")
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers(torch, kind: str) -> None:
+    """Fifteen configurations of each kind."""
+    torch.manual_seed(0)
+    cell, seen = KINDS[kind], set()
+    for seed in range(15):
+        config = draw(kind, seed)
+        seen |= {("layers", config.layers), ("both", config.both), ("bias", config.bias)}
+        module = torch_module(torch, config)
+        layer = new_layers(config)
+        given = (module, module.state_dict(), convert.layers_from_torch(cell, module.state_dict()))[seed % 3]
+        convert.load(layer, given)
+        x = normal(seed, config.batch, config.steps, config.features, dtype=np.float64)
+        outputs, state = layer(jnp.asarray(x))
+        want, final = module(torch.from_numpy(x))
+        close(outputs, want)
+        for place, part in enumerate(final if kind == "LSTM" else [final]):
+            close(jnp.stack([found[place] for found in flat_states(config, state)]), part)
+        back = convert.layers_to_torch(cell, convert.layers_from_torch(cell, module.state_dict()), bias=config.bias)
+        assert_same(back, summed(cell, numpy_state(module)), ordered=False)
+    assert len(seen) == 7
+
+
+@pytest.mark.usefixtures("x64", "eager")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_cells(torch, kind: str, bias: bool) -> None:
+    """The cell inside a bigger model, and three steps of it."""
+    torch.manual_seed(0)
+    config = Config(kind, 1, False, bias, features=3, units=4, batch=2, steps=3)
+    module = torch_module(torch, config, "Cell")
+    state_dict = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 2), "cell": module}).state_dict()
+    layer = new_layers(config)
+    convert.load(layer, state_dict, prefix="cell.")
+    ours, theirs = layer.initial_state(config.batch), None
+    for x in normal(0, config.steps, config.batch, config.features, dtype=np.float64):
+        output, ours = layer.step(jnp.asarray(x), ours)
+        theirs = module(torch.from_numpy(x), theirs)
+        for got, want in zip(ours, theirs if kind == "LSTM" else [theirs], strict=True):
+            close(got, want)
+        close(output, theirs[0] if kind == "LSTM" else theirs)
+    arrays = convert.cell_from_torch(KINDS[kind], state_dict, "cell.")
+    back = convert.cell_to_torch(KINDS[kind], arrays, suffix="", bias=bias)
+    assert_same(back, summed(KINDS[kind], numpy_state(module)), ordered=False)
+
+
+def test_module_shows_its_nonlinearity(torch) -> None:
+    tanh, relu = (zeros(SimpleRNN, 3, 4, activation=name) for name in ("tanh", "relu"))
+    refused = r"^activations: {}; the PyTorch module computes {}: give such a layer$"
+    for module in (torch.nn.RNN(3, 4, nonlinearity="relu"), torch.nn.RNNCell(3, 4, nonlinearity="relu")):
+        convert.load(relu, module)
+        convert.load(tanh, module.state_dict())
+        with pytest.raises(InputError, match=refused.format("simple_rnn", r"simple_rnn\(relu\)")):
+            convert.load(tanh, module)
+    with pytest.raises(InputError, match=refused.format(r"simple_rnn\(relu\)", "simple_rnn")):
+        convert.load(relu, torch.nn.RNN(3, 4))
+
+
+def weights(cell: str, features: int = 3, units: int = 4, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+    columns = LAYOUTS[cell].gates * units
+    shapes = {"kernel": (features, columns), "recurrent_kernel": (units, columns)}
+    return {name: normal(seed, *shapes.get(name, (columns,)), dtype=dtype) for seed, name in enumerate(LAYOUTS[cell].names)}
+
+
+def without_bias(cell: str) -> dict[str, np.ndarray]:
+    return {name: array if "kernel" in name else np.zeros_like(array) for name, array in weights(cell).items()}
+
+
+def pair(cell: str, features: int = 3) -> dict[str, dict[str, np.ndarray]]:
+    return {"forward": weights(cell, features), "backward": weights(cell, features)}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_dtype_is_that_of_the_layer(dtype) -> None:
+    layer = zeros(GRU, 3, 4, param_dtype=dtype)
+    given = weights("gru", dtype=np.float64)
+    convert.load(layer, given)
+    for name, array in given.items():
+        assert_same(np.asarray(getattr(layer, name)[...]), array.astype(dtype))
+
+
+@pytest.mark.parametrize("cell", LAYOUTS)
+def test_weights_of_other_libraries(cell: str) -> None:
+    """Activations are not known, and layers may have different cells. A zero bias needs no bias in the layer."""
+    options: dict[str, Any] = {"cell": cell, "activation": "relu"}
+    layer, bare = (zeros(Recurrent, 3, 4, use_bias=use_bias, **options) for use_bias in (True, False))
+    both = zeros(Bidirectional, 3, 4, return_sequences=True, **options)
+    convert.load(layer, weights(cell))
+    assert_same({name: np.asarray(array) for name, array in layer.cell_params()._asdict().items()}, weights(cell))
+    convert.load(bare, [without_bias(cell)])
+    assert_same(np.asarray(bare.kernel[...]), weights(cell)["kernel"])
+    convert.load(both, pair(cell))
+    stack = RecurrentStack([both, zeros(SimpleRNN, 8, 4)])
+    convert.load(stack, [pair(cell), weights("simple_rnn", 8)])
+    assert_same(np.asarray(stack.layers[1].kernel[...]), weights("simple_rnn", 8)["kernel"])
+
+
+def torch_state(cell: str, **options) -> dict[str, np.ndarray]:
+    return convert.cell_to_torch(cell, weights(cell), **options)
+
+
+def lstm(**options):
+    return zeros(LSTM, 3, 4, **options)
+
+
+def two_layers(upper: int = 4):
+    return RecurrentStack([lstm(return_sequences=True), zeros(LSTM, upper, 4)])
+
+
+REFUSALS = [
+    (lstm, weights("gru"), "cell: lstm; the weights are those of the cell gru: give a layer with this cell"),
+    (lstm, torch_state("gru"), "cell: lstm; the weights are those of the cell gru: "),
+    (lstm, torch_state("simple_rnn", suffix=""), "cell: lstm; the weights are those of the cell simple_rnn: "),
+    (lambda: zeros(GRU, 3, 4), weights("gru_reset_before"), "cell: gru; the weights are those of the cell gru_reset_before: "),
+    (lambda: zeros(Recurrent, 3, 4, cell="lstm_coupled"), weights("gru_reset_before"), "cell: lstm_coupled; the weights are those of"),
+    (lambda: lstm(activation="relu"), torch_state("lstm"), "activations: lstm(relu, sigmoid); the PyTorch module computes lstm: give such"),
+    (
+        lambda: zeros(SimpleRNN, 3, 4, activation="softsign"),
+        torch_state("simple_rnn"),
+        "activations: simple_rnn(soft_sign); the PyTorch module computes simple_rnn or simple_rnn(relu): ",
+    ),
+    (lstm, weights("lstm", 5), "features: 3; the weights have 5 features: give a layer with as many"),
+    (lstm, weights("lstm", 3, 6), "units: 4; the weights have 6 units: give a layer with as many"),
+    (lstm, [weights("lstm"), weights("lstm", 4)], "layers: 1; the weights have 2: give a RecurrentStack of as many layers"),
+    (two_layers, weights("lstm"), "layers: 2; the weights have 1: "),
+    (lambda: two_layers(5), [weights("lstm"), weights("lstm", 4)], "features of layer 1: 5; the weights have 4 features: "),
+    (two_layers, [pair("lstm"), weights("lstm", 8)], "directions of layer 0: 1; the weights have both: give a Bidirectional layer"),
+    (lstm, pair("lstm"), "directions: 1; the weights have both: give a Bidirectional layer"),
+    (lambda: zeros(Bidirectional, 3, 4), weights("lstm"), "directions: 2; the weights have one direction: give a Recurrent layer"),
+    (lambda: zeros(Bidirectional, 3, 4, backward={"units": 2}), pair("lstm"), "units, backward: 2; the weights have 4 units: "),
+    (lambda: lstm(use_bias=False), weights("lstm"), "use_bias: False; the bias of the weights is not zero: give a layer with"),
+    (
+        lambda: zeros(GRU, 3, 4, use_bias=False),
+        without_bias("gru") | {"recurrent_bias": normal(0, 12)},
+        "use_bias: False; the recurrent_bias of the weights is not zero: ",
+    ),
+    (lstm, torch_state("lstm") | {"weight_hr_l0": normal(0, 2, 4)}, "weight_hr_l0: a projection; train the nn.LSTM without proj_size"),
+    (lstm, torch_state("lstm", prefix="rnn."), "weight_hh in the state dict: missing; give the state dict of an LSTM, a GRU, an RNN or a"),
+    (lstm, torch_state("lstm") | {"fc.weight": normal(0, 2, 4)}, "name in the state dict of an nn.LSTM: fc.weight; give the prefix"),
+    (lstm, torch_state("lstm") | torch_state("lstm", suffix=""), "nn.LSTM layers: [0]; give the arrays of all layers, _l0, _l1, ..."),
+    (lstm, {"weight_hh_l0": normal(0, 4, 2)}, "weight_hh_l0: shape (4, 2); expected (4H, H) of an LSTM, (3H, H) of a GRU or (H, H) of"),
+    (lstm, {"kernel": normal(0, 3, 16)}, "weights: keys kernel; expected kernel, recurrent_kernel, bias and, for a GRU, recurrent_bias"),
+    (
+        lstm,
+        weights("lstm") | {"recurrent_kernel": normal(0, 4, 8)},
+        "recurrent_kernel: shape (4, 8); expected (H, 4H) of an LSTM or (H, 3H) of a GRU with reset_after=False or (H, H) of a simple RNN",
+    ),
+    (lstm, [{"forward": weights("lstm")}], "weights[0]/bidirectional layer: keys forward; expected exactly forward, backward"),
+    (lstm, [weights("lstm") | {"bias": normal(0, 4)}], "weights[0]/bias: shape (4,); expected (16,)"),
+    (lstm, [], "layers: 1; the weights have 0: "),
+    (lstm, {}, "weight_hh in the state dict: missing; "),
+    (lstm, 3, "weights: int; give weights that lstm_jax.convert has converted, or the state dict of a PyTorch module"),
+    (lstm, [normal(0, 3, 16)], "weights[0]: ndarray; give weights that lstm_jax.convert has converted, or"),
+    (lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)), weights("lstm"), "layer: Linear; give a Recurrent layer, a Bidirectional layer or a"),
+]
+
+
+@pytest.mark.parametrize(("make", "given", "message"), REFUSALS, ids=[message[:50] for *_, message in REFUSALS])
+def test_refusals(make, given, message: str) -> None:
+    layer = make()
+    before = [np.asarray(array) for array in jax.tree.leaves(nnx.state(layer, nnx.Param))]
+    with pytest.raises(InputError) as refused:
+        convert.load(layer, given)
+    assert str(refused.value).startswith(message)
+    assert_same([np.asarray(array) for array in jax.tree.leaves(nnx.state(layer, nnx.Param))], before)
+
+
+def test_a_refused_upper_layer_leaves_the_lower_one() -> None:
+    stack = two_layers()
+    with pytest.raises(InputError, match=r"^units of layer 1: 4; the weights have 2 units"):
+        convert.load(stack, [weights("lstm"), weights("lstm", 4, 2)])
+    assert not stack.layers[0].kernel[...].any()
+
+
+def test_arguments_of_the_converters() -> None:
+    with pytest.raises(InputError, match=r"^prefix: 'rnn.'; only the state dict of a bigger model has one: leave it out$"):
+        convert.load(lstm(), weights("lstm"), prefix="rnn.")
+    with pytest.raises(InputError, match=r"^cell: gru_reset_before; PyTorch has lstm, gru, simple_rnn$"):
+        convert.layers_to_torch("gru_reset_before", [weights("gru_reset_before")])
+    with pytest.raises(InputError, match=r"^cell: lstm; give one of gru, gru_reset_before, simple_rnn; LSTMs have functions of their own$"):
+        convert.cell_to_keras("lstm", weights("lstm"))
+    with pytest.raises(InputError, match=r"^bias_ih_l0: not zero; a PyTorch module without biases"):
+        convert.layers_to_torch("lstm", [weights("lstm")], bias=False)
+    with pytest.raises(InputError, match=r"^state dict: 1 layers, 2 directions; convert it with layers_from_torch$"):
+        convert.cell_from_torch("gru", convert.layers_to_torch("gru", [pair("gru")]))
