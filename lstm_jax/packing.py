@@ -44,9 +44,9 @@ class PackedPlaces(NamedTuple):
         last: int (B, M): the last step of each text; any step where there is no text.
     """
 
-    segment_ids: jax.Array
-    first: jax.Array
-    last: jax.Array
+    segment_ids: Any
+    first: Any
+    last: Any
 
 
 def pack(sequences: Sequence[Any], length: int) -> Packed:

@@ -119,7 +119,7 @@ class Bidirectional(nnx.Module):
         require(alike, "states", "layers of different cells", "join their arrays yourself")
         return jax.tree.map(lambda ahead, back: jnp.concatenate([ahead, back], axis=-1), *states)
 
-    def step(self, *args, **options):
+    def step(self, *args, **options) -> Any:
         """Raise an error, since the backward layer reads a sequence from its end.
 
         Raises:

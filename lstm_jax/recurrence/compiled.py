@@ -125,8 +125,8 @@ def _call(function: Callable, operands: list[tuple[Any, Any]], result_axes: list
     return list(partitioned(function, axes, result_axes)(*args))
 
 
-def _call_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, *rest):
-    options = _options(x, *rest, sequences)
+def _call_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):
+    options = _options(x, valid, dropout, resets, tokens, sequences)
     count = 3 if keep else int(sequences)
 
     def call(*args):
@@ -137,14 +137,15 @@ def _call_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LST
             "lstm_jax_forward", [*state, *(steps_of_state, steps_of_state, gates)[:count]], args, {}, sets=True, keep=keep, **options
         )
 
-    operands = [(x, 1), *((param, None) for param in params), *((part, 0) for part in state), *_with_axes(*rest)]
+    operands = [(x, 1), *((param, None) for param in params), *((part, 0) for part in state)]
+    operands += _with_axes(valid, dropout, resets, tokens)
     h, c, *steps = _call(call, operands, [0, 0, 1, 1, 1][: 2 + count])
     residuals = Residuals(steps[2], steps[0], steps[1]) if keep else None
     return (steps[0][1:] if sequences else None, LSTMState(h, c)), residuals
 
 
-def _call_backward(by_x: bool, params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, *rest):
-    options, resets = _options(x, *rest, d_h is not None), rest[2]
+def _call_backward(by_x: bool, params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout, resets, tokens):
+    options = _options(x, valid, dropout, resets, tokens, d_h is not None)
 
     def call(*args):
         x, kernel, recurrent = args[:3]
@@ -153,7 +154,7 @@ def _call_backward(by_x: bool, params: LSTMParams, x, residuals: Residuals, d_h,
         return native.call("lstm_jax_backward", results, args, {}, sets=True, d_x=by_x, **options)
 
     operands = [(x, 1), (params.kernel, None), (params.recurrent_kernel, None), *((part, 1) for part in residuals)]
-    operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(*rest)]
+    operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(valid, dropout, resets, tokens)]
     axes = [0, 0, SUM, SUM, SUM, *([1] if by_x else []), *([] if resets is None else [0, 0])]
     h, c, *found = _call(call, operands, axes)
     d_resets = None if resets is None else Resets(None, LSTMState(*found[-2:]))

@@ -21,7 +21,7 @@ class Resets(NamedTuple):
         state: the state that a row gets, with arrays (B, H).
     """
 
-    at: jax.Array
+    at: Any
     state: Any
 
 

@@ -107,7 +107,7 @@ def prepare_corpus(
     return Corpus(train, held_out, characters, len(articles), copies, fingerprint, *cuts, tuple(notes))
 
 
-def _starts(articles: Sequence[AnyStr]) -> np.ndarray:
+def _starts(articles: Sequence[str] | Sequence[bytes]) -> np.ndarray:
     """Return the positions (A,) at which the A articles begin in the joined text."""
     return np.cumsum([0, *(len(article) + 1 for article in articles)])[: len(articles)].astype(np.int64)
 

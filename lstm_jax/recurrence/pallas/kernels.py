@@ -350,7 +350,7 @@ def backward_kernel(
             tile = part.tile(n)
             i, f, g, o = (part.read_gate(gates, t, gate, n) for gate in range(GATES))
             c_before, tanh_c = tile.read(all_c, t), jnp.tanh(tile.read(all_c, t + 1))
-            if starts is not None:
+            if starts is not None and resets is not None:
                 c_before = jnp.where(starts, tile.read(resets.state.c), c_before)
             d_h_n = carry.h[n] if d_h is None else carry.h[n] + tile.read(d_h, t)
             d_c = carry.c[n] + d_h_n * o * (1 - tanh_c * tanh_c)
