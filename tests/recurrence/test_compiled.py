@@ -19,6 +19,7 @@ from lstm_jax.native import compiler, library, packaged
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 from lstm_jax.recurrence import compiled as recurrence
 from lstm_jax.recurrence import unroll
+from lstm_jax.recurrence.resets import Resets
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 built = pytest.mark.skipif("compiled" not in BACKENDS, reason="no C++ compiler to build the backend with")
@@ -80,7 +81,9 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
             params, x, state, dropout, valid, tokens, d_h, d_final = _arrays(batch, units, features, dtype, *kind)
             if kind != KINDS[turn % 5]:  # a tile that starts from zeros leaves products out
                 state = state._replace(h=state.h.at[:64].set(0))
-            args = (params, x, state, valid, dropout, tokens)
+            at = jnp.asarray(np.random.default_rng(turn).random((STEPS, batch)) < 0.4)
+            resets = Resets(at, jax.tree.map(lambda part: part[::-1] - 1, state)) if (turn + kind[2]) % 2 else None
+            args = (params, x, state, valid, dropout, resets, tokens)
             operation = recurrence.CompiledLSTM(True)
             want = jax.jit(partial(operation.plain_forward, True))(*args)
             got = operation.forward(True, *args)
@@ -88,7 +91,7 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
             for sequences in (False, True):
                 part, _ = recurrence.CompiledLSTM(sequences).forward(False, *args)
                 jax.tree.map(np.testing.assert_array_equal, part, (got[0][0] if sequences else None, got[0][1]))
-            wanted = (True, kind[0] != "ids", True, None, DropoutMasks(), None)
+            wanted = (True, kind[0] != "ids", True, None, DropoutMasks(), None if resets is None else Resets(None, True), None)
             cotangents = (None if kind == KINDS[turn % 5] else d_h, d_final)
             by_twin = jax.jit(lambda *back: operation.plain_backward(wanted, *back))  # noqa: B023 (called in this turn)
             back = (args, want[1], cotangents)
@@ -187,7 +190,7 @@ def test_gates_far_out(dtype: str) -> None:
             params = LSTMParams(jnp.zeros((1, 4 * units), dtype), jnp.zeros((units, 4 * units), dtype), bias)
             state = LSTMState(*jnp.zeros((2, 1, units), dtype))
             x = jnp.zeros((1, 1, 1), dtype)
-            kept = recurrence.CompiledLSTM(False).forward(True, params, x, state, None, DropoutMasks(), None)[1]
+            kept = recurrence.CompiledLSTM(False).forward(True, params, x, state, None, DropoutMasks(), None, None)[1]
             return np.asarray(kept.gates, np.float64).reshape(4, units)
 
         for gate in range(4):
