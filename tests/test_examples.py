@@ -1,31 +1,196 @@
-"""The examples: with the recurrence of lstm_jax a program of Flax, Equinox or Haiku trains as with the library's own, step by step."""
+"""The examples: comparisons with other libraries train alike, step by step; programs learn, and read steps as they read sequences."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NEEDS = {"nnx_loop": "flax", "linen_layer": "flax", "equinox_layer": "equinox", "haiku_layer": "haiku"}
+COMPARISONS = {"nnx_loop": "flax", "linen_layer": "flax", "equinox_layer": "equinox", "haiku_layer": "haiku"}
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+PROGRAMS = ("recurrent_ppo", "seq2seq", "streaming", "tagging")
+
+
+@contextmanager
+def imported(*names: str) -> Iterator[list[ModuleType]]:
+    """Import examples, and forget them at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        try:
+            yield [import_module(name) for name in names]
+        finally:
+            for name in names:
+                sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def ppo() -> Iterator[ModuleType]:
+    pytest.importorskip("gymnax", reason="gymnax is not installed: pip install lstm-jax[examples]")
+    with imported("recurrent_ppo") as (found,):
+        yield found
 
 
 def test_all_are_here() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*NEEDS, "common"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*COMPARISONS, *PROGRAMS, "common"}
 
 
-@pytest.mark.parametrize("name", NEEDS)
-def test_losses_are_equal(name: str, monkeypatch: pytest.MonkeyPatch, peer_rules) -> None:
-    pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    common = import_module("common")
-    try:
-        with peer_rules():
-            found = import_module(name).run(common.Sizes(50, 6, 5, 7, 4), 12)
-    finally:
-        for module in (name, "common"):
-            sys.modules.pop(module, None)
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_losses_are_equal(name: str, peer_rules) -> None:
+    pytest.importorskip(COMPARISONS[name], reason=f"{COMPARISONS[name]} is not installed")
+    with imported("common", name) as (common, example), peer_rules():
+        found = example.run(common.Sizes(50, 6, 5, 7, 4), 12)
     np.testing.assert_allclose(found.ours, found.theirs, rtol=1e-5)
     assert found.ours[-1] != found.ours[0]
     assert min(found.milliseconds) > 0
+
+
+@pytest.fixture(scope="module")
+def settings(ppo):
+    return ppo.Settings(length=2, units=16, environments=16, steps=12, updates=60, minibatches=2, learning_rate=5e-3)
+
+
+@pytest.fixture(scope="module")
+def rolled(ppo, settings, peer_rules):
+    """Return (policy, batch, values of the last observations) of a rollout that begins in the middle of episodes."""
+    world = ppo.make_world(settings)
+
+    @jax.jit
+    def roll(key):
+        policy = ppo.make_policy(settings, world, key)
+        place = ppo.begin(settings, world, policy, key)
+        memory = jax.tree.map(lambda part: jax.random.uniform(key, part.shape), place.memory)
+        place = place._replace(memory=memory, reset=~place.reset)
+        _, rollout, last = ppo.roll_out(world, policy, place, key, settings.steps)
+        advantage = ppo.advantages(rollout, last, 0.9, 0.8)
+        return nnx.split(policy)[1], ppo.Batch(rollout, memory, advantage, advantage + rollout.value), last
+
+    with peer_rules():
+        params, batch, last = roll(jax.random.key(1))
+        graph = nnx.graphdef(nnx.eval_shape(lambda: ppo.make_policy(settings, world, jax.random.key(0))))
+    return nnx.merge(graph, params), batch, last
+
+
+def test_ppo_the_whole_rollout_gives_what_its_steps_gave(ppo, rolled) -> None:
+    policy, batch, _ = rolled
+    logits, values = policy(batch.rollout.observation, batch.memory, batch.rollout.reset)
+    assert 0 < batch.rollout.reset[:, 0].sum() < len(logits)
+    np.testing.assert_allclose(ppo._log_prob(logits, batch.rollout.action), batch.rollout.log_prob, atol=1e-5)
+    np.testing.assert_allclose(values, batch.rollout.value, atol=1e-5)
+
+
+def test_ppo_no_gradient_crosses_the_border_of_episodes(ppo, settings, rolled) -> None:
+    policy, batch, _ = rolled
+    border = int(np.flatnonzero(batch.rollout.reset[:, 0])[0])
+
+    @jax.jit
+    def gradients(observation, memory):
+        def later(observation, memory):
+            changed = batch._replace(rollout=batch.rollout._replace(observation=observation), memory=memory)
+            losses = ppo.step_losses(policy, changed, settings)[:, 0]
+            return losses[border:].sum(), losses[:border].sum()
+
+        return jax.jacrev(later, argnums=(0, 1))(observation, memory)
+
+    (after, after_state), (before, before_state) = gradients(batch.rollout.observation, batch.memory)
+    assert border > 1
+    assert not np.any(after[:border])
+    assert not np.any(after_state.h)
+    assert not np.any(after_state.c)
+    assert not np.any(before[border:])
+    assert np.all(np.abs(after[border:, 0]).sum(1) > 0)
+    assert np.all(np.abs(before[:border, 0]).sum(1) > 0)
+    assert np.any(before_state.c[0])
+
+
+def test_ppo_advantages_are_those_of_a_plain_loop(ppo, rolled) -> None:
+    _, batch, last = rolled
+    rollout = jax.tree.map(lambda array: np.asarray(array)[:, 3], batch.rollout)
+    values, advantage, expected = [*rollout.value, float(last[3])], 0.0, []
+    for t in reversed(range(len(rollout.reward))):
+        goes_on = 0.0 if rollout.done[t] else 0.9
+        advantage = rollout.reward[t] + goes_on * values[t + 1] - values[t] + goes_on * 0.8 * advantage
+        expected.append(advantage)
+    assert rollout.done.any()
+    np.testing.assert_allclose(batch.advantage[:, 3], expected[::-1], atol=1e-5)
+
+
+def test_ppo_learns_in_one_program(ppo, settings, peer_rules) -> None:
+    with peer_rules():
+        found = ppo.run(settings)
+        (first, *_, last) = ppo.table(settings, found, rows=6).splitlines()
+        shapes = jax.eval_shape(ppo.make_train(replace(settings, memoryless=True)), jax.random.key(0))
+    assert np.isfinite(found.returns).all()
+    assert found.returns.shape == (1, settings.updates)
+    assert found.returns[0, :5].mean() < 0.5
+    assert found.returns[0, -10:].mean() > 0.8
+    assert first.split() == ["steps", "up", "to", "seed", "0"]
+    assert last.split() == [f"{16 * 12 * 60:,}", f"{found.returns[0, -10:].mean():.2f}"]
+    assert not [path for path, _ in nnx.to_flat_state(shapes[0]) if "recurrent_kernel" in path]
+
+
+def test_seq2seq_learns_and_writes_by_steps_what_it_predicts(peer_rules) -> None:
+    with imported("seq2seq") as (seq2seq,), peer_rules():  # optax' schedules are not written for strict promotion
+        found = seq2seq.run(units=16, digits=2, count=1_000, epochs=3, batch=32, learning_rate=1e-2)
+        losses = [row["train_loss"] for row in found.rows]
+        assert losses[-1] < 0.8 * losses[0]
+        ids, lengths, answers = map(jnp.asarray, found.held_out)
+        problems = seq2seq.decode(ids)
+        assert not set(problems) & set(seq2seq.decode(seq2seq.make_problems(1_000, 2).ids[:900]))
+        assert [len(problem) for problem in problems] == lengths.tolist()
+        sums = [str(sum(map(int, problem.split("+")))) for problem in problems]
+        assert seq2seq.decode(answers) == sums
+        written = seq2seq.solve(found.model, ids, lengths, answers.shape[1])
+        right = [text == total for text, total in zip(seq2seq.decode(written), sums, strict=True)]
+        assert found.rows[-1]["held_out_accuracy"] == pytest.approx(np.mean(right))
+
+        @nnx.jit
+        def compute(model, written, answers, longer):
+            losses = (seq2seq.losses(model, ids, lengths, padded) for padded in (answers, longer))
+            return model(ids, lengths, written).argmax(-1), *losses
+
+        likeliest, *losses = compute(found.model, written, answers, np.pad(answers, ((0, 0), (0, 2)), constant_values=seq2seq.END))
+        np.testing.assert_array_equal(likeliest, written)
+        np.testing.assert_allclose(*losses, rtol=1e-5)  # what follows the end of an answer does not count
+
+
+def test_tagging_follows_its_rule_and_beats_the_most_frequent_tag(peer_rules) -> None:
+    with imported("tagging") as (tagging,), peer_rules():
+        ids = np.array([["abcaba".index(letter) for letter in "abcaba"] + [0]])
+        mask = np.arange(7)[None] < 6
+        assert [tagging.TAGS[n] for n in tagging.tags_of(ids, mask)[0, :6]] == ["first", "first", "only", "middle", "last", "last"]
+        found = tagging.run(steps=200, units=32, letters=4, length=5, learning_rate=3e-2)
+        assert found.losses[-1] < 0.2 * found.losses[0]
+        assert found.accuracy > 0.9 > found.majority + 0.4
+        rows = tagging.make_rows(5, 9, 6, np.random.default_rng(0))
+        model = tagging.Tagger(6, 8, True, nnx.Rngs(0))
+        losses = [tagging.loss(model, jnp.asarray(np.where(rows.mask, rows.ids, n)), *map(jnp.asarray, rows[1:]))[0] for n in (0, 5)]
+        assert not rows.mask.all()
+        assert losses[0] == losses[1]  # padding does not count
+
+
+def test_streaming_gives_what_whole_sentences_give() -> None:
+    with imported("streaming") as (streaming,):
+        found = streaming.run(steps=120, units=16, length=8, users=30, slots=4)
+        assert found.accuracy > 0.7
+        assert found.stream_difference < 1e-5
+        assert found.server_difference < 1e-5
+        assert len(found.session.probabilities) == 30
+        assert found.session.words == sum(map(len, found.session.probabilities))
+        assert found.session.ticks * 4 >= found.session.words
+        sentences = streaming.make_sentences(50, 8, np.random.default_rng(0))
+        for ids, length, label in zip(*sentences, strict=True):
+            total, sign = 0, 1
+            for word in (streaming.WORDS[n] for n in ids[:length]):
+                value = (word in streaming.PRAISE) - (word in streaming.COMPLAINT)
+                total, sign = total + sign * value, -1 if word == "not" else 1 if value else sign
+            assert (total > 0) == label
+            assert total != 0

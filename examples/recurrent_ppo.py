@@ -1,0 +1,360 @@
+"""Proximal policy optimisation (PPO) with a recurrent policy, compiled as one program, on two environments of bsuite.
+
+pip install "lstm-jax[examples]"
+python examples/recurrent_ppo.py --environment MemoryChain-bsuite --seeds 3 --json returns.json
+python examples/recurrent_ppo.py --environment MemoryChain-bsuite --seeds 3 --memoryless
+
+PPO is that of Schulman et al. 2017, in the recurrent form of CleanRL and PureJaxRL: a minibatch consists of whole rows of the rollout, and
+the layer starts from the state that it had at the start of the rollout. Two methods of the layer share the work. In the environments,
+`layer.step(x, state, reset=...)` runs one step. In the loss, `layer(x, initial_state=..., resets=...)` runs the whole rollout, and no value
+and no gradient crosses the border of two episodes. The policy of `--memoryless` has a dense layer in place of the LSTM.
+
+The environments are those of bsuite (Osband et al. 2020), as gymnax implements them:
+
+- MemoryChain-bsuite shows a bit in the first two of `length` + 1 observations, and asks for it in the last. The return is 1 if the last
+  action is this bit, else -1. Without memory the expected return is 0; with memory it is up to 1.
+- UmbrellaChain-bsuite: the first action decides whether to take an umbrella, and the last of `length` rewards is 1 if that was right, else
+  -1. The other rewards are 1 or -1 at random. Every observation says whether an umbrella is needed. It needs no memory, but credit for an
+  action `length` steps earlier. The expected return of random actions is 0, that of the best policy 1.
+
+In the text below T is the number of steps of a rollout and B the number of environments.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnax  # pyright: ignore[reportMissingImports]
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.progress import Progress
+
+from lstm_jax import LSTM
+
+LENGTHS = {"MemoryChain-bsuite": "memory_length", "UmbrellaChain-bsuite": "chain_length"}
+"""Name of the parameter that sets the length of an episode, for each environment."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a training."""
+
+    environment: str = "MemoryChain-bsuite"
+    length: int = 30
+    """Length of an episode: `memory_length` of MemoryChain, `chain_length` of UmbrellaChain."""
+    memoryless: bool = False
+    units: int = 64
+    environments: int = 64
+    """Number of environments B that run side by side."""
+    steps: int = 128
+    """Number of steps T of a rollout."""
+    updates: int = 120
+    """Number of rollouts, each of which is followed by `epochs` epochs."""
+    epochs: int = 4
+    minibatches: int = 4
+    learning_rate: float = 2e-3
+    """Initial learning rate, which falls linearly to 0."""
+    discount: float = 0.99
+    decay: float = 0.95
+    """The parameter lambda of the generalised advantage estimate (Schulman et al. 2016)."""
+    clip: float = 0.2
+    value_weight: float = 0.5
+    entropy_weight: float = 0.01
+    clip_norm: float = 0.5
+
+
+class Memoryless(nnx.Module):
+    """Dense layer with tanh, which has the methods of a recurrent layer but no state."""
+
+    def __init__(self, features: int, units: int, rngs: nnx.Rngs):
+        self.dense = nnx.Linear(features, units, rngs=rngs)
+
+    def initial_state(self, batch: int) -> tuple[()]:
+        """Return the state, which is empty."""
+        del batch
+        return ()
+
+    def step(self, x: jax.Array, state: tuple[()], *, reset: jax.Array) -> tuple[jax.Array, tuple[()]]:
+        """Return the outputs (B, units) of one step and the state."""
+        del reset
+        return jnp.tanh(self.dense(x)), state
+
+    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
+        """Return the outputs (T, B, units) of all steps. The options are those of a recurrent layer, and have no effect."""
+        del options
+        return jnp.tanh(self.dense(x))
+
+
+class Policy(nnx.Module):
+    """Logits of the actions and value of the observation, on a shared LSTM or, if `memoryless` is true, on a shared dense layer."""
+
+    def __init__(self, features: int, actions: int, units: int, memoryless: bool, rngs: nnx.Rngs):
+        initial = nnx.initializers.orthogonal
+        self.encoder = nnx.Linear(features, units, rngs=rngs)
+        self.core = Memoryless(units, units, rngs) if memoryless else LSTM(units, units, return_sequences=True, rngs=rngs)
+        self.actor = nnx.Linear(units, actions, kernel_init=initial(0.01), rngs=rngs)
+        self.critic = nnx.Linear(units, 1, kernel_init=initial(1.0), rngs=rngs)
+
+    def initial_state(self, batch: int) -> Any:
+        """Return the state before the first step of an episode."""
+        return self.core.initial_state(batch)
+
+    def step(self, observation: jax.Array, state: Any, reset: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+        """Return the logits (B, actions), the values (B,) and the new state of one step. `reset` (B,) is True where an episode begins."""
+        h, state = self.core.step(jnp.tanh(self.encoder(observation)), state, reset=reset)
+        return self.actor(h), self.critic(h)[..., 0], state
+
+    def __call__(self, observations: jax.Array, state: Any, resets: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the logits (T, B, actions) and the values (T, B) of a rollout that starts from a state."""
+        x = jnp.tanh(self.encoder(observations))
+        h = self.core(x, initial_state=state, resets=resets, time_major=True)
+        return self.actor(h), self.critic(h)[..., 0]
+
+
+class World(NamedTuple):
+    """Environment of gymnax and its parameters."""
+
+    environment: Any
+    params: Any
+
+    def reset(self, keys: jax.Array) -> tuple[jax.Array, Any]:
+        """Return the first observations (B, features) and the states of B environments."""
+        return jax.vmap(self.environment.reset, (0, None))(keys, self.params)
+
+    def step(self, keys: jax.Array, state: Any, actions: jax.Array) -> tuple[jax.Array, Any, jax.Array, jax.Array]:
+        """Return the observations, the states, the rewards (B,), and whether episodes have ended (B,), after which new ones begin."""
+        run = jax.vmap(self.environment.step, (0, 0, 0, None))
+        observation, state, reward, terminated, truncated, _ = run(keys, state, actions, self.params)
+        return observation, state, reward.astype(jnp.float32), terminated | truncated
+
+
+class Place(NamedTuple):
+    """Where B environments stand between two steps."""
+
+    environment: Any
+    observation: jax.Array
+    reset: jax.Array
+    """bool (B,): whether an episode begins with this observation."""
+    memory: Any
+    """State of the policy."""
+    total: jax.Array
+    """Sum of the rewards of each episode so far (B,)."""
+
+
+class Rollout(NamedTuple):
+    """Record of T steps of B environments; arrays (T, B, ...)."""
+
+    observation: jax.Array
+    reset: jax.Array
+    action: jax.Array
+    log_prob: jax.Array
+    value: jax.Array
+    reward: jax.Array
+    done: jax.Array
+    total: jax.Array
+
+
+class Batch(NamedTuple):
+    """What the loss reads: a rollout of some environments, the state at its start, advantages and targets of the values."""
+
+    rollout: Rollout
+    memory: Any
+    advantage: jax.Array
+    target: jax.Array
+
+
+def make_world(settings: Settings) -> World:
+    """Return the environment of the settings."""
+    environment, params = gymnax.make(settings.environment)
+    return World(environment, params.replace(**{LENGTHS[settings.environment]: settings.length}))
+
+
+def make_policy(settings: Settings, world: World, key: jax.Array) -> Policy:
+    """Return a policy with new weights."""
+    (features,) = world.environment.observation_space(world.params).shape
+    return Policy(features, world.environment.num_actions, settings.units, settings.memoryless, nnx.Rngs(key))
+
+
+def begin(settings: Settings, world: World, policy: Policy, key: jax.Array) -> Place:
+    """Return the place of B environments before their first step."""
+    count = settings.environments
+    observation, state = world.reset(jax.random.split(key, count))
+    return Place(state, observation, jnp.ones(count, bool), policy.initial_state(count), jnp.zeros(count))
+
+
+def roll_out(world: World, policy: Policy, place: Place, key: jax.Array, steps: int) -> tuple[Place, Rollout, jax.Array]:
+    """Run T steps, and return the place after them, their record, and the values (B,) of the last observations."""
+
+    def act(place: Place, key: jax.Array) -> tuple[Place, Rollout]:
+        first, second = jax.random.split(key)
+        logits, value, memory = policy.step(place.observation, place.memory, place.reset)
+        action = jax.random.categorical(first, logits)
+        log_prob = _log_prob(logits, action)
+        keys = jax.random.split(second, len(action))
+        observation, state, reward, done = world.step(keys, place.environment, action)
+        total = place.total + reward
+        record = Rollout(place.observation, place.reset, action, log_prob, value, reward, done, total)
+        return Place(state, observation, done, memory, jnp.where(done, 0, total)), record
+
+    place, rollout = jax.lax.scan(act, place, jax.random.split(key, steps))
+    return place, rollout, policy.step(place.observation, place.memory, place.reset)[1]
+
+
+def _log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), action[..., None], axis=-1)[..., 0]
+
+
+def advantages(rollout: Rollout, last: jax.Array, discount: float, decay: float) -> jax.Array:
+    """Return the generalised advantage estimates (T, B). No reward counts for an action of an earlier episode."""
+
+    def back(carry: tuple[jax.Array, jax.Array], step: Rollout) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        advantage, following = carry
+        goes_on = discount * (1 - step.done.astype(jnp.float32))
+        advantage = step.reward + goes_on * following - step.value + goes_on * decay * advantage
+        return (advantage, step.value), advantage
+
+    return jax.lax.scan(back, (jnp.zeros_like(last), last), rollout, reverse=True)[1]
+
+
+def step_losses(policy: Policy, batch: Batch, settings: Settings) -> jax.Array:
+    """Return the losses of PPO (T, B): the clipped objective, the squared error of the value, and the entropy."""
+    rollout = batch.rollout
+    logits, values = policy(rollout.observation, batch.memory, rollout.reset)
+    log_probs = jax.nn.log_softmax(logits)
+    ratio = jnp.exp(_log_prob(logits, rollout.action) - rollout.log_prob)
+    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)
+    gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - settings.clip, 1 + settings.clip) * advantage)
+    entropy = -(jnp.exp(log_probs) * log_probs).sum(-1)
+    return settings.value_weight * jnp.square(values - batch.target) - gain - settings.entropy_weight * entropy
+
+
+def make_optimizer(settings: Settings) -> optax.GradientTransformation:
+    """Return Adam with gradient clipping and a learning rate that falls linearly to 0."""
+    count = settings.updates * settings.epochs * settings.minibatches
+    rate = optax.linear_schedule(settings.learning_rate, 0.0, count)
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), optax.adam(rate, eps=1e-5))
+
+
+def improve(rebuild: Callable, weights: Any, batch: Batch, key: jax.Array, settings: Settings) -> Any:
+    """Run the epochs on a rollout, and return the new (parameters, state of the optimiser). A minibatch consists of whole rows."""
+    optimizer = make_optimizer(settings)
+
+    def minibatch(weights, rows):
+        params, moments = weights
+        of_steps = (batch.rollout, batch.advantage, batch.target)
+        rollout, advantage, target = jax.tree.map(lambda array: array[:, rows], of_steps)
+        part = Batch(rollout, jax.tree.map(lambda array: array[rows], batch.memory), advantage, target)
+        gradient = jax.grad(lambda params: step_losses(rebuild(params), part, settings).mean())(params)
+        changes, moments = optimizer.update(gradient, moments, params)
+        return (optax.apply_updates(params, changes), moments), None
+
+    def epoch(weights, key):
+        rows = jax.random.permutation(key, settings.environments).reshape(settings.minibatches, -1)
+        return jax.lax.scan(minibatch, weights, rows)
+
+    return jax.lax.scan(epoch, weights, jax.random.split(key, settings.epochs))[0]
+
+
+def make_train(settings: Settings, report: Callable[[Any], None] | None = None) -> jax.stages.Wrapped:
+    """Return the whole training as a compiled function from a key to the parameters and the mean returns (updates,).
+
+    The mean return of an update is that of the episodes which end in its rollout. It is nan if none ends.
+
+    Args:
+        settings: the settings.
+        report: function that is called with the mean return of each update while the program runs.
+    """
+    world = make_world(settings)
+
+    @jax.jit
+    def train(key: jax.Array) -> tuple[Any, jax.Array]:
+        first, second, third = jax.random.split(key, 3)
+        policy = make_policy(settings, world, first)
+        graph, params = nnx.split(policy)
+        weights = params, make_optimizer(settings).init(params)
+
+        def update(carry, key):
+            (params, moments), place = carry
+            first, second = jax.random.split(key)
+            policy, memory = nnx.merge(graph, params), place.memory
+            place, rollout, last = roll_out(world, policy, place, first, settings.steps)
+            advantage = advantages(rollout, last, settings.discount, settings.decay)
+            batch = Batch(rollout, memory, advantage, advantage + rollout.value)
+            weights = improve(lambda params: nnx.merge(graph, params), (params, moments), batch, second, settings)
+            mean = jnp.where(rollout.done, rollout.total, 0).sum() / rollout.done.sum()
+            if report is not None:
+                jax.debug.callback(report, mean)
+            return (weights, place), mean
+
+        keys = jax.random.split(third, settings.updates)
+        ((params, _), _), returns = jax.lax.scan(update, (weights, begin(settings, world, policy, second)), keys)
+        return params, returns
+
+    return train
+
+
+class Found(NamedTuple):
+    """Result of a run: mean returns (seeds, updates), seconds to compile, and seconds of each seed."""
+
+    returns: np.ndarray
+    compilation: float
+    seconds: list[float]
+
+
+def run(settings: Settings, seeds: int = 1, console: Console | None = None) -> Found:
+    """Train with each seed, one after the other. Progress is shown if the console is a terminal."""
+    shown = console is not None and console.is_terminal
+    with Progress(console=console, transient=True, disable=not shown) as bar:
+        task = bar.add_task(settings.environment, total=seeds * settings.updates)
+        report = (lambda mean: bar.update(task, advance=1, description=f"return {mean:+.2f}")) if shown else None
+        began = time.perf_counter()
+        train = make_train(settings, report).lower(jax.random.key(0)).compile()
+        compilation = time.perf_counter() - began
+        returns, seconds = [], []
+        for seed in range(seeds):
+            began = time.perf_counter()
+            returns.append(np.asarray(train(jax.random.key(seed))[1]))
+            seconds.append(time.perf_counter() - began)
+    return Found(np.stack(returns), compilation, seconds)
+
+
+def table(settings: Settings, found: Found, rows: int = 10) -> str:
+    """Return a table of the mean return of each seed. A row averages a tenth of the updates."""
+    per_update = settings.steps * settings.environments
+    lines = ["steps up to".rjust(12) + "".join(f"  seed {seed}" for seed in range(len(found.returns)))]
+    for updates in np.array_split(np.arange(settings.updates), min(rows, settings.updates)):
+        means = [np.nanmean(one[updates]) for one in found.returns]
+        lines.append(f"{(updates[-1] + 1) * per_update:>12,}" + "".join(f"{mean:>8.2f}" for mean in means))
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train from the command line, and print the returns."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--environment", choices=LENGTHS, default=Settings.environment)
+    parser.add_argument("--length", type=int, default=Settings.length)
+    parser.add_argument("--updates", type=int, default=Settings.updates)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--memoryless", action="store_true", help="use a dense layer in place of the LSTM")
+    parser.add_argument("--json", type=Path, help="file for the settings, the returns of all updates and the times")
+    given = parser.parse_args(arguments)
+    settings = Settings(given.environment, given.length, given.memoryless, updates=given.updates)
+    found = run(settings, given.seeds, Console())
+    print(f"mean return of {settings.environment} with length {settings.length}, {'dense layer' if given.memoryless else 'LSTM'}")
+    print(table(settings, found))
+    print(f"compiled in {found.compilation:.1f} s, then {np.mean(found.seconds):.1f} s a seed")
+    if given.json:
+        row = {"settings": asdict(settings), **found._asdict(), "returns": found.returns.tolist()}
+        given.json.write_text(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
