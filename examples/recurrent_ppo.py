@@ -40,7 +40,7 @@ from rich.progress import Progress
 from lstm_jax import LSTM
 
 LENGTHS = {"MemoryChain-bsuite": "memory_length", "UmbrellaChain-bsuite": "chain_length"}
-"""Name of the parameter that sets the length of an episode, for each environment."""
+"""Name of the environment's parameter that is set to `Settings.length`."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,13 @@ class Rollout(NamedTuple):
     total: jax.Array
 
 
+class Means(NamedTuple):
+    """Means over the episodes that end in a rollout, nan if none ends: of the return, and of the last reward alone."""
+
+    returns: jax.Array
+    last_rewards: jax.Array
+
+
 class Batch(NamedTuple):
     """What the loss reads: a rollout of some environments, the state at its start, advantages and targets of the values."""
 
@@ -174,7 +181,8 @@ class Batch(NamedTuple):
 def make_world(settings: Settings) -> World:
     """Return the environment of the settings."""
     environment, params = gymnax.make(settings.environment)
-    return World(environment, params.replace(**{LENGTHS[settings.environment]: settings.length}))
+    lengths = {LENGTHS[settings.environment]: settings.length, "max_steps_in_episode": settings.length + 2}
+    return World(environment, params.replace(**lengths))
 
 
 def make_policy(settings: Settings, world: World, key: jax.Array) -> Policy:
@@ -264,9 +272,7 @@ def improve(rebuild: Callable, weights: Any, batch: Batch, key: jax.Array, setti
 
 
 def make_train(settings: Settings, report: Callable[[Any], None] | None = None) -> jax.stages.Wrapped:
-    """Return the whole training as a compiled function from a key to the parameters and the mean returns (updates,).
-
-    The mean return of an update is that of the episodes which end in its rollout. It is nan if none ends.
+    """Return the whole training as a compiled function from a key to the parameters and the `Means` of all updates, arrays (updates,).
 
     Args:
         settings: the settings.
@@ -275,7 +281,7 @@ def make_train(settings: Settings, report: Callable[[Any], None] | None = None) 
     world = make_world(settings)
 
     @jax.jit
-    def train(key: jax.Array) -> tuple[Any, jax.Array]:
+    def train(key: jax.Array) -> tuple[Any, Means]:
         first, second, third = jax.random.split(key, 3)
         policy = make_policy(settings, world, first)
         graph, params = nnx.split(policy)
@@ -289,22 +295,23 @@ def make_train(settings: Settings, report: Callable[[Any], None] | None = None) 
             advantage = advantages(rollout, last, settings.discount, settings.decay)
             batch = Batch(rollout, memory, advantage, advantage + rollout.value)
             weights = improve(lambda params: nnx.merge(graph, params), (params, moments), batch, second, settings)
-            mean = jnp.where(rollout.done, rollout.total, 0).sum() / rollout.done.sum()
+            means = Means(*(array.mean(where=rollout.done) for array in (rollout.total, rollout.reward)))
             if report is not None:
-                jax.debug.callback(report, mean)
-            return (weights, place), mean
+                jax.debug.callback(report, means.returns)
+            return (weights, place), means
 
         keys = jax.random.split(third, settings.updates)
-        ((params, _), _), returns = jax.lax.scan(update, (weights, begin(settings, world, policy, second)), keys)
-        return params, returns
+        ((params, _), _), means = jax.lax.scan(update, (weights, begin(settings, world, policy, second)), keys)
+        return params, means
 
     return train
 
 
 class Found(NamedTuple):
-    """Result of a run: mean returns (seeds, updates), seconds to compile, and seconds of each seed."""
+    """Result of a run: means (seeds, updates) as in `Means`, seconds to compile, and seconds of each seed."""
 
     returns: np.ndarray
+    last_rewards: np.ndarray
     compilation: float
     seconds: list[float]
 
@@ -318,12 +325,13 @@ def run(settings: Settings, seeds: int = 1, console: Console | None = None) -> F
         began = time.perf_counter()
         train = make_train(settings, report).lower(jax.random.key(0)).compile()
         compilation = time.perf_counter() - began
-        returns, seconds = [], []
+        means, seconds = [], []
         for seed in range(seeds):
             began = time.perf_counter()
-            returns.append(np.asarray(train(jax.random.key(seed))[1]))
+            means.append(jax.device_get(train(jax.random.key(seed))[1]))
             seconds.append(time.perf_counter() - began)
-    return Found(np.stack(returns), compilation, seconds)
+    returns, last_rewards = (np.stack(arrays) for arrays in zip(*means, strict=True))
+    return Found(returns, last_rewards, compilation, seconds)
 
 
 def table(settings: Settings, found: Found, rows: int = 10) -> str:
@@ -350,10 +358,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = run(settings, given.seeds, Console())
     print(f"mean return of {settings.environment} with length {settings.length}, {'dense layer' if given.memoryless else 'LSTM'}")
     print(table(settings, found))
+    last = " ".join(f"{mean:.3f}" for mean in found.last_rewards[:, -settings.updates // 10 :].mean(1))
+    print(f"mean of the last reward of an episode, at the end: {last}")
     print(f"compiled in {found.compilation:.1f} s, then {np.mean(found.seconds):.1f} s a seed")
     if given.json:
-        row = {"settings": asdict(settings), **found._asdict(), "returns": found.returns.tolist()}
-        given.json.write_text(json.dumps(row) + "\n")
+        row = {"settings": asdict(settings), **found._asdict()}
+        given.json.write_text(json.dumps(row, default=np.ndarray.tolist) + "\n")
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ class Found(NamedTuple):
     session: Session
 
 
-def run(steps: int = 400, units: int = 64, length: int = 20, users: int = 1_000, slots: int = 64) -> Found:
+def run(steps: int = 800, units: int = 64, length: int = 20, users: int = 1_000, slots: int = 64) -> Found:
     """Train a classifier, stream a sentence, and serve many users."""
     model, accuracy = train(steps, units, length)
     rng = np.random.default_rng(1)
@@ -203,7 +203,7 @@ def run(steps: int = 400, units: int = 64, length: int = 20, users: int = 1_000,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the example, and print probabilities word by word, the largest differences and the rate of the server."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--users", type=int, default=1_000)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--text", default="the film was not good and the cast was great very funny")

@@ -129,6 +129,7 @@ def test_ppo_learns_in_one_program(ppo, settings, peer_rules) -> None:
         (first, *_, last) = ppo.table(settings, found, rows=6).splitlines()
         shapes = jax.eval_shape(ppo.make_train(replace(settings, memoryless=True)), jax.random.key(0))
     assert np.isfinite(found.returns).all()
+    np.testing.assert_array_equal(found.last_rewards, found.returns)  # the other rewards of MemoryChain are zeros
     assert found.returns.shape == (1, settings.updates)
     assert found.returns[0, :5].mean() < 0.5
     assert found.returns[0, -10:].mean() > 0.8
