@@ -177,7 +177,7 @@ def serve(model: Classifier, sentences: list[np.ndarray], slots: int, rng: np.ra
     return Session(found, ticks, sum(map(len, sentences)), time.perf_counter() - began)
 
 
-class Found(NamedTuple):
+class Result(NamedTuple):
     """Accuracy, and what `stream` and `serve` found, with their largest differences from the layer on whole sentences."""
 
     model: Classifier
@@ -187,17 +187,17 @@ class Found(NamedTuple):
     session: Session
 
 
-def run(steps: int = 800, units: int = 64, length: int = 20, users: int = 1_000, slots: int = 64) -> Found:
+def run(steps: int = 800, units: int = 64, length: int = 20, users: int = 1_000, slots: int = 64) -> Result:
     """Train a classifier, stream a sentence, and serve many users."""
     model, accuracy = train(steps, units, length)
     rng = np.random.default_rng(1)
     many = make_sentences(users, length, rng)
     sentences = [ids[:count] for ids, count in zip(many.ids, many.lengths, strict=True)]
     whole = np.asarray(jax.nn.sigmoid(predict(model, jnp.asarray(many.ids))))
-    alone = np.asarray(jax.nn.sigmoid(predict(model, jnp.asarray(sentences[0]))))
     session = serve(model, sentences, slots, rng)
     differences = [np.abs(np.array(own) - row[: len(own)]).max() for own, row in zip(session.probabilities, whole, strict=True)]
-    return Found(model, accuracy, float(np.abs(stream(model, sentences[0]) - alone).max()), float(max(differences)), session)
+    alone = np.abs(stream(model, sentences[0]) - whole[0, : len(sentences[0])]).max()
+    return Result(model, accuracy, float(alone), float(max(differences)), session)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
