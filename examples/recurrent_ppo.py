@@ -40,7 +40,7 @@ from rich.progress import Progress
 from lstm_jax import LSTM
 
 LENGTHS = {"MemoryChain-bsuite": "memory_length", "UmbrellaChain-bsuite": "chain_length"}
-"""Name of the parameter that sets the length of an episode, for each environment."""
+"""Name of the environment's parameter that is set to `Settings.length`."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class Policy(nnx.Module):
         return self.actor(h), self.critic(h)[..., 0]
 
 
-class World(NamedTuple):
-    """Environment of gymnax and its parameters."""
+class Simulation(NamedTuple):
+    """Environment of gymnax with its parameters, of which B copies run side by side."""
 
     environment: Any
     params: Any
@@ -136,8 +136,8 @@ class World(NamedTuple):
         return observation, state, reward.astype(jnp.float32), terminated | truncated
 
 
-class Place(NamedTuple):
-    """Where B environments stand between two steps."""
+class Actors(NamedTuple):
+    """State of B environments, and of the policy that acts in them, between two steps."""
 
     environment: Any
     observation: jax.Array
@@ -162,8 +162,15 @@ class Rollout(NamedTuple):
     total: jax.Array
 
 
+class Means(NamedTuple):
+    """Means over the episodes that end in a rollout, nan if none ends: of the return, and of the last reward alone."""
+
+    returns: jax.Array
+    last_rewards: jax.Array
+
+
 class Batch(NamedTuple):
-    """What the loss reads: a rollout of some environments, the state at its start, advantages and targets of the values."""
+    """Data of a loss: a rollout, the state of the policy at its start, the advantages, and the targets of the values."""
 
     rollout: Rollout
     memory: Any
@@ -171,41 +178,42 @@ class Batch(NamedTuple):
     target: jax.Array
 
 
-def make_world(settings: Settings) -> World:
+def make_simulation(settings: Settings) -> Simulation:
     """Return the environment of the settings."""
     environment, params = gymnax.make(settings.environment)
-    return World(environment, params.replace(**{LENGTHS[settings.environment]: settings.length}))
+    lengths = {LENGTHS[settings.environment]: settings.length, "max_steps_in_episode": settings.length + 2}
+    return Simulation(environment, params.replace(**lengths))
 
 
-def make_policy(settings: Settings, world: World, key: jax.Array) -> Policy:
+def make_policy(settings: Settings, simulation: Simulation, key: jax.Array) -> Policy:
     """Return a policy with new weights."""
-    (features,) = world.environment.observation_space(world.params).shape
-    return Policy(features, world.environment.num_actions, settings.units, settings.memoryless, nnx.Rngs(key))
+    (features,) = simulation.environment.observation_space(simulation.params).shape
+    return Policy(features, simulation.environment.num_actions, settings.units, settings.memoryless, nnx.Rngs(key))
 
 
-def begin(settings: Settings, world: World, policy: Policy, key: jax.Array) -> Place:
-    """Return the place of B environments before their first step."""
+def begin(settings: Settings, simulation: Simulation, policy: Policy, key: jax.Array) -> Actors:
+    """Return the actors of B environments before their first step."""
     count = settings.environments
-    observation, state = world.reset(jax.random.split(key, count))
-    return Place(state, observation, jnp.ones(count, bool), policy.initial_state(count), jnp.zeros(count))
+    observation, state = simulation.reset(jax.random.split(key, count))
+    return Actors(state, observation, jnp.ones(count, bool), policy.initial_state(count), jnp.zeros(count))
 
 
-def roll_out(world: World, policy: Policy, place: Place, key: jax.Array, steps: int) -> tuple[Place, Rollout, jax.Array]:
-    """Run T steps, and return the place after them, their record, and the values (B,) of the last observations."""
+def roll_out(simulation: Simulation, policy: Policy, actors: Actors, key: jax.Array, steps: int) -> tuple[Actors, Rollout, jax.Array]:
+    """Run T steps, and return the actors after them, their record, and the values (B,) of the last observations."""
 
-    def act(place: Place, key: jax.Array) -> tuple[Place, Rollout]:
+    def act(actors: Actors, key: jax.Array) -> tuple[Actors, Rollout]:
         first, second = jax.random.split(key)
-        logits, value, memory = policy.step(place.observation, place.memory, place.reset)
+        logits, value, memory = policy.step(actors.observation, actors.memory, actors.reset)
         action = jax.random.categorical(first, logits)
         log_prob = _log_prob(logits, action)
         keys = jax.random.split(second, len(action))
-        observation, state, reward, done = world.step(keys, place.environment, action)
-        total = place.total + reward
-        record = Rollout(place.observation, place.reset, action, log_prob, value, reward, done, total)
-        return Place(state, observation, done, memory, jnp.where(done, 0, total)), record
+        observation, state, reward, done = simulation.step(keys, actors.environment, action)
+        total = actors.total + reward
+        record = Rollout(actors.observation, actors.reset, action, log_prob, value, reward, done, total)
+        return Actors(state, observation, done, memory, jnp.where(done, 0, total)), record
 
-    place, rollout = jax.lax.scan(act, place, jax.random.split(key, steps))
-    return place, rollout, policy.step(place.observation, place.memory, place.reset)[1]
+    actors, rollout = jax.lax.scan(act, actors, jax.random.split(key, steps))
+    return actors, rollout, policy.step(actors.observation, actors.memory, actors.reset)[1]
 
 
 def _log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
@@ -264,52 +272,51 @@ def improve(rebuild: Callable, weights: Any, batch: Batch, key: jax.Array, setti
 
 
 def make_train(settings: Settings, report: Callable[[Any], None] | None = None) -> jax.stages.Wrapped:
-    """Return the whole training as a compiled function from a key to the parameters and the mean returns (updates,).
-
-    The mean return of an update is that of the episodes which end in its rollout. It is nan if none ends.
+    """Return the whole training as a compiled function from a key to the parameters and the `Means` of all updates, arrays (updates,).
 
     Args:
         settings: the settings.
         report: function that is called with the mean return of each update while the program runs.
     """
-    world = make_world(settings)
+    simulation = make_simulation(settings)
 
     @jax.jit
-    def train(key: jax.Array) -> tuple[Any, jax.Array]:
+    def train(key: jax.Array) -> tuple[Any, Means]:
         first, second, third = jax.random.split(key, 3)
-        policy = make_policy(settings, world, first)
+        policy = make_policy(settings, simulation, first)
         graph, params = nnx.split(policy)
         weights = params, make_optimizer(settings).init(params)
 
         def update(carry, key):
-            (params, moments), place = carry
+            (params, moments), actors = carry
             first, second = jax.random.split(key)
-            policy, memory = nnx.merge(graph, params), place.memory
-            place, rollout, last = roll_out(world, policy, place, first, settings.steps)
+            policy, memory = nnx.merge(graph, params), actors.memory
+            actors, rollout, last = roll_out(simulation, policy, actors, first, settings.steps)
             advantage = advantages(rollout, last, settings.discount, settings.decay)
             batch = Batch(rollout, memory, advantage, advantage + rollout.value)
             weights = improve(lambda params: nnx.merge(graph, params), (params, moments), batch, second, settings)
-            mean = jnp.where(rollout.done, rollout.total, 0).sum() / rollout.done.sum()
+            means = Means(*(array.mean(where=rollout.done) for array in (rollout.total, rollout.reward)))
             if report is not None:
-                jax.debug.callback(report, mean)
-            return (weights, place), mean
+                jax.debug.callback(report, means.returns)
+            return (weights, actors), means
 
         keys = jax.random.split(third, settings.updates)
-        ((params, _), _), returns = jax.lax.scan(update, (weights, begin(settings, world, policy, second)), keys)
-        return params, returns
+        ((params, _), _), means = jax.lax.scan(update, (weights, begin(settings, simulation, policy, second)), keys)
+        return params, means
 
     return train
 
 
-class Found(NamedTuple):
-    """Result of a run: mean returns (seeds, updates), seconds to compile, and seconds of each seed."""
+class Result(NamedTuple):
+    """Result of a run: means (seeds, updates) as in `Means`, seconds to compile, and seconds of each seed."""
 
     returns: np.ndarray
+    last_rewards: np.ndarray
     compilation: float
     seconds: list[float]
 
 
-def run(settings: Settings, seeds: int = 1, console: Console | None = None) -> Found:
+def run(settings: Settings, seeds: int = 1, console: Console | None = None) -> Result:
     """Train with each seed, one after the other. Progress is shown if the console is a terminal."""
     shown = console is not None and console.is_terminal
     with Progress(console=console, transient=True, disable=not shown) as bar:
@@ -318,15 +325,16 @@ def run(settings: Settings, seeds: int = 1, console: Console | None = None) -> F
         began = time.perf_counter()
         train = make_train(settings, report).lower(jax.random.key(0)).compile()
         compilation = time.perf_counter() - began
-        returns, seconds = [], []
+        means, seconds = [], []
         for seed in range(seeds):
             began = time.perf_counter()
-            returns.append(np.asarray(train(jax.random.key(seed))[1]))
+            means.append(jax.device_get(train(jax.random.key(seed))[1]))
             seconds.append(time.perf_counter() - began)
-    return Found(np.stack(returns), compilation, seconds)
+    returns, last_rewards = (np.stack(arrays) for arrays in zip(*means, strict=True))
+    return Result(returns, last_rewards, compilation, seconds)
 
 
-def table(settings: Settings, found: Found, rows: int = 10) -> str:
+def table(settings: Settings, found: Result, rows: int = 10) -> str:
     """Return a table of the mean return of each seed. A row averages a tenth of the updates."""
     per_update = settings.steps * settings.environments
     lines = ["steps up to".rjust(12) + "".join(f"  seed {seed}" for seed in range(len(found.returns)))]
@@ -350,10 +358,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = run(settings, given.seeds, Console())
     print(f"mean return of {settings.environment} with length {settings.length}, {'dense layer' if given.memoryless else 'LSTM'}")
     print(table(settings, found))
+    last = " ".join(f"{mean:.3f}" for mean in found.last_rewards[:, -settings.updates // 10 :].mean(1))
+    print(f"mean of the last reward of an episode, at the end: {last}")
     print(f"compiled in {found.compilation:.1f} s, then {np.mean(found.seconds):.1f} s a seed")
     if given.json:
-        row = {"settings": asdict(settings), **found._asdict(), "returns": found.returns.tolist()}
-        given.json.write_text(json.dumps(row) + "\n")
+        row = {"settings": asdict(settings), **found._asdict()}
+        given.json.write_text(json.dumps(row, default=np.ndarray.tolist) + "\n")
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def accuracy(model: Adder, problems: Problems) -> float:
     return float(np.mean([found == right for found, right in zip(answer(model, problems), decode(problems.answers), strict=True)]))
 
 
-class Found(NamedTuple):
+class Result(NamedTuple):
     """Trained model, held-out problems, and one dict of metrics for each epoch."""
 
     model: Adder
@@ -139,7 +139,7 @@ def run(
     batch: int = 128,
     learning_rate: float = 2e-3,
     console: Console | None = None,
-) -> Found:
+) -> Result:
     """Train on nine tenths of the problems, and measure the accuracy on the others after each epoch.
 
     There are `count` problems, but at most half of the different ones that exist.
@@ -156,7 +156,7 @@ def run(
         return {"held_out_accuracy": accuracy(model, held_out)}
 
     result = lstm_jax.fit(model, losses, lstm_jax.adam(rate), known, epochs=epochs, batch_size=batch, evaluate=evaluate, console=console)
-    return Found(model, held_out, result.rows)
+    return Result(model, held_out, result.rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -81,7 +81,7 @@ def loss(model: Tagger, ids: jax.Array, mask: jax.Array, tags: jax.Array) -> tup
     return losses.mean(where=mask), (logits.argmax(-1) == tags).mean(where=mask)
 
 
-class Found(NamedTuple):
+class Result(NamedTuple):
     """Losses of the steps, accuracy on new rows, and the accuracy of a tagger that always gives the most frequent tag."""
 
     losses: np.ndarray
@@ -97,7 +97,7 @@ def run(
     length: int = 30,
     batch: int = 64,
     learning_rate: float = 1e-2,
-) -> Found:
+) -> Result:
     """Train on random rows, and measure the accuracy per letter on 2,000 others."""
     rng = np.random.default_rng(0)
     rate = optax.cosine_decay_schedule(learning_rate, steps)
@@ -109,7 +109,7 @@ def run(
     new = make_rows(2_000, length, letters, rng)
     _, accuracy = nnx.jit(loss)(step.model(state), *map(jnp.asarray, new))
     majority = np.bincount(new.tags[new.mask]).max() / new.mask.sum()
-    return Found(np.concatenate(losses), float(accuracy), float(majority))
+    return Result(np.concatenate(losses), float(accuracy), float(majority))
 
 
 def _chunks(steps: int, batch: int, length: int, letters: int, rng: np.random.Generator) -> Iterator[Rows]:
