@@ -16,7 +16,7 @@ from lstm_jax.convert.arrays import PROJECTED
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-SIZES = [(3, 2, 1, 2, 3), (2, 5, 3, 2, 4), (4, 3, 2, 1, 1)]
+SIZES = [(2, 5, 2, 2, 3), (4, 3, 2, 2, 3)]
 """Features, units, outputs, batch and steps: few, since each size of an array is compiled anew."""
 BATCH, STEPS, FEATURES, UNITS, OUTPUTS = 3, 5, 4, 6, 2
 X = jnp.asarray(normal(0, BATCH, STEPS, FEATURES))
@@ -49,11 +49,11 @@ def summed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @pytest.mark.usefixtures("x64", "eager")
 def test_layers_are_those_of_torch(torch) -> None:
-    """Eighteen configurations: each number of layers, in one direction or both, with and without biases, at sizes that vary."""
+    """Fifteen configurations: one to three layers, in one direction or both, with and without biases, at two sizes."""
     torch.manual_seed(0)
-    for seed in range(18):
+    for seed in range(15):
         layers, both, bias = 1 + seed % 3, bool(seed // 3 % 2), seed % 4 > 0
-        features, units, outputs, batch, steps = SIZES[(seed + seed // 3) % 3]
+        features, units, outputs, batch, steps = SIZES[seed % 5 % 2]
         options = {"num_layers": layers, "bidirectional": both, "bias": bias, "batch_first": True, "dtype": torch.float64}
         module = torch.nn.LSTM(features, units, proj_size=outputs, **options)
         ours = make_layers(features, units, outputs, layers, both, bias)
@@ -107,20 +107,19 @@ def test_parameters_start_as_those_of_an_lstm() -> None:
     projection = np.abs(layer.projection[...])
     assert 0.3 < projection.max() < np.sqrt(6 / (UNITS + OUTPUTS))
     assert layer.count_params() == 4 * UNITS * (FEATURES + OUTPUTS + 1) + UNITS * OUTPUTS
-    bare = make(unit_forget_bias=False, recurrent_initializer="ones")
+    bare = make(unit_forget_bias=False, kernel_initializer="zeros", recurrent_initializer="ones")
     assert not bare.bias[...].any()
     assert (bare.recurrent_kernel[...] == 1).all()
     assert make(use_bias=False).bias is None
 
 
 def test_steps_and_resets_are_the_sequence() -> None:
-    """A sequence with resets, its pieces run one by one, and its steps run one by one."""
+    """A sequence with resets, its pieces run alone, and its steps run one by one."""
     layer = make(learned_state=True, return_state=True)
     assert (layer.initial_h.shape, layer.initial_c.shape) == ((OUTPUTS,), (UNITS,))
     layer.initial_h[...], layer.initial_c[...] = jnp.asarray(normal(1, OUTPUTS)), jnp.asarray(normal(2, UNITS))
     outputs, final = layer(X, resets=RESETS)
-    assert_close([outputs[0, :2], outputs[0, 2:]], [layer(X[0, :2])[0], layer(X[0, 2:])[0]], 1e-6)
-    assert_close([outputs[1, :4], outputs[1, 4:]], [layer(X[1, :4])[0], layer(X[1, 4:])[0]], 1e-6)
+    assert_close(outputs[0, 2:], layer(X[0, 2:])[0], 1e-6)
     state, found = layer.initial_state(BATCH), []
     for t in range(STEPS):
         output, state = layer.step(X[:, t], state, reset=RESETS[:, t])
@@ -149,15 +148,15 @@ def test_masks_have_the_size_of_the_state() -> None:
 def test_options_of_layers() -> None:
     plain = make()
     assert_close(make(remat=2)(X), plain(X), 1e-6)
-    assert_close(make(dtype=jnp.bfloat16)(X), plain(X), 3e-2)
     dropped = make(weight_drop=0.5)
     assert np.abs(np.asarray(dropped(X) - plain(X))).max() > 1e-3
     assert_close(dropped(X, deterministic=True), plain(X), 1e-6)
-    stateful = make(stateful=True)
-    assert_close(jnp.concatenate([stateful(X[:, :2]), stateful(X[:, 2:])], 1), plain(X), 1e-6)
+    stateful = make(stateful=True, return_state=True)
+    _, final = stateful(X)
+    assert_close(stateful(X)[0], plain(X, initial_state=final), 1e-6)
     assert plain.compute_output_shape((None, 7, FEATURES)) == (None, 7, OUTPUTS)
-    own = Recurrent(FEATURES, UNITS, cell=projected_lstm(3), recurrent_dropout=0.5, rngs=nnx.Rngs(0, dropout=1))
-    assert own(X).shape == (BATCH, 3)
+    own = nnx.eval_shape(lambda: Recurrent(4, 6, cell=projected_lstm(3), recurrent_dropout=0.5, rngs=nnx.Rngs(0, dropout=1))(X))
+    assert own.shape == (BATCH, 3)
 
 
 def test_both_directions_and_stacks() -> None:
@@ -167,9 +166,11 @@ def test_both_directions_and_stacks() -> None:
     outputs, states = both(X)
     joined = both.join_states(states)
     assert (joined.h.shape, joined.c.shape) == ((BATCH, 2 * OUTPUTS), (BATCH, 2 * UNITS))
-    decoder = LSTM(FEATURES, 2 * UNITS, projection=2 * OUTPUTS, rngs=nnx.Rngs(0))
-    assert decoder(X, initial_state=joined).shape == (BATCH, 2 * OUTPUTS)
-    layers = [make(), LSTM(OUTPUTS, 7, projection=OUTPUTS, return_sequences=True, rngs=nnx.Rngs(1))]
+    decoded = nnx.eval_shape(
+        lambda: LSTM(FEATURES, 2 * UNITS, projection=2 * OUTPUTS, rngs=nnx.Rngs(0))(X, initial_state=joined),
+    )
+    assert decoded.shape == (BATCH, 2 * OUTPUTS)
+    layers = [make(), LSTM(OUTPUTS, UNITS, projection=OUTPUTS, return_sequences=True, rngs=nnx.Rngs(1))]
     first = layers[0](X)
     assert_close(RecurrentStack(layers, residual=True)(X), first + layers[1](first), 1e-6)
     assert outputs.shape == (BATCH, STEPS, 2 * OUTPUTS)
