@@ -8,10 +8,12 @@
 
 Zoneout (Krueger et al. 2017) lets random units keep their previous state. Unlike dropout masks, zoneout masks are drawn anew at each step.
 
-B is the batch size, T the number of steps, E the number of input features and H the number of units.
+B is the batch size, T the number of steps, E the number of input features and H the number of units. For a cell with P outputs, such as an
+LSTM with a recurrent projection, the masks of h have P columns instead of H.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -138,7 +140,7 @@ def draw_masks(
         key: random key.
         batch: number of rows B.
         features: number of input features E.
-        units: number of units H.
+        units: number of units H, or of outputs P.
         dropout: rate of the input masks. If it is 0, the field `input` of the result is None.
         recurrent_dropout: rate of the recurrent masks. If it is 0, the field `recurrent` of the result is None.
         kind: "keras", "per_gate" or "variational", as the docstring of the module `lstm_jax.dropout` describes them.
@@ -157,8 +159,8 @@ def draw_masks(
     )
 
 
-def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int, units: int) -> dict[str, jax.Array]:
-    """Return the zoneout masks of one call in training: a dict from the name of a state array to its mask, bool (T, B, H).
+def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int, sizes: Mapping[str, int]) -> dict[str, jax.Array]:
+    """Return the zoneout masks of one call in training: a dict from the name of a state array to its mask, bool (T, B, size).
 
     A unit keeps its previous value where the mask is True. Each entry of the mask is True with a probability equal to the zoneout rate.
 
@@ -167,15 +169,14 @@ def draw_zoneout(key: jax.Array, rates: dict[str, float], steps: int, batch: int
         rates: dict from the name of a state array, "h" or "c", to its zoneout rate. An array with the rate 0 gets no mask.
         steps: number of steps T.
         batch: number of rows B.
-        units: number of units H.
+        sizes: dict from the name of a state array to its size, the number of its entries for a row.
 
     Raises:
         InputError: if a rate is not in [0, 1).
     """
     keys = dict(zip(rates, jax.random.split(key, len(rates)), strict=True))
-    return {
-        name: jax.random.bernoulli(keys[name], check_rate("zoneout", rate), (steps, batch, units)) for name, rate in rates.items() if rate
-    }
+    shapes = {name: (steps, batch, sizes[name]) for name, rate in rates.items() if rate}
+    return {name: jax.random.bernoulli(keys[name], check_rate("zoneout", rates[name]), shape) for name, shape in shapes.items()}
 
 
 def mean_zoneout(rates: dict[str, float], dtype=jnp.float32) -> dict[str, jax.Array]:

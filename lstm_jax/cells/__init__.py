@@ -17,6 +17,7 @@ from lstm_jax.cells.layernorm_lstm import LayerNormParams
 from lstm_jax.cells.lstm import LSTMParams, LSTMState
 from lstm_jax.cells.min_rnns import MinParams
 from lstm_jax.cells.peephole_lstm import PeepholeParams
+from lstm_jax.cells.projected_lstm import ProjectedParams, projected_lstm
 from lstm_jax.cells.simple_rnn import HiddenState, SimpleRNNParams
 from lstm_jax.errors import require
 from lstm_jax.shapes import GATES
@@ -144,6 +145,24 @@ def with_activations(cell: Cell, activation: str | Activation | None, recurrent_
     return _variant(cell, inner, gates)
 
 
+def with_projection(cell: Cell, projection: int, units: int) -> Cell:
+    """Return the LSTM with a recurrent projection to `projection` outputs, or the given cell if `projection` is 0.
+
+    Args:
+        cell: the cell. If `projection` is not 0, it must be the cell lstm with its default activations.
+        projection: number of outputs, fewer than the units.
+        units: number of units of the layer.
+
+    Raises:
+        InputError: if `projection` is not 0 and it is below 1 or not below `units`, or the cell is another one.
+    """
+    if projection == 0:
+        return cell
+    require(cell == CELLS["lstm"], "projection", projection, f"the cell {cell.name} has none: only lstm, with its default activations")
+    require(1 <= projection < units, "projection", projection, f"give 1 or more, fewer than the {units} units, or 0 for none")
+    return projected_lstm(projection)
+
+
 @functools.cache
 def _variant(cell: Cell, activation: Activation, recurrent_activation: Activation) -> Cell:
     """Return a copy of a cell with the given activation functions.
@@ -169,10 +188,13 @@ __all__ = [
     "LayerNormParams",
     "MinParams",
     "PeepholeParams",
+    "ProjectedParams",
     "ResetBeforeParams",
     "SimpleRNNParams",
     "check_cell",
     "find_cell",
+    "projected_lstm",
     "register_cell",
     "with_activations",
+    "with_projection",
 ]

@@ -34,6 +34,8 @@ class Cell:
         linear: function linear(z) that returns arrays a and b such that a step computes h' = a h + b; None if a step is not of this form.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
             activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`.
+        outputs: number of entries of the output h of a row. 0 means the number of units H. A recurrent kernel has as many rows, and a mask
+            of recurrent dropout has as many columns.
     """
 
     name: str
@@ -46,6 +48,11 @@ class Cell:
     project: Callable = products.project
     linear: Callable | None = None
     make_step: Callable | None = None
+    outputs: int = 0
+
+    def output_size(self, units: int) -> int:
+        """Return the number of entries of the output h of a row, for a cell with the given number of units."""
+        return self.outputs or units
 
     @property
     def has_cell_state(self) -> bool:
@@ -75,6 +82,7 @@ def check_cell(cell: Cell) -> None:
     named = isinstance(cell.name, str) and bool(cell.name) and cell.name.isprintable()
     require(named, "cell name", repr(cell.name), "give text")
     require(isinstance(cell.gates, int) and cell.gates >= 1, f"gates of cell {cell.name}", cell.gates, "give 1 or more")
+    require(isinstance(cell.outputs, int) and cell.outputs >= 0, f"outputs of cell {cell.name}", cell.outputs, "give 0 or more")
     fields = getattr(cell.params, "_fields", ())
     require("kernel" in fields, f"params of cell {cell.name}", fields, "give a NamedTuple class with a field kernel")
     columns = cell.gates * _UNITS
@@ -92,7 +100,7 @@ def _check_params(cell: Cell, columns: int) -> Any:
     fields = cell.params._fields  # pyright: ignore[reportAttributeAccessIssue]
     params = _shapes(cell, "init", lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
     require(type(params) is cell.params, f"init of cell {cell.name}", type(params).__name__, f"return {cell.params.__name__}")
-    expected = {"kernel": (_FEATURES, columns), "recurrent_kernel": (_UNITS, columns), "bias": (columns,)}
+    expected = {"kernel": (_FEATURES, columns), "recurrent_kernel": (cell.output_size(_UNITS), columns), "bias": (columns,)}
     for name, leaf in zip(fields, params, strict=True):
         _check_shape(cell, f"init ({name})", leaf, expected.get(name))
     if "bias" in fields:
@@ -135,14 +143,14 @@ def _check_linear(cell: Cell, columns: int) -> None:
     pair = _shapes(cell, "linear", linear, jax.ShapeDtypeStruct((_BATCH, columns), jnp.float32))
     require(isinstance(pair, tuple) and len(pair) == 2, f"linear of cell {cell.name}", type(pair).__name__, "return a pair a, b")
     for part in pair:
-        _check_shape(cell, "linear", part, (_BATCH, _UNITS))
+        _check_shape(cell, "linear", part, (_BATCH, cell.output_size(_UNITS)))
 
 
 def _check_state(cell: Cell, function: str, state: Any) -> None:
     for name, part in zip(state._fields, state, strict=True):
         shape = getattr(part, "shape", ())
-        hidden = name != "h" and len(shape) == 2 and shape[0] == _BATCH  # only h must have H columns
-        _check_shape(cell, f"{function} ({name})", part, shape if hidden else (_BATCH, _UNITS))
+        hidden = name != "h" and len(shape) == 2 and shape[0] == _BATCH  # only the width of h is fixed
+        _check_shape(cell, f"{function} ({name})", part, shape if hidden else (_BATCH, cell.output_size(_UNITS)))
 
 
 def _check_shape(cell: Cell, function: str, leaf: Any, wanted: tuple[int, ...] | None) -> None:
@@ -191,6 +199,7 @@ def reads_mask(cell: Cell) -> bool:
     """Return whether the function `step` of a cell uses its argument `mask`, the mask of recurrent dropout."""
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), _FEATURES, _UNITS, jnp.float32))
     state = jax.eval_shape(lambda: cell.initial_state(_BATCH, _UNITS, jnp.float32))
-    z, mask = (jax.ShapeDtypeStruct((_BATCH, size), jnp.float32) for size in (cell.gates * _UNITS, _UNITS))
+    sizes = (cell.gates * _UNITS, cell.output_size(_UNITS))
+    z, mask = (jax.ShapeDtypeStruct((_BATCH, size), jnp.float32) for size in sizes)
     traced = jax.make_jaxpr(lambda mask, params, state, z: cell.step(params, state, z, mask, None))(mask, params, state, z).jaxpr
     return any(traced.invars[0] is variable for equation in traced.eqns for variable in equation.invars)

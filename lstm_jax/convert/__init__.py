@@ -4,6 +4,7 @@ The layout of weights in lstm_jax consists of dicts of NumPy arrays. V is the si
 the number of units. The columns of a kernel belong to the gates i, f, g, o, in this order.
 
 - An LSTM is `{"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}`. For a GRU or a simple RNN see `lstm_jax.convert.cells`.
+- An LSTM with a recurrent projection to P outputs also has `"projection": (H, P)`, and its recurrent kernel is (P, 4H).
 - A layer is an LSTM or, if it is bidirectional, `{"forward": LSTM, "backward": LSTM}`.
 - An embedding is `{"embedding": (V, E)}`, and a dense layer is `{"kernel": (in, out), "bias": (out,)}`.
 - A sentiment model is one flat dict. It has the keys `embedding/embedding`, `head/kernel` and `head/bias`, where the head is the dense

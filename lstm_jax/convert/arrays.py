@@ -20,6 +20,8 @@ CHARACTER: Kind = "character model"  # its input is one-hot or embedded, and it 
 
 DIRECTIONS = ("forward", "backward")
 LSTM_NAMES = ("kernel", "recurrent_kernel", "bias")
+PROJECTION = "projection"
+PROJECTED = "lstm_projected"  # the cell of a layer with a recurrent projection
 
 
 class Layout(NamedTuple):
@@ -32,16 +34,22 @@ class Layout(NamedTuple):
     @property
     def phrase(self) -> str:
         """Title with its article, such as "an LSTM"."""
-        return f"{'an' if self.title == 'LSTM' else 'a'} {self.title}"
+        return f"{'an' if self.title.startswith('LSTM') else 'a'} {self.title}"
 
     @property
     def columns(self) -> str:
         """Number of columns of the kernels as text, such as "4H"."""
         return f"{self.gates}H" if self.gates > 1 else "H"
 
+    @property
+    def rows(self) -> str:
+        """Number of rows of the recurrent kernel as text: "P", the number of outputs, if there is a projection, else "H"."""
+        return "P" if PROJECTION in self.names else "H"
+
 
 LAYOUTS = {
     "lstm": Layout("LSTM", 4, LSTM_NAMES),
+    PROJECTED: Layout("LSTM with a projection", 4, (*LSTM_NAMES, PROJECTION)),
     "gru": Layout("GRU", 3, (*LSTM_NAMES, "recurrent_bias")),
     "gru_reset_before": Layout("GRU with reset_after=False", 3, LSTM_NAMES),
     "simple_rnn": Layout("simple RNN", 1, LSTM_NAMES),
@@ -98,23 +106,28 @@ def cell_arrays(cell: str, arrays: Mapping[str, object], where: str = "") -> Arr
     Args:
         cell: name of the cell, a key of `LAYOUTS`.
         arrays: input kernel (E, GH), recurrent kernel (H, GH), and biases (GH,), with the names of the layout. A bias that is None becomes
-            zeros.
+            zeros. With a projection (H, P) the recurrent kernel is (P, GH).
         where: prefix of the names of the arrays in error messages.
 
     Raises:
         InputError: if a value is not an array of floats, or the shapes are not those of the cell.
     """
     layout = LAYOUTS[cell]
-    recurrent = shaped(f"{where}recurrent_kernel", arrays["recurrent_kernel"], "H", layout.columns)
+    recurrent = shaped(f"{where}recurrent_kernel", arrays["recurrent_kernel"], layout.rows, layout.columns)
     units, columns = recurrent.shape
-    remedy = f"expected (H, {layout.columns}): is this the recurrent kernel of {layout.phrase}?"
+    projection = {}
+    if PROJECTION in layout.names:
+        projection = {PROJECTION: shaped(f"{where}{PROJECTION}", arrays[PROJECTION], "H", units)}
+        units = len(projection[PROJECTION])
+    remedy = f"expected ({layout.rows}, {layout.columns}): is this the recurrent kernel of {layout.phrase}?"
     require(columns == layout.gates * units, f"{where}recurrent_kernel", f"shape {recurrent.shape}", remedy)
     kernel = shaped(f"{where}kernel", arrays["kernel"], "E", columns)
     biases = {
         name: np.zeros(columns, kernel.dtype) if arrays[name] is None else shaped(f"{where}{name}", arrays[name], columns)
-        for name in layout.names[2:]
+        for name in layout.names
+        if "bias" in name
     }
-    return {"kernel": kernel, "recurrent_kernel": recurrent} | biases
+    return {"kernel": kernel, "recurrent_kernel": recurrent} | biases | projection
 
 
 def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, where: str = "") -> Arrays:
@@ -185,19 +198,21 @@ def check_layer(layer: Mapping[str, Any], where: str = "", cell: str = "lstm") -
         return check_cell(cell, layer, where)
     check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
     pair = {direction: check_cell(cell, layer[direction], f"{where}{direction}/") for direction in DIRECTIONS}
-    shapes = [pair[direction]["kernel"].shape for direction in DIRECTIONS]
-    require(shapes[0] == shapes[1], f"{where}backward/kernel", f"shape {shapes[1]}", f"expected {shapes[0]}, as in the forward direction")
+    for name in ("kernel", "recurrent_kernel"):
+        wanted, found = (pair[direction][name].shape for direction in DIRECTIONS)
+        require(found == wanted, f"{where}backward/{name}", f"shape {found}", f"expected {wanted}, as in the forward direction")
     return pair
 
 
 def widths(layer: Mapping[str, Any]) -> tuple[int, int]:
     """Return the number of input features and the number of output features of a layer.
 
-    For E input features and H units the result is (E, H), or (E, 2H) if the layer is bidirectional. `layer` is a result of `check_layer`.
+    For E input features and H units the result is (E, H), or (E, 2H) if the layer is bidirectional. If the layer has a projection to P
+    outputs, it is (E, P) or (E, 2P). `layer` is a result of `check_layer`.
     """
     if is_bidirectional(layer):
-        taken, units = widths(layer["forward"])
-        return taken, 2 * units
+        taken, outputs = widths(layer["forward"])
+        return taken, 2 * outputs
     return layer["kernel"].shape[0], layer["recurrent_kernel"].shape[0]
 
 

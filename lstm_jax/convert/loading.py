@@ -6,12 +6,23 @@ The function `load` reads and writes attributes of the layers, so that this pack
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, LSTM_NAMES, Arrays, Layer, check_keys, check_layer, is_bidirectional, shaped
+from lstm_jax.convert.arrays import (
+    DIRECTIONS,
+    LAYOUTS,
+    LSTM_NAMES,
+    PROJECTED,
+    Arrays,
+    Layer,
+    check_keys,
+    check_layer,
+    is_bidirectional,
+    shaped,
+)
 from lstm_jax.convert.torch_layers import find_torch_cell, layers_from_torch
 from lstm_jax.errors import InputError, require
 
 KEYS = frozenset((*LSTM_NAMES, *DIRECTIONS))
-TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)")}
+TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)"), PROJECTED: (PROJECTED,)}
 """For each cell, the attribute `cell` of the layers that compute what PyTorch's modules with this cell compute."""
 
 
@@ -33,7 +44,7 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
     example, are rounded if the layer has float32 parameters. A learned initial state and the state that a stateful layer carries are not
     changed. Options of the layer that are not weights, such as `merge_mode`, `residual` and dropout, are not compared.
 
-    E is the number of input features, H the number of units and G the number of gates.
+    E is the number of input features, H the number of units, P the number of outputs of a projection and G the number of gates.
 
     Args:
         layer: a `Recurrent` layer (`LSTM`, `GRU`, `SimpleRNN`), a `Bidirectional` layer or a `RecurrentStack`. It is changed in place.
@@ -41,8 +52,8 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
 
             - Weights in the layout of lstm_jax: for a `Recurrent` layer a dict of arrays such as {"kernel": (E, GH), "recurrent_kernel":
               (H, GH), "bias": (GH,)}, for a `Bidirectional` layer {"forward": dict, "backward": dict}, and for a `RecurrentStack` a list
-              of such dicts, lowest layer first. The functions of `lstm_jax.convert` for layers return them. The activations are not
-              checked.
+              of such dicts, lowest layer first. The functions of `lstm_jax.convert` for layers return them. The dict of a layer with a
+              projection also has "projection": (H, P), and its recurrent kernel is (P, 4H). The activations are not checked.
             - The state dict of a PyTorch nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell or nn.RNNCell, or of a model that contains it.
               The layer must have the activations of PyTorch. A state dict does not show whether an nn.RNN uses tanh or relu, so that both
               are accepted.
@@ -52,7 +63,7 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
     Raises:
         InputError: if `layer` is no recurrent layer, if `weights` are none of these, or if the two differ in the number of layers or
             directions, the cell, the activations as far as they are known, or the number of features or units. Also if the layer has no
-            bias and the bias in the weights is not zero, or if the PyTorch module has a projection (`proj_size`).
+            bias and the bias in the weights is not zero, or if only one of the two has a projection.
     """
     layers = list(layer.layers) if hasattr(layer, "layers") else [layer]
     given = _given(weights, prefix)
@@ -110,8 +121,10 @@ def _find_cell(layer: Mapping[str, Any], where: str) -> str:
         check_keys(f"{where}bidirectional layer", layer, DIRECTIONS)
         arrays, where = layer["forward"], f"{where}forward/"
     named = [cell for cell, layout in LAYOUTS.items() if set(layout.names) == set(arrays)]
-    remedy = "expected kernel, recurrent_kernel, bias and, for a GRU, recurrent_bias"
+    remedy = "expected kernel, recurrent_kernel, bias and, for a GRU, recurrent_bias or, for an LSTM with a projection, projection"
     require(bool(named), f"{where}weights", f"keys {', '.join(sorted(map(str, arrays))) or '(none)'}", remedy)
+    if named == [PROJECTED]:
+        return PROJECTED
     units, columns = shaped(f"{where}recurrent_kernel", arrays["recurrent_kernel"], "H", "GH").shape
     for cell in named:
         if columns == LAYOUTS[cell].gates * units:
@@ -143,11 +156,14 @@ def _matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
 def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tuple[Any, Any]]:
     """Return the pairs of `_matched` for a `Recurrent` layer and the arrays of its direction."""
     cell = layer.cell.partition("(")[0]  # "lstm(relu, sigmoid)" is an LSTM with these activations
-    require(cell == given.cell, f"cell{at}", layer.cell, f"the weights are those of the cell {given.cell}: give a layer with this cell")
+    outputs, columns = arrays["recurrent_kernel"].shape
+    remedy = f"projection={outputs}" if given.cell == PROJECTED else "this cell"
+    require(cell == given.cell, f"cell{at}", layer.cell, f"the weights are those of the cell {given.cell}: give a layer with {remedy}")
     allowed = given.allowed or (layer.cell,)
     require(layer.cell in allowed, f"activations{at}", layer.cell, f"the PyTorch module computes {' or '.join(allowed)}: give such a layer")
-    features, units = arrays["kernel"].shape[0], arrays["recurrent_kernel"].shape[0]
-    for name, own, wanted in (("features", layer.features, features), ("units", layer.units, units)):
+    sizes = {"features": len(arrays["kernel"]), "units": columns // LAYOUTS[cell].gates, "output_features": outputs}
+    for name, wanted in sizes.items():
+        own = getattr(layer, name)
         require(own == wanted, f"{name}{at}", own, f"the weights have {wanted} {name}: give a layer with as many")
     found = []
     for name, array in arrays.items():

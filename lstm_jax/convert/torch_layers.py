@@ -1,13 +1,17 @@
 """Conversion of weights between lstm_jax and the state dicts of PyTorch's recurrent layers and cells.
 
 The layers are nn.LSTM, nn.GRU and nn.RNN, and the cells nn.LSTMCell, nn.GRUCell and nn.RNNCell. They are converted to and from the cells
-"lstm", "gru" and "simple_rnn" of lstm_jax. The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. E
-is the number of input features, H the number of units and G the number of gates: 4 for an LSTM, 3 for a GRU and 1 for a simple RNN.
+"lstm", "gru" and "simple_rnn" of lstm_jax, and an nn.LSTM with `proj_size` to and from the cell "lstm_projected", the LSTM with a recurrent
+projection. The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax. E is the number of input features,
+H the number of units and G the number of gates: 4 for an LSTM, 3 for a GRU and 1 for a simple RNN.
 
 Layer k of a PyTorch module has two matrices: weight_ih_l[k] (GH, E) is the transposed kernel, and weight_hh_l[k] (GH, H) is the transposed
 recurrent kernel. Unless the module was created with `bias=False`, layer k also has two biases (GH,), bias_ih_l[k] and bias_hh_l[k]. The
 names of the arrays of the backward direction end in _reverse. The arrays of a cell have the same names without _l[k]. The layout is
 described in torch/nn/modules/rnn.py ("Variables" of LSTM and "Attributes" of the others).
+
+An nn.LSTM with `proj_size=P` has another matrix weight_hr_l[k] (P, H), the transposed array "projection" of lstm_jax, and weight_hh_l[k] is
+(4H, P). The layer above reads the P outputs of each direction.
 
 The gates of an LSTM have the order i, f, g, o, as in lstm_jax. Those of a GRU have the order r, u, n in PyTorch, and u, r, n in lstm_jax.
 The two biases of a GRU are its bias and its recurrent_bias in lstm_jax. The other cells of lstm_jax have one bias, which is the sum of the
@@ -23,6 +27,8 @@ import numpy as np
 from lstm_jax.convert.arrays import (
     DIRECTIONS,
     LAYOUTS,
+    PROJECTED,
+    PROJECTION,
     Arrays,
     Layer,
     cell_arrays,
@@ -34,7 +40,8 @@ from lstm_jax.convert.arrays import (
 )
 from lstm_jax.errors import InputError, require
 
-PARAMETER = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh)(?:_l(0|[1-9]\d*)(_reverse)?)?")
+PARAMETER = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l(0|[1-9]\d*)(_reverse)?)?")
+MATRICES = {"weight_ih": "kernel", "weight_hh": "recurrent_kernel", "weight_hr": PROJECTION}
 SUFFIXES: dict[str, str] = {"forward": "", "backward": "_reverse"}
 
 
@@ -48,11 +55,16 @@ class Peer(NamedTuple):
     order: tuple[int, ...]
 
 
-PEERS = {"lstm": Peer("nn.LSTM", (0, 1, 2, 3)), "gru": Peer("nn.GRU", (1, 0, 2)), "simple_rnn": Peer("nn.RNN", (0,))}
+PEERS = {
+    "lstm": Peer("nn.LSTM", (0, 1, 2, 3)),
+    "gru": Peer("nn.GRU", (1, 0, 2)),
+    "simple_rnn": Peer("nn.RNN", (0,)),
+    PROJECTED: Peer("nn.LSTM", (0, 1, 2, 3)),
+}
 
 
 def find_torch_cell(state_dict: Mapping[str, Any], prefix: str = "") -> str:
-    """Return the name of the cell of a PyTorch module, "lstm", "gru" or "simple_rnn", which the shapes of its arrays show.
+    """Return the name of the cell of a PyTorch module, a key of `PEERS`, which the names and shapes of its arrays show.
 
     Args:
         state_dict: state dict of the module, or of a model that contains it. Its values are arrays or tensors.
@@ -61,12 +73,13 @@ def find_torch_cell(state_dict: Mapping[str, Any], prefix: str = "") -> str:
     Raises:
         InputError: if there is no array that begins with `prefix` and weight_hh, or its shape is that of none of the cells.
     """
-    _check_no_projection(state_dict, prefix)
+    if any(name.startswith(f"{prefix}weight_hr_l") for name in state_dict):
+        return PROJECTED
     found = [name for name in state_dict if name.startswith(f"{prefix}weight_hh")]
     remedy = "give the state dict of an LSTM, a GRU, an RNN or a cell, and its prefix if it is part of a bigger model ('rnn.')"
     require(bool(found), f"{prefix}weight_hh in the state dict", "missing", remedy)
     shape = np.shape(state_dict[found[0]])
-    for cell in PEERS:
+    for cell in ("lstm", "gru", "simple_rnn"):
         if len(shape) == 2 and shape[0] == LAYOUTS[cell].gates * shape[1] > 0:
             return cell
     raise InputError(found[0], f"shape {tuple(shape)}", "expected (4H, H) of an LSTM, (3H, H) of a GRU or (H, H) of an RNN")
@@ -76,19 +89,22 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
     """Convert the weights of a PyTorch nn.LSTM, nn.GRU or nn.RNN to a list of layers of lstm_jax, lowest layer first.
 
     Args:
-        cell: "lstm", "gru" or "simple_rnn", for an nn.LSTM, nn.GRU or nn.RNN. The weights do not depend on the nonlinearity of an nn.RNN.
+        cell: "lstm", "gru" or "simple_rnn", for an nn.LSTM, nn.GRU or nn.RNN, or "lstm_projected" for an nn.LSTM with `proj_size`. The
+            weights do not depend on the nonlinearity of an nn.RNN.
         state_dict: state dict of the module, or of a model that contains it. Its values are arrays or tensors. The state dict of an
             nn.LSTMCell, nn.GRUCell or nn.RNNCell becomes a list of one layer.
         prefix: prefix of the names of the module's arrays in the state dict, for example "rnn.". Names with another prefix are ignored.
 
     Returns:
         a list with a dict for each layer. For an LSTM the dict is {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}. For
-        "gru" and "simple_rnn" it has GH columns instead of 4H, and for "gru" also the key "recurrent_bias". If the module is
-        bidirectional, the dict is {"forward": dict, "backward": dict}. If the module has no biases, they are zeros.
+        "gru" and "simple_rnn" it has GH columns instead of 4H, and for "gru" also the key "recurrent_bias". For "lstm_projected" it also
+        has the key "projection" (H, P), and the recurrent kernel is (P, 4H). If the module is bidirectional, the dict is {"forward": dict,
+        "backward": dict}. If the module has no biases, they are zeros.
 
     Raises:
-        InputError: if `cell` is none of the three names, no name begins with `prefix`, the rest of a name that begins with `prefix` is not
-            the name of an array of such a module, the module has a projection (`proj_size`), an array is missing, or a shape is wrong.
+        InputError: if `cell` is none of these names, no name begins with `prefix`, the rest of a name that begins with `prefix` is not the
+            name of an array of such a module, the module has a projection and `cell` is not "lstm_projected", an array is missing, or a
+            shape is wrong.
     """
     module = _peer(cell).module
     found = _grouped(state_dict, prefix, module)
@@ -106,7 +122,7 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
         }
         layers.append(pair["forward"] if list(pair) == ["forward"] else pair)
     checked = check_stack(layers, prefix, cell)
-    _check_uniform(checked, module)
+    _check_uniform(checked, cell)
     return checked
 
 
@@ -117,18 +133,18 @@ def layers_to_torch(cell: str, layers: Sequence[Mapping[str, Any]], prefix: str 
     becomes bias_ih, and bias_hh becomes zeros.
 
     Args:
-        cell: "lstm", "gru" or "simple_rnn", for an nn.LSTM, nn.GRU or nn.RNN.
+        cell: "lstm", "gru" or "simple_rnn", for an nn.LSTM, nn.GRU or nn.RNN, or "lstm_projected" for an nn.LSTM with `proj_size`.
         layers: weights of the layers, lowest layer first, as `layers_from_torch` returns them.
         prefix: prefix of the names in the state dict, for example "rnn.".
         bias: whether the PyTorch module has biases. If false, all biases of the layers must be zero.
 
     Raises:
-        InputError: if `cell` is none of the three names, a key or shape is wrong, not all layers have the same number of units and
+        InputError: if `cell` is none of these names, a key or shape is wrong, not all layers have the same numbers of units, outputs and
             directions, or a bias is not zero and `bias` is false.
     """
-    module = _peer(cell).module
+    _peer(cell)
     checked = check_stack(layers, cell=cell)
-    _check_uniform(checked, module)
+    _check_uniform(checked, cell)
     state: dict[str, np.ndarray] = {}
     for number, layer in enumerate(checked):
         directions = layer if is_bidirectional(layer) else {"forward": layer}
@@ -141,13 +157,14 @@ def cell_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") 
     """Convert the weights of a PyTorch nn.LSTMCell, nn.GRUCell or nn.RNNCell to the dict of arrays that lstm_jax uses.
 
     Args:
-        cell: "lstm", "gru" or "simple_rnn".
+        cell: "lstm", "gru" or "simple_rnn", or "lstm_projected" for an nn.LSTM with `proj_size`.
         state_dict: state dict of the cell, or of a model that contains it, or of an nn.LSTM, nn.GRU or nn.RNN with one layer and one
             direction. Its values are arrays or tensors.
         prefix: prefix of the names of the cell's arrays in the state dict, for example "cell.".
 
     Returns:
-        a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
+        a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias", and if it is
+        "lstm_projected", the key "projection".
 
     Raises:
         InputError: if there is more than one layer or direction, or if `layers_from_torch` does not accept the arguments.
@@ -165,18 +182,18 @@ def cell_to_torch(cell: str, params: Mapping[str, Any], prefix: str = "", suffix
     becomes bias_ih, and bias_hh becomes zeros.
 
     Args:
-        cell: "lstm", "gru" or "simple_rnn".
-        params: dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias".
+        cell: "lstm", "gru" or "simple_rnn", or "lstm_projected" for an nn.LSTM with `proj_size`.
+        params: dict with the keys that `cell_from_torch` returns.
         prefix: prefix of the names in the state dict, for example "cell.".
         suffix: end of the names: "_l0" for an nn.LSTM, nn.GRU or nn.RNN, and "" for an nn.LSTMCell, nn.GRUCell or nn.RNNCell.
         bias: whether the PyTorch module has biases. If false, the biases in `params` must be zero.
 
     Raises:
-        InputError: if `cell` is none of the three names, `params` has wrong keys or shapes, or a bias is not zero and `bias` is false.
+        InputError: if `cell` is none of these names, `params` has wrong keys or shapes, or a bias is not zero and `bias` is false.
     """
     order = _peer(cell).order
-    arrays = {name: _reordered(order, array) for name, array in check_cell(cell, params).items()}
-    state = {name: np.ascontiguousarray(arrays[ours].T) for name, ours in (("weight_ih", "kernel"), ("weight_hh", "recurrent_kernel"))}
+    arrays = {name: array if name == PROJECTION else _reordered(order, array) for name, array in check_cell(cell, params).items()}
+    state = {theirs: np.ascontiguousarray(arrays[ours].T) for theirs, ours in MATRICES.items() if ours in arrays}
     biases = {"bias_ih": arrays["bias"], "bias_hh": arrays.get("recurrent_bias", np.zeros_like(arrays["bias"]))}
     if bias:
         state |= biases
@@ -196,18 +213,11 @@ def _end(number: int | None, direction: str) -> str:
     return "" if number is None else f"_l{number}{SUFFIXES[direction]}"
 
 
-def _check_no_projection(state_dict: Mapping[str, Any], prefix: str) -> None:
-    for name in state_dict:
-        projects = name.startswith(f"{prefix}weight_hr_l")
-        require(not projects, name, "a projection", "train the nn.LSTM without proj_size: there is no such layer here")
-
-
 def _grouped(state_dict: Mapping[str, Any], prefix: str, module: str) -> dict[tuple[int | None, str], dict[str, object]]:
     """Return the arrays of a PyTorch module as a dict with the keys (number of the layer, direction) and the values {name: array}.
 
-    The names are "weight_ih", "weight_hh", "bias_ih" and "bias_hh". The number of the layer is None for a PyTorch cell.
+    The names are "weight_ih", "weight_hh", "weight_hr", "bias_ih" and "bias_hh". The number of the layer is None for a PyTorch cell.
     """
-    _check_no_projection(state_dict, prefix)
     found: dict[tuple[int | None, str], dict[str, object]] = {}
     for name, value in state_dict.items():
         if not name.startswith(prefix):
@@ -222,19 +232,23 @@ def _grouped(state_dict: Mapping[str, Any], prefix: str, module: str) -> dict[tu
 
 
 def _from_direction(cell: str, arrays: Mapping[str, object], where: str) -> Arrays:
+    layout, order = LAYOUTS[cell], PEERS[cell].order
+    unprojected = "weight_hr" not in arrays or cell == PROJECTED
+    require(unprojected, f"{where}weight_hr", "a projection", f"convert such an nn.LSTM by layers_from_torch({PROJECTED!r}, ...)")
     has_bias = any(name.startswith("bias") for name in arrays)
-    check_keys(f"{where}arrays", arrays, ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if has_bias else ())))
-    rows, order = LAYOUTS[cell].columns, PEERS[cell].order
-    kernel = shaped(f"{where}weight_ih", arrays["weight_ih"], rows, "E").T
-    recurrent = shaped(f"{where}weight_hh", arrays["weight_hh"], rows, "H").T
+    matrices = [theirs for theirs, ours in MATRICES.items() if ours in layout.names]
+    check_keys(f"{where}arrays", arrays, (*matrices, *(("bias_ih", "bias_hh") if has_bias else ())))
+    kernel = shaped(f"{where}weight_ih", arrays["weight_ih"], layout.columns, "E").T
+    recurrent = shaped(f"{where}weight_hh", arrays["weight_hh"], layout.columns, layout.rows).T
+    projection = {PROJECTION: shaped(f"{where}weight_hr", arrays["weight_hr"], "P", "H").T} if "weight_hr" in matrices else {}
     columns = recurrent.shape[1]
     first, second = (shaped(f"{where}{name}", arrays[name], columns) if has_bias else None for name in ("bias_ih", "bias_hh"))
-    if "recurrent_bias" in LAYOUTS[cell].names:
+    if "recurrent_bias" in layout.names:
         biases = {"bias": first, "recurrent_bias": second}
     else:
         biases = {"bias": None if first is None or second is None else first + second}
-    ours = cell_arrays(cell, {"kernel": kernel, "recurrent_kernel": recurrent} | biases, f"{where}transposed ")
-    return {name: _reordered(order, array) for name, array in ours.items()}
+    ours = cell_arrays(cell, {"kernel": kernel, "recurrent_kernel": recurrent} | biases | projection, f"{where}transposed ")
+    return {name: array if name == PROJECTION else _reordered(order, array) for name, array in ours.items()}
 
 
 def _reordered(order: Sequence[int], array: np.ndarray) -> np.ndarray:
@@ -243,9 +257,11 @@ def _reordered(order: Sequence[int], array: np.ndarray) -> np.ndarray:
     return np.concatenate([blocks[place] for place in order], axis=-1)
 
 
-def _check_uniform(layers: Sequence[Layer], module: str) -> None:
-    """Check that all layers have the same number of units and the same number of directions, as PyTorch's layers have."""
+def _check_uniform(layers: Sequence[Layer], cell: str) -> None:
+    """Check that all layers have the same numbers of units, outputs and directions, as PyTorch's layers have."""
     kinds = [(2, layer["forward"]) if is_bidirectional(layer) else (1, layer) for layer in layers]
-    found = {f"{directions} x {arrays['recurrent_kernel'].shape[0]}" for directions, arrays in kinds}
-    remedy = f"an {module} has one of each in all layers: give all arrays, or convert the layers one by one"
-    require(len(found) == 1, "layers' directions x units", ", ".join(sorted(found)), remedy)
+    sizes = [arrays[PROJECTION].shape if cell == PROJECTED else arrays["recurrent_kernel"].shape[:1] for _, arrays in kinds]
+    found = {" x ".join(map(str, (directions, *size))) for (directions, _), size in zip(kinds, sizes, strict=True)}
+    remedy = f"an {PEERS[cell].module} has one of each in all layers: give all arrays, or convert the layers one by one"
+    name = "layers' directions x units" + " x outputs" * (cell == PROJECTED)
+    require(len(found) == 1, name, ", ".join(sorted(found)), remedy)

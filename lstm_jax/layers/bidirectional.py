@@ -34,7 +34,7 @@ class Bidirectional(nnx.Module):
 
     Raises:
         InputError: if `merge_mode` is unknown, `backward` contains an argument that both layers must share, the layers have different
-            `units` while `merge_mode` is "sum", "ave" or "mul", or `Recurrent` does not accept an argument.
+            numbers of outputs while `merge_mode` is "sum", "ave" or "mul", or `Recurrent` does not accept an argument.
     """
 
     def __init__(
@@ -59,13 +59,15 @@ class Bidirectional(nnx.Module):
             require(name not in other, f"backward {name}", other.get(name), "it is that of Bidirectional: leave it out")
         self.forward = recurrent(features, rngs=rngs, **both)
         self.backward = recurrent(features, rngs=rngs, go_backwards=True, **(both | other))
-        fits = self.forward.units == self.backward.units or merge_mode in ("concat", None)
-        require(fits, "backward units", self.backward.units, f"{merge_mode} needs {units}, those of the forward layer")
+        ahead, back = self.forward.output_features, self.backward.output_features
+        fits = ahead == back or merge_mode in ("concat", None)
+        name = "units" if back == self.backward.units else "outputs"
+        require(fits, f"backward {name}", back, f"{merge_mode} needs {ahead}, those of the forward layer")
 
     @property
     def output_features(self) -> int:
         """Number of output features, or number of output features of the forward layer alone if `merge_mode` is None."""
-        return self.forward.units + (self.backward.units if self.merge_mode == "concat" else 0)
+        return self.forward.output_features + (self.backward.output_features if self.merge_mode == "concat" else 0)
 
     def count_params(self) -> int:
         """Return the number of scalars in the trainable parameters of both layers."""
@@ -107,7 +109,8 @@ class Bidirectional(nnx.Module):
     def join_states(self, states: tuple[Any, Any]) -> Any:
         """Return the states of both directions as one state, whose arrays (B, 2 H) have the units of the forward layer first.
 
-        It is an initial state for a decoder with 2 H units, as in encoder-decoder models (Cho et al. 2014; Bahdanau et al. 2015).
+        It is an initial state for a decoder with 2 H units, as in encoder-decoder models (Cho et al. 2014; Bahdanau et al. 2015). If the
+        layers have a projection to P outputs, the decoder needs one to 2 P outputs.
 
         Args:
             states: the pair (forward state, backward state) that the layer returns.

@@ -64,7 +64,7 @@ def initial_params(
     params: dict[str, jax.Array | None] = {}
     params["kernel"] = draw(how.kernel or "glorot_uniform", rngs.params(), (features, columns), dtype, "kernel_initializer")
     if cell.has_recurrent_kernel:
-        kernel = draw(how.recurrent or "orthogonal", rngs.params(), (units, columns), dtype, "recurrent_initializer")
+        kernel = draw(how.recurrent or "orthogonal", rngs.params(), (cell.output_size(units), columns), dtype, "recurrent_initializer")
         params["recurrent_kernel"] = kernel
     second = "recurrent_bias" in fields
     biases = _biases(cell, units, second, how, dtype, rngs) if how.use_bias else (None, None)

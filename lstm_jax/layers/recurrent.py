@@ -1,6 +1,7 @@
 """Recurrent layers with the arguments and the semantics of Keras. They store parameters and call the function `recurrence.unroll`.
 
-B is the batch size, T the number of steps, E the number of input features and H the number of units.
+B is the batch size, T the number of steps, E the number of input features and H the number of units. The outputs and h have H columns, or P
+columns if the layer has a recurrent projection to P outputs.
 """
 
 import math
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lstm_jax.cells import BUILT_IN, Cell, find_cell, with_activations
+from lstm_jax.cells import BUILT_IN, Cell, find_cell, with_activations, with_projection
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
@@ -37,6 +38,9 @@ class Recurrent(LayerState):
             lstm, gru, gru_reset_before and simple_rnn accept a function other than tanh. A layer with such a function runs on the backend
             `reference`.
         recurrent_activation: function that is used in place of sigmoid, given in the same way.
+        projection: number of outputs P of an LSTM whose outputs are projected at each step (Sak et al. 2014), as `proj_size` of
+            `torch.nn.LSTM`: h' = (sigmoid(o) tanh(c')) R with a parameter `projection` R (H, P). The recurrent kernel is (P, 4H). It must
+            be below `units`. 0 means no projection. A layer with a projection runs on the backend `reference`.
         dropout: dropout rate of the input features. The mask of a row is the same at all steps of a call.
         recurrent_dropout: dropout rate of the output h of the previous step, before it is multiplied by the recurrent kernel. The mask of a
             row is the same at all steps of a call.
@@ -84,6 +88,7 @@ class Recurrent(LayerState):
         cell: str | Cell = "lstm",
         activation: str | Activation | None = "tanh",
         recurrent_activation: str | Activation | None = "sigmoid",
+        projection: int = 0,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         dropout_masks: MaskKind = "keras",
@@ -110,7 +115,7 @@ class Recurrent(LayerState):
         require(features >= 1, "features", features, "give 1 or more")
         require(units >= 1, "units", units, "give 1 or more")
         base = find_cell(cell)
-        self.row = with_activations(base, activation, recurrent_activation)
+        self.row = with_projection(with_activations(base, activation, recurrent_activation), projection, units)
         self.features, self.units, self.cell = features, units, self.row.name
         self.dropout = check_rate("dropout", dropout)
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
@@ -156,6 +161,11 @@ class Recurrent(LayerState):
         remedy = f"the step of cell {self.cell} ignores its mask: see docs/own_cell.md"
         require(not ignored, "recurrent_dropout", self.recurrent_dropout, remedy)
 
+    @property
+    def output_features(self) -> int:
+        """Number of output features: the number of units H, or P if the layer has a projection."""
+        return self.row.output_size(self.units)
+
     def cell_params(self) -> Any:
         """Return a NamedTuple of arrays: the parameters of the layer, with zeros in place of a bias that the layer does not have."""
         kernel = self.kernel[...]
@@ -182,7 +192,7 @@ class Recurrent(LayerState):
         features = self.kernel.shape[0]
         fits = len(shape) == 3 and shape[2] in (features, None)
         require(fits, "shape", shape, f"give (batch, steps, {features})")
-        outputs = (shape[0], shape[1], self.units) if self.return_sequences else (shape[0], self.units)
+        outputs = (*shape[:2], self.output_features) if self.return_sequences else (shape[0], self.output_features)
         state = jax.eval_shape(lambda: self.row.initial_state(1, self.units))
         return (outputs, type(state)(*((shape[0], *part.shape[1:]) for part in state))) if self.return_state else outputs
 
@@ -203,11 +213,13 @@ class Recurrent(LayerState):
             return DropoutMasks()
         rates, gates = (self.dropout, self.recurrent_dropout), self.row.gates
         dtype, key = self.kernel[...].dtype, self._key(rngs)
-        masks = draw_masks(key, batch, self.features, self.units, *rates, self.dropout_masks, dtype, gates)
+        masks = draw_masks(key, batch, self.features, self.output_features, *rates, self.dropout_masks, dtype, gates)
         if not has_zoneout:
             return masks
         require(steps >= 1, "steps", steps, "zoneout draws for each step: give 1 or more")
-        return masks._replace(zoneout=draw_zoneout(jax.random.fold_in(key, 2), self.zoneout, steps, batch, self.units))
+        state = jax.eval_shape(lambda: self.row.initial_state(1, self.units))
+        sizes = {name: part.shape[1] for name, part in state._asdict().items()}
+        return masks._replace(zoneout=draw_zoneout(jax.random.fold_in(key, 2), self.zoneout, steps, batch, sizes))
 
     def _key(self, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None) -> jax.Array:
         source = self.rngs if rngs is None else rngs

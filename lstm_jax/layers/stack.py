@@ -54,7 +54,7 @@ class RecurrentStack(nnx.Module):
         stream = getattr(rngs, "dropout", None) if dropout else None
         self.rngs = None if stream is None else stream.fork()
         if residual:
-            sizes = [_output_features(layer) for layer in layers]
+            sizes = [layer.output_features for layer in layers]
             require(len(set(sizes)) == 1, "residual", f"layers with {sizes} outputs", "give all layers the same number of outputs")
             whole = layers[-1].return_sequences or len(layers) == 1
             require(whole, "residual", "the last layer returns its last output", "set return_sequences=True")
@@ -174,10 +174,6 @@ class RecurrentStack(nnx.Module):
             y = self._connect(n, y, output)
             states.append(new)
         return y, states
-
-
-def _output_features(layer: Recurrent | Bidirectional) -> int:
-    return layer.output_features if isinstance(layer, Bidirectional) else layer.units
 
 
 def _is_stateful(layer: Recurrent | Bidirectional) -> bool:

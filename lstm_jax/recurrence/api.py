@@ -93,7 +93,7 @@ def unroll(
 
     Returns:
         the outputs and the final state. The outputs are (B, T, H), or (T, B, H) if `time_major` is true. If `return_sequences` is false,
-        the last output (B, H) is returned in place of all outputs.
+        the last output (B, H) is returned in place of all outputs. For a cell with P outputs they have P columns instead of H.
 
     Raises:
         InputError: if an argument has a wrong class, shape or dtype, if T is 0, if arguments are given that exclude each other (`mask` and
@@ -106,7 +106,8 @@ def unroll(
     operands = read_operands(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, tokens=tokens, **cuts, **order)
     kind = "mask" if segment_ids is not None else mask_kind(mask, lengths, backwards)
     kinds = {"dropout": dropout_kinds(operands.dropout), "mask": kind, "resets": operands.resets is not None}
-    chosen = resolve_backend(backend, cell, operands.params.kernel.dtype, compute_dtype, units=operands.state.h.shape[1], **kinds)
+    units = operands.params.kernel.shape[1] // cell.gates
+    chosen = resolve_backend(backend, cell, operands.params.kernel.dtype, compute_dtype, units=units, **kinds)
     h, final = _run(chosen, cell, operands, compute_dtype, return_sequences, _checked_remat(remat, operands.dropout))
     if not return_sequences:
         return _last_output(final.h, operands.valid, operands.resets, zero_output_for_mask), final

@@ -95,7 +95,7 @@ def read_operands(
     require(steps >= 1, "x", given_shape, "give 1 or more time steps")
     start = reset_state if initial_state is None else initial_state
     state = _read_state(cell, start, batch, units, dtype, "reset_state" if initial_state is None else "initial_state")
-    dropout = _read_dropout(cell, dropout, (steps, batch, features, units), dtype)
+    dropout = _read_dropout(cell, dropout, (steps, features, units), state, dtype)
     valid = read_mask(mask, steps, batch, time_major) if lengths is None else read_lengths(lengths, steps, batch)
     at = None if resets is None else read_resets(resets, steps, batch, time_major)
     if segment_ids is not None:
@@ -237,13 +237,15 @@ def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
     return type(like)(*parts)
 
 
-def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) -> DropoutMasks:
+def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) -> DropoutMasks:
+    """Check the dropout masks of a call. `sizes` are T, E and H, and `state` is a state of the cell for the batch of the call."""
     if given is None:
         return DropoutMasks()
     require(isinstance(given, DropoutMasks), "dropout", type(given).__name__, "give DropoutMasks(input, recurrent, zoneout)")
-    steps, batch, features, units = sizes
+    steps, features, units = sizes
+    batch = state.h.shape[0]
     masks = []
-    for field, mask, size in (("input", given.input, features), ("recurrent", given.recurrent, units)):
+    for field, mask, size in (("input", given.input, features), ("recurrent", given.recurrent, cell.output_size(units))):
         if mask is not None:
             name, shapes = f"dropout.{field}", ((batch, size), (cell.gates, batch, size))
             remedy = f"give shape {shapes[0]} or {shapes[1]}"
@@ -253,17 +255,18 @@ def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int, int], dtype) ->
             require(mask.shape in shapes, name, mask.shape, remedy)
             mask = as_numbers(name, mask, dtype, remedy)
         masks.append(mask)
-    return DropoutMasks(masks[0], masks[1], _read_zoneout(cell, given.zoneout, (steps, batch, units), dtype))
+    return DropoutMasks(masks[0], masks[1], _read_zoneout(cell, given.zoneout, steps, state, dtype))
 
 
-def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict[str, jax.Array] | None:
+def _read_zoneout(cell: Cell, given, steps: int, state, dtype) -> dict[str, jax.Array] | None:
     """Check the zoneout masks and rates of a call. Return a dict with the same keys and with JAX arrays, or None if `given` is None.
 
     Args:
         cell: the cell.
-        given: dict from the name of a state array, "h" or "c", to a mask or a rate; or None. A mask is a bool array with the shape `shape`.
-            A rate is a scalar.
-        shape: the shape (T, B, H) of a mask.
+        given: dict from the name of a state array, "h" or "c", to a mask or a rate; or None. A mask is a bool array with the shape of the
+            state array at all steps, (T, B, H) or, for the h of a cell with P outputs, (T, B, P). A rate is a scalar.
+        steps: number of steps T.
+        state: state of the cell for the batch of the call.
         dtype: dtype to which rates are converted.
 
     Raises:
@@ -273,6 +276,7 @@ def _read_zoneout(cell: Cell, given, shape: tuple[int, int, int], dtype) -> dict
     require(given is None or isinstance(given, dict), "dropout.zoneout", type(given).__name__, "give {'h': mask}")
     read = {}
     for part, value in (given or {}).items():
+        shape = (steps, *state._asdict().get(part, state.h).shape)
         name, remedy = f"dropout.zoneout of {part}", f"give bools of shape {shape}, or a float of shape ()"
         array = of_kinds(name, value, REAL, remedy)
         check_zoneout(cell, part, array.shape)

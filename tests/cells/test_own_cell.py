@@ -194,6 +194,8 @@ def raises(*_: Any, **__: Any) -> None:
     [
         (lambda: plain(name=""), "cell name: ''; give text"),
         (lambda: plain(gates=0), "gates of cell mine: 0; give 1 or more"),
+        (lambda: plain(outputs=-1), "outputs of cell mine: -1; give 0 or more"),
+        (lambda: plain(outputs=2), "init (recurrent_kernel) of cell mine: (4, 4) float32; return float32 (2, 4) where features = 3"),
         (lambda: plain(params=Narrow), "params of cell mine: ('bias',); give a NamedTuple class with a field kernel"),
         (lambda: plain(params=dict), "params of cell mine: (); give a NamedTuple class"),
         (lambda: plain(init=raises), "init of cell mine: RuntimeError: line 1 line 2; see docs/own_cell.md"),

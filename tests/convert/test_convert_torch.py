@@ -84,7 +84,7 @@ def torch_state(layers=2, ways=2, e=3, h=4):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weight_hr_l0": np.zeros((2, 4))}, "weight_hr_l0: a projection; train the nn.LSTM without proj_size"),
+        ({"weight_hr_l0": np.zeros((2, 4))}, r"_l0: weight_hr: a projection; convert such an nn.LSTM by layers_from_torch\('lstm_pro"),
         ({"fc.weight": np.zeros((1, 4))}, "fc.weight; give the prefix"),
         ({"bias_hh_l1": None}, "_l1: arrays: keys bias_ih, weight_hh, weight_ih; expected exactly weight_ih"),
         ({"weight_ih_l1": None}, "expected exactly weight_ih"),

@@ -11,7 +11,7 @@ from flax import nnx
 from made_weights import assert_same, normal
 
 from lstm_jax import GRU, LSTM, Bidirectional, InputError, Recurrent, RecurrentStack, SimpleRNN, convert
-from lstm_jax.convert.arrays import LAYOUTS
+from lstm_jax.convert.arrays import LAYOUTS, PROJECTED
 
 KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN tanh": "simple_rnn", "RNN relu": "simple_rnn"}
 
@@ -146,9 +146,10 @@ def test_module_shows_its_nonlinearity(torch) -> None:
         convert.load(relu, torch.nn.RNN(3, 4))
 
 
-def weights(cell: str, features: int = 3, units: int = 4, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+def weights(cell: str, features: int = 3, units: int = 4, dtype: Any = np.float32, outputs: int = 2) -> dict[str, np.ndarray]:
     columns = LAYOUTS[cell].gates * units
-    shapes = {"kernel": (features, columns), "recurrent_kernel": (units, columns)}
+    outputs = outputs if cell == PROJECTED else units
+    shapes = {"kernel": (features, columns), "recurrent_kernel": (outputs, columns), "projection": (units, outputs)}
     return {name: normal(seed, *shapes.get(name, (columns,)), dtype=dtype) for seed, name in enumerate(LAYOUTS[cell].names)}
 
 
@@ -169,7 +170,7 @@ def test_dtype_is_that_of_the_layer(dtype) -> None:
         assert_same(np.asarray(getattr(layer, name)[...]), array.astype(dtype))
 
 
-@pytest.mark.parametrize("cell", LAYOUTS)
+@pytest.mark.parametrize("cell", [cell for cell in LAYOUTS if cell != PROJECTED])
 def test_weights_of_other_libraries(cell: str) -> None:
     """Activations are not known, and layers may have different cells. A zero bias needs no bias in the layer."""
     options: dict[str, Any] = {"cell": cell, "activation": "relu"}
@@ -224,7 +225,27 @@ REFUSALS = [
         without_bias("gru") | {"recurrent_bias": normal(0, 12)},
         "use_bias: False; the recurrent_bias of the weights is not zero: ",
     ),
-    (lstm, torch_state("lstm") | {"weight_hr_l0": normal(0, 2, 4)}, "weight_hr_l0: a projection; train the nn.LSTM without proj_size"),
+    (lstm, torch_state(PROJECTED), "cell: lstm; the weights are those of the cell lstm_projected: give a layer with projection=2"),
+    (lstm, weights(PROJECTED), "cell: lstm; the weights are those of the cell lstm_projected: give a layer with projection=2"),
+    (lambda: zeros(GRU, 3, 4), torch_state(PROJECTED), "cell: gru; the weights are those of the cell lstm_projected: "),
+    (lambda: lstm(projection=2), torch_state("lstm"), "cell: lstm_projected; the weights are those of the cell lstm: give a layer"),
+    (lambda: lstm(projection=3), torch_state(PROJECTED), "output_features: 3; the weights have 2 output_features: give a layer with as"),
+    (lambda: lstm(projection=2), weights(PROJECTED, units=5), "units: 4; the weights have 5 units: give a layer with as many"),
+    (
+        lambda: lstm(projection=2),
+        torch_state(PROJECTED) | {"weight_hr_l0": normal(0, 2, 5)},
+        "*_l0: transposed recurrent_kernel: shape (2, 16); expected (P, 4H): is this the recurrent kernel of an LSTM with a projection?",
+    ),
+    (
+        lambda: lstm(projection=2),
+        weights(PROJECTED) | {"projection": normal(0, 4, 3)},
+        "projection: shape (4, 3); expected (H, 2)",
+    ),
+    (
+        lambda: zeros(Bidirectional, 3, 4, projection=2),
+        {"forward": weights(PROJECTED), "backward": weights(PROJECTED, outputs=3)},
+        "backward/recurrent_kernel: shape (3, 16); expected (2, 16), as in the forward direction",
+    ),
     (lstm, torch_state("lstm", prefix="rnn."), "weight_hh in the state dict: missing; give the state dict of an LSTM, a GRU, an RNN or a"),
     (lstm, torch_state("lstm") | {"fc.weight": normal(0, 2, 4)}, "name in the state dict of an nn.LSTM: fc.weight; give the prefix"),
     (lstm, torch_state("lstm") | torch_state("lstm", suffix=""), "nn.LSTM layers: [0]; give the arrays of all layers, _l0, _l1, ..."),
@@ -265,11 +286,13 @@ def test_a_refused_upper_layer_leaves_the_lower_one() -> None:
 def test_arguments_of_the_converters() -> None:
     with pytest.raises(InputError, match=r"^prefix: 'rnn.'; only the state dict of a bigger model has one: leave it out$"):
         convert.load(lstm(), weights("lstm"), prefix="rnn.")
-    with pytest.raises(InputError, match=r"^cell: gru_reset_before; PyTorch has lstm, gru, simple_rnn$"):
+    with pytest.raises(InputError, match=r"^cell: gru_reset_before; PyTorch has lstm, gru, simple_rnn, lstm_projected$"):
         convert.layers_to_torch("gru_reset_before", [weights("gru_reset_before")])
     with pytest.raises(InputError, match=r"^cell: lstm; give one of gru, gru_reset_before, simple_rnn; LSTMs have functions of their own$"):
         convert.cell_to_keras("lstm", weights("lstm"))
     with pytest.raises(InputError, match=r"^bias_ih_l0: not zero; a PyTorch module without biases"):
         convert.layers_to_torch("lstm", [weights("lstm")], bias=False)
+    with pytest.raises(InputError, match=r"^layers' directions x units x outputs: 1 x 4 x 2, 1 x 4 x 3; an nn.LSTM has one of each"):
+        convert.layers_to_torch(PROJECTED, [weights(PROJECTED), weights(PROJECTED, 2, outputs=3)])
     with pytest.raises(InputError, match=r"^state dict: 1 layers, 2 directions; convert it with layers_from_torch$"):
         convert.cell_from_torch("gru", convert.layers_to_torch("gru", [pair("gru")]))

@@ -1,0 +1,68 @@
+"""The LSTM with a recurrent projection (LSTMP, Sak, Senior & Beaufays 2014), equal to `torch.nn.LSTM(proj_size=P)`.
+
+    z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = (sigmoid(o) tanh(c')) R
+
+As in PyTorch, there is no second, non-recurrent projection, which the paper also describes.
+
+B is the batch size, E the number of input features, H the number of units and P the number of outputs.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lstm_jax import initializers
+from lstm_jax.cells import lstm
+from lstm_jax.cells.cell import Cell
+from lstm_jax.cells.lstm import LSTMParams, LSTMState
+from lstm_jax.cells.products import check_sizes, matmul, zeros
+from lstm_jax.errors import require
+from lstm_jax.shapes import GATES
+
+
+class ProjectedParams(NamedTuple):
+    """Parameters: kernel W (E, 4H), recurrent_kernel U (P, 4H), bias b (4H,) and projection R (H, P), with the gates i, f, g, o."""
+
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    bias: jax.Array
+    projection: jax.Array
+
+
+def step(params: ProjectedParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
+    """Return the state of the LSTM with a recurrent projection after one step: h (B, P) and c (B, H).
+
+    The class `Cell` describes the arguments. `mask` is (B, P) if all gates share it, or (4, B, P) with one mask per gate.
+    """
+    new = lstm.step(LSTMParams(*params[:3]), state, z, mask, compute_dtype)
+    return new._replace(h=matmul(new.h, params.projection, compute_dtype))
+
+
+@cache
+def projected_lstm(outputs: int) -> Cell:
+    """Return the LSTM whose output h has `outputs` entries. Its initial parameters are those of an LSTM, and a glorot uniform projection.
+
+    A second call with the same number returns the same object, so that JAX reuses the programs that it compiled for this object.
+
+    Raises:
+        InputError: if `outputs` is below 1.
+    """
+    require(outputs >= 1, "outputs", outputs, "give 1 or more")
+
+    def init(key: Array, features: int, units: int, dtype=jnp.float32) -> ProjectedParams:
+        check_sizes(features, units)
+        kernel_key, recurrent_key, projection_key = jax.random.split(key, 3)
+        return ProjectedParams(
+            initializers.glorot_uniform(kernel_key, (features, GATES * units), dtype),
+            initializers.orthogonal(recurrent_key, (outputs, GATES * units), dtype),
+            initializers.lstm_bias(units, dtype),
+            initializers.glorot_uniform(projection_key, (units, outputs), dtype),
+        )
+
+    def initial_state(batch: int, units: int, dtype=jnp.float32) -> LSTMState:
+        return LSTMState(zeros(batch, outputs, dtype), zeros(batch, units, dtype))
+
+    return Cell("lstm_projected", GATES, ProjectedParams, init, lstm.bias, initial_state, step, outputs=outputs)

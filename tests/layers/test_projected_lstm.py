@@ -1,0 +1,209 @@
+"""The LSTM with a recurrent projection against `torch.nn.LSTM(proj_size=P)` in float64, and the options of layers with it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from made_weights import assert_same, normal
+from tables import assert_close
+
+from lstm_jax import GRU, LSTM, Bidirectional, DropoutMasks, InputError, Recurrent, RecurrentStack, convert, unroll
+from lstm_jax.cells import check_cell, projected_lstm
+from lstm_jax.convert.arrays import PROJECTED
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+SIZES = [(2, 5, 2, 2, 3), (4, 3, 2, 2, 3)]
+"""Features, units, outputs, batch and steps: few, since each size of an array is compiled anew."""
+BATCH, STEPS, FEATURES, UNITS, OUTPUTS = 3, 5, 4, 6, 2
+X = jnp.asarray(normal(0, BATCH, STEPS, FEATURES))
+RESETS = jnp.asarray([[0, 0, 1, 0, 0], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0]], bool)
+
+
+def zeros(make: Any, *sizes: int, **options) -> Any:
+    """A layer whose parameters are zeros. Nothing is drawn, so that nothing is compiled."""
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: make(*sizes, rngs=nnx.Rngs(0), **options)))
+    return nnx.merge(graph, jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes))
+
+
+def close(got, want) -> None:
+    np.testing.assert_allclose(np.asarray(got), want.detach().numpy(), rtol=0, atol=1e-10)
+
+
+def make_layers(features: int, units: int, outputs: int, layers: int, both: bool, bias: bool) -> Any:
+    options: dict[str, Any] = {"projection": outputs, "use_bias": bias, "param_dtype": jnp.float64}
+    options |= {"return_sequences": True, "return_state": True}
+    inner = outputs * (2 if both else 1)
+    made = [zeros(Bidirectional if both else LSTM, inner if n else features, units, **options) for n in range(layers)]
+    return made[0] if layers == 1 else RecurrentStack(made)
+
+
+def summed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The state dict that comes back: our one bias is the sum of PyTorch's two."""
+    sums = {name: array + state[name.replace("_ih", "_hh")] for name, array in state.items() if "bias_ih" in name}
+    return state | sums | {name: np.zeros_like(array) for name, array in state.items() if "bias_hh" in name}
+
+
+@pytest.mark.usefixtures("x64", "eager")
+def test_layers_are_those_of_torch(torch) -> None:
+    """Fifteen configurations: one to three layers, in one direction or both, with and without biases, at two sizes."""
+    torch.manual_seed(0)
+    for seed in range(15):
+        layers, both, bias = 1 + seed % 3, bool(seed // 3 % 2), seed % 4 > 0
+        features, units, outputs, batch, steps = SIZES[seed % 5 % 2]
+        options = {"num_layers": layers, "bidirectional": both, "bias": bias, "batch_first": True, "dtype": torch.float64}
+        module = torch.nn.LSTM(features, units, proj_size=outputs, **options)
+        ours = make_layers(features, units, outputs, layers, both, bias)
+        arrays = convert.layers_from_torch(PROJECTED, module.state_dict())
+        convert.load(ours, (module, module.state_dict(), arrays)[seed // 3 % 3])
+        x = normal(seed, batch, steps, features, dtype=np.float64)
+        got, states = ours(jnp.asarray(x))
+        want, finals = module(torch.from_numpy(x))
+        close(got, want)
+        flat = [one for layer in ([states] if layers == 1 else states) for one in (layer if both else [layer])]
+        for n, final in enumerate(finals):
+            close(jnp.stack([state[n] for state in flat]), final)
+        state_dict = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+        assert_same(convert.layers_to_torch(PROJECTED, arrays, bias=bias), summed(state_dict), ordered=False)
+
+
+@pytest.mark.usefixtures("x64", "eager")
+def test_gradients_are_those_of_torch(torch) -> None:
+    torch.manual_seed(1)
+    features, units, outputs, batch, steps = SIZES[1]
+    module = torch.nn.LSTM(features, units, proj_size=outputs, batch_first=True, dtype=torch.float64)
+    cell = projected_lstm(outputs)
+    params = cell.params(**jax.tree.map(jnp.asarray, convert.cell_from_torch(PROJECTED, module.state_dict())))
+    shapes = ((batch, steps, features), (batch, outputs), (batch, units), (batch, steps, outputs))
+    x, h, c, weight = (normal(seed, *shape, dtype=np.float64) for seed, shape in enumerate(shapes))
+
+    def loss(params, x, h, c):
+        found, final = unroll(cell, params, x, (h, c))
+        return (found * weight).sum() + (final.c**2).sum()
+
+    ours = jax.grad(loss, (0, 1, 2, 3))(params, *map(jnp.asarray, (x, h, c)))
+    theirs = [torch.from_numpy(array).requires_grad_() for array in (x, h, c)]
+    found, (_, last) = module(theirs[0], (theirs[1][None], theirs[2][None]))
+    ((found * torch.from_numpy(weight)).sum() + (last**2).sum()).backward()
+    slopes = {name: parameter.grad for name, parameter in module.named_parameters()}
+    wanted = convert.cell_from_torch(PROJECTED, slopes | {"bias_hh_l0": torch.zeros(4 * units, dtype=torch.float64)})
+    assert_close(ours[0]._asdict(), wanted, "float64")
+    assert_close(list(ours[1:]), [tensor.grad.numpy() for tensor in theirs], "float64")
+
+
+def make(layer: Any = LSTM, **options) -> Any:
+    return layer(FEATURES, UNITS, **{"projection": OUTPUTS, "return_sequences": True, "rngs": nnx.Rngs(0, dropout=1)} | options)
+
+
+def test_parameters_start_as_those_of_an_lstm() -> None:
+    layer, plain = make(), LSTM(FEATURES, UNITS, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(layer.kernel[...], plain.kernel[...])
+    np.testing.assert_array_equal(layer.bias[...], plain.bias[...])
+    recurrent = layer.recurrent_kernel[...]
+    assert_close(recurrent @ recurrent.T, np.eye(OUTPUTS), 1e-5)
+    projection = np.abs(layer.projection[...])
+    assert 0.3 < projection.max() < np.sqrt(6 / (UNITS + OUTPUTS))
+    assert layer.count_params() == 4 * UNITS * (FEATURES + OUTPUTS + 1) + UNITS * OUTPUTS
+    bare = make(unit_forget_bias=False, kernel_initializer="zeros", recurrent_initializer="ones")
+    assert not bare.bias[...].any()
+    assert (bare.recurrent_kernel[...] == 1).all()
+    assert make(use_bias=False).bias is None
+
+
+def test_steps_and_resets_are_the_sequence() -> None:
+    """A sequence with resets, its pieces run alone, and its steps run one by one."""
+    layer = make(learned_state=True, return_state=True)
+    assert (layer.initial_h.shape, layer.initial_c.shape) == ((OUTPUTS,), (UNITS,))
+    layer.initial_h[...], layer.initial_c[...] = jnp.asarray(normal(1, OUTPUTS)), jnp.asarray(normal(2, UNITS))
+    outputs, final = layer(X, resets=RESETS)
+    assert_close(outputs[0, 2:], layer(X[0, 2:])[0], 1e-6)
+    state, found = layer.initial_state(BATCH), []
+    for t in range(STEPS):
+        output, state = layer.step(X[:, t], state, reset=RESETS[:, t])
+        found.append(output)
+    assert_close((jnp.stack(found, 1), state), (outputs, final), 2e-6)
+    both = make(Bidirectional)
+    assert_close(both(X, resets=RESETS)[0, 2:], both(X[0, 2:]), 1e-6)
+
+
+def test_masks_have_the_size_of_the_state() -> None:
+    layer = make(dropout=0.5, recurrent_dropout=0.5, zoneout=0.5, zoneout_cell=0.5)
+    masks = layer.draw_masks(BATCH, steps=STEPS)
+    assert (masks.input.shape, masks.recurrent.shape) == ((4, BATCH, FEATURES), (4, BATCH, OUTPUTS))
+    assert {name: mask.shape[2] for name, mask in masks.zoneout.items()} == {"h": OUTPUTS, "c": UNITS}
+    assert layer(X, dropout=masks).shape == (BATCH, STEPS, OUTPUTS)
+    assert np.isfinite(layer(X, deterministic=True)).all()
+    cell, params = layer.row, layer.cell_params()
+    mask = jnp.asarray([0.0, 2.0])
+    dropped, _ = unroll(cell, params, X, dropout=DropoutMasks(recurrent=jnp.broadcast_to(mask, (BATCH, OUTPUTS))))
+    scaled = params._replace(recurrent_kernel=params.recurrent_kernel * mask[:, None])
+    assert_close(dropped, unroll(cell, scaled, X)[0], 1e-6)
+    kept = {"h": jnp.ones((STEPS, BATCH, OUTPUTS), bool), "c": jnp.ones((STEPS, BATCH, UNITS), bool)}
+    assert not unroll(cell, params, X, dropout=DropoutMasks(zoneout=kept))[0].any()
+
+
+def test_options_of_layers() -> None:
+    plain = make()
+    assert_close(make(remat=2)(X), plain(X), 1e-6)
+    dropped = make(weight_drop=0.5)
+    assert np.abs(np.asarray(dropped(X) - plain(X))).max() > 1e-3
+    assert_close(dropped(X, deterministic=True), plain(X), 1e-6)
+    stateful = make(stateful=True, return_state=True)
+    _, final = stateful(X)
+    assert_close(stateful(X)[0], plain(X, initial_state=final), 1e-6)
+    assert plain.compute_output_shape((None, 7, FEATURES)) == (None, 7, OUTPUTS)
+    own = nnx.eval_shape(lambda: Recurrent(4, 6, cell=projected_lstm(3), recurrent_dropout=0.5, rngs=nnx.Rngs(0, dropout=1))(X))
+    assert own.shape == (BATCH, 3)
+
+
+def test_both_directions_and_stacks() -> None:
+    both = make(Bidirectional, return_state=True)
+    assert both.output_features == 2 * OUTPUTS
+    assert both.compute_output_shape((2, 7, FEATURES))[0] == (2, 7, 2 * OUTPUTS)
+    outputs, states = both(X)
+    joined = both.join_states(states)
+    assert (joined.h.shape, joined.c.shape) == ((BATCH, 2 * OUTPUTS), (BATCH, 2 * UNITS))
+    decoded = nnx.eval_shape(
+        lambda: LSTM(FEATURES, 2 * UNITS, projection=2 * OUTPUTS, rngs=nnx.Rngs(0))(X, initial_state=joined),
+    )
+    assert decoded.shape == (BATCH, 2 * OUTPUTS)
+    layers = [make(), LSTM(OUTPUTS, UNITS, projection=OUTPUTS, return_sequences=True, rngs=nnx.Rngs(1))]
+    first = layers[0](X)
+    assert_close(RecurrentStack(layers, residual=True)(X), first + layers[1](first), 1e-6)
+    assert outputs.shape == (BATCH, STEPS, 2 * OUTPUTS)
+
+
+def test_one_cell_for_each_number_of_outputs() -> None:
+    assert projected_lstm(2) is projected_lstm(2) is make().row
+    check_cell(projected_lstm(9))
+
+
+REFUSED = {
+    "projection: -1; give 1 or more, fewer than the 6 units, or 0": lambda: make(projection=-1),
+    "projection: 6; give 1 or more, fewer than the 6 units, or 0": lambda: make(projection=6),
+    "projection: 2; the cell gru has none: only lstm, with its default": lambda: make(GRU),
+    "projection: 2; the cell lstm(relu, sigmoid) has none: only lstm": lambda: make(activation="relu"),
+    "outputs: 0; give 1 or more": lambda: projected_lstm(0),
+    "backend hoisted: no cell lstm_projected": lambda: make(backend="hoisted")(X),
+    "initial_state.h: (3, 6); give shape (3, 2)": lambda: make()(X, initial_state=(jnp.ones((3, 6)), jnp.ones((3, 6)))),
+    "dropout.recurrent: (3, 6); give shape (3, 2) or (4, 3, 2)": lambda: make()(X, dropout=DropoutMasks(recurrent=jnp.ones((3, 6)))),
+    "dropout.zoneout of h: (5, 3, 6); give shape (5, 3, 2) or ()": lambda: make()(
+        X, dropout=DropoutMasks(zoneout={"h": jnp.ones((5, 3, 6), bool)})
+    ),
+    "backward outputs: 3; sum needs 2, those of the forward layer": lambda: make(
+        Bidirectional, merge_mode="sum", backward={"projection": 3}
+    ),
+    "residual: layers with [2, 6] outputs": lambda: RecurrentStack(
+        [make(), LSTM(2, 6, return_sequences=True, rngs=nnx.Rngs(0))], residual=True
+    ),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_refused(message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        REFUSED[message]()
+    assert str(raised.value).startswith(message)
