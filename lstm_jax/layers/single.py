@@ -14,7 +14,10 @@ from lstm_jax.dropout import DropoutMasks
 
 def is_single(x: Any) -> bool:
     """Return whether the input of a layer is a single sequence: floats (T, E) or int ids (T,)."""
-    return np.ndim(x) == (1 if jnp.issubdtype(jnp.result_type(x), jnp.integer) else 2)
+    if np.ndim(x) not in (1, 2):
+        return False
+    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    return np.ndim(x) == (1 if jnp.issubdtype(dtype, jnp.integer) else 2)
 
 
 def call_on_single(
