@@ -124,6 +124,8 @@ def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
 def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
     """Return the outputs of each sequence, a list of N arrays (T_n, ...) in the order in which the sequences were packed.
 
+    The outputs must be in the order of time, which those of a layer with `go_backwards` are not.
+
     Args:
         outputs: array (R, L, ...), for example the outputs of a recurrent layer for `Packed.x`.
         where: `Packed.where`.
@@ -138,6 +140,9 @@ def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
 
 def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
     """Return the outputs of the last step of each sequence, an array (N, ...). The function may be used in a jitted program.
+
+    A layer that reads in reverse, such as one half of `Bidirectional`, has read only this step there. Its output for the whole sequence is
+    at the first step, `outputs[where[:, 0], where[:, 1]]`.
 
     Args:
         outputs: array (R, L, ...), for example the outputs of a recurrent layer for `Packed.x`.

@@ -229,3 +229,14 @@ def test_frozen():
         config = part()
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(config, dataclasses.fields(part)[0].name, None)
+
+
+def test_fields_of_later_versions_leave_stored_configs_equal():
+    """A default that a stored config lacks is not written, so that ids of sweeps and resumed runs stay as they were."""
+    for made, section, name, other in (
+        (SentimentConfig(), "data", "packed", {"packed": 60}),
+        (GenerationConfig(), "data", "article_resets", {"article_resets": True, "regime": "stream"}),
+    ):
+        assert name not in json.loads(to_json(made))[section]
+        changed = dataclasses.replace(made, data=dataclasses.replace(made.data, **other))
+        assert json.loads(to_json(changed))[section][name] == other[name]

@@ -119,7 +119,8 @@ class Score:
         if self.html is not None:
             check_output(self.html, (self.run, *(self.data or trained.config.data.data)), self.force)
         ids = generation.read_ids(trained, self.data, self.text, self.text_column, self.clean, self.unknown)
-        scores = trained.score(ids, self.mode)
+        starts = generation.held_out_starts(trained) if self.text is None and not self.data else None
+        scores = trained.score(ids, self.mode, starts)
         row = {"characters": len(scores.nats)} | scores.metrics()
         if self.json:
             print(json.dumps(row))

@@ -10,6 +10,7 @@ from lstm_jax.config.forecast import ForecastConfig
 from lstm_jax.config.generation import GenerationConfig
 from lstm_jax.config.sentiment import SentimentConfig
 from lstm_jax.config.shared import RunConfig
+from lstm_jax.config.values import config_values
 from lstm_jax.errors import InputError, require
 
 CONFIGS: dict[str, type[RunConfig]] = {kind.task: kind for kind in (SentimentConfig, GenerationConfig, ForecastConfig)}
@@ -20,7 +21,7 @@ _REMEDY = "name the folder of a finished or interrupted run"
 
 def to_json(config: RunConfig) -> str:
     """Return a config, together with the name of its task, as indented JSON."""
-    return json.dumps({"task": config.task} | dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps({"task": config.task} | config_values(config), indent=2) + "\n"
 
 
 def with_task(raw: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from lstm_jax.bounds import Characters, CharactersOrNone, Drawn, Features, Share, Temperature
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, check_fields
+from lstm_jax.config.values import ADDED
 from lstm_jax.errors import require
 
 
@@ -41,7 +42,7 @@ class TextConfig:
     regime: Literal["windows", "stream"] = "windows"
     """'windows' reads each window from a zero state and predicts the character after it, as the Keras example lstm_text_generation does.
     'stream' predicts every character and carries the state from batch to batch (truncated back-propagation through time)."""
-    article_resets: bool = False
+    article_resets: bool = field(default=False, metadata=ADDED)
     """In a stream, replace the state by zeros at the beginning of each article, so that an article is read without those before it."""
     length: Characters = 40
     """Number of characters in a window. In a stream, number of steps of truncated back-propagation."""

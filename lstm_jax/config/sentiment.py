@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from lstm_jax.bounds import Count, CountOrNone, Share, Steps, Words
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig, check_fields
+from lstm_jax.config.values import ADDED
 from lstm_jax.errors import require
 
 
@@ -32,7 +33,7 @@ class DataConfig:
     """Pad a short review with zeros before ('pre') or after ('post') its ids."""
     truncating: Literal["pre", "post"] = "pre"
     """Cut a long review at its beginning ('pre') or at its end ('post')."""
-    packed: CountOrNone = 0
+    packed: CountOrNone = field(default=0, metadata=ADDED)
     """Number of ids (steps) of a row in which several reviews are packed. Only reviews longer than a row are cut. The batch size is then a
     number of rows. 0 gives each review a row of its own, of `maxlen` ids."""
     validation: Share = 0.0

@@ -81,7 +81,10 @@ def load(layer: Any, weights: Any, prefix: str = "") -> None:
 def _given(weights: Any, prefix: str) -> list[Given]:
     """Return the weights of each layer, lowest layer first. The arguments are those of `load`."""
     if isinstance(weights, Mapping):
-        if not KEYS & set(weights):
+        named = all(isinstance(name, str) for name in weights)
+        require(named, "weights", "names that are no text", "give the state dict of a PyTorch module, or converted weights")
+        inside = bool(prefix) and any(name.startswith(prefix) for name in weights)
+        if inside or not KEYS & set(weights):
             return _from_torch(weights, prefix, None)
     elif callable(getattr(weights, "state_dict", None)):
         return _from_torch(weights.state_dict(), prefix, None if prefix else getattr(weights, "nonlinearity", None))

@@ -99,7 +99,9 @@ class LayerState(nnx.Module):
             InputError: if the layer was not created with `stateful=True`.
         """
         check_stateful(self.stateful)
-        if batch is None:
+        if self.learned_state:  # a copy of the learned state would get no gradient
+            self.carried = nnx.data(None)
+        elif batch is None:
             if self.carried is not None:
                 keep(self.carried, self.initial_state(self.carried[0].shape[0]))
         else:

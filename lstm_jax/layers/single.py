@@ -36,13 +36,28 @@ def call_on_single(
         options: further arguments of the layer.
     """
     axis = int(time_major)
-    steps = {name: None if value is None else jnp.expand_dims(jnp.asarray(value), axis) for name, value in per_step.items()}
-    rows = {name: jax.tree.map(lambda part: jnp.asarray(part)[None], value) for name, value in per_row.items()}
+    steps = {name: _expanded(value, axis) for name, value in per_step.items()}
+    rows = {name: _with_row(value) for name, value in per_row.items()}
     own: dict[str, Any] = {"time_major": time_major, "return_sequences": sequences, "dropout": _with_batch(dropout)}
-    found = layer(jnp.expand_dims(jnp.asarray(x), axis), **own, **steps, **rows, **options)
+    found = layer(_expanded(x, axis), **own, **steps, **rows, **options)
     outputs, state = found if layer.return_state else (found, None)
     outputs = jnp.squeeze(outputs, axis if sequences else 0)
     return (outputs, jax.tree.map(lambda part: part[0], state)) if layer.return_state else outputs
+
+
+def _expanded(value: Any, axis: int) -> Any:
+    """Add an axis to an array or a list; None stays None. NumPy arrays stay NumPy arrays, which keep 64 bits until they are checked."""
+    if value is None or isinstance(value, jax.Array):
+        return None if value is None else jnp.expand_dims(value, axis)
+    return np.expand_dims(np.asarray(value), axis)
+
+
+def _with_row(value: Any) -> Any:
+    """Add a batch axis to a number or an array, or to each array of a state."""
+    if isinstance(value, tuple | list):
+        parts = [_expanded(part, 0) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return _expanded(value, 0)
 
 
 def _with_batch(dropout: DropoutMasks | None) -> DropoutMasks | None:

@@ -58,6 +58,8 @@ class RecurrentStack(nnx.Module):
             require(len(set(sizes)) == 1, "residual", f"layers with {sizes} outputs", "give all layers the same number of outputs")
             whole = layers[-1].return_sequences or len(layers) == 1
             require(whole, "residual", "the last layer returns its last output", "set return_sequences=True")
+            ordered = not any(getattr(layer, "go_backwards", False) or getattr(layer, "merge_mode", "") is None for layer in layers)
+            require(ordered, "residual", "a layer with go_backwards or merge_mode None", "give layers with outputs in the order of time")
 
     def count_params(self) -> int:
         """Return the number of scalars in the trainable parameters of all layers."""
@@ -124,6 +126,12 @@ class RecurrentStack(nnx.Module):
             the outputs, together with final states if layers have `return_state=True`; see the class.
         """
         per_layer = {name: options.pop(name) for name in ("initial_state", "reset_state", "dropout") if options.get(name) is not None}
+        last = self.residual and return_sequences is False and len(self.layers) > 1
+        require(not last, "return_sequences", False, "residual connections need the outputs of all steps: take the last one of the result")
+        for name, values in per_layer.items():
+            fits = isinstance(values, Sequence) and len(values) == len(self.layers)
+            shown = len(values) if isinstance(values, Sequence) else type(values).__name__
+            require(fits, name, shown, f"give a list of {len(self.layers)}, one for each layer")
         training = bool(self.dropout) and not (self.deterministic if deterministic is None else deterministic)
         y: Any = x
         states: list[Any] = []
@@ -166,7 +174,9 @@ class RecurrentStack(nnx.Module):
         Raises:
             InputError: if an argument has a wrong shape or dtype, or if a layer reads sequences in reverse.
         """
-        require(len(state) == len(self.layers), "state", f"{len(state)} states", f"give {len(self.layers)}, one for each layer")
+        shown = f"{len(state)} states" if isinstance(state, Sequence) else type(state).__name__
+        fits = isinstance(state, Sequence) and len(state) == len(self.layers)
+        require(fits, "state", shown, f"give {len(self.layers)}, one for each layer")
         y: Any = x
         states = []
         for n, (layer, own) in enumerate(zip(self.layers, state, strict=True)):

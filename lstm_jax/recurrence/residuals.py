@@ -25,7 +25,6 @@ from lstm_jax.shapes import GATES
 TIME_FIRST = PartitionSpec(None, sharding.DATA)
 BATCH_FIRST = PartitionSpec(sharding.DATA)
 COPIED = PartitionSpec()
-_RESETS = Resets(TIME_FIRST, BATCH_FIRST)
 
 
 class Residuals(NamedTuple):
@@ -74,12 +73,17 @@ def on_mesh(function: Callable, batch: int, in_specs: tuple, out_specs, *args):
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
 
 
+def _reset_spec(resets: Resets | None) -> Any:
+    """Return the sharding of resets on a mesh, or None if there are none."""
+    return None if resets is None else Resets(TIME_FIRST, BATCH_FIRST)
+
+
 def forward_on_mesh(call: Callable, kernel, z, state, mask, valid, resets):
     """Run an LSTM's forward loop with `on_mesh`, and return its results: h of all steps, the final state and `Residuals`.
 
     `call(kernel, z, state, mask, valid, resets)` is the forward loop. The docstring of `hoisted.Loops` describes its arguments.
     """
-    in_specs = (COPIED, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST, _RESETS)
+    in_specs = (COPIED, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST, _reset_spec(resets))
     return on_mesh(call, state.h.shape[0], in_specs, (TIME_FIRST, BATCH_FIRST, TIME_FIRST), kernel, z, state, mask, valid, resets)
 
 
@@ -89,7 +93,7 @@ def backward_on_mesh(call: Callable, kernel, residuals: Residuals, d_h, d_final,
     `call(kernel, residuals, d_h, d_final, mask, valid, resets)` is the backward loop. The docstring of `hoisted.Loops` describes its
     arguments and its results: the gradients with respect to the initial state, the reset state and the pre-activations.
     """
-    in_specs = (COPIED, TIME_FIRST, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST, _RESETS)
+    in_specs = (COPIED, TIME_FIRST, TIME_FIRST, BATCH_FIRST, mask_sharding(mask), TIME_FIRST, _reset_spec(resets))
     args = (kernel, residuals, d_h, d_final, mask, valid, resets)
     return on_mesh(call, d_final.h.shape[0], in_specs, (BATCH_FIRST, BATCH_FIRST, TIME_FIRST), *args)
 

@@ -94,12 +94,15 @@ def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tupl
     array = of_kinds("segment_ids", segment_ids, (jnp.integer,), "give ints")
     fits = array.shape == ((steps, batch) if time_major else (batch, steps))
     require(fits, "segment_ids", array.shape, "give (B, T), or (T, B) if time_major")
+    if isinstance(array, np.ndarray) and array.dtype.itemsize == 8:  # distinct numbers stay distinct, and 0 stays 0
+        places = np.unique(array, return_inverse=True)[1].reshape(array.shape).astype(np.int32) + 1
+        array = np.where(array == 0, 0, places).astype(np.int32)
     ids = jnp.asarray(array)
     ids = ids if time_major else ids.T
     valid = ids != 0
     before = jnp.cumsum(valid[:-1], axis=0) > 0
     starts = valid[1:] & (ids[1:] != ids[:-1]) & before
-    return valid, jnp.concatenate([jnp.zeros((1, batch), bool), starts])
+    return valid, jnp.concatenate([jnp.zeros_like(valid[:1]), starts])
 
 
 def starts_backwards(at: jax.Array) -> jax.Array:

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.config.values import config_values
+
 Run = Callable[[Any], Mapping[str, Any]]
 """Function that takes a config, executes its run and returns a dict from the name of each result to its value."""
 
@@ -34,7 +36,7 @@ def import_item(name: str) -> Any:
 
 def run_id(function: Run, config: Any) -> str:
     """Return the id of a run: 16 hex digits of SHA-256 over the function's name and the values of the config."""
-    text = json.dumps([import_name(function), dataclasses.asdict(config)], sort_keys=True, default=str)
+    text = json.dumps([import_name(function), config_values(config)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

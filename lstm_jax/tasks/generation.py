@@ -304,12 +304,13 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         drawn = np.concatenate([np.zeros((samples, 0), np.int32), *pieces], axis=1)
         return [self.characters.decode(row) for row in drawn]
 
-    def score(self, ids: np.ndarray, mode: WantedMode = "auto") -> Scores:
+    def score(self, ids: np.ndarray, mode: WantedMode = "auto", starts: np.ndarray | None = None) -> Scores:
         """Compute the negative log-probability of each character of a text, given the characters before it.
 
         Args:
             ids: character ids (N,) of the text, as `encode` returns them.
             mode: "carried", "window", or "auto" for the mode of the training; see `reading_mode`.
+            starts: positions in the text before which the recurrent state is replaced by zeros, as `held_out_starts` returns them.
 
         Returns:
             The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
@@ -317,7 +318,7 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         Raises:
             InputError: if N is below 2.
         """
-        return self._scorer(mode).text(self.params, ids)
+        return self._scorer(mode).text(self.params, ids, starts)
 
     def activations(self, ids: np.ndarray) -> np.ndarray:
         """Return the outputs of the last recurrent layer after each character of a text.
@@ -334,6 +335,11 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
 
     def _scorer(self, mode: WantedMode) -> Scorer:
         return Scorer(self.rebuild, mesh_of(self.config), self.mode(mode), self.config.data.length)
+
+
+def held_out_starts(trained: Trained) -> np.ndarray | None:
+    """Return the positions at which the articles of the run's held-out text begin, or None if the run does not reset the state there."""
+    return load_corpus(trained.config).validation_starts if trained.config.data.article_resets else None
 
 
 def read_ids(

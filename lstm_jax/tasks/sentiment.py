@@ -192,8 +192,8 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers, --embed or --num-words",
-        "residuals": "--batch-size, --maxlen, --units or --layers, or give --remat sqrt",
-        "data": "--maxlen",
+        "residuals": "--batch-size, --maxlen (or --packed), --units or --layers, or give --remat sqrt",
+        "data": "--maxlen (or --packed)",
     }
 
     @classmethod
@@ -209,7 +209,7 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 
     def data_bytes(self) -> int:
         if self.config.data.packed:  # ids and segment ids
-            return 8 * len(self.data.train.values)
+            return 8 * int(np.minimum(self.data.train.lengths, self.config.data.packed).sum())
         return 4 * self.config.data.maxlen * len(self.data.train)
 
     @cached_property

@@ -22,6 +22,7 @@ from lstm_jax import CELLS, DropoutMasks, InputError, unroll
 from lstm_jax.primitives.operation import apply
 from lstm_jax.recurrence import BACKENDS, Request, backends, hoisted, lacks
 from lstm_jax.recurrence.pallas import kernels, loops
+from lstm_jax.runtime import sharding
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -220,6 +221,27 @@ def test_segment_ids_are_resets_and_a_mask(x64, backwards: bool, time_major: boo
     got = unroll(CELLS["lstm"], params, turn(x), state, segment_ids=turn(SEGMENTS), **order)
     want = unroll(CELLS["lstm"], params, turn(x), state, mask=turn(SEGMENTS != 0), resets=turn(STARTS), **order)
     assert_close(got, want, 0.0)
+
+
+def test_segment_ids_of_64_bits_stay_apart():
+    arrays = make_arrays(Case(SHAPE))
+    wide = np.where(SEGMENTS == 2, 2**32 + 1, SEGMENTS.astype(np.int64) * 2**32)
+    got, want = (unroll(CELLS["lstm"], arrays.params, arrays.x, segment_ids=ids) for ids in (wide, SEGMENTS))
+    assert_close(got, want, 0.0)
+
+
+def test_pallas_on_a_mesh_with_and_without_resets(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(backends.BACKENDS, "pallas", replace(BACKENDS["pallas"], run=_interpreted, platforms=("cpu",)))
+    arrays = make_arrays(Case(SHAPE))
+    resets = np.asarray(PATTERNS["some"](np.random.default_rng(0)))
+
+    def run(params, x, resets, backend):
+        return unroll(CELLS["lstm"], params, x, resets=resets, backend=backend)
+
+    with sharding.on(sharding.make_mesh(2)):
+        for given in (None, resets):
+            got, want = (jax.jit(run, static_argnums=3)(arrays.params, arrays.x, given, name) for name in ("pallas", "reference"))
+            assert_close(got, want, "float32")
 
 
 def test_a_shared_reset_state_is_broadcast_and_is_the_initial_state(x64):

@@ -176,7 +176,8 @@ def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str
     if unseen == "drop":
         kept = re.sub(f"[{re.escape(''.join(missing))}]", "", tail)
         notes.append(f"{len(tail) - len(kept):,} characters are left out of the held-out part, which alone has them: {shown(missing)}")
-        gone = np.fromiter((character in set(missing) for character in tail), bool, len(tail))
+        dropped = set(missing)
+        gone = np.fromiter((character in dropped for character in tail), bool, len(tail))
         return characters, kept, np.arange(len(tail)) - np.cumsum(gone) + gone
     notes.append(f"{len(missing):,} characters that only the held-out part has have ids too: {shown(missing)}")
     return Characters(tuple(sorted({*characters.characters, *missing}))), tail, None
