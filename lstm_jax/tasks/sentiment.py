@@ -203,7 +203,7 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 
     def batch(self) -> Any:
         size, length = self.config.train.batch_size, self.config.data.maxlen
-        if isinstance(self.splits.train, PackedRows):
+        if self.config.data.packed and isinstance(self.splits.train, PackedRows):
             return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), self.splits.train.arrays)
         return jax.ShapeDtypeStruct((size, length), np.int32), jax.ShapeDtypeStruct((size,), np.int32)
 
