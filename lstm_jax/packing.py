@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 
 
 class Packed(NamedTuple):
@@ -92,9 +92,9 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
     """
     lengths = np.asarray(lengths)
     for n in np.flatnonzero(lengths < 1)[:1]:
-        require(False, f"sequence {n}", "empty", "leave it out")
+        raise InputError(f"sequence {n}", "empty", "leave it out")
     for n in np.flatnonzero(lengths > length)[:1]:
-        require(False, f"sequence {n}", f"{lengths[n]} steps", f"a row has {length}: give longer rows, or cut the sequence")
+        raise InputError(f"sequence {n}", f"{lengths[n]} steps", f"a row has {length}: give longer rows, or cut the sequence")
     where = np.zeros((len(lengths), 3), np.int32)
     room: list[tuple[int, int]] = []  # (free steps, row), in ascending order
     rows = 0

@@ -1,7 +1,7 @@
 """Benchmark of TorchRL's LSTMModule, which resets the state of a row where an episode begins.
 
 The option `backend` is its argument `recurrent_backend`: "pad" cuts the rows into episodes and packs them for nn.LSTM, "scan" is a loop
-over steps under torch.compile (ten times slower without), and "triton" needs a GPU.
+over steps under torch.compile (slower in eager mode), and "triton" needs a GPU.
 """
 
 import numpy as np

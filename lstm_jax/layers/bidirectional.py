@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lstm_jax.dropout import DropoutMasks
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 from lstm_jax.layers.named import recurrent
 from lstm_jax.layers.recurrent import Shape, count_params
 from lstm_jax.layers.single import is_single
@@ -129,7 +129,7 @@ class Bidirectional(nnx.Module):
             InputError: always.
         """
         del args, options
-        require(False, "step", "Bidirectional", "its backward layer begins at the end: call the layer on the whole sequence")
+        raise InputError("step", "Bidirectional", "its backward layer begins at the end: call the layer on the whole sequence")
 
     def _pair(self, states: Any, name: str = "initial_state") -> tuple[Any, Any]:
         """Return a pair: the initial state of the forward layer, and that of the backward layer.

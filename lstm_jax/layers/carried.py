@@ -93,7 +93,7 @@ class LayerState(nnx.Module):
 
         Args:
             batch: number of rows in the following calls. None keeps the number of rows. Before the first call of the layer,
-                `reset_state(None)` has no effect.
+                `reset_state(None)` has no effect. A layer with a learned state accepts any number of rows after a reset.
 
         Raises:
             InputError: if the layer was not created with `stateful=True`.

@@ -16,9 +16,10 @@ from lstm_jax.cells import BUILT_IN, Cell, find_cell, with_activations, with_pro
 from lstm_jax.cells.activations import Activation
 from lstm_jax.cells.cell import reads_mask
 from lstm_jax.dropout import DropoutMasks, MaskKind, check_mask_kind, check_rate, draw_mask, draw_masks, draw_zoneout, mean_zoneout
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.layers.carried import INITIAL, LayerState
 from lstm_jax.layers.initial import Initial, Initials, initial_params
+from lstm_jax.layers.keys import dropout_key
 from lstm_jax.layers.single import call_on_single, is_single
 from lstm_jax.recurrence import Remat, check_remat, check_zoneout, unroll
 
@@ -212,7 +213,7 @@ class Recurrent(LayerState):
         if not (self.dropout or self.recurrent_dropout or has_zoneout):
             return DropoutMasks()
         rates, gates = (self.dropout, self.recurrent_dropout), self.row.gates
-        dtype, key = self.kernel[...].dtype, self._key(rngs)
+        dtype, key = self.kernel[...].dtype, dropout_key(self.rngs, rngs)
         masks = draw_masks(key, batch, self.features, self.output_features, *rates, self.dropout_masks, dtype, gates)
         if not has_zoneout:
             return masks
@@ -220,12 +221,6 @@ class Recurrent(LayerState):
         state = jax.eval_shape(lambda: self.row.initial_state(1, self.units))
         sizes = {name: part.shape[1] for name, part in state._asdict().items()}
         return masks._replace(zoneout=draw_zoneout(jax.random.fold_in(key, 2), self.zoneout, steps, batch, sizes))
-
-    def _key(self, rngs: nnx.Rngs | nnx.RngStream | jax.Array | None) -> jax.Array:
-        source = self.rngs if rngs is None else rngs
-        if source is None:
-            raise InputError("rngs", None, "dropout draws from it: give rngs with a `dropout` stream, or deterministic=True")
-        return source.dropout() if isinstance(source, nnx.Rngs) else source() if isinstance(source, nnx.RngStream) else source
 
     def __call__(
         self,
@@ -322,7 +317,7 @@ class Recurrent(LayerState):
         """
         params = self.cell_params()
         if self.weight_drop and training:
-            key = self._key(rngs)
+            key = dropout_key(self.rngs, rngs)
             rngs = jax.random.fold_in(key, 0) if dropout is None else rngs
             kernel = params.recurrent_kernel
             factors = draw_mask(jax.random.fold_in(key, 1), self.weight_drop, kernel.shape, kernel.dtype)

@@ -7,9 +7,10 @@ import jax
 from flax import nnx
 
 from lstm_jax.dropout import check_rate, draw_mask
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import require
 from lstm_jax.layers.bidirectional import Bidirectional
 from lstm_jax.layers.carried import check_stateful
+from lstm_jax.layers.keys import Source, dropout_key
 from lstm_jax.layers.recurrent import Recurrent, Shape, count_params
 
 
@@ -25,7 +26,8 @@ class RecurrentStack(nnx.Module):
         dropout: dropout rate of the outputs of every layer except the last. As in `torch.nn.LSTM`, each number of each step is dropped
             independently of the others. The masks `dropout` of a call are those inside the layers.
         residual: whether the inputs of a layer are added to its outputs, for every layer except the first (as in Wu et al. 2016, section
-            3.1). The layers must then have the same number of outputs and return sequences.
+            3.1). Dropout between layers acts on what the layer reads, not on what is added. The layers must have the same number of
+            outputs and return sequences.
         rngs: random streams; the dropout between layers is drawn from the stream `dropout`. It is needed only if `dropout` is above 0, and
             only if calls do not get `rngs`.
 
@@ -139,25 +141,22 @@ class RecurrentStack(nnx.Module):
             own = {name: values[n] for name, values in per_layer.items()}
             own["return_sequences"] = return_sequences if n == len(self.layers) - 1 else None
             key = jax.random.fold_in(rngs, n) if isinstance(rngs, jax.Array) else rngs
-            given = self._drop(y, key) if training and n > 0 else y
+            before, given = y, self._drop(y, key) if training and n > 0 else y
             y = layer(given, rngs=key, tokens=tokens if n == 0 else None, deterministic=deterministic, **(options | own))
             if layer.return_state:
                 y, state = y
                 states.append(state)
-            y = self._connect(n, given, y)
+            y = self._connect(n, before, y)
         return y if not states else (y, states if self.all_states else states[0])
 
     def _connect(self, n: int, given: Any, y: Any) -> Any:
         """Return the outputs of layer n, to which its inputs are added if the stack has residual connections."""
         return y + given if self.residual and n > 0 else y
 
-    def _drop(self, y: jax.Array, rngs: Any) -> jax.Array:
+    def _drop(self, y: jax.Array, rngs: Source) -> jax.Array:
         """Drop random numbers of the outputs between two layers, and return them."""
-        source = self.rngs if rngs is None else rngs
-        if source is None:
-            raise InputError("rngs", None, "dropout draws from it: give rngs with a `dropout` stream, or deterministic=True")
-        key = source.dropout() if isinstance(source, nnx.Rngs) else source() if isinstance(source, nnx.RngStream) else source
-        return y * draw_mask(jax.random.fold_in(key, 3), self.dropout, y.shape, y.dtype)
+        key = jax.random.fold_in(dropout_key(self.rngs, rngs), 3)  # a layer folds in the smaller numbers
+        return y * draw_mask(key, self.dropout, y.shape, y.dtype)
 
     def initial_state(self, batch: int, dtype=None) -> list[Any]:
         """Return the list of the initial states of all layers; see `Recurrent.initial_state`."""

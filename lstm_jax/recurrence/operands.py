@@ -99,7 +99,7 @@ def read_operands(
     valid = read_mask(mask, steps, batch, time_major) if lengths is None else read_lengths(lengths, steps, batch)
     at = None if resets is None else read_resets(resets, steps, batch, time_major)
     if segment_ids is not None:
-        check_alone(segment_ids, mask, lengths, resets)
+        check_alone(mask, lengths, resets)
         valid, at = read_segments(segment_ids, steps, batch, time_major)
     require(
         at is not None or reset_state is None, "reset_state", "given without resets", "give resets or segment_ids too, or initial_state"

@@ -11,6 +11,32 @@ from lstm_jax.errors import require
 from lstm_jax.recurrence.conversion import LOWEST, REAL, as_int32, of_kinds
 
 
+def _of_steps(name: str, value, kinds: tuple, remedy: str, steps: int, batch: int, time_major: bool) -> jax.Array | np.ndarray:
+    """Return an argument with one value for each step as an array, after checking its dtype and shape.
+
+    Args:
+        name: name of the argument in the error message.
+        value: array (B, T), or (T, B) if `time_major` is true, or a list.
+        kinds: abstract dtypes, to one of which the dtype must belong.
+        remedy: advice in the error message if the dtype is wrong.
+        steps: number of steps T.
+        batch: number of rows B.
+        time_major: whether time is the first axis.
+
+    Raises:
+        InputError: if the shape or the dtype is wrong.
+    """
+    array = of_kinds(name, value, kinds, remedy)
+    fits = array.shape == ((steps, batch) if time_major else (batch, steps))
+    require(fits, name, array.shape, "give (B, T), or (T, B) if time_major")
+    return array
+
+
+def _numbered(array: np.ndarray) -> np.ndarray:
+    """Return int32 numbers from 0 that are equal where the entries of the array are equal, and distinct where these are distinct."""
+    return np.unique(array, return_inverse=True)[1].reshape(array.shape).astype(np.int32)
+
+
 def read_mask(mask, steps: int, batch: int, time_major: bool) -> jax.Array | None:
     """Check a mask over steps, and return it as a bool array (T, B). As in Keras, nonzero numbers become True.
 
@@ -27,10 +53,7 @@ def read_mask(mask, steps: int, batch: int, time_major: bool) -> jax.Array | Non
     """
     if mask is None:
         return None
-    remedy = "give (B, T), or (T, B) if time_major"
-    array = of_kinds("mask", mask, REAL, "give bools")
-    require(array.shape == ((steps, batch) if time_major else (batch, steps)), "mask", array.shape, remedy)
-    array = jnp.asarray(array.astype(bool))
+    array = jnp.asarray(_of_steps("mask", mask, REAL, "give bools", steps, batch, time_major).astype(bool))
     return array if time_major else array.T
 
 
@@ -47,15 +70,15 @@ def read_lengths(lengths, steps: int, batch: int) -> jax.Array:
     return jnp.arange(steps, dtype=jnp.int32)[:, None] < as_int32("lengths", array, "give ints")[None, :]
 
 
-def check_alone(segment_ids, mask, lengths, resets) -> None:
-    """Check that `segment_ids` are given without the arguments that they replace.
+def check_alone(mask, lengths, resets) -> None:
+    """Check that none of the arguments is given that `segment_ids` replace.
 
     Raises:
         InputError: if one of the arguments is given too.
     """
     for name, other in (("mask", mask), ("lengths", lengths), ("resets", resets)):
         remedy = "the ids say where sequences begin and, by 0, what is padding: give one of the two"
-        require(segment_ids is None or other is None, "segment_ids", f"given with {name}", remedy)
+        require(other is None, "segment_ids", f"given with {name}", remedy)
 
 
 def read_resets(resets, steps: int, batch: int, time_major: bool) -> jax.Array:
@@ -70,9 +93,7 @@ def read_resets(resets, steps: int, batch: int, time_major: bool) -> jax.Array:
     Raises:
         InputError: if the shape or the dtype is wrong.
     """
-    array = of_kinds("resets", resets, (jnp.bool_,), "give bools")
-    fits = array.shape == ((steps, batch) if time_major else (batch, steps))
-    require(fits, "resets", array.shape, "give (B, T), or (T, B) if time_major")
+    array = _of_steps("resets", resets, (jnp.bool_,), "give bools", steps, batch, time_major)
     array = jnp.asarray(array)
     return array if time_major else array.T
 
@@ -91,12 +112,9 @@ def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tupl
     Raises:
         InputError: if the shape or the dtype is wrong.
     """
-    array = of_kinds("segment_ids", segment_ids, (jnp.integer,), "give ints")
-    fits = array.shape == ((steps, batch) if time_major else (batch, steps))
-    require(fits, "segment_ids", array.shape, "give (B, T), or (T, B) if time_major")
+    array = _of_steps("segment_ids", segment_ids, (jnp.integer,), "give ints", steps, batch, time_major)
     if isinstance(array, np.ndarray) and array.dtype.itemsize == 8:  # distinct numbers stay distinct, and 0 stays 0
-        places = np.unique(array, return_inverse=True)[1].reshape(array.shape).astype(np.int32) + 1
-        array = np.where(array == 0, 0, places).astype(np.int32)
+        array = np.where(array == 0, 0, _numbered(array) + 1)
     ids = jnp.asarray(array)
     ids = ids if time_major else ids.T
     valid = ids != 0
@@ -131,13 +149,11 @@ def read_tokens(tokens, steps: int, batch: int, time_major: bool) -> jax.Array |
     Raises:
         InputError: if the shape or the dtype is wrong.
     """
-    array = of_kinds("tokens", tokens, (jnp.integer,), "give ints")
-    fits = array.shape == ((steps, batch) if time_major else (batch, steps))
-    require(fits, "tokens", array.shape, "give (B, T), or (T, B) if time_major")
+    array = _of_steps("tokens", tokens, (jnp.integer,), "give ints", steps, batch, time_major)
     if array.dtype.itemsize == 8:
         if not isinstance(array, np.ndarray):
             return None
-        array = np.unique(array, return_inverse=True)[1].reshape(array.shape)
+        array = _numbered(array)
     array = jnp.asarray(array.astype(np.int32))  # values of uint32 may wrap around, but distinct tokens stay distinct
     return array if time_major else array.T
 

@@ -14,6 +14,9 @@ from bench.workloads import workload  # noqa: E402
 
 FAILED_FIELDS = ("schema", "git", "cores", "load", "peer", "candidate", "round", "workload", "backend", "dropout", "recurrent_dropout")
 
+TINY = ("A:B=4,T=5,H=8,E=6,V=30", "B:B=4,T=5,H=8,V=7", "recurrence:B=4,T=5,H=8")
+"""Small sizes of one workload of each kind."""
+
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m bench`."""

@@ -89,6 +89,14 @@ def test_residual_connections_add_the_inputs():
     assert_close(RecurrentStack(layers, residual=True)(X), layers[2](second) + second, 0.0)
 
 
+def test_residual_connections_add_what_dropout_has_not_touched():
+    rngs = nnx.Rngs(0, dropout=1)
+    layers = [LSTM(FEATURES if n == 0 else UNITS, UNITS, return_sequences=True, rngs=rngs) for n in range(2)]
+    layers[1].kernel[...] = jnp.zeros_like(layers[1].kernel[...])  # the second layer reads nothing, and so adds the same to all rows
+    first, stack = layers[0](X), RecurrentStack(layers, dropout=0.5, residual=True, rngs=rngs)
+    assert_close(stack(X), first + layers[1](first), 1e-6)
+
+
 def test_dropout_between_layers_is_that_of_torch():
     """Each number of each step on its own, on the outputs of all layers but the last; the mean is kept; none in evaluation."""
     rngs = nnx.Rngs(0, dropout=1)

@@ -38,7 +38,7 @@ PATTERNS = {
 
 
 class Cut(NamedTuple):
-    """What stands in a `Case`, but for values."""
+    """Options of a call that are fixed when it is compiled; the values of its arrays are not among them."""
 
     learned: bool = True
     masked: bool = False

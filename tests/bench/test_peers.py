@@ -1,0 +1,222 @@
+"""The peers of the throughput benchmark do the same work as ours: the same outputs, and the same weights or gradients after a step.
+
+Peers run in processes of their own: they warn at import, and Keras takes one backend a process.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rows import ROOT, TINY
+
+from bench import flops, machine, peers, timing, worker
+from bench.peers import PEERS
+from bench.peers.base import Built, Options
+from bench.workloads import make_arrays, workload
+
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
+PERTURBED = """
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from bench import worker
+from bench.peers.base import Options
+from bench.workloads import make_arrays, workload
+
+folder, peer, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3].split()
+for name in names:
+    work = workload(name)
+    arrays = make_arrays(work)
+    with np.load(folder / f"{work.kind}.npz") as reference:
+        for off in arrays.weights:
+            weights = arrays.weights | {off: 1.01 * arrays.weights[off]}
+            built = worker.build(peer, work, replace(arrays, weights=weights), Options(None))
+            try:
+                print("passed", work.kind, off, worker.distances(work, built, reference))
+            except ValueError as error:
+                print("refused", work.kind, off, error)
+"""
+CHECK = """
+import json, sys
+import numpy as np
+from pathlib import Path
+from bench import worker
+from bench.peers import PEERS
+from bench.peers.base import Options
+from bench.workloads import make_arrays, workload
+
+if "jax" in sys.argv[1]:
+    import jax
+    jax.config.update("jax_disable_most_optimizations", True)
+folder, peers, names = Path(sys.argv[2]), sys.argv[3].split(), sys.argv[4].split()
+for name in names:
+    work = workload(name)
+    arrays = make_arrays(work)
+    path = folder / f"{work.kind}.npz"
+    if not path.exists():
+        from bench.peers import ours
+        ours.write_reference(path, work, arrays, "reference")
+    for candidate in peers:
+        peer, _, backend = candidate.partition(":")
+        if PEERS[peer].lacks(work):
+            continue
+        built = worker.build(peer, work, arrays, Options(backend or None, work.dropout, work.recurrent_dropout))
+        if work.kind == "sentiment":
+            built.run(1)
+        with np.load(path) as reference:
+            distances = worker.distances(work, built, reference)
+        print(json.dumps({"peer": candidate, "kind": work.kind, "distances": distances, "note": built.note}))
+"""
+
+
+def _run(arguments: Sequence[str], first: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """first: what the command starts with, before Python."""
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*first, sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+def _check(folder: Path, peers: Sequence[str], names: Sequence[str] = TINY) -> dict[tuple[str, str], dict]:
+    run = _run(["-c", CHECK, "" if "torch_lstm" in peers else "jax", str(folder), " ".join(peers), " ".join(names)])
+    assert run.returncode == 0, run.stderr[-3000:]
+    rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    found = {(row["peer"], row["kind"]): row for row in rows}
+    assert len(found) == sum(not PEERS[peer.partition(":")[0]].lacks(workload(name)) for peer in peers for name in names)
+    return found
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the references, against which ours has been checked."""
+    folder = tmp_path_factory.mktemp("references")
+    for row in _check(folder, ["ours"]).values():
+        assert max(row["distances"].values()) < 1e-5
+    return folder
+
+
+def _groups() -> list[list[str]]:
+    """Peers that share a process, those of one framework: all of the table but ours and those that need a GPU or compile for minutes."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, peer in PEERS.items():
+        if name not in ("ours", "torch_compiled") and not peer.gpu:
+            groups.setdefault(peer.imports[-1:], []).append(name)
+    return list(groups.values())
+
+
+@pytest.mark.parametrize("peers", _groups(), ids=" ".join)
+def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
+    for peer in peers:
+        for name in PEERS[peer].imports:
+            if find_spec(name) is None:
+                pytest.skip(f"{name} is not installed")
+    rows = _check(references, peers)  # raises beyond 1e-4
+    for (peer, kind), row in rows.items():
+        if kind == "sentiment" and not peer.startswith(("keras", "own_loop")):
+            assert "no recurrent dropout" in row["note"]
+
+
+def test_loops_of_ones_own(references: Path) -> None:
+    """Every loop with our layer, and Keras with our layers, does the same work."""
+    loops = [f"own_loop:{loop}" for loop in ("donated", "functions", "train_step")]
+    _check(references, [*loops, "keras_jax:accelerated"])  # raises beyond 1e-4
+
+
+def test_peers_that_reset_the_state(tmp_path: Path) -> None:
+    rl = ["torchrl"] * (find_spec("torchrl") is not None)
+    rows = _check(tmp_path, ["ours", "jax_scan", "flax_scan", *rl], ["resets:B=4,T=9,H=8,R=30"])  # raises beyond 1e-4
+    assert len(rows) == 3 + len(rl)
+    assert PEERS["torch_lstm"].lacks(workload("resets")) == "no resets in resets"
+    arrays = make_arrays(workload("resets"))
+    assert arrays.resets is not None
+    assert abs(arrays.resets.mean() - 0.03) < 0.005
+    assert make_arrays(workload("resets:B=2,T=3,H=4,R=0")).resets is None
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+@pytest.mark.parametrize("cell", ["gru", "simple_rnn"])
+def test_peers_with_another_cell(cell: str, tmp_path: Path) -> None:
+    _check(tmp_path, ["torch_lstm", "ours", "keras_jax"], [f"recurrence:B=4,T=5,H=8,cell={cell}"])  # raises beyond 1e-4
+
+
+def test_ours_with_any_cell(tmp_path: Path) -> None:
+    """Whole training steps; a peer says what it lacks."""
+    _check(tmp_path, ["ours"], ["A:B=4,T=3,H=4,E=3,V=20,cell=min_gru", "B:B=4,T=3,H=4,V=5,cell=lstm_coupled"])
+    work = workload("B:cell=lstm_coupled")
+    assert (work.cell, work.gates) == ("lstm_coupled", 3)
+    assert PEERS["torch_lstm"].lacks(work) == "no lstm_coupled in B"
+    assert PEERS["torch_lstm"].lacks(workload("A:cell=gru")) == "no gru in A"
+    assert not PEERS["torch_lstm"].lacks(workload("recurrence:cell=gru"))
+    assert not PEERS["ours"].lacks(work)
+    assert sorted(make_arrays(workload("recurrence:H=4,cell=gru")).cell()) == ["bias", "kernel", "recurrent_bias", "recurrent_kernel"]
+    assert flops.step_flops(workload("recurrence:H=8,T=5,B=4,cell=gru")) == 3 * 2 * 4 * 5 * (8 + 8) * 24
+    assert flops.step_flops(workload("recurrence:H=8,T=5,B=4,cell=min_gru")) == 3 * 2 * 4 * 5 * 8 * 16
+    with pytest.raises(ValueError, match="give one of lstm, gru"):
+        workload("A:cell=grue")
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path) -> None:
+    """Whichever array of weights it is."""
+    run = _run(["-c", PERTURBED, str(references), "torch_lstm", " ".join(TINY)])
+    assert run.returncode == 0, run.stderr[-3000:]
+    lines = run.stdout.splitlines()
+    assert len(lines) == sum(len(make_arrays(workload(name)).weights) for name in TINY)
+    assert all(line.startswith("refused") for line in lines), run.stdout
+
+
+def test_a_peer_that_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a GPU it is skipped, and the reason printed; with one its processes compute in float32, and its rows are kept apart."""
+    found = [peers.read_candidate("ours"), peers.read_candidate("jax_rnn")]
+    monkeypatch.setattr(machine, "gpu", lambda: False)
+    assert peers.installed(found) == found[:1]
+    assert capsys.readouterr().out == "jax_rnn: skipped, a GPU is missing\n"
+    assert "NVIDIA_TF32_OVERRIDE" not in timing.pinned()
+    monkeypatch.setattr(machine, "gpu", lambda: True)
+    assert peers.installed(found) == found
+    assert timing.pinned().items() >= machine.GPU_SETTINGS.items()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_cudnn_without_it(monkeypatch: pytest.MonkeyPatch, references: Path, peer_rules, name: str) -> None:
+    """With jax.experimental.rnn's reference in its place the peer does the same work; its weights come back as they went."""
+    from jax.experimental import rnn
+
+    from bench.peers import jax_rnn, jax_step
+
+    def lstm(x, h, c, weights, lengths, features: int, units: int, *options):
+        return rnn.lstm_ref(x, h, c, *rnn.unpack_lstm_weights(weights, features, units, 1, False), lengths, features, units, *options[:3])
+
+    monkeypatch.setattr(rnn, "lstm", lstm)
+    work = workload(name)
+    arrays = make_arrays(work)
+    model = jax_rnn.model(work, arrays, Options())
+    for key, array in model.to_ours(model.params).items():
+        np.testing.assert_array_equal(array, arrays.weights[key])
+    with np.load(references / f"{work.kind}.npz") as reference, peer_rules():
+        assert max(worker.distances(work, jax_step.build(work, arrays, model), reference).values()) < 1e-5
+
+
+def test_an_answer_that_is_off_is_refused() -> None:
+    work = workload(TINY[0])
+    right = {"w": np.ones(3), "loss": np.ones(())}
+    reference = {"outputs": np.ones(4), "keras/w": np.ones(3), "keras/loss": np.ones(())}
+
+    def built(outputs: np.ndarray, step: dict[str, np.ndarray], **options) -> Built:
+        return Built(lambda count: None, lambda: outputs, lambda: step, "keras", [], **options)
+
+    assert max(worker.distances(work, built(np.ones(4), right), reference).values()) == 0
+    off = right | {"w": np.array([1, 1, 1.001])}
+    for wrong in (built(np.full(4, 1.001), right), built(np.ones(4), off), built(np.ones(3), right), built(np.full(4, np.nan), right)):
+        with pytest.raises(ValueError, match=r"outputs|w: "):
+            worker.distances(work, wrong, reference)
+    with pytest.raises(ValueError, match="arrays"):
+        worker.distances(work, built(np.ones(4), {"w": np.ones(3)}), reference)
+    worker.distances(work, built(np.ones(4), off, excluded={"w": np.array([False, False, True])}), reference)
