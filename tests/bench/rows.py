@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,15 @@ TINY = ("A:B=4,T=5,H=8,E=6,V=30", "B:B=4,T=5,H=8,V=7", "recurrence:B=4,T=5,H=8")
 """Small sizes of one workload of each kind."""
 
 
+def run_python(arguments: Sequence[str], first: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run Python with arguments in the checkout. `first` is what the command starts with, before Python."""
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*first, sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m bench`."""
-    command = [sys.executable, "-m", "bench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    return run_python(["-m", "bench", *arguments])
 
 
 def timed(name: str, candidate: str, ms: float, number: int = 0, git: str = "abc", **changes: Any) -> dict[str, Any]:

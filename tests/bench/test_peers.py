@@ -4,16 +4,13 @@ Peers run in processes of their own: they warn at import, and Keras takes one ba
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import ROOT, TINY
+from rows import TINY, run_python
 
 from bench import flops, machine, peers, timing, worker
 from bench.peers import PEERS
@@ -78,14 +75,8 @@ for name in names:
 """
 
 
-def _run(arguments: Sequence[str], first: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """first: what the command starts with, before Python."""
-    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([*first, sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
-
-
 def _check(folder: Path, peers: Sequence[str], names: Sequence[str] = TINY) -> dict[tuple[str, str], dict]:
-    run = _run(["-c", CHECK, "" if "torch_lstm" in peers else "jax", str(folder), " ".join(peers), " ".join(names)])
+    run = run_python(["-c", CHECK, "" if "torch_lstm" in peers else "jax", str(folder), " ".join(peers), " ".join(names)])
     assert run.returncode == 0, run.stderr[-3000:]
     rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
     found = {(row["peer"], row["kind"]): row for row in rows}
@@ -165,7 +156,7 @@ def test_ours_with_any_cell(tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_a_peer_with_weights_off_by_one_percent_is_refused(references: Path) -> None:
     """Whichever array of weights it is."""
-    run = _run(["-c", PERTURBED, str(references), "torch_lstm", " ".join(TINY)])
+    run = run_python(["-c", PERTURBED, str(references), "torch_lstm", " ".join(TINY)])
     assert run.returncode == 0, run.stderr[-3000:]
     lines = run.stdout.splitlines()
     assert len(lines) == sum(len(make_arrays(workload(name)).weights) for name in TINY)

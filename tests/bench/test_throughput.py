@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import ROOT, TINY, bench, failed, timed
+from rows import ROOT, TINY, bench, failed, run_python, timed
 
 from bench import flops, peers, schema, summary, throughput, timing
 from bench.peers import PEERS
@@ -116,7 +116,7 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
     before = [json.loads(line) for line in path.read_text().splitlines()]
     with path.open("a") as file:
         file.write('{"peer": "ours", "rou')
-    run = _run(command[1:])
+    run = run_python(command[1:])
     assert run.returncode == 0, run.stderr[-3000:]
     assert "torn, skipped" in run.stderr
     rows = list(read_rows(path))
@@ -133,7 +133,7 @@ def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
     failing = "ours:backend=cudnn"  # needs a GPU
     arguments = ["--workload", work, "--peer", "ours", failing, "--rounds", "1", "--seconds", "0.05", "--results", str(path)]
     one_core = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
-    run = _run(["-c", QUICK, *arguments], one_core)
+    run = run_python(["-c", QUICK, *arguments], one_core)
     assert run.returncode == 0, run.stderr[-3000:]
     peak, good, bad = (json.loads(line) for line in path.read_text().splitlines())
     assert [row["measurement"] for row in (peak, good, bad)] == ["peak", "step", "failed"]
@@ -145,7 +145,7 @@ def test_a_sweep_keeps_its_rows(tmp_path: Path) -> None:
     assert "InputError" in bad["error"]
     assert "ms_per_step" not in bad
     assert "failed" in run.stdout
-    again = _run(["-c", QUICK, *arguments, "--report"])
+    again = run_python(["-c", QUICK, *arguments, "--report"])
     assert again.returncode == 0, again.stderr[-3000:]
     assert len(path.read_text().splitlines()) == 3
 
