@@ -3,10 +3,6 @@
 
 #include <cmath>
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include "vectors.h"
 
 namespace {
@@ -42,6 +38,8 @@ LSTM_INLINE Vec<double> at_most(double most, Vec<double> x) { return x > most ? 
 LSTM_INLINE Vec<float> at_most(float most, Vec<float> x) {
 #if defined(__AVX512F__)
   return (Vec<float>)_mm512_min_ps((__m512)all<float>(most), (__m512)x);
+#elif defined(__AVX__)
+  return (Vec<float>)_mm256_min_ps((__m256)all<float>(most), (__m256)x);
 #else
   return x > most ? all<float>(most) : x;
 #endif
@@ -85,6 +83,9 @@ LSTM_INLINE Vec<T> square_root(Vec<T> x) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == sizeof(float)) return (Vec<T>)_mm512_sqrt_ps((__m512)x);
   if constexpr (sizeof(T) == sizeof(double)) return (Vec<T>)_mm512_sqrt_pd((__m512d)x);
+#elif defined(__AVX__)
+  if constexpr (sizeof(T) == sizeof(float)) return (Vec<T>)_mm256_sqrt_ps((__m256)x);
+  if constexpr (sizeof(T) == sizeof(double)) return (Vec<T>)_mm256_sqrt_pd((__m256d)x);
 #endif
   for (int lane = 0; lane < kLanes<T>; ++lane) x[lane] = std::sqrt(x[lane]);
   return x;

@@ -162,10 +162,9 @@ void backward_empty(const Backward<T>& run, const Gradients<T>& gradients) {
 template <typename T>
 using AllSums = std::vector<std::unique_ptr<Sums<T>>>;
 
-// Add up one member of all threads' sums: (4, panels, padded size, width) -> (size, 4H).
+// Add up one member of all threads' sums: (4, panels, size, width) -> (size, 4H).
 template <typename T>
-void gather(ffi::ThreadPool pool, int64_t threads, const AllSums<T>& sums, T* Sums<T>::* member, int64_t units, int64_t size, int64_t padded,
-            T* to) {
+void gather(ffi::ThreadPool pool, int64_t threads, const AllSums<T>& sums, T* Sums<T>::* member, int64_t units, int64_t size, T* to) {
   const int64_t width = sums[0]->width, panels = sums[0]->panels, parts = sums.size();
   threads = size * units < kLargeKernel / kGates ? 1 : threads;
   parallel_for(pool, threads, threads, size, [&](int64_t, int64_t first, int64_t last) {
@@ -174,7 +173,7 @@ void gather(ffi::ThreadPool pool, int64_t threads, const AllSums<T>& sums, T* Su
         const int64_t column = panel % panels * width, count = std::min(width, units - column);
         T* const sum = to + row * kGates * units + panel / panels * units + column;
         for (int64_t part = 0; part < parts; ++part) {
-          const T* from = (*sums[part]).*member + (panel * padded + row) * width;
+          const T* from = (*sums[part]).*member + (panel * size + row) * width;
           for (int64_t n = 0; n < count; ++n) sum[n] = part == 0 ? from[n] : sum[n] + from[n];
         }
       }
@@ -207,9 +206,9 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
       run_backward_tile(run, *sums[part], first + begin, first + begin + count, begin == 0);
     });
   });
-  gather(pool, parts, sums, &Sums<T>::d_recurrent, units, units, Sums<T>::padded(units), gradients.recurrent);
-  gather(pool, parts, sums, &Sums<T>::d_bias, units, 1, 1, gradients.bias);
-  if (!ids) gather(pool, parts, sums, &Sums<T>::d_kernel, units, features, Sums<T>::padded(features), gradients.kernel);
+  gather(pool, parts, sums, &Sums<T>::d_recurrent, units, units, gradients.recurrent);
+  gather(pool, parts, sums, &Sums<T>::d_bias, units, 1, gradients.bias);
+  if (!ids) gather(pool, parts, sums, &Sums<T>::d_kernel, units, features, gradients.kernel);
   for (int64_t n = 0; ids && n < features * kGates * units; ++n) {
     gradients.kernel[n] = 0;
     for (int64_t part = 0; part < parts; ++part) gradients.kernel[n] += sums[part]->d_kernel[n];

@@ -63,7 +63,7 @@ void back_block(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units,
 template <typename T, int VECTORS, typename Address>
 void back_rows(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units, int64_t row, int64_t rows, int64_t size, const T* kernel,
                const Address& address) {
-  constexpr int kMax = std::min(kSums / VECTORS, kMaxRows);
+  constexpr int kMax = max_rows(VECTORS);
   constexpr int64_t kWidth = VECTORS * kLanes<T>;
   const int64_t piece = units > kDepthPiece ? std::max<int64_t>(1, kDepthPiece / tile.width) : kGates * tile.panels;
   const auto panels = [&](int64_t column, int64_t begin_panel, int64_t end_panel) {
@@ -190,8 +190,8 @@ void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t firs
   const int64_t chunk_rows = std::max({kChunkRows, std::min<int64_t>(96, units * 3 / 4), units / 2});
   const int64_t rows = last - first, size = rows * units, chunk = chunk_steps(rows, steps, chunk_rows);
   const int64_t largest = std::max(units, run.x ? features : 0), d_z_size = kGates * sums.panels * sums.width * chunk * rows;
-  Aligned<T> partial(2 * chunk * rows * 4 * kLanes<T>);
-  Aligned<T> d_z(d_z_size), transposed(blocks_of<T>(largest) * kLanes<T> * chunk * rows);
+  Aligned<T> partial(2 * chunk * rows * kVectors * kLanes<T>);
+  Aligned<T> d_z(d_z_size), transposed((largest + 2 * kRows) * chunk * rows);
   Prefetcher prefetcher;
   std::vector<int32_t> numbers(chunk * rows);
   BackwardTile<T> tile{first, rows, chunk, sums.width, sums.panels, d_z.get(), transposed.get(), partial.get(), numbers.data(), &prefetcher};

@@ -49,8 +49,6 @@ const T* kernel_row(const T* kernel, int64_t id, const Sizes& sizes) {
   return id < 0 || id >= sizes.features ? nullptr : kernel + id * kGates * sizes.units;
 }
 
-constexpr int kMaxRows = 12;
-
 // Call f(k0, k1) for pieces of a product's inner dimension, at least once. A piece is short enough that its part of the kernel stays in the L1
 // cache.
 constexpr int64_t kDepthPiece = 128;

@@ -186,7 +186,7 @@ void drop(const T* from, const Mask<T>& mask, int64_t gate, int64_t row, int64_t
 template <typename T, int VECTORS>
 void project_gate(const Forward<T>& run, T* to, int64_t gate, const T* x, int64_t step_stride, int64_t steps, int64_t rows) {
   const int64_t units = run.sizes.units, features = run.sizes.features, width = VECTORS * kLanes<T>;
-  constexpr int kMax = std::min(kSums / VECTORS, kMaxRows);
+  constexpr int kMax = max_rows(VECTORS);
   for (int64_t column = 0, panel = 0; column < units; column += width, ++panel) {
     int count[VECTORS];
     Vec<T> bias[VECTORS];

@@ -33,8 +33,8 @@ struct Sums {
   Sums(const Sizes& sizes, bool ids)
       : width(width_of<T>(sizes.units)),
         panels(panels_of<T>(sizes.units)),
-        kernel_size(ids ? sizes.features * kGates * sizes.units : kGates * panels * padded(sizes.features) * width),
-        recurrent_size(kGates * panels * padded(sizes.units) * width),
+        kernel_size(ids ? sizes.features * kGates * sizes.units : kGates * panels * sizes.features * width),
+        recurrent_size(kGates * panels * sizes.units * width),
         data(kernel_size + recurrent_size + kGates * panels * width) {
     d_kernel = data.get();
     d_recurrent = d_kernel + kernel_size;
@@ -42,7 +42,6 @@ struct Sums {
     if (ids) std::fill(d_kernel, d_recurrent, T(0));  // without ids, the first chunk overwrites the sums
     std::fill(d_bias, d_bias + kGates * panels * width, T(0));
   }
-  static int64_t padded(int64_t size) { return blocks_of<T>(size) * kLanes<T>; }
   int64_t width, panels, kernel_size, recurrent_size;
   Aligned<T> data;
   T *d_kernel, *d_recurrent, *d_bias;
@@ -54,8 +53,8 @@ struct ChunkRows {
   int64_t count;
 };
 
-// The buffers of one tile of rows: d_z of a chunk (4, panels, rows of the chunk, width); x or h transposed
-// (size / lanes, rows of the chunk, lanes); and the sums of `back_block`, twice (rows of the chunk, 4 vectors).
+// The buffers of one tile of rows: d_z of a chunk (4, panels, rows of the chunk, width); x or h transposed (groups of columns, rows of the chunk,
+// columns of a group); and the sums of `back_block`, twice (rows of the chunk, kVectors vectors).
 template <typename T>
 struct BackwardTile {
   int64_t first, rows, chunk, width, panels;
@@ -65,22 +64,20 @@ struct BackwardTile {
   T* panel(int64_t gate, int64_t number) const { return d_z + (gate * panels + number) * chunk * rows * width; }
 };
 
-// Copy the rows of data (T, B, size), times the mask of the gate, to tile.transposed; after a reset the row of `resets` instead. t0 is the
-// chunk's first step.
-template <typename T>
+// Copy the rows of data (T, B, size), times the mask of the gate, to tile.transposed, in groups of at most MAX columns; after a reset the row of
+// `resets` instead. t0 is the chunk's first step.
+template <typename T, int MAX>
 LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, const Resets<T>& resets,
                                 int64_t gate, int64_t size, int64_t t0, ChunkRows rows) {
-  const int64_t depth = rows.count, blocks = blocks_of<T>(size);
-  for (int64_t n = 0; n < depth; ++n) {
+  for (int64_t n = 0; n < rows.count; ++n) {
     const int64_t k = rows.numbers[n], t = t0 + k / tile.rows, row = tile.first + k % tile.rows;
     const T* from = resets.starts(t, row) ? resets.h + row * size : data + (t * run.sizes.batch + row) * size;
     const T* m = mask.kinds ? mask.row(gate, row) : nullptr;
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t column = block * kLanes<T>;
-      const int count = std::min<int64_t>(kLanes<T>, size - column);
-      const Vec<T> value = load(from + column, count);
-      store(tile.transposed + (block * depth + n) * kLanes<T>, m ? value * load(m + column, count) : value);
-    }
+    T* to = tile.transposed + n * MAX;
+    over_groups(size, MAX, [&](int64_t begin, int64_t count) {
+      for (int64_t j = 0; j < count; ++j) to[j] = m ? from[begin + j] * m[begin + j] : from[begin + j];
+      to += rows.count * MAX;
+    });
   }
 }
 
@@ -89,26 +86,27 @@ LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& t
 template <typename T, int VECTORS>
 void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, const Resets<T>& resets, int64_t size,
                int64_t t0, ChunkRows rows, int64_t begin, bool first, T* sums) {
-  const int64_t depth = rows.count, blocks = blocks_of<T>(size), offset = begin * tile.width;
+  constexpr int kMax = max_rows(VECTORS);
+  const int64_t depth = rows.count, offset = begin * tile.width;
   for (int64_t gate = 0; gate < kGates; ++gate) {
-    if (gate == 0 || mask.kinds == kGates) transpose_rows(run, tile, data, mask, resets, gate, size, t0, rows);
+    if (gate == 0 || mask.kinds == kGates) transpose_rows<T, kMax>(run, tile, data, mask, resets, gate, size, t0, rows);
     for (int64_t panel = 0; panel < tile.panels; ++panel) {
-      const T* d_z = tile.panel(gate, panel) + offset;
-      for (int64_t block = 0; block < blocks; ++block, sums += kLanes<T> * tile.width) {
-        over_groups(kLanes<T>, kSums / VECTORS, [&](int64_t begin, int64_t count) {
-          with_rows<std::min(kSums / VECTORS, kLanes<T>)>(count, [&](auto ROWS) {
-            T* const to = sums + begin * tile.width;
-            Vec<T> part[ROWS][VECTORS];
-            LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-              LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) part[r][v] = first ? Vec<T>{} : load(to + r * tile.width + v * kLanes<T>);
-            }
-            multiply<T, ROWS, VECTORS>(part, tile.transposed + block * depth * kLanes<T> + begin, 1, kLanes<T>, d_z, depth);
-            LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-              LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) store(to + r * tile.width + v * kLanes<T>, part[r][v]);
-            }
-          });
+      const T* const d_z = tile.panel(gate, panel) + offset;
+      const T* a = tile.transposed;
+      over_groups(size, kMax, [&](int64_t, int64_t count) {
+        with_rows<kMax>(count, [&](auto ROWS) {
+          Vec<T> part[ROWS][VECTORS];
+          LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+            LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) part[r][v] = first ? Vec<T>{} : load(sums + r * tile.width + v * kLanes<T>);
+          }
+          multiply<T, ROWS, VECTORS>(part, a, 1, kMax, d_z, depth);
+          LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+            LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) store(sums + r * tile.width + v * kLanes<T>, part[r][v]);
+          }
         });
-      }
+        a += depth * kMax;
+        sums += count * tile.width;
+      });
     }
   }
 }

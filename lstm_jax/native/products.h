@@ -14,10 +14,15 @@ namespace {
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kSums = 24;
 #else
-constexpr int kSums = 8;
+constexpr int kSums = 12;
 #endif
 constexpr int kGates = 4;
-constexpr int kRows = kSums / kGates;
+// Rows of a block, and vectors of a panel's row: kRows numbers and kVectors vectors are read for kRows * kVectors products.
+constexpr int kRows = 6;
+constexpr int kVectors = kSums / kRows;
+
+// Most rows of a block of `vectors` vectors.
+constexpr int max_rows(int vectors) { return std::min(kSums / vectors, 2 * kRows); }
 
 template <typename T>
 int64_t blocks_of(int64_t size) {
@@ -63,41 +68,32 @@ struct Kernel {
   int64_t block_stride, k_stride, gate_stride;
 };
 
-// z[block][r][gate] += the sum over k in k0..k1-1 of a[gate][r, k] kernel[k, gate, block]. PER_GATE: `a` differs between the gates. For two blocks
-// (PER_GATE only), two gates are computed at a time, so that each number of `a` loaded is used for two vectors.
+// z[block][r][gate] += the sum over k in k0..k1-1 of a[gate][r, k] kernel[k, gate, block]. PER_GATE: `a` differs between the gates. As many gates
+// are computed at a time as there are registers for their sums; with two blocks (PER_GATE only), each number of `a` is used for two vectors.
 template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
 LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kGates], const T* const* a, int64_t row_stride, const Kernel<T>& kernel, int64_t block,
                               int64_t k0, int64_t k1) {
-  const T* b = kernel.data + block * kernel.block_stride + k0 * kernel.k_stride;
-  if constexpr (BLOCKS == 1) {
-    for (int64_t k = k0; k < k1; ++k, b += kernel.k_stride) {
-      Vec<T> weights[kGates];
-      LSTM_UNROLL for (int g = 0; g < kGates; ++g) weights[g] = load(b + g * kernel.gate_stride);
-      LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-        LSTM_UNROLL for (int g = 0; g < kGates; ++g) z[0][r][g] += a[PER_GATE ? g : 0][r * row_stride + k] * weights[g];
-      }
+  constexpr int kAtOnce = kVectors / BLOCKS;
+  for (int first = 0; first < kGates; first += kAtOnce) {
+    const T* b = kernel.data + block * kernel.block_stride + k0 * kernel.k_stride + first * kernel.gate_stride;
+    Vec<T> sums[ROWS][kAtOnce][BLOCKS];
+    LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+      LSTM_UNROLL for (int n = 0; n < kVectors; ++n) sums[r][n / BLOCKS][n % BLOCKS] = z[n % BLOCKS][r][first + n / BLOCKS];
     }
-  } else {
-    for (int pair = 0; pair < kGates; pair += 2) {
-      const T* b_k = b + pair * kernel.gate_stride;
-      Vec<T> sums[ROWS][2][2];
-      LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-        LSTM_UNROLL for (int n = 0; n < 4; ++n) sums[r][n / 2][n % 2] = z[n % 2][r][pair + n / 2];
+    for (int64_t k = k0; k < k1; ++k, b += kernel.k_stride) {
+      Vec<T> weights[kAtOnce][BLOCKS];
+      LSTM_UNROLL for (int n = 0; n < kVectors; ++n) {
+        weights[n / BLOCKS][n % BLOCKS] = load(b + (n / BLOCKS) * kernel.gate_stride + (n % BLOCKS) * kernel.block_stride);
       }
-      for (int64_t k = k0; k < k1; ++k, b_k += kernel.k_stride) {
-        Vec<T> weights[2][2];
-        LSTM_UNROLL for (int n = 0; n < 4; ++n) weights[n / 2][n % 2] = load(b_k + (n / 2) * kernel.gate_stride + (n % 2) * kernel.block_stride);
-        LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-          LSTM_UNROLL for (int g = 0; g < 2; ++g) {
-            const T a_k = a[pair + g][r * row_stride + k];
-            sums[r][g][0] += a_k * weights[g][0];
-            sums[r][g][1] += a_k * weights[g][1];
-          }
+      LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+        LSTM_UNROLL for (int g = 0; g < kAtOnce; ++g) {
+          const T a_k = a[PER_GATE ? first + g : 0][r * row_stride + k];
+          LSTM_UNROLL for (int n = 0; n < BLOCKS; ++n) sums[r][g][n] += a_k * weights[g][n];
         }
       }
-      LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-        LSTM_UNROLL for (int n = 0; n < 4; ++n) z[n % 2][r][pair + n / 2] = sums[r][n / 2][n % 2];
-      }
+    }
+    LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+      LSTM_UNROLL for (int n = 0; n < kVectors; ++n) z[n % BLOCKS][r][first + n / BLOCKS] = sums[r][n / BLOCKS][n % BLOCKS];
     }
   }
 }
@@ -119,7 +115,7 @@ void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int6
 template <typename T>
 int vectors_of(int64_t columns) {
   const int64_t blocks = blocks_of<T>(columns);
-  return blocks > 2 ? 4 : static_cast<int>(blocks);
+  return blocks > kVectors / 2 ? kVectors : static_cast<int>(blocks);
 }
 
 template <typename T>
@@ -138,7 +134,7 @@ LSTM_INLINE void with_vectors(int64_t columns, const F& f) {
   const int vectors = vectors_of<T>(columns);
   if (vectors == 1) return f(std::integral_constant<int, 1>{});
   if (vectors == 2) return f(std::integral_constant<int, 2>{});
-  f(std::integral_constant<int, 4>{});
+  if constexpr (kVectors == 4) f(std::integral_constant<int, 4>{});
 }
 
 // Pack panels first..last-1 of a kernel: (K, 4H) -> (4, H / width, K, width), padded with zeros.

@@ -8,7 +8,7 @@
 #include <memory>
 #include <new>
 
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 #if defined(__linux__)
@@ -84,12 +84,14 @@ template <typename T>
 LSTM_INLINE void stream(T* to, Vec<T> vector, int count, bool aligned) {
 #if defined(__AVX512F__)
   if (aligned) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)vector);
+#elif defined(__AVX__)
+  if (aligned) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)vector);
 #endif
   store(to, vector, count);
 }
 
 inline void flush_streams() {
-#if defined(__AVX512F__)
+#if defined(__AVX__)
   _mm_sfence();
 #endif
 }
