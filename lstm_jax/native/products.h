@@ -16,7 +16,6 @@ constexpr int kSums = 24;
 #else
 constexpr int kSums = 12;
 #endif
-constexpr int kGates = 4;
 // Rows of a block, and vectors of a panel's row: kRows numbers and kVectors vectors are read for kRows * kVectors products.
 constexpr int kRows = 6;
 constexpr int kVectors = kSums / kRows;
@@ -61,56 +60,6 @@ LSTM_INLINE void multiply(Vec<T> (&sums)[ROWS][VECTORS], const T* a, int64_t row
   }
 }
 
-// A kernel (K, 4H) and its strides as the forward products read it: block of units, k, gate.
-template <typename T>
-struct Kernel {
-  const T* data;
-  int64_t block_stride, k_stride, gate_stride;
-};
-
-// z[block][r][gate] += the sum over k in k0..k1-1 of a[gate][r, k] kernel[k, gate, block]. PER_GATE: `a` differs between the gates. As many gates
-// are computed at a time as there are registers for their sums; with two blocks (PER_GATE only), each number of `a` is used for two vectors.
-template <typename T, int ROWS, int BLOCKS, bool PER_GATE>
-LSTM_INLINE void add_products(Vec<T> (&z)[BLOCKS][ROWS][kGates], const T* const* a, int64_t row_stride, const Kernel<T>& kernel, int64_t block,
-                              int64_t k0, int64_t k1) {
-  constexpr int kAtOnce = kVectors / BLOCKS;
-  for (int first = 0; first < kGates; first += kAtOnce) {
-    const T* b = kernel.data + block * kernel.block_stride + k0 * kernel.k_stride + first * kernel.gate_stride;
-    Vec<T> sums[ROWS][kAtOnce][BLOCKS];
-    LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-      LSTM_UNROLL for (int n = 0; n < kVectors; ++n) sums[r][n / BLOCKS][n % BLOCKS] = z[n % BLOCKS][r][first + n / BLOCKS];
-    }
-    for (int64_t k = k0; k < k1; ++k, b += kernel.k_stride) {
-      Vec<T> weights[kAtOnce][BLOCKS];
-      LSTM_UNROLL for (int n = 0; n < kVectors; ++n) {
-        weights[n / BLOCKS][n % BLOCKS] = load(b + (n / BLOCKS) * kernel.gate_stride + (n % BLOCKS) * kernel.block_stride);
-      }
-      LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-        LSTM_UNROLL for (int g = 0; g < kAtOnce; ++g) {
-          const T a_k = a[PER_GATE ? first + g : 0][r * row_stride + k];
-          LSTM_UNROLL for (int n = 0; n < BLOCKS; ++n) sums[r][g][n] += a_k * weights[g][n];
-        }
-      }
-    }
-    LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-      LSTM_UNROLL for (int n = 0; n < kVectors; ++n) z[n % BLOCKS][r][first + n / BLOCKS] = sums[r][n / BLOCKS][n % BLOCKS];
-    }
-  }
-}
-
-// Pack blocks first..last-1 of a kernel: (K, 4H) -> (H / lanes, K, 4, lanes), padded with zeros.
-template <typename T>
-void pack_forward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last) {
-  for (int64_t block = first; block < last; ++block) {
-    const int count = std::min<int64_t>(kLanes<T>, units - block * kLanes<T>);
-    for (int64_t k = 0; k < depth; ++k) {
-      for (int gate = 0; gate < kGates; ++gate, packed += kLanes<T>) {
-        store(packed, load(kernel + (k * kGates + gate) * units + block * kLanes<T>, count));
-      }
-    }
-  }
-}
-
 // Return the number of vectors in a row of a panel, for a matrix with `columns` columns.
 template <typename T>
 int vectors_of(int64_t columns) {
@@ -137,27 +86,34 @@ LSTM_INLINE void with_vectors(int64_t columns, const F& f) {
   if constexpr (kVectors == 4) f(std::integral_constant<int, 4>{});
 }
 
-// Pack panels first..last-1 of a kernel: (K, 4H) -> (4, H / width, K, width), padded with zeros.
+// A kernel (K, GH) in panels, as `pack_panels` packs it, or as it is: the strides from one panel, k and gate to the next.
 template <typename T>
-void pack_panels(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t first, int64_t last) {
+struct Panels {
+  const T* data;
+  int64_t panel_stride, k_stride, gate_stride;
+};
+
+// Pack panels first..last-1 of a kernel: (K, GH) -> (G, H / width, K, width), padded with zeros.
+template <typename T>
+void pack_panels(const T* kernel, int64_t depth, int64_t units, int64_t gates, T* packed, int64_t first, int64_t last) {
   const int64_t width = width_of<T>(units), panels = panels_of<T>(units);
   packed += first * depth * width;
   for (int64_t n = first; n < last; ++n) {
     const int64_t column = n % panels * width, count = std::min(width, units - column);
     const T* from = kernel + n / panels * units + column;
-    for (int64_t k = 0; k < depth; ++k, packed += width, from += kGates * units) {
+    for (int64_t k = 0; k < depth; ++k, packed += width, from += gates * units) {
       std::memcpy(packed, from, count * sizeof(T));
       std::fill(packed + count, packed + width, T(0));
     }
   }
 }
 
-// Pack panels begin..end-1 of a transposed kernel: (K, 4H) -> (K / width, 4H, width), padded with zeros. It goes square by square, so that few
-// cache lines are in use at once.
+// Pack panels begin..end-1 of a transposed kernel: (K, columns) -> (K / width, columns, width), padded with zeros. It goes square by square, so
+// that few cache lines are in use at once.
 template <typename T>
-void pack_backward(const T* kernel, int64_t depth, int64_t units, T* packed, int64_t begin, int64_t end) {
+void pack_backward(const T* kernel, int64_t depth, int64_t columns, T* packed, int64_t begin, int64_t end) {
   constexpr int64_t kSide = 16;
-  const int64_t columns = kGates * units, width = width_of<T>(depth);
+  const int64_t width = width_of<T>(depth);
   packed += begin * columns * width;
   for (int64_t first = begin * width; first < std::min(depth, end * width); first += width, packed += columns * width) {
     const int64_t count = std::min(width, depth - first);

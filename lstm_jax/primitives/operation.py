@@ -67,6 +67,23 @@ class Operation:
         """Return a list with the index of the batch axis of each residual leaf."""
         return [1] * len(jax.tree.leaves(residuals))
 
+    def differentiate_twin(self, wanted: Any, args: tuple, cotangents: Any) -> tuple:
+        """Return the gradients with respect to the arguments by differentiating `plain_forward`; see `Operation.plain_backward`."""
+        leaves, tree = jax.tree.flatten(args)
+        given = [n for n, want in enumerate(tree.flatten_up_to(wanted)) if want]
+
+        def of_given(values):
+            whole = list(leaves)
+            for n, value in zip(given, values, strict=True):
+                whole[n] = value
+            return self.plain_forward(False, *tree.unflatten(whole))[0]
+
+        outputs, pull = jax.vjp(of_given, [leaves[n] for n in given])
+        flat, out_tree = jax.tree.flatten(outputs)
+        filled = [jnp.zeros_like(o) if d is None else d for o, d in zip(flat, out_tree.flatten_up_to(cotangents), strict=True)]
+        gradients = dict(zip(given, pull(out_tree.unflatten(filled))[0], strict=True))
+        return tree.unflatten([gradients.get(n) for n in range(len(leaves))])
+
     def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
         """Return an operation that runs this operation `size` times, on arguments that are stacked along a leading axis.
 
@@ -84,20 +101,7 @@ class ForwardOperation(Operation):
 
     def plain_backward(self, wanted, args, residuals, cotangents):
         """Return the gradients with respect to the arguments by differentiating `plain_forward`; see `Operation.plain_backward`."""
-        leaves, tree = jax.tree.flatten(args)
-        given = [n for n, want in enumerate(tree.flatten_up_to(wanted)) if want]
-
-        def of_given(values):
-            whole = list(leaves)
-            for n, value in zip(given, values, strict=True):
-                whole[n] = value
-            return self.plain_forward(False, *tree.unflatten(whole))[0]
-
-        outputs, pull = jax.vjp(of_given, [leaves[n] for n in given])
-        flat, out_tree = jax.tree.flatten(outputs)
-        filled = [jnp.zeros_like(o) if d is None else d for o, d in zip(flat, out_tree.flatten_up_to(cotangents), strict=True)]
-        gradients = dict(zip(given, pull(out_tree.unflatten(filled))[0], strict=True))
-        return tree.unflatten([gradients.get(n) for n in range(len(leaves))])
+        return self.differentiate_twin(wanted, args, cotangents)
 
     def rows(self, args: tuple) -> list[int | None]:
         """Return a list with None for each argument leaf. No axis is treated as a batch axis; see `Operation.rows`."""

@@ -17,6 +17,7 @@ from lstm_jax.cells.products import is_per_gate
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
 from lstm_jax.recurrence import associative, compiled, cudnn, hoisted, pallas, reference
+from lstm_jax.recurrence.compiled_cells import is_compiled
 from lstm_jax.recurrence.operands import compute_dtype_name
 
 DROPOUTS = ("input dropout", "input dropout per gate", "recurrent dropout", "recurrent dropout per gate")
@@ -115,7 +116,7 @@ def _any(cell: Cell) -> bool:
 _COMPILED = Backend(
     name="compiled",
     run=compiled.run,
-    serves=_is_lstm,
+    serves=is_compiled,
     platforms=("cpu",),
     compute_dtypes=("float32", "float64"),
     forward_mode=True,

@@ -1,8 +1,10 @@
-"""The backend `compiled`, which runs the LSTM with the C++ code in native/lstm.cc.
+"""The backend `compiled`, which runs cells with the C++ code in native/recurrence.cc.
 
 One call of the C++ code runs the forward pass over all steps, and another call computes the gradients. The C++ code has a twin, which is
 the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients
 with respect to dropout masks. On a device mesh each device runs its own rows of the batch.
+
+G is the number of gates of the cell.
 """
 
 from collections.abc import Callable
@@ -13,23 +15,24 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax import native
-from lstm_jax.cells import Cell, LSTMParams, LSTMState
+from lstm_jax.cells import CELLS, Cell, LSTMParams, LSTMState
 from lstm_jax.cells.products import is_per_gate, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply
 from lstm_jax.primitives.partition import SUM, partitioned
 from lstm_jax.recurrence import hoisted
-from lstm_jax.recurrence.lstm_operation import LSTMOperation, mask_axis, with_zeros
-from lstm_jax.recurrence.resets import Resets
+from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
+from lstm_jax.recurrence.recurrent_operation import RecurrentOperation, mask_axis, with_zeros
+from lstm_jax.recurrence.resets import Resets, restart
 from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
 from lstm_jax.shapes import GATES
 
 
 def run(
     cell: Cell,
-    params: LSTMParams,
+    params,
     x,
-    state: LSTMState,
+    state,
     valid,
     dropout: DropoutMasks,
     resets: Resets | None = None,
@@ -37,23 +40,27 @@ def run(
     sequences: bool = True,
     tokens: jax.Array | None = None,
 ):
-    """Run the LSTM over time in C++.
+    """Run a cell over time in C++. `is_compiled` returns whether the C++ code has the cell.
 
     The arguments and results are those of `reference.run`. The additional argument `tokens` (T, B) is described in `unroll`.
     """
-    del cell, compute_dtype  # BACKENDS selects this backend only for the LSTM, and for products in the dtype of the parameters
+    del compute_dtype  # BACKENDS selects this backend only for products in the dtype of the parameters
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
-    return apply(CompiledLSTM(sequences), params, x, state, valid, dropout, resets, tokens)
+    if cell.gates == 1:  # the C++ code has no axis of a single gate
+        dropout = DropoutMasks(*(mask[0] if is_per_gate(mask) else mask for mask in dropout[:2]))
+    operation: Callable = CompiledLSTM if cell is CELLS["lstm"] else CompiledCell
+    return apply(operation(cell, sequences), params, x, state, valid, dropout, resets, tokens)
 
 
 @dataclass(frozen=True)
-class CompiledLSTM(LSTMOperation):
-    """Operation that runs the LSTM over time in C++.
+class CompiledCell(RecurrentOperation):
+    """Operation that runs a cell over time in C++.
 
     Its arguments are (params, x, state, valid, dropout, resets, tokens) of the function `run`.
     """
 
+    cell: Cell
     sequences: bool
 
     def runs_on(self):
@@ -61,8 +68,8 @@ class CompiledLSTM(LSTMOperation):
         return ("cpu",)
 
     def forward(self, keep, *args):
-        """Run the LSTM in C++ and return (outputs, `Residuals`), or (outputs, None) if `keep` is false; see `Operation.forward`."""
-        return _call_forward(self.sequences, keep, *args)
+        """Run the cell in C++ and return (outputs, `Residuals`), or (outputs, None) if `keep` is false; see `Operation.forward`."""
+        return _call_forward(self.cell, self.sequences, keep, *args)
 
     def backward(self, wanted, args, residuals, cotangents):
         """Return the gradients with respect to the arguments of the operation; see `Operation.backward`.
@@ -71,8 +78,23 @@ class CompiledLSTM(LSTMOperation):
         """
         if any(jax.tree.leaves(wanted[4])):
             return self.plain_backward(wanted, args, residuals, cotangents)
-        d_params, d_x, d_state, d_resets = _call_backward(bool(wanted[1]), *_operands(args, residuals, cotangents))
+        d_params, d_x, d_state, d_resets = _call_backward(self.cell, bool(wanted[1]), *_operands(args, residuals, cotangents))
         return d_params, d_x, d_state, None, DropoutMasks(), d_resets, None
+
+    def plain_forward(self, keep, *args):
+        """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
+        return _scan(self.cell, self.sequences, keep, *args)
+
+    def plain_backward(self, wanted, args, residuals, cotangents):
+        """Return the same results as `backward`, by differentiating `plain_forward`; see `Operation.plain_backward`."""
+        del residuals
+        gradients = self.differentiate_twin(wanted, args, cotangents)
+        return gradients[0], _sum_repeats(gradients[1], args[-1]), *gradients[2:]
+
+
+@dataclass(frozen=True)
+class CompiledLSTM(CompiledCell):
+    """Operation that runs the LSTM over time in C++. Its twin reads the residuals, so that it runs the forward pass once only."""
 
     def plain_forward(self, keep, *args):
         """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
@@ -86,10 +108,10 @@ class CompiledLSTM(LSTMOperation):
 
 
 def _operands(args, residuals: Residuals, cotangents) -> tuple:
-    """Return the operands of the backward pass as a tuple. The backward pass in C++ and its twin in JAX have the same operands.
+    """Return the operands of the backward pass as a tuple. The backward pass in C++ and the LSTM's twin in JAX have the same operands.
 
     Args:
-        args: arguments of `CompiledLSTM`.
+        args: arguments of `CompiledCell`.
         residuals: residuals of the forward pass.
         cotangents: gradients with respect to the outputs.
     """
@@ -98,11 +120,12 @@ def _operands(args, residuals: Residuals, cotangents) -> tuple:
 
 
 def _kinds(mask) -> int:
-    return 0 if mask is None else GATES if is_per_gate(mask) else 1
+    return 0 if mask is None else len(mask) if is_per_gate(mask) else 1
 
 
-def _options(x, valid, dropout: DropoutMasks, resets: Resets | None, tokens, sequences: bool) -> dict[str, Any]:
+def _options(cell: Cell, x, valid, dropout: DropoutMasks, resets: Resets | None, tokens, sequences: bool) -> dict[str, Any]:
     return {
+        "cell": COMPILED_CELLS[cell].number,
         "ids": bool(jnp.issubdtype(x.dtype, jnp.integer)),
         "input_masks": _kinds(dropout.input),
         "recurrent_masks": _kinds(dropout.recurrent),
@@ -125,44 +148,74 @@ def _call(function: Callable, operands: list[tuple[Any, Any]], result_axes: list
     return list(partitioned(function, axes, result_axes)(*args))
 
 
-def _call_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):
-    options = _options(x, valid, dropout, resets, tokens, sequences)
-    count = 3 if keep else int(sequences)
+def _call_forward(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
+    options = _options(cell, x, valid, dropout, resets, tokens, sequences)
+    kept = COMPILED_CELLS[cell].kept if keep else 0
+    states = len(state) if keep else int(sequences)  # arrays of the state that are returned for all steps
 
     def call(*args):
-        (steps, batch), state, dtype = args[0].shape[:2], args[4:6], args[1].dtype
-        steps_of_state = jax.ShapeDtypeStruct((steps + 1, *state[0].shape), dtype)
-        gates = jax.ShapeDtypeStruct((steps, batch, args[1].shape[1]), dtype)
-        return native.call(
-            "lstm_jax_forward", [*state, *(steps_of_state, steps_of_state, gates)[:count]], args, {}, sets=True, keep=keep, **options
-        )
+        (steps, batch), dtype = args[0].shape[:2], args[1].dtype
+        first = args[len(params) + 1 :][: len(state)]
+        shapes = [(steps + 1, *part.shape) for part in first[:states]] + [(steps, batch, kept * first[0].shape[1])] * bool(kept)
+        results = [*first, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)]
+        return native.call("lstm_jax_forward", results, args, {}, sets=True, keep=keep, **options)
 
     operands = [(x, 1), *((param, None) for param in params), *((part, 0) for part in state)]
     operands += _with_axes(valid, dropout, resets, tokens)
-    h, c, *steps = _call(call, operands, [0, 0, 1, 1, 1][: 2 + count])
-    residuals = Residuals(steps[2], steps[0], steps[1]) if keep else None
-    return (steps[0][1:] if sequences else None, LSTMState(h, c)), residuals
+    found = _call(call, operands, [0] * len(state) + [1] * (states + bool(kept)))
+    final, steps = type(state)(*found[: len(state)]), found[len(state) :]
+    residuals = Residuals(steps[states] if kept else None, steps[0], steps[1] if states > 1 else None) if keep else None
+    return (steps[0][1:] if sequences else None, final), residuals
 
 
-def _call_backward(by_x: bool, params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout, resets, tokens):
-    options = _options(x, valid, dropout, resets, tokens, d_h is not None)
+def _call_backward(cell: Cell, by_x: bool, params, x, residuals: Residuals, d_h, d_final, valid, dropout, resets, tokens):
+    options = _options(cell, x, valid, dropout, resets, tokens, d_h is not None)
+    kernels, extras, kept = (params.kernel, params.recurrent_kernel), params[3:], [part for part in residuals if part is not None]
+    states = len(d_final)
 
     def call(*args):
-        x, kernel, recurrent = args[:3]
+        x, kernel, recurrent, *rest = args
+        state = rest[len(extras) + len(kept) :][:states]
         bias = jax.ShapeDtypeStruct(kernel.shape[1:], kernel.dtype)
-        results = [*args[6:8], kernel, recurrent, bias, *([x] if by_x else []), *(args[6:8] if resets is not None else [])]
+        results = [*state, kernel, recurrent, bias, *rest[: len(extras)], *([x] if by_x else []), *(state if resets is not None else [])]
         return native.call("lstm_jax_backward", results, args, {}, sets=True, d_x=by_x, **options)
 
-    operands = [(x, 1), (params.kernel, None), (params.recurrent_kernel, None), *((part, 1) for part in residuals)]
+    operands = [(x, 1), *((param, None) for param in (*kernels, *extras)), *((part, 1) for part in kept)]
     operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(valid, dropout, resets, tokens)]
-    axes = [0, 0, SUM, SUM, SUM, *([1] if by_x else []), *([] if resets is None else [0, 0])]
-    h, c, *found = _call(call, operands, axes)
-    d_resets = None if resets is None else Resets(None, LSTMState(*found[-2:]))
-    return LSTMParams(*found[:3]), found[3] if by_x else None, LSTMState(h, c), d_resets
+    axes = [0] * states + [SUM] * len(params) + [1] * by_x + [0] * (0 if resets is None else states)
+    found = _call(call, operands, axes)
+    like = type(d_final)
+    d_params, rest = type(params)(*found[states:][: len(params)]), found[states + len(params) :]
+    d_resets = None if resets is None else Resets(None, like(*rest[-states:]))
+    return d_params, rest[0] if by_x else None, like(*found[:states]), d_resets
+
+
+def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
+    """Return the results of the C++ forward pass (`_call_forward`), computed in JAX."""
+    del tokens  # tokens save time in C++ but do not change the results
+    z = cell.project(params, x, dropout.input)
+
+    def body(state, inputs):
+        z_t, valid_t, reset_t = inputs
+        state = restart(state, reset_t, resets)
+        new = cell.step(params, state, z_t, dropout.recurrent)
+        kept = COMPILED_CELLS[cell].keep(params, state, new, z_t, dropout.recurrent) if keep else None
+        if valid_t is not None:
+            runs = valid_t[:, None]
+            copied = (state, None if kept is None else jnp.zeros_like(kept))
+            new, kept = jax.tree.map(lambda a, b: jnp.where(runs, a, b), (new, kept), copied)
+        return new, (new if keep or sequences else None, kept)
+
+    final, (states, kept) = jax.lax.scan(body, state, (z, valid, None if resets is None else resets.at))
+    residuals = None
+    if keep:
+        all_steps = [jnp.concatenate([first[None], rest]) for first, rest in zip(state, states, strict=True)]
+        residuals = Residuals(kept, all_steps[0], all_steps[1] if len(all_steps) > 1 else None)
+    return (states.h if sequences else None, final), residuals
 
 
 def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):
-    """Return the results of the C++ forward pass (`_call_forward`), computed in JAX."""
+    """Return the results of the C++ forward pass (`_call_forward`) of the LSTM, computed in JAX."""
     del tokens  # tokens save time in C++ but do not change the results
     z = project(params, x, dropout.input)
     h, final, residuals = forward_twin(sequences, keep, None, params.recurrent_kernel, z, state, dropout.recurrent, valid, resets)
@@ -172,7 +225,7 @@ def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LST
 
 
 def _twin_gradients(params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout, resets, tokens):
-    """Return the gradients with respect to the parameters, x, the initial state, the dropout masks and the resets, computed in JAX.
+    """Return the gradients with respect to the parameters, x, the initial state, the dropout masks and the resets of an LSTM, in JAX.
 
     The arguments are the results of `_operands`.
     """
@@ -181,7 +234,12 @@ def _twin_gradients(params: LSTMParams, x, residuals: Residuals, d_h, d_final: L
     args = (params.recurrent_kernel, residuals, d_h, d_final, dropout.recurrent, valid, resets)
     d_state, d_reset, d_z = backward_twin(split, None, *args)
     d_params, d_x, d_masks = hoisted.gradients(params, x, dropout, residuals.h_before(resets), d_z)
-    if tokens is not None and d_x is not None:
-        first = (tokens[:, None] == tokens[None]).argmax(0)  # first[t, b] is the first step at which row b has the same token as at step t
-        d_x = jnp.zeros_like(d_x).at[first, jnp.arange(x.shape[1])].add(d_x)
-    return d_params, d_x, d_state, d_masks, None if resets is None else Resets(None, d_reset)
+    return d_params, _sum_repeats(d_x, tokens), d_state, d_masks, None if resets is None else Resets(None, d_reset)
+
+
+def _sum_repeats(d_x, tokens):
+    """Return the gradient with respect to x, in which the first of equal tokens of a row has the sum of all. None stays None."""
+    if tokens is None or d_x is None:
+        return d_x
+    first = (tokens[:, None] == tokens[None]).argmax(0)  # first[t, b] is the first step at which row b has the same token as at step t
+    return jnp.zeros_like(d_x).at[first, jnp.arange(d_x.shape[1])].add(d_x)

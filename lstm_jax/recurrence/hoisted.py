@@ -29,7 +29,7 @@ from lstm_jax.cells import Cell, LSTMParams, LSTMState
 from lstm_jax.cells.products import is_per_gate, matmul, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply
-from lstm_jax.recurrence.lstm_operation import LSTMOperation, with_zeros
+from lstm_jax.recurrence.recurrent_operation import RecurrentOperation, with_zeros
 from lstm_jax.recurrence.resets import Resets, restart, split_gradient
 from lstm_jax.shapes import GATES
 
@@ -106,7 +106,7 @@ def run(
 
 
 @dataclass(frozen=True)
-class HoistedLSTM(LSTMOperation):
+class HoistedLSTM(RecurrentOperation):
     """Operation that runs the LSTM with given loops over time.
 
     Its arguments are (params, x, state, valid, dropout, resets) of `reference.run`.

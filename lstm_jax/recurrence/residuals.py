@@ -28,18 +28,18 @@ COPIED = PartitionSpec()
 
 
 class Residuals(NamedTuple):
-    """Results of the LSTM's forward pass that its backward pass reads.
+    """Results of a cell's forward pass that its backward pass reads.
 
     Attributes:
         gates: the gates i, f, g, o after their activation functions, as one array (T, B, 4H) or four arrays (T, B, H), with zeros at padded
-            steps.
+            steps. For the other cells of `COMPILED_CELLS` it is what a step keeps, (T, B, kept H), or None.
         all_h: the initial h, followed by h after each step, (T + 1, B, H).
-        all_c: the initial c, followed by c after each step, (T + 1, B, H).
+        all_c: the initial c, followed by c after each step, (T + 1, B, H); None for a cell without c.
     """
 
     gates: Any
     all_h: jax.Array
-    all_c: jax.Array
+    all_c: Any
 
     def h_before(self, resets: Resets | None) -> jax.Array:
         """Return h before each step (T, B, H). After a reset it is the h of `resets.state`."""

@@ -11,6 +11,25 @@ STEPS, BATCH, FEATURES, UNITS = 3, 2, 5, 4
 RATES = {"b1": 0.9, "b2": 0.99}
 
 
+class Shape(NamedTuple):
+    """What the contract of a cell depends on, as in native/cells.h: gates, arrays kept a step, cell state, further parameters."""
+
+    number: int
+    gates: int = 4
+    kept: int = 4
+    cell_state: bool = True
+    extras: tuple[str, int] | None = None
+
+
+SHAPES = {
+    "lstm": Shape(0),
+    "gru": Shape(1, 3, 4, False, ("recurrent bias", 3)),
+    "simple_rnn": Shape(2, 1, 0, False),
+    "lstm_peephole": Shape(3, 4, 4, True, ("peepholes", 3)),
+    "lstm_coupled": Shape(7, 3, 3),
+}
+
+
 class Call(NamedTuple):
     """A function's name; its operands and the shapes of its results, by their names in the error texts; its attributes."""
 
@@ -50,22 +69,27 @@ def recurrence(
     tokens: bool = False,
     keep: bool = True,
     resets: bool = True,
+    cell: str = "lstm",
 ) -> Call:
-    """Return a call of the LSTM forward or backward that fits; sizes: T, B, E, H."""
+    """Return a call of a cell forward or backward that fits; sizes: T, B, E, H."""
     steps, batch, features, units = sizes
+    shape = SHAPES[cell]
+    states = "hc" if shape.cell_state else "h"
     rng = np.random.default_rng(0)
 
-    def normal(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape) * 0.5).astype(dtype)
+    def normal(*extents: int) -> np.ndarray:
+        return (rng.standard_normal(extents) * 0.5).astype(dtype)
 
     def mask(kind: int, size: int) -> np.ndarray:
-        return normal(4, batch, size) if kind == 4 else normal(batch, size)
+        return normal(kind, batch, size) if kind > 1 else normal(batch, size)
 
     words = rng.integers(0, max(1, features), (steps, batch)).astype(np.int32)
     first = {"ids": words} if ids else {"x": normal(steps, batch, features)}
-    kernels = {"kernel": normal(features, 4 * units), "recurrent kernel": normal(units, 4 * units)}
-    all_steps = {name: normal(steps + 1, batch, units) for name in ("h of all steps", "c of all steps")}
-    gates = normal(steps, batch, 4 * units)
+    columns = shape.gates * units
+    kernels = {"kernel": normal(features, columns), "recurrent kernel": normal(units, columns)}
+    extras = {shape.extras[0]: normal(shape.extras[1] * units)} if shape.extras else {}
+    all_steps = {f"{name} of all steps": normal(steps + 1, batch, units) for name in states}
+    kept = {"kept": normal(steps, batch, shape.kept * units)} if shape.kept else {}
     last = {
         **({"input mask": mask(kinds[0], features)} if kinds[0] else {}),
         **({"recurrent mask": mask(kinds[1], units)} if kinds[1] else {}),
@@ -73,24 +97,25 @@ def recurrence(
         **({"tokens": words} if tokens else {}),
     }
     if resets:
-        last |= {"resets": rng.random((steps, batch)) < 0.3, "h of resets": normal(batch, units), "c of resets": normal(batch, units)}
+        last |= {"resets": rng.random((steps, batch)) < 0.3, **{f"{name} of resets": normal(batch, units) for name in states}}
     attributes = {"ids": ids, "input_masks": kinds[0], "recurrent_masks": kinds[1], "masked": masked, "tokens": tokens, "resets": resets}
+    attributes["cell"] = shape.number
     state = _like(dtype, batch, units)
     if not backward:
-        operands = {**first, **kernels, "bias": normal(4 * units), "h": normal(batch, units), "c": normal(batch, units), **last}
-        kept = {"h of all steps": all_steps["h of all steps"], "c of all steps": all_steps["c of all steps"], "gates": gates}
-        results = {"final h": state, "final c": state, **{name: _like(dtype, *array.shape) for name, array in kept.items() if keep}}
+        operands = {**first, **kernels, "bias": normal(columns), **extras, **{name: normal(batch, units) for name in states}, **last}
+        results = {f"final {name}": state for name in states}
+        results |= {name: _like(dtype, *array.shape) for name, array in (all_steps | kept).items() if keep}
         return Call("lstm_jax_forward", operands, results, attributes | {"sequences": keep, "keep": keep})
-    given = {"d of final h": normal(batch, units), "d of final c": normal(batch, units), "d of outputs": normal(steps, batch, units)}
+    given = {**{f"d of final {name}": normal(batch, units) for name in states}, "d of outputs": normal(steps, batch, units)}
     results = {
-        "d of h": state,
-        "d of c": state,
+        **{f"d of {name}": state for name in states},
         **{f"d of {name}": _like(dtype, *array.shape) for name, array in kernels.items()},
-        "d of bias": _like(dtype, 4 * units),
+        "d of bias": _like(dtype, columns),
+        **{f"d of {name}": _like(dtype, *array.shape) for name, array in extras.items()},
         **({} if ids else {"d of x": _like(dtype, steps, batch, features)}),
-        **({f"d of {name} of resets": state for name in "hc"} if resets else {}),
+        **({f"d of {name} of resets": state for name in states} if resets else {}),
     }
-    operands = {**first, **kernels, "gates": gates, **all_steps, **given, **last}
+    operands = {**first, **kernels, **extras, **kept, **all_steps, **given, **last}
     return Call("lstm_jax_backward", operands, results, attributes | {"sequences": True, "d_x": not ids})
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import Call, mask, recurrence, table
+from calls import SHAPES, Call, mask, recurrence, table
 from tables import BACKENDS
 
 pytestmark = [
@@ -22,6 +22,8 @@ CALLS = {
     "forward, ids": recurrence(False, ids=True, kinds=(0, 4), masked=False, keep=False),
     "backward": recurrence(True, kinds=(1, 4), tokens=True),
     "backward, ids": recurrence(True, ids=True),
+    **{f"forward, {cell}": recurrence(False, kinds=(SHAPES[cell].gates, 1), cell=cell) for cell in list(SHAPES)[1:]},
+    **{f"backward, {cell}": recurrence(True, kinds=(1, SHAPES[cell].gates), cell=cell) for cell in list(SHAPES)[1:]},
     "catch up": table(False),
     "catch up all": table(False, ids=None),
     "rows": table(True),
@@ -93,6 +95,11 @@ def test_numbers_of_arrays(kind: str) -> None:
         ("backward", "input_masks", 3, "give 0, 1 or 4"),
         ("backward", "recurrent_masks", 2**40, "give 0, 1 or 4"),
         ("backward, ids", "d_x", True, "give 0 with ids"),
+        ("forward, gru", "recurrent_masks", 4, "give 0, 1 or 3"),
+        ("backward, simple_rnn", "input_masks", 4, "give 0 or 1"),
+        ("forward", "cell", -1, "give 0 to 9"),
+        ("backward", "cell", 10, "give 0 to 9"),
+        ("backward", "cell", 2**40, "give 0 to 9"),
         ("forward", "threads", 0, "give 1 or more"),
         ("backward", "threads", -3, "give 1 or more"),
         ("rows", "threads", -(2**62), "give 1 or more"),

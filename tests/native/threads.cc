@@ -200,10 +200,17 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     for (Arrays& part : parts) whole.insert(whole.end(), part.begin(), part.end());
     return whole;
   };
-  const Attributes common = {{"ids", false}, {"input_masks", int64_t{4}}, {"recurrent_masks", int64_t{4}}, {"masked", true}, {"tokens", true},
+  const Attributes common = {{"cell", int64_t{0}}, {"ids", false}, {"input_masks", int64_t{4}}, {"recurrent_masks", int64_t{4}}, {"masked", true}, {"tokens", true},
                              {"resets", true}, {"sequences", true}};
   Attributes forward = common, backward = common;
   forward["keep"] = backward["d_x"] = true;
+  // the GRU, without masks: three gates, a second bias, no c
+  const Arrays gru = {floats({E, 3 * H}), floats({H, 3 * H}), floats({3 * H}), floats({3 * H})}, gru_last = {valid, tokens, last[4], last[5]};
+  Attributes gru_forward = forward, gru_backward = backward;
+  for (Attributes* attributes : {&gru_forward, &gru_backward}) {
+    (*attributes)["cell"] = int64_t{1};
+    (*attributes)["input_masks"] = (*attributes)["recurrent_masks"] = int64_t{0};
+  }
   const Attributes rates = {{"b1", 0.9}, {"b2", 0.999}};
   const Arrays moments = {floats({B * H, E}), floats({B * H, E}, 0.0f)};
   const Arrays table = all({{floats({B * H, E})}, moments, {ints({B * H}, 3), floats({4}), floats({4}), Array(ints({}, 1))}});
@@ -214,6 +221,10 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
       {"forward", lstm_jax_forward, all({{x}, kernels, {bias}, state, last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}), forward, true},
       {"backward", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, last}), all({state, kernels, {bias, x}, state}), backward,
        false},
+      {"forward, GRU", lstm_jax_forward, all({{x}, gru, {state[0]}, gru_last}), {state[0], all_steps[1], all_steps[0]}, gru_forward, true},
+      {"backward, GRU", lstm_jax_backward,
+       all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})}, gru_last}),
+       {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]}, gru_backward, false},
       {"catch up", lstm_jax_adam_catch_up, late, table_results, rates, true},
       {"catch up rows", lstm_jax_adam_catch_up, all({late, {ids}}), table_results, rates, true},
       {"rows", lstm_jax_adam_rows, all({late, {ids, floats({3 * B, E})}}), table_results, rates, true},

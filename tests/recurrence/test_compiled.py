@@ -19,6 +19,7 @@ from lstm_jax.native import compiler, library, packaged
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 from lstm_jax.recurrence import compiled as recurrence
 from lstm_jax.recurrence import unroll
+from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 from lstm_jax.recurrence.resets import Resets
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -50,23 +51,28 @@ KINDS = [
 STEPS = 6
 
 
-def _arrays(batch: int, units: int, features: int, dtype: str, input_kind: str, kind: str, masked: bool, repeated: bool):
+def _arrays(
+    batch: int, units: int, features: int, dtype: str, input_kind: str, kind: str, masked: bool, repeated: bool, cell: str = "lstm"
+):
     rng = np.random.default_rng(batch * 100 + units)
 
     def normal(*shape: int) -> jax.Array:
         return jnp.asarray(rng.standard_normal(shape), dtype)
 
     def mask(kind: str, size: int) -> jax.Array | None:
-        shape = {"shared": (batch, size), "per gate": (4, batch, size)}.get(kind)
+        per_gate = (CELLS[cell].gates, batch, size) if CELLS[cell].gates > 1 else (batch, size)
+        shape = {"shared": (batch, size), "per gate": per_gate}.get(kind)
         return None if shape is None else jnp.asarray(rng.integers(0, 2, shape) * 2.0, dtype)
 
-    params = LSTMParams(normal(features, 4 * units) / features**0.5, normal(units, 4 * units) / units**0.5, normal(4 * units))
+    shapes = jax.eval_shape(lambda key: CELLS[cell].init(key, features, units), jax.random.key(0))
+    params = jax.tree.map(lambda like: normal(*like.shape) / (like.shape[0] if like.ndim == 2 else 1) ** 0.5, shapes)
     ids = jnp.asarray(rng.integers(-features, features, (STEPS, batch)), jnp.int32)
     tokens = jnp.asarray(rng.integers(-1, 3, (STEPS, batch)), jnp.int32) if repeated else None
     x = ids if input_kind == "ids" else normal(STEPS, batch, features) if tokens is None else normal(4, features)[tokens + 1]
     dropout = DropoutMasks(mask(input_kind, features), mask(kind, units))
     valid = jnp.asarray(rng.integers(0, 2, (STEPS, batch)).astype(bool)) if masked else None
-    state, d_final = (LSTMState(normal(batch, units), normal(batch, units)) for _ in range(2))
+    like = jax.eval_shape(lambda: CELLS[cell].initial_state(batch, units))
+    state, d_final = (jax.tree.map(lambda part: normal(*part.shape), like) for _ in range(2))
     return params, x, state, dropout, valid, tokens, normal(STEPS, batch, units), d_final
 
 
@@ -84,12 +90,12 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
             at = jnp.asarray(np.random.default_rng(turn).random((STEPS, batch)) < 0.4)
             resets = Resets(at, jax.tree.map(lambda part: part[::-1] - 1, state)) if (turn + kind[2]) % 2 else None
             args = (params, x, state, valid, dropout, resets, tokens)
-            operation = recurrence.CompiledLSTM(True)
+            operation = recurrence.CompiledLSTM(CELLS["lstm"], True)
             want = jax.jit(partial(operation.plain_forward, True))(*args)
             got = operation.forward(True, *args)
             assert_close(got, want, tolerance, str(kind))
             for sequences in (False, True):
-                part, _ = recurrence.CompiledLSTM(sequences).forward(False, *args)
+                part, _ = recurrence.CompiledLSTM(CELLS["lstm"], sequences).forward(False, *args)
                 jax.tree.map(np.testing.assert_array_equal, part, (got[0][0] if sequences else None, got[0][1]))
             wanted = (True, kind[0] != "ids", True, None, DropoutMasks(), None if resets is None else Resets(None, True), None)
             cotangents = (None if kind == KINDS[turn % 5] else d_h, d_final)
@@ -99,15 +105,41 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
 
 
 @built
-def test_long_sequences_in_chunks() -> None:
+@pytest.mark.parametrize("cell", [cell.name for cell in COMPILED_CELLS])
+@pytest.mark.parametrize("sizes", [(5, 7, 2), (13, 150, 131), (33, 17, 70)])
+def test_other_cells_equal_their_twins(cell: str, sizes: tuple[int, int, int]) -> None:
+    """Outputs, states, what is kept, and all gradients, in float64."""
+    batch, units, features = sizes
+    turn = list(COMPILED_CELLS).index(CELLS[cell]) + batch
+    with jax.enable_x64(True):
+        for number in (turn % 5, (turn + 2) % 5):
+            kind = KINDS[number]
+            params, x, state, dropout, valid, tokens, d_h, d_final = _arrays(batch, units, features, "float64", *kind, cell)
+            at = jnp.asarray(np.random.default_rng(turn).random((STEPS, batch)) < 0.4)
+            resets = Resets(at, jax.tree.map(lambda part: part[::-1] - 1, state)) if number % 2 else None
+            args = (params, x, state, valid, dropout, resets, tokens)
+            operation = recurrence.CompiledCell(CELLS[cell], True)
+            got, want = operation.forward(True, *args), jax.jit(partial(operation.plain_forward, True))(*args)
+            assert_close(got, want, 1e-13, str(kind))
+            by_inputs = (kind[0] != "ids", jax.tree.map(lambda part: True, state), None, DropoutMasks())
+            by_resets = None if resets is None else Resets(None, jax.tree.map(lambda part: True, state))
+            wanted = (jax.tree.map(lambda part: True, params), *by_inputs, by_resets, None)
+            back = (args, want[1], (d_h if number % 2 else None, d_final))
+            by_twin = jax.jit(lambda *back: operation.plain_backward(wanted, *back))  # noqa: B023 (called in this turn)
+            assert_close(operation.backward(wanted, *back), by_twin(*back), 1e-12, str(kind))
+
+
+@built
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_long_sequences_in_chunks(cell: str) -> None:
     """More steps than a chunk has, and not a multiple of them."""
     rng = np.random.default_rng(0)
-    params = CELLS["lstm"].init(jax.random.key(0), 3, 5)
+    params = CELLS[cell].init(jax.random.key(0), 3, 5)
     for batch, steps in ((1, 150), (3, 50), (40, 5), (100, 3)):
         x = jnp.asarray(rng.standard_normal((batch, steps, 3)), jnp.float32)
 
         def loss(params, x, backend):
-            return (unroll(CELLS["lstm"], params, x, backend=backend)[0] ** 2).sum()
+            return (unroll(CELLS[cell], params, x, backend=backend)[0] ** 2).sum()
 
         got, want = (jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(params, x, backend) for backend in ("compiled", "reference"))
         assert_close(got, want, "float32")
@@ -121,12 +153,13 @@ def test_repeated_words(batch: int, steps: int, dropped: bool, backwards: bool) 
     """Tokens change no output and no gradient by the table, whichever words repeat, in float64; one program for many texts."""
     rng = np.random.default_rng(batch)
     words = 30
+    cell = CELLS["gru" if batch % 2 and dropped else "lstm"]
     with jax.enable_x64(True):
-        params = CELLS["lstm"].init(jax.random.key(0), 3, 5, dtype=jnp.float64)
+        params = cell.init(jax.random.key(0), 3, 5, dtype=jnp.float64)
 
         def loss(params, table, ids, mask, tokens):
             dropout = DropoutMasks(mask) if dropped else None
-            outputs = unroll(CELLS["lstm"], params, table[ids], dropout=dropout, tokens=tokens, backwards=backwards, backend="compiled")[0]
+            outputs = unroll(cell, params, table[ids], dropout=dropout, tokens=tokens, backwards=backwards, backend="compiled")[0]
             return (outputs**2).sum()
 
         gradients = jax.value_and_grad(loss, (0, 1))
@@ -134,7 +167,7 @@ def test_repeated_words(batch: int, steps: int, dropped: bool, backwards: bool) 
         for distinct in (1, 2, 3, 7, words):
             for _ in range(4):
                 table, ids = jnp.asarray(rng.standard_normal((words, 3))), jnp.asarray(rng.integers(0, distinct, (batch, steps)))
-                mask = jnp.asarray(rng.integers(0, 2, (4, batch, 3)) * 2.0)
+                mask = jnp.asarray(rng.integers(0, 2, (cell.gates, batch, 3)) * 2.0)
                 assert_close(*both(params, table, ids, mask), 1e-11)
 
 
@@ -190,7 +223,7 @@ def test_gates_far_out(dtype: str) -> None:
             params = LSTMParams(jnp.zeros((1, 4 * units), dtype), jnp.zeros((units, 4 * units), dtype), bias)
             state = LSTMState(*jnp.zeros((2, 1, units), dtype))
             x = jnp.zeros((1, 1, 1), dtype)
-            kept = recurrence.CompiledLSTM(False).forward(True, params, x, state, None, DropoutMasks(), None, None)[1]
+            kept = recurrence.CompiledLSTM(CELLS["lstm"], False).forward(True, params, x, state, None, DropoutMasks(), None, None)[1]
             return np.asarray(kept.gates, np.float64).reshape(4, units)
 
         for gate in range(4):

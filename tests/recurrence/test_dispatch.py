@@ -66,9 +66,13 @@ EVERY_CELL = (
     "lstm gru gru_reset_before simple_rnn lstm_layernorm lstm_peephole lstm_no_input_gate lstm_no_forget_gate lstm_no_output_gate "
     "lstm_coupled lstm_no_input_activation lstm_no_output_activation lstm_full_gate_recurrence min_lstm min_gru"
 )
+COMPILED = (
+    "lstm gru simple_rnn lstm_peephole lstm_no_input_gate lstm_no_forget_gate lstm_no_output_gate lstm_coupled lstm_no_input_activation "
+    "lstm_no_output_activation"
+)
 PAIRS = [("float32", "float32"), ("float32", "bfloat16"), ("float64", "float64"), ("bfloat16", "bfloat16")]
 SERVED_ON_A_CPU = {  # of the backends that are held to a list: backend -> (dtype of parameters, of products) -> cells
-    "compiled": {("float32", "float32"): "lstm", ("float64", "float64"): "lstm"},
+    "compiled": {("float32", "float32"): COMPILED, ("float64", "float64"): COMPILED},
     "hoisted": dict.fromkeys(PAIRS, "lstm"),
     "cudnn": {},
     "pallas": {},
@@ -96,7 +100,7 @@ def test_cells_and_dtypes_served_on_a_cpu(backend: str) -> None:
 
 ALL = "input and recurrent, per gate or shared"
 CAPABILITIES = [
-    ("compiled", "lstm", "cpu", "float32 float64", ALL, "yes", "yes", "any", "reverse and forward"),
+    ("compiled", COMPILED, "cpu", "float32 float64", ALL, "yes", "yes", "any", "reverse and forward"),
     ("hoisted", "lstm", "cpu gpu tpu", "float32 float64 bfloat16", ALL, "yes", "yes", "any", "reverse and forward"),
     ("cudnn", "lstm", "gpu", "float32", "input dropout", "lengths", "no", "any", "reverse, of order 1"),
     ("pallas", "lstm", "gpu", "float32 bfloat16", ALL, "yes", "yes", "up to 256", "reverse and forward"),
@@ -146,7 +150,8 @@ def test_capability_rows() -> None:
         ("auto", "float64", "lstm", 1),
         ("compiled", "float32", "lstm", 1),
         ("auto", "bfloat16", "lstm", 0),
-        ("auto", "float32", "gru", 0),
+        ("auto", "float32", "gru", 1),
+        ("auto", "float32", "gru_reset_before", 0),
         ("hoisted", "float32", "lstm", 0),
     ],
 )

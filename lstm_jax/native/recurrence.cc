@@ -1,17 +1,17 @@
-// The LSTM over time for CPUs: one forward and one backward call of XLA's foreign function interface, with the values of hoisted.py.
+// Recurrent cells over time for CPUs: one forward and one backward call of XLA's foreign function interface. The cells are in cells.h.
 //
 // Rows of a batch are independent, so threads share out the rows and never wait for each other; only the kernels' gradients are sums over all
 // rows. A thread processes time in chunks of steps that are short enough for the data passed between the products of a chunk to stay in its
-// cache: the forward pass computes x W for the chunk and then its steps, the backward pass its steps and then the gradients of x, W and U. In
-// the product h U of a step, the four gates of a vector of units stay in registers, and the gates' functions follow at once. Where tokens say
-// that a row reads an x again, the forward pass reuses its product, and the backward pass sums d_z before the products.
+// cache: the forward pass computes x W for the chunk and then its steps, the backward pass its steps and then the gradients of x, W and U. A
+// step is the product h U and then the function of the cell; only in the LSTM's forward step, the four gates of a vector of units stay in
+// registers between the two. Where tokens say that a row reads an x again, the forward pass reuses its product, and the backward pass sums d_z
+// before the products.
 //
 // The residuals are the gates, h and c; writing more costs more than computing it again. They do not fit into the caches, so they are written
 // past them, and prefetched before they are read.
 
-#include "lstm_backward.h"
-#include "lstm_contract.h"
-#include "lstm_forward.h"
+#include "cells.h"
+#include "contract.h"
 #include "threads.h"
 
 namespace {
@@ -32,11 +32,15 @@ struct Arguments {
     return kinds ? Mask<T>{kinds, take<T>(), batch, size} : Mask<T>{};
   }
   template <typename T>
-  Resets<T> resets(bool present, int64_t batch) {
+  const T* take_if(bool present) {
+    return present ? take<T>() : nullptr;
+  }
+  template <typename T>
+  Resets<T> resets(bool present, bool cell_state, int64_t batch) {
     if (!present) return {};
     const uint8_t* const at = take<uint8_t>();
     const T* const h = take<T>();
-    return {at, h, take<T>(), batch};
+    return {at, h, take_if<T>(cell_state), batch};
   }
 };
 
@@ -52,16 +56,20 @@ struct Results {
     if (set == 0) prefer_large_pages(buffer.untyped_data(), buffer.size_bytes());
     return data_of<T>(buffer) + sets.offset(buffer, set);
   }
+  template <typename T>
+  T* take_if(bool present) {
+    return present ? take<T>() : nullptr;
+  }
 };
 
 // Numbers in a kernel from which moving it is worth waking threads.
 constexpr int64_t kLargeKernel = 1 << 18;
 
-// x (T, B, E) or ids (T, B) is operand 0, the kernel (E, 4H) operand 1.
-Sizes sizes_of(const ffi::RemainingArgs& args, const Sets& sets) {
+// x (T, B, E) or ids (T, B) is operand 0, the kernel (E, GH) operand 1.
+Sizes sizes_of(const ffi::RemainingArgs& args, const Sets& sets, int64_t gates) {
   const auto x = args.get<ffi::AnyBuffer>(0)->dimensions(), kernel = args.get<ffi::AnyBuffer>(1)->dimensions();
   const size_t n = sets.rank();
-  return {x[n], x[n + 1], kernel[n], kernel[n + 1] / kGates};
+  return {x[n], x[n + 1], kernel[n], kernel[n + 1] / gates, gates};
 }
 
 // Whether a call has no steps, rows or units: its final state is the initial one.
@@ -71,7 +79,7 @@ template <typename T>
 void forward_empty(const Forward<T>& run) {
   const int64_t size = run.sizes.batch * run.sizes.units;
   std::copy_n(run.h, size, run.final_h);
-  std::copy_n(run.c, size, run.final_c);
+  if (run.c) std::copy_n(run.c, size, run.final_c);
   if (run.all_h) std::copy_n(run.h, size, run.all_h);
   if (run.all_c) std::copy_n(run.c, size, run.all_c);
 }
@@ -79,81 +87,88 @@ void forward_empty(const Forward<T>& run) {
 // Pack the kernels where that pays, and run all tiles.
 template <typename T>
 void forward_tiles(ffi::ThreadPool pool, Forward<T>& run, const T* recurrent, int64_t threads) {
-  const auto [steps, batch, features, units] = run.sizes;
+  const auto [steps, batch, features, units, gates] = run.sizes;
   // packing costs about as much as a step of two rows; for a single row, each block is packed when it is used
-  const int64_t width = width_of<T>(units), panels = panels_of<T>(units);
-  const bool packed = units % width != 0 || (steps > 1 && steps * batch > 4 * kRows), ids = run.ids;
-  const int64_t recurrent_size = packed ? blocks_of<T>(units) * kLanes<T> * kGates * units : 0;
-  Aligned<T> room(recurrent_size + (packed && !ids ? kGates * panels * width * features : 0));
-  run.recurrent = Kernel<T>{recurrent, kLanes<T>, kGates * units, units};
-  run.kernel = run.w;
-  run.panel_stride = width, run.k_stride = kGates * units, run.gate_stride = units;
-  if (packed) run.recurrent = Kernel<T>{room.get(), units * kGates * kLanes<T>, kGates * kLanes<T>, kLanes<T>};
-  const int64_t blocks = packed ? blocks_of<T>(units) : 0, all_panels = packed && !ids ? kGates * panels : 0;
-  T* const to = room.get() + recurrent_size;
-  if (all_panels) {
-    run.kernel = to;
-    run.panel_stride = features * width, run.k_stride = width, run.gate_stride = panels * run.panel_stride;
+  const int64_t width = width_of<T>(units), panels = gates * panels_of<T>(units);
+  const bool packs = units % width != 0 || (steps > 1 && steps * batch > 4 * kRows), fused = run.step == &step_lstm<T>;
+  const int64_t blocks = packs && fused ? blocks_of<T>(units) : 0, kernel_panels = packs && run.x ? panels : 0;
+  const int64_t recurrent_panels = packs && !fused ? panels : 0, blocks_size = blocks * kLanes<T> * gates * units;
+  Aligned<T> room(blocks_size + width * (kernel_panels * features + recurrent_panels * units));
+  T *const to_kernel = room.get() + blocks_size, *const to_recurrent = to_kernel + width * kernel_panels * features;
+  const auto panels_at = [&, units = units](const T* packed, const T* whole, int64_t depth) {
+    return packed ? Panels<T>{packed, depth * width, width, panels_of<T>(units) * depth * width} : Panels<T>{whole, width, run.sizes.gates * units, units};
+  };
+  run.kernel = panels_at(kernel_panels ? to_kernel : nullptr, run.w, features);
+  if (fused) {
+    run.blocks = blocks ? Kernel<T>{room.get(), units * gates * kLanes<T>, gates * kLanes<T>, kLanes<T>} : Kernel<T>{recurrent, kLanes<T>, gates * units, units};
+  } else {
+    run.recurrent = panels_at(recurrent_panels ? to_recurrent : nullptr, recurrent, units);
   }
-  SharedWork pack(blocks + all_panels);
-  parallel_for(pool, threads, threads, batch, [&](int64_t, int64_t first, int64_t last) {
+  SharedWork pack(blocks + kernel_panels + recurrent_panels);
+  parallel_for(pool, threads, threads, batch, [&, units = units, features = features, gates = gates](int64_t, int64_t first, int64_t last) {
     pack([&](int64_t n) {
-      if (n < blocks) return pack_forward(recurrent, units, units, room.get() + n * run.recurrent.block_stride, n, n + 1);
-      pack_panels(run.w, features, units, to, n - blocks, n - blocks + 1);
+      if (n < blocks) return pack_forward(recurrent, units, units, room.get() + n * run.blocks.block_stride, n, n + 1);
+      n -= blocks;
+      if (n < kernel_panels) return pack_panels(run.w, features, units, gates, to_kernel, n, n + 1);
+      n -= kernel_panels;
+      pack_panels(recurrent, units, units, gates, to_recurrent, n, n + 1);
     });
     over_groups(last - first, kTileRows, [&](int64_t begin, int64_t count) { run_forward_tile(run, first + begin, first + begin + count); });
   });
 }
 
-// Operands in order: x or ids, kernel, recurrent kernel, bias, h, c, input mask (unless `input_masks` is 0), recurrent mask (unless
-// `recurrent_masks` is 0), valid if `masked`, tokens if `tokens`, and if `resets` the flags (T, B), h and c of the resets.
-// Results: final h, final c, h of all steps (if `sequences` or `keep`), and if `keep` c of all steps and the gates (T, B, 4H).
+// Operands in order: x or ids, kernel, recurrent kernel, bias, further parameters (if the cell has any), h, c (if the cell has c, here and
+// below), input mask (unless `input_masks` is 0), recurrent mask (unless `recurrent_masks` is 0), valid if `masked`, tokens if `tokens`, and if
+// `resets` the flags (T, B), h and c of the resets.
+// Results: final h, final c, h of all steps (if `sequences` or `keep`), and if `keep` c of all steps and what is kept (T, B, kept H).
 template <typename T>
-void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, bool ids,
+void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, int64_t cell, bool ids,
              int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool sequences, bool keep, int64_t threads) {
   Arguments in{args, sets, set};
   Results out{rets, sets, set};
-  Forward<T> run{sizes_of(args, sets)};
-  const auto [steps, batch, features, units] = run.sizes;
+  const CellCode<T>& code = kCells<T>[cell];
+  const bool has_c = code.shape.cell_state;
+  Forward<T> run{sizes_of(args, sets, code.shape.gates), &code.shape, code.step};
+  const auto [steps, batch, features, units, gates] = run.sizes;
   if (ids) run.ids = in.take<int32_t>();
   if (!ids) run.x = in.take<T>();
   run.w = in.take<T>();
   const T* recurrent = in.take<T>();
   run.bias = in.take<T>();
+  run.extras = in.take_if<T>(code.shape.extras);
   run.h = in.take<T>();
-  run.c = in.take<T>();
+  run.c = in.take_if<T>(has_c);
   run.input_mask = in.mask<T>(input_masks, batch, features);
   run.mask = in.mask<T>(recurrent_masks, batch, units);
-  if (masked) run.valid = in.take<uint8_t>();
-  if (tokens) run.tokens = in.take<int32_t>();
-  run.resets = in.resets<T>(resets, batch);
+  run.valid = in.take_if<uint8_t>(masked);
+  run.tokens = in.take_if<int32_t>(tokens);
+  run.resets = in.resets<T>(resets, has_c, batch);
   run.final_h = out.take<T>();
-  run.final_c = out.take<T>();
-  if (sequences || keep) run.all_h = out.take<T>();
-  if (keep) {
-    run.all_c = out.take<T>();
-    run.gates = out.take<T>();
-  }
+  run.final_c = out.take_if<T>(has_c);
+  run.all_h = out.take_if<T>(sequences || keep);
+  run.all_c = out.take_if<T>(keep && has_c);
+  run.kept = out.take_if<T>(keep && code.shape.kept);
   if (is_empty(run.sizes)) return forward_empty(run);
-  run.aligned = units % kLanes<T> == 0 && aligned(run.all_h) && aligned(run.all_c) && aligned(run.gates);
+  run.aligned = units % kLanes<T> == 0 && aligned(run.all_h) && aligned(run.all_c) && aligned(run.kept);
   forward_tiles(pool, run, recurrent, threads_for(pool, threads, batch));
 }
 
-// The kernels' gradients (E, 4H), (H, 4H) and (4H).
+// The gradients of the parameters: (E, GH), (H, GH), (GH) and, unless null, (extras H).
 template <typename T>
 struct Gradients {
-  T *kernel, *recurrent, *bias;
+  T *kernel, *recurrent, *bias, *extras;
 };
 
 template <typename T>
 void backward_empty(const Backward<T>& run, const Gradients<T>& gradients) {
-  const auto [steps, batch, features, units] = run.sizes;
+  const auto [steps, batch, features, units, gates] = run.sizes;
   std::copy_n(run.d_final_h, batch * units, run.d_first_h);
-  std::copy_n(run.d_final_c, batch * units, run.d_first_c);
-  const int64_t columns = kGates * units;
+  if (run.d_first_c) std::copy_n(run.d_final_c, batch * units, run.d_first_c);
+  const int64_t columns = gates * units;
   std::fill_n(gradients.kernel, features * columns, T(0));
   std::fill_n(gradients.recurrent, units * columns, T(0));
   std::fill_n(gradients.bias, columns, T(0));
+  if (gradients.extras) std::fill_n(gradients.extras, run.cell->extras * units, T(0));
   if (run.d_x) std::fill_n(run.d_x, steps * batch * features, T(0));
   if (run.d_reset_h) std::fill_n(run.d_reset_h, batch * units, T(0));
   if (run.d_reset_c) std::fill_n(run.d_reset_c, batch * units, T(0));
@@ -162,18 +177,19 @@ void backward_empty(const Backward<T>& run, const Gradients<T>& gradients) {
 template <typename T>
 using AllSums = std::vector<std::unique_ptr<Sums<T>>>;
 
-// Add up one member of all threads' sums: (4, panels, size, width) -> (size, 4H).
+// Add up one member of all threads' sums: (G, panels, size, width) -> (size, GH). slots: the slot of each gate.
 template <typename T>
-void gather(ffi::ThreadPool pool, int64_t threads, const AllSums<T>& sums, T* Sums<T>::* member, int64_t units, int64_t size, T* to) {
+void gather(ffi::ThreadPool pool, int64_t threads, const AllSums<T>& sums, T* Sums<T>::* member, const int* slots, int64_t gates, int64_t units,
+            int64_t size, T* to) {
   const int64_t width = sums[0]->width, panels = sums[0]->panels, parts = sums.size();
-  threads = size * units < kLargeKernel / kGates ? 1 : threads;
+  threads = size * units < kLargeKernel / kMostGates ? 1 : threads;
   parallel_for(pool, threads, threads, size, [&](int64_t, int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
-      for (int64_t panel = 0; panel < kGates * panels; ++panel) {
-        const int64_t column = panel % panels * width, count = std::min(width, units - column);
-        T* const sum = to + row * kGates * units + panel / panels * units + column;
+      for (int64_t panel = 0; panel < gates * panels; ++panel) {
+        const int64_t column = panel % panels * width, count = std::min(width, units - column), gate = panel / panels;
+        T* const sum = to + row * gates * units + gate * units + column;
         for (int64_t part = 0; part < parts; ++part) {
-          const T* from = (*sums[part]).*member + (panel * size + row) * width;
+          const T* from = (*sums[part]).*member + ((slots[gate] * panels + panel % panels) * size + row) * width;
           for (int64_t n = 0; n < count; ++n) sum[n] = part == 0 ? from[n] : sum[n] + from[n];
         }
       }
@@ -185,9 +201,10 @@ void gather(ffi::ThreadPool pool, int64_t threads, const AllSums<T>& sums, T* Su
 template <typename T>
 void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, const T* recurrent, const Gradients<T>& gradients,
                     int64_t threads) {
-  const auto [steps, batch, features, units] = run.sizes;
+  const auto [steps, batch, features, units, gates] = run.sizes;
   const bool ids = run.ids, d_x = run.d_x;
-  const auto size_of = [units = units](int64_t size) { return panels_of<T>(size) * width_of<T>(size) * kGates * units; };
+  const int64_t columns = gates * units;
+  const auto size_of = [columns](int64_t size) { return panels_of<T>(size) * width_of<T>(size) * columns; };
   Aligned<T> room(size_of(units) + (d_x ? size_of(features) : 0));
   run.transposed_recurrent = room.get();
   run.transposed_kernel = room.get() + size_of(units);
@@ -195,59 +212,64 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
   const int64_t recurrent_panels = panels_of<T>(units), kernel_panels = d_x ? panels_of<T>(features) : 0;
   SharedWork transpose(recurrent_panels + kernel_panels);
   AllSums<T> sums(parts);
-  parallel_for(pool, parts, parts, batch, [&](int64_t part, int64_t first, int64_t last) {
-    sums[part] = std::make_unique<Sums<T>>(run.sizes, ids);
+  parallel_for(pool, parts, parts, batch, [&, units = units, features = features](int64_t part, int64_t first, int64_t last) {
+    sums[part] = std::make_unique<Sums<T>>(run.sizes, run.cell->slots, ids);
     transpose([&](int64_t n) {
-      if (n < recurrent_panels) return pack_backward(recurrent, units, units, room.get(), n, n + 1);
+      if (n < recurrent_panels) return pack_backward(recurrent, units, columns, room.get(), n, n + 1);
       n -= recurrent_panels;
-      pack_backward(kernel, features, units, room.get() + size_of(units), n, n + 1);
+      pack_backward(kernel, features, columns, room.get() + size_of(units), n, n + 1);
     });
     over_groups(last - first, kTileRows, [&](int64_t begin, int64_t count) {
       run_backward_tile(run, *sums[part], first + begin, first + begin + count, begin == 0);
     });
   });
-  gather(pool, parts, sums, &Sums<T>::d_recurrent, units, units, gradients.recurrent);
-  gather(pool, parts, sums, &Sums<T>::d_bias, units, 1, gradients.bias);
-  if (!ids) gather(pool, parts, sums, &Sums<T>::d_kernel, units, features, gradients.kernel);
-  for (int64_t n = 0; ids && n < features * kGates * units; ++n) {
+  const auto gather_into = [&, units = units](T* Sums<T>::* member, const int* slots, int64_t count, int64_t size, T* to) {
+    gather(pool, parts, sums, member, slots, count, units, size, to);
+  };
+  gather_into(&Sums<T>::d_recurrent, kInputSlots, gates, units, gradients.recurrent);
+  gather_into(&Sums<T>::d_slots, kInputSlots, gates, 1, gradients.bias);
+  if (gradients.extras) gather_into(&Sums<T>::d_slots, run.cell->extra_slots, run.cell->extras, 1, gradients.extras);
+  if (!ids) gather_into(&Sums<T>::d_kernel, kInputSlots, gates, features, gradients.kernel);
+  for (int64_t n = 0; ids && n < features * columns; ++n) {
     gradients.kernel[n] = 0;
     for (int64_t part = 0; part < parts; ++part) gradients.kernel[n] += sums[part]->d_kernel[n];
   }
 }
 
-// Operands in order: x or ids, kernel, recurrent kernel, gates, h of all steps, c of all steps, d of final h, d of final c, d of outputs (if
-// `sequences`), input mask, recurrent mask, valid, tokens, resets. Results: d of h, c, kernel, recurrent kernel, bias, if `d_x` of x, and if
-// `resets` of their h and c.
+// Operands in order: x or ids, kernel, recurrent kernel, further parameters (if the cell has any), what is kept, h of all steps, c of all steps
+// (if the cell has c, here and below), d of final h, d of final c, d of outputs (if `sequences`), input mask, recurrent mask, valid, tokens,
+// resets. Results: d of h, c, kernel, recurrent kernel, bias, further parameters, if `d_x` of x, and if `resets` of their h and c.
 template <typename T>
-void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, bool ids,
+void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, const Sets& sets, int64_t set, int64_t cell, bool ids,
               int64_t input_masks, int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool sequences, bool d_x, int64_t threads) {
   Arguments in{args, sets, set};
   Results out{rets, sets, set};
-  Backward<T> run{sizes_of(args, sets)};
-  const auto [steps, batch, features, units] = run.sizes;
+  const CellCode<T>& code = kCells<T>[cell];
+  const bool has_c = code.shape.cell_state;
+  Backward<T> run{sizes_of(args, sets, code.shape.gates), &code.shape, code.through};
+  const auto [steps, batch, features, units, gates] = run.sizes;
   if (ids) run.ids = in.take<int32_t>();
   if (!ids) run.x = in.take<T>();
   const T *kernel = in.take<T>(), *recurrent = in.take<T>();
-  run.gates = in.take<T>();
+  run.extras = in.take_if<T>(code.shape.extras);
+  run.kept = in.take_if<T>(code.shape.kept);
   run.all_h = in.take<T>();
-  run.all_c = in.take<T>();
+  run.all_c = in.take_if<T>(has_c);
   run.d_final_h = in.take<T>();
-  run.d_final_c = in.take<T>();
-  if (sequences) run.d_h = in.take<T>();
+  run.d_final_c = in.take_if<T>(has_c);
+  run.d_h = in.take_if<T>(sequences);
   run.input_mask = in.mask<T>(input_masks, batch, features);
   run.mask = in.mask<T>(recurrent_masks, batch, units);
-  if (masked) run.valid = in.take<uint8_t>();
-  if (tokens) run.tokens = in.take<int32_t>();
-  run.resets = in.resets<T>(resets, batch);
+  run.valid = in.take_if<uint8_t>(masked);
+  run.tokens = in.take_if<int32_t>(tokens);
+  run.resets = in.resets<T>(resets, has_c, batch);
   run.d_first_h = out.take<T>();
-  run.d_first_c = out.take<T>();
-  T *d_kernel = out.take<T>(), *d_recurrent = out.take<T>(), *d_bias = out.take<T>();
-  if (d_x) run.d_x = out.take<T>();
-  if (resets) {
-    run.d_reset_h = out.take<T>();
-    run.d_reset_c = out.take<T>();
-  }
-  const Gradients<T> gradients{d_kernel, d_recurrent, d_bias};
+  run.d_first_c = out.take_if<T>(has_c);
+  T *d_kernel = out.take<T>(), *d_recurrent = out.take<T>(), *d_bias = out.take<T>(), *d_extras = out.take_if<T>(code.shape.extras);
+  run.d_x = out.take_if<T>(d_x);
+  run.d_reset_h = out.take_if<T>(resets);
+  run.d_reset_c = out.take_if<T>(resets && has_c);
+  const Gradients<T> gradients{d_kernel, d_recurrent, d_bias, d_extras};
   if (is_empty(run.sizes)) return backward_empty(run, gradients);
   backward_tiles(pool, run, kernel, recurrent, gradients, threads);
 }
@@ -301,6 +323,7 @@ auto binding(const char* last) {
       .Ctx<ffi::ThreadPool>()
       .RemainingArgs()
       .RemainingRets()
+      .Attr<int64_t>("cell")
       .Attr<bool>("ids")
       .Attr<int64_t>("input_masks")
       .Attr<int64_t>("recurrent_masks")
@@ -314,5 +337,5 @@ auto binding(const char* last) {
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, (forward_handler<bool, int64_t, int64_t, bool, bool, bool, bool, bool>), binding("keep"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward, (backward_handler<bool, int64_t, int64_t, bool, bool, bool, bool, bool>), binding("d_x"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_forward, (forward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, bool, bool>), binding("keep"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_backward, (backward_handler<int64_t, bool, int64_t, int64_t, bool, bool, bool, bool, bool>), binding("d_x"));

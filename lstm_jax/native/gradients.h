@@ -1,50 +1,56 @@
-// Gradients of the LSTM's kernels and bias, which are sums over steps and rows, from d_z of a chunk of steps.
+// Gradients of the kernels, the bias and further parameters, which are sums over steps and rows, from the cell's slots of a chunk of steps.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
 
-#include "lstm_common.h"
+#include "common.h"
 #include "prefetch.h"
 #include "repeats.h"
 #include "vectors.h"
 
 namespace {
 
-// Operands and results of one backward call, but for the kernels' gradients.
+template <typename T>
+struct BackwardTile;
+
+// Operands and results of one backward call, but for the gradients of the kernels, the bias and further parameters.
 template <typename T>
 struct Backward {
   Sizes sizes;
+  const CellShape* cell;
+  // the slots of step t, and d of the state before it but for the product with U, from d of the state after it; t0 is the chunk's first step
+  void (*through)(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0);
   const T* x;
   const int32_t *ids, *tokens;
-  const T *transposed_kernel, *transposed_recurrent;  // packed by `pack_backward`
+  const T *extras, *transposed_kernel, *transposed_recurrent;  // kernels packed by `pack_backward`
   Mask<T> input_mask, mask;
-  const T *gates, *all_h, *all_c, *d_h, *d_final_h, *d_final_c;  // d_h may be null
+  const T *kept, *all_h, *all_c, *d_h, *d_final_h, *d_final_c;  // d_h may be null; c is null for a cell without c, here and below
   const uint8_t* valid;
   Resets<T> resets;
   T *d_first_h, *d_first_c, *d_reset_h, *d_reset_c, *d_x;  // d_x may be null, and d_reset_h and d_reset_c if there are no resets
 };
 
-// Gradients summed over the rows of one thread, in panels of `width` columns: d_kernel (4, panels, E, width), d_recurrent
-// (4, panels, H, width), d_bias (4, panels, width). With ids d_kernel is (E, 4H).
+// Gradients summed over the rows of one thread, in panels of `width` columns: d_kernel (G, panels, E, width), d_recurrent
+// (G, panels, H, width), and the sums of the cell's slots, d_slots (slots, panels, width). With ids d_kernel is (E, GH).
 template <typename T>
 struct Sums {
-  Sums(const Sizes& sizes, bool ids)
+  Sums(const Sizes& sizes, int64_t slots, bool ids)
       : width(width_of<T>(sizes.units)),
         panels(panels_of<T>(sizes.units)),
-        kernel_size(ids ? sizes.features * kGates * sizes.units : kGates * panels * sizes.features * width),
-        recurrent_size(kGates * panels * sizes.units * width),
-        data(kernel_size + recurrent_size + kGates * panels * width) {
+        kernel_size(sizes.features * sizes.gates * (ids ? sizes.units : panels * width)),
+        recurrent_size(sizes.gates * panels * sizes.units * width),
+        data(kernel_size + recurrent_size + slots * panels * width) {
     d_kernel = data.get();
     d_recurrent = d_kernel + kernel_size;
-    d_bias = d_recurrent + recurrent_size;
+    d_slots = d_recurrent + recurrent_size;
     if (ids) std::fill(d_kernel, d_recurrent, T(0));  // without ids, the first chunk overwrites the sums
-    std::fill(d_bias, d_bias + kGates * panels * width, T(0));
+    std::fill(d_slots, d_slots + slots * panels * width, T(0));
   }
   int64_t width, panels, kernel_size, recurrent_size;
   Aligned<T> data;
-  T *d_kernel, *d_recurrent, *d_bias;
+  T *d_kernel, *d_recurrent, *d_slots;
 };
 
 // Numbers of some rows of a chunk. Row number k is row k % rows of the tile at step k / rows of the chunk.
@@ -53,15 +59,15 @@ struct ChunkRows {
   int64_t count;
 };
 
-// The buffers of one tile of rows: d_z of a chunk (4, panels, rows of the chunk, width); x or h transposed (groups of columns, rows of the chunk,
-// columns of a group); and the sums of `back_block`, twice (rows of the chunk, kVectors vectors).
+// The buffers of one tile of rows: the cell's slots of a chunk, d_z (slots, panels, rows of the chunk, width); x or h transposed (groups of columns,
+// rows of the chunk, columns of a group); and the sums of `back_block`, twice (rows of the chunk, kVectors vectors).
 template <typename T>
 struct BackwardTile {
   int64_t first, rows, chunk, width, panels;
   T *d_z, *transposed, *partial;
   int32_t* numbers;  // room for the numbers of the chunk's rows
   Prefetcher* prefetcher;
-  T* panel(int64_t gate, int64_t number) const { return d_z + (gate * panels + number) * chunk * rows * width; }
+  T* panel(int64_t slot, int64_t number) const { return d_z + (slot * panels + number) * chunk * rows * width; }
 };
 
 // Copy the rows of data (T, B, size), times the mask of the gate, to tile.transposed, in groups of at most MAX columns; after a reset the row of
@@ -81,17 +87,20 @@ LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& t
   }
 }
 
-// sums[gate] += (rows * mask of the gate)^T d_z over the chunk's rows `rows` of data (T, B, size); if `first`, sums[gate] is overwritten. d_z of
+// The slots of x W are those of the gates' own numbers.
+constexpr int kInputSlots[kMostGates] = {0, 1, 2, 3};
+
+// sums[gate] += (rows * mask of the gate)^T d_z of slots[gate] over the chunk's rows `rows` of data (T, B, size); if `first`, sums[gate] is overwritten. d_z of
 // these rows lie in the order of `rows` from number `begin` on. t0 is the chunk's first step.
 template <typename T, int VECTORS>
-void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, const Resets<T>& resets, int64_t size,
-               int64_t t0, ChunkRows rows, int64_t begin, bool first, T* sums) {
+void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, const Resets<T>& resets, const int* slots,
+               int64_t size, int64_t t0, ChunkRows rows, int64_t begin, bool first, T* sums) {
   constexpr int kMax = max_rows(VECTORS);
   const int64_t depth = rows.count, offset = begin * tile.width;
-  for (int64_t gate = 0; gate < kGates; ++gate) {
-    if (gate == 0 || mask.kinds == kGates) transpose_rows<T, kMax>(run, tile, data, mask, resets, gate, size, t0, rows);
+  for (int64_t gate = 0; gate < run.sizes.gates; ++gate) {
+    if (gate == 0 || mask.per_gate()) transpose_rows<T, kMax>(run, tile, data, mask, resets, gate, size, t0, rows);
     for (int64_t panel = 0; panel < tile.panels; ++panel) {
-      const T* const d_z = tile.panel(gate, panel) + offset;
+      const T* const d_z = tile.panel(slots[gate], panel) + offset;
       const T* a = tile.transposed;
       over_groups(size, kMax, [&](int64_t, int64_t count) {
         with_rows<kMax>(count, [&](auto ROWS) {
@@ -129,7 +138,7 @@ void add_by_id(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t0, 
   for (int64_t k = 0; k < depth; ++k) {
     const int32_t id = run.ids[(t0 + k / tile.rows) * batch + tile.first + k % tile.rows];
     T* const row = const_cast<T*>(kernel_row<T>(d_kernel, id, run.sizes));
-    for (int64_t panel = 0; row && panel < kGates * tile.panels; ++panel) {
+    for (int64_t panel = 0; row && panel < run.sizes.gates * tile.panels; ++panel) {
       const int64_t column = panel % tile.panels * tile.width, end = std::min(tile.width, units - column);
       T* const to = row + panel / tile.panels * units + column;
       const T* const d_z = tile.panel(0, panel) + k * tile.width;
@@ -144,8 +153,8 @@ void add_by_id(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t0, 
 // Add d_z of rows with a repeated x to the row that has this x first, which is processed last, and move the other rows up. Returns the number of
 // rows left; their numbers are in tile.numbers.
 template <typename T>
-int64_t add_repeats(const BackwardTile<T>& tile, const Repeats<T>& repeats, int64_t t0) {
-  const int64_t depth = tile.chunk * tile.rows, before = t0 * tile.rows, panels = kGates * tile.panels, width = tile.width;
+int64_t add_repeats(const BackwardTile<T>& tile, const Repeats<T>& repeats, int64_t gates, int64_t t0) {
+  const int64_t depth = tile.chunk * tile.rows, before = t0 * tile.rows, panels = gates * tile.panels, width = tile.width;
   int64_t count = 0;
   for (int64_t k = 0; k < depth; ++k) {
     T* const kept = repeats.repeated(before + k);
@@ -169,27 +178,28 @@ int64_t add_repeats(const BackwardTile<T>& tile, const Repeats<T>& repeats, int6
   return count;
 }
 
-// Add the gradients of the kernels and the bias from d_z of steps t0..t1-1; return the rows whose d_z are left for d_x, moved to the front.
+// Add the gradients of the kernels and the sums of the slots from d_z of steps t0..t1-1; return the rows whose d_z are left for d_x, moved to the front.
 template <typename T>
 ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, const Repeats<T>& repeats, int64_t t0, int64_t t1, bool first,
                         const Sums<T>& sums) {
-  const auto [steps, batch, features, units] = run.sizes;
+  const auto [steps, batch, features, units, gates] = run.sizes;
   const int64_t depth = (t1 - t0) * tile.rows;
-  const auto outer = [&](const T* data, const Mask<T>& mask, const Resets<T>& resets, int64_t size, ChunkRows rows, int64_t begin, T* to) {
-    with_vectors<T>(units, [&](auto VECTORS) { add_outer<T, VECTORS>(run, tile, data, mask, resets, size, t0, rows, begin, first, to); });
+  const auto outer = [&](const T* data, const Mask<T>& mask, const Resets<T>& resets, const int* slots, int64_t size, ChunkRows rows, int64_t begin,
+                         T* to) {
+    with_vectors<T>(run.sizes.units, [&](auto VECTORS) { add_outer<T, VECTORS>(run, tile, data, mask, resets, slots, size, t0, rows, begin, first, to); });
   };
-  for (int64_t panel = 0; panel < kGates * tile.panels; ++panel) {
-    with_vectors<T>(units, [&](auto VECTORS) { add_rows<T, VECTORS>(tile.panel(0, panel), depth, sums.d_bias + panel * tile.width); });
+  for (int64_t panel = 0; panel < run.cell->slots * tile.panels; ++panel) {
+    with_vectors<T>(units, [&](auto VECTORS) { add_rows<T, VECTORS>(tile.panel(0, panel), depth, sums.d_slots + panel * tile.width); });
   }
   if (run.ids) add_by_id(run, tile, t0, depth, sums.d_kernel);
   std::iota(tile.numbers, tile.numbers + depth, 0);
   const int64_t start = tile.first * units, size = tile.rows * units;
   const bool zero_h = t0 == 0 && all_zero(run.all_h + start, size) && (!run.resets.at || all_zero(run.resets.h + start, size));
   const int64_t begin = zero_h ? tile.rows : 0;
-  outer(run.all_h, run.mask, run.resets, units, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
+  outer(run.all_h, run.mask, run.resets, run.cell->recurrent_slots, units, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
   if (!run.x) return {tile.numbers, 0};
-  const ChunkRows rows{tile.numbers, repeats.any() ? add_repeats(tile, repeats, t0) : depth};
-  outer(run.x, run.input_mask, Resets<T>{}, features, rows, 0, sums.d_kernel);
+  const ChunkRows rows{tile.numbers, repeats.any() ? add_repeats(tile, repeats, gates, t0) : depth};
+  outer(run.x, run.input_mask, Resets<T>{}, kInputSlots, features, rows, 0, sums.d_kernel);
   return rows;
 }
 

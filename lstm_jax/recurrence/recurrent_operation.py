@@ -1,4 +1,4 @@
-"""The base class `LSTMOperation` of the backends that run the LSTM over time with custom forward and backward passes."""
+"""The base class `RecurrentOperation` of the backends that run a cell over time with custom forward and backward passes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.cells import LSTMState
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.primitives.operation import Operation
 
 
-class LSTMOperation(Operation):
-    """Base class of operations that run the LSTM over time.
+class RecurrentOperation(Operation):
+    """Base class of operations that run a cell over time.
 
     Their first arguments are (params, x, state, valid, dropout, resets), as in `reference.run`. The batch axis of all further arguments is
     axis 1.
@@ -27,11 +26,12 @@ class LSTMOperation(Operation):
 
     def output_rows(self, outputs) -> list[int]:
         """Return a list with the index of the batch axis of each leaf of the outputs; see `Operation.output_rows`."""
-        return [1] * (len(jax.tree.leaves(outputs)) - 2) + [0, 0]
+        h, state = outputs
+        return [1] * (h is not None) + [0] * len(state)
 
 
 def mask_axis(mask) -> int:
-    """Return the index of the batch axis of a dropout mask: 0 for a shared mask (B, size), 1 for one mask per gate (4, B, size)."""
+    """Return the index of the batch axis of a dropout mask: 0 for a shared mask (B, size), 1 for one mask per gate (gates, B, size)."""
     return int(is_per_gate(mask))
 
 
@@ -40,13 +40,13 @@ def _reset_axis(leaf) -> int:
     return int(leaf.dtype == jnp.bool_)
 
 
-def with_zeros(cotangents, like: LSTMState) -> tuple[Any, LSTMState]:
+def with_zeros(cotangents, like: Any) -> tuple[Any, Any]:
     """Return the pair `cotangents` with zeros in place of each None in its second member. The first member is not changed.
 
     Args:
         cotangents: a pair (d_h, d_final). d_h is the gradient with respect to h of all steps, or None. d_final is the gradient with respect
-            to the final state, in which h or c or both may be None.
+            to the final state, in which some or all arrays may be None.
         like: a state with the shapes of the final state.
     """
     d_h, d_final = cotangents
-    return d_h, LSTMState(*(jnp.zeros_like(part) if d is None else d for d, part in zip(d_final, like, strict=True)))
+    return d_h, type(like)(*(jnp.zeros_like(part) if d is None else d for d, part in zip(d_final, like, strict=True)))

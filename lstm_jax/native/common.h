@@ -1,4 +1,4 @@
-// Sizes, dropout masks, resets, chunks of steps and kernel rows, shared by the forward and the backward pass of the LSTM.
+// Sizes, dropout masks, resets, chunks of steps and kernel rows, shared by the forward and the backward pass.
 #pragma once
 
 #include <algorithm>
@@ -8,21 +8,23 @@
 
 namespace {
 
-// T, B, E and H.
+// T, B, E, H, and the cell's number of gates G.
 struct Sizes {
-  int64_t steps, batch, features, units;
+  int64_t steps, batch, features, units, gates;
 };
 
-// A dropout mask, constant over time: none (kinds 0), one for all gates (kinds 1, (B, size)), or one for each gate (kinds 4, (4, B, size)).
+// A dropout mask, constant over time: none (kinds 0), one for all gates (kinds 1, (B, size)), or one for each gate (kinds G, (G, B, size)).
 template <typename T>
 struct Mask {
   int64_t kinds = 0;
   const T* data = nullptr;
   int64_t batch = 0, size = 0;
-  const T* row(int64_t gate, int64_t row) const { return data + ((kinds == kGates ? gate * batch : 0) + row) * size; }
+  bool per_gate() const { return kinds > 1; }
+  const T* row(int64_t gate, int64_t row) const { return data + ((per_gate() ? gate * batch : 0) + row) * size; }
 };
 
-// Resets of the state: where `at` (T, B) is not 0, the state of the row before the step is replaced by h and c (B, H). None if `at` is null.
+// Resets of the state: where `at` (T, B) is not 0, the state of the row before the step is replaced by h and c (B, H); c is null for a
+// cell without c. None if `at` is null.
 template <typename T>
 struct Resets {
   const uint8_t* at = nullptr;
@@ -42,11 +44,11 @@ int64_t chunk_steps(int64_t rows, int64_t steps, int64_t chunk_rows = kChunkRows
   return std::min(steps, std::max<int64_t>(1, chunk_rows / rows));
 }
 
-// Return the row of the kernel (E, 4H) for an id, or null for an id out of range. Negative ids count from the end.
+// Return the row of the kernel (E, GH) for an id, or null for an id out of range. Negative ids count from the end.
 template <typename T>
 const T* kernel_row(const T* kernel, int64_t id, const Sizes& sizes) {
   id = id < 0 ? id + sizes.features : id;
-  return id < 0 || id >= sizes.features ? nullptr : kernel + id * kGates * sizes.units;
+  return id < 0 || id >= sizes.features ? nullptr : kernel + id * sizes.gates * sizes.units;
 }
 
 // Call f(k0, k1) for pieces of a product's inner dimension, at least once. A piece is short enough that its part of the kernel stays in the L1

@@ -1,11 +1,11 @@
-// The backward pass of the LSTM over time, for some rows of the batch.
+// The backward pass over time, for some rows of the batch.
 #pragma once
 
 #include <cstring>
 #include <vector>
 
-#include "gates.h"
-#include "lstm_gradients.h"
+#include "cell.h"
+#include "gradients.h"
 
 namespace {
 
@@ -16,15 +16,26 @@ struct BackPartial {
   T *sums, *total;
 };
 
+// A product of the slots d_z with a transposed kernel: for h before the step, or for x.
+template <typename T>
+struct BackProduct {
+  const Mask<T>& mask;
+  const int* slots;  // of each gate
+  int64_t gates, units, size;
+  const T* kernel;
+  bool adds;  // to what `out` has
+};
+
 // out[r] = the sum over gates of mask * (d_z kernel^T), VECTORS vectors from `column` on, for ROWS rows of the chunk from `row` on. Only panels
 // first..last-1 of all gates are added; the last ones complete the result. numbers: the rows' numbers in the batch. A row whose `out` is null is
 // skipped.
 template <typename T, int ROWS, int VECTORS>
-void back_block(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units, int64_t row, int64_t column, int64_t size, const T* kernel,
-                int64_t first, int64_t last, const BackPartial<T>& partial, const int64_t* numbers, T* const* out) {
+void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t row, int64_t column, const T* kernel, int64_t first, int64_t last,
+                const BackPartial<T>& partial, const int64_t* numbers, T* const* out) {
   constexpr int64_t kWidth = VECTORS * kLanes<T>;
-  const bool per_gate = mask.kinds == kGates;
-  const int64_t gate = first / tile.panels, count = per_gate ? tile.panels : kGates * tile.panels;
+  const Mask<T>& mask = product.mask;
+  const bool per_gate = mask.per_gate();
+  const int64_t units = product.units, gate = first / tile.panels, count = per_gate ? tile.panels : product.gates * tile.panels;
   Vec<T> sums[ROWS][VECTORS];
   LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
     LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = first % count == 0 ? Vec<T>{} : load(partial.sums + r * kWidth + v * kLanes<T>);
@@ -33,7 +44,7 @@ void back_block(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units,
     tile.prefetcher->fetch();
     const int64_t from = panel % tile.panels * tile.width, depth = std::min(tile.width, units - from);
     const T* b = kernel + (panel / tile.panels * units + from) * kWidth;
-    multiply<T, ROWS, VECTORS>(sums, tile.panel(panel / tile.panels, panel % tile.panels) + row * tile.width, tile.width, 1, b, depth);
+    multiply<T, ROWS, VECTORS>(sums, tile.panel(product.slots[panel / tile.panels], panel % tile.panels) + row * tile.width, tile.width, 1, b, depth);
   }
   if (last % count != 0) {
     LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
@@ -41,17 +52,18 @@ void back_block(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units,
     }
     return;
   }
-  const bool complete = last == kGates * tile.panels;
+  const bool complete = last == product.gates * tile.panels;
   for (int r = 0; r < ROWS; ++r) {
     if (!out[r]) continue;
     for (int v = 0; v < VECTORS; ++v) {
       const int64_t at = column + v * kLanes<T>;
-      const int lanes = std::clamp<int64_t>(size - at, 0, kLanes<T>);
+      const int lanes = std::clamp<int64_t>(product.size - at, 0, kLanes<T>);
       if (lanes == 0) continue;
       Vec<T> d = sums[r][v];
       if (mask.kinds) d *= load(mask.row(gate, numbers[r]) + at, lanes);
       T* const total = partial.total + r * kWidth + v * kLanes<T>;
       if (per_gate && gate > 0) d += load(total);
+      if (complete && product.adds) d += load(out[r] + at, lanes);
       if (complete) store(out[r] + at, d, lanes);
       if (!complete) store(total, d);
     }
@@ -61,11 +73,11 @@ void back_block(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units,
 // `back_block` for `rows` rows of the chunk from `row` on and all columns; address(n, number, out) gives row n's number in the batch and its
 // `out`.
 template <typename T, int VECTORS, typename Address>
-void back_rows(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units, int64_t row, int64_t rows, int64_t size, const T* kernel,
-               const Address& address) {
+void back_rows(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t row, int64_t rows, const Address& address) {
   constexpr int kMax = max_rows(VECTORS);
   constexpr int64_t kWidth = VECTORS * kLanes<T>;
-  const int64_t piece = units > kDepthPiece ? std::max<int64_t>(1, kDepthPiece / tile.width) : kGates * tile.panels;
+  const int64_t gates = product.gates, piece = product.units > kDepthPiece ? std::max<int64_t>(1, kDepthPiece / tile.width) : gates * tile.panels;
+  const T* kernel = product.kernel;
   const auto panels = [&](int64_t column, int64_t begin_panel, int64_t end_panel) {
     over_groups(end_panel - begin_panel, piece, [&](int64_t first, int64_t panel_count) {
       first += begin_panel;
@@ -75,62 +87,52 @@ void back_rows(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units, 
         for (int64_t n = 0; n < count; ++n) address(row + begin + n, numbers[n], out[n]);
         const BackPartial<T> partial{tile.partial + begin * kWidth, tile.partial + (rows + begin) * kWidth};
         with_rows<kMax>(count, [&](auto ROWS) {
-          back_block<T, ROWS, VECTORS>(tile, mask, units, row + begin, column, size, kernel, first, first + panel_count, partial, numbers, out);
+          back_block<T, ROWS, VECTORS>(tile, product, row + begin, column, kernel, first, first + panel_count, partial, numbers, out);
         });
       });
     });
   };
-  for (int64_t column = 0; column < size; column += kWidth, kernel += kGates * units * kWidth) {
-    const int64_t parts = mask.kinds == kGates ? kGates : 1, count = kGates / parts * tile.panels;
+  for (int64_t column = 0; column < product.size; column += kWidth, kernel += gates * product.units * kWidth) {
+    const int64_t parts = product.mask.per_gate() ? gates : 1, count = gates / parts * tile.panels;
     for (int64_t n = 0; n < parts; ++n) panels(column, n * count, (n + 1) * count);
   }
 }
 
 template <typename T, typename Address>
-void back(const BackwardTile<T>& tile, const Mask<T>& mask, int64_t units, int64_t row, int64_t rows, int64_t size, const T* kernel,
-          const Address& address) {
-  with_vectors<T>(size, [&](auto VECTORS) { back_rows<T, VECTORS>(tile, mask, units, row, rows, size, kernel, address); });
+void back(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t row, int64_t rows, const Address& address) {
+  with_vectors<T>(product.size, [&](auto VECTORS) { back_rows<T, VECTORS>(tile, product, row, rows, address); });
 }
 
-// d_z of step t and d_c of the step before, from d_h and d_c, which are stored in d_first_h and d_first_c.
-template <typename T>
-void back_through_gates(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
-  const auto [steps, batch, features, units] = run.sizes;
-  const int64_t panel = tile.chunk * tile.rows * tile.width;
+// `Backward::through` of a cell. d of the state is in d_first_h and d_first_c.
+template <typename T, typename Cell>
+void through_cell(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
+  const int64_t batch = run.sizes.batch, units = run.sizes.units, panel = tile.chunk * tile.rows * tile.width;
   for (int64_t r = 0; r < tile.rows; ++r) {
-    const int64_t row = tile.first + r, step = (t * batch + row) * units;
-    const bool valid = !run.valid || run.valid[t * batch + row];
-    T *d_h = run.d_first_h + row * units, *d_c = run.d_first_c + row * units;
-    const T* const d_output = run.d_h ? run.d_h + step : nullptr;
-    const T *kept = run.gates + kGates * step, *c = run.all_c + step + batch * units;
-    const T* const c_before = run.resets.starts(t, row) ? run.resets.c + row * units : run.all_c + step;
-    T* const d_z_row = tile.d_z + ((t - t0) * tile.rows + r) * tile.width;
+    const int64_t row = tile.first + r, before = t * batch + row, after = before + batch;
+    const bool valid = !run.valid || run.valid[before], starts = run.resets.starts(t, row);
+    T *const d_h = run.d_first_h + row * units, *const d_c = Cell::kCellState ? run.d_first_c + row * units : nullptr;
+    const T* const d_output = run.d_h ? run.d_h + before * units : nullptr;
+    const T* const kept = Cell::kKept ? run.kept + before * Cell::kKept * units : nullptr;
+    const T* const h_before = starts ? run.resets.h + row * units : run.all_h + before * units;
+    const T* const c_before = !Cell::kCellState ? nullptr : starts ? run.resets.c + row * units : run.all_c + before * units;
+    const T *const h = run.all_h + after * units, *const c = Cell::kCellState ? run.all_c + after * units : nullptr;
+    T* const slots = tile.d_z + ((t - t0) * tile.rows + r) * tile.width;
     const auto vector = [&](int64_t at, T* to, int count) __attribute__((always_inline)) {
       Vec<T> d = load(d_h + at, count);
-      if (d_output) {
-        d += load(d_output + at, count);
-        store(d_h + at, d, count);
-      }
-      Vec<T> d_z[kGates] = {};
+      if (d_output) d += load(d_output + at, count);
+      Vec<T> d_slots[Cell::kSlots] = {}, d_h_before = d, d_c_before;
       if (valid) {
-        Vec<T> gates[kGates];
-        for (int g = 0; g < kGates; ++g) gates[g] = load(kept + g * units + at, count);
-        const auto& [i, f, g, o] = gates;
-        const Vec<T> tanh_c = hyperbolic_tangent<T>(load(c + at, count));
-        const Vec<T> by_c = load(d_c + at, count) + d * o * (T(1) - tanh_c * tanh_c);
-        d_z[0] = by_c * g * i * (T(1) - i);
-        d_z[1] = by_c * load(c_before + at, count) * f * (T(1) - f);
-        d_z[2] = by_c * i * (T(1) - g * g);
-        d_z[3] = d * tanh_c * o * (T(1) - o);
-        store(d_c + at, by_c * f, count);
+        const Units<T> now{units, at, count, run.extras, kept, h_before, c_before, h, c};
+        Cell::backward(now, d, Cell::kCellState ? load(d_c + at, count) : Vec<T>{}, d_slots, d_h_before, d_c_before);
+        if (Cell::kCellState) store(d_c + at, d_c_before, count);
       }
-      for (int g = 0; g < kGates; ++g) store(to + g * tile.panels * panel, d_z[g]);
+      // without kDirect, the product with U will overwrite d_h of a step that is not padding
+      if (Cell::kDirect || d_output) store(d_h + at, d_h_before, count);
+      for (int n = 0; n < Cell::kSlots; ++n) store(to + n * tile.panels * panel, d_slots[n]);
     };
     for (int64_t number = 0; number < tile.panels; ++number) {
       const int64_t column = number * tile.width, end = std::min(tile.width, units - column);
-      int64_t n = 0;
-      for (; n + kLanes<T> <= end; n += kLanes<T>) vector(column + n, d_z_row + number * panel + n, kLanes<T>);
-      if (n < end) vector(column + n, d_z_row + number * panel + n, end - n);
+      over_vectors<T>(end, [&](int64_t n, int count) __attribute__((always_inline)) { vector(column + n, slots + number * panel + n, count); });
     }
   }
 }
@@ -143,8 +145,10 @@ void back_to_resets(const Backward<T>& run, const BackwardTile<T>& tile, int64_t
     if (!run.resets.starts(t, row)) continue;
     for (int64_t n = row * units; n < (row + 1) * units; ++n) {
       run.d_reset_h[n] += run.d_first_h[n];
+      run.d_first_h[n] = 0;
+      if (!run.d_first_c) continue;
       run.d_reset_c[n] += run.d_first_c[n];
-      run.d_first_h[n] = run.d_first_c[n] = 0;
+      run.d_first_c[n] = 0;
     }
   }
 }
@@ -153,13 +157,15 @@ void back_to_resets(const Backward<T>& run, const BackwardTile<T>& tile, int64_t
 template <typename T>
 void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
   const int64_t batch = run.sizes.batch, units = run.sizes.units, first = tile.first, rows = tile.rows, size = rows * units;
-  back_through_gates(run, tile, t, t0);
+  run.through(run, tile, t, t0);
   if (t > 0) {
-    tile.prefetcher->set_range(0, run.gates + ((t - 1) * batch + first) * kGates * units, size * kGates * sizeof(T));
-    tile.prefetcher->set_range(1, run.all_c + ((t - 1) * batch + first) * units, size * sizeof(T));
-    tile.prefetcher->set_range(2, run.all_h + (t * batch + first) * units, size * sizeof(T));
+    const int64_t before = ((t - 1) * batch + first) * units, kept = run.cell->kept;
+    if (run.kept) tile.prefetcher->set_range(0, run.kept + before * kept, size * kept * sizeof(T));
+    if (run.all_c) tile.prefetcher->set_range(1, run.all_c + before, size * sizeof(T));
+    tile.prefetcher->set_range(2, run.all_h + before + batch * units, size * sizeof(T));
   }
-  back(tile, run.mask, units, (t - t0) * rows, rows, units, run.transposed_recurrent, [&](int64_t k, int64_t& number, T*& out) {
+  const BackProduct<T> product{run.mask, run.cell->recurrent_slots, run.sizes.gates, units, units, run.transposed_recurrent, run.cell->direct};
+  back(tile, product, (t - t0) * rows, rows, [&](int64_t k, int64_t& number, T*& out) {
     number = first + k - (t - t0) * rows;
     const bool valid = !run.valid || run.valid[t * batch + number];
     out = valid ? run.d_first_h + number * units : nullptr;  // at a step that is not valid, d_h stays as it is
@@ -170,12 +176,13 @@ void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t 
 // d_x of steps t0..t1-1 from d_z of `chunk_rows`; zeros at the other rows, which repeat an x.
 template <typename T>
 void back_to_x(const Backward<T>& run, const BackwardTile<T>& tile, const Repeats<T>& repeats, int64_t t0, int64_t t1, ChunkRows chunk_rows) {
-  const auto [steps, batch, features, units] = run.sizes;
+  const auto [steps, batch, features, units, gates] = run.sizes;
   const int64_t first = tile.first, rows = tile.rows;
   for (int64_t k = 0; k < (t1 - t0) * rows && chunk_rows.count < (t1 - t0) * rows; ++k) {
     if (repeats.repeated(t0 * rows + k)) std::fill_n(run.d_x + ((t0 + k / rows) * batch + first + k % rows) * features, features, T(0));
   }
-  back(tile, run.input_mask, units, 0, chunk_rows.count, features, run.transposed_kernel, [&](int64_t n, int64_t& number, T*& out) {
+  const BackProduct<T> product{run.input_mask, kInputSlots, gates, units, features, run.transposed_kernel, false};
+  back(tile, product, 0, chunk_rows.count, [&, first = first, rows = rows, batch = batch, features = features](int64_t n, int64_t& number, T*& out) {
     const int64_t k = chunk_rows.numbers[n];
     number = first + k % rows;
     out = run.d_x + ((t0 + k / rows) * batch + number) * features;
@@ -185,23 +192,23 @@ void back_to_x(const Backward<T>& run, const BackwardTile<T>& tile, const Repeat
 // All T steps of rows first..last-1. `begins`: these are the first rows added to `sums`.
 template <typename T>
 void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t first, int64_t last, bool begins) {
-  const auto [steps, batch, features, units] = run.sizes;
+  const auto [steps, batch, features, units, gates] = run.sizes;
   // the gradients of large kernels do not stay in the cache: longer chunks, so that there are fewer passes over them
   const int64_t chunk_rows = std::max({kChunkRows, std::min<int64_t>(96, units * 3 / 4), units / 2});
   const int64_t rows = last - first, size = rows * units, chunk = chunk_steps(rows, steps, chunk_rows);
-  const int64_t largest = std::max(units, run.x ? features : 0), d_z_size = kGates * sums.panels * sums.width * chunk * rows;
+  const int64_t largest = std::max(units, run.x ? features : 0), d_z_size = run.cell->slots * sums.panels * sums.width * chunk * rows;
   Aligned<T> partial(2 * chunk * rows * kVectors * kLanes<T>);
   Aligned<T> d_z(d_z_size), transposed((largest + 2 * kRows) * chunk * rows);
   Prefetcher prefetcher;
   std::vector<int32_t> numbers(chunk * rows);
   BackwardTile<T> tile{first, rows, chunk, sums.width, sums.panels, d_z.get(), transposed.get(), partial.get(), numbers.data(), &prefetcher};
-  const Repeats<T> repeats(run.tokens, steps, batch, first, last, kGates * sums.panels * sums.width);
+  const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * sums.panels * sums.width);
   std::fill(d_z.get(), d_z.get() + d_z_size, T(0));  // columns that fill up a panel stay 0
   std::memcpy(run.d_first_h + first * units, run.d_final_h + first * units, size * sizeof(T));
-  std::memcpy(run.d_first_c + first * units, run.d_final_c + first * units, size * sizeof(T));
+  if (run.d_first_c) std::memcpy(run.d_first_c + first * units, run.d_final_c + first * units, size * sizeof(T));
   if (run.resets.at) {
     std::fill_n(run.d_reset_h + first * units, size, T(0));
-    std::fill_n(run.d_reset_c + first * units, size, T(0));
+    if (run.d_reset_c) std::fill_n(run.d_reset_c + first * units, size, T(0));
   }
   for (int64_t t1 = steps; t1 > 0; t1 -= std::min(chunk, t1)) {
     const int64_t t0 = std::max<int64_t>(0, t1 - chunk);

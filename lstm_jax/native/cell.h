@@ -1,0 +1,63 @@
+// What a recurrent cell adds to the products of a step: the sizes of its arrays, and its functions between the products.
+//
+// A cell is a class like those in lstm_cells.h, for vectors of units. Its members are:
+//   kGates      gates with columns in the kernels W (E, kGates H) and U (H, kGates H)
+//   kKept       numbers (H) kept for the backward pass in addition to the states, a step and row
+//   kCellState  whether the state has c in addition to h
+//   kDirect     whether h of the step before also enters the step outside of the product with U
+//   kExtras     further parameters (H); kExtraName is their name
+//   kSlots      gradients (H) a step and row. The first kGates are those of x W; kRecurrentSlots[gate] is the one of h U, and the sum over all
+//               steps and rows of slot kExtraSlots[n] is the gradient of further parameter n.
+//   forward     x and u (kGates): x W + b and h U -> the state after the step, and what is kept
+//   backward    d_h and d_c, of the state after the step -> the slots, d of c before the step and, if kDirect, d of h before the step
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "gates.h"
+#include "vectors.h"
+
+namespace {
+
+// At most this many of each in a cell.
+constexpr int kMostGates = 4, kMostKept = 4, kMostSlots = 7, kMostExtras = 3;
+
+// What the engine knows of a cell.
+struct CellShape {
+  const char* name;
+  int gates, kept, slots, extras;
+  bool cell_state, direct;
+  const char* extra_name;
+  int recurrent_slots[kMostGates], extra_slots[kMostExtras];
+};
+
+// The vector of `count` units from `at` on of each number that a cell may read. An array is null if the cell has no such number.
+template <typename T>
+struct Units {
+  int64_t units, at;
+  int count;
+  const T *extras, *kept, *h_before, *c_before, *h, *c;
+  Vec<T> extra(int n) const { return load(extras + n * units + at, count); }
+  Vec<T> kept_of(int n) const { return load(kept + n * units + at, count); }
+  Vec<T> of(const T* array) const { return load(array + at, count); }
+};
+
+// Call f(at, count) for vectors of 0..size-1; `count` is a constant but for the last one.
+template <typename T, typename F>
+LSTM_INLINE void over_vectors(int64_t size, const F& f) {
+  int64_t at = 0;
+  for (; at + kLanes<T> <= size; at += kLanes<T>) f(at, kLanes<T>);
+  if (at < size) f(at, static_cast<int>(size - at));
+}
+
+template <typename Cell>
+constexpr CellShape shape_of(const char* name) {
+  CellShape shape{name,          Cell::kGates,      Cell::kKept,      Cell::kSlots,
+                  Cell::kExtras, Cell::kCellState, Cell::kDirect, Cell::kExtraName};
+  for (int gate = 0; gate < Cell::kGates; ++gate) shape.recurrent_slots[gate] = Cell::kRecurrentSlots[gate];
+  for (int n = 0; n < Cell::kExtras; ++n) shape.extra_slots[n] = Cell::kExtraSlots[n];
+  return shape;
+}
+
+}  // namespace

@@ -1,0 +1,42 @@
+// The table of the cells.
+#pragma once
+
+#include "backward.h"
+#include "forward.h"
+#include "fused_lstm.h"
+#include "hidden_cells.h"
+#include "lstm_cells.h"
+
+namespace {
+
+// A cell's functions for numbers of type T.
+template <typename T>
+struct CellCode {
+  CellShape shape;
+  decltype(Forward<T>::step) step;
+  decltype(Backward<T>::through) through;
+};
+
+template <typename T, typename Cell>
+constexpr CellCode<T> code_of(const char* name) {
+  return {shape_of<Cell>(name), &step_of<T, Cell>, &through_cell<T, Cell>};
+}
+
+// The attribute `cell` of a call is a number in this table; compiled_cells.py has the same names in the same order.
+template <typename T>
+constexpr CellCode<T> kCells[] = {
+    {shape_of<LSTMCell<T, 0>>("lstm"), &step_lstm<T>, &through_cell<T, LSTMCell<T, 0>>},
+    code_of<T, GRUCell<T>>("gru"),
+    code_of<T, SimpleRNNCell<T>>("simple_rnn"),
+    code_of<T, LSTMCell<T, kPeepholes>>("lstm_peephole"),
+    code_of<T, LSTMCell<T, kNoInputGate>>("lstm_no_input_gate"),
+    code_of<T, LSTMCell<T, kNoForgetGate>>("lstm_no_forget_gate"),
+    code_of<T, LSTMCell<T, kNoOutputGate>>("lstm_no_output_gate"),
+    code_of<T, LSTMCell<T, kCoupled>>("lstm_coupled"),
+    code_of<T, LSTMCell<T, kLinearInput>>("lstm_no_input_activation"),
+    code_of<T, LSTMCell<T, kLinearOutput>>("lstm_no_output_activation"),
+};
+constexpr int64_t kCellCount = sizeof(kCells<float>) / sizeof(kCells<float>[0]);
+constexpr int64_t kLSTM = 0;
+
+}  // namespace

@@ -1,0 +1,103 @@
+// The contracts of the two calls: their operands, results and attributes.
+#pragma once
+
+#include "cells.h"
+#include "operands.h"
+
+namespace {
+
+// Steps, rows of the batch, features and units.
+constexpr Extent T = letter_of('T'), B = letter_of('B'), E = letter_of('E'), H = letter_of('H');
+
+inline bool is_kind(int64_t kinds, int64_t gates) { return kinds == 0 || kinds == 1 || kinds == gates; }
+
+// Check the attributes of both calls.
+inline ffi::Error check_attributes(const Contract& contract, int64_t cell, bool ids, int64_t input_masks, int64_t recurrent_masks, int64_t threads) {
+  const bool known = cell >= 0 && cell < kCellCount;
+  const int64_t gates = known ? kCells<float>[cell].shape.gates : 1;
+  const std::string kinds = gates == 1 ? "give 0 or 1" : "give 0, 1 or " + std::to_string(gates), numbers = "give 0 to " + std::to_string(kCellCount - 1);
+  return contract.check_attributes({
+      {"cell", double(cell), known, numbers.c_str()},
+      {"input_masks", double(input_masks), is_kind(input_masks, gates), kinds.c_str()},
+      {"input_masks", double(input_masks), !ids || input_masks == 0, "give 0 with ids, which have no features to drop"},
+      {"recurrent_masks", double(recurrent_masks), is_kind(recurrent_masks, gates), kinds.c_str()},
+      threads_attribute(threads),
+  });
+}
+
+inline ffi::Error check_forward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t cell, bool ids, int64_t input_masks,
+                                int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool sequences, bool keep, int64_t threads) {
+  const ffi::DataType real = real_type(args, 1);
+  Contract contract("lstm_jax_forward", args, rets, 2);
+  ffi::Error error = check_attributes(contract, cell, ids, input_masks, recurrent_masks, threads);
+  if (error.failure()) return error;
+  const CellShape& of = kCells<float>[cell].shape;
+  const int gates = of.gates;
+  return contract.check_arrays(
+      {{"x", real, {T, B, E}, !ids},
+       {"ids", ffi::S32, {T, B}, ids},
+       {"kernel", real, {E, gates * H}},
+       {"recurrent kernel", real, {H, gates * H}},
+       {"bias", real, {gates * H}},
+       {of.extra_name, real, {of.extras * H}, of.extras > 0},
+       {"h", real, {B, H}},
+       {"c", real, {B, H}, of.cell_state},
+       {"input mask", real, {B, E}, input_masks == 1},
+       {"input mask", real, {gates, B, E}, input_masks > 1},
+       {"recurrent mask", real, {B, H}, recurrent_masks == 1},
+       {"recurrent mask", real, {gates, B, H}, recurrent_masks > 1},
+       {"valid", ffi::PRED, {T, B}, masked},
+       {"tokens", ffi::S32, {T, B}, tokens},
+       {"resets", ffi::PRED, {T, B}, resets},
+       {"h of resets", real, {B, H}, resets},
+       {"c of resets", real, {B, H}, resets && of.cell_state}},
+      {{"final h", real, {B, H}},
+       {"final c", real, {B, H}, of.cell_state},
+       {"h of all steps", real, {T + 1, B, H}, sequences || keep},
+       {"c of all steps", real, {T + 1, B, H}, keep && of.cell_state},
+       {"kept", real, {T, B, of.kept * H}, keep && of.kept > 0}});
+}
+
+inline ffi::Error check_backward(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t cell, bool ids, int64_t input_masks,
+                                 int64_t recurrent_masks, bool masked, bool tokens, bool resets, bool sequences, bool d_x, int64_t threads) {
+  const ffi::DataType real = real_type(args, 1);
+  Contract contract("lstm_jax_backward", args, rets, 2);
+  ffi::Error error = check_attributes(contract, cell, ids, input_masks, recurrent_masks, threads);
+  if (error.failure()) return error;
+  if (ids && d_x) return contract.invalid("d_x", "1", "give 0 with ids, which have no gradient");
+  const CellShape& of = kCells<float>[cell].shape;
+  const int gates = of.gates;
+  const std::string d_extras = std::string("d of ") + of.extra_name;
+  return contract.check_arrays(
+      {{"x", real, {T, B, E}, !ids},
+       {"ids", ffi::S32, {T, B}, ids},
+       {"kernel", real, {E, gates * H}},
+       {"recurrent kernel", real, {H, gates * H}},
+       {of.extra_name, real, {of.extras * H}, of.extras > 0},
+       {"kept", real, {T, B, of.kept * H}, of.kept > 0},
+       {"h of all steps", real, {T + 1, B, H}},
+       {"c of all steps", real, {T + 1, B, H}, of.cell_state},
+       {"d of final h", real, {B, H}},
+       {"d of final c", real, {B, H}, of.cell_state},
+       {"d of outputs", real, {T, B, H}, sequences},
+       {"input mask", real, {B, E}, input_masks == 1},
+       {"input mask", real, {gates, B, E}, input_masks > 1},
+       {"recurrent mask", real, {B, H}, recurrent_masks == 1},
+       {"recurrent mask", real, {gates, B, H}, recurrent_masks > 1},
+       {"valid", ffi::PRED, {T, B}, masked},
+       {"tokens", ffi::S32, {T, B}, tokens},
+       {"resets", ffi::PRED, {T, B}, resets},
+       {"h of resets", real, {B, H}, resets},
+       {"c of resets", real, {B, H}, resets && of.cell_state}},
+      {{"d of h", real, {B, H}},
+       {"d of c", real, {B, H}, of.cell_state},
+       {"d of kernel", real, {E, gates * H}},
+       {"d of recurrent kernel", real, {H, gates * H}},
+       {"d of bias", real, {gates * H}},
+       {d_extras.c_str(), real, {of.extras * H}, of.extras > 0},
+       {"d of x", real, {T, B, E}, d_x},
+       {"d of h of resets", real, {B, H}, resets},
+       {"d of c of resets", real, {B, H}, resets && of.cell_state}});
+}
+
+}  // namespace

@@ -1,0 +1,247 @@
+// The forward pass over time, for some rows of the batch.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "cell.h"
+#include "common.h"
+#include "lstm_blocks.h"
+#include "repeats.h"
+#include "vectors.h"
+
+namespace {
+
+template <typename T>
+struct ForwardTile;
+
+// Operands and results of one forward call.
+template <typename T>
+struct Forward {
+  Sizes sizes;
+  const CellShape* cell;
+  // one step of a tile, after the resets, from the x W of its rows
+  void (*step)(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows);
+  const T* x;             // (T, B, E), or null if there are ids
+  const int32_t* ids;     // (T, B): the row of x W is a row of W
+  const int32_t* tokens;  // (T, B) or null: steps of a row with equal tokens have equal x
+  const T *w, *bias, *extras;
+  Panels<T> kernel, recurrent;
+  Kernel<T> blocks;  // U in the order of fused_lstm.h, for the LSTM only
+  Mask<T> input_mask, mask;
+  const T *h, *c;        // c is null for a cell without c, here and below
+  const uint8_t* valid;  // (T, B) or null; any byte but 0 is true
+  Resets<T> resets;
+  T *final_h, *final_c;
+  // null unless requested; all_h and all_c have T + 1 steps, the first one is the initial state; kept is (T, B, kept H)
+  T *all_h, *all_c, *kept;
+  bool aligned;  // whether all vectors of these three are aligned
+};
+
+// The buffers of one tile of rows.
+template <typename T>
+struct ForwardTile {
+  int64_t first, rows;  // rows first..first + rows - 1 of the batch
+  T *h, *h_next;        // (rows, H)
+  T* z;                 // GH numbers for each step and row of the chunk
+  const T** z_rows;     // the address of z for each step and row
+  T* dropped;           // h times the masks (kinds, rows, H)
+  T* sums;              // h U (rows, GH); for fused_lstm.h the sums over the part of the inner dimension done so far, for one or two blocks
+  T* packed;            // room for two packed blocks of U, null if U is packed or used as it is; for fused_lstm.h only
+  bool zero_h;          // h is all zeros: skip the product
+};
+
+// to = from * mask of the gate, for `rows` rows from row `row` of the batch on.
+template <typename T>
+void drop(const T* from, const Mask<T>& mask, int64_t gate, int64_t row, int64_t rows, T* to) {
+  const T* m = mask.row(gate, row);
+  for (int64_t n = 0; n < rows * mask.size; ++n) to[n] = from[n] * m[n];
+}
+
+// to = x W + b of one gate, where the rows of `to` are `to_stride` numbers apart; b is 0 if `bias` is null. x is (steps, rows, depth), where
+// consecutive steps are `step_stride` numbers apart.
+template <typename T, int VECTORS>
+void multiply_gate(const Panels<T>& kernel, const T* bias, int64_t gate, int64_t units, int64_t depth, const T* x, int64_t step_stride, int64_t steps,
+                   int64_t rows, T* to, int64_t to_stride) {
+  const int64_t width = VECTORS * kLanes<T>;
+  constexpr int kMax = max_rows(VECTORS);
+  for (int64_t column = 0, panel = 0; column < units; column += width, ++panel) {
+    int count[VECTORS];
+    Vec<T> start[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) {
+      count[v] = std::clamp<int64_t>(units - column - v * kLanes<T>, 0, kLanes<T>);
+      start[v] = bias ? load(bias + gate * units + column + v * kLanes<T>, count[v]) : Vec<T>{};
+    }
+    const T* part = kernel.data + gate * kernel.gate_stride + panel * kernel.panel_stride;
+    over_depth(depth, [&](int64_t k0, int64_t k1) {
+      for (int64_t s = 0; s < steps; ++s) {
+        over_groups(rows, kMax, [&](int64_t begin, int64_t group) {
+          with_rows<kMax>(group, [&](auto ROWS) {
+            T* const z = to + (s * rows + begin) * to_stride + gate * units + column;
+            Vec<T> sums[ROWS][VECTORS];
+            LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+              LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = k0 == 0 ? start[v] : load(z + r * to_stride + v * kLanes<T>, count[v]);
+            }
+            const T* a = x + s * step_stride + begin * depth + k0;
+            multiply<T, ROWS, VECTORS>(sums, a, depth, 1, part + k0 * kernel.k_stride, k1 - k0, kernel.k_stride);
+            LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+              LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
+                if (count[v]) store(z + r * to_stride + v * kLanes<T>, sums[r][v], count[v]);
+              }
+            }
+          });
+        });
+      }
+    });
+  }
+}
+
+// z of steps t0..t1-1, one gate at a time, so that its panel of W or its masked x stays in the L1 cache. A repeated x is multiplied once. If x
+// is masked or repeated, its rows are copied to `gathered` first.
+template <typename T>
+void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>& repeats, int64_t t0, int64_t t1, T* gathered) {
+  const auto [steps, batch, features, units, gates] = run.sizes;
+  const int64_t size = gates * units, kinds = run.input_mask.kinds;
+  std::vector<int32_t> fresh;  // rows of the chunk whose x has not been multiplied before
+  for (int64_t k = 0; k < (t1 - t0) * tile.rows; ++k) {
+    const T* kept = repeats.repeated(t0 * tile.rows + k);
+    tile.z_rows[k] = kept ? kept : tile.z + fresh.size() * size;
+    if (!kept) fresh.push_back(k);
+  }
+  const bool in_place = !kinds && !repeats.any();
+  const auto from = [&](int64_t k) { return run.x + ((t0 + k / tile.rows) * batch + tile.first + k % tile.rows) * features; };
+  for (int64_t gate = 0; gate < gates; ++gate) {
+    if (!in_place && gate < std::max<int64_t>(1, kinds)) {
+      T* to = gathered;
+      for (const int32_t k : fresh) {
+        const T* const x = from(k);
+        const T* const mask = kinds ? run.input_mask.row(gate, tile.first + k % tile.rows) : nullptr;
+        for (int64_t n = 0; n < features; ++n) to[n] = mask ? x[n] * mask[n] : x[n];
+        to += features;
+      }
+    }
+    const T* const a = in_place ? from(0) : gathered;
+    const int64_t count = in_place ? t1 - t0 : 1, rows = in_place ? tile.rows : fresh.size();
+    with_vectors<T>(units, [&, units = units, features = features, batch = batch, size = size](auto VECTORS) {
+      multiply_gate<T, VECTORS>(run.kernel, run.bias, gate, units, features, a, batch * features, count, rows, tile.z, size);
+    });
+  }
+  for (const int32_t k : fresh) {
+    if (T* const kept = repeats.begins(t0 * tile.rows + k)) std::memcpy(kept, tile.z_rows[k], size * sizeof(T));
+  }
+}
+
+// Replace the state of the tile's rows that are reset before step t.
+template <typename T>
+void restart_rows(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t) {
+  const int64_t units = run.sizes.units;
+  for (int64_t r = 0; run.resets.at && r < tile.rows; ++r) {
+    const int64_t at = (tile.first + r) * units;
+    if (!run.resets.starts(t, tile.first + r)) continue;
+    std::copy_n(run.resets.h + at, units, tile.h + r * units);
+    if (run.final_c) std::copy_n(run.resets.c + at, units, run.final_c + at);
+  }
+}
+
+// tile.sums = h U, with the mask of each gate.
+template <typename T>
+void multiply_h(const Forward<T>& run, const ForwardTile<T>& tile) {
+  const int64_t units = run.sizes.units, gates = run.sizes.gates, rows = tile.rows, size = rows * units;
+  if (tile.zero_h) std::fill_n(tile.sums, size * gates, T(0));
+  for (int64_t gate = 0; gate < gates && !tile.zero_h; ++gate) {
+    const T* const a = run.mask.kinds ? tile.dropped + (run.mask.per_gate() ? gate * size : 0) : tile.h;
+    with_vectors<T>(units, [&](auto VECTORS) {
+      multiply_gate<T, VECTORS>(run.recurrent, nullptr, gate, units, units, a, size, 1, rows, tile.sums, gates * units);
+    });
+  }
+}
+
+// Step t of one row of the tile, whose x is padding: the state stays, and all numbers kept are 0.
+template <typename T>
+void copy_row(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t, int64_t r) {
+  const int64_t units = run.sizes.units, batch = run.sizes.batch, row = tile.first + r, before = t * batch + row, kept = run.cell->kept * units;
+  std::copy_n(tile.h + r * units, units, tile.h_next + r * units);
+  if (run.all_h) std::copy_n(tile.h + r * units, units, run.all_h + (batch + before) * units);
+  if (run.all_c) std::copy_n(run.final_c + row * units, units, run.all_c + (batch + before) * units);
+  if (run.kept) std::fill_n(run.kept + before * kept, kept, T(0));
+}
+
+// Step t of a tile: the product of all gates, then the cell's function.
+template <typename T, typename Cell>
+void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows) {
+  const int64_t units = run.sizes.units, batch = run.sizes.batch;
+  multiply_h(run, tile);
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const int64_t row = tile.first + r, before = t * batch + row;
+    if (run.valid && !run.valid[before]) {
+      copy_row(run, tile, t, r);
+      continue;
+    }
+    const T *const z = z_rows[r], *const sums = tile.sums + r * Cell::kGates * units;
+    T *const h = tile.h_next + r * units, *const c = Cell::kCellState ? run.final_c + row * units : nullptr;
+    T* const all_h = run.all_h ? run.all_h + (batch + before) * units : nullptr;
+    T* const all_c = Cell::kCellState && run.all_c ? run.all_c + (batch + before) * units : nullptr;
+    T* const all_kept = run.kept ? run.kept + before * Cell::kKept * units : nullptr;
+    over_vectors<T>(units, [&](int64_t at, int count) __attribute__((always_inline)) {
+      const Units<T> now{units, at, count, run.extras, nullptr, tile.h + r * units, c, nullptr, nullptr};
+      Vec<T> x[Cell::kGates], u[Cell::kGates], kept[kMostKept], new_h, new_c;
+      LSTM_UNROLL for (int g = 0; g < Cell::kGates; ++g) {
+        x[g] = z ? load(z + g * units + at, count) : all<T>(std::numeric_limits<T>::quiet_NaN());
+        if (run.ids) x[g] += load(run.bias + g * units + at, count);
+        u[g] = load(sums + g * units + at, count);
+      }
+      Cell::forward(now, x, u, new_h, new_c, kept);
+      store(h + at, new_h, count);
+      if (Cell::kCellState) store(c + at, new_c, count);
+      if (all_h) stream(all_h + at, new_h, count, run.aligned);
+      if (all_c) stream(all_c + at, new_c, count, run.aligned);
+      if (!all_kept) return;
+      LSTM_UNROLL for (int n = 0; n < Cell::kKept; ++n) stream(all_kept + n * units + at, kept[n], count, run.aligned);
+    });
+  }
+}
+
+// All T steps of rows first..last-1.
+template <typename T>
+void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
+  const auto [steps, batch, features, units, gates] = run.sizes;
+  const int64_t rows = last - first, size = rows * units, chunk = chunk_steps(rows, steps);
+  ForwardTile<T> tile{first, rows};
+  const int64_t z_size = run.ids ? 0 : chunk * gates * size;
+  const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * units);
+  const bool gathers = run.input_mask.kinds || repeats.any(), pack_blocks = run.blocks.data && run.blocks.gate_stride != kLanes<T> && rows > 2 * kRows;
+  Aligned<T> state(2 * size), dropped(run.mask.kinds * size), gathered(gathers ? chunk * rows * features : 0), z(z_size);
+  Aligned<T> sums(run.blocks.data ? partial_size<T>(units, rows) : gates * size), packed(pack_blocks ? packed_size<T>(units) : 0);
+  tile.h = state.get();
+  tile.h_next = tile.h + size;
+  tile.z = z.get();
+  tile.dropped = dropped.get();
+  tile.sums = sums.get();
+  tile.packed = pack_blocks ? packed.get() : nullptr;
+  std::vector<const T*> z_rows(chunk * rows);
+  tile.z_rows = z_rows.data();
+  std::memcpy(tile.h, run.h + first * units, size * sizeof(T));
+  if (run.final_c) std::memcpy(run.final_c + first * units, run.c + first * units, size * sizeof(T));
+  if (run.all_h) std::memcpy(run.all_h + first * units, tile.h, size * sizeof(T));
+  if (run.all_c) std::memcpy(run.all_c + first * units, run.c + first * units, size * sizeof(T));
+  for (int64_t t0 = 0; t0 < steps; t0 += chunk) {
+    const int64_t t1 = std::min(steps, t0 + chunk);
+    if (!run.ids) project(run, tile, repeats, t0, t1, gathered.get());
+    for (int64_t k = 0; run.ids && k < (t1 - t0) * rows; ++k) {
+      z_rows[k] = kernel_row(run.w, run.ids[(t0 + k / rows) * batch + first + k % rows], run.sizes);
+    }
+    for (int64_t t = t0; t < t1; ++t) {
+      restart_rows(run, tile, t);
+      tile.zero_h = t == 0 && all_zero(tile.h, size);
+      for (int64_t kind = 0; kind < run.mask.kinds; ++kind) drop(tile.h, run.mask, kind, first, rows, tile.dropped + kind * size);
+      run.step(run, tile, t, tile.z_rows + (t - t0) * rows);
+      std::swap(tile.h, tile.h_next);
+    }
+  }
+  std::memcpy(run.final_h + first * units, tile.h, size * sizeof(T));
+  flush_streams();
+}
+
+}  // namespace

@@ -1,0 +1,51 @@
+// Cells whose whole state is h: the simple recurrent network (Elman 1990) and the GRU (Cho et al. 2014) that resets after the product.
+#pragma once
+
+#include "cell.h"
+
+namespace {
+
+// h' = tanh(z)
+template <typename T>
+struct SimpleRNNCell {
+  static constexpr bool kCellState = false, kDirect = false;
+  static constexpr int kGates = 1, kKept = 0, kExtras = 0, kSlots = 1, kRecurrentSlots[] = {0}, kExtraSlots[] = {0};
+  static constexpr const char* kExtraName = "";
+
+  LSTM_INLINE static void forward(const Units<T>&, const Vec<T>* x, const Vec<T>* u, Vec<T>& h, Vec<T>&, Vec<T>*) {
+    h = hyperbolic_tangent<T>(x[0] + u[0]);
+  }
+
+  LSTM_INLINE static void backward(const Units<T>& now, Vec<T> d_h, Vec<T>, Vec<T>* d, Vec<T>&, Vec<T>&) {
+    const Vec<T> h = now.of(now.h);
+    d[0] = d_h * (T(1) - h * h);
+  }
+};
+
+// u = sigmoid(z_u + d_u);  r = sigmoid(z_r + d_r);  n = tanh(x W_n + b_n + r (h U_n + d_n));  h' = u h + (1 - u) n, where the further parameters
+// d are the bias of h U
+template <typename T>
+struct GRUCell {
+  static constexpr bool kCellState = false, kDirect = true;
+  static constexpr int kGates = 3, kKept = 4, kExtras = 3, kSlots = 4, kRecurrentSlots[] = {0, 1, 3}, kExtraSlots[] = {0, 1, 3};
+  static constexpr const char* kExtraName = "recurrent bias";
+
+  LSTM_INLINE static void forward(const Units<T>& now, const Vec<T>* x, const Vec<T>* u, Vec<T>& h, Vec<T>&, Vec<T>* kept) {
+    kept[0] = sigmoid<T>(x[0] + (u[0] + now.extra(0)));
+    kept[1] = sigmoid<T>(x[1] + (u[1] + now.extra(1)));
+    kept[3] = u[2] + now.extra(2);
+    kept[2] = hyperbolic_tangent<T>(x[2] + kept[1] * kept[3]);
+    h = kept[0] * now.of(now.h_before) + (T(1) - kept[0]) * kept[2];
+  }
+
+  LSTM_INLINE static void backward(const Units<T>& now, Vec<T> d_h, Vec<T>, Vec<T>* d, Vec<T>& d_h_before, Vec<T>&) {
+    const Vec<T> u = now.kept_of(0), r = now.kept_of(1), n = now.kept_of(2), inner = now.kept_of(3);
+    d[2] = d_h * (T(1) - u) * (T(1) - n * n);
+    d[0] = d_h * (now.of(now.h_before) - n) * u * (T(1) - u);
+    d[1] = d[2] * inner * r * (T(1) - r);
+    d[3] = d[2] * r;
+    d_h_before = d_h * u;
+  }
+};
+
+}  // namespace

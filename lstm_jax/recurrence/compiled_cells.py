@@ -1,0 +1,87 @@
+"""The cells that the backend `compiled` supports, and what its forward pass keeps of each for the backward pass.
+
+B is the batch size and H the number of units.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.cells import CELLS, VARIANTS, Cell
+from lstm_jax.cells.products import masked_matmul
+
+Kept = Callable[..., jax.Array | None]
+"""Function kept(params, state, new, z, mask) that returns the numbers kept of one step, (B, n H) or None.
+
+`state` and `new` are the state before and after the step. The other arguments are those of `Cell.step`.
+"""
+
+
+def _keep_lstm(gates: str, linear_input: bool = False, peepholes: bool = False) -> Kept:
+    """Return the function that returns the gates of an LSTM or a variant of it, after their activations.
+
+    Args:
+        gates: letters of the gates that have weights, in the order of the kernel's columns.
+        linear_input: whether the candidate g has no activation.
+        peepholes: whether the gates i, f and o also read the cell state.
+    """
+
+    def kept(params, state, new, z, mask):
+        z = z + masked_matmul(state.h, params.recurrent_kernel, mask)
+        by_gate = dict(zip(gates, jnp.split(z, len(gates), axis=-1), strict=True))
+        if peepholes:
+            for gate, weight, c in zip("ifo", jnp.split(params.peepholes, 3), (state.c, state.c, new.c), strict=True):
+                by_gate[gate] += jnp.broadcast_to(weight, c.shape) * c
+        g = by_gate["g"] if linear_input else jnp.tanh(by_gate["g"])
+        return jnp.concatenate([g if gate == "g" else jax.nn.sigmoid(z) for gate, z in by_gate.items()], axis=-1)
+
+    return kept
+
+
+def _keep_gru(params, state, new, z, mask):
+    """Return the gates u, r and n of a GRU, and h U_n with its bias."""
+    del new
+    inner = masked_matmul(state.h, params.recurrent_kernel, mask)
+    inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
+    (x_u, x_r, x_n), (h_u, h_r, h_n) = (jnp.split(part, 3, axis=-1) for part in (z, inner))
+    r = jax.nn.sigmoid(x_r + h_r)
+    return jnp.concatenate([jax.nn.sigmoid(x_u + h_u), r, jnp.tanh(x_n + r * h_n), h_n], axis=-1)
+
+
+def _keep_nothing(params, state, new, z, mask):
+    del params, state, new, z, mask
+
+
+class CompiledRow(NamedTuple):
+    """What the backend `compiled` knows of a cell.
+
+    Attributes:
+        number: number of the cell in the table of native/cells.h.
+        kept: number of arrays (B, H) that a step keeps for the backward pass in addition to the state.
+        keep: function that returns them, in JAX.
+    """
+
+    number: int
+    kept: int
+    keep: Kept
+
+
+def _rows() -> dict[Cell, CompiledRow]:
+    """Return the table `COMPILED_CELLS`. Its rows are in the order of the table in native/cells.h."""
+    keep: dict[str, tuple[int, Kept]] = {"lstm": (4, _keep_lstm("ifgo")), "gru": (4, _keep_gru), "simple_rnn": (0, _keep_nothing)}
+    keep["lstm_peephole"] = 4, _keep_lstm("ifgo", peepholes=True)
+    for variant in ("no_input_gate", "no_forget_gate", "no_output_gate", "coupled", "no_input_activation", "no_output_activation"):
+        gates = VARIANTS[variant]
+        keep[f"lstm_{variant}"] = len(gates), _keep_lstm(gates, linear_input=variant == "no_input_activation")
+    return {CELLS[name]: CompiledRow(number, *row) for number, (name, row) in enumerate(keep.items())}
+
+
+COMPILED_CELLS = _rows()
+"""Dict from a cell that the backend `compiled` supports to its row."""
+
+
+def is_compiled(cell: Cell) -> bool:
+    """Return whether the backend `compiled` supports a cell. A user's cell is not supported, whatever its name is."""
+    return cell in COMPILED_CELLS
