@@ -4,6 +4,7 @@ Each transformation is compiled and compared with the reference; the compiled pr
 """
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -26,8 +27,21 @@ from tables import Shape, assert_close
 from lstm_jax import native
 
 PAGE = Path(__file__).parents[2] / "docs" / "transformations.md"
-BACKENDS = {"compiled": "lstm", "hoisted": "lstm", "reference": "lstm", "associative": "min_gru"}
-"""Backends that are chosen by default on a CPU, with the compiled code built and not, and a cell for each."""
+
+
+class Column(NamedTuple):
+    """A column of the page: a backend that is chosen by default on a CPU, with the compiled code built or not, and a cell."""
+
+    backend: str
+    cell: str
+
+
+COLUMNS = tuple(
+    itertools.starmap(
+        Column,
+        [("compiled", "lstm"), ("compiled", "gru"), ("hoisted", "lstm"), ("reference", "lstm"), ("associative", "min_gru")],
+    )
+)
 SHAPE = Shape(4, 3, 2, 3)
 Loss = Callable[..., jax.Array]
 
@@ -44,7 +58,7 @@ class Problem(NamedTuple):
 
 def problem(cell: str, backend: str) -> Problem:
     """Return the problem of a cell on a backend, with a mask, resets and, where the cell has them, both dropouts."""
-    case = Case(SHAPE, mask="gaps", dropout="both, per gate" if cell == "lstm" else "input, per gate")
+    case = Case(SHAPE, mask="gaps", dropout="both, per gate" if cell != "min_gru" else "input, per gate")
     sets = [make_arrays(case._replace(seed=seed), cell=cell) for seed in range(3)]
 
     resets: dict[str, Any] = {"resets": jnp.eye(SHAPE.batch, SHAPE.steps, dtype=bool), "reset_state": sets[1].state}
@@ -129,9 +143,9 @@ def _sharded_gradient(p: Problem, how: Sharded, mesh) -> Callable:
     return jax.shard_map(of_part, mesh=mesh, in_specs=(copied, rows), out_specs=(copied, rows), check_vma=how.check_vma)
 
 
-def simple_problem(backend: str) -> Problem:
+def simple_problem(column: Column) -> Problem:
     """Return a problem without arrays of the batch's size but x, so that parts of a batch are problems too."""
-    cell = BACKENDS[backend]
+    backend, cell = column
     arrays = make_arrays(Case(SHAPE), cell=cell)
 
     def loss(params, x):
@@ -141,48 +155,48 @@ def simple_problem(backend: str) -> Problem:
     return Problem(loss, arrays.params, arrays.x, None, arrays.x)
 
 
-def text_of(compiled: str, backend: str, sharded: bool = False) -> str:
+def text_of(compiled: str, column: Column, sharded: bool = False) -> str:
     """Return what the program says of itself: "exact", or what it did instead."""
     if sharded and ("all-gather" in compiled or "all-to-all" in compiled):
         return "exact, gathers the batch"
-    if backend != "compiled":
+    if column.backend != "compiled":
         return "exact"
     calls = "lstm_jax_forward" in compiled
     return "exact" if calls and "while(" not in compiled else "exact through reference"
 
 
-def alone(name: str, backend: str) -> str:
+def alone(name: str, column: Column) -> str:
     """Return the cell of the table for a transformation on one device.
 
     Raises:
         AssertionError: if the numbers are not the reference's.
     """
-    p, reference = (problem(BACKENDS[backend], run_by) for run_by in (backend, "reference"))
+    p, reference = (problem(column.cell, run_by) for run_by in (column.backend, "reference"))
     run = jax.jit(lambda params, x, *many: ALONE[name](Problem(p.loss, params, x, *many))).lower(*p[1:]).compile()
-    assert_close(run(*p[1:]), jax.jit(lambda *args: ALONE[name](Problem(reference.loss, *args)))(*p[1:]), "float32", f"{name} {backend} ")
+    assert_close(run(*p[1:]), jax.jit(lambda *args: ALONE[name](Problem(reference.loss, *args)))(*p[1:]), "float32", f"{name} {column} ")
     text = run.as_text()
     if name == "inside scan":  # the loop is the caller's
-        return "exact" if backend != "compiled" or text.count("while(") == 1 else "exact through reference"
-    return text_of(text, backend)
+        return "exact" if column.backend != "compiled" or text.count("while(") == 1 else "exact through reference"
+    return text_of(text, column)
 
 
-def sharded(name: str, backend: str) -> str:
+def sharded(name: str, column: Column) -> str:
     """Return the cell of the table for a batch on two devices; raises as `alone`."""
-    how, p = SHARDED[name], simple_problem(backend)
+    how, p = SHARDED[name], simple_problem(column)
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(how.axes,))
     placed = jax.device_put(p.params, NamedSharding(mesh, PartitionSpec())), jax.device_put(p.x, NamedSharding(mesh, PartitionSpec("rows")))
     with jax.set_mesh(mesh) if how.is_set else contextlib.nullcontext():
         run = jax.jit(_sharded_gradient(p, how, mesh)).lower(*placed).compile()
         got = run(*placed)
-    assert_close(got, jax.jit(_both(p.loss))(p.params, p.x), "float32", f"{name} {backend} ")
+    assert_close(got, jax.jit(_both(p.loss))(p.params, p.x), "float32", f"{name} {column} ")
     assert {shard.data.shape[0] for shard in got[1].addressable_shards} == {SHAPE.batch // 2}, "the gradient by x is not split"
     assert "all-reduce" in run.as_text(), "the weights' gradients are sums over all rows"
-    return text_of(run.as_text(), backend, sharded=True)
+    return text_of(run.as_text(), column, sharded=True)
 
 
-def exported(name: str, backend: str) -> str:
+def exported(name: str, column: Column) -> str:
     """Return the cell of the table for programs for other platforms, made on a CPU."""
-    platform, p = name.split()[-1], simple_problem(backend)
+    platform, p = name.split()[-1], simple_problem(column)
     traced = jax.jit(_both(p.loss)).trace(p.params, p.x)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     foreign = platform != "cpu" and "custom_call @lstm_jax" in text
@@ -192,22 +206,22 @@ def exported(name: str, backend: str) -> str:
 
 
 EXPORTED = ("program for tpu", "program for cuda", "program for cpu")
-ROWS: dict[str, tuple[str, Callable[[str, str], str]]] = (
+ROWS: dict[str, tuple[str, Callable[[str, Column], str]]] = (
     dict.fromkeys(ALONE, ("1", alone)) | dict.fromkeys(SHARDED, ("2", sharded)) | dict.fromkeys(EXPORTED, ("none", exported))
 )
 """Name of a transformation -> devices, how its cells are made."""
 
 
-def row(name: str, backends: tuple[str, ...]) -> str:
+def row(name: str, columns: tuple[Column, ...]) -> str:
     """Return a line of the page."""
     devices, cell = ROWS[name]
-    cells = (cell(name, backend) if backend in backends else "" for backend in BACKENDS)
+    cells = (cell(name, column) if column in columns else "" for column in COLUMNS)
     return f"| {name} | {devices} | {' | '.join(cells)} |"
 
 
 def head() -> list[str]:
     """Return the page's first lines."""
-    names = " | ".join(f"`{backend}` ({cell})" for backend, cell in BACKENDS.items())
+    names = " | ".join(f"`{backend}` ({cell})" for backend, cell in COLUMNS)
     return [
         "# JAX's transformations",
         "",
@@ -222,14 +236,14 @@ def head() -> list[str]:
         "(`LSTM_JAX_COMPILED_CODE=0`, or `with lstm_jax.compiled_code(False)`). The batch is sharded by an axis called `rows`.",
         "",
         f"| transformation | devices | {names} |",
-        "| --- | --- | " + " | ".join("---" for _ in BACKENDS) + " |",
+        "| --- | --- | " + " | ".join("---" for _ in COLUMNS) + " |",
     ]
 
 
 def main() -> None:
     """Write the page, with the compiled code built."""
     native.build()
-    PAGE.write_text("\n".join([*head(), *(row(name, tuple(BACKENDS)) for name in ROWS)]) + "\n")
+    PAGE.write_text("\n".join([*head(), *(row(name, COLUMNS) for name in ROWS)]) + "\n")
 
 
 if __name__ == "__main__":
