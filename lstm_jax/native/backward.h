@@ -40,11 +40,13 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
   LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
     LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = first % count == 0 ? Vec<T>{} : load(partial.sums + r * kWidth + v * kLanes<T>);
   }
+  int64_t of_gate = gate, number = first - gate * tile.panels;  // kept up to date, since a division takes as long as some steps of the product
   for (int64_t panel = first; panel < last; ++panel) {
     tile.prefetcher->fetch();
-    const int64_t from = panel % tile.panels * tile.width, depth = std::min(tile.width, units - from);
-    const T* b = kernel + (panel / tile.panels * units + from) * kWidth;
-    multiply<T, ROWS, VECTORS>(sums, tile.panel(product.slots[panel / tile.panels], panel % tile.panels) + row * tile.width, tile.width, 1, b, depth);
+    const int64_t from = number * tile.width, depth = std::min(tile.width, units - from);
+    const T* b = kernel + (of_gate * units + from) * kWidth;
+    multiply<T, ROWS, VECTORS>(sums, tile.panel(product.slots[of_gate], number) + row * tile.width, tile.width, 1, b, depth);
+    if (++number == tile.panels) number = 0, ++of_gate;
   }
   if (last % count != 0) {
     LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
@@ -132,7 +134,7 @@ void through_cell(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t
     };
     for (int64_t number = 0; number < tile.panels; ++number) {
       const int64_t column = number * tile.width, end = std::min(tile.width, units - column);
-      over_vectors<T>(end, [&](int64_t n, int count) __attribute__((always_inline)) { vector(column + n, slots + number * panel + n, count); });
+      over_vectors<T>(0, end, [&](int64_t n, int count) __attribute__((always_inline)) { vector(column + n, slots + number * panel + n, count); });
     }
   }
 }

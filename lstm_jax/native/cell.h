@@ -43,14 +43,6 @@ struct Units {
   Vec<T> of(const T* array) const { return load(array + at, count); }
 };
 
-// Call f(at, count) for vectors of 0..size-1; `count` is a constant but for the last one.
-template <typename T, typename F>
-LSTM_INLINE void over_vectors(int64_t size, const F& f) {
-  int64_t at = 0;
-  for (; at + kLanes<T> <= size; at += kLanes<T>) f(at, kLanes<T>);
-  if (at < size) f(at, static_cast<int>(size - at));
-}
-
 template <typename Cell>
 constexpr CellShape shape_of(const char* name) {
   CellShape shape{name,          Cell::kGates,      Cell::kKept,      Cell::kSlots,

@@ -17,7 +17,7 @@ import jax
 
 from lstm_jax.errors import InputError
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("recurrence.cc", "adam.cc", "dropout.cc"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("recurrence.cc", "linear.cc", "adam.cc", "dropout.cc"))
 FLAGS = ("-O3", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
 REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
 SECONDS = 900

@@ -184,7 +184,7 @@ void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* co
     T* const all_h = run.all_h ? run.all_h + (batch + before) * units : nullptr;
     T* const all_c = Cell::kCellState && run.all_c ? run.all_c + (batch + before) * units : nullptr;
     T* const all_kept = run.kept ? run.kept + before * Cell::kKept * units : nullptr;
-    over_vectors<T>(units, [&](int64_t at, int count) __attribute__((always_inline)) {
+    over_vectors<T>(0, units, [&](int64_t at, int count) __attribute__((always_inline)) {
       const Units<T> now{units, at, count, run.extras, nullptr, tile.h + r * units, c, nullptr, nullptr};
       Vec<T> x[Cell::kGates], u[Cell::kGates], kept[kMostKept], new_h, new_c;
       LSTM_UNROLL for (int g = 0; g < Cell::kGates; ++g) {

@@ -24,7 +24,15 @@ from lstm_jax.native.switch import is_off
 from lstm_jax.primitives.partition import devices_at_once
 from lstm_jax.runtime.machine import processor
 
-TARGETS = ("lstm_jax_forward", "lstm_jax_backward", "lstm_jax_adam_catch_up", "lstm_jax_adam_rows", "lstm_jax_mask")
+TARGETS = (
+    "lstm_jax_forward",
+    "lstm_jax_backward",
+    "lstm_jax_linear_forward",
+    "lstm_jax_linear_backward",
+    "lstm_jax_adam_catch_up",
+    "lstm_jax_adam_rows",
+    "lstm_jax_mask",
+)
 BUILD = "run lstm-jax backends --build"
 
 

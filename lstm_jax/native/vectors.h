@@ -76,6 +76,14 @@ LSTM_INLINE void store(T* to, Vec<T> vector, int count) {
   std::memcpy(to, &vector, count * sizeof(T));
 }
 
+// Call f(at, count) for the vectors of first..last-1; `count` is a constant but for the last one.
+template <typename T, typename F>
+LSTM_INLINE void over_vectors(int64_t first, int64_t last, const F& f) {
+  int64_t at = first;
+  for (; at + kLanes<T> <= last; at += kLanes<T>) f(at, kLanes<T>);
+  if (at < last) f(at, static_cast<int>(last - at));
+}
+
 inline bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % kVectorBytes == 0; }
 
 // Write past the caches what is read much later, so that a cache line is not fetched first only to be overwritten. Call `flush_streams` before

@@ -30,6 +30,21 @@ def run(
     The arguments and results are those of `reference.run`. For T steps, B rows and H units the scan makes about 2 log2(T) passes over
     arrays (T, B, H).
     """
+    a, b = coefficients(cell, params, x, valid, dropout, resets, compute_dtype)
+
+    def compose(first, second):
+        return first[0] * second[0], second[0] * first[1] + second[1]
+
+    a, b = lax.associative_scan(compose, (a, b))
+    h = a * jnp.broadcast_to(state.h, a.shape) + b
+    return h if sequences else None, jax.tree.map(lambda _: h[-1], state)
+
+
+def coefficients(cell: Cell, params, x, valid, dropout: DropoutMasks, resets: Resets | None, compute_dtype=None) -> tuple[Array, Array]:
+    """Return the arrays a and b (T, B, H) of the steps h' = a h + b of a cell that is linear in its state.
+
+    A padded step has a = 1 and b = 0. A step after a reset has a = 0. The arguments are those of `run`.
+    """
     assert cell.linear is not None
     a, b = cell.linear(cell.project(params, x, dropout.input, compute_dtype))
     if valid is not None:
@@ -38,10 +53,4 @@ def run(
     if resets is not None:  # a step after a reset no longer depends on the h before it
         starts = resets.at[:, :, None]
         a, b = jnp.where(starts, 0, a), jnp.where(starts, a * jnp.broadcast_to(resets.state.h, a.shape) + b, b)
-
-    def compose(first, second):
-        return first[0] * second[0], second[0] * first[1] + second[1]
-
-    a, b = lax.associative_scan(compose, (a, b))
-    h = a * jnp.broadcast_to(state.h, a.shape) + b
-    return h if sequences else None, jax.tree.map(lambda _: h[-1], state)
+    return a, b

@@ -22,6 +22,7 @@ from lstm_jax.primitives.operation import apply
 from lstm_jax.primitives.partition import SUM, partitioned
 from lstm_jax.recurrence import hoisted
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
+from lstm_jax.recurrence.compiled_linear import run_linear
 from lstm_jax.recurrence.recurrent_operation import RecurrentOperation, mask_axis, with_zeros
 from lstm_jax.recurrence.resets import Resets, restart
 from lstm_jax.recurrence.residuals import Residuals, backward_twin, forward_twin
@@ -40,11 +41,13 @@ def run(
     sequences: bool = True,
     tokens: jax.Array | None = None,
 ):
-    """Run a cell over time in C++. `is_compiled` returns whether the C++ code has the cell.
+    """Run a cell over time in C++. `is_compiled` returns whether this is possible.
 
     The arguments and results are those of `reference.run`. The additional argument `tokens` (T, B) is described in `unroll`.
     """
     del compute_dtype  # BACKENDS selects this backend only for products in the dtype of the parameters
+    if cell.linear is not None:
+        return run_linear(cell, params, x, state, valid, dropout, resets, sequences)
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
     if cell.gates == 1:  # the C++ code has no axis of a single gate

@@ -83,5 +83,8 @@ COMPILED_CELLS = _rows()
 
 
 def is_compiled(cell: Cell) -> bool:
-    """Return whether the backend `compiled` supports a cell. A user's cell is not supported, whatever its name is."""
-    return cell in COMPILED_CELLS
+    """Return whether the backend `compiled` supports a cell: one of `COMPILED_CELLS`, or any cell that is linear in its state.
+
+    Another user's cell is not supported, whatever its name is.
+    """
+    return cell in COMPILED_CELLS or cell.linear is not None
