@@ -23,7 +23,9 @@ struct BackProduct {
   const int* slots;  // of each gate
   int64_t gates, units, size;
   const T* kernel;
-  bool adds;  // to what `out` has
+  int64_t first_gate, last_gate;  // gates first_gate..last_gate-1 are added
+  bool adds;                      // to what `out` has
+  int64_t count() const { return last_gate - first_gate; }
 };
 
 // out[r] = the sum over gates of mask * (d_z kernel^T), VECTORS vectors from `column` on, for ROWS rows of the chunk from `row` on. Only panels
@@ -35,10 +37,11 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
   constexpr int64_t kWidth = VECTORS * kLanes<T>;
   const Mask<T>& mask = product.mask;
   const bool per_gate = mask.per_gate();
-  const int64_t units = product.units, gate = first / tile.panels, count = per_gate ? tile.panels : product.gates * tile.panels;
+  const int64_t units = product.units, gate = first / tile.panels, start = product.first_gate * tile.panels,
+                count = per_gate ? tile.panels : product.count() * tile.panels;
   Vec<T> sums[ROWS][VECTORS];
   LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-    LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = first % count == 0 ? Vec<T>{} : load(partial.sums + r * kWidth + v * kLanes<T>);
+    LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = (first - start) % count == 0 ? Vec<T>{} : load(partial.sums + r * kWidth + v * kLanes<T>);
   }
   int64_t of_gate = gate, number = first - gate * tile.panels;  // kept up to date, since a division takes as long as some steps of the product
   for (int64_t panel = first; panel < last; ++panel) {
@@ -48,13 +51,13 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
     multiply<T, ROWS, VECTORS>(sums, tile.panel(product.slots[of_gate], number) + row * tile.width, tile.width, 1, b, depth);
     if (++number == tile.panels) number = 0, ++of_gate;
   }
-  if (last % count != 0) {
+  if ((last - start) % count != 0) {
     LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
       LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) store(partial.sums + r * kWidth + v * kLanes<T>, sums[r][v]);
     }
     return;
   }
-  const bool complete = last == product.gates * tile.panels;
+  const bool complete = last == product.last_gate * tile.panels;
   for (int r = 0; r < ROWS; ++r) {
     if (!out[r]) continue;
     for (int v = 0; v < VECTORS; ++v) {
@@ -64,7 +67,7 @@ void back_block(const BackwardTile<T>& tile, const BackProduct<T>& product, int6
       Vec<T> d = sums[r][v];
       if (mask.kinds) d *= load(mask.row(gate, numbers[r]) + at, lanes);
       T* const total = partial.total + r * kWidth + v * kLanes<T>;
-      if (per_gate && gate > 0) d += load(total);
+      if (per_gate && gate > product.first_gate) d += load(total);
       if (complete && product.adds) d += load(out[r] + at, lanes);
       if (complete) store(out[r] + at, d, lanes);
       if (!complete) store(total, d);
@@ -78,7 +81,7 @@ template <typename T, int VECTORS, typename Address>
 void back_rows(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t row, int64_t rows, const Address& address) {
   constexpr int kMax = max_rows(VECTORS);
   constexpr int64_t kWidth = VECTORS * kLanes<T>;
-  const int64_t gates = product.gates, piece = product.units > kDepthPiece ? std::max<int64_t>(1, kDepthPiece / tile.width) : gates * tile.panels;
+  const int64_t piece = product.units > kDepthPiece ? std::max<int64_t>(1, kDepthPiece / tile.width) : product.count() * tile.panels;
   const T* kernel = product.kernel;
   const auto panels = [&](int64_t column, int64_t begin_panel, int64_t end_panel) {
     over_groups(end_panel - begin_panel, piece, [&](int64_t first, int64_t panel_count) {
@@ -94,9 +97,10 @@ void back_rows(const BackwardTile<T>& tile, const BackProduct<T>& product, int64
       });
     });
   };
-  for (int64_t column = 0; column < product.size; column += kWidth, kernel += gates * product.units * kWidth) {
-    const int64_t parts = product.mask.per_gate() ? gates : 1, count = gates / parts * tile.panels;
-    for (int64_t n = 0; n < parts; ++n) panels(column, n * count, (n + 1) * count);
+  for (int64_t column = 0; column < product.size; column += kWidth, kernel += product.gates * product.units * kWidth) {
+    const int64_t parts = product.mask.per_gate() ? product.count() : 1, count = product.count() / parts * tile.panels;
+    const int64_t start = product.first_gate * tile.panels;
+    for (int64_t n = 0; n < parts; ++n) panels(column, start + n * count, start + (n + 1) * count);
   }
 }
 
@@ -105,38 +109,60 @@ void back(const BackwardTile<T>& tile, const BackProduct<T>& product, int64_t ro
   with_vectors<T>(product.size, [&](auto VECTORS) { back_rows<T, VECTORS>(tile, product, row, rows, address); });
 }
 
-// `Backward::through` of a cell. d of the state is in d_first_h and d_first_c.
-template <typename T, typename Cell>
-void through_cell(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
+// Call f(r, valid, now, d_h, d_c, slots) for each vector of each row of the tile at step t: `now` has the numbers of the cell; d_h and d_c are the
+// vector's addresses in d of the state, and slots the one of slot 0.
+template <typename T, typename Cell, typename F>
+LSTM_INLINE void over_tile(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0, const F& f) {
   const int64_t batch = run.sizes.batch, units = run.sizes.units, panel = tile.chunk * tile.rows * tile.width;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.first + r, before = t * batch + row, after = before + batch;
     const bool valid = !run.valid || run.valid[before], starts = run.resets.starts(t, row);
     T *const d_h = run.d_first_h + row * units, *const d_c = Cell::kCellState ? run.d_first_c + row * units : nullptr;
-    const T* const d_output = run.d_h ? run.d_h + before * units : nullptr;
     const T* const kept = Cell::kKept ? run.kept + before * Cell::kKept * units : nullptr;
     const T* const h_before = starts ? run.resets.h + row * units : run.all_h + before * units;
     const T* const c_before = !Cell::kCellState ? nullptr : starts ? run.resets.c + row * units : run.all_c + before * units;
     const T *const h = run.all_h + after * units, *const c = Cell::kCellState ? run.all_c + after * units : nullptr;
     T* const slots = tile.d_z + ((t - t0) * tile.rows + r) * tile.width;
-    const auto vector = [&](int64_t at, T* to, int count) __attribute__((always_inline)) {
-      Vec<T> d = load(d_h + at, count);
-      if (d_output) d += load(d_output + at, count);
-      Vec<T> d_slots[Cell::kSlots] = {}, d_h_before = d, d_c_before;
-      if (valid) {
-        const Units<T> now{units, at, count, run.extras, kept, h_before, c_before, h, c};
-        Cell::backward(now, d, Cell::kCellState ? load(d_c + at, count) : Vec<T>{}, d_slots, d_h_before, d_c_before);
-        if (Cell::kCellState) store(d_c + at, d_c_before, count);
-      }
-      // without kDirect, the product with U will overwrite d_h of a step that is not padding
-      if (Cell::kDirect || d_output) store(d_h + at, d_h_before, count);
-      for (int n = 0; n < Cell::kSlots; ++n) store(to + n * tile.panels * panel, d_slots[n]);
-    };
     for (int64_t number = 0; number < tile.panels; ++number) {
       const int64_t column = number * tile.width, end = std::min(tile.width, units - column);
-      over_vectors<T>(0, end, [&](int64_t n, int count) __attribute__((always_inline)) { vector(column + n, slots + number * panel + n, count); });
+      over_vectors<T>(0, end, [&](int64_t n, int count) __attribute__((always_inline)) {
+        const Units<T> now{units, column + n, count, run.extras, kept, h_before, c_before, h, c};
+        f(r, valid, now, d_h + column + n, d_c + column + n, slots + number * panel + n);
+      });
     }
   }
+}
+
+// `Backward::through` of a cell. d of the state is in d_first_h and d_first_c.
+template <typename T, typename Cell>
+void through_cell(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
+  const int64_t units = run.sizes.units, slot = tile.panels * tile.chunk * tile.rows * tile.width;
+  const T* const d_outputs = run.d_h ? run.d_h + (t * run.sizes.batch + tile.first) * units : nullptr;
+  over_tile<T, Cell>(run, tile, t, t0, [&](int64_t r, bool valid, const Units<T>& now, T* d_h, T* d_c, T* slots) __attribute__((always_inline)) {
+    Vec<T> d = load(d_h, now.count);
+    if (d_outputs) d += load(d_outputs + r * units + now.at, now.count);
+    Vec<T> d_slots[Cell::kSlots] = {}, d_h_before = d, d_c_before;
+    if (valid) {
+      Cell::backward(now, d, Cell::kCellState ? load(d_c, now.count) : Vec<T>{}, d_slots, d_h_before, d_c_before);
+      if (Cell::kCellState) store(d_c, d_c_before, now.count);
+    }
+    // without kDirect, the product with U will overwrite d_h of a step that is not padding
+    if (Cell::kDirect || d_outputs) store(d_h, d_h_before, now.count);
+    for (int n = 0; n < Cell::kSlots; ++n) store(slots + n * slot, d_slots[n]);
+  });
+}
+
+// `Backward::through_inner` of a cell with late gates. d of `inner` is in tile.d_inner.
+template <typename T, typename Cell>
+void through_inner(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
+  const int64_t units = run.sizes.units, slot = tile.panels * tile.chunk * tile.rows * tile.width;
+  over_tile<T, Cell>(run, tile, t, t0, [&](int64_t r, bool valid, const Units<T>& now, T* d_h, T*, T* slots) __attribute__((always_inline)) {
+    if (!valid) return;
+    Vec<T> d_slot, d_h_before = load(d_h, now.count);
+    Cell::backward_inner(now, load(tile.d_inner + r * units + now.at, now.count), d_slot, d_h_before);
+    store(d_h, d_h_before, now.count);
+    store(slots + Cell::kInnerSlot * slot, d_slot);
+  });
 }
 
 // Move d_h and d_c of the tile's rows that are reset before step t from the step before to the reset state.
@@ -166,12 +192,22 @@ void backward_step(const Backward<T>& run, const BackwardTile<T>& tile, int64_t 
     if (run.all_c) tile.prefetcher->set_range(1, run.all_c + before, size * sizeof(T));
     tile.prefetcher->set_range(2, run.all_h + before + batch * units, size * sizeof(T));
   }
-  const BackProduct<T> product{run.mask, run.cell->recurrent_slots, run.sizes.gates, units, units, run.transposed_recurrent, run.cell->direct};
-  back(tile, product, (t - t0) * rows, rows, [&](int64_t k, int64_t& number, T*& out) {
-    number = first + k - (t - t0) * rows;
-    const bool valid = !run.valid || run.valid[t * batch + number];
-    out = valid ? run.d_first_h + number * units : nullptr;  // at a step that is not valid, d_h stays as it is
-  });
+  // d_h of the step before; if `inner`, of the late gates' factor instead. At a step that is not valid, d_h stays as it is.
+  const auto product = [&](int64_t first_gate, int64_t last_gate, bool inner) {
+    const BackProduct<T> of_h{run.mask,   run.cell->recurrent_slots, run.sizes.gates, units, units, run.transposed_recurrent, first_gate,
+                              last_gate, run.cell->direct && !inner};
+    back(tile, of_h, (t - t0) * rows, rows, [&](int64_t k, int64_t& number, T*& out) {
+      number = first + k - (t - t0) * rows;
+      const bool valid = !run.valid || run.valid[t * batch + number];
+      out = !valid ? nullptr : inner ? tile.d_inner + (number - first) * units : run.d_first_h + number * units;
+    });
+  };
+  const int64_t early = run.sizes.gates - run.cell->late_gates;
+  if (run.cell->late_gates) {
+    product(early, run.sizes.gates, true);
+    run.through_inner(run, tile, t, t0);
+  }
+  product(0, early, false);
   back_to_resets(run, tile, t);
 }
 
@@ -183,7 +219,7 @@ void back_to_x(const Backward<T>& run, const BackwardTile<T>& tile, const Repeat
   for (int64_t k = 0; k < (t1 - t0) * rows && chunk_rows.count < (t1 - t0) * rows; ++k) {
     if (repeats.repeated(t0 * rows + k)) std::fill_n(run.d_x + ((t0 + k / rows) * batch + first + k % rows) * features, features, T(0));
   }
-  const BackProduct<T> product{run.input_mask, kInputSlots, gates, units, features, run.transposed_kernel, false};
+  const BackProduct<T> product{run.input_mask, kInputSlots, gates, units, features, run.transposed_kernel, 0, gates, false};
   back(tile, product, 0, chunk_rows.count, [&, first = first, rows = rows, batch = batch, features = features](int64_t n, int64_t& number, T*& out) {
     const int64_t k = chunk_rows.numbers[n];
     number = first + k % rows;
@@ -201,9 +237,10 @@ void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t firs
   const int64_t largest = std::max(units, run.x ? features : 0), d_z_size = run.cell->slots * sums.panels * sums.width * chunk * rows;
   Aligned<T> partial(2 * chunk * rows * kVectors * kLanes<T>);
   Aligned<T> d_z(d_z_size), transposed((largest + 2 * kRows) * chunk * rows);
+  Aligned<T> d_inner(run.cell->late_gates ? size : 0);
   Prefetcher prefetcher;
   std::vector<int32_t> numbers(chunk * rows);
-  BackwardTile<T> tile{first, rows, chunk, sums.width, sums.panels, d_z.get(), transposed.get(), partial.get(), numbers.data(), &prefetcher};
+  BackwardTile<T> tile{first, rows, chunk, sums.width, sums.panels, d_z.get(), transposed.get(), partial.get(), d_inner.get(), numbers.data(), &prefetcher};
   const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * sums.panels * sums.width);
   std::fill(d_z.get(), d_z.get() + d_z_size, T(0));  // columns that fill up a panel stay 0
   std::memcpy(run.d_first_h + first * units, run.d_final_h + first * units, size * sizeof(T));

@@ -8,8 +8,12 @@
 //   kExtras     further parameters (H); kExtraName is their name
 //   kSlots      gradients (H) a step and row. The first kGates are those of x W; kRecurrentSlots[gate] is the one of h U, and the sum over all
 //               steps and rows of slot kExtraSlots[n] is the gradient of further parameter n.
+//   kLateGates  gates, the last ones, whose product with U has another factor than h: `inner` (H), which depends on the other gates
 //   forward     x and u (kGates): x W + b and h U -> the state after the step, and what is kept
 //   backward    d_h and d_c, of the state after the step -> the slots, d of c before the step and, if kDirect, d of h before the step
+// and with late gates, for which kLateFactor is the number kept by which h is multiplied, and kDirect is true:
+//   forward_inner   x and u -> `inner`, and u of the gates that are not late may be replaced
+//   backward_inner  d of `inner` -> slot kInnerSlot, and what it adds to d of h before the step
 #pragma once
 
 #include <cstdint>
@@ -26,7 +30,7 @@ constexpr int kMostGates = 4, kMostKept = 4, kMostSlots = 7, kMostExtras = 3;
 // What the engine knows of a cell.
 struct CellShape {
   const char* name;
-  int gates, kept, slots, extras;
+  int gates, kept, slots, extras, late_gates, late_factor;
   bool cell_state, direct;
   const char* extra_name;
   int recurrent_slots[kMostGates], extra_slots[kMostExtras];
@@ -45,8 +49,9 @@ struct Units {
 
 template <typename Cell>
 constexpr CellShape shape_of(const char* name) {
-  CellShape shape{name,          Cell::kGates,      Cell::kKept,      Cell::kSlots,
-                  Cell::kExtras, Cell::kCellState, Cell::kDirect, Cell::kExtraName};
+  CellShape shape{name,        Cell::kGates,     Cell::kKept,   Cell::kSlots,    Cell::kExtras, Cell::kLateGates, 0,
+                  Cell::kCellState, Cell::kDirect, Cell::kExtraName};
+  if constexpr (Cell::kLateGates > 0) shape.late_factor = Cell::kLateFactor;
   for (int gate = 0; gate < Cell::kGates; ++gate) shape.recurrent_slots[gate] = Cell::kRecurrentSlots[gate];
   for (int n = 0; n < Cell::kExtras; ++n) shape.extra_slots[n] = Cell::kExtraSlots[n];
   return shape;

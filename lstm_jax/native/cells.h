@@ -14,20 +14,23 @@ template <typename T>
 struct CellCode {
   CellShape shape;
   decltype(Forward<T>::step) step;
-  decltype(Backward<T>::through) through;
+  decltype(Backward<T>::through) through, through_inner;
 };
 
 template <typename T, typename Cell>
 constexpr CellCode<T> code_of(const char* name) {
-  return {shape_of<Cell>(name), &step_of<T, Cell>, &through_cell<T, Cell>};
+  CellCode<T> code{shape_of<Cell>(name), &step_of<T, Cell>, &through_cell<T, Cell>, nullptr};
+  if constexpr (Cell::kLateGates > 0) code.through_inner = &through_inner<T, Cell>;
+  return code;
 }
 
 // The attribute `cell` of a call is a number in this table; compiled_cells.py has the same names in the same order.
 template <typename T>
 constexpr CellCode<T> kCells[] = {
-    {shape_of<LSTMCell<T, 0>>("lstm"), &step_lstm<T>, &through_cell<T, LSTMCell<T, 0>>},
+    {shape_of<LSTMCell<T, 0>>("lstm"), &step_lstm<T>, &through_cell<T, LSTMCell<T, 0>>, nullptr},
     code_of<T, GRUCell<T>>("gru"),
     code_of<T, SimpleRNNCell<T>>("simple_rnn"),
+    code_of<T, ResetBeforeCell<T>>("gru_reset_before"),
     code_of<T, LSTMCell<T, kPeepholes>>("lstm_peephole"),
     code_of<T, LSTMCell<T, kNoInputGate>>("lstm_no_input_gate"),
     code_of<T, LSTMCell<T, kNoForgetGate>>("lstm_no_forget_gate"),
@@ -37,6 +40,5 @@ constexpr CellCode<T> kCells[] = {
     code_of<T, LSTMCell<T, kLinearOutput>>("lstm_no_output_activation"),
 };
 constexpr int64_t kCellCount = sizeof(kCells<float>) / sizeof(kCells<float>[0]);
-constexpr int64_t kLSTM = 0;
 
 }  // namespace

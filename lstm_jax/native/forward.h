@@ -50,6 +50,7 @@ struct ForwardTile {
   T* dropped;           // h times the masks (kinds, rows, H)
   T* sums;              // h U (rows, GH); for fused_lstm.h the sums over the part of the inner dimension done so far, for one or two blocks
   T* packed;            // room for two packed blocks of U, null if U is packed or used as it is; for fused_lstm.h only
+  T* inner;             // the factor of the late gates (rows, H), with the mask of each gate
   bool zero_h;          // h is all zeros: skip the product
 };
 
@@ -145,16 +146,16 @@ void restart_rows(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t) 
   }
 }
 
-// tile.sums = h U, with the mask of each gate.
+// tile.sums = factor U of gates first_gate..last_gate-1. The rows of gate g are `gate_stride` numbers after those of the gate before it.
 template <typename T>
-void multiply_h(const Forward<T>& run, const ForwardTile<T>& tile) {
-  const int64_t units = run.sizes.units, gates = run.sizes.gates, rows = tile.rows, size = rows * units;
+void multiply_gates(const Forward<T>& run, const ForwardTile<T>& tile, const T* factor, int64_t gate_stride, int64_t first_gate, int64_t last_gate) {
+  const int64_t units = run.sizes.units, gates = run.sizes.gates, size = tile.rows * units;
   if (tile.zero_h) std::fill_n(tile.sums, size * gates, T(0));
-  for (int64_t gate = 0; gate < gates && !tile.zero_h; ++gate) {
-    const T* const a = run.mask.kinds ? tile.dropped + (run.mask.per_gate() ? gate * size : 0) : tile.h;
+  for (int64_t gate = first_gate; gate < last_gate && !tile.zero_h; ++gate) {
     with_vectors<T>(units, [&](auto VECTORS) {
-      multiply_gate<T, VECTORS>(run.recurrent, nullptr, gate, units, units, a, size, 1, rows, tile.sums, gates * units);
+      multiply_gate<T, VECTORS>(run.recurrent, nullptr, gate, units, units, factor, size, 1, tile.rows, tile.sums, gates * units);
     });
+    factor += gate_stride;
   }
 }
 
@@ -168,11 +169,43 @@ void copy_row(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t, int6
   if (run.kept) std::fill_n(run.kept + before * kept, kept, T(0));
 }
 
+// The parts of a cell's gates in one row, for a vector of units: x W + b, NaN for an id out of range.
+template <typename T, typename Cell>
+LSTM_INLINE void load_x(const Forward<T>& run, const T* z, int64_t at, int count, Vec<T> (&x)[Cell::kGates]) {
+  LSTM_UNROLL for (int g = 0; g < Cell::kGates; ++g) {
+    x[g] = z ? load(z + g * run.sizes.units + at, count) : all<T>(std::numeric_limits<T>::quiet_NaN());
+    if (run.ids) x[g] += load(run.bias + g * run.sizes.units + at, count);
+  }
+}
+
+// `inner` of a cell with late gates, from tile.sums of the other gates; then tile.sums of the late gates.
+template <typename T, typename Cell>
+void multiply_late(const Forward<T>& run, const ForwardTile<T>& tile, const T* const* z_rows) {
+  constexpr int kEarly = Cell::kGates - Cell::kLateGates;
+  const int64_t units = run.sizes.units;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    T *const sums = tile.sums + r * Cell::kGates * units, *const to = tile.inner + r * units;
+    over_vectors<T>(0, units, [&](int64_t at, int count) __attribute__((always_inline)) {
+      const Units<T> now{units, at, count, run.extras, nullptr, tile.h + r * units, nullptr, nullptr, nullptr};
+      Vec<T> x[Cell::kGates], u[kEarly], inner;
+      load_x<T, Cell>(run, z_rows[r], at, count, x);
+      LSTM_UNROLL for (int g = 0; g < kEarly; ++g) u[g] = load(sums + g * units + at, count);
+      Cell::forward_inner(now, x, u, inner);
+      LSTM_UNROLL for (int g = 0; g < kEarly; ++g) store(sums + g * units + at, u[g], count);
+      if (run.mask.kinds) inner *= load(run.mask.row(kEarly, tile.first + r) + at, count);
+      store(to + at, inner, count);
+    });
+  }
+  static_assert(Cell::kLateGates == 1, "one mask for `inner`");
+  for (int64_t gate = kEarly; gate < Cell::kGates && !tile.zero_h; ++gate) multiply_gates(run, tile, tile.inner, 0, gate, gate + 1);
+}
+
 // Step t of a tile: the product of all gates, then the cell's function.
 template <typename T, typename Cell>
 void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows) {
   const int64_t units = run.sizes.units, batch = run.sizes.batch;
-  multiply_h(run, tile);
+  multiply_gates(run, tile, run.mask.kinds ? tile.dropped : tile.h, run.mask.per_gate() ? tile.rows * units : 0, 0, Cell::kGates - Cell::kLateGates);
+  if constexpr (Cell::kLateGates > 0) multiply_late<T, Cell>(run, tile, z_rows);
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.first + r, before = t * batch + row;
     if (run.valid && !run.valid[before]) {
@@ -187,11 +220,8 @@ void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* co
     over_vectors<T>(0, units, [&](int64_t at, int count) __attribute__((always_inline)) {
       const Units<T> now{units, at, count, run.extras, nullptr, tile.h + r * units, c, nullptr, nullptr};
       Vec<T> x[Cell::kGates], u[Cell::kGates], kept[kMostKept], new_h, new_c;
-      LSTM_UNROLL for (int g = 0; g < Cell::kGates; ++g) {
-        x[g] = z ? load(z + g * units + at, count) : all<T>(std::numeric_limits<T>::quiet_NaN());
-        if (run.ids) x[g] += load(run.bias + g * units + at, count);
-        u[g] = load(sums + g * units + at, count);
-      }
+      load_x<T, Cell>(run, z, at, count, x);
+      LSTM_UNROLL for (int g = 0; g < Cell::kGates; ++g) u[g] = load(sums + g * units + at, count);
       Cell::forward(now, x, u, new_h, new_c, kept);
       store(h + at, new_h, count);
       if (Cell::kCellState) store(c + at, new_c, count);
@@ -214,11 +244,13 @@ void run_forward_tile(const Forward<T>& run, int64_t first, int64_t last) {
   const bool gathers = run.input_mask.kinds || repeats.any(), pack_blocks = run.blocks.data && run.blocks.gate_stride != kLanes<T> && rows > 2 * kRows;
   Aligned<T> state(2 * size), dropped(run.mask.kinds * size), gathered(gathers ? chunk * rows * features : 0), z(z_size);
   Aligned<T> sums(run.blocks.data ? partial_size<T>(units, rows) : gates * size), packed(pack_blocks ? packed_size<T>(units) : 0);
+  Aligned<T> inner(run.cell->late_gates ? size : 0);
   tile.h = state.get();
   tile.h_next = tile.h + size;
   tile.z = z.get();
   tile.dropped = dropped.get();
   tile.sums = sums.get();
+  tile.inner = inner.get();
   tile.packed = pack_blocks ? packed.get() : nullptr;
   std::vector<const T*> z_rows(chunk * rows);
   tile.z_rows = z_rows.data();

@@ -22,6 +22,8 @@ struct Backward {
   const CellShape* cell;
   // the slots of step t, and d of the state before it but for the product with U, from d of the state after it; t0 is the chunk's first step
   void (*through)(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0);
+  // for a cell with late gates: the slot of the gate in `inner` and what it adds to d of h before the step, from d of `inner`
+  void (*through_inner)(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0);
   const T* x;
   const int32_t *ids, *tokens;
   const T *extras, *transposed_kernel, *transposed_recurrent;  // kernels packed by `pack_backward`
@@ -64,24 +66,36 @@ struct ChunkRows {
 template <typename T>
 struct BackwardTile {
   int64_t first, rows, chunk, width, panels;
-  T *d_z, *transposed, *partial;
+  T *d_z, *transposed, *partial, *d_inner;
   int32_t* numbers;  // room for the numbers of the chunk's rows
   Prefetcher* prefetcher;
   T* panel(int64_t slot, int64_t number) const { return d_z + (slot * panels + number) * chunk * rows * width; }
 };
 
-// Copy the rows of data (T, B, size), times the mask of the gate, to tile.transposed, in groups of at most MAX columns; after a reset the row of
-// `resets` instead. t0 is the chunk's first step.
+// The factors of a product's rows (T, B, size): data, after a reset the row of `resets` instead; times the mask of the gate; and for late gates,
+// times the kept number `late_factor` of the step.
+template <typename T>
+struct OuterRows {
+  const T* data;
+  const Mask<T>& mask;
+  const Resets<T>& resets;
+  int64_t size, first_late;
+};
+
+// Copy rows to tile.transposed, in groups of at most MAX columns. t0 is the chunk's first step.
 template <typename T, int MAX>
-LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, const Resets<T>& resets,
-                                int64_t gate, int64_t size, int64_t t0, ChunkRows rows) {
+LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, int64_t gate, int64_t t0, ChunkRows rows) {
+  const int64_t size = of.size;
   for (int64_t n = 0; n < rows.count; ++n) {
     const int64_t k = rows.numbers[n], t = t0 + k / tile.rows, row = tile.first + k % tile.rows;
-    const T* from = resets.starts(t, row) ? resets.h + row * size : data + (t * run.sizes.batch + row) * size;
-    const T* m = mask.kinds ? mask.row(gate, row) : nullptr;
+    const int64_t at = t * run.sizes.batch + row;
+    const T* from = of.resets.starts(t, row) ? of.resets.h + row * size : of.data + at * size;
+    const T* m = of.mask.kinds ? of.mask.row(gate, row) : nullptr;
+    const T* factor = gate >= of.first_late ? run.kept + (at * run.cell->kept + run.cell->late_factor) * size : nullptr;
     T* to = tile.transposed + n * MAX;
     over_groups(size, MAX, [&](int64_t begin, int64_t count) {
       for (int64_t j = 0; j < count; ++j) to[j] = m ? from[begin + j] * m[begin + j] : from[begin + j];
+      for (int64_t j = 0; factor && j < count; ++j) to[j] *= factor[begin + j];
       to += rows.count * MAX;
     });
   }
@@ -93,16 +107,16 @@ constexpr int kInputSlots[kMostGates] = {0, 1, 2, 3};
 // sums[gate] += (rows * mask of the gate)^T d_z of slots[gate] over the chunk's rows `rows` of data (T, B, size); if `first`, sums[gate] is overwritten. d_z of
 // these rows lie in the order of `rows` from number `begin` on. t0 is the chunk's first step.
 template <typename T, int VECTORS>
-void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const T* data, const Mask<T>& mask, const Resets<T>& resets, const int* slots,
-               int64_t size, int64_t t0, ChunkRows rows, int64_t begin, bool first, T* sums) {
+void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, const int* slots, int64_t t0, ChunkRows rows,
+               int64_t begin, bool first, T* sums) {
   constexpr int kMax = max_rows(VECTORS);
   const int64_t depth = rows.count, offset = begin * tile.width;
   for (int64_t gate = 0; gate < run.sizes.gates; ++gate) {
-    if (gate == 0 || mask.per_gate()) transpose_rows<T, kMax>(run, tile, data, mask, resets, gate, size, t0, rows);
+    if (gate == 0 || gate == of.first_late || of.mask.per_gate()) transpose_rows<T, kMax>(run, tile, of, gate, t0, rows);
     for (int64_t panel = 0; panel < tile.panels; ++panel) {
       const T* const d_z = tile.panel(slots[gate], panel) + offset;
       const T* a = tile.transposed;
-      over_groups(size, kMax, [&](int64_t, int64_t count) {
+      over_groups(of.size, kMax, [&](int64_t, int64_t count) {
         with_rows<kMax>(count, [&](auto ROWS) {
           Vec<T> part[ROWS][VECTORS];
           LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
@@ -184,9 +198,8 @@ ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, con
                         const Sums<T>& sums) {
   const auto [steps, batch, features, units, gates] = run.sizes;
   const int64_t depth = (t1 - t0) * tile.rows;
-  const auto outer = [&](const T* data, const Mask<T>& mask, const Resets<T>& resets, const int* slots, int64_t size, ChunkRows rows, int64_t begin,
-                         T* to) {
-    with_vectors<T>(run.sizes.units, [&](auto VECTORS) { add_outer<T, VECTORS>(run, tile, data, mask, resets, slots, size, t0, rows, begin, first, to); });
+  const auto outer = [&](const OuterRows<T>& of, const int* slots, ChunkRows rows, int64_t begin, T* to) {
+    with_vectors<T>(run.sizes.units, [&](auto VECTORS) { add_outer<T, VECTORS>(run, tile, of, slots, t0, rows, begin, first, to); });
   };
   for (int64_t panel = 0; panel < run.cell->slots * tile.panels; ++panel) {
     with_vectors<T>(units, [&](auto VECTORS) { add_rows<T, VECTORS>(tile.panel(0, panel), depth, sums.d_slots + panel * tile.width); });
@@ -196,10 +209,10 @@ ChunkRows add_gradients(const Backward<T>& run, const BackwardTile<T>& tile, con
   const int64_t start = tile.first * units, size = tile.rows * units;
   const bool zero_h = t0 == 0 && all_zero(run.all_h + start, size) && (!run.resets.at || all_zero(run.resets.h + start, size));
   const int64_t begin = zero_h ? tile.rows : 0;
-  outer(run.all_h, run.mask, run.resets, run.cell->recurrent_slots, units, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
+  outer({run.all_h, run.mask, run.resets, units, gates - run.cell->late_gates}, run.cell->recurrent_slots, {tile.numbers + begin, depth - begin}, begin, sums.d_recurrent);
   if (!run.x) return {tile.numbers, 0};
   const ChunkRows rows{tile.numbers, repeats.any() ? add_repeats(tile, repeats, gates, t0) : depth};
-  outer(run.x, run.input_mask, Resets<T>{}, kInputSlots, features, rows, 0, sums.d_kernel);
+  outer({run.x, run.input_mask, Resets<T>{}, features, gates}, kInputSlots, rows, 0, sums.d_kernel);
   return rows;
 }
 

@@ -1,4 +1,4 @@
-// Cells whose whole state is h: the simple recurrent network (Elman 1990) and the GRU (Cho et al. 2014) that resets after the product.
+// Cells whose whole state is h: the simple recurrent network (Elman 1990) and both forms of the GRU (Cho et al. 2014).
 #pragma once
 
 #include "cell.h"
@@ -9,7 +9,7 @@ namespace {
 template <typename T>
 struct SimpleRNNCell {
   static constexpr bool kCellState = false, kDirect = false;
-  static constexpr int kGates = 1, kKept = 0, kExtras = 0, kSlots = 1, kRecurrentSlots[] = {0}, kExtraSlots[] = {0};
+  static constexpr int kGates = 1, kKept = 0, kLateGates = 0, kExtras = 0, kSlots = 1, kRecurrentSlots[] = {0}, kExtraSlots[] = {0};
   static constexpr const char* kExtraName = "";
 
   LSTM_INLINE static void forward(const Units<T>&, const Vec<T>* x, const Vec<T>* u, Vec<T>& h, Vec<T>&, Vec<T>*) {
@@ -27,7 +27,7 @@ struct SimpleRNNCell {
 template <typename T>
 struct GRUCell {
   static constexpr bool kCellState = false, kDirect = true;
-  static constexpr int kGates = 3, kKept = 4, kExtras = 3, kSlots = 4, kRecurrentSlots[] = {0, 1, 3}, kExtraSlots[] = {0, 1, 3};
+  static constexpr int kGates = 3, kKept = 4, kLateGates = 0, kExtras = 3, kSlots = 4, kRecurrentSlots[] = {0, 1, 3}, kExtraSlots[] = {0, 1, 3};
   static constexpr const char* kExtraName = "recurrent bias";
 
   LSTM_INLINE static void forward(const Units<T>& now, const Vec<T>* x, const Vec<T>* u, Vec<T>& h, Vec<T>&, Vec<T>* kept) {
@@ -45,6 +45,40 @@ struct GRUCell {
     d[1] = d[2] * inner * r * (T(1) - r);
     d[3] = d[2] * r;
     d_h_before = d_h * u;
+  }
+};
+
+// u = sigmoid(z_u);  r = sigmoid(z_r);  n = tanh(x W_n + b_n + (r h) U_n);  h' = u h + (1 - u) n
+template <typename T>
+struct ResetBeforeCell {
+  static constexpr bool kCellState = false, kDirect = true;
+  static constexpr int kGates = 3, kKept = 3, kLateGates = 1, kLateFactor = 1, kInnerSlot = 1, kExtras = 0, kSlots = 3;
+  static constexpr int kRecurrentSlots[] = {0, 1, 2}, kExtraSlots[] = {0};
+  static constexpr const char* kExtraName = "";
+
+  LSTM_INLINE static void forward_inner(const Units<T>& now, const Vec<T>* x, Vec<T>* u, Vec<T>& inner) {
+    u[0] = sigmoid<T>(x[0] + u[0]);
+    u[1] = sigmoid<T>(x[1] + u[1]);
+    inner = u[1] * now.of(now.h_before);
+  }
+
+  LSTM_INLINE static void forward(const Units<T>& now, const Vec<T>* x, const Vec<T>* u, Vec<T>& h, Vec<T>&, Vec<T>* kept) {
+    kept[0] = u[0], kept[1] = u[1];
+    kept[2] = hyperbolic_tangent<T>(x[2] + u[2]);
+    h = kept[0] * now.of(now.h_before) + (T(1) - kept[0]) * kept[2];
+  }
+
+  LSTM_INLINE static void backward(const Units<T>& now, Vec<T> d_h, Vec<T>, Vec<T>* d, Vec<T>& d_h_before, Vec<T>&) {
+    const Vec<T> u = now.kept_of(0), n = now.kept_of(2);
+    d[2] = d_h * (T(1) - u) * (T(1) - n * n);
+    d[0] = d_h * (now.of(now.h_before) - n) * u * (T(1) - u);
+    d_h_before = d_h * u;
+  }
+
+  LSTM_INLINE static void backward_inner(const Units<T>& now, Vec<T> d_inner, Vec<T>& d_slot, Vec<T>& d_h_before) {
+    const Vec<T> r = now.kept_of(1);
+    d_slot = d_inner * now.of(now.h_before) * r * (T(1) - r);
+    d_h_before += d_inner * r;
   }
 };
 

@@ -246,7 +246,7 @@ void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets 
   Results out{rets, sets, set};
   const CellCode<T>& code = kCells<T>[cell];
   const bool has_c = code.shape.cell_state;
-  Backward<T> run{sizes_of(args, sets, code.shape.gates), &code.shape, code.through};
+  Backward<T> run{sizes_of(args, sets, code.shape.gates), &code.shape, code.through, code.through_inner};
   const auto [steps, batch, features, units, gates] = run.sizes;
   if (ids) run.ids = in.take<int32_t>();
   if (!ids) run.x = in.take<T>();

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.cells import CELLS, VARIANTS, Cell
-from lstm_jax.cells.products import masked_matmul
+from lstm_jax.cells.products import is_per_gate, masked_matmul
 
 Kept = Callable[..., jax.Array | None]
 """Function kept(params, state, new, z, mask) that returns the numbers kept of one step, (B, n H) or None.
@@ -50,6 +50,17 @@ def _keep_gru(params, state, new, z, mask):
     return jnp.concatenate([jax.nn.sigmoid(x_u + h_u), r, jnp.tanh(x_n + r * h_n), h_n], axis=-1)
 
 
+def _keep_reset_before(params, state, new, z, mask):
+    """Return the gates u, r and n of a GRU with `reset_after=False`."""
+    del new
+    mask_gates, mask_n = (mask[:2], mask[2]) if is_per_gate(mask) else (mask, mask)
+    both, kernel = jnp.split(params.recurrent_kernel, [2 * state.h.shape[-1]], axis=-1)
+    x_u, x_r, x_n = jnp.split(z, 3, axis=-1)
+    h_u, h_r = jnp.split(masked_matmul(state.h, both, mask_gates), 2, axis=-1)
+    r = jax.nn.sigmoid(x_r + h_r)
+    return jnp.concatenate([jax.nn.sigmoid(x_u + h_u), r, jnp.tanh(x_n + masked_matmul(r * state.h, kernel, mask_n))], axis=-1)
+
+
 def _keep_nothing(params, state, new, z, mask):
     del params, state, new, z, mask
 
@@ -71,6 +82,7 @@ class CompiledRow(NamedTuple):
 def _rows() -> dict[Cell, CompiledRow]:
     """Return the table `COMPILED_CELLS`. Its rows are in the order of the table in native/cells.h."""
     keep: dict[str, tuple[int, Kept]] = {"lstm": (4, _keep_lstm("ifgo")), "gru": (4, _keep_gru), "simple_rnn": (0, _keep_nothing)}
+    keep["gru_reset_before"] = 3, _keep_reset_before
     keep["lstm_peephole"] = 4, _keep_lstm("ifgo", peepholes=True)
     for variant in ("no_input_gate", "no_forget_gate", "no_output_gate", "coupled", "no_input_activation", "no_output_activation"):
         gates = VARIANTS[variant]
