@@ -25,8 +25,9 @@ SHAPES = {
     "lstm": Shape(0),
     "gru": Shape(1, 3, 4, False, ("recurrent bias", 3)),
     "simple_rnn": Shape(2, 1, 0, False),
-    "lstm_peephole": Shape(3, 4, 4, True, ("peepholes", 3)),
-    "lstm_coupled": Shape(7, 3, 3),
+    "gru_reset_before": Shape(3, 3, 3, False),
+    "lstm_peephole": Shape(4, 4, 4, True, ("peepholes", 3)),
+    "lstm_coupled": Shape(8, 3, 3),
 }
 
 
@@ -117,6 +118,18 @@ def recurrence(
     }
     operands = {**first, **kernels, **extras, **kept, **all_steps, **given, **last}
     return Call("lstm_jax_backward", operands, results, attributes | {"sequences": True, "d_x": not ids})
+
+
+def linear(backward: bool, dtype: str = "float32", sizes: tuple[int, int, int] = (STEPS, BATCH, UNITS)) -> Call:
+    """Return a call of the linear steps forward or backward that fits; sizes: T, B, H."""
+    rng = np.random.default_rng(0)
+    a, b, all_h = (rng.standard_normal(sizes).astype(dtype) for _ in range(3))
+    h = rng.standard_normal(sizes[1:]).astype(dtype)
+    steps, state = _like(dtype, *sizes), _like(dtype, *sizes[1:])
+    if not backward:
+        return Call("lstm_jax_linear_forward", {"a": a, "b": b, "h": h}, {"h of all steps": steps}, {})
+    operands = {"a": a, "h": h, "h of all steps": all_h, "d of outputs": b}
+    return Call("lstm_jax_linear_backward", operands, {"d of a": steps, "d of b": steps, "d of h": state}, {})
 
 
 def table(rows: bool, dtype: str = "float32", at: int = 2, words: int = 6, columns: int = 5, ids: int | None = 3, scales: int = 4) -> Call:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import SHAPES, Call, mask, recurrence, table
+from calls import SHAPES, Call, linear, mask, recurrence, table
 from tables import BACKENDS
 
 pytestmark = [
@@ -24,12 +24,14 @@ CALLS = {
     "backward, ids": recurrence(True, ids=True),
     **{f"forward, {cell}": recurrence(False, kinds=(SHAPES[cell].gates, 1), cell=cell) for cell in list(SHAPES)[1:]},
     **{f"backward, {cell}": recurrence(True, kinds=(1, SHAPES[cell].gates), cell=cell) for cell in list(SHAPES)[1:]},
+    "linear forward": linear(False),
+    "linear backward": linear(True),
     "catch up": table(False),
     "catch up all": table(False, ids=None),
     "rows": table(True),
     "mask": mask(),
 }
-SETS_THE_SIZES = {"x", "ids", "kernel", "table", "m", "scales"}  # a misfit of theirs shows at the next operand
+SETS_THE_SIZES = {"a", "x", "ids", "kernel", "table", "m", "scales"}  # a misfit of theirs shows at the next operand
 ANY_SHAPE = {"mask"}
 
 
@@ -66,7 +68,7 @@ def test_misfits_of_every_array(kind: str) -> None:
             if name not in SETS_THE_SIZES:
                 assert f"{call.function}: {name}: {dtype}[{', '.join(map(str, shape))}]; give {np.dtype(like.dtype).name}" in message
             tried += 1
-    assert tried >= (2 if kind == "mask" or "ids" in kind else 13)
+    assert tried >= (2 if kind == "mask" or "ids" in kind else 8 if "linear" in kind else 13)
 
 
 @pytest.mark.parametrize("kind", CALLS)
@@ -97,9 +99,9 @@ def test_numbers_of_arrays(kind: str) -> None:
         ("backward, ids", "d_x", True, "give 0 with ids"),
         ("forward, gru", "recurrent_masks", 4, "give 0, 1 or 3"),
         ("backward, simple_rnn", "input_masks", 4, "give 0 or 1"),
-        ("forward", "cell", -1, "give 0 to 9"),
-        ("backward", "cell", 10, "give 0 to 9"),
-        ("backward", "cell", 2**40, "give 0 to 9"),
+        ("forward", "cell", -1, "give 0 to 10"),
+        ("backward", "cell", 11, "give 0 to 10"),
+        ("backward", "cell", 2**40, "give 0 to 10"),
         ("forward", "threads", 0, "give 1 or more"),
         ("backward", "threads", -3, "give 1 or more"),
         ("rows", "threads", -(2**62), "give 1 or more"),
@@ -108,6 +110,7 @@ def test_numbers_of_arrays(kind: str) -> None:
         ("catch up", "b1", -0.1, "give 0 to 1"),
         ("mask", "keep", np.float32(-0.5), "give 0 to 1"),
         ("mask", "threads", 0, "give 1 or more"),
+        ("linear backward", "threads", 0, "give 1 or more"),
     ],
 )
 def test_attributes_out_of_range(kind: str, name: str, value, remedy: str) -> None:

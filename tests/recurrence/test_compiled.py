@@ -18,6 +18,7 @@ from lstm_jax.errors import InputError
 from lstm_jax.native import compiler, library, packaged
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 from lstm_jax.recurrence import compiled as recurrence
+from lstm_jax.recurrence import compiled_linear
 from lstm_jax.recurrence import unroll
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 from lstm_jax.recurrence.resets import Resets
@@ -127,6 +128,21 @@ def test_other_cells_equal_their_twins(cell: str, sizes: tuple[int, int, int]) -
             back = (args, want[1], (d_h if number % 2 else None, d_final))
             by_twin = jax.jit(lambda *back: operation.plain_backward(wanted, *back))  # noqa: B023 (called in this turn)
             assert_close(operation.backward(wanted, *back), by_twin(*back), 1e-12, str(kind))
+
+
+@built
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (6, 5, 7), (40, 3, 700), (3, 70, 131)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_linear_steps_equal_their_twins(sizes: tuple[int, int, int], dtype: str) -> None:
+    """More units than a thread takes at a time, and enough for two threads."""
+    with jax.enable_x64(dtype == "float64"):
+        rng = np.random.default_rng(sizes[0])
+        a, b, d_h = (jnp.asarray(rng.uniform(-1, 1, sizes), dtype) for _ in range(3))
+        args, operation = (a, b, jnp.asarray(rng.standard_normal(sizes[1:]), dtype)), compiled_linear.LinearSteps()
+        got, want = operation.forward(True, *args), operation.plain_forward(True, *args)
+        assert_close(got, want, dtype)
+        back = (True, True, True), args, want[1], d_h
+        assert_close(operation.backward(*back), operation.plain_backward(*back), dtype)
 
 
 @built
