@@ -18,8 +18,7 @@ from lstm_jax.errors import InputError
 from lstm_jax.native import compiler, library, packaged
 from lstm_jax.recurrence import BACKENDS as BACKEND_TABLE
 from lstm_jax.recurrence import compiled as recurrence
-from lstm_jax.recurrence import compiled_linear
-from lstm_jax.recurrence import unroll
+from lstm_jax.recurrence import compiled_linear, unroll
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 from lstm_jax.recurrence.resets import Resets
 
