@@ -6,8 +6,8 @@
 //   kCellState  whether the state has c in addition to h
 //   kDirect     whether h of the step before also enters the step outside of the product with U
 //   kExtras     further parameters (H); kExtraName is their name
-//   kSlots      gradients (H) a step and row. The first kGates are those of x W; kRecurrentSlots[gate] is the one of h U, and the sum over all
-//               steps and rows of slot kExtraSlots[n] is the gradient of further parameter n.
+//   kSlots      gradients (H) a step and row. The first kGates are those of x W; kRecurrentSlots[gate] is the one of h U. Sums of slots over all
+//               steps and rows are the gradients of the bias (kBiasSlots[gate]) and of further parameter n (kExtraSlots[n]).
 //   kLateGates  gates, the last ones, whose product with U has another factor than h: `inner` (H), which depends on the other gates
 //   forward     x and u (kGates): x W + b and h U -> the state after the step, and what is kept
 //   backward    d_h and d_c, of the state after the step -> the slots, d of c before the step and, if kDirect, d of h before the step
@@ -25,15 +25,16 @@
 namespace {
 
 // At most this many of each in a cell.
-constexpr int kMostGates = 4, kMostKept = 4, kMostSlots = 7, kMostExtras = 3;
+constexpr int kMostGates = 4, kMostKept = 12, kMostExtras = 10;
 
 // What the engine knows of a cell.
 struct CellShape {
   const char* name;
   int gates, kept, slots, extras, late_gates, late_factor;
   bool cell_state, direct;
+  bool bias_in_x;  // the bias is added to x W, as in all cells but the LSTM with layer normalisation
   const char* extra_name;
-  int recurrent_slots[kMostGates], extra_slots[kMostExtras];
+  int recurrent_slots[kMostGates], bias_slots[kMostGates], extra_slots[kMostExtras];
 };
 
 // The vector of `count` units from `at` on of each number that a cell may read. An array is null if the cell has no such number.
@@ -50,9 +51,12 @@ struct Units {
 template <typename Cell>
 constexpr CellShape shape_of(const char* name) {
   CellShape shape{name,        Cell::kGates,     Cell::kKept,   Cell::kSlots,    Cell::kExtras, Cell::kLateGates, 0,
-                  Cell::kCellState, Cell::kDirect, Cell::kExtraName};
+                  Cell::kCellState, Cell::kDirect, true, Cell::kExtraName};
   if constexpr (Cell::kLateGates > 0) shape.late_factor = Cell::kLateFactor;
-  for (int gate = 0; gate < Cell::kGates; ++gate) shape.recurrent_slots[gate] = Cell::kRecurrentSlots[gate];
+  for (int gate = 0; gate < Cell::kGates; ++gate) {
+    shape.recurrent_slots[gate] = Cell::kRecurrentSlots[gate];
+    shape.bias_slots[gate] = Cell::kBiasSlots[gate];
+  }
   for (int n = 0; n < Cell::kExtras; ++n) shape.extra_slots[n] = Cell::kExtraSlots[n];
   return shape;
 }

@@ -5,6 +5,7 @@
 #include "forward.h"
 #include "fused_lstm.h"
 #include "hidden_cells.h"
+#include "layernorm.h"
 #include "lstm_cells.h"
 
 namespace {
@@ -24,6 +25,13 @@ constexpr CellCode<T> code_of(const char* name) {
   return code;
 }
 
+template <typename T>
+constexpr CellCode<T> code_of_layernorm() {
+  CellCode<T> code{shape_of<LayerNormCell>("lstm_layernorm"), &step_layernorm<T>, &through_layernorm<T>, nullptr};
+  code.shape.bias_in_x = false;
+  return code;
+}
+
 // The attribute `cell` of a call is a number in this table; compiled_cells.py has the same names in the same order.
 template <typename T>
 constexpr CellCode<T> kCells[] = {
@@ -31,6 +39,7 @@ constexpr CellCode<T> kCells[] = {
     code_of<T, GRUCell<T>>("gru"),
     code_of<T, SimpleRNNCell<T>>("simple_rnn"),
     code_of<T, ResetBeforeCell<T>>("gru_reset_before"),
+    code_of_layernorm<T>(),
     code_of<T, LSTMCell<T, kPeepholes>>("lstm_peephole"),
     code_of<T, LSTMCell<T, kNoInputGate>>("lstm_no_input_gate"),
     code_of<T, LSTMCell<T, kNoForgetGate>>("lstm_no_forget_gate"),

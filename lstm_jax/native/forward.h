@@ -126,7 +126,7 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
     const T* const a = in_place ? from(0) : gathered;
     const int64_t count = in_place ? t1 - t0 : 1, rows = in_place ? tile.rows : fresh.size();
     with_vectors<T>(units, [&, units = units, features = features, batch = batch, size = size](auto VECTORS) {
-      multiply_gate<T, VECTORS>(run.kernel, run.bias, gate, units, features, a, batch * features, count, rows, tile.z, size);
+      multiply_gate<T, VECTORS>(run.kernel, run.cell->bias_in_x ? run.bias : nullptr, gate, units, features, a, batch * features, count, rows, tile.z, size);
     });
   }
   for (const int32_t k : fresh) {

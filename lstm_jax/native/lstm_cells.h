@@ -18,7 +18,7 @@ struct LSTMCell {
   static constexpr int kI = 0, kF = kHasI, kG = kF + kHasF, kO = kG + 1;
   static constexpr int kGates = kO + kHasO, kKept = kGates, kLateGates = 0, kExtras = has(kPeepholes) ? 3 : 0, kSlots = kGates + kExtras;
   static constexpr const char* kExtraName = has(kPeepholes) ? "peepholes" : "";
-  static constexpr int kRecurrentSlots[] = {0, 1, 2, 3}, kExtraSlots[] = {kGates, kGates + 1, kGates + 2};
+  static constexpr int kRecurrentSlots[] = {0, 1, 2, 3}, kBiasSlots[] = {0, 1, 2, 3}, kExtraSlots[] = {kGates, kGates + 1, kGates + 2};
 
   LSTM_INLINE static void forward(const Units<T>& now, const Vec<T>* x, const Vec<T>* u, Vec<T>& h, Vec<T>& c, Vec<T>* kept) {
     const Vec<T> c_before = now.of(now.c_before);

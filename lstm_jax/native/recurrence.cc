@@ -227,7 +227,7 @@ void backward_tiles(ffi::ThreadPool pool, Backward<T>& run, const T* kernel, con
     gather(pool, parts, sums, member, slots, count, units, size, to);
   };
   gather_into(&Sums<T>::d_recurrent, kInputSlots, gates, units, gradients.recurrent);
-  gather_into(&Sums<T>::d_slots, kInputSlots, gates, 1, gradients.bias);
+  gather_into(&Sums<T>::d_slots, run.cell->bias_slots, gates, 1, gradients.bias);
   if (gradients.extras) gather_into(&Sums<T>::d_slots, run.cell->extra_slots, run.cell->extras, 1, gradients.extras);
   if (!ids) gather_into(&Sums<T>::d_kernel, kInputSlots, gates, features, gradients.kernel);
   for (int64_t n = 0; ids && n < features * columns; ++n) {

@@ -13,10 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lstm_jax import native
 from lstm_jax.cells import CELLS, Cell, LSTMParams, LSTMState
-from lstm_jax.cells.products import is_per_gate, project
+from lstm_jax.cells.products import is_per_gate, multiplied, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply
 from lstm_jax.primitives.partition import SUM, partitioned
@@ -146,6 +147,17 @@ def _with_axes(valid, dropout: DropoutMasks, resets: Resets | None, tokens) -> l
     return masks + [(operand, 1) for operand in (valid, tokens) if operand is not None] + starts
 
 
+def _further(params) -> list[jax.Array]:
+    """Return the parameters of a cell after its kernels and its bias as one vector in a list, or [] if there are none."""
+    return [jnp.concatenate(params[3:])] if len(params) > 3 else []
+
+
+def _split_further(params, gradient) -> list[jax.Array]:
+    """Return the gradients of the single parameters, from the gradient of the vector that `_further` returns."""
+    places = np.cumsum([len(part) for part in params[3:]])
+    return jnp.split(gradient, places[:-1]) if len(params) > 3 else []
+
+
 def _call(function: Callable, operands: list[tuple[Any, Any]], result_axes: list[Any]) -> list[jax.Array]:
     args, axes = zip(*operands, strict=True)
     return list(partitioned(function, axes, result_axes)(*args))
@@ -153,17 +165,18 @@ def _call(function: Callable, operands: list[tuple[Any, Any]], result_axes: list
 
 def _call_forward(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
     options = _options(cell, x, valid, dropout, resets, tokens, sequences)
+    weights = (*params[:3], *_further(params))
     kept = COMPILED_CELLS[cell].kept if keep else 0
     states = len(state) if keep else int(sequences)  # arrays of the state that are returned for all steps
 
     def call(*args):
         (steps, batch), dtype = args[0].shape[:2], args[1].dtype
-        first = args[len(params) + 1 :][: len(state)]
+        first = args[len(weights) + 1 :][: len(state)]
         shapes = [(steps + 1, *part.shape) for part in first[:states]] + [(steps, batch, kept * first[0].shape[1])] * bool(kept)
         results = [*first, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)]
         return native.call("lstm_jax_forward", results, args, {}, sets=True, keep=keep, **options)
 
-    operands = [(x, 1), *((param, None) for param in params), *((part, 0) for part in state)]
+    operands = [(x, 1), *((param, None) for param in weights), *((part, 0) for part in state)]
     operands += _with_axes(valid, dropout, resets, tokens)
     found = _call(call, operands, [0] * len(state) + [1] * (states + bool(kept)))
     final, steps = type(state)(*found[: len(state)]), found[len(state) :]
@@ -173,7 +186,7 @@ def _call_forward(cell: Cell, sequences: bool, keep: bool, params, x, state, val
 
 def _call_backward(cell: Cell, by_x: bool, params, x, residuals: Residuals, d_h, d_final, valid, dropout, resets, tokens):
     options = _options(cell, x, valid, dropout, resets, tokens, d_h is not None)
-    kernels, extras, kept = (params.kernel, params.recurrent_kernel), params[3:], [part for part in residuals if part is not None]
+    kernels, extras, kept = (params.kernel, params.recurrent_kernel), _further(params), [part for part in residuals if part is not None]
     states = len(d_final)
 
     def call(*args):
@@ -185,10 +198,11 @@ def _call_backward(cell: Cell, by_x: bool, params, x, residuals: Residuals, d_h,
 
     operands = [(x, 1), *((param, None) for param in (*kernels, *extras)), *((part, 1) for part in kept)]
     operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(valid, dropout, resets, tokens)]
-    axes = [0] * states + [SUM] * len(params) + [1] * by_x + [0] * (0 if resets is None else states)
+    axes = [0] * states + [SUM] * (3 + len(extras)) + [1] * by_x + [0] * (0 if resets is None else states)
     found = _call(call, operands, axes)
     like = type(d_final)
-    d_params, rest = type(params)(*found[states:][: len(params)]), found[states + len(params) :]
+    (*d_first, d_further), rest = found[states:][:3] + [found[states + 3] if extras else None], found[states + 3 + len(extras) :]
+    d_params = type(params)(*d_first, *_split_further(params, d_further))
     d_resets = None if resets is None else Resets(None, like(*rest[-states:]))
     return d_params, rest[0] if by_x else None, like(*found[:states]), d_resets
 
@@ -197,19 +211,20 @@ def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, drop
     """Return the results of the C++ forward pass (`_call_forward`), computed in JAX."""
     del tokens  # tokens save time in C++ but do not change the results
     z = cell.project(params, x, dropout.input)
+    of_x = z if cell.project is project else multiplied(params.kernel, x, dropout.input)
 
     def body(state, inputs):
-        z_t, valid_t, reset_t = inputs
+        z_t, of_x_t, valid_t, reset_t = inputs
         state = restart(state, reset_t, resets)
         new = cell.step(params, state, z_t, dropout.recurrent)
-        kept = COMPILED_CELLS[cell].keep(params, state, new, z_t, dropout.recurrent) if keep else None
+        kept = COMPILED_CELLS[cell].keep(params, state, new, of_x_t, dropout.recurrent) if keep else None
         if valid_t is not None:
             runs = valid_t[:, None]
             copied = (state, None if kept is None else jnp.zeros_like(kept))
             new, kept = jax.tree.map(lambda a, b: jnp.where(runs, a, b), (new, kept), copied)
         return new, (new if keep or sequences else None, kept)
 
-    final, (states, kept) = jax.lax.scan(body, state, (z, valid, None if resets is None else resets.at))
+    final, (states, kept) = jax.lax.scan(body, state, (z, of_x, valid, None if resets is None else resets.at))
     residuals = None
     if keep:
         all_steps = [jnp.concatenate([first[None], rest]) for first, rest in zip(state, states, strict=True)]

@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.cells import CELLS, VARIANTS, Cell
+from lstm_jax.cells.layernorm_lstm import normalised
 from lstm_jax.cells.products import is_per_gate, masked_matmul
+from lstm_jax.shapes import GATES
 
 Kept = Callable[..., jax.Array | None]
 """Function kept(params, state, new, z, mask) that returns the numbers kept of one step, (B, n H) or None.
 
-`state` and `new` are the state before and after the step. The other arguments are those of `Cell.step`.
+`state` and `new` are the state before and after the step. The other arguments are those of `Cell.step`, but that for a cell with a function
+`project` of its own, z is x W.
 """
 
 
@@ -61,6 +64,15 @@ def _keep_reset_before(params, state, new, z, mask):
     return jnp.concatenate([jax.nn.sigmoid(x_u + h_u), r, jnp.tanh(x_n + masked_matmul(r * state.h, kernel, mask_n))], axis=-1)
 
 
+def _keep_layernorm(params, state, new, z, mask):
+    """Return the gates of an LSTM with layer normalisation, x W and h U."""
+    del new
+    inner = masked_matmul(state.h, params.recurrent_kernel, mask)
+    total = normalised(z, params.input_gain) + normalised(inner, params.recurrent_gain) + jnp.broadcast_to(params.bias, z.shape)
+    i, f, g, o = jnp.split(total, GATES, axis=-1)
+    return jnp.concatenate([jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o), z, inner], axis=-1)
+
+
 def _keep_nothing(params, state, new, z, mask):
     del params, state, new, z, mask
 
@@ -83,6 +95,7 @@ def _rows() -> dict[Cell, CompiledRow]:
     """Return the table `COMPILED_CELLS`. Its rows are in the order of the table in native/cells.h."""
     keep: dict[str, tuple[int, Kept]] = {"lstm": (4, _keep_lstm("ifgo")), "gru": (4, _keep_gru), "simple_rnn": (0, _keep_nothing)}
     keep["gru_reset_before"] = 3, _keep_reset_before
+    keep["lstm_layernorm"] = 12, _keep_layernorm
     keep["lstm_peephole"] = 4, _keep_lstm("ifgo", peepholes=True)
     for variant in ("no_input_gate", "no_forget_gate", "no_output_gate", "coupled", "no_input_activation", "no_output_activation"):
         gates = VARIANTS[variant]

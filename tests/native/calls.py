@@ -26,8 +26,9 @@ SHAPES = {
     "gru": Shape(1, 3, 4, False, ("recurrent bias", 3)),
     "simple_rnn": Shape(2, 1, 0, False),
     "gru_reset_before": Shape(3, 3, 3, False),
-    "lstm_peephole": Shape(4, 4, 4, True, ("peepholes", 3)),
-    "lstm_coupled": Shape(8, 3, 3),
+    "lstm_layernorm": Shape(4, 4, 12, True, ("gains", 10)),
+    "lstm_peephole": Shape(5, 4, 4, True, ("peepholes", 3)),
+    "lstm_coupled": Shape(9, 3, 3),
 }
 
 

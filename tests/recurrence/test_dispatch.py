@@ -67,8 +67,8 @@ EVERY_CELL = (
     "lstm_coupled lstm_no_input_activation lstm_no_output_activation lstm_full_gate_recurrence min_lstm min_gru"
 )
 COMPILED = (
-    "lstm gru gru_reset_before simple_rnn lstm_peephole lstm_no_input_gate lstm_no_forget_gate lstm_no_output_gate lstm_coupled "
-    "lstm_no_input_activation lstm_no_output_activation min_lstm min_gru"
+    "lstm gru gru_reset_before simple_rnn lstm_layernorm lstm_peephole lstm_no_input_gate lstm_no_forget_gate lstm_no_output_gate "
+    "lstm_coupled lstm_no_input_activation lstm_no_output_activation min_lstm min_gru"
 )
 PAIRS = [("float32", "float32"), ("float32", "bfloat16"), ("float64", "float64"), ("bfloat16", "bfloat16")]
 SERVED_ON_A_CPU = {  # of the backends that are held to a list: backend -> (dtype of parameters, of products) -> cells
@@ -151,7 +151,7 @@ def test_capability_rows() -> None:
         ("compiled", "float32", "lstm", 1),
         ("auto", "bfloat16", "lstm", 0),
         ("auto", "float32", "gru", 1),
-        ("auto", "float32", "lstm_layernorm", 0),
+        ("auto", "float32", "lstm_full_gate_recurrence", 0),
         ("hoisted", "float32", "lstm", 0),
     ],
 )
