@@ -7,6 +7,7 @@ with respect to dropout masks. On a device mesh each device runs its own rows of
 G is the number of gates of the cell.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,8 @@ def run(
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
     if cell.gates == 1:  # the C++ code has no axis of a single gate
-        dropout = DropoutMasks(*(mask[0] if is_per_gate(mask) else mask for mask in dropout[:2]))
+        masks = (dropout.input, dropout.recurrent)
+        dropout = DropoutMasks(*(mask[0] if mask is not None and is_per_gate(mask) else mask for mask in masks))
     operation: Callable = CompiledLSTM if cell is CELLS["lstm"] else CompiledCell
     return apply(operation(cell, sequences), params, x, state, valid, dropout, resets, tokens)
 
@@ -154,8 +156,7 @@ def _further(params) -> list[jax.Array]:
 
 def _split_further(params, gradient) -> list[jax.Array]:
     """Return the gradients of the single parameters, from the gradient of the vector that `_further` returns."""
-    places = np.cumsum([len(part) for part in params[3:]])
-    return jnp.split(gradient, places[:-1]) if len(params) > 3 else []
+    return jnp.split(gradient, np.cumsum([len(part) for part in params[3:]])[:-1])
 
 
 def _call(function: Callable, operands: list[tuple[Any, Any]], result_axes: list[Any]) -> list[jax.Array]:
@@ -199,12 +200,11 @@ def _call_backward(cell: Cell, by_x: bool, params, x, residuals: Residuals, d_h,
     operands = [(x, 1), *((param, None) for param in (*kernels, *extras)), *((part, 1) for part in kept)]
     operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(valid, dropout, resets, tokens)]
     axes = [0] * states + [SUM] * (3 + len(extras)) + [1] * by_x + [0] * (0 if resets is None else states)
-    found = _call(call, operands, axes)
-    like = type(d_final)
-    (*d_first, d_further), rest = found[states:][:3] + [found[states + 3] if extras else None], found[states + 3 + len(extras) :]
-    d_params = type(params)(*d_first, *_split_further(params, d_further))
-    d_resets = None if resets is None else Resets(None, like(*rest[-states:]))
-    return d_params, rest[0] if by_x else None, like(*found[:states]), d_resets
+    found = iter(_call(call, operands, axes))
+    d_state = type(d_final)(*itertools.islice(found, states))
+    d_params = type(params)(*itertools.islice(found, 3), *(_split_further(params, next(found)) if extras else ()))
+    d_x = next(found) if by_x else None
+    return d_params, d_x, d_state, None if resets is None else Resets(None, type(d_final)(*found))
 
 
 def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
@@ -224,7 +224,8 @@ def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, drop
             new, kept = jax.tree.map(lambda a, b: jnp.where(runs, a, b), (new, kept), copied)
         return new, (new if keep or sequences else None, kept)
 
-    final, (states, kept) = jax.lax.scan(body, state, (z, of_x, valid, None if resets is None else resets.at))
+    scanned: Any = jax.lax.scan(body, state, (z, of_x, valid, None if resets is None else resets.at))
+    final, (states, kept) = scanned
     residuals = None
     if keep:
         all_steps = [jnp.concatenate([first[None], rest]) for first, rest in zip(state, states, strict=True)]
