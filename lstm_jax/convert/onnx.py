@@ -79,7 +79,7 @@ def sentiment_to_onnx(
         merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
         pooling: input of the output layer: "last", "mean", "max" or "mean+max", as in `SentimentModelConfig`.
         skip_padding: whether padding (id 0) is skipped wherever it is, as with `mask_zero`.
-        description: text that the model holds near its beginning.
+        description: description of the model, its field `doc_string`.
         metadata: entries of the model's metadata.
 
     Returns:
@@ -119,7 +119,7 @@ def generation_to_onnx(
         params: a dict with keys such as "recurrent/0/kernel" and "head/bias", as `Functional.params` of the model. Without the key
             "embedding/embedding" the input is one-hot; without the key "head/kernel" the weights are tied.
         cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
-        description: text that the model holds near its beginning.
+        description: description of the model, its field `doc_string`.
         metadata: entries of the model's metadata.
 
     Returns:

@@ -126,7 +126,7 @@ class Graph:
 
         Args:
             name: name of the graph.
-            description: text that the model holds near its beginning.
+            description: description of the model, its field `doc_string`.
             metadata: entries of the model's metadata.
 
         Raises:
