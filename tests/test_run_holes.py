@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,8 @@ def asking(task: str, run: Path, out: Path) -> list[list[str]]:
         "forecast": ["forecast"],
     }
     commands["sentiment"] += words
+    if find_spec("onnx"):
+        commands["sentiment"].append(f"export onnx --file {out}/model.onnx")
     return [[*command.split(), "--run", str(run)] for command in commands[task]]
 
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 
+from lstm_jax.commands.export import ExportOnnx
 from lstm_jax.commands.forecast import Forecast, TrainForecast
 from lstm_jax.commands.generation import Generate, Score, TrainGeneration, Units
 from lstm_jax.commands.sentiment import Evaluate, ExportEmbedding, Neighbours, PlotEmbedding, Predict, TrainSentiment
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable] = {
     "units": Units,
     "train forecast": TrainForecast,
     "forecast": Forecast,
+    "export onnx": ExportOnnx,
     "data prepare": PrepareData,
     "run accept": AcceptRun,
     "backends": Backends,

@@ -3,7 +3,7 @@
 The docstring of a field is the help line of the flag with the same name.
 """
 
-from lstm_jax.config.files import CONFIGS, read_config, to_json, with_task
+from lstm_jax.config.files import CONFIGS, read_config, read_task, to_json, with_task
 from lstm_jax.config.forecast import ForecastConfig, ForecastModelConfig, SeriesConfig
 from lstm_jax.config.generation import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig
 from lstm_jax.config.sentiment import DataConfig, SentimentConfig, SentimentModelConfig
@@ -25,6 +25,7 @@ __all__ = [
     "TextConfig",
     "TrainConfig",
     "read_config",
+    "read_task",
     "to_json",
     "with_task",
 ]

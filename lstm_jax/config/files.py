@@ -48,9 +48,8 @@ def read_config(path: Path, kind: type[C]) -> C:
         InputError: if the file does not exist or is not JSON, if it contains a config of another class than `kind`, or if the config has a
             missing section, an unknown field or an invalid value.
     """
-    raw = with_task(_read_json(path))
+    raw = _read_json(path)
     task = raw["task"]
-    require(isinstance(task, str) and task in CONFIGS, f"config {path}", f"task {task}", _REMEDY)
     require(task == kind.task, f"run {path.parent}", task, f"use {CONFIGS[task].commands}, or name a run of {kind.task}")
     try:
         return kind(**{field.name: _part(field.type, raw[field.name]) for field in dataclasses.fields(kind)})
@@ -58,12 +57,25 @@ def read_config(path: Path, kind: type[C]) -> C:
         raise InputError(f"config {path}", error, _REMEDY) from error
 
 
+def read_task(path: Path) -> str:
+    """Return the name of the task of a config that was written as JSON with `to_json`.
+
+    Raises:
+        InputError: if the file does not exist, is not JSON, or is no config of a task.
+    """
+    return _read_json(path)["task"]
+
+
 def _read_json(path: Path) -> dict[str, Any]:
+    """Read a config from a JSON file as a dict that has the name of its task, one of `CONFIGS`, under the key "task"."""
     try:
         raw = with_current_names(json.loads(path.read_text()))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"config {path}", error.strerror if isinstance(error, OSError) else error, _REMEDY) from error
     require(isinstance(raw, dict), f"config {path}", type(raw).__name__, _REMEDY)
+    raw = with_task(raw)
+    task = raw["task"]
+    require(isinstance(task, str) and task in CONFIGS, f"config {path}", f"task {task}", _REMEDY)
     return raw
 
 

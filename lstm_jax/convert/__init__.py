@@ -1,4 +1,6 @@
-"""Conversion of weights between lstm_jax and Keras, PyTorch and Flax. None of these libraries is imported.
+"""Conversion of weights between lstm_jax and Keras, PyTorch and Flax, and of layers and models to ONNX.
+
+Keras, PyTorch and Flax are not imported. The package onnx is imported by the functions that return an ONNX model.
 
 The layout of weights in lstm_jax consists of dicts of NumPy arrays. V is the size of the vocabulary, E the number of input features and H
 the number of units. The columns of a kernel belong to the gates i, f, g, o, in this order.
@@ -39,6 +41,7 @@ from lstm_jax.convert.keras import (
 )
 from lstm_jax.convert.keras_files import generation_from_keras_file, read_keras_weights, sentiment_from_keras_file, write_keras_weights
 from lstm_jax.convert.loading import load
+from lstm_jax.convert.onnx import generation_to_onnx, layers_to_onnx, sentiment_to_onnx
 from lstm_jax.convert.torch import (
     generation_from_torch,
     generation_to_torch,
@@ -65,8 +68,10 @@ __all__ = [
     "generation_from_keras_file",
     "generation_from_torch",
     "generation_to_keras",
+    "generation_to_onnx",
     "generation_to_torch",
     "layers_from_torch",
+    "layers_to_onnx",
     "layers_to_torch",
     "load",
     "lstm_from_keras",
@@ -83,6 +88,7 @@ __all__ = [
     "sentiment_from_keras_file",
     "sentiment_from_torch",
     "sentiment_to_keras",
+    "sentiment_to_onnx",
     "sentiment_to_torch",
     "write_keras_weights",
 ]

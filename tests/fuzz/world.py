@@ -27,12 +27,14 @@ ASK = {
         "predict --file lines.txt --run runs/sentiment",
         "embedding neighbours good --count 3 --min-reviews 1 --run runs/sentiment",
         "embedding export vectors.txt --run runs/sentiment",
+        "export onnx --file model.onnx --run runs/sentiment",
     ),
     "generation": (
         "generate --prompt the --chars 12 --json --run runs/generation",
         "score --json --run runs/generation",
         "score --json --text the.cat --run runs/generation",
         "units --text the.cat --count 2 --out page.html --run runs/generation",
+        "export onnx --file model.onnx --run runs/generation",
     ),
     "forecast": ("forecast --json --run runs/forecast", "forecast --json --csv series.csv --level 0.5 --run runs/forecast"),
 }

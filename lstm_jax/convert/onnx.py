@@ -1,0 +1,256 @@
+"""Conversion of recurrent layers and of whole models to ONNX, the format of models that many programs and devices run.
+
+Each function returns an `onnx.ModelProto` of opset 17, which `onnx.save` writes to a file. Each layer is one node LSTM, GRU or RNN, and the
+batch size and the number of steps are not fixed. All arrays are float32. The package onnx is needed; the optional dependencies `onnx`
+install it.
+
+The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.convert.arrays import CHARACTER, SENTIMENT, Arrays, Kind, Layer, check_layer, is_bidirectional, shaped, to_numpy, widths
+from lstm_jax.convert.onnx_graph import Graph, add_layers, check_operator
+from lstm_jax.errors import require
+
+POOLINGS = {"last": 1, "mean": 1, "max": 1, "mean+max": 2}
+"""Dict from the name of each pooling to the number of its results that are concatenated."""
+
+_PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(\w+)")
+
+
+def layers_to_onnx(
+    cell: str,
+    layers: Sequence[Mapping[str, Any]],
+    *,
+    merge: str = "concat",
+    states: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> Any:
+    """Convert a stack of recurrent layers to an ONNX model.
+
+    The model maps "x" (batch, time, E) to "y" (batch, time, features), the outputs of the last layer at all steps. If `states` is true, it
+    also maps the initial state of each layer to its final state. The inputs "state/0/h" and, for an LSTM, "state/0/c" are the initial state
+    of the lowest layer, and the outputs "new_state/0/h" and "new_state/0/c" are its final state. Their shape is (directions, batch, H).
+
+    Args:
+        cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
+        layers: weights of the layers, lowest layer first. Each is a dict of the arrays of a cell, or {"forward": dict, "backward": dict}.
+        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
+        states: whether the states are inputs and outputs. If false, each layer starts from zeros.
+        metadata: entries of the model's metadata.
+
+    Returns:
+        an `onnx.ModelProto`.
+
+    Raises:
+        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the weights are wrong, or if the package onnx is
+            not installed.
+    """
+    checked, outputs = _check_stack(cell, layers, merge)
+    graph = Graph()
+    x = graph.input("x", "FLOAT", "batch", "time", widths(checked[0])[0])
+    found = add_layers(graph, cell, checked, _swapped(graph, x), merge=merge, states=states)
+    graph.output(_swapped(graph, found.sequence), "y", "batch", "time", outputs, first=True)
+    return graph.model("recurrent_layers", f"{len(checked)} recurrent layers", {"cell": cell, **(metadata or {})})
+
+
+def sentiment_to_onnx(
+    params: Mapping[str, Any],
+    *,
+    cell: str = "lstm",
+    merge: str = "concat",
+    pooling: str = "last",
+    skip_padding: bool = False,
+    description: str = SENTIMENT,
+    metadata: Mapping[str, str] | None = None,
+) -> Any:
+    """Convert a sentiment model to an ONNX model that maps "ids" (batch, time) to "probability" (batch,), the probability of label 1.
+
+    The ids are int64.
+
+    Args:
+        params: a dict with keys such as "embedding/embedding", "recurrent/0/kernel" and "head/bias", as `Functional.params` of the model.
+        cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
+        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
+        pooling: input of the output layer: "last", "mean", "max" or "mean+max", as in `SentimentModelConfig`.
+        skip_padding: whether padding (id 0) is skipped wherever it is, as with `mask_zero`.
+        description: description of the model, its field `doc_string`.
+        metadata: entries of the model's metadata.
+
+    Returns:
+        an `onnx.ModelProto`.
+
+    Raises:
+        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, or if the package onnx
+            is not installed.
+    """
+    require(pooling in POOLINGS, "pooling", pooling, f"give one of {', '.join(POOLINGS)}")
+    table, layers, head, outputs = _split(params, cell, merge, SENTIMENT)
+    kernel = shaped("head/kernel", head["kernel"], outputs * POOLINGS[pooling], 1)
+    bias = shaped("head/bias", head["bias"], 1)
+    graph = Graph()
+    ids, lengths = graph.input("ids", "INT64", "batch", "time"), ""
+    if skip_padding:
+        ids, lengths = _without_padding(graph, ids)
+    vectors = graph.node("Gather", graph.constant("embedding/embedding", table), _swapped(graph, ids, axes=2))
+    found = add_layers(graph, cell, layers, vectors, lengths=lengths, merge=merge)
+    features = found.last if pooling == "last" else _pooled(graph, found.sequence, ids, pooling)
+    logits = _dense(graph, features, kernel, bias)
+    probability = graph.node("Sigmoid", graph.node("Squeeze", logits, graph.integers(1)))
+    graph.output(probability, "probability", "batch")
+    return graph.model("sentiment", description, {"cell": cell, **(metadata or {})})
+
+
+def generation_to_onnx(
+    params: Mapping[str, Any], *, cell: str = "lstm", description: str = CHARACTER, metadata: Mapping[str, str] | None = None
+) -> Any:
+    """Convert a character model to an ONNX model that maps "ids" (batch, time) to "logits" (batch, time, V) of the next character.
+
+    The ids are int64. The states of the layers are inputs and outputs, so that a text can be read or generated in several calls. The inputs
+    "state/0/h" and, for an LSTM, "state/0/c" are the initial state of the lowest layer, and the outputs "new_state/0/h" and
+    "new_state/0/c" are its final state. Their shape is (1, batch, H). A text begins with zeros.
+
+    Args:
+        params: a dict with keys such as "recurrent/0/kernel" and "head/bias", as `Functional.params` of the model. Without the key
+            "embedding/embedding" the input is one-hot; without the key "head/kernel" the weights are tied.
+        cell: name of the cell: "lstm", "gru", "gru_reset_before" or "simple_rnn".
+        description: description of the model, its field `doc_string`.
+        metadata: entries of the model's metadata.
+
+    Returns:
+        an `onnx.ModelProto`.
+
+    Raises:
+        InputError: if ONNX has no operator for the cell, if the keys, shapes or dtypes of the parameters are wrong, or if the package onnx
+            is not installed.
+    """
+    table, layers, head, outputs = _split(params, cell, "concat", CHARACTER)
+    features = widths(layers[0])[0]
+    characters = features if table is None else len(table)
+    kernel = table.T if table is not None and "kernel" not in head else head["kernel"]
+    kernel, bias = shaped("head/kernel", kernel, outputs, characters), shaped("head/bias", head["bias"], characters)
+    graph = Graph()
+    ids = _swapped(graph, graph.input("ids", "INT64", "batch", "time"), axes=2)
+    if table is None:
+        values = graph.constant("one_hot/values", np.array([0, 1], np.float32))
+        x = graph.node("OneHot", ids, graph.integers(characters), values, axis=-1)
+    else:
+        x = graph.node("Gather", graph.constant("embedding/embedding", table), ids)
+    found = add_layers(graph, cell, layers, x, states=True)
+    logits = _dense(graph, _swapped(graph, found.sequence), kernel, bias)
+    graph.output(logits, "logits", "batch", "time", characters, first=True)
+    return graph.model("generation", description, {"cell": cell, **(metadata or {})})
+
+
+def _float32(name: str, value: Any) -> np.ndarray:
+    """Return an array as a NumPy array, after checking that its dtype is float32."""
+    array = to_numpy(name, value)
+    require(array.dtype == np.float32, name, f"dtype {array.dtype}", "give float32 arrays")
+    return array
+
+
+def _check_stack(cell: str, layers: Sequence[Mapping[str, Any]], merge: str) -> tuple[list[Layer], int]:
+    """Return copies of the weights of stacked layers and the number of output features, after checking that the layers fit together."""
+    check_operator(cell)
+    require(len(layers) > 0, "recurrent/ layers", "none", "give at least one layer")
+    checked, below = [], 0
+    for number, layer in enumerate(layers):
+        where = f"recurrent/{number}/"
+        found = check_layer(layer, where, cell)
+        for arrays in (found["forward"], found["backward"]) if is_bidirectional(found) else (found,):
+            for name, array in arrays.items():
+                _float32(where + name, array)
+        taken, outputs = widths(found)
+        require(number == 0 or taken == below, where, f"takes {taken} features", f"the layer below it gives {below}: they must be equal")
+        below = outputs // 2 if is_bidirectional(found) and merge != "concat" else outputs
+        checked.append(found)
+    return checked, below
+
+
+def _split(params: Mapping[str, Any], cell: str, merge: str, kind: Kind) -> tuple[Any, list[Layer], Arrays, int]:
+    """Split the flat dict of a model into its parts, after checking that they fit together.
+
+    Args:
+        params: the flat dict, whose keys are paths such as "recurrent/0/kernel".
+        cell: name of the cell of all layers.
+        merge: how the outputs of two directions are combined.
+        kind: "sentiment model" or "character model".
+
+    Returns:
+        the embedding table or None, the weights of the layers, the arrays of the head, and the number of output features of the last layer.
+    """
+    ends = ("embedding/embedding", "head/kernel", "head/bias")
+    found: dict[int, Layer] = {}
+    for path, value in params.items():
+        if match := _PATH.fullmatch(path):
+            number, direction, name = match.groups()
+            layer = found.setdefault(int(number), {})
+            (layer.setdefault(direction, {}) if direction else layer)[name] = value
+        else:
+            require(path in ends, f"key of a {kind}", path, f"expected {', '.join(ends)} and recurrent/<number>/...")
+    embedded = "embedding/embedding" in params
+    for path in ends if kind == SENTIMENT else ends[2:] if embedded else ends[1:]:  # the weights of a character model may be tied
+        require(path in params, path, "missing", f"a {kind} needs it")
+    require(sorted(found) == list(range(len(found))), "recurrent/ layers", sorted(found), "number them 0, 1, 2, ... without a gap")
+    layers, outputs = _check_stack(cell, [found[number] for number in range(len(found))], merge)
+    two = [number for number, layer in enumerate(layers) if is_bidirectional(layer)]
+    remedy = "a character model reads forwards alone: give one cell a layer"
+    require(kind == SENTIMENT or not two, f"recurrent/ layers {two}", "two directions", remedy)
+    taken = widths(layers[0])[0]
+    table = shaped(ends[0], _float32(ends[0], params[ends[0]]), "V", taken) if embedded else None
+    head = {path.removeprefix("head/"): _float32(path, params[path]) for path in ends[1:] if path in params}
+    return table, layers, head, outputs
+
+
+def _swapped(graph: Graph, value: str, axes: int = 3) -> str:
+    """Exchange the first two axes, batch and time, of a value with `axes` axes, and return the name of the result."""
+    return graph.node("Transpose", value, perm=[1, 0, 2][:axes])
+
+
+def _dense(graph: Graph, x: str, kernel: np.ndarray, bias: np.ndarray) -> str:
+    product = graph.node("MatMul", x, graph.constant("head/kernel", kernel))
+    return graph.node("Add", product, graph.constant("head/bias", bias))
+
+
+def _is_word(graph: Graph, ids: str) -> str:
+    """Return the name of a bool value (B, T) that is True where an id is not padding."""
+    return graph.node("Not", graph.node("Equal", ids, graph.integers(0)))
+
+
+def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
+    """Move the padding of each row behind its words, and count the words.
+
+    ONNX's operators read the first steps of each row. A masked step leaves the state unchanged, so that it may be moved to the end.
+
+    Returns:
+        the names of the new ids (B, T), and of the number of words (B,) as int32.
+    """
+    word = _is_word(graph, ids)
+    counts = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.INT32), graph.integers(1), keepdims=0)
+    steps = graph.node("Gather", graph.node("Shape", ids), graph.integers(1))
+    zero, one = graph.constant("zero", np.int64(0)), graph.constant("one", np.int64(1))
+    positions = graph.node("Range", zero, graph.node("Squeeze", steps), one)
+    places = graph.node("Where", word, positions, graph.node("Add", positions, steps))
+    _, order = graph.many("TopK", 2, places, steps, axis=1, largest=0, sorted=1)
+    return graph.node("GatherElements", ids, order, axis=1), counts
+
+
+def _pooled(graph: Graph, outputs: str, ids: str, pooling: str) -> str:
+    """Pool outputs (T, B, F) over the words of each row, as `SentimentClassifier` does, and return the name of the result."""
+    word = graph.node("Unsqueeze", _swapped(graph, _is_word(graph, ids), axes=2), graph.integers(2))
+    words = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.FLOAT), graph.integers(0), keepdims=0)
+    zero, one = graph.constant("float/zero", np.float32(0)), graph.constant("float/one", np.float32(1))
+    results = []
+    if pooling != "max":
+        total = graph.node("ReduceSum", graph.node("Where", word, outputs, zero), graph.integers(0), keepdims=0)
+        results.append(graph.node("Div", total, graph.node("Max", words, one)))
+    if pooling != "mean":
+        lowest = graph.constant("float/lowest", np.float32(-np.inf))
+        largest = graph.node("ReduceMax", graph.node("Where", word, outputs, lowest), axes=[0], keepdims=0)
+        results.append(graph.node("Where", graph.node("Greater", words, zero), largest, zero))
+    return results[0] if len(results) == 1 else graph.node("Concat", *results, axis=-1)

@@ -1,0 +1,243 @@
+"""Construction of ONNX graphs that run recurrent layers with ONNX's own operators LSTM, GRU and RNN.
+
+The operators are described in ONNX's documentation (Operators.md, opset 14). Their arrays have one row for each direction, and their gates
+have the order i, o, f, c (LSTM) or z, r, h (GRU), where c is our gate g, z is our gate u and h is our gate n.
+
+T is the number of steps, B the batch size, D the number of directions, E the number of input features and H the number of units.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lstm_jax.convert.arrays import DIRECTIONS, LAYOUTS, Arrays, Layer, is_bidirectional
+from lstm_jax.errors import InputError, require
+
+OPSET = 17
+"""Version of ONNX's operators that the graphs use."""
+IR_VERSION = 8
+"""Version of the file format. It is that of the first release of ONNX with this opset, so that older runtimes can read the files."""
+MERGES = ("concat", "sum", "ave", "mul")
+LARGEST = 2**31 - 2**20
+"""Largest number of bytes of all weights. The file of a model must be smaller than 2 GiB."""
+
+
+class Operator(NamedTuple):
+    """Recurrent operator of ONNX that computes one of our cells."""
+
+    name: str
+    gates: tuple[int, ...]
+    """Our gate at each place in ONNX's order of the gates."""
+    states: tuple[str, ...]
+    attributes: dict[str, int]
+
+
+OPERATORS = {
+    "lstm": Operator("LSTM", (0, 3, 1, 2), ("h", "c"), {}),
+    "gru": Operator("GRU", (0, 1, 2), ("h",), {"linear_before_reset": 1}),
+    "gru_reset_before": Operator("GRU", (0, 1, 2), ("h",), {"linear_before_reset": 0}),
+    "simple_rnn": Operator("RNN", (0,), ("h",), {}),
+}
+"""Dict from the name of each cell that ONNX can compute to its operator."""
+
+
+def import_onnx() -> Any:
+    """Import the package onnx and return it.
+
+    Raises:
+        InputError: if the package is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise InputError("package onnx", error, "pip install 'lstm-jax[onnx]'") from error
+    return onnx
+
+
+def check_operator(cell: str) -> None:
+    """Check that ONNX has an operator for a cell.
+
+    Raises:
+        InputError: if it has none.
+    """
+    require(cell in OPERATORS, "cell", cell, f"ONNX has no operator for it: only {', '.join(OPERATORS)} can be exported")
+
+
+class Graph:
+    """ONNX graph to which inputs, outputs, constants and nodes are added. Every value has a name, and methods return these names."""
+
+    def __init__(self):
+        self.onnx = import_onnx()
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def input(self, name: str, dtype: str, *shape: int | str) -> str:
+        """Add an input, and return its name.
+
+        Args:
+            name: name of the input.
+            dtype: name of its dtype in ONNX, such as "FLOAT".
+            shape: size of each axis. A string is the name of an axis whose size is not fixed.
+        """
+        self.inputs.append(self._value(name, dtype, shape))
+        return name
+
+    def output(self, value: str, name: str, *shape: int | str, first: bool = False) -> None:
+        """Add a float output, which is a copy of a value under another name.
+
+        Args:
+            value: name of the value.
+            name: name of the output.
+            shape: size of each axis, as in `input`.
+            first: whether the output stands before the outputs that were added earlier.
+        """
+        self.nodes.append(self.onnx.helper.make_node("Identity", [value], [name], name=f"{name}/Identity"))
+        self.outputs.insert(0 if first else len(self.outputs), self._value(name, "FLOAT", shape))
+
+    def _value(self, name: str, dtype: str, shape: tuple[int | str, ...]) -> Any:
+        return self.onnx.helper.make_tensor_value_info(name, getattr(self.onnx.TensorProto, dtype), shape)
+
+    def constant(self, name: str, array: Any) -> str:
+        """Add an array as a constant, and return its name."""
+        self.constants[name] = np.asarray(array)
+        return name
+
+    def integers(self, *numbers: int) -> str:
+        """Add int64 numbers as a constant vector, and return its name."""
+        return self.constant(f"integers/{'_'.join(map(str, numbers))}", np.array(numbers, np.int64))
+
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output, and return the name of the output. An input that is an empty string is left out."""
+        return self.many(operator, 1, *inputs, **attributes)[0]
+
+    def many(self, operator: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Add a node with `count` outputs, and return their names."""
+        name = f"{operator}/{len(self.nodes)}"
+        outputs = [f"{name}/{place}" for place in range(count)]
+        self.nodes.append(self.onnx.helper.make_node(operator, inputs, outputs, name=name, **attributes))
+        return outputs
+
+    def model(self, name: str, description: str, metadata: Mapping[str, str]) -> Any:
+        """Return the graph as an `onnx.ModelProto`, after ONNX's own check of it.
+
+        Args:
+            name: name of the graph.
+            description: description of the model, its field `doc_string`.
+            metadata: entries of the model's metadata.
+
+        Raises:
+            InputError: if the weights are too big for one file.
+        """
+        helper, size = self.onnx.helper, sum(array.nbytes for array in self.constants.values())
+        require(size <= LARGEST, "weights", f"{size:,} bytes", f"a file of ONNX holds {LARGEST:,} at most: give a smaller model")
+        tensors = [self.onnx.numpy_helper.from_array(array, key) for key, array in self.constants.items()]
+        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, tensors)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        model.producer_name, model.producer_version, model.doc_string = "lstm_jax", _version(), description
+        helper.set_model_props(model, {"opset": str(OPSET), **metadata})
+        self.onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def _version() -> str:
+    try:
+        return version("lstm-jax")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Outputs(NamedTuple):
+    """Names of the values that a recurrent layer or stack returns."""
+
+    sequence: str
+    """Outputs of all steps, (T, B, features)."""
+    last: str
+    """Last output of each row, (B, features)."""
+
+
+def add_layers(
+    graph: Graph,
+    cell: str,
+    layers: Sequence[Layer],
+    x: str,
+    *,
+    lengths: str = "",
+    merge: str = "concat",
+    states: bool = False,
+) -> Outputs:
+    """Add a stack of recurrent layers to a graph.
+
+    If `states` is true, the initial state of each layer is an input of the graph, such as "state/0/h", and its final state is an output,
+    such as "new_state/0/h". They have the shape (D, B, H).
+
+    Args:
+        graph: the graph.
+        cell: name of the cell, a key of `OPERATORS`.
+        layers: checked weights of the layers, lowest layer first.
+        x: name of the input (T, B, E).
+        lengths: name of the int32 value (B,) that holds the number of steps of each row. If empty, all steps are read.
+        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
+        states: whether the states are inputs and outputs of the graph.
+    """
+    require(merge in MERGES, "merge", merge, f"give one of {', '.join(MERGES)}")
+    outputs = Outputs(x, "")
+    for number, layer in enumerate(layers):
+        outputs = _add_layer(graph, cell, layer, number, outputs.sequence, lengths, merge, states)
+    return outputs
+
+
+def _add_layer(graph: Graph, cell: str, layer: Layer, number: int, x: str, lengths: str, merge: str, states: bool) -> Outputs:
+    operator, pair = OPERATORS[cell], is_bidirectional(layer)
+    parts = [layer[direction] for direction in DIRECTIONS] if pair else [layer]
+    units, count = parts[0]["recurrent_kernel"].shape[0], len(parts)
+    weights = [
+        graph.constant(f"recurrent/{number}/{name}", np.stack(arrays))
+        for name, arrays in zip("WRB", zip(*(_operands(cell, part) for part in parts), strict=True), strict=True)
+    ]
+    shape = (count, "batch", units)
+    initial = [graph.input(f"state/{number}/{name}", "FLOAT", *shape) for name in operator.states] if states else []
+    direction = "bidirectional" if pair else "forward"
+    options: dict[str, Any] = {"hidden_size": units, "direction": direction, **operator.attributes}
+    all_steps, *final = graph.many(operator.name, 1 + len(operator.states), x, *weights, lengths, *initial, **options)
+    for name, value in zip(operator.states, final, strict=True):
+        if states:
+            graph.output(value, f"new_state/{number}/{name}", *shape)
+    return Outputs(_merge(graph, merge, all_steps, pair, axis=1), _merge(graph, merge, final[0], pair, axis=0))
+
+
+def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the operands W (GH, E), R (GH, H) and B (2GH,) of ONNX's operator for one direction."""
+    order, gates = OPERATORS[cell].gates, LAYOUTS[cell].gates
+
+    def reordered(array: np.ndarray) -> np.ndarray:
+        """Return the array with the blocks of its last axis in ONNX's order of the gates."""
+        parts = np.split(array, gates, axis=-1)
+        return np.concatenate([parts[gate] for gate in order], axis=-1)
+
+    second = arrays.get("recurrent_bias", np.zeros_like(arrays["bias"]))
+    biases = np.concatenate([reordered(arrays["bias"]), reordered(second)])
+    return reordered(arrays["kernel"]).T, reordered(arrays["recurrent_kernel"]).T, biases
+
+
+def _merge(graph: Graph, merge: str, value: str, pair: bool, axis: int) -> str:
+    """Combine the directions, which are the axis before the last two, and return the name of the result.
+
+    Args:
+        graph: the graph.
+        merge: how the outputs of two directions are combined.
+        value: name of the outputs (T, D, B, H) of all steps, or of the last outputs (D, B, H).
+        pair: whether there are two directions.
+        axis: axis of the directions, 1 or 0.
+    """
+    if not pair:
+        return graph.node("Squeeze", value, graph.integers(axis))
+    if merge == "concat":
+        swapped = graph.node("Transpose", value, perm=[0, 2, 1, 3] if axis else [1, 0, 2])
+        return graph.node("Reshape", swapped, graph.integers(*([0, 0, -1] if axis else [0, -1])))
+    if merge == "sum":
+        return graph.node("ReduceSum", value, graph.integers(axis), keepdims=0)
+    return graph.node("ReduceMean" if merge == "ave" else "ReduceProd", value, axes=[axis], keepdims=0)

@@ -1,0 +1,115 @@
+"""Export of trained runs as ONNX models, which hold the vocabulary of the run in their metadata."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lstm_jax import convert
+from lstm_jax.config import RecurrentConfig
+from lstm_jax.errors import InputError, require
+from lstm_jax.files.writing import MARK, write_atomically
+from lstm_jax.tasks import base, generation, sentiment
+
+
+def to_onnx(trained: base.Trained) -> Any:
+    """Convert the model of a trained run to an ONNX model.
+
+    A sentiment model maps "ids" to "probability", and a character model maps "ids" and states to "logits" and new states; see
+    `convert.sentiment_to_onnx` and `convert.generation_to_onnx`. The metadata of the ONNX model are the name of the task, the cell, the
+    vocabulary as JSON, and the settings with which the run encodes a text.
+
+    Args:
+        trained: a loaded sentiment run or text-generation run.
+
+    Returns:
+        an `onnx.ModelProto`.
+
+    Raises:
+        InputError: if the run is of another task, if ONNX cannot express its model, or if the package onnx is not installed.
+    """
+    config = trained.config
+    check_exportable(config.task, config.model)
+    text = f"{config.task} model, {MARK}"
+    if isinstance(trained, sentiment.Trained):
+        data, model = trained.config.data, trained.config.model
+        settings = {"padding": data.padding, "truncating": data.truncating, "maxlen": data.packed or data.maxlen}
+        return convert.sentiment_to_onnx(
+            trained.params,
+            cell=model.cell,
+            merge=model.merge,
+            pooling=model.pooling,
+            skip_padding=model.mask_zero or data.packed > 0,  # a packed review has no padding
+            description=text,
+            metadata=_metadata(config.task, settings, trained.vocabulary.to_json()),
+        )
+    assert isinstance(trained, generation.Trained)
+    data, model = trained.config.data, trained.config.model
+    settings = {"mode": generation.reading_mode(trained.config), "length": data.length, "clean": data.clean}
+    metadata = _metadata(config.task, settings, trained.characters.to_json())
+    return convert.generation_to_onnx(trained.params, cell=model.cell, description=text, metadata=metadata)
+
+
+def check_exportable(task: str, model: RecurrentConfig) -> None:
+    """Check that a run can be exported to ONNX.
+
+    Args:
+        task: name of the run's task.
+        model: config of the run's model.
+
+    Raises:
+        InputError: if the task is none that can be exported, or if ONNX cannot express what the model computes.
+    """
+    require(task in ("sentiment", "generation"), "task", task, "name a run of sentiment or generation")
+    for name in ("zoneout", "zoneout_cell"):
+        rate = getattr(model, name)
+        require(rate == 0, name, rate, "ONNX's recurrent operators have no zoneout: train without it to export")
+    require(model.dtype == "float32", "dtype", model.dtype, "ONNX's recurrent operators multiply in float32: train with dtype float32")
+
+
+def _metadata(task: str, settings: Mapping[str, Any], vocabulary: bytes) -> dict[str, str]:
+    return {"task": task, **{name: str(value) for name, value in settings.items()}, "vocabulary": vocabulary.decode()}
+
+
+def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[str, Any]:
+    """Write the model of a trained run to an ONNX file.
+
+    An existing file is replaced once the new one is complete.
+
+    Args:
+        trained: a loaded sentiment run or text-generation run.
+        path: path of the file.
+        force: whether to replace an existing file that another program wrote.
+
+    Returns:
+        a description of the file: its "file", "task" and "bytes", the "opset", and the "inputs" and "outputs" of the model as dicts from
+        name to text such as "int64 (batch, time)".
+
+    Raises:
+        InputError: if `to_onnx` raises it, or if the file cannot be written.
+    """
+    model = to_onnx(trained)
+    content = _serialized(model)
+    write_atomically(path, content, force)
+    return {
+        "file": str(path),
+        "task": trained.config.task,
+        "bytes": len(content),
+        "opset": model.opset_import[0].version,
+        "inputs": {value.name: _described(value.type.tensor_type) for value in model.graph.input},
+        "outputs": {value.name: _described(value.type.tensor_type) for value in model.graph.output},
+    }
+
+
+def _serialized(model: Any) -> bytes:
+    try:
+        return model.SerializeToString(deterministic=True)
+    except ValueError as error:  # protobuf refuses files of 2 GiB and more
+        raise InputError("ONNX model", error, "give a smaller model") from error
+
+
+def _described(value: Any) -> str:
+    """Return the dtype and shape of an input or output as text."""
+    import onnx
+
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.elem_type).name
+    return f"{dtype} ({', '.join(axis.dim_param or str(axis.dim_value) for axis in value.shape.dim)}{',' * (len(value.shape.dim) == 1)})"

@@ -1,0 +1,314 @@
+"""ONNX files in ONNX Runtime give the values of our own layers and models, for every batch size and length that one file is run with."""
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from made_weights import random_lstm
+
+from lstm_jax import Bidirectional, Recurrent, RecurrentStack, convert
+from lstm_jax.config import GenerationModelConfig, SentimentModelConfig
+from lstm_jax.convert.onnx_graph import OPERATORS, OPSET
+from lstm_jax.errors import InputError
+from lstm_jax.models import CharGenerator, SentimentClassifier, functional
+
+onnx = pytest.importorskip("onnx", reason="ONNX is not installed: pip install lstm-jax[onnx]")
+runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install lstm-jax[onnx]")
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+E, UNITS, V = 5, 6, 11
+SIZES = [(1, 1), (3, 7), (4, 2)]
+"""Batch sizes and lengths that one file is run with."""
+CELLS = pytest.mark.parametrize("cell", list(OPERATORS))
+MERGES = ["concat", "sum", "ave", "mul"]
+
+
+def session(model: Any) -> Any:
+    onnx.checker.check_model(model, full_check=True)
+    return runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def close(got, wanted) -> None:
+    assert got.shape == wanted.shape
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, np.asarray(wanted), rtol=0, atol=1e-5)
+
+
+def operators(model: Any) -> list[str]:
+    return [node.op_type for node in model.graph.node if node.op_type in ("LSTM", "GRU", "RNN")]
+
+
+def with_random_values(module: nnx.Module) -> tuple[Any, dict[str, np.ndarray]]:
+    """The module with random values of all parameters, biases included, which tell each gate from the others, and these values."""
+    rng, (params, rebuild) = np.random.default_rng(0), functional(module)
+    values = {name: rng.normal(0, 0.7, array.shape).astype(np.float32) for name, array in sorted(params.items())}
+    return rebuild({name: jnp.asarray(array) for name, array in values.items()}), values
+
+
+# layers
+
+
+def made_stack(cell: str, kinds: tuple[str, ...], merge: str = "concat") -> tuple[RecurrentStack, list[dict[str, Any]]]:
+    """A stack of layers with random parameters, and its weights for `convert`."""
+    layers, width = [], E
+    options: dict[str, Any] = {"cell": cell, "return_sequences": True, "return_state": True, "rngs": nnx.Rngs(0)}
+    for kind in kinds:
+        layer = Recurrent(width, UNITS, **options) if kind == "one" else Bidirectional(width, UNITS, merge_mode=merge, **options)
+        layers.append(layer)
+        width = layer.output_features
+    rebuilt, _ = with_random_values(RecurrentStack(layers))
+    weights = [
+        {name: getattr(layer, name).cell_params()._asdict() for name in ("forward", "backward")}
+        if isinstance(layer, Bidirectional)
+        else layer.cell_params()._asdict()
+        for layer in rebuilt.layers
+    ]
+    return rebuilt, weights
+
+
+@CELLS
+@pytest.mark.parametrize("kinds", [("one",), ("two",), ("one", "one"), ("two", "two"), ("two", "one")], ids="-".join)
+def test_layers(cell, kinds):
+    stack, weights = made_stack(cell, kinds)
+    model = convert.layers_to_onnx(cell, weights)
+    assert operators(model) == [OPERATORS[cell].name] * len(kinds)
+    file = session(model)
+    for batch, steps in SIZES:
+        x = np.random.default_rng(batch).normal(size=(batch, steps, E)).astype(np.float32)
+        close(file.run(["y"], {"x": x})[0], stack(jnp.asarray(x))[0])
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_merges(merge):
+    stack, weights = made_stack("lstm", ("two", "two"), merge)
+    file = session(convert.layers_to_onnx("lstm", weights, merge=merge))
+    for batch, steps in SIZES:
+        x = np.random.default_rng(batch).normal(size=(batch, steps, E)).astype(np.float32)
+        close(file.run(["y"], {"x": x})[0], stack(jnp.asarray(x))[0])
+
+
+@CELLS
+def test_states_of_layers(cell):
+    """States go in and out, in both directions: (directions, batch, H) in ONNX, a pair of states here."""
+    stack, weights = made_stack(cell, ("two", "one"))
+    file = session(convert.layers_to_onnx(cell, weights, states=True))
+    names, batch = OPERATORS[cell].states, 3
+    assert [value.name for value in file.get_outputs()] == ["y", *(f"new_state/{n}/{name}" for n in (0, 1) for name in names)]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, 4, E)).astype(np.float32)
+    given = {f"state/{n}/{name}": rng.normal(size=(2 - n, batch, UNITS)).astype(np.float32) for n in (0, 1) for name in names}
+    y, *states = file.run(None, {"x": x} | given)
+    lower = tuple(tuple(jnp.asarray(given[f"state/0/{name}"][direction]) for name in names) for direction in (0, 1))
+    upper = tuple(jnp.asarray(given[f"state/1/{name}"][0]) for name in names)
+    wanted, (pair, last) = stack(jnp.asarray(x), initial_state=[lower, upper])
+    close(y, wanted)
+    for number, name in enumerate(names):
+        close(states[number], np.stack([getattr(state, name) for state in pair]))
+        close(states[len(names) + number][0], getattr(last, name))
+
+
+# the sentiment model
+
+
+def made_sentiment(**options) -> tuple[Any, dict[str, np.ndarray]]:
+    config = SentimentModelConfig(**({"units": UNITS, "embed": E} | options))
+    return with_random_values(SentimentClassifier(config, V, rngs=nnx.Rngs(params=0)))
+
+
+def padded_ids(batch: int, steps: int) -> np.ndarray:
+    """Random ids with padding before, behind and between words, and a row of nothing but padding."""
+    rng = np.random.default_rng(batch)
+    ids = rng.integers(1, V, (batch, steps))
+    ids[0, : steps // 2] = 0
+    ids[-1, steps - steps // 2 :] = 0
+    if batch > 2:
+        ids[1] = 0
+        ids[2, steps // 2] = 0
+    return ids
+
+
+def check_sentiment(cell: str = "lstm", merge: str = "concat", pooling: str = "last", mask_zero: bool = False, **options) -> None:
+    model, params = made_sentiment(cell=cell, merge=merge, pooling=pooling, mask_zero=mask_zero, **options)
+    exported = convert.sentiment_to_onnx(params, cell=cell, merge=merge, pooling=pooling, skip_padding=mask_zero)
+    file = session(exported)
+    assert [(value.name, value.type, value.shape) for value in file.get_inputs()] == [("ids", "tensor(int64)", ["batch", "time"])]
+    assert [(value.name, value.shape) for value in file.get_outputs()] == [("probability", ["batch"])]
+    for batch, steps in SIZES:
+        ids = padded_ids(batch, steps)
+        wanted = jax.nn.sigmoid(model(jnp.asarray(ids, jnp.int32), deterministic=True))
+        close(file.run(None, {"ids": ids})[0], wanted)
+
+
+@CELLS
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("mask_zero", [False, True])
+def test_sentiment_cells(cell, bidirectional, mask_zero):
+    check_sentiment(cell, mask_zero=mask_zero, bidirectional=bidirectional, layers=2)
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "mean+max"])
+def test_sentiment_merges_and_poolings(merge, pooling):
+    check_sentiment(merge=merge, pooling=pooling, mask_zero=merge in ("concat", "mul"), bidirectional=True, layers=2)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "mean+max"])
+@pytest.mark.parametrize("mask_zero", [False, True])
+def test_sentiment_poolings_in_one_direction(pooling, mask_zero):
+    check_sentiment("gru", pooling=pooling, mask_zero=mask_zero)
+
+
+# the character model
+
+
+def made_generator(**options) -> tuple[Any, dict[str, np.ndarray]]:
+    return with_random_values(CharGenerator(GenerationModelConfig(**({"units": UNITS} | options)), V, rngs=nnx.Rngs(params=0)))
+
+
+def zeros(file: Any, batch: int) -> dict[str, np.ndarray]:
+    return {value.name: np.zeros((1, batch, UNITS), np.float32) for value in file.get_inputs() if value.name != "ids"}
+
+
+def run_steps(file: Any, ids: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Run a file in calls of the given numbers of steps, each of which starts from the states of the call before it."""
+    states, logits, begin = zeros(file, len(ids)), [], 0
+    for size in sizes:
+        found = dict(
+            zip([value.name for value in file.get_outputs()], file.run(None, {"ids": ids[:, begin : begin + size]} | states), strict=True)
+        )
+        logits.append(found.pop("logits"))
+        states = {name.removeprefix("new_"): array for name, array in found.items()}
+        begin += size
+    assert begin == ids.shape[1]
+    return np.concatenate(logits, axis=1), states
+
+
+@CELLS
+@pytest.mark.parametrize(
+    "options", [{}, {"embed": 4}, {"embed": UNITS, "tied": True}, {"layers": 2}], ids=["one-hot", "embedding", "tied", "two layers"]
+)
+def test_generation(cell, options):
+    model, params = made_generator(cell=cell, **options)
+    file = session(convert.generation_to_onnx(params, cell=cell))
+    names = [f"{n}/{name}" for n in range(options.get("layers", 1)) for name in OPERATORS[cell].states]
+    assert [value.name for value in file.get_inputs()] == ["ids", *(f"state/{name}" for name in names)]
+    assert [value.name for value in file.get_outputs()] == ["logits", *(f"new_state/{name}" for name in names)]
+    for batch, steps in SIZES:
+        ids = np.random.default_rng(steps).integers(0, V, (batch, steps))
+        wanted, finals = model(jnp.asarray(ids, jnp.int32), deterministic=True)
+        for sizes in ([steps], [1] * steps):
+            logits, states = run_steps(file, ids, sizes)
+            close(logits, wanted)
+            for number, final in enumerate(finals):
+                for name, array in final._asdict().items():
+                    close(states[f"state/{number}/{name}"][0], array)
+
+
+def test_steps_of_uneven_sizes():
+    _, params = made_generator(layers=2)
+    file = session(convert.generation_to_onnx(params))
+    ids = np.random.default_rng(0).integers(0, V, (2, 12))
+    whole, final = run_steps(file, ids, [12])
+    parts, last = run_steps(file, ids, [5, 1, 4, 2])
+    np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-6)
+    for name, array in final.items():
+        np.testing.assert_allclose(last[name], array, rtol=0, atol=1e-6)
+
+
+# the file
+
+
+def test_what_a_file_says_of_itself():
+    model = convert.layers_to_onnx("gru", [made_stack("gru", ("one",))[1][0]], metadata={"name": "value"})
+    assert (model.producer_name, model.opset_import[0].version, len(model.opset_import)) == ("lstm_jax", OPSET, 1)
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"opset": "17", "cell": "gru", "name": "value"}
+    assert model.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+
+
+def test_file_without_unrolled_steps():
+    """One node of each layer, whatever the length."""
+    _, params = made_sentiment(layers=3)
+    assert operators(convert.sentiment_to_onnx(params)) == ["LSTM"] * 3
+
+
+# refusals
+
+
+def edited(params: dict[str, Any], **change) -> dict[str, Any]:
+    """`params` with the arrays of `change`; a None takes an array out."""
+    renamed = {name.replace("__", "/"): array for name, array in change.items()}
+    return {name: array for name, array in (params | renamed).items() if array is not None}
+
+
+def refused(call, *needles: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    for needle in needles:
+        assert needle in str(caught.value)
+
+
+@pytest.mark.parametrize("cell", ["lstm_peephole", "min_gru", "lstm(relu, sigmoid)", "nothing"])
+def test_cells_without_an_operator(cell):
+    remedy = "ONNX has no operator for it: only lstm, gru, gru_reset_before, simple_rnn can be exported"
+    weights = [random_lstm(E, UNITS)]
+    refused(lambda: convert.layers_to_onnx(cell, weights), f"cell: {cell}; {remedy}")
+    _, params = made_sentiment()
+    refused(lambda: convert.sentiment_to_onnx(params, cell=cell), f"cell: {cell}; {remedy}")
+
+
+def test_wrong_layers():
+    one, other = random_lstm(E, UNITS), random_lstm(E, UNITS)
+    refused(lambda: convert.layers_to_onnx("lstm", []), "recurrent/ layers: none; give at least one layer")
+    refused(lambda: convert.layers_to_onnx("lstm", [one, other]), "recurrent/1/: takes 5 features; the layer below it gives 6")
+    refused(lambda: convert.layers_to_onnx("gru", [one]), "recurrent/0/GRU: keys")
+    refused(lambda: convert.layers_to_onnx("lstm", [one], merge="max"), "merge: max; give one of concat, sum, ave, mul")
+    double = {name: array.astype(np.float64) for name, array in one.items()}
+    refused(lambda: convert.layers_to_onnx("lstm", [double]), "recurrent/0/kernel: dtype float64; give float32 arrays")
+
+
+def test_wrong_sentiment_models():
+    _, params = made_sentiment()
+    wrong = {
+        "pooling: first; give one of last, mean, max, mean+max": lambda: convert.sentiment_to_onnx(params, pooling="first"),
+        "merge: max; give one of": lambda: convert.sentiment_to_onnx(params, merge="max"),
+        "head/kernel: shape (6, 1); expected (12, 1)": lambda: convert.sentiment_to_onnx(params, pooling="mean+max"),
+        "head/bias: missing": lambda: convert.sentiment_to_onnx(edited(params, head__bias=None)),
+        "key of a sentiment model: other": lambda: convert.sentiment_to_onnx(edited(params, other=params["head/bias"])),
+        "embedding/embedding: shape (11, 5); expected (V, 4)": lambda: convert.sentiment_to_onnx(
+            edited(params, recurrent__0__kernel=params["recurrent/0/kernel"][:4])
+        ),
+    }
+    for message, call in wrong.items():
+        refused(call, message)
+
+
+def test_wrong_character_models():
+    _, params = made_generator()
+    _, pair = made_sentiment(bidirectional=True)
+    wrong = {
+        "head/kernel: shape (6, 11); expected (6, 10)": lambda: convert.generation_to_onnx(
+            edited(params, recurrent__0__kernel=params["recurrent/0/kernel"][:10])
+        ),
+        "head/kernel: missing": lambda: convert.generation_to_onnx(edited(params, head__kernel=None)),
+        "recurrent/ layers: [1]; number them": lambda: convert.generation_to_onnx(
+            {name.replace("recurrent/0", "recurrent/1"): array for name, array in params.items()}
+        ),
+        "recurrent/ layers [0]: two directions; a character model reads forwards alone": lambda: convert.generation_to_onnx(pair),
+    }
+    for message, call in wrong.items():
+        refused(call, message)
+
+
+def test_weights_of_more_than_a_file_holds(monkeypatch):
+    monkeypatch.setattr("lstm_jax.convert.onnx_graph.LARGEST", 1000)
+    refused(lambda: convert.layers_to_onnx("lstm", [random_lstm(E, UNITS)]), "weights: 1,", "a file of ONNX holds 1,000 at most")
+
+
+def test_package_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    refused(lambda: convert.layers_to_onnx("lstm", [random_lstm(E, UNITS)]), "package onnx: ", "; pip install 'lstm-jax[onnx]'")
