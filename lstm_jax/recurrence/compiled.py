@@ -53,8 +53,7 @@ def run(
     x = x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     tokens = None if tokens is None or x.ndim == 2 else tokens.astype(jnp.int32)
     if cell.gates == 1:  # the C++ code has no axis of a single gate
-        masks = (dropout.input, dropout.recurrent)
-        dropout = DropoutMasks(*(mask[0] if mask is not None and is_per_gate(mask) else mask for mask in masks))
+        dropout = DropoutMasks(_without_gates(dropout.input), _without_gates(dropout.recurrent))
     operation: Callable = CompiledLSTM if cell is CELLS["lstm"] else CompiledCell
     return apply(operation(cell, sequences), params, x, state, valid, dropout, resets, tokens)
 
@@ -123,6 +122,11 @@ def _operands(args, residuals: Residuals, cotangents) -> tuple:
     """
     params, x, state, *rest = args
     return params, x, residuals, *with_zeros(cotangents, state), *rest
+
+
+def _without_gates(mask):
+    """Return a dropout mask without an axis of gates (1, B, size)."""
+    return mask[0] if is_per_gate(mask) else mask
 
 
 def _kinds(mask) -> int:
