@@ -77,7 +77,7 @@ def has_compiler() -> bool:
 setup(
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": Wheel},
     ext_modules=[
-        Extension("lstm_jax.native.lib", sources=["lstm_jax/native/lstm.cc", "lstm_jax/native/adam.cc", "lstm_jax/native/dropout.cc"])
+        Extension("lstm_jax.native.lib", sources=[f"lstm_jax/native/{name}.cc" for name in ("recurrence", "linear", "adam", "dropout")])
     ],
     setup_requires=[] if has_compiler() else ["ziglang>=0.13"],
 )

@@ -198,7 +198,7 @@ def test_the_wheel(tmp_path: Path) -> None:
         assert entry.external_attr >> 16 & 0o044 == 0o044
         assert content[-trust.SEAL :] == trust._seal(content[: -trust.SEAL])
         assert f"-march={entry.filename[len('lstm_jax/native/lib/lstm-') : -len('-0123456789abcdef.so')]}" in content.decode()
-    assert {"lstm_jax/native/lstm.cc", "lstm_jax/native/vectors.h"} <= set(wheel.namelist())
+    assert {"lstm_jax/native/recurrence.cc", "lstm_jax/native/vectors.h"} <= set(wheel.namelist())
 
 
 def test_the_wheel_where_the_compiler_fails(tmp_path: Path) -> None:
