@@ -237,12 +237,12 @@ void run_backward_tile(const Backward<T>& run, const Sums<T>& sums, int64_t firs
   const int64_t largest = std::max(units, run.x ? features : 0), d_z_size = run.cell->slots * sums.panels * sums.width * chunk * rows;
   Aligned<T> partial(2 * chunk * rows * kVectors * kLanes<T>);
   Aligned<T> d_z(d_z_size), transposed((largest + 2 * kRows) * chunk * rows);
-  Aligned<T> d_inner(run.cell->late_gates ? size : 0), row(run.cell->slots * units);
+  Aligned<T> d_inner(run.cell->late_gates ? size : 0), row(run.cell->whole_rows ? run.cell->slots * units : 0);
   Prefetcher prefetcher;
   std::vector<int32_t> numbers(chunk * rows);
   BackwardTile<T> tile{first, rows, chunk, sums.width, sums.panels, d_z.get(), transposed.get(), partial.get(), d_inner.get(), row.get(), numbers.data(), &prefetcher};
   const Repeats<T> repeats(run.tokens, steps, batch, first, last, gates * sums.panels * sums.width);
-  std::fill(d_z.get(), d_z.get() + d_z_size, T(0));  // columns that fill up a panel stay 0
+  std::fill(d_z.get(), d_z.get() + d_z_size, T(0));  // columns that fill up a panel enter no result
   std::memcpy(run.d_first_h + first * units, run.d_final_h + first * units, size * sizeof(T));
   if (run.d_first_c) std::memcpy(run.d_first_c + first * units, run.d_final_c + first * units, size * sizeof(T));
   if (run.resets.at) {

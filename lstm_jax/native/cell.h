@@ -32,7 +32,7 @@ struct CellShape {
   const char* name;
   int gates, kept, slots, extras, late_gates, late_factor;
   bool cell_state, direct;
-  bool bias_in_x;  // the bias is added to x W, as in all cells but the LSTM with layer normalisation
+  bool whole_rows;  // sums over the units of a row, as in layernorm.h: the bias is not added to x W
   const char* extra_name;
   int recurrent_slots[kMostGates], bias_slots[kMostGates], extra_slots[kMostExtras];
 };
@@ -51,7 +51,7 @@ struct Units {
 template <typename Cell>
 constexpr CellShape shape_of(const char* name) {
   CellShape shape{name,        Cell::kGates,     Cell::kKept,   Cell::kSlots,    Cell::kExtras, Cell::kLateGates, 0,
-                  Cell::kCellState, Cell::kDirect, true, Cell::kExtraName};
+                  Cell::kCellState, Cell::kDirect, false, Cell::kExtraName};
   if constexpr (Cell::kLateGates > 0) shape.late_factor = Cell::kLateFactor;
   for (int gate = 0; gate < Cell::kGates; ++gate) {
     shape.recurrent_slots[gate] = Cell::kRecurrentSlots[gate];

@@ -28,7 +28,7 @@ constexpr CellCode<T> code_of(const char* name) {
 template <typename T>
 constexpr CellCode<T> code_of_layernorm() {
   CellCode<T> code{shape_of<LayerNormCell>("lstm_layernorm"), &step_layernorm<T>, &through_layernorm<T>, nullptr};
-  code.shape.bias_in_x = false;
+  code.shape.whole_rows = true;
   return code;
 }
 

@@ -126,7 +126,7 @@ void project(const Forward<T>& run, const ForwardTile<T>& tile, const Repeats<T>
     const T* const a = in_place ? from(0) : gathered;
     const int64_t count = in_place ? t1 - t0 : 1, rows = in_place ? tile.rows : fresh.size();
     with_vectors<T>(units, [&, units = units, features = features, batch = batch, size = size](auto VECTORS) {
-      multiply_gate<T, VECTORS>(run.kernel, run.cell->bias_in_x ? run.bias : nullptr, gate, units, features, a, batch * features, count, rows, tile.z, size);
+      multiply_gate<T, VECTORS>(run.kernel, run.cell->whole_rows ? nullptr : run.bias, gate, units, features, a, batch * features, count, rows, tile.z, size);
     });
   }
   for (const int32_t k : fresh) {
@@ -150,13 +150,20 @@ void restart_rows(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t) 
 template <typename T>
 void multiply_gates(const Forward<T>& run, const ForwardTile<T>& tile, const T* factor, int64_t gate_stride, int64_t first_gate, int64_t last_gate) {
   const int64_t units = run.sizes.units, gates = run.sizes.gates, size = tile.rows * units;
-  if (tile.zero_h) std::fill_n(tile.sums, size * gates, T(0));
-  for (int64_t gate = first_gate; gate < last_gate && !tile.zero_h; ++gate) {
+  for (int64_t gate = first_gate; gate < last_gate; ++gate) {
     with_vectors<T>(units, [&](auto VECTORS) {
       multiply_gate<T, VECTORS>(run.recurrent, nullptr, gate, units, units, factor, size, 1, tile.rows, tile.sums, gates * units);
     });
     factor += gate_stride;
   }
+}
+
+// tile.sums = h U, with the mask of each gate, of the first `count` gates.
+template <typename T>
+void multiply_early(const Forward<T>& run, const ForwardTile<T>& tile, int64_t count) {
+  const int64_t size = tile.rows * run.sizes.units;
+  if (tile.zero_h) std::fill_n(tile.sums, size * run.sizes.gates, T(0));
+  else multiply_gates(run, tile, run.mask.kinds ? tile.dropped : tile.h, run.mask.per_gate() ? size : 0, 0, count);
 }
 
 // Step t of one row of the tile, whose x is padding: the state stays, and all numbers kept are 0.
@@ -197,14 +204,14 @@ void multiply_late(const Forward<T>& run, const ForwardTile<T>& tile, const T* c
     });
   }
   static_assert(Cell::kLateGates == 1, "one mask for `inner`");
-  for (int64_t gate = kEarly; gate < Cell::kGates && !tile.zero_h; ++gate) multiply_gates(run, tile, tile.inner, 0, gate, gate + 1);
+  multiply_gates(run, tile, tile.inner, 0, kEarly, Cell::kGates);
 }
 
 // Step t of a tile: the product of all gates, then the cell's function.
 template <typename T, typename Cell>
 void step_of(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows) {
   const int64_t units = run.sizes.units, batch = run.sizes.batch;
-  multiply_gates(run, tile, run.mask.kinds ? tile.dropped : tile.h, run.mask.per_gate() ? tile.rows * units : 0, 0, Cell::kGates - Cell::kLateGates);
+  multiply_early(run, tile, Cell::kGates - Cell::kLateGates);
   if constexpr (Cell::kLateGates > 0) multiply_late<T, Cell>(run, tile, z_rows);
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.first + r, before = t * batch + row;

@@ -67,7 +67,7 @@ template <typename T>
 struct BackwardTile {
   int64_t first, rows, chunk, width, panels;
   T *d_z, *transposed, *partial, *d_inner;
-  T* row;  // the slots of one row (slots, H)
+  T* row;  // the slots of one row (slots, H), for layernorm.h only
   int32_t* numbers;  // room for the numbers of the chunk's rows
   Prefetcher* prefetcher;
   T* panel(int64_t slot, int64_t number) const { return d_z + (slot * panels + number) * chunk * rows * width; }

@@ -69,7 +69,7 @@ struct LayerNormCell {
 template <typename T>
 void step_layernorm(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, const T* const* z_rows) {
   const int64_t units = run.sizes.units, batch = run.sizes.batch, size = 4 * units;
-  multiply_gates(run, tile, run.mask.kinds ? tile.dropped : tile.h, run.mask.per_gate() ? tile.rows * units : 0, 0, 4);
+  multiply_early(run, tile, 4);
   const T *const gain_x = run.extras, *const gain_h = gain_x + size, *const gain_c = gain_h + size, *const bias_c = gain_c + units;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.first + r, before = t * batch + row;

@@ -22,44 +22,74 @@ void over_columns(ffi::ThreadPool pool, int64_t threads, int64_t steps, int64_t 
   });
 }
 
-// Operands: a and b (T, B, H), h (B, H). Result: h after each step (T, B, H).
+// Call f(begin, end, starts) for the parts of first..last-1 that belong to one row of `units` numbers; starts: whether it is reset before step t.
+// Without resets (`at` (T, B) is null) it is one part.
+template <typename F>
+LSTM_INLINE void over_rows(const uint8_t* at, int64_t t, int64_t batch, int64_t units, int64_t first, int64_t last, const F& f) {
+  if (!at) return f(first, last, false);
+  for (int64_t begin = first; begin < last;) {
+    const int64_t row = begin / units, end = std::min(last, (row + 1) * units);
+    f(begin, end, at[t * batch + row] != 0);
+    begin = end;
+  }
+}
+
+// The operands and results of a call, in order.
 template <typename T>
-void linear_forward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t threads) {
+const T* operand(const ffi::RemainingArgs& args, size_t n) {
+  return data_of<const T>(*args.get<ffi::AnyBuffer>(n));
+}
+template <typename T>
+T* result(const ffi::RemainingRets& rets, size_t n) {
+  return data_of<T>(**rets.get<ffi::AnyBuffer>(n));
+}
+
+// Operands: a and b (T, B, H), h (B, H), and if `resets` the flags (T, B): at a flagged step h' = b, whatever h is, NaN too. Result: h after each
+// step (T, B, H).
+template <typename T>
+void linear_forward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool resets, int64_t threads) {
   const auto shape = args.get<ffi::AnyBuffer>(0)->dimensions();
-  const int64_t steps = shape[0], columns = shape[1] * shape[2];
-  const T *const a = data_of<const T>(*args.get<ffi::AnyBuffer>(0)), *const b = data_of<const T>(*args.get<ffi::AnyBuffer>(1));
-  const T* const start = data_of<const T>(*args.get<ffi::AnyBuffer>(2));
-  T* const h = data_of<T>(**rets.get<ffi::AnyBuffer>(0));
+  const int64_t steps = shape[0], batch = shape[1], units = shape[2], columns = batch * units;
+  const T *const a = operand<T>(args, 0), *const b = operand<T>(args, 1), *const start = operand<T>(args, 2);
+  const uint8_t* const at = resets ? operand<uint8_t>(args, 3) : nullptr;
+  T* const h = result<T>(rets, 0);
   over_columns(pool, threads, steps, columns, [&](int64_t first, int64_t last) {
     for (int64_t t = 0; t < steps; ++t) {
       const T* const before = t == 0 ? start : h + (t - 1) * columns;
       const int64_t row = t * columns;
-      over_vectors<T>(first, last, [&](int64_t at, int count) __attribute__((always_inline)) {
-        store(h + row + at, load(a + row + at, count) * load(before + at, count) + load(b + row + at, count), count);
+      over_rows(at, t, batch, units, first, last, [&](int64_t begin, int64_t end, bool starts) {
+        if (starts) {
+          std::copy(b + row + begin, b + row + end, h + row + begin);
+          return;
+        }
+        over_vectors<T>(begin, end, [&](int64_t n, int count) __attribute__((always_inline)) {
+          store(h + row + n, load(a + row + n, count) * load(before + n, count) + load(b + row + n, count), count);
+        });
       });
     }
   });
 }
 
-// Operands: a (T, B, H), h (B, H), h after each step (T, B, H), d of h after each step. Results: d of a, of b and of h (B, H).
+// Operands: a (T, B, H), h (B, H), h after each step (T, B, H), d of h after each step, and the flags. Results: d of a, of b and of h (B, H).
 template <typename T>
-void linear_backward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t threads) {
+void linear_backward(ffi::ThreadPool pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, bool resets, int64_t threads) {
   const auto shape = args.get<ffi::AnyBuffer>(0)->dimensions();
-  const int64_t steps = shape[0], columns = shape[1] * shape[2];
-  const T *const a = data_of<const T>(*args.get<ffi::AnyBuffer>(0)), *const start = data_of<const T>(*args.get<ffi::AnyBuffer>(1));
-  const T *const h = data_of<const T>(*args.get<ffi::AnyBuffer>(2)), *const d_h = data_of<const T>(*args.get<ffi::AnyBuffer>(3));
-  T *const d_a = data_of<T>(**rets.get<ffi::AnyBuffer>(0)), *const d_b = data_of<T>(**rets.get<ffi::AnyBuffer>(1));
-  T* const d_start = data_of<T>(**rets.get<ffi::AnyBuffer>(2));
+  const int64_t steps = shape[0], batch = shape[1], units = shape[2], columns = batch * units;
+  const T *const a = operand<T>(args, 0), *const start = operand<T>(args, 1), *const h = operand<T>(args, 2), *const d_h = operand<T>(args, 3);
+  const uint8_t* const at = resets ? operand<uint8_t>(args, 4) : nullptr;
+  T *const d_a = result<T>(rets, 0), *const d_b = result<T>(rets, 1), *const d_start = result<T>(rets, 2);
   over_columns(pool, threads, steps, columns, [&](int64_t first, int64_t last) {
     std::fill(d_start + first, d_start + last, T(0));
     for (int64_t t = steps - 1; t >= 0; --t) {
       const T* const before = t == 0 ? start : h + (t - 1) * columns;
       const int64_t row = t * columns;
-      over_vectors<T>(first, last, [&](int64_t at, int count) __attribute__((always_inline)) {
-        const Vec<T> d = load(d_start + at, count) + load(d_h + row + at, count);
-        store(d_b + row + at, d, count);
-        store(d_a + row + at, d * load(before + at, count), count);
-        store(d_start + at, d * load(a + row + at, count), count);
+      over_rows(at, t, batch, units, first, last, [&](int64_t begin, int64_t end, bool starts) {
+        over_vectors<T>(begin, end, [&](int64_t n, int count) __attribute__((always_inline)) {
+          const Vec<T> d = load(d_start + n, count) + load(d_h + row + n, count);
+          store(d_b + row + n, d, count);
+          store(d_a + row + n, starts ? Vec<T>{} : d * load(before + n, count), count);
+          store(d_start + n, starts ? Vec<T>{} : d * load(a + row + n, count), count);
+        });
       });
     }
   });
@@ -82,24 +112,27 @@ ffi::Error handle(const char* name, const ffi::RemainingArgs& args, const ffi::R
   });
 }
 
-ffi::Error forward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads) {
+ffi::Error forward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool resets, int64_t threads) {
   const ffi::DataType real = real_type(args, 0);
-  return handle("lstm_jax_linear_forward", args, rets, threads, {{"a", real, {T, B, H}}, {"b", real, {T, B, H}}, {"h", real, {B, H}}},
-                {{"h of all steps", real, {T, B, H}}}, [&] { linear_forward<float>(pool, args, rets, threads); },
-                [&] { linear_forward<double>(pool, args, rets, threads); });
+  return handle("lstm_jax_linear_forward", args, rets, threads,
+                {{"a", real, {T, B, H}}, {"b", real, {T, B, H}}, {"h", real, {B, H}}, {"resets", ffi::PRED, {T, B}, resets}},
+                {{"h of all steps", real, {T, B, H}}}, [&] { linear_forward<float>(pool, args, rets, resets, threads); },
+                [&] { linear_forward<double>(pool, args, rets, resets, threads); });
 }
 
-ffi::Error backward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads) {
+ffi::Error backward_handler(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, bool resets, int64_t threads) {
   const ffi::DataType real = real_type(args, 0);
   return handle("lstm_jax_linear_backward", args, rets, threads,
-                {{"a", real, {T, B, H}}, {"h", real, {B, H}}, {"h of all steps", real, {T, B, H}}, {"d of outputs", real, {T, B, H}}},
+                {{"a", real, {T, B, H}}, {"h", real, {B, H}}, {"h of all steps", real, {T, B, H}}, {"d of outputs", real, {T, B, H}},
+                 {"resets", ffi::PRED, {T, B}, resets}},
                 {{"d of a", real, {T, B, H}}, {"d of b", real, {T, B, H}}, {"d of h", real, {B, H}}},
-                [&] { linear_backward<float>(pool, args, rets, threads); }, [&] { linear_backward<double>(pool, args, rets, threads); });
+                [&] { linear_backward<float>(pool, args, rets, resets, threads); },
+                [&] { linear_backward<double>(pool, args, rets, resets, threads); });
 }
 
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_linear_forward, forward_handler,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<int64_t>("threads"));
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<bool>("resets").Attr<int64_t>("threads"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_jax_linear_backward, backward_handler,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<int64_t>("threads"));
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<bool>("resets").Attr<int64_t>("threads"));

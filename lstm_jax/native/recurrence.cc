@@ -7,7 +7,7 @@
 // registers between the two. Where tokens say that a row reads an x again, the forward pass reuses its product, and the backward pass sums d_z
 // before the products.
 //
-// The residuals are the gates, h and c; writing more costs more than computing it again. They do not fit into the caches, so they are written
+// The residuals of the LSTM are the gates, h and c; writing more costs more than computing it again. Residuals do not fit into the caches, so they are written
 // past them, and prefetched before they are read.
 
 #include "cells.h"

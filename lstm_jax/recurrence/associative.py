@@ -30,27 +30,33 @@ def run(
     The arguments and results are those of `reference.run`. For T steps, B rows and H units the scan makes about 2 log2(T) passes over
     arrays (T, B, H).
     """
-    a, b = coefficients(cell, params, x, valid, dropout, resets, compute_dtype)
+    a, b, starts = coefficients(cell, params, x, valid, dropout, resets, compute_dtype)
+    starts = jnp.zeros((*a.shape[:2], 1), bool) if starts is None else starts[:, :, None]
 
     def compose(first, second):
-        return first[0] * second[0], second[0] * first[1] + second[1]
+        # what comes before a reset is replaced by 0, since 0 times NaN would be NaN
+        a, b = (jnp.where(second[2], 0, part) for part in first[:2])
+        return a * second[0], second[0] * b + second[1], first[2] | second[2]
 
-    a, b = lax.associative_scan(compose, (a, b))
-    h = a * jnp.broadcast_to(state.h, a.shape) + b
+    a, b, starts = lax.associative_scan(compose, (a, b, starts))
+    h = a * jnp.where(starts, 0, jnp.broadcast_to(state.h, a.shape)) + b
     return h if sequences else None, jax.tree.map(lambda _: h[-1], state)
 
 
-def coefficients(cell: Cell, params, x, valid, dropout: DropoutMasks, resets: Resets | None, compute_dtype=None) -> tuple[Array, Array]:
-    """Return the arrays a and b (T, B, H) of the steps h' = a h + b of a cell that is linear in its state.
+def coefficients(
+    cell: Cell, params, x, valid, dropout: DropoutMasks, resets: Resets | None, compute_dtype=None
+) -> tuple[Array, Array, Array | None]:
+    """Return the arrays a and b (T, B, H) of the steps h' = a h + b of a cell that is linear in its state, and the flags of its resets.
 
-    A padded step has a = 1 and b = 0. A step after a reset has a = 0. The arguments are those of `run`.
+    A padded step has a = 1 and b = 0. The flags are bool (T, B), or None without resets. At a flagged step a is 0, and h before the step
+    must not be used: it may be NaN. The arguments are those of `run`.
     """
     assert cell.linear is not None
     a, b = cell.linear(cell.project(params, x, dropout.input, compute_dtype))
     if valid is not None:
         runs = valid[:, :, None]
         a, b = jnp.where(runs, a, 1), jnp.where(runs, b, 0)
-    if resets is not None:  # a step after a reset no longer depends on the h before it
-        starts = resets.at[:, :, None]
-        a, b = jnp.where(starts, 0, a), jnp.where(starts, a * jnp.broadcast_to(resets.state.h, a.shape) + b, b)
-    return a, b
+    if resets is None:
+        return a, b, None
+    starts = resets.at[:, :, None]
+    return jnp.where(starts, 0, a), jnp.where(starts, a * jnp.broadcast_to(resets.state.h, a.shape) + b, b), resets.at

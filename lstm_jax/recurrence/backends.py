@@ -197,7 +197,7 @@ def lacks(backend: Backend, request: Request, platform: str) -> str:
         return f"no cell {cell.name}" + " of one's own" * (CELLS.get(cell.name) is not cell)
     if platform not in backend.platforms:
         return f"does not run on {platform}"
-    missing = _lacks_dtype(backend, request) or _lacks_kind(backend, request)
+    missing = _lacks_dtype(backend, request) or _lacks_kind(backend, request, cell)
     if missing:
         return missing
     if backend.largest and request.units > backend.largest:
@@ -215,8 +215,10 @@ def _lacks_dtype(backend: Backend, request: Request) -> str:
     return ""
 
 
-def _lacks_kind(backend: Backend, request: Request) -> str:
-    refused = [kind for kind in request.dropout if kind not in backend.dropouts]
+def _lacks_kind(backend: Backend, request: Request, cell: Cell) -> str:
+    # the linear form of a step has no place for a mask of h
+    dropouts = backend.dropouts if cell.linear is None or backend.any_cell else _ASSOCIATIVE.dropouts
+    refused = [kind for kind in request.dropout if kind not in dropouts]
     refused += [request.mask] * bool(request.mask and request.mask not in backend.masks)
     refused += ["resets"] * (request.resets and not backend.resets)
     return f"no {refused[0]}" if refused else ""

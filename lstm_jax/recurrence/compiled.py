@@ -1,4 +1,4 @@
-"""The backend `compiled`, which runs cells with the C++ code in native/recurrence.cc.
+"""The backend `compiled`, which runs cells with the C++ code in native/recurrence.cc; compiled_linear.py has the cells that are linear.
 
 One call of the C++ code runs the forward pass over all steps, and another call computes the gradients. The C++ code has a twin, which is
 the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients

@@ -6,7 +6,9 @@ the parallel scan of the backend `associative` makes about 2 log2(T) passes over
 B is the batch size, T the number of steps and H the number of units.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +19,22 @@ from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import Operation, apply
 from lstm_jax.primitives.partition import partitioned
 from lstm_jax.recurrence.associative import coefficients
-from lstm_jax.recurrence.resets import Resets
+from lstm_jax.recurrence.resets import Resets, restart_all
 
 
 def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, sequences: bool):
     """Run a cell that is linear in its state over time. The arguments and results are those of `reference.run`."""
-    a, b = coefficients(cell, params, x, valid, dropout, resets)
-    h = apply(LinearSteps(), a, b, state.h)
+    a, b, starts = coefficients(cell, params, x, valid, dropout, resets)
+    h = apply(LinearSteps(), a, b, state.h, starts)
     return h if sequences else None, jax.tree.map(lambda _: h[-1], state)
 
 
 @dataclass(frozen=True)
 class LinearSteps(Operation):
-    """Operation that computes h after each of the steps h' = a h + b, (T, B, H), in C++. Its arguments are a, b (T, B, H) and h (B, H)."""
+    """Operation that computes h after each of the steps h' = a h + b, (T, B, H), in C++.
+
+    Its arguments are a, b (T, B, H), h (B, H), and flags bool (T, B) or None. At a flagged step h' = b.
+    """
 
     def runs_on(self):
         """Return ("cpu",), since the C++ code is compiled for the CPU; see `Operation.runs_on`."""
@@ -37,8 +42,7 @@ class LinearSteps(Operation):
 
     def rows(self, args: tuple) -> list[int | None]:
         """Return the index of the batch axis of each argument; see `Operation.rows`."""
-        del args
-        return [1, 1, 0]
+        return [1, 1, 0] if args[3] is None else [1, 1, 0, 1]
 
     def output_rows(self, outputs) -> list[int]:
         """Return the index of the batch axis of the output; see `Operation.output_rows`."""
@@ -47,43 +51,55 @@ class LinearSteps(Operation):
 
     def forward(self, keep, *args):
         """Run all steps in C++. The residuals are the output; see `Operation.forward`."""
+        a, b, h, starts = args
 
-        def call(a, b, h):
-            return native.call("lstm_jax_linear_forward", [a], [a, b, h], {})
+        def call(*args):
+            return native.call("lstm_jax_linear_forward", [args[0]], args, {}, resets=starts is not None)
 
-        h = partitioned(call, [1, 1, 0], [1])(*args)[0]
+        h = _call(call, [(a, 1), (b, 1), (h, 0), (starts, 1)], [1])[0]
         return h, h if keep else None
 
     def backward(self, wanted, args, residuals, cotangents):
         """Return the gradients with respect to a, b and h, computed in C++; see `Operation.backward`."""
         del wanted
-        a, _, h = args
+        a, _, h, starts = args
 
-        def call(a, h, all_h, d_h):
-            return native.call("lstm_jax_linear_backward", [a, a, h], [a, h, all_h, d_h], {})
+        def call(*args):
+            return native.call("lstm_jax_linear_backward", [args[0], args[0], args[1]], args, {}, resets=starts is not None)
 
-        return tuple(partitioned(call, [1, 0, 1, 1], [1, 1, 0])(a, h, residuals, cotangents))
+        return *_call(call, [(a, 1), (h, 0), (residuals, 1), (cotangents, 1), (starts, 1)], [1, 1, 0]), None
 
     def plain_forward(self, keep, *args):
         """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
+        a, b, start, starts = args
 
         def body(h, step):
-            h = step[0] * h + step[1]
+            a, b, at = step
+            h = a * (h if at is None else jnp.where(at[:, None], 0, h)) + b
             return h, h
 
-        a, b, start = args
-        h = jax.lax.scan(body, start, (a, b))[1]
+        h = jax.lax.scan(body, start, (a, b, starts))[1]
         return h, h if keep else None
 
     def plain_backward(self, wanted, args, residuals, cotangents):
         """Return the same results as `backward`, computed in JAX; see `Operation.plain_backward`."""
         del wanted
-        a, _, start = args
-        before = jnp.concatenate([start[None], residuals[:-1]])
+        a, _, start, starts = args
+        before = restart_all(
+            jnp.concatenate([start[None], residuals[:-1]]), jnp.zeros_like(start), None if starts is None else Resets(starts, None)
+        )
 
         def body(d, step):
-            d = d + step[1]
-            return step[0] * d, d
+            a, d_h, at = step
+            d = d + d_h
+            before = a * d
+            return before if at is None else jnp.where(at[:, None], 0, before), d
 
-        d_start, d_b = jax.lax.scan(body, jnp.zeros_like(start), (a, cotangents), reverse=True)
-        return d_b * before, d_b, d_start
+        d_start, d_b = jax.lax.scan(body, jnp.zeros_like(start), (a, cotangents, starts), reverse=True)
+        return d_b * before, d_b, d_start, None
+
+
+def _call(function: Callable, operands: list[tuple[Any, int]], result_axes: list[int]) -> list[jax.Array]:
+    """Call a function of the C++ code with the operands that are not None. Each is given with the index of its batch axis."""
+    args, axes = zip(*(each for each in operands if each[0] is not None), strict=True)
+    return list(partitioned(function, axes, result_axes)(*args))

@@ -121,16 +121,17 @@ def recurrence(
     return Call("lstm_jax_backward", operands, results, attributes | {"sequences": True, "d_x": not ids})
 
 
-def linear(backward: bool, dtype: str = "float32", sizes: tuple[int, int, int] = (STEPS, BATCH, UNITS)) -> Call:
+def linear(backward: bool, dtype: str = "float32", sizes: tuple[int, int, int] = (STEPS, BATCH, UNITS), resets: bool = True) -> Call:
     """Return a call of the linear steps forward or backward that fits; sizes: T, B, H."""
     rng = np.random.default_rng(0)
     a, b, all_h = (rng.standard_normal(sizes).astype(dtype) for _ in range(3))
     h = rng.standard_normal(sizes[1:]).astype(dtype)
     steps, state = _like(dtype, *sizes), _like(dtype, *sizes[1:])
+    last: dict[str, Any] = {"resets": rng.random(sizes[:2]) < 0.3} if resets else {}
     if not backward:
-        return Call("lstm_jax_linear_forward", {"a": a, "b": b, "h": h}, {"h of all steps": steps}, {})
-    operands = {"a": a, "h": h, "h of all steps": all_h, "d of outputs": b}
-    return Call("lstm_jax_linear_backward", operands, {"d of a": steps, "d of b": steps, "d of h": state}, {})
+        return Call("lstm_jax_linear_forward", {"a": a, "b": b, "h": h, **last}, {"h of all steps": steps}, {"resets": resets})
+    operands = {"a": a, "h": h, "h of all steps": all_h, "d of outputs": b, **last}
+    return Call("lstm_jax_linear_backward", operands, {"d of a": steps, "d of b": steps, "d of h": state}, {"resets": resets})
 
 
 def table(rows: bool, dtype: str = "float32", at: int = 2, words: int = 6, columns: int = 5, ids: int | None = 3, scales: int = 4) -> Call:

@@ -26,6 +26,7 @@ CALLS = {
     **{f"backward, {cell}": recurrence(True, kinds=(1, SHAPES[cell].gates), cell=cell) for cell in list(SHAPES)[1:]},
     "linear forward": linear(False),
     "linear backward": linear(True),
+    "linear backward, no resets": linear(True, resets=False),
     "catch up": table(False),
     "catch up all": table(False, ids=None),
     "rows": table(True),
@@ -180,6 +181,10 @@ def test_nothing_to_compute(sizes: tuple[int, int, int, int], ids: bool, dtype: 
             np.testing.assert_allclose(gates[0][:, :units], 1 / (1 + np.exp(-z[:, :units])), rtol=1e-5)
         elif features == 0:  # ids that are not there
             assert np.isnan(gates).all()
+        for cell in list(SHAPES)[1:]:
+            others = recurrence(False, dtype, sizes, ids, masked=False, cell=cell)
+            assert steps or np.array_equal(others.run()[0], others.operands["h"])
+            recurrence(True, dtype, sizes, ids, cell=cell).run()
         back = recurrence(True, dtype, sizes, ids, kinds=(0 if ids else 1, 1))
         d_h, d_c, *gradients = back.run()
         if 0 in (steps, batch, units):

@@ -214,7 +214,7 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     (*attributes)["input_masks"] = (*attributes)["recurrent_masks"] = int64_t{0};
   }
   // steps long enough for several threads
-  const Array a = floats({T, 64 * B, H + 100}), start = floats({64 * B, H + 100});
+  const Array a = floats({T, 64 * B, H + 100}), start = floats({64 * B, H + 100}), flags = bools({T, 64 * B});
   const Attributes rates = {{"b1", 0.9}, {"b2", 0.999}};
   const Arrays moments = {floats({B * H, E}), floats({B * H, E}, 0.0f)};
   const Arrays table = all({{floats({B * H, E})}, moments, {ints({B * H}, 3), floats({4}), floats({4}), Array(ints({}, 1))}});
@@ -229,8 +229,8 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
       {"backward, GRU", lstm_jax_backward,
        all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})}, gru_last}),
        {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]}, gru_backward, false},
-      {"linear forward", lstm_jax_linear_forward, {a, a, start}, {a}, {}, true},
-      {"linear backward", lstm_jax_linear_backward, {a, start, a, a}, {a, a, start}, {}, true},
+      {"linear forward", lstm_jax_linear_forward, {a, a, start, flags}, {a}, {{"resets", true}}, true},
+      {"linear backward", lstm_jax_linear_backward, {a, start, a, a, flags}, {a, a, start}, {{"resets", true}}, true},
       {"catch up", lstm_jax_adam_catch_up, late, table_results, rates, true},
       {"catch up rows", lstm_jax_adam_catch_up, all({late, {ids}}), table_results, rates, true},
       {"rows", lstm_jax_adam_rows, all({late, {ids, floats({3 * B, E})}}), table_results, rates, true},

@@ -137,11 +137,13 @@ def test_linear_steps_equal_their_twins(sizes: tuple[int, int, int], dtype: str)
     with jax.enable_x64(dtype == "float64"):
         rng = np.random.default_rng(sizes[0])
         a, b, d_h = (jnp.asarray(rng.uniform(-1, 1, sizes), dtype) for _ in range(3))
-        args, operation = (a, b, jnp.asarray(rng.standard_normal(sizes[1:]), dtype)), compiled_linear.LinearSteps()
-        got, want = operation.forward(True, *args), operation.plain_forward(True, *args)
-        assert_close(got, want, dtype)
-        back = (True, True, True), args, want[1], d_h
-        assert_close(operation.backward(*back), operation.plain_backward(*back), dtype)
+        start, operation = jnp.asarray(rng.standard_normal(sizes[1:]), dtype), compiled_linear.LinearSteps()
+        for starts in (None, jnp.asarray(rng.random(sizes[:2]) < 0.3)):
+            args = (a, b, start, starts)
+            got, want = operation.forward(True, *args), operation.plain_forward(True, *args)
+            assert_close(got, want, dtype)
+            back = (True, True, True, None), args, want[1], d_h
+            assert_close(operation.backward(*back), operation.plain_backward(*back), dtype)
 
 
 @built
