@@ -29,7 +29,6 @@ constexpr int kMostGates = 4, kMostKept = 12, kMostExtras = 10;
 
 // What the engine knows of a cell.
 struct CellShape {
-  const char* name;
   int gates, kept, slots, extras, late_gates, late_factor;
   bool cell_state, direct;
   bool whole_rows;  // sums over the units of a row, as in layernorm.h: the bias is not added to x W
@@ -49,8 +48,8 @@ struct Units {
 };
 
 template <typename Cell>
-constexpr CellShape shape_of(const char* name) {
-  CellShape shape{name,        Cell::kGates,     Cell::kKept,   Cell::kSlots,    Cell::kExtras, Cell::kLateGates, 0,
+constexpr CellShape shape_of() {
+  CellShape shape{Cell::kGates,     Cell::kKept,   Cell::kSlots,    Cell::kExtras, Cell::kLateGates, 0,
                   Cell::kCellState, Cell::kDirect, false, Cell::kExtraName};
   if constexpr (Cell::kLateGates > 0) shape.late_factor = Cell::kLateFactor;
   for (int gate = 0; gate < Cell::kGates; ++gate) {

@@ -19,34 +19,34 @@ struct CellCode {
 };
 
 template <typename T, typename Cell>
-constexpr CellCode<T> code_of(const char* name) {
-  CellCode<T> code{shape_of<Cell>(name), &step_of<T, Cell>, &through_cell<T, Cell>, nullptr};
+constexpr CellCode<T> code_of() {
+  CellCode<T> code{shape_of<Cell>(), &step_of<T, Cell>, &through_cell<T, Cell>, nullptr};
   if constexpr (Cell::kLateGates > 0) code.through_inner = &through_inner<T, Cell>;
   return code;
 }
 
 template <typename T>
 constexpr CellCode<T> code_of_layernorm() {
-  CellCode<T> code{shape_of<LayerNormCell>("lstm_layernorm"), &step_layernorm<T>, &through_layernorm<T>, nullptr};
+  CellCode<T> code{shape_of<LayerNormCell>(), &step_layernorm<T>, &through_layernorm<T>, nullptr};
   code.shape.whole_rows = true;
   return code;
 }
 
-// The attribute `cell` of a call is a number in this table; compiled_cells.py has the same names in the same order.
+// The attribute `cell` of a call is a number in this table; compiled_cells.py has the cells in the same order.
 template <typename T>
 constexpr CellCode<T> kCells[] = {
-    {shape_of<LSTMCell<T, 0>>("lstm"), &step_lstm<T>, &through_cell<T, LSTMCell<T, 0>>, nullptr},
-    code_of<T, GRUCell<T>>("gru"),
-    code_of<T, SimpleRNNCell<T>>("simple_rnn"),
-    code_of<T, ResetBeforeCell<T>>("gru_reset_before"),
-    code_of_layernorm<T>(),
-    code_of<T, LSTMCell<T, kPeepholes>>("lstm_peephole"),
-    code_of<T, LSTMCell<T, kNoInputGate>>("lstm_no_input_gate"),
-    code_of<T, LSTMCell<T, kNoForgetGate>>("lstm_no_forget_gate"),
-    code_of<T, LSTMCell<T, kNoOutputGate>>("lstm_no_output_gate"),
-    code_of<T, LSTMCell<T, kCoupled>>("lstm_coupled"),
-    code_of<T, LSTMCell<T, kLinearInput>>("lstm_no_input_activation"),
-    code_of<T, LSTMCell<T, kLinearOutput>>("lstm_no_output_activation"),
+    {shape_of<LSTMCell<T, 0>>(), &step_lstm<T>, &through_cell<T, LSTMCell<T, 0>>, nullptr},  // lstm
+    code_of<T, GRUCell<T>>(),  // gru
+    code_of<T, SimpleRNNCell<T>>(),  // simple_rnn
+    code_of<T, ResetBeforeCell<T>>(),  // gru_reset_before
+    code_of_layernorm<T>(),  // lstm_layernorm
+    code_of<T, LSTMCell<T, kPeepholes>>(),  // lstm_peephole
+    code_of<T, LSTMCell<T, kNoInputGate>>(),  // lstm_no_input_gate
+    code_of<T, LSTMCell<T, kNoForgetGate>>(),  // lstm_no_forget_gate
+    code_of<T, LSTMCell<T, kNoOutputGate>>(),  // lstm_no_output_gate
+    code_of<T, LSTMCell<T, kCoupled>>(),  // lstm_coupled
+    code_of<T, LSTMCell<T, kLinearInput>>(),  // lstm_no_input_activation
+    code_of<T, LSTMCell<T, kLinearOutput>>(),  // lstm_no_output_activation
 };
 constexpr int64_t kCellCount = sizeof(kCells<float>) / sizeof(kCells<float>[0]);
 

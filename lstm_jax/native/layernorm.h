@@ -79,12 +79,11 @@ void step_layernorm(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, cons
     }
     T* const sums = tile.sums + r * size;
     T *const h = tile.h_next + r * units, *const c = run.final_c + row * units;
-    T* const kept = run.kept ? run.kept + before * 12 * units : nullptr;
-    if (kept) std::copy_n(sums, size, kept + 2 * size);
-    if (kept && z_rows[r]) std::copy_n(z_rows[r], size, kept + size);
-    if (!z_rows[r]) std::fill_n(sums, size, std::numeric_limits<T>::quiet_NaN());
+    T* const kept = run.kept ? run.kept + before * LayerNormCell::kKept * units : nullptr;
+    if (!z_rows[r]) std::fill_n(sums, size, std::numeric_limits<T>::quiet_NaN());  // an id out of range
     const T* const by_x = z_rows[r] ? z_rows[r] : sums;
-    if (kept && !z_rows[r]) std::copy_n(sums, size, kept + size);
+    if (kept) std::copy_n(by_x, size, kept + size);
+    if (kept) std::copy_n(sums, size, kept + 2 * size);
     const Normalised<T> x(by_x, size), u(sums, size);
     over_vectors<T>(0, units, [&](int64_t at, int count) __attribute__((always_inline)) {
       Vec<T> gates[4];
@@ -107,7 +106,7 @@ void step_layernorm(const Forward<T>& run, ForwardTile<T>& tile, int64_t t, cons
   }
 }
 
-// `Backward::through` of the cell. The gradients of a row are made in `row` (22 H), which has no panels, and then moved to the slots.
+// `Backward::through` of the cell. The gradients of a row are made in `row` (slots, H), which has no panels, and then moved to the slots.
 template <typename T>
 void through_layernorm(const Backward<T>& run, const BackwardTile<T>& tile, int64_t t, int64_t t0) {
   const int64_t units = run.sizes.units, batch = run.sizes.batch, size = 4 * units, panel = tile.chunk * tile.rows * tile.width;
@@ -120,9 +119,9 @@ void through_layernorm(const Backward<T>& run, const BackwardTile<T>& tile, int6
     if (run.d_h) {
       over_vectors<T>(0, units, [&](int64_t at, int count) { store(d_h + at, load(d_h + at, count) + load(run.d_h + before * units + at, count), count); });
     }
-    if (!valid) std::fill_n(d, 22 * units, T(0));
+    if (!valid) std::fill_n(d, LayerNormCell::kSlots * units, T(0));
     if (valid) {
-      const T *const kept = run.kept + before * 12 * units, *const c = run.all_c + (before + batch) * units;
+      const T *const kept = run.kept + before * LayerNormCell::kKept * units, *const c = run.all_c + (before + batch) * units;
       const T* const c_before = run.resets.starts(t, row) ? run.resets.c + row * units : run.all_c + before * units;
       const Normalised<T> x(kept + size, size), u(kept + 2 * size, size), shown(c, units);
       T *const d_x = d, *const d_u = d + size, *const d_z = d + 2 * size, *const d_gain_x = d + 3 * size, *const d_gain_h = d + 4 * size;
@@ -155,7 +154,7 @@ void through_layernorm(const Backward<T>& run, const BackwardTile<T>& tile, int6
       x.back(size, d_x);
       u.back(size, d_u);
     }
-    for (int64_t slot = 0; slot < 22; ++slot) {
+    for (int64_t slot = 0; slot < LayerNormCell::kSlots; ++slot) {
       for (int64_t number = 0; number < tile.panels; ++number) {
         const int64_t column = number * tile.width, count = std::min(tile.width, units - column);
         T* const to = tile.d_z + (slot * tile.panels + number) * panel + ((t - t0) * tile.rows + r) * tile.width;

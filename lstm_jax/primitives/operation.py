@@ -47,9 +47,26 @@ class Operation:
     def plain_forward(self, keep: bool, *args) -> tuple[Any, Any]:
         """Return the same results as `forward`, computed in JAX without custom code (the twin of `forward`)."""
 
-    @abstractmethod
     def plain_backward(self, wanted: Any, args: tuple, residuals: Any, cotangents: Any) -> tuple:
-        """Return the same results as `backward`, computed in JAX without custom code (the twin of `backward`)."""
+        """Return the same results as `backward`, computed in JAX without custom code (the twin of `backward`).
+
+        This method differentiates `plain_forward`. Subclasses replace it if the residuals save work.
+        """
+        del residuals
+        leaves, tree = jax.tree.flatten(args)
+        given = [n for n, want in enumerate(tree.flatten_up_to(wanted)) if want]
+
+        def of_given(values):
+            whole = list(leaves)
+            for n, value in zip(given, values, strict=True):
+                whole[n] = value
+            return self.plain_forward(False, *tree.unflatten(whole))[0]
+
+        outputs, pull = jax.vjp(of_given, [leaves[n] for n in given])
+        flat, out_tree = jax.tree.flatten(outputs)
+        filled = [jnp.zeros_like(o) if d is None else d for o, d in zip(flat, out_tree.flatten_up_to(cotangents), strict=True)]
+        gradients = dict(zip(given, pull(out_tree.unflatten(filled))[0], strict=True))
+        return tree.unflatten([gradients.get(n) for n in range(len(leaves))])
 
     @abstractmethod
     def runs_on(self) -> tuple[str, ...]:
@@ -67,23 +84,6 @@ class Operation:
         """Return a list with the index of the batch axis of each residual leaf."""
         return [1] * len(jax.tree.leaves(residuals))
 
-    def differentiate_twin(self, wanted: Any, args: tuple, cotangents: Any) -> tuple:
-        """Return the gradients with respect to the arguments by differentiating `plain_forward`; see `Operation.plain_backward`."""
-        leaves, tree = jax.tree.flatten(args)
-        given = [n for n, want in enumerate(tree.flatten_up_to(wanted)) if want]
-
-        def of_given(values):
-            whole = list(leaves)
-            for n, value in zip(given, values, strict=True):
-                whole[n] = value
-            return self.plain_forward(False, *tree.unflatten(whole))[0]
-
-        outputs, pull = jax.vjp(of_given, [leaves[n] for n in given])
-        flat, out_tree = jax.tree.flatten(outputs)
-        filled = [jnp.zeros_like(o) if d is None else d for o, d in zip(flat, out_tree.flatten_up_to(cotangents), strict=True)]
-        gradients = dict(zip(given, pull(out_tree.unflatten(filled))[0], strict=True))
-        return tree.unflatten([gradients.get(n) for n in range(len(leaves))])
-
     def mapped(self, dims: tuple[int | None, ...], size: int) -> "Operation":
         """Return an operation that runs this operation `size` times, on arguments that are stacked along a leading axis.
 
@@ -98,10 +98,6 @@ class ForwardOperation(Operation):
     def backward(self, wanted, args, residuals, cotangents):
         """Return the gradients with respect to the arguments, computed in JAX; see `Operation.backward`."""
         return self.plain_backward(wanted, args, residuals, cotangents)
-
-    def plain_backward(self, wanted, args, residuals, cotangents):
-        """Return the gradients with respect to the arguments by differentiating `plain_forward`; see `Operation.plain_backward`."""
-        return self.differentiate_twin(wanted, args, cotangents)
 
     def rows(self, args: tuple) -> list[int | None]:
         """Return a list with None for each argument leaf. No axis is treated as a batch axis; see `Operation.rows`."""

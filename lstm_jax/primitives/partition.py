@@ -62,6 +62,20 @@ def partitioned(function: Callable, arg_axes: Sequence[int | None], result_axes:
     return called
 
 
+def call_partitioned(
+    function: Callable, operands: Sequence[tuple[Any, int | None]], result_axes: Sequence[int | str | None]
+) -> list[jax.Array]:
+    """Call `partitioned(function, ...)` and return its results.
+
+    Args:
+        function: as in `partitioned`.
+        operands: pairs (array, index of its sharded axis). Arrays that are None are left out.
+        result_axes: as in `partitioned`.
+    """
+    args, axes = zip(*(pair for pair in operands if pair[0] is not None), strict=True)
+    return list(partitioned(function, axes, result_axes)(*args))
+
+
 def devices_at_once() -> int:
     """Return the number of devices that will run the function that JAX is tracing. Each device runs it on its own shard.
 

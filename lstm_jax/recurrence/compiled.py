@@ -21,7 +21,7 @@ from lstm_jax.cells import CELLS, Cell, LSTMParams, LSTMState
 from lstm_jax.cells.products import is_per_gate, multiplied, project
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import apply
-from lstm_jax.primitives.partition import SUM, partitioned
+from lstm_jax.primitives.partition import SUM, call_partitioned
 from lstm_jax.recurrence import hoisted
 from lstm_jax.recurrence.compiled_cells import COMPILED_CELLS
 from lstm_jax.recurrence.compiled_linear import run_linear
@@ -92,8 +92,7 @@ class CompiledCell(RecurrentOperation):
 
     def plain_backward(self, wanted, args, residuals, cotangents):
         """Return the same results as `backward`, by differentiating `plain_forward`; see `Operation.plain_backward`."""
-        del residuals
-        gradients = self.differentiate_twin(wanted, args, cotangents)
+        gradients = super().plain_backward(wanted, args, residuals, cotangents)
         return gradients[0], _sum_repeats(gradients[1], args[-1]), *gradients[2:]
 
 
@@ -163,11 +162,6 @@ def _split_further(params, gradient) -> list[jax.Array]:
     return jnp.split(gradient, np.cumsum([len(part) for part in params[3:]])[:-1])
 
 
-def _call(function: Callable, operands: list[tuple[Any, Any]], result_axes: list[Any]) -> list[jax.Array]:
-    args, axes = zip(*operands, strict=True)
-    return list(partitioned(function, axes, result_axes)(*args))
-
-
 def _call_forward(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
     options = _options(cell, x, valid, dropout, resets, tokens, sequences)
     weights = (*params[:3], *_further(params))
@@ -183,7 +177,7 @@ def _call_forward(cell: Cell, sequences: bool, keep: bool, params, x, state, val
 
     operands = [(x, 1), *((param, None) for param in weights), *((part, 0) for part in state)]
     operands += _with_axes(valid, dropout, resets, tokens)
-    found = _call(call, operands, [0] * len(state) + [1] * (states + bool(kept)))
+    found = call_partitioned(call, operands, [0] * len(state) + [1] * (states + bool(kept)))
     final, steps = type(state)(*found[: len(state)]), found[len(state) :]
     residuals = Residuals(steps[states] if kept else None, steps[0], steps[1] if states > 1 else None) if keep else None
     return (steps[0][1:] if sequences else None, final), residuals
@@ -204,7 +198,7 @@ def _call_backward(cell: Cell, by_x: bool, params, x, residuals: Residuals, d_h,
     operands = [(x, 1), *((param, None) for param in (*kernels, *extras)), *((part, 1) for part in kept)]
     operands += [*((part, 0) for part in d_final), *([] if d_h is None else [(d_h, 1)]), *_with_axes(valid, dropout, resets, tokens)]
     axes = [0] * states + [SUM] * (3 + len(extras)) + [1] * by_x + [0] * (0 if resets is None else states)
-    found = iter(_call(call, operands, axes))
+    found = iter(call_partitioned(call, operands, axes))
     d_state = type(d_final)(*itertools.islice(found, states))
     d_params = type(params)(*itertools.islice(found, 3), *(_split_further(params, next(found)) if extras else ()))
     d_x = next(found) if by_x else None

@@ -78,7 +78,7 @@ def _keep_nothing(params, state, new, z, mask):
 
 
 class CompiledRow(NamedTuple):
-    """What the backend `compiled` knows of a cell.
+    """Row of the table `COMPILED_CELLS`, which describes a cell to the backend `compiled`.
 
     Attributes:
         number: number of the cell in the table of native/cells.h.

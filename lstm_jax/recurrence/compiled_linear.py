@@ -6,9 +6,7 @@ the parallel scan of the backend `associative` makes about 2 log2(T) passes over
 B is the batch size, T the number of steps and H the number of units.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +15,9 @@ from lstm_jax import native
 from lstm_jax.cells import Cell
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.primitives.operation import Operation, apply
-from lstm_jax.primitives.partition import partitioned
+from lstm_jax.primitives.partition import call_partitioned
 from lstm_jax.recurrence.associative import coefficients
-from lstm_jax.recurrence.resets import Resets, restart_all
+from lstm_jax.recurrence.resets import Resets
 
 
 def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, sequences: bool):
@@ -56,7 +54,7 @@ class LinearSteps(Operation):
         def call(*args):
             return native.call("lstm_jax_linear_forward", [args[0]], args, {}, resets=starts is not None)
 
-        h = _call(call, [(a, 1), (b, 1), (h, 0), (starts, 1)], [1])[0]
+        h = call_partitioned(call, [(a, 1), (b, 1), (h, 0), (starts, 1)], [1])[0]
         return h, h if keep else None
 
     def backward(self, wanted, args, residuals, cotangents):
@@ -67,7 +65,7 @@ class LinearSteps(Operation):
         def call(*args):
             return native.call("lstm_jax_linear_backward", [args[0], args[0], args[1]], args, {}, resets=starts is not None)
 
-        return *_call(call, [(a, 1), (h, 0), (residuals, 1), (cotangents, 1), (starts, 1)], [1, 1, 0]), None
+        return *call_partitioned(call, [(a, 1), (h, 0), (residuals, 1), (cotangents, 1), (starts, 1)], [1, 1, 0]), None
 
     def plain_forward(self, keep, *args):
         """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
@@ -80,26 +78,3 @@ class LinearSteps(Operation):
 
         h = jax.lax.scan(body, start, (a, b, starts))[1]
         return h, h if keep else None
-
-    def plain_backward(self, wanted, args, residuals, cotangents):
-        """Return the same results as `backward`, computed in JAX; see `Operation.plain_backward`."""
-        del wanted
-        a, _, start, starts = args
-        before = restart_all(
-            jnp.concatenate([start[None], residuals[:-1]]), jnp.zeros_like(start), None if starts is None else Resets(starts, None)
-        )
-
-        def body(d, step):
-            a, d_h, at = step
-            d = d + d_h
-            before = a * d
-            return before if at is None else jnp.where(at[:, None], 0, before), d
-
-        d_start, d_b = jax.lax.scan(body, jnp.zeros_like(start), (a, cotangents, starts), reverse=True)
-        return d_b * before, d_b, d_start, None
-
-
-def _call(function: Callable, operands: list[tuple[Any, int]], result_axes: list[int]) -> list[jax.Array]:
-    """Call a function of the C++ code with the operands that are not None. Each is given with the index of its batch axis."""
-    args, axes = zip(*(each for each in operands if each[0] is not None), strict=True)
-    return list(partitioned(function, axes, result_axes)(*args))

@@ -12,7 +12,7 @@ RATES = {"b1": 0.9, "b2": 0.99}
 
 
 class Shape(NamedTuple):
-    """What the contract of a cell depends on, as in native/cells.h: gates, arrays kept a step, cell state, further parameters."""
+    """Sizes of a cell in native/cells.h: its number there, its gates, arrays kept a step, cell state and further parameters."""
 
     number: int
     gates: int = 4
