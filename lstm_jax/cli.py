@@ -86,7 +86,8 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return the exit code: 0 for success, 2 for an error that is not a bug, 130 for an interrupt.
+    """Run a command and return the exit code: 0 for success, 2 for an error that is not a bug, 130 for an interrupt, 75 if SIGTERM
+    ended a training whose state is saved.
 
     Args:
         arguments: the words after `lstm-jax` on the command line. If None, they are taken from `sys.argv`.
@@ -120,7 +121,7 @@ def _run(arguments: list[str]) -> int:
     except Interrupted as error:
         saved = "; the state is saved: run the same command with --resume to continue" if hasattr(command, "resume") else ""
         print(f"{error}{saved}", file=sys.stderr)
-        return 130
+        return error.code
     except Exception as error:
         if interrupted():  # a library turned the interrupt into another exception
             print("interrupted", file=sys.stderr)
@@ -148,6 +149,8 @@ def _shown(error: Exception) -> InputError | None:
             return InputError("text", repr(error.object[error.start : error.end]), "give valid Unicode")
         case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # raised by XLA
             return InputError("memory", str(error), "give smaller sizes, or less data")
+        case RuntimeError() | ValueError() if "Gloo" in str(error):  # raised by XLA's communication between processes
+            return InputError("another process of this run", "has ended", "see its own message, then start all of them with --resume")
     return None
 
 

@@ -1,5 +1,12 @@
 """Exceptions of the library, for bad input and for interrupted runs."""
 
+import signal
+
+
+RESTART = 75
+"""Exit code of a run that SIGTERM has ended, with its state saved. It is EX_TEMPFAIL of sysexits.h, by which a scheduler can tell that the
+run should be started again."""
+
 
 class InputError(ValueError):
     """Error caused by invalid input. The command line prints the error as one line and exits with code 2.
@@ -18,14 +25,15 @@ class InputError(ValueError):
 
 
 class Interrupted(RuntimeError):
-    """Error that ends a run after SIGINT or SIGTERM. The command line then exits with code 130.
+    """Error that ends a run after SIGINT or SIGTERM. The command line then exits with the code `code`.
 
     Args:
         step: number of completed training steps. The state after these steps has been saved.
+        number: number of the signal.
     """
 
-    def __init__(self, step: int):
-        self.step = step
+    def __init__(self, step: int, number: int = signal.SIGINT):
+        self.step, self.code = step, RESTART if number == signal.SIGTERM else 130
         super().__init__(f"interrupted after step {step}")
 
 

@@ -4,7 +4,7 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from lstm_jax.config import RecurrentConfig
+from lstm_jax.config.processes import Processes
 
 Flat = tyro.conf.OmitArgPrefixes
 Positional = tyro.conf.Positional
@@ -88,13 +89,20 @@ class Train(ABC):
     """Resume even if devices, package versions or compiled code have changed. Later results may then differ in their last bits."""
     figures: bool = True
     """Draw figures of the training when it ends."""
+    group: Flat[Processes] = field(default_factory=Processes)
+    """Place of this process in a run of several processes."""
 
     @abstractmethod
     def report(self, result: dict[str, Any]) -> Iterable[str]:
         """Return the lines to print after training. `result` is the content of the run's file result.json."""
 
     def __call__(self, console: Console) -> None:
-        start_training(self.config.train.devices, self.config.model)
+        from lstm_jax.runtime import processes
+
+        place = processes.join(self.group)
+        if place.process:
+            console = Console(quiet=True)
+        start_training(processes.own_devices(self.config.train.devices, place), self.config.model)
         import_module(f"lstm_jax.tasks.{self.config.task}").train(
             self.config,
             self.run,
@@ -103,5 +111,7 @@ class Train(ABC):
             console=console,
             figures=self.figures,
         )
+        if place.process:
+            return
         for line in self.report(json.loads((self.run / "result.json").read_text())):
             say(console, line)

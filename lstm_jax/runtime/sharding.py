@@ -7,6 +7,7 @@ stored and updated on one device. A single device is a mesh of size one.
 
 import contextlib
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Return the sharding of an array that is sharded along one axis over the devices of the mesh. `axis` is the index of this axis."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Place a pytree of host arrays on the devices of a mesh, which may belong to several processes.
+
+    Args:
+        tree: pytree of NumPy arrays or of JAX arrays on this process' own devices, the same on all processes. Each process reads only the
+            parts that its own devices hold.
+        shardings: a sharding, or a pytree of one sharding for each array.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.jit(jax.random.wrap_key_data, out_shardings=sharding)(np.asarray(jax.random.key_data(leaf)))
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(place, tree, shardings)
 
 
 def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:

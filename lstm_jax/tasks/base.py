@@ -21,7 +21,7 @@ from rich.console import Console
 
 from lstm_jax.config import RunConfig, read_config
 from lstm_jax.models import Functional, functional, replaced
-from lstm_jax.runtime import sharding
+from lstm_jax.runtime import processes, sharding
 from lstm_jax.tasks.memory import require_memory
 from lstm_jax.tasks.running import Content, Permissions, Run, begin, load_params, open_run, summary
 from lstm_jax.training.callbacks import Callback
@@ -184,12 +184,13 @@ class Task(ABC, Generic[C, D]):
         """
         console = console or Console(quiet=True)
         mesh = sharding.make_mesh(config.train.devices)
-        task = cls(config, cls.read(config, console) if data is None else data, mesh)
-        require_memory(
-            config, task.make_model, task.objective, task.batch(), mesh, cls.flags, data_bytes=task.data_bytes(), carry=task.carry
-        )
-        examples, (params, rebuild) = task.examples(), task.functional
-        params = replaced(params, initial or {})
+        with processes.together():
+            task = cls(config, cls.read(config, console) if data is None else data, mesh)
+            require_memory(
+                config, task.make_model, task.objective, task.batch(), mesh, cls.flags, data_bytes=task.data_bytes(), carry=task.carry
+            )
+            examples, (params, rebuild) = task.examples(), task.functional
+            params = replaced(params, initial or {})
         permissions, fingerprint = Permissions(resume, allow_other_machine), getattr(task.data, "fingerprint")  # noqa: B009
         with begin(config, folder, mesh, examples.count, fingerprint, task.files(), permissions, console) as run:
             console.print(summary(task.model, task.shapes()))

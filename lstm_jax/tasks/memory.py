@@ -101,9 +101,9 @@ def _shown(count: int) -> str:
 def _free(mesh: Mesh) -> int | None:
     """Return the number of free bytes of memory, or None if it is unknown.
 
-    If the devices are CPUs, this is the free memory of the machine. Otherwise it is the free memory of the first device.
+    If the devices are CPUs, this is the free memory of the machine. Otherwise it is the free memory of the first device of this process.
     """
-    device = mesh.devices.flat[0]
+    device = mesh.local_devices[0]
     if device.platform == "cpu":
         return machine.free_memory()
     stats = device.memory_stats() or {}

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from lstm_jax.files.reading import read_input
 from lstm_jax.files.writing import write_atomically
 from lstm_jax.models import layer_rows
 from lstm_jax.recurrence import ZONEOUT, dropout_kinds, resolve_backend
-from lstm_jax.runtime import sharding
+from lstm_jax.runtime import processes, sharding
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, metrics_file, print_row, tensorboard
 from lstm_jax.training.examples import steps_per_epoch
@@ -80,6 +81,9 @@ def begin(
 ) -> Iterator[Run]:
     """Prepare the folder of a new or resumed run, and lock the folder against other processes until the context ends.
 
+    If several processes train the model together, process 0 prepares the folder. Each other process gets a temporary folder, whose
+    checkpoints are those of the folder, so that it can run the same code and nothing that it writes is kept.
+
     Args:
         config: config of the run.
         folder: folder of the run. It is created if it does not exist.
@@ -96,25 +100,31 @@ def begin(
 
     Raises:
         InputError: if no backend can run the config, or if the batch size is not a multiple of the number of devices. Both are checked
-            before the folder is created. The error is also raised if the folder cannot be used, if a file in it has changed, if the data
+            before the folder is created. The error is also raised if other processes have another config, other data or another version, if the folder cannot be used, if a file in it has changed, if the data
             have changed, or if the environment has changed and `permissions` does not allow this.
     """
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
-    run = RunFolder(folder)
-    if jax.process_index():  # of the processes that share a folder, only the first one writes to it
+    here = environment(mesh) | {"backend": backend, **_compiled_code()}
+    versions = {name: here[name] for name in ("versions", "backend", "compiled")}
+    things = {"config": to_json(config), "data": fingerprint, "versions": str(versions), "code": processes.code_digest()}
+    processes.require_equal(things if processes.several() else {})
+    with contextlib.ExitStack() as stack:
+        run = RunFolder(folder)
+        with processes.together():
+            if not processes.first():
+                run = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lstm_jax_"))), checkpoints=run.checkpoints)
+            stack.enter_context(run.locked())
+            run.start(to_json(config), permissions.resume)
+            environments = _environments(run, here, permissions.other_machine, console)
+            run.fix_data(fingerprint)
+            for name, content in files.items():
+                if not (run.manifest.exists() and (run.path / name).exists()):  # without a manifest an existing file cannot be verified
+                    write_atomically(run.path / name, content)
+            run.seal(environments)
         yield Run(run, mesh, backend, optimizer)
-        return
-    with run.locked():
-        run.start(to_json(config), permissions.resume)
-        here = environment(mesh) | {"backend": backend, **_compiled_code()}
-        environments = _environments(run, here, permissions.other_machine, console)
-        run.fix_data(fingerprint)
-        for name, content in files.items():
-            if not (run.manifest.exists() and (run.path / name).exists()):  # without a manifest an existing file cannot be verified
-                write_atomically(run.path / name, content)
-        run.seal(environments)
-        yield Run(run, mesh, backend, optimizer)
+        with processes.together():  # none ends while another one still needs it
+            pass
 
 
 def _compiled_code() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Training loop with progress bar, evaluation, early stopping, checkpoints and handling of interrupts."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +14,14 @@ from rich.progress import Progress
 
 from lstm_jax.config import TrainConfig
 from lstm_jax.errors import Interrupted, require
-from lstm_jax.runtime import sharding
+from lstm_jax.runtime import processes, sharding
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.examples import Examples, steps_per_epoch
 from lstm_jax.training.history import History
 from lstm_jax.training.progress import progress_bar
 from lstm_jax.training.row_sparse import Optimizer
-from lstm_jax.training.signals import noted_signals
+from lstm_jax.training.signals import Asked, noted_signals
 from lstm_jax.training.state import create_state
 from lstm_jax.training.step import EXAMPLES, Objective, make_run_steps, no_rows_behind
 
@@ -126,8 +125,9 @@ def fit(
             row |= derive(row) if derive else {}
             row |= evaluate(run.state.params) if evaluate else {}
             run.end_epoch(row, callbacks)
-            if asked.is_set() and not run.ended:
-                raise Interrupted(int(run.state.step))
+            number = run.agreed(asked)
+            if number and not run.ended:
+                raise Interrupted(int(run.state.step), number)
     return run.result()
 
 
@@ -139,7 +139,8 @@ class _Fit:
         self.per_epoch = steps_per_epoch(examples.count, config.batch_size)
         self.arrays = self._copied(examples.arrays)
         self.carry = jax.tree.map(np.asarray, carry)  # in host memory, since a step reuses the memory of device arrays in its state
-        self.order_key, self.step_key = jax.random.split(self._copied(jax.random.key(config.seed)))
+        self.order_key, step_key = jax.random.split(jax.random.key(config.seed))
+        self.step_key = self._copied(step_key)
         behind = no_rows_behind(objective, optimizer, params)
         self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES), mesh, self.carry, behind)
         self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, examples.gather)
@@ -150,7 +151,7 @@ class _Fit:
 
     def _copied(self, tree: Any) -> Any:
         """Return the arrays of a pytree, replicated on every device."""
-        return jax.device_put(tree, sharding.replicated(self.mesh))
+        return sharding.put(tree, sharding.replicated(self.mesh))
 
     def _params(self) -> Any:
         """Return a copy of the current parameters. A copy is needed because the next step reuses their memory."""
@@ -174,7 +175,11 @@ class _Fit:
 
     def resume(self, console: Console) -> None:
         """Load the state from the newest intact checkpoint. If there is no checkpoint, do nothing."""
-        if self.latest is None or not checkpoint.steps(self.latest):
+        if self.latest is None:
+            return
+        saved = checkpoint.steps(self.latest)
+        processes.require_equal({f"checkpoints in {self.latest}": str(saved)})
+        if not saved:
             return
         found = checkpoint.restore(self.latest, self._saved(), added=("state.behind",))
         for step, reason in found.rejected:
@@ -199,7 +204,7 @@ class _Fit:
             checkpoint.save(self.latest, int(self.state.step), self._saved(), extra)
             checkpoint.prune(self.latest, KEEP)
 
-    def train_epoch(self, asked: threading.Event, progress: Progress) -> Metrics:
+    def train_epoch(self, asked: Asked, progress: Progress) -> Metrics:
         """Take the remaining steps of the current epoch, and return its training metrics.
 
         Args:
@@ -219,13 +224,19 @@ class _Fit:
             self.state = self.run_steps(self.state, self.arrays, order, start, stop, self.step_key)
             jax.block_until_ready(self.state)
             progress.update(bar, completed=stop)
-            asked_here = asked.is_set() and stop < self.per_epoch
+            number = self.agreed(asked)
+            asked_here = number and stop < self.per_epoch
             if asked_here or (every and stop % every == 0 and stop < self.per_epoch):
                 self._save(self._seconds())
             if asked_here:
-                raise Interrupted(int(self.state.step))
+                raise Interrupted(int(self.state.step), number)
         progress.remove_task(bar)
         return self._row(epoch + 1, time.perf_counter() - began, earlier)
+
+    @staticmethod
+    def agreed(asked: Asked) -> int:
+        """Return the number of the signal that has asked any of the processes to end, or 0 if there is none."""
+        return processes.largest(asked.number)[0]
 
     def _row(self, epoch: int, seconds: float, earlier: float) -> Metrics:
         """Return the training metrics of an epoch.
@@ -247,8 +258,8 @@ class _Fit:
         If the epoch is the best one so far, its parameters are kept.
         """
         require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
-        zeros = jax.tree.map(lambda a: jax.device_put(np.zeros_like(a), a.sharding), self.state.totals)
-        self.state = self.state._replace(totals=zeros, carry=jax.tree.map(jax.device_put, self.carry, self.shardings.carry))
+        zeros = self._copied(dict.fromkeys(self.state.totals, np.zeros((), np.float32)))
+        self.state = self.state._replace(totals=zeros, carry=sharding.put(self.carry, self.shardings.carry))
         self.history, better = self.history.with_row(row, self.monitor, self._seconds())
         step = int(self.state.step)
         if self.monitor and better:
@@ -256,7 +267,8 @@ class _Fit:
         if better and self.best is not None:
             checkpoint.save(self.best, step, self.state.params, self.history.to_json())
             checkpoint.prune(self.best, KEEP_BEST)
-        record = EpochRecord(len(self.history.rows), step, row, self.history.rows, self.state.params, self.config.seed)
+        params = processes.gathered(self.state.params) if callbacks else self.state.params
+        record = EpochRecord(len(self.history.rows), step, row, self.history.rows, params, self.config.seed)
         for callback in callbacks:
             callback(record)
         self._save(self.history.seconds)
@@ -264,7 +276,7 @@ class _Fit:
     def result(self) -> FitResult:
         history = self.history
         params = self.state.params if self.best_params is None else self.best_params
-        return FitResult(params, history.rows, history.best_epoch or len(history.rows), self.stopped, history.seconds)
+        return FitResult(processes.gathered(params), history.rows, history.best_epoch or len(history.rows), self.stopped, history.seconds)
 
 
 def _chunks(start: int, stop: int, every: int) -> Iterator[tuple[int, int]]:
@@ -282,5 +294,5 @@ def _chunks(start: int, stop: int, every: int) -> Iterator[tuple[int, int]]:
         began = time.perf_counter()
         yield start, end
         if timed:  # the first chunk is not timed, since it includes compilation
-            size = max(1, round((end - start) * CHUNK_SECONDS / max(time.perf_counter() - began, 1e-6)))
+            (size,) = processes.largest(max(1, round((end - start) * CHUNK_SECONDS / max(time.perf_counter() - began, 1e-6))))
         start, timed = end, True

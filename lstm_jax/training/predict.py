@@ -1,13 +1,14 @@
 """Predictions of a model for many examples, computed in batches by one compiled function."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lstm_jax.runtime import sharding
+from lstm_jax.runtime import processes, sharding
 
 
 def make_predict(
@@ -29,7 +30,8 @@ def make_predict(
             the rows that fill up the last batch. The default function returns `params`.
     """
 
-    @jax.jit
+    # the predictions of all batches are read by each process
+    @partial(jax.jit, out_shardings=sharding.replicated(mesh) if processes.several() else None)
     def compiled(params, batches):
         leaf = jax.tree.leaves(batches)[0]
         ready = prepare(params, leaf.shape[0] * leaf.shape[1])
@@ -44,7 +46,7 @@ def make_predict(
 
         def cut(array):
             array = np.concatenate([array, np.zeros((padded - count, *array.shape[1:]), array.dtype)])
-            return jax.device_put(array.reshape(-1, size, *array.shape[1:]), sharding.replicated(mesh))
+            return sharding.put(array.reshape(-1, size, *array.shape[1:]), sharding.replicated(mesh))
 
         with sharding.on(mesh):
             outputs = compiled(params, jax.tree.map(lambda a: cut(np.asarray(a)), rows))

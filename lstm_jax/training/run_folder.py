@@ -23,9 +23,14 @@ from lstm_jax.training import manifest
 
 
 class RunFolder:
-    """Folder of a training run at `path`: the paths of its files, and methods that write and check these files."""
+    """Folder of a training run at `path`: the paths of its files, and methods that write and check these files.
 
-    def __init__(self, path: Path):
+    Args:
+        path: path of the folder.
+        checkpoints: folder of the checkpoints. If None, it is the subfolder `checkpoints`.
+    """
+
+    def __init__(self, path: Path, checkpoints: Path | None = None):
         self.path = path
         self.config = path / "config.json"
         self.data = path / "data.sha256"
@@ -39,7 +44,7 @@ class RunFolder:
         self.result = path / "result.json"
         self.events = path / "events"
         self.figures = path / "figures"
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = checkpoints or path / "checkpoints"
         self.manifest = path / manifest.NAME
         self.lock = path / "run.lock"
 

@@ -6,6 +6,7 @@ lstm_text_generation. If fewer than `length` characters precede a character, it 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jaxtyping import Integer
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lstm_jax.errors import require
-from lstm_jax.runtime import sharding
+from lstm_jax.runtime import processes, sharding
 from lstm_jax.sampling import Mode
 from lstm_jax.training.predict import make_predict
 
@@ -82,21 +83,21 @@ class Scorer:
 
     def __init__(self, rebuild: Callable, mesh: Mesh, mode: Mode, length: int = 40):
         self.mode, self.length, self.mesh = mode, length, mesh
-        # outside jit, `rebuild` needs JAX arrays
-        self._initial_state = lambda params, batch: rebuild(jax.tree.map(jnp.asarray, params)).initial_state(batch)
+        whole = sharding.replicated(mesh) if processes.several() else None  # each process reads the scores of all streams
+        self._initial_state = jax.jit(lambda params, batch: rebuild(params).initial_state(batch), static_argnums=1)
 
         def window(params, ids):
             ids = ids.astype(jnp.int32)
             logits, _ = rebuild(params)(ids[:, :-1], last=True, deterministic=True)
             return jnp.stack(_pair(_score(logits, ids[:, -1])), axis=-1)
 
-        @jax.jit
+        @partial(jax.jit, out_shardings=whole)
         def chunk(params, state, ids, valid, resets):
             model = rebuild(params)
             h, state = model.hidden(ids[:, :-1], mask=valid, resets=resets, state=state, deterministic=True)
             return state, _score(model.logits(h), ids[:, 1:].T)
 
-        @jax.jit
+        @partial(jax.jit, out_shardings=whole)
         def hidden(params, state, ids):
             return rebuild(params).hidden(ids, state=state, deterministic=True)
 

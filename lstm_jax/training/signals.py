@@ -8,8 +8,15 @@ from contextlib import contextmanager
 from lstm_jax.runtime.interrupts import interrupted
 
 
+class Asked(threading.Event):
+    """Event that is set when a signal asks the training to end."""
+
+    number: int = 0
+    """Number of the signal, or 0 if none has arrived."""
+
+
 @contextmanager
-def noted_signals() -> Iterator[threading.Event]:
+def noted_signals() -> Iterator[Asked]:
     """Yield an event that is set when SIGINT or SIGTERM arrives inside the context. The signal does not end the process.
 
     `KeyboardInterrupt` is raised in two cases: if SIGINT arrives when the event is already set, and at the start of the context if SIGINT
@@ -17,7 +24,7 @@ def noted_signals() -> Iterator[threading.Event]:
     """
     if interrupted():
         raise KeyboardInterrupt
-    asked = threading.Event()
+    asked = Asked()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
@@ -26,6 +33,7 @@ def noted_signals() -> Iterator[threading.Event]:
         del frame
         if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        asked.number = number
         asked.set()
 
     old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

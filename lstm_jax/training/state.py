@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from lstm_jax.runtime import sharding
+from lstm_jax.runtime import processes, sharding
 from lstm_jax.training.row_sparse import Optimizer
 
 
@@ -85,4 +86,6 @@ def create_state(
         params, carry, behind = jax.tree.map(jnp.copy, (params, carry, behind))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zeros, carry, behind)
 
+    if processes.several():  # arrays on a device of one process are no operands of a function of all processes
+        params, carry, behind = jax.tree.map(np.asarray, (params, carry, behind))
     return jax.jit(make, out_shardings=shardings)(params, carry, behind), shardings

@@ -1,0 +1,17 @@
+"""Config of a run of several processes: the place of one process among them. It is not a part of a run's config.json."""
+
+from dataclasses import dataclass
+
+from lstm_jax.bounds import Checked, CountOrNone
+
+
+@dataclass(frozen=True)
+class Processes(Checked):
+    """The place of a process among the processes of a run."""
+
+    coordinator: str = ""
+    """Address HOST:PORT of process 0 in a run of several processes. Under Slurm and Open MPI it is found without this flag."""
+    processes: CountOrNone = 0
+    """Number of processes of the run. 0 means the number that Slurm, Open MPI or $JAX_NUM_PROCESSES names, else 1."""
+    process: int = -1
+    """Index of this process, counted from 0. -1 means the index that Slurm, Open MPI or $JAX_PROCESS_ID names."""
