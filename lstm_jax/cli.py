@@ -86,8 +86,10 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return the exit code: 0 for success, 2 for an error that is not a bug, 130 for an interrupt, 75 if SIGTERM
-    ended a training whose state is saved.
+    """Run a command and return the exit code.
+
+    It is 0 for success, 2 for an error that is not a bug, 130 for an interrupt, and 75 if SIGTERM has ended a training and its state is
+    saved.
 
     Args:
         arguments: the words after `lstm-jax` on the command line. If None, they are taken from `sys.argv`.
@@ -120,7 +122,7 @@ def _run(arguments: list[str]) -> int:
         return 130
     except Interrupted as error:
         saved = "; the state is saved: run the same command with --resume to continue" if hasattr(command, "resume") else ""
-        print(f"{error}{saved}", file=sys.stderr)
+        print(f"{_process()}{error}{saved}", file=sys.stderr)
         return error.code
     except Exception as error:
         if interrupted():  # a library turned the interrupt into another exception
@@ -131,9 +133,15 @@ def _run(arguments: list[str]) -> int:
             raise
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        print(f"error: {shown}", file=sys.stderr)
+        print(f"error: {_process()}{shown}", file=sys.stderr)
         return 2
     return 0
+
+
+def _process() -> str:
+    """Return the name of this process in front of its messages, or "" for process 0 and for a run of one process."""
+    jax = sys.modules.get("jax")
+    return f"process {jax.process_index()}: " if jax and jax.distributed.is_initialized() and jax.process_index() else ""
 
 
 def _shown(error: Exception) -> InputError | None:

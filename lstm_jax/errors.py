@@ -2,7 +2,6 @@
 
 import signal
 
-
 RESTART = 75
 """Exit code of a run that SIGTERM has ended, with its state saved. It is EX_TEMPFAIL of sysexits.h, by which a scheduler can tell that the
 run should be started again."""

@@ -84,7 +84,10 @@ def _from_environment(place: Processes) -> Processes:
 
 
 def _manager() -> tuple[str, str] | None:
-    """Return the row of `MANAGERS` whose variables are set, or None. Slurm sets them in a batch script too, which is no process of a run."""
+    """Return the row of `MANAGERS` whose variables are set, or None.
+
+    Slurm sets its variables in a batch script, too, which is no process of a run.
+    """
     found = next((names for names in MANAGERS if all(name in os.environ for name in names)), None)
     return None if found and found[0].startswith("SLURM") and "SLURM_STEP_NODELIST" not in os.environ else found
 

@@ -107,6 +107,31 @@ def put(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(place, tree, shardings)
 
 
+def own_rows(mesh: Mesh, count: int) -> slice:
+    """Return the rows of a batch that the devices of this process hold, if a batch of `count` rows is sharded over the mesh.
+
+    Raises:
+        InputError: if the devices of this process are not consecutive in the mesh.
+    """
+    places = [place for place, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    remedy = "make the mesh with lstm_jax.runtime.sharding.make_mesh()"
+    require(bool(places) and places == list(range(places[0], places[-1] + 1)), "mesh", f"devices {places} of this process", remedy)
+    per_device = count // mesh.size
+    return slice(places[0] * per_device, (places[-1] + 1) * per_device)
+
+
+def from_own_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """Return global arrays that are sharded along one axis, from the rows that each process has.
+
+    Args:
+        tree: pytree of NumPy arrays with the rows of this process; see `own_rows`.
+        mesh: devices that the arrays are sharded over.
+        axis: index of the axis of the rows.
+    """
+    over = rows(mesh, axis)
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(over, array), tree)
+
+
 def param_spec(devices: int, path: tuple, leaf) -> PartitionSpec:
     """Return the `PartitionSpec` of one parameter, or of one array of the optimiser state.
 

@@ -100,8 +100,9 @@ def begin(
 
     Raises:
         InputError: if no backend can run the config, or if the batch size is not a multiple of the number of devices. Both are checked
-            before the folder is created. The error is also raised if other processes have another config, other data or another version, if the folder cannot be used, if a file in it has changed, if the data
-            have changed, or if the environment has changed and `permissions` does not allow this.
+            before the folder is created. The error is also raised if another process has another config, other data or other versions, if
+            the folder cannot be used, if a file in it has changed, if the data have changed, or if the environment has changed and
+            `permissions` does not allow this.
     """
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))

@@ -27,12 +27,12 @@ def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Arra
     """Return a function gather(text, numbers) that cuts the B examples of a batch out of a text.
 
     `numbers` (B,) holds one integer for each example. The example with the integer n consists of the `length` + 1 characters that begin at
-    position n * step of the text. The function returns character ids (B, length + 1).
+    position n * step of the text. The function returns character ids (B, length + 1). Both arguments are JAX or NumPy arrays.
     """
 
     def gather(text: jax.Array, numbers: jax.Array) -> jax.Array:
-        positions = (numbers * step)[:, None] + jnp.arange(length + 1, dtype=numbers.dtype)[None, :]
-        return jnp.take(text, positions, mode="clip").astype(jnp.int32)
+        positions = (numbers * step)[:, None] + np.arange(length + 1, dtype=numbers.dtype)[None, :]
+        return text.take(positions, mode="clip").astype(np.int32)
 
     return gather
 

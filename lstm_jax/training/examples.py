@@ -1,4 +1,4 @@
-"""Training examples on the device, and the order in which an epoch reads them.
+"""Training examples, and the order in which an epoch reads them.
 
 The order is an integer array (steps, B). Each row holds the indices of the B examples in the batch of one training step. In each epoch the
 order is a new random permutation, unless the examples define another order.
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Order(NamedTuple):
@@ -23,6 +24,12 @@ class Order(NamedTuple):
     have weight 0."""
     examples: jax.Array
     """float32 (steps,): number of examples in each batch, without those that only fill up the batch."""
+    first: Any = 0
+    """Index in the epoch of the first step of the arrays. It is 0 if the arrays hold all steps of the epoch."""
+
+
+Plan = Callable[[int, int], Order]
+"""Function plan(first, stop) that returns the `Order` of the steps first .. stop - 1 of an epoch, as NumPy arrays."""
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -48,8 +55,11 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
 
 
 def take_rows(arrays: Any, numbers: jax.Array) -> Any:
-    """Select the rows with the indices `numbers` (B,) from each array of a pytree, and return the pytree of the selected rows."""
-    return jax.tree.map(lambda rows: jnp.take(rows, numbers, axis=0, mode="clip"), arrays)
+    """Select the rows with the indices `numbers` (B,) from each array of a pytree, and return the pytree of the selected rows.
+
+    The arrays are JAX arrays, or NumPy arrays if `numbers` is one.
+    """
+    return jax.tree.map(lambda rows: rows.take(numbers, axis=0, mode="clip"), arrays)
 
 
 @dataclass(frozen=True)
@@ -60,14 +70,26 @@ class Examples:
     """
 
     arrays: Any
-    """Pytree of arrays that hold the examples. The training loop copies them to each device."""
+    """Pytree of NumPy arrays that hold the examples. They may be mapped files. `feeding` says how they reach the devices."""
     count: int
     """Number of examples in an epoch."""
     gather: Callable[[Any, jax.Array], Any] = take_rows
     """Function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers` (B,). It is compiled as a part of
-    the training step."""
+    the training step. If the batches are read on the host, it gets NumPy arrays."""
     order: Callable[[jax.Array, int, int], Order] = epoch_order
     """Function order(key, count, batch size) that returns the `Order` of an epoch. The random key differs from epoch to epoch."""
+    stream: bool = False
+    """Whether the examples stay on the host, because they may be larger than the memory of a device or of the host."""
+    plans: Callable[[jax.Array, int, int], Plan] | None = None
+    """Function plans(key, count, batch size) that returns the order of an epoch in parts, for examples whose order is too large for the
+    memory. If None, `order` is used."""
+
+    def plan(self, key: jax.Array, batch_size: int) -> Plan:
+        """Return the order of an epoch as a `Plan`."""
+        if self.plans is not None:
+            return self.plans(key, self.count, batch_size)
+        order = [np.asarray(part) for part in self.order(key, self.count, batch_size)[:3]]
+        return lambda first, stop: Order(*(part[first:stop] for part in order), first)
 
     @staticmethod
     def of_rows(arrays: Any) -> "Examples":

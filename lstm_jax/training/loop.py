@@ -18,6 +18,7 @@ from lstm_jax.runtime import processes, sharding
 from lstm_jax.training import checkpoint
 from lstm_jax.training.callbacks import Callback, EpochRecord
 from lstm_jax.training.examples import Examples, steps_per_epoch
+from lstm_jax.training.feeding import make_source
 from lstm_jax.training.history import History
 from lstm_jax.training.progress import progress_bar
 from lstm_jax.training.row_sparse import Optimizer
@@ -137,13 +138,13 @@ class _Fit:
     def __init__(self, params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, checkpoints):
         self.examples, self.config, self.mesh, self.metrics, self.monitor = examples, config, mesh, metrics, monitor
         self.per_epoch = steps_per_epoch(examples.count, config.batch_size)
-        self.arrays = self._copied(examples.arrays)
+        self.source = make_source(examples, mesh, config.batch_size)
         self.carry = jax.tree.map(np.asarray, carry)  # in host memory, since a step reuses the memory of device arrays in its state
         self.order_key, step_key = jax.random.split(jax.random.key(config.seed))
         self.step_key = self._copied(step_key)
         behind = no_rows_behind(objective, optimizer, params)
         self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES), mesh, self.carry, behind)
-        self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, examples.gather)
+        self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, self.source.gather, self.per_epoch)
         self.history = History()
         self.best_params = self._params() if monitor else None
         self.latest, self.best = (checkpoints and checkpoints / name for name in ("latest", "best"))
@@ -216,12 +217,13 @@ class _Fit:
                 before this error is raised.
         """
         epoch, every = len(self.history.rows), self.config.checkpoint_steps
-        order = self._copied(self.examples.order(jax.random.fold_in(self.order_key, epoch), self.examples.count, self.config.batch_size))
         began, earlier = time.perf_counter(), float(self.state.totals[EXAMPLES])
         first = int(self.state.step) - epoch * self.per_epoch
+        self.source.begin(jax.random.fold_in(self.order_key, epoch), first)
         bar = progress.add_task(f"epoch {epoch + 1}/{self.config.epochs}", total=self.per_epoch, completed=first)
-        for start, stop in _chunks(first, self.per_epoch, every):
-            self.state = self.run_steps(self.state, self.arrays, order, start, stop, self.step_key)
+        for start, stop in _chunks(first, self.per_epoch, every, self.source.end):
+            self.state = self.run_steps(self.state, *self.source.at(start), start, stop, self.step_key)
+            self.source.ahead(stop)
             jax.block_until_ready(self.state)
             progress.update(bar, completed=stop)
             number = self.agreed(asked)
@@ -250,7 +252,8 @@ class _Fit:
         sums = {name: float(total) for name, total in self.state.totals.items()}
         means = {f"train_{name}": sums[name] / sums[EXAMPLES] for name in self.metrics}
         speed = {"seconds": seconds, "examples_per_second": (sums[EXAMPLES] - earlier) / seconds}
-        return {"epoch": epoch, "step": int(self.state.step)} | means | speed
+        waited = {} if self.source.waited is None else {"input_seconds": self.source.waited}
+        return {"epoch": epoch, "step": int(self.state.step)} | means | speed | waited
 
     def end_epoch(self, row: Metrics, callbacks: Sequence[Callback]) -> None:
         """Finish an epoch: add its metrics `row` to the history, call the callbacks, and save a checkpoint.
@@ -279,18 +282,18 @@ class _Fit:
         return FitResult(processes.gathered(params), history.rows, history.best_epoch or len(history.rows), self.stopped, history.seconds)
 
 
-def _chunks(start: int, stop: int, every: int) -> Iterator[tuple[int, int]]:
+def _chunks(start: int, stop: int, every: int, most: Callable[[int], int]) -> Iterator[tuple[int, int]]:
     """Divide the steps start .. stop - 1 of an epoch into chunks that take about `CHUNK_SECONDS` each.
 
     The generator measures how long the caller takes for a chunk, and chooses the size of the next chunk accordingly. If `every` is not 0, a
-    chunk also ends at each multiple of `every`.
+    chunk also ends at each multiple of `every`. No chunk that begins at step n ends after step most(n) - 1.
 
     Yields:
         A pair (first, end) for each chunk. The chunk consists of the steps first .. end - 1.
     """
     size, timed = 8, False
     while start < stop:
-        end = min(start + size, stop, (start // every + 1) * every if every else stop)
+        end = min(start + size, stop, most(start), (start // every + 1) * every if every else stop)
         began = time.perf_counter()
         yield start, end
         if timed:  # the first chunk is not timed, since it includes compilation

@@ -112,6 +112,7 @@ def make_run_steps(
     shardings: TrainState,
     mesh: Mesh,
     gather: Callable[[Any, jax.Array], Any] = take_rows,
+    steps: int = 0,
 ) -> Callable:
     """Return a compiled function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
@@ -124,8 +125,9 @@ def make_run_steps(
         shardings: shardings of the training state.
         mesh: devices that a batch is sharded over.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
+        steps: number of steps of an epoch. 0 means that the order has all of them.
     """
-    run_steps = steps_program(objective, optimizer, gather, bool(jax.tree.leaves(shardings.carry)))
+    run_steps = steps_program(objective, optimizer, gather, bool(jax.tree.leaves(shardings.carry)), steps)
     compiled = jax.jit(run_steps, donate_argnums=0, out_shardings=shardings)
 
     def call(state, arrays, order, start: int, stop: int, key):
@@ -140,6 +142,7 @@ def steps_program(
     optimizer: Optimizer,
     gather: Callable[[Any, jax.Array], Any] = take_rows,
     carries: bool = False,
+    steps: int = 0,
 ) -> Callable[[TrainState, Any, Order, jax.Array, jax.Array, jax.Array], TrainState]:
     """Return a pure function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
@@ -151,15 +154,17 @@ def steps_program(
         optimizer: an optimiser with a dense or a row-sparse update.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
         carries: whether the training state has a carry, so that the objective has the further argument `carry`; see `Objective`.
+        steps: number of steps of an epoch. 0 means that the order has all of them.
     """
 
     def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
         body = partial(_take_step, gather, arrays, order, key)
         if row_sparse(objective, optimizer, state.params):
             lookup, rows = cast(LookupObjective | FoundLookups, objective), cast(RowOptimizer, optimizer).rows
-            lag = rows.begin(state.params[lookup.table], state.opt_state, len(order.rows), start, state.behind)
+            last = steps or len(order.rows)
+            lag = rows.begin(state.params[lookup.table], state.opt_state, last, start, state.behind)
             return _row_sparse_steps(
-                partial(body, partial(row_sparse_update, lookup, rows, carries)), lookup.table, rows, lag, state, order, start, stop
+                partial(body, partial(row_sparse_update, lookup, rows, carries)), lookup.table, rows, lag, state, last, start, stop
             )
         update = partial(dense_update, objective, optimizer, carries)
         return jax.lax.fori_loop(start, stop, partial(body, update), ((), state))[1]
@@ -230,10 +235,11 @@ def _take_step(
     arguments before `state` are bound by `partial`.
     """
     lag, state = carried
+    at = n - order.first
     step_key = jax.random.fold_in(key, state.step)
-    lag, opt_state, params, metrics, carry = update(state, lag, gather(arrays, order.rows[n]), order.weight[n], step_key)
+    lag, opt_state, params, metrics, carry = update(state, lag, gather(arrays, order.rows[at]), order.weight[at], step_key)
     metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()} | {EXAMPLES: jnp.ones(())}
-    totals = {name: total + metrics[name] * order.examples[n] for name, total in state.totals.items()}
+    totals = {name: total + metrics[name] * order.examples[at] for name, total in state.totals.items()}
     return lag, TrainState(state.step + 1, params, opt_state, totals, carry, state.behind)
 
 
@@ -249,11 +255,11 @@ def catch_up_if(due: jax.Array, rows: RowUpdate, table: str, lag, opt_state: Any
     return lag._replace(done=jnp.where(due, caught.done, lag.done)), opt_state, params
 
 
-def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: TrainState, order: Order, start, stop) -> TrainState:
+def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: TrainState, last: int, start, stop) -> TrainState:
     """Take steps start .. stop - 1 of an epoch with row-sparse updates, and return the new training state.
 
     At each multiple of `CATCH_UP_INTERVAL` and at the end of the epoch, all rows of the table take the steps that they missed. If
-    `state.behind` is (), they also do so after step stop - 1.
+    `state.behind` is (), they also do so after step stop - 1. `last` is the number of steps of the epoch.
     """
     keeps = bool(jax.tree.leaves(state.behind))
 
@@ -261,7 +267,7 @@ def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: T
         n, lag, state = carried
         end = jnp.minimum(stop, (n // CATCH_UP_INTERVAL + 1) * CATCH_UP_INTERVAL)
         lag, state = jax.lax.fori_loop(n, end, body, (lag, state))
-        due = (end % CATCH_UP_INTERVAL == 0) | (end == len(order.rows)) | (not keeps)
+        due = (end % CATCH_UP_INTERVAL == 0) | (end == last) | (not keeps)
         lag, opt_state, params = catch_up_if(due, rows, table, lag, state.opt_state, state.params)
         return end, lag, state._replace(params=params, opt_state=opt_state)
 

@@ -1,0 +1,112 @@
+"""The command `lstm-jax launch`, which runs a command in several processes on this machine."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from lstm_jax.bounds import Checked, Count
+from lstm_jax.commands.common import Positional
+from lstm_jax.errors import require
+
+GRACE = 45.0
+"""Seconds that the other processes have to end after one has ended with an error. Then they are killed."""
+
+
+@dataclass(frozen=True)
+class Launch(Checked):
+    """Run a training command in several processes on this machine: lstm-jax launch -n 2 -- train sentiment --run runs/two."""
+
+    command: Positional[tuple[str, ...]]
+    """Command and flags of lstm-jax, after --."""
+    n: Annotated[Count, tyro.conf.arg(aliases=["-n"])] = 2
+    """Number of processes. The cores of this machine are divided among them."""
+
+    def __call__(self, console: Console) -> None:
+        del console
+        require(self.command[:1] == ("train",), "command", " ".join(self.command[:2]) or "none", "give one of lstm-jax train ...")
+        codes = run_processes([sys.executable, "-m", "lstm_jax.cli", *self.command], self.n)
+        if any(codes):
+            raise SystemExit(next(code for code in codes if code))
+
+
+def run_processes(command: list[str], count: int) -> list[int]:
+    """Run a command in several processes, which find each other through environment variables of JAX.
+
+    Signals that ask this process to end are passed on to all processes. If one of them ends with an error, the others end too; those that
+    still run after `GRACE` seconds are killed.
+
+    Returns:
+        The exit codes, in the order in which the processes ended. The code of a process that a signal has killed is 128 plus the number of
+        the signal.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    started: list[subprocess.Popen] = []
+    with _passed_on(started):
+        for number, cores in enumerate(_divided_cores(count)):
+            # a session of its own, so that a Ctrl-C in the terminal reaches it once
+            child = subprocess.Popen(command, env={**os.environ, **place, "JAX_PROCESS_ID": str(number)}, start_new_session=True)
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(child.pid, cores)
+            started.append(child)
+        try:
+            return _codes(started)
+        finally:
+            for child in started:
+                child.kill()
+                child.wait()
+
+
+def _divided_cores(count: int) -> list[set[int]]:
+    """Return the cores of each process. If there are fewer cores than processes, each process may use all cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    return [set(cores[number::count]) if len(cores) >= count else set(cores) for number in range(count)]
+
+
+@contextlib.contextmanager
+def _passed_on(started: list[subprocess.Popen]) -> Iterator[None]:
+    """Pass SIGINT and SIGTERM on to all processes in the list until the context ends."""
+
+    def pass_on(number: int, frame: object) -> None:
+        del frame
+        for child in started:
+            child.send_signal(number)
+
+    old = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _codes(started: list[subprocess.Popen]) -> list[int]:
+    """Wait until all processes have ended, and return their exit codes in the order in which they ended."""
+    running, codes, until = dict(enumerate(started)), [], float("inf")
+    while running:
+        time.sleep(0.05)
+        for number, child in list(running.items()):
+            if (code := child.poll()) is None:
+                continue
+            del running[number]
+            codes.append(code if code >= 0 else 128 - code)
+            if code and until == float("inf"):
+                until = time.monotonic() + GRACE
+            if code < 0:
+                print(f"process {number} was ended by {signal.Signals(-code).name}; the others end too", file=sys.stderr, flush=True)
+        if time.monotonic() > until:
+            for child in running.values():
+                child.kill()
+    return codes

@@ -1,0 +1,142 @@
+"""The ways in which training examples reach the devices.
+
+`OnDevices` places all examples on each device, where a training step selects its batch. `FromHost` keeps them in host memory or in mapped
+files, and places the batches of a few steps at a time on the devices while the steps before them run. Each process of a run then reads only
+the rows of its own devices.
+"""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from lstm_jax.runtime import processes, sharding
+from lstm_jax.training.examples import Examples, Order, steps_per_epoch
+
+FED_BYTES = 4 * 2**20
+"""Target size, in bytes, of the batches that are placed on the devices of a process at a time."""
+FED_STEPS = 256
+"""Largest number of steps whose batches are placed at a time."""
+AHEAD = 2
+"""Number of groups of batches that are read ahead."""
+
+
+class Source(ABC):
+    """Source of the batches of an epoch. `arrays` and `order` are arguments of the compiled training steps; see `step.steps_program`."""
+
+    gather: Callable[[Any, jax.Array], Any]
+    """Function gather(arrays, numbers) that returns a batch, as a part of the compiled training step."""
+    waited: float | None = None
+    """Seconds in which the training loop has waited for examples since the epoch began, or None if it never waits."""
+
+    @abstractmethod
+    def begin(self, key: jax.Array, step: int) -> None:
+        """Begin an epoch at one of its steps. `key` is the random key of its order."""
+
+    @abstractmethod
+    def end(self, step: int) -> int:
+        """Return the end of the largest chunk of steps that begins at `step` and that one compiled call can take."""
+
+    @abstractmethod
+    def at(self, step: int) -> tuple[Any, Order]:
+        """Return the arrays and the order for a chunk of steps that begins at `step`."""
+
+    @abstractmethod
+    def ahead(self, step: int) -> None:
+        """Place the arrays for the chunk that begins at `step`, if they are not on the devices yet."""
+
+
+class OnDevices(Source):
+    """Source that places all examples on each device of a mesh."""
+
+    def __init__(self, examples: Examples, mesh: Mesh, batch_size: int):
+        self.examples, self.batch_size, self.everywhere = examples, batch_size, sharding.replicated(mesh)
+        self.arrays, self.gather = sharding.put(examples.arrays, self.everywhere), examples.gather
+
+    def begin(self, key: jax.Array, step: int) -> None:
+        del step
+        self.order = sharding.put(self.examples.order(key, self.examples.count, self.batch_size), self.everywhere)
+
+    def end(self, step: int) -> int:
+        del step
+        return steps_per_epoch(self.examples.count, self.batch_size)
+
+    def at(self, step: int) -> tuple[Any, Order]:
+        del step
+        return self.arrays, self.order
+
+    def ahead(self, step: int) -> None:
+        del step
+
+
+def take_batch(batches: Any, number: jax.Array) -> Any:
+    """Return batch `number` of a pytree of arrays (S, B, ...), which hold the batches of S steps."""
+    return jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, number, keepdims=False), batches)
+
+
+class FromHost(Source):
+    """Source that reads batches on the host, and places groups of them on the devices of a mesh. Grain reads them ahead in a thread.
+
+    Args:
+        examples: the training examples, whose arrays are NumPy arrays or mapped files.
+        mesh: devices that a batch is sharded over. Each process reads the rows of its own devices.
+        batch_size: number of examples B in a batch, summed over all devices.
+    """
+
+    gather = staticmethod(take_batch)
+
+    def __init__(self, examples: Examples, mesh: Mesh, batch_size: int):
+        self.examples, self.mesh, self.batch_size = examples, mesh, batch_size
+        self.steps = steps_per_epoch(examples.count, batch_size)
+        self.rows = sharding.own_rows(mesh, batch_size)
+        batch = jax.tree.leaves(examples.gather(examples.arrays, np.zeros(self.rows.stop - self.rows.start, np.int64)))
+        size = max(1, min(FED_STEPS, self.steps, FED_BYTES // max(1, sum(leaf.nbytes for leaf in batch))))
+        (self.size,) = processes.largest(size)
+        self.group, self.placed, self.waited = -1, None, 0.0
+
+    def begin(self, key: jax.Array, step: int) -> None:
+        import grain
+
+        orders = self.examples.plan(key, self.batch_size)
+        begin, groups = step // self.size, math.ceil(self.steps / self.size)
+        read = grain.MapDataset.range(begin, groups).map(lambda group: self._read(orders, group))
+        self.iterator: Iterator[Any] = iter(read.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)))
+        self.group, self.placed, self.waited = -1, None, 0.0
+
+    def _read(self, orders: Callable[[int, int], Order], group: int) -> tuple[Any, Order]:
+        """Return the batches of the steps of a group as a pytree of arrays (S, rows of this process, ...), and their order."""
+        first = group * self.size
+        order = orders(first, min(first + self.size, self.steps))
+        spare = self.size - len(order.rows)  # the last group is filled up, so that all have one shape
+        rows, weight, counts = (np.concatenate([part, np.repeat(part[-1:], spare, axis=0)]) for part in order[:3])
+        own = rows[:, self.rows]
+        batches = self.examples.gather(self.examples.arrays, own.reshape(-1))
+        batches = jax.tree.map(lambda array: np.asarray(array).reshape(*own.shape, *array.shape[1:]), batches)
+        return batches, Order(np.arange(self.size, dtype=np.int32), weight, counts, np.int32(first))
+
+    def end(self, step: int) -> int:
+        return min(self.steps, (step // self.size + 1) * self.size)
+
+    def at(self, step: int) -> tuple[Any, Order]:
+        self.ahead(step)
+        return self.placed
+
+    def ahead(self, step: int) -> None:
+        if step // self.size == self.group or step >= self.steps:
+            return
+        began = time.perf_counter()
+        batches, order = next(self.iterator)
+        self.waited += time.perf_counter() - began
+        self.group = step // self.size
+        self.placed = sharding.from_own_rows(batches, self.mesh, 1), sharding.put(order, sharding.replicated(self.mesh))
+
+
+def make_source(examples: Examples, mesh: Mesh, batch_size: int) -> Source:
+    """Return a source of batches: `FromHost` if the examples are streamed or if there are several processes, else `OnDevices`."""
+    kind = FromHost if examples.stream or processes.several() else OnDevices
+    return kind(examples, mesh, batch_size)
