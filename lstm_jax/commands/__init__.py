@@ -10,7 +10,7 @@ from lstm_jax.commands.forecast import Forecast, TrainForecast
 from lstm_jax.commands.generation import Generate, Score, TrainGeneration, Units
 from lstm_jax.commands.launch import Launch
 from lstm_jax.commands.sentiment import Evaluate, ExportEmbedding, Neighbours, PlotEmbedding, Predict, TrainSentiment
-from lstm_jax.commands.tools import AcceptRun, Backends, Demo, PrepareData
+from lstm_jax.commands.tools import AcceptRun, Backends, Demo, PrepareData, ShardText
 
 COMMANDS: dict[str, Callable] = {
     "demo": Demo,
@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable] = {
     "export onnx": ExportOnnx,
     "launch": Launch,
     "data prepare": PrepareData,
+    "data shard": ShardText,
     "run accept": AcceptRun,
     "backends": Backends,
 }

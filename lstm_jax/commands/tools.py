@@ -1,14 +1,16 @@
 """The commands `lstm-jax demo`, `lstm-jax data prepare`, `lstm-jax run accept` and `lstm-jax backends`."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from lstm_jax.bounds import Checked, Seed
-from lstm_jax.commands.common import Flat, say, start
+from lstm_jax.bounds import Checked, CountOrNone, Seed
+from lstm_jax.commands.common import Flat, Positional, say, start
 from lstm_jax.config import DataConfig
 
 
@@ -24,6 +26,38 @@ class PrepareData:
         from lstm_jax.tasks import prepare
 
         prepare.prepare(self.config, self.tfds, console)
+
+
+@dataclass(frozen=True)
+class ShardText(Checked):
+    """Write a text as ids in shards, from which train generation --input stream reads a text that is larger than the memory.
+
+    The same command continues after an interrupt.
+    """
+
+    data: Positional[tuple[str, ...]]
+    """Text files, or folders of text files."""
+    out: Path = Path("shards")
+    """Folder of the shards."""
+    clean: Literal["source", "source-cased", "lower", "none", "exact"] = "source"
+    """Recipe by which the text is cleaned, as in train generation."""
+    unit: Literal["character", "byte"] = "character"
+    """Token of the model: a Unicode character, or a byte, with which the text may have any encoding."""
+    workers: CountOrNone = 0
+    """Number of processes that write shards at the same time. 0 means one per core."""
+
+    def __call__(self, console: Console) -> None:
+        from lstm_jax import data
+        from lstm_jax.training.progress import progress_bar
+
+        workers = self.workers or len(os.sched_getaffinity(0))
+        with progress_bar(console) as progress:
+            bar = progress.add_task("shards", total=None)
+            text = data.write_shards(
+                self.data, self.out, self.clean, self.unit, workers, lambda n, total: progress.update(bar, completed=n, total=total)
+            )
+        say(console, f"{self.out}: {len(text):,} characters ({text.characters.size} distinct) of {text.index.articles:,} files")
+        say(console, f"lstm-jax train generation --input stream --data {self.out} --clean {self.clean} --unit {self.unit}")
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ class TextConfig:
     regime: Literal["windows", "stream"] = "windows"
     """'windows' reads each window from a zero state and predicts the character after it, as the Keras example lstm_text_generation does.
     'stream' predicts every character and carries the state from batch to batch (truncated back-propagation through time)."""
+    input: Literal["memory", "stream"] = field(default="memory", metadata=ADDED)
+    """'memory' reads the whole text. 'stream' leaves it in the files that `lstm-jax data shard` has written, and reads each batch from
+    there, for a text that is larger than the memory. --data is then the folder of these files."""
     article_resets: bool = field(default=False, metadata=ADDED)
     """In a stream, replace the state by zeros at the beginning of each article, so that an article is read without those before it."""
     length: Characters = 40
@@ -57,6 +60,9 @@ class TextConfig:
     def __post_init__(self):
         check_fields(self)
         remedy = "windows start from a zero state anyway: give regime stream, or leave it out"
+        streams = self.input == "stream"
+        require(not streams or len(self.data) == 1, "data", self.data, "for input stream, give one folder of lstm-jax data shard")
+        require(not streams or self.unseen == "include", "unseen", self.unseen, "for input stream, give include")
         require(not self.article_resets or self.regime == "stream", "article_resets", f"regime {self.regime}", remedy)
 
 

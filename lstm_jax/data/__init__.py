@@ -18,7 +18,8 @@ from lstm_jax.data.reviews.word_index import find_word_index, keras_vocabulary
 from lstm_jax.data.series import Series, SeriesWindows, read_series, series_windows
 from lstm_jax.data.text.characters import Characters
 from lstm_jax.data.text.cleaning import clean, unix_line_ends
-from lstm_jax.data.text.corpus import Corpus, prepare_corpus
+from lstm_jax.data.text.corpus import Corpus, prepare_corpus, sharded_corpus
+from lstm_jax.data.text.shards import ShardedText, read_shards, verify_shards, write_shards
 from lstm_jax.data.text.sources import embedded_articles, read_articles, read_byte_articles
 from lstm_jax.data.text.windows import chunks, one_hot, stream_chunks, window_count, window_starts, windows
 
@@ -32,6 +33,7 @@ __all__ = [
     "EncodedSplit",
     "Series",
     "SeriesWindows",
+    "ShardedText",
     "TextSplit",
     "Vocabulary",
     "build_tfds",
@@ -56,15 +58,19 @@ __all__ = [
     "read_articles",
     "read_byte_articles",
     "read_series",
+    "read_shards",
     "reviews_from_tfds",
     "series_windows",
+    "sharded_corpus",
     "stream_chunks",
     "synthetic_reviews",
     "synthetic_splits",
     "tokenize",
     "unix_line_ends",
     "verify_archive",
+    "verify_shards",
     "window_count",
     "window_starts",
     "windows",
+    "write_shards",
 ]

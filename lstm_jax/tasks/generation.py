@@ -43,6 +43,8 @@ WantedMode = Literal["auto", "carried", "window"]
 def load_corpus(config: GenerationConfig) -> data.Corpus:
     """Load the corpus that a config names: a training text and a held-out text, both as character ids."""
     text = config.data
+    if text.input == "stream":
+        return data.sharded_corpus(text.data[0], text.clean, text.unit, text.validation, text.length)
     return data.prepare_corpus(text.data, text.text_column, text.clean, text.unit, text.validation, text.unseen, text.length)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from lstm_jax import data
+from lstm_jax.bounds import MOST
 from lstm_jax.config import SampleConfig
 from lstm_jax.errors import InputError
 from lstm_jax.files.writing import write_atomically
@@ -40,9 +41,10 @@ def sample_callback(config: SampleConfig, corpus: data.Corpus, sampler: Sampler,
 
 
 def _drawn(config: SampleConfig, corpus: data.Corpus, sampler: Sampler, record: EpochRecord) -> Iterator[dict[str, Any]]:
-    size = min(config.sample_prompt, len(corpus.train))
+    whole = min(len(corpus.train), MOST)  # of a larger text, the prompt is from the part that int32 can index
+    size = min(config.sample_prompt, whole)
     begin_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(record.seed), record.epoch))
-    begin = int(jax.random.randint(begin_key, (), 0, len(corpus.train) - size + 1))
+    begin = int(jax.random.randint(begin_key, (), 0, whole - size + 1))
     prompt = corpus.train[begin : begin + size]
     # sharded parameters are gathered first, because a step for a single text is too small to pay for communication between devices
     params = jax.tree.map(np.asarray, record.params)

@@ -7,6 +7,7 @@ position of the example in the text. The step then cuts the example out of the t
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ import optax
 
 from lstm_jax import data
 from lstm_jax.errors import require
+from lstm_jax.training import stream_order
 from lstm_jax.training.examples import Examples, Order, epoch_order
 from lstm_jax.training.step import Objective
 
@@ -37,7 +39,7 @@ def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Arra
     return gather
 
 
-def window_examples(text: np.ndarray, length: int, step: int) -> Examples:
+def window_examples(text: np.ndarray | data.ShardedText, length: int, step: int) -> Examples:
     """Return the training examples of a text that is read in windows. Each epoch reads the windows in random order.
 
     Each example consists of a window of `length` characters and the character after it. A window begins `step` characters after the
@@ -46,11 +48,14 @@ def window_examples(text: np.ndarray, length: int, step: int) -> Examples:
     Raises:
         InputError: if the text has fewer than `length` + 1 characters.
     """
-    X, _ = data.windows(text, length, step)
-    return Examples(text, len(X), _gather(length, step), epoch_order)
+    count = data.window_count(len(text), length, step)
+    remedy = f"a window and its next character need {length + 1}: give more text or a smaller length"
+    require(count >= 1, "text", f"{len(text)} characters", remedy)
+    streamed = isinstance(text, data.ShardedText)
+    return Examples(text, count, _gather(length, step), epoch_order, streamed, stream_order.shuffled if streamed else None)
 
 
-def stream_examples(text: np.ndarray, length: int, batch: int, starts: np.ndarray | None = None) -> Examples:
+def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int, starts: np.ndarray | None = None) -> Examples:
     """Return the training examples of a text that is read as streams.
 
     The text is cut into `batch` consecutive sections, and each section is read as one stream. A training step reads the next `length`
@@ -72,6 +77,10 @@ def stream_examples(text: np.ndarray, length: int, batch: int, starts: np.ndarra
     needed = (batch + 1) * length  # the random shift is at most length - 1, and the last chunk needs one more character as target
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
     require(len(text) >= needed, "text", f"{len(text)} characters", remedy)
+    if isinstance(text, data.ShardedText):
+        require(starts is None, "article_resets", True, "shards hold no beginnings of articles: read the text with input memory")
+        count = (len(text) - length) // (length * batch) * batch
+        return Examples(text, count, _gather(length, 1), stream=True, plans=partial(stream_order.streams, length=length))
     chunks = data.stream_chunks(len(text) - length + 1, length, batch)
 
     def order(key: jax.Array, count: int, batch_size: int) -> Order:

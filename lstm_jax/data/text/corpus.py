@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import AnyStr, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from lstm_jax.bounds import Share, check_number
 from lstm_jax.data.text.characters import Characters, Unit, shown
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
+from lstm_jax.data.text.shards import ShardedText, read_shards
 from lstm_jax.data.text.sources import Paths, embedded_articles, read_articles, read_byte_articles
 from lstm_jax.errors import InputError, require
 
@@ -23,8 +25,9 @@ def _no_starts() -> np.ndarray:
 class Corpus:
     """One long text that is encoded as ids and divided into a training and a validation split."""
 
-    train: np.ndarray
-    """(T,) ids of the training split. Their dtype is the smallest of uint8, uint16 and int32 that can represent every id."""
+    train: np.ndarray | ShardedText
+    """(T,) ids of the training split, a `ShardedText` if they stay in mapped files. Their dtype is the smallest of uint8, uint16 and int32
+    that can represent every id."""
     validation: np.ndarray
     """(T',) ids of the validation split, which is the end of the text. The dtype is that of `train`. If nothing is held out, T' is 0."""
     characters: Characters
@@ -107,6 +110,33 @@ def prepare_corpus(
     return Corpus(train, held_out, characters, len(articles), copies, fingerprint, *cuts, tuple(notes))
 
 
+def sharded_corpus(
+    folder: str | Path, recipe: Recipe = "source", unit: Unit = "character", validation: float = 0.1, length: int = 40
+) -> Corpus:
+    """Return a corpus whose training split stays in the mapped shards that `write_shards` has written. The validation split is read.
+
+    Args:
+        folder: folder of the shards.
+        recipe: recipe by which the text of the shards must have been cleaned.
+        unit: unit that the text of the shards must have.
+        validation: share of the characters in the validation split, at least 0 and below 1.
+        length: number of characters of the windows on which a model will be trained.
+
+    Raises:
+        InputError: if the shards cannot be read, if they have another recipe or unit, or if a split is not longer than a window.
+    """
+    check_number("validation", validation, Share)
+    text = read_shards(folder)
+    for name, wanted, found in (("clean", recipe, text.index.recipe), ("unit", unit, text.characters.unit)):
+        require(wanted == found, name, wanted, f"the shards in {folder} have {found}: give it, or write others")
+    cut = len(text) - round(len(text) * validation)
+    train, held_out = text.part(0, cut), text[cut:]
+    _check_length("training part", train, length)
+    if validation > 0:
+        _check_length("validation part", held_out, length)
+    return Corpus(train, held_out, text.characters, text.index.articles, 0, text.index.fingerprint)
+
+
 def _starts(articles: Sequence[str] | Sequence[bytes]) -> np.ndarray:
     """Return the positions (A,) at which the A articles begin in the joined text."""
     return np.cumsum([0, *(len(article) + 1 for article in articles)])[: len(articles)].astype(np.int64)
@@ -183,7 +213,7 @@ def _with_unseen(tail: str, characters: Characters, unseen: str, notes: list[str
     return Characters(tuple(sorted({*characters.characters, *missing}))), tail, None
 
 
-def _check_length(part: str, ids: np.ndarray, length: int) -> None:
+def _check_length(part: str, ids: np.ndarray | ShardedText, length: int) -> None:
     remedy = f"a window and its next character need {length + 1}: give more text or a smaller length"
     require(len(ids) > length, part, f"{len(ids)} characters", remedy)
 

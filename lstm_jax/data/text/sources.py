@@ -134,6 +134,19 @@ def _sources(paths: Paths) -> Iterator[tuple[Path, Form]]:
         yield path, next(form for form in FORMS if form.matches(path))
 
 
+def source_files(paths: Paths) -> list[Path]:
+    """Return the text files at one or several paths, in the order in which `read_articles` reads them.
+
+    Raises:
+        InputError: if a path is standard input or a table, if it does not exist, or if a folder has no text files.
+    """
+    found: list[Path] = []
+    for path, _ in _sources(paths):
+        require(str(path) != STANDARD_INPUT and not has_columns(path), "text", path, "give text files, or folders of text files")
+        found += _text_files(path) if path.is_dir() else [path]
+    return found
+
+
 def _not_empty(articles: list[AnyStr], paths: Paths) -> tuple[AnyStr, ...]:
     kept = tuple(article for article in articles if article)
     require(len(kept) > 0, f"corpus {paths}", "no text", DESCRIPTION)

@@ -1,0 +1,306 @@
+"""Character corpora that are larger than the memory: the ids of a text in mapped files, each of which holds one shard of the text.
+
+A folder of shards holds these files:
+
+    00000.npy    ids of shard 0, which count in the shard's own vocabulary, so that a shard can be written before the others are read
+    00000.json   the shard's vocabulary, its number of ids and the SHA-256 of its ids; it is written last
+    index.json   the joint vocabulary and the list of the shards; it is written when all shards are there
+
+Each .json file begins with its own SHA-256, so that damage is noticed.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from lstm_jax.data.text.characters import Characters, Unit
+from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
+from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
+from lstm_jax.data.text_files import decode_utf8, require_no_archive
+from lstm_jax.errors import InputError, require
+from lstm_jax.files.writing import read_summed, summed_json, write_atomically
+
+INDEX = "index.json"
+SHARD_BYTES = 32 * 2**20
+"""Size, in bytes, of the part of a text file that becomes one shard."""
+SHARD = ("characters", "count", "sha256")
+"""Names of the values that the index has of each shard. In addition, "apart" says whether a separator stands before it."""
+SEPARATOR = " "
+"""Character between two articles, and between two shards if the recipe removes white space at the ends of a text."""
+SPACE = b" \t\n"
+"""Bytes after which a text may be divided. A carriage return is none of them, since a line end of Windows must stay whole."""
+_SEARCHED = 2**16
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part of a text file that becomes one shard: the bytes from `begin` to `end`, both moved forward to the next white space."""
+
+    path: str
+    begin: int
+    end: int
+    size: int
+    """Size of the whole file in bytes."""
+    modified: int
+    """Time of the last change of the file, in nanoseconds."""
+    recipe: str
+    unit: str
+
+
+def write_shards(
+    paths: Paths,
+    folder: Path,
+    recipe: Recipe = "source",
+    unit: Unit = "character",
+    workers: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> "ShardedText":
+    """Write the text of files as ids in shards, and return it. The ids are those that `prepare_corpus` gives with all of them in training.
+
+    If the folder holds shards of an earlier call that was interrupted, those that are intact are kept.
+
+    Args:
+        paths: text files, and folders of text files. Each file is an article, and articles are joined as in `prepare_corpus`.
+        folder: folder of the shards. It is created if it does not exist.
+        recipe: recipe by which `clean` cleans the articles.
+        unit: unit of the text: "character" or "byte".
+        workers: number of processes that write shards at the same time.
+        on_progress: function that is called with the number of finished shards and the number of all shards.
+        shard_bytes: size of the part of a file that becomes one shard.
+
+    Raises:
+        InputError: if a path is no text file, if a file cannot be read or is not UTF-8, or if the folder cannot be written or holds shards
+            of another text.
+    """
+    require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
+    parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
+    require(bool(parts), "text", "empty", DESCRIPTION)
+    folder.mkdir(parents=True, exist_ok=True)
+    open_parts = [number for number, part in enumerate(parts) if not _is_written(folder, number, part)]
+    for count, _ in enumerate(_written(folder, parts, open_parts, workers), len(parts) - len(open_parts) + 1):
+        if on_progress:
+            on_progress(count, len(parts))
+    records = [record for record in _records(folder, len(parts)) if record is not None]
+    shards = [{name: record[name] for name in SHARD} | {"apart": False} for record in records]
+    last = None
+    for part, shard in zip(parts, shards, strict=True):
+        if shard["count"]:
+            shard["apart"] = last is not None and (part.path != last.path or recipe.startswith("source"))
+            last = part
+    known = {character for shard in shards for character in shard["characters"]}
+    known |= {SEPARATOR} if any(shard["apart"] for shard in shards) else set()
+    characters = Characters.all_bytes() if unit == "byte" else Characters(tuple(sorted(known)))
+    content = {"format": _FORMAT, "unit": unit, "recipe": recipe, "characters": list(characters.characters)}
+    content |= {"articles": len({part.path for part in parts}), "shards": shards}
+    write_atomically(folder / INDEX, summed_json(content))
+    return read_shards(folder)
+
+
+def _written(folder: Path, parts: Sequence[Part], numbers: Sequence[int], workers: int) -> Iterator[int]:
+    """Write the shards with the given numbers, and yield each number when its shard is there."""
+    if workers <= 1 or len(numbers) <= 1:
+        for number in numbers:
+            yield _write_shard(folder, parts, number)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        tasks = [pool.submit(_write_shard, folder, parts, number) for number in numbers]
+        try:
+            for task in as_completed(tasks):
+                yield task.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _parts(path: Path, recipe: str, unit: str, shard_bytes: int) -> list[Part]:
+    found = path.stat()
+    begins = range(0, found.st_size, shard_bytes)
+    rest = (found.st_size, found.st_mtime_ns, recipe, unit)
+    return [Part(str(path), begin, min(begin + shard_bytes, found.st_size), *rest) for begin in begins]
+
+
+def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
+    """Write one shard, and return its number."""
+    part = parts[number]
+    text = _cleaned(part)
+    characters = Characters.all_bytes() if part.unit == "byte" else Characters.of(text)
+    ids = characters.encode(text)
+    write_atomically(folder / f"{number:05}.npy", lambda file: np.save(file, ids))
+    content = {"part": asdict(part), "characters": list(characters.characters), "count": len(ids), "sha256": _digest(ids)}
+    write_atomically(folder / f"{number:05}.json", summed_json(content))
+    return number
+
+
+def _digest(ids: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(ids, ids.dtype.newbyteorder("<")).data).hexdigest()
+
+
+def _cleaned(part: Part) -> Any:
+    """Return the cleaned text of a part, as a str or, with the unit "byte", as bytes."""
+    with open(part.path, "rb") as file:
+        begin, end = (_division(file, place, part.size) for place in (part.begin, part.end))
+        file.seek(begin)
+        content = file.read(end - begin)
+    require_no_archive(content if begin == 0 else b"", part.path)
+    if part.unit == "byte":
+        return clean(content, part.recipe)
+    text = decode_utf8(content, part.path) if begin == 0 else _decoded(content, part.path, begin)
+    return clean(text if part.recipe == "exact" else unix_line_ends(text), part.recipe)
+
+
+def _decoded(content: bytes, path: str, begin: int) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{content[error.start]:02x} at offset {begin + error.start} is not UTF-8"
+        raise InputError(f"file {path}", found, "convert the file to UTF-8, or read it as bytes (--unit byte)") from error
+
+
+def _division(file: Any, place: int, size: int) -> int:
+    """Return the first place at or after `place` at which a text file can be divided: after white space, else between two characters."""
+    if place in (0, size):
+        return place
+    file.seek(place)
+    ahead = file.read(_SEARCHED)
+    spaces = [found for byte in SPACE if (found := ahead.find(byte)) >= 0]
+    if spaces:
+        return place + min(spaces) + 1
+    return place + next((number for number, byte in enumerate(ahead) if byte & 0xC0 != 0x80), 0)
+
+
+def _record(folder: Path, number: int) -> dict[str, Any] | None:
+    try:
+        return read_summed((folder / f"{number:05}.json").read_bytes())
+    except OSError:
+        return None
+
+
+def _is_written(folder: Path, number: int, part: Part) -> bool:
+    record = _record(folder, number)
+    return record is not None and record["part"] == asdict(part) and (folder / f"{number:05}.npy").exists()
+
+
+def _records(folder: Path, count: int) -> list[dict[str, Any] | None]:
+    return [_record(folder, number) for number in range(count)]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the index of a folder of shards says of its text: the recipe of its cleaning, the number of its articles and a SHA-256."""
+
+    recipe: str
+    articles: int
+    fingerprint: str
+
+
+Shard = tuple[np.ndarray, np.ndarray]
+"""Ids of a shard in its own vocabulary, and an array that maps these ids to those of the joint vocabulary."""
+
+
+class ShardedText:
+    """Ids of a text in mapped shards, of which only what is read is in memory.
+
+    It has what the training needs of a one-dimensional array: `len`, slices, `take`, `dtype`, `itemsize` and `nbytes`.
+
+    Args:
+        shards: the shards in their order.
+        characters: joint vocabulary.
+        index: what the index says of the whole text.
+        begin: index of the first id of the whole text that belongs to this one.
+        end: index after the last one. If None, it is the end of the whole text.
+    """
+
+    def __init__(self, shards: Sequence[Shard], characters: Characters, index: Index, begin: int = 0, end: int | None = None):
+        self.shards, self.characters, self.index = shards, characters, index
+        self.offsets = np.cumsum([0, *(len(ids) for ids, _ in shards)])
+        self.begin, self.end = begin, int(self.offsets[-1]) if end is None else end
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.characters.dtype
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of the ids that are in memory, which is 0."""
+        return 0
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    def part(self, begin: int, end: int) -> "ShardedText":
+        """Return the ids from `begin` to `end` as a sharded text. Nothing is read."""
+        return ShardedText(self.shards, self.characters, self.index, self.begin + begin, self.begin + end)
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        """Return the ids of a slice without a step, as an array."""
+        begin, end, _ = places.indices(len(self))
+        return self.take(np.arange(begin, max(begin, end)))
+
+    def take(self, places: np.ndarray, mode: str = "clip") -> np.ndarray:
+        """Return the ids at the given places, as an array of their shape. Places outside the text are moved to its ends."""
+        del mode
+        at = np.clip(places, 0, len(self) - 1).reshape(-1) + self.begin
+        found = np.empty(at.shape, self.dtype)
+        owner = np.searchsorted(self.offsets, at, side="right") - 1
+        for number in np.unique(owner):
+            ids, joint = self.shards[number]
+            own = owner == number
+            found[own] = joint[ids[at[own] - self.offsets[number]]]
+        return found.reshape(np.shape(places))
+
+
+def read_shards(folder: str | Path) -> ShardedText:
+    """Map the shards of a text. Only their headers are read.
+
+    Raises:
+        InputError: if the folder holds no finished shards, or if a shard is missing, has another size or belongs to another text.
+    """
+    folder, remedy = Path(folder), "write them again with lstm-jax data shard"
+    try:
+        content = (folder / INDEX).read_bytes()
+    except OSError as error:
+        raise InputError(f"shards {folder}", "no index.json", "name a folder that lstm-jax data shard has finished") from error
+    index = read_summed(content)
+    require(index is not None and index.get("format") == _FORMAT, f"index {folder / INDEX}", "damaged", remedy)
+    assert index is not None
+    characters = Characters(tuple(index["characters"]), index["unit"])
+    shards = []
+    for number, shard in enumerate(index["shards"]):
+        path, record = folder / f"{number:05}.npy", _record(folder, number)
+        same = record is not None and all(record[name] == shard[name] for name in SHARD)
+        require(same, f"shard {folder / f'{number:05}.json'}", "missing, damaged or of another text", remedy)
+        try:
+            ids = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"shard {path}", str(error), remedy) from error
+        require(ids.shape == (shard["count"],), f"shard {path}", f"{len(ids)} ids instead of {shard['count']}", remedy)
+        if shard["apart"]:
+            shards.append((np.zeros(1, np.uint8), characters.encode(SEPARATOR)))
+        joint = [characters.char_to_id[character] for character in shard["characters"]]
+        shards.append((ids, np.asarray(joint, characters.dtype)))
+    made = Index(index["recipe"], index["articles"], hashlib.sha256(content).hexdigest())
+    return ShardedText(shards, characters, made)
+
+
+def verify_shards(folder: str | Path) -> None:
+    """Read all shards, and check their ids against their SHA-256.
+
+    Raises:
+        InputError: if a shard is damaged.
+    """
+    read_shards(folder)
+    for path in sorted(Path(folder).glob("*.npy")):
+        record = _record(Path(folder), int(path.stem))
+        require(record is not None and _digest(np.load(path)) == record["sha256"], f"shard {path}", "damaged", "write it again")

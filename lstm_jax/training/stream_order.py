@@ -1,0 +1,76 @@
+"""Orders of an epoch that need little memory, for examples that are streamed because they are too many for a permutation in memory."""
+
+from functools import lru_cache
+
+import jax
+import numpy as np
+
+from lstm_jax.training.examples import Order, Plan
+
+BLOCK = 256
+"""Number of consecutive examples that the shuffling keeps together in a block."""
+WINDOW = 256
+"""Number of blocks whose examples are permuted together."""
+
+
+def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
+    """Return a random order of `count` examples that needs memory for one window of 65,536 examples only.
+
+    The examples are divided into blocks of 256 consecutive ones. Grain's `index_shuffle`, a permutation that is computed index by index,
+    shuffles the blocks of the whole epoch. Then the examples of each 256 consecutive blocks are permuted. A batch therefore has examples
+    from all parts of the data. Examples that do not fill a block come in the last window.
+    """
+    import grain
+
+    seed = [int(word) for word in np.asarray(jax.random.key_data(key)).reshape(-1)]
+    blocks, size = count // BLOCK, BLOCK * WINDOW
+
+    @lru_cache(2)
+    def window(number: int) -> np.ndarray:
+        """Return the permuted examples of a window of blocks."""
+        last = number == max(0, -(-blocks // WINDOW) - 1)
+        places = range(number * WINDOW, min((number + 1) * WINDOW, blocks))
+        chosen = [grain.experimental.index_shuffle(place, blocks - 1, seed[-1], 4) for place in places] if blocks > 1 else list(places)
+        examples = (np.asarray(chosen, np.int64)[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
+        if last:
+            examples = np.concatenate([examples, np.arange(blocks * BLOCK, count)])
+        return np.random.default_rng([*seed, number]).permutation(examples)
+
+    windows = max(1, -(-blocks // WINDOW))
+
+    def numbers(first: int, stop: int) -> np.ndarray:
+        """Return the examples at the places first .. stop - 1 of the order."""
+        parts = []
+        for number in range(min(first // size, windows - 1), windows):
+            begin = number * size
+            part = window(number)
+            parts.append(part[max(0, first - begin) : max(0, stop - begin)])
+            if stop <= begin + len(part):
+                break
+        return np.concatenate(parts)
+
+    def plan(first: int, stop: int) -> Order:
+        rows = numbers(first * batch_size, min(stop * batch_size, count))
+        spare = (stop - first) * batch_size - len(rows)
+        real = (np.arange((stop - first) * batch_size) < len(rows)).astype(np.float32).reshape(-1, batch_size)
+        counts = real.sum(1)
+        filled = np.concatenate([rows, np.zeros(spare, rows.dtype)]).reshape(-1, batch_size)
+        return Order(filled, real / counts[:, None], counts, first)
+
+    return plan
+
+
+def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
+    """Return the order in which `batch_size` streams of a text are read in chunks of `length` characters; see `data.stream_chunks`.
+
+    All streams begin later in the text by the same random number of characters, below `length`. `count` is the number of chunks.
+    """
+    steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
+
+    def plan(first: int, stop: int) -> Order:
+        chunks = np.arange(batch_size, dtype=np.int64) * steps + np.arange(first, stop, dtype=np.int64)[:, None]
+        shape = chunks.shape
+        weight, counts = np.full(shape, 1 / batch_size, np.float32), np.full(len(chunks), batch_size, np.float32)
+        return Order(chunks * length + shift, weight, counts, first)
+
+    return plan
