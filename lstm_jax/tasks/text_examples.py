@@ -25,14 +25,14 @@ Rebuild = Callable[..., Any]
 """Function from parameters to a `CharGenerator` with these parameters."""
 
 
-def _gather(length: int, step: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def _gather(length: int, step: int) -> Callable[[Any, Any], Any]:
     """Return a function gather(text, numbers) that cuts the B examples of a batch out of a text.
 
     `numbers` (B,) holds one integer for each example. The example with the integer n consists of the `length` + 1 characters that begin at
     position n * step of the text. The function returns character ids (B, length + 1). Both arguments are JAX or NumPy arrays.
     """
 
-    def gather(text: jax.Array, numbers: jax.Array) -> jax.Array:
+    def gather(text: Any, numbers: jax.Array | np.ndarray) -> Any:
         positions = (numbers * step)[:, None] + np.arange(length + 1, dtype=numbers.dtype)[None, :]
         return text.take(positions, mode="clip").astype(np.int32)
 
@@ -94,7 +94,7 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
     flags = np.zeros(len(text), bool)
     flags[starts] = True
 
-    def gather_both(arrays: tuple[jax.Array, jax.Array], numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def gather_both(arrays: tuple[Any, Any], numbers: jax.Array | np.ndarray) -> tuple[Any, Any]:
         ids, resets = arrays
         return gather(ids, numbers), gather(resets, numbers)[:, :-1] > 0
 

@@ -17,12 +17,12 @@ import numpy as np
 class Order(NamedTuple):
     """Order in which an epoch reads the training examples."""
 
-    rows: jax.Array
+    rows: jax.Array | np.ndarray
     """int32 (steps, B): indices of the B examples in the batch of each step."""
-    weight: jax.Array
+    weight: jax.Array | np.ndarray
     """float32 (steps, B): weight of each example in its batch. The weights of a batch sum to 1. Examples that only fill up the last batch
     have weight 0."""
-    examples: jax.Array
+    examples: jax.Array | np.ndarray
     """float32 (steps,): number of examples in each batch, without those that only fill up the batch."""
     first: Any = 0
     """Index in the epoch of the first step of the arrays. It is 0 if the arrays hold all steps of the epoch."""
@@ -54,7 +54,7 @@ def epoch_order(key: jax.Array, count: int, batch_size: int) -> Order:
     return Order(rows.reshape(steps, batch_size), real / counts[:, None], counts)
 
 
-def take_rows(arrays: Any, numbers: jax.Array) -> Any:
+def take_rows(arrays: Any, numbers: jax.Array | np.ndarray) -> Any:
     """Select the rows with the indices `numbers` (B,) from each array of a pytree, and return the pytree of the selected rows.
 
     The arrays are JAX arrays, or NumPy arrays if `numbers` is one.
@@ -73,7 +73,7 @@ class Examples:
     """Pytree of NumPy arrays that hold the examples. They may be mapped files. `feeding` says how they reach the devices."""
     count: int
     """Number of examples in an epoch."""
-    gather: Callable[[Any, jax.Array], Any] = take_rows
+    gather: Callable[[Any, Any], Any] = take_rows
     """Function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers` (B,). It is compiled as a part of
     the training step. If the batches are read on the host, it gets NumPy arrays."""
     order: Callable[[jax.Array, int, int], Order] = epoch_order
@@ -88,8 +88,8 @@ class Examples:
         """Return the order of an epoch as a `Plan`."""
         if self.plans is not None:
             return self.plans(key, self.count, batch_size)
-        order = [np.asarray(part) for part in self.order(key, self.count, batch_size)[:3]]
-        return lambda first, stop: Order(*(part[first:stop] for part in order), first)
+        rows, weight, examples = (np.asarray(part) for part in self.order(key, self.count, batch_size)[:3])
+        return lambda first, stop: Order(rows[first:stop], weight[first:stop], examples[first:stop], first)
 
     @staticmethod
     def of_rows(arrays: Any) -> "Examples":

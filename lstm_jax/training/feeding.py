@@ -97,7 +97,8 @@ class FromHost(Source):
         batch = jax.tree.leaves(examples.gather(examples.arrays, np.zeros(self.rows.stop - self.rows.start, np.int64)))
         size = max(1, min(FED_STEPS, self.steps, FED_BYTES // max(1, sum(leaf.nbytes for leaf in batch))))
         (self.size,) = processes.largest(size)
-        self.group, self.placed, self.waited = -1, None, 0.0
+        self.group, self.waited = -1, 0.0
+        self.placed: Any = None
 
     def begin(self, key: jax.Array, step: int) -> None:
         import grain
@@ -131,7 +132,7 @@ class FromHost(Source):
             return
         began = time.perf_counter()
         batches, order = next(self.iterator)
-        self.waited += time.perf_counter() - began
+        self.waited = (self.waited or 0.0) + time.perf_counter() - began
         self.group = step // self.size
         self.placed = sharding.from_own_rows(batches, self.mesh, 1), sharding.put(order, sharding.replicated(self.mesh))
 

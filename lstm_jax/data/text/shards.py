@@ -89,14 +89,15 @@ def write_shards(
         if on_progress:
             on_progress(count, len(parts))
     records = [record for record in _records(folder, len(parts)) if record is not None]
-    shards = [{name: record[name] for name in SHARD} | {"apart": False} for record in records]
+    shards: list[dict[str, Any]] = [{name: record[name] for name in SHARD} | {"apart": False} for record in records]
     last = None
     for part, shard in zip(parts, shards, strict=True):
         if shard["count"]:
             shard["apart"] = last is not None and (part.path != last.path or recipe.startswith("source"))
             last = part
     known = {character for shard in shards for character in shard["characters"]}
-    known |= {SEPARATOR} if any(shard["apart"] for shard in shards) else set()
+    if any(shard["apart"] for shard in shards):
+        known.add(SEPARATOR)
     characters = Characters.all_bytes() if unit == "byte" else Characters(tuple(sorted(known)))
     content = {"format": _FORMAT, "unit": unit, "recipe": recipe, "characters": list(characters.characters)}
     content |= {"articles": len({part.path for part in parts}), "shards": shards}

@@ -1,0 +1,189 @@
+"""Shards of a text: the ids are those of the text in memory; a second call continues; damage is an error."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_jax import data
+from lstm_jax.errors import InputError
+
+PIECES = ("the ", "Cat\r\n", "\n", "  ", "Äß ", "dog.", "1 ", "\t", "日本", "x")
+RECIPES = ("source", "source-cased", "lower", "none", "exact")
+
+
+def write_files(folder: Path, seed: int = 1, count: int = 3) -> list[str]:
+    draw = random.Random(seed)
+    texts = ["".join(draw.choice(PIECES) for _ in range(300)) for _ in range(count)] + ["  \n "]
+    paths = [folder / f"{number}.txt" for number in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_bytes(text.encode())
+    return [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("unit", ["character", "byte"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_shards_are_the_text_in_memory(recipe: str, unit: str, tmp_path: Path) -> None:
+    """Cut at 97 bytes, so within words, lines and characters, at 300 and not at all."""
+    files = write_files(tmp_path)
+    want = data.prepare_corpus(files, "", recipe, unit, 0.0)
+    for size in (97, 300, 10**6):
+        got = data.write_shards(files, tmp_path / f"s{size}", recipe, unit, shard_bytes=size)
+        assert got.characters == want.characters
+        assert got.dtype == want.train.dtype
+        np.testing.assert_array_equal(got[:], want.train)
+    assert len(list((tmp_path / "s97").glob("*.npy"))) > 9
+    data.verify_shards(tmp_path / "s97")
+
+
+def test_a_text_without_white_space(tmp_path: Path) -> None:
+    """Division falls between two characters, not within one."""
+    (tmp_path / "a.txt").write_text("日本語" * 100_000)
+    got = data.write_shards(str(tmp_path / "a.txt"), tmp_path / "s", "none", shard_bytes=100_000)
+    assert got.characters.decode(got[:]) == "日本語" * 100_000
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory) -> data.ShardedText:
+    folder = tmp_path_factory.mktemp("text")
+    return data.write_shards(write_files(folder), folder / "s", "source", shard_bytes=100)
+
+
+@settings(deadline=None, max_examples=30)
+@given(places=st.lists(st.integers(-5, 3000), min_size=1, max_size=30), begin=st.integers(0, 200), end=st.integers(300, 600))
+def test_takes_as_an_array_does(sharded: data.ShardedText, places, begin, end) -> None:
+    text, whole = sharded.part(begin, end), sharded[begin:end]
+    assert len(text) == len(whole)
+    at = np.asarray(places)
+    np.testing.assert_array_equal(text.take(at, mode="clip"), whole.take(at, mode="clip"))
+    np.testing.assert_array_equal(text.take(at.reshape(1, -1)), whole.take(at.reshape(1, -1), mode="clip"))
+    np.testing.assert_array_equal(text[10:20], whole[10:20])
+    assert text.nbytes == 0
+
+
+def test_a_second_call_writes_what_is_missing(tmp_path: Path) -> None:
+    files, folder = write_files(tmp_path), tmp_path / "s"
+    want = data.write_shards(files, folder, shard_bytes=300)[:]
+    kept, gone = folder / "00000.npy", folder / "00002.npy"
+    stamp = kept.stat().st_mtime_ns
+    gone.unlink()
+    (folder / "00004.json").write_text("half")
+    calls = []
+    again = data.write_shards(files, folder, shard_bytes=300, on_progress=lambda done, total: calls.append((done, total)))
+    total = len(list(folder.glob("*.npy")))
+    assert calls == [(total - 1, total), (total, total)]
+    assert kept.stat().st_mtime_ns == stamp
+    np.testing.assert_array_equal(again[:], want)
+    np.testing.assert_array_equal(
+        data.write_shards(files, folder, "none", shard_bytes=300)[:], data.prepare_corpus(files, "", "none", "character", 0.0).train
+    )
+
+
+def test_two_workers_write_the_same(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    one, two = (data.write_shards(files, tmp_path / f"w{count}", workers=count, shard_bytes=1000) for count in (1, 2))
+    np.testing.assert_array_equal(one[:], two[:])
+    assert one.index.fingerprint == two.index.fingerprint
+
+
+def _cut(folder: Path) -> None:
+    path = folder / "00001.npy"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def _swap(folder: Path) -> None:
+    for ending in ("npy", "json"):
+        (folder / f"00001.{ending}").write_bytes((folder / f"00002.{ending}").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda folder: (folder / "00001.npy").unlink(), r"00001.npy: .*No such file"),
+        (lambda folder: (folder / "00001.json").unlink(), r"00001\.json: missing"),
+        (lambda folder: (folder / "index.json").unlink(), r"no index\.json"),
+        (lambda folder: (folder / "index.json").write_text("{}"), r"index\.json: damaged"),
+        (_cut, r"00001\.npy: "),
+        (_swap, r"00001\.json: missing, damaged or of another text"),
+    ],
+)
+def test_a_harmed_folder(harm, said: str, tmp_path: Path) -> None:
+    data.write_shards(write_files(tmp_path), tmp_path / "s", shard_bytes=300)
+    harm(tmp_path / "s")
+    with pytest.raises(InputError, match=said):
+        data.read_shards(tmp_path / "s")
+
+
+def test_a_flipped_bit(tmp_path: Path) -> None:
+    data.write_shards(write_files(tmp_path), tmp_path / "s", shard_bytes=300)
+    path = tmp_path / "s" / "00001.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"00001\.npy: damaged"):
+        data.verify_shards(tmp_path / "s")
+
+
+def test_what_is_no_text(tmp_path: Path) -> None:
+    for name, content, said in (
+        ("a.csv", b"text\nx\n", "give text files"),
+        ("b.txt", b"ab\xff cd", "is not UTF-8"),
+        ("c.txt", b"", "empty"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=said):
+            data.write_shards(str(tmp_path / name), tmp_path / "s")
+    with pytest.raises(InputError, match="text"):
+        data.write_shards("-", tmp_path / "s")
+
+
+def test_a_sharded_corpus(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    text = data.write_shards(files, tmp_path / "s", shard_bytes=300)
+    corpus = data.sharded_corpus(tmp_path / "s", validation=0.25)
+    cut = len(text) - round(len(text) * 0.25)
+    np.testing.assert_array_equal(corpus.train[:], text[:cut])
+    np.testing.assert_array_equal(corpus.validation, text[cut:])
+    assert corpus.fingerprint == text.index.fingerprint
+    assert corpus.articles == 4
+    for options, said in (
+        ({"recipe": "none"}, r"clean: none; the shards in .* have source"),
+        ({"unit": "byte"}, "unit: byte"),
+        ({"length": 10**6}, "characters"),
+    ):
+        with pytest.raises(InputError, match=said):
+            data.sharded_corpus(tmp_path / "s", **options)
+
+
+def test_the_command(ask, tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    code, said, _ = ask("data", "shard", *files, "--out", tmp_path / "s", "--workers", 1)
+    assert code == 0
+    assert f"lstm-jax train generation --input stream --data {tmp_path / 's'}" in said
+    size = len(data.read_shards(tmp_path / "s"))
+    assert f"{size:,} characters" in said
+    run = (
+        "train",
+        "generation",
+        "--data",
+        tmp_path / "s",
+        "--units",
+        8,
+        "--epochs",
+        1,
+        "--sample-chars",
+        5,
+        "--run",
+        tmp_path / "run",
+        "--no-figures",
+    )
+    code, _, said = ask(*run)
+    assert code == 2
+    assert ask(*run, "--input", "stream")[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["input_seconds"] > 0
+    assert ask("score", "--run", tmp_path / "run")[0] == 0

@@ -1,0 +1,139 @@
+"""Batches fed from the host train as those on the devices do; orders that need little memory read each example once."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables import BACKENDS
+from test_loop import CONFIG, PER_EPOCH, leaf_sums, stop_after, timeless
+from test_step import LOOKUP, assert_bits, objective, tall, tiny
+
+from lstm_jax.runtime import processes, sharding
+from lstm_jax.training import feeding, stream_order
+from lstm_jax.training.examples import Examples, epoch_order, steps_per_epoch
+from lstm_jax.training.feeding import FromHost, OnDevices, make_source
+from lstm_jax.training.loop import Interrupted, fit
+from lstm_jax.training.optimizers import make_optimizer
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+def train(stream: bool, made=None, loss=objective, config=CONFIG, **options: Any):
+    made = made or tiny()
+    examples = Examples(made.data, len(made.data[1]), stream=stream)
+    return fit(made.params, loss, make_optimizer(config, 100), examples, config, sharding.make_mesh(0), **options)
+
+
+def untimed(rows) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "input_seconds"} for row in timeless(rows)]
+
+
+def assert_close(fed, resident) -> None:
+    """Equal but for rounding: XLA compiles the sum of a loss in another order where the rows come from an argument."""
+    for name, param in resident.params.items():
+        np.testing.assert_allclose(fed.params[name], param, rtol=1e-5, atol=1e-6)
+    for left, right in zip(untimed(fed.rows), untimed(resident.rows), strict=True):
+        assert left == pytest.approx(right, rel=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 100])
+def test_fed_batches_train_as_resident_ones(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In groups of 1 and 4 of the 6 steps of an epoch, the last of which is not full, and in one group."""
+    monkeypatch.setattr(feeding, "FED_STEPS", steps)
+    fed, resident = train(True), train(False)
+    assert_close(fed, resident)
+    assert all(row["input_seconds"] > 0 for row in fed.rows)
+    assert not any("input_seconds" in row for row in resident.rows)
+
+
+@pytest.mark.skipif("compiled" not in BACKENDS, reason="the row-sparse update needs the compiled code")
+def test_fed_batches_of_a_row_sparse_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "FED_STEPS", 4)
+    assert_close(*(train(stream, tall(), LOOKUP) for stream in (True, False)))
+
+
+def test_a_run_with_fed_batches_resumes_within_a_group(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "FED_STEPS", 4)
+    whole = train(True, checkpoints=tmp_path / "whole")
+    config = dataclasses.replace(CONFIG, checkpoint_steps=3)
+    with pytest.raises(Interrupted):
+        train(True, config=config, checkpoints=tmp_path / "cut", callbacks=[stop_after(2)])
+    resumed = train(True, config=config, checkpoints=tmp_path / "cut", resume=True)
+    assert_bits(resumed.params, whole.params)
+    assert untimed(resumed.rows) == untimed(whole.rows)
+    assert leaf_sums(tmp_path / "cut") == leaf_sums(tmp_path / "whole")
+
+
+def test_groups_hold_what_the_order_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "FED_STEPS", 4)
+    made, mesh, key = tiny(), sharding.make_mesh(2), jax.random.key(3)
+    source = FromHost(Examples(made.data, len(made.data[1]), stream=True), mesh, 4)
+    order = epoch_order(key, len(made.data[1]), 4)
+    source.begin(key, 1)
+    assert [source.end(step) for step in range(PER_EPOCH)] == [4, 4, 4, 4, 6, 6]
+    for step in range(1, PER_EPOCH):
+        arrays, part = source.at(step)
+        assert arrays[0].sharding.spec == jax.sharding.PartitionSpec(None, "data")
+        for array, rows in zip(source.gather(arrays, jnp.asarray(step - int(part.first))), made.data, strict=True):
+            np.testing.assert_array_equal(array, rows[order.rows[step]])
+        np.testing.assert_array_equal(part.weight[step - int(part.first)], order.weight[step])
+
+
+def test_which_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes always read their own rows."""
+    made, mesh = tiny(), sharding.make_mesh(1)
+    examples = Examples.of_rows(made.data)
+    assert isinstance(make_source(examples, mesh, 4), OnDevices)
+    assert isinstance(make_source(dataclasses.replace(examples, stream=True), mesh, 4), FromHost)
+    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(processes, "largest", lambda *numbers: numbers)
+    assert isinstance(make_source(examples, mesh, 4), FromHost)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 900), st.integers(1, 64), st.integers(0, 99))
+def test_a_shuffled_order_reads_each_example_once(count: int, batch: int, seed: int) -> None:
+    """In small blocks and windows, so that there are several of both, and a rest that fills neither."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream_order, "BLOCK", 8)
+        patch.setattr(stream_order, "WINDOW", 4)
+        key, steps = jax.random.key(seed), steps_per_epoch(count, batch)
+        plan = stream_order.shuffled(key, count, batch)
+        whole = plan(0, steps)
+        real = whole.weight > 0
+        assert sorted(np.asarray(whole.rows)[real].tolist()) == list(range(count))
+        np.testing.assert_allclose(np.asarray(whole.weight).sum(1), 1, rtol=1e-6)
+        assert np.asarray(whole.examples).tolist() == real.sum(1).tolist()
+        middle = steps // 2
+        again = stream_order.shuffled(key, count, batch)  # from anywhere in the epoch
+        for parts in zip(again(middle, steps)[:3], whole[:3], strict=True):
+            np.testing.assert_array_equal(parts[0], np.asarray(parts[1])[middle:])
+
+
+def test_a_shuffled_order_mixes() -> None:
+    """Each batch has examples from all parts of the data, and two epochs differ."""
+    count, batch = 1_000_000, 256
+    first, other = (np.asarray(stream_order.shuffled(jax.random.key(seed), count, batch)(0, 8).rows) for seed in (0, 1))
+    assert (first != other).mean() > 0.99
+    for rows in first:
+        share = np.histogram(rows, 4, (0, count))[0] / batch
+        assert share.min() > 0.1
+
+
+def test_streams_of_a_large_text_are_those_of_a_small_one() -> None:
+    """The order of `streams` is that of the examples in memory, from the same key."""
+    from lstm_jax.tasks.text_examples import stream_examples
+
+    text, length, batch = np.arange(1000, dtype=np.int32), 7, 4
+    examples = stream_examples(text, length, batch)
+    for seed in range(4):
+        key = jax.random.key(seed)
+        order = examples.order(key, examples.count, batch)
+        plan = stream_order.streams(key, examples.count, batch, length=length)
+        np.testing.assert_array_equal(plan(0, examples.count // batch).rows, order.rows)
+        np.testing.assert_array_equal(plan(3, 5).rows, np.asarray(order.rows)[3:5])
