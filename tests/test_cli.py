@@ -23,7 +23,14 @@ from lstm_jax.errors import Interrupted
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-POSITIONAL = {"embedding neighbours": "words", "embedding export": "out", "score": "data", "units": "data"}
+POSITIONAL = {
+    "launch": "command",
+    "data shard": "data",
+    "embedding neighbours": "words",
+    "embedding export": "out",
+    "score": "data",
+    "units": "data",
+}
 
 
 @pytest.fixture(scope="module")

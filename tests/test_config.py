@@ -213,9 +213,11 @@ def test_named_choices_are_choices():
         for f in dataclasses.fields(part)
         if f.name in tables or get_origin(f.type) is Literal
     ]
-    assert len(chosen) == 18
+    assert len(chosen) == 19
     for part, f, choices in chosen:
-        extra: dict = {"schedule": {"final_learning_rate": 1e-9}, "cell": {"recurrent_dropout": 0.0}}.get(f.name, {})
+        extra: dict = {"schedule": {"final_learning_rate": 1e-9}, "cell": {"recurrent_dropout": 0.0}, "input": {"data": ("shards",)}}.get(
+            f.name, {}
+        )
         for choice in choices:
             assert getattr(part(**{f.name: choice}, **extra), f.name) == choice
         config = part(**extra)

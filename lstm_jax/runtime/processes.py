@@ -9,6 +9,8 @@ import contextlib
 import hashlib
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,7 @@ from jax.experimental import multihost_utils
 from lstm_jax.config.processes import Processes
 from lstm_jax.errors import InputError, require
 
-CONNECT_SECONDS = 120
+CONNECT_SECONDS = 60
 """Number of seconds that a process waits for the others when the run starts."""
 SILENT_SECONDS = 30
 """Number of seconds without a sign of life after which a process counts as dead. JAX then ends all other processes."""
@@ -41,8 +43,8 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
         The place of this process, with its number of processes and its index.
 
     Raises:
-        InputError: if a part of the place is missing or invalid, if the port is in use, or if the other processes cannot be reached within
-            `CONNECT_SECONDS`.
+        InputError: if a part of the place is missing or invalid, if the port is in use, or if process 0 does not listen within
+            `CONNECT_SECONDS`. If another process does not come in this time, this process ends with a message and exit code 2.
     """
     found = _from_environment(place)
     managed = not found.coordinator and found.processes > 1 and _manager() is not None
@@ -51,20 +53,18 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     if not managed:
         _require_whole(found)
         _require_free_port(found)
+        _wait_for_coordinator(found)
     jax.config.update("jax_enable_preemption_service", False)  # the training loop handles SIGTERM itself, on all processes at one step
-    try:
+    with _ended_if_alone(found):
         jax.distributed.initialize(
             found.coordinator or None,
             found.processes,
             found.process,
             cluster_detection_method=None if managed else "deactivate",
-            initialization_timeout=CONNECT_SECONDS,
+            initialization_timeout=2 * CONNECT_SECONDS,
             heartbeat_timeout_seconds=SILENT_SECONDS,
             shutdown_timeout_seconds=SILENT_SECONDS,
         )
-    except (RuntimeError, ValueError) as error:
-        remedy = "start all processes within two minutes, with the address of process 0"
-        raise InputError(f"coordinator {found.coordinator}", str(error).splitlines()[0], remedy) from error
     return found
 
 
@@ -110,6 +110,42 @@ def _require_free_port(place: Processes) -> None:
             tried.bind(("", int(place.coordinator.rpartition(":")[2])))
         except OSError as error:
             raise InputError("coordinator", f"{place.coordinator}: {error.strerror}", "give a port that is free") from error
+
+
+def _wait_for_coordinator(place: Processes) -> None:
+    """Wait until process 0 listens at its port. JAX would abort this process if it did not."""
+    host, _, port = place.coordinator.rpartition(":")
+    until = time.monotonic() + CONNECT_SECONDS
+    while place.process:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > until:
+                remedy = f"start process 0 within {CONNECT_SECONDS} seconds, and give its address to all"
+                raise InputError(f"coordinator {place.coordinator}", error.strerror or error, remedy) from error
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def _ended_if_alone(place: Processes) -> Iterator[None]:
+    """Return a context manager that ends this process with exit code 2 and one line if its body takes longer than `CONNECT_SECONDS`.
+
+    In its body JAX waits for the other processes, without returning to Python. If one of them never came, JAX would abort this one.
+    """
+
+    def end() -> None:
+        line = f"error: processes: not all {place.processes} have come within {CONNECT_SECONDS} seconds; start all of them\n"
+        os.write(2, line.encode())
+        os._exit(2)
+
+    timer = threading.Timer(CONNECT_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def first() -> bool:

@@ -60,7 +60,7 @@ class PackedRows:
         counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
 
         def order(key: jax.Array, count: int, batch_size: int) -> Order:
-            rows, weight, _ = epoch_order(key, count, batch_size)
+            rows, weight = epoch_order(key, count, batch_size)[:2]
             return Order(rows, weight, jnp.where(weight > 0, counts[rows], 0).sum(1))
 
         return Examples(self.arrays, len(self.ids), order=order)

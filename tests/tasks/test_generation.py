@@ -223,7 +223,7 @@ def test_interrupted_and_resumed(regime, made, text, tmp_path, monkeypatch):
     with (run / "samples.jsonl").open("a") as file:  # as if killed behind the second epoch's samples, before its state was saved
         file.write(json.dumps({"epoch": 2, "text": "of another try"}) + "\n")
 
-    def one_by_one(start, end, every):
+    def one_by_one(start, end, every, most):
         for step in range(start, end):
             if step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -79,7 +79,7 @@ def test_the_losses_of_an_epoch_by_hand():
     result = fit(made.params, quiet, make_optimizer(config, 100), examples, config, mesh, carry=made_carry(), metrics=METRICS)
     own = np.asarray(logits(made.params, jnp.asarray(made.data[0])), np.float64)
     assert len(orders) == 3
-    for row, (rows, weight, counts) in zip(result.rows, orders, strict=True):
+    for row, (rows, weight, counts, _) in zip(result.rows, orders, strict=True):
         z, total = made_carry()["logits"].astype(np.float64), 0.0
         for numbers, parts, count in zip(*map(np.asarray, (rows, weight, counts)), strict=True):
             z = own[numbers] + z / 2
@@ -90,7 +90,7 @@ def test_the_losses_of_an_epoch_by_hand():
 def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch):
     """After step 9 of 18, the third of the second epoch."""
 
-    def one_by_one(start, stop, every):
+    def one_by_one(start, stop, every, most):
         for step in range(start, stop):
             if step == 2 and checkpoint.steps(tmp_path / "latest") == [6]:
                 os.kill(os.getpid(), signal.SIGTERM)

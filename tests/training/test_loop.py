@@ -237,7 +237,7 @@ def test_a_second_sigint_stops_at_once():
 def test_a_signal_in_the_middle_of_an_epoch(uninterrupted, tmp_path, monkeypatch):
     """Stretches of one step; the signal comes in step 9 of 18, which is the third of the second epoch."""
 
-    def one_by_one(start, stop, every):
+    def one_by_one(start, stop, every, most):
         for step in range(start, stop):
             if step == 2 and checkpoint.steps(tmp_path / "latest") == [6]:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -386,7 +386,13 @@ def test_input_errors():
 
 @pytest.mark.parametrize(("start", "stop", "every"), [(0, 100, 0), (3, 100, 7), (0, 5, 5), (99, 100, 10), (5, 5, 0)])
 def test_chunks_cover_every_step_once_and_end_at_checkpoints(start, stop, every):
-    parts = list(loop._chunks(start, stop, every))
+    parts = list(loop._chunks(start, stop, every, lambda step: stop))
     assert [step for first, last in parts for step in range(first, last)] == list(range(start, stop))
     ends = {last for _, last in parts}
     assert not every or all(step in ends for step in range(start + 1, stop) if step % every == 0)
+
+
+def test_chunks_end_where_the_examples_do():
+    """A chunk stays within a group of 4 steps."""
+    parts = list(loop._chunks(1, 10, 0, lambda step: (step // 4 + 1) * 4))
+    assert parts == [(1, 4), (4, 8), (8, 10)]

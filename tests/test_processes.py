@@ -1,0 +1,265 @@
+"""Runs of several processes over loopback: the numbers of one process, kills, resumption elsewhere, and errors that end all of them."""
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_texts import TEXT
+
+from lstm_jax import data
+from lstm_jax.commands.launch import run_processes
+from lstm_jax.config.processes import Processes
+from lstm_jax.errors import InputError
+from lstm_jax.runtime import processes
+
+CHUNKS = ("--regime", "stream", "--units", 16, "--batch-size", 8, "--sample-chars", 5, "--epochs", 2, "--checkpoint-steps", 10)
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", *processes.MANAGERS[0], *processes.MANAGERS[1])
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(TEXT * 6)
+    return path
+
+
+def started(*command: Any, place: tuple[str, int, int] | None = None) -> subprocess.Popen:
+    words = [sys.executable, "-m", "lstm_jax.cli", *map(str, command)]
+    names = dict(zip(VARIABLES, map(str, place), strict=False)) if place else {}
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return subprocess.Popen(words, env=clean | names, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen, seconds: float = 200) -> tuple[int, str]:
+    said = process.communicate(timeout=seconds)
+    return process.returncode, said[0] + said[1]
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def numbers(run: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if "second" not in name} for row in rows]
+
+
+def newest_step(run: Path) -> int:
+    return max((int(path.name.split(".")[0]) for path in run.glob("checkpoints/latest/*.manifest.json")), default=0)
+
+
+def leaves(run: Path) -> dict[str, Any]:
+    newest = run / "checkpoints" / "latest" / f"{newest_step(run)}.manifest.json"
+    return json.loads(newest.read_text().partition("\n")[2])["leaves"]
+
+
+def assert_same_numbers(run: Path, other: Path) -> None:
+    pairs = list(zip(numbers(run), numbers(other), strict=True))
+    assert len(pairs) == 2
+    for left, right in pairs:
+        assert left == pytest.approx(right, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def two(text: Path, tmp_path_factory) -> Path:
+    """A run of two processes, which nothing has interrupted."""
+    run = tmp_path_factory.mktemp("two") / "run"
+    code, said = ended(started("launch", "-n", 2, "--", "train", "generation", "--data", text, *CHUNKS, "--run", run))
+    assert code == 0, said
+    assert said.count("epoch 2: train loss") == 1  # one of them speaks
+    return run
+
+
+def test_two_processes_are_two_devices(text: Path, two: Path, tmp_path: Path) -> None:
+    """Losses, accuracies and the held-out text, and what was drawn."""
+    code, said = ended(started("train", "generation", "--data", text, *CHUNKS, "--devices", 2, "--run", tmp_path / "one"))
+    assert code == 0, said
+    assert_same_numbers(two, tmp_path / "one")
+    assert (two / "samples.jsonl").read_text() == (tmp_path / "one" / "samples.jsonl").read_text()
+    assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in (tmp_path / "one").iterdir())
+    environment = json.loads((two / "environment.json").read_text())
+    assert (environment["hosts"], len(environment["devices"])) == (2, 2)
+
+
+def test_killed_and_interrupted(text: Path, two: Path, tmp_path: Path) -> None:
+    """SIGTERM to one process saves on both; kill -9 of one ends the other; resumed, the run has the bits of one that nothing stopped."""
+    run, address = tmp_path / "run", free_address()
+    command = ("train", "generation", "--data", text, *CHUNKS, "--run", run)
+    for number, code in ((signal.SIGTERM, 75), (signal.SIGKILL, None)):
+        pair = [started(*command, *(["--resume"] if run.exists() else []), place=(address, 2, index)) for index in range(2)]
+        before, until = newest_step(run), time.monotonic() + 120
+        while newest_step(run) == before and time.monotonic() < until:
+            time.sleep(0.05)
+        pair[1].send_signal(number)
+        results = [ended(process, 60) for process in pair]
+        if code:
+            assert [result[0] for result in results] == [code, code], results
+            assert "run the same command with --resume to continue" in results[0][1]
+        else:
+            assert results[1][0] == -number
+            assert results[0][0] != 0
+    code, said = ended(started("launch", "--", *command, "--resume"))
+    assert code == 0, said
+    assert numbers(run) == numbers(two)
+    assert leaves(run) == leaves(two)
+
+
+def test_resumed_by_one_process(text: Path, two: Path, tmp_path: Path) -> None:
+    """A run that two processes began goes on in one, which says so, and has the same numbers."""
+    run, command = tmp_path / "run", ("train", "generation", "--data", text, *CHUNKS, "--run", tmp_path / "run")
+    launched = started("launch", "--", *command)
+    while not list(run.glob("checkpoints/latest/*.manifest.json")) and launched.poll() is None:
+        time.sleep(0.05)
+    launched.send_signal(signal.SIGTERM)
+    assert ended(launched)[0] == 75
+    code, said = ended(started(*command, "--resume"))
+    assert code == 2
+    assert "hosts 2, now 1" in said
+    code, said = ended(started(*command, "--resume", "--allow-other-machine"))
+    assert code == 0, said
+    assert_same_numbers(run, two)
+
+
+def test_sentiment_with_a_sharded_table(tmp_path: Path) -> None:
+    """The table and its moments are sharded over the processes, and updated by rows."""
+    for name, split in data.synthetic_splits(240, 60, seed=4).items():
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["text", "label"])
+            rows.writerows((text.decode(), label) for text, label in zip(split.texts, split.labels, strict=True))
+    source = ("--data", tmp_path / "train.csv", "--test-data", tmp_path / "test.csv", "--cache-dir", tmp_path / "cache")
+    sizes = ("--vocabulary", "frequency", "--num-words", 300, "--maxlen", 20, "--embed", 64, "--units", 8, "--epochs", 2)
+    command = ("train", "sentiment", *source, *sizes, "--batch-size", 16, "--recurrent-dropout", 0.2)
+    runs = [started("launch", "--", *command, "--run", tmp_path / "two")]
+    assert ended(runs[0])[0] == 0
+    code, said = ended(started(*command, "--devices", 2, "--run", tmp_path / "one"))
+    assert code == 0, said
+    assert_same_numbers(tmp_path / "two", tmp_path / "one")
+
+
+def test_processes_that_differ(text: Path, tmp_path: Path) -> None:
+    """Another config on one process: each ends with the same line, and nothing is written."""
+    address, command = free_address(), ("train", "generation", "--data", text, *CHUNKS, "--run", tmp_path / "run")
+    pair = [started(*command, "--learning-rate", rate, place=(address, 2, index)) for index, rate in enumerate((0.001, 0.002))]
+    for code, said in map(ended, pair):
+        assert code == 2
+        assert "config: process 1 has another one than process 0; start all processes with the same flags" in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_one_process_lacks(text: Path, tmp_path: Path) -> None:
+    address = free_address()
+    paths = (text, tmp_path / "nothing.txt")
+    pair = [
+        started("train", "generation", "--data", paths[index], *CHUNKS, "--run", tmp_path / "run", place=(address, 2, index))
+        for index in (0, 1)
+    ]
+    (first, said), (second, said_too) = map(ended, pair)
+    assert (first, second) == (2, 2)
+    assert "process 1: ended by an error" in said
+    assert "no such file or folder" in said_too
+    assert not (tmp_path / "run").exists()
+
+
+def test_codes_of_launched_processes() -> None:
+    """The code of each, in the order in which they ended; their places and cores."""
+    program = "import os, sys, time; n = int(os.environ['JAX_PROCESS_ID']); time.sleep(n / 2); sys.exit(0 if n else 7)"
+    assert run_processes([sys.executable, "-c", program], 2) == [7, 0]
+    program = "import os; os.kill(os.getpid(), 9)"
+    assert run_processes([sys.executable, "-c", program], 1) == [137]
+    program = "import os, sys; sys.exit(10 * int(os.environ['JAX_NUM_PROCESSES']) + len(os.sched_getaffinity(0)))"
+    cores = len(os.sched_getaffinity(0))
+    assert sum(run_processes([sys.executable, "-c", program], 2)) == 40 + (cores if cores >= 2 else 2 * cores)
+
+
+def test_what_launch_refuses(ask) -> None:
+    assert ask("launch", "--", "generate")[0] == 2
+    assert ask("launch", "-n", 0, "--", "train", "sentiment")[0] == 2
+
+
+@pytest.fixture
+def no_place(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in (*VARIABLES, "SLURM_STEP_NODELIST"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_one_process_joins_nothing(no_place) -> None:
+    assert processes.join() == Processes("", 1, 0)
+    for name, value in (("SLURM_NTASKS", "4"), ("SLURM_PROCID", "0")):  # a batch script, which is no step
+        no_place.setenv(name, value)
+    assert processes.join() == Processes("", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (Processes("nowhere", 2, 0), "coordinator: nowhere; give HOST:PORT"),
+        (Processes("a:99999", 2, 0), "coordinator: a:99999"),
+        (Processes("", 2, 0), "coordinator: ; give HOST:PORT"),
+        (Processes("a:1", 0, 0), "processes: 0; give the number"),
+        (Processes("a:1", 2, -1), "process: -1; give 0 to 1"),
+        (Processes("a:1", 2, 2), "process: 2; give 0 to 1"),
+    ],
+)
+def test_places_that_are_none(no_place, place: Processes, said: str) -> None:
+    del no_place
+    with pytest.raises(InputError) as caught:
+        processes.join(place)
+    assert said in str(caught.value)
+
+
+def test_a_port_in_use(no_place) -> None:
+    del no_place
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        with pytest.raises(InputError, match="Address already in use"):
+            processes.join(Processes(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "2"}, Processes("h:1", 3, 2)),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_STEP_NODELIST": "n[1-2]"}, Processes("", 4, 3)),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, Processes("", 2, 0)),
+    ],
+)
+def test_places_that_the_environment_names(no_place, variables: dict[str, str], found: Processes) -> None:
+    """They reach JAX, which finds the address of process 0 under Slurm and Open MPI."""
+    calls = []
+    no_place.setattr(processes.jax.distributed, "initialize", lambda *args, **options: calls.append((args, options)))
+    no_place.setattr(processes.jax.config, "update", lambda *args: None)
+    for name, value in variables.items():
+        no_place.setenv(name, value)
+    assert processes.join() == found
+    (args, options), managed = calls[0], not found.coordinator
+    assert args == (found.coordinator or None, found.processes, found.process)
+    assert options["cluster_detection_method"] == (None if managed else "deactivate")
+
+
+def test_numbers_of_the_environment_that_are_none(no_place) -> None:
+    no_place.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(InputError, match=r"\$JAX_NUM_PROCESSES: two; give a number"):
+        processes.join()
+
+
+@given(st.integers(0, 64), st.integers(1, 8))
+def test_devices_of_each_process(devices: int, count: int) -> None:
+    with contextlib.nullcontext() if devices % count == 0 else pytest.raises(InputError, match="devices"):
+        assert processes.own_devices(devices, Processes("", count, 0)) * count == devices
