@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from made_texts import TEXT
 
 from lstm_jax import data
-from lstm_jax.commands.launch import run_processes
+from lstm_jax.commands.launch import divided_cores, run_processes
 from lstm_jax.config.processes import Processes
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import processes
@@ -38,7 +38,10 @@ def started(*command: Any, place: tuple[str, int, int] | None = None) -> subproc
     words = [sys.executable, "-m", "lstm_jax.cli", *map(str, command)]
     names = dict(zip(VARIABLES, map(str, place), strict=False)) if place else {}
     clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    return subprocess.Popen(words, env=clean | names, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, env=clean | names, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if place:  # on the cores that `launch` gives it
+        os.sched_setaffinity(process.pid, divided_cores(place[1])[place[2]])
+    return process
 
 
 def ended(process: subprocess.Popen, seconds: float = 200) -> tuple[int, str]:

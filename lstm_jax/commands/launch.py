@@ -55,7 +55,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
     place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
     started: list[subprocess.Popen] = []
     with _passed_on(started):
-        for number, cores in enumerate(_divided_cores(count)):
+        for number, cores in enumerate(divided_cores(count)):
             # a session of its own, so that a Ctrl-C in the terminal reaches it once
             child = subprocess.Popen(command, env={**os.environ, **place, "JAX_PROCESS_ID": str(number)}, start_new_session=True)
             with contextlib.suppress(OSError):
@@ -69,7 +69,7 @@ def run_processes(command: list[str], count: int) -> list[int]:
                 child.wait()
 
 
-def _divided_cores(count: int) -> list[set[int]]:
+def divided_cores(count: int) -> list[set[int]]:
     """Return the cores of each process. If there are fewer cores than processes, each process may use all cores."""
     cores = sorted(os.sched_getaffinity(0))
     return [set(cores[number::count]) if len(cores) >= count else set(cores) for number in range(count)]

@@ -36,6 +36,24 @@ def locked(path: Path, subject: str) -> Iterator[None]:
             path.unlink()
 
 
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Wait for the lock of an existing folder, and hold it during a with-statement.
+
+    No file is written: the folder itself is locked. If the file system does not support locks, the with-statement runs without a lock.
+    """
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(number)
+
+
 def _open_lock(path: Path, subject: str) -> IO[str]:
     while True:
         try:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import InputError, require
+from lstm_jax.files.locks import folder_lock
 from lstm_jax.files.writing import write_atomically
 
 
@@ -67,18 +69,24 @@ def read_rows(path: Path, check: Callable[[Any, str], dict[str, Any]] = lambda r
 def append_rows(path: Path, *rows: dict[str, Any]) -> None:
     """Append rows to a file in a single write. The file and its folder are created if they do not exist.
 
-    A compressed file (.gz) is rewritten as a whole under a temporary name, and is then renamed.
+    A compressed file (.gz) is rewritten as a whole under a temporary name, and is then renamed. Several processes may append to one file
+    at the same time: each waits for the lock of the folder.
 
     Raises:
         InputError: if the path exists and is not a file of rows, or if decompression fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _require_rows(path)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+    with folder_lock(path.parent):
+        _require_rows(path)
+        _append(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _append(path: Path, text: str) -> None:
     if path.suffix == ".gz":
         write_atomically(path, gzip.compress((_read(path) if path.exists() else b"") + text.encode(), mtime=0))
         return
-    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    with path.open("a") as file:
-        file.write(("\n" if torn else "") + text)
-        file.flush()
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            text = text if file.read(1) == b"\n" else "\n" + text  # a killed process has left half a line
+        file.write(text.encode())

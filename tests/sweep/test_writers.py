@@ -1,0 +1,34 @@
+"""Several processes that append rows to one file at the same time: no row is lost or torn."""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from lstm_jax.sweep.rows import append_rows, read_rows
+
+WRITERS = 8
+
+
+def write(path: Path, writer: int, count: int) -> None:
+    """Append rows of different lengths, one to three at a time."""
+    rows = [{"writer": writer, "number": number, "text": "x" * (number * 37 % 9000)} for number in range(count)]
+    while rows:
+        size = 1 + len(rows) % 3
+        append_rows(path, *rows[:size])
+        rows = rows[size:]
+
+
+@pytest.mark.parametrize(("name", "count"), [("rows.jsonl", 1250), ("rows.jsonl.gz", 20)])
+def test_eight_writers(name: str, count: int, tmp_path: Path, capsys) -> None:
+    """10,000 rows of a plain file; a compressed one is rewritten each time."""
+    path = tmp_path / name
+    with ProcessPoolExecutor(WRITERS, get_context("spawn")) as pool:
+        for task in [pool.submit(write, path, writer, count) for writer in range(WRITERS)]:
+            task.result()
+    rows = list(read_rows(path))
+    assert "torn" not in capsys.readouterr().err
+    assert sorted((row["writer"], row["number"]) for row in rows) == [(w, n) for w in range(WRITERS) for n in range(count)]
+    assert all(len(row["text"]) == row["number"] * 37 % 9000 for row in rows)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
