@@ -90,7 +90,8 @@ def page(package: str) -> str:
 def _entry(module: str, name: str) -> str:
     found = getattr(importlib.import_module(module), name)
     if inspect.isclass(found):
-        return f".. autoclass:: {name}\n   :members:\n   :show-inheritance:"
+        ours = any(base.__module__.startswith("lstm_jax") for base in found.__bases__)
+        return f".. autoclass:: {name}\n   :members:" + "\n   :show-inheritance:" * ours
     if inspect.isfunction(found):
         return f".. autofunction:: {name}"
     text = _docs(_sources(module).get(name, module), name) or _described(found)
@@ -128,13 +129,23 @@ def skip(app: Any, kind: str, name: str, found: Any, skipped: bool, options: Any
     return True if doc.startswith("Alias for field number") else None
 
 
+def signature(app: Any, kind: str, name: str, found: Any, options: Any, shown: str, returned: str) -> tuple[str, str] | None:
+    """Return the arguments of a class whose metaclass hides them, as that of NNX modules does."""
+    if kind != "class" or shown != "(*args, **kwargs)":
+        return None
+    arguments = inspect.signature(found.__init__)
+    plain = [value.replace(annotation=inspect.Parameter.empty) for value in list(arguments.parameters.values())[1:]]
+    return str(arguments.replace(parameters=plain, return_annotation=inspect.Signature.empty)), returned
+
+
 def to_rst(app: Any, kind: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
     """Turn a docstring, which is written as plain text with code in backticks, into reStructuredText.
 
     Indented blocks become code, names of the public API become links, and other code in backticks is shown as it is.
     """
-    del app, kind, name, found, options
-    result, before, code = [], "", False
+    del app, name, found, options
+    # napoleon would read the words before a colon as a type: an empty comment in front keeps it from doing so
+    result, before, code = ["..", ""] if kind in ("attribute", "property") and ":" in "".join(lines[:1]) else [], "", False
     for number, line in enumerate(lines):
         indented = line.startswith("    ")
         if code and line and not indented:

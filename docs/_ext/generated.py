@@ -43,5 +43,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", lambda _: write())
     app.connect("source-read", outside.read)
     app.connect("autodoc-skip-member", api.skip)
+    app.connect("autodoc-process-signature", api.signature)
     app.connect("autodoc-process-docstring", api.to_rst, priority=400)  # before napoleon
     return {"parallel_read_safe": True}
