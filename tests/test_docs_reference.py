@@ -1,25 +1,33 @@
-"""Every public name has an entry on a page of the reference."""
+"""Every public name, command and flag has an entry on a page of the reference."""
 
 import importlib
 import pkgutil
-import sys
+from dataclasses import fields
+from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 
 import pytest
 from pages import DOCS
 
 import lstm_jax
+from bench.schema import FIELDS, MEASUREMENTS
+from lstm_jax.commands import COMMANDS
+from lstm_jax.config import DataConfig, SentimentModelConfig, TrainConfig
 
-pytest.importorskip("sphinx", reason="Sphinx is not installed: pip install lstm-jax[docs]")
+
+def _extension(name: str) -> ModuleType:
+    """Return a module of docs/_ext, under a name that no other test uses."""
+    spec = spec_from_file_location(f"docs_{name}", DOCS / "_ext" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def api() -> ModuleType:
-    sys.path.insert(0, str(DOCS / "_ext"))
-    try:
-        return importlib.import_module("api")
-    finally:
-        sys.path.remove(str(DOCS / "_ext"))
+    return _extension("api")
 
 
 def _top_level() -> list[pkgutil.ModuleInfo]:
@@ -47,3 +55,29 @@ def test_every_name_of_the_front_page_has_an_entry(api: ModuleType) -> None:
 def test_front_page_lists_every_name(api: ModuleType) -> None:
     text = api.page("lstm_jax")
     assert all(f"`{name} <" in text for name in lstm_jax._MODULES)
+
+
+def test_every_command_with_its_flags() -> None:
+    text = _extension("commands").page()
+    assert all(f"\n## {name}\n" in text for name in COMMANDS)
+    config = [field.name for section in (DataConfig, SentimentModelConfig, TrainConfig) for field in fields(section)]
+    assert all(f"`--{name.replace('_', '-')}`" in text for name in config)
+
+
+def test_messages_have_a_remedy() -> None:
+    text = _extension("messages").page()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| ---", "| subject"))]
+    assert len(rows) > 200
+    assert all(row.count(" | ") == 1 for row in rows)
+
+
+def test_every_field_of_a_row() -> None:
+    text = _extension("rows").page()
+    assert all(f"\n| `{name}` | " in text for name in (*FIELDS, *MEASUREMENTS))
+
+
+def test_the_drawing_has_every_storey() -> None:
+    storeys = _extension("storeys")
+    drawn = storeys.drawing()
+    assert storeys.layers()[:2] == [["experiments"], ["bench"]]
+    assert all(f">{name.removeprefix('lstm_jax.')}</text>" in drawn for row in storeys.layers() for name in row)

@@ -5,9 +5,8 @@ import importlib
 import inspect
 import re
 from functools import cache
+from itertools import pairwise
 from typing import Any
-
-from sphinx.pycode import ModuleAnalyzer
 
 import lstm_jax
 
@@ -63,9 +62,8 @@ def names(module: str) -> list[str]:
     loaded = importlib.import_module(module)
     if hasattr(loaded, "__all__"):
         return sorted(loaded.__all__, key=str.lower)
-    documented = {name for scope, name in ModuleAnalyzer.for_module(module).find_attr_docs() if not scope}
     public = (name for name in vars(loaded) if not name.startswith("_"))
-    return [name for name in public if name in documented or getattr(getattr(loaded, name), "__module__", "") == module]
+    return [name for name in public if name in _docs(module) or getattr(getattr(loaded, name), "__module__", "") == module]
 
 
 def documented() -> set[str]:
@@ -94,14 +92,22 @@ def _entry(module: str, name: str) -> str:
         return f".. autoclass:: {name}\n   :members:" + "\n   :show-inheritance:" * ours
     if inspect.isfunction(found):
         return f".. autofunction:: {name}"
-    text = _docs(_sources(module).get(name, module), name) or _described(found)
+    text = _docs(_sources(module).get(name, module)).get(name) or _described(found)
     body = "\n".join(f"   {_linked(line)}".rstrip() for line in text)
     return f".. py:data:: {name}\n\n{body}"
 
 
-def _docs(module: str, name: str) -> list[str]:
-    """Return the lines of the docstring below the assignment of a name, or an empty list."""
-    return ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), [])
+@cache
+def _docs(module: str) -> dict[str, list[str]]:
+    """Return a dict from each name that a module assigns and describes to the lines of the docstring below the assignment."""
+    body = ast.parse(inspect.getsource(importlib.import_module(module))).body
+    found = {}
+    for node, below in pairwise(body):
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else None
+        if isinstance(target, ast.Name) and isinstance(text, str):
+            found[target.id] = inspect.cleandoc(text).splitlines()
+    return found
 
 
 def _described(found: Any) -> list[str]:
@@ -117,7 +123,7 @@ def _front() -> str:
     for name, module in lstm_jax._MODULES.items():
         found = getattr(lstm_jax, name)
         full = f"lstm_jax.{module}.{name}"
-        text = _docs(_sources(f"lstm_jax.{module}").get(name, f"lstm_jax.{module}"), name) or (inspect.getdoc(found) or "").splitlines()
+        text = (inspect.getdoc(found) or "").splitlines()
         summary = text[0] if callable(found) else _described(found)[0]
         lines += [f"   * - :py:obj:`{name} <{full}>`", f"     - {_linked(summary)}"]
     return "\n".join(lines) + "\n"
