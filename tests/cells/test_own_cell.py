@@ -26,8 +26,8 @@ from lstm_jax.tasks import generation
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 B, T, E, H = 5, 7, 3, 4
-PAGE = (Path(__file__).parents[2] / "docs" / "own_cell.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+PAGE = (Path(__file__).parents[2] / "docs" / "contributing" / "own_cell.md").read_text()
+BLOCKS = re.findall(r"^```\{code-cell\}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 X = jax.random.normal(jax.random.key(0), (B, T, E))
 
 
