@@ -136,12 +136,14 @@ def skip(app: Any, kind: str, name: str, found: Any, skipped: bool, options: Any
 
 
 def signature(app: Any, kind: str, name: str, found: Any, options: Any, shown: str, returned: str) -> tuple[str, str] | None:
-    """Return the arguments of a class whose metaclass hides them, as that of NNX modules does."""
-    if kind != "class" or shown != "(*args, **kwargs)":
+    """Return the arguments as Python would read them: a metaclass may hide those of a class, and some defaults have no literal."""
+    if not shown:
         return None
-    arguments = inspect.signature(found.__init__)
-    plain = [value.replace(annotation=inspect.Parameter.empty) for value in list(arguments.parameters.values())[1:]]
-    return str(arguments.replace(parameters=plain, return_annotation=inspect.Signature.empty)), returned
+    if kind == "class" and shown == "(*args, **kwargs)":  # the metaclass of NNX modules
+        arguments = inspect.signature(found.__init__)
+        plain = [value.replace(annotation=inspect.Parameter.empty) for value in list(arguments.parameters.values())[1:]]
+        shown = str(arguments.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+    return re.sub(r"<[^<>]*>", "...", re.sub(r"<class '([\w.]+)'>", r"\1", shown)), returned
 
 
 def to_rst(app: Any, kind: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
