@@ -1,4 +1,7 @@
-"""`nox`: the tests on Python 3.11 and on the newest Python present; `nox -s lint`: what CI checks beside them; `-s fuzz`: the fuzzers."""
+"""`nox`: the tests on Python 3.11 and on the newest Python present; `nox -s lint`: what CI checks beside them.
+
+`nox -s docs` builds the site, `-s sanitize` and `-s fuzz` run the sanitizers and the fuzzers.
+"""
 
 import shutil
 
@@ -38,3 +41,10 @@ def fuzz(session: nox.Session) -> None:
     """Run the fuzzers at length: 3,000 command lines, 1,000 files, 500 flips, 200 kills; `nox -s fuzz -- flags --seed 7` for a part."""
     session.install("-e", ".[tests]")
     session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session(python="3.11")
+def docs(session: nox.Session) -> None:
+    """Build the site into docs/_build/html. Its code cells run if they, or the library, have changed since the last build."""
+    session.install("-e", ".[docs]")
+    session.run("python", "-m", "sphinx", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")

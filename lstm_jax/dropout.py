@@ -1,10 +1,11 @@
 """Dropout masks of a recurrent layer. They are drawn once per call for each row of the batch, and are constant over time.
 
 `MaskKind` names the kinds of masks:
-    "keras": the masks that `keras.layers.LSTM` draws by default. If the layer has recurrent dropout, each gate has its own input mask and
-        its own recurrent mask (Keras' `implementation=1`). If it has input dropout only, all gates share one input mask.
-    "per_gate": each gate has its own masks, whether or not the layer has recurrent dropout (Keras' `implementation=1`).
-    "variational": all gates share one input mask and one recurrent mask (Gal & Ghahramani 2016).
+
+- "keras": the masks that `keras.layers.LSTM` draws by default. If the layer has recurrent dropout, each gate has its own input mask and
+  its own recurrent mask (Keras' `implementation=1`). If it has input dropout only, all gates share one input mask.
+- "per_gate": each gate has its own masks, whether or not the layer has recurrent dropout (Keras' `implementation=1`).
+- "variational": all gates share one input mask and one recurrent mask (Gal & Ghahramani 2016).
 
 Zoneout (Krueger et al. 2017) lets random units keep their previous state. Unlike dropout masks, zoneout masks are drawn anew at each step.
 

@@ -6,17 +6,21 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 LOG = ROOT / "experiments" / "LOG.md"
-PAGES = (README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCS = ROOT / "docs"
+GENERATED = DOCS / "reference" / "generated"
+SITE = tuple(path for path in sorted(DOCS.glob("**/*.md")) if "_build" not in path.parts and path.parent != GENERATED)
+"""Pages of the site that stand in the repository. Others are made from the code when the site is built."""
+PAGES = (README, ROOT / "CONTRIBUTING.md", *SITE)
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^(```+)([^\n`]*)\n(.*?)^\1$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(lstm-jax|python -m (?:bench|experiments)\b)(.*)")
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """Return the fenced blocks of a language, in order."""
-    return [text for found, text in _FENCE.findall(page.read_text()) if found == language]
+    """Return the fenced blocks of a language, in order. The language of a cell that the site runs is `{code-cell}`."""
+    return [text for _, found, text in _FENCE.findall(page.read_text()) if found == language]
 
 
 def spans(page: Path) -> list[str]:
@@ -27,6 +31,12 @@ def spans(page: Path) -> list[str]:
 def links(page: Path) -> list[str]:
     """Return the targets of relative links and images, fenced blocks left out."""
     return [target for target in _LINK.findall(_FENCE.sub("", page.read_text())) if "://" not in target]
+
+
+def toctree(page: Path) -> list[Path]:
+    """Return the files, without their ending, that the tables of contents of a page list."""
+    lines = [line for block in blocks(page, "{toctree}") for line in block.splitlines()]
+    return [page.parent / line for line in lines if line and not line.startswith(":")]
 
 
 def anchors(page: Path) -> set[str]:

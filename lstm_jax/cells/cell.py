@@ -66,7 +66,7 @@ class Cell:
 
 
 _STEPS, _BATCH, _FEATURES, _UNITS = 7, 5, 3, 4
-_REMEDY = "see docs/own_cell.md"
+_REMEDY = "see docs/contributing/own_cell.md"
 
 
 def check_cell(cell: Cell) -> None:

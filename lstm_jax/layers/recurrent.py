@@ -34,7 +34,7 @@ class Recurrent(LayerState):
     Args:
         features: number of input features E, the size of the input's last axis.
         units: number of units H.
-        cell: name of a cell in `lstm_jax.cells.CELLS`, or a user's `Cell`; see docs/own_cell.md.
+        cell: name of a cell in `lstm_jax.cells.CELLS`, or a user's `Cell`; see docs/contributing/own_cell.md.
         activation: function that is used in place of tanh, or its name in `keras.activations`. None means the identity. Only the cells
             lstm, gru, gru_reset_before and simple_rnn accept a function other than tanh. A layer with such a function runs on the backend
             `reference`.
@@ -159,7 +159,7 @@ class Recurrent(LayerState):
             fits = self.row.has_recurrent_kernel or not rate
             require(fits, name, rate, f"the cell {self.cell} multiplies no state by a kernel: give 0")
         ignored = self.recurrent_dropout and base not in BUILT_IN and not reads_mask(base)
-        remedy = f"the step of cell {self.cell} ignores its mask: see docs/own_cell.md"
+        remedy = f"the step of cell {self.cell} ignores its mask: see docs/contributing/own_cell.md"
         require(not ignored, "recurrent_dropout", self.recurrent_dropout, remedy)
 
     @property

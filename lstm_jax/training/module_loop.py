@@ -59,7 +59,8 @@ def fit(
         seed: seed of the order of the examples and of the random streams of the module.
         patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
             early.
-        evaluate: function from the module to a dict of further metrics of an epoch, such as those of a validation set.
+        evaluate: function from the module to a dict of further metrics of an epoch, such as those of a validation set. The module is in the
+            mode of `model`, which is that of training unless `model.eval()` was called: call it in `evaluate` if the module has dropout.
         monitor: name of the metric that has its smallest value in the best epoch. If empty, no epoch is the best one, and the training does
             not stop early.
         mesh: devices that each batch is sharded over. If None, one device is used.

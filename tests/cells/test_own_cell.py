@@ -1,4 +1,4 @@
-"""Cells of a user's own, those of docs/own_cell.md: through layers, models, the command line and the bench, and what is refused."""
+"""Cells of a user's own, as docs/contributing/own_cell.md shows: layers, models, command line and bench, and what is refused."""
 
 import dataclasses
 import json
@@ -26,8 +26,8 @@ from lstm_jax.tasks import generation
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 B, T, E, H = 5, 7, 3, 4
-PAGE = (Path(__file__).parents[2] / "docs" / "own_cell.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+PAGE = (Path(__file__).parents[2] / "docs" / "contributing" / "own_cell.md").read_text()
+BLOCKS = re.findall(r"^```\{code-cell\}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 X = jax.random.normal(jax.random.key(0), (B, T, E))
 
 
@@ -198,7 +198,7 @@ def raises(*_: Any, **__: Any) -> None:
         (lambda: plain(outputs=2), "init (recurrent_kernel) of cell mine: (4, 4) float32; return float32 (2, 4) where features = 3"),
         (lambda: plain(params=Narrow), "params of cell mine: ('bias',); give a NamedTuple class with a field kernel"),
         (lambda: plain(params=dict), "params of cell mine: (); give a NamedTuple class"),
-        (lambda: plain(init=raises), "init of cell mine: RuntimeError: line 1 line 2; see docs/own_cell.md"),
+        (lambda: plain(init=raises), "init of cell mine: RuntimeError: line 1 line 2; see docs/contributing/own_cell.md"),
         (lambda: plain(init=lambda *_: None), "init of cell mine: NoneType; return SimpleRNNParams"),
         (lambda: plain(gates=2), "init (kernel) of cell mine: (3, 4) float32; return float32 (3, 8) where features = 3, units = 4"),
         (lambda: plain(bias=None), "bias of cell mine: NoneType; give a function"),
@@ -227,6 +227,8 @@ def test_what_breaks_the_contract(cell, message: str, unchecked: None) -> None:
 def test_a_mask_that_the_step_ignores() -> None:
     deaf = plain(step=lambda params, state, z, mask, dtype: HiddenState(z + state.h @ params.recurrent_kernel))
     Recurrent(E, H, cell=deaf, rngs=nnx.Rngs(0))
-    with pytest.raises(InputError, match=r"^recurrent_dropout: 0.5; the step of cell mine ignores its mask: see docs/own_cell.md$"):
+    with pytest.raises(
+        InputError, match=r"^recurrent_dropout: 0.5; the step of cell mine ignores its mask: see docs/contributing/own_cell.md$"
+    ):
         Recurrent(E, H, cell=deaf, recurrent_dropout=0.5, rngs=nnx.Rngs(0, dropout=1))
     Recurrent(E, H, cell=plain(), recurrent_dropout=0.5, rngs=nnx.Rngs(0, dropout=1))

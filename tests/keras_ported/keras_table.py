@@ -1,12 +1,12 @@
 """The tests of Keras' recurrent layers by name, and where each is ported to, or why it is about Keras' internals.
 
-python tests/keras_ported/keras_table.py    writes docs/keras_tests.md
+python tests/keras_ported/keras_table.py    writes docs/reference/keras_tests.md
 """
 
 import ast
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "keras_tests.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "keras_tests.md"
 FUSED = "about Keras' fused calls of cuDNN, which it chooses inside `Bidirectional`"
 SPY = "about which function of PyTorch Keras calls on CUDA"
 
@@ -83,7 +83,7 @@ def is_ported(where: str) -> bool:
 
 
 def page() -> str:
-    """Return docs/keras_tests.md."""
+    """Return docs/reference/keras_tests.md."""
     ported = sum(is_ported(where) for _, where in TESTS)
     lines = [
         "# Keras' own tests of its recurrent layers, here",

@@ -189,7 +189,7 @@ def _make_wheel(tmp_path: Path, script: str) -> tuple[zipfile.ZipFile, str]:
 def test_the_wheel(tmp_path: Path) -> None:
     """One wheel for all versions of Python, with a library a level, each with its hash and readable by all."""
     wheel, _ = _make_wheel(tmp_path, 'echo "$*" > "$last"')
-    assert Path(str(wheel.filename)).name.startswith("lstm_jax-0.1.0-py3-none-linux_")
+    assert Path(str(wheel.filename)).name.startswith("lstm_jax-0.2.0-py3-none-linux_")
     libraries = [entry for entry in wheel.infolist() if entry.filename.startswith("lstm_jax/native/lib/")]
     levels = packaged.LEVELS[packaged.platform.machine()]
     assert {Path(entry.filename).name for entry in libraries} == {packaged.file_name(level) for level in levels}
@@ -204,7 +204,7 @@ def test_the_wheel(tmp_path: Path) -> None:
 def test_the_wheel_where_the_compiler_fails(tmp_path: Path) -> None:
     """The installation works without compiled code, and says why in one line."""
     wheel, err = _make_wheel(tmp_path, "echo no disk: an error >&2; exit 1")
-    assert Path(str(wheel.filename)).name == "lstm_jax-0.1.0-py3-none-any.whl"
+    assert Path(str(wheel.filename)).name == "lstm_jax-0.2.0-py3-none-any.whl"
     assert not [name for name in wheel.namelist() if name.endswith(".so")]
     (line,) = [line for line in err.splitlines() if "lstm_jax is installed without compiled code" in line]
     assert "no disk: an error" in line

@@ -1,4 +1,4 @@
-"""The table of transformations: JAX's own, by backend. `python tests/recurrence/transformations.py` writes docs/transformations.md.
+"""The table of JAX's transformations by backend. `python tests/recurrence/transformations.py` writes docs/reference/transformations.md.
 
 Each transformation is compiled and compared with the reference; the compiled program says how it came to its numbers.
 """
@@ -26,7 +26,7 @@ from tables import Shape, assert_close
 
 from lstm_jax import native
 
-PAGE = Path(__file__).parents[2] / "docs" / "transformations.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "transformations.md"
 
 
 class Column(NamedTuple):

@@ -1,0 +1,69 @@
+"""Reference pages of the command lines: every command and flag, read from the parsers themselves."""
+
+import argparse
+import contextlib
+import importlib
+import io
+import sys
+import warnings
+
+import tyro
+
+from bench.__main__ import COMMANDS as BENCH
+from lstm_jax.commands import COMMANDS
+
+
+def page() -> str:
+    """Return the page of `lstm-jax`: each command with its flags, in the groups of its config."""
+    parts = [
+        "# Commands",
+        "`lstm-jax COMMAND --help` prints the same: each flag with its values and its default. A flag with a `--no-` form is a switch.",
+    ]
+    for name, command in COMMANDS.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            parser = tyro.extras.get_parser(command)
+        parts += [f"## {name}", f"```console\n$ lstm-jax {name}\n```", " ".join((command.__doc__ or "").split())]
+        for group in parser._action_groups:
+            actions = [action for action in group._group_actions if "--help" not in action.option_strings]
+            if actions:
+                parts += [f"### {_title(str(group.title))} of {name}", *map(_flag, actions)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(title: str) -> str:
+    return title.removeprefix("config.").removesuffix(" options").capitalize()
+
+
+def _flag(action: argparse.Action) -> str:
+    """Return the entry of a flag in a definition list."""
+    names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.metavar or action.dest}`"
+    values = f" `{action.metavar}`" if action.metavar and action.option_strings and action.nargs != 0 else ""
+    text = " ".join(str(action.help).split())
+    return f"{names}{values}\n: {_escaped(text)}"
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "*_<>[]$~^{}|`" else letter for letter in text)
+
+
+def bench_page() -> str:
+    """Return the page of `python -m bench`: the help text of each command."""
+    parts = [
+        "# Commands of the benchmarks",
+        "`python -m bench COMMAND --help`, command by command. [Benchmarks](../../benchmarks.md) explains the method.",
+    ]
+    for name in BENCH:
+        parts += [f"## bench {name}", f"```text\n{_help(name)}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _help(name: str) -> str:
+    old, out = sys.argv, io.StringIO()
+    sys.argv = [f"python -m bench {name}", "--help"]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+            importlib.import_module(f"bench.{name}").main()
+    finally:
+        sys.argv = old
+    return out.getvalue().rstrip()

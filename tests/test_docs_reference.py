@@ -1,0 +1,83 @@
+"""Every public name, command and flag has an entry on a page of the reference."""
+
+import importlib
+import pkgutil
+from dataclasses import fields
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
+
+import pytest
+from pages import DOCS
+
+import lstm_jax
+from bench.schema import FIELDS, MEASUREMENTS
+from lstm_jax.commands import COMMANDS
+from lstm_jax.config import DataConfig, SentimentModelConfig, TrainConfig
+
+
+def _extension(name: str) -> ModuleType:
+    """Return a module of docs/_ext, under a name that no other test uses."""
+    spec = spec_from_file_location(f"docs_{name}", DOCS / "_ext" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def api() -> ModuleType:
+    return _extension("api")
+
+
+def _top_level() -> list[pkgutil.ModuleInfo]:
+    return list(pkgutil.iter_modules(lstm_jax.__path__))
+
+
+def test_every_package_has_a_page_or_is_internal(api: ModuleType) -> None:
+    packages = {module.name for module in _top_level() if module.ispkg}
+    assert packages == (set(api.PACKAGES) | api.INTERNAL) & packages
+    assert not set(api.PACKAGES) & api.INTERNAL
+
+
+def test_every_exported_name_has_an_entry(api: ModuleType) -> None:
+    found = api.documented()
+    for package in _top_level():
+        module = importlib.import_module(f"lstm_jax.{package.name}")
+        if package.name not in api.INTERNAL:
+            assert {f"{module.__name__}.{name}" for name in getattr(module, "__all__", ())} <= found
+
+
+def test_every_name_of_the_front_page_has_an_entry(api: ModuleType) -> None:
+    assert {f"lstm_jax.{module}.{name}" for name, module in lstm_jax._MODULES.items()} <= api.documented()
+
+
+def test_front_page_lists_every_name(api: ModuleType) -> None:
+    text = api.page("lstm_jax")
+    assert all(f"`{name} <" in text for name in lstm_jax._MODULES)
+
+
+def test_every_command_with_its_flags() -> None:
+    text = _extension("commands").page()
+    assert all(f"\n## {name}\n" in text for name in COMMANDS)
+    config = [field.name for section in (DataConfig, SentimentModelConfig, TrainConfig) for field in fields(section)]
+    assert all(f"`--{name.replace('_', '-')}`" in text for name in config)
+
+
+def test_messages_have_a_remedy() -> None:
+    text = _extension("messages").page()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| ---", "| subject"))]
+    assert len(rows) > 200
+    assert all(row.count(" | ") == 1 for row in rows)
+
+
+def test_every_field_of_a_row() -> None:
+    text = _extension("rows").page()
+    assert all(f"\n| `{name}` | " in text for name in (*FIELDS, *MEASUREMENTS))
+
+
+def test_the_drawing_has_every_storey() -> None:
+    storeys = _extension("storeys")
+    drawn = storeys.drawing()
+    assert storeys.layers()[:2] == [["experiments"], ["bench"]]
+    assert all(f">{name.removeprefix('lstm_jax.')}</text>" in drawn for row in storeys.layers() for name in row)
