@@ -23,6 +23,7 @@ STUDIES = [path.stem for path in sorted((ROOT / "experiments").glob("*.py")) if 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 CODE = ("lstm_jax", "bench", "experiments")
 pages = pytest.mark.parametrize("page", PAGES, ids=NAMES)
+pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
@@ -35,7 +36,6 @@ def test_python_runs(page: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.usefixtures("quick_processes")
 def test_first_study_runs(tmp_path: Path) -> None:
     """Run its blocks one after the other in a folder that stands for the checkout."""
     for name in CODE:

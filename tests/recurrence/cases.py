@@ -134,6 +134,11 @@ def run_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm"
     return jnp.swapaxes(outputs, 0, 1) if case.time_major and case.return_sequences else outputs, state
 
 
+def run_compiled(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm"):
+    """Return what `run_case` returns, of one program instead of one for each operation."""
+    return jax.jit(lambda arrays: run_case(case, arrays, backend, cell))(arrays)
+
+
 def weigh(results: Any, seed: int = 1) -> jax.Array:
     """A scalar that each entry of `results` moves by a weight of its own, so that its gradients see all of them."""
     rng = np.random.default_rng(seed)

@@ -7,7 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Arrays, Case, cases, covering_cases, differentiate_all, differentiate_case, make_arrays, refused, run_case, weigh
+from cases import (
+    Arrays,
+    Case,
+    cases,
+    covering_cases,
+    differentiate_all,
+    differentiate_case,
+    make_arrays,
+    refused,
+    run_case,
+    run_compiled,
+    weigh,
+)
 from hypothesis import example, given, settings
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
@@ -79,7 +91,7 @@ def test_reference_is_the_definition() -> None:
     def check(case: Case) -> None:
         with jax.enable_x64(True):
             arrays = make_arrays(case, "float64")
-            outputs, state = run_case(case, arrays, "reference")
+            outputs, state = run_compiled(case, arrays, "reference")
             assert_close((outputs, (state.h, state.c)), lstm_in_numpy(case, arrays), "float64", f"{case} ")
 
     check()
