@@ -110,31 +110,29 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+OWN_LOOPS = {"own_loop": [f"own_loop:{loop}" for loop in ("donated", "functions", "train_step")], "keras_jax": ["keras_jax:accelerated"]}
+"""Every loop with our layer, and Keras with our layers, beside the peers that they are variants of."""
+
+
 def _groups() -> list[list[str]]:
     """Peers that share a process, those of one framework: all of the table but ours and those that need a GPU or compile for minutes."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, peer in PEERS.items():
         if name not in ("ours", "torch_compiled") and not peer.gpu:
-            groups.setdefault(peer.imports[-1:], []).append(name)
+            groups.setdefault(peer.imports[-1:], []).extend([name, *OWN_LOOPS.get(name, ())])
     return list(groups.values())
 
 
 @pytest.mark.parametrize("peers", _groups(), ids=" ".join)
 def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
     for peer in peers:
-        for name in PEERS[peer].imports:
+        for name in PEERS[peer.partition(":")[0]].imports:
             if find_spec(name) is None:
                 pytest.skip(f"{name} is not installed")
     (rows,) = _check(Work(references, peers))
     for (peer, kind), row in rows.items():
         if kind == "sentiment" and not peer.startswith(("keras", "own_loop")):
             assert "no recurrent dropout" in row["note"]
-
-
-def test_loops_of_ones_own(references: Path) -> None:
-    """Every loop with our layer, and Keras with our layers, does the same work."""
-    loops = [f"own_loop:{loop}" for loop in ("donated", "functions", "train_step")]
-    _check(Work(references, [*loops, "keras_jax:accelerated"]))
 
 
 def test_resets_and_other_cells(tmp_path: Path) -> None:
