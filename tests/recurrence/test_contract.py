@@ -139,8 +139,8 @@ def test_backends_agree(cell: str, backend: str, dtype: str) -> None:
             run_case(Case(), make_arrays(Case(), cell=cell), backend, cell)
         return
     alone = cell not in CELLS_IN["float32"]
-    cases = [case for case, double in covering_cases(CELLS.index(cell)) if alone or double == (dtype == "float64")]
-    for case in cases:
+    chosen = [case for case, double in covering_cases(CELLS.index(cell)) if alone or double == (dtype == "float64")]
+    for case in chosen:
         if refused(case, backend, dtype, cell=cell):
             continue
         want = expected(cell, case, dtype)
