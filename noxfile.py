@@ -16,7 +16,7 @@ def tests(session: nox.Session) -> None:
     """Run the whole suite. PyTorch's wheels are large: `nox -s tests -- torch` installs them too, else its tests skip."""
     extras = "tests,torch" if "torch" in session.posargs else "tests"
     session.install("-e", f".[{extras}]")
-    session.run("python", "-m", "pytest", "-n", "2")
+    session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal")
 
 
 @nox.session(python="3.11")

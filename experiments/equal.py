@@ -1,10 +1,13 @@
 """Number of parameters of recurrent cells, and the hidden size at which one cell has as many parameters as another cell."""
 
+from functools import cache
+
 import jax
 
 from lstm_jax.cells import CELLS
 
 
+@cache
 def cell_parameters(cell: str, features: int, units: int) -> int:
     """Return the number of parameters of a recurrent cell.
 
@@ -17,6 +20,7 @@ def cell_parameters(cell: str, features: int, units: int) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
+@cache
 def equal_units(cell: str, features: int, units: int, like: str = "lstm") -> int:
     """Return the largest hidden size at which a cell has no more parameters than a reference cell. The result is at least 1.
 

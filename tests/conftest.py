@@ -86,6 +86,17 @@ def quick_processes() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what the processes of a module compile for those that it starts later, as the command line does for a user."""
+    settings = {"ENABLE_COMPILATION_CACHE": "true", "COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs"))}
+    settings |= {"PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(f"JAX_{name}", value)
+        yield
+
+
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """No checks of types at run time, as for a user: the errors that our own code raises come through."""

@@ -25,6 +25,7 @@ RUN_HERE = ("concepts", "contributing")
 """Folders of the site whose cells run here too: they are quick. Those of the tutorials run when the site is built."""
 CODE = ("lstm_jax", "bench", "experiments")
 pages = pytest.mark.parametrize("page", PAGES, ids=NAMES)
+pytestmark = pytest.mark.usefixtures("quick_processes")
 
 
 def _program(page: Path) -> str:
@@ -42,7 +43,6 @@ def test_python_runs(page: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.usefixtures("quick_processes")
 def test_first_study_runs(tmp_path: Path) -> None:
     """Run its blocks one after the other in a folder that stands for the checkout."""
     for name in CODE:

@@ -14,7 +14,7 @@ import pytest
 
 from lstm_jax import data
 
-pytestmark = pytest.mark.usefixtures("quick_processes")
+pytestmark = pytest.mark.usefixtures("quick_processes", "kept_programs")
 
 EPOCHS, PER_EPOCH = 3, 15
 _SIZES = f"--vocabulary frequency --num-words 300 --maxlen 20 --embed 8 --units 8 --epochs {EPOCHS} --batch-size 16 --no-figures"

@@ -1,5 +1,7 @@
 """Rows of `bench.throughput` made up for tests, and the commands in processes of their own."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -7,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from bench.__main__ import main  # noqa: E402
 from bench.schema import FIELDS, STEP, VERSION  # noqa: E402
 from bench.workloads import workload  # noqa: E402
 
@@ -28,6 +33,19 @@ def run_python(arguments: Sequence[str], first: Sequence[str] = ()) -> subproces
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m bench`."""
     return run_python(["-m", "bench", *arguments])
+
+
+def bench_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of `python -m bench` that starts no process to measure, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["bench", *arguments])
+        patch.chdir(ROOT)
+        try:
+            code = main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def timed(name: str, candidate: str, ms: float, number: int = 0, git: str = "abc", **changes: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from rows import ROOT, bench
+from rows import ROOT, bench, bench_here
 
 from bench import accuracy, recipes
 from bench.peers import ours_tasks
@@ -119,10 +119,10 @@ def test_reports_of_recipes_by_hand() -> None:
 
 def test_committed_studies() -> None:
     """Numbers of the log: epochs of sentiment and generation against Keras, accuracy over the seeds named before they were run."""
-    run = bench("accuracy", "--study", "epoch_time", "--report")
+    run = bench_here("accuracy", "--study", "epoch_time", "--report")
     assert "sentiment: speedup over keras_jax 2.20x (95 % confidence interval 2.1" in run.stdout
     assert "generation: speedup over keras_jax 3.39x (95 % confidence interval 3.2" in run.stdout
-    run = bench("accuracy", "--study", "seeds", "--first-seed", "100", "--seeds", "20", "--report")
+    run = bench_here("accuracy", "--study", "seeds", "--first-seed", "100", "--seeds", "20", "--report")
     assert run.stdout.startswith("ours: 0.8362 (sd 0.0041; 100: 0.8314, ")
 
 
@@ -141,6 +141,6 @@ def test_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["epoch"], row["T"], row["S"], row["H"]) for row in rows] == [(1, 5, 500, 4), (2, 5, 500, 4)]
     assert all(row["validation_bits"] > 1 for row in rows)
-    again = bench(*command)
+    again = bench_here(*command)
     assert again.stdout == "".join(run.stdout.splitlines(keepends=True)[1:])
     assert len(path.read_text().splitlines()) == 2

@@ -1,7 +1,7 @@
 """The commands of `python -m bench`: their list, their help, and bad input."""
 
 import pytest
-from rows import bench
+from rows import bench, bench_here
 
 from bench.__main__ import COMMANDS
 
@@ -19,7 +19,7 @@ def test_list() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help(name: str) -> None:
-    run = bench(name, "--help")
+    run = bench_here(name, "--help")
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith(f"usage: python -m bench {name} ")
 
@@ -37,7 +37,7 @@ def test_help(name: str) -> None:
     ],
 )
 def test_bad_input(arguments: list[str], complaint: str) -> None:
-    run = bench(*arguments)
+    run = bench_here(*arguments)
     assert run.returncode == 2
     assert run.stderr.startswith(complaint)
     assert len(run.stderr.splitlines()) == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import bench, timed
+from rows import bench_here, timed
 
 from bench import compare
 from lstm_jax import InputError
@@ -62,13 +62,13 @@ def test_exit_codes(tmp_path: Path) -> None:
         files[name] = tmp_path / f"{name}.jsonl"
         rows = [timed("A", peer, factor * ms * (1 + n / 1000), n) for peer, ms in (("ours", 6.0), ("haiku", 9.0)) for n in range(5)]
         files[name].write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn')
-    run = bench("compare", str(files["old"]), str(files["same"]))
+    run = bench_here("compare", str(files["old"]), str(files["same"]))
     assert run.returncode == 0, run.stderr
     assert "line 11: torn, skipped" in run.stderr
     assert "2 compared; this project slower in 0" in run.stdout
-    run = bench("compare", str(files["old"]), str(files["slow"]))
+    run = bench_here("compare", str(files["old"]), str(files["slow"]))
     assert run.returncode == 1
     assert "2 compared; this project slower in 1: A" in run.stdout
-    run = bench("compare", str(files["old"]), "none")
+    run = bench_here("compare", str(files["old"]), "none")
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1] == "bench: rows: none; give a file of rows, or a commit that throughput.jsonl.gz has timed rows of"

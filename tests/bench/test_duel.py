@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import ROOT, bench
+from rows import ROOT, bench, bench_here
 
 from bench import duel, timing
 from bench.peers import base
@@ -46,7 +46,7 @@ def test_verdict_and_exit_code_of_the_command(factor: float, verdict: str, code:
     path, versions = tmp_path / "duel.jsonl", dict.fromkeys(("baseline", "candidate"), duel.version(ROOT))
     rows = _rows(factor, schema=3, measurement="duel", versions=versions)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = bench("duel", str(ROOT), "--workload", "A", "--report", "--results", str(path))
+    run = bench_here("duel", str(ROOT), "--workload", "A", "--report", "--results", str(path))
     assert run.returncode == code, run.stderr
     line = run.stdout.splitlines()[-1]
     assert line.startswith("A ")
@@ -68,24 +68,30 @@ def test_turns_of_two_processes() -> None:
 
 
 def test_command(tmp_path: Path) -> None:
-    """Two rounds give the change of their samples; they are not run again; a folder that is no checkout is refused."""
-    path = tmp_path / "duel.jsonl"
+    """Two rounds give the change of their samples; one that has rows is not run again; a folder that is no checkout is refused."""
+    path, versions = tmp_path / "duel.jsonl", dict.fromkeys(("baseline", "candidate"), duel.version(ROOT))
+    known = [
+        row | {"samples": row["samples"][:3]}
+        for row in _rows(1.0, 1, "recurrence:H=4,T=3,B=2", schema=3, measurement="duel", versions=versions)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in known))
     few = ["--workload", "recurrence:H=4,T=3,B=2", "--rounds", "2", "--turns", "3", "--seconds", "0.001", "--level", "0.6"]
     run = bench("duel", str(ROOT), *few, "--results", str(path))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows[:2] == known
     expected = [(n, role, 3) for n in range(2) for role in ("baseline", "candidate")]
     assert [(row["round"], row["role"], len(row["samples"])) for row in rows] == expected
     (change,) = duel.changes(rows, 0.6, 0.03)
     assert run.stdout.splitlines()[-1] == str(change)
     assert run.returncode == int(change.verdict == "slower"), run.stderr
-    again = bench("duel", str(ROOT), *few, "--results", str(path))
+    again = bench_here("duel", str(ROOT), *few, "--results", str(path))
     assert again.stdout.splitlines() == run.stdout.splitlines()[-2:]
     assert again.returncode == run.returncode
     assert len(path.read_text().splitlines()) == 4
-    bad = bench("duel", str(tmp_path), *few)
+    bad = bench_here("duel", str(tmp_path), *few)
     assert bad.returncode == 2
     assert bad.stderr.strip().startswith(f"bench: checkout: {tmp_path}; name a folder that")
-    assert bench("duel").stderr == "bench: baseline: none; name a checkout\n"
+    assert bench_here("duel").stderr == "bench: baseline: none; name a checkout\n"
 
 
 def test_roles_of_false_alarms() -> None:
@@ -135,5 +141,5 @@ def test_false_alarms_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_committed_false_alarms() -> None:
-    run = bench("duel", "--false-alarms", "--report", "--commit", "82124adcd1aa")
+    run = bench_here("duel", "--false-alarms", "--report", "--commit", "82124adcd1aa")
     assert run.stdout.splitlines()[-2:] == ["false alarms in 1 of 20 comparisons", "10 % slower detected in 10 of 10"]

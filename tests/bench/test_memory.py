@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rows import bench
+from rows import bench, bench_here
 
 from bench import memory
 
@@ -39,7 +39,7 @@ def test_a_row_a_process(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 
 
 def test_report_of_runs() -> None:
-    lines = bench("memory", "--run", "--report").stdout.splitlines()
+    lines = bench_here("memory", "--run", "--report").stdout.splitlines()
     assert [line.rpartition("}: ")[2] for line in lines] == [
         "peak 760 MiB resident, 216 s",
         "peak 676 MiB resident, 359 s",

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from bench.peers import PEERS
 from bench.peers.base import Built, Options
 from bench.workloads import make_arrays, workload
 
-pytestmark = pytest.mark.usefixtures("quick_processes")
+pytestmark = pytest.mark.usefixtures("quick_processes", "quick_compiles")
 
 PERTURBED = """
 import sys
@@ -54,33 +55,49 @@ from bench.workloads import make_arrays, workload
 if "jax" in sys.argv[1]:
     import jax
     jax.config.update("jax_disable_most_optimizations", True)
-folder, peers, names = Path(sys.argv[2]), sys.argv[3].split(), sys.argv[4].split()
-for name in names:
-    work = workload(name)
-    arrays = make_arrays(work)
-    path = folder / f"{work.kind}.npz"
-    if not path.exists():
-        from bench.peers import ours
-        ours.write_reference(path, work, arrays, "reference")
-    for candidate in peers:
-        peer, _, backend = candidate.partition(":")
-        if PEERS[peer].lacks(work):
-            continue
-        built = worker.build(peer, work, arrays, Options(backend or None, work.dropout, work.recurrent_dropout))
-        if work.kind == "sentiment":
-            built.run(1)
-        with np.load(path) as reference:
-            distances = worker.distances(work, built, reference)
-        print(json.dumps({"peer": candidate, "kind": work.kind, "distances": distances, "note": built.note}))
+def check(folder, peers, names):
+    for name in names:
+        work = workload(name)
+        arrays = make_arrays(work)
+        path = folder / f"{work.kind}.npz"
+        if not path.exists():
+            from bench.peers import ours
+            ours.write_reference(path, work, arrays, "reference")
+        for candidate in peers:
+            peer, _, backend = candidate.partition(":")
+            if PEERS[peer].lacks(work):
+                continue
+            built = worker.build(peer, work, arrays, Options(backend or None, work.dropout, work.recurrent_dropout))
+            if work.kind == "sentiment":
+                built.run(1)
+            with np.load(path) as reference:
+                distances = worker.distances(work, built, reference)
+            print(json.dumps({"folder": str(folder), "peer": candidate, "kind": work.kind, "distances": distances, "note": built.note}))
+
+
+for folder, peers, names in json.loads(sys.argv[2]):
+    check(Path(folder), peers, names)
 """
 
 
-def _check(folder: Path, peers: Sequence[str], names: Sequence[str] = TINY) -> dict[tuple[str, str], dict]:
-    run = run_python(["-c", CHECK, "" if "torch_lstm" in peers else "jax", str(folder), " ".join(peers), " ".join(names)])
+class Work(NamedTuple):
+    """Peers that compute workloads, against references in a folder, which has one for each kind of workload."""
+
+    folder: Path
+    peers: Sequence[str]
+    names: Sequence[str] = TINY
+
+
+def _check(*works: Work) -> list[dict[tuple[str, str], dict]]:
+    """Return the rows of each work, all computed in one process, which raises beyond 1e-4."""
+    own = any("torch_lstm" in work.peers for work in works)
+    run = run_python(["-c", CHECK, "" if own else "jax", json.dumps([(str(work.folder), *work[1:]) for work in works])])
     assert run.returncode == 0, run.stderr[-3000:]
     rows = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
-    found = {(row["peer"], row["kind"]): row for row in rows}
-    assert len(found) == sum(not PEERS[peer.partition(":")[0]].lacks(workload(name)) for peer in peers for name in names)
+    found = []
+    for work in works:
+        found.append({(row["peer"], row["kind"]): row for row in rows if row["folder"] == str(work.folder)})
+        assert len(found[-1]) == sum(not PEERS[peer.partition(":")[0]].lacks(workload(name)) for peer in work.peers for name in work.names)
     return found
 
 
@@ -88,9 +105,13 @@ def _check(folder: Path, peers: Sequence[str], names: Sequence[str] = TINY) -> d
 def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the references, against which ours has been checked."""
     folder = tmp_path_factory.mktemp("references")
-    for row in _check(folder, ["ours"]).values():
+    for row in _check(Work(folder, ["ours"]))[0].values():
         assert max(row["distances"].values()) < 1e-5
     return folder
+
+
+OWN_LOOPS = {"own_loop": [f"own_loop:{loop}" for loop in ("donated", "functions", "train_step")], "keras_jax": ["keras_jax:accelerated"]}
+"""Every loop with our layer, and Keras with our layers, beside the peers that they are variants of."""
 
 
 def _groups() -> list[list[str]]:
@@ -98,32 +119,37 @@ def _groups() -> list[list[str]]:
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, peer in PEERS.items():
         if name not in ("ours", "torch_compiled") and not peer.gpu:
-            groups.setdefault(peer.imports[-1:], []).append(name)
+            groups.setdefault(peer.imports[-1:], []).extend([name, *OWN_LOOPS.get(name, ())])
     return list(groups.values())
 
 
 @pytest.mark.parametrize("peers", _groups(), ids=" ".join)
 def test_peers_do_the_same_work(references: Path, peers: list[str]) -> None:
     for peer in peers:
-        for name in PEERS[peer].imports:
+        for name in PEERS[peer.partition(":")[0]].imports:
             if find_spec(name) is None:
                 pytest.skip(f"{name} is not installed")
-    rows = _check(references, peers)  # raises beyond 1e-4
+    (rows,) = _check(Work(references, peers))
     for (peer, kind), row in rows.items():
         if kind == "sentiment" and not peer.startswith(("keras", "own_loop")):
             assert "no recurrent dropout" in row["note"]
 
 
-def test_loops_of_ones_own(references: Path) -> None:
-    """Every loop with our layer, and Keras with our layers, does the same work."""
-    loops = [f"own_loop:{loop}" for loop in ("donated", "functions", "train_step")]
-    _check(references, [*loops, "keras_jax:accelerated"])  # raises beyond 1e-4
+def test_resets_and_other_cells(tmp_path: Path) -> None:
+    """Peers that reset the state, peers with other cells, and whole training steps of ours with any cell."""
+    rl, torch = ([name] * (find_spec(package) is not None) for name, package in (("torchrl", "torchrl"), ("torch_lstm", "torch")))
+    resets = Work(tmp_path / "resets", ["ours", "jax_scan", "flax_scan", *rl], ["resets:B=4,T=9,H=8,R=30"])
+    cells = [
+        Work(tmp_path / cell, [*torch, "ours", "keras_jax"], [f"recurrence:B=4,T=5,H=8,cell={cell}"]) for cell in ("gru", "simple_rnn")
+    ]
+    steps = Work(tmp_path / "steps", ["ours"], ["A:B=4,T=3,H=4,E=3,V=20,cell=min_gru", "B:B=4,T=3,H=4,V=5,cell=lstm_coupled"])
+    works = (resets, *cells, steps)
+    for work in works:
+        work.folder.mkdir()
+    assert [len(rows) for rows in _check(*works)] == [3 + len(rl), 2 + len(torch), 2 + len(torch), 2]
 
 
-def test_peers_that_reset_the_state(tmp_path: Path) -> None:
-    rl = ["torchrl"] * (find_spec("torchrl") is not None)
-    rows = _check(tmp_path, ["ours", "jax_scan", "flax_scan", *rl], ["resets:B=4,T=9,H=8,R=30"])  # raises beyond 1e-4
-    assert len(rows) == 3 + len(rl)
+def test_workloads_with_resets() -> None:
     assert PEERS["torch_lstm"].lacks(workload("resets")) == "no resets in resets"
     arrays = make_arrays(workload("resets"))
     assert arrays.resets is not None
@@ -131,15 +157,8 @@ def test_peers_that_reset_the_state(tmp_path: Path) -> None:
     assert make_arrays(workload("resets:B=2,T=3,H=4,R=0")).resets is None
 
 
-@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
-@pytest.mark.parametrize("cell", ["gru", "simple_rnn"])
-def test_peers_with_another_cell(cell: str, tmp_path: Path) -> None:
-    _check(tmp_path, ["torch_lstm", "ours", "keras_jax"], [f"recurrence:B=4,T=5,H=8,cell={cell}"])  # raises beyond 1e-4
-
-
-def test_ours_with_any_cell(tmp_path: Path) -> None:
-    """Whole training steps; a peer says what it lacks."""
-    _check(tmp_path, ["ours"], ["A:B=4,T=3,H=4,E=3,V=20,cell=min_gru", "B:B=4,T=3,H=4,V=5,cell=lstm_coupled"])
+def test_workloads_with_any_cell() -> None:
+    """A peer says what it lacks."""
     work = workload("B:cell=lstm_coupled")
     assert (work.cell, work.gates) == ("lstm_coupled", 3)
     assert PEERS["torch_lstm"].lacks(work) == "no lstm_coupled in B"

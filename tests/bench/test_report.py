@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from rows import bench, failed, timed
+from rows import bench_here, failed, timed
 
 NASTY = "<!--<script> no </script> memory"
 """It would blank the page: after "<!--<script" one "</script>" no longer ends the script."""
@@ -45,7 +45,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in _rows()))
     trained = folder / "accuracy.jsonl"
     trained.write_text("".join(json.dumps(row) + "\n" for row in _trained()))
-    run = bench("report", "--results", str(path), "--accuracy", str(trained), "--out", str(folder / "page"))
+    run = bench_here("report", "--results", str(path), "--accuracy", str(trained), "--out", str(folder / "page"))
     assert run.returncode == 0, run.stderr
     return folder / "page"
 
@@ -91,12 +91,12 @@ def test_summary_and_figures(page: Path) -> None:
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    run = bench("report", "--results", str(tmp_path / "none.jsonl"))
+    run = bench_here("report", "--results", str(tmp_path / "none.jsonl"))
     assert run.returncode == 2
     assert run.stderr.startswith(f"bench: rows: {tmp_path}/none.jsonl; run bench throughput first")
     path = tmp_path / "two.jsonl"
     path.write_text("".join(json.dumps(timed("A", "ours", 1.0, n, cpu=f"chip {n}")) + "\n" for n in range(2)))
-    run = bench("report", "--results", str(path), "--out", str(tmp_path / "page"))
+    run = bench_here("report", "--results", str(path), "--out", str(tmp_path / "page"))
     assert run.stderr == "bench: machines: chip 0, 2 cores and chip 1, 2 cores; report rows of one machine\n"
     assert not (tmp_path / "page").exists()
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from rows import bench
+from rows import bench, bench_here
 
 from bench import sampling
 from lstm_jax import InputError
@@ -24,7 +24,7 @@ def test_command(tmp_path: Path) -> None:
     assert {row["method"]: row["peer"] for row in rows} == methods
     assert {(row["units"], row["chars"], row["round"]) for row in rows} == {(4, 5, 0)}
     assert "4 units, window: 3 samples take" in run.stdout
-    again = bench(*arguments)
+    again = bench_here(*arguments)
     assert again.stdout == "".join(line for line in run.stdout.splitlines(keepends=True) if not line.startswith("4 units, round"))
     assert len(path.read_text().splitlines()) == len(rows)
 

@@ -1,7 +1,7 @@
 """The tables in README and docs say what the committed rows say."""
 
 import pytest
-from rows import bench
+from rows import bench_here
 
 from bench import report
 from lstm_jax.errors import InputError
@@ -37,6 +37,6 @@ def test_a_mark_without_rows() -> None:
 
 
 def test_command() -> None:
-    run = bench("report", "--tables", "--check")
+    run = bench_here("report", "--tables", "--check")
     assert run.returncode == 0, run.stdout
     assert "up to date" in run.stdout

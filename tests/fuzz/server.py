@@ -29,6 +29,11 @@ def preload() -> None:
         importlib.import_module(f"lstm_jax.tasks.{name}")
     for name in ("cli", "convert", "runtime.compilation_cache", *(f"inspection.{name}" for name in INSPECTION)):
         importlib.import_module(f"lstm_jax.{name}")
+    for name in ("orbax.checkpoint", "scipy.stats"):  # the library imports them on use
+        importlib.import_module(name)
+    sys.modules["torch"] = None  # type: ignore[assignment]  # tensorboardX imports it where it is installed, and needs nothing of it
+    importlib.import_module("tensorboardX")
+    del sys.modules["torch"]
     gc.freeze()  # children share these pages
 
 

@@ -12,6 +12,8 @@ from tables import assert_close
 from lstm_jax import GRU, LSTM, Bidirectional, InputError, Recurrent, RecurrentStack, SimpleRNN
 from lstm_jax.cells import CELLS
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 BATCH, STEPS, FEATURES, UNITS = 3, 5, 4, 6
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(BATCH, STEPS, FEATURES)), jnp.float32)

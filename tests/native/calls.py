@@ -1,9 +1,11 @@
 """Calls of the compiled functions as they stand at XLA's boundary, past the checks in Python."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pytest
 
 from lstm_jax.native import library
 
@@ -46,15 +48,40 @@ class Call(NamedTuple):
         Raises:
             jax.errors.JaxRuntimeError: if the function refuses the call.
         """
+        return [np.asarray(result) for result in self.traced(threads)]
+
+    def traced(self, threads: int = 1, always: bool = False) -> list[jax.Array]:
+        """Return the results as JAX has them; always: the call is made although nobody reads them."""
         library.register()
         fixed = {name: np.int64(value) if type(value) is int else value for name, value in {"threads": threads, **self.attributes}.items()}
-        call = jax.ffi.ffi_call(self.function, list(self.results.values()))
-        return [np.asarray(result) for result in call(*self.operands.values(), **fixed)]
+        call = jax.ffi.ffi_call(self.function, list(self.results.values()), has_side_effect=always)
+        return call(*self.operands.values(), **fixed)
 
     def but(self, name: str, value: Any) -> "Call":
         """Return the call with another operand, result or attribute of that name, in that order."""
         part = next(part for part in ("operands", "results", "attributes") if name in getattr(self, part))
         return self._replace(**{part: getattr(self, part) | {name: value}})
+
+
+def refusals(calls: Sequence[Call]) -> list[str]:
+    """Return the refusal of each call; the calls are branches of one program, which takes one of them at a time.
+
+    Raises:
+        pytest.fail.Exception: if a call is not refused.
+    """
+
+    def branch(call: Call) -> Callable[[], int]:
+        return lambda: len(call.traced(always=True))
+
+    run = jax.jit(lambda number: jax.lax.switch(number, [branch(call) for call in calls]))
+    return [refusal(lambda n=n: run(np.int32(n))) for n in range(len(calls))]
+
+
+def refusal(run: Callable[[], Any]) -> str:
+    """Return the refusal of what `run` runs."""
+    with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="INVALID_ARGUMENT") as caught:
+        jax.block_until_ready(run())
+    return str(caught.value)
 
 
 def _like(dtype: str, *shape: int) -> jax.ShapeDtypeStruct:

@@ -39,6 +39,21 @@ cases = st.builds(
 )
 
 
+def covering_cases(turn: int) -> list[tuple[Case, bool]]:
+    """Return eight cases, each with whether it is computed in float64.
+
+    Two-valued options are the columns of an orthogonal array, so that each pair of their values is among the eight. Dropouts and shapes
+    take turns, so that over several values of `turn` each comes with each other and with both values of each option.
+    """
+    kinds, chosen = list(DROPOUTS), []
+    for row in range(8):
+        a, b, c = (bool(row >> bit & 1) for bit in range(3))
+        dropout, shape = kinds[(row + turn) % len(kinds)], SHAPES[(row + 2 * turn) % len(SHAPES)]
+        mask = "gaps" if a ^ b ^ c else "none"
+        chosen.append((Case(shape, mask, dropout, a, b, c, a ^ b, a ^ c, seed=row), b ^ c))
+    return chosen
+
+
 def request(case: Case, **more: str) -> dict[str, Any]:
     """Return the request of the case to a backend; its arrays come with a mask, not with lengths."""
     dropped, each = DROPOUTS[case.dropout], " per gate" * DROPOUTS[case.dropout].per_gate
@@ -119,6 +134,11 @@ def run_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm"
     return jnp.swapaxes(outputs, 0, 1) if case.time_major and case.return_sequences else outputs, state
 
 
+def run_compiled(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm"):
+    """Return what `run_case` returns, of one program instead of one for each operation."""
+    return jax.jit(lambda arrays: run_case(case, arrays, backend, cell))(arrays)
+
+
 def weigh(results: Any, seed: int = 1) -> jax.Array:
     """A scalar that each entry of `results` moves by a weight of its own, so that its gradients see all of them."""
     rng = np.random.default_rng(seed)
@@ -136,6 +156,18 @@ def differentiate(function: Callable, *args) -> tuple[Any, Any]:
     every = jax.value_and_grad(loss, tuple(range(len(args))), has_aux=True)
     (_, results), gradients = jax.jit(every)(*args)
     return results, gradients
+
+
+def differentiate_all(case: Case, sets: list[Arrays], backend: str | None, cell: str = "lstm") -> list[tuple[Any, Any]]:
+    """Return what `differentiate_case` returns, for each of several sets of arrays of a case, of one compiled program."""
+
+    def loss(params, x, state, dropout, mask):
+        results = run_case(case, Arrays(params, x, state, dropout, mask), backend, cell)
+        return weigh(results), results
+
+    every = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))
+    found = [every(*arrays) for arrays in sets]
+    return [(results, gradients) for (_, results), gradients in found]
 
 
 def differentiate_case(case: Case, arrays: Arrays, backend: str | None, cell: str = "lstm", **options):

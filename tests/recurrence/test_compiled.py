@@ -54,26 +54,32 @@ STEPS = 6
 def _arrays(
     batch: int, units: int, features: int, dtype: str, input_kind: str, kind: str, masked: bool, repeated: bool, cell: str = "lstm"
 ):
+    """Return the operands, drawn and computed by NumPy, for which nothing is compiled."""
     rng = np.random.default_rng(batch * 100 + units)
 
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.standard_normal(shape), dtype)
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(dtype)
 
-    def mask(kind: str, size: int) -> jax.Array | None:
+    def mask(kind: str, size: int) -> np.ndarray | None:
         per_gate = (CELLS[cell].gates, batch, size) if CELLS[cell].gates > 1 else (batch, size)
         shape = {"shared": (batch, size), "per gate": per_gate}.get(kind)
-        return None if shape is None else jnp.asarray(rng.integers(0, 2, shape) * 2.0, dtype)
+        return None if shape is None else (rng.integers(0, 2, shape) * 2.0).astype(dtype)
 
     shapes = jax.eval_shape(lambda key: CELLS[cell].init(key, features, units), jax.random.key(0))
     params = jax.tree.map(lambda like: normal(*like.shape) / (like.shape[0] if like.ndim == 2 else 1) ** 0.5, shapes)
-    ids = jnp.asarray(rng.integers(-features, features, (STEPS, batch)), jnp.int32)
-    tokens = jnp.asarray(rng.integers(-1, 3, (STEPS, batch)), jnp.int32) if repeated else None
+    ids = rng.integers(-features, features, (STEPS, batch)).astype(np.int32)
+    tokens = rng.integers(-1, 3, (STEPS, batch)).astype(np.int32) if repeated else None
     x = ids if input_kind == "ids" else normal(STEPS, batch, features) if tokens is None else normal(4, features)[tokens + 1]
     dropout = DropoutMasks(mask(input_kind, features), mask(kind, units))
-    valid = jnp.asarray(rng.integers(0, 2, (STEPS, batch)).astype(bool)) if masked else None
+    valid = rng.integers(0, 2, (STEPS, batch)).astype(bool) if masked else None
     like = jax.eval_shape(lambda: CELLS[cell].initial_state(batch, units))
     state, d_final = (jax.tree.map(lambda part: normal(*part.shape), like) for _ in range(2))
-    return params, x, state, dropout, valid, tokens, normal(STEPS, batch, units), d_final
+    return jax.tree.map(jnp.asarray, (params, x, state, dropout, valid, tokens, normal(STEPS, batch, units), d_final))
+
+
+def _before(state):
+    """Return a state to reset to: the rows of another one in reverse, less 1."""
+    return jax.tree.map(lambda part: jnp.asarray(np.asarray(part)[::-1] - 1), state)
 
 
 @built
@@ -86,22 +92,22 @@ def test_calls_equal_their_twins(batch: int, units: int, features: int, dtype: s
         for kind in (KINDS[turn % 5], KINDS[(turn + 2) % 5]):
             params, x, state, dropout, valid, tokens, d_h, d_final = _arrays(batch, units, features, dtype, *kind)
             if kind != KINDS[turn % 5]:  # a tile that starts from zeros leaves products out
-                state = state._replace(h=state.h.at[:64].set(0))
+                state = state._replace(h=jnp.asarray(np.where(np.arange(batch)[:, None] < 64, 0, state.h), dtype))
             at = jnp.asarray(np.random.default_rng(turn).random((STEPS, batch)) < 0.4)
-            resets = Resets(at, jax.tree.map(lambda part: part[::-1] - 1, state)) if (turn + kind[2]) % 2 else None
+            resets = Resets(at, _before(state)) if (turn + kind[2]) % 2 else None
             args = (params, x, state, valid, dropout, resets, tokens)
             operation = recurrence.CompiledLSTM(CELLS["lstm"], True)
             want = jax.jit(partial(operation.plain_forward, True))(*args)
-            got = operation.forward(True, *args)
+            got = jax.jit(partial(operation.forward, True))(*args)
             assert_close(got, want, tolerance, str(kind))
             for sequences in (False, True):
-                part, _ = recurrence.CompiledLSTM(CELLS["lstm"], sequences).forward(False, *args)
+                part, _ = jax.jit(partial(recurrence.CompiledLSTM(CELLS["lstm"], sequences).forward, False))(*args)
                 jax.tree.map(np.testing.assert_array_equal, part, (got[0][0] if sequences else None, got[0][1]))
             wanted = (True, kind[0] != "ids", True, None, DropoutMasks(), None if resets is None else Resets(None, True), None)
             cotangents = (None if kind == KINDS[turn % 5] else d_h, d_final)
-            by_twin = jax.jit(lambda *back: operation.plain_backward(wanted, *back))  # noqa: B023 (called in this turn)
+            ours, twin = (jax.jit(partial(run, wanted)) for run in (operation.backward, operation.plain_backward))
             back = (args, want[1], cotangents)
-            assert_close(operation.backward(wanted, *back), by_twin(*back), tolerance, str(kind))
+            assert_close(ours(*back), twin(*back), tolerance, str(kind))
 
 
 @built
@@ -116,17 +122,17 @@ def test_other_cells_equal_their_twins(cell: str, sizes: tuple[int, int, int]) -
             kind = KINDS[number]
             params, x, state, dropout, valid, tokens, d_h, d_final = _arrays(batch, units, features, "float64", *kind, cell)
             at = jnp.asarray(np.random.default_rng(turn).random((STEPS, batch)) < 0.4)
-            resets = Resets(at, jax.tree.map(lambda part: part[::-1] - 1, state)) if number % 2 else None
+            resets = Resets(at, _before(state)) if number % 2 else None
             args = (params, x, state, valid, dropout, resets, tokens)
             operation = recurrence.CompiledCell(CELLS[cell], True)
-            got, want = operation.forward(True, *args), jax.jit(partial(operation.plain_forward, True))(*args)
+            got, want = (jax.jit(partial(run, True))(*args) for run in (operation.forward, operation.plain_forward))
             assert_close(got, want, 1e-13, str(kind))
             by_inputs = (kind[0] != "ids", jax.tree.map(lambda part: True, state), None, DropoutMasks())
             by_resets = None if resets is None else Resets(None, jax.tree.map(lambda part: True, state))
             wanted = (jax.tree.map(lambda part: True, params), *by_inputs, by_resets, None)
             back = (args, want[1], (d_h if number % 2 else None, d_final))
-            by_twin = jax.jit(lambda *back: operation.plain_backward(wanted, *back))  # noqa: B023 (called in this turn)
-            assert_close(operation.backward(wanted, *back), by_twin(*back), 1e-12, str(kind))
+            ours, twin = (jax.jit(partial(run, wanted)) for run in (operation.backward, operation.plain_backward))
+            assert_close(ours(*back), twin(*back), 1e-12, str(kind))
 
 
 @built

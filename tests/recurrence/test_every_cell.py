@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import Arrays, Case, cases, differentiate_case, make_arrays, run_case, weigh
+from cases import Arrays, Case, cases, differentiate_case, make_arrays, run_case, run_compiled, weigh
 from hypothesis import assume, given, settings
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
@@ -213,7 +213,7 @@ def test_reference_is_the_definition(cell: str) -> None:
         with jax.enable_x64(True):
             arrays = make_arrays(case, "float64", cell)
             assume(arrays.dropout.recurrent is None or CELLS[cell].linear is None)
-            outputs, state = run_case(case, arrays, "reference", cell)
+            outputs, state = run_compiled(case, arrays, "reference", cell)
             assert_close((outputs, state._asdict()), by_hand(cell, case, arrays), "float64", f"{case} ")
 
     check()
@@ -280,5 +280,5 @@ def test_masked_steps_and_initial_gates(cell: str) -> None:
     """A row without a valid step keeps its state, all parts of it."""
     case = Case(mask="nothing valid")
     arrays = make_arrays(case, "float32", cell)
-    _, state = run_case(case, arrays, None, cell)
+    _, state = run_compiled(case, arrays, None, cell)
     assert_close(state, arrays.state, "float32")
