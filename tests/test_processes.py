@@ -248,6 +248,7 @@ def test_places_that_the_environment_names(no_place, variables: dict[str, str], 
     calls = []
     no_place.setattr(processes.jax.distributed, "initialize", lambda *args, **options: calls.append((args, options)))
     no_place.setattr(processes.jax.config, "update", lambda *args: None)
+    no_place.setattr(processes, "_wait_for_coordinator", lambda place: None)
     for name, value in variables.items():
         no_place.setenv(name, value)
     assert processes.join() == found
