@@ -2,6 +2,8 @@
 #pragma once
 
 #include "backward.h"
+#include "few_backward.h"
+#include "few_forward.h"
 #include "forward.h"
 #include "fused_lstm.h"
 #include "hidden_cells.h"
@@ -16,18 +18,33 @@ struct CellCode {
   CellShape shape;
   decltype(Forward<T>::step) step;
   decltype(Backward<T>::through) through, through_inner;
+  // for few rows; null for a cell that has no such code
+  StepUnits<T> step_units;
+  ThroughUnits<T> through_units;
 };
 
 template <typename T, typename Cell>
 constexpr CellCode<T> code_of() {
-  CellCode<T> code{shape_of<Cell>(), &step_of<T, Cell>, &through_cell<T, Cell>, nullptr};
-  if constexpr (Cell::kLateGates > 0) code.through_inner = &through_inner<T, Cell>;
+  CellCode<T> code{shape_of<Cell>(), &step_of<T, Cell>, &through_cell<T, Cell>, nullptr, nullptr, nullptr};
+  if constexpr (Cell::kLateGates > 0) {
+    code.through_inner = &through_inner<T, Cell>;
+  } else {
+    code.step_units = &step_units<T, Cell>;
+    code.through_units = &through_units<T, Cell>;
+  }
+  return code;
+}
+
+template <typename T>
+constexpr CellCode<T> code_of_lstm() {
+  CellCode<T> code = code_of<T, LSTMCell<T, 0>>();
+  code.step = &step_lstm<T>;
   return code;
 }
 
 template <typename T>
 constexpr CellCode<T> code_of_layernorm() {
-  CellCode<T> code{shape_of<LayerNormCell>(), &step_layernorm<T>, &through_layernorm<T>, nullptr};
+  CellCode<T> code{shape_of<LayerNormCell>(), &step_layernorm<T>, &through_layernorm<T>, nullptr, nullptr, nullptr};
   code.shape.whole_rows = true;
   return code;
 }
@@ -35,7 +52,7 @@ constexpr CellCode<T> code_of_layernorm() {
 // The attribute `cell` of a call is a number in this table; compiled_cells.py has the cells in the same order.
 template <typename T>
 constexpr CellCode<T> kCells[] = {
-    {shape_of<LSTMCell<T, 0>>(), &step_lstm<T>, &through_cell<T, LSTMCell<T, 0>>, nullptr},  // lstm
+    code_of_lstm<T>(),  // lstm
     code_of<T, GRUCell<T>>(),  // gru
     code_of<T, SimpleRNNCell<T>>(),  // simple_rnn
     code_of<T, ResetBeforeCell<T>>(),  // gru_reset_before

@@ -61,41 +61,48 @@ void drop(const T* from, const Mask<T>& mask, int64_t gate, int64_t row, int64_t
   for (int64_t n = 0; n < rows * mask.size; ++n) to[n] = from[n] * m[n];
 }
 
-// to = x W + b of one gate, where the rows of `to` are `to_stride` numbers apart; b is 0 if `bias` is null. x is (steps, rows, depth), where
-// consecutive steps are `step_stride` numbers apart.
+// to = x W + b for one panel of a gate, whose numbers from `column` of the gate on are at `part`; the rows of `to` are `to_stride` numbers apart; b is 0
+// if `bias` is null. x is (steps, rows, depth), where consecutive steps are `step_stride` numbers apart.
+template <typename T, int VECTORS>
+void multiply_panel(const T* part, int64_t k_stride, const T* bias, int64_t columns, int64_t depth, const T* x, int64_t step_stride, int64_t steps,
+                    int64_t rows, T* to, int64_t to_stride) {
+  constexpr int kMax = max_rows(VECTORS);
+  int count[VECTORS];
+  Vec<T> start[VECTORS];
+  for (int v = 0; v < VECTORS; ++v) {
+    count[v] = std::clamp<int64_t>(columns - v * kLanes<T>, 0, kLanes<T>);
+    start[v] = bias ? load(bias + v * kLanes<T>, count[v]) : Vec<T>{};
+  }
+  over_depth(depth, [&](int64_t k0, int64_t k1) {
+    for (int64_t s = 0; s < steps; ++s) {
+      over_groups(rows, kMax, [&](int64_t begin, int64_t group) {
+        with_rows<kMax>(group, [&](auto ROWS) {
+          T* const z = to + (s * rows + begin) * to_stride;
+          Vec<T> sums[ROWS][VECTORS];
+          LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+            LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = k0 == 0 ? start[v] : load(z + r * to_stride + v * kLanes<T>, count[v]);
+          }
+          const T* a = x + s * step_stride + begin * depth + k0;
+          multiply<T, ROWS, VECTORS>(sums, a, depth, 1, part + k0 * k_stride, k1 - k0, k_stride);
+          LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
+            LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
+              if (count[v]) store(z + r * to_stride + v * kLanes<T>, sums[r][v], count[v]);
+            }
+          }
+        });
+      });
+    }
+  });
+}
+
+// `multiply_panel` for all panels of one gate.
 template <typename T, int VECTORS>
 void multiply_gate(const Panels<T>& kernel, const T* bias, int64_t gate, int64_t units, int64_t depth, const T* x, int64_t step_stride, int64_t steps,
                    int64_t rows, T* to, int64_t to_stride) {
-  const int64_t width = VECTORS * kLanes<T>;
-  constexpr int kMax = max_rows(VECTORS);
-  for (int64_t column = 0, panel = 0; column < units; column += width, ++panel) {
-    int count[VECTORS];
-    Vec<T> start[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) {
-      count[v] = std::clamp<int64_t>(units - column - v * kLanes<T>, 0, kLanes<T>);
-      start[v] = bias ? load(bias + gate * units + column + v * kLanes<T>, count[v]) : Vec<T>{};
-    }
-    const T* part = kernel.data + gate * kernel.gate_stride + panel * kernel.panel_stride;
-    over_depth(depth, [&](int64_t k0, int64_t k1) {
-      for (int64_t s = 0; s < steps; ++s) {
-        over_groups(rows, kMax, [&](int64_t begin, int64_t group) {
-          with_rows<kMax>(group, [&](auto ROWS) {
-            T* const z = to + (s * rows + begin) * to_stride + gate * units + column;
-            Vec<T> sums[ROWS][VECTORS];
-            LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-              LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) sums[r][v] = k0 == 0 ? start[v] : load(z + r * to_stride + v * kLanes<T>, count[v]);
-            }
-            const T* a = x + s * step_stride + begin * depth + k0;
-            multiply<T, ROWS, VECTORS>(sums, a, depth, 1, part + k0 * kernel.k_stride, k1 - k0, kernel.k_stride);
-            LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-              LSTM_UNROLL for (int v = 0; v < VECTORS; ++v) {
-                if (count[v]) store(z + r * to_stride + v * kLanes<T>, sums[r][v], count[v]);
-              }
-            }
-          });
-        });
-      }
-    });
+  const T* part = kernel.data + gate * kernel.gate_stride;
+  for (int64_t column = 0; column < units; column += VECTORS * kLanes<T>, part += kernel.panel_stride) {
+    const int64_t at = gate * units + column;
+    multiply_panel<T, VECTORS>(part, kernel.k_stride, bias ? bias + at : nullptr, units - column, depth, x, step_stride, steps, rows, to + at, to_stride);
   }
 }
 

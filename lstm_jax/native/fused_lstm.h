@@ -64,6 +64,12 @@ LSTM_INLINE void store_residuals(const Forward<T>& run, int64_t t, int64_t row, 
   }
 }
 
+// c after a step, from the gates.
+template <typename T>
+LSTM_INLINE Vec<T> new_c_of(const Vec<T>* gates, Vec<T> c) {
+  return gates[1] * c + gates[0] * gates[2];
+}
+
 // The gates, c and h of step t for a block of units, from the complete sums; `begin` is the first row within the tile.
 template <typename T, int ROWS>
 LSTM_INLINE void finish_step(const Forward<T>& run, const ForwardTile<T>& tile, int64_t t, int64_t begin, int64_t column, int lanes,
@@ -76,7 +82,7 @@ LSTM_INLINE void finish_step(const Forward<T>& run, const ForwardTile<T>& tile, 
   T *c = run.final_c + row * units + column, *h = tile.h_next + begin * units + column;
   Vec<T> h_new[ROWS], c_new[ROWS];
   LSTM_UNROLL for (int r = 0; r < ROWS; ++r) {
-    c_new[r] = gates[r][1] * load(c + r * units, lanes) + gates[r][0] * gates[r][2];
+    c_new[r] = new_c_of<T>(gates[r], load(c + r * units, lanes));
     h_new[r] = gates[r][3] * hyperbolic_tangent<T>(c_new[r]);
   }
   for (int r = 0; run.valid && r < ROWS; ++r) {

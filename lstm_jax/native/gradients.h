@@ -83,11 +83,12 @@ struct OuterRows {
   int64_t size, first_late;
 };
 
-// Copy rows to tile.transposed, in groups of at most MAX columns. t0 is the chunk's first step.
+// Copy rows first..last-1 of `rows` to tile.transposed, in groups of at most MAX columns. t0 is the chunk's first step.
 template <typename T, int MAX>
-LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, int64_t gate, int64_t t0, ChunkRows rows) {
+LSTM_INLINE void transpose_rows(const Backward<T>& run, const BackwardTile<T>& tile, const OuterRows<T>& of, int64_t gate, int64_t t0, ChunkRows rows,
+                                int64_t first, int64_t last) {
   const int64_t size = of.size;
-  for (int64_t n = 0; n < rows.count; ++n) {
+  for (int64_t n = first; n < last; ++n) {
     const int64_t k = rows.numbers[n], t = t0 + k / tile.rows, row = tile.first + k % tile.rows;
     const int64_t at = t * run.sizes.batch + row;
     const T* from = of.resets.starts(t, row) ? of.resets.h + row * size : of.data + at * size;
@@ -113,7 +114,7 @@ void add_outer(const Backward<T>& run, const BackwardTile<T>& tile, const OuterR
   constexpr int kMax = max_rows(VECTORS);
   const int64_t depth = rows.count, offset = begin * tile.width;
   for (int64_t gate = 0; gate < run.sizes.gates; ++gate) {
-    if (gate == 0 || gate == of.first_late || of.mask.per_gate()) transpose_rows<T, kMax>(run, tile, of, gate, t0, rows);
+    if (gate == 0 || gate == of.first_late || of.mask.per_gate()) transpose_rows<T, kMax>(run, tile, of, gate, t0, rows, 0, depth);
     for (int64_t panel = 0; panel < tile.panels; ++panel) {
       const T* const d_z = tile.panel(slots[gate], panel) + offset;
       const T* a = tile.transposed;

@@ -93,19 +93,22 @@ struct Panels {
   int64_t panel_stride, k_stride, gate_stride;
 };
 
-// Pack panels first..last-1 of a kernel: (K, GH) -> (G, H / width, K, width), padded with zeros.
+// Pack panel n of a kernel: of (K, GH) to (K, width), padded with zeros.
+template <typename T>
+void pack_panel(const T* kernel, int64_t depth, int64_t units, int64_t gates, T* packed, int64_t n) {
+  const int64_t width = width_of<T>(units), panels = panels_of<T>(units);
+  const int64_t column = n % panels * width, count = std::min(width, units - column);
+  const T* from = kernel + n / panels * units + column;
+  for (int64_t k = 0; k < depth; ++k, packed += width, from += gates * units) {
+    std::memcpy(packed, from, count * sizeof(T));
+    std::fill(packed + count, packed + width, T(0));
+  }
+}
+
+// Pack panels first..last-1 of a kernel: (K, GH) -> (G, H / width, K, width).
 template <typename T>
 void pack_panels(const T* kernel, int64_t depth, int64_t units, int64_t gates, T* packed, int64_t first, int64_t last) {
-  const int64_t width = width_of<T>(units), panels = panels_of<T>(units);
-  packed += first * depth * width;
-  for (int64_t n = first; n < last; ++n) {
-    const int64_t column = n % panels * width, count = std::min(width, units - column);
-    const T* from = kernel + n / panels * units + column;
-    for (int64_t k = 0; k < depth; ++k, packed += width, from += gates * units) {
-      std::memcpy(packed, from, count * sizeof(T));
-      std::fill(packed + count, packed + width, T(0));
-    }
-  }
+  for (int64_t n = first; n < last; ++n) pack_panel(kernel, depth, units, gates, packed + n * depth * width_of<T>(units), n);
 }
 
 // Pack panels begin..end-1 of a transposed kernel: (K, columns) -> (K / width, columns, width), padded with zeros. It goes square by square, so

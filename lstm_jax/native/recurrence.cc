@@ -5,7 +5,7 @@
 // cache: the forward pass computes x W for the chunk and then its steps, the backward pass its steps and then the gradients of x, W and U. A
 // step is the product h U and then the function of the cell; only in the LSTM's forward step, the four gates of a vector of units stay in
 // registers between the two. Where tokens say that a row reads an x again, the forward pass reuses its product, and the backward pass sums d_z
-// before the products.
+// before the products. In a batch of few rows, threads share out the units instead and meet once a step; few_forward.h and few_backward.h do that.
 //
 // The residuals of the LSTM are the gates, h and c; writing more costs more than computing it again. Residuals do not fit into the caches, so they are written
 // past them, and prefetched before they are read.
@@ -74,6 +74,23 @@ Sizes sizes_of(const ffi::RemainingArgs& args, const Sets& sets, int64_t gates) 
 
 // Whether a call has no steps, rows or units: its final state is the initial one.
 bool is_empty(const Sizes& sizes) { return sizes.steps == 0 || sizes.batch == 0 || sizes.units == 0; }
+
+// Most rows of a batch for which threads share the units instead of the rows. The number of threads does not enter the choice, since the two ways add
+// up numbers in different orders.
+constexpr int64_t kMostFewRows = 3;
+
+// Whether a call takes few_forward.h and few_backward.h.
+template <typename T>
+bool shares_units(const CellCode<T>& code, const Sizes& sizes, bool tokens) { return code.step_units && sizes.batch <= kMostFewRows && !tokens; }
+
+// Numbers in the part of U that is worth a thread that shares the units.
+constexpr int64_t kMemberKernel = 1 << 15;
+
+// Return the number of threads that share the units.
+int64_t unit_threads(ffi::ThreadPool pool, int64_t threads, const Sizes& sizes) {
+  const int64_t most = std::min(Team::kMost, padded(sizes.units) / kUnitStep);
+  return threads_for(pool, threads, std::min(most, sizes.gates * sizes.units * sizes.units / kMemberKernel));
+}
 
 template <typename T>
 void forward_empty(const Forward<T>& run) {
@@ -150,14 +167,9 @@ void forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets r
   run.kept = out.take_if<T>(keep && code.shape.kept);
   if (is_empty(run.sizes)) return forward_empty(run);
   run.aligned = units % kLanes<T> == 0 && aligned(run.all_h) && aligned(run.all_c) && aligned(run.kept);
+  if (shares_units(code, run.sizes, tokens)) return forward_few(pool, run, recurrent, code.step_units, unit_threads(pool, threads, run.sizes));
   forward_tiles(pool, run, recurrent, threads_for(pool, threads, batch));
 }
-
-// The gradients of the parameters: (E, GH), (H, GH), (GH) and, unless null, (extras H).
-template <typename T>
-struct Gradients {
-  T *kernel, *recurrent, *bias, *extras;
-};
 
 template <typename T>
 void backward_empty(const Backward<T>& run, const Gradients<T>& gradients) {
@@ -271,6 +283,9 @@ void backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets 
   run.d_reset_c = out.take_if<T>(resets && has_c);
   const Gradients<T> gradients{d_kernel, d_recurrent, d_bias, d_extras};
   if (is_empty(run.sizes)) return backward_empty(run, gradients);
+  if (shares_units(code, run.sizes, tokens)) {
+    return backward_few(pool, run, kernel, recurrent, code.through_units, gradients, unit_threads(pool, threads, run.sizes));
+  }
   backward_tiles(pool, run, kernel, recurrent, gradients, threads);
 }
 

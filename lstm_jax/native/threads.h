@@ -82,6 +82,27 @@ inline int64_t threads_for(ffi::ThreadPool pool, int64_t threads, int64_t size) 
   return std::max<int64_t>(1, std::min({threads, size, pool.num_threads()}));
 }
 
+// Let up to `count` threads call job(), which must not throw; return the number of them that are awake. It throws nothing: where memory is missing,
+// fewer threads start.
+template <typename Job>
+int64_t start_threads(ffi::ThreadPool pool, int64_t count, const Job& job) noexcept {
+  int64_t awake = 0;
+  try {
+    for (int64_t thread = 0; thread < count; ++thread) {
+      if (lstm_jax::spinning_threads().offer(job)) {
+        ++awake;
+        continue;
+      }
+      pool.Schedule([job] {
+        job();
+        lstm_jax::spinning_threads().spin();
+      });
+    }
+  } catch (...) {
+  }
+  return awake;
+}
+
 // Call work(part, first, last) for `parts` parts of 0..size-1 on `threads` threads. Threads take parts from a counter, this thread too, so that
 // it only waits for parts that have started: a pool whose threads all wait here cannot deadlock. If parts throw, the first exception is thrown
 // again once all parts have ended.
@@ -108,16 +129,7 @@ void parallel_for(ffi::ThreadPool pool, int64_t threads, int64_t parts, int64_t 
       if (++shared->done == parts) shared->changed.notify_one();
     }
   };
-  try {
-    for (int64_t thread = 1; thread < threads; ++thread) {
-      if (lstm_jax::spinning_threads().offer(take)) continue;
-      pool.Schedule([take] {
-        take();
-        lstm_jax::spinning_threads().spin();
-      });
-    }
-  } catch (...) {  // run with fewer threads: no exception may leave before the threads that have started are done with `work`
-  }
+  start_threads(pool, threads - 1, take);
   take();
   const auto raise = [&] {
     if (shared->error) std::rethrow_exception(shared->error);

@@ -1,8 +1,10 @@
 // The compiled functions called through a small stand-in for XLA, with threads of its own, several calls at once: for ThreadSanitizer, which
-// Python and XLA do not run under. It prints what differs between one thread and several, and what an allocation that fails leaves behind.
+// Python and XLA do not run under. It prints what differs between one thread and several, and what an allocation that fails leaves behind. Calls of
+// few rows, whose threads meet after each step, also run while the pool's threads are late or do not come at all.
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
@@ -64,8 +66,10 @@ class Pool {
     changed.notify_one();
   }
   int64_t size() const { return workers.size(); }
+  std::atomic<bool> late{false};  // whether tasks start up to half a millisecond after they are taken
 
  private:
+  std::atomic<int64_t> tasks_late{0};
   void work() {
     for (std::unique_lock<std::mutex> lock(mutex);;) {
       changed.wait(lock, [this] { return ending || !tasks.empty(); });
@@ -73,6 +77,7 @@ class Pool {
       const auto [task, data] = tasks.front();
       tasks.pop_front();
       lock.unlock();
+      if (late) std::this_thread::sleep_for(std::chrono::microseconds(tasks_late++ * 37 % 500));
       task(data);
       lock.lock();
     }
@@ -192,6 +197,8 @@ struct Case {
   bool exact;  // whether threads change no bit of it
 };
 
+constexpr int64_t kFew = 3;  // kMostFewRows of recurrence.cc
+
 std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
   const Arrays kernels = {floats({E, 4 * H}), floats({H, 4 * H})}, state = {floats({B, H}), floats({B, H})};
   const Array x = floats({T, B, E}), valid = bools({T, B}), tokens = ints({T, B}, 3), bias = floats({4 * H});
@@ -213,6 +220,12 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
     (*attributes)["cell"] = int64_t{1};
     (*attributes)["input_masks"] = (*attributes)["recurrent_masks"] = int64_t{0};
   }
+  // without tokens, few rows take few_forward.h and few_backward.h
+  const auto without_tokens = [](Attributes attributes) {
+    attributes["tokens"] = false;
+    return attributes;
+  };
+  const Arrays few_last = {last[0], last[1], last[2], last[4], last[5], last[6]}, few_gru_last = {valid, last[4], last[5]};
   // steps long enough for several threads
   const Array a = floats({T, 64 * B, H + 100}), start = floats({64 * B, H + 100}), flags = bools({T, 64 * B});
   const Attributes rates = {{"b1", 0.9}, {"b2", 0.999}};
@@ -229,6 +242,15 @@ std::vector<Case> cases(int64_t T, int64_t B, int64_t E, int64_t H) {
       {"backward, GRU", lstm_jax_backward,
        all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})}, gru_last}),
        {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]}, gru_backward, false},
+      {"forward, no tokens", lstm_jax_forward, all({{x}, kernels, {bias}, state, few_last}), all({state, {all_steps[1], all_steps[2], all_steps[0]}}),
+       without_tokens(forward), true},
+      {"backward, no tokens", lstm_jax_backward, all({{x}, kernels, all_steps, state, {floats({T, B, H})}, few_last}),
+       all({state, kernels, {bias, x}, state}), without_tokens(backward), B <= kFew},
+      {"forward, GRU, no tokens", lstm_jax_forward, all({{x}, gru, {state[0]}, few_gru_last}), {state[0], all_steps[1], all_steps[0]},
+       without_tokens(gru_forward), true},
+      {"backward, GRU, no tokens", lstm_jax_backward,
+       all({{x, gru[0], gru[1], gru[3], all_steps[0], all_steps[1], state[0], floats({T, B, H})}, few_gru_last}),
+       {state[0], gru[0], gru[1], gru[2], gru[3], x, state[0]}, without_tokens(gru_backward), B <= kFew},
       {"linear forward", lstm_jax_linear_forward, {a, a, start, flags}, {a}, {{"resets", true}}, true},
       {"linear backward", lstm_jax_linear_backward, {a, start, a, a, flags}, {a, a, start}, {{"resets", true}}, true},
       {"catch up", lstm_jax_adam_catch_up, late, table_results, rates, true},
@@ -254,6 +276,25 @@ void run(Case one, const Arrays& wanted, int64_t threads) {
   }
 }
 
+// Run a case while none of the pool's threads is free, and let them come once it has ended.
+void run_without_pool(const Case& one, const Arrays& wanted) {
+  std::atomic<bool> ended{false};
+  std::atomic<int64_t> asleep{0};
+  std::pair<std::atomic<bool>*, std::atomic<int64_t>*> shared{&ended, &asleep};
+  for (int64_t n = 0; n < pool->size(); ++n) {
+    const auto sleep = [](void* data) {
+      const auto& [end, count] = *static_cast<decltype(shared)*>(data);
+      for (++*count; !*end;) std::this_thread::sleep_for(std::chrono::microseconds(100));
+      --*count;
+    };
+    pool->schedule(sleep, &shared);
+  }
+  while (asleep < pool->size()) std::this_thread::yield();
+  run(one, wanted, 3);
+  ended = true;
+  while (asleep > 0) std::this_thread::yield();
+}
+
 // Calls with 0, 1, 2, ... allocations that succeed, until one needs no more.
 void run_out_of_memory(Case one) {
   one.attributes["threads"] = int64_t{3};
@@ -276,7 +317,7 @@ void run_out_of_memory(Case one) {
 int main() {
   Pool threads(3);
   pool = &threads;
-  constexpr int64_t kSizes[][4] = {{7, 1, 5, 22}, {9, 3, 70, 4}, {5, 26, 3, 22}, {2, 70, 9, 17}, {3, 5, 8, 140}};
+  constexpr int64_t kSizes[][4] = {{7, 1, 5, 22}, {9, 3, 70, 4}, {5, 26, 3, 22}, {2, 70, 9, 17}, {3, 5, 8, 140}, {70, 1, 9, 140}, {9, 3, 40, 190}};
   for (const auto& [T, B, E, H] : kSizes) {
     for (const Case& one : cases(T, B, E, H)) {
       Case alone = one;
@@ -290,6 +331,10 @@ int main() {
         });
       }
       for (std::thread& caller : callers) caller.join();
+      run_without_pool(one, alone.results);
+      pool->late = true;
+      for (int64_t turn = 0; turn < 6; ++turn) run(one, alone.results, 3);
+      pool->late = false;
       run_out_of_memory(one);
       run(one, alone.results, 3);
     }
