@@ -46,4 +46,4 @@ def article_windows(validation: float) -> tuple[np.ndarray, np.ndarray, data.Cor
         - the corpus
     """
     corpus = generation.load_corpus(GenerationConfig(articles(TextConfig(validation=validation))))
-    return *data.windows(corpus.train, LENGTH, STEP), corpus
+    return *data.windows(corpus.train[:], LENGTH, STEP), corpus

@@ -84,7 +84,7 @@ class Backends:
     """Print one JSON object per line."""
     build: bool = False
     """First compile the backend `compiled` for exactly this CPU and store it in the user's cache folder, where it is used in place of the
-    one that was installed. This takes about twenty seconds and needs a C++ compiler: the command in $CXX, c++, g++, clang++, or the one
+    one that was installed. This takes about a minute and needs a C++ compiler: the command in $CXX, c++, g++, clang++, or the one
     that the optional dependencies `native` install."""
 
     def __call__(self, console: Console) -> None:

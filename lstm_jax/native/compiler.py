@@ -21,7 +21,7 @@ SOURCES = tuple(Path(__file__).with_name(name) for name in ("recurrence.cc", "li
 FLAGS = ("-O3", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-w")
 REMEDY = "install g++ or clang++, or pip install 'lstm-jax[native]', then run lstm-jax backends --build"
 SECONDS = 900
-"""Time limit for the C++ compiler in seconds. Compilation takes about 20 s, or 100 s with sanitizers."""
+"""Time limit for the C++ compiler in seconds. Compilation takes about a minute, and longer with sanitizers."""
 OTHER = "name another compiler in CXX"
 SANITIZERS = ("address", "undefined")
 

@@ -61,7 +61,7 @@ def library_path() -> Path:
 def build() -> Path:
     """Compile the C++ library for exactly this processor, store it in the user's cache folder, and return its path.
 
-    The compilation takes about 20 s. If the library has been compiled before, can be trusted and can be loaded, it is not compiled again. A
+    The compilation takes about a minute. If the library has been compiled before, can be trusted and can be loaded, it is not compiled again. A
     process that already uses another library continues to use it.
 
     Raises:
