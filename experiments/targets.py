@@ -83,7 +83,7 @@ def run(config: Config) -> dict[str, Any]:
     corpus = generation.load_corpus(GenerationConfig(articles(text) if config.text == runs.ARTICLES else text))
     size = corpus.characters.size
     ids_of = np.arange(size) if config.order == "usual" else np.random.default_rng(config.seed).permutation(size)
-    parts = [data.windows(ids_of[part].astype(np.int32), config.length, config.step) for part in (corpus.train, corpus.validation)]
+    parts = [data.windows(ids_of[part].astype(np.int32), config.length, config.step) for part in (corpus.train[:], corpus.validation)]
     (x, y), (x_held, y_held) = ((jnp.asarray(X), jnp.asarray(Y)) for X, Y in parts)
     features, outputs = (size if config.read == "one-hot" else 1), (size if config.predict == "category" else 1)
     of_cell, of_head, of_rows = jax.random.split(jax.random.key(config.seed), 3)
