@@ -61,8 +61,8 @@ def library_path() -> Path:
 def build() -> Path:
     """Compile the C++ library for exactly this processor, store it in the user's cache folder, and return its path.
 
-    The compilation takes about a minute. If the library has been compiled before, can be trusted and can be loaded, it is not compiled again. A
-    process that already uses another library continues to use it.
+    The compilation takes about a minute. If the library has been compiled before, can be trusted and can be loaded, it is not compiled
+    again. A process that already uses another library continues to use it.
 
     Raises:
         InputError: if there is no compiler, the compiler fails or takes longer than `compiler.SECONDS`, the library cannot be loaded, or it

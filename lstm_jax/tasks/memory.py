@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from lstm_jax.config import RunConfig
 from lstm_jax.errors import require
 from lstm_jax.models import functional
-from lstm_jax.runtime import machine, sharding
+from lstm_jax.runtime import machine, processes, sharding
 from lstm_jax.tasks.running import check_request
 from lstm_jax.training.optimizers import make_optimizer
 
@@ -66,7 +66,7 @@ def require_memory(
     with sharding.on(mesh):
         params, moments, residuals = (_bytes(part) for part in jax.eval_shape(trace, batch, jax.eval_shape(lambda: jax.random.key(0))))
     copies = 3 * params  # the initial parameters, the trained parameters and the gradient
-    data = data_bytes * (1 + mesh.size)
+    data = data_bytes if processes.several() else data_bytes * (1 + mesh.size)  # several processes place a few batches at a time
     by_flags = {"parameters": copies + moments, "residuals": residuals, "data": data}
     least = flags[max(by_flags, key=lambda name: by_flags[name])]
     needed = {"parameters": copies, "moments of the optimiser": moments, "residuals of a batch": residuals, "training data": data}

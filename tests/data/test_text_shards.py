@@ -78,9 +78,20 @@ def test_a_second_call_writes_what_is_missing(tmp_path: Path) -> None:
     assert calls == [(total - 1, total), (total, total)]
     assert kept.stat().st_mtime_ns == stamp
     np.testing.assert_array_equal(again[:], want)
-    np.testing.assert_array_equal(
-        data.write_shards(files, folder, "none", shard_bytes=300)[:], data.prepare_corpus(files, "", "none", "character", 0.0).train
-    )
+
+
+def test_a_folder_of_another_text(tmp_path: Path) -> None:
+    """Another cleaning, another text, fewer shards and a text that has changed: nothing of the folder is replaced."""
+    files, folder = write_files(tmp_path), tmp_path / "s"
+    data.write_shards(files, folder, shard_bytes=300)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for paths, recipe in ((files, "none"), (files[::-1], "source"), (files[:1], "source")):
+        with pytest.raises(InputError, match="another text or another cleaning; name a new folder"):
+            data.write_shards(paths, folder, recipe, shard_bytes=300)
+    Path(files[0]).write_text("the cat")
+    with pytest.raises(InputError, match="another text"):
+        data.write_shards(files, folder, shard_bytes=300)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_two_workers_write_the_same(tmp_path: Path) -> None:

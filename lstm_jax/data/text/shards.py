@@ -24,7 +24,7 @@ from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
 from lstm_jax.data.text_files import decode_utf8, require_no_archive
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.writing import read_summed, summed_json, write_atomically
+from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
 
 INDEX = "index.json"
 SHARD_BYTES = 32 * 2**20
@@ -78,12 +78,14 @@ def write_shards(
 
     Raises:
         InputError: if a path is no text file, if a file cannot be read or is not UTF-8, or if the folder cannot be written or holds shards
-            of another text.
+            of another text or another cleaning.
     """
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
     require(bool(parts), "text", "empty", DESCRIPTION)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(folder)
+    _require_same_text(folder, parts)
     open_parts = [number for number, part in enumerate(parts) if not _is_written(folder, number, part)]
     for count, _ in enumerate(_written(folder, parts, open_parts, workers), len(parts) - len(open_parts) + 1):
         if on_progress:
@@ -182,6 +184,14 @@ def _record(folder: Path, number: int) -> dict[str, Any] | None:
         return read_summed((folder / f"{number:05}.json").read_bytes())
     except OSError:
         return None
+
+
+def _require_same_text(folder: Path, parts: Sequence[Part]) -> None:
+    """Check that the shards that a folder holds, if any, are of the given parts. A damaged record is of no text, and is written again."""
+    for path in folder.glob("*.json"):
+        record = _record(folder, int(path.stem)) if path.stem.isdecimal() else None
+        same = record is None or (int(path.stem) < len(parts) and record["part"] == asdict(parts[int(path.stem)]))
+        require(same, f"shards {folder}", "are of another text or another cleaning", "name a new folder")
 
 
 def _is_written(folder: Path, number: int, part: Part) -> bool:
