@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lstm_jax.errors import RESTART
 from tests.fuzz.shell import Outcome
 
 _FRAME = re.compile(r'File "[^"]*?((?:lstm_jax|tests/fuzz/planted)[/.][^"]*)", line (\d+), in (\S+)')
@@ -17,7 +18,11 @@ _LEFT = re.compile(r"\.tmp$|orbax-checkpoint-tmp|\.tmp\.|run\.lock$")
 
 
 def fault_of(outcome: Outcome) -> str:
-    """The fault in how it ended; empty if there is none: exit code 0, 2 with one line that begins with "error:", 130 after an interrupt."""
+    """The fault in how it ended; empty if there is none.
+
+    It may end with exit code 0, 2 with one line that begins with "error:", 130 after an interrupt, and 75 after a SIGTERM that a training
+    has saved its state for.
+    """
     if outcome.ended:
         return {"hang": "hang: ignores two interrupts", "memory": "memory: grows without bound"}[outcome.ended]
     if "Traceback (most recent call last)" in outcome.err or "Exception ignored" in outcome.err:
@@ -37,6 +42,9 @@ def _code_fault(outcome: Outcome) -> str:
     if outcome.code == 2:
         good = len(lines) == 1 and lines[0].startswith("error: ")
         return "" if good else f"error that is not one line: {_shape(lines[0] if lines else 'nothing')}"
+    if outcome.code == RESTART:
+        asked = signal.SIGTERM in {number for _, number in outcome.command.signals}
+        return "" if asked and "the state is saved" in outcome.err else f"exit code {RESTART} without a SIGTERM and a saved state"
     if outcome.code == 130:
         asked = outcome.asked or bool(outcome.command.signals)
         return "" if asked else "exit code 130 without an interrupt"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.errors import RESTART
 from tests.fuzz.case import Verdict
 from tests.fuzz.judge import fault_of, left_behind, snapshot
 from tests.fuzz.runs import final
@@ -120,7 +121,8 @@ def _stop_fault(outcome: Outcome, number: int) -> str:
     if fault := fault_of(outcome):
         return f"{name}: {fault}"
     by_python = outcome.code == 1 and "Traceback" in outcome.err  # its own start or end, see `fault_of`
-    return "" if by_python or outcome.code in (0, 130, -number) else f"exit code {outcome.code} after {name}: {outcome.err[-200:]}"
+    expected = (0, 130, RESTART, -number) if number == signal.SIGTERM else (0, 130, -number)
+    return "" if by_python or outcome.code in expected else f"exit code {outcome.code} after {name}: {outcome.err[-200:]}"
 
 
 def _end_fault(outcome: Outcome, folder: Path, known: Whole, before: set[str]) -> str:
