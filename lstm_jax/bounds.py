@@ -81,6 +81,7 @@ class Checked:
 
 
 Count = Annotated[int, Bounds(1, MOST, "give 1 or more")]
+ProcessIndex = Annotated[int, Bounds(-1, 2**16, "give 0 or more, or -1 to find it")]
 CountOrNone = Annotated[int, Bounds(0, MOST, "give 0 or more")]
 Layers = Annotated[int, Bounds(1, 256, "give 1 or more")]
 Steps = Annotated[int, Bounds(1, MOST, "give 1 or more steps")]

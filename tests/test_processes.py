@@ -23,6 +23,8 @@ from lstm_jax.config.processes import Processes
 from lstm_jax.errors import InputError
 from lstm_jax.runtime import processes
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
 CHUNKS = ("--regime", "stream", "--units", 16, "--batch-size", 8, "--sample-chars", 5, "--epochs", 2, "--checkpoint-steps", 10)
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", *processes.MANAGERS[0], *processes.MANAGERS[1])
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lstm_jax.bounds import Checked, CountOrNone
+from lstm_jax.bounds import Checked, CountOrNone, ProcessIndex
 
 
 @dataclass(frozen=True)
@@ -13,5 +13,5 @@ class Processes(Checked):
     """Address HOST:PORT of process 0 in a run of several processes. Under Slurm and Open MPI it is found without this flag."""
     processes: CountOrNone = 0
     """Number of processes of the run. 0 means the number that Slurm, Open MPI or $JAX_NUM_PROCESSES names, else 1."""
-    process: int = -1
+    process: ProcessIndex = -1
     """Index of this process, counted from 0. -1 means the index that Slurm, Open MPI or $JAX_PROCESS_ID names."""

@@ -257,8 +257,8 @@ def test_memory_that_is_not_there(backward: bool) -> None:
 
 
 def call_without_memory(backward: bool) -> None:
-    """Ask for 40 MiB more than this process may have, then again with all that there is."""
-    # one unit fills a vector of lanes: 77 MB or more to work in, more than an arena of the C library holds
+    """Run a call for which 22 MiB are left, enough for its results alone, then one with all the memory that there is."""
+    # one unit fills a vector of lanes: more than 26 MiB to work in, with lanes of 32 bytes
     call = recurrence(backward, sizes=(1, 2, 1_200_000, 1), keep=False, masked=False)
     results = {name: like for name, like in call.results.items() if name != "d of x"}
     call = call._replace(results=results, attributes=call.attributes | ({"d_x": False} if backward else {}))
@@ -269,7 +269,7 @@ def call_without_memory(backward: bool) -> None:
     limits = resource.getrlimit(resource.RLIMIT_AS)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (now + (40 << 20), limits[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (now + (22 << 20), limits[1]))
         with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match=r"RESOURCE_EXHAUSTED.*lstm_jax_\w+: not enough memory"):
             jax.block_until_ready(run(*operands))
     finally:
