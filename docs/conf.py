@@ -1,6 +1,5 @@
 """Configuration of the documentation site. `nox -s docs` builds it; a warning or an error of a code cell ends the build."""
 
-import hashlib
 import os
 import sys
 import tomllib
@@ -16,11 +15,7 @@ os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(DOCS / "_build" / "xla"), "JAX_P
 os.environ |= {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
 
-def _digest() -> str:
-    """Return a hash of the library's code. The outputs of code cells are kept until it changes."""
-    files = sorted(path for kind in ("*.py", "*.cc", "*.h") for path in (ROOT / "lstm_jax").rglob(kind))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
-
+from lstm_jax.runtime.processes import code_digest  # noqa: E402
 
 project = "lstm_jax"
 version = release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -35,7 +30,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(DOCS / "_build" / "cells" / _digest())
+nb_execution_cache_path = str(DOCS / "_build" / "cells" / code_digest()[:16])  # outputs are kept until the library changes
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_execution_timeout = 600

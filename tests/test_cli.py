@@ -15,7 +15,8 @@ from typing import get_type_hints
 
 import pytest
 from command_line import assert_error
-from made_sentiment_run import SIZES, train_run, write_reviews
+from made_reviews import write_csvs
+from made_sentiment_run import SIZES, train_run
 
 from lstm_jax import cli, config
 from lstm_jax.commands import COMMANDS, TrainSentiment
@@ -35,7 +36,7 @@ POSITIONAL = {
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory) -> Path:
-    return write_reviews(tmp_path_factory.mktemp("reviews"))
+    return write_csvs(tmp_path_factory.mktemp("reviews"), 160, 60)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_starts_without_what_takes_time_to_import():
     """An interrupt during imports would be a traceback; `lstm-jax --help` and errors in flags answer at once, without JAX."""
     code = "import sys; from lstm_jax import cli; print({'tyro', 'rich', 'numpy', 'jax'} & set(sys.modules)); "
     code += "cli.main(['--help']); cli.main(['evaluate', '--nonsense']); "
-    code += "print([m for m in ('jax', 'flax', 'optax', 'orbax', 'matplotlib', 'numpy', 'tensorboardX') if m in sys.modules])"
+    code += "print([m for m in ('jax', 'flax', 'optax', 'orbax', 'matplotlib', 'numpy', 'tensorboard') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[0] == "set()"
     assert done.stdout.splitlines()[-1] == "[]"

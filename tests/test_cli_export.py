@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import assert_error
-from made_sentiment_run import write_reviews
+from made_reviews import write_csvs
 from made_texts import TEXT
 
 from lstm_jax import cli, data
@@ -43,7 +43,7 @@ TEXT_RUNS = ["stream", "windows", "bytes"]
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, quick_compiles) -> Path:
     """A run of each name in `RUNS`, in a folder of its name."""
-    root = write_reviews(tmp_path_factory.mktemp("export"))
+    root = write_csvs(tmp_path_factory.mktemp("export"), 160, 60)
     (root / "text.txt").write_text(TEXT)
     (root / "series.csv").write_text("time,value\n" + "".join(f"{n},{n % 7 + n / 10}\n" for n in range(90)))
     with pytest.MonkeyPatch.context() as patch:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import assert_error
-from made_sentiment_run import SIZES, train_run, write_reviews
+from made_reviews import write_csvs
+from made_sentiment_run import SIZES, train_run
 from tables import BACKENDS
 
 from lstm_jax import data
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory) -> Path:
-    return write_reviews(tmp_path_factory.mktemp("reviews"))
+    return write_csvs(tmp_path_factory.mktemp("reviews"), 160, 60)
 
 
 @pytest.fixture(scope="module")

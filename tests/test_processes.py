@@ -1,7 +1,6 @@
 """Runs of several processes over loopback: the numbers of one process, kills, resumption elsewhere, and errors that end all of them."""
 
 import contextlib
-import csv
 import json
 import os
 import signal
@@ -15,9 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_reviews import write_csvs
 from made_texts import TEXT
 
-from lstm_jax import data
 from lstm_jax.commands.launch import divided_cores, run_processes
 from lstm_jax.config.processes import Processes
 from lstm_jax.errors import InputError
@@ -140,11 +139,7 @@ def test_resumed_by_one_process(text: Path, two: Path, tmp_path: Path) -> None:
 
 def test_sentiment_with_a_sharded_table(tmp_path: Path) -> None:
     """The table and its moments are sharded over the processes, and updated by rows."""
-    for name, split in data.synthetic_splits(240, 60, seed=4).items():
-        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["text", "label"])
-            rows.writerows((text.decode(), label) for text, label in zip(split.texts, split.labels, strict=True))
+    write_csvs(tmp_path, 240, 60)
     source = ("--data", tmp_path / "train.csv", "--test-data", tmp_path / "test.csv", "--cache-dir", tmp_path / "cache")
     sizes = ("--vocabulary", "frequency", "--num-words", 300, "--maxlen", 20, "--embed", 64, "--units", 8, "--epochs", 2)
     command = ("train", "sentiment", *source, *sizes, "--batch-size", 16, "--recurrent-dropout", 0.2)

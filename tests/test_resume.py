@@ -1,6 +1,5 @@
 """`kill -9` at any moment, then --resume: the checkpoint at the end has the bits of an uninterrupted run."""
 
-import csv
 import json
 import random
 import signal
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from lstm_jax import data
+from made_reviews import write_csvs
 
 pytestmark = pytest.mark.usefixtures("quick_processes", "kept_programs")
 
@@ -24,12 +22,7 @@ SIZES = _SIZES.split()
 @pytest.fixture(scope="module")
 def command(tmp_path_factory) -> list[str]:
     """The command line of a run, but for --run."""
-    root = tmp_path_factory.mktemp("reviews")
-    for name, split in data.synthetic_splits(240, 60, seed=4).items():
-        with (root / f"{name}.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["text", "label"])
-            rows.writerows((text.decode(), label) for text, label in zip(split.texts, split.labels, strict=True))
+    root = write_csvs(tmp_path_factory.mktemp("reviews"), 240, 60)
     source = ["--data", str(root / "train.csv"), "--test-data", str(root / "test.csv"), "--cache-dir", str(root / "cache")]
     return [sys.executable, "-m", "lstm_jax.cli", "train", "sentiment", *source, *SIZES, "--checkpoint-steps", "5"]
 

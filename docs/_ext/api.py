@@ -40,7 +40,7 @@ PACKAGES: dict[str, list[str]] = {
     "inspection": [f"lstm_jax.inspection.{name}" for name in ("plots", "figures", "embedding_space", "embedding_map", "text_map")],
     "convert": ["lstm_jax.convert"],
     "integrations": ["lstm_jax.integrations.keras"],
-    "runtime": [f"lstm_jax.runtime.{name}" for name in ("sharding", "machine", "compilation_cache")],
+    "runtime": [f"lstm_jax.runtime.{name}" for name in ("sharding", "processes", "machine", "compilation_cache")],
     "native": ["lstm_jax.native"],
     "shapes": ["lstm_jax.shapes"],
     "errors": ["lstm_jax.errors"],

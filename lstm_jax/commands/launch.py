@@ -55,13 +55,13 @@ def run_processes(command: list[str], count: int) -> list[int]:
     place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
     started: list[subprocess.Popen] = []
     with _passed_on(started):
-        for number, cores in enumerate(divided_cores(count)):
-            # a session of its own, so that a Ctrl-C in the terminal reaches it once
-            child = subprocess.Popen(command, env={**os.environ, **place, "JAX_PROCESS_ID": str(number)}, start_new_session=True)
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(child.pid, cores)
-            started.append(child)
         try:
+            for number, cores in enumerate(divided_cores(count)):
+                # a session of its own, so that a Ctrl-C in the terminal reaches it once
+                child = subprocess.Popen(command, env={**os.environ, **place, "JAX_PROCESS_ID": str(number)}, start_new_session=True)
+                started.append(child)
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(child.pid, cores)
             return _codes(started)
         finally:
             for child in started:

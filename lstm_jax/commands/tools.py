@@ -1,4 +1,4 @@
-"""The commands `lstm-jax demo`, `lstm-jax data prepare`, `lstm-jax run accept` and `lstm-jax backends`."""
+"""The commands `demo`, `data prepare`, `data shard`, `run accept` and `backends` of `lstm-jax`."""
 
 import json
 import os

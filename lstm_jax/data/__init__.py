@@ -21,7 +21,7 @@ from lstm_jax.data.text.cleaning import clean, unix_line_ends
 from lstm_jax.data.text.corpus import Corpus, prepare_corpus, sharded_corpus
 from lstm_jax.data.text.shards import ShardedText, read_shards, verify_shards, write_shards
 from lstm_jax.data.text.sources import embedded_articles, read_articles, read_byte_articles
-from lstm_jax.data.text.windows import chunks, one_hot, stream_chunks, window_count, window_starts, windows
+from lstm_jax.data.text.windows import chunks, one_hot, some_windows, stream_chunks, window_count, window_starts, windows
 
 __all__ = [
     "ARCHIVE_BYTES",
@@ -62,6 +62,7 @@ __all__ = [
     "reviews_from_tfds",
     "series_windows",
     "sharded_corpus",
+    "some_windows",
     "stream_chunks",
     "synthetic_reviews",
     "synthetic_splits",

@@ -27,8 +27,6 @@ CONNECT_SECONDS = 60
 """Number of seconds that a process waits for the others when the run starts."""
 SILENT_SECONDS = 30
 """Number of seconds without a sign of life after which a process counts as dead. JAX then ends all other processes."""
-
-
 MANAGERS = (("SLURM_NTASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
 """Environment variables in which Slurm and Open MPI give the number of processes and the index of this process."""
 
@@ -217,25 +215,24 @@ def require_equal(values: Mapping[str, str]) -> None:
 
 @cache
 def code_digest() -> str:
-    """Return the SHA-256 of the Python files of this package."""
+    """Return the SHA-256 of the Python and C++ files of this package."""
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for kind in ("*.py", "*.cc", "*.h") for path in root.rglob(kind)):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def gathered(tree: Any) -> Any:
-    """Return a pytree of arrays as NumPy arrays, with the parts that the devices of other processes hold.
+def on_host(leaf: Any) -> np.ndarray:
+    """Return an array as a NumPy array, with the parts that the devices of other processes hold.
 
-    All processes must call this function together. In a run of one process, the tree is returned as it is.
+    If there are such parts, all processes must call this function together.
     """
-    if not several():
-        return tree
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
 
-    def whole(leaf: Any) -> np.ndarray:
-        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-        return np.asarray(leaf)
 
-    return jax.tree.map(whole, tree)
+def gathered(tree: Any) -> Any:
+    """Return a pytree of arrays as NumPy arrays; see `on_host`. In a run of one process, the tree is returned as it is."""
+    return jax.tree.map(on_host, tree) if several() else tree

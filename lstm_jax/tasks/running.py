@@ -107,9 +107,9 @@ def begin(
     backend = check_request(config, mesh)
     optimizer = make_optimizer(config.train, config.train.epochs * steps_per_epoch(examples, config.train.batch_size))
     here = environment(mesh) | {"backend": backend, **_compiled_code()}
-    versions = {name: here[name] for name in ("versions", "backend", "compiled")}
-    things = {"config": to_json(config), "data": fingerprint, "versions": str(versions), "code": processes.code_digest()}
-    processes.require_equal(things if processes.several() else {})
+    if processes.several():
+        versions = str({name: here[name] for name in ("versions", "backend", "compiled")})
+        processes.require_equal({"config": to_json(config), "data": fingerprint, "versions": versions, "code": processes.code_digest()})
     with contextlib.ExitStack() as stack:
         run = RunFolder(folder)
         with processes.together():

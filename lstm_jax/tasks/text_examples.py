@@ -48,9 +48,7 @@ def window_examples(text: np.ndarray | data.ShardedText, length: int, step: int)
     Raises:
         InputError: if the text has fewer than `length` + 1 characters.
     """
-    count = data.window_count(len(text), length, step)
-    remedy = f"a window and its next character need {length + 1}: give more text or a smaller length"
-    require(count >= 1, "text", f"{len(text)} characters", remedy)
+    count = data.some_windows(len(text), length, step)
     streamed = isinstance(text, data.ShardedText)
     return Examples(text, count, _gather(length, step), epoch_order, streamed, stream_order.shuffled if streamed else None)
 
@@ -77,20 +75,16 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
     needed = (batch + 1) * length  # the random shift is at most length - 1, and the last chunk needs one more character as target
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
     require(len(text) >= needed, "text", f"{len(text)} characters", remedy)
-    if isinstance(text, data.ShardedText):
-        require(starts is None, "article_resets", True, "shards hold no beginnings of articles: read the text with input memory")
-        count = (len(text) - length) // (length * batch) * batch
-        return Examples(text, count, _gather(length, 1), stream=True, plans=partial(stream_order.streams, length=length))
-    chunks = data.stream_chunks(len(text) - length + 1, length, batch)
+    count = (len(text) - length) // (length * batch) * batch
+    plans, streamed = partial(stream_order.streams, length=length), isinstance(text, data.ShardedText)
 
     def order(key: jax.Array, count: int, batch_size: int) -> Order:
-        shift = jax.random.randint(key, (), 0, length)
-        rows = jnp.asarray(chunks * length, jnp.int32).reshape(count // batch_size, batch_size) + shift
-        return Order(rows, jnp.full(rows.shape, 1 / batch_size), jnp.full(len(rows), batch_size, jnp.float32))
+        return Order(*map(jnp.asarray, plans(key, count, batch_size)(0, count // batch_size)[:3]))
 
     gather = _gather(length, 1)
     if starts is None:
-        return Examples(text, chunks.size, gather, order)
+        return Examples(text, count, gather, order, streamed, plans)
+    require(not streamed, "article_resets", True, "shards hold no beginnings of articles: read the text with input memory")
     flags = np.zeros(len(text), bool)
     flags[starts] = True
 
@@ -98,7 +92,7 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
         ids, resets = arrays
         return gather(ids, numbers), gather(resets, numbers)[:, :-1] > 0
 
-    return Examples((text, flags), chunks.size, gather_both, order)
+    return Examples((text, flags), count, gather_both, order, plans=plans)
 
 
 def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -79,13 +79,13 @@ def _messages() -> tuple[Any, Any]:
 
     Protobuf creates the two classes when their modules are imported, so that a type checker does not know them.
     """
-    from tensorboardX.proto import event_pb2, summary_pb2
+    from tensorboard.compat.proto import event_pb2, summary_pb2
 
     return getattr(event_pb2, "Event"), getattr(summary_pb2, "Summary")  # noqa: B009
 
 
 def _record(data: bytes) -> bytes:
-    from tensorboardX.record_writer import masked_crc32c
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
     header = struct.pack("<Q", len(data))
     return header + struct.pack("<I", masked_crc32c(header)) + data + struct.pack("<I", masked_crc32c(data))

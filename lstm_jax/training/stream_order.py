@@ -24,19 +24,17 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
 
     seed = [int(word) for word in np.asarray(jax.random.key_data(key)).reshape(-1)]
     blocks, size = count // BLOCK, BLOCK * WINDOW
+    windows = max(1, -(-blocks // WINDOW))
 
     @lru_cache(2)
     def window(number: int) -> np.ndarray:
         """Return the permuted examples of a window of blocks."""
-        last = number == max(0, -(-blocks // WINDOW) - 1)
         places = range(number * WINDOW, min((number + 1) * WINDOW, blocks))
         chosen = [grain.experimental.index_shuffle(place, blocks - 1, seed[-1], 4) for place in places] if blocks > 1 else list(places)
         examples = (np.asarray(chosen, np.int64)[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
-        if last:
+        if number == windows - 1:
             examples = np.concatenate([examples, np.arange(blocks * BLOCK, count)])
         return np.random.default_rng([*seed, number]).permutation(examples)
-
-    windows = max(1, -(-blocks // WINDOW))
 
     def numbers(first: int, stop: int) -> np.ndarray:
         """Return the examples at the places first .. stop - 1 of the order."""

@@ -106,7 +106,7 @@ QUICK += "{f'{name}_{n}': 10.0 for name in ('gemm_gflops', 'copy_gbs') for n in 
 def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
     """Kill -9 while a process is timed, and a torn last line as a machine that goes down may leave: no row lost, none doubled."""
     path = tmp_path / "rows.jsonl"
-    arguments = ["--workload", "recurrence:B=2,T=3,H=4", "--peer", "ours", "ours:backend=reference", "--rounds", "2", "--seconds", "0.05"]
+    arguments = ["--workload", "recurrence:B=2,T=3,H=4", "--peer", "ours", "ours:backend=reference", "--rounds", "3", "--seconds", "0.05"]
     command = [sys.executable, "-c", QUICK, *arguments, "--results", str(path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT, env=environment, start_new_session=True) as sweep:
@@ -123,7 +123,7 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
     rows = list(read_rows(path))
     assert rows[: len(before)] == before
     processes = [(row["candidate"], row["round"]) for row in rows if row["measurement"] == "step"]
-    assert sorted(processes) == sorted((name, number) for name in ("ours", "ours:backend=reference") for number in range(2))
+    assert sorted(processes) == sorted((name, number) for name in ("ours", "ours:backend=reference") for number in range(3))
     # a candidate that was checked is not checked again
     assert len({row["distance"] for row in rows if row.get("candidate") == "ours"}) == 1
 

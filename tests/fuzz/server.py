@@ -20,6 +20,7 @@ from typing import Any
 
 POLL = 0.01
 INSPECTION = ("embedding_map", "embedding_space", "plots", "text_map")
+EVENTS = ("tensorboard.compat.proto.summary_pb2", "tensorboard.compat.tensorflow_stub.pywrap_tensorflow")
 FILE_BYTES = 2**30
 
 
@@ -29,11 +30,8 @@ def preload() -> None:
         importlib.import_module(f"lstm_jax.tasks.{name}")
     for name in ("cli", "convert", "runtime.compilation_cache", *(f"inspection.{name}" for name in INSPECTION)):
         importlib.import_module(f"lstm_jax.{name}")
-    for name in ("orbax.checkpoint", "scipy.stats"):  # the library imports them on use
+    for name in ("orbax.checkpoint", "scipy.stats", *EVENTS):  # the library imports them on use
         importlib.import_module(name)
-    sys.modules["torch"] = None  # type: ignore[assignment]  # tensorboardX imports it where it is installed, and needs nothing of it
-    importlib.import_module("tensorboardX")
-    del sys.modules["torch"]
     gc.freeze()  # children share these pages
 
 

@@ -1,25 +1,14 @@
 """A sentiment run made by the command line."""
 
-import csv
 import os
 from pathlib import Path
 
 import pytest
 
-from lstm_jax import cli, data
+from lstm_jax import cli
 
 _SIZES = "--vocabulary frequency --num-words 300 --maxlen 20 --embed 8 --units 8 --epochs 1 --batch-size 16 --no-figures"
 SIZES = _SIZES.split()
-
-
-def write_reviews(folder: Path) -> Path:
-    """Write train.csv and test.csv of synthetic reviews."""
-    for name, split in data.synthetic_splits(160, 60, seed=4).items():
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["text", "label"])
-            rows.writerows((text.decode(), label) for text, label in zip(split.texts, split.labels, strict=True))
-    return folder
 
 
 def train_run(reviews: Path, root: Path) -> str:

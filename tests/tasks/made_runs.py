@@ -1,20 +1,9 @@
 """Small made reviews as files, and a small config to train on them."""
 
-import csv
 import json
 from pathlib import Path
 
-from lstm_jax import data
 from lstm_jax.config import DataConfig, SentimentConfig, SentimentModelConfig, TrainConfig
-
-
-def write_csvs(folder: Path, train: int = 240, test: int = 80) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, split in data.synthetic_splits(train, test, seed=4).items():
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["text", "label"])
-            rows.writerows((text.decode(), label) for text, label in zip(split.texts, split.labels, strict=True))
 
 
 def write_jsonl_with_movies(path: Path, movies: int = 40, each: int = 5) -> None:

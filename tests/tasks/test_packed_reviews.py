@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from made_runs import small_config, write_csvs
+from made_reviews import write_csvs
+from made_runs import small_config
 from tables import assert_close
 
 from lstm_jax.config import SentimentConfig, SentimentModelConfig

@@ -2,7 +2,8 @@
 
 import io
 
-from made_runs import small_config, write_csvs
+from made_reviews import write_csvs
+from made_runs import small_config
 from rich.console import Console
 
 from lstm_jax.tasks import prepare, sentiment

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_runs import small_config, write_csvs, write_jsonl_with_movies
+from made_reviews import write_csvs
+from made_runs import small_config, write_jsonl_with_movies
 from tables import BACKENDS
 
 from lstm_jax import data

@@ -32,8 +32,8 @@ def test_metrics_file_holds_all_rows_once(tmp_path):
 
 def events(folder) -> list[tuple[str, int, float]]:
     """(tag, step, value) of the only file of events, which TensorBoard's own reader would take: each checksum is right."""
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import masked_crc32c
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
     (path,) = folder.iterdir()
     content, found = path.read_bytes(), []

@@ -1,4 +1,4 @@
-"""What the devices exchange in a training step: nothing that grows with the vocabulary, and the gradients in one call."""
+"""Collectives of a training step: none grows with the vocabulary, and the gradients are summed in one call."""
 
 import math
 import re

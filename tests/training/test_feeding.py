@@ -13,6 +13,7 @@ from tables import BACKENDS
 from test_loop import CONFIG, PER_EPOCH, leaf_sums, stop_after, timeless
 from test_step import LOOKUP, assert_bits, objective, tall, tiny
 
+from lstm_jax import data
 from lstm_jax.runtime import processes, sharding
 from lstm_jax.training import feeding, stream_order
 from lstm_jax.training.examples import Examples, epoch_order, steps_per_epoch
@@ -125,15 +126,16 @@ def test_a_shuffled_order_mixes() -> None:
         assert share.min() > 0.1
 
 
-def test_streams_of_a_large_text_are_those_of_a_small_one() -> None:
-    """The order of `streams` is that of the examples in memory, from the same key."""
-    from lstm_jax.tasks.text_examples import stream_examples
-
-    text, length, batch = np.arange(1000, dtype=np.int32), 7, 4
-    examples = stream_examples(text, length, batch)
-    for seed in range(4):
-        key = jax.random.key(seed)
-        order = examples.order(key, examples.count, batch)
-        plan = stream_order.streams(key, examples.count, batch, length=length)
-        np.testing.assert_array_equal(plan(0, examples.count // batch).rows, order.rows)
-        np.testing.assert_array_equal(plan(3, 5).rows, np.asarray(order.rows)[3:5])
+def test_streams_are_read_in_their_chunks() -> None:
+    """The order of `streams` is that of `data.stream_chunks`, moved by one random number of characters."""
+    size, length, batch = 1000, 7, 4
+    chunks = data.stream_chunks(size - length + 1, length, batch)
+    shifts = set()
+    for seed in range(8):
+        plan = stream_order.streams(jax.random.key(seed), chunks.size, batch, length=length)
+        moved = plan(0, len(chunks)).rows - chunks * length
+        shifts.add(int(moved[0, 0]))
+        np.testing.assert_array_equal(moved, moved[0, 0])
+        np.testing.assert_array_equal(plan(3, 5).rows, chunks[3:5] * length + moved[0, 0])
+    assert len(shifts) > 2
+    assert shifts <= set(range(length))

@@ -205,7 +205,7 @@ def _records(folder: Path, count: int) -> list[dict[str, Any] | None]:
 
 @dataclass(frozen=True)
 class Index:
-    """What the index of a folder of shards says of its text: the recipe of its cleaning, the number of its articles and a SHA-256."""
+    """Facts about a text that the index of its shards holds: the recipe of its cleaning, the number of its articles and a SHA-256."""
 
     recipe: str
     articles: int
@@ -224,7 +224,7 @@ class ShardedText:
     Args:
         shards: the shards in their order.
         characters: joint vocabulary.
-        index: what the index says of the whole text.
+        index: facts about the whole text.
         begin: index of the first id of the whole text that belongs to this one.
         end: index after the last one. If None, it is the end of the whole text.
     """

@@ -25,6 +25,17 @@ def window_count(n: int, length: int, step: int) -> int:
     return len(_range(n, length, step))
 
 
+def some_windows(n: int, length: int, step: int) -> int:
+    """Return the number of windows of a text, as `window_count` does, and check that there is one.
+
+    Raises:
+        InputError: if the text has fewer than `length` + 1 characters, or if `length` or `step` is below 1.
+    """
+    count = window_count(n, length, step)
+    _check_text(n, count, length)
+    return count
+
+
 def window_starts(n: int, length: int, step: int) -> np.ndarray:
     """Return the index of the first character of each window, as an int64 array (N,).
 
@@ -55,7 +66,7 @@ def windows(ids: np.ndarray, length: int = 40, step: int = 5) -> tuple[np.ndarra
     Raises:
         InputError: if the text has fewer than `length` + 1 characters, or if `length` or `step` is below 1.
     """
-    _check_text(ids, window_count(len(ids), length, step), length)
+    some_windows(len(ids), length, step)
     X = sliding_window_view(ids, length)[: len(ids) - length : step]
     return X, _read_only(ids[length::step])
 
@@ -99,7 +110,7 @@ def chunks(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
         InputError: if the text has fewer than `length` + 1 characters, or if `length` is below 1.
     """
     count = max(len(ids) - 1, 0) // _at_least_one("length", length)
-    _check_text(ids, count, length)
+    _check_text(len(ids), count, length)
     return _read_only(ids[: count * length].reshape(count, length)), _read_only(ids[1 : 1 + count * length].reshape(count, length))
 
 
@@ -137,9 +148,9 @@ def _at_least_one(name: str, value: int) -> int:
     return value
 
 
-def _check_text(ids: np.ndarray, count: int, length: int) -> None:
+def _check_text(n: int, count: int, length: int) -> None:
     remedy = f"a window and its next character need {length + 1}: give more text or a smaller length"
-    require(count >= 1, "text", f"{len(ids)} characters", remedy)
+    require(count >= 1, "text", f"{n} characters", remedy)
 
 
 def _read_only(view: np.ndarray) -> np.ndarray:

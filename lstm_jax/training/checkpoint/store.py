@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from lstm_jax.errors import InputError, require
+from lstm_jax.runtime import processes
 from lstm_jax.training.checkpoint import arrays
 from lstm_jax.training.checkpoint.disk import explained, require_space
 from lstm_jax.training.checkpoint.sums import (
@@ -71,7 +72,7 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
         extra = json.loads(json.dumps(extra))
     except (TypeError, ValueError) as error:
         raise InputError("checkpoint extra", error, "keep to what JSON can hold") from error
-    first = jax.process_index() == 0
+    first = processes.first()
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if first:
@@ -140,7 +141,7 @@ def prune(folder: Path, keep: int) -> None:
     """
     require(keep >= 1, "checkpoints to keep", keep, "keep 1 or more")
     good = 0
-    if jax.process_index() == 0:
+    if processes.first():
         with explained(folder):
             for step in reversed(steps(folder)):
                 if good < keep:
@@ -220,12 +221,9 @@ def _agreed(damage: str) -> str:
     Args:
         damage: description of the damage that this process has found, or "" if it has found none.
     """
-    if jax.process_count() == 1:
-        return damage
-    bad = multihost_utils.process_allgather(np.asarray(bool(damage)))
-    return damage or ("another process found it damaged" if bad.any() else "")
+    return damage or "another process found it damaged" * processes.largest(bool(damage))[0]
 
 
 def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
+    if processes.several():
         multihost_utils.sync_global_devices(f"checkpoint {name}")

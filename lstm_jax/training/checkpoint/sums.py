@@ -6,12 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import read_summed, summed_json
+from lstm_jax.runtime import processes
 
 _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 
@@ -31,16 +30,9 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(match[1]) for entry in folder.iterdir() if (match := _MANIFEST.fullmatch(entry.name)))
 
 
-def _host(leaf: Any) -> np.ndarray:
-    """Return an array as a NumPy array in the memory of this host, including the parts of the array that other hosts hold."""
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-    return np.asarray(leaf)
-
-
 def leaf_record(leaf: Any) -> dict[str, Any]:
     """Return a dict with the dtype, the shape and the checksum of an array, as it is written to the manifest."""
-    array = _host(leaf)
+    array = processes.on_host(leaf)
     digest = hashlib.sha256(f"{array.dtype.name} {list(array.shape)}\n".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": digest.hexdigest()}
