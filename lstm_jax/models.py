@@ -108,7 +108,7 @@ class SentimentClassifier(nnx.Module):
         steps_first = ids.T  # the recurrence runs over time, so the vectors are gathered with time as the first axis
         tokens = steps_first if not self.folded and (summed or vectors is None) else None
         if vectors is None:
-            vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first)
+            vectors = sharding.constrain(steps_first, 1) if self.folded else self.embedding(steps_first, 1)
         first = self.recurrent.layers[0]
         alone = first.forward if isinstance(first, Bidirectional) else first
         training = not (alone.deterministic if deterministic is None else deterministic)
@@ -223,7 +223,7 @@ class CharGenerator(nnx.Module):
         `__call__`.
         """
         steps_first = ids.T
-        x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first)
+        x: jax.Array = sharding.constrain(steps_first, 1) if self.embedding is None else self.embedding(steps_first, 1)
         valid = None if mask is None else mask.T
         tokens = None if self.embedding is None else steps_first
         cuts = None if resets is None else resets.T

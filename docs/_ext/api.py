@@ -37,7 +37,9 @@ PACKAGES: dict[str, list[str]] = {
     "config": ["lstm_jax.config"],
     "data": ["lstm_jax.data"],
     "sweep": ["lstm_jax.sweep", "lstm_jax.sweep.stats"],
-    "inspection": [f"lstm_jax.inspection.{name}" for name in ("plots", "figures", "embedding_space", "embedding_map", "text_map")],
+    "inspection": [
+        f"lstm_jax.inspection.{name}" for name in ("plots", "figures", "embedding_space", "embedding_map", "text_map", "collectives")
+    ],
     "convert": ["lstm_jax.convert"],
     "integrations": ["lstm_jax.integrations.keras"],
     "runtime": [f"lstm_jax.runtime.{name}" for name in ("sharding", "processes", "machine", "compilation_cache")],

@@ -40,8 +40,9 @@ class Embedding(nnx.Module):
         self.mask_zero = mask_zero
         self.embedding = nnx.Param(initializers.draw(initializer, rngs.params(), (vocabulary, features), param_dtype))
 
-    def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... E"]:
-        return sharding.gather_columns(self.embedding[...], ids)
+    def __call__(self, ids: Int[Array, "..."], batch_axis: int = 0) -> Float[Array, "... E"]:
+        """Return the vectors (..., E) of ids (...). On a mesh they are sharded along the batch axis, whose index is `batch_axis`."""
+        return sharding.gather_columns(self.embedding[...], ids, batch_axis)
 
     def mask(self, ids: Int[Array, "..."]) -> Bool[Array, "..."] | None:
         """Return a bool array that is True where an id is not padding (id 0), or None if the layer has `mask_zero=False`."""

@@ -167,26 +167,27 @@ def replicate(x: jax.Array) -> jax.Array:
     return x if devices() == 1 else jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
-def gather_columns(table: jax.Array, ids: jax.Array) -> jax.Array:
+def gather_columns(table: jax.Array, ids: jax.Array, batch_axis: int = -1, mode: str = "fill") -> jax.Array:
     """Look up ids in an embedding table, and return one row of the table for each id.
 
-    An id outside the table gives a row of NaN, as in `jnp.take`. On a mesh the columns of the table are sharded, and the batch axis of the
-    result is sharded. Each device first looks up all ids in its own columns of the table. Then the devices exchange data, so that each
-    device has all columns for its own part of the batch.
+    On a mesh the columns of the table are sharded, and the batch axis of the result is sharded. Each device first looks up all ids in its
+    own columns of the table. Then the devices exchange data, so that each device has all columns for its own part of the batch.
 
     Args:
         table: embedding table (V, E).
-        ids: int array (...). The last axis is the batch axis.
+        ids: int array (...).
+        batch_axis: index of the batch axis of `ids`.
+        mode: what an id outside the table gives: "fill" gives a row of NaN, and "clip" the nearest row, as in `jnp.take`.
 
     Returns:
         array (..., E), which on a mesh is sharded along the batch axis.
     """
     explicit = explicit_sharding(ids)
     if explicit is not None:
-        return table.at[ids].get(mode="fill", out_sharding=NamedSharding(explicit.mesh, PartitionSpec(*explicit.spec, None)))
-    if ids.ndim == 0 or not _divides(table, 1) or not _divides(ids, ids.ndim - 1):
-        return jnp.take(table, ids, axis=0)
-    return constrain(constrain(jnp.take(table, replicate(ids), axis=0), ids.ndim), ids.ndim - 1)
+        return table.at[ids].get(mode=mode, out_sharding=NamedSharding(explicit.mesh, PartitionSpec(*explicit.spec, None)))
+    if ids.ndim == 0 or not _divides(table, 1) or not _divides(ids, batch_axis):
+        return jnp.take(table, ids, axis=0, mode=mode)
+    return constrain(constrain(jnp.take(table, replicate(ids), axis=0, mode=mode), ids.ndim), batch_axis % ids.ndim)
 
 
 def rows_to_columns(rows: jax.Array) -> jax.Array:

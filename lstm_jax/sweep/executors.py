@@ -21,8 +21,11 @@ from typing import Any
 from lstm_jax.errors import InputError
 from lstm_jax.sweep.identity import Run, import_name
 from lstm_jax.sweep.missing import Row, in_threads
+from lstm_jax.sweep.progress import Tally
 
 DONE, FAILED = "done", "failed"
+POLL_SECONDS = 0.5
+"""Number of seconds between two looks at the Slurm jobs of a sweep. submitit asks Slurm less often than that."""
 Outcomes = Generator[tuple[str, Row], None, None]
 
 
@@ -57,28 +60,33 @@ def _failed(config: Any, error: str, seconds: float) -> Row:
     return {"config": dataclasses.asdict(config), "status": FAILED, "error": error, "seconds": seconds}
 
 
-def here(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
+def here(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
     """Run one config after another in this process.
 
     Args:
         function: function that executes the run of a config.
         missing: dict from the id of each run to its config.
         resources: settings, which this executor ignores.
+        tally: counts of the runs, of which this function updates `running`.
 
     Yields:
         A pair (id, row) for each run. The row itself does not contain the id.
     """
     for key, config in missing.items():
-        yield key, attempt(function, config)
+        tally.running = 1
+        row = attempt(function, config)
+        tally.running = 0
+        yield key, row
 
 
-def processes(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
+def processes(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
     """Run each config in a fresh process.
 
     Args:
         function: function that executes the run of a config.
         missing: dict from the id of each run to its config.
         resources: settings. `resources.workers` processes run at the same time, and the cores are divided among them.
+        tally: counts of the runs, of which this function updates `running`.
 
     Yields:
         A pair (id, row) for each run. The row itself does not contain the id.
@@ -96,8 +104,10 @@ def processes(function: Run, missing: Mapping[str, Any], resources: Resources) -
         finally:
             shares.put(share)
 
+    tally.running = min(workers, len(missing))
     with contextlib.closing(in_threads(run_on_a_share, missing, workers)) as ended:
-        for key, future in ended:
+        for left, (key, future) in zip(reversed(range(len(missing))), ended, strict=True):
+            tally.running = min(workers, left)
             yield key, future.result()
 
 
@@ -123,13 +133,16 @@ def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
     return _failed(config, f"killed by signal {-code}" if code < 0 else f"ended with code {code}", time.perf_counter() - start)
 
 
-def slurm(function: Run, missing: Mapping[str, Any], resources: Resources) -> Outcomes:
-    """Run each config as a Slurm job, which the package submitit starts.
+def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
+    """Run the configs as one array of Slurm jobs, which the package submitit starts.
+
+    If the generator is closed before all jobs have ended, such as by Ctrl-C, the other jobs are cancelled.
 
     Args:
         function: function that executes the run of a config.
         missing: dict from the id of each run to its config.
         resources: settings, of which `folder` and `options` are used.
+        tally: counts of the runs, of which this function updates `running`.
 
     Yields:
         A pair (id, row) for each run. The row itself does not contain the id.
@@ -144,13 +157,33 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources) -> Ou
     parameters = dict(resources.options)
     executor = submitit.AutoExecutor(folder=resources.folder, cluster=parameters.pop("cluster", None))
     executor.update_parameters(**parameters)
-    jobs = {key: executor.submit(attempt, function, config) for key, config in missing.items()}
-    for key, job in jobs.items():
-        try:
-            yield key, job.result()
-        except Exception as error:  # the job was killed, or ran out of time or memory
-            first_line = (str(error).strip().splitlines() or [""])[0]
-            yield key, _failed(missing[key], f"{type(error).__name__}: {first_line}", 0.0)
+    if not missing:
+        return
+    with executor.batch():
+        jobs = {key: executor.submit(attempt, function, config) for key, config in missing.items()}
+    try:
+        while jobs:
+            tally.running = sum(job.state == "RUNNING" and not job.done() for job in jobs.values())
+            ended = [key for key, job in jobs.items() if job.done()]
+            for key in ended:
+                yield key, _row_of_job(jobs.pop(key), missing[key])
+            time.sleep(0 if ended else POLL_SECONDS)
+    finally:
+        for job in jobs.values():
+            job.cancel()
 
 
-EXECUTORS: dict[str, Callable[[Run, Mapping[str, Any], Resources], Outcomes]] = {"here": here, "processes": processes, "slurm": slurm}
+def _row_of_job(job: Any, config: Any) -> Row:
+    """Return the row of a job of submitit that has ended. A job that was killed, or ran out of time or memory, has failed."""
+    try:
+        return job.result()
+    except Exception as error:
+        first_lines = " ".join(str(error).split("\n")[:2]).strip()
+        return _failed(config, f"{type(error).__name__}: {first_lines}", 0.0)
+
+
+EXECUTORS: dict[str, Callable[[Run, Mapping[str, Any], Resources, Tally], Outcomes]] = {
+    "here": here,
+    "processes": processes,
+    "slurm": slurm,
+}

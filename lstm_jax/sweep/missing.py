@@ -41,7 +41,9 @@ def in_threads(
             raise
 
 
-def record(path: Path, title: str, total: int, outcomes: Generator[tuple[Sequence[Row], str], None, None]) -> None:
+def record(
+    path: Path, title: str, total: int, outcomes: Generator[tuple[Sequence[Row], str], None, None], tally: progress.Tally | None = None
+) -> None:
     """Append results to a file as they arrive, and show a progress bar.
 
     For each pair (rows, line) that `outcomes` yields, the rows are appended to the file, the line is printed, and the bar advances.
@@ -52,8 +54,9 @@ def record(path: Path, title: str, total: int, outcomes: Generator[tuple[Sequenc
         total: number of results.
         outcomes: generator that yields a pair (rows, line) for each result. This function closes the generator at the end, also after an
             error.
+        tally: numbers that are shown beside the progress bar, if given.
     """
-    with closing(outcomes), progress.bar(title, total) as advance:
+    with closing(outcomes), progress.bar(title, total, tally) as advance:
         for rows, line in outcomes:
             if rows:
                 append_rows(path, *rows)

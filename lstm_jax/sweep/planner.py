@@ -9,6 +9,7 @@ from lstm_jax.errors import require
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Resources
 from lstm_jax.sweep.identity import Run, import_name, run_id
 from lstm_jax.sweep.missing import Row, record
+from lstm_jax.sweep.progress import Tally
 from lstm_jax.sweep.rows import read_rows
 from lstm_jax.sweep.tables import flatten
 
@@ -28,7 +29,8 @@ def run(
         function: function that takes a config, executes its run and returns a dict from the name of each result to its value.
         configs: instances of a frozen dataclass. Equal configs count as one run.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created if it does not exist.
-        where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs).
+        where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A
+            terminal shows how many runs are running, waiting, done and failed.
         workers: number of processes that run at the same time. The cores are divided among these processes. 0 means the number of cores.
             Only "processes" uses this argument.
         retry: whether to repeat runs that have failed.
@@ -43,14 +45,18 @@ def run(
     path, wanted = Path(path), {run_id(function, config): config for config in configs}
     status = {row["id"]: row["status"] for row in read_rows(path)}
     missing = {key: config for key, config in wanted.items() if key not in status or (retry and status[key] == FAILED)}
-    resources = Resources(workers, path.with_suffix(".jobs"), options or {})
+    resources, tally = Resources(workers, path.with_suffix(".jobs"), options or {}), Tally(len(missing))
 
     def outcomes() -> Generator[tuple[Sequence[Row], str], None, None]:
-        with closing(EXECUTORS[where](function, missing, resources)) as ended:
+        with closing(EXECUTORS[where](function, missing, resources, tally)) as ended:
             for key, row in ended:
+                if row["status"] == FAILED:
+                    tally.failed += 1
+                else:
+                    tally.done += 1
                 yield [{"id": key, "run": import_name(function)} | row], _summary(key, row)
 
-    record(path, "runs", len(missing), outcomes())
+    record(path, "runs", len(missing), outcomes(), tally)
     return existing_rows(function, wanted.values(), path)
 
 

@@ -2,13 +2,42 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+
+
+@dataclass
+class Tally:
+    """Numbers of the runs of a sweep that are running, done and failed. Executors and the planner update it."""
+
+    total: int
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        waiting = self.total - self.running - self.done - self.failed
+        return f"{self.running} running, {waiting} waiting, {self.done} done, {self.failed} failed"
+
+
+class _TallyColumn(ProgressColumn):
+    """Column of a progress bar that shows a tally, which is read each time the bar is drawn."""
+
+    def __init__(self, tally: Tally):
+        super().__init__(Column(no_wrap=True))
+        self.tally = tally
+
+    def render(self, task: Task) -> Text:
+        del task
+        return Text(str(self.tally))
 
 
 @contextlib.contextmanager
-def bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
+def bar(title: str, total: int, tally: Tally | None = None) -> Iterator[Callable[[str], None]]:
     """Show a progress bar during a with-statement.
 
     If the output is not a terminal, lines are printed but no bar is shown.
@@ -16,12 +45,14 @@ def bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
     Args:
         title: label of the bar.
         total: number of items.
+        tally: numbers that are shown beside the bar, if given.
 
     Yields:
         A function that takes a line, prints it, and advances the bar by one item.
     """
     console = Console(soft_wrap=True)
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    counts = (MofNCompleteColumn(),) if tally is None else (_TallyColumn(tally),)
+    columns = (TextColumn(title), BarColumn(None), *counts, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as display:
         task = display.add_task(title, total=total)
 

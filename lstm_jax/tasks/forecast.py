@@ -127,7 +127,7 @@ class Forecasting(base.Task[ForecastConfig, data.Series]):
     metrics = ("loss", "absolute")
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers or --horizon",
-        "residuals": "--batch-size, --context, --units or --layers, or give --remat sqrt",
+        "residuals": "--batch-size, --context, --units or --layers, or give --microbatches or --remat sqrt",
         "data": "--context or --horizon",
     }
 

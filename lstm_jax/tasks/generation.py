@@ -71,7 +71,7 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
 
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers or --embed",
-        "residuals": "--batch-size, --length, --units or --layers, or give --remat sqrt",
+        "residuals": "--batch-size, --length, --units or --layers, or give --microbatches or --remat sqrt",
         "data": "--length, or raise --step",
     }
 

@@ -33,8 +33,8 @@ def require_memory(
 ) -> None:
     """Check that a training run fits into the free memory.
 
-    The check counts the initial parameters, the trained parameters, the gradient, the moments of the optimiser, the residuals of a batch,
-    and the training data. Residuals are the arrays that the forward pass keeps for the backward pass.
+    The check counts the initial parameters, the trained parameters, the gradient, the moments of the optimiser, the residuals of a
+    microbatch, and the training data. Residuals are the arrays that the forward pass keeps for the backward pass.
 
     Args:
         config: config of the run.
@@ -52,12 +52,13 @@ def require_memory(
     """
     check_request(config, mesh)
     optimizer = make_optimizer(replace(config.train, schedule="constant", warmup_steps=0), 1)
-    size = jax.tree.leaves(batch)[0].shape[0]
+    size = jax.tree.leaves(batch)[0].shape[0] // config.train.microbatches
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), batch)
 
     def trace(batch, key):
         model = make()
         params, rebuild = functional(model)
-        carried = carry(model)
+        carried = jax.tree.map(lambda rows: rows[:size], carry(model))
         loss = objective(rebuild)
         rest = (carried,) if jax.tree.leaves(carried) else ()
         _, residuals, _ = jax.vjp(lambda params: loss(params, batch, jnp.full(size, 1 / size), key, *rest), params, has_aux=True)

@@ -56,12 +56,16 @@ class PackedRows:
         return values[self.numbers[:, 0], self.numbers[:, 1]]
 
     def examples(self) -> Examples:
-        """Return the rows as training examples. Each epoch reads them in random order. The metrics are means over reviews."""
+        """Return the rows as training examples. Each epoch reads them in random order. The metrics are means over reviews.
+
+        The weight of a row is that of each of its reviews.
+        """
         counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
 
         def order(key: jax.Array, count: int, batch_size: int) -> Order:
             rows, weight = epoch_order(key, count, batch_size)[:2]
-            return Order(rows, weight, jnp.where(weight > 0, counts[rows], 0).sum(1))
+            reviews = jnp.where(weight > 0, counts[rows], 0).sum(1)
+            return Order(rows, jnp.where(weight > 0, 1 / reviews[:, None], 0), reviews)
 
         return Examples(self.arrays, len(self.ids), order=order)
 
@@ -97,7 +101,6 @@ def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:
 
     Args:
         labels: int (B, M), `NONE` where there is no review.
-        weight: weights (B,) of the rows, 0 for rows that only fill up the batch.
+        weight: weight (B,) of each review of a row, 0 for rows that only fill up the batch.
     """
-    real = ((labels != NONE) & (weight > 0)[:, None]).astype(weight.dtype)
-    return real / real.sum()
+    return (labels != NONE).astype(weight.dtype) * weight[:, None]

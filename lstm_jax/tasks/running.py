@@ -99,7 +99,7 @@ def begin(
         The prepared run.
 
     Raises:
-        InputError: if no backend can run the config, or if the batch size is not a multiple of the number of devices. Both are checked
+        InputError: if no backend can run the config, or if a batch cannot be divided among the devices. Both are checked
             before the folder is created. The error is also raised if another process has another config, other data or other versions, if
             the folder cannot be used, if a file in it has changed, if the data have changed, or if the environment has changed and
             `permissions` does not allow this.
@@ -185,7 +185,7 @@ def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
     """
     named = None if config.model.backend == "auto" else config.model.backend
     backend = resolve_backend(named, config.model.cell, compute_dtype=config.model.dtype, **_requirements(config.model)).name
-    check_batch_size(config.train.batch_size, mesh)
+    check_batch_size(config.train, mesh)
     return backend
 
 

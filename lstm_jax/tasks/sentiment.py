@@ -192,7 +192,7 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
 
     flags = {  # noqa: RUF012
         "parameters": "--units, --layers, --embed or --num-words",
-        "residuals": "--batch-size, --maxlen (or --packed), --units or --layers, or give --remat sqrt",
+        "residuals": "--batch-size, --maxlen (or --packed), --units or --layers, or give --microbatches or --remat sqrt",
         "data": "--maxlen (or --packed)",
     }
 

@@ -10,8 +10,8 @@ A training step first reads the rows that the batch looks up. It then evaluates 
 lookups. Therefore it computes the gradient of these rows only, and not of the whole table.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jax.lax import GatherScatterMode as _Mode
+
+from lstm_jax.runtime import sharding
 
 LEAST = 2**14
 """Least number of entries of a table. The update of a smaller parameter is fast anyway."""
@@ -45,11 +47,11 @@ Lookup = Callable[[_Table, Any, Any], Any]
 """Function lookup(table, indices, equation) that returns the result of a lookup."""
 
 
-def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], lookup: Lookup) -> list[Any]:
+def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], lookup: Lookup, given: Sequence[jax.Array] = ()) -> list[Any]:
     """Evaluate a jaxpr, and return a list of its results. The arguments `args` may contain `_Table` and `_Unknown` objects.
 
     The function `lookup` computes the result of each lookup in a `_Table`. If an operand of another operation is `_Unknown`, its results
-    are `_Unknown`, too.
+    are `_Unknown`, too. The arrays in `given` are sharded as they should be, so that sharding constraints on them are left out.
 
     Raises:
         _OtherUseError: if an operation other than a lookup has a `_Table` as an operand, or if a result of the jaxpr is a `_Table`.
@@ -64,13 +66,15 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], loo
         table = next((operand for operand in operands if isinstance(operand, _Table)), None)
         inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
         if table is not None and inner is not None:
-            results = _evaluate(inner.jaxpr, inner.consts, operands, lookup)
+            results = _evaluate(inner.jaxpr, inner.consts, operands, lookup, given)
         elif table is not None:
             if not _is_lookup(equation, operands):
                 raise _OtherUseError(table.name)
             results = [lookup(table, operands[1], equation)]
         elif any(isinstance(operand, _Unknown) for operand in operands):
             results = [_Unknown()] * len(equation.outvars)
+        elif equation.primitive.name == "sharding_constraint" and any(operands[0] is rows for rows in given):
+            results = operands
         else:
             values |= _run(jaxpr, equation, values)
             continue
@@ -141,16 +145,19 @@ class FoundLookups:
     """Tree structure of the results of the loss function."""
     fills: tuple[bool, ...]
     """For each lookup in the table, whether an index outside the table gives a row of NaN. If false, it gives the last row."""
+    batch_axes: tuple[int, ...]
+    """For each lookup in the table, the index of the batch axis of its row indices."""
 
     def __call__(self, params: dict[str, Any], *args: Any) -> Any:
         """Return the results of the loss function. The lookups are evaluated as in any other function."""
         return jax.tree.unflatten(self.structure, core.jaxpr_as_fun(self.jaxpr)(*_leaves(params, args)))
 
     def indices(self, params: dict[str, Any], *args: Any) -> list[jax.Array]:
-        """Return a list with one array for each lookup in the table: the row indices that are looked up.
+        """Return a list with one array (..., B) for each lookup in the table: the row indices that are looked up.
 
-        The arguments are those of the loss function. If a lookup clips indices to the table, its indices are clipped. Otherwise an index
-        outside the table is replaced by the number of rows of the table, so that it gets no gradient.
+        B is the size of the batch axis, which is moved to the end. The arguments are those of the loss function. If a lookup clips indices
+        to the table, its indices are clipped. Otherwise an index outside the table is replaced by the number of rows of the table, so that
+        it gets no gradient.
         """
         found = []
         rows = len(params[self.table])
@@ -161,25 +168,28 @@ class FoundLookups:
 
         unknown = {name: _Table(name) if name == self.table else jax.tree.map(lambda _: _Unknown(), params[name]) for name in params}
         _evaluate(self.jaxpr.jaxpr, self.jaxpr.consts, _leaves(unknown, args), lookup)
-        return found
+        return [jnp.moveaxis(ids, axis, -1) if ids.ndim else ids for ids, axis in zip(found, self.batch_axes, strict=True)]
 
     def vectors(self, table: jax.Array, indices: Sequence[jax.Array]) -> list[jax.Array]:
-        """Return a list with one array (..., E) for each lookup: the rows of the table (V, E) that have the given indices (...)."""
+        """Return a list with one array (..., B, E) for each lookup: the rows of the table (V, E) that have the given indices (..., B)."""
         modes = ("fill" if fill else "clip" for fill in self.fills)
-        return [jnp.take(table, ids, axis=0, mode=mode) for ids, mode in zip(indices, modes, strict=True)]
+        return [sharding.gather_columns(table, ids, mode=mode) for ids, mode in zip(indices, modes, strict=True)]
 
     def loss_of(self, params: dict[str, Any], vectors: Sequence[jax.Array], *args: Any) -> Any:
         """Return the results of the loss function, computed with the given row vectors as the results of the lookups.
 
         `vectors` has one array for each lookup, as the method `vectors` returns them.
         """
-        given: Iterator[jax.Array] = iter(vectors)
+        pairs, given = iter(zip(vectors, self.batch_axes, strict=True)), []
         known = {name: _Table(name) if name == self.table else param for name, param in params.items()}
 
         def lookup(table: _Table, indices: Any, equation: Any) -> jax.Array:
-            return next(given).reshape(equation.outvars[0].aval.shape)
+            rows, axis = next(pairs)
+            rows = jnp.moveaxis(rows, -2, axis % (rows.ndim - 1)) if rows.ndim > 1 else rows
+            given.append(rows.reshape(equation.outvars[0].aval.shape))
+            return given[-1]
 
-        results = _evaluate(self.jaxpr.jaxpr, self.jaxpr.consts, _leaves(known, args), lookup)
+        results = _evaluate(self.jaxpr.jaxpr, self.jaxpr.consts, _leaves(known, args), lookup, given)
         return jax.tree.unflatten(self.structure, results)
 
 
@@ -193,7 +203,7 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
     Args:
         loss: function loss(params, *args). Its result can be any pytree of arrays.
         params: dict from the names of the parameters to arrays. Only parameters with two axes and at least `LEAST` entries can be tables.
-        args: further arguments of the loss function, which are pytrees of arrays.
+        args: further arguments of the loss function, which are pytrees of arrays. The arrays of the first two have the batch axis first.
         table: name of the only parameter that can be the table. If empty, any parameter can be the table.
 
     Returns:
@@ -224,4 +234,29 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
         else:
             break
     used = sorted(tables & fills.keys(), key=lambda name: (params[name].size, name))
-    return FoundLookups(used[-1], jaxpr, jax.tree.structure(shapes), tuple(fills[used[-1]])) if used else None
+    if not used:
+        return None
+    found = FoundLookups(used[-1], jaxpr, jax.tree.structure(shapes), tuple(fills[used[-1]]), (-1,) * len(fills[used[-1]]))
+    return replace(found, batch_axes=_batch_axes(found, loss, params, args)) if sharding.devices() > 1 else found
+
+
+def _batch_axes(found: FoundLookups, loss: Callable, params: dict[str, Any], args: tuple) -> tuple[int, ...]:
+    """Return the index of the batch axis of each array of row indices: the axis that is twice as large for a batch that is twice as large.
+
+    If there is no such axis, or the loss function cannot read another batch, it is the last axis. This only matters for what the devices of
+    a mesh exchange.
+    """
+
+    def doubled(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((2 * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else (), leaf.dtype)
+
+    larger = (*jax.tree.map(doubled, args[:2]), *args[2:])
+    small = jax.eval_shape(found.indices, params, *args)
+    try:
+        jaxpr = jax.make_jaxpr(loss)(params, *larger)
+        large = jax.eval_shape(replace(found, jaxpr=jaxpr).indices, params, *larger)
+    except Exception:
+        return found.batch_axes
+    pairs = zip(small, large, strict=True)
+    axes = [[n for n, sizes in enumerate(zip(a.shape, b.shape, strict=True)) if sizes[1] == 2 * sizes[0]] for a, b in pairs]
+    return tuple(changed[0] if len(changed) == 1 else -1 for changed in axes)

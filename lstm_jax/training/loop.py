@@ -53,14 +53,16 @@ class FitResult:
     seconds: float
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Check that the batch size is a multiple of the number of devices in the mesh.
+def check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
+    """Check that a batch can be divided into microbatches, and each of these among the devices in the mesh.
 
     Raises:
-        InputError: if the batch size is not such a multiple.
+        InputError: if the batch size is not a multiple of the number of microbatches times the number of devices.
     """
     remedy = f"give a multiple of the mesh's {mesh.size} devices, or set --devices 1"
-    require(batch_size % mesh.size == 0, "batch_size", batch_size, remedy)
+    require(config.batch_size % mesh.size == 0, "batch_size", config.batch_size, remedy)
+    each, remedy = f"{config.batch_size} rows on {mesh.size} devices in {config.microbatches} parts", "give a number that divides them"
+    require(config.batch_size % (mesh.size * config.microbatches) == 0, "microbatches", each, remedy)
 
 
 def fit(
@@ -114,7 +116,7 @@ def fit(
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     require(examples.count >= 1, "training examples", examples.count, "give at least one")
-    check_batch_size(config.batch_size, mesh)
+    check_batch_size(config, mesh)
     console = console or Console(quiet=True)
     run = _Fit(params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, checkpoints)
     if resume:
@@ -144,7 +146,7 @@ class _Fit:
         self.step_key = self._copied(step_key)
         behind = no_rows_behind(objective, optimizer, params)
         self.state, self.shardings = create_state(params, optimizer, (*metrics, EXAMPLES), mesh, self.carry, behind)
-        self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, self.source.gather, self.per_epoch)
+        self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, self.source.gather, self.per_epoch, config.microbatches)
         self.history = History()
         self.best_params = self._params() if monitor else None
         self.latest, self.best = (checkpoints and checkpoints / name for name in ("latest", "best"))

@@ -30,6 +30,7 @@ def fit(
     *,
     epochs: int = 1,
     batch_size: int = 32,
+    microbatches: int = 1,
     seed: int = 0,
     patience: int = 0,
     evaluate: Callable[[nnx.Module], dict[str, Any]] | None = None,
@@ -56,6 +57,8 @@ def fit(
         arrays: training examples, as a sequence of arrays (N, ...). A batch consists of B rows of each array.
         epochs: number of epochs.
         batch_size: number of examples in a batch. The last batch of an epoch may have fewer, as in Keras.
+        microbatches: number of parts into which each batch is divided. Their gradients are computed one after another and added up, so that
+            only the residuals of one part are in memory.
         seed: seed of the order of the examples and of the random streams of the module.
         patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
             early.
@@ -99,7 +102,9 @@ def fit(
         mean = (losses * weight.astype(losses.dtype)).sum()
         return mean, {"loss": mean}
 
-    config = TrainConfig(epochs=epochs, batch_size=batch_size, seed=seed, patience=patience, checkpoint_steps=checkpoint_steps)
+    config = TrainConfig(
+        epochs=epochs, batch_size=batch_size, microbatches=microbatches, seed=seed, patience=patience, checkpoint_steps=checkpoint_steps
+    )
     examples = Examples(given, counts[0], gather)
     numbers, weight = jax.ShapeDtypeStruct((batch_size,), jnp.int32), jax.ShapeDtypeStruct((batch_size,), jnp.float32)
     with sharding.on(mesh):

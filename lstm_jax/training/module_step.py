@@ -61,7 +61,7 @@ def _kept(model: nnx.Module, variables: Any) -> Any:
 
 
 class _Programs(NamedTuple):
-    step: Callable
+    step: Any
     many: Callable
     catch_up: Callable
 
@@ -155,7 +155,20 @@ class TrainStep:
         """
         return self._table or ""
 
+    def lower(self, state: TrainState, *batch: Any) -> jax.stages.Lowered:
+        """Return the program of a step before it is compiled, such as to read what it exchanges or the memory that it needs.
+
+        The arguments are those of a step. Nothing is computed, and the state stays valid.
+        """
+        with sharding.on(self._mesh):
+            return self._programs.step.lower(*self._prepared(0, state, batch))
+
     def _call(self, program: Callable, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
+        with sharding.on(self._mesh):
+            return program(*self._prepared(axis, state, batch))
+
+    def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, tuple]:
+        """Return the arguments of the compiled step: the state, in which rows of a table may miss steps, and the batch on the mesh."""
         if self._mesh.size > 1:
             for leaf in jax.tree.leaves(batch):
                 require(
@@ -165,18 +178,17 @@ class TrainStep:
                     f"give a batch size that is a multiple of the mesh's {self._mesh.size} devices",
                 )
             batch = jax.device_put(batch, sharding.rows(self._mesh, axis))
-        with sharding.on(self._mesh):
-            if self._table is None and not is_off():
-                first = jax.tree.map(lambda leaf: leaf[0], batch) if axis else batch
-                found = row_sparse_lookups(self._objective, self._optimizer, state.params, first, (), (), state.carry)
-                self._table = found.table if found else ""
-            table = "" if is_off() else self.table  # compiled code can be turned off between two calls
-            if table not in (state.behind or ("",)):  # the state of a step that had another table, or none
-                state = self._caught_up(state)
-            if table and not state.behind:
-                zeros = np.zeros(len(state.params[table]), np.int32)
-                state = state._replace(behind=jax.device_put({table: zeros}, sharding.replicated(self._mesh)))
-            return program(state, batch)
+        if self._table is None and not is_off():
+            first = jax.tree.map(lambda leaf: leaf[0], batch) if axis else batch
+            found = row_sparse_lookups(self._objective, self._optimizer, state.params, first, (), (), state.carry)
+            self._table = found.table if found else ""
+        table = "" if is_off() else self.table  # compiled code can be turned off between two calls
+        if table not in (state.behind or ("",)):  # the state of a step that had another table, or none
+            state = self._caught_up(state)
+        if table and not state.behind:
+            zeros = np.zeros(len(state.params[table]), np.int32)
+            state = state._replace(behind=jax.device_put({table: zeros}, sharding.replicated(self._mesh)))
+        return state, batch
 
     def _objective(self, params: Any, batch: tuple, weight: Any, key: Any, variables: Any) -> tuple[jax.Array, Any]:
         """Return the loss, and a pair of two things: the result of `loss_fn`, and the variables of the model after the call.
@@ -198,7 +210,7 @@ class TrainStep:
 
     def _step(self, state: TrainState, batch: tuple) -> tuple[TrainState, Any]:
         if not state.behind:
-            update, lag = partial(dense_update, self._objective, self._optimizer, True), ()
+            update, lag = partial(dense_update, self._objective, self._optimizer, True, 1), ()
             _, opt_state, params, result, variables = update(state, lag, batch, (), ())
             return TrainState(state.step + 1, params, opt_state, {}, variables), result
         (table,) = state.behind
@@ -207,7 +219,7 @@ class TrainStep:
             raise InputError("embedding table", table, "the first batch looked up its rows: use it in the same way in all batches")
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         lag = self._lag(state)
-        lag, opt_state, params, result, variables = row_sparse_update(found, rows, True, state, lag, batch, (), ())
+        lag, opt_state, params, result, variables = row_sparse_update(found, rows, True, 1, state, lag, batch, (), ())
         lag, opt_state, params = catch_up_if(lag.at == CATCH_UP_INTERVAL, rows, table, lag, opt_state, params)
         return TrainState(state.step + 1, params, opt_state, {}, variables, {table: lag.at - lag.done}), result
 

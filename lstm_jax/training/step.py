@@ -19,14 +19,16 @@ from jax.sharding import Mesh
 from lstm_jax.runtime import sharding
 from lstm_jax.training.examples import Order, take_rows
 from lstm_jax.training.lookups import FoundLookups, find_lookups
+from lstm_jax.training.microbatches import accumulated, for_each
 from lstm_jax.training.row_sparse import Optimizer, RowOptimizer, RowUpdate
 from lstm_jax.training.state import TrainState
 
 Objective = Callable[..., tuple[jax.Array, Any]]
 """Function objective(params, batch, weight, key) that returns the loss of a batch and a dict of metrics. `weight` (B,) holds the weight of
-each of the B examples in the batch. The weights sum to 1, and examples that only fill up a batch have weight 0. Each metric is a weighted
-mean. If the training state has a carry, the function is objective(params, batch, weight, key, carry), and it returns the loss and a pair of
-the metrics and the new carry."""
+each of the B examples in the batch. The weights sum to 1, and examples that only fill up a batch have weight 0. The loss and each metric
+are sums over the examples, each multiplied by its weight. The results for the microbatches of a batch can therefore be added up. If the
+training state has a carry, the function is objective(params, batch, weight, key, carry), and it returns the loss and a pair of the metrics
+and the new carry."""
 EXAMPLES = "examples"
 """Name of the entry of `TrainState.totals` that counts the examples. Each other entry is the sum of a metric over the examples."""
 CATCH_UP_INTERVAL = 32
@@ -113,6 +115,7 @@ def make_run_steps(
     mesh: Mesh,
     gather: Callable[[Any, jax.Array], Any] = take_rows,
     steps: int = 0,
+    microbatches: int = 1,
 ) -> Callable:
     """Return a compiled function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
@@ -126,8 +129,9 @@ def make_run_steps(
         mesh: devices that a batch is sharded over.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
         steps: number of steps of an epoch. 0 means that the order has all of them.
+        microbatches: number of parts of a batch whose gradients are computed one after another and added up.
     """
-    run_steps = steps_program(objective, optimizer, gather, bool(jax.tree.leaves(shardings.carry)), steps)
+    run_steps = steps_program(objective, optimizer, gather, bool(jax.tree.leaves(shardings.carry)), steps, microbatches)
     compiled = jax.jit(run_steps, donate_argnums=0, out_shardings=shardings)
 
     def call(state, arrays, order, start: int, stop: int, key):
@@ -143,6 +147,7 @@ def steps_program(
     gather: Callable[[Any, jax.Array], Any] = take_rows,
     carries: bool = False,
     steps: int = 0,
+    microbatches: int = 1,
 ) -> Callable[[TrainState, Any, Order, jax.Array, jax.Array, jax.Array], TrainState]:
     """Return a pure function run_steps(state, arrays, order, start, stop, key) that runs the steps start .. stop - 1 of an epoch.
 
@@ -155,6 +160,7 @@ def steps_program(
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
         carries: whether the training state has a carry, so that the objective has the further argument `carry`; see `Objective`.
         steps: number of steps of an epoch. 0 means that the order has all of them.
+        microbatches: number of parts of a batch whose gradients are computed one after another and added up.
     """
 
     def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:
@@ -164,15 +170,22 @@ def steps_program(
             last = steps or len(order.rows)
             lag = rows.begin(state.params[lookup.table], state.opt_state, last, start, state.behind)
             return _row_sparse_steps(
-                partial(body, partial(row_sparse_update, lookup, rows, carries)), lookup.table, rows, lag, state, last, start, stop
+                partial(body, partial(row_sparse_update, lookup, rows, carries, microbatches)),
+                lookup.table,
+                rows,
+                lag,
+                state,
+                last,
+                start,
+                stop,
             )
-        update = partial(dense_update, objective, optimizer, carries)
+        update = partial(dense_update, objective, optimizer, carries, microbatches)
         return jax.lax.fori_loop(start, stop, partial(body, update), ((), state))[1]
 
     return run_steps
 
 
-def dense_update(objective: Objective, optimizer: Any, carries: bool, state: TrainState, lag, batch, weight, key):
+def dense_update(objective: Objective, optimizer: Any, carries: bool, microbatches: int, state: TrainState, lag, batch, weight, key):
     """Take one step that updates whole parameters.
 
     Returns:
@@ -186,13 +199,25 @@ def dense_update(objective: Objective, optimizer: Any, carries: bool, state: Tra
         value, metrics = objective(params, batch, weight, key)
         return value, (metrics, carry)
 
-    gradient, (metrics, carry) = jax.grad(loss, has_aux=True)(state.params, batch, weight, key, state.carry)
+    def part(batch, weight, key, carry, _):
+        gradient, (metrics, carry) = jax.grad(loss, has_aux=True)(state.params, batch, weight, key, carry)
+        return (gradient, metrics), (), carry
+
+    (gradient, metrics), _, carry = accumulated(part, microbatches, batch, weight, key, state.carry)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     return lag, opt_state, optax.apply_updates(state.params, updates), metrics, carry
 
 
 def row_sparse_update(
-    lookup: LookupObjective | FoundLookups, rows_only: RowUpdate, carries: bool, state: TrainState, lag, batch, weight, key
+    lookup: LookupObjective | FoundLookups,
+    rows_only: RowUpdate,
+    carries: bool,
+    microbatches: int,
+    state: TrainState,
+    lag,
+    batch,
+    weight,
+    key,
 ):
     """Take one step that updates, of the table, only the rows that the batch looks up. All other parameters are updated as a whole.
 
@@ -201,18 +226,26 @@ def row_sparse_update(
     Returns:
         Five values after the step: the `Lag`, the state of the optimiser, the parameters, the metrics, and the carry.
     """
-    name, args = lookup.table, (batch, weight, key, state.carry) if carries else (batch, weight, key)
-    indices = lookup.indices(state.params, *args)
+    name, rest = lookup.table, (batch, weight, key, state.carry)
+
+    def args(*given):
+        return given if carries else given[:3]
+
+    indices = for_each(lambda *given: lookup.indices(state.params, *args(*given)), microbatches, *rest)
     ids = _joined(indices, 0)
     lag, opt_state, params = rows_only.catch_up(name, ids, lag, state.opt_state, state.params)
     others = {key: param for key, param in params.items() if key != name}
 
-    def loss_of(others, vectors):
-        value, rest = lookup.loss_of(others | {name: params[name]}, vectors, *args)
-        return value, rest if carries else (rest, state.carry)
+    def part(batch, weight, key, carry, indices):
+        def loss_of(others, vectors):
+            value, found = lookup.loss_of(others | {name: params[name]}, vectors, *args(batch, weight, key, carry))
+            return value, found if carries else (found, carry)
 
-    vectors = lookup.vectors(params[name], indices)
-    (gradient, rows), (metrics, carry) = jax.grad(loss_of, (0, 1), has_aux=True)(others, vectors)
+        vectors = lookup.vectors(params[name], indices)
+        (gradient, rows), (metrics, carry) = jax.grad(loss_of, (0, 1), has_aux=True)(others, vectors)
+        return (gradient, metrics), rows, carry
+
+    (gradient, metrics), rows, carry = accumulated(part, microbatches, *rest, indices)
     return *rows_only.update(gradient, name, ids, _joined(rows, 1), lag, opt_state, params), metrics, carry
 
 

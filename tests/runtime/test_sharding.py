@@ -133,8 +133,8 @@ def test_constrain_on_a_mesh() -> None:
 
 
 @two_devices
-@pytest.mark.parametrize("shape", [(4, 6), (7, 4), (8,)], ids=str)
-def test_embedding_by_columns(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("shape", "axis"), [((4, 6), 0), ((4, 6), 1), ((7, 4), 1), ((8,), 0)], ids=str)
+def test_embedding_by_columns(shape: tuple[int, ...], axis: int) -> None:
     """A table split by columns gives the rows and the gradient of a whole one; the gradient lies where the table does."""
     mesh = make_mesh(2)
     layer = functional(Embedding(11, 6, rngs=nnx.Rngs(0)))
@@ -145,19 +145,19 @@ def test_embedding_by_columns(shape: tuple[int, ...]) -> None:
 
     def function(table, ids):
         def loss(table):
-            vectors = layer.rebuild({"embedding": table})(ids)
+            vectors = layer.rebuild({"embedding": table})(ids, axis)
             return (vectors * vectors * weight).sum(), vectors
 
         return jax.value_and_grad(loss, has_aux=True)(table)
 
     (_, want), want_gradient = jax.jit(function)(table, ids)
     with on(mesh):
-        by_columns, by_rows = rows(mesh, 1), rows(mesh, ids.ndim - 1)
+        by_columns, by_rows = rows(mesh, 1), rows(mesh, axis)
         (_, vectors), gradient = jax.jit(function)(jax.device_put(table, by_columns), jax.device_put(ids, by_rows))
     np.testing.assert_array_equal(vectors, want)
     assert_close(gradient, want_gradient, "float32")
     assert gradient.sharding.is_equivalent_to(rows(mesh, 1), 2), gradient.sharding
-    assert vectors.sharding.is_equivalent_to(rows(mesh, ids.ndim - 1), vectors.ndim), vectors.sharding
+    assert vectors.sharding.is_equivalent_to(rows(mesh, axis), vectors.ndim), vectors.sharding
 
 
 @two_devices

@@ -15,6 +15,9 @@ from made_sweep import Config, Inner
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError
+from lstm_jax.sweep import progress
+from lstm_jax.sweep.executors import Resources
+from lstm_jax.sweep.progress import Tally
 from lstm_jax.sweep.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -108,10 +111,44 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_slurm_through_submitit_on_this_machine(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run jobs on submitit's cluster "local", by the code that submits to Slurm."""
+    """An array of 16 jobs, of which one raises and one is killed, on submitit's cluster "local", by the code that submits to Slurm."""
     pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
-    wanted = [Config(n, "raise" if n == 1 else "", str(tmp_path / "log")) for n in range(2)]
-    rows = sweep.run(made_sweep.score, wanted, tmp_path / "rows.jsonl", "slurm", options={"cluster": "local", "timeout_min": 2})
-    assert [row["status"] for row in rows] == ["done", "failed"]
-    assert rows[0]["result"] == {"score": 3.0}
+    wrong = {3: "raise", 11: "killed"}
+    wanted = [Config(n, wrong.get(n, ""), str(tmp_path / "log")) for n in range(16)]
+    options = {"cluster": "local", "timeout_min": 2}
+    rows = sweep.run(made_sweep.score, wanted, tmp_path / "rows.jsonl", "slurm", options=options)
+    assert [row["config"]["number"] for row in rows] == list(range(16))
+    assert {n: row["status"] for n, row in enumerate(rows) if row["status"] != "done"} == dict.fromkeys(wrong, "failed")
+    assert rows[3]["error"] == "ValueError: no such thing"
+    assert rows[11]["error"]
+    assert all(row["result"] == {"score": n + 3.0} for n, row in enumerate(rows) if n not in wrong)
+    assert len(list(read_rows(tmp_path / "rows.jsonl"))) == 16
+    ran = Counter((tmp_path / "log").read_text().split())
+    assert sweep.run(made_sweep.score, wanted, tmp_path / "rows.jsonl", "slurm", options=options) == rows
+    assert ran == Counter((tmp_path / "log").read_text().split()) == Counter(map(str, range(16)))
+
+
+@pytest.mark.parametrize("where", ["here", "processes"])
+def test_the_tally_of_a_sweep(where: str, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    missing = {str(n): Config(n, "raise" if n == 1 else "", str(tmp_path / "log")) for n in range(3)}
+    tally, seen = Tally(3), []
+    for _, row in sweep.EXECUTORS[where](made_sweep.score, missing, Resources(workers=2), tally):
+        tally.done, tally.failed = tally.done + (row["status"] == "done"), tally.failed + (row["status"] == "failed")
+        seen.append(str(tally))
+    running = {"here": [0, 0, 0], "processes": [2, 1, 0]}[where]
+    assert [line.split(" running")[0] for line in seen] == [str(count) for count in running]
+    assert seen[-1] == "0 running, 0 waiting, 2 done, 1 failed"
+
+
+def test_the_bar_shows_the_tally(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    tally = Tally(4, running=2)
+    with progress.bar("runs", 4, tally) as advance:
+        tally.done, tally.failed, tally.running = 1, 1, 1
+        advance("ab12 done")
+    shown = capsys.readouterr().out
+    assert "ab12 done" in shown
+    assert "1 running, 1 waiting, 1 done, 1 failed" in shown

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from command_line import assert_error
 
-from lstm_jax.config import ForecastConfig, ForecastModelConfig
+from lstm_jax.config import ForecastConfig, ForecastModelConfig, TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import functional
 from lstm_jax.runtime import machine, sharding
@@ -14,10 +14,10 @@ from lstm_jax.tasks import forecast, memory
 FLAGS = {"parameters": "P", "residuals": "R", "data": "D"}
 
 
-def needed(monkeypatch, units: int = 8, batch: int = 4, rows: int = 0, free: int = 1, **model) -> str:
+def needed(monkeypatch, units: int = 8, batch: int = 4, rows: int = 0, free: int = 1, microbatches: int = 1, **model) -> str:
     """The error of a forecast's run where so many bytes are free."""
     config = ForecastConfig(model=ForecastModelConfig(units=units, **model))
-    config = ForecastConfig(model=config.model, train=type(config.train)(batch_size=batch))
+    config = ForecastConfig(model=config.model, train=TrainConfig(batch_size=batch, microbatches=microbatches))
     monkeypatch.setattr(machine, "free_memory", lambda: free)
     arrays = tuple(jax.ShapeDtypeStruct((batch, *shape), np.float32) for shape in ((48, 3), (12,), (12,)))
     with pytest.raises(InputError) as error:
@@ -40,6 +40,8 @@ def test_what_a_run_takes(monkeypatch):
     assert 4 * kept < residuals < 20 * kept
     halved = needed(monkeypatch, remat="sqrt")
     assert int(halved.split("residuals of a batch ")[1].split(" ")[0]) < residuals / 2
+    quarter = needed(monkeypatch, microbatches=4)
+    assert int(quarter.split("residuals of a batch ")[1].split(" ")[0]) < residuals / 3
     total = sum(int(word) for part in told.split("free; ")[1].split(": lower")[0].split(", ") for word in part.split() if word.isdigit())
     assert told.startswith(f"memory: {total} B needed, 1 B free; ")
 
@@ -60,7 +62,7 @@ def test_what_fits_is_trained(monkeypatch):
     [
         ("--units 100000", "parameters 447 GiB, moments of the optimiser 298 GiB, residuals of a batch"),
         ("--units 100000", "lower --units, --layers or --embed"),
-        ("--batch-size 2000000000", "lower --batch-size, --length, --units or --layers, or give --remat sqrt"),
+        ("--batch-size 2000000000", "lower --batch-size, --length, --units or --layers, or give --microbatches or --remat sqrt"),
         ("--embed 2147483647", "lower --units, --layers or --embed"),
     ],
 )

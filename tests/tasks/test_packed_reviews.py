@@ -11,13 +11,15 @@ from made_reviews import write_csvs
 from made_runs import small_config
 from tables import assert_close
 
-from lstm_jax.config import SentimentConfig, SentimentModelConfig
+from lstm_jax.config import SentimentConfig, SentimentModelConfig, TrainConfig
 from lstm_jax.errors import InputError
 from lstm_jax.models import SentimentClassifier, functional
 from lstm_jax.runtime.sharding import make_mesh
 from lstm_jax.tasks import sentiment
 from lstm_jax.tasks.packed_reviews import NONE, pack_reviews, weight_of_reviews
 from lstm_jax.training.examples import epoch_order
+from lstm_jax.training.loop import fit
+from lstm_jax.training.optimizers import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -74,9 +76,9 @@ def test_the_loss_is_the_mean_over_reviews(reviews):
         return model
 
     batch = jax.tree.map(lambda array: jnp.asarray(array[:3]), rows.arrays)
-    weight = jnp.asarray([0.5, 0.5, 0.0])  # the third row only fills up the batch
-    loss, metrics = sentiment.objective(rebuild)(made.params, batch, weight, jax.random.key(0))
     inside = rows.numbers[:, 0] < 2
+    weight = jnp.asarray([1, 1, 0]) / inside.sum()  # the third row only fills up the batch
+    loss, metrics = sentiment.objective(rebuild)(made.params, batch, weight, jax.random.key(0))
     logits = sentiment.logits_of(made.rebuild, make_mesh(1))(made.params, rows)[inside].astype(np.float64)
     labels = rows.targets[inside]
     assert float(loss) == pytest.approx(np.mean(np.log1p(np.exp(-np.where(labels == 1, logits, -logits)))), rel=1e-5)
@@ -92,6 +94,22 @@ def test_an_epoch_counts_reviews(reviews):
     order = examples.order(jax.random.key(0), examples.count, 4)
     assert float(order.examples.sum()) == rows.count
     assert np.asarray(order.rows).tolist() == np.asarray(epoch_order(jax.random.key(0), examples.count, 4).rows).tolist()
+
+
+def test_microbatches_of_packed_reviews(config, reviews):
+    """Rows have different numbers of reviews: the gradient is that of the mean over all reviews of the batch."""
+    rows = pack_reviews(reviews.train, 24)
+    assert np.unique((rows.labels != NONE).sum(1)).size > 1
+    model = SentimentModelConfig(units=5, embed=4, dropout=0.0, recurrent_dropout=0.0)
+    params, rebuild = functional(sentiment.make_model(dataclasses.replace(config, model=model), reviews.vocabulary.size))
+    found = []
+    for microbatches in (1, 2):
+        train = TrainConfig(epochs=2, batch_size=4, microbatches=microbatches)
+        optimizer = make_optimizer(train, 100)
+        found.append(fit(params, sentiment.objective(rebuild), optimizer, rows.examples(), train, make_mesh(1)))
+    for name, param in found[0].params.items():
+        np.testing.assert_allclose(found[1].params[name], param, rtol=1e-5, atol=1e-6)
+    assert [row["train_loss"] for row in found[1].rows] == pytest.approx([row["train_loss"] for row in found[0].rows], rel=1e-6)
 
 
 def test_a_run_trains_on_packed_reviews(config, reviews, tmp_path):

@@ -160,11 +160,11 @@ def test_as_a_plain_loop():
     assert {name: float(value) for name, value in state.totals.items()} == pytest.approx(totals, rel=1e-6)
 
 
-def looked_up(params, batch, weight, key, vectors=None):
+def looked_up(params, batch, weight, key, vectors=None, noise=0.1):
     """`objective` given the rows that it would look up."""
     ids, labels = batch
     vectors = jnp.take(params["embedding/embedding"], ids.T, axis=0) if vectors is None else vectors
-    z = vectors.mean(0) @ params["head/w"] + params["head/b"] + 0.1 * jax.random.normal(key, labels.shape)
+    z = vectors.mean(0) @ params["head/w"] + params["head/b"] + noise * jax.random.normal(key, labels.shape)
     mean = (optax.sigmoid_binary_cross_entropy(z, labels.astype(z.dtype)) * weight).sum()
     return mean, {"loss": mean, "accuracy": (((z > 0) == (labels == 1)).astype(z.dtype) * weight).sum()}
 

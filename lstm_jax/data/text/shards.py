@@ -10,6 +10,7 @@ Each .json file begins with its own SHA-256, so that damage is noticed.
 """
 
 import hashlib
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -35,6 +36,8 @@ SEPARATOR = " "
 """Character between two articles, and between two shards if the recipe removes white space at the ends of a text."""
 SPACE = b" \t\n"
 """Bytes after which a text may be divided. A carriage return is none of them, since a line end of Windows must stay whole."""
+READ = 2**16
+"""Largest number of ids that are read before the pages of the mapped files are given back."""
 _SEARCHED = 2**16
 _FORMAT = 1
 
@@ -264,12 +267,27 @@ class ShardedText:
         del mode
         at = np.clip(places, 0, len(self) - 1).reshape(-1) + self.begin
         found = np.empty(at.shape, self.dtype)
+        for begin in range(0, len(at), READ):
+            self._read(at[begin : begin + READ], found[begin : begin + READ])
+        return found.reshape(np.shape(places))
+
+    def _read(self, at: np.ndarray, found: np.ndarray) -> None:
+        """Write the ids at the places `at` of the whole text to the array `found`."""
         owner = np.searchsorted(self.offsets, at, side="right") - 1
         for number in np.unique(owner):
             ids, joint = self.shards[number]
             own = owner == number
             found[own] = joint[ids[at[own] - self.offsets[number]]]
-        return found.reshape(np.shape(places))
+            _give_back(ids)
+
+
+def _give_back(ids: np.ndarray) -> None:
+    """Give back the pages of a mapped file. They stay in the operating system's cache, as long as there is memory for it.
+
+    Otherwise the memory of the process would grow to the size of all pages that it has read.
+    """
+    if isinstance(ids.base, mmap.mmap):
+        ids.base.madvise(mmap.MADV_DONTNEED)
 
 
 def read_shards(folder: str | Path) -> ShardedText:

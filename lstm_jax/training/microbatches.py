@@ -1,0 +1,79 @@
+"""Gradient accumulation: a batch is divided into microbatches, which are read one after another, and their gradients are added up.
+
+Only the residuals of one microbatch are in memory at a time. The sum is the gradient of the whole batch, apart from rounding, because a
+training objective is a sum over the examples of the batch; see `step.Objective`. Each microbatch draws dropout masks of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.runtime import sharding
+
+
+def divided(tree: Any, count: int) -> Any:
+    """Divide the arrays (B, ...) of a pytree into microbatches, and return arrays (count, B / count, ...).
+
+    Microbatch k has the rows k, k + count, ..., so that each device of a mesh keeps its own rows.
+    """
+
+    def divide(array: jax.Array) -> jax.Array:
+        parts = array.reshape(array.shape[0] // count, count, *array.shape[1:])
+        return sharding.constrain(jnp.moveaxis(parts, 1, 0), 1)
+
+    return jax.tree.map(divide, tree)
+
+
+def joined(tree: Any) -> Any:
+    """Join the microbatches that `divided` has returned, and return arrays (B, ...)."""
+    return jax.tree.map(lambda a: sharding.constrain(jnp.moveaxis(a, 0, 1).reshape(-1, *a.shape[2:]), 0), tree)
+
+
+def for_each(function: Callable[..., Any], count: int, batch: Any, weight: Any, key: Any, carry: Any) -> Any:
+    """Call function(batch, weight, key, carry) for each microbatch, and stack the results along a new first axis.
+
+    If `count` is 1, the function is called once for the whole batch, and its result has no new axis.
+    """
+    if count == 1:
+        return function(batch, weight, key, carry)
+    parts = (jnp.arange(count), *divided((batch, weight, carry), count))
+    return jax.lax.map(lambda part: function(*part[1:3], jax.random.fold_in(key, part[0]), part[3]), parts)
+
+
+def accumulated(
+    function: Callable[..., tuple[Any, Any, Any]], count: int, batch: Any, weight: Any, key: Any, carry: Any, stacked: Any = ()
+) -> tuple[Any, Any, Any]:
+    """Call a function for each microbatch, and add up what it returns.
+
+    Args:
+        function: function(batch, weight, key, carry, stacked) that returns three values: a pytree of sums over the examples, such as
+            gradients and metrics; a pytree of values that belong to the microbatch alone; and the new carry.
+        count: number of microbatches. If 1, the function is called once for the whole batch.
+        batch: pytree of arrays (B, ...).
+        weight: weights (B,) of the examples.
+        key: random key. Each of several microbatches gets a key of its own.
+        carry: pytree of arrays (B, ...).
+        stacked: result of `for_each` for the same batch.
+
+    Returns:
+        Three values: the sums over all microbatches, the other values with a new first axis if there are several microbatches, and the new
+        carry.
+    """
+    if count == 1:
+        return function(batch, weight, key, carry, stacked)
+    parts = (jnp.arange(count), *divided((batch, weight, carry), count), stacked)
+
+    def arguments(part: Any) -> tuple[Any, ...]:
+        number, batch, weight, carry, stacked = part
+        return batch, weight, jax.random.fold_in(key, number), carry, stacked
+
+    def body(sums: Any, part: Any) -> tuple[Any, Any]:
+        added, own, carry = function(*arguments(part))
+        return jax.tree.map(jnp.add, sums, added), (own, carry)
+
+    shapes = jax.eval_shape(lambda part: function(*arguments(part))[0], jax.tree.map(lambda a: a[0], parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    sums, (own, carry) = jax.lax.scan(body, zeros, parts)
+    return sums, own, joined(carry)
