@@ -38,7 +38,9 @@ def reviews_of(config: SentimentConfig) -> data.EncodedReviews:
 
     if config.data.data == "synthetic":
         return data.encode_reviews(data.synthetic_splits(*TOY_REVIEWS, config.train.seed), config.data.num_words)
-    return task.load_reviews(config)
+    found = task.load_reviews(config)
+    assert isinstance(found, data.EncodedReviews)  # no study streams its reviews
+    return found
 
 
 def train_sentiment(

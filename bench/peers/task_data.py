@@ -23,7 +23,7 @@ def imdb_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """
     splits = padded_rows(load_reviews(SentimentConfig()), SentimentConfig())
     assert splits.test is not None
-    return splits.train.ids, splits.train.labels, splits.test.ids, splits.test.labels
+    return np.asarray(splits.train.ids), splits.train.labels, np.asarray(splits.test.ids), splits.test.labels
 
 
 def articles(config: TextConfig) -> TextConfig:

@@ -10,7 +10,7 @@ from lstm_jax.commands.forecast import Forecast, TrainForecast
 from lstm_jax.commands.generation import Generate, Score, TrainGeneration, Units
 from lstm_jax.commands.launch import Launch
 from lstm_jax.commands.sentiment import Evaluate, ExportEmbedding, Neighbours, PlotEmbedding, Predict, TrainSentiment
-from lstm_jax.commands.tools import AcceptRun, Backends, Demo, PrepareData, ShardText
+from lstm_jax.commands.tools import AcceptRun, Backends, Demo, PrepareData, ShardReviews, ShardText
 
 COMMANDS: dict[str, Callable] = {
     "demo": Demo,
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable] = {
     "launch": Launch,
     "data prepare": PrepareData,
     "data shard": ShardText,
+    "data shard-reviews": ShardReviews,
     "run accept": AcceptRun,
     "backends": Backends,
 }

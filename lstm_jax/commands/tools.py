@@ -1,7 +1,9 @@
-"""The commands `demo`, `data prepare`, `data shard`, `run accept` and `backends` of `lstm-jax`."""
+"""The commands `demo`, `data prepare`, `data shard`, `data shard-reviews`, `run accept` and `backends` of `lstm-jax`."""
 
+import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -48,16 +50,56 @@ class ShardText(Checked):
 
     def __call__(self, console: Console) -> None:
         from lstm_jax import data
-        from lstm_jax.training.progress import progress_bar
 
-        workers = self.workers or len(os.sched_getaffinity(0))
-        with progress_bar(console) as progress:
-            bar = progress.add_task("shards", total=None)
-            text = data.write_shards(
-                self.data, self.out, self.clean, self.unit, workers, lambda n, total: progress.update(bar, completed=n, total=total)
-            )
+        with _shard_progress(console) as report:
+            text = data.write_shards(self.data, self.out, self.clean, self.unit, _workers(self.workers), report)
         say(console, f"{self.out}: {len(text):,} characters ({text.characters.size} distinct) of {text.index.articles:,} files")
         say(console, f"lstm-jax train generation --input stream --data {self.out} --clean {self.clean} --unit {self.unit}")
+
+
+@dataclass(frozen=True)
+class ShardReviews(Checked):
+    """Write reviews as ids in shards, from which train sentiment --input stream reads reviews that are larger than the memory.
+
+    The same command continues after an interrupt.
+    """
+
+    data: Positional[tuple[str, ...]]
+    """Tables (.csv or .jsonl, .xz too) with training reviews, or folders of such tables. Each table becomes one shard."""
+    test: tuple[str, ...] = ()
+    """Tables, or folders of tables, with test reviews."""
+    out: Path = Path("shards")
+    """Folder of the shards."""
+    text_column: str = "text"
+    """Column or key that contains the text of a review."""
+    label_column: str = "label"
+    """Column or key that contains the label (0 or 1)."""
+    workers: CountOrNone = 0
+    """Number of processes that write shards at the same time. 0 means one per core."""
+
+    def __call__(self, console: Console) -> None:
+        from lstm_jax import data
+
+        columns = self.text_column, self.label_column
+        with _shard_progress(console) as report:
+            found = data.write_review_shards(self.data, self.out, self.test, *columns, _workers(self.workers), report)
+        tests = len(found.test) if found.test else 0
+        say(console, f"{self.out}: {len(found.train):,} training and {tests:,} test reviews, {len(found.vocabulary.words):,} words")
+        say(console, f"lstm-jax train sentiment --input stream --data {self.out} --vocabulary frequency")
+
+
+def _workers(given: int) -> int:
+    return given or len(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def _shard_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar for shards, and yield the function that updates it with the numbers of finished and of all shards."""
+    from lstm_jax.training.progress import progress_bar
+
+    with progress_bar(console) as progress:
+        bar = progress.add_task("shards", total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ class DataConfig:
     data: str = ""
     """Source of the reviews: aclImdb_v1.tar.gz, a folder aclImdb/, a folder or file of .jsonl[.xz], imdb.npz, a .csv, or 'tfds'. If empty,
     the source is $LSTM_JAX_DATA/imdb."""
+    input: Literal["memory", "stream"] = field(default="memory", metadata=ADDED)
+    """'memory' reads all reviews. 'stream' leaves them in the folder --data, which `lstm-jax data shard-reviews` has written, and reads
+    each batch while the step before it runs. The validation and test splits are read into memory."""
     test_data: str = ""
     """A second .csv or .jsonl file that contains the test split. Give it if the source is a single file without splits."""
     text_column: str = "text"
@@ -43,6 +46,10 @@ class DataConfig:
 
     def __post_init__(self):
         check_fields(self)
+        if self.input == "stream":
+            require(bool(self.data) and not self.test_data, "data", self.data, "for input stream, give one folder of data shard-reviews")
+            require(self.vocabulary == "frequency", "vocabulary", self.vocabulary, "for input stream, give frequency")
+            require(not self.packed, "packed", self.packed, "for input stream, give 0")
 
 
 @dataclass(frozen=True)

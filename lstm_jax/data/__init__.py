@@ -8,6 +8,15 @@ from lstm_jax.data.reviews.archive import ARCHIVE_BYTES, ARCHIVE_SHA256_PREFIX, 
 from lstm_jax.data.reviews.dataset import encode_reviews, prepare
 from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit, keras_check_hash
 from lstm_jax.data.reviews.grammar import judge, synthetic_reviews, synthetic_splits
+from lstm_jax.data.reviews.shards import (
+    PaddedReviews,
+    Reviews,
+    ShardedReviews,
+    ShardedSplit,
+    read_review_shards,
+    verify_review_shards,
+    write_review_shards,
+)
 from lstm_jax.data.reviews.sources import find_imdb, load_reviews
 from lstm_jax.data.reviews.splits import grouped_split
 from lstm_jax.data.reviews.texts import TextSplit
@@ -31,8 +40,12 @@ __all__ = [
     "Corpus",
     "EncodedReviews",
     "EncodedSplit",
+    "PaddedReviews",
+    "Reviews",
     "Series",
     "SeriesWindows",
+    "ShardedReviews",
+    "ShardedSplit",
     "ShardedText",
     "TextSplit",
     "Vocabulary",
@@ -57,6 +70,7 @@ __all__ = [
     "prepare_corpus",
     "read_articles",
     "read_byte_articles",
+    "read_review_shards",
     "read_series",
     "read_shards",
     "reviews_from_tfds",
@@ -69,9 +83,11 @@ __all__ = [
     "tokenize",
     "unix_line_ends",
     "verify_archive",
+    "verify_review_shards",
     "verify_shards",
     "window_count",
     "window_starts",
     "windows",
+    "write_review_shards",
     "write_shards",
 ]

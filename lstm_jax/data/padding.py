@@ -84,8 +84,24 @@ def pad_ragged(values: np.ndarray, offsets: np.ndarray, maxlen: int, padding: st
     Raises:
         InputError: if `maxlen` is below 1, or if `padding` or `truncating` is neither "pre" nor "post".
     """
+    return pad_rows(values, offsets[:-1], offsets[1:], maxlen, padding, truncating)
+
+
+def pad_rows(values: Any, starts: np.ndarray, ends: np.ndarray, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
+    """Pad or cut N rows of ids to the same length; see `pad_ragged`.
+
+    Args:
+        values: one-dimensional array of ids, or `MappedIds`.
+        starts: (N,) index in `values` of the first id of each row.
+        ends: (N,) index after its last id.
+        maxlen: number of ids of each row of the result.
+        padding: where 0 is added to a short row: "pre" (at its start) or "post" (at its end).
+        truncating: where a long row is cut: "pre" (at its start) or "post" (at its end).
+
+    Raises:
+        InputError: if `maxlen` is below 1, or if `padding` or `truncating` is neither "pre" nor "post".
+    """
     _check(maxlen, padding, truncating)
-    starts, ends = offsets[:-1], offsets[1:]
     kept = np.minimum(ends - starts, maxlen)
     first = ends - kept if truncating == "pre" else starts
     padded = np.zeros((len(starts), maxlen), np.int32)

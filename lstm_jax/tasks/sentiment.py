@@ -19,6 +19,7 @@ from lstm_jax.tasks import base
 from lstm_jax.tasks.packed_reviews import PackedRows, pack_reviews, weight_of_reviews
 from lstm_jax.tasks.running import Run, check_own_data, initial_rngs, mesh_of, write_result
 from lstm_jax.tasks.word_space import WordSpace, write_words
+from lstm_jax.training import stream_order
 from lstm_jax.training.examples import Examples
 from lstm_jax.training.loop import FitResult
 from lstm_jax.training.metrics import BinaryMetrics, binary_metrics, reliability
@@ -34,10 +35,11 @@ DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, update
 class Rows:
     """Padded reviews of one split, with their labels.
 
-    `ids` is int32 (N, T), for N reviews of T word ids each. `labels` is int32 (N,), with 1 for a positive and 0 for a negative review.
+    `ids` is int32 (N, T), for N reviews of T word ids each; those of shards stay in their files. `labels` is int32 (N,), with 1 for a
+    positive and 0 for a negative review.
     """
 
-    ids: np.ndarray
+    ids: np.ndarray | data.PaddedReviews
     labels: np.ndarray
 
     @property
@@ -49,6 +51,12 @@ class Rows:
     def targets(self) -> np.ndarray:
         """The labels (N,)."""
         return self.labels
+
+    def examples(self) -> Examples:
+        """Return the reviews as training examples. Each epoch reads them in random order."""
+        if isinstance(self.ids, np.ndarray):
+            return Examples.of_rows((self.ids, self.labels))
+        return Examples((self.ids, self.labels), self.count, stream=True, plans=stream_order.shuffled)
 
 
 Split = Rows | PackedRows
@@ -71,14 +79,20 @@ class Splits:
         return {name: rows for name, rows in parts.items() if rows is not None}
 
 
-def rows_of(split: data.EncodedSplit, config: SentimentConfig) -> Split:
-    """Return the reviews of a split as a model reads them: padded or truncated to the same length, or packed in rows."""
+def rows_of(split: data.EncodedSplit | data.ShardedSplit, config: SentimentConfig, mapped: bool = False) -> Split:
+    """Return the reviews of a split as a model reads them: padded or truncated to the same length, or packed in rows.
+
+    If `mapped` is true, the ids of shards stay in their files, and only the rows that a batch takes are read.
+    """
+    shape = config.data.maxlen, config.data.padding, config.data.truncating
+    if isinstance(split, data.ShardedSplit):
+        return Rows(data.PaddedReviews(split, *shape) if mapped else split.padded(*shape), split.labels)
     if config.data.packed:
         return pack_reviews(split, config.data.packed, config.data.truncating)
-    return Rows(split.padded(config.data.maxlen, config.data.padding, config.data.truncating), split.labels)
+    return Rows(split.padded(*shape), split.labels)
 
 
-def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits:
+def padded_rows(encoded: data.Reviews, config: SentimentConfig) -> Splits:
     """Return the splits of a run, with all reviews padded or truncated to the same length, or packed in rows if the config says so.
 
     The validation split consists of training reviews that are held out. It shares no movie and no text with the training split. If the
@@ -88,10 +102,10 @@ def padded_rows(encoded: data.EncodedReviews, config: SentimentConfig) -> Splits
     if config.data.validation:
         keep, held = data.grouped_split(train.labels, train.groups, config.data.validation, config.train.seed, train.hashes())
         train, validation = train.select(keep), rows_of(train.select(held), config)
-    return Splits(rows_of(train, config), validation, rows_of(encoded.test, config) if encoded.test else None)
+    return Splits(rows_of(train, config, mapped=True), validation, rows_of(encoded.test, config) if encoded.test else None)
 
 
-def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.EncodedReviews:
+def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int], None] | None = None) -> data.Reviews:
     """Return the tokenised reviews that a config names. If the reviews are in the cache, they are read from there.
 
     Args:
@@ -99,10 +113,12 @@ def load_reviews(config: SentimentConfig, on_progress: Callable[[str, int, int],
         on_progress: function that is called with a description of the current stage, the number of finished stages and the number of all
             stages.
     """
+    if config.data.input == "stream":
+        return data.read_review_shards(config.data.data, config.data.num_words)
     fields = {
         name: value
         for name, value in asdict(config.data).items()
-        if name not in ("maxlen", "padding", "truncating", "packed", "validation")
+        if name not in ("input", "maxlen", "padding", "truncating", "packed", "validation")
     }
     return data.prepare(**fields, on_progress=on_progress)
 
@@ -182,12 +198,15 @@ def logits_of(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, Spli
     def logits(params: Any, rows: Split | np.ndarray) -> np.ndarray:
         if isinstance(rows, PackedRows):
             return packed(params, rows)
-        return padded(params, rows.ids if isinstance(rows, Rows) else rows)
+        ids = rows.ids if isinstance(rows, Rows) else rows
+        if isinstance(ids, data.PaddedReviews):
+            return np.concatenate([padded(params, block) for block in ids.blocks()])
+        return padded(params, ids)
 
     return logits
 
 
-class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
+class Sentiment(base.Task[SentimentConfig, data.Reviews]):
     """Task that trains a model to classify reviews as positive or negative."""
 
     flags = {  # noqa: RUF012
@@ -197,7 +216,7 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
     }
 
     @classmethod
-    def read(cls, config: SentimentConfig, console: Console) -> data.EncodedReviews:
+    def read(cls, config: SentimentConfig, console: Console) -> data.Reviews:
         with console.status("reading reviews") as status:
             return load_reviews(config, lambda what, done, total: status.update(f"{what} ({done}/{total})"))
 
@@ -210,7 +229,8 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
     def data_bytes(self) -> int:
         if self.config.data.packed:  # ids and segment ids
             return 8 * int(np.minimum(self.data.train.lengths, self.config.data.packed).sum())
-        return 4 * self.config.data.maxlen * len(self.data.train)
+        held = self.splits.held_out().values() if self.config.data.input == "stream" else ()
+        return 4 * self.config.data.maxlen * (sum(rows.count for rows in held) if held else len(self.data.train))
 
     @cached_property
     def splits(self) -> Splits:
@@ -218,8 +238,7 @@ class Sentiment(base.Task[SentimentConfig, data.EncodedReviews]):
         return padded_rows(self.data, self.config)
 
     def examples(self) -> Examples:
-        rows = self.splits.train
-        return rows.examples() if isinstance(rows, PackedRows) else Examples.of_rows((rows.ids, rows.labels))
+        return self.splits.train.examples()
 
     def files(self) -> dict[str, Any]:
         return {"vocabulary.json": self.data.vocabulary.to_json(), "words.npz": partial(write_words, self.data)}
@@ -350,7 +369,7 @@ class Trained(base.Trained[SentimentConfig, data.Vocabulary]):
         return probabilities(self.logits(rows_of(split, self.config)))
 
 
-def evaluate(trained: Trained, reviews: data.EncodedReviews | None = None, split: str = "test") -> BinaryMetrics:
+def evaluate(trained: Trained, reviews: data.Reviews | None = None, split: str = "test") -> BinaryMetrics:
     """Return the metrics of a trained model on one split of its reviews.
 
     Args:

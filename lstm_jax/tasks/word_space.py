@@ -18,7 +18,7 @@ COMMON = 50
 """Number of training reviews that must contain a word for the word to appear on the map. In a small data set, fewer reviews suffice."""
 
 
-def write_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
+def write_words(reviews: data.Reviews, file: IO[bytes]) -> None:
     """Write two arrays, `share` and `count`, to an .npz file. Each array has one entry for each id of the vocabulary.
 
     The entry of `count` is the number of training reviews that contain the id. The entry of `share` is the share of positive reviews among
@@ -26,9 +26,13 @@ def write_words(reviews: data.EncodedReviews, file: IO[bytes]) -> None:
     """
     from lstm_jax.inspection import embedding_space
 
-    train = reviews.train
-    share, count = embedding_space.word_polarity(train.values, train.offsets, train.labels, reviews.vocabulary.size)
-    np.savez_compressed(file, share=share, count=count)
+    size = reviews.vocabulary.size
+    positive, count = np.zeros(size), np.zeros(size, np.int64)
+    for block in [reviews.train] if isinstance(reviews.train, data.EncodedSplit) else reviews.train.blocks():
+        own, found = embedding_space.word_polarity(block.values, block.offsets, block.labels, size)
+        positive, count = positive + np.rint(np.nan_to_num(own) * found), count + found
+    with np.errstate(invalid="ignore"):
+        np.savez_compressed(file, share=positive / count, count=count)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ These are the ids of `keras.datasets.imdb`, where the id of a word is `word_inde
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -172,6 +172,11 @@ class Vocabulary:
         return Vocabulary.from_json(read_input(path, f"vocabulary {path}", "give the vocabulary.json of a run"), path)
 
 
+def ranked_words(counts: Mapping[str, int]) -> list[str]:
+    """Return the words of a dict from words to counts, the most frequent one first. Words with equal counts are sorted by their bytes."""
+    return sorted(counts, key=lambda word: (-counts[word], _as_bytes(word)))
+
+
 def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None) -> Vocabulary:
     """Return a vocabulary of the kind "frequency", in which more frequent words have smaller ids.
 
@@ -185,6 +190,5 @@ def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None)
     counts: Counter[bytes] = Counter()
     for text in texts:
         counts.update(tokenize(text))
-    ranked = sorted(counts, key=lambda word: (-counts[word], word))
-    words = tuple(word.decode("utf-8", "surrogateescape") for word in ranked)
+    words = tuple(ranked_words({word.decode("utf-8", "surrogateescape"): count for word, count in counts.items()}))
     return Vocabulary(words, FIRST_WORD + len(words), "frequency").capped(num_words)

@@ -10,24 +10,22 @@ Each .json file begins with its own SHA-256, so that damage is noticed.
 """
 
 import hashlib
-import mmap
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
+from lstm_jax.data.mapped import MappedIds, Shard
+from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, write_index, write_missing, write_record
 from lstm_jax.data.text.characters import Characters, Unit
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
 from lstm_jax.data.text_files import decode_utf8, require_no_archive
 from lstm_jax.errors import InputError, require
-from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
+from lstm_jax.files.writing import write_atomically
 
-INDEX = "index.json"
 SHARD_BYTES = 32 * 2**20
 """Size, in bytes, of the part of a text file that becomes one shard."""
 SHARD = ("characters", "count", "sha256")
@@ -36,10 +34,9 @@ SEPARATOR = " "
 """Character between two articles, and between two shards if the recipe removes white space at the ends of a text."""
 SPACE = b" \t\n"
 """Bytes after which a text may be divided. A carriage return is none of them, since a line end of Windows must stay whole."""
-READ = 2**16
-"""Largest number of ids that are read before the pages of the mapped files are given back."""
 _SEARCHED = 2**16
-_FORMAT = 1
+FORMAT = "text 1"
+COMMAND = "lstm-jax data shard"
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def write_shards(
     recipe: Recipe = "source",
     unit: Unit = "character",
     workers: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> "ShardedText":
     """Write the text of files as ids in shards, and return it. The ids are those that `prepare_corpus` gives with all of them in training.
@@ -86,14 +83,7 @@ def write_shards(
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
     require(bool(parts), "text", "empty", DESCRIPTION)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(folder)
-    _require_same_text(folder, parts)
-    open_parts = [number for number, part in enumerate(parts) if not _is_written(folder, number, part)]
-    for count, _ in enumerate(_written(folder, parts, open_parts, workers), len(parts) - len(open_parts) + 1):
-        if on_progress:
-            on_progress(count, len(parts))
-    records = [record for record in _records(folder, len(parts)) if record is not None]
+    records = write_missing(folder, parts, _write_shard, "npy", workers, on_progress)
     shards: list[dict[str, Any]] = [{name: record[name] for name in SHARD} | {"apart": False} for record in records]
     last = None
     for part, shard in zip(parts, shards, strict=True):
@@ -104,26 +94,10 @@ def write_shards(
     if any(shard["apart"] for shard in shards):
         known.add(SEPARATOR)
     characters = Characters.all_bytes() if unit == "byte" else Characters(tuple(sorted(known)))
-    content = {"format": _FORMAT, "unit": unit, "recipe": recipe, "characters": list(characters.characters)}
+    content = {"format": FORMAT, "unit": unit, "recipe": recipe, "characters": list(characters.characters)}
     content |= {"articles": len({part.path for part in parts}), "shards": shards}
-    write_atomically(folder / INDEX, summed_json(content))
+    write_index(folder, content)
     return read_shards(folder)
-
-
-def _written(folder: Path, parts: Sequence[Part], numbers: Sequence[int], workers: int) -> Iterator[int]:
-    """Write the shards with the given numbers, and yield each number when its shard is there."""
-    if workers <= 1 or len(numbers) <= 1:
-        for number in numbers:
-            yield _write_shard(folder, parts, number)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        tasks = [pool.submit(_write_shard, folder, parts, number) for number in numbers]
-        try:
-            for task in as_completed(tasks):
-                yield task.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _parts(path: Path, recipe: str, unit: str, shard_bytes: int) -> list[Part]:
@@ -139,9 +113,8 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
     text = _cleaned(part)
     characters = Characters.all_bytes() if part.unit == "byte" else Characters.of(text)
     ids = characters.encode(text)
-    write_atomically(folder / f"{number:05}.npy", lambda file: np.save(file, ids))
-    content = {"part": asdict(part), "characters": list(characters.characters), "count": len(ids), "sha256": _digest(ids)}
-    write_atomically(folder / f"{number:05}.json", summed_json(content))
+    write_atomically(shard_path(folder, number, "npy"), lambda file: np.save(file, ids))
+    write_record(folder, number, part, {"characters": list(characters.characters), "count": len(ids), "sha256": _digest(ids)})
     return number
 
 
@@ -182,30 +155,6 @@ def _division(file: Any, place: int, size: int) -> int:
     return place + next((number for number, byte in enumerate(ahead) if byte & 0xC0 != 0x80), 0)
 
 
-def _record(folder: Path, number: int) -> dict[str, Any] | None:
-    try:
-        return read_summed((folder / f"{number:05}.json").read_bytes())
-    except OSError:
-        return None
-
-
-def _require_same_text(folder: Path, parts: Sequence[Part]) -> None:
-    """Check that the shards that a folder holds, if any, are of the given parts. A damaged record is of no text, and is written again."""
-    for path in folder.glob("*.json"):
-        record = _record(folder, int(path.stem)) if path.stem.isdecimal() else None
-        same = record is None or (int(path.stem) < len(parts) and record["part"] == asdict(parts[int(path.stem)]))
-        require(same, f"shards {folder}", "are of another text or another cleaning", "name a new folder")
-
-
-def _is_written(folder: Path, number: int, part: Part) -> bool:
-    record = _record(folder, number)
-    return record is not None and record["part"] == asdict(part) and (folder / f"{number:05}.npy").exists()
-
-
-def _records(folder: Path, count: int) -> list[dict[str, Any] | None]:
-    return [_record(folder, number) for number in range(count)]
-
-
 @dataclass(frozen=True)
 class Index:
     """Facts about a text that the index of its shards holds: the recipe of its cleaning, the number of its articles and a SHA-256."""
@@ -215,14 +164,8 @@ class Index:
     fingerprint: str
 
 
-Shard = tuple[np.ndarray, np.ndarray]
-"""Ids of a shard in its own vocabulary, and an array that maps these ids to those of the joint vocabulary."""
-
-
-class ShardedText:
+class ShardedText(MappedIds):
     """Ids of a text in mapped shards, of which only what is read is in memory.
-
-    It has what the training needs of a one-dimensional array: `len`, slices, `take`, `dtype`, `itemsize` and `nbytes`.
 
     Args:
         shards: the shards in their order.
@@ -233,61 +176,12 @@ class ShardedText:
     """
 
     def __init__(self, shards: Sequence[Shard], characters: Characters, index: Index, begin: int = 0, end: int | None = None):
-        self.shards, self.characters, self.index = shards, characters, index
-        self.offsets = np.cumsum([0, *(len(ids) for ids, _ in shards)])
-        self.begin, self.end = begin, int(self.offsets[-1]) if end is None else end
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.characters.dtype
-
-    @property
-    def itemsize(self) -> int:
-        return self.dtype.itemsize
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes of the ids that are in memory, which is 0."""
-        return 0
-
-    def __len__(self) -> int:
-        return self.end - self.begin
+        super().__init__(shards, characters.dtype, begin, end)
+        self.characters, self.index = characters, index
 
     def part(self, begin: int, end: int) -> "ShardedText":
         """Return the ids from `begin` to `end` as a sharded text. Nothing is read."""
         return ShardedText(self.shards, self.characters, self.index, self.begin + begin, self.begin + end)
-
-    def __getitem__(self, places: slice) -> np.ndarray:
-        """Return the ids of a slice without a step, as an array."""
-        begin, end, _ = places.indices(len(self))
-        return self.take(np.arange(begin, max(begin, end)))
-
-    def take(self, places: np.ndarray, mode: str = "clip") -> np.ndarray:
-        """Return the ids at the given places, as an array of their shape. Places outside the text are moved to its ends."""
-        del mode
-        at = np.clip(places, 0, len(self) - 1).reshape(-1) + self.begin
-        found = np.empty(at.shape, self.dtype)
-        for begin in range(0, len(at), READ):
-            self._read(at[begin : begin + READ], found[begin : begin + READ])
-        return found.reshape(np.shape(places))
-
-    def _read(self, at: np.ndarray, found: np.ndarray) -> None:
-        """Write the ids at the places `at` of the whole text to the array `found`."""
-        owner = np.searchsorted(self.offsets, at, side="right") - 1
-        for number in np.unique(owner):
-            ids, joint = self.shards[number]
-            own = owner == number
-            found[own] = joint[ids[at[own] - self.offsets[number]]]
-            _give_back(ids)
-
-
-def _give_back(ids: np.ndarray) -> None:
-    """Give back the pages of a mapped file. They stay in the operating system's cache, as long as there is memory for it.
-
-    Otherwise the memory of the process would grow to the size of all pages that it has read.
-    """
-    if isinstance(ids.base, mmap.mmap):
-        ids.base.madvise(mmap.MADV_DONTNEED)
 
 
 def read_shards(folder: str | Path) -> ShardedText:
@@ -296,20 +190,14 @@ def read_shards(folder: str | Path) -> ShardedText:
     Raises:
         InputError: if the folder holds no finished shards, or if a shard is missing, has another size or belongs to another text.
     """
-    folder, remedy = Path(folder), "write them again with lstm-jax data shard"
-    try:
-        content = (folder / INDEX).read_bytes()
-    except OSError as error:
-        raise InputError(f"shards {folder}", "no index.json", "name a folder that lstm-jax data shard has finished") from error
-    index = read_summed(content)
-    require(index is not None and index.get("format") == _FORMAT, f"index {folder / INDEX}", "damaged", remedy)
-    assert index is not None
+    folder, remedy = Path(folder), f"write them again with {COMMAND}"
+    index, content = read_index(folder, FORMAT, COMMAND)
     characters = Characters(tuple(index["characters"]), index["unit"])
     shards = []
     for number, shard in enumerate(index["shards"]):
-        path, record = folder / f"{number:05}.npy", _record(folder, number)
-        same = record is not None and all(record[name] == shard[name] for name in SHARD)
-        require(same, f"shard {folder / f'{number:05}.json'}", "missing, damaged or of another text", remedy)
+        path, found = shard_path(folder, number, "npy"), record(folder, number)
+        same = found is not None and all(found[name] == shard[name] for name in SHARD)
+        require(same, f"shard {shard_path(folder, number, 'json')}", "missing, damaged or of another text", remedy)
         try:
             ids = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -331,5 +219,5 @@ def verify_shards(folder: str | Path) -> None:
     """
     read_shards(folder)
     for path in sorted(Path(folder).glob("*.npy")):
-        record = _record(Path(folder), int(path.stem))
-        require(record is not None and _digest(np.load(path)) == record["sha256"], f"shard {path}", "damaged", "write it again")
+        found = record(Path(folder), int(path.stem))
+        require(found is not None and _digest(np.load(path)) == found["sha256"], f"shard {path}", "damaged", "write it again")

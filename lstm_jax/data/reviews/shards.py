@@ -1,0 +1,309 @@
+"""Reviews that are larger than the memory: their ids in mapped files, each of which holds the reviews of one table.
+
+A folder of shards holds these files:
+
+    00000.ids    int32 ids of shard 0, which count in the shard's own vocabulary; each review begins with the id 0
+    00000.npz    for each review: its number of ids, its label, its movie, and a hash of its words
+    00000.json   the shard's words with their counts, its movies and the SHA-256 of both files; it is written last
+    index.json   the joint vocabulary of the training tables; it is written when all shards are there
+
+In memory are the labels, the movies and the places of the reviews, 32 bytes a review.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lstm_jax.data.download import file_digest
+from lstm_jax.data.mapped import MappedIds
+from lstm_jax.data.padding import pad_rows
+from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
+from lstm_jax.data.reviews.tables import collect
+from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, ranked_words, tokenize
+from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, write_index, write_missing, write_record
+from lstm_jax.data.tables import ENDINGS, is_table, table_rows
+from lstm_jax.errors import require
+from lstm_jax.files.npz import read_npz
+from lstm_jax.files.reading import locate
+from lstm_jax.files.writing import write_atomically
+
+FORMAT = "reviews 1"
+COMMAND = "lstm-jax data shard-reviews"
+BLOCK = 4096
+"""Number of reviews that are read, tokenised and written at a time."""
+DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Table of reviews that becomes one shard."""
+
+    path: str
+    split: str
+    """Split of its reviews: "train" or "test"."""
+    size: int
+    """Size of the file in bytes."""
+    modified: int
+    """Time of the last change of the file, in nanoseconds."""
+    text_column: str
+    label_column: str
+
+
+def write_review_shards(
+    paths: Sequence[str],
+    folder: Path,
+    test_paths: Sequence[str] = (),
+    text_column: str = "text",
+    label_column: str = "label",
+    workers: int = 1,
+    on_progress: Progress | None = None,
+) -> "ShardedReviews":
+    """Write the reviews of tables as ids in shards, and return them. The ids are those of `encode_reviews` for the same reviews.
+
+    A table becomes one shard, and is read row by row. If the folder holds shards of an earlier call that was interrupted, those that are
+    intact are kept.
+
+    Args:
+        paths: tables with training reviews, and folders of such tables; see `read_table`.
+        folder: folder of the shards. It is created if it does not exist.
+        test_paths: tables with test reviews, and folders of such tables.
+        text_column: name of the column of the texts.
+        label_column: name of the column of the labels.
+        workers: number of processes that write shards at the same time.
+        on_progress: function that is called with the number of finished shards and the number of all shards.
+
+    Raises:
+        InputError: if a path is no table, if a table cannot be read (see `read_table`), if a split has no positive or no negative reviews,
+            or if the folder cannot be written or holds shards of other reviews.
+    """
+    files = [(path, split) for split, names in (("train", paths), ("test", test_paths)) for path in _tables(names)]
+    stats = [path.stat() for path, _ in files]
+    parts = [
+        Part(str(path), split, stat.st_size, stat.st_mtime_ns, text_column, label_column)
+        for (path, split), stat in zip(files, stats, strict=True)
+    ]
+    require(any(part.split == "train" for part in parts), "reviews", "no table", DESCRIPTION)
+    records = write_missing(folder, parts, _write_shard, "ids", workers, on_progress)
+    counts: Counter[str] = Counter()
+    for found in records:
+        if found["part"]["split"] == "train":
+            counts.update(dict(zip(found["words"], found["counts"], strict=True)))
+    shards = [{"split": found["part"]["split"], "sha256": found["sha256"]} for found in records]
+    write_index(folder, {"format": FORMAT, "words": ranked_words(counts), "shards": shards})
+    return read_review_shards(folder)
+
+
+def _tables(names: Sequence[str]) -> list[Path]:
+    found: list[Path] = []
+    for name in names:
+        path = locate(name, "reviews", DESCRIPTION)
+        inside = sorted(file for file in path.rglob("*") if file.is_file() and is_table(file)) if path.is_dir() else [path]
+        require(bool(inside) and all(map(is_table, inside)), "reviews", path, DESCRIPTION)
+        found += inside
+    return found
+
+
+def _blocks(part: Part) -> Iterator[Any]:
+    """Yield the reviews of a table, a few thousand at a time, as `TextSplit`s."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for row in table_rows(Path(part.path)):
+        rows.append(row)
+        if len(rows) == BLOCK:
+            yield collect(Path(part.path), rows, part.text_column, part.label_column)
+            rows = []
+    if rows:
+        yield collect(Path(part.path), rows, part.text_column, part.label_column)
+
+
+def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
+    """Write one shard, and return its number."""
+    part, words, counts, movies = parts[number], dict[bytes, int](), Counter[bytes](), dict[str, int]()
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("lengths", "labels", "groups", "hashes")}
+
+    def write_ids(file: IO[bytes]) -> None:
+        for block in _blocks(part):
+            tokens = [tokenize(text) for text in block.texts]
+            for review in tokens:
+                counts.update(review)
+                ids = [0, *(words.setdefault(word, len(words) + 1) for word in review)]
+                file.write(np.asarray(ids, "<i4").tobytes())
+            digests = b"".join(hashlib.blake2b(b" ".join(review), digest_size=8).digest() for review in tokens)
+            columns["lengths"].append(np.asarray([len(review) + 1 for review in tokens], np.int32))
+            columns["labels"].append(block.labels)
+            columns["groups"].append(
+                np.asarray([movies.setdefault(name, len(movies)) if name else -1 for name in block.groups or [""] * len(block)], np.int32)
+            )
+            columns["hashes"].append(np.frombuffer(digests, np.uint64))
+
+    write_atomically(shard_path(folder, number, "ids"), write_ids)
+    require(bool(columns["labels"]), f"table {part.path}", "no reviews", "leave it out, or give at least one review")
+    arrays = {name: np.concatenate(blocks) for name, blocks in columns.items()}
+    write_atomically(shard_path(folder, number, "npz"), lambda file: np.savez(file, allow_pickle=False, **arrays))
+    content = {
+        "words": [word.decode("utf-8", "surrogateescape") for word in words],
+        "counts": [counts[word] for word in words],
+        "movies": list(movies),
+        "count": int(arrays["lengths"].sum()),
+        "sha256": [file_digest(shard_path(folder, number, ending)) for ending in ("ids", "npz")],
+    }
+    write_record(folder, number, part, content)
+    return number
+
+
+@dataclass(frozen=True)
+class ShardedSplit:
+    """N reviews whose ids stay in mapped files; it has the methods of an `EncodedSplit`, which read the ids of the reviews they return."""
+
+    values: MappedIds
+    """Ids of all reviews, those of other splits included."""
+    starts: np.ndarray
+    """(N,) int64: index in `values` of the first id of each review."""
+    lengths: np.ndarray
+    """(N,) int32: number of ids of each review, including the start id."""
+    labels: np.ndarray
+    """(N,) int32: 0 negative, 1 positive."""
+    groups: np.ndarray
+    """(N,) int32: index of the movie of each review, or -1 if the movie is unknown."""
+    digests: np.ndarray
+    """(N,) uint64: hash of the words of each review."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def row(self, number: int) -> np.ndarray:
+        """Return the ids (T,) of the review with the index `number`."""
+        return self.values[int(self.starts[number]) : int(self.starts[number] + self.lengths[number])]
+
+    def select(self, rows: np.ndarray | slice) -> "ShardedSplit":
+        """Return the reviews with the indices `rows`, in the order of `rows`. Their ids are not read."""
+        parts = (self.starts, self.lengths, self.labels, self.groups, self.digests)
+        return ShardedSplit(self.values, *(part[rows] for part in parts))
+
+    def padded(self, maxlen: int, padding: str = "pre", truncating: str = "pre") -> np.ndarray:
+        """Pad or cut the reviews to the same length, and return them as an int32 array (N, maxlen); see `EncodedSplit.padded`."""
+        return pad_rows(self.values, self.starts, self.starts + self.lengths, maxlen, padding, truncating)
+
+    def hashes(self) -> np.ndarray:
+        """Return a hash of the words of each review, as a uint64 array (N,)."""
+        return self.digests
+
+    def blocks(self) -> Iterator[EncodedSplit]:
+        """Yield the reviews, a few thousand at a time, with their ids in memory."""
+        for begin in range(0, len(self), BLOCK):
+            part = self.select(slice(begin, begin + BLOCK))
+            offsets = np.concatenate([[0], np.cumsum(part.lengths)]).astype(np.int64)
+            within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], part.lengths)
+            values = self.values.take(np.repeat(part.starts, part.lengths) + within)
+            yield EncodedSplit(values, offsets, part.labels, part.groups)
+
+
+@dataclass(frozen=True)
+class PaddedReviews:
+    """Array (N, maxlen) of padded reviews, of which only the rows that are taken are read. It is a leaf of `Examples.arrays`."""
+
+    split: ShardedSplit
+    maxlen: int
+    padding: str = "pre"
+    truncating: str = "pre"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.split), self.maxlen
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of the ids that are in memory, which is 0."""
+        return 0
+
+    def take(self, rows: np.ndarray, axis: int = 0, mode: str = "clip") -> np.ndarray:
+        """Return the given rows as an int32 array (rows, maxlen). Rows outside are moved to the ends."""
+        del axis, mode
+        return self.split.select(np.clip(rows, 0, len(self.split) - 1)).padded(self.maxlen, self.padding, self.truncating)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield all rows, a few thousand at a time, as arrays (rows, maxlen)."""
+        for begin in range(0, len(self.split), BLOCK):
+            yield self.take(np.arange(begin, min(begin + BLOCK, len(self.split))))
+
+
+@dataclass(frozen=True)
+class ShardedReviews:
+    """Data set of reviews in shards; see `EncodedReviews`."""
+
+    train: ShardedSplit
+    test: ShardedSplit | None
+    vocabulary: Vocabulary
+    fingerprint: str
+    """SHA-256 of the index, and so of the content of all shards, and of the size of the vocabulary."""
+
+
+Reviews = EncodedReviews | ShardedReviews
+"""Reviews in memory or in shards."""
+
+
+def read_review_shards(folder: str | Path, num_words: int | None = None) -> ShardedReviews:
+    """Map the shards of reviews. Their ids are not read.
+
+    Args:
+        folder: folder that `write_review_shards` has written.
+        num_words: number of ids, including the four reserved ids 0 to 3; see `encode_reviews`.
+
+    Raises:
+        InputError: if the folder holds no finished shards, if a shard is missing, damaged or of other reviews, or if a split has no
+            positive or no negative reviews.
+    """
+    folder, remedy = Path(folder), f"write them again with {COMMAND}"
+    index, content = read_index(folder, FORMAT, COMMAND)
+    words = Vocabulary(tuple(index["words"]), FIRST_WORD + len(index["words"]), "frequency").capped(num_words)
+    shards, rows, movies, begin = [], [], dict[str, int](), 0
+    for number, shard in enumerate(index["shards"]):
+        found, path = record(folder, number), shard_path(folder, number, "ids")
+        same = found is not None and found["sha256"] == shard["sha256"]
+        require(same, f"shard {shard_path(folder, number, 'json')}", "missing, damaged or of other reviews", remedy)
+        assert found is not None
+        require(path.exists() and path.stat().st_size == 4 * found["count"], f"shard {path}", "missing or cut off", remedy)
+        joint = np.asarray([START, *(words.index.get(word, UNKNOWN) for word in found["words"])], np.int32)
+        ids = np.memmap(path, "<i4", "r") if found["count"] else np.zeros(0, np.int32)
+        shards.append((ids, joint))
+        own = read_npz(shard_path(folder, number, "npz"))
+        numbers = np.asarray([*(movies.setdefault(name, len(movies)) for name in found["movies"]), -1], np.int32)
+        rows.append((shard["split"], begin, own | {"groups": numbers[own["groups"]]}))
+        begin += found["count"]
+    values = MappedIds(shards, np.int32)
+    fingerprint = hashlib.sha256(f"{hashlib.sha256(content).hexdigest()} {words.num_words}".encode()).hexdigest()
+    train, test = _split(values, rows, "train"), _split(values, rows, "test")
+    for name, split in {"train": train, "test": test}.items():
+        if split is not None:
+            counts = np.bincount(split.labels, minlength=2)
+            both = f"{counts[1]} positive and {counts[0]} negative reviews"
+            require(bool(counts.min() > 0), f"{name} split of {folder}", both, "give reviews of both classes")
+    assert train is not None
+    return ShardedReviews(train, test, words, fingerprint)
+
+
+def _split(values: MappedIds, rows: Sequence[tuple[str, int, dict[str, np.ndarray]]], name: str) -> ShardedSplit | None:
+    """Return the reviews of the shards of one split, or None if there are none."""
+    own = [(begin, columns) for split, begin, columns in rows if split == name]
+    if not own:
+        return None
+    starts = [begin + np.cumsum(columns["lengths"], dtype=np.int64) - columns["lengths"] for begin, columns in own]
+    joined = {key: np.concatenate([columns[key] for _, columns in own]) for key in own[0][1]}
+    return ShardedSplit(values, np.concatenate(starts), joined["lengths"], joined["labels"], joined["groups"], joined["hashes"])
+
+
+def verify_review_shards(folder: str | Path) -> None:
+    """Read all shards, and check their files against their SHA-256.
+
+    Raises:
+        InputError: if a shard is damaged.
+    """
+    read_review_shards(folder)
+    for path in sorted(Path(folder).glob("*.ids")):
+        found = record(Path(folder), int(path.stem))
+        sums = [file_digest(path.with_suffix(f".{ending}")) for ending in ("ids", "npz")]
+        require(found is not None and found["sha256"] == sums, f"shard {path}", "damaged", "write it again")

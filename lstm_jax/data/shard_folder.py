@@ -1,0 +1,115 @@
+"""Folder of shards, which several processes write at the same time, and which a later call completes.
+
+Shard n has a record NNNNN.json, which is written last, and files of its own beside it. A record begins with its own SHA-256, so that damage
+is noticed, and says which part of the input the shard holds.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.errors import InputError, require
+from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
+
+INDEX = "index.json"
+"""Name of the file that is written when all shards are there."""
+Progress = Callable[[int, int], None]
+"""Function that is called with the number of finished shards and the number of all shards."""
+
+
+def shard_path(folder: Path, number: int, ending: str) -> Path:
+    """Return the path of a file of a shard."""
+    return folder / f"{number:05}.{ending}"
+
+
+def write_missing(
+    folder: Path,
+    parts: Sequence[Any],
+    write: Callable[[Path, Sequence[Any], int], int],
+    ending: str,
+    workers: int,
+    on_progress: Progress | None,
+) -> list[dict[str, Any]]:
+    """Write the shards that a folder does not hold yet, and return the records of all shards.
+
+    Args:
+        folder: the folder, which is created if it does not exist.
+        parts: the part of the input that each shard holds, as an instance of a dataclass.
+        write: function write(folder, parts, number) that writes the shard of one part, calls `write_record`, and returns the number.
+        ending: ending of the name of the file that holds the ids of a shard.
+        workers: number of processes that write shards at the same time.
+        on_progress: function that is called after each shard.
+
+    Raises:
+        InputError: if the folder cannot be written, if it holds shards of other parts, or if `write` raises it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(folder)
+    for path in folder.glob("*.json"):
+        found = record(folder, int(path.stem)) if path.stem.isdecimal() else None
+        same = found is None or (int(path.stem) < len(parts) and found["part"] == asdict(parts[int(path.stem)]))
+        require(same, f"shards {folder}", "are of another text or another cleaning", "name a new folder")
+    written = [record(folder, number) is not None and shard_path(folder, number, ending).exists() for number in range(len(parts))]
+    missing = [number for number, there in enumerate(written) if not there]
+    for count, _ in enumerate(_written(folder, parts, write, missing, workers), len(parts) - len(missing) + 1):
+        if on_progress:
+            on_progress(count, len(parts))
+    return [found for number in range(len(parts)) if (found := record(folder, number)) is not None]
+
+
+def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Sequence[int], workers: int) -> Iterator[int]:
+    """Write the shards with the given numbers, and yield each number when its shard is there."""
+    if workers <= 1 or len(numbers) <= 1:
+        for number in numbers:
+            yield write(folder, parts, number)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        tasks = [pool.submit(write, folder, parts, number) for number in numbers]
+        try:
+            for task in as_completed(tasks):
+                yield task.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def write_record(folder: Path, number: int, part: Any, content: dict[str, Any]) -> None:
+    """Write the record of a shard, whose other files are there."""
+    write_atomically(shard_path(folder, number, "json"), summed_json({"part": asdict(part)} | content))
+
+
+def record(folder: Path, number: int) -> dict[str, Any] | None:
+    """Return the record of a shard, or None if it is missing or damaged."""
+    try:
+        return read_summed(shard_path(folder, number, "json").read_bytes())
+    except OSError:
+        return None
+
+
+def write_index(folder: Path, content: dict[str, Any]) -> None:
+    """Write the index of a folder whose shards are all there."""
+    write_atomically(folder / INDEX, summed_json(content))
+
+
+def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], bytes]:
+    """Return the index of a folder, and its bytes.
+
+    Args:
+        folder: the folder.
+        kind: value of the index' field "format".
+        command: command that writes such a folder, for error messages.
+
+    Raises:
+        InputError: if there is no index, or if it is damaged or of another kind.
+    """
+    try:
+        content = (folder / INDEX).read_bytes()
+    except OSError as error:
+        raise InputError(f"shards {folder}", "no index.json", f"name a folder that {command} has finished") from error
+    index = read_summed(content)
+    require(index is not None and index.get("format") == kind, f"index {folder / INDEX}", "damaged", f"write them again with {command}")
+    assert index is not None
+    return index, content

@@ -1,0 +1,158 @@
+"""Shards of reviews: ids, labels and vocabulary are those in memory; batches read only their rows; damage and bad input are errors."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_jax import data
+from lstm_jax.data import shard_folder
+from lstm_jax.data.reviews import shards
+from lstm_jax.errors import InputError
+
+
+def write_tables(folder: Path, splits: dict[str, data.TextSplit], parts: int = 3) -> list[str]:
+    """Write each split as tables in a folder of its own, in turn as CSV and JSON lines, and return the folders."""
+    for name, split in splits.items():
+        (folder / name).mkdir(parents=True)
+        groups = split.groups or [""] * len(split)
+        rows = [{"text": t.decode(), "label": int(y), "movie": g} for t, y, g in zip(split.texts, split.labels, groups, strict=True)]
+        for number in range(parts):
+            own = rows[number * len(rows) // parts : (number + 1) * len(rows) // parts]
+            if number % 2:
+                (folder / name / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+            else:
+                with (folder / name / f"{number}.csv").open("w", newline="") as file:
+                    writer = csv.DictWriter(file, ["text", "label", "movie"])
+                    writer.writeheader()
+                    writer.writerows(own)
+    return [str(folder / name) for name in splits]
+
+
+@pytest.fixture(scope="module")
+def splits() -> dict[str, data.TextSplit]:
+    return data.synthetic_splits(120, 40, seed=3)
+
+
+@pytest.fixture(scope="module")
+def folders(splits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    root = tmp_path_factory.mktemp("tables")
+    return root, write_tables(root, splits)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "BLOCK", 7)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("num_words", [None, 20])
+def test_shards_are_the_reviews_in_memory(splits, folders, num_words: int | None, tmp_path: Path) -> None:
+    train, test = folders[1]
+    want = data.encode_reviews(splits, num_words)
+    data.write_review_shards([train], tmp_path / "s", [test])
+    got = data.read_review_shards(tmp_path / "s", num_words)
+    assert got.vocabulary == want.vocabulary
+    for own, other in ((got.train, want.train), (got.test, want.test)):
+        assert own is not None
+        assert other is not None
+        assert own.labels.tolist() == other.labels.tolist()
+        assert own.lengths.tolist() == other.lengths.tolist()
+        assert all(own.row(n).tolist() == other.row(n).tolist() for n in range(len(other)))
+        np.testing.assert_array_equal(np.unique(own.groups, return_inverse=True)[1], np.unique(other.groups, return_inverse=True)[1])
+        np.testing.assert_array_equal(own.padded(9, "post"), other.padded(9, "post"))
+        joined = list(own.blocks())
+        assert len(joined) > 5
+        np.testing.assert_array_equal(np.concatenate([block.values for block in joined]), other.values)
+    data.verify_review_shards(tmp_path / "s")
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(-5, 130), max_size=9), st.integers(1, 30), st.sampled_from(["pre", "post"]), st.sampled_from(["pre", "post"]))
+def test_taken_rows_are_those_of_the_whole(mapped, rows: list[int], maxlen: int, padding: str, truncating: str) -> None:
+    sharded, memory = mapped
+    lazy = data.PaddedReviews(sharded.train, maxlen, padding, truncating)
+    whole = memory.train.padded(maxlen, padding, truncating)
+    assert lazy.shape == whole.shape
+    np.testing.assert_array_equal(lazy.take(np.asarray(rows, int)), whole.take(np.asarray(rows, int), axis=0, mode="clip"))
+
+
+@pytest.fixture(scope="module")
+def mapped(splits, folders, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("mapped") / "s"
+    return data.write_review_shards([folders[1][0]], folder, [folders[1][1]], workers=2), data.encode_reviews(splits)
+
+
+def test_copies_have_equal_hashes(tmp_path: Path) -> None:
+    """The hash is of the words, so that other punctuation makes no other review."""
+    (tmp_path / "t.csv").write_text("text,label\nA good film!,1\na bad film,0\na GOOD film,1\n")
+    hashes = data.write_review_shards([str(tmp_path / "t.csv")], tmp_path / "s").train.hashes()
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_a_second_call_writes_what_is_missing(folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, seen = tmp_path / "s", []
+    data.write_review_shards([folders[1][0]], folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "00001.json").unlink()
+    (folder / "00002.ids").unlink()
+    write = shards._write_shard
+    monkeypatch.setattr(shards, "_write_shard", lambda *args: seen.append(args[2]) or write(*args))
+    data.write_review_shards([folders[1][0]], folder, on_progress=lambda done, total: seen.append(f"{done}/{total}"))
+    assert seen == [1, "2/3", 2, "3/3"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_damage(folders, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    data.write_review_shards([folders[1][0]], folder)
+    path = folder / "00001.ids"
+    content = path.read_bytes()
+    path.write_bytes(content[:-4])
+    with pytest.raises(InputError, match=r"00001\.ids: missing or cut off; write them again with lstm-jax data shard-reviews"):
+        data.read_review_shards(folder)
+    path.write_bytes(b"\1" + content[1:])
+    with pytest.raises(InputError, match=r"00001\.ids: damaged"):
+        data.verify_review_shards(folder)
+    (folder / "00001.json").write_text("{}")
+    with pytest.raises(InputError, match=r"00001\.json: missing, damaged or of other reviews"):
+        data.read_review_shards(folder)
+    (folder / shard_folder.INDEX).write_text("{}")
+    with pytest.raises(InputError, match=r"index .*: damaged"):
+        data.read_review_shards(folder)
+
+
+def test_bad_input(folders, tmp_path: Path) -> None:
+    train, test = folders[1]
+    with pytest.raises(InputError, match=r"^reviews: no table; name tables, or folders of tables"):
+        data.write_review_shards([], tmp_path / "s", [test])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"^reviews: .*empty; name tables"):
+        data.write_review_shards([str(tmp_path / "empty")], tmp_path / "s")
+    with pytest.raises(InputError, match=r"^shards .*: no index.json; name a folder that lstm-jax data shard-reviews has finished"):
+        data.read_review_shards(tmp_path)
+    (tmp_path / "one.csv").write_text("text,label\ngood,1\nfine,1\n")
+    with pytest.raises(InputError, match=r"^train split of .*: 2 positive and 0 negative reviews"):
+        data.write_review_shards([str(tmp_path / "one.csv")], tmp_path / "one")
+    (tmp_path / "none.csv").write_text("text,label\n")
+    with pytest.raises(InputError, match=r"^table .*none.csv: no reviews"):
+        data.write_review_shards([str(tmp_path / "none.csv")], tmp_path / "none")
+    data.write_review_shards([train], tmp_path / "s")
+    with pytest.raises(InputError, match=r"^shards .*: are of another text or another cleaning; name a new folder"):
+        data.write_review_shards([test], tmp_path / "s")
+    text = tmp_path / "text.txt"
+    text.write_text("some words")
+    data.write_shards(str(text), tmp_path / "text")
+    with pytest.raises(InputError, match=r"^index .*: damaged"):
+        data.read_review_shards(tmp_path / "text")
+
+
+def test_the_labels_have_the_types_of_memory(mapped) -> None:
+    sharded, memory = mapped
+    assert dataclasses.asdict(sharded)["train"]["labels"].dtype == memory.train.labels.dtype
+    assert sharded.train.row(0).dtype == memory.train.values.dtype

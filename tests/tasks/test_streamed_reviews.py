@@ -1,0 +1,96 @@
+"""Sentiment runs whose reviews stay in shards: from the command to the answers, with the numbers of the training in memory."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from made_reviews import write_csvs
+from made_runs import small_config
+
+from lstm_jax import data
+from lstm_jax.config import SentimentConfig
+from lstm_jax.errors import InputError
+from lstm_jax.runtime import sharding
+from lstm_jax.tasks import sentiment
+from lstm_jax.training import stream_order
+from lstm_jax.training.feeding import FromHost, make_source
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> tuple[SentimentConfig, SentimentConfig]:
+    """Return a config of shards, and one of the same reviews in memory."""
+    root = tmp_path_factory.mktemp("streamed")
+    write_csvs(root / "reviews")
+    data.write_review_shards([str(root / "reviews" / "train.csv")], root / "s", [str(root / "reviews" / "test.csv")])
+    memory = small_config(root / "reviews", root / "cache", epochs=3)
+    streamed = dataclasses.replace(memory, data=dataclasses.replace(memory.data, data=str(root / "s"), input="stream"))
+    return streamed, memory
+
+
+def test_a_run(configs, tmp_path: Path) -> None:
+    """It learns as in memory, its epochs wait for their input, and the run answers without its data."""
+    streamed, memory = configs
+    result = sentiment.train(streamed, tmp_path / "run", figures=False)
+    rows = result.rows
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] < 0.75
+    assert all(row["input_seconds"] > 0 for row in rows)
+    trained = sentiment.load(tmp_path / "run")
+    found = sentiment.evaluate(trained)
+    assert found.count == 80
+    assert found.accuracy == rows[-1]["test_accuracy"]
+    reviews = sentiment.load_reviews(memory)
+    assert trained.vocabulary == reviews.vocabulary
+    for split in ("train", "test"):
+        assert sentiment.evaluate(trained, split=split) == sentiment.evaluate(trained, reviews, split)
+    assert np.isfinite(trained.probabilities(["the film was good", ""])).all()
+    stored = np.load(tmp_path / "run" / "words.npz")
+    sentiment.train(dataclasses.replace(memory, train=dataclasses.replace(memory.train, epochs=1)), tmp_path / "memory", figures=False)
+    kept = np.load(tmp_path / "memory" / "words.npz")
+    for name in ("share", "count"):
+        np.testing.assert_array_equal(stored[name], kept[name])
+
+
+def test_batches_are_those_of_the_order(configs) -> None:
+    """The validation split is held out as in memory, and each batch has the rows that the order of the stream names."""
+    streamed, memory = (dataclasses.replace(config, data=dataclasses.replace(config.data, validation=0.25)) for config in configs)
+    mapped, whole = (sentiment.padded_rows(sentiment.load_reviews(config), config) for config in (streamed, memory))
+    assert isinstance(mapped.validation, sentiment.Rows)
+    assert isinstance(whole.validation, sentiment.Rows)
+    assert isinstance(whole.train, sentiment.Rows)
+    np.testing.assert_array_equal(mapped.validation.ids, whole.validation.ids)
+    examples, key = mapped.train.examples(), jax.random.key(1)
+    source = make_source(examples, sharding.make_mesh(2), 16)
+    assert isinstance(source, FromHost)
+    source.begin(key, 0)
+    (ids, labels), order = source.at(0)
+    rows = stream_order.shuffled(key, examples.count, 16)(0, len(np.asarray(order.rows))).rows
+    np.testing.assert_array_equal(ids, np.asarray(whole.train.ids)[rows])
+    np.testing.assert_array_equal(labels, whole.train.labels[rows])
+
+
+def test_the_commands(ask, configs, tmp_path: Path) -> None:
+    write_csvs(tmp_path / "reviews", 60, 20)
+    folder, shards = tmp_path / "reviews", tmp_path / "s"
+    code, said, _ = ask("data", "shard-reviews", folder / "train.csv", "--test", folder / "test.csv", "--out", shards, "--workers", 1)
+    assert code == 0
+    assert "60 training and 20 test reviews" in said
+    command = said.splitlines()[-1].split()
+    assert command == f"lstm-jax train sentiment --input stream --data {shards} --vocabulary frequency".split()
+    rest = ("--units", 8, "--embed", 8, "--epochs", 1, "--run", tmp_path / "run", "--no-figures")
+    assert ask(*command[1:], *rest)[0] == 0
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert row["test_accuracy"] >= 0
+    code, _, said = ask(*command[1:-2], *rest)
+    assert (code, said.count("\n")) == (2, 1)
+    assert "vocabulary: keras; for input stream, give frequency" in said
+
+
+@pytest.mark.parametrize(("field", "value"), [("packed", 20), ("test_data", "x.csv"), ("data", ""), ("vocabulary", "keras")])
+def test_what_a_stream_cannot_have(configs, field: str, value: object) -> None:
+    with pytest.raises(InputError, match="for input stream, give"):
+        dataclasses.replace(configs[0].data, **{field: value})
