@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 POSITIONAL = {
     "launch": "command",
     "data shard": "data",
+    "data shard-reviews": "data",
     "embedding neighbours": "words",
     "embedding export": "out",
     "score": "data",

@@ -213,11 +213,11 @@ def test_named_choices_are_choices():
         for f in dataclasses.fields(part)
         if f.name in tables or get_origin(f.type) is Literal
     ]
-    assert len(chosen) == 19
+    assert len(chosen) == 20
     for part, f, choices in chosen:
-        extra: dict = {"schedule": {"final_learning_rate": 1e-9}, "cell": {"recurrent_dropout": 0.0}, "input": {"data": ("shards",)}}.get(
-            f.name, {}
-        )
+        shards = {"data": "s", "vocabulary": "frequency"} if part is DataConfig else {"data": ("s",)}
+        own = {"schedule": {"final_learning_rate": 1e-9}, "cell": {"recurrent_dropout": 0.0}, "input": shards}
+        extra: dict = own.get(f.name, {})
         for choice in choices:
             assert getattr(part(**{f.name: choice}, **extra), f.name) == choice
         config = part(**extra)
