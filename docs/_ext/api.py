@@ -38,7 +38,8 @@ PACKAGES: dict[str, list[str]] = {
     "data": ["lstm_jax.data"],
     "sweep": ["lstm_jax.sweep", "lstm_jax.sweep.stats"],
     "inspection": [
-        f"lstm_jax.inspection.{name}" for name in ("plots", "figures", "embedding_space", "embedding_map", "text_map", "collectives")
+        f"lstm_jax.inspection.{name}"
+        for name in ("plots", "figures", "embedding_space", "embedding_map", "text_map", "trace", "collectives")
     ],
     "convert": ["lstm_jax.convert"],
     "integrations": ["lstm_jax.integrations.keras"],

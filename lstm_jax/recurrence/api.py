@@ -20,6 +20,7 @@ from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
 from lstm_jax.primitives.partition import in_automatic_mode, vary_together
 from lstm_jax.recurrence.backends import Backend, dropout_kinds, mask_kind, resolve_backend
+from lstm_jax.recurrence.observing import tell
 from lstm_jax.recurrence.operands import Operands, read_operands
 from lstm_jax.recurrence.resets import Resets
 from lstm_jax.recurrence.segments import Remat, check_remat, in_segments
@@ -104,6 +105,7 @@ def unroll(
     order = {"backwards": backwards, "time_major": time_major}
     cuts = {"resets": resets, "reset_state": reset_state, "segment_ids": segment_ids}
     operands = read_operands(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, tokens=tokens, **cuts, **order)
+    tell(cell, operands, compute_dtype, backwards)
     kind = "mask" if segment_ids is not None else mask_kind(mask, lengths, backwards)
     kinds = {"dropout": dropout_kinds(operands.dropout), "mask": kind, "resets": operands.resets is not None}
     units = operands.params.kernel.shape[1] // cell.gates

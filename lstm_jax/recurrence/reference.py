@@ -3,6 +3,9 @@
 All other backends must return the same results up to rounding.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -23,6 +26,7 @@ def run(
     resets: Resets | None = None,
     compute_dtype=None,
     sequences: bool = True,
+    record: Callable[[Any, jax.Array, Any], Any] | None = None,
 ):
     """Run a recurrent cell over T steps with `lax.scan`.
 
@@ -38,9 +42,11 @@ def run(
         resets: resets of the state within the sequence, or None.
         compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
         sequences: whether to return h of all steps.
+        record: function record(state before the step, z, state after the step) that returns a pytree of arrays (B, ...), or None.
 
     Returns:
-        A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `sequences` is false.
+        A pair (h of all steps, final state). The first member is an array (T, B, H), or None if `sequences` is false. If `record` is given,
+        the first member has its results for all steps instead, as arrays (T, B, ...).
     """
     z = cell.project(params, x, dropout.input, compute_dtype)
     zoneout = dropout.zoneout or {}
@@ -51,10 +57,12 @@ def run(
         state = restart(state, reset_t, resets)
         new = cell.step(params, state, z_t, dropout.recurrent, compute_dtype)
         for name, mask in (zoneout | drawn_t).items():
-            before, after = getattr(state, name), getattr(new, name)
-            new = new._replace(**{name: jnp.where(mask, before, after) if name in drawn_t else mask * before + (1 - mask) * after})
+            old, after = getattr(state, name), getattr(new, name)
+            new = new._replace(**{name: jnp.where(mask, old, after) if name in drawn_t else mask * old + (1 - mask) * after})
         if valid_t is not None:
             new = jax.tree.map(lambda a, b: jnp.where(valid_t[:, None], a, b), new, state)
+        if record is not None:
+            return new, record(state, z_t, new)
         return new, new.h if sequences else None
 
     final, h = lax.scan(body, state, (z, valid, drawn, None if resets is None else resets.at))

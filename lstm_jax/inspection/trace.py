@@ -1,0 +1,135 @@
+"""Trace of a model: the gates and states of its recurrent layers at each step of an input.
+
+B is the batch size, T the number of steps and H the number of units.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lstm_jax.cells import CELLS, Cell
+from lstm_jax.cells.products import masked_matmul
+from lstm_jax.errors import require
+from lstm_jax.layers.recurrent import Recurrent
+from lstm_jax.recurrence import reference
+from lstm_jax.recurrence.observing import observed
+from lstm_jax.recurrence.operands import Operands
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """Gates and states of one call of a recurrent layer.
+
+    All arrays are in the order of the input, also for a layer that reads backwards.
+    """
+
+    layer: str
+    """Path of the layer in the model, such as "recurrent/layers/0". It is "" for the model itself."""
+    cell: str
+    """Name of the cell."""
+    backwards: bool
+    """Whether the layer reads the steps from the last to the first."""
+    state: dict[str, jax.Array]
+    """Arrays (B, T, H) of the state after each step: "h" and, for an LSTM, "c". A padded step copies the state."""
+    gates: dict[str, jax.Array]
+    """Arrays (B, T, H) of the gates at each step. An LSTM has "input", "forget", "candidate" and "output"; a GRU has "update", "reset" and
+    "candidate". Cells with other equations, or with activations other than the default, have none."""
+    valid: jax.Array | None
+    """bool (B, T), False at padded steps, or None if no step is padded."""
+
+
+def _lstm_gates(params: Any, before: Any, z: jax.Array, mask: Any, compute_dtype: Any) -> dict[str, jax.Array]:
+    z = z + masked_matmul(before.h, params.recurrent_kernel, mask, compute_dtype)
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    return {"input": jax.nn.sigmoid(i), "forget": jax.nn.sigmoid(f), "candidate": jnp.tanh(g), "output": jax.nn.sigmoid(o)}
+
+
+def _gru_gates(params: Any, before: Any, z: jax.Array, mask: Any, compute_dtype: Any) -> dict[str, jax.Array]:
+    inner = masked_matmul(before.h, params.recurrent_kernel, mask, compute_dtype)
+    inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
+    (x_u, x_r, x_n), (h_u, h_r, h_n) = (jnp.split(part, 3, axis=-1) for part in (z, inner))
+    reset = jax.nn.sigmoid(x_r + h_r)
+    return {"update": jax.nn.sigmoid(x_u + h_u), "reset": reset, "candidate": jnp.tanh(x_n + reset * h_n)}
+
+
+GATES: dict[str, Callable[..., dict[str, jax.Array]]] = {"lstm": _lstm_gates, "gru": _gru_gates}
+"""Functions gates(params, state before the step, z, mask, compute_dtype) of the cells whose gates a trace has."""
+
+
+def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[LayerTrace]]:
+    """Call a model, and return its result together with the gates and states of all its recurrent layers.
+
+        logits, layers = trace(model, ids)
+        layers[0].gates["forget"]  # (B, T, H)
+
+    The states are computed by the cells' own equations, with the dtype of the layer, after the call. The model is not changed. Call
+    `model.eval()` before, if it has dropout and the trace is to be one without.
+
+    Args:
+        model: any Flax NNX module with layers of `lstm_jax`, such as `LSTM`, `GRU`, `Bidirectional` or `RecurrentStack`, or such a layer.
+        args: arguments of the model.
+        options: keyword arguments of the model.
+
+    Returns:
+        A pair of the result of the model, and a list with one `LayerTrace` for each call of a recurrent layer, in the order of the calls.
+
+    Raises:
+        InputError: if the model is no module, or if it calls no recurrent layer.
+    """
+    require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module")
+    copied, running, found = nnx.clone(model), [""], list[LayerTrace]()
+    for path, layer in _layers(copied):
+        _name(layer, path, running)
+
+    def observer(cell: Cell, operands: Operands, compute_dtype: Any, backwards: bool) -> None:
+        found.append(_traced(running[-1], cell, operands, compute_dtype, backwards))
+
+    with observed(observer):
+        result = copied(*args, **options)  # pyright: ignore[reportCallIssue]
+    require(bool(found), "model", type(model).__name__, "it calls no recurrent layer of lstm_jax")
+    return result, found
+
+
+def _layers(model: nnx.Module) -> Iterator[tuple[str, Recurrent]]:
+    for path, node in nnx.iter_graph(model):
+        if isinstance(node, Recurrent):
+            yield "/".join(map(str, path)), node
+
+
+def _name(layer: Recurrent, path: str, running: list[str]) -> None:
+    """Let a layer put its path at the end of `running` while it is called. Its class becomes a subclass of its own."""
+    kind = type(layer)
+
+    class Named(kind):
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            running.append(path)
+            try:
+                return super().__call__(*args, **options)
+            finally:
+                running.pop()
+
+    object.__setattr__(layer, "__class__", Named)
+
+
+def _traced(path: str, cell: Cell, operands: Operands, compute_dtype: Any, backwards: bool) -> LayerTrace:
+    params, x, state, valid, dropout, resets, _ = operands
+    known = CELLS.get(cell.name)
+    gates = GATES.get(cell.name) if known is not None and known.step is cell.step else None
+
+    def record(before: Any, z: jax.Array, after: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        found = gates(params, before, z, dropout.recurrent, compute_dtype) if gates else {}
+        return after._asdict(), found
+
+    if x.ndim == 2 and dropout.input is not None:
+        x = jax.nn.one_hot(x, params.kernel.shape[0], dtype=params.kernel.dtype)
+    (states, values), _ = reference.run(cell, params, x, state, valid, dropout, resets, compute_dtype, record=record)
+
+    def rows_first(array: jax.Array) -> jax.Array:
+        return jnp.swapaxes(array[::-1] if backwards else array, 0, 1)
+
+    states, values, valid = jax.tree.map(rows_first, (states, values, valid))
+    return LayerTrace(path, cell.name, backwards, states, values, valid)

@@ -1,0 +1,120 @@
+"""Traces of layers: states are those of the layer, gates are those of the cell's equations in float64, in any model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.special import expit as sigmoid
+
+import lstm_jax
+from lstm_jax.cells import CELLS
+from lstm_jax.errors import InputError
+from lstm_jax.inspection.trace import trace
+from lstm_jax.layers.recurrent import Recurrent
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+B, T, E, H = 3, 6, 4, 5
+
+
+def inputs() -> jax.Array:
+    """Return an input (B, T, E), float64 under the fixture `x64`, else float32."""
+    return jnp.asarray(np.random.default_rng(0).standard_normal((B, T, E)), float)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gates_of_an_lstm_by_its_equations() -> None:
+    layer = lstm_jax.LSTM(E, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    x, (kernel, recurrent, bias) = np.asarray(inputs()), (np.asarray(part) for part in layer.cell_params())
+    _, (found,) = trace(layer, inputs())
+    assert (found.layer, found.cell, found.backwards, found.valid) == ("", "lstm", False, None)
+    h = c = np.zeros((B, H))
+    for t in range(T):
+        i, f, g, o = np.split(x[:, t] @ kernel + h @ recurrent + bias, 4, axis=1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        want = {"input": sigmoid(i), "forget": sigmoid(f), "candidate": np.tanh(g), "output": sigmoid(o)}
+        assert found.gates.keys() == want.keys()
+        for name, values in want.items():
+            np.testing.assert_allclose(found.gates[name][:, t], values, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(found.state["h"][:, t], h, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(found.state["c"][:, t], c, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gates_of_a_gru_make_its_states() -> None:
+    layer = lstm_jax.GRU(E, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    outputs, (found,) = trace(layer, inputs())
+    u, n, h = found.gates["update"], found.gates["candidate"], np.asarray(found.state["h"])
+    before = np.concatenate([np.zeros((B, 1, H)), h[:, :-1]], 1)
+    np.testing.assert_allclose(u * before + (1 - u) * n, h, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(h[:, -1], outputs, rtol=1e-12, atol=1e-14)
+    params = layer.cell_params()
+    inner = before @ np.asarray(params.recurrent_kernel) + np.asarray(params.recurrent_bias)
+    z = np.asarray(inputs()) @ np.asarray(params.kernel) + np.asarray(params.bias)
+    want = sigmoid(z[..., H : 2 * H] + inner[..., H : 2 * H])
+    np.testing.assert_allclose(found.gates["reset"], want, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_states_are_those_of_the_layer(cell: str) -> None:
+    """For each cell, with padded steps and resets; the last state of an LSTM by its final c, too."""
+    layer = Recurrent(E, H, cell=cell, return_sequences=True, return_state=True, rngs=nnx.Rngs(1))
+    lengths, resets = [T, 2, 4], jnp.arange(T)[None] == jnp.array([[2], [0], [3]])
+    (outputs, state), (found,) = trace(layer, inputs(), lengths=jnp.array(lengths), resets=resets)
+    assert found.cell == cell
+    np.testing.assert_array_equal(found.valid, np.arange(T) < np.array([[T], [2], [4]]))
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(found.state["h"][row, :length], outputs[row, :length], rtol=2e-5, atol=2e-6)
+    for name, part in state._asdict().items():
+        np.testing.assert_allclose(found.state[name][:, -1], part, rtol=2e-5, atol=2e-6)
+    assert bool(found.gates) == (cell in ("lstm", "gru"))
+
+
+def test_a_model_of_ones_own() -> None:
+    """Layers of both directions and of a stack have their paths; segments reset; ids and dropout go through; the model stays as it was."""
+
+    class Tagger(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.embedding = lstm_jax.Embedding(10, E, rngs=rngs)
+            self.both = lstm_jax.Bidirectional(E, H, return_sequences=True, dropout=0.5, rngs=rngs)
+            self.top = lstm_jax.GRU(2 * H, 3, return_sequences=True, rngs=rngs)
+
+        def __call__(self, ids, segment_ids):
+            return self.top(self.both(self.embedding(ids), segment_ids=segment_ids), segment_ids=segment_ids)
+
+    model = Tagger(nnx.Rngs(0, dropout=1))
+    model.eval()
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 10, (2, T)))
+    segments = jnp.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
+    kinds = {path: type(node) for path, node in nnx.iter_graph(model)}
+    outputs, layers = trace(model, ids, segments)
+    np.testing.assert_array_equal(outputs, model(ids, segments))
+    assert {path: type(node) for path, node in nnx.iter_graph(model)} == kinds
+    assert [(layer.cell, layer.backwards) for layer in layers] == [("lstm", False), ("lstm", True), ("gru", False)]
+    assert len({layer.layer for layer in layers}) == 3
+    assert all(layer.layer.startswith(start) for layer, start in zip(layers, ("both/", "both/", "top"), strict=True))
+    np.testing.assert_allclose(layers[2].state["h"][1], outputs[1], rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(layers[1].state["h"][0, 2:5], trace(model, ids[:1, 2:5], segments[:1, 2:5])[1][1].state["h"][0], atol=1e-6)
+
+
+def test_dropout_masks_are_those_of_the_call() -> None:
+    layer = lstm_jax.LSTM(E, H, return_sequences=True, recurrent_dropout=0.4, dropout=0.3, rngs=nnx.Rngs(0, dropout=1))
+    outputs, (found,) = trace(layer, inputs(), rngs=jax.random.key(5))
+    np.testing.assert_allclose(found.state["h"], outputs, rtol=2e-5, atol=2e-6)
+    np.testing.assert_array_equal(outputs, layer(inputs(), rngs=jax.random.key(5)))
+
+
+def test_other_activations_have_no_gates() -> None:
+    layer = lstm_jax.LSTM(E, H, activation="relu", rngs=nnx.Rngs(0))
+    outputs, (found,) = trace(layer, inputs())
+    assert found.gates == {}
+    np.testing.assert_allclose(found.state["h"][:, -1], outputs, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_cannot_be_traced() -> None:
+    with pytest.raises(InputError, match=r"^model: Linear; it calls no recurrent layer of lstm_jax"):
+        trace(nnx.Linear(4, 2, rngs=nnx.Rngs(0)), jnp.ones((1, 4)))
+    with pytest.raises(InputError, match=r"^model: function; give an nnx.Module"):
+        trace(lambda x: x, 1)  # pyright: ignore[reportArgumentType]
