@@ -7,7 +7,7 @@ A folder of shards holds these files:
     00000.json   the shard's words with their counts, its movies and the SHA-256 of both files; it is written last
     index.json   the joint vocabulary of the training tables; it is written when all shards are there
 
-In memory are the labels, the movies and the places of the reviews, 32 bytes a review.
+In memory are the labels, the movies and the places of the reviews, 28 bytes a review.
 """
 
 import hashlib
@@ -33,7 +33,9 @@ from lstm_jax.files.reading import locate
 from lstm_jax.files.writing import write_atomically
 
 FORMAT = "reviews 1"
+"""Value of the field "format" of the index."""
 COMMAND = "lstm-jax data shard-reviews"
+"""Command that writes the shards, for error messages."""
 BLOCK = 4096
 """Number of reviews that are read, tokenised and written at a time."""
 DESCRIPTION = f"name tables, or folders of tables ({', '.join(ENDINGS)})"

@@ -36,7 +36,9 @@ SPACE = b" \t\n"
 """Bytes after which a text may be divided. A carriage return is none of them, since a line end of Windows must stay whole."""
 _SEARCHED = 2**16
 FORMAT = "text 1"
+"""Value of the field "format" of the index."""
 COMMAND = "lstm-jax data shard"
+"""Command that writes the shards, for error messages."""
 
 
 @dataclass(frozen=True)
