@@ -2,19 +2,20 @@
 
     pip install ".[experiments]"                                     # gensim, for word2vec
     python -m experiments.embedding --preset toy                     # seconds
-    LSTM_JAX_DATA=... python -m experiments.embedding --workers 2    # 12 minutes on two cores at 200 GFLOP/s
+    LSTM_JAX_DATA=... python -m experiments.embedding --workers 2    # 12 minutes on two cores with 200 GFLOP/s together
 
-The study tests the claim that a learned embedding serves to "minimize the euclidean distance of the similar words". The model of the Keras
-example imdb_lstm is trained on IMDB for two epochs, with three seeds. For groups of words with similar meanings, two values are measured
-before and after training. The first is the mean Euclidean distance between two words of the group. The second is the ratio of this distance
-to the mean distance between a word of the group and a word of the nearest other group.
+The study tests a claim of the tutorials, that a learned embedding serves to "minimize the euclidean distance of the similar words". The
+model of the Keras example imdb_lstm is trained on IMDB for two epochs, with three seeds. For groups of words with similar meanings, two
+values are measured before and after training. The first is the mean Euclidean distance between two words of the group. The second is the
+ratio of this distance to the mean distance between the words of the group and those of another group, the one for which this mean is
+smallest.
 
 There are two controls. In the first control, the labels are shuffled, so that the loss can only fall by memorizing. The second control is
 gensim's word2vec (skip-grams with negative sampling, Mikolov et al. 2013). It is trained on the same reviews without labels, and its
 vectors are scaled to length 1.
 
-Expected: Words of praise come closer to each other than to words of blame. In the groups "family", "numbers" and "roles", the distances
-stay near their random initial values, because the loss depends only on the sentiment.
+Expected: Training makes the distances between words of praise smaller than those between words of praise and words of blame. In the groups
+"family", "numbers" and "roles", the distances stay near their random initial values, because the loss depends only on the sentiment.
 """
 
 import sys

@@ -72,7 +72,7 @@ GENERATION = GenerationConfig(
 
 @dataclass(frozen=True)
 class Cost:
-    """Config of the time measurement of the recurrent cells."""
+    """Config of a run that measures the time of a recurrent cell."""
 
     batch: int = 32
     length: int = 80

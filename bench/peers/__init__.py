@@ -22,11 +22,11 @@ COMMON_CELLS = ("gru", "simple_rnn")
 
 @dataclass(frozen=True)
 class Peer:
-    """Benchmarked library, which is called a peer. This project itself is one of the peers.
+    """Library that the benchmark measures, called a peer. This project is itself one of the peers.
 
     Attributes:
         name: name of the peer in result rows and flags.
-        title: name of the peer in a report. A package name in braces is replaced by the version of the package.
+        title: name of the peer in a report. In it, "{package}" is replaced by the version of that package.
         module: module of `bench.peers` that defines `build(workload, arrays, options) -> Built` for the peer.
         imports: Python modules that must be installed.
         packages: packages whose versions are recorded in the result rows.
@@ -34,7 +34,7 @@ class Peer:
         options: names of the options that `--peer` accepts for this peer.
         environment: environment variables that are set before the peer is imported.
         gpu: whether the peer needs a GPU.
-        cells: recurrent cells, besides the LSTM, that the peer can run in the workload "recurrence".
+        cells: recurrent cells, besides the LSTM, that the peer can run in workloads of the kind "recurrence".
         kinds: kinds of workload that the peer can run. If empty, it can run all kinds.
         resets: whether the peer can reset the state within a sequence.
     """

@@ -45,7 +45,10 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
 
 
 def is_per_gate(mask: Any) -> bool:
-    """Return whether a dropout mask contains one mask per gate, (gates, B, D). It is False for a shared mask (B, D) and for None."""
+    """Return whether a dropout mask contains one mask per gate, (gates, B, D).
+
+    The result is False for a shared mask (B, D), and for None. D is the number of entries of a row that is masked.
+    """
     return mask is not None and mask.ndim == 3
 
 

@@ -83,8 +83,8 @@ class TrainConfig:
     batch_size: Rows = 32
     """Number of training examples in a batch, summed over all devices."""
     microbatches: Count = 1
-    """Number of parts into which each batch is divided. Their gradients are computed one after another and added up, so that a batch of any
-    size fits into memory. 1 computes the gradient of the whole batch at once."""
+    """Number of parts into which each batch is divided. Their gradients are computed one after another and added up, so that only the
+    residuals of one part are in memory. The batch size must be a multiple of this number times the number of devices."""
     optimizer: str = "adam"
     """Name of the optimiser. 'adam' and 'rmsprop' are computed as in Keras. Other names are looked up in optax (sgd, lion, adamw, ...)."""
     learning_rate: Rate = 1e-3

@@ -25,7 +25,7 @@ PROJECTED = "lstm_projected"  # the cell of a layer with a recurrent projection
 
 
 class Layout(NamedTuple):
-    """Layout of the weights of a cell: its title in error messages, its number of gates and the names of its arrays."""
+    """How a library stores the weights of a cell: the cell's name in error messages, its number of gates and the names of its arrays."""
 
     title: str
     gates: int

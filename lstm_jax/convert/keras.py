@@ -131,7 +131,7 @@ def dense_from_keras(weights: Sequence[Any], where: str = "") -> Arrays:
     """Convert the weights of a Keras Dense layer to the dense weights of lstm_jax, {"kernel": (in, out), "bias": (out,)}.
 
     Args:
-        weights: `get_weights()` of the layer: kernel (in, out) and, if the layer has one, bias (out,).
+        weights: `get_weights()` of the layer: kernel (in, out) and bias (out,). For a layer without a bias, the result has a bias of zeros.
         where: text that stands before the names of the arrays in error messages.
 
     Raises:

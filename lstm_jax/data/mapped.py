@@ -6,8 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from lstm_jax.errors import require
+
 READ = 2**16
 """Largest number of ids that are read before the pages of the mapped files are given back."""
+
+OTHER_FILES = 512
+"""Number of files that a process may have open beside the mapped ones."""
 
 Shard = tuple[np.ndarray, np.ndarray]
 """Ids of a shard in its own vocabulary, and an array that maps these ids to those of the joint vocabulary."""
@@ -44,15 +49,19 @@ class MappedIds:
         return self.end - self.begin
 
     def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
-        """Return the ids of a slice without a step, or those at an array of indices, as an array."""
-        if not isinstance(places, slice):
-            return self.take(places)
-        begin, end, _ = places.indices(len(self))
-        return self.take(np.arange(begin, max(begin, end)))
+        """Return the ids of a slice, or those at an array of indices, as an array. Negative indices count from the end."""
+        if isinstance(places, slice):
+            return self.take(np.arange(*places.indices(len(self))))
+        return self.take(np.where(places < 0, places + len(self), places))
 
     def take(self, places: np.ndarray, mode: str = "clip") -> np.ndarray:
-        """Return the ids at the given places, as an array of their shape. Places outside are moved to the ends."""
+        """Return the ids at the given places, as an array of their shape. Places outside are moved to the ends.
+
+        Raises:
+            InputError: if there are places, but no ids.
+        """
         del mode
+        require(len(self) > 0 or np.size(places) == 0, "ids", "none", "take them from a part that has some")
         at = np.clip(places, 0, len(self) - 1).reshape(-1) + self.begin
         found = np.empty(at.shape, self.dtype)
         for begin in range(0, len(at), READ):
@@ -67,6 +76,23 @@ class MappedIds:
             own = owner == number
             found[own] = joint[ids[at[own] - self.offsets[number]]]
             _give_back(ids)
+
+
+def allow_open_files(count: int) -> None:
+    """Allow this process `count` more open files, if its limit is lower. A mapped file counts as an open one.
+
+    Raises:
+        InputError: if the hard limit is lower.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        unlimited = hard == resource.RLIM_INFINITY
+        remedy = "raise the hard limit (ulimit -Hn), or divide the data among fewer files"
+        require(unlimited or needed <= hard, "open files", f"{needed} needed, {hard} allowed", remedy)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _give_back(ids: np.ndarray) -> None:

@@ -29,17 +29,17 @@ def write_missing(
     folder: Path,
     parts: Sequence[Any],
     write: Callable[[Path, Sequence[Any], int], int],
-    ending: str,
+    intact: Callable[[Path, int, dict[str, Any]], bool],
     workers: int,
     on_progress: Progress | None,
 ) -> list[dict[str, Any]]:
-    """Write the shards that a folder does not hold yet, and return the records of all shards.
+    """Write the shards that a folder does not hold intact, and return the records of all shards.
 
     Args:
         folder: the folder, which is created if it does not exist.
         parts: the part of the input that each shard holds, as an instance of a dataclass.
         write: function write(folder, parts, number) that writes the shard of one part, calls `write_record`, and returns the number.
-        ending: ending of the name of the file that holds the ids of a shard.
+        intact: function intact(folder, number, record) that returns whether the files of a shard are those of its record. It reads them.
         workers: number of processes that write shards at the same time.
         on_progress: function that is called after each shard.
 
@@ -52,8 +52,8 @@ def write_missing(
         found = record(folder, int(path.stem)) if path.stem.isdecimal() else None
         same = found is None or (int(path.stem) < len(parts) and found["part"] == asdict(parts[int(path.stem)]))
         require(same, f"shards {folder}", "are of another text or another cleaning", "name a new folder")
-    written = [record(folder, number) is not None and shard_path(folder, number, ending).exists() for number in range(len(parts))]
-    missing = [number for number, there in enumerate(written) if not there]
+    found = [record(folder, number) for number in range(len(parts))]
+    missing = [number for number, own in enumerate(found) if own is None or not intact(folder, number, own)]
     for count, _ in enumerate(_written(folder, parts, write, missing, workers), len(parts) - len(missing) + 1):
         if on_progress:
             on_progress(count, len(parts))

@@ -4,11 +4,11 @@ import math
 import re
 from typing import NamedTuple
 
-_CALL = re.compile(r"= (\S+|\([^)]*\)) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\(")
+_CALL = re.compile(r" = (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
 
-_WITH_OPERAND = ("all-gather", "collective-permute")
-"""Collectives whose asynchronous form returns its operand, too, before its result."""
+_WITH_OPERAND = ("all-gather", "collective-permute", "reduce-scatter", "all-to-all")
+"""Collectives whose asynchronous form returns a tuple of its operands, its results and, on some devices, more."""
 
 
 class Collective(NamedTuple):
@@ -29,12 +29,25 @@ def collectives(hlo: str) -> list[Collective]:
         hlo: text of the compiled program, `jax.jit(function).lower(*arguments).compile().as_text()`.
     """
     found = []
-    for shapes, kind, start in _CALL.findall(hlo):
-        arrays = _ARRAY.findall(shapes)
-        if start and kind in _WITH_OPERAND:
-            arrays = arrays[1:2]
-        found.append(Collective(kind, sum(map(_bytes, arrays))))
+    for line in hlo.splitlines():
+        if call := _CALL.search(line):
+            shapes, kind, start = call.groups()
+            if start and kind in _WITH_OPERAND:
+                shapes = _members(shapes)[1]
+            found.append(Collective(kind, sum(map(_bytes, _ARRAY.findall(shapes)))))
     return found
+
+
+def _members(shapes: str) -> list[str]:
+    """Return the shapes of the members of a tuple, each of which may be a tuple, too."""
+    members, depth = [""], 0
+    for character in shapes[1:-1]:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            members.append("")
+        else:
+            members[-1] += character
+    return members
 
 
 def _bytes(array: tuple[str, str]) -> int:

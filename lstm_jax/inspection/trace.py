@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 
 from lstm_jax.cells import CELLS, Cell
 from lstm_jax.cells.products import masked_matmul
@@ -78,20 +79,29 @@ def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[Laye
         A pair of the result of the model, and a list with one `LayerTrace` for each call of a recurrent layer, in the order of the calls.
 
     Raises:
-        InputError: if the model is no module, or if it calls no recurrent layer.
+        InputError: if the model is no module, if it calls no recurrent layer, or if it calls one within a transformation of JAX, such as
+            `jit` or `scan`, whose values cannot be read from outside.
     """
     require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module")
     copied, running, found = nnx.clone(model), [""], list[LayerTrace]()
     for path, layer in _layers(copied):
         _name(layer, path, running)
 
+    given = _has_tracer((args, options, nnx.state(model)))
+
     def observer(cell: Cell, operands: Operands, compute_dtype: Any, backwards: bool) -> None:
+        remedy = "it is called within jit, scan or another transformation: call it outside, or under jax.disable_jit()"
+        require(given or not _has_tracer(operands), f"layer {running[-1]}", "traced by JAX", remedy)
         found.append(_traced(running[-1], cell, operands, compute_dtype, backwards))
 
     with observed(observer):
         result = copied(*args, **options)  # pyright: ignore[reportCallIssue]
     require(bool(found), "model", type(model).__name__, "it calls no recurrent layer of lstm_jax")
     return result, found
+
+
+def _has_tracer(tree: Any) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _layers(model: nnx.Module) -> Iterator[tuple[str, Recurrent]]:

@@ -359,7 +359,7 @@ class Vmapped(Operation):
         return jax.vmap(lambda leaves, *more: function(tree.unflatten(leaves), *more), (list(self.dims), *(0 for _ in more)))(leaves, *more)
 
     def forward(self, keep: bool, *args):
-        """Run all mapped forward passes and return (outputs, residuals); see `Operation.forward`."""
+        """Run the forward pass of each entry of the axis that `vmap` maps, and return (outputs, residuals); see `Operation.forward`."""
         return self._over(lambda args: self.inner.forward(keep, *args), args)
 
     def plain_forward(self, keep: bool, *args):

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ DONE, FAILED = "done", "failed"
 POLL_SECONDS = 0.5
 """Number of seconds between two looks at the Slurm jobs of a sweep. submitit asks Slurm less often than that."""
 Outcomes = Generator[tuple[str, Row], None, None]
+
+
+ARRAY_JOBS = 1000
+"""Largest number of jobs in an array. Slurm refuses larger ones unless its `MaxArraySize` is raised."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
 
 
 def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
-    """Run the configs as one array of Slurm jobs, which the package submitit starts.
+    """Run the configs as arrays of Slurm jobs, which the package submitit starts. An array has at most `ARRAY_JOBS` jobs.
 
     If the generator is closed before all jobs have ended, such as by Ctrl-C, the other jobs are cancelled.
 
@@ -159,18 +163,26 @@ def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally
     executor.update_parameters(**parameters)
     if not missing:
         return
-    with executor.batch():
-        jobs = {key: executor.submit(attempt, function, config) for key, config in missing.items()}
+    jobs = {}
     try:
+        for keys in _slices(list(missing), ARRAY_JOBS):
+            with executor.batch():
+                jobs |= {key: executor.submit(attempt, function, missing[key]) for key in keys}
         while jobs:
-            tally.running = sum(job.state == "RUNNING" and not job.done() for job in jobs.values())
             ended = [key for key, job in jobs.items() if job.done()]
+            tally.running = sum(job.state == "RUNNING" for key, job in jobs.items() if key not in ended)
             for key in ended:
                 yield key, _row_of_job(jobs.pop(key), missing[key])
             time.sleep(0 if ended else POLL_SECONDS)
     finally:
         for job in jobs.values():
-            job.cancel()
+            job.cancel(check=False)
+
+
+def _slices(keys: list[str], size: int) -> Iterator[list[str]]:
+    """Yield the keys in lists of at most `size` keys."""
+    for begin in range(0, len(keys), size):
+        yield keys[begin : begin + size]
 
 
 def _row_of_job(job: Any, config: Any) -> Row:

@@ -62,7 +62,7 @@ def run(folder: Path, seed: int, console: Console) -> None:
 
     Args:
         folder: folder of the demo. The files that an earlier demo wrote to it are removed first.
-        seed: seed of the data, the models and the draws.
+        seed: seed of the data, the initial weights, the order of the examples and the drawn characters.
         console: console that shows progress and results.
 
     Raises:

@@ -48,7 +48,7 @@ def require_memory(
             there are no such arrays, the function returns ().
 
     Raises:
-        InputError: if the run does not fit, if no backend can run it, or if the batch size is not a multiple of the number of devices.
+        InputError: if the run does not fit, if no backend can run it, or if a batch cannot be divided among the devices.
     """
     check_request(config, mesh)
     optimizer = make_optimizer(replace(config.train, schedule="constant", warmup_steps=0), 1)
@@ -66,7 +66,8 @@ def require_memory(
 
     with sharding.on(mesh):
         params, moments, residuals = (_bytes(part) for part in jax.eval_shape(trace, batch, jax.eval_shape(lambda: jax.random.key(0))))
-    copies = 3 * params  # the initial parameters, the trained parameters and the gradient
+    gradients = 1 if config.train.microbatches == 1 else 2  # the sum, and that of a microbatch
+    copies = (2 + gradients) * params  # and the initial and the trained parameters
     data = data_bytes if processes.several() else data_bytes * (1 + mesh.size)  # several processes place a few batches at a time
     by_flags = {"parameters": copies + moments, "residuals": residuals, "data": data}
     least = flags[max(by_flags, key=lambda name: by_flags[name])]

@@ -153,15 +153,16 @@ def objective(rebuild: Callable) -> Objective:
 
 
 def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """Return a compiled function logits(params, ids) that returns the logits (N,) of N reviews, computed without dropout.
+    """Return a compiled function logits(params, ids) that computes the logits (N,) of N reviews, without dropout.
 
     `ids` (N, T) holds T word ids for each review.
 
     Args:
         rebuild: function from parameters to the model.
         mesh: devices that the reviews are sharded over.
-        fold: whether to multiply the whole embedding by the kernels of the first layer before the reviews are read; see
-            `SentimentClassifier.fold`. If None, this is done if there are more reviews than words in the vocabulary.
+        fold: whether to multiply each word's vector by the kernels of the first layer once, and to look up the products, instead of
+            multiplying each word of each review; see `SentimentClassifier.fold`. None means: if there are more reviews than words in the
+            vocabulary.
     """
 
     def prepare(params, count: int):
@@ -229,8 +230,9 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
     def data_bytes(self) -> int:
         if self.config.data.packed:  # ids and segment ids
             return 8 * int(np.minimum(self.data.train.lengths, self.config.data.packed).sum())
-        held = self.splits.held_out().values() if self.config.data.input == "stream" else ()
-        return 4 * self.config.data.maxlen * (sum(rows.count for rows in held) if held else len(self.data.train))
+        if self.config.data.input == "stream":
+            return 4 * self.config.data.maxlen * sum(rows.count for rows in self.splits.held_out().values())
+        return 4 * self.config.data.maxlen * len(self.data.train)
 
     @cached_property
     def splits(self) -> Splits:

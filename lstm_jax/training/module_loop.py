@@ -58,7 +58,7 @@ def fit(
         epochs: number of epochs.
         batch_size: number of examples in a batch. The last batch of an epoch may have fewer, as in Keras.
         microbatches: number of parts into which each batch is divided. Their gradients are computed one after another and added up, so that
-            only the residuals of one part are in memory.
+            only the residuals of one part are in memory. `batch_size` must be a multiple of this number times the number of devices.
         seed: seed of the order of the examples and of the random streams of the module.
         patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
             early.
@@ -105,8 +105,9 @@ def fit(
     config = TrainConfig(
         epochs=epochs, batch_size=batch_size, microbatches=microbatches, seed=seed, patience=patience, checkpoint_steps=checkpoint_steps
     )
-    examples = Examples(given, counts[0], gather)
-    numbers, weight = jax.ShapeDtypeStruct((batch_size,), jnp.int32), jax.ShapeDtypeStruct((batch_size,), jnp.float32)
+    loop.check_batch_size(config, mesh)
+    examples, size = Examples(given, counts[0], gather), batch_size // microbatches
+    numbers, weight = jax.ShapeDtypeStruct((size,), jnp.int32), jax.ShapeDtypeStruct((size,), jnp.float32)
     with sharding.on(mesh):
         rows = jax.eval_shape(gather, given, numbers)
         chosen: Any = row_sparse_lookups(objective, optimizer, parts.params, rows, weight, jax.random.key(0)) or objective

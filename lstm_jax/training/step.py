@@ -25,10 +25,10 @@ from lstm_jax.training.state import TrainState
 
 Objective = Callable[..., tuple[jax.Array, Any]]
 """Function objective(params, batch, weight, key) that returns the loss of a batch and a dict of metrics. `weight` (B,) holds the weight of
-each of the B examples in the batch. The weights sum to 1, and examples that only fill up a batch have weight 0. The loss and each metric
-are sums over the examples, each multiplied by its weight. The results for the microbatches of a batch can therefore be added up. If the
-training state has a carry, the function is objective(params, batch, weight, key, carry), and it returns the loss and a pair of the metrics
-and the new carry."""
+each of the B examples. The weights of a batch sum to 1, and examples that only fill up a batch have weight 0. The loss and each metric are
+sums over the examples, each multiplied by its weight, so that the results for the microbatches of a batch can be added up. If the training
+state has a carry, the function is objective(params, batch, weight, key, carry), and it returns the loss and a pair of the metrics and the
+new carry."""
 EXAMPLES = "examples"
 """Name of the entry of `TrainState.totals` that counts the examples. Each other entry is the sum of a metric over the examples."""
 CATCH_UP_INTERVAL = 32
@@ -128,8 +128,9 @@ def make_run_steps(
         shardings: shardings of the training state.
         mesh: devices that a batch is sharded over.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
-        steps: number of steps of an epoch. 0 means that the order has all of them.
-        microbatches: number of parts of a batch whose gradients are computed one after another and added up.
+        steps: number of steps of an epoch, which is needed if `order` holds only some of them. 0 means that it holds all.
+        microbatches: number of parts into which each batch is divided. Their gradients are computed one after another, and their sum is the
+            gradient of the batch.
     """
     run_steps = steps_program(objective, optimizer, gather, bool(jax.tree.leaves(shardings.carry)), steps, microbatches)
     compiled = jax.jit(run_steps, donate_argnums=0, out_shardings=shardings)
@@ -158,9 +159,10 @@ def steps_program(
         objective: function that returns the loss and the metrics of a batch; see `Objective`.
         optimizer: an optimiser with a dense or a row-sparse update.
         gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
-        carries: whether the training state has a carry, so that the objective has the further argument `carry`; see `Objective`.
-        steps: number of steps of an epoch. 0 means that the order has all of them.
-        microbatches: number of parts of a batch whose gradients are computed one after another and added up.
+        carries: whether the training state has a carry, which is then the last argument of the objective; see `Objective`.
+        steps: number of steps of an epoch, which is needed if `order` holds only some of them. 0 means that it holds all.
+        microbatches: number of parts into which each batch is divided. Their gradients are computed one after another, and their sum is the
+            gradient of the batch.
     """
 
     def run_steps(state: TrainState, arrays: Any, order: Order, start: jax.Array, stop: jax.Array, key: jax.Array) -> TrainState:

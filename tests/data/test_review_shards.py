@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from lstm_jax import data
 from lstm_jax.data import shard_folder
+from lstm_jax.data.mapped import MappedIds, allow_open_files
 from lstm_jax.data.reviews import shards
 from lstm_jax.errors import InputError
 
@@ -127,6 +129,23 @@ def test_damage(folders, tmp_path: Path) -> None:
         data.read_review_shards(folder)
 
 
+@pytest.mark.parametrize("ending", ["ids", "npz"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+def test_a_second_call_mends(folders, ending: str, damage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    data.write_review_shards([folders[1][0]], folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    path, content = folder / f"00001.{ending}", before[f"00001.{ending}"]
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[:-4] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    if damage != "changed":
+        with pytest.raises(InputError, match=rf"00001\.{ending}: .*; write them again with lstm-jax data shard-reviews"):
+            data.read_review_shards(folder)
+    data.write_review_shards([folders[1][0]], folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_bad_input(folders, tmp_path: Path) -> None:
     train, test = folders[1]
     with pytest.raises(InputError, match=r"^reviews: no table; name tables, or folders of tables"):
@@ -150,6 +169,30 @@ def test_bad_input(folders, tmp_path: Path) -> None:
     data.write_shards(str(text), tmp_path / "text")
     with pytest.raises(InputError, match=r"^index .*: damaged"):
         data.read_review_shards(tmp_path / "text")
+
+
+def test_ids_are_taken_as_from_an_array(mapped) -> None:
+    ids = mapped[0].train.values
+    whole = ids[:]
+    np.testing.assert_array_equal(ids[3:50:7], whole[3:50:7])
+    np.testing.assert_array_equal(ids[::-1], whole[::-1])
+    np.testing.assert_array_equal(ids[np.array([-1, 0, -5])], whole[[-1, 0, -5]])
+    empty = MappedIds(ids.shards, ids.dtype, 3, 3)
+    assert empty[:].shape == (0,)
+    with pytest.raises(InputError, match=r"^ids: none; take them"):
+        empty.take(np.array([0]))
+
+
+def test_more_files_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"now": (1024, 4096)}
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits["now"])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.update(now=new))
+    allow_open_files(100)
+    assert limits["now"] == (1024, 4096)
+    allow_open_files(3000)
+    assert limits["now"] == (3512, 4096)
+    with pytest.raises(InputError, match=r"^open files: 4512 needed, 4096 allowed; raise the hard limit"):
+        allow_open_files(4000)
 
 
 def test_the_labels_have_the_types_of_memory(mapped) -> None:

@@ -118,3 +118,21 @@ def test_what_cannot_be_traced() -> None:
         trace(nnx.Linear(4, 2, rngs=nnx.Rngs(0)), jnp.ones((1, 4)))
     with pytest.raises(InputError, match=r"^model: function; give an nnx.Module"):
         trace(lambda x: x, 1)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_layer_within_a_transformation() -> None:
+    """Its values cannot be read; a trace as a whole may be compiled."""
+    layer = lstm_jax.LSTM(E, H, rngs=nnx.Rngs(0))
+
+    class Compiled(nnx.Module):
+        def __init__(self):
+            self.lstm = layer
+
+        @nnx.jit
+        def __call__(self, x):
+            return self.lstm(x)
+
+    with pytest.raises(InputError, match=r"^layer lstm: traced by JAX; it is called within jit"):
+        trace(Compiled(), inputs())
+    whole = jax.jit(lambda x: trace(layer, x)[1][0].state["h"])(inputs())
+    np.testing.assert_allclose(whole, trace(layer, inputs())[1][0].state["h"], rtol=1e-6, atol=1e-7)

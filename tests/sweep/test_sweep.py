@@ -15,7 +15,7 @@ from made_sweep import Config, Inner
 
 from lstm_jax import sweep
 from lstm_jax.errors import InputError
-from lstm_jax.sweep import progress
+from lstm_jax.sweep import executors, progress
 from lstm_jax.sweep.executors import Resources
 from lstm_jax.sweep.progress import Tally
 from lstm_jax.sweep.rows import read_rows
@@ -114,6 +114,7 @@ def test_slurm_through_submitit_on_this_machine(tmp_path: Path, environment: dic
     """An array of 16 jobs, of which one raises and one is killed, on submitit's cluster "local", by the code that submits to Slurm."""
     pytest.importorskip("submitit")
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    monkeypatch.setattr(executors, "ARRAY_JOBS", 10)  # so that there are two arrays
     wrong = {3: "raise", 11: "killed"}
     wanted = [Config(n, wrong.get(n, ""), str(tmp_path / "log")) for n in range(16)]
     options = {"cluster": "local", "timeout_min": 2}

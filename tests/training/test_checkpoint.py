@@ -13,8 +13,9 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from made_checkpoints import Pair, assert_same, make_state
 
 from lstm_jax.errors import InputError
+from lstm_jax.runtime import processes
 from lstm_jax.training import checkpoint
-from lstm_jax.training.checkpoint import arrays, sums
+from lstm_jax.training.checkpoint import arrays, store, sums
 
 
 def files_of(folder: Path, step: int) -> list[Path]:
@@ -245,3 +246,12 @@ def test_a_sharding_that_does_not_divide_is_the_users_error(tmp_path):
     sharding = NamedSharding(AbstractMesh((2,), ("batch",)), PartitionSpec("batch"))
     with pytest.raises(InputError, match="leaf a of step 0"):
         checkpoint.restore(tmp_path, {"a": jax.ShapeDtypeStruct((3,), np.float32, sharding=sharding)})
+
+
+def test_each_process_asks_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has found damage itself asks, too: the others wait for its answer."""
+    asked = []
+    monkeypatch.setattr(processes, "largest", lambda *numbers: asked.append(numbers) or (1,))
+    assert store._agreed("cut off") == "cut off"
+    assert store._agreed("") == "another process found it damaged"
+    assert asked == [(True,), (False,)]

@@ -86,7 +86,10 @@ def test_collectives_of_a_text() -> None:
       %c = (f32[4]{0}, f32[8]{0}) all-gather-start(%w)
       %d = pred[5]{0} collective-permute(%p)
       %e = f32[100]{0} add(%q, %r)
-      ROOT %f = (s64[2,2]{1,0}, u8[7]{0}) all-to-all(%s, %t)
+      %f = (s64[2,2]{1,0}, u8[7]{0}) all-to-all(%s, %t)
+      %g = ((f32[4]{0}, f32[2]{0}), (f32[8]{0}, f32[4]{0})) all-gather-start(%u, %v)
+      %h = ((f32[8]{0}), f32[4]{0}) reduce-scatter-start(%u)
+      ROOT %i = (f32[8,128]{1,0:T(8,128)}, f32[2]{0:T(128)}) all-reduce(%u, %v)
     """
     assert collectives(text) == [
         ("all-gather", 128),
@@ -94,4 +97,7 @@ def test_collectives_of_a_text() -> None:
         ("all-gather", 32),
         ("collective-permute", 5),
         ("all-to-all", 39),
+        ("all-gather", 48),
+        ("reduce-scatter", 16),
+        ("all-reduce", 4104),
     ]

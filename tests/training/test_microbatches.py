@@ -23,6 +23,7 @@ from lstm_jax.models import functional
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import sentiment
 from lstm_jax.training.examples import Examples, epoch_order
+from lstm_jax.training.lookups import LEAST
 from lstm_jax.training.loop import fit
 from lstm_jax.training.microbatches import divided, joined
 from lstm_jax.training.optimizers import make_optimizer
@@ -87,7 +88,7 @@ def test_a_module_and_its_random_streams() -> None:
     class Tagger(nnx.Module):
         def __init__(self, rate: float):
             rngs = nnx.Rngs(0, dropout=1)
-            self.embed, self.lstm = nnx.Embed(50, 6, rngs=rngs), lstm_jax.LSTM(6, 5, dropout=rate, rngs=rngs)
+            self.embed, self.lstm = nnx.Embed(LEAST // 6 + 1, 6, rngs=rngs), lstm_jax.LSTM(6, 5, dropout=rate, rngs=rngs)
             self.head = nnx.Linear(5, 1, rngs=rngs)
 
         def __call__(self, ids):

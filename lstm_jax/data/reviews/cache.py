@@ -54,7 +54,7 @@ def save_cache(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
         InputError: if the folder cannot be written, or the disk is full. No incomplete file is left.
     """
     digest = _digest(key, arrays)
-    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, digest=digest, **arrays))
+    write_atomically(path, lambda file: np.savez(file, digest=digest, **arrays))  # pyright: ignore[reportArgumentType]
 
 
 def load_cache(path: Path, key: str) -> dict[str, np.ndarray] | None:

@@ -7,7 +7,7 @@ A folder of shards holds these files:
     00000.json   the shard's words with their counts, its movies and the SHA-256 of both files; it is written last
     index.json   the joint vocabulary of the training tables; it is written when all shards are there
 
-In memory are the labels, the movies and the places of the reviews, 28 bytes a review.
+In memory are 28 bytes a review (its label, movie, hash and place), and 4 bytes for each word of each shard.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from typing import IO, Any
 import numpy as np
 
 from lstm_jax.data.download import file_digest
-from lstm_jax.data.mapped import MappedIds
+from lstm_jax.data.mapped import MappedIds, allow_open_files
 from lstm_jax.data.padding import pad_rows
 from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
 from lstm_jax.data.reviews.tables import collect
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, ranked_words, tokenize
 from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, write_index, write_missing, write_record
 from lstm_jax.data.tables import ENDINGS, is_table, table_rows
-from lstm_jax.errors import require
+from lstm_jax.errors import InputError, require
 from lstm_jax.files.npz import read_npz
 from lstm_jax.files.reading import locate
 from lstm_jax.files.writing import write_atomically
@@ -90,7 +90,7 @@ def write_review_shards(
         for (path, split), stat in zip(files, stats, strict=True)
     ]
     require(any(part.split == "train" for part in parts), "reviews", "no table", DESCRIPTION)
-    records = write_missing(folder, parts, _write_shard, "ids", workers, on_progress)
+    records = write_missing(folder, parts, _write_shard, _is_intact, workers, on_progress)
     counts: Counter[str] = Counter()
     for found in records:
         if found["part"]["split"] == "train":
@@ -122,6 +122,18 @@ def _blocks(part: Part) -> Iterator[Any]:
         yield collect(Path(part.path), rows, part.text_column, part.label_column)
 
 
+def _digests(folder: Path, number: int) -> list[str]:
+    return [file_digest(shard_path(folder, number, ending)) for ending in ("ids", "npz")]
+
+
+def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
+    """Return whether the files of a shard are there and have the SHA-256s of its record."""
+    try:
+        return _digests(folder, number) == found["sha256"]
+    except (OSError, InputError):
+        return False
+
+
 def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
     """Write one shard, and return its number."""
     part, words, counts, movies = parts[number], dict[bytes, int](), Counter[bytes](), dict[str, int]()
@@ -145,13 +157,13 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
     write_atomically(shard_path(folder, number, "ids"), write_ids)
     require(bool(columns["labels"]), f"table {part.path}", "no reviews", "leave it out, or give at least one review")
     arrays = {name: np.concatenate(blocks) for name, blocks in columns.items()}
-    write_atomically(shard_path(folder, number, "npz"), lambda file: np.savez(file, allow_pickle=False, **arrays))
+    write_atomically(shard_path(folder, number, "npz"), lambda file: np.savez(file, **arrays))  # pyright: ignore[reportArgumentType]
     content = {
         "words": [word.decode("utf-8", "surrogateescape") for word in words],
         "counts": [counts[word] for word in words],
         "movies": list(movies),
         "count": int(arrays["lengths"].sum()),
-        "sha256": [file_digest(shard_path(folder, number, ending)) for ending in ("ids", "npz")],
+        "sha256": _digests(folder, number),
     }
     write_record(folder, number, part, content)
     return number
@@ -262,6 +274,7 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
     folder, remedy = Path(folder), f"write them again with {COMMAND}"
     index, content = read_index(folder, FORMAT, COMMAND)
     words = Vocabulary(tuple(index["words"]), FIRST_WORD + len(index["words"]), "frequency").capped(num_words)
+    allow_open_files(len(index["shards"]))
     shards, rows, movies, begin = [], [], dict[str, int](), 0
     for number, shard in enumerate(index["shards"]):
         found, path = record(folder, number), shard_path(folder, number, "ids")
@@ -272,7 +285,7 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
         joint = np.asarray([START, *(words.index.get(word, UNKNOWN) for word in found["words"])], np.int32)
         ids = np.memmap(path, "<i4", "r") if found["count"] else np.zeros(0, np.int32)
         shards.append((ids, joint))
-        own = read_npz(shard_path(folder, number, "npz"))
+        own = _rows_of(shard_path(folder, number, "npz"), remedy)
         numbers = np.asarray([*(movies.setdefault(name, len(movies)) for name in found["movies"]), -1], np.int32)
         rows.append((shard["split"], begin, own | {"groups": numbers[own["groups"]]}))
         begin += found["count"]
@@ -286,6 +299,14 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
             require(bool(counts.min() > 0), f"{name} split of {folder}", both, "give reviews of both classes")
     assert train is not None
     return ShardedReviews(train, test, words, fingerprint)
+
+
+def _rows_of(path: Path, remedy: str) -> dict[str, np.ndarray]:
+    """Return the arrays of the reviews of a shard."""
+    try:
+        return read_npz(path)
+    except InputError as error:
+        raise InputError(f"shard {path}", "missing or damaged", remedy) from error
 
 
 def _split(values: MappedIds, rows: Sequence[tuple[str, int, dict[str, np.ndarray]]], name: str) -> ShardedSplit | None:
@@ -306,6 +327,7 @@ def verify_review_shards(folder: str | Path) -> None:
     """
     read_review_shards(folder)
     for path in sorted(Path(folder).glob("*.ids")):
-        found = record(Path(folder), int(path.stem))
-        sums = [file_digest(path.with_suffix(f".{ending}")) for ending in ("ids", "npz")]
-        require(found is not None and found["sha256"] == sums, f"shard {path}", "damaged", "write it again")
+        number = int(path.stem)
+        found = record(Path(folder), number)
+        same = found is not None and _is_intact(Path(folder), number, found)
+        require(same, f"shard {path}", "damaged", f"write them again with {COMMAND}")

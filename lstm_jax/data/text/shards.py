@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lstm_jax.data.mapped import MappedIds, Shard
+from lstm_jax.data.mapped import MappedIds, Shard, allow_open_files
 from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, write_index, write_missing, write_record
 from lstm_jax.data.text.characters import Characters, Unit
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
@@ -85,7 +85,7 @@ def write_shards(
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
     require(bool(parts), "text", "empty", DESCRIPTION)
-    records = write_missing(folder, parts, _write_shard, "npy", workers, on_progress)
+    records = write_missing(folder, parts, _write_shard, _is_intact, workers, on_progress)
     shards: list[dict[str, Any]] = [{name: record[name] for name in SHARD} | {"apart": False} for record in records]
     last = None
     for part, shard in zip(parts, shards, strict=True):
@@ -118,6 +118,14 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
     write_atomically(shard_path(folder, number, "npy"), lambda file: np.save(file, ids))
     write_record(folder, number, part, {"characters": list(characters.characters), "count": len(ids), "sha256": _digest(ids)})
     return number
+
+
+def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
+    """Return whether the ids of a shard are there and have the SHA-256 of its record."""
+    try:
+        return _digest(np.load(shard_path(folder, number, "npy"), mmap_mode="r", allow_pickle=False)) == found["sha256"]
+    except (OSError, ValueError):
+        return False
 
 
 def _digest(ids: np.ndarray) -> str:
@@ -195,6 +203,7 @@ def read_shards(folder: str | Path) -> ShardedText:
     folder, remedy = Path(folder), f"write them again with {COMMAND}"
     index, content = read_index(folder, FORMAT, COMMAND)
     characters = Characters(tuple(index["characters"]), index["unit"])
+    allow_open_files(len(index["shards"]))
     shards = []
     for number, shard in enumerate(index["shards"]):
         path, found = shard_path(folder, number, "npy"), record(folder, number)
@@ -221,5 +230,7 @@ def verify_shards(folder: str | Path) -> None:
     """
     read_shards(folder)
     for path in sorted(Path(folder).glob("*.npy")):
-        found = record(Path(folder), int(path.stem))
-        require(found is not None and _digest(np.load(path)) == found["sha256"], f"shard {path}", "damaged", "write it again")
+        number = int(path.stem)
+        found = record(Path(folder), number)
+        same = found is not None and _is_intact(Path(folder), number, found)
+        require(same, f"shard {path}", "damaged", f"write them again with {COMMAND}")

@@ -71,7 +71,7 @@ class Tiling:
 
     @classmethod
     def of(cls, batch: int, units: int, dtype) -> "Tiling":
-        """Return the tiling for the given numbers of rows and units, where `dtype` is the dtype of the matrix products."""
+        """Return the tiling for a batch of `batch` rows and `units` hidden units. `dtype` is the dtype of the operands of the products."""
         whole = GATES * pl.next_power_of_2(units) ** 2 * jnp.dtype(dtype).itemsize
         return cls(batch, units, whole <= RESIDENT)
 

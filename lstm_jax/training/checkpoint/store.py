@@ -221,7 +221,8 @@ def _agreed(damage: str) -> str:
     Args:
         damage: description of the damage that this process has found, or "" if it has found none.
     """
-    return damage or "another process found it damaged" * processes.largest(bool(damage))[0]
+    (any_damage,) = processes.largest(bool(damage))  # called by each process, whether it has found damage or not
+    return damage or ("another process found it damaged" if any_damage else "")
 
 
 def _barrier(name: str) -> None:
