@@ -48,16 +48,17 @@ def write_missing(
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder)
-    for path in folder.glob("*.json"):
-        found = record(folder, int(path.stem)) if path.stem.isdecimal() else None
-        same = found is None or (int(path.stem) < len(parts) and found["part"] == asdict(parts[int(path.stem)]))
+    numbers = {*range(len(parts)), *(int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal())}
+    records = {number: record(folder, number) for number in sorted(numbers)}
+    for number, found in records.items():
+        same = found is None or (number < len(parts) and found["part"] == asdict(parts[number]))
         require(same, f"shards {folder}", "are of another text or another cleaning", "name a new folder")
-    found = [record(folder, number) for number in range(len(parts))]
-    missing = [number for number, own in enumerate(found) if own is None or not intact(folder, number, own)]
+    missing = [n for n in range(len(parts)) if (found := records[n]) is None or not intact(folder, n, found)]
     for count, _ in enumerate(_written(folder, parts, write, missing, workers), len(parts) - len(missing) + 1):
         if on_progress:
             on_progress(count, len(parts))
-    return [found for number in range(len(parts)) if (found := record(folder, number)) is not None]
+    records |= {number: record(folder, number) for number in missing}
+    return [found for number in range(len(parts)) if (found := records[number]) is not None]
 
 
 def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Sequence[int], workers: int) -> Iterator[int]:
@@ -113,3 +114,21 @@ def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], b
     require(index is not None and index.get("format") == kind, f"index {folder / INDEX}", "damaged", f"write them again with {command}")
     assert index is not None
     return index, content
+
+
+def verify(folder: Path, ending: str, intact: Callable[[Path, int, dict[str, Any]], bool], command: str) -> None:
+    """Read all shards, and check their files.
+
+    Args:
+        folder: the folder.
+        ending: ending of the name of the file that holds the ids of a shard.
+        intact: function as in `write_missing`.
+        command: command that writes such a folder, for error messages.
+
+    Raises:
+        InputError: if a shard is damaged.
+    """
+    for path in sorted(folder.glob(f"*.{ending}")):
+        found = record(folder, int(path.stem))
+        same = found is not None and intact(folder, int(path.stem), found)
+        require(same, f"shard {path}", "damaged", f"write them again with {command}")

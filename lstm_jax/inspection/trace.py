@@ -13,7 +13,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from lstm_jax.cells import CELLS, Cell
-from lstm_jax.cells.products import masked_matmul
+from lstm_jax.cells.products import masked_matmul, one_hot_rows
 from lstm_jax.errors import require
 from lstm_jax.layers.recurrent import Recurrent
 from lstm_jax.recurrence import reference
@@ -135,7 +135,7 @@ def _traced(path: str, cell: Cell, operands: Operands, compute_dtype: Any, backw
         return after._asdict(), found
 
     if x.ndim == 2 and dropout.input is not None:
-        x = jax.nn.one_hot(x, params.kernel.shape[0], dtype=params.kernel.dtype)
+        x = one_hot_rows(x, params.kernel.shape[0], params.kernel.dtype)
     (states, values), _ = reference.run(cell, params, x, state, valid, dropout, resets, compute_dtype, record=record)
 
     def rows_first(array: jax.Array) -> jax.Array:

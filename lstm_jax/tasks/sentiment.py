@@ -231,7 +231,8 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
         if self.config.data.packed:  # ids and segment ids
             return 8 * int(np.minimum(self.data.train.lengths, self.config.data.packed).sum())
         if self.config.data.input == "stream":
-            return 4 * self.config.data.maxlen * sum(rows.count for rows in self.splits.held_out().values())
+            held = self.config.data.validation * len(self.data.train) + (len(self.data.test) if self.data.test else 0)
+            return 4 * self.config.data.maxlen * round(held)
         return 4 * self.config.data.maxlen * len(self.data.train)
 
     @cached_property

@@ -28,7 +28,7 @@ def write_words(reviews: data.Reviews, file: IO[bytes]) -> None:
 
     size = reviews.vocabulary.size
     positive, count = np.zeros(size), np.zeros(size, np.int64)
-    for block in [reviews.train] if isinstance(reviews.train, data.EncodedSplit) else reviews.train.blocks():
+    for block in reviews.train.blocks():
         own, found = embedding_space.word_polarity(block.values, block.offsets, block.labels, size)
         positive, count = positive + np.rint(np.nan_to_num(own) * found), count + found
     with np.errstate(invalid="ignore"):

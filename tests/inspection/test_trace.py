@@ -105,6 +105,13 @@ def test_dropout_masks_are_those_of_the_call() -> None:
     np.testing.assert_array_equal(outputs, layer(inputs(), rngs=jax.random.key(5)))
 
 
+def test_ids_under_dropout_masks() -> None:
+    """Ids stand for one-hot vectors; a negative one counts from the end."""
+    layer = lstm_jax.LSTM(E, H, return_sequences=True, dropout=0.3, rngs=nnx.Rngs(0, dropout=1))
+    outputs, (found,) = trace(layer, jnp.array([[0, 3, -1, -4, 2, 1]]), rngs=jax.random.key(5))
+    np.testing.assert_allclose(found.state["h"], outputs, rtol=2e-5, atol=2e-6)
+
+
 def test_other_activations_have_no_gates() -> None:
     layer = lstm_jax.LSTM(E, H, activation="relu", rngs=nnx.Rngs(0))
     outputs, (found,) = trace(layer, inputs())

@@ -73,6 +73,17 @@ def test_batches_are_those_of_the_order(configs) -> None:
     np.testing.assert_array_equal(labels, whole.train.labels[rows])
 
 
+def test_memory_of_the_data(configs) -> None:
+    """Only the validation and test splits count, and they are not read for it."""
+    streamed, _ = configs
+    reviews = sentiment.load_reviews(streamed)
+    for share, count in ((0.0, 80), (0.25, 60 + 80)):
+        config = dataclasses.replace(streamed, data=dataclasses.replace(streamed.data, validation=share))
+        task = sentiment.Sentiment(config, reviews, sharding.make_mesh(1))
+        assert task.data_bytes() == 4 * 20 * count
+        assert "splits" not in vars(task)
+
+
 def test_the_commands(ask, configs, tmp_path: Path) -> None:
     write_csvs(tmp_path / "reviews", 60, 20)
     folder, shards = tmp_path / "reviews", tmp_path / "s"

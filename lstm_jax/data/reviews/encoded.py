@@ -1,6 +1,7 @@
 """Encoded reviews: one array with the ids of all reviews, the offsets of the reviews in it, and their labels and movies."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,10 @@ class EncodedSplit:
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         values = self.values[np.repeat(self.offsets[:-1][rows], lengths) + within]
         return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows])
+
+    def blocks(self) -> Iterator["EncodedSplit"]:
+        """Yield the reviews in blocks whose ids are in memory, as a `ShardedSplit` does: here all of them."""
+        yield self
 
     def hashes(self) -> np.ndarray:
         """Return a hash of the ids of each review, as a uint64 array (N,).

@@ -25,7 +25,7 @@ from lstm_jax.data.padding import pad_rows
 from lstm_jax.data.reviews.encoded import EncodedReviews, EncodedSplit
 from lstm_jax.data.reviews.tables import collect
 from lstm_jax.data.reviews.vocabulary import FIRST_WORD, START, UNKNOWN, Vocabulary, ranked_words, tokenize
-from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, write_index, write_missing, write_record
+from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, verify, write_index, write_missing, write_record
 from lstm_jax.data.tables import ENDINGS, is_table, table_rows
 from lstm_jax.errors import InputError, require
 from lstm_jax.files.npz import read_npz
@@ -91,10 +91,11 @@ def write_review_shards(
     ]
     require(any(part.split == "train" for part in parts), "reviews", "no table", DESCRIPTION)
     records = write_missing(folder, parts, _write_shard, _is_intact, workers, on_progress)
-    counts: Counter[str] = Counter()
+    counts: Counter[bytes] = Counter()
     for found in records:
         if found["part"]["split"] == "train":
-            counts.update(dict(zip(found["words"], found["counts"], strict=True)))
+            words = (word.encode("utf-8", "surrogateescape") for word in found["words"])
+            counts.update(dict(zip(words, found["counts"], strict=True)))
     shards = [{"split": found["part"]["split"], "sha256": found["sha256"]} for found in records]
     write_index(folder, {"format": FORMAT, "words": ranked_words(counts), "shards": shards})
     return read_review_shards(folder)
@@ -326,8 +327,4 @@ def verify_review_shards(folder: str | Path) -> None:
         InputError: if a shard is damaged.
     """
     read_review_shards(folder)
-    for path in sorted(Path(folder).glob("*.ids")):
-        number = int(path.stem)
-        found = record(Path(folder), number)
-        same = found is not None and _is_intact(Path(folder), number, found)
-        require(same, f"shard {path}", "damaged", f"write them again with {COMMAND}")
+    verify(Path(folder), "ids", _is_intact, COMMAND)

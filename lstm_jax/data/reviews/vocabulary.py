@@ -172,9 +172,10 @@ class Vocabulary:
         return Vocabulary.from_json(read_input(path, f"vocabulary {path}", "give the vocabulary.json of a run"), path)
 
 
-def ranked_words(counts: Mapping[str, int]) -> list[str]:
+def ranked_words(counts: Mapping[bytes, int]) -> list[str]:
     """Return the words of a dict from words to counts, the most frequent one first. Words with equal counts are sorted by their bytes."""
-    return sorted(counts, key=lambda word: (-counts[word], _as_bytes(word)))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return [word.decode("utf-8", "surrogateescape") for word in ranked]
 
 
 def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None) -> Vocabulary:
@@ -190,5 +191,5 @@ def build_vocabulary(texts: Iterable[bytes | str], num_words: int | None = None)
     counts: Counter[bytes] = Counter()
     for text in texts:
         counts.update(tokenize(text))
-    words = tuple(ranked_words({word.decode("utf-8", "surrogateescape"): count for word, count in counts.items()}))
+    words = tuple(ranked_words(counts))
     return Vocabulary(words, FIRST_WORD + len(words), "frequency").capped(num_words)

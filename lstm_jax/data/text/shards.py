@@ -18,7 +18,7 @@ from typing import Any, get_args
 import numpy as np
 
 from lstm_jax.data.mapped import MappedIds, Shard, allow_open_files
-from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, write_index, write_missing, write_record
+from lstm_jax.data.shard_folder import Progress, read_index, record, shard_path, verify, write_index, write_missing, write_record
 from lstm_jax.data.text.characters import Characters, Unit
 from lstm_jax.data.text.cleaning import Recipe, clean, unix_line_ends
 from lstm_jax.data.text.sources import DESCRIPTION, Paths, source_files
@@ -229,8 +229,4 @@ def verify_shards(folder: str | Path) -> None:
         InputError: if a shard is damaged.
     """
     read_shards(folder)
-    for path in sorted(Path(folder).glob("*.npy")):
-        number = int(path.stem)
-        found = record(Path(folder), number)
-        same = found is not None and _is_intact(Path(folder), number, found)
-        require(same, f"shard {path}", "damaged", f"write them again with {COMMAND}")
+    verify(Path(folder), "npy", _is_intact, COMMAND)
