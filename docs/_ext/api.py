@@ -33,13 +33,13 @@ PACKAGES: dict[str, list[str]] = {
     "models": ["lstm_jax.models", "lstm_jax.sampling"],
     "packing": ["lstm_jax.packing"],
     "training": [f"lstm_jax.training.{name}" for name in (*_TRAINING, "run_folder")],
-    "tasks": [f"lstm_jax.tasks.{name}" for name in ("sentiment", "generation", "forecast", "base", "onnx_models", "demo")],
+    "tasks": [f"lstm_jax.tasks.{name}" for name in ("sentiment", "generation", "forecast", "base", "inspecting", "onnx_models", "demo")],
     "config": ["lstm_jax.config"],
     "data": ["lstm_jax.data"],
     "sweep": ["lstm_jax.sweep", "lstm_jax.sweep.stats"],
     "inspection": [
         f"lstm_jax.inspection.{name}"
-        for name in ("plots", "figures", "embedding_space", "embedding_map", "text_map", "trace", "collectives")
+        for name in ("plots", "figures", "embedding_space", "embedding_map", "text_map", "trace", "attribution", "window", "collectives")
     ],
     "convert": ["lstm_jax.convert"],
     "integrations": ["lstm_jax.integrations.keras"],

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from lstm_jax.commands.export import ExportOnnx
 from lstm_jax.commands.forecast import Forecast, TrainForecast
 from lstm_jax.commands.generation import Generate, Score, TrainGeneration, Units
+from lstm_jax.commands.inspect import Inspect
 from lstm_jax.commands.launch import Launch
 from lstm_jax.commands.sentiment import Evaluate, ExportEmbedding, Neighbours, PlotEmbedding, Predict, TrainSentiment
 from lstm_jax.commands.tools import AcceptRun, Backends, Demo, PrepareData, ShardReviews, ShardText
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable] = {
     "units": Units,
     "train forecast": TrainForecast,
     "forecast": Forecast,
+    "inspect": Inspect,
     "export onnx": ExportOnnx,
     "launch": Launch,
     "data prepare": PrepareData,

@@ -1,12 +1,13 @@
 """Parts of a config that all tasks share: the recurrent layers and the training."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from lstm_jax.backend_names import AUTO, check_backend
 from lstm_jax.bounds import MOST, Count, CountOrNone, Devices, Layers, Rate, RateOrNone, Rows, Seed, Share, check_numbers
 from lstm_jax.cell_names import cell_traits
+from lstm_jax.config.values import ADDED
 from lstm_jax.errors import require
 
 
@@ -17,10 +18,10 @@ def check_fields(config: Any) -> None:
         InputError: if the value of a field is not allowed. The message names the first such field.
     """
     check_numbers(config)
-    for field in dataclasses.fields(config):
-        if get_origin(field.type) is Literal:
-            value = getattr(config, field.name)
-            require(value in get_args(field.type), field.name, value, f"give one of {', '.join(map(str, get_args(field.type)))}")
+    for own in dataclasses.fields(config):
+        if get_origin(own.type) is Literal:
+            value = getattr(config, own.name)
+            require(value in get_args(own.type), own.name, value, f"give one of {', '.join(map(str, get_args(own.type)))}")
 
 
 def _require_segments(remat: Any) -> None:
@@ -103,6 +104,8 @@ class TrainConfig:
     """Seed of the initial weights, the dropout and the order of the training examples."""
     checkpoint_steps: CountOrNone = 0
     """Number of steps between checkpoints within an epoch. 0 saves a checkpoint only at the end of each epoch."""
+    keep_epochs: bool = field(default=False, metadata=ADDED)
+    """Keep the parameters of each epoch in the run's folder, so that `lstm-jax inspect` can show how the network changed."""
     devices: Devices = 0
     """Number of devices over which a batch is sharded. 0 means all devices. On a CPU this is one device per core, or one device that uses
     all cores if the backend is `compiled`."""

@@ -317,6 +317,22 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         """
         return make_predictions(self.rebuild, mesh_of(self.config))(self.params, part)
 
+    def end_of(self, series: data.Series, times: np.ndarray | None = None) -> tuple[Part, np.ndarray]:
+        """Return the window at the end of a series, whose targets are unknown, and the times (K,) of the entries after it.
+
+        The arguments and errors are those of `ahead`.
+        """
+        context, horizon = self.config.data.context, self.config.data.horizon
+        require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
+        gap = series.usual_gap
+        moments = series.times[-1] + gap * np.arange(1, horizon + 1) if times is None else np.asarray(times, np.float64)
+        good = moments.shape == (horizon,) and bool((np.diff(np.concatenate([series.times[-1:], moments])) > 0).all())
+        require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
+        read = np.stack([series.values, series.gaps], -1)[None, -context:]
+        unknown = np.full((1, horizon), series.values[-1])
+        windows = data.SeriesWindows(read, (moments - series.times[-1])[None] / gap, unknown, np.asarray([len(series)]))
+        return make_part(windows, self.scale, self.config), moments
+
     def ahead(self, series: data.Series, level: float = LEVEL, times: np.ndarray | None = None) -> Forecast:
         """Forecast the K entries after the end of a series, where K is the `horizon` in the config of the run.
 
@@ -329,17 +345,8 @@ class Trained(base.Trained[ForecastConfig, Scale]):
             InputError: if the series is shorter than the `context` of the config, `level` is not between 0 and 1, or `times` does not hold
                 K increasing times after the end of the series.
         """
-        context, horizon = self.config.data.context, self.config.data.horizon
         require(0 < level < 1, "level", level, "give a share between 0 and 1")
-        require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")
-        gap = series.usual_gap
-        moments = series.times[-1] + gap * np.arange(1, horizon + 1) if times is None else np.asarray(times, np.float64)
-        good = moments.shape == (horizon,) and bool((np.diff(np.concatenate([series.times[-1:], moments])) > 0).all())
-        require(good, "times", moments.tolist(), f"give {horizon} increasing ones behind the series' end")
-        read = np.stack([series.values, series.gaps], -1)[None, -context:]
-        unknown = np.full((1, horizon), series.values[-1])
-        windows = data.SeriesWindows(read, (moments - series.times[-1])[None] / gap, unknown, np.asarray([len(series)]))
-        part = make_part(windows, self.scale, self.config)
+        part, moments = self.end_of(series, times)
         mean, low, high = interval(self.predict(part), part.last, self.scale, level)
         return Forecast(moments, mean[0], low[0], high[0])
 

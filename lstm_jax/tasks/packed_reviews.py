@@ -55,6 +55,11 @@ class PackedRows:
         """Return values (R, M) of the places in the rows as values (N,) in the order of the reviews."""
         return values[self.numbers[:, 0], self.numbers[:, 1]]
 
+    def review(self, number: int) -> np.ndarray:
+        """Return the word ids (T,) of the review with the index `number`."""
+        row, column = self.numbers[number]
+        return self.ids[row, self.places.first[row, column] : self.places.last[row, column] + 1]
+
     def examples(self) -> Examples:
         """Return the rows as training examples. Each epoch reads them in random order. The metrics are means over reviews.
 

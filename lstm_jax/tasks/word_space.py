@@ -67,6 +67,11 @@ class WordSpace:
             raise InputError(f"words {path}", error, "remove the file and resume the run, which writes it anew") from error
 
     @cached_property
+    def index(self) -> dict[str, int]:
+        """Dict from each word that has a vector to its id."""
+        return {word: number for word, number in self.vocabulary.index.items() if number < len(self.table)}
+
+    @cached_property
     def common(self) -> np.ndarray:
         """Ids of the words that occur in enough training reviews to be called common.
 
@@ -121,13 +126,14 @@ class WordSpace:
         """
         from lstm_jax.inspection import embedding_space
 
-        index = {known: number for known, number in self.vocabulary.index.items() if number < len(self.table)}
-        own = embedding_space.lookup(index, word)
+        own = embedding_space.lookup(self.index, word)
         _, seen = self.statistics
         # the reserved ids stay in front, because `embedding_space.neighbours` skips the first rows of the table
-        kept = [*range(RESERVED), *(number for number in sorted(index.values()) if seen[number] >= min_reviews or number == own)]
-        ids, scores = embedding_space.neighbours(self.table[kept], kept.index(own), count, metric)
-        return [(self.vocabulary.word(kept[int(i)]), float(score)) for i, score in zip(ids, scores, strict=True)]
+        kept = seen[: RESERVED + len(self.index)] >= min_reviews
+        kept[:RESERVED] = kept[own] = True
+        ids = np.flatnonzero(kept)
+        found, scores = embedding_space.neighbours(self.table[ids], int(np.searchsorted(ids, own)), count, metric)
+        return [(self.vocabulary.word(int(ids[i])), float(score)) for i, score in zip(found, scores, strict=True)]
 
     def export(self, out: Path, form: str, force: bool = True) -> int:
         """Write the vectors of all words to a file or a folder, and return the number of words.

@@ -100,8 +100,8 @@ def fit(
         monitor: name of the metric that has its smallest value in the best epoch. Early stopping uses the same metric. If empty, no epoch
             is the best one, and the training does not stop early.
         checkpoints: folder of the checkpoints. Its subfolder `latest/` holds the whole training state, from which a run can be resumed. Its
-            subfolder `best/` holds the parameters of the best epoch, or of the newest epoch if no metric is monitored. If None, no
-            checkpoints are saved.
+            subfolder `best/` holds the parameters of the best epoch, or of the newest epoch if no metric is monitored. If the config says
+            `keep_epochs`, its subfolder `epochs/` holds the parameters of each epoch. If None, no checkpoints are saved.
         resume: whether to continue from the newest intact checkpoint in `latest/`, if there is one.
         callbacks: functions that are called after each epoch.
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
@@ -149,7 +149,7 @@ class _Fit:
         self.run_steps = make_run_steps(objective, optimizer, self.shardings, mesh, self.source.gather, self.per_epoch, config.microbatches)
         self.history = History()
         self.best_params = self._params() if monitor else None
-        self.latest, self.best = (checkpoints and checkpoints / name for name in ("latest", "best"))
+        self.latest, self.best, self.each = (checkpoints and checkpoints / name for name in ("latest", "best", "epochs"))
         self.began = 0.0
 
     def _copied(self, tree: Any) -> Any:
@@ -272,6 +272,8 @@ class _Fit:
         if better and self.best is not None:
             checkpoint.save(self.best, step, self.state.params, self.history.to_json())
             checkpoint.prune(self.best, KEEP_BEST)
+        if self.config.keep_epochs and self.each is not None:
+            checkpoint.save(self.each, step, self.state.params, self.history.to_json())
         params = processes.gathered(self.state.params) if callbacks else self.state.params
         record = EpochRecord(len(self.history.rows), step, row, self.history.rows, params, self.config.seed)
         for callback in callbacks:

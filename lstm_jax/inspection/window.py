@@ -1,0 +1,237 @@
+"""Self-contained HTML page that shows what a recurrent network does at each step of some examples.
+
+The page opens without a network connection. Hover, click and the arrow keys choose a step and a unit.
+
+T is the number of steps of an example, H the number of units of a layer, and K the number of outputs whose gradients are shown.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.errors import require
+from lstm_jax.files.writing import MARK, write_atomically
+
+MOST_BYTES = 5_000_000
+"""Largest size of a page in bytes. If all units do not fit, the units whose outputs vary most are shown."""
+LEAST_UNITS = 8
+"""Number of units of each layer that must fit on a page."""
+_REMEDY = "give fewer or shorter examples, or fewer epochs"
+_TEMPLATE = Path(__file__).with_name("window.html")
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Values of the steps of an example, in whose colours its text is shown, such as the attribution of the verdict to words."""
+
+    name: str
+    values: Sequence[float]
+    about: str = ""
+    """Sentence that explains the values."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Curve over the steps of an example, such as the probability of a positive review after each word."""
+
+    name: str
+    values: Sequence[float]
+    bounds: tuple[float, float] | None = None
+    """Least and greatest value of the vertical axis. If None, they are those of the curve."""
+    ahead: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Values after the last step, such as those of a forecast: "mean", "low", "high" and, if they are known, "truth"."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Gates and states of a recurrent layer for one example: a dict from the name of each array to the array (T, H)."""
+
+    name: str
+    arrays: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the network of one epoch does with one example."""
+
+    verdict: str
+    """Sentence with the result of the network."""
+    curve: Curve
+    layers: Sequence[Layer]
+    strips: Sequence[Strip] = ()
+    norms: np.ndarray | None = None
+    """Norms (K, T) of the gradients of K outputs with respect to the steps. If `each_step` is true, K is T and output k is the one after
+    step k. Otherwise all outputs come after the last step."""
+    each_step: bool = False
+    reach: Sequence[float] = ()
+    """Number of steps that each output reaches back, if `each_step` is true."""
+    likely: Sequence[Sequence[tuple[str, float]]] = ()
+    """For each step, the likeliest next characters with their probabilities."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An example: its name, its steps as texts, and one frame for each epoch that the page shows."""
+
+    name: str
+    steps: Sequence[str]
+    frames: Sequence[Frame]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Content of a page."""
+
+    title: str
+    about: str
+    kind: str
+    """Kind of the steps: "word", "character" or "entry"."""
+    epochs: Sequence[int]
+    """Numbers of the epochs, one for each frame of an example."""
+    shown: int
+    """Index of the epoch that the page shows first."""
+    examples: Sequence[Example]
+    neighbours: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    """Dict from a word to the words nearest to it, with their cosine similarities."""
+
+
+def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
+    """Return the text of the page.
+
+    Raises:
+        InputError: if the page would be larger than `most_bytes` even with `LEAST_UNITS` units of each layer.
+    """
+    kept = _units_that_fit(window, most_bytes)
+    text = _text(window, kept)
+    size = len(text.encode())
+    require(size <= most_bytes, "page", f"{size:,} bytes", f"{_REMEDY}: at most {most_bytes:,} bytes")
+    return text
+
+
+def write_page(window: Window, path: Path, force: bool = True) -> None:
+    """Write the page to a file.
+
+    Args:
+        window: content of the page.
+        path: path of the page.
+        force: whether an existing file without the mark of lstm-jax may be replaced; see `files.writing.check_output`.
+
+    Raises:
+        InputError: if the page would be too large, or if the file cannot be written.
+    """
+    write_atomically(path, page(window), force)
+
+
+def clustered(series: np.ndarray) -> np.ndarray:
+    """Return an order of the units in which units with similar outputs are neighbours.
+
+    The units are clustered by average linkage of the distance 1 - |correlation|, and the leaves of the tree are ordered so that the
+    distances between neighbours are small (Bar-Joseph et al. 2001).
+
+    Args:
+        series: outputs (T, H) of the units.
+
+    Returns:
+        An int array (H,) of indices of units.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+
+    count = series.shape[1]
+    if count < 3 or series.shape[0] < 2:
+        return np.arange(count)
+    centred = series - series.mean(0)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=0), 1e-12)
+    distance = np.clip(1 - np.abs(unit.T @ unit), 0, None)[np.triu_indices(count, 1)].astype(np.float64)
+    return leaves_list(optimal_leaf_ordering(linkage(distance, "average"), distance))
+
+
+def _text(window: Window, kept: list[np.ndarray]) -> str:
+    """Return the text of the page with the given units of each layer."""
+    shown, total = sum(map(len, kept)), sum(_sizes(window))
+    note = f" Shown are {shown} of {total} units, those whose outputs vary most." if shown < total else ""
+    content = {
+        "title": window.title,
+        "about": window.about + note,
+        "kind": window.kind,
+        "epochs": list(window.epochs),
+        "shown": window.shown,
+        "examples": [_example(example, kept) for example in window.examples],
+        "neighbours": dict(window.neighbours),
+    }
+    # "<" is escaped, because "</script" in the data would end the script and "<!--<script" would prevent its end
+    encoded = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+    template = _TEMPLATE.read_text().replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
+    return template.replace("DATA</script>", encoded + "</script>", 1)
+
+
+def _sizes(window: Window) -> list[int]:
+    """Return the number of units of each layer."""
+    return [next(iter(layer.arrays.values())).shape[1] for layer in window.examples[0].frames[0].layers]
+
+
+def _units_that_fit(window: Window, most_bytes: int) -> list[np.ndarray]:
+    """Return the indices of the units of each layer that fit on a page."""
+    layers, sizes = window.examples[0].frames[0].layers, _sizes(window)
+    steps = sum(len(example.steps) for example in window.examples) * len(window.epochs)
+    frames = len(window.examples) * len(window.epochs)
+    arrays = sum(len(layer.arrays) for layer in layers)
+    # base64 has 4 characters for 3 bytes, and up to 4 more for an array; the index of a unit and its place in the order have up to 12
+    rest = len(_text(window, [np.arange(0)] * len(sizes)).encode()) + 4 * arrays * frames
+    each = arrays * steps * 4 / 3 + 12 * len(layers) * frames
+    fit = int((most_bytes - rest) / each)
+    require(fit >= min(LEAST_UNITS, *sizes), "page", f"{rest:,} bytes and {each:,.0f} for each unit", _REMEDY)
+    return [_most_varying(window, n, min(fit, size)) for n, size in enumerate(sizes)]
+
+
+def _most_varying(window: Window, layer: int, count: int) -> np.ndarray:
+    outputs = np.concatenate([example.frames[window.shown].layers[layer].arrays["h"] for example in window.examples])
+    return np.sort(np.argsort(-outputs.std(0), kind="stable")[:count])
+
+
+def _example(example: Example, kept: list[np.ndarray]) -> dict[str, Any]:
+    return {"name": example.name, "steps": list(example.steps), "frames": [_frame(frame, kept) for frame in example.frames]}
+
+
+def _frame(frame: Frame, kept: list[np.ndarray]) -> dict[str, Any]:
+    record = {
+        "verdict": frame.verdict,
+        "curve": asdict(frame.curve) | {"values": _rounded(frame.curve.values)},
+        "strips": [asdict(strip) | {"values": _rounded(strip.values)} for strip in frame.strips],
+        "layers": [_layer(layer, units) for layer, units in zip(frame.layers, kept, strict=True)],
+        "reach": [float(steps) for steps in frame.reach],
+        "likely": [[(character, round(float(p), 4)) for character, p in row] for row in frame.likely],
+    }
+    if frame.norms is not None:
+        top = frame.norms.max(axis=1, keepdims=True)
+        shares = frame.norms / np.where(top > 0, top, 1)
+        record["norms"] = {"rows": len(frame.norms), "each_step": frame.each_step, "data": _bytes(shares, 0.0, 1.0)}
+    return record
+
+
+def _layer(layer: Layer, units: np.ndarray) -> dict[str, Any]:
+    arrays = {}
+    for name, whole in layer.arrays.items():
+        values = whole[:, units]
+        low, high = (0.0, 1.0) if name in ("input", "forget", "output", "update", "reset") else _symmetric(values)
+        arrays[name] = {"low": low, "high": high, "data": _bytes(values, low, high)}
+    return {"name": layer.name, "units": units.tolist(), "order": clustered(layer.arrays["h"][:, units]).tolist(), "arrays": arrays}
+
+
+def _symmetric(values: np.ndarray) -> tuple[float, float]:
+    top = float(np.abs(values).max(initial=0.0)) or 1.0
+    return -top, top
+
+
+def _bytes(values: np.ndarray, low: float, high: float) -> str:
+    """Return an array as base64 of bytes, with 0 for `low` and 255 for `high`, one row after another."""
+    scaled = np.rint((np.asarray(values, np.float64) - low) / (high - low) * 255)
+    return base64.b64encode(np.clip(scaled, 0, 255).astype(np.uint8).tobytes()).decode()
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [float(f"{float(value):.5g}") for value in values]

@@ -1,0 +1,35 @@
+"""Pages that show what the network of a trained run does at each step of some examples; see `inspection.window`."""
+
+from lstm_jax.errors import InputError
+from lstm_jax.inspection.window import Window
+from lstm_jax.tasks import base, forecast, generation, sentiment
+from lstm_jax.tasks.inspecting.common import Request
+from lstm_jax.tasks.inspecting.forecasts import forecast_window
+from lstm_jax.tasks.inspecting.reviews import review_window
+from lstm_jax.tasks.inspecting.texts import text_window
+
+__all__ = ["Request", "make_window"]
+
+
+def make_window(trained: base.Trained, request: Request | None = None) -> Window:
+    """Return the page of a trained run, which `inspection.window.write_page` writes.
+
+    For each step of each example the page has the gates and states of all recurrent layers, and the output of the network. For a review it
+    also has the share of each word in the verdict, and for a text the likeliest next characters.
+
+    Args:
+        trained: a loaded run of the task "sentiment", "generation" or "forecast".
+        request: the examples and epochs to show. If None, they are the default ones.
+
+    Raises:
+        InputError: if the run is of another task, if an example cannot be read, or if the run's data are needed and have changed.
+    """
+    request = request or Request()
+    match trained:
+        case sentiment.Trained():
+            return review_window(trained, request)
+        case generation.Trained():
+            return text_window(trained, request)
+        case forecast.Trained():
+            return forecast_window(trained, request)
+    raise InputError("task", trained.config.task, "give a run of sentiment, generation or forecast")

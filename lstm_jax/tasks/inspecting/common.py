@@ -1,0 +1,119 @@
+"""What the pages of all tasks share: the request, the parameters of the kept epochs, and the traces of recurrent layers."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lstm_jax.errors import require
+from lstm_jax.inspection.trace import trace
+from lstm_jax.inspection.window import Layer
+from lstm_jax.tasks import base
+from lstm_jax.training import checkpoint
+from lstm_jax.training.history import History
+
+_ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
+"""Order in which the arrays of a layer are shown."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a page shows. If neither texts nor a file are given, the examples are chosen from the run's own held-out data."""
+
+    texts: tuple[str, ...] = ()
+    """Reviews or texts."""
+    file: Path | None = None
+    """File with one review per line, file with a text, or file with a series, whose last entries are shown."""
+    examples: int = 2
+    """Number of examples of each kind: those where the network was surest, most wrong and most torn."""
+    chars: int = 200
+    """Number of characters of each example of a text."""
+    epochs: int = 6
+    """Largest number of epochs, if the run has kept the parameters of its epochs."""
+
+    def __post_init__(self):
+        for name in ("examples", "chars", "epochs"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
+        require(self.chars >= 2, "chars", self.chars, "give 2 or more")
+
+
+class Epochs(NamedTuple):
+    """Parameters of the epochs that a page shows."""
+
+    numbers: tuple[int, ...]
+    """Numbers of the epochs, counted from 1, or (0,) if the number is not known."""
+    params: tuple[dict[str, jax.Array], ...]
+    """Parameters of each epoch."""
+    shown: int
+    """Index of the epoch that is shown first: the best one."""
+
+
+def kept_epochs(trained: base.Trained, most: int) -> Epochs:
+    """Return the parameters of the epochs that the run has kept, or those of its best epoch if it has kept none.
+
+    If there are more than `most`, they are the first, the best, the last, and others evenly spaced between them.
+
+    Raises:
+        InputError: if the parameters of an epoch are damaged.
+    """
+    folder = trained.run.checkpoints / "epochs"
+    steps = checkpoint.steps(folder) if folder.is_dir() else ()
+    if not steps:
+        return Epochs((_best_epoch(trained),), (jax.device_put(trained.params),), 0)
+    last = History.from_json(checkpoint.restore(folder, trained.params, step=steps[-1]).extra)
+    best = min(last.best_epoch or len(last.rows), len(steps))
+    chosen = {round(n) - 1 for n in np.linspace(1, len(steps), min(most, len(steps)))}
+    if best - 1 not in chosen:
+        chosen = chosen - {min(chosen - {0, len(steps) - 1} or chosen, key=lambda n: abs(n - best + 1))} | {best - 1}
+    order = sorted(chosen)
+    found = tuple(jax.device_put(checkpoint.restore(folder, trained.params, step=steps[n]).state) for n in order)
+    return Epochs(tuple(n + 1 for n in order), found, order.index(best - 1))
+
+
+def _best_epoch(trained: base.Trained) -> int:
+    try:
+        return int(json.loads(trained.run.result.read_text())["best_epoch"])
+    except (OSError, ValueError, KeyError, TypeError):  # an interrupted run has no result
+        return 0
+
+
+class Tracer:
+    """Function from parameters and an input to the gates and states of all recurrent layers. It is compiled once for each shape.
+
+    Args:
+        rebuild: function from parameters to the model.
+    """
+
+    def __init__(self, rebuild: Callable[..., Any]):
+        self._names: list[str] = []
+
+        def arrays(params: Any, *args: Any) -> list[dict[str, jax.Array]]:
+            _, layers = trace(rebuild(params), *args, deterministic=True)
+            self._names = [f"{layer.layer}, {layer.cell}{', reads backwards' * layer.backwards}" for layer in layers]
+            return [layer.gates | layer.state for layer in layers]
+
+        self._arrays = jax.jit(arrays)
+
+    def __call__(self, params: Any, *args: Any, steps: slice | np.ndarray = slice(None)) -> list[Layer]:
+        """Return the gates and states of all recurrent layers for a batch of one example.
+
+        Args:
+            params: parameters of the model.
+            args: arguments of the model, with a batch axis of size 1.
+            steps: the steps to return.
+        """
+        found = self._arrays(params, *args)
+        layers = []
+        for name, arrays in zip(self._names, found, strict=True):
+            keys = sorted(arrays, key=lambda key: (_ORDER.index(key) if key in _ORDER else -1, key))
+            layers.append(Layer(name, {key: np.asarray(arrays[key][0], np.float32)[steps] for key in keys}))
+        return layers
+
+
+def spread(order: Sequence[int] | np.ndarray, count: int) -> list[int]:
+    """Return the first `count` members of an order of indices, as Python numbers."""
+    return [int(n) for n in order[:count]]

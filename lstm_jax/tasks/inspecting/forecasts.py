@@ -1,0 +1,106 @@
+"""The page of a forecasting run, which shows windows of a series entry by entry.
+
+C is the number of entries that the model reads in a window, F the number of features of an entry and K the number of entries that it
+forecasts.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.errors import require
+from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients
+from lstm_jax.inspection.window import Curve, Example, Frame, Strip, Window
+from lstm_jax.tasks import forecast
+from lstm_jax.tasks.forecast_windows import Part, parts_of
+from lstm_jax.tasks.inspecting.common import Request, Tracer, kept_epochs, spread
+
+
+class _Network:
+    """Compiled functions of the parameters and one window."""
+
+    def __init__(self, trained: forecast.Trained):
+        self.rebuild, self.scale = trained.rebuild, trained.scale
+        self.trace = Tracer(trained.rebuild)
+        self.predict = jax.jit(lambda params, entries, ahead: trained.rebuild(params)(entries, ahead, deterministic=True))
+
+    def means(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
+        """Return the means (K,) of a forecast, relative to the last entry, in the units of the series."""
+        return self.rebuild(params)(entries[None], ahead[None], deterministic=True)[0, 0] * self.scale.spread
+
+    def mean(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
+        """Return the mean of a forecast over its K entries."""
+        return self.means(entries, params, ahead).mean()
+
+
+def forecast_window(trained: forecast.Trained, request: Request) -> Window:
+    """Return the page of a forecasting run; see `inspecting.make_window`."""
+    require(not request.texts, "text", request.texts[:1], "a forecasting run reads a series: give --file")
+    series = trained.series(request.file)
+    epochs, network = kept_epochs(trained, request.epochs), _Network(trained)
+    if request.file is None:
+        require(trained.is_own(series), "series", "changed since the run was trained", "give it back, or name a series with --file")
+        part = parts_of(series, trained.config)[0]["test"]
+        chosen = _chosen(trained, part, request.examples)
+    else:
+        part, chosen = trained.end_of(series)[0], {0: "end of the series"}
+    examples = []
+    for n, kind in chosen.items():
+        times = series.times[part.origin[n] - trained.config.data.context : part.origin[n]]
+        frames = [_frame(network, params, part, n, request.file is None) for params in epochs.params]
+        steps = [series.shown(float(time)) for time in times]
+        examples.append(Example(f"{kind}: forecast after {steps[-1]}", steps, frames))
+    model = trained.config.model
+    about = f"{trained.run.path}: {model.cell}, {model.layers} x {model.units} units, forecasts of {trained.config.data.horizon} entries."
+    return Window("Series, entry by entry", about, "entry", epochs.numbers, epochs.shown, examples)
+
+
+def _chosen(trained: forecast.Trained, part: Part, count: int) -> dict[int, str]:
+    """Return the indices of windows whose forecasts are surest, most wrong and least sure, with these words."""
+    predicted = trained.predict(part)
+    spreads, off = predicted[:, 1].mean(-1), np.abs(predicted[:, 0] - part.target).mean(-1)
+    found: dict[int, str] = {}
+    for kind, values in {"surest": spreads, "most wrong": -off, "least sure": -spreads}.items():
+        for n in spread(np.argsort(values, kind="stable"), count):
+            found.setdefault(n, kind)
+    return found
+
+
+def _frame(network: _Network, params: Any, part: Part, n: int, known: bool) -> Frame:
+    entries, ahead = jnp.asarray(part.entries[n]), jnp.asarray(part.ahead[n])
+    predicted = np.asarray(network.predict(params, entries[None], ahead[None]))
+    mean, low, high = (bound[0].tolist() for bound in forecast.interval(predicted, part.last[n : n + 1], network.scale, forecast.LEVEL))
+    future = {"mean": mean, "low": low, "high": high}
+    if known:
+        future["truth"] = (part.last[n] + part.target[n] * network.scale.spread).tolist()
+    values = part.last[n] + np.asarray(part.entries[n, :, 0], np.float64) * network.scale.spread
+    path = integrated_gradients(network.mean, entries, params, ahead)
+    return Frame(
+        f"The forecast of the first entry is {mean[0]:.5g}, with an interval of {low[0]:.5g} to {high[0]:.5g} ({forecast.LEVEL:.0%}).",
+        Curve("value of the series", values.tolist(), ahead=future),
+        network.trace(params, entries[None], ahead[None]),
+        (
+            Strip(
+                "integrated gradients",
+                path.values.tolist(),
+                "Shares of the entries in the mean of the forecast, against a series that never changes. "
+                f"They sum to {path.values.sum():+.4g}; the difference is {path.difference:+.4g}.",
+            ),
+            Strip(
+                "replacing the entry", _replaced(network, params, entries, ahead), "Mean forecast minus that with the entry interpolated."
+            ),
+        ),
+        np.asarray(gradient_norms(network.means, entries, params, ahead)),
+    )
+
+
+def _replaced(network: _Network, params: Any, entries: jax.Array, ahead: jax.Array) -> list[float]:
+    """Return by how much the mean of the forecast falls if an entry is replaced by the mean of its neighbours, for each entry."""
+    whole = np.asarray(entries)
+    before, after = whole[np.maximum(np.arange(len(whole)) - 1, 0)], whole[np.minimum(np.arange(1, len(whole) + 1), len(whole) - 1)]
+    rows = np.broadcast_to(whole, (len(whole), *whole.shape)).copy()
+    rows[np.arange(len(whole)), np.arange(len(whole))] = (before + after) / 2
+    many = network.predict(params, rows, np.broadcast_to(np.asarray(ahead), (len(whole), len(ahead))))[:, 0].mean(-1) * network.scale.spread
+    return (float(network.mean(entries, params, ahead)) - np.asarray(many, np.float64)).tolist()

@@ -1,0 +1,120 @@
+"""The page of a text-generation run, which shows texts character by character.
+
+N is the number of characters of a text, V the size of the vocabulary and E the number of input features of a character.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.errors import require
+from lstm_jax.inspection.attribution import gradient_norms, reach
+from lstm_jax.inspection.window import Curve, Example, Frame, Strip, Window
+from lstm_jax.tasks import generation
+from lstm_jax.tasks.inspecting.common import Request, Tracer, kept_epochs, spread
+
+LIKELY = 6
+"""Number of likeliest next characters that are shown for a step."""
+READ = 20_000
+"""Number of held-out characters from which the examples are chosen."""
+
+
+class _Network:
+    """Compiled functions of the parameters and the character ids of one text, which is read from a zero state."""
+
+    def __init__(self, trained: generation.Trained):
+        self.rebuild, self.size = trained.rebuild, trained.characters.size
+        self.trace = Tracer(trained.rebuild)
+
+    def _logits(self, vectors: jax.Array, params: Any) -> jax.Array:
+        """Return the logits (N, V) of the next character, given the input features (N, E)."""
+        model = self.rebuild(params)
+        hidden, _ = model.recurrent(vectors[:, None], deterministic=True, time_major=True)
+        return model.logits(hidden)[:, 0]
+
+    def outputs(self, vectors: jax.Array, params: Any, following: jax.Array) -> jax.Array:
+        """Return the negative log-probability (N,) in nats of the character that follows each step."""
+        return -jnp.take_along_axis(jax.nn.log_softmax(self._logits(vectors, params)), following[:, None], axis=-1)[:, 0]
+
+    @cached_property
+    def log_probabilities(self) -> Any:
+        """Function from input features (N, E) and parameters to the log-probabilities (N, V) of the next character."""
+        return jax.jit(lambda vectors, params: jax.nn.log_softmax(self._logits(vectors, params)))
+
+    @cached_property
+    def vectors(self) -> Any:
+        """Function from parameters and ids (N,) to input features (N, E): one-hot vectors, or those of the embedding."""
+
+        def vectors(params: Any, ids: jax.Array) -> jax.Array:
+            model = self.rebuild(params)
+            return jax.nn.one_hot(ids, self.size) if model.embedding is None else model.embedding(ids[:, None], 1)[:, 0]
+
+        return jax.jit(vectors)
+
+
+def text_window(trained: generation.Trained, request: Request) -> Window:
+    """Return the page of a text-generation run; see `inspecting.make_window`."""
+    texts = _given(trained, request) or _chosen(trained, request)
+    epochs, network = kept_epochs(trained, request.epochs), _Network(trained)
+    characters = trained.characters.characters
+    examples = [
+        Example(name, [characters[i] for i in ids[:-1]], [_frame(network, params, ids, characters) for params in epochs.params])
+        for name, ids in texts
+    ]
+    model = trained.config.model
+    about = f"{trained.run.path}: {model.cell}, {model.layers} x {model.units} units. Each text is read in one pass from a state of zeros."
+    return Window("Text, character by character", about, "character", epochs.numbers, epochs.shown, examples)
+
+
+def _given(trained: generation.Trained, request: Request) -> list[tuple[str, np.ndarray]]:
+    named: list[tuple[str, dict[str, Any]]] = [(f"text {n}", {"text": text}) for n, text in enumerate(request.texts, 1)]
+    if request.file is not None:
+        named.append((request.file.name, {"paths": (str(request.file),)}))
+    found = []
+    for name, where in named:
+        ids = generation.read_ids(trained, **where, clean=trained.config.data.clean != "exact", most=request.chars + 1)
+        require(len(ids) >= 3, name, f"{len(ids)} characters", "give 3 or more")
+        found.append((name, ids))
+    return found
+
+
+def _chosen(trained: generation.Trained, request: Request) -> list[tuple[str, np.ndarray]]:
+    """Return parts of the held-out text which the network predicts best, worst, and like the median."""
+    held_out = generation.read_ids(trained, most=READ)
+    size = min(request.chars, len(held_out) - 1)
+    require(size >= 2, "held-out text", f"{len(held_out)} characters", "give --text or --file")
+    bits = trained.score(held_out).nats / np.log(2)
+    starts = np.arange(0, len(held_out) - size, size)
+    means = np.asarray([bits[start : start + size].mean() for start in starts])
+    order = np.argsort(means, kind="stable")
+    middle = order[np.argsort(np.abs(means[order] - np.median(means)), kind="stable")]
+    found = {}
+    for kind, ranked in {"surest": order, "most surprised": order[::-1], "median": middle}.items():
+        for n in spread(ranked, request.examples):
+            name = f"{kind}: held-out text from character {starts[n]}, {means[n]:.2f} bits a character"
+            found.setdefault(int(starts[n]), (name, np.asarray(held_out[starts[n] : starts[n] + size + 1])))
+    return list(found.values())
+
+
+def _frame(network: _Network, params: Any, ids: np.ndarray, characters: tuple[str, ...]) -> Frame:
+    ids = ids.astype(np.int32)
+    read, following = jnp.asarray(ids[:-1]), jnp.asarray(ids[1:])
+    vectors = network.vectors(params, read)
+    log_p = np.asarray(network.log_probabilities(vectors, params), np.float64)
+    bits = -log_p[np.arange(len(read)), ids[1:]] / np.log(2)
+    norms = np.asarray(gradient_norms(network.outputs, vectors, params, following))
+    best = np.argsort(-log_p, axis=1, kind="stable")[:, :LIKELY]
+    own = np.concatenate([[0.0], bits[:-1]])
+    return Frame(
+        f"{bits.mean():.3f} bits a character on this text.",
+        Curve("surprise of the next character, bits", bits.tolist(), (0.0, float(bits.max()))),
+        network.trace(params, ids[None, :-1]),
+        (Strip("surprise", own.tolist(), "Bits of each character, given those before it."),),
+        norms,
+        True,
+        reach(norms).astype(float).tolist(),
+        [[(characters[i], float(np.exp(row[i]))) for i in chosen] for row, chosen in zip(log_p, best, strict=True)],
+    )

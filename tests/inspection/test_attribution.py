@@ -1,0 +1,78 @@
+"""Attributions: exact where the answer is known, complete for an LSTM, gradients against differences in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import lstm_jax
+from lstm_jax.errors import InputError
+from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients, reach
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+T, E = 5, 3
+INPUTS = np.random.default_rng(0).standard_normal((T, E))
+
+
+def linear(x: jax.Array, weights: jax.Array) -> jax.Array:
+    return (x * weights).sum() + 7
+
+
+def cubic(x: jax.Array) -> jax.Array:
+    return (x**3).sum()
+
+
+@pytest.mark.usefixtures("x64")
+def test_exact_where_the_answer_is_known() -> None:
+    weights = np.random.default_rng(1).standard_normal((T, E))
+    found = integrated_gradients(linear, jnp.asarray(INPUTS), jnp.asarray(weights))
+    np.testing.assert_allclose(found.values, (weights * INPUTS).sum(1), rtol=1e-12)
+    assert found.error < 1e-12
+    base = np.random.default_rng(2).standard_normal((T, E))  # the integral of 3 x^2 along the line is x^3 - b^3 in one dimension
+    found = integrated_gradients(cubic, jnp.asarray(INPUTS), baseline=jnp.asarray(base))
+    np.testing.assert_allclose(found.values, (INPUTS**3 - base**3).sum(1), rtol=1e-11)
+    assert found.difference == pytest.approx((INPUTS**3).sum() - (base**3).sum())
+
+
+def test_complete_for_an_lstm() -> None:
+    layer = lstm_jax.LSTM(E, 16, rngs=nnx.Rngs(0))
+    layer.kernel[...] *= 8.0  # gates far from linear
+
+    def output(x: jax.Array) -> jax.Array:
+        return layer(x[None])[0].sum()
+
+    x = jnp.asarray(INPUTS, jnp.float32)
+    found = integrated_gradients(output, x)
+    assert abs(found.values.sum() - (float(output(x)) - float(output(jnp.zeros_like(x))))) <= 1e-3
+    coarse = integrated_gradients(output, x, tolerance=1e9)
+    assert coarse.points < found.points or coarse.error <= 1e-3
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradient_norms_against_differences() -> None:
+    layer = lstm_jax.LSTM(E, 4, param_dtype=jnp.float64, return_sequences=True, rngs=nnx.Rngs(0))
+
+    def outputs(x: jax.Array) -> jax.Array:
+        return layer(x[None])[0].sum(-1)
+
+    found, step = gradient_norms(outputs, jnp.asarray(INPUTS)), 1e-6
+    assert found.shape == (T, T)
+    moved = jax.jit(jax.vmap(outputs))(jnp.asarray(INPUTS + step * np.eye(T * E).reshape(T * E, T, E)))
+    differences = ((np.asarray(moved) - np.asarray(outputs(jnp.asarray(INPUTS)))) / step).reshape(T, E, T)
+    np.testing.assert_allclose(found, np.linalg.norm(differences, axis=1).T, atol=1e-5)
+    assert not np.triu(np.asarray(found), 1).any()  # an output does not depend on later steps
+
+
+def test_reach() -> None:
+    norms = np.asarray([[1.0, 0, 0, 0], [1, 9, 0, 0], [5, 0, 5, 0], [1, 1, 1, 1]])
+    assert reach(norms).tolist() == [0, 0, 2, 3]
+    assert reach(norms, 0.5).tolist() == [0, 0, 0, 1]
+    assert reach(norms[2:]).tolist() == [2, 3]  # outputs of the last two steps
+
+
+def test_bad_input() -> None:
+    with pytest.raises(InputError, match=r"inputs: shape \(3,\)"):
+        integrated_gradients(cubic, jnp.ones(3))
+    with pytest.raises(InputError, match=r"baseline: shape \(2, 3\)"):
+        integrated_gradients(cubic, jnp.ones((3, 3)), baseline=jnp.ones((2, 3)))

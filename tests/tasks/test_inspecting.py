@@ -1,0 +1,195 @@
+"""Pages of trained runs: what they show is what the run computes, and the parameters of each epoch are kept."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import made_runs
+import made_texts
+import numpy as np
+import pytest
+from made_reviews import write_csvs
+from scipy.special import expit
+
+from lstm_jax.config import ForecastConfig, ForecastModelConfig, SentimentConfig, SeriesConfig, TrainConfig
+from lstm_jax.errors import InputError
+from lstm_jax.inspection.window import page
+from lstm_jax.tasks import forecast, generation, sentiment
+from lstm_jax.tasks.inspecting import Request, make_window
+from lstm_jax.tasks.inspecting.common import kept_epochs
+from lstm_jax.training import checkpoint
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+TEXT = "what a good film and a bad end"
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory) -> SentimentConfig:
+    root = tmp_path_factory.mktemp("reviews")
+    return made_runs.small_config(write_csvs(root / "reviews"), root / "cache", keep_epochs=True, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def run(reviews, tmp_path_factory) -> sentiment.Trained:
+    folder = tmp_path_factory.mktemp("sentiment") / "run"
+    sentiment.train(reviews, folder, figures=False)
+    return sentiment.load(folder)
+
+
+def logit(trained: sentiment.Trained, text: str) -> float:
+    p = trained.probabilities([text])[0]
+    return float(np.log(p / (1 - p)))
+
+
+def test_each_epoch_is_kept(run) -> None:
+    epochs = kept_epochs(run, 9)
+    assert epochs.numbers == (1, 2, 3)
+    assert epochs.shown == 2  # without a validation part the last epoch is the best one
+    for name, array in run.params.items():
+        np.testing.assert_array_equal(epochs.params[2][name], array)
+    assert any((epochs.params[0][name] != epochs.params[1][name]).any() for name in run.params)
+    two = kept_epochs(run, 2)
+    assert (two.numbers, two.shown) == ((1, 3), 1)
+    folder = run.run.checkpoints / "epochs"
+    first = checkpoint.restore(folder, run.params, step=checkpoint.steps(folder)[0])
+    assert len(first.extra["rows"]) == 1
+    with pytest.raises(InputError, match="none is there"):
+        checkpoint.restore(folder, run.params, step=10**6)
+
+
+def test_a_review(run) -> None:
+    window = make_window(run, Request(texts=(TEXT,)))
+    (example,) = window.examples
+    words = run.vocabulary.encode(TEXT)
+    assert list(example.steps) == [run.vocabulary.word(int(i)) for i in words]
+    found = example.frames[window.shown]
+    whole = logit(run, TEXT)
+    assert f"{expit(whole):.4f}" in found.verdict
+    assert found.curve.values[-1] == pytest.approx(run.probabilities([TEXT])[0], abs=1e-5)
+    layer = found.layers[0].arrays
+    assert {name: array.shape for name, array in layer.items()} == dict.fromkeys(
+        ("input", "forget", "candidate", "output", "c", "h"), (len(words), 8)
+    )
+    head = [np.asarray(run.params[f"head/{name}"], np.float64) for name in ("kernel", "bias")]
+    np.testing.assert_allclose(found.curve.values, expit(layer["h"] @ head[0][:, 0] + head[1]), atol=1e-5)
+    shares, without = (np.asarray(strip.values) for strip in found.strips)
+    blank = run.rebuild(kept_epochs(run, 1).params[0])(jnp.zeros((1, 20), jnp.int32), vectors=jnp.zeros((20, 1, 8)), deterministic=True)
+    pads = float(found.strips[0].about.split("padding has ")[1].split(";")[0])
+    assert shares.sum() + pads == pytest.approx(whole - float(blank[0]), abs=2e-3)
+    for n, word in enumerate(TEXT.split()):  # the first step is the start of the review
+        rest = TEXT.split()[:n] + TEXT.split()[n + 1 :]
+        assert without[n + 1] == pytest.approx(whole - logit(run, " ".join(rest)), abs=2e-4), word
+    assert found.each_step
+    assert len(found.reach) == len(words)
+
+
+@pytest.mark.parametrize("change", ["bidirectional", "packed", "max", "mask", "post"])
+def test_other_models_of_reviews(reviews, change, tmp_path: Path) -> None:
+    models: dict[str, dict[str, Any]] = {"bidirectional": {"bidirectional": True}, "max": {"pooling": "max"}, "mask": {"mask_zero": True}}
+    texts: dict[str, dict[str, Any]] = {"packed": {"packed": 40}, "post": {"padding": "post"}}
+    config = dataclasses.replace(
+        reviews,
+        data=dataclasses.replace(reviews.data, **texts.get(change, {})),
+        model=dataclasses.replace(reviews.model, **models.get(change, {})),
+        train=TrainConfig(epochs=1, batch_size=16),
+    )
+    sentiment.train(config, tmp_path / "run", figures=False)
+    trained = sentiment.load(tmp_path / "run")
+    window = make_window(trained, Request(texts=(TEXT,)))
+    (example,) = window.examples
+    (found,) = example.frames
+    whole = logit(trained, TEXT)
+    assert f"{expit(whole):.4f}" in found.verdict
+    without = np.asarray(found.strips[1].values)
+    rest = " ".join(TEXT.split()[1:])
+    assert without[1] == pytest.approx(whole - logit(trained, rest), abs=2e-4)
+    if change != "post":  # a model that reads padding after the words changes its mind there
+        assert found.curve.values[-1] == pytest.approx(expit(whole), abs=1e-5)
+    assert {layer.name.split(", ")[0] for layer in found.layers} == (
+        {"recurrent/layers/0/forward", "recurrent/layers/0/backward"} if change == "bidirectional" else {"recurrent/layers/0"}
+    )
+    assert page(window)
+
+
+def test_chosen_reviews(run) -> None:
+    window = make_window(run, Request(examples=1))
+    kinds = [example.name.split(":")[0] for example in window.examples]
+    assert kinds == ["surest and right", "most wrong", "most torn"]
+    rows = sentiment.padded_rows(sentiment.load_reviews(run.config), run.config).test
+    assert rows is not None
+    logits = run.logits(rows)
+    number = int(window.examples[2].name.split("review ")[1].split(",")[0])
+    assert abs(logits[number]) == np.abs(logits).min()
+    word, near = next(iter(window.neighbours.items()))
+    assert near[0][0] == run.words.neighbours(word, 1, min_reviews=1)[0][0] or near
+    assert page(window)
+
+
+def test_a_text(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(made_texts.TEXT)
+    generation.train(
+        made_texts.small_config(tmp_path / "text.txt", "stream", clean="exact", validation=0.3), tmp_path / "run", figures=False
+    )
+    trained = generation.load(tmp_path / "run")
+    window = make_window(trained, Request(examples=1, chars=40))
+    assert [example.name.split(":")[0] for example in window.examples][:2] == ["surest", "most surprised"]
+    (example,) = make_window(trained, Request(texts=("the cat sat",))).examples
+    (found,) = example.frames
+    assert "".join(example.steps) == "the cat sa"
+    ids = trained.encode("the cat sat")
+    bits = made_texts.nats_by_hand(trained.params, ids, None) / np.log(2)
+    np.testing.assert_allclose(found.curve.values, bits, atol=1e-5)
+    np.testing.assert_allclose(found.strips[0].values[1:], bits[:-1], atol=1e-5)
+    np.testing.assert_allclose(found.layers[0].arrays["h"], made_texts.read(trained.params, ids[:-1])[0], atol=1e-5)
+    p = np.exp(made_texts.log_p_by_hand(trained.params, ids, None))
+    assert [character for character, _ in found.likely[3]] == [trained.characters.characters[i] for i in np.argsort(-p[3])[:6]]
+    np.testing.assert_allclose([q for _, q in found.likely[3]], np.sort(p[3])[::-1][:6], atol=1e-5)
+    (tmp_path / "other.txt").write_text("a dog ran to the house")
+    (example,) = make_window(trained, Request(file=tmp_path / "other.txt", chars=7)).examples
+    assert "".join(example.steps) == "a dog r"
+    with pytest.raises(InputError, match=r"text 1: 1 characters; give 3 or more"):
+        make_window(trained, Request(texts=("a",)))
+
+
+def test_a_series(tmp_path: Path) -> None:
+    times = np.arange(160)
+    values = 50 + 10 * np.sin(2 * np.pi * times / 12) + np.random.default_rng(0).normal(size=160)
+    lines = [f"{time},{value:.6f}" for time, value in zip(times, values, strict=True)]
+    (tmp_path / "series.csv").write_text("\n".join(["time,value", *lines]) + "\n")
+    config = ForecastConfig(
+        SeriesConfig(str(tmp_path / "series.csv"), context=6, horizon=3), ForecastModelConfig(units=8), TrainConfig(epochs=2, batch_size=16)
+    )
+    forecast.train(config, tmp_path / "run", figures=False)
+    trained = forecast.load(tmp_path / "run")
+    window = make_window(trained, Request(examples=1))
+    assert len(window.examples) >= 2
+    assert page(window)
+    (example,) = make_window(trained, Request(file=tmp_path / "series.csv")).examples
+    (found,) = example.frames
+    assert list(example.steps) == [str(time) for time in times[-6:]]
+    np.testing.assert_allclose(found.curve.values, values[-6:], atol=1e-4)
+    ahead = trained.ahead(trained.series())
+    for name in ("mean", "low", "high"):
+        np.testing.assert_allclose(found.curve.ahead[name], getattr(ahead, name), rtol=1e-5)
+    assert "truth" not in found.curve.ahead
+    assert found.norms is not None
+    assert found.norms.shape == (3, 6)
+    changed = values.copy()
+    changed[-3] = (values[-4] + values[-2]) / 2
+    (tmp_path / "changed.csv").write_text("\n".join(["time,value", *(f"{t},{v:.6f}" for t, v in zip(times, changed, strict=True))]) + "\n")
+    other = trained.ahead(trained.series(tmp_path / "changed.csv"))
+    assert found.strips[1].values[3] == pytest.approx(ahead.mean.mean() - other.mean.mean(), abs=1e-3)
+    with pytest.raises(InputError, match="reads a series: give --file"):
+        make_window(trained, Request(texts=("1",)))
+
+
+def test_bad_requests(run, tmp_path: Path) -> None:
+    for name in ("examples", "chars", "epochs"):
+        with pytest.raises(InputError, match=name):
+            Request(**{name: 0})
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(InputError, match="one review per line"):
+        make_window(run, Request(file=tmp_path / "empty.txt"))
+    with pytest.raises(InputError, match=r"no\.txt"):
+        make_window(run, Request(file=tmp_path / "no.txt"))
