@@ -17,7 +17,7 @@ from flax import nnx
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COMPARISONS = {"nnx_loop": "flax", "linen_layer": "flax", "equinox_layer": "equinox", "haiku_layer": "haiku"}
 pytestmark = pytest.mark.usefixtures("quick_compiles")
-PROGRAMS = ("recurrent_ppo", "seq2seq", "streaming", "tagging")
+PROGRAMS = ("inside_runs", "recurrent_ppo", "seq2seq", "streaming", "tagging")
 
 
 @contextmanager

@@ -89,6 +89,10 @@ class Train(ABC):
     """Resume even if devices, package versions or compiled code have changed. Later results may then differ in their last bits."""
     figures: bool = True
     """Draw figures of the training when it ends."""
+    quiet: bool = False
+    """Print nothing but errors and warnings."""
+    json: bool = False
+    """Print nothing but the content of the run's result.json, on one line, when the training ends."""
     group: Flat[Processes] = field(default_factory=Processes)
     """Place of this process in a run of several processes."""
 
@@ -100,7 +104,7 @@ class Train(ABC):
         from lstm_jax.runtime import processes
 
         place = processes.join(self.group)
-        if place.process:
+        if place.process or self.quiet or self.json:
             console = Console(quiet=True)
         start_training(processes.own_devices(self.config.train.devices, place), self.config.model)
         import_module(f"lstm_jax.tasks.{self.config.task}").train(
@@ -113,5 +117,8 @@ class Train(ABC):
         )
         if place.process:
             return
-        for line in self.report(json.loads((self.run / "result.json").read_text())):
+        result = json.loads((self.run / "result.json").read_text())
+        if self.json:
+            print(json.dumps(result))
+        for line in self.report(result):
             say(console, line)

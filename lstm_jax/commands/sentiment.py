@@ -106,6 +106,8 @@ class Neighbours(Checked):
     """Measure of nearness: cosine similarity or Euclidean distance of word vectors."""
     min_reviews: CountOrNone = 100
     """Leave out words that occur in fewer training reviews than this number. Training has hardly changed the vectors of such words."""
+    json: bool = False
+    """Print one JSON object per line, with a word and its neighbours."""
 
     def __call__(self, console: Console) -> None:
         start()
@@ -114,6 +116,10 @@ class Neighbours(Checked):
         trained = load_run("sentiment", self.run)
         for word in self.words:
             near = trained.words.neighbours(word, self.count, self.metric, self.min_reviews)
+            if self.json:
+                found = [[embedding_space.escape(other), round(score, 6)] for other, score in near]
+                print(json.dumps({"word": word, "neighbours": found}))
+                continue
             say(console, f"{word}: " + ", ".join(f"{embedding_space.escape(found)} {score:.2f}" for found, score in near))
 
 

@@ -158,9 +158,11 @@ class Demo(Checked):
     """Folder in which the two runs are stored. The files of an earlier demo in this folder are replaced."""
     seed: Seed = 0
     """Seed of the synthetic reviews, the initial weights and the drawn texts."""
+    quiet: bool = False
+    """Print nothing but errors and warnings."""
 
     def __call__(self, console: Console) -> None:
         start()
         from lstm_jax.tasks import demo
 
-        demo.run(self.run, self.seed, console)
+        demo.run(self.run, self.seed, Console(quiet=True) if self.quiet else console)

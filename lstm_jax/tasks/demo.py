@@ -77,7 +77,14 @@ def run(folder: Path, seed: int, console: Console) -> None:
         finally:  # the marker file is also written after an interrupt
             with contextlib.suppress(InputError):
                 _mark(folder, {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)})
-    console.print(f"figures in {folder}/sentiment/figures and {folder}/generation/figures", highlight=False)
+    following = {
+        f"predict --run {folder}/sentiment --text 'a good film'": "classify a review of your own",
+        f"inspect --run {folder}/sentiment": "see what the network does at each word",
+        "train sentiment --help": "train on real reviews",
+    }
+    console.print("\nWhat to do next:", highlight=False)
+    for command, purpose in following.items():
+        console.print(f"  lstm-jax {command}  # {purpose}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _sentiment(folder: Path, seed: int, console: Console) -> None:

@@ -67,12 +67,45 @@ def tensorboard(folder: Path) -> Callback:
 
 
 def print_row(console: Console) -> Callback:
-    """Return a callback that prints one line of metrics after each epoch."""
+    """Return a callback that prints one line of a table after each epoch, and the heading of the table before the first line.
+
+    The table has a column for each loss, accuracy, AUC and number of bits of each split. If it is wider than the console, the word
+    "accuracy" is abbreviated.
+    """
+    shown: list[str] = []
 
     def show(record: EpochRecord) -> None:
-        numbers = {k: v for k, v in record.row.items() if isinstance(v, (int, float))}
-        endings = ("_loss", "_bits", "_accuracy", "_auc")
-        shown = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in numbers.items() if k.endswith(endings)]
-        console.print(f"epoch {record.epoch}: {', '.join(shown)} ({record.row['seconds']:.1f} s)", highlight=False)
+        names = [name for name in record.row if name.endswith(_SHOWN)]
+        splits = [tuple(name.split("_", 1)) for name in names]
+        widths = _widths([metric for _, metric in splits])
+        if sum(widths) + 2 * len(widths) + 14 > console.width:
+            splits = [(split, _SHORT.get(metric, metric)) for split, metric in splits]
+            widths = _widths([metric for _, metric in splits])
+        lines = []
+        if names != shown:
+            shown[:] = names
+            own = ("" if n and splits[n - 1][0] == split else split for n, (split, _) in enumerate(splits))
+            groups = [f"{name:<{width}}" for name, width in zip(own, widths, strict=True)]
+            lines.append("  ".join([" " * 5, *groups]))
+            lines.append(
+                "  ".join(["epoch", *(f"{metric:>{width}}" for (_, metric), width in zip(splits, widths, strict=True)), "seconds"])
+            )
+        numbers = [f"{_number(record.row[name]):>{width}}" for name, width in zip(names, widths, strict=True)]
+        lines.append("  ".join([f"{record.epoch:>5}", *numbers, f"{record.row['seconds']:>7.1f}"]))
+        for line in lines:
+            console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
     return show
+
+
+_SHOWN = ("_loss", "_bits", "_accuracy", "_auc")
+"""Endings of the metrics that are printed after each epoch."""
+_SHORT = {"accuracy": "acc."}
+
+
+def _widths(metrics: list[str]) -> list[int]:
+    return [max(6, len(metric)) for metric in metrics]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, (int, float)) else "-"

@@ -1,7 +1,11 @@
 """Pages of trained runs: what they show is what the run computes, and the parameters of each epoch are kept."""
 
 import dataclasses
+import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -126,12 +130,17 @@ def test_chosen_reviews(run) -> None:
     assert page(window)
 
 
-def test_a_text(tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text(made_texts.TEXT)
-    generation.train(
-        made_texts.small_config(tmp_path / "text.txt", "stream", clean="exact", validation=0.3), tmp_path / "run", figures=False
-    )
-    trained = generation.load(tmp_path / "run")
+@pytest.fixture(scope="module")
+def a_text(tmp_path_factory) -> generation.Trained:
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "text.txt").write_text(made_texts.TEXT)
+    config = made_texts.small_config(folder / "text.txt", "stream", clean="exact", validation=0.3)
+    generation.train(config, folder / "run", figures=False)
+    return generation.load(folder / "run")
+
+
+def test_a_text(a_text, tmp_path: Path) -> None:
+    trained = a_text
     window = make_window(trained, Request(examples=1, chars=40))
     assert [example.name.split(":")[0] for example in window.examples][:2] == ["surest", "most surprised"]
     (example,) = make_window(trained, Request(texts=("the cat sat",))).examples
@@ -152,33 +161,43 @@ def test_a_text(tmp_path: Path) -> None:
         make_window(trained, Request(texts=("a",)))
 
 
-def test_a_series(tmp_path: Path) -> None:
-    times = np.arange(160)
-    values = 50 + 10 * np.sin(2 * np.pi * times / 12) + np.random.default_rng(0).normal(size=160)
-    lines = [f"{time},{value:.6f}" for time, value in zip(times, values, strict=True)]
-    (tmp_path / "series.csv").write_text("\n".join(["time,value", *lines]) + "\n")
-    config = ForecastConfig(
-        SeriesConfig(str(tmp_path / "series.csv"), context=6, horizon=3), ForecastModelConfig(units=8), TrainConfig(epochs=2, batch_size=16)
+TIMES = np.arange(160)
+VALUES = 50 + 10 * np.sin(2 * np.pi * TIMES / 12) + np.random.default_rng(0).normal(size=160)
+
+
+def write_series(path: Path, values: np.ndarray = VALUES) -> Path:
+    path.write_text("\n".join(["time,value", *(f"{time},{value:.6f}" for time, value in zip(TIMES, values, strict=True))]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def a_series(tmp_path_factory) -> forecast.Trained:
+    folder = tmp_path_factory.mktemp("series")
+    settings = SeriesConfig(str(write_series(folder / "series.csv")), context=6, horizon=3)
+    forecast.train(
+        ForecastConfig(settings, ForecastModelConfig(units=8), TrainConfig(epochs=2, batch_size=16)), folder / "run", figures=False
     )
-    forecast.train(config, tmp_path / "run", figures=False)
-    trained = forecast.load(tmp_path / "run")
+    return forecast.load(folder / "run")
+
+
+def test_a_series(a_series, tmp_path: Path) -> None:
+    trained = a_series
     window = make_window(trained, Request(examples=1))
     assert len(window.examples) >= 2
     assert page(window)
-    (example,) = make_window(trained, Request(file=tmp_path / "series.csv")).examples
+    (example,) = make_window(trained, Request(file=write_series(tmp_path / "series.csv"))).examples
     (found,) = example.frames
-    assert list(example.steps) == [str(time) for time in times[-6:]]
-    np.testing.assert_allclose(found.curve.values, values[-6:], atol=1e-4)
+    assert list(example.steps) == [str(time) for time in TIMES[-6:]]
+    np.testing.assert_allclose(found.curve.values, VALUES[-6:], atol=1e-4)
     ahead = trained.ahead(trained.series())
     for name in ("mean", "low", "high"):
         np.testing.assert_allclose(found.curve.ahead[name], getattr(ahead, name), rtol=1e-5)
     assert "truth" not in found.curve.ahead
     assert found.norms is not None
     assert found.norms.shape == (3, 6)
-    changed = values.copy()
-    changed[-3] = (values[-4] + values[-2]) / 2
-    (tmp_path / "changed.csv").write_text("\n".join(["time,value", *(f"{t},{v:.6f}" for t, v in zip(times, changed, strict=True))]) + "\n")
-    other = trained.ahead(trained.series(tmp_path / "changed.csv"))
+    changed = VALUES.copy()
+    changed[-3] = (VALUES[-4] + VALUES[-2]) / 2
+    other = trained.ahead(trained.series(write_series(tmp_path / "changed.csv", changed)))
     assert found.strips[1].values[3] == pytest.approx(ahead.mean.mean() - other.mean.mean(), abs=1e-3)
     with pytest.raises(InputError, match="reads a series: give --file"):
         make_window(trained, Request(texts=("1",)))
@@ -193,3 +212,42 @@ def test_bad_requests(run, tmp_path: Path) -> None:
         make_window(run, Request(file=tmp_path / "empty.txt"))
     with pytest.raises(InputError, match=r"no\.txt"):
         make_window(run, Request(file=tmp_path / "no.txt"))
+
+
+@pytest.fixture(scope="module")
+def measures() -> Iterator[ModuleType]:
+    """The example that measures over held-out data what the pages show for single examples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+        yield import_module("inside_runs")
+        sys.modules.pop("inside_runs")
+
+
+def test_written_ratings(run, measures) -> None:
+    rows = sentiment.padded_rows(sentiment.load_reviews(run.config), run.config).test
+    assert isinstance(rows, sentiment.Rows)
+    words = dataclasses.replace(run.vocabulary, words=("7", "10", "11", *run.vocabulary.words[3:]))
+    ids = np.asarray(rows.ids).copy()
+    ids[:, -2:] = [6, 5]  # "11 10"
+    ids[: rows.count // 4, -2:] = [4, 5]  # "7 10"
+    changed = sentiment.Rows(ids, rows.labels)
+    found = measures.ratings(dataclasses.replace(run, own=words), changed)
+    right = (run.logits(changed) > 0) == (rows.labels == 1)
+    assert found["share"] == pytest.approx(0.25)
+    assert found["accuracy with"] == pytest.approx(right[: rows.count // 4].mean())
+    assert found["accuracy without"] == pytest.approx(right[rows.count // 4 :].mean())
+    sums = measures.evidence(run, rows, 4)
+    assert 0 <= sums["median reach in words"] < 20
+    assert all(0 < sums[f"agreement, {half}"] <= 1 for half in ("least sure half", "surest half"))
+
+
+def test_constant_units_and_entries(a_text, a_series, measures) -> None:
+    found = measures.characters(a_text, 70, 2)
+    assert 0 <= found["median reach in characters"] <= 69
+    params = {name: array.copy() for name, array in a_text.params.items()}
+    for name in ("kernel", "recurrent_kernel"):
+        params[f"recurrent/0/{name}"][:] = 0  # all gates are constant, so that all cell states converge
+    assert measures.characters(dataclasses.replace(a_text, params=params), 70, 2)["constant units"] == 8
+    found = measures.entries(a_series)
+    assert 0 < found["share of the oldest sixth"] + found["share of the newest sixth"] < 1
+    assert found["R2 of the position"] <= 1

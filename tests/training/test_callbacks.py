@@ -77,14 +77,40 @@ def test_events_on_a_full_disk(tmp_path):
         append_scalars(Path("/dev/full"), 1, {"x": 1.0})
 
 
-@pytest.mark.parametrize(
-    ("row", "line"),
-    [
-        (FIRST, "epoch 1: train loss 0.7500, train accuracy 0.5000 (2.0 s)\n"),
-        (SECOND, "epoch 1: train loss 0.5000, train accuracy 0.5000, test auc 0.8750 (2.0 s)\n"),
-    ],
-)
-def test_print_row(row, line):
+def table_of(rows: list[dict], width: int) -> list[str]:
     file = io.StringIO()
-    print_row(Console(file=file, width=200))(record(row))
-    assert file.getvalue() == line
+    show = print_row(Console(file=file, width=width))
+    for n in range(len(rows)):
+        show(record(*rows[: n + 1]))
+    return file.getvalue().splitlines()
+
+
+def test_print_row():
+    assert table_of([FIRST, SECOND], 200) == [
+        "       train             test",
+        "epoch    loss  accuracy     auc  seconds",
+        "    1  0.7500    0.5000       -      2.0",
+        "    2  0.5000    0.5000  0.8750      2.0",
+    ]
+
+
+def test_print_row_of_three_splits_fits_in_80_columns():
+    row = {"epoch": 1, "step": 6, "train_loss": 0.5, "train_accuracy": 0.25, "seconds": 31.25}
+    row |= {f"{split}_{name}": 0.75 for split in ("validation", "test") for name in ("loss", "accuracy", "auc", "ece")}
+    heading, metrics, line = table_of([row], 80)
+    assert heading.split() == ["train", "validation", "test"]
+    assert metrics.split() == ["epoch", "loss", "acc.", *["loss", "acc.", "auc"] * 2, "seconds"]
+    assert line.split() == ["1", "0.5000", "0.2500", *["0.7500"] * 6, "31.2"]
+    assert len(metrics) == len(line) <= 80
+    assert table_of([row], 200)[1].split()[2] == "accuracy"
+
+
+def test_print_row_begins_a_new_table_if_the_metrics_change():
+    assert [line.split()[0] for line in table_of([FIRST, FIRST | {"epoch": 2, "test_loss": 1.0}], 80)] == [
+        "train",
+        "epoch",
+        "1",
+        "train",
+        "epoch",
+        "2",
+    ]
