@@ -11,7 +11,9 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 
@@ -26,6 +28,9 @@ def _usage() -> str:
     from lstm_jax.commands import COMMANDS
 
     lines = [f"  {name:22} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    if sys.stdout.isatty():  # into a pipe each command is one line
+        width = shutil.get_terminal_size().columns
+        lines = [textwrap.fill(line, width, subsequent_indent=" " * 25, break_on_hyphens=False) for line in lines]
     return "\n".join(["usage: lstm-jax COMMAND [options]; lstm-jax COMMAND --help lists them", "", *lines, "", f"{DEBUG}=1: {DEBUG_HELP}"])
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from lstm_jax.errors import Interrupted
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 POSITIONAL = {
+    "completion": "shell",
     "launch": "command",
     "data shard": "data",
     "data shard-reviews": "data",
@@ -55,6 +57,32 @@ def test_help_lists_all_commands(ask):
         for name, command in COMMANDS.items():
             assert f"  {name} " in out
             assert (command.__doc__ or "").splitlines()[0] in out
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("tr", ["train"]),
+        ("train ", ["sentiment", "generation", "forecast"]),
+        ("train sentiment --epo", ["--epochs"]),
+        ("train sentiment --padding ", ["pre", "post"]),
+        ("data shard", ["shard", "shard-reviews"]),
+        ("data shard --wor", ["--workers"]),
+        ("data shard-reviews --lab", ["--label-column"]),
+        ("generate --mode w", ["window"]),
+        ("predict --file ", []),  # files, by the shell's own default
+        ("embedding neighbours --c", ["--count"]),
+    ],
+)
+def test_completion(ask, words, found):
+    code, script, err = ask("completion", "bash")
+    assert (code, err) == (0, "")
+    call = 'COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _lstm_jax; printf "%s\\n" "${COMPREPLY[@]}"'
+    arguments = ["lstm-jax", *words.split(" ")]
+    shell = subprocess.run(["bash", "-c", f"{script}\n{call}", "bash", *arguments], capture_output=True, text=True, check=True)
+    assert shell.stderr == ""
+    assert shell.stdout.split() == found
 
 
 def test_version(ask):

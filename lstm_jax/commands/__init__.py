@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 
+from lstm_jax.commands.completion import Completion
 from lstm_jax.commands.export import ExportOnnx
 from lstm_jax.commands.forecast import Forecast, TrainForecast
 from lstm_jax.commands.generation import Generate, Score, TrainGeneration, Units
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable] = {
     "data shard-reviews": ShardReviews,
     "run accept": AcceptRun,
     "backends": Backends,
+    "completion": Completion,
 }
 
 __all__ = ["COMMANDS"]

@@ -60,8 +60,11 @@ def warn(notes: Iterable[str]) -> None:
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line on a console of the library Rich. Long lines are not wrapped, and brackets in the line are not read as markup."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    """Print a line on a console of the library Rich. Brackets in the line are not read as markup.
+
+    A long line is wrapped between words on a terminal, and not at all elsewhere.
+    """
+    console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def load_run(task: str, folder: Path) -> Any:

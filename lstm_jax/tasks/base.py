@@ -195,7 +195,7 @@ class Task(ABC, Generic[C, D]):
         with begin(config, folder, mesh, examples.count, fingerprint, task.files(), permissions, console) as run:
             console.print(summary(task.model, task.shapes()))
             for note in task.notes(run):
-                console.print(note, highlight=False, markup=False, soft_wrap=True)
+                console.print(note, highlight=False, markup=False, soft_wrap=not console.is_terminal)
             result = fit(
                 params,
                 task.objective(rebuild),

@@ -88,7 +88,7 @@ def run(folder: Path, seed: int, console: Console) -> None:
 
 
 def _sentiment(folder: Path, seed: int, console: Console) -> None:
-    console.print("synthetic reviews from a small grammar: a demonstration, no result; see the README for real reviews", highlight=False)
+    console.print("synthetic reviews from a small grammar: a demonstration, no result", highlight=False)
     config = replace(SENTIMENT, train=replace(SENTIMENT.train, seed=seed))
     reviews = data.encode_reviews(data.synthetic_splits(TRAIN_REVIEWS, TEST_REVIEWS, seed), config.data.num_words)
     result = sentiment.train(config, folder, data=reviews, console=console)
@@ -103,10 +103,12 @@ def _generation(folder: Path, seed: int, console: Console) -> None:
     config = replace(GENERATION, train=replace(GENERATION.train, seed=seed))
     result = generation.train(config, folder, console=console)
     bits = result.rows[result.best_epoch - 1]["validation_bits"]
-    console.print(f"held-out text: {bits:.3f} bits a character; text from the prompt {PROMPT!r}, at temperature 0.5:", highlight=False)
+    console.print(f"held-out text: {bits:.3f} bits a character", highlight=False)
+    console.print(f"text from the prompt {PROMPT!r}, at temperature 0.5:", highlight=False)
     trained = generation.load(folder)
     pieces = trained.write(trained.encode(PROMPT), CHARS, trained.rules(0.5), seed=seed)
-    console.print(PROMPT + trained.texts(pieces, 1)[0], highlight=False, markup=False, soft_wrap=True)
+    text = PROMPT + trained.texts(pieces, 1)[0]
+    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _mark(folder: Path, made: dict[str, str] | None) -> None:

@@ -108,4 +108,8 @@ def _widths(metrics: list[str]) -> list[int]:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, (int, float)) else "-"
+    """Return a number with four decimals, or with fewer if it would have more than six characters."""
+    if not isinstance(value, (int, float)):
+        return "-"
+    texts = [f"{value:.{decimals}f}" for decimals in (4, 3, 2, 1, 0)]
+    return next((text for text in texts if len(text) <= 6), texts[-1])

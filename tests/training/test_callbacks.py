@@ -114,3 +114,10 @@ def test_print_row_begins_a_new_table_if_the_metrics_change():
         "epoch",
         "2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("loss", "shown"), [(0.12345, "0.1235"), (-0.48961, "-0.490"), (12.3456, "12.346"), (1234.56, "1234.6"), (1e9, "1000000000")]
+)
+def test_print_row_keeps_columns_for_any_number(loss, shown):
+    assert table_of([FIRST | {"train_loss": loss}], 80)[2].split()[1] == shown
