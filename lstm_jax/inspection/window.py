@@ -104,8 +104,14 @@ def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
     """Return the text of the page.
 
     Raises:
-        InputError: if the page would be larger than `most_bytes` even with `LEAST_UNITS` units of each layer.
+        InputError: if a value is not finite, or if the page would be larger than `most_bytes` even with `LEAST_UNITS` units of each layer.
     """
+    for example in window.examples:
+        for number, frame in zip(window.epochs, example.frames, strict=True):
+            finite = all(np.isfinite(array).all() for layer in frame.layers for array in layer.arrays.values())
+            finite = finite and bool(np.isfinite(frame.curve.values).all())
+            remedy = "the network has diverged: inspect another run, or train it with a lower learning rate"
+            require(finite, f"epoch {number}", "values that are not finite", remedy)
     kept = _units_that_fit(window, most_bytes)
     text = _text(window, kept)
     size = len(text.encode())
@@ -184,7 +190,8 @@ def _units_that_fit(window: Window, most_bytes: int) -> list[np.ndarray]:
     rest = len(_text(window, [np.arange(0)] * len(sizes)).encode()) + 4 * arrays * frames
     each = arrays * steps * 4 / 3 + 12 * len(layers) * frames
     fit = int((most_bytes - rest) / each)
-    require(fit >= min(LEAST_UNITS, *sizes), "page", f"{rest:,} bytes and {each:,.0f} for each unit", _REMEDY)
+    least = min(LEAST_UNITS, *sizes)
+    require(fit >= least, "page", f"{rest + least * each:,.0f} bytes or more", f"{_REMEDY}: at most {most_bytes:,} bytes")
     return [_most_varying(window, n, min(fit, size)) for n, size in enumerate(sizes)]
 
 

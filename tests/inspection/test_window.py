@@ -85,6 +85,17 @@ def test_a_page_has_a_largest_size() -> None:
         page(WINDOW, 20_000)
 
 
+def test_a_network_that_has_diverged() -> None:
+    frame = made_frame(0)
+    arrays = dict(frame.layers[0].arrays)
+    arrays["c"] = np.full((T, H), np.inf)
+    bad = replace(frame, layers=[Layer("layer", arrays)])
+    with pytest.raises(InputError, match=r"epoch 4: values that are not finite; the network has diverged"):
+        page(replace(WINDOW, examples=[Example("x", STEPS, [frame, bad])]))
+    with pytest.raises(InputError, match="epoch 1: values that are not finite"):
+        page(replace(WINDOW, examples=[Example("x", STEPS, [replace(frame, curve=Curve("p", [float("nan")] * T)), frame])]))
+
+
 def test_similar_units_are_neighbours() -> None:
     rng = np.random.default_rng(0)
     two = rng.normal(size=(40, 2))

@@ -37,7 +37,7 @@ class _Network:
 
 def forecast_window(trained: forecast.Trained, request: Request) -> Window:
     """Return the page of a forecasting run; see `inspecting.make_window`."""
-    require(not request.texts, "text", request.texts[:1], "a forecasting run reads a series: give --file")
+    require(not request.texts, "text", next(iter(request.texts), ""), "a forecasting run reads a series: give --file")
     series = trained.series(request.file)
     epochs, network = kept_epochs(trained, request.epochs), _Network(trained)
     if request.file is None:
