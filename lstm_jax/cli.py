@@ -93,8 +93,8 @@ def _complaint(name: str, stop: BaseException, box: str) -> InputError:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code.
 
-    It is 0 for success, 2 for an error that is not a bug, 130 for an interrupt, and 75 if SIGTERM has ended a training and its state is
-    saved.
+    The exit code is 0 for success, 2 for an error that is not a bug, and 130 for an interrupt. It is 75 if SIGTERM has ended a training
+    whose state has been saved.
 
     Args:
         arguments: the words after `lstm-jax` on the command line. If None, they are taken from `sys.argv`.
@@ -144,7 +144,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _process() -> str:
-    """Return the name of this process in front of its messages, or "" for process 0 and for a run of one process."""
+    """Return the text that precedes this process's messages, such as "process 1: ". It is "" for process 0 and for a run of one process."""
     jax = sys.modules.get("jax")
     return f"process {jax.process_index()}: " if jax and jax.distributed.is_initialized() and jax.process_index() else ""
 

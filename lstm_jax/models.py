@@ -93,11 +93,11 @@ class SentimentClassifier(nnx.Module):
         Args:
             ids: word ids (B, T), padded with 0.
             vectors: word vectors (T, B, E). If None, they are looked up in the embedding.
-            summed: whether the caller uses only sums of the gradient with respect to `vectors`, each over all positions of one word. If
-                true, these sums are correct and the gradient is faster to compute, but its entries are not all correct: one position of a
-                word may have the whole sum, and the other positions zeros.
-            packed: places of several texts that are packed in each row, or None if a row is one text. The pooling must then be "last", and
-                two directions must be merged by "concat".
+            summed: whether the caller sums the gradient with respect to `vectors` over all positions of a row that have the same word. If
+                true, the gradient is computed faster. Only these sums are then correct: one position of the word may have the whole sum,
+                and the other positions zeros.
+            packed: positions of several texts that are packed in each row, or None if a row is one text. With packed texts the pooling must
+                be "last", and the outputs of two directions must be merged by "concat".
             deterministic: whether to run without dropout. If None, the last call of `train()` or `eval()` decides.
             rngs: random streams or a key from which masks are drawn. If None, each layer draws from the streams that it was made with.
                 Training with word dropout needs `rngs`.
@@ -323,7 +323,7 @@ class Parts(NamedTuple):
 
 
 def split_module(module: nnx.Module) -> Parts:
-    """Split a Flax NNX module into its parameters, its other variables, and a function rebuild(params, variables) that returns it again.
+    """Split a Flax NNX module into its parameters, its other variables, and a function that rebuilds the module from both.
 
     The function `rebuild` raises `InputError` if a parameter is missing or unknown, or has another shape than in `module`.
     """

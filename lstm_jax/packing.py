@@ -36,12 +36,14 @@ class Packed(NamedTuple):
 
 
 class PackedPlaces(NamedTuple):
-    """Places of the texts that are packed in the rows of a batch. A row of T steps has at most M texts.
+    """Positions of the texts that are packed in a batch of B rows of T steps. A row has at most M texts.
+
+    If a row has fewer than M texts, the remaining entries of `first` and `last` are arbitrary steps.
 
     Attributes:
         segment_ids: int (B, T): the steps of a text have the same id, adjacent texts have different ids, and other steps have the id 0.
-        first: int (B, M): the first step of each text; any step where there is no text.
-        last: int (B, M): the last step of each text; any step where there is no text.
+        first: int (B, M): the first step of each text.
+        last: int (B, M): the last step of each text.
     """
 
     segment_ids: Any
@@ -112,7 +114,7 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
 
 
 def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
-    """Return `Packed.segment_ids` (R, L) for sequences at the places `where` (N, 3) in R rows of L steps."""
+    """Return `Packed.segment_ids` (R, L) for N sequences in R rows of L steps. `where` (N, 3) contains their positions; see `Packed`."""
     ids = np.zeros((rows, length), np.int32)
     count = np.zeros(rows, np.int32)
     for row, start, steps in where[np.lexsort((where[:, 1], where[:, 0]))]:
@@ -124,7 +126,7 @@ def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
 def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
     """Return the outputs of each sequence, a list of N arrays (T_n, ...) in the order in which the sequences were packed.
 
-    The outputs must be in the order of time, which those of a layer with `go_backwards` are not.
+    The outputs must be in the order of time. Those of a layer with `go_backwards=True` must therefore be reversed first.
 
     Args:
         outputs: array (R, L, ...), for example the outputs of a recurrent layer for `Packed.x`.
@@ -141,8 +143,8 @@ def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
 def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
     """Return the outputs of the last step of each sequence, an array (N, ...). The function may be used in a jitted program.
 
-    A layer that reads in reverse, such as one half of `Bidirectional`, has read only this step there. Its output for the whole sequence is
-    at the first step, `outputs[where[:, 0], where[:, 1]]`.
+    For a layer that reads in reverse, such as the backward layer of a `Bidirectional`, take the outputs of the first step instead:
+    `outputs[where[:, 0], where[:, 1]]`. Such a layer begins at the last step, and has read the whole sequence at the first step.
 
     Args:
         outputs: array (R, L, ...), for example the outputs of a recurrent layer for `Packed.x`.
@@ -167,8 +169,9 @@ def _check_fits(shape: tuple[int, ...], where: np.ndarray) -> None:
 def buckets(lengths: np.ndarray, batch_size: int, widths: Sequence[int], seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     """Yield batches of sequences of similar lengths, in random order: pairs (width, indices of the sequences of the batch).
 
-    A sequence belongs to the smallest width that is not below its length. A training step is compiled once for each width. All batches have
-    `batch_size` sequences, except the last one of each width, which may have fewer.
+    The width is the number of steps to which the caller pads the sequences of the batch: the smallest of `widths` that is at least the
+    length of the sequence. A training step is compiled once for each width. All batches have `batch_size` sequences, except the last one of
+    each width, which may have fewer.
 
     Args:
         lengths: int (N,), the number of steps of each sequence.

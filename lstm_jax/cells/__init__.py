@@ -154,7 +154,8 @@ def with_projection(cell: Cell, projection: int, units: int) -> Cell:
         units: number of units of the layer.
 
     Raises:
-        InputError: if `projection` is not 0 and it is below 1 or not below `units`, or the cell is another one.
+        InputError: if `projection` is negative or not below `units`, or if it is above 0 and the cell is not the cell lstm with its default
+            activations.
     """
     if projection == 0:
         return cell

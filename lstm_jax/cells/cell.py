@@ -34,8 +34,8 @@ class Cell:
         linear: function linear(z) that returns arrays a and b such that a step computes h' = a h + b; None if a step is not of this form.
         make_step: function make_step(activation, recurrent_activation) that returns a function `step` with these activations; None if the
             activations of the cell cannot be changed. A cell with one gate ignores `recurrent_activation`.
-        outputs: number of entries of the output h of a row. 0 means the number of units H. A recurrent kernel has as many rows, and a mask
-            of recurrent dropout has as many columns.
+        outputs: number of columns of the output h. 0 means the number of units H. It is also the number of rows of the recurrent kernel,
+            and the number of columns of a mask of recurrent dropout.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Cell:
     outputs: int = 0
 
     def output_size(self, units: int) -> int:
-        """Return the number of entries of the output h of a row, for a cell with the given number of units."""
+        """Return the number of columns of the output h, for a cell with the given number of units."""
         return self.outputs or units
 
     @property

@@ -45,9 +45,9 @@ def masked_matmul(x: Array, kernel: Array, mask: Array | None, compute_dtype=Non
 
 
 def is_per_gate(mask: Any) -> bool:
-    """Return whether a dropout mask contains one mask per gate, (gates, B, D).
+    """Return whether a dropout mask contains one mask per gate, (gates, B, D), where D is the number of columns of the masked array.
 
-    The result is False for a shared mask (B, D), and for None. D is the number of entries of a row that is masked.
+    The result is False for a mask (B, D) that all gates share, and for None.
     """
     return mask is not None and mask.ndim == 3
 

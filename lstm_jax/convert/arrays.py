@@ -25,7 +25,7 @@ PROJECTED = "lstm_projected"  # the cell of a layer with a recurrent projection
 
 
 class Layout(NamedTuple):
-    """How a library stores the weights of a cell: the cell's name in error messages, its number of gates and the names of its arrays."""
+    """Layout of a cell's weights in lstm_jax: the name of the cell in error messages, its number of gates and the names of its arrays."""
 
     title: str
     gates: int

@@ -23,13 +23,20 @@ from lstm_jax.errors import InputError, require
 
 KEYS = frozenset((*LSTM_NAMES, *DIRECTIONS))
 TORCH_CELLS = {"lstm": ("lstm",), "gru": ("gru",), "simple_rnn": ("simple_rnn", "simple_rnn(relu)"), PROJECTED: (PROJECTED,)}
-"""For each cell, the attribute `cell` of the layers that compute what PyTorch's modules with this cell compute."""
+"""Dict from the name of a cell to the values of the attribute `cell` of those layers that compute the same as PyTorch's modules.
+
+These are the layers whose activations PyTorch has, too.
+"""
 
 
 class Given(NamedTuple):
-    """Weights of one layer, the name of its cell, and the values that the attribute `cell` of the layer may have.
+    """Weights for one layer.
 
-    The last field is None if the activations are not known. The layer may then have any activations.
+    Attributes:
+        arrays: the weights in the layout of lstm_jax.
+        cell: name of the cell.
+        allowed: values that the attribute `cell` of the layer may have. This attribute also names the activations, as in
+            "simple_rnn(relu)". None means that the activations of the weights are not known, so that the layer may have any activations.
     """
 
     arrays: Layer
@@ -101,7 +108,10 @@ def _given(weights: Any, prefix: str) -> list[Given]:
 
 
 def _from_torch(state: Mapping[str, Any], prefix: str, nonlinearity: Any) -> list[Given]:
-    """Return the weights in a PyTorch state dict; `nonlinearity` is "tanh" or "relu" for an nn.RNN or nn.RNNCell whose choice is known."""
+    """Return the weights of each layer in a PyTorch state dict, lowest layer first.
+
+    `nonlinearity` is the activation of an nn.RNN or nn.RNNCell, "tanh" or "relu", or None if it is not known.
+    """
     cell = find_torch_cell(state, prefix)
     allowed = TORCH_CELLS[cell]
     if cell == "simple_rnn" and nonlinearity in ("tanh", "relu"):
@@ -157,7 +167,7 @@ def _matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
 
 
 def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tuple[Any, Any]]:
-    """Return the pairs of `_matched` for a `Recurrent` layer and the arrays of its direction."""
+    """Return the pairs that `_matched` describes, for one `Recurrent` layer. `arrays` are its weights, one direction of `given.arrays`."""
     cell = layer.cell.partition("(")[0]  # "lstm(relu, sigmoid)" is an LSTM with these activations
     outputs, columns = arrays["recurrent_kernel"].shape
     remedy = f"projection={outputs}" if given.cell == PROJECTED else "this cell"

@@ -18,7 +18,7 @@ from lstm_jax.convert.onnx_graph import Graph, add_layers, check_operator
 from lstm_jax.errors import require
 
 POOLINGS = {"last": 1, "mean": 1, "max": 1, "mean+max": 2}
-"""Dict from the name of each pooling to the number of its results that are concatenated."""
+"""Dict from the name of each pooling to the number of pooled vectors that it concatenates."""
 
 _PATH = re.compile(r"recurrent/(0|[1-9]\d*)/(?:(forward|backward)/)?(\w+)")
 
@@ -113,7 +113,7 @@ def generation_to_onnx(
 
     The ids are int64. The states of the layers are inputs and outputs, so that a text can be read or generated in several calls. The inputs
     "state/0/h" and, for an LSTM, "state/0/c" are the initial state of the lowest layer, and the outputs "new_state/0/h" and
-    "new_state/0/c" are its final state. Their shape is (1, batch, H). A text begins with zeros.
+    "new_state/0/c" are its final state. Their shape is (1, batch, H). At the beginning of a text the states are zeros.
 
     Args:
         params: a dict with keys such as "recurrent/0/kernel" and "head/bias", as `Functional.params` of the model. Without the key
@@ -225,7 +225,8 @@ def _is_word(graph: Graph, ids: str) -> str:
 def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
     """Move the padding of each row behind its words, and count the words.
 
-    ONNX's operators read the first steps of each row. A masked step leaves the state unchanged, so that it may be moved to the end.
+    ONNX's operators have no mask. They take a length for each row, and read only so many steps from the start of the row. A padded step
+    leaves the state unchanged, so that moving it to the end does not change the final state.
 
     Returns:
         the names of the new ids (B, T), and of the number of words (B,) as int32.

@@ -1,7 +1,7 @@
 """Construction of ONNX graphs that run recurrent layers with ONNX's own operators LSTM, GRU and RNN.
 
 The operators are described in ONNX's documentation (Operators.md, opset 14). Their arrays have one row for each direction, and their gates
-have the order i, o, f, c (LSTM) or z, r, h (GRU), where c is our gate g, z is our gate u and h is our gate n.
+have the order i, o, f, c (LSTM) or z, r, h (GRU). In lstm_jax the gate c has the name g, z has the name u, and h has the name n.
 
 T is the number of steps, B the batch size, D the number of directions, E the number of input features and H the number of units.
 """
@@ -25,11 +25,11 @@ LARGEST = 2**31 - 2**20
 
 
 class Operator(NamedTuple):
-    """Recurrent operator of ONNX that computes one of our cells."""
+    """Recurrent operator of ONNX that computes a cell of lstm_jax."""
 
     name: str
     gates: tuple[int, ...]
-    """Our gate at each place in ONNX's order of the gates."""
+    """For each gate in ONNX's order, the index of this gate in the order of lstm_jax."""
     states: tuple[str, ...]
     attributes: dict[str, int]
 
@@ -169,7 +169,7 @@ def add_layers(
     merge: str = "concat",
     states: bool = False,
 ) -> Outputs:
-    """Add a stack of recurrent layers to a graph.
+    """Add a stack of recurrent layers to a graph, and return the names of its outputs.
 
     If `states` is true, the initial state of each layer is an input of the graph, such as "state/0/h", and its final state is an output,
     such as "new_state/0/h". They have the shape (D, B, H).
@@ -210,7 +210,7 @@ def _add_layer(graph: Graph, cell: str, layer: Layer, number: int, x: str, lengt
 
 
 def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the operands W (GH, E), R (GH, H) and B (2GH,) of ONNX's operator for one direction."""
+    """Return the operands W (GH, E), R (GH, H) and B (2GH,) of ONNX's operator for one direction, where G is the number of gates."""
     order, gates = OPERATORS[cell].gates, LAYOUTS[cell].gates
 
     def reordered(array: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Conversion of weights between lstm_jax and the state dicts of PyTorch models of an nn.LSTM, an nn.Embedding and an nn.Linear.
+"""Conversion of weights between lstm_jax and the state dicts of PyTorch models that consist of nn.Embedding, nn.LSTM and nn.Linear.
 
 The docstring of the package `lstm_jax.convert` describes the layout of weights in lstm_jax, and the module `lstm_jax.convert.torch_layers`
 converts the layers.

@@ -46,9 +46,12 @@ SUFFIXES: dict[str, str] = {"forward": "", "backward": "_reverse"}
 
 
 class Peer(NamedTuple):
-    """PyTorch's layer with a cell: its name, and for each gate in the order of lstm_jax the position of the gate in PyTorch.
+    """PyTorch module that corresponds to a cell of lstm_jax.
 
-    Each of these orders is its own inverse, so that it converts in both directions.
+    Attributes:
+        module: name of the module, such as "nn.LSTM".
+        order: for each gate in the order of lstm_jax, the position of the gate in PyTorch. The order of every cell is its own inverse, so
+            that it also converts from lstm_jax to PyTorch.
     """
 
     module: str
@@ -64,14 +67,14 @@ PEERS = {
 
 
 def find_torch_cell(state_dict: Mapping[str, Any], prefix: str = "") -> str:
-    """Return the name of the cell of a PyTorch module, a key of `PEERS`, which the names and shapes of its arrays show.
+    """Infer the cell of a PyTorch module from the names and shapes of its arrays, and return the name of the cell, a key of `PEERS`.
 
     Args:
         state_dict: state dict of the module, or of a model that contains it. Its values are arrays or tensors.
         prefix: prefix of the names of the module's arrays in the state dict, for example "rnn.".
 
     Raises:
-        InputError: if there is no array that begins with `prefix` and weight_hh, or its shape is that of none of the cells.
+        InputError: if no name in the state dict begins with `prefix` followed by weight_hh, or the shape of this array fits no cell.
     """
     if any(name.startswith(f"{prefix}weight_hr_l") for name in state_dict):
         return PROJECTED
@@ -252,7 +255,7 @@ def _from_direction(cell: str, arrays: Mapping[str, object], where: str) -> Arra
 
 
 def _reordered(order: Sequence[int], array: np.ndarray) -> np.ndarray:
-    """Return an array whose columns are divided into equal blocks, one for each gate, with the blocks in the given order."""
+    """Return an array with its columns reordered by gate. Block n of columns in the result is block order[n] of the given array."""
     blocks = np.split(array, len(order), axis=-1)
     return np.concatenate([blocks[place] for place in order], axis=-1)
 

@@ -15,7 +15,7 @@ import numpy as np
 from lstm_jax.errors import require
 
 MOST_POINTS = 2048
-"""Largest number of points of the path at which `integrated_gradients` computes the gradient."""
+"""Largest number of points at which `integrated_gradients` computes the gradient."""
 _AT_ONCE = 16
 """Number of gradients that are computed at the same time."""
 
@@ -28,7 +28,7 @@ class Attribution:
     """
 
     values: np.ndarray
-    """float64 (T,): the share of each step in the difference, which is the sum over the features of the step."""
+    """float64 (T,): contribution of each step to the difference, summed over the features of the step."""
     difference: float
     """Output for the input minus output for the baseline."""
     error: float
@@ -42,15 +42,17 @@ def integrated_gradients(
 ) -> Attribution:
     """Attribute an output to the steps of an input by integrated gradients (Sundararajan, Taly & Yan 2017).
 
-    The gradient of the output is integrated along the straight line from the baseline to the input, and multiplied by their difference. The
-    integral is a Gauss-Legendre sum. Its number of points is doubled, up to `MOST_POINTS`, until the error is at most `tolerance`.
+    The gradient of the output is integrated along the straight line from the baseline to the input, and multiplied by the difference
+    between input and baseline. The integral is computed by Gauss-Legendre quadrature. Its number of points is doubled, up to `MOST_POINTS`,
+    until the error is at most `tolerance`.
 
     Args:
-        function: function function(inputs, *args) that returns a scalar. It is compiled, once for each function and shape.
+        function: a function that is called as function(inputs, *args) and returns a scalar, the output. Its gradient is compiled anew for
+            each function object, shape of the arguments and number of points.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
         baseline: the baseline (T, E). If None, it is zeros.
-        tolerance: the error at which no more points are added.
+        tolerance: the allowed value of `Attribution.error`.
 
     Raises:
         InputError: if `inputs` has another number of axes than 2, or if `baseline` has another shape than `inputs`.
@@ -73,7 +75,10 @@ def integrated_gradients(
 
 @partial(jax.jit, static_argnums=0)
 def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Array, places: jax.Array, *args: Any) -> jax.Array:
-    """Return the integrand (P, T) of integrated gradients at the places (P,) of the path, which are between 0 and 1."""
+    """Return the integrand (P, T) of integrated gradients at P points of the line from the baseline to the input.
+
+    `places` (P,) are the positions of the points on the line: 0 is the baseline `start`, and 1 is the input `start + step`.
+    """
     gradient = jax.grad(function)
     return jax.lax.map(lambda place: (gradient(start + place * step, *args) * step).sum(-1), places, batch_size=_AT_ONCE)
 
@@ -83,7 +88,8 @@ def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args:
     """Return how strongly each output depends on each step of the input.
 
     Args:
-        function: function function(inputs, *args) that returns the outputs (K,). It is compiled, once for each function and shape.
+        function: a function that is called as function(inputs, *args) and returns the K outputs (K,). It is compiled anew for each function
+            object and shape of the arguments.
         inputs: the input (T, E).
         args: further arguments of the function: pytrees of arrays, such as parameters.
 
@@ -96,15 +102,17 @@ def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args:
 
 
 def reach(norms: np.ndarray, share: float = 0.9) -> np.ndarray:
-    """Return how many steps back the gradients of outputs reach.
+    """Return how many steps back each output depends on its input, measured by the norms of its gradients.
+
+    The step of an output is the last step that the model has read when it computes the output. The result for an output is the smallest n
+    for which its step and the n steps before it have at least the given share of the sum of the norms up to its step.
 
     Args:
-        norms: norms (K, T) of the gradients of K outputs, as `gradient_norms` returns them. Output k is the one after step T - K + k.
-        share: share of the sum of the norms that the reached steps have.
+        norms: norms (K, T) of the gradients of K outputs, as `gradient_norms` returns them. The step of output k is T - K + k.
+        share: share of the sum of the norms, above 0 and at most 1.
 
     Returns:
-        An int array (K,) with the least number of steps back such that this step and those after it have the share. It is 0 if the step of
-        the output alone has the share.
+        An int array (K,) with the number n for each output. It is 0 if the step of the output alone has the share.
     """
     count, steps = norms.shape
     reached = np.zeros(count, int)

@@ -1,4 +1,4 @@
-"""Collectives of a compiled program: what its devices exchange, and how many bytes."""
+"""Function that lists the collectives of a compiled program: the operations, such as all-reduce, by which its devices exchange data."""
 
 import math
 import re
@@ -8,7 +8,7 @@ _CALL = re.compile(r" = (.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|c
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
 
 _WITH_OPERAND = ("all-gather", "collective-permute", "reduce-scatter", "all-to-all")
-"""Collectives whose asynchronous form returns a tuple of its operands, its results and, on some devices, more."""
+"""Collectives whose asynchronous form returns a tuple: its operands, its results and, on some devices, further members."""
 
 
 class Collective(NamedTuple):
@@ -17,7 +17,7 @@ class Collective(NamedTuple):
     kind: str
     """Name in HLO: "all-reduce", "all-gather", "all-to-all", "reduce-scatter" or "collective-permute"."""
     bytes: int
-    """Size of its result on one device."""
+    """Size of its result on one device, in bytes."""
 
 
 def collectives(hlo: str) -> list[Collective]:
@@ -39,7 +39,7 @@ def collectives(hlo: str) -> list[Collective]:
 
 
 def _members(shapes: str) -> list[str]:
-    """Return the shapes of the members of a tuple, each of which may be a tuple, too."""
+    """Split the text of a tuple's shape into the texts of its members. For example, "(f32[2], (s32[], u32[]))" has two members."""
     members, depth = [""], 0
     for character in shapes[1:-1]:
         depth += (character in "([{") - (character in ")]}")

@@ -58,7 +58,11 @@ def _gru_gates(params: Any, before: Any, z: jax.Array, mask: Any, compute_dtype:
 
 
 GATES: dict[str, Callable[..., dict[str, jax.Array]]] = {"lstm": _lstm_gates, "gru": _gru_gates}
-"""Functions gates(params, state before the step, z, mask, compute_dtype) of the cells whose gates a trace has."""
+"""Dict from the name of each cell whose gates can be traced to a function that returns its gates at one step.
+
+The function is gates(params, state before the step, z, mask, compute_dtype), where z is the projected input and `mask` the mask of
+recurrent dropout or None.
+"""
 
 
 def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[LayerTrace]]:
@@ -67,11 +71,11 @@ def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[Laye
         logits, layers = trace(model, ids)
         layers[0].gates["forget"]  # (B, T, H)
 
-    The states are computed by the cells' own equations, with the dtype of the layer, after the call. The model is not changed. Call
-    `model.eval()` before, if it has dropout and the trace is to be one without.
+    A copy of the model is called, so that the model is not changed. The gates and states of each layer are computed by the backend
+    `reference`, with the dropout masks and the dtype of the layer. For a trace without dropout, call `model.eval()` first.
 
     Args:
-        model: any Flax NNX module with layers of `lstm_jax`, such as `LSTM`, `GRU`, `Bidirectional` or `RecurrentStack`, or such a layer.
+        model: a recurrent layer of lstm_jax, such as `LSTM`, `Bidirectional` or `RecurrentStack`, or any Flax NNX module that contains one.
         args: arguments of the model.
         options: keyword arguments of the model.
 
@@ -79,8 +83,8 @@ def trace(model: nnx.Module, *args: Any, **options: Any) -> tuple[Any, list[Laye
         A pair of the result of the model, and a list with one `LayerTrace` for each call of a recurrent layer, in the order of the calls.
 
     Raises:
-        InputError: if the model is no module, if it calls no recurrent layer, or if it calls one within a transformation of JAX, such as
-            `jit` or `scan`, whose values cannot be read from outside.
+        InputError: if the model is not a module, if it calls no recurrent layer, or if it calls one inside a transformation of JAX, such as
+            `jit` or `scan`. The values inside a transformation cannot be read from outside.
     """
     require(isinstance(model, nnx.Module), "model", type(model).__name__, "give an nnx.Module")
     copied, running, found = nnx.clone(model), [""], list[LayerTrace]()
@@ -111,7 +115,10 @@ def _layers(model: nnx.Module) -> Iterator[tuple[str, Recurrent]]:
 
 
 def _name(layer: Recurrent, path: str, running: list[str]) -> None:
-    """Let a layer put its path at the end of `running` while it is called. Its class becomes a subclass of its own."""
+    """Make a layer append its path to the list `running` at the start of each call, and remove it at the end.
+
+    For this, the class of the layer object is replaced by a new subclass.
+    """
     kind = type(layer)
 
     class Named(kind):

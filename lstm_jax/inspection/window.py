@@ -18,16 +18,16 @@ from lstm_jax.errors import require
 from lstm_jax.files.writing import MARK, write_atomically
 
 MOST_BYTES = 5_000_000
-"""Largest size of a page in bytes. If all units do not fit, the units whose outputs vary most are shown."""
+"""Largest size of a page in bytes."""
 LEAST_UNITS = 8
-"""Number of units of each layer that must fit on a page."""
+"""Number of units of each layer that must fit on a page. If the smallest layer has fewer units, that number must fit."""
 _REMEDY = "give fewer or shorter examples, or fewer epochs"
 _TEMPLATE = Path(__file__).with_name("window.html")
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Values of the steps of an example, in whose colours its text is shown, such as the attribution of the verdict to words."""
+    """One value for each step of an example, by which the page colours the text, such as the attribution of the output to each word."""
 
     name: str
     values: Sequence[float]
@@ -57,7 +57,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Frame:
-    """What the network of one epoch does with one example."""
+    """Results for one example of the network with the parameters of one epoch."""
 
     verdict: str
     """Sentence with the result of the network."""
@@ -69,7 +69,7 @@ class Frame:
     step k. Otherwise all outputs come after the last step."""
     each_step: bool = False
     reach: Sequence[float] = ()
-    """Number of steps that each output reaches back, if `each_step` is true."""
+    """Number of steps that each output reaches back (see `attribution.reach`), if `each_step` is true; else empty."""
     likely: Sequence[Sequence[tuple[str, float]]] = ()
     """For each step, the likeliest next characters with their probabilities."""
 
@@ -101,7 +101,9 @@ class Window:
 
 
 def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
-    """Return the text of the page.
+    """Return the page that shows the content `window`, as HTML text.
+
+    If not all units of a layer fit, those whose outputs vary most are shown.
 
     Raises:
         InputError: if a value is not finite, or if the page would be larger than `most_bytes` even with `LEAST_UNITS` units of each layer.
@@ -157,7 +159,7 @@ def clustered(series: np.ndarray) -> np.ndarray:
 
 
 def _text(window: Window, kept: list[np.ndarray]) -> str:
-    """Return the text of the page with the given units of each layer."""
+    """Return the HTML text of a page. `kept` contains an array for each layer, with the indices of the units that are shown."""
     shown, total = sum(map(len, kept)), sum(_sizes(window))
     note = f" Shown are {shown} of {total} units, those whose outputs vary most." if shown < total else ""
     content = {
@@ -235,7 +237,7 @@ def _symmetric(values: np.ndarray) -> tuple[float, float]:
 
 
 def _bytes(values: np.ndarray, low: float, high: float) -> str:
-    """Return an array as base64 of bytes, with 0 for `low` and 255 for `high`, one row after another."""
+    """Encode an array as base64 text, with one byte for each value, row by row. The byte is 0 for `low` and 255 for `high`."""
     scaled = np.rint((np.asarray(values, np.float64) - low) / (high - low) * 255)
     return base64.b64encode(np.clip(scaled, 0, 255).astype(np.uint8).tobytes()).decode()
 

@@ -66,7 +66,7 @@ class Bidirectional(nnx.Module):
 
     @property
     def output_features(self) -> int:
-        """Number of output features, or number of output features of the forward layer alone if `merge_mode` is None."""
+        """Number of output features. If `merge_mode` is None, it is the number of output features of the forward layer."""
         return self.forward.output_features + (self.backward.output_features if self.merge_mode == "concat" else 0)
 
     def count_params(self) -> int:
@@ -91,7 +91,7 @@ class Bidirectional(nnx.Module):
         return (outputs, (ahead_state, back_state)) if self.return_state else outputs
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set to their initial states the states that both layers carry from one call to the next.
+        """Reset the states that both layers carry between calls; see `Recurrent.reset_state`.
 
         Args:
             batch: number of rows in the following calls, or None to keep the number of rows; see `Recurrent.reset_state`.
@@ -132,7 +132,7 @@ class Bidirectional(nnx.Module):
         raise InputError("step", "Bidirectional", "its backward layer begins at the end: call the layer on the whole sequence")
 
     def _pair(self, states: Any, name: str = "initial_state") -> tuple[Any, Any]:
-        """Return a pair: the initial state of the forward layer, and that of the backward layer.
+        """Split an argument that holds states of both layers, and return the pair (forward state, backward state).
 
         Args:
             states: one of three forms: a pair (forward state, backward state); or, as in Keras, one flat list or tuple with the arrays of

@@ -89,7 +89,7 @@ class LayerState(nnx.Module):
         return jax.tree.map(lambda part, like: jnp.broadcast_to(part.astype(like.dtype)[None], like.shape), learned, state)
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set the state that a stateful layer carries from one call to the next to that of `initial_state`: zeros, or the learned one.
+        """Reset the state that a stateful layer carries between calls, so that the next call starts from the state of `initial_state`.
 
         Args:
             batch: number of rows in the following calls. None keeps the number of rows. Before the first call of the layer,
@@ -108,17 +108,21 @@ class LayerState(nnx.Module):
             self.carried = carry(self.initial_state(batch))
 
     def _reset_state(self, given: Any) -> Any:
-        """Return the state after a reset: `given` if it is not None, else the learned initial state with arrays (H,), else None."""
+        """Return the state after a reset, or None, which stands for zeros.
+
+        This is `given` if it is not None, else the learned initial state with arrays (H,), if the layer has one.
+        """
         if given is not None or not self.learned_state:
             return given
         like = jax.eval_shape(lambda: self.row.initial_state(1, 1))
         return type(like)(*(getattr(self, INITIAL + name)[...] for name in like._fields))
 
     def _start(self, batch: int, initial_state: Any, reset_state: Any) -> Any:
-        """Return the state from which a call of the layer starts.
+        """Return the argument `initial_state` of `unroll` for a call of the layer, or None to let `unroll` choose it.
 
-        This is `initial_state` if it is not None, else the state carried from the previous call, else `reset_state`, else the learned
-        initial state. If there is none of them, return None, which stands for zeros.
+        This is `initial_state` if it is not None, else the state carried from the previous call, if there is one. Otherwise it is the
+        learned initial state, if the layer has one and `reset_state` is None. If the result is None, `unroll` starts from the state after
+        a reset, or from zeros.
         """
         if self.carried is None:
             fresh = self.learned_state and initial_state is None and reset_state is None

@@ -43,7 +43,7 @@ def initial_params(
 
     Args:
         cell: cell of the layer.
-        base: the same cell with its default activations.
+        base: the same cell with its default activations and without a projection.
         features: number of input features E.
         units: number of units H.
         how: arguments of the layer that determine its initial parameters.
@@ -78,11 +78,13 @@ def initial_params(
 def _biases(cell: Cell, units: int, second: bool, how: Initials, dtype: Any, rngs: nnx.Rngs) -> tuple[jax.Array, jax.Array]:
     """Return two arrays: the initial bias and the initial recurrent bias of a recurrent layer.
 
+    If the cell has a recurrent bias and `how.bias` is not None, this initialiser draws one array whose two rows are the two biases, as in
+    Keras. For a cell without a recurrent bias the second result is zeros, which the caller ignores.
+
     Args:
         cell: cell of the layer.
         units: number of units H.
-        second: whether the cell has a recurrent bias. If it has one, and `how.bias` is not None, the initialiser `how.bias` draws one array
-            whose two rows are the two biases, as in Keras. If it has none, the second result is zeros, and is not used.
+        second: whether the cell has a recurrent bias.
         how: arguments of the layer that determine its initial parameters.
         dtype: dtype of the biases.
         rngs: random streams; the biases are drawn from the stream `params`.

@@ -39,9 +39,9 @@ class Recurrent(LayerState):
             lstm, gru, gru_reset_before and simple_rnn accept a function other than tanh. A layer with such a function runs on the backend
             `reference`.
         recurrent_activation: function that is used in place of sigmoid, given in the same way.
-        projection: number of outputs P of an LSTM whose outputs are projected at each step (Sak et al. 2014), as `proj_size` of
-            `torch.nn.LSTM`: h' = (sigmoid(o) tanh(c')) R with a parameter `projection` R (H, P). The recurrent kernel is (P, 4H). It must
-            be below `units`. 0 means no projection. A layer with a projection runs on the backend `reference`.
+        projection: number of outputs P of an LSTM with a recurrent projection (Sak et al. 2014), as `proj_size` of `torch.nn.LSTM`. P must
+            be below `units`. The output of a step is then h' = (sigmoid(o) tanh(c')) R, where R (H, P) is the parameter `projection`, and
+            the recurrent kernel is (P, 4H). 0 means no projection. A layer with a projection runs on the backend `reference`.
         dropout: dropout rate of the input features. The mask of a row is the same at all steps of a call.
         recurrent_dropout: dropout rate of the output h of the previous step, before it is multiplied by the recurrent kernel. The mask of a
             row is the same at all steps of a call.
@@ -55,7 +55,8 @@ class Recurrent(LayerState):
         return_state: whether to return (outputs, final state of the cell) instead of the outputs alone.
         go_backwards: whether to read the sequence in reverse. The outputs are in the order in which the steps are processed.
         learned_state: whether the initial state is a parameter of the layer: `initial_h` (H,) and, for a cell with a cell state,
-            `initial_c` (H,). They start as zeros. A call starts from this state unless another is given, and resets return to it.
+            `initial_c` (H,). Before training they are zeros. A call starts from this state if no other state is given or carried, and it is
+            also the state after a reset.
         stateful: whether each call starts from the final state of the previous call. The first call, and the first call after
             `reset_state`, start from the initial state.
         unit_forget_bias: whether the bias of the forget gate, if the cell has one, is initialised to 1.
@@ -329,7 +330,7 @@ class Recurrent(LayerState):
         return params, dropout
 
     def step(self, x: Any, state: Any, *, reset: Any = None, dropout: DropoutMasks | None = None) -> tuple[jax.Array, Any]:
-        """Run one step of the layer. T calls give the outputs and states of one call on a sequence of T steps, up to rounding.
+        """Run one step of the layer. T calls of `step` give, up to rounding, the same results as one call of the layer on T steps.
 
         The layer runs without dropout unless masks are given. A state carried by a stateful layer is neither read nor changed.
 

@@ -28,10 +28,10 @@ def call_on_single(
     Args:
         layer: a `Recurrent` layer.
         x: floats (T, E) or int ids (T,).
-        time_major: argument of the layer.
+        time_major: argument of the layer, which is called on a batch of one row.
         sequences: whether to return the outputs of all steps.
-        per_step: arguments of the layer that are arrays (T,), or None.
-        per_row: arguments of the layer that have one value per row or arrays (H,), or None.
+        per_step: dict from the names of arguments of the layer to their values, each an array (T,) or None.
+        per_row: dict from the names of arguments of the layer to their values, each a number, a state with arrays (H,), or None.
         dropout: `DropoutMasks` without batch axes, or None.
         options: further arguments of the layer.
     """

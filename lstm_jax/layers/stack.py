@@ -24,10 +24,10 @@ class RecurrentStack(nnx.Module):
         layers: `Recurrent` or `Bidirectional` modules. Every layer except the last must have `return_sequences=True`. `return_state` must
             be true for all layers, for the last one only, or for none.
         dropout: dropout rate of the outputs of every layer except the last. As in `torch.nn.LSTM`, each number of each step is dropped
-            independently of the others. The masks `dropout` of a call are those inside the layers.
+            independently of the others. The argument `dropout` of a call does not concern this dropout: it has the masks inside the layers.
         residual: whether the inputs of a layer are added to its outputs, for every layer except the first (as in Wu et al. 2016, section
-            3.1). Dropout between layers acts on what the layer reads, not on what is added. The layers must have the same number of
-            outputs and return sequences.
+            3.1). The inputs are added as they were before the dropout between layers. All layers must have the same number of outputs and
+            return sequences.
         rngs: random streams; the dropout between layers is drawn from the stream `dropout`. It is needed only if `dropout` is above 0, and
             only if calls do not get `rngs`.
 
@@ -89,7 +89,7 @@ class RecurrentStack(nnx.Module):
         return (found, states) if self.all_states else found
 
     def reset_state(self, batch: int | None = None) -> None:
-        """Set to their initial states the states that the layers with `stateful=True` carry from one call to the next.
+        """Reset the states that the layers with `stateful=True` carry between calls; see `Recurrent.reset_state`.
 
         Args:
             batch: number of rows in the following calls, or None to keep the number of rows; see `Recurrent.reset_state`.
@@ -154,7 +154,7 @@ class RecurrentStack(nnx.Module):
         return y + given if self.residual and n > 0 else y
 
     def _drop(self, y: jax.Array, rngs: Source) -> jax.Array:
-        """Drop random numbers of the outputs between two layers, and return them."""
+        """Return the outputs of a layer with dropout applied, as the next layer reads them."""
         key = jax.random.fold_in(dropout_key(self.rngs, rngs), 3)  # a layer folds in the smaller numbers
         return y * draw_mask(key, self.dropout, y.shape, y.dtype)
 

@@ -87,7 +87,7 @@ def build() -> Path:
 
 _OPENED: dict[Path, ctypes.CDLL] = {}
 _REGISTERED: dict[Path, tuple[str, ...]] = {}
-"""Dict from the path of a library whose functions are registered with XLA to the messages about libraries that were tried before it."""
+"""Libraries whose functions are registered with XLA: a dict from the path of each library to its `Library.notes`."""
 
 
 def _open(path: Path, is_packaged: bool = False) -> ctypes.CDLL:

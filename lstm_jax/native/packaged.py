@@ -71,7 +71,10 @@ def missing_level() -> str:
 
 
 def _targets(level: str, command: list[str]) -> list[list[str]]:
-    """Return lists of compiler flags for a level. The first list is preferred; compilers from before 2021 accept only the second."""
+    """Return lists of compiler flags for a level, in the order in which they are tried.
+
+    For x86-64 there are two lists, since compilers from before 2021 reject the first. For other machines and for zig there is one list.
+    """
     if level not in EXTENSIONS:
         return [["-mcpu=generic"]]
     if "ziglang" in command:  # it has names of its own for the levels
@@ -83,7 +86,7 @@ def _targets(level: str, command: list[str]) -> list[list[str]]:
 def build_packaged(folder: Path = FOLDER, machine: str = "") -> list[Path]:
     """Compile one library for each level of a machine, and return the paths of the libraries. `LEVELS` contains the levels.
 
-    Other libraries in the folder are removed. If the machine is not in `LEVELS`, no library is compiled. An example is "arm64" (a Mac).
+    Other libraries in the folder are removed. For a machine that is not in `LEVELS`, such as "arm64" (a Mac), no library is compiled.
 
     Args:
         folder: folder to which the libraries are written. It is created if it does not exist.

@@ -2,9 +2,9 @@
 
 `apply(operation, *args)` runs an `Operation`. The custom passes may be compiled code that JAX cannot differentiate. Therefore each
 operation also has a twin, which is the same computation written in JAX. JAX sees three primitives, named forward, tangents and backward.
-- Reverse mode runs the custom passes. The tangents primitive is linear in the input tangents. Its transpose is the backward primitive.
+- Reverse mode runs the custom passes. The JVP of forward binds tangents, which is linear. The transpose of tangents is backward.
 - Forward mode and derivatives of order 2 and higher differentiate the twin.
-- `vmap` merges the mapped axis with the batch axis. It runs `operation.mapped(...)` if a mapped or differentiated leaf has no batch axis.
+- `vmap` merges the mapped axis with the batch axis. If a mapped or differentiated leaf has none, it runs `operation.mapped(...)` instead.
 - The custom passes run on the platforms that `Operation.runs_on` returns. Other platforms and exported programs run the twin.
 
 A leaf is one array of a pytree. The index of a leaf is its position in the list that `jax.tree.leaves` returns.
@@ -279,9 +279,9 @@ def _spread(leaf, dim: int | None, size: int):
 
 
 def _fold(leaf, dim: int | None, axis: int | None, size: int):
-    """Merge the leading mapped axis of a leaf into its batch axis. `axis` is the index that the batch axis has without the mapped axis.
+    """Merge the leading mapped axis of a leaf into its batch axis, whose index is `axis` when the mapped axis is not counted.
 
-    If `axis` is None, return the leaf unchanged. Otherwise, if the leaf is not mapped (`dim` is None), first repeat it `size` times.
+    A leaf without a batch axis (`axis` is None) is returned unchanged. A leaf that is not mapped (`dim` is None) is first repeated.
     """
     if axis is None:
         return leaf

@@ -88,13 +88,13 @@ def devices_at_once() -> int:
 def _names(mesh, shapes, axes) -> tuple[str, ...]:
     """Return the names of the mesh axes over which arrays are sharded.
 
-    For each array, `axes` names one axis, and the function examines no other axis. The first array that is sharded along the named axis
-    determines the result. The result is () if no array is sharded, or if the size of the axis is not divisible by the number of shards.
+    Only one axis of each array is examined, whose index is in `axes`. The first array that is sharded along its examined axis determines
+    the result. The result is () if no array is sharded, or if the size of the examined axis is not divisible by the number of shards.
 
     Args:
         mesh: the device mesh.
         shapes: the shapes and shardings of the arrays.
-        axes: one entry for each array: the index of the axis that may be sharded, or None if no axis of the array may be sharded.
+        axes: one entry for each array: the index of the axis that is examined, or None to skip the array.
     """
     for shape, axis in zip(shapes, axes, strict=True):
         spec = getattr(shape.sharding, "spec", None)

@@ -151,7 +151,9 @@ def _run_rows(run: Callable, cell: Cell, params, x, state, valid, dropout: Dropo
 
 
 def _after_valid(valid: jax.Array, resets: Resets | None) -> jax.Array:
-    """Return a bool array (T, B) that is True from the first valid step of each sequence on. A reset begins a new sequence.
+    """Return a bool array (T, B) that is True at the first valid step of each sequence and at all later steps of the sequence.
+
+    A reset begins a new sequence.
 
     Args:
         valid: bool (T, B), False at padded steps.

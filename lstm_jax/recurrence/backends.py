@@ -57,7 +57,7 @@ class Backend:
     run: Callable
     """Function that computes the recurrence. Its arguments and results are those of `reference.run`."""
     serves: Callable[[Cell], bool]
-    """Function that returns whether the backend supports a cell. It compares cells by identity, not by name."""
+    """Function that returns whether the backend supports a cell. A user's cell with the name of a supported cell is not supported."""
     platforms: tuple[str, ...]
     """Platforms on which the backend runs: "cpu", "gpu", "tpu"."""
     compute_dtypes: tuple[str, ...]
@@ -253,11 +253,11 @@ def resolve_backend(name: str | None, cell: str | Cell = "lstm", dtype="float32"
 
 
 def cpu_devices(backend: str | None, dtype: str, cell: str = "lstm") -> int:
-    """Return the number of CPU devices that JAX should have for training: 1 for the backend `compiled`, else 0.
+    """Return the number of CPU devices that JAX should have for training: 1 if the backend `compiled` will run, else 0.
 
-    0 means one device per core. If the backend `compiled` does not support the cell or the dtype, the result is 0. One call of
-    `compiled` uses all cores, and a single device need not exchange data with other devices. This function does not make JAX initialise its
-    platforms, because the number of CPU devices cannot be changed after JAX has initialised them.
+    0 means one device per core. One device suffices for `compiled`, since one call of it uses all cores, and a single device need not
+    exchange data with others. If `compiled` does not support the cell or the dtype, another backend will run. This function does not make
+    JAX initialise its platforms, because the number of CPU devices cannot be changed after JAX has initialised them.
 
     Args:
         backend: a name in `BACKENDS`. None or "auto" means the backend that `resolve_backend` chooses on a CPU.

@@ -1,10 +1,12 @@
-"""The backend `compiled`, which runs cells with the C++ code in native/recurrence.cc; compiled_linear.py has the cells that are linear.
+"""The backend `compiled`, which runs cells with compiled C++ code.
+
+This module runs most cells, with the code in native/recurrence.cc. Cells whose step is linear in their state are run by compiled_linear.py.
 
 One call of the C++ code runs the forward pass over all steps, and another call computes the gradients. The C++ code has a twin, which is
 the same computation in JAX. The twin is used for derivatives of order 2 and higher, for forward-mode differentiation, and for gradients
 with respect to dropout masks. On a device mesh each device runs its own rows of the batch.
 
-G is the number of gates of the cell.
+B is the batch size, T the number of steps and H the number of units.
 """
 
 import itertools
@@ -98,7 +100,10 @@ class CompiledCell(RecurrentOperation):
 
 @dataclass(frozen=True)
 class CompiledLSTM(CompiledCell):
-    """Operation that runs the LSTM over time in C++. Its twin reads the residuals, so that it runs the forward pass once only."""
+    """Operation that runs the LSTM over time in C++.
+
+    Its twin computes the gradients from the residuals, while the twin of `CompiledCell` runs the forward pass again.
+    """
 
     def plain_forward(self, keep, *args):
         """Return the same results as `forward`, computed in JAX; see `Operation.plain_forward`."""
@@ -124,7 +129,7 @@ def _operands(args, residuals: Residuals, cotangents) -> tuple:
 
 
 def _without_gates(mask):
-    """Return a dropout mask without an axis of gates (1, B, size)."""
+    """Remove the axis of gates from a dropout mask (1, B, size). A mask (B, size) and None are returned unchanged."""
     return mask[0] if is_per_gate(mask) else mask
 
 
@@ -153,12 +158,12 @@ def _with_axes(valid, dropout: DropoutMasks, resets: Resets | None, tokens) -> l
 
 
 def _further(params) -> list[jax.Array]:
-    """Return the parameters of a cell after its kernels and its bias as one vector in a list, or [] if there are none."""
+    """Return a list of one vector, the concatenated parameters of a cell other than its kernels and its bias, or [] if there are none."""
     return [jnp.concatenate(params[3:])] if len(params) > 3 else []
 
 
 def _split_further(params, gradient) -> list[jax.Array]:
-    """Return the gradients of the single parameters, from the gradient of the vector that `_further` returns."""
+    """Split the gradient with respect to the vector of `_further` into one gradient for each of the concatenated parameters."""
     return jnp.split(gradient, np.cumsum([len(part) for part in params[3:]])[:-1])
 
 
@@ -255,7 +260,10 @@ def _twin_gradients(params: LSTMParams, x, residuals: Residuals, d_h, d_final: L
 
 
 def _sum_repeats(d_x, tokens):
-    """Return the gradient with respect to x, in which the first of equal tokens of a row has the sum of all. None stays None."""
+    """Sum the gradient with respect to x over the steps of a row that have equal tokens, and return it.
+
+    The first of these steps gets the sum, and the others get zeros, as in the C++ code. If `tokens` or `d_x` is None, return `d_x`.
+    """
     if tokens is None or d_x is None:
         return d_x
     first = (tokens[:, None] == tokens[None]).argmax(0)  # first[t, b] is the first step at which row b has the same token as at step t

@@ -1,4 +1,4 @@
-"""The cells that the backend `compiled` supports, and what its forward pass keeps of each for the backward pass.
+"""Table of the cells that the backend `compiled` supports, with the values that a step of each cell keeps for the backward pass.
 
 B is the batch size and H the number of units.
 """
@@ -15,15 +15,15 @@ from lstm_jax.cells.products import is_per_gate, masked_matmul
 from lstm_jax.shapes import GATES
 
 Kept = Callable[..., jax.Array | None]
-"""Function kept(params, state, new, z, mask) that returns the numbers kept of one step, (B, n H) or None.
+"""Function kept(params, state, new, z, mask) that returns the values that one step keeps: n arrays (B, H) side by side, or None if n is 0.
 
-`state` and `new` are the state before and after the step. The other arguments are those of `Cell.step`, but that for a cell with a function
-`project` of its own, z is x W.
+`state` and `new` are the state before and after the step. The other arguments are those of `Cell.step`, with one exception: for a cell
+that has its own function `project`, z is x W.
 """
 
 
 def _keep_lstm(gates: str, linear_input: bool = False, peepholes: bool = False) -> Kept:
-    """Return the function that returns the gates of an LSTM or a variant of it, after their activations.
+    """Return the function `Kept` of the LSTM or of a variant. This function returns the gates after their activation functions.
 
     Args:
         gates: letters of the gates that have weights, in the order of the kernel's columns.
@@ -44,7 +44,7 @@ def _keep_lstm(gates: str, linear_input: bool = False, peepholes: bool = False) 
 
 
 def _keep_gru(params, state, new, z, mask):
-    """Return the gates u, r and n of a GRU, and h U_n with its bias."""
+    """Return the values that a step of the GRU keeps: the gates u, r and n, and the product h U_n plus its bias."""
     del new
     inner = masked_matmul(state.h, params.recurrent_kernel, mask)
     inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
@@ -54,7 +54,7 @@ def _keep_gru(params, state, new, z, mask):
 
 
 def _keep_reset_before(params, state, new, z, mask):
-    """Return the gates u, r and n of a GRU with `reset_after=False`."""
+    """Return the values that a step of the GRU with `reset_after=False` keeps: the gates u, r and n."""
     del new
     mask_gates, mask_n = (mask[:2], mask[2]) if is_per_gate(mask) else (mask, mask)
     both, kernel = jnp.split(params.recurrent_kernel, [2 * state.h.shape[-1]], axis=-1)
@@ -65,7 +65,7 @@ def _keep_reset_before(params, state, new, z, mask):
 
 
 def _keep_layernorm(params, state, new, z, mask):
-    """Return the gates of an LSTM with layer normalisation, x W and h U."""
+    """Return the values that a step of the LSTM with layer normalisation keeps: the four gates, followed by x W and h U."""
     del new
     inner = masked_matmul(state.h, params.recurrent_kernel, mask)
     total = normalised(z, params.input_gain) + normalised(inner, params.recurrent_gain) + jnp.broadcast_to(params.bias, z.shape)
@@ -83,7 +83,7 @@ class CompiledRow(NamedTuple):
     Attributes:
         number: number of the cell in the table of native/cells.h.
         kept: number of arrays (B, H) that a step keeps for the backward pass in addition to the state.
-        keep: function that returns them, in JAX.
+        keep: function that computes these arrays in JAX.
     """
 
     number: int
@@ -110,6 +110,6 @@ COMPILED_CELLS = _rows()
 def is_compiled(cell: Cell) -> bool:
     """Return whether the backend `compiled` supports a cell: one of `COMPILED_CELLS`, or any cell that is linear in its state.
 
-    Another user's cell is not supported, whatever its name is.
+    Cells are compared by all their attributes. A user's cell that only has the name of a supported cell is therefore not supported.
     """
     return cell in COMPILED_CELLS or cell.linear is not None

@@ -31,7 +31,7 @@ def run_linear(cell: Cell, params, x, state, valid, dropout: DropoutMasks, reset
 class LinearSteps(Operation):
     """Operation that computes h after each of the steps h' = a h + b, (T, B, H), in C++.
 
-    Its arguments are a, b (T, B, H), h (B, H), and flags bool (T, B) or None. At a flagged step h' = b.
+    Its arguments are a and b (T, B, H), the initial h (B, H), and the flags of the resets, bool (T, B) or None. At a flagged step h' = b.
     """
 
     def runs_on(self):

@@ -92,10 +92,10 @@ def _precision() -> lax.Precision:
 
 
 def _once(call: Callable) -> Any:
-    """Return a version of the forward or the backward pass of cuDNN that supports `vmap` and cannot be differentiated.
+    """Return a version of the forward or the backward pass of cuDNN that supports `vmap` but not differentiation.
 
-    Under `vmap` the calls run one after another. JAX differentiates one of these passes only to compute a second derivative of the LSTM. In
-    this case the returned function raises an `InputError`.
+    Under `vmap` the calls run one after another. Differentiating the returned function raises an `InputError`. JAX does this only if a
+    second derivative of the LSTM is requested, since the first derivative is defined by `_lstm.defvjp`.
 
     Args:
         call: function call(sizes, *arrays) that runs the pass. `sizes` are the number of input features E and the number of units H.

@@ -59,7 +59,7 @@ class LocalDerivatives(NamedTuple):
     h: jax.Array
 
     def h_before(self, resets: Resets | None) -> jax.Array:
-        """Return h before each step (T, B, H), which already contains the resets; see `Residuals.h_before`."""
+        """Return h before each step (T, B, H). `resets` is not used, since `self.h` already contains the reset state."""
         del resets
         return self.h
 
@@ -69,12 +69,13 @@ class Loops(NamedTuple):
 
     In the arguments of `forward` and `backward`, `kernel` is the recurrent kernel (H, 4H). `mask` is the recurrent dropout mask or None.
     `valid` is a bool array (T, B) that is False at padded steps, or None if no step is padded. `resets` is a `Resets` or None.
+    `compute_dtype` is the dtype of the matrix products, or None for the dtype of the arrays.
 
     Attributes:
         forward: function forward(sequences, keep, kernel, z, state, mask, valid, resets, compute_dtype) that returns (all_h, final state,
-            residuals). z is the projected input, one array (T, B, 4H) or four arrays (T, B, H). all_h is h of all steps (T, B, H), or None
-            if `sequences` is false. The residuals are None if `keep` is false; else their method `h_before(resets)` returns the h before
-            each step (T, B, H).
+            residuals). z is the projected input, one array (T, B, 4H) or four arrays (T, B, H), and `state` is the initial state. all_h is
+            h of all steps (T, B, H), or None if `sequences` is false. The residuals are what `backward` reads, or None if `keep` is false.
+            They have a method `h_before(resets)` that returns h before each step (T, B, H).
         backward: function backward(split, kernel, residuals, d_h, d_final, mask, valid, resets, compute_dtype) that returns (d_state,
             d_reset, d_z). d_h is the gradient with respect to h of all steps (T, B, H), or None. d_final and d_state are the gradients with
             respect to the final and the initial state. d_reset is the gradient with respect to `resets.state`, or None if `resets` is None.

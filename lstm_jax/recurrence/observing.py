@@ -1,4 +1,4 @@
-"""Observation of the calls of `unroll`, such as to record the states of the layers of a model; see `inspection.trace`."""
+"""Hook that observes the calls of `unroll`. The function `inspection.trace` uses it to record the states of the layers of a model."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ _OBSERVER: ContextVar[Callable[..., None] | None] = ContextVar("observer", defau
 def observed(observer: Callable[..., None]) -> Iterator[None]:
     """Return a context manager in which each call of `unroll` also calls observer(cell, operands, compute_dtype, backwards).
 
-    `operands` are the checked arguments, whose steps are in the order in which they are processed; see `Operands`.
+    `operands` are the checked arguments of the call; see `Operands`. Their steps are in the order in which they are processed.
     """
     token = _OBSERVER.set(observer)
     try:
@@ -22,6 +22,6 @@ def observed(observer: Callable[..., None]) -> Iterator[None]:
 
 
 def tell(*call: Any) -> None:
-    """Tell the observer about a call of `unroll`. If there is none, do nothing."""
+    """Call the observer with the arguments `call`, which describe a call of `unroll`. Without an observer, do nothing."""
     if observer := _OBSERVER.get():
         observer(*call)

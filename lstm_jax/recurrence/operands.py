@@ -238,7 +238,18 @@ def _read_state(cell: Cell, given, batch: int, units: int, dtype, what: str):
 
 
 def _read_dropout(cell: Cell, given, sizes: tuple[int, int, int], state, dtype) -> DropoutMasks:
-    """Check the dropout masks of a call. `sizes` are T, E and H, and `state` is a state of the cell for the batch of the call."""
+    """Check the dropout masks of a call, and return them as JAX arrays. None becomes `DropoutMasks()`.
+
+    Args:
+        cell: the cell.
+        given: the masks, or None.
+        sizes: T, E and H.
+        state: a state of the cell for the batch of the call.
+        dtype: dtype of the result, except bool masks of zoneout.
+
+    Raises:
+        InputError: if the class, a shape or a dtype is wrong, or the cell has no recurrent kernel and there is a recurrent mask.
+    """
     if given is None:
         return DropoutMasks()
     require(isinstance(given, DropoutMasks), "dropout", type(given).__name__, "give DropoutMasks(input, recurrent, zoneout)")

@@ -39,10 +39,10 @@ def restart(state: Any, at: jax.Array | None, resets: Resets | None) -> Any:
 
 
 def restart_all(before: jax.Array, start: Any, resets: Resets | None) -> jax.Array:
-    """Return an array (T, B, H) of the state before each step, in which the reset rows have the values `start` (B, H).
+    """Return one array of the state, such as h, before each step (T, B, H). In reset rows it has the values `start` (B, H).
 
     Args:
-        before: the array after the previous steps (T, B, H).
+        before: the same array after the previous step, for each step (T, B, H). It does not contain the resets.
         start: the array of `resets.state` (B, H), or None if `resets` is None.
         resets: the resets, or None.
     """
@@ -50,12 +50,18 @@ def restart_all(before: jax.Array, start: Any, resets: Resets | None) -> jax.Arr
 
 
 def split_gradient(gradient: Any, d_reset: Any, at: jax.Array | None) -> tuple[Any, Any]:
-    """Return the gradients with respect to the state after the previous step, and with respect to `Resets.state`.
+    """Back-propagate through the resets before a step.
+
+    In a reset row, the gradient with respect to the state before the step is added to the gradient with respect to `Resets.state`. In any
+    other row, it is the gradient with respect to the state after the previous step.
 
     Args:
         gradient: gradient with respect to the state before a step.
         d_reset: gradient with respect to `Resets.state` from the later steps, or None if there are no resets.
         at: bool (B,), the flags of this step, or None if there are no resets.
+
+    Returns:
+        A pair: the gradient with respect to the state after the previous step, and the new value of `d_reset`.
     """
     if at is None:
         return gradient, d_reset

@@ -32,7 +32,8 @@ class Residuals(NamedTuple):
 
     Attributes:
         gates: the gates i, f, g, o after their activation functions, as one array (T, B, 4H) or four arrays (T, B, H), with zeros at padded
-            steps. For the other cells of `COMPILED_CELLS` it is what a step keeps, (T, B, kept H), or None.
+            steps. For any other cell of `COMPILED_CELLS`: the arrays that `CompiledRow.keep` returns for each step, (T, B, n H), where n
+            is `CompiledRow.kept`, or None if n is 0.
         all_h: the initial h, followed by h after each step, (T + 1, B, H).
         all_c: the initial c, followed by c after each step, (T + 1, B, H); None for a cell without c.
     """

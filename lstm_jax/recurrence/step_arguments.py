@@ -33,7 +33,7 @@ def _of_steps(name: str, value, kinds: tuple, remedy: str, steps: int, batch: in
 
 
 def _numbered(array: np.ndarray) -> np.ndarray:
-    """Return int32 numbers from 0 that are equal where the entries of the array are equal, and distinct where these are distinct."""
+    """Replace the distinct entries of an array by the int32 numbers 0, 1, 2, ..., and return it. Equal entries get equal numbers."""
     return np.unique(array, return_inverse=True)[1].reshape(array.shape).astype(np.int32)
 
 
@@ -71,10 +71,10 @@ def read_lengths(lengths, steps: int, batch: int) -> jax.Array:
 
 
 def check_alone(mask, lengths, resets) -> None:
-    """Check that none of the arguments is given that `segment_ids` replace.
+    """Check that `mask`, `lengths` and `resets` are None, because the argument `segment_ids` of `unroll` replaces them.
 
     Raises:
-        InputError: if one of the arguments is given too.
+        InputError: if one of them is not None.
     """
     for name, other in (("mask", mask), ("lengths", lengths), ("resets", resets)):
         remedy = "the ids say where sequences begin and, by 0, what is padding: give one of the two"
@@ -101,7 +101,8 @@ def read_resets(resets, steps: int, batch: int, time_major: bool) -> jax.Array:
 def read_segments(segment_ids, steps: int, batch: int, time_major: bool) -> tuple[jax.Array, jax.Array]:
     """Check the argument `segment_ids` of `unroll`. Return (valid, resets), two bool arrays (T, B) in the order of time.
 
-    A step with the id 0 is padded. A row is reset where an id other than 0 differs from that of the step before, except at its first id.
+    A step with the id 0 is padded. A step with another id is a reset if its id differs from the id of the previous step. The only exception
+    is the first valid step of a row, which is no reset.
 
     Args:
         segment_ids: int array (B, T), or (T, B) if `time_major` is true.
