@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -38,6 +39,18 @@ def run_id(function: Run, config: Any) -> str:
     """Return the id of a run: 16 hex digits of SHA-256 over the function's name and the values of the config."""
     text = json.dumps([import_name(function), config_values(config)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def source_digest(function: Run) -> str:
+    """Return 16 hex digits of SHA-256 over the source code of a function, or "" if the source is not available.
+
+    The digest changes if the function itself is edited, but not if a function that it calls, or its data, is changed.
+    """
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        return ""
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def rebuild(kind: Any, values: Mapping[str, Any]) -> Any:

@@ -1,13 +1,14 @@
 """Execution of a sweep. Configs that have no row yet are run, and each run appends its row to a file when it ends."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import require
 from lstm_jax.sweep.executors import EXECUTORS, FAILED, Resources
-from lstm_jax.sweep.identity import Run, import_name, run_id
+from lstm_jax.sweep.identity import Run, import_name, run_id, source_digest
 from lstm_jax.sweep.missing import Row, record
 from lstm_jax.sweep.progress import Tally
 from lstm_jax.sweep.rows import read_rows
@@ -25,8 +26,11 @@ def run(
 ) -> list[dict[str, Any]]:
     """Run the configs that have no row yet, and return the rows of all configs, in the order of the configs.
 
+    A warning is given if there are rows that an edited version of the function would not repeat, or rows of runs that have failed.
+
     Args:
-        function: function that takes a config, executes its run and returns a dict from the name of each result to its value.
+        function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It needs a
+            name, by which its rows are found again.
         configs: instances of a frozen dataclass. Equal configs count as one run.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created if it does not exist.
         where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A
@@ -37,13 +41,16 @@ def run(
         options: parameters of submitit by name. Only "slurm" uses them.
 
     Raises:
-        InputError: if `where` is not a key of `EXECUTORS`, if `workers` is negative, or if `where` is "slurm" without submitit installed.
+        InputError: if the function is a lambda, if `where` is not a key of `EXECUTORS`, if `workers` is negative, or if `where` is "slurm" without submitit installed.
     """
     *first, last = EXECUTORS
     require(where in EXECUTORS, "where", where, f"give {', '.join(first)} or {last}")
     require(workers >= 0, "workers", workers, "give 0 (one a core) or more")
-    path, wanted = Path(path), {run_id(function, config): config for config in configs}
-    status = {row["id"]: row["status"] for row in read_rows(path)}
+    require("<lambda>" not in import_name(function), "function", "a lambda", "give a function with a name, by which rows are found again")
+    path, wanted, code = Path(path), {run_id(function, config): config for config in configs}, source_digest(function)
+    found = {row["id"]: row for row in read_rows(path) if row["id"] in wanted}
+    _warn(path, function, code, found.values(), retry)
+    status = {key: row["status"] for key, row in found.items()}
     missing = {key: config for key, config in wanted.items() if key not in status or (retry and status[key] == FAILED)}
     resources, tally = Resources(workers, path.with_suffix(".jobs"), options or {}), Tally(len(missing))
 
@@ -54,10 +61,21 @@ def run(
                     tally.failed += 1
                 else:
                     tally.done += 1
-                yield [{"id": key, "run": import_name(function)} | row], _summary(key, row)
+                yield [{"id": key, "run": import_name(function), "code": code} | row], _summary(key, row)
 
     record(path, "runs", len(missing), outcomes(), tally)
     return existing_rows(function, wanted.values(), path)
+
+
+def _warn(path: Path, function: Run, code: str, rows: Collection[Mapping[str, Any]], retry: bool) -> None:
+    """Warn about existing rows that the user may want to repeat: those of failed runs, and those of other source code of the function."""
+    failed = sum(row["status"] == FAILED for row in rows)
+    if failed and not retry:
+        warnings.warn(f"{path}: {failed} of {len(rows)} runs have failed before; retry=True repeats them", stacklevel=3)
+    other = sum(row["status"] != FAILED and row.get("code", code) != code for row in rows) if code else 0
+    if other:
+        name = function.__name__
+        warnings.warn(f"{path}: {other} of {len(rows)} rows are of another version of {name}; a new file repeats them", stacklevel=3)
 
 
 def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> list[dict[str, Any]]:

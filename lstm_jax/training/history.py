@@ -9,7 +9,7 @@ from typing import Any
 class History:
     """Metrics of the finished epochs of a run, and its best epoch.
 
-    `rows` has one dict of metrics for each epoch. The best epoch is the one in which the monitored metric is smallest. `best_epoch` is the
+    `rows` has one dict of metrics for each epoch. The best epoch is the one in which the monitored metric is smallest, or largest if the caller says so. `best_epoch` is the
     number of the best epoch, counted from 1. `best_value` is the value of the monitored metric in the best epoch. If there is no best
     epoch, `best_epoch` is 0 and `best_value` is infinity. `seconds` is the training time so far.
     """
@@ -19,7 +19,7 @@ class History:
     best_value: float = float("inf")
     seconds: float = 0.0
 
-    def with_row(self, row: dict[str, Any], monitor: str, seconds: float) -> tuple["History", bool]:
+    def with_row(self, row: dict[str, Any], monitor: str, seconds: float, largest: bool = False) -> tuple["History", bool]:
         """Return a pair of the history with one more epoch, and whether this epoch is the best one so far.
 
         The first epoch counts as the best one so far, even if its metric is nan. If the metric of the best epoch so far is nan, the next
@@ -27,12 +27,13 @@ class History:
 
         Args:
             row: metrics of the epoch.
-            monitor: name of the metric that has its smallest value in the best epoch. If empty, each new epoch counts as the best one, and
-                `best_epoch` stays 0.
+            monitor: name of the metric by which the best epoch is chosen. If empty, each new epoch counts as the best one, and `best_epoch`
+                stays 0.
             seconds: training time so far.
+            largest: whether the best epoch is the one with the largest value of the metric, instead of the smallest.
         """
         unset = not self.best_epoch or math.isnan(self.best_value)
-        better = not monitor or unset or row[monitor] < self.best_value
+        better = not monitor or unset or (row[monitor] > self.best_value if largest else row[monitor] < self.best_value)
         new = replace(self, rows=(*self.rows, row), seconds=seconds)
         return replace(new, best_value=row[monitor], best_epoch=len(new.rows)) if monitor and better else new, better
 

@@ -78,6 +78,7 @@ def fit(
     derive: Callable[[Metrics], Metrics] | None = None,
     evaluate: Callable[[Any], Metrics] | None = None,
     monitor: str = "",
+    mode: Literal["min", "max"] = "min",
     checkpoints: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
