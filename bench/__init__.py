@@ -6,8 +6,8 @@ The docstrings of this package use four terms:
 
 - A row is one result: a JSON object on a line of its own, with the measurement of one process or of one training epoch.
 - A peer is a library that is measured. This project is one of the peers.
-- A candidate is a peer with options, such as a dropout rate. Only in `bench.compare` and `bench.duel`, the candidate is instead the version
-  of this project that is compared with a baseline version.
+- A candidate is a peer with options, such as a dropout rate. In `bench.compare` and `bench.duel`, the word has another meaning: there the
+  candidate is the version of this project that is compared with a baseline version.
 - A workload is the work to be measured (a training step, an evaluation, or a recurrent layer alone) together with its sizes.
 """
 

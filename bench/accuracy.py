@@ -46,7 +46,7 @@ PATH = RESULTS / "accuracy.jsonl"
 CORES = 1
 """Default number of cores of a training run without --study."""
 TARGET = 0.83
-"""Test accuracy for which the report prints how many seconds of training a run needs to reach it."""
+"""Target test accuracy. The report prints how many seconds of training a run needs to reach it."""
 REVIEWS = 25_000
 """Number of training reviews of IMDB."""
 EXAMPLE_SIZES = {"sentiment": {"T": 80, "H": 128}, "generation": {"T": 40, "S": 5, "H": 128}}
@@ -200,7 +200,7 @@ def grid_rows(path: Path, sha: str, cores: int = CORES) -> list[Row]:
 
 
 def summarize(rows: Iterable[Row]) -> list[Row]:
-    """Return the metrics over all seeds, as one dict for each combination of task, peer, number of epochs and sizes.
+    """Combine the results of all seeds into one dict of metrics for each combination of task, peer, number of epochs and sizes.
 
     Args:
         rows: result rows of the training runs, one for each epoch.
@@ -249,7 +249,8 @@ def seconds_to(epochs: Sequence[Row], accuracy: float = TARGET) -> float:
 def pareto_front(lines: Sequence[Row]) -> list[Row]:
     """Return the results on the Pareto front of score and speed.
 
-    A result is on the front unless another result of the same task is faster and has an equal or better score.
+    A result is dominated if another result of the same task is faster and has an equal or better score. The front consists of the results
+    that are not dominated.
 
     Args:
         lines: results of `summarize`.

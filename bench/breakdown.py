@@ -95,7 +95,7 @@ def traced(run: Any, folder: Path) -> dict[str, float]:
 
 
 def targets(dump: Path) -> dict[str, str]:
-    """Return a dict whose keys are the names of XLA's custom-call operations, and whose values are the targets of these calls.
+    """Return a dict from the name of each custom-call operation of XLA to its target, the name of the compiled function that it calls.
 
     Args:
         dump: folder to which XLA has dumped the compiled training steps (`--xla_dump_to`).

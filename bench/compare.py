@@ -61,7 +61,7 @@ class Change:
 
 
 def timed_rows(text: str, path: Path = PATH) -> list[dict[str, Any]]:
-    """Return the result rows that hold step times, from a result file or of a commit. Each row is a dict of one benchmark process.
+    """Return the result rows with step times, either from a given result file or of a given commit. Each row is from one benchmark process.
 
     Args:
         text: path of a result file, or the first digits of a commit hash.

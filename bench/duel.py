@@ -41,7 +41,8 @@ PATH = RESULTS / "duel.jsonl"
 ROUNDS, TURNS, BLOCK_SECONDS = 8, 30, 0.05
 KEPT = ("ms_per_step", "samples", "steps_per_block", "probe_gflops", "cpu", "slower")
 ALIKE, SLOWED, SHARE = 20, 10, 0.1
-"""Constants of `--false-alarms`: number of comparisons, number of those that also have a slower process, and its relative slowdown."""
+"""Constants of `--false-alarms`: the number of comparisons, the number of comparisons that also have a slower process, and the relative
+slowdown of this process."""
 ROLES = {name: Candidate(name, OURS) for name in ("baseline", "candidate")}
 SLOWER = {"slower": Candidate("slower", OURS, slower=SHARE)}
 Row = dict[str, Any]

@@ -74,7 +74,7 @@ def gemm_gflops() -> dict[str, float]:
 
 
 def copy_gbs(threads: int) -> float:
-    """Return the speed of a memory copy by `threads` threads, in GB/s; the bytes read and the bytes written both count."""
+    """Return the speed of a memory copy by `threads` threads, in GB/s. Each copied byte counts twice: once as read, once as written."""
     source, target = np.ones(COPIED, np.float32), np.zeros(COPIED, np.float32)
     parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
     with ThreadPoolExecutor(threads) as pool:

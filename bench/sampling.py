@@ -67,7 +67,7 @@ def key_of(row: Row) -> Run | None:
 
 
 def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
-    """Print our speedup over Keras' `predict` loop, and how much longer it takes to draw several texts in one call than to draw one text.
+    """Print our speedup over Keras' `predict` loop, and the time to draw several texts in one call relative to the time to draw one text.
 
     Args:
         rows: result rows of one hidden size.

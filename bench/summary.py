@@ -39,7 +39,7 @@ def kept(rows: Iterable[Row]) -> list[Row]:
 
 
 def timed(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows that `kept` selects, without those of failed measurements."""
+    """Return the rows that `kept` selects, without the rows of failed measurements."""
     return [row for row in kept(rows) if row["measurement"] == STEP]
 
 

@@ -18,7 +18,7 @@ CORES = min(2, len(os.sched_getaffinity(0)))
 
 
 def pinned(cores: int = CORES) -> dict[str, str]:
-    """Return this process's environment variables, together with variables that limit numeric libraries to `cores` threads.
+    """Return the environment variables of this process, and further variables that limit numeric libraries to `cores` threads.
 
     On a machine with a GPU, the result also contains `bench.machine.GPU_SETTINGS`, the settings for full float32 precision.
     """
@@ -57,8 +57,8 @@ def run_in_turns(
 ) -> list[dict[str, Any]]:
     """Run several processes of `bench.worker --turns` on the same cores, and return the result row of each process.
 
-    In each turn, one process after the other times a block of steps. The order of the processes is reversed from turn to turn. If the
-    machine is slow for a while, all processes are thus slowed down equally.
+    In each turn, one process after the other times a block of steps. The order of the processes is reversed from turn to turn. Therefore
+    all processes are slowed down equally if the machine is slow for a while.
 
     Args:
         arguments: for each process, the arguments of `python -m` without the flag `--turns`.

@@ -12,8 +12,8 @@ A workload is selected by name, optionally with other sizes or another cell:
   `$LSTM_JAX_DATA` or the download cache.
 - "recurrence" is the forward and backward pass of a recurrent layer alone. From inputs x (B, T, E) and a zero initial state, it computes
   the outputs h (B, T, H). From a given cotangent of h, it computes the gradients of the kernel, the recurrent kernel, the bias and x.
-- "resets" is "recurrence" in which the state is reset to zeros before 3 % of all steps, drawn at random. It has 128 rows of 128 steps, and
-  256 features and units.
+- "resets" is like "recurrence", but the state is reset to zeros before 3 % of all steps, which are drawn at random. The default sizes are
+  128 rows of 128 steps, with 256 features and 256 units.
 
 The sizes are batch B, steps T, features E, hidden size H, vocabulary V and, in percent, resets R. The recurrent cell is an LSTM, unless the
 name of the workload gives another cell of `lstm_jax.cells`.
@@ -54,7 +54,7 @@ class Workload:
         features: number of input features E. For one-hot characters it equals V.
         vocabulary: number of distinct word or character ids V. For the recurrence it is 0.
         cell: name of the recurrent cell.
-        resets: share, in percent, of the steps before which the state of a row is reset, for the kind "recurrence".
+        resets: percentage of the steps before which the state of a row is reset to zeros, for the kind "recurrence".
     """
 
     name: str
@@ -98,7 +98,7 @@ class Workload:
 
     @property
     def batches(self) -> int:
-        """Number of distinct batches. Training repeats these batches. For sentiment, they contain nearly all words of the vocabulary."""
+        """Number of distinct batches, which training repeats. For sentiment, it is so large that they contain nearly all words."""
         return 128 if self.kind == "sentiment" else 8
 
     @property

@@ -26,8 +26,8 @@ REVIEWS = 256
 def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """Return the size of the gradient of a loss with respect to the state h at each step.
 
-    The size at step t is computed from the gradients of the B examples. The gradient of an example is that of its own loss with respect to
-    its state h at step t. The size is the root mean square of the norms of these B gradients.
+    At step t, each of the B examples has a gradient: the gradient of its own loss with respect to its state h at this step. The size at
+    step t is the root mean square of the norms of these B gradients.
 
     Args:
         cell: recurrent cell.
@@ -56,7 +56,7 @@ def gradient_sizes(cell: Cell, params: Any, units: int, x: jax.Array, loss: Call
 
 
 def by_steps_back(sizes: jax.Array, answered: int = 1) -> dict[int, float]:
-    """Return a dict from distances to gradient sizes.
+    """Select gradient sizes at some distances, and return a dict from each distance to the gradient size.
 
     A distance is a number of steps, counted backward from the first step whose output enters the loss. The distances are those in the
     constant `BACK`, except those that reach beyond the start of the sequence.

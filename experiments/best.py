@@ -49,14 +49,14 @@ from lstm_jax.inspection.figures import write_figure
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one training run. The run evaluates one choice, that is, the Keras example or a change of an earlier choice."""
+    """Config of one training run, which trains and evaluates one choice: the Keras example or a changed version of an earlier choice."""
 
     choice: str = ""
     """Name of the choice, which describes the change that it makes."""
     tested: bool = False
     """Whether the trained model is evaluated on the test reviews."""
     averaged: int = 0
-    """Number of last epochs whose weights are averaged. If 0, the weights of the best epoch are used."""
+    """Number of epochs, at the end of training, whose weights are averaged. If 0, the weights of the best epoch are used."""
     pretrained: float = 0.0
     """Number of passes over the training reviews in the training of the language model. If 0, no language model is trained."""
     task: SentimentConfig = field(default_factory=SentimentConfig)
@@ -204,7 +204,7 @@ def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
     There is one line with the validation metrics for each run whose field `tested` is False. If the recipe was evaluated on the test
-    reviews, a last line has the test accuracy of the recipe. Otherwise there is no such line.
+    reviews, a last line has its test accuracy.
     """
     lines = []
     for row in (row for row in rows if not row["tested"]):

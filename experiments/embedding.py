@@ -7,8 +7,8 @@
 The study tests a claim of the tutorials, that a learned embedding serves to "minimize the euclidean distance of the similar words". The
 model of the Keras example imdb_lstm is trained on IMDB for two epochs, with three seeds. For groups of words with similar meanings, two
 values are measured before and after training. The first is the mean Euclidean distance between two words of the group. The second is the
-ratio of this distance to the mean distance between the words of the group and those of another group, the one for which this mean is
-smallest.
+first value divided by the mean distance to the words of the nearest other group. The nearest other group is the one whose words have the
+smallest mean distance to the words of the group.
 
 There are two controls. In the first control, the labels are shuffled, so that the loss can only fall by memorizing. The second control is
 gensim's word2vec (skip-grams with negative sampling, Mikolov et al. 2013). It is trained on the same reviews without labels, and its
@@ -51,7 +51,7 @@ Labels = Literal["own", "shuffled", "word2vec"]
 
 @dataclass(frozen=True)
 class Config:
-    """Config of one run of the study: what the embedding is trained on (`labels`), and the config of the sentiment task."""
+    """Config of one run of the study: the kind of labels that the embedding is trained on, and the config of the sentiment task."""
 
     labels: Labels = "own"
     """Labels for training: the reviews' own labels, shuffled labels, or "word2vec", which trains word2vec without labels."""
@@ -59,7 +59,7 @@ class Config:
 
 
 def distances(table: np.ndarray, ids: dict[str, list[int]]) -> dict[str, float]:
-    """Return the mean Euclidean distance between words of the same group and between words of two groups.
+    """Return the mean Euclidean distances between words, within each group and between each pair of groups.
 
     Args:
         table: embedding (V, E) of V words.
@@ -175,8 +175,9 @@ def verdict(rows: study.Rows) -> str:
     """Return the conclusion of the study.
 
     There is one line for each combination of a kind of labels and a group of words. Each line has two values, before and after training.
-    The first value is the mean distance within the group. The second is the mean distance to the nearest other group, divided by the
-    first value. Further lines have the nearest neighbours of the words in `QUERIES` for the first seed.
+    The first value is the mean distance within the group. The second is the mean distance to the words of the nearest other group, divided
+    by the first value; this is the inverse of `ratio`. Further lines have the nearest neighbours of the words in `QUERIES` for the first
+    seed.
     """
     lines = []
     for labels, title in LABELS.items():
@@ -193,7 +194,7 @@ def verdict(rows: study.Rows) -> str:
 
 
 def draw(rows: study.Rows, path: Path) -> object:
-    """Draw two panels.
+    """Draw two panels: the distances between similar words, and a map of the words.
 
     The first panel shows four values of `ratio` for each group of words: before training, after training with the reviews' own labels,
     after training with shuffled labels, and after training with word2vec. The second panel shows the trained embeddings of the words on

@@ -81,8 +81,8 @@ def load(config: Config) -> data.Series:
 def seasonal_naive(series: data.Series, origin: int, moments: np.ndarray, season: float) -> np.ndarray:
     """Return the seasonal naive forecast of a series.
 
-    The forecast for a time t is the value of a known entry. To find this entry, t is moved back by as many whole seasons as are needed
-    until it is not after the last known entry. The known entry that is closest to the moved time is used.
+    The forecast for a time t is the value of a known entry. To find this entry, t is moved back by whole seasons until it is at or before
+    the time of the last known entry. The forecast is the value of the known entry that is closest to the moved time.
 
     Args:
         series: the series.
@@ -130,9 +130,10 @@ def smoothing(series: data.Series, origin: int, moments: np.ndarray, season: int
 def run(config: Config) -> dict[str, Any]:
     """Forecast the test split of a series with one method, and return metrics of the forecasts.
 
-    The metrics contain the mean absolute error ("mae") and the root mean square error ("rmse"). For an LSTM, they also contain the fraction
-    of true values that lie in their prediction intervals ("coverage"). If the seed is 0 and no entries were removed from the series, the
-    result also contains the forecasts and the true values, which the figure shows.
+    The metrics contain the mean absolute error ("mae"), the root mean square error ("rmse") and the number of forecasts ("origins"). For an
+    LSTM, they also contain the bounds of the prediction intervals ("low" and "high") and the fraction of true values inside these intervals
+    ("coverage"). If the seed is 0 and no entries were removed from the series, the result also contains the forecasts and the true values,
+    which the figure shows.
     """
     from lstm_jax.tasks import forecast
 

@@ -1,6 +1,6 @@
-"""Functions that train the model of a task of the library and return metrics.
+"""Functions that train a model with one of the library's tasks, and return metrics.
 
-They take the config of the task, in which a study may vary any field.
+Their argument is the config of the task. A study may vary any field of it.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ TOY_REVIEWS = 400, 200
 def _cost(rows: Any) -> dict[str, float]:
     """Return a dict with the shortest duration ("epoch_seconds") and the highest throughput ("examples_per_second") of the epochs.
 
-    The first epoch is ignored because it includes compilation, unless it is the only epoch.
+    If there are several epochs, the first one is ignored because it includes compilation.
 
     Args:
         rows: one dict of metrics for each epoch.

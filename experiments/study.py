@@ -42,7 +42,7 @@ class Study:
     verdict: Callable[[Rows], str]
     """Function verdict(rows) that returns the conclusion from the results as a few lines of text."""
     needs: str = ""
-    """Name of a package that the runs import and the library does not depend on, or ""."""
+    """Name of a package that the runs need in addition to the dependencies of the library, or "" if there is none."""
 
 
 def finished(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Study of whether a network can predict the next character's id as a number, and whether the numbering of the characters matters.
+"""Study of whether a network can predict the next character's id as a number, and whether the order of the characters' ids matters.
 
     python -m experiments.targets --preset toy                      # seconds
     LSTM_JAX_DATA=... python -m experiments.targets --workers 2     # 11 minutes on two cores at 200 GFLOP/s

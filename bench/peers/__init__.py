@@ -53,7 +53,7 @@ class Peer:
     resets: bool = False
 
     def lacks(self, work: Workload) -> str:
-        """Return the reason why the library does not support a workload (its kind or its recurrent cell), or "" if it supports it."""
+        """Return "" if the library supports a workload. Otherwise return what it lacks: the kind, the recurrent cell or the resets."""
         if self.kinds and work.kind not in self.kinds:
             return f"no workload of the kind {work.kind}"
         if work.resets and not self.resets:
@@ -63,7 +63,7 @@ class Peer:
         return f"no {work.cell} in {work.name.partition(':')[0]}"
 
     def missing(self) -> str:
-        """Return the reason why the library cannot run on this machine (a missing package or GPU), or "" if it can."""
+        """Return "" if the library can run on this machine. Otherwise return what is missing: packages or a GPU."""
         packages = [name for name in self.imports if find_spec(name) is None]
         if packages:
             return f"{' and '.join(packages)} is missing: pip install '.[{self.extra}]'"
@@ -149,7 +149,7 @@ class Candidate:
         return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
 
     def key(self, work: Workload) -> tuple:
-        """Return the key that `row_key` returns for the results of this library with these options on a workload."""
+        """Return the key of this candidate on a workload. `row_key` returns the same key for its result rows."""
         dropout = work.dropout if self.dropout is None else self.dropout
         recurrent = work.recurrent_dropout if self.recurrent is None else self.recurrent
         return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)

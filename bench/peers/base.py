@@ -18,7 +18,7 @@ class Options:
         backend: backend of our recurrence (peer "ours"), name of the training loop ("own_loop"), name of the cell class ("flax_nnx"), or
             "accelerated" ("keras_jax"). If None, the peer's default is used. All other peers ignore this option.
         dropout: rate of the input dropout in the training of the sentiment model (workload A).
-        recurrent_dropout: rate of the recurrent dropout in workload A. A peer without recurrent dropout reports that in `Built.note`.
+        recurrent_dropout: rate of the recurrent dropout in workload A. A peer that has no recurrent dropout reports this in `Built.note`.
         remat: rematerialization of our recurrence: "none" keeps all residuals, and "sqrt" recomputes them in segments.
         devices: number of devices of our mesh. If 0, it is chosen to suit the backend.
         dtype: dtype of our computation. All other peers compute in float32.
@@ -37,7 +37,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Built:
-    """Workload that a benchmarked library (peer) has built. It has functions that run the workload or return results, and a description.
+    """Workload that a benchmarked library (peer) has built: functions that run the workload or return its results, and a description.
 
     Shapes: batch B, steps T, hidden size H, vocabulary V.
 

@@ -1,6 +1,6 @@
-"""Benchmark of an LSTM with resets that a user of Flax writes: nnx.OptimizedLSTMCell in `lax.scan`, and `where` on its carry.
+"""Benchmark of an LSTM with resets, written as a user of Flax would: `lax.scan` over nnx.OptimizedLSTMCell, with `where` on the carry.
 
-nnx.RNN itself has no resets within a sequence.
+It is measured because nnx.RNN cannot reset the state within a sequence.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Benchmark of an LSTM with resets that a user of JAX writes by hand: `lax.scan` over the steps, and `where` on the state.
+"""Benchmark of an LSTM with resets, written by hand in JAX: `lax.scan` over the steps, with `where` on the state.
 
 The input projection of all steps is computed before the loop, and differentiation is left to JAX.
 """

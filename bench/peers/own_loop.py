@@ -1,12 +1,13 @@
 """Benchmark of training loops that users of this project's LSTM layer can write themselves, without the project's command line.
 
-The model is a Flax NNX module that contains this project's `LSTM`. The option `backend` names the training loop:
+The model is a Flax NNX module that contains this project's `LSTM`. If the layer gets the word ids as its argument `tokens`, it can use the
+fact that steps with equal ids have equal inputs. The option `backend` names the training loop:
 
 - "nnx" (the default): `nnx.jit`, `nnx.Optimizer` and `optax.adam`, as the documentation of Flax shows.
-- "donated": like "nnx", but with donation, that is, `nnx.jit` reuses the memory of the model and of the optimizer. The layer is given
-  `tokens`.
+- "donated": like "nnx", but with donation, that is, `nnx.jit` reuses the memory of the model and of the optimizer. The layer gets the word
+  ids as `tokens`.
 - "functions": a pure function under `jax.jit`, with `optax.adam` and with donation. It takes and returns the parameters.
-- "train_step": `lstm_jax.make_train_step` with `lstm_jax.adam`. The layer is given `tokens`.
+- "train_step": `lstm_jax.make_train_step` with `lstm_jax.adam`. The layer gets the word ids as `tokens`.
 """
 
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def _loss(net: Net, inputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 Step = Callable[[jax.Array, jax.Array], jax.Array]
-"""Function step(inputs, targets) that takes one training step and returns the loss before it."""
+"""Function step(inputs, targets) that takes one training step, and returns the loss with the parameters before the step."""
 
 
 def _optax():

@@ -1,7 +1,8 @@
 """Benchmark of TorchRL's LSTMModule, which resets the state of a row where an episode begins.
 
-The option `backend` is its argument `recurrent_backend`: "pad" cuts the rows into episodes and packs them for nn.LSTM, "scan" is a loop
-over steps under torch.compile (slower in eager mode), and "triton" needs a GPU.
+The option `backend` is given to LSTMModule as its argument `recurrent_backend`. The backend "pad" (the default) cuts the rows into episodes
+and packs them for nn.LSTM. The backend "scan" is a loop over steps under torch.compile; in eager mode it is slower. The backend "triton"
+needs a GPU.
 """
 
 import numpy as np

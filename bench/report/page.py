@@ -31,7 +31,7 @@ def line_record(line: Line, row: Row | None) -> Row:
     """Convert a line of the throughput summary to a dict for the JavaScript of the HTML page.
 
     Args:
-        line: line of the throughput summary: the medians of one library on one workload.
+        line: line of the throughput summary, which has the medians of one library on one workload.
         row: one of the result rows that the line summarizes. The device and the dtype are read from this row. If None, both are "".
     """
     work = line.work

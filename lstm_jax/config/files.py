@@ -67,7 +67,7 @@ def read_task(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Read a config from a JSON file as a dict that has the name of its task, one of `CONFIGS`, under the key "task"."""
+    """Read a config from a JSON file as a dict. Under the key "task" it has the name of its task, which is a key of `CONFIGS`."""
     try:
         raw = with_current_names(json.loads(path.read_text()))
     except (OSError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Config of a run of several processes: the place of one process among them. It is not a part of a run's config.json."""
+"""Config with which one process joins a run of several processes. It is not a part of the run's config.json."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from lstm_jax.bounds import Checked, CountOrNone, ProcessIndex
 
 @dataclass(frozen=True)
 class Processes(Checked):
-    """The place of a process among the processes of a run."""
+    """Address, number of processes and index with which one process joins a run of several processes."""
 
     coordinator: str = ""
     """Address HOST:PORT of process 0 in a run of several processes. Under Slurm and Open MPI it is found without this flag."""

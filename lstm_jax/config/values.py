@@ -4,11 +4,12 @@ import dataclasses
 from typing import Any
 
 ADDED = {"added": True}
-"""Metadata of a field that was added after configs had been stored. Its default is not written, so that stored configs stay equal."""
+"""Metadata that marks a field as added later, after users had stored configs without it. If such a field has its default, it is not
+written, so that a new config still equals the stored one."""
 
 
 def config_values(config: Any) -> dict[str, Any]:
-    """Return the values of a dataclass instance as `dataclasses.asdict` does, without the fields marked `ADDED` that have their default."""
+    """Return the values of a config as a dict, like `dataclasses.asdict`. Fields marked `ADDED` are left out if they have their default."""
     values = dataclasses.asdict(config)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -1,4 +1,4 @@
-"""Ids of a data set that is larger than the memory, in mapped files of which only what is read is in memory."""
+"""Arrays of ids for data sets that are larger than the memory. The ids stay in memory-mapped files, and are read when they are used."""
 
 import mmap
 from collections.abc import Sequence
@@ -12,23 +12,23 @@ READ = 2**16
 """Largest number of ids that are read before the pages of the mapped files are given back."""
 
 OTHER_FILES = 512
-"""Number of files that a process may have open beside the mapped ones."""
+"""Number of open files that a process may need in addition to the mapped files."""
 
 Shard = tuple[np.ndarray, np.ndarray]
 """Ids of a shard in its own vocabulary, and an array that maps these ids to those of the joint vocabulary."""
 
 
 class MappedIds:
-    """Ids in mapped shards, which follow one another.
+    """Array of ids that are stored in several memory-mapped files, called shards, one shard after the other.
 
-    They have what the training needs of a one-dimensional array: `len`, slices, arrays of indices, `take`, `dtype`, `itemsize` and
-    `nbytes`.
+    It supports those operations of a one-dimensional NumPy array that training needs: `len`, slices, arrays of indices, `take`, `dtype`,
+    `itemsize` and `nbytes`.
 
     Args:
         shards: the shards in their order.
         dtype: dtype of the ids in the joint vocabulary.
-        begin: index, among the ids of all shards, of the first one that belongs to this object.
-        end: index after the last one. If None, it is the end of the last shard.
+        begin: index of the first id of this array, counted over the ids of all shards.
+        end: index after the last id of this array, counted in the same way. If None, the array ends with the last shard.
     """
 
     def __init__(self, shards: Sequence[Shard], dtype: Any, begin: int = 0, end: int | None = None):
@@ -49,16 +49,16 @@ class MappedIds:
         return self.end - self.begin
 
     def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
-        """Return the ids of a slice, or those at an array of indices, as an array. Negative indices count from the end."""
+        """Return the ids of a slice or of an array of indices, as a NumPy array. Negative indices count from the end."""
         if isinstance(places, slice):
             return self.take(np.arange(*places.indices(len(self))))
         return self.take(np.where(places < 0, places + len(self), places))
 
     def take(self, places: np.ndarray, mode: str = "clip") -> np.ndarray:
-        """Return the ids at the given places, as an array of their shape. Places outside are moved to the ends.
+        """Return the ids at the indices `places`, as a NumPy array of the same shape. Indices are clipped to the range of this array.
 
         Raises:
-            InputError: if there are places, but no ids.
+            InputError: if this array is empty, but `places` is not.
         """
         del mode
         require(len(self) > 0 or np.size(places) == 0, "ids", "none", "take them from a part that has some")
@@ -69,7 +69,7 @@ class MappedIds:
         return found.reshape(np.shape(places))
 
     def _read(self, at: np.ndarray, found: np.ndarray) -> None:
-        """Write the ids at the places `at` among the ids of all shards to the array `found`."""
+        """Write ids to the array `found`. `at` has their indices, counted over the ids of all shards."""
         owner = np.searchsorted(self.offsets, at, side="right") - 1
         for number in np.unique(owner):
             ids, joint = self.shards[number]
@@ -79,10 +79,10 @@ class MappedIds:
 
 
 def allow_open_files(count: int) -> None:
-    """Allow this process `count` more open files, if its limit is lower. A mapped file counts as an open one.
+    """Raise the limit of this process on open files, if necessary, so that `count` more files can be mapped. A mapped file counts as open.
 
     Raises:
-        InputError: if the hard limit is lower.
+        InputError: if the hard limit of the operating system is too low.
     """
     import resource
 
@@ -96,9 +96,10 @@ def allow_open_files(count: int) -> None:
 
 
 def _give_back(ids: np.ndarray) -> None:
-    """Give back the pages of a mapped file. They stay in the operating system's cache, as long as there is memory for it.
+    """Release the pages of a mapped file from the memory of this process.
 
-    Otherwise the memory of the process would grow to the size of all pages that it has read.
+    Without this call, the process would keep all pages that it has read in its memory. After the call, the pages stay in the cache of the
+    operating system as long as there is room.
     """
     if isinstance(ids.base, mmap.mmap):
         ids.base.madvise(mmap.MADV_DONTNEED)

@@ -93,7 +93,7 @@ def pad_rows(values: Any, starts: np.ndarray, ends: np.ndarray, maxlen: int, pad
     Args:
         values: one-dimensional array of ids, or `MappedIds`.
         starts: (N,) index in `values` of the first id of each row.
-        ends: (N,) index after its last id.
+        ends: (N,) index in `values` after the last id of each row.
         maxlen: number of ids of each row of the result.
         padding: where 0 is added to a short row: "pre" (at its start) or "post" (at its end).
         truncating: where a long row is cut: "pre" (at its start) or "post" (at its end).

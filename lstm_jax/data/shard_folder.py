@@ -1,7 +1,8 @@
-"""Folder of shards, which several processes write at the same time, and which a later call completes.
+"""Folder of shards. Several processes can write its shards at the same time, and a later call can complete an unfinished folder.
 
-Shard n has a record NNNNN.json, which is written last, and files of its own beside it. A record begins with its own SHA-256, so that damage
-is noticed, and says which part of the input the shard holds.
+A shard is one part of a data set. It consists of one or more data files and a record NNNNN.json, where NNNNN is the number of the shard.
+The record is written last. It begins with its own SHA-256, so that damage is noticed, and describes the part of the input that the shard
+holds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +16,13 @@ from lstm_jax.errors import InputError, require
 from lstm_jax.files.writing import read_summed, remove_temporaries, summed_json, write_atomically
 
 INDEX = "index.json"
-"""Name of the file that is written when all shards are there."""
+"""Name of the index, a file that is written once all shards are finished."""
 Progress = Callable[[int, int], None]
 """Function that is called with the number of finished shards and the number of all shards."""
 
 
 def shard_path(folder: Path, number: int, ending: str) -> Path:
-    """Return the path of a file of a shard."""
+    """Return the path of the file of a shard whose name has the given ending."""
     return folder / f"{number:05}.{ending}"
 
 
@@ -33,18 +34,19 @@ def write_missing(
     workers: int,
     on_progress: Progress | None,
 ) -> list[dict[str, Any]]:
-    """Write the shards that a folder does not hold intact, and return the records of all shards.
+    """Write the shards of a folder that are missing or damaged, and return the records of all shards.
 
     Args:
         folder: the folder, which is created if it does not exist.
         parts: the part of the input that each shard holds, as an instance of a dataclass.
         write: function write(folder, parts, number) that writes the shard of one part, calls `write_record`, and returns the number.
-        intact: function intact(folder, number, record) that returns whether the files of a shard are those of its record. It reads them.
+        intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether their checksums are those
+            in its record.
         workers: number of processes that write shards at the same time.
-        on_progress: function that is called after each shard.
+        on_progress: function that is called after each shard; see `Progress`. None if it is not needed.
 
     Raises:
-        InputError: if the folder cannot be written, if it holds shards of other parts, or if `write` raises it.
+        InputError: if the folder cannot be written, if it holds shards of other parts, or if `write` raises an error.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporaries(folder)
@@ -62,7 +64,7 @@ def write_missing(
 
 
 def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Sequence[int], workers: int) -> Iterator[int]:
-    """Write the shards with the given numbers, and yield each number when its shard is there."""
+    """Write the shards with the given numbers, and yield the number of each shard when it is finished."""
     if workers <= 1 or len(numbers) <= 1:
         for number in numbers:
             yield write(folder, parts, number)
@@ -78,7 +80,7 @@ def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Seque
 
 
 def write_record(folder: Path, number: int, part: Any, content: dict[str, Any]) -> None:
-    """Write the record of a shard, whose other files are there."""
+    """Write the record of a shard. All data files of the shard must have been written before."""
     write_atomically(shard_path(folder, number, "json"), summed_json({"part": asdict(part)} | content))
 
 
@@ -91,7 +93,7 @@ def record(folder: Path, number: int) -> dict[str, Any] | None:
 
 
 def write_index(folder: Path, content: dict[str, Any]) -> None:
-    """Write the index of a folder whose shards are all there."""
+    """Write the index of a folder. All shards must have been written before."""
     write_atomically(folder / INDEX, summed_json(content))
 
 
@@ -100,7 +102,7 @@ def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], b
 
     Args:
         folder: the folder.
-        kind: value of the index' field "format".
+        kind: expected value of the field "format" in the index.
         command: command that writes such a folder, for error messages.
 
     Raises:
@@ -117,7 +119,7 @@ def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], b
 
 
 def verify(folder: Path, ending: str, intact: Callable[[Path, int, dict[str, Any]], bool], command: str) -> None:
-    """Read all shards, and check their files.
+    """Read all shards of a folder, and check that they are intact.
 
     Args:
         folder: the folder.

@@ -73,9 +73,9 @@ def _open_lock(path: Path, subject: str) -> IO[str]:
 
 
 def lock_error(file: IO) -> OSError | None:
-    """Lock an open file until it is closed or this process dies. If the lock is held already, do not wait for it.
+    """Try to lock an open file until it is closed or this process dies. If the lock is held already, do not wait for it.
 
-    Return None if the lock was obtained, else the error that says why it was not.
+    Return None if the lock was obtained, else the error with the reason why it was not obtained.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

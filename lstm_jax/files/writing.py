@@ -55,8 +55,8 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
 
     Args:
         path: path of the new or existing file.
-        inputs: files and folders that the command reads. The entry "-" stands for standard input. The output must not be one of these
-            files. If the output is an existing file in one of these folders, it must have the mark of lstm-jax, even if `force` is true.
+        inputs: files and folders that the command reads; "-" stands for standard input. The output must not be one of these files. An
+            existing file in one of these folders is allowed only if it has the mark of lstm-jax, even if `force` is true.
         force: whether to allow an existing file without the mark of lstm-jax, which is the text `MARK`. An existing file with the mark that
             is not one of the inputs is always allowed.
 

@@ -31,7 +31,7 @@ def interrupted() -> bool:
 
 @contextlib.contextmanager
 def keep_interrupts() -> Iterator[None]:
-    """Return a context manager that makes sure that no SIGINT is lost within its context.
+    """Return a context manager within which no SIGINT is lost.
 
     The function `interrupted` returns true after a SIGINT. If Python has to ignore the `KeyboardInterrupt`, as in a callback or in a method
     `__del__`, it is raised again a little later. If a SIGINT interrupts the import of a compiled module, the traceback that the module
@@ -72,9 +72,9 @@ def keep_interrupts() -> Iterator[None]:
 def end_on_second_signal() -> Iterator[None]:
     """Return a context manager that ends this process at once, with exit code 130, when a second SIGINT or SIGTERM arrives.
 
-    This works even while the main thread runs compiled code. The first signal is left to its handler in Python, which is called when the
-    compiled code has returned. Only signals that have a handler in Python are counted. Outside the main thread the context manager does
-    nothing. Libraries should not use it, because it ends the whole process.
+    This works even while the main thread runs compiled code. The first signal does not end the process: its handler in Python is called
+    when the compiled code has returned. Only signals that have a handler in Python are counted. Outside the main thread the context manager
+    does nothing. Libraries should not use it, because it ends the whole process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,8 +1,8 @@
-"""Several processes that train one model together, on one machine or on several.
+"""Functions for several processes that train one model together, on one machine or on several machines.
 
 The processes run the same program, on JAX's multi-controller runtime: each process has its own devices, and one mesh holds the devices of
-all processes. They must call compiled functions on the mesh in the same order. The functions of this module let them agree on what only one
-of them knows, such as a signal that has arrived, or an error.
+all processes. All processes must call the same compiled functions on this mesh in the same order. With the functions of this module, a
+process shares with the others what only it knows, such as an error or a signal that it has received.
 """
 
 import contextlib
@@ -24,25 +24,27 @@ from lstm_jax.config.processes import Processes
 from lstm_jax.errors import InputError, require
 
 CONNECT_SECONDS = 60
-"""Number of seconds that a process waits for the others when the run starts."""
+"""Number of seconds that a process waits for the other processes when the run starts."""
 SILENT_SECONDS = 30
-"""Number of seconds without a sign of life after which a process counts as dead. JAX then ends all other processes."""
+"""Number of seconds without a heartbeat after which JAX regards a process as dead, and ends all other processes."""
 MANAGERS = (("SLURM_NTASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
-"""Environment variables in which Slurm and Open MPI give the number of processes and the index of this process."""
+"""Environment variables with the number of processes and the index of this process. The first row is for Slurm, the second for Open MPI."""
 
 
 def join(place: Processes = Processes()) -> Processes:  # noqa: B008
     """Join the other processes of the run, if there are any. Call this function before JAX makes its first array.
 
-    Fields of `place` that are not given are taken from the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID, or from Slurm or Open MPI. If none of these says that there are several processes, nothing is done.
+    `place` describes the run and this process. Its missing fields are taken from the environment variables JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from those of Slurm or Open MPI. If neither `place` nor the environment describes a run of
+    several processes, nothing is done.
 
     Returns:
-        The place of this process, with its number of processes and its index.
+        The completed `place`, with the number of processes and the index of this process.
 
     Raises:
-        InputError: if a part of the place is missing or invalid, if the port is in use, or if process 0 does not listen within
-            `CONNECT_SECONDS`. If another process does not come in this time, this process ends with a message and exit code 2.
+        InputError: if a field is missing or invalid, if the port is in use, or if process 0 does not listen at its address within
+            `CONNECT_SECONDS`. If another process does not join the run in this time, no error is raised, but this process ends with a
+            message and exit code 2.
     """
     found = _from_environment(place)
     managed = not found.coordinator and found.processes > 1 and _manager() is not None
@@ -67,7 +69,7 @@ def join(place: Processes = Processes()) -> Processes:  # noqa: B008
 
 
 def _from_environment(place: Processes) -> Processes:
-    """Return a place whose missing fields are taken from the environment variables of JAX, Slurm or Open MPI."""
+    """Return a copy of `place` whose missing fields are taken from the environment variables of JAX, Slurm or Open MPI."""
 
     def number(given: int, missing: int, names: Sequence[str]) -> int:
         for name in names if given == missing else ():
@@ -82,9 +84,10 @@ def _from_environment(place: Processes) -> Processes:
 
 
 def _manager() -> tuple[str, str] | None:
-    """Return the row of `MANAGERS` whose variables are set, or None.
+    """Return the row of `MANAGERS` whose environment variables are set, or None if this process was not started by Slurm or Open MPI.
 
-    Slurm sets its variables in a batch script, too, which is no process of a run.
+    Slurm also sets these variables in a batch script. A process that a batch script starts directly, without srun, is not counted as
+    started by Slurm.
     """
     found = next((names for names in MANAGERS if all(name in os.environ for name in names)), None)
     return None if found and found[0].startswith("SLURM") and "SLURM_STEP_NODELIST" not in os.environ else found
@@ -99,7 +102,10 @@ def _require_whole(place: Processes) -> None:
 
 
 def _require_free_port(place: Processes) -> None:
-    """Check that process 0 can listen at the port of the coordinator. JAX would end the process without an error."""
+    """Check that process 0 can listen at the port of the coordinator.
+
+    Without this check, JAX would end the process without an error message if the port is in use.
+    """
     if place.process:
         return
     with socket.socket() as tried:
@@ -111,7 +117,7 @@ def _require_free_port(place: Processes) -> None:
 
 
 def _wait_for_coordinator(place: Processes) -> None:
-    """Wait until process 0 listens at its port. JAX would abort this process if it did not."""
+    """Wait until process 0 listens at its port. Without this function, JAX would abort this process if process 0 does not listen."""
     host, _, port = place.coordinator.rpartition(":")
     until = time.monotonic() + CONNECT_SECONDS
     while place.process:
@@ -127,9 +133,10 @@ def _wait_for_coordinator(place: Processes) -> None:
 
 @contextlib.contextmanager
 def _ended_if_alone(place: Processes) -> Iterator[None]:
-    """Return a context manager that ends this process with exit code 2 and one line if its body takes longer than `CONNECT_SECONDS`.
+    """Return a context manager that ends this process if its body takes longer than `CONNECT_SECONDS`.
 
-    In its body JAX waits for the other processes, without returning to Python. If one of them never came, JAX would abort this one.
+    The process then prints one line and has exit code 2. In the body, JAX waits for the other processes without returning to Python.
+    Without this context manager, JAX would abort this process if another process never joins.
     """
 
     def end() -> None:
@@ -147,7 +154,7 @@ def _ended_if_alone(place: Processes) -> Iterator[None]:
 
 
 def first() -> bool:
-    """Return whether this process is process 0, which writes the files of a run. In a run of one process it is true."""
+    """Return whether this process is process 0, which writes the files of a run. In a run of one process, return True."""
     return jax.process_index() == 0
 
 
@@ -157,7 +164,7 @@ def several() -> bool:
 
 
 def own_devices(devices: int, place: Processes) -> int:
-    """Return the number of CPU devices that each process has, if all processes together have `devices`. 0 stays 0.
+    """Return the number of CPU devices of each process in a run that has `devices` CPU devices in all. If `devices` is 0, return 0.
 
     Raises:
         InputError: if the number is not a multiple of the number of processes.
@@ -168,7 +175,7 @@ def own_devices(devices: int, place: Processes) -> int:
 
 
 def largest(*numbers: int) -> tuple[int, ...]:
-    """Return, for each argument, the largest value that a process has given for it. All processes must call this function together."""
+    """Return the maximum of each argument over all processes. All processes must call this function together."""
     if not several():
         return numbers
     found = multihost_utils.process_allgather(np.asarray(numbers, np.int64))
@@ -179,8 +186,8 @@ def largest(*numbers: int) -> tuple[int, ...]:
 def together() -> Iterator[None]:
     """Return a context manager for work that can fail in one process alone, such as reading files.
 
-    If the work has failed in some processes, their own errors are raised there, and the others raise an `InputError` that names them. All
-    processes then end, and none waits for another.
+    If the work fails in some processes, each of them raises its own error, and all other processes raise an `InputError` that names the
+    failed ones. Therefore all processes end, and none waits forever for a failed process.
     """
     failed = True
     try:
@@ -198,10 +205,10 @@ def require_equal(values: Mapping[str, str]) -> None:
     """Check that all processes have given the same values. All processes must call this function together.
 
     Args:
-        values: dict from the name of a thing to its value, such as a config as JSON. The names are the same on all processes.
+        values: dict from names to values, such as from "config" to the config as JSON. The names are the same on all processes.
 
     Raises:
-        InputError: on all processes, if a process has another value than process 0.
+        InputError: on all processes, if a value of any process differs from that of process 0.
     """
     if not several():
         return
@@ -224,7 +231,7 @@ def code_digest() -> str:
 
 
 def on_host(leaf: Any) -> np.ndarray:
-    """Return an array as a NumPy array, with the parts that the devices of other processes hold.
+    """Return a JAX array as a NumPy array, including the parts that the devices of other processes hold.
 
     If there are such parts, all processes must call this function together.
     """

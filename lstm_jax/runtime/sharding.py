@@ -26,8 +26,8 @@ MOST_CPU_DEVICES = 64
 def use_cpu_cores(cores: int = 0) -> None:
     """Set the number of CPU devices that JAX has in this process, by default one per core. GPUs and TPUs are not affected.
 
-    Several devices are of use for a program that shards its batches over them and cannot use the backend `compiled`. One device, which JAX
-    has without this function, is as fast for `compiled`.
+    Several devices make a program faster if it shards its batches over them and does not use the backend `compiled`. The backend `compiled`
+    uses all cores with a single device, which is JAX's default.
 
     Call this function before JAX makes its first array. It also makes the process keep freed memory; see `machine.keep_freed_memory`.
 
@@ -89,9 +89,9 @@ def put(tree: Any, shardings: Any) -> Any:
     """Place a pytree of host arrays on the devices of a mesh, which may belong to several processes.
 
     Args:
-        tree: pytree of NumPy arrays or of JAX arrays on this process' own devices, the same on all processes. Each process reads only the
-            parts that its own devices hold.
-        shardings: a sharding, or a pytree of one sharding for each array.
+        tree: pytree of NumPy arrays, or of JAX arrays on the devices of this process. All processes give the same arrays. Each process
+            copies only the parts that belong on its own devices.
+        shardings: a sharding for all arrays, or a pytree with one sharding for each array.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -108,7 +108,7 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def own_rows(mesh: Mesh, count: int) -> slice:
-    """Return the rows of a batch that the devices of this process hold, if a batch of `count` rows is sharded over the mesh.
+    """Return the slice of the rows that the devices of this process hold, if a batch of `count` rows is sharded over the mesh.
 
     Raises:
         InputError: if the devices of this process are not consecutive in the mesh.
@@ -121,7 +121,7 @@ def own_rows(mesh: Mesh, count: int) -> slice:
 
 
 def from_own_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Return global arrays that are sharded along one axis, from the rows that each process has.
+    """Combine the rows of all processes into global arrays that are sharded along one axis.
 
     Args:
         tree: pytree of NumPy arrays with the rows of this process; see `own_rows`.

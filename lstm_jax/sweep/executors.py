@@ -25,12 +25,12 @@ from lstm_jax.sweep.progress import Tally
 
 DONE, FAILED = "done", "failed"
 POLL_SECONDS = 0.5
-"""Number of seconds between two looks at the Slurm jobs of a sweep. submitit asks Slurm less often than that."""
+"""Number of seconds after which the state of the Slurm jobs of a sweep is read again. submitit itself asks Slurm less often."""
 Outcomes = Generator[tuple[str, Row], None, None]
 
 
 ARRAY_JOBS = 1000
-"""Largest number of jobs in an array. Slurm refuses larger ones unless its `MaxArraySize` is raised."""
+"""Largest number of jobs in a Slurm array. The default value of Slurm's setting `MaxArraySize` does not allow larger arrays."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _in_process(function: Run, config: Any, cores: Iterable[int]) -> Row:
 def slurm(function: Run, missing: Mapping[str, Any], resources: Resources, tally: Tally) -> Outcomes:
     """Run the configs as arrays of Slurm jobs, which the package submitit starts. An array has at most `ARRAY_JOBS` jobs.
 
-    If the generator is closed before all jobs have ended, such as by Ctrl-C, the other jobs are cancelled.
+    If the generator is closed before all jobs have ended, for example after Ctrl-C, the remaining jobs are cancelled.
 
     Args:
         function: function that executes the run of a config.
@@ -186,7 +186,7 @@ def _slices(keys: list[str], size: int) -> Iterator[list[str]]:
 
 
 def _row_of_job(job: Any, config: Any) -> Row:
-    """Return the row of a job of submitit that has ended. A job that was killed, or ran out of time or memory, has failed."""
+    """Return the row of a finished submitit job. If the job was killed, or ran out of time or memory, the row has the status "failed"."""
     try:
         return job.result()
     except Exception as error:

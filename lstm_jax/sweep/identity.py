@@ -56,8 +56,8 @@ def source_digest(function: Run) -> str:
 def rebuild(kind: Any, values: Mapping[str, Any]) -> Any:
     """Rebuild a config from values that were read from JSON.
 
-    JSON turns tuples into lists, so every list becomes a tuple. If the `default_factory` of a field makes an inner config, a dict in this
-    field becomes a config of the same class.
+    JSON turns tuples into lists, and inner configs into dicts. Therefore every list is turned back into a tuple. A dict is turned back into
+    an inner config if the `default_factory` of its field makes an inner config.
 
     Args:
         kind: dataclass of the config.

@@ -48,9 +48,9 @@ class Task(ABC, Generic[C, D]):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
     """Names of the metrics that the objective returns."""
     flags: ClassVar[dict[str, str]]
-    """Command-line flags that the user can lower if there is not enough memory, as a dict. Its keys are "parameters", "residuals" (arrays
-    that the forward pass keeps for the backward pass) and "data". The error message names the flags of the key whose arrays need the most
-    memory."""
+    """Command-line flags that the user can lower if there is not enough memory: a dict from a kind of arrays to flags. The kinds are
+    "parameters", "residuals" (arrays that the forward pass keeps for the backward pass) and "data". The error message names the flags of
+    the kind that needs the most memory."""
 
     def __init__(self, config: C, data: D, mesh: Mesh):
         self.config, self.data, self.mesh = config, data, mesh

@@ -318,7 +318,7 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         return make_predictions(self.rebuild, mesh_of(self.config))(self.params, part)
 
     def end_of(self, series: data.Series, times: np.ndarray | None = None) -> tuple[Part, np.ndarray]:
-        """Return the window at the end of a series, whose targets are unknown, and the times (K,) of the entries after it.
+        """Return the last window of a series, whose targets are unknown, and the times (K,) of the K entries to forecast.
 
         The arguments and errors are those of `ahead`.
         """

@@ -312,7 +312,8 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
         Args:
             ids: character ids (N,) of the text, as `encode` returns them.
             mode: "carried", "window", or "auto" for the mode of the training; see `reading_mode`.
-            starts: positions in the text before which the recurrent state is replaced by zeros, as `held_out_starts` returns them.
+            starts: positions in the text before which the recurrent state is replaced by zeros, as `held_out_starts` returns them. In mode
+                "window" they are ignored.
 
         Returns:
             The scores of the last N - 1 characters. The first character has no score, because no character precedes it.
@@ -340,7 +341,10 @@ class Trained(base.Trained[GenerationConfig, data.Characters]):
 
 
 def held_out_starts(trained: Trained) -> np.ndarray | None:
-    """Return the positions at which the articles of the run's held-out text begin, or None if the run does not reset the state there."""
+    """Return the positions at which the articles of the run's held-out text begin.
+
+    If the config does not reset the state at the beginnings of articles (`article_resets`), return None.
+    """
     return load_corpus(trained.config).validation_starts if trained.config.data.article_resets else None
 
 

@@ -57,7 +57,7 @@ def check_exportable(task: str, model: RecurrentConfig) -> None:
         model: config of the run's model.
 
     Raises:
-        InputError: if the task is none that can be exported, or if ONNX cannot express what the model computes.
+        InputError: if a run of this task cannot be exported, or if ONNX cannot express what the model computes.
     """
     require(task in ("sentiment", "generation"), "task", task, "name a run of sentiment or generation")
     for name in ("zoneout", "zoneout_cell"):
@@ -85,7 +85,7 @@ def write_onnx(trained: base.Trained, path: Path, force: bool = True) -> dict[st
         name to text such as "int64 (batch, time)".
 
     Raises:
-        InputError: if `to_onnx` raises it, or if the file cannot be written.
+        InputError: if `to_onnx` raises an error, or if the file cannot be written.
     """
     model = to_onnx(trained)
     content = _serialized(model)

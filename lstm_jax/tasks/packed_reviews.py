@@ -15,7 +15,7 @@ from lstm_jax.packing import PackedPlaces, assign_rows, make_segment_ids
 from lstm_jax.training.examples import Examples, Order, epoch_order
 
 NONE = -1
-"""Label of a place in a row that has no review."""
+"""Label in place of a missing review, in a row that has fewer than M reviews."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class PackedRows:
     ids: np.ndarray
     """int32 (R, L): word ids, 0 where there is no review."""
     labels: np.ndarray
-    """int32 (R, M): labels of the reviews of each row, `NONE` where there is no review."""
+    """int32 (R, M): labels of the reviews of each row. If a row has fewer than M reviews, its last entries are `NONE`."""
     places: PackedPlaces
-    """Places of the reviews in the rows, as NumPy arrays."""
+    """Positions of the reviews in the rows, as NumPy arrays."""
     numbers: np.ndarray
     """int32 (N, 2): the row of each review, and its index among the reviews of the row."""
 
     @property
     def arrays(self) -> tuple[Any, ...]:
-        """Arrays with R rows, which are the training examples."""
+        """Pytree of arrays with R rows, which are the training examples."""
         return self.ids, self.labels, self.places
 
     @property
@@ -48,11 +48,11 @@ class PackedRows:
 
     @property
     def padding(self) -> float:
-        """Share of the steps of all rows that belong to no review."""
+        """Share of padding: the number of steps that belong to no review, divided by the number of all steps."""
         return float((self.places.segment_ids == 0).mean())
 
     def by_review(self, values: np.ndarray) -> np.ndarray:
-        """Return values (R, M) of the places in the rows as values (N,) in the order of the reviews."""
+        """Convert an array (R, M), with one entry for each review of each row, to an array (N,) in the order of the reviews."""
         return values[self.numbers[:, 0], self.numbers[:, 1]]
 
     def review(self, number: int) -> np.ndarray:
@@ -63,7 +63,7 @@ class PackedRows:
     def examples(self) -> Examples:
         """Return the rows as training examples. Each epoch reads them in random order. The metrics are means over reviews.
 
-        The weight of a row is that of each of its reviews.
+        The weight of a row is the weight of each review in it, which is 1 divided by the number of reviews in the batch.
         """
         counts = jnp.asarray((self.labels != NONE).sum(1), jnp.float32)
 
@@ -102,10 +102,10 @@ def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre")
 
 
 def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:
-    """Return the weights (B, M) of the reviews of a batch, which are equal and sum to 1. Places without a review have the weight 0.
+    """Return the weights of the reviews in a batch of B rows, as an array (B, M). They are equal and sum to 1; missing reviews have 0.
 
     Args:
-        labels: int (B, M), `NONE` where there is no review.
-        weight: weight (B,) of each review of a row, 0 for rows that only fill up the batch.
+        labels: int (B, M): labels of the reviews, `NONE` where a review is missing.
+        weight: (B,): weight of each row, which is the weight of each review in the row. It is 0 for rows that only fill up the batch.
     """
     return (labels != NONE).astype(weight.dtype) * weight[:, None]

@@ -81,8 +81,9 @@ def begin(
 ) -> Iterator[Run]:
     """Prepare the folder of a new or resumed run, and lock the folder against other processes until the context ends.
 
-    If several processes train the model together, process 0 prepares the folder. Each other process gets a temporary folder, whose
-    checkpoints are those of the folder, so that it can run the same code and nothing that it writes is kept.
+    If several processes train the model together, process 0 prepares the folder. Every other process runs the same code with a temporary
+    folder in place of the run's folder, so that the files that it writes are not kept. Only the folder of the checkpoints is the same for
+    all processes.
 
     Args:
         config: config of the run.
@@ -141,12 +142,13 @@ def _compiled_code() -> dict[str, str]:
 def _environments(run: RunFolder, here: dict[str, Any], allow: bool, console: Console) -> tuple[dict[str, Any], ...]:
     """Return the environments that a run was trained in, oldest first. If the present environment is a new one, it is included.
 
-    An environment is a dict of versions, devices and settings. The present environment is new in two cases: the run has no environment yet,
-    or `differences` finds a difference from the previous environment. Such a difference can change the last bits of results.
+    An environment is a dict of versions, devices and settings. The present environment is new if the run has no environment yet, or if
+    `differences` finds a difference between the present and the newest environment of the run. Such a difference can change the last bits
+    of results.
 
     Args:
         run: folder of the run.
-        here: the present environment.
+        here: the present environment, which is that of this process.
         allow: whether the run may be continued if there is such a difference.
         console: console that shows a note if there is such a difference.
 
@@ -181,7 +183,8 @@ def check_request(config: RunConfig, mesh: jax.sharding.Mesh) -> str:
     """Choose the backend that computes the recurrent layers of a config, and return its name.
 
     Raises:
-        InputError: if no backend can run the config, or if the batch size is not a multiple of the number of devices.
+        InputError: if no backend can run the config, or if the batch size is not a multiple of the number of microbatches times the number
+            of devices.
     """
     named = None if config.model.backend == "auto" else config.model.backend
     backend = resolve_backend(named, config.model.cell, compute_dtype=config.model.dtype, **_requirements(config.model)).name
@@ -266,7 +269,7 @@ def load_params(run: RunFolder, like: dict[str, jax.Array]) -> tuple[dict[str, n
         like: dict from the names of the parameters to arrays with the same shapes and dtypes as the parameters.
 
     Returns:
-        A pair of a dict from names to parameters, and a tuple with one warning for each damaged checkpoint that was skipped.
+        A pair of a dict from names to parameters, and a tuple with one warning for each damaged or unfinished checkpoint that was skipped.
 
     Raises:
         InputError: if no checkpoint is intact, or if the names, shapes and dtypes in the checkpoint are not those of `like`.

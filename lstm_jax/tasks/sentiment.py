@@ -35,8 +35,8 @@ DENSE = "each step updates the whole embedding; adam, compiled, on a CPU, update
 class Rows:
     """Padded reviews of one split, with their labels.
 
-    `ids` is int32 (N, T), for N reviews of T word ids each; those of shards stay in their files. `labels` is int32 (N,), with 1 for a
-    positive and 0 for a negative review.
+    `ids` is int32 (N, T), for N reviews of T word ids each. If it is a `PaddedReviews`, the ids stay in the files of the shards, and are
+    read when they are needed. `labels` is int32 (N,), with 1 for a positive and 0 for a negative review.
     """
 
     ids: np.ndarray | data.PaddedReviews
@@ -82,7 +82,7 @@ class Splits:
 def rows_of(split: data.EncodedSplit | data.ShardedSplit, config: SentimentConfig, mapped: bool = False) -> Split:
     """Return the reviews of a split as a model reads them: padded or truncated to the same length, or packed in rows.
 
-    If `mapped` is true, the ids of shards stay in their files, and only the rows that a batch takes are read.
+    If the split is in shards and `mapped` is true, the ids stay in the files of the shards, and each batch reads only its own rows.
     """
     shape = config.data.maxlen, config.data.padding, config.data.truncating
     if isinstance(split, data.ShardedSplit):
@@ -160,9 +160,9 @@ def make_logits(rebuild: Callable, mesh: jax.sharding.Mesh, fold: bool | None = 
     Args:
         rebuild: function from parameters to the model.
         mesh: devices that the reviews are sharded over.
-        fold: whether to multiply each word's vector by the kernels of the first layer once, and to look up the products, instead of
-            multiplying each word of each review; see `SentimentClassifier.fold`. None means: if there are more reviews than words in the
-            vocabulary.
+        fold: whether to multiply the vectors of all words of the vocabulary by the kernels of the first layer once, and then to look up the
+            products for the words of the reviews; see `SentimentClassifier.fold`. If None, this is done if there are more reviews than
+            words in the vocabulary.
     """
 
     def prepare(params, count: int):
@@ -193,7 +193,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def logits_of(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, Split | np.ndarray], np.ndarray]:
-    """Return a function logits(params, reviews) that returns the logits (N,) of N padded reviews, their ids (N, T), or packed reviews."""
+    """Return a function logits(params, reviews) that computes N logits. `reviews` is a `Split`, or the ids (N, T) of padded reviews."""
     padded, packed = make_logits(rebuild, mesh), make_packed_logits(rebuild, mesh)
 
     def logits(params: Any, rows: Split | np.ndarray) -> np.ndarray:
@@ -237,7 +237,7 @@ class Sentiment(base.Task[SentimentConfig, data.Reviews]):
 
     @cached_property
     def splits(self) -> Splits:
-        """Padded reviews of the training, validation and test splits."""
+        """Padded or packed reviews of the training, validation and test splits."""
         return padded_rows(self.data, self.config)
 
     def examples(self) -> Examples:

@@ -59,8 +59,8 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
     The text is cut into `batch` consecutive sections, and each section is read as one stream. A training step reads the next `length`
     characters of every stream, so that row b of a batch continues where row b of the previous batch ended.
 
-    For each epoch, a random integer from 0 to `length` - 1 is drawn, and all streams begin later in the text by that number of characters.
-    The positions at which the gradient is truncated therefore differ between epochs.
+    For each epoch, a random integer from 0 to `length` - 1 is drawn, and the beginnings of all streams are shifted forward by this number
+    of characters. The positions at which the gradient is truncated therefore differ between epochs.
 
     Args:
         text: character ids (N,).
@@ -70,7 +70,7 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
             batch is a pair of ids (B, length + 1) and resets, bool (B, length). If they are None, a batch is the ids alone.
 
     Raises:
-        InputError: if the text has fewer than (batch + 1) * length characters.
+        InputError: if the text has fewer than (batch + 1) * length characters, or if `starts` is given for a text in shards.
     """
     needed = (batch + 1) * length  # the random shift is at most length - 1, and the last chunk needs one more character as target
     remedy = f"{batch} streams of {length} characters need {needed}: give more text, a smaller batch or length"
@@ -98,8 +98,8 @@ def stream_examples(text: np.ndarray | data.ShardedText, length: int, batch: int
 def _metrics(logits: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return a pair of the loss of a batch and a dict of two metrics, which are the loss and the accuracy.
 
-    The loss is the cross-entropy in nats. Both metrics are averaged over the leading axes. The averages of the B examples are then
-    multiplied by their weights and added up.
+    The loss is the cross-entropy in nats. For each of the B examples, both metrics are averaged over all leading axes. The averages are
+    then multiplied by the weights of the examples and added up.
 
     Args:
         logits: (..., B, V), where B is the batch size and V the size of the vocabulary.
@@ -133,7 +133,8 @@ def stream_objective(rebuild: Rebuild) -> Objective:
     The result is a `training.step.Objective` with a carry. A batch is an array of character ids (B, length + 1), in which row b holds the
     next chunk of stream b. The model starts a chunk from its recurrent state at the end of the previous chunk, but the gradient does not
     flow back into the previous chunk. This is truncated back-propagation through time (Williams & Peng 1990). A batch may also be a pair of
-    ids and resets, bool (B, length), that are True where the state is replaced by zeros before a character.
+    these ids and of resets, bool (B, length). An entry of the resets is True if the state is replaced by zeros before the character is
+    read.
     """
 
     def objective(params, batch, weight, key, state):

@@ -1,4 +1,4 @@
-"""Callbacks, which are functions that the training loop calls after each epoch with a record of the epoch (`EpochRecord`).
+"""Callbacks: functions that the training loop calls after each epoch. Their only argument is the record of the epoch (`EpochRecord`).
 
 Example: `fit(..., callbacks=[lambda record: print(record.row["train_loss"])])`.
 """
@@ -29,7 +29,7 @@ class EpochRecord:
     rows: tuple[dict[str, Any], ...]
     """Metrics of all epochs up to this one. In a resumed run they include the epochs before the interruption."""
     params: Any = field(repr=False)
-    """Parameters of the model. They are valid only during the call, because the next training step reuses their memory."""
+    """Parameters of the model. They are valid only until the callback returns, because the next training step reuses their memory."""
     seed: int = 0
 
 

@@ -3,7 +3,7 @@
 The dense step updates a whole parameter. XLA fuses its operations, so that the step passes over memory once. The row-sparse step updates
 only the rows of a table that have a gradient. A table is a parameter of V rows and E columns, such as an embedding. B is the batch size.
 
-If the compiled code is not available, the row-sparse step updates the whole table in JAX.
+If the compiled code is not available, the row-sparse step is computed in JAX instead, and updates the whole table.
 """
 
 from dataclasses import dataclass
@@ -105,7 +105,7 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
 
 @dataclass(frozen=True)
 class _Rows(ForwardOperation):
-    """Operation that calls the compiled function `target` for some rows of the table `name`.
+    """Operation that calls the compiled function `target` for some rows of the table with the name `name`.
 
     If the compiled function is not available, each step updates all rows in JAX, so that no row ever misses a step.
     """

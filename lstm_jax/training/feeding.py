@@ -1,4 +1,4 @@
-"""The ways in which training examples reach the devices.
+"""Sources of batches: two methods to bring the training examples to the devices.
 
 `OnDevices` places all examples on each device, where a training step selects its batch. `FromHost` keeps them in host memory or in mapped
 files, and places the batches of a few steps at a time on the devices while the steps before them run. Each process of a run then reads only
@@ -30,17 +30,17 @@ class Source(ABC):
     """Source of the batches of an epoch. `arrays` and `order` are arguments of the compiled training steps; see `step.steps_program`."""
 
     gather: Callable[[Any, jax.Array], Any]
-    """Function gather(arrays, numbers) that returns a batch, as a part of the compiled training step."""
+    """Function gather(arrays, numbers) that returns a batch. It is compiled as a part of the training step."""
     waited: float | None = None
     """Seconds in which the training loop has waited for examples since the epoch began, or None if it never waits."""
 
     @abstractmethod
     def begin(self, key: jax.Array, step: int) -> None:
-        """Begin an epoch at one of its steps. `key` is the random key of its order."""
+        """Begin an epoch at its step `step`. `key` is the random key from which the order of the examples is drawn."""
 
     @abstractmethod
     def end(self, step: int) -> int:
-        """Return the end of the largest chunk of steps that begins at `step` and that one compiled call can take."""
+        """Return the index after the last step that one compiled call can take if the call begins at `step`."""
 
     @abstractmethod
     def at(self, step: int) -> tuple[Any, Order]:
@@ -75,12 +75,14 @@ class OnDevices(Source):
 
 
 def take_batch(batches: Any, number: jax.Array) -> Any:
-    """Return batch `number` of a pytree of arrays (S, B, ...), which hold the batches of S steps."""
+    """Return the batch with the index `number` from a pytree of arrays (S, B, ...), which hold S batches of B examples each."""
     return jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, number, keepdims=False), batches)
 
 
 class FromHost(Source):
-    """Source that reads batches on the host, and places groups of them on the devices of a mesh. Grain reads them ahead in a thread.
+    """Source that reads batches on the host, and places them on the devices of a mesh.
+
+    The batches of several consecutive steps form a group, which is placed at once. Grain reads the next groups ahead in a thread.
 
     Args:
         examples: the training examples, whose arrays are NumPy arrays or mapped files.
@@ -110,7 +112,10 @@ class FromHost(Source):
         self.group, self.placed, self.waited = -1, None, 0.0
 
     def _read(self, orders: Callable[[int, int], Order], group: int) -> tuple[Any, Order]:
-        """Return the batches of the steps of a group as a pytree of arrays (S, rows of this process, ...), and their order."""
+        """Return a pair of the batches of a group, as a pytree of arrays (S, b, ...), and their order.
+
+        S is the number of steps of the group, and b the number of rows of a batch that this process reads.
+        """
         first = group * self.size
         order = orders(first, min(first + self.size, self.steps))
         spare = self.size - len(order.rows)  # the last group is filled up, so that all have one shape

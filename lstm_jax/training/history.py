@@ -23,7 +23,7 @@ class History:
         """Return a pair of the history with one more epoch, and whether this epoch is the best one so far.
 
         The first epoch counts as the best one so far, even if its metric is nan. If the metric of the best epoch so far is nan, the next
-        epoch always replaces it.
+        epoch becomes the best one.
 
         Args:
             row: metrics of the epoch.

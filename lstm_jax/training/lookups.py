@@ -50,8 +50,9 @@ Lookup = Callable[[_Table, Any, Any], Any]
 def _evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any], lookup: Lookup, given: Sequence[jax.Array] = ()) -> list[Any]:
     """Evaluate a jaxpr, and return a list of its results. The arguments `args` may contain `_Table` and `_Unknown` objects.
 
-    The function `lookup` computes the result of each lookup in a `_Table`. If an operand of another operation is `_Unknown`, its results
-    are `_Unknown`, too. The arrays in `given` are sharded as they should be, so that sharding constraints on them are left out.
+    The function `lookup` computes the result of each lookup in a `_Table`. If an operand of another operation is `_Unknown`, the results of
+    this operation are `_Unknown`, too. `given` has arrays that already have the right sharding; sharding constraints on these arrays are
+    skipped.
 
     Raises:
         _OtherUseError: if an operation other than a lookup has a `_Table` as an operand, or if a result of the jaxpr is a `_Table`.
@@ -136,7 +137,7 @@ def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class FoundLookups:
-    """Loss function that uses one of the parameters, called the table, only to look up rows. The function has been traced to a jaxpr."""
+    """Loss function, traced to a jaxpr, that uses one of its parameters only to look up rows. This parameter is called the table."""
 
     table: str
     """Name of the table among the parameters."""
@@ -149,7 +150,7 @@ class FoundLookups:
     """For each lookup in the table, the index of the batch axis of its row indices."""
 
     def __call__(self, params: dict[str, Any], *args: Any) -> Any:
-        """Return the results of the loss function. The lookups are evaluated as in any other function."""
+        """Return the results of the loss function. The rows are looked up in the table, as in the original function."""
         return jax.tree.unflatten(self.structure, core.jaxpr_as_fun(self.jaxpr)(*_leaves(params, args)))
 
     def indices(self, params: dict[str, Any], *args: Any) -> list[jax.Array]:
@@ -241,10 +242,12 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
 
 
 def _batch_axes(found: FoundLookups, loss: Callable, params: dict[str, Any], args: tuple) -> tuple[int, ...]:
-    """Return the index of the batch axis of each array of row indices: the axis that is twice as large for a batch that is twice as large.
+    """Return the index of the batch axis of each array of row indices.
 
-    If there is no such axis, or the loss function cannot read another batch, it is the last axis. This only matters for what the devices of
-    a mesh exchange.
+    The loss function is also traced with a batch of twice the size. The batch axis is the axis whose size doubles.
+
+    If no axis or several axes double, or if the loss function cannot be traced with the larger batch, the last axis is returned. A wrong
+    axis does not change the results, but the devices of a mesh may exchange more data.
     """
 
     def doubled(leaf: Any) -> jax.ShapeDtypeStruct:

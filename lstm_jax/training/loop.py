@@ -54,7 +54,7 @@ class FitResult:
 
 
 def check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
-    """Check that a batch can be divided into microbatches, and each of these among the devices in the mesh.
+    """Check that a batch can be divided into microbatches, and each microbatch among the devices in the mesh.
 
     Raises:
         InputError: if the batch size is not a multiple of the number of microbatches times the number of devices.
@@ -112,8 +112,8 @@ def fit(
         `FitResult`.
 
     Raises:
-        InputError: if there are no examples, if a batch cannot be divided into its microbatches and these among the devices, if `monitor`
-            is not the name of a metric, or if all checkpoints from which the run could be resumed are damaged.
+        InputError: if there are no examples, if the batch size is not a multiple of the number of microbatches times the number of devices,
+            if `monitor` is not the name of a metric, or if all checkpoints from which the run could be resumed are damaged.
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     require(examples.count >= 1, "training examples", examples.count, "give at least one")

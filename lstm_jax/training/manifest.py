@@ -30,7 +30,7 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return advice to the user about a changed file of a run. An error message about the file ends with this advice."""
+    """Return the advice to the user at the end of error messages about a changed file of a run."""
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
 
 

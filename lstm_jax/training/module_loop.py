@@ -1,4 +1,4 @@
-"""Training loop for a user's own Flax NNX module, which is the training loop of this project's tasks."""
+"""Function `fit`, which trains a user's own Flax NNX module with the training loop that this project's tasks also use (`loop.fit`)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,12 +43,12 @@ def fit(
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
 ) -> loop.FitResult:
-    """Train a Flax NNX module in place, with the training loop of this project's tasks.
+    """Train a Flax NNX module in place, with the training loop that this project's tasks also use.
 
     Each epoch reads the examples in a new random order. This order and the random streams of the module, such as those of dropout, depend
     only on `seed`, the number of the epoch and the number of the step. Therefore a training that is interrupted and resumed ends with the
-    same bits as one that is not interrupted. If the optimiser has a row-sparse update, a step does not update the whole of the largest
-    embedding table, but only the rows that the batch looks up; see `make_train_step`.
+    same bits as one that is not interrupted. If the optimiser has a row-sparse update, a step updates only those rows of the largest
+    embedding table that the batch looks up; see `make_train_step`.
 
     Args:
         model: the module. At the end it has the parameters of the best epoch, or of the last epoch if no metric is monitored.
@@ -64,7 +64,8 @@ def fit(
         patience: the training stops early once the monitored metric has not improved for this number of epochs. If 0, it does not stop
             early.
         evaluate: function from the module to a dict of further metrics of an epoch, such as those of a validation set. The module is in the
-            mode of `model`, which is that of training unless `model.eval()` was called: call it in `evaluate` if the module has dropout.
+            same mode as `model`, usually the training mode. If the module has dropout, `evaluate` must therefore first call the module's
+            method `eval()`.
         monitor: name of the metric that has its smallest value in the best epoch. If empty, no epoch is the best one, and the training does
             not stop early.
         mesh: devices that each batch is sharded over. If None, one device is used.
@@ -80,7 +81,7 @@ def fit(
         The result of `loop.fit`. Its field `rows` has one dict of metrics for each epoch.
 
     Raises:
-        InputError: if the model has no parameters, if it has other variables than parameters and random streams, if the arrays have
+        InputError: if the model has no parameters, if it has variables that are neither parameters nor random streams, if the arrays have
             different numbers of rows, if the shape of the losses is not (B,), or if `loop.fit` raises an error.
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
@@ -140,7 +141,7 @@ def fit(
 
 
 def _reseeded(variables: Any, key: jax.Array) -> Any:
-    """Return the variables of a module's random streams with new keys, which are derived from `key`. All counts are set to 0."""
+    """Return the variables of a module's random streams with new keys, derived from `key`, and with all counters set to 0."""
 
     def fresh(number: int, var: Any) -> Any:
         if isinstance(var, nnx.RngKey):

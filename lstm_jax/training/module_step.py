@@ -1,8 +1,7 @@
 """Compiled training step of a user's own model, which `make_train_step` returns.
 
 The model is a Flax NNX module, or the pytree of parameters of a model in another library, such as Flax Linen, Haiku or Equinox. With an
-optimiser such as `lstm_jax.adam`, a step does not update the whole of the largest embedding table, but only the rows of this table that the
-batch looks up.
+optimiser such as `lstm_jax.adam`, a step updates only those rows of the largest embedding table that the batch looks up.
 """
 
 from collections.abc import Callable
@@ -32,7 +31,7 @@ def split_model(model: Any) -> Parts:
     rebuilds the pytree.
 
     Raises:
-        InputError: if the model has no parameters, or a leaf of the pytree is not an array of floats.
+        InputError: if the model has no parameters, if one of them is not an array of floats, or if two have the same path.
     """
     if isinstance(model, nnx.Module):
         parts = split_module(model)
@@ -52,9 +51,9 @@ def split_model(model: Any) -> Parts:
 
 
 def _kept(model: nnx.Module, variables: Any) -> Any:
-    """Return the variables of a module that it also had before a call, in the structure of `variables`.
+    """Return the values of a module's variables after a call, in the structure of `variables`, the variables before the call.
 
-    Variables that the call made, such as values that layers `sow`, are left out.
+    Variables that the call has added, such as values that layers `sow`, are left out.
     """
     found = dict(nnx.to_flat_state(split_module(model).variables))
     return nnx.from_flat_state([(path, found[path]) for path, _ in nnx.to_flat_state(variables)])
@@ -67,7 +66,7 @@ class _Programs(NamedTuple):
 
 
 def checked_mesh(mesh: Mesh | None) -> Mesh:
-    """Return the mesh, or a mesh of one device if it is None.
+    """Return `mesh` after checking its axes. If it is None, return a mesh of one device.
 
     Raises:
         InputError: if the mesh does not have one axis, "data", of the type `Auto`.
@@ -82,9 +81,11 @@ class TrainStep:
     """Compiled training step of a model; see `make_train_step`.
 
     The arguments of a step are a training state and a batch. The step returns a new state and the result of the loss function. The given
-    state must not be used afterwards, because the step reuses its memory (donates it). To read the trained parameters, call the method
-    `model`. In the parameters of a state, rows of an embedding table may have missed steps that did not look them up; `model` lets the rows
-    take these steps.
+    state must not be used afterwards, because the step reuses its memory (donates it).
+
+    To read the trained parameters, call the method `model` instead of reading them from a state. If updates are row-sparse, the embedding
+    table in a state may have rows that have missed the steps that did not look them up. The method `model` first lets these rows take the
+    missed steps.
     """
 
     def __init__(self, model: Any, loss_fn: Callable, optimizer: Optimizer, has_aux: bool, mesh: Mesh):
@@ -126,8 +127,8 @@ class TrainStep:
 
         Args:
             state: training state before the steps. It must not be used afterwards.
-            batches: S batches. They are given as further arguments of the loss function, with one more axis in front: pytrees of arrays
-                (S, B, ...).
+            batches: S batches of B examples each. They are the further arguments of the loss function with one more axis in front: pytrees
+                of arrays (S, B, ...).
 
         Returns:
             A pair of the training state after the last step, and the results of the loss function in all steps. Each array of the results
@@ -149,16 +150,17 @@ class TrainStep:
 
     @property
     def table(self) -> str:
-        """Name of the embedding table of which a step updates only the rows that a batch looks up.
+        """Name of the embedding table that is updated row-sparsely: a step updates only those of its rows that the batch looks up.
 
-        It is "" before the first step. After the first step, it is "" if there is no such table.
+        The name is "" before the first step, and also afterwards if there is no such table.
         """
         return self._table or ""
 
     def lower(self, state: TrainState, *batch: Any) -> jax.stages.Lowered:
-        """Return the program of a step before it is compiled, such as to read what it exchanges or the memory that it needs.
+        """Lower a step without compiling it, as the method `lower` of a jitted function does, and return the lowered program.
 
-        The arguments are those of a step. Nothing is computed, and the state stays valid.
+        Use it for example to find out which data the devices exchange, or how much memory a step needs. The arguments are those of a step.
+        Nothing is computed, and the state stays valid.
         """
         with sharding.on(self._mesh):
             return self._programs.step.lower(*self._prepared(0, state, batch))
@@ -168,7 +170,7 @@ class TrainStep:
             return program(*self._prepared(axis, state, batch))
 
     def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, tuple]:
-        """Return the arguments of the compiled step: the state, in which rows of a table may miss steps, and the batch on the mesh."""
+        """Return the arguments of the compiled step: the state, prepared for a row-sparse or a dense update, and the batch on the mesh."""
         if self._mesh.size > 1:
             for leaf in jax.tree.leaves(batch):
                 require(
@@ -191,9 +193,9 @@ class TrainStep:
         return state, batch
 
     def _objective(self, params: Any, batch: tuple, weight: Any, key: Any, variables: Any) -> tuple[jax.Array, Any]:
-        """Return the loss, and a pair of two things: the result of `loss_fn`, and the variables of the model after the call.
+        """Return the loss, and a pair of the result of `loss_fn` and the variables of the model after the call.
 
-        The function is a `step.Objective` whose carry consists of the variables. `weight` and `key` are not used.
+        This method is a `step.Objective` whose carry consists of the variables. `weight` and `key` are not used.
         """
         del weight, key
         model = self._parts.rebuild(params, variables)
@@ -224,7 +226,10 @@ class TrainStep:
         return TrainState(state.step + 1, params, opt_state, {}, variables, {table: lag.at - lag.done}), result
 
     def _lag(self, state: TrainState) -> Any:
-        """Return the `Lag` of the embedding table. It counts steps from the last multiple of `CATCH_UP_INTERVAL`, at which no row lags."""
+        """Return the `Lag` of the embedding table.
+
+        Steps are counted from the last multiple of `CATCH_UP_INTERVAL`, at which all rows have taken all their steps.
+        """
         rows = self._optimizer.rows  # pyright: ignore[reportAttributeAccessIssue]
         ((name, behind),) = state.behind.items()
         return rows.begin(state.params[name], state.opt_state, CATCH_UP_INTERVAL, state.step % CATCH_UP_INTERVAL, behind)
@@ -260,10 +265,10 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
             state, loss = step(state, x, y)
         model = step.model(state)
 
-    If the optimiser has a row-sparse update, and its compiled code can run, a step does not update the whole of the largest embedding
-    table. It computes the gradients of the rows that the batch looks up, and updates only these rows. The other rows take their missed
-    steps later, at the latest when `step.model` is called. Apart from rounding, the result is the same as that of a dense update.
-    `lstm_jax.adam` and `lstm_jax.keras_adam` have a row-sparse update, also with gradient clipping by `training.optimizers.clipped`.
+    If the optimiser has a row-sparse update, and its compiled code can run, a step treats the largest embedding table specially: it
+    computes the gradients of those rows that the batch looks up, and updates only these rows. The other rows take their missed steps later,
+    at the latest when `step.model` is called. Apart from rounding, the result is the same as that of a dense update. `lstm_jax.adam` and
+    `lstm_jax.keras_adam` have a row-sparse update, also with gradient clipping by `training.optimizers.clipped`.
 
     An embedding table is a large parameter that the loss uses only to look up rows; see `training.lookups`. It is found in every layer, of
     any library, that looks up rows by JAX's gather. Examples are `lstm_jax.Embedding`, `flax.nnx.Embed` and `jnp.take(table, ids, axis=0)`.
@@ -278,6 +283,6 @@ def make_train_step(model: Any, loss_fn: Callable, optimizer: Optimizer, *, has_
         mesh: devices that each batch is sharded over; see `runtime.sharding.make_mesh`. If None, one device is used.
 
     Raises:
-        InputError: if the model has no parameters, or a leaf of the pytree is not an array of floats.
+        InputError: if the model has no parameters, if one of them is not an array of floats, or if two have the same path.
     """
     return TrainStep(model, loss_fn, optimizer, has_aux, checked_mesh(mesh))

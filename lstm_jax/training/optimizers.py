@@ -46,8 +46,8 @@ def adam(learning_rate, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -
         m' = b1 m + (1 - b1) g;  v' = b2 v + (1 - b2) g^2;  p' = p - lr m' / (1 - b1^t) / (sqrt(v' / (1 - b2^t)) + eps)
 
     Here p is the parameter, g its gradient, m and v its moments, lr the learning rate and t the number of the step, counted from 1. This
-    optimiser can be used in place of `optax.adam`, for example in `nnx.Optimizer`. In `make_train_step`, it does not update the whole of
-    the largest embedding table, but only the rows that a batch looks up.
+    optimiser can be used in place of `optax.adam`, for example in `nnx.Optimizer`. In `make_train_step`, it updates only those rows of the
+    largest embedding table that a batch looks up.
 
     Args:
         learning_rate: a number, or a function from the number of past steps to a number.
@@ -111,9 +111,9 @@ def clipped(optimizer: Optimizer, most: float) -> Optimizer:
 
     If the global norm of the gradient exceeds `most`, the gradient is scaled so that its norm is `most`.
 
-    If `optimizer` is a `RowOptimizer`, the result is one, too. Its row-sparse update clips by the norm of the dense gradient: if a batch
-    looks up a row several times, the gradients of the row are added up before the norm is computed. The state has the structure of
-    `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
+    If `optimizer` is a `RowOptimizer`, the result is a `RowOptimizer`, too. Its row-sparse update clips by the same norm as the dense
+    update: if a batch looks up a row several times, the gradients of the row are added up before the norm is computed. The state has the
+    structure of `optax.chain(optax.clip_by_global_norm(most), optimizer)`.
     """
     if isinstance(optimizer, RowOptimizer):
         return RowOptimizer(optax.chain(optax.clip_by_global_norm(most), optimizer.dense), ClippedRows(optimizer.rows, most))

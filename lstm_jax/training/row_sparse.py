@@ -24,7 +24,7 @@ Update = Callable[..., tuple[Any, Any]]
 
 
 class RowUpdate(ABC):
-    """Base class of a row-sparse update. In such an update, a training step updates only the rows of a table (V, E) that it looks up.
+    """Base class of a row-sparse update, in which a training step updates only those rows of a table (V, E) that it looks up.
 
     The other rows of the table miss the step. Later, the method `catch_up` lets these rows take the steps that they missed. A `Lag` records
     how many steps each row has taken.
@@ -65,8 +65,8 @@ class RowUpdate(ABC):
     def update(self, updates: Any, name: str, ids: Any, rows: Any, lag: Lag, state: Any, params: Any) -> tuple[Lag, Any, Any]:
         """Take one training step, which updates some rows of the table and all other parameters.
 
-        The other rows of the table miss the step. Once they have taken their missed steps, the table is the same, apart from rounding, as
-        after a dense step in which these rows have a gradient of zero.
+        The other rows of the table miss the step. Later, `catch_up` lets them take it with a gradient of zero. The table is then the same
+        as after a dense step, apart from rounding.
 
         Args:
             updates: dict from the names of the other parameters to their gradients.
@@ -152,7 +152,7 @@ class ClippedRows(RowUpdate):
 
     If the global norm of the dense gradient exceeds `most`, the gradients are scaled so that the norm is `most`. The row-sparse update
     `inner` then takes the step with the scaled gradients. The state of the optimiser is a pair, as with
-    `optax.chain(optax.clip_by_global_norm(most), ...)`. Its second member is the state that `inner` uses.
+    `optax.chain(optax.clip_by_global_norm(most), ...)`. The second member of the pair is the state that `inner` uses.
     """
 
     inner: RowUpdate

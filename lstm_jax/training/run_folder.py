@@ -109,7 +109,7 @@ class RunFolder:
         require(same, f"data of run {self.path}", "changed since the run began", "give the old data to resume it, or name a new folder")
 
     def verify(self) -> tuple[str, ...]:
-        """Check that the files on which predictions depend are as the run wrote them, and return a tuple of warnings.
+        """Check that the files on which predictions depend are unchanged since the run wrote them, and return a tuple of warnings.
 
         If the run has no manifest, a warning says that a change of its files cannot be noticed. Older versions wrote no manifest. If the
         run has a manifest, the tuple is empty.

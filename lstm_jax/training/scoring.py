@@ -60,8 +60,8 @@ def bits_and_perplexity(nats: float) -> dict[str, float]:
 def _score(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return two arrays (...) with one entry for each target character.
 
-    The first array has the negative log-probability of each target, in nats. The second array says for each target whether it has the
-    highest probability of all characters.
+    The first array has the negative log-probability of each target, in nats. The second array is true for each target that has the highest
+    probability of all characters.
 
     Args:
         logits: (..., V): logits of all characters of the vocabulary, where V is its size.
@@ -122,7 +122,7 @@ class Scorer:
         Args:
             params: parameters of the model.
             ids: character ids (N,) of the text.
-            starts: positions in the text before which the recurrent state is replaced by zeros. They are read in mode "carried" only.
+            starts: positions in the text before which the recurrent state is replaced by zeros. In mode "window" they are ignored.
 
         Returns:
             The scores of the last N - 1 characters. The first character has no score, because no character precedes it.

@@ -28,8 +28,8 @@ class TrainState(NamedTuple):
     size. If there are no such arrays, it is ()."""
     behind: Any = ()
     """int32 (V,): number of steps of the current epoch that each of the V rows of a table has missed so far, because row-sparse updates
-    change only the rows that a step looks up. If no update is row-sparse, it is (). It may also be (), if each call of the compiled
-    training steps ends by applying all missed steps."""
+    change only the rows that a step looks up. If no update is row-sparse, it is (). If updates are row-sparse but it is (), all rows take
+    their missed steps at the end of each call of the compiled training steps, so that no missed steps need to be stored."""
 
 
 def state_sharding(params: Any, optimizer: Optimizer, totals: tuple[str, ...], mesh: Mesh, carry: Any = (), behind: Any = ()) -> TrainState:

@@ -39,7 +39,7 @@ effect of the interval on speed is within noise (experiments/LOG.md)."""
 
 @dataclass(frozen=True)
 class LookupObjective:
-    """Objective that uses one of the parameters, such as an embedding, only to look up rows. This parameter is called the table.
+    """Objective that uses one of the parameters, called the table, only to look up rows. An example of a table is an embedding.
 
     If the optimiser has a row-sparse update, a training step computes gradients only for the rows of the table that the batch looks up, and
     never forms the gradient of the whole table. A batch of B sequences of T ids looks up at most B * T rows.
@@ -221,7 +221,7 @@ def row_sparse_update(
     weight,
     key,
 ):
-    """Take one step that updates, of the table, only the rows that the batch looks up. All other parameters are updated as a whole.
+    """Take one step that updates only those rows of the table that the batch looks up, and all other parameters as a whole.
 
     The gradient of the table is computed only for the rows that are looked up.
 
@@ -254,7 +254,8 @@ def row_sparse_update(
 def _joined(arrays: list[jax.Array], columns: int) -> jax.Array:
     """Concatenate the arrays of several lookups. If there is only one lookup, return its array unchanged.
 
-    `columns` is 0 for arrays of row indices. It is 1 for arrays of row vectors, whose last axis has the columns of the table.
+    `columns` is the number of last axes that are kept as they are: 0 for arrays of row indices, and 1 for arrays of row vectors, whose last
+    axis has the columns of the table.
     """
     if len(arrays) == 1:
         return arrays[0]
@@ -266,8 +267,8 @@ def _take_step(
 ) -> tuple[Any, TrainState]:
     """Take step n of the epoch, add its metrics to the totals, and return a pair of the new `Lag` and the new training state.
 
-    `carried` is the pair before the step. `update` is the function that computes the step: `dense_update` or `row_sparse_update`, whose
-    arguments before `state` are bound by `partial`.
+    `carried` is the pair of `Lag` and training state before the step. `update` is the function that computes the step: `dense_update` or
+    `row_sparse_update`, whose arguments before `state` are bound by `partial`.
     """
     lag, state = carried
     at = n - order.first
@@ -279,7 +280,7 @@ def _take_step(
 
 
 def catch_up_if(due: jax.Array, rows: RowUpdate, table: str, lag, opt_state: Any, params: Any) -> tuple[Any, Any, Any]:
-    """Let all rows of the table take the steps that they missed, if `due` is true.
+    """If `due` is true, let all rows of the table take the steps that they missed. Otherwise change nothing.
 
     Returns:
         The `Lag`, the state of the optimiser and the parameters.

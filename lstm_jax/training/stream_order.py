@@ -1,4 +1,4 @@
-"""Orders of an epoch that need little memory, for examples that are streamed because they are too many for a permutation in memory."""
+"""Orders of an epoch for streamed examples, computed part by part, since the order of all examples may be too large for the memory."""
 
 from functools import lru_cache
 
@@ -14,11 +14,12 @@ WINDOW = 256
 
 
 def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
-    """Return a random order of `count` examples that needs memory for one window of 65,536 examples only.
+    """Return a random order of `count` examples, of which only two windows of 65,536 examples are in memory at a time.
 
-    The examples are divided into blocks of 256 consecutive ones. Grain's `index_shuffle`, a permutation that is computed index by index,
-    shuffles the blocks of the whole epoch. Then the examples of each 256 consecutive blocks are permuted. A batch therefore has examples
-    from all parts of the data. Examples that do not fill a block come in the last window.
+    The examples are divided into blocks of 256 consecutive examples. First, the blocks are shuffled over the whole epoch by Grain's
+    `index_shuffle`, a permutation that is computed index by index. Then each window of 256 consecutive shuffled blocks is permuted example
+    by example. A batch therefore has examples from all parts of the data. The examples at the end that do not fill a block belong to the
+    last window.
     """
     import grain
 
@@ -28,7 +29,7 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
 
     @lru_cache(2)
     def window(number: int) -> np.ndarray:
-        """Return the permuted examples of a window of blocks."""
+        """Return the indices of the examples of a window of blocks, permuted."""
         places = range(number * WINDOW, min((number + 1) * WINDOW, blocks))
         chosen = [grain.experimental.index_shuffle(place, blocks - 1, seed[-1], 4) for place in places] if blocks > 1 else list(places)
         examples = (np.asarray(chosen, np.int64)[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
@@ -37,7 +38,7 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
         return np.random.default_rng([*seed, number]).permutation(examples)
 
     def numbers(first: int, stop: int) -> np.ndarray:
-        """Return the examples at the places first .. stop - 1 of the order."""
+        """Return the indices of the examples at the positions first .. stop - 1 of the order."""
         parts = []
         for number in range(min(first // size, windows - 1), windows):
             begin = number * size
@@ -61,7 +62,8 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
 def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
     """Return the order in which `batch_size` streams of a text are read in chunks of `length` characters; see `data.stream_chunks`.
 
-    All streams begin later in the text by the same random number of characters, below `length`. `count` is the number of chunks.
+    The beginnings of all streams are shifted forward by the same random number of characters, from 0 to `length` - 1. `count` is the number
+    of chunks.
     """
     steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
 

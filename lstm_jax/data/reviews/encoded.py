@@ -59,7 +59,7 @@ class EncodedSplit:
         return EncodedSplit(values, offsets, self.labels[rows], self.groups[rows])
 
     def blocks(self) -> Iterator["EncodedSplit"]:
-        """Yield the reviews in blocks whose ids are in memory, as a `ShardedSplit` does: here all of them."""
+        """Yield all reviews as a single block. `ShardedSplit` has the same method, and yields several blocks."""
         yield self
 
     def hashes(self) -> np.ndarray:
@@ -83,10 +83,10 @@ class EncodedReviews:
 
 
 def keras_check_hash(split: EncodedSplit) -> str:
-    """Return a SHA-256 hash of the ids and labels of a split, to compare splits of Keras' IMDB data set.
+    """Return a SHA-256 hash of the ids and labels of a split, to check that the split equals that of Keras' IMDB data set.
 
-    The hash of a split that `prepare` returns can be compared with a known hash of a split that
-    `keras.datasets.imdb.load_data(num_words=None)` returned, so that the comparison does not need Keras.
+    The hash is compared with a stored hash of the split that `keras.datasets.imdb.load_data(num_words=None)` returns. The check therefore
+    does not need Keras.
 
     The hash covers the ids of each review as little-endian int32 followed by b"|", and then the labels as little-endian int32.
     """

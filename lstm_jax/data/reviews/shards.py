@@ -1,13 +1,14 @@
-"""Reviews that are larger than the memory: their ids in mapped files, each of which holds the reviews of one table.
+"""Data sets of reviews that are larger than the memory. The ids stay in memory-mapped files (shards), one for each table of reviews.
 
 A folder of shards holds these files:
 
-    00000.ids    int32 ids of shard 0, which count in the shard's own vocabulary; each review begins with the id 0
+    00000.ids    int32 word ids of shard 0, from the shard's own vocabulary; each review begins with the id 0
     00000.npz    for each review: its number of ids, its label, its movie, and a hash of its words
     00000.json   the shard's words with their counts, its movies and the SHA-256 of both files; it is written last
-    index.json   the joint vocabulary of the training tables; it is written when all shards are there
+    index.json   the joint vocabulary of the training tables; it is written once all shards are finished
 
-In memory are 28 bytes a review (its label, movie, hash and place), and 4 bytes for each word of each shard.
+An opened folder takes 28 bytes of memory for each review (its label, movie, hash and position), and 4 bytes for each word of each shard's
+vocabulary.
 """
 
 import hashlib
@@ -47,7 +48,7 @@ class Part:
 
     path: str
     split: str
-    """Split of its reviews: "train" or "test"."""
+    """Split that the reviews belong to: "train" or "test"."""
     size: int
     """Size of the file in bytes."""
     modified: int
@@ -67,8 +68,8 @@ def write_review_shards(
 ) -> "ShardedReviews":
     """Write the reviews of tables as ids in shards, and return them. The ids are those of `encode_reviews` for the same reviews.
 
-    A table becomes one shard, and is read row by row. If the folder holds shards of an earlier call that was interrupted, those that are
-    intact are kept.
+    Each table becomes one shard, and is read row by row. If an earlier call for the same folder was interrupted, the intact shards that it
+    has written are kept.
 
     Args:
         paths: tables with training reviews, and folders of such tables; see `read_table`.
@@ -80,8 +81,8 @@ def write_review_shards(
         on_progress: function that is called with the number of finished shards and the number of all shards.
 
     Raises:
-        InputError: if a path is no table, if a table cannot be read (see `read_table`), if a split has no positive or no negative reviews,
-            or if the folder cannot be written or holds shards of other reviews.
+        InputError: if a path leads to no table, if a table cannot be read (see `read_table`) or has no reviews, if a split has no positive
+            or no negative reviews, or if the folder cannot be written or holds shards of other reviews.
     """
     files = [(path, split) for split, names in (("train", paths), ("test", test_paths)) for path in _tables(names)]
     stats = [path.stat() for path, _ in files]
@@ -128,7 +129,7 @@ def _digests(folder: Path, number: int) -> list[str]:
 
 
 def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
-    """Return whether the files of a shard are there and have the SHA-256s of its record."""
+    """Return whether the data files of a shard exist and have the SHA-256 checksums in its record `found`."""
     try:
         return _digests(folder, number) == found["sha256"]
     except (OSError, InputError):
@@ -172,10 +173,13 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
 
 @dataclass(frozen=True)
 class ShardedSplit:
-    """N reviews whose ids stay in mapped files; it has the methods of an `EncodedSplit`, which read the ids of the reviews they return."""
+    """N encoded reviews whose ids stay in mapped files.
+
+    It has the same methods as `EncodedSplit`. A method that returns ids reads them from the files.
+    """
 
     values: MappedIds
-    """Ids of all reviews, those of other splits included."""
+    """Ids of all reviews in the folder, including those of other splits."""
     starts: np.ndarray
     """(N,) int64: index in `values` of the first id of each review."""
     lengths: np.ndarray
@@ -219,7 +223,10 @@ class ShardedSplit:
 
 @dataclass(frozen=True)
 class PaddedReviews:
-    """Array (N, maxlen) of padded reviews, of which only the rows that are taken are read. It is a leaf of `Examples.arrays`."""
+    """Array (N, maxlen) of padded reviews, whose rows are read from mapped files when they are taken.
+
+    It can be a leaf of `Examples.arrays`.
+    """
 
     split: ShardedSplit
     maxlen: int
@@ -236,7 +243,7 @@ class PaddedReviews:
         return 0
 
     def take(self, rows: np.ndarray, axis: int = 0, mode: str = "clip") -> np.ndarray:
-        """Return the given rows as an int32 array (rows, maxlen). Rows outside are moved to the ends."""
+        """Return the rows with the indices `rows` as an int32 array (rows, maxlen). Indices are clipped to 0 .. N - 1."""
         del axis, mode
         return self.split.select(np.clip(rows, 0, len(self.split) - 1)).padded(self.maxlen, self.padding, self.truncating)
 
@@ -254,7 +261,8 @@ class ShardedReviews:
     test: ShardedSplit | None
     vocabulary: Vocabulary
     fingerprint: str
-    """SHA-256 of the index, and so of the content of all shards, and of the size of the vocabulary."""
+    """SHA-256 of the index and of the size of the vocabulary. Since the index has the checksums of all shards, it also covers their
+    content."""
 
 
 Reviews = EncodedReviews | ShardedReviews
@@ -262,7 +270,7 @@ Reviews = EncodedReviews | ShardedReviews
 
 
 def read_review_shards(folder: str | Path, num_words: int | None = None) -> ShardedReviews:
-    """Map the shards of reviews. Their ids are not read.
+    """Map the shards in a folder of reviews, without reading the ids.
 
     Args:
         folder: folder that `write_review_shards` has written.
@@ -303,7 +311,7 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
 
 
 def _rows_of(path: Path, remedy: str) -> dict[str, np.ndarray]:
-    """Return the arrays of the reviews of a shard."""
+    """Return the arrays in the .npz file of a shard, which have one entry for each review."""
     try:
         return read_npz(path)
     except InputError as error:
@@ -311,7 +319,7 @@ def _rows_of(path: Path, remedy: str) -> dict[str, np.ndarray]:
 
 
 def _split(values: MappedIds, rows: Sequence[tuple[str, int, dict[str, np.ndarray]]], name: str) -> ShardedSplit | None:
-    """Return the reviews of the shards of one split, or None if there are none."""
+    """Return the reviews of one split, from all shards of this split, or None if there is no such shard."""
     own = [(begin, columns) for split, begin, columns in rows if split == name]
     if not own:
         return None

@@ -26,8 +26,8 @@ class Corpus:
     """One long text that is encoded as ids and divided into a training and a validation split."""
 
     train: np.ndarray | ShardedText
-    """(T,) ids of the training split, a `ShardedText` if they stay in mapped files. Their dtype is the smallest of uint8, uint16 and int32
-    that can represent every id."""
+    """(T,) ids of the training split. If they stay in mapped files, this is a `ShardedText`. The dtype is the smallest of uint8, uint16 and
+    int32 that can represent every id."""
     validation: np.ndarray
     """(T',) ids of the validation split, which is the end of the text. The dtype is that of `train`. If nothing is held out, T' is 0."""
     characters: Characters
@@ -42,7 +42,8 @@ class Corpus:
     train_starts: np.ndarray = field(default_factory=_no_starts)
     """(A,) int64: positions in `train` at which the articles begin, in ascending order. The first one is 0."""
     validation_starts: np.ndarray = field(default_factory=_no_starts)
-    """(A',) int64: positions in `validation` at which the articles begin, or the rest of an article that the cut divides."""
+    """(A',) int64: positions in `validation` at which the articles begin. If the cut divides an article, the rest of it counts as an
+    article."""
     notes: tuple[str, ...] = ()
     """Messages to the user, with one sentence for each kind of change that was made to the text when it was read."""
 
@@ -113,12 +114,15 @@ def prepare_corpus(
 def sharded_corpus(
     folder: str | Path, recipe: Recipe = "source", unit: Unit = "character", validation: float = 0.1, length: int = 40
 ) -> Corpus:
-    """Return a corpus whose training split stays in the mapped shards that `write_shards` has written. The validation split is read.
+    """Return a corpus from the shards that `write_shards` has written.
+
+    The training split stays in the mapped files. The validation split is read into memory. The positions at which the articles begin are
+    unknown, so that `train_starts` and `validation_starts` are empty.
 
     Args:
         folder: folder of the shards.
-        recipe: recipe by which the text of the shards must have been cleaned.
-        unit: unit that the text of the shards must have.
+        recipe: recipe with which `write_shards` must have cleaned the text.
+        unit: unit with which `write_shards` must have been called.
         validation: share of the characters in the validation split, at least 0 and below 1.
         length: number of characters of the windows on which a model will be trained.
 

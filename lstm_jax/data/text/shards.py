@@ -1,10 +1,10 @@
-"""Character corpora that are larger than the memory: the ids of a text in mapped files, each of which holds one shard of the text.
+"""Character corpora that are larger than the memory. The ids of a text stay in memory-mapped files (shards), one for each part of the text.
 
 A folder of shards holds these files:
 
-    00000.npy    ids of shard 0, which count in the shard's own vocabulary, so that a shard can be written before the others are read
+    00000.npy    ids of shard 0, from the shard's own vocabulary, so that a shard can be written before the others are read
     00000.json   the shard's vocabulary, its number of ids and the SHA-256 of its ids; it is written last
-    index.json   the joint vocabulary and the list of the shards; it is written when all shards are there
+    index.json   the joint vocabulary and the list of the shards; it is written once all shards are finished
 
 Each .json file begins with its own SHA-256, so that damage is noticed.
 """
@@ -29,11 +29,13 @@ from lstm_jax.files.writing import write_atomically
 SHARD_BYTES = 32 * 2**20
 """Size, in bytes, of the part of a text file that becomes one shard."""
 SHARD = ("characters", "count", "sha256")
-"""Names of the values that the index has of each shard. In addition, "apart" says whether a separator stands before it."""
+"""Names of the values that the index copies from the record of each shard. The index also has the value "apart" of each shard: whether a
+separator stands before the shard."""
 SEPARATOR = " "
 """Character between two articles, and between two shards if the recipe removes white space at the ends of a text."""
 SPACE = b" \t\n"
-"""Bytes after which a text may be divided. A carriage return is none of them, since a line end of Windows must stay whole."""
+"""Bytes after which a text may be divided. The carriage return is left out, since the two bytes of a Windows line end must stay
+together."""
 _SEARCHED = 2**16
 FORMAT = "text 1"
 """Value of the field "format" of the index."""
@@ -43,7 +45,7 @@ COMMAND = "lstm-jax data shard"
 
 @dataclass(frozen=True)
 class Part:
-    """Part of a text file that becomes one shard: the bytes from `begin` to `end`, both moved forward to the next white space."""
+    """Part of a text file that becomes one shard: the bytes from `begin` to `end`. `_division` moves both limits forward to white space."""
 
     path: str
     begin: int
@@ -65,9 +67,11 @@ def write_shards(
     on_progress: Progress | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> "ShardedText":
-    """Write the text of files as ids in shards, and return it. The ids are those that `prepare_corpus` gives with all of them in training.
+    """Write the text of files as ids in shards, and return it.
 
-    If the folder holds shards of an earlier call that was interrupted, those that are intact are kept.
+    The ids equal those of the training split that `prepare_corpus` returns for the same files with `validation=0`.
+
+    If an earlier call for the same folder was interrupted, the intact shards that it has written are kept.
 
     Args:
         paths: text files, and folders of text files. Each file is an article, and articles are joined as in `prepare_corpus`.
@@ -76,11 +80,11 @@ def write_shards(
         unit: unit of the text: "character" or "byte".
         workers: number of processes that write shards at the same time.
         on_progress: function that is called with the number of finished shards and the number of all shards.
-        shard_bytes: size of the part of a file that becomes one shard.
+        shard_bytes: size, in bytes, of the part of a file that becomes one shard.
 
     Raises:
-        InputError: if a path is no text file, if a file cannot be read or is not UTF-8, or if the folder cannot be written or holds shards
-            of another text or another cleaning.
+        InputError: if a path leads to no text file, if a file cannot be read or is not UTF-8, or if the folder cannot be written or holds
+            shards of another text or another cleaning.
     """
     require(recipe in get_args(Recipe), "clean", recipe, f"give one of {', '.join(get_args(Recipe))}")
     parts = [part for path in source_files(paths) for part in _parts(path, recipe, unit, shard_bytes)]
@@ -121,7 +125,7 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
 
 
 def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
-    """Return whether the ids of a shard are there and have the SHA-256 of its record."""
+    """Return whether the file of ids of a shard exists and has the SHA-256 checksum in its record `found`."""
     try:
         return _digest(np.load(shard_path(folder, number, "npy"), mmap_mode="r", allow_pickle=False)) == found["sha256"]
     except (OSError, ValueError):
@@ -154,7 +158,10 @@ def _decoded(content: bytes, path: str, begin: int) -> str:
 
 
 def _division(file: Any, place: int, size: int) -> int:
-    """Return the first place at or after `place` at which a text file can be divided: after white space, else between two characters."""
+    """Return the first position, from `place` on, at which a text file can be divided.
+
+    This is the position after the next white space. If there is no white space nearby, it is the next position between two characters.
+    """
     if place in (0, size):
         return place
     file.seek(place)
@@ -167,7 +174,7 @@ def _division(file: Any, place: int, size: int) -> int:
 
 @dataclass(frozen=True)
 class Index:
-    """Facts about a text that the index of its shards holds: the recipe of its cleaning, the number of its articles and a SHA-256."""
+    """Facts about a text in shards: the recipe of its cleaning, the number of its articles, and the SHA-256 of the index file."""
 
     recipe: str
     articles: int
@@ -175,14 +182,14 @@ class Index:
 
 
 class ShardedText(MappedIds):
-    """Ids of a text in mapped shards, of which only what is read is in memory.
+    """Ids of a text, or of a part of it, in mapped shards. They are read from the files when they are used.
 
     Args:
         shards: the shards in their order.
         characters: joint vocabulary.
         index: facts about the whole text.
-        begin: index of the first id of the whole text that belongs to this one.
-        end: index after the last one. If None, it is the end of the whole text.
+        begin: index of the first id of the part, counted in the whole text.
+        end: index after the last id of the part, counted in the whole text. If None, the part ends with the text.
     """
 
     def __init__(self, shards: Sequence[Shard], characters: Characters, index: Index, begin: int = 0, end: int | None = None):
@@ -190,12 +197,12 @@ class ShardedText(MappedIds):
         self.characters, self.index = characters, index
 
     def part(self, begin: int, end: int) -> "ShardedText":
-        """Return the ids from `begin` to `end` as a sharded text. Nothing is read."""
+        """Return the ids `begin` to `end` - 1 of this text as a `ShardedText`, without reading them."""
         return ShardedText(self.shards, self.characters, self.index, self.begin + begin, self.begin + end)
 
 
 def read_shards(folder: str | Path) -> ShardedText:
-    """Map the shards of a text. Only their headers are read.
+    """Map the shards of a text. Only the headers of the files of ids are read.
 
     Raises:
         InputError: if the folder holds no finished shards, or if a shard is missing, has another size or belongs to another text.

@@ -15,11 +15,12 @@ def make_window(trained: base.Trained, request: Request | None = None) -> Window
     """Return the page of a trained run, which `inspection.window.write_page` writes.
 
     For each step of each example the page has the gates and states of all recurrent layers, and the output of the network. For a review it
-    also has the share of each word in the verdict, and for a text the likeliest next characters.
+    also shows how much each word contributes to the verdict, for a series how much each entry contributes to the forecast, and for a text
+    the likeliest next characters.
 
     Args:
         trained: a loaded run of the task "sentiment", "generation" or "forecast".
-        request: the examples and epochs to show. If None, they are the default ones.
+        request: the examples and epochs to show. If None, the defaults of `Request` are used.
 
     Raises:
         InputError: if the run is of another task, if an example cannot be read, or if the run's data are needed and have changed.

@@ -1,4 +1,4 @@
-"""What the pages of all tasks share: the request, the parameters of the kept epochs, and the traces of recurrent layers."""
+"""Classes and functions that the pages of all tasks use: the request, the parameters of kept epochs, and traces of recurrent layers."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,18 +22,22 @@ _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
 
 @dataclass(frozen=True)
 class Request:
-    """What a page shows. If neither texts nor a file are given, the examples are chosen from the run's own held-out data."""
+    """Request for a page: the examples and the epochs that it shows.
+
+    If neither texts nor a file are given, the examples are chosen from the run's own held-out data.
+    """
 
     texts: tuple[str, ...] = ()
-    """Reviews or texts."""
+    """Reviews (for a sentiment run) or texts (for a text-generation run) to show."""
     file: Path | None = None
-    """File with one review per line, file with a text, or file with a series, whose last entries are shown."""
+    """File with the examples: one review per line, a text, or a series. Of a series, the last window is shown."""
     examples: int = 2
-    """Number of examples of each kind: those where the network was surest, most wrong and most torn."""
+    """Number of examples of each kind that are chosen from the held-out data. The kinds depend on the task; for reviews they are those
+    about which the network was surest and right, most wrong, and least sure."""
     chars: int = 200
-    """Number of characters of each example of a text."""
+    """Number of characters that are shown of each text."""
     epochs: int = 6
-    """Largest number of epochs, if the run has kept the parameters of its epochs."""
+    """Largest number of epochs to show. A run that has not kept the parameters of its epochs shows its best epoch only."""
 
     def __post_init__(self):
         for name in ("examples", "chars", "epochs"):
@@ -49,13 +53,14 @@ class Epochs(NamedTuple):
     params: tuple[dict[str, jax.Array], ...]
     """Parameters of each epoch."""
     shown: int
-    """Index of the epoch that is shown first: the best one."""
+    """Index in `numbers` of the best epoch, which the page shows first."""
 
 
 def kept_epochs(trained: base.Trained, most: int) -> Epochs:
     """Return the parameters of the epochs that the run has kept, or those of its best epoch if it has kept none.
 
-    If there are more than `most`, they are the first, the best, the last, and others evenly spaced between them.
+    If the run has kept more than `most` epochs, `most` epochs are selected: the best one, and others that are evenly spaced from the first
+    to the last epoch.
 
     Raises:
         InputError: if the parameters of an epoch are damaged.
@@ -82,7 +87,7 @@ def _best_epoch(trained: base.Trained) -> int:
 
 
 class Tracer:
-    """Function from parameters and an input to the gates and states of all recurrent layers. It is compiled once for each shape.
+    """Function from parameters and an input to the gates and states of all recurrent layers. JAX compiles it once for each input shape.
 
     Args:
         rebuild: function from parameters to the model.

@@ -1,7 +1,6 @@
 """The page of a forecasting run, which shows windows of a series entry by entry.
 
-C is the number of entries that the model reads in a window, F the number of features of an entry and K the number of entries that it
-forecasts.
+In a window, the model reads C entries with F features each, and forecasts the next K entries.
 """
 
 from typing import Any
@@ -19,7 +18,10 @@ from lstm_jax.tasks.inspecting.common import Request, Tracer, kept_epochs, sprea
 
 
 class _Network:
-    """Compiled functions of the parameters and one window."""
+    """Model of a forecasting run, as functions of the parameters and of one window.
+
+    A window is given by its features `entries` (C, F) and times `ahead` (K,); see `forecast_windows.Part`.
+    """
 
     def __init__(self, trained: forecast.Trained):
         self.rebuild, self.scale = trained.rebuild, trained.scale
@@ -27,11 +29,11 @@ class _Network:
         self.predict = jax.jit(lambda params, entries, ahead: trained.rebuild(params)(entries, ahead, deterministic=True))
 
     def means(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
-        """Return the means (K,) of a forecast, relative to the last entry, in the units of the series."""
+        """Return the means (K,) of a forecast, minus the last entry that the model reads, in the units of the series."""
         return self.rebuild(params)(entries[None], ahead[None], deterministic=True)[0, 0] * self.scale.spread
 
     def mean(self, entries: jax.Array, params: Any, ahead: jax.Array) -> jax.Array:
-        """Return the mean of a forecast over its K entries."""
+        """Return the average of `means` over the K entries of a forecast."""
         return self.means(entries, params, ahead).mean()
 
 
@@ -58,7 +60,10 @@ def forecast_window(trained: forecast.Trained, request: Request) -> Window:
 
 
 def _chosen(trained: forecast.Trained, part: Part, count: int) -> dict[int, str]:
-    """Return the indices of windows whose forecasts are surest, most wrong and least sure, with these words."""
+    """Choose the windows whose forecasts are surest, most wrong and least sure, `count` of each kind.
+
+    Return a dict from the index of each chosen window to its kind.
+    """
     predicted = trained.predict(part)
     spreads, off = predicted[:, 1].mean(-1), np.abs(predicted[:, 0] - part.target).mean(-1)
     found: dict[int, str] = {}
@@ -97,7 +102,7 @@ def _frame(network: _Network, params: Any, part: Part, n: int, known: bool) -> F
 
 
 def _replaced(network: _Network, params: Any, entries: jax.Array, ahead: jax.Array) -> list[float]:
-    """Return by how much the mean of the forecast falls if an entry is replaced by the mean of its neighbours, for each entry."""
+    """Return, for each of the C entries, by how much the average forecast falls if this entry is replaced by the mean of its neighbours."""
     whole = np.asarray(entries)
     before, after = whole[np.maximum(np.arange(len(whole)) - 1, 0)], whole[np.minimum(np.arange(1, len(whole) + 1), len(whole) - 1)]
     rows = np.broadcast_to(whole, (len(whole), *whole.shape)).copy()

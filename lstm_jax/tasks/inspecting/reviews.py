@@ -1,6 +1,7 @@
 """The page of a sentiment run, which shows reviews word by word.
 
-T is the number of ids of a review as the model reads it, padding included, and W the number of its words without padding.
+T is the number of word ids of a review with padding, W the number of its words without padding, N the number of reviews, and E the number
+of features of a word.
 """
 
 from collections.abc import Sequence
@@ -25,14 +26,14 @@ from lstm_jax.tasks.running import check_own_data
 NEIGHBOURS = 8
 """Number of nearest words that are shown for a word."""
 LEAST_REVIEWS = 100
-"""Words that occur in fewer training reviews than this number are no neighbours, unless the data set is small."""
+"""Least number of training reviews that contain a word that is shown as a nearest word. In a small data set, fewer reviews suffice."""
 
 
 @dataclass(frozen=True)
 class _Review:
     name: str
     ids: np.ndarray
-    """Ids (T,), padding included."""
+    """Word ids (T,) of the review, padding included."""
 
     @property
     def words(self) -> np.ndarray:
@@ -41,7 +42,7 @@ class _Review:
 
 
 class _Network:
-    """Compiled functions of the parameters and the ids of one review."""
+    """Model of a sentiment run, as functions of the parameters and of one review."""
 
     def __init__(self, trained: sentiment.Trained):
         self.rebuild, self.config = trained.rebuild, trained.config.data
@@ -52,7 +53,10 @@ class _Network:
 
     @cached_property
     def _logits(self) -> Any:
-        """Function from parameters, ids (N, T) and, for a run with packed reviews, their places to logits (N,)."""
+        """Compiled function from parameters and ids (N, T) to logits (N,).
+
+        Its third argument has the positions of the reviews in the rows if the run packs reviews, else None.
+        """
 
         def logits(params: Any, ids: jax.Array, packed: PackedPlaces | None) -> jax.Array:
             found = self.rebuild(params)(ids, packed=packed, deterministic=True)
@@ -62,7 +66,7 @@ class _Network:
 
     @cached_property
     def vectors(self) -> Any:
-        """Function from parameters and ids (T,) to word vectors (T, E)."""
+        """Compiled function from parameters and the ids (T,) of a review to its word vectors (T, E)."""
         return jax.jit(lambda params, ids: self.rebuild(params).embedding(ids[:, None], 1)[:, 0])
 
     def verdict(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
@@ -70,7 +74,10 @@ class _Network:
         return self.rebuild(params)(ids[None], vectors=vectors[:, None], deterministic=True)[0]
 
     def outputs(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
-        """Return the logits (T,) after each word or, of a model that needs the whole review, the logit (1,) of the verdict."""
+        """Return the logits (T,) after each word.
+
+        A model that needs the whole review, such as a bidirectional one, gives only the logit (1,) of the whole review.
+        """
         if not self.stepwise:
             return self.verdict(vectors, params, ids)[None]
         model = self.rebuild(params)
@@ -82,17 +89,17 @@ class _Network:
         return float(self._batch(params, [review.ids[review.words]], len(review.ids))[0])
 
     def without_each(self, params: Any, review: _Review) -> np.ndarray:
-        """Return the logits (W,) of the review without its first word, without its second word, and so on."""
+        """Return W logits: entry n is the logit of the review without its word n."""
         words = review.ids[review.words]
         return self._batch(params, [np.delete(words, n) for n in range(len(words))], len(review.ids))
 
     def after_each(self, params: Any, review: _Review) -> np.ndarray:
-        """Return the logits (W,) of the first word alone, of the first two words, and so on, each padded like a review."""
+        """Return W logits: entry n is the logit of a review that consists of the words 0 to n only, with the usual padding."""
         words = review.ids[review.words]
         return self._batch(params, [words[: n + 1] for n in range(len(words))], len(review.ids))
 
     def _batch(self, params: Any, rows: list[np.ndarray], length: int) -> np.ndarray:
-        """Return the logits (N,) of N reviews without padding, which are padded to `length` as the run pads them."""
+        """Pad N reviews to `length` ids as the run does, and return their logits (N,). `rows` has the unpadded ids of each review."""
         post, count = bool(self.config.packed) or self.config.padding == "post", np.asarray([len(row) for row in rows])
         full = np.zeros((length, length), np.int32)  # one shape, so that one program serves all reviews of a length
         for n, row in enumerate(rows):
@@ -124,7 +131,10 @@ def _words(trained: sentiment.Trained, review: _Review) -> list[str]:
 
 
 def _rows(trained: sentiment.Trained, split: data.EncodedSplit) -> np.ndarray:
-    """Return the ids (N, T) of reviews. Those of a run with packed reviews have the length of the longest review, and no more."""
+    """Return the ids (N, T) of the reviews of a split, padded or cut as the run does it.
+
+    If the run packs reviews, T is the length of the longest review, but at most the length of a row.
+    """
     config = trained.config.data
     length = min(config.packed, int(split.lengths.max())) if config.packed else config.maxlen
     return split.padded(length, config.padding, config.truncating)
@@ -144,7 +154,7 @@ def _given(trained: sentiment.Trained, request: Request) -> list[_Review]:
 
 
 def _chosen(trained: sentiment.Trained, count: int) -> list[_Review]:
-    """Return held-out reviews of which the network was surest and right, surest and wrong, and least sure."""
+    """Choose held-out reviews about which the network was surest and right, surest and wrong, and least sure, `count` of each kind."""
     reviews = sentiment.load_reviews(trained.config)
     check_own_data(trained.run, reviews.fingerprint)
     parts = sentiment.padded_rows(reviews, trained.config).held_out()
@@ -162,7 +172,7 @@ def _chosen(trained: sentiment.Trained, count: int) -> list[_Review]:
 
 
 def _ids(rows: sentiment.Split, number: int) -> np.ndarray:
-    """Return the ids (T,) of the review with the index `number` of a split."""
+    """Return the ids (T,) of the review with the index `number` in a split."""
     if isinstance(rows, sentiment.Rows):
         taken = rows.ids[number] if isinstance(rows.ids, np.ndarray) else rows.ids.take(np.asarray([number]))[0]
         return np.asarray(taken, np.int32)
@@ -196,7 +206,7 @@ def _frame(network: _Network, params: Any, review: _Review) -> Frame:
 
 
 def _neighbours(trained: sentiment.Trained, words: set[str]) -> dict[str, Sequence[tuple[str, float]]]:
-    """Return the words nearest to each of the given words by the cosine similarity of their vectors."""
+    """Return a dict from each of the given words to the words nearest to it, with the cosine similarities of their vectors."""
     space = trained.words
     least = min(LEAST_REVIEWS, max(1, int(space.statistics[1].max()) // 20))
     found = {}

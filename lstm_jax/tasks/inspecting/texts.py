@@ -23,30 +23,30 @@ READ = 20_000
 
 
 class _Network:
-    """Compiled functions of the parameters and the character ids of one text, which is read from a zero state."""
+    """Model of a text-generation run, as functions of the parameters and of one text, which is read from a zero state."""
 
     def __init__(self, trained: generation.Trained):
         self.rebuild, self.size = trained.rebuild, trained.characters.size
         self.trace = Tracer(trained.rebuild)
 
     def _logits(self, vectors: jax.Array, params: Any) -> jax.Array:
-        """Return the logits (N, V) of the next character, given the input features (N, E)."""
+        """Return the logits (N, V) of the next character after each of N characters, whose input features are `vectors` (N, E)."""
         model = self.rebuild(params)
         hidden, _ = model.recurrent(vectors[:, None], deterministic=True, time_major=True)
         return model.logits(hidden)[:, 0]
 
     def outputs(self, vectors: jax.Array, params: Any, following: jax.Array) -> jax.Array:
-        """Return the negative log-probability (N,) in nats of the character that follows each step."""
+        """Return the negative log-probabilities (N,), in nats, of the next characters `following` (N,), one after each step."""
         return -jnp.take_along_axis(jax.nn.log_softmax(self._logits(vectors, params)), following[:, None], axis=-1)[:, 0]
 
     @cached_property
     def log_probabilities(self) -> Any:
-        """Function from input features (N, E) and parameters to the log-probabilities (N, V) of the next character."""
+        """Compiled function from input features (N, E) and parameters to the log-probabilities (N, V) of the next character."""
         return jax.jit(lambda vectors, params: jax.nn.log_softmax(self._logits(vectors, params)))
 
     @cached_property
     def vectors(self) -> Any:
-        """Function from parameters and ids (N,) to input features (N, E): one-hot vectors, or those of the embedding."""
+        """Compiled function from parameters and ids (N,) to input features (N, E), which are one-hot vectors or rows of the embedding."""
 
         def vectors(params: Any, ids: jax.Array) -> jax.Array:
             model = self.rebuild(params)
@@ -82,7 +82,7 @@ def _given(trained: generation.Trained, request: Request) -> list[tuple[str, np.
 
 
 def _chosen(trained: generation.Trained, request: Request) -> list[tuple[str, np.ndarray]]:
-    """Return parts of the held-out text which the network predicts best, worst, and like the median."""
+    """Choose parts of the held-out text that the network predicts best, worst and about as well as the median part."""
     held_out = generation.read_ids(trained, most=READ)
     size = min(request.chars, len(held_out) - 1)
     require(size >= 2, "held-out text", f"{len(held_out)} characters", "give --text or --file")

@@ -96,7 +96,7 @@ def save(folder: Path, step: int, state: PyTree, extra: dict[str, Any]) -> Path:
 
 
 def restore(folder: Path, like: PyTree, added: tuple[str, ...] = (), step: int | None = None) -> Restored:
-    """Load the newest intact checkpoint, or the checkpoint of a given step. It is intact if all its checksums are correct.
+    """Load the newest intact checkpoint, or the checkpoint of a given step. A checkpoint is intact if all its checksums are correct.
 
     Args:
         folder: folder that was given to `save`.
@@ -108,8 +108,8 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = (), step: int |
         step: number of the step whose checkpoint is loaded. If None, the newest intact checkpoint is loaded.
 
     Raises:
-        InputError: if there is no such checkpoint, if it is damaged or all are, or if the paths, shapes and dtypes of the leaves in the
-            checkpoint are not those of the leaves in `like`.
+        InputError: if there is no checkpoint (of the step `step`, if it is given), if all these checkpoints are damaged, or if the paths,
+            shapes and dtypes of the leaves in the checkpoint are not those of the leaves in `like`.
     """
     rejected: list[tuple[int, str]] = []
     wanted = _named(like)
@@ -134,8 +134,8 @@ def restore(folder: Path, like: PyTree, added: tuple[str, ...] = (), step: int |
 def prune(folder: Path, keep: int) -> None:
     """Keep the newest `keep` intact checkpoints, and remove all checkpoints that are older than these.
 
-    A damaged checkpoint is not counted, so that it cannot displace the last intact one. If it is newer than the oldest intact checkpoint
-    that is kept, it stays.
+    Damaged checkpoints do not count towards `keep`, so that they cannot displace intact ones. A damaged checkpoint is removed only if it is
+    older than all intact checkpoints that are kept.
 
     Raises:
         InputError: if `keep` is below 1, or the folder cannot be written.
@@ -217,7 +217,7 @@ def _clean(folder: Path) -> None:
 def _agreed(damage: str) -> str:
     """Return a description of the damage to a checkpoint if at least one process has found damage, else "".
 
-    All processes call this function, so that they skip the same checkpoints.
+    All processes call this function and get the same result. They therefore skip the same checkpoints.
 
     Args:
         damage: description of the damage that this process has found, or "" if it has found none.
