@@ -69,9 +69,10 @@ def names(module: str) -> list[str]:
     return [name for name in public if name in _docs(module) or getattr(getattr(loaded, name), "__module__", "") == module]
 
 
-def documented() -> set[str]:
+@cache
+def documented() -> frozenset[str]:
     """Return the full names of everything that has an entry on a page, such as "lstm_jax.layers.LSTM"."""
-    return {f"{module}.{name}" for modules in PACKAGES.values() for module in modules for name in names(module)}
+    return frozenset(f"{module}.{name}" for modules in PACKAGES.values() for module in modules for name in names(module))
 
 
 def page(package: str) -> str:
@@ -91,13 +92,22 @@ def page(package: str) -> str:
 def _entry(module: str, name: str) -> str:
     found = getattr(importlib.import_module(module), name)
     if inspect.isclass(found):
-        ours = any(base.__module__.startswith("lstm_jax") for base in found.__bases__)
-        return f".. autoclass:: {name}\n   :members:" + "\n   :show-inheritance:" * ours
+        options = ["members:"]
+        options += ["show-inheritance:"] if any(base.__module__.startswith("lstm_jax") for base in found.__bases__) else []
+        options += ["special-members: __call__"] if "__call__" in vars(found) else []
+        # methods of a base class that has no entry of its own
+        hidden = any(base.__module__.startswith("lstm_jax") and not _has_entry(base) for base in found.__mro__[1:])
+        options += ["inherited-members: Module,Pytree,Recurrent"] if hidden and not _has_entry(found.__bases__[0]) else []
+        return "\n   :".join([f".. autoclass:: {name}", *options])
     if inspect.isfunction(found):
         return f".. autofunction:: {name}"
     text = _docs(_sources(module).get(name, module)).get(name) or _described(found)
     body = "\n".join(f"   {_linked(line)}".rstrip() for line in text)
     return f".. py:data:: {name}\n\n{body}"
+
+
+def _has_entry(kind: type) -> bool:
+    return kind.__name__ in {full.rsplit(".", 1)[1] for full in documented()}
 
 
 @cache

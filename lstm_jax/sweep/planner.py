@@ -41,7 +41,8 @@ def run(
         options: parameters of submitit by name. Only "slurm" uses them.
 
     Raises:
-        InputError: if the function is a lambda, if `where` is not a key of `EXECUTORS`, if `workers` is negative, or if `where` is "slurm" without submitit installed.
+        InputError: if the function is a lambda, if `where` is not a key of `EXECUTORS`, if `workers` is negative, or if `where` is "slurm"
+            without submitit installed.
     """
     *first, last = EXECUTORS
     require(where in EXECUTORS, "where", where, f"give {', '.join(first)} or {last}")

@@ -78,7 +78,7 @@ def fit(
     derive: Callable[[Metrics], Metrics] | None = None,
     evaluate: Callable[[Any], Metrics] | None = None,
     monitor: str = "",
-    mode: Literal["min", "max"] = "min",
+    mode: str = "min",
     checkpoints: Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -98,8 +98,9 @@ def fit(
         metrics: names of the metrics that the objective returns.
         derive: function from the dict of an epoch's training metrics to a dict of further metrics.
         evaluate: function from the parameters at the end of an epoch to a dict of further metrics, such as those of a validation split.
-        monitor: name of the metric that has its smallest value in the best epoch. Early stopping uses the same metric. If empty, no epoch
-            is the best one, and the training does not stop early.
+        monitor: name of the metric by which the best epoch is chosen. Early stopping uses the same metric. If empty, no epoch is the best
+            one, and the training does not stop early.
+        mode: "min" if the metric should be small, as a loss, or "max" if it should be large, as an accuracy.
         checkpoints: folder of the checkpoints. Its subfolder `latest/` holds the whole training state, from which a run can be resumed. Its
             subfolder `best/` holds the parameters of the best epoch, or of the newest epoch if no metric is monitored. If the config says
             `keep_epochs`, its subfolder `epochs/` holds the parameters of each epoch. If None, no checkpoints are saved.
@@ -112,14 +113,17 @@ def fit(
         `FitResult`.
 
     Raises:
-        InputError: if there are no examples, if the batch size is not a multiple of the number of microbatches times the number of devices,
-            if `monitor` is not the name of a metric, or if all checkpoints from which the run could be resumed are damaged.
+        InputError: if there are no examples, if a batch cannot be divided into its microbatches and these among the devices, if `monitor`
+            is not the name of a metric, if `mode` is neither "min" nor "max", or if all checkpoints from which the run could be resumed are
+            damaged.
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     require(examples.count >= 1, "training examples", examples.count, "give at least one")
     check_batch_size(config, mesh)
+    require(mode in ("min", "max"), "mode", mode, "give min or max")
     console = console or Console(quiet=True)
     run = _Fit(params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, checkpoints)
+    run.largest = mode == "max"
     if resume:
         run.resume(console)
     run.begin()
@@ -152,6 +156,7 @@ class _Fit:
         self.best_params = self._params() if monitor else None
         self.latest, self.best, self.each = (checkpoints and checkpoints / name for name in ("latest", "best", "epochs"))
         self.began = 0.0
+        self.largest = False
 
     def _copied(self, tree: Any) -> Any:
         """Return the arrays of a pytree, replicated on every device."""
@@ -266,7 +271,7 @@ class _Fit:
         require(not self.monitor or self.monitor in row, "monitor", self.monitor, f"the metrics are {', '.join(row)}")
         zeros = self._copied(dict.fromkeys(self.state.totals, np.zeros((), np.float32)))
         self.state = self.state._replace(totals=zeros, carry=sharding.put(self.carry, self.shardings.carry))
-        self.history, better = self.history.with_row(row, self.monitor, self._seconds())
+        self.history, better = self.history.with_row(row, self.monitor, self._seconds(), self.largest)
         step = int(self.state.step)
         if self.monitor and better:
             self.best_params = self._params()

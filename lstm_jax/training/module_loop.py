@@ -35,6 +35,7 @@ def fit(
     patience: int = 0,
     evaluate: Callable[[nnx.Module], dict[str, Any]] | None = None,
     monitor: str = "",
+    mode: str = "min",
     mesh: Mesh | None = None,
     checkpoints: Path | None = None,
     checkpoint_steps: int = 0,
@@ -66,8 +67,9 @@ def fit(
         evaluate: function from the module to a dict of further metrics of an epoch, such as those of a validation set. The module is in the
             same mode as `model`, usually the training mode. If the module has dropout, `evaluate` must therefore first call the module's
             method `eval()`.
-        monitor: name of the metric that has its smallest value in the best epoch. If empty, no epoch is the best one, and the training does
-            not stop early.
+        monitor: name of the metric by which the best epoch is chosen. If empty, no epoch is the best one, and the training does not stop
+            early.
+        mode: "min" if the metric should be small, as a loss, or "max" if it should be large, as an accuracy.
         mesh: devices that each batch is sharded over. If None, one device is used.
         checkpoints: folder of the checkpoints, or None to save none; see `loop.fit`.
         checkpoint_steps: number of steps between checkpoints within an epoch. If 0, a checkpoint is saved only at the end of each epoch and
@@ -131,6 +133,7 @@ def fit(
         # a copy, since the next step reuses the memory of the parameters
         evaluate=evaluate and (lambda params: evaluate(parts.rebuild(jax.tree.map(jnp.copy, params), parts.variables))),
         monitor=monitor,
+        mode=mode,
         checkpoints=checkpoints,
         resume=resume,
         callbacks=callbacks,

@@ -89,7 +89,8 @@ def test_here_retry_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     wanted = [Config(n, "raise" if n == 1 else "", str(tmp_path / "log")) for n in range(3)]
     rows = sweep.run(made_sweep.score, wanted, path)
     assert [row["status"] for row in rows] == ["done", "failed", "done"]
-    assert sweep.run(made_sweep.score, [*wanted, wanted[0]], path) == rows
+    with pytest.warns(UserWarning, match=r"rows.jsonl: 1 of 3 runs have failed before; retry=True repeats them"):
+        assert sweep.run(made_sweep.score, [*wanted, wanted[0]], path) == rows
     assert len(path.read_text().splitlines()) == 3
     sweep.run(made_sweep.score, wanted, path, retry=True)
     assert len(path.read_text().splitlines()) == 4  # only the failed one
@@ -100,9 +101,24 @@ def test_here_retry_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "failed" in capsys.readouterr().out
 
 
+def test_rows_of_an_edited_function(tmp_path: Path) -> None:
+    path, wanted = tmp_path / "rows.jsonl", [Config(0, "", str(tmp_path / "log")), Config(2, "", str(tmp_path / "log"))]
+    rows = sweep.run(made_sweep.score, wanted, path)
+    assert sweep.run(made_sweep.score, wanted, path) == rows  # without a warning
+    edited = path.read_text().replace(rows[0]["code"], "0123456789abcdef")
+    path.write_text(edited)
+    with pytest.warns(UserWarning, match="2 of 2 rows are of another version of score; a new file repeats them"):
+        assert len(sweep.run(made_sweep.score, wanted, path)) == 2
+    assert path.read_text() == edited
+    path.write_text(edited.replace('"code": "0123456789abcdef", ', ""))  # rows of an earlier version of lstm_jax
+    assert len(sweep.run(made_sweep.score, wanted, path)) == 2
+
+
 def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"^where: moon; give here, processes or slurm"):
         sweep.run(made_sweep.score, [], tmp_path / "rows", where="moon")
+    with pytest.raises(InputError, match=r"^function: a lambda; give a function with a name"):
+        sweep.run(lambda config: {}, [Config()], tmp_path / "rows")
     with pytest.raises(InputError, match=r"^workers: -1; "):
         sweep.run(made_sweep.score, [], tmp_path / "rows", workers=-1)
     monkeypatch.setitem(sys.modules, "submitit", None)
@@ -126,7 +142,8 @@ def test_slurm_through_submitit_on_this_machine(tmp_path: Path, environment: dic
     assert all(row["result"] == {"score": n + 3.0} for n, row in enumerate(rows) if n not in wrong)
     assert len(list(read_rows(tmp_path / "rows.jsonl"))) == 16
     ran = Counter((tmp_path / "log").read_text().split())
-    assert sweep.run(made_sweep.score, wanted, tmp_path / "rows.jsonl", "slurm", options=options) == rows
+    with pytest.warns(UserWarning, match="2 of 16 runs have failed before"):
+        assert sweep.run(made_sweep.score, wanted, tmp_path / "rows.jsonl", "slurm", options=options) == rows
     assert ran == Counter((tmp_path / "log").read_text().split()) == Counter(map(str, range(16)))
 
 
