@@ -209,14 +209,15 @@ def _print(table: Table) -> None:
 
 
 def report(works: Sequence[Workload], candidates: Sequence[Candidate], path: Path, sha: str, series: str = "") -> None:
-    """Print a table of the step times of one commit, and the geometric means of our speedups on the workload "recurrence".
+    """Print a table of the step times of one commit, and this project's mean speedups over the other libraries on the recurrence alone.
 
     Args:
         works: workloads in the table.
         candidates: candidates (libraries with their options) in the table.
         path: result file.
         sha: commit whose results are shown.
-        series: name of the series whose results are shown. If "", the results that belong to no series are shown.
+        series: label that `bench throughput --series` gave to the results when they were measured. Only results with this label are
+            shown. "" shows the results that have no label.
     """
     rows = rows_of(path, STEP, FAILED, git=sha, series=series)
     (gemm, copy), lines = peaks(rows_of(path, PEAK, git=sha)), summarize(works, candidates, rows)

@@ -120,7 +120,10 @@ class _DrawMask(ForwardOperation):
         return _draw_in_jax(jax.random.wrap_key_data(*args, impl=KEY_TYPE), self.keep, self.shape, jnp.float32), ()
 
     def mapped(self, dims, size):
-        """Return the operation that draws one mask for each of `size` keys. It runs in JAX, not in the compiled code."""
+        """Return the version of this operation for `jax.vmap`, which draws one mask for each of `size` keys.
+
+        The returned operation is computed by functions of JAX instead of the C++ library. `dims` is described in `Operation.mapped`.
+        """
         return Vmapped(replace(self, platforms=()), dims, size)
 
 

@@ -120,10 +120,12 @@ def _from_torch(state: Mapping[str, Any], prefix: str, nonlinearity: Any) -> lis
 
 
 def _find_cell(layer: Mapping[str, Any], where: str) -> str:
-    """Return the name of the cell that has the keys and the number of gates of a layer's weights.
+    """Infer which cell a layer's weights belong to, and return its name, such as "lstm".
+
+    It is the cell in `LAYOUTS` whose arrays have the same names and the same number of gates.
 
     Args:
-        layer: the weights of one cell, or {"forward": cell, "backward": cell}.
+        layer: dict from the names of a cell's arrays to the arrays, or {"forward": such a dict, "backward": such a dict}.
         where: prefix of the names of the arrays in error messages.
 
     Raises:

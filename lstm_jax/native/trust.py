@@ -113,7 +113,7 @@ def _seal(code: bytes) -> bytes:
 
 
 def write_packaged(path: Path, code: bytes) -> None:
-    """Write a compiled library and its hash to a file atomically. The library is to be installed with lstm_jax.
+    """Write a compiled library and its hash to a file atomically. This library will be installed as a part of lstm_jax.
 
     Args:
         path: path of the file.

@@ -161,9 +161,10 @@ def _clear(folder: Path) -> None:
 
 
 def _made(folder: Path) -> dict[str, str] | None:
-    """Return the files that the marker file of the folder lists, as a dict from the name of a file to its SHA-256.
+    """Return the files that an earlier demo wrote to the folder, as a dict from the name of a file to its SHA-256.
 
-    If the demo was killed before it listed its files in the marker file, return None.
+    A demo makes a marker file when it starts (see `MARK`), and lists its files there when it ends. If it was killed before its end, there
+    is no list, and None is returned.
 
     Raises:
         InputError: if there is no marker file, or if it cannot be read.

@@ -30,7 +30,7 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return the advice to the user at the end of error messages about a changed file of a run."""
+    """Return the remedy with which error messages about a changed file end: restore the file, or accept it with `lstm-jax run accept`."""
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
 
 

@@ -105,18 +105,6 @@ def test_train_metrics_are_means_over_rows():
         assert row["train_accuracy"] == pytest.approx(np.mean((z > 0) == labels), rel=1e-6)
 
 
-def test_a_metric_that_should_be_large(tmp_path):
-    values = iter([0.5, 0.7, 0.6, 0.6, 0.6, 0.6])
-    config = dataclasses.replace(CONFIG, epochs=6, patience=2)
-    options: dict[str, Any] = {"evaluate": lambda params: {"score": next(values)}, "monitor": "score", "mode": "max"}
-    result = train(config, checkpoints=tmp_path, **options)
-    assert (result.best_epoch, len(result.rows), result.stopped_early) == (2, 4, True)
-    resumed = train(config, checkpoints=tmp_path, resume=True, **options)
-    assert (resumed.best_epoch, len(resumed.rows)) == (2, 4)
-    with pytest.raises(InputError, match=r"^mode: highest; give min or max"):
-        train(config, **(options | {"mode": "highest"}))
-
-
 def test_without_a_monitor_the_newest_epoch_is_the_best(tmp_path):
     seen = []
     result = train(checkpoints=tmp_path, callbacks=[lambda record: seen.append(jax.tree.map(np.array, record.params))])

@@ -363,3 +363,17 @@ def test_fit_evaluates_and_stops() -> None:
     )
     assert (result.best_epoch, len(result.rows), result.stopped_early) == (2, 4, True)
     assert float(model.head.bias[...][0]) == seen[1] != seen[3]
+
+
+def test_fit_monitors_a_metric_that_should_be_large(tmp_path: Path) -> None:
+    values = iter([0.5, 0.7, 0.6, 0.6, 0.6, 0.6])
+    arrays = [IDS.reshape(-1, LENGTH)[:16], LABELS.reshape(-1)[:16]]
+    options = {"epochs": 6, "batch_size": 8, "patience": 2, "monitor": "score", "checkpoints": tmp_path}
+    options["evaluate"] = lambda model: {"score": next(values)}
+    result = lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="max", keep_epochs=True, **options)
+    assert (result.best_epoch, len(result.rows), result.stopped_early) == (2, 4, True)
+    assert len(list((tmp_path / "epochs").glob("*.manifest.json"))) == 4
+    resumed = lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="max", resume=True, **options)
+    assert (resumed.best_epoch, len(resumed.rows)) == (2, 4)
+    with pytest.raises(InputError, match=r"^mode: highest; give min or max"):
+        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="highest", **options)
