@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lstm_jax.commands.common import Positional
 
-_POSITIONAL = get_type_hints(type("Marked", (), {"__annotations__": {"it": Positional[int]}}), include_extras=True)["it"].__metadata__[0]
+_POSITIONAL = get_args(Positional[int])[1]
 _SCRIPT = """\
 # completion of lstm-jax: put  eval "$(lstm-jax completion {shell})"  into {file}
 {prelude}_lstm_jax() {{

@@ -83,7 +83,6 @@ def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Arra
     return jax.lax.map(lambda place: (gradient(start + place * step, *args) * step).sum(-1), places, batch_size=_AT_ONCE)
 
 
-@partial(jax.jit, static_argnums=0)
 def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
     """Return how strongly each output depends on each step of the input.
 
@@ -96,12 +95,17 @@ def gradient_norms(function: Callable[..., jax.Array], inputs: jax.Array, *args:
     Returns:
         An array (K, T). The entry (k, t) is the Euclidean norm of the gradient of output k with respect to the features of step t.
     """
+    return _norms(function, inputs, *args)
+
+
+@partial(jax.jit, static_argnums=0)
+def _norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
     outputs, pull_back = jax.vjp(lambda given: function(given, *args), inputs)
     rows = jnp.eye(outputs.shape[0], dtype=outputs.dtype)
     return jax.lax.map(lambda row: jnp.linalg.norm(pull_back(row)[0], axis=-1), rows, batch_size=_AT_ONCE)
 
 
-def reach(norms: np.ndarray, share: float = 0.9) -> np.ndarray:
+def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
     """Return how many steps back each output depends on its input, measured by the norms of its gradients.
 
     The step of an output is the last step that the model has read when it computes the output. The result for an output is the smallest n

@@ -119,6 +119,6 @@ class Tracer:
         return layers
 
 
-def spread(order: Sequence[int] | np.ndarray, count: int) -> list[int]:
+def first_of(order: Sequence[int] | np.ndarray, count: int) -> list[int]:
     """Return the first `count` members of an order of indices, as Python numbers."""
     return [int(n) for n in order[:count]]

@@ -14,7 +14,7 @@ from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients
 from lstm_jax.inspection.window import Curve, Example, Frame, Strip, Window
 from lstm_jax.tasks import forecast
 from lstm_jax.tasks.forecast_windows import Part, parts_of
-from lstm_jax.tasks.inspecting.common import Request, Tracer, kept_epochs, spread
+from lstm_jax.tasks.inspecting.common import Request, Tracer, first_of, kept_epochs
 
 
 class _Network:
@@ -68,7 +68,7 @@ def _chosen(trained: forecast.Trained, part: Part, count: int) -> dict[int, str]
     spreads, off = predicted[:, 1].mean(-1), np.abs(predicted[:, 0] - part.target).mean(-1)
     found: dict[int, str] = {}
     for kind, values in {"surest": spreads, "most wrong": -off, "least sure": -spreads}.items():
-        for n in spread(np.argsort(values, kind="stable"), count):
+        for n in first_of(np.argsort(values, kind="stable"), count):
             found.setdefault(n, kind)
     return found
 

@@ -20,7 +20,7 @@ from lstm_jax.inspection.attribution import gradient_norms, integrated_gradients
 from lstm_jax.inspection.window import Curve, Example, Frame, Strip, Window
 from lstm_jax.packing import PackedPlaces
 from lstm_jax.tasks import sentiment
-from lstm_jax.tasks.inspecting.common import Request, Tracer, kept_epochs, spread
+from lstm_jax.tasks.inspecting.common import Request, Tracer, first_of, kept_epochs
 from lstm_jax.tasks.running import check_own_data
 
 NEIGHBOURS = 8
@@ -166,7 +166,7 @@ def _chosen(trained: sentiment.Trained, count: int) -> list[_Review]:
     found = []
     orders = {"surest and right": np.argsort(-margin), "most wrong": np.argsort(margin), "most torn": np.argsort(np.abs(logits))}
     for kind, order in orders.items():
-        for n in spread(order, count):
+        for n in first_of(order, count):
             found.append(_Review(f"{kind}: {name} review {n}, {names[labels[n]]}", _ids(rows, n)))
     return found
 

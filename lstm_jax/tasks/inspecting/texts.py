@@ -14,7 +14,7 @@ from lstm_jax.errors import require
 from lstm_jax.inspection.attribution import gradient_norms, reach
 from lstm_jax.inspection.window import Curve, Example, Frame, Strip, Window
 from lstm_jax.tasks import generation
-from lstm_jax.tasks.inspecting.common import Request, Tracer, kept_epochs, spread
+from lstm_jax.tasks.inspecting.common import Request, Tracer, first_of, kept_epochs
 
 LIKELY = 6
 """Number of likeliest next characters that are shown for a step."""
@@ -93,7 +93,7 @@ def _chosen(trained: generation.Trained, request: Request) -> list[tuple[str, np
     middle = order[np.argsort(np.abs(means[order] - np.median(means)), kind="stable")]
     found = {}
     for kind, ranked in {"surest": order, "most surprised": order[::-1], "median": middle}.items():
-        for n in spread(ranked, request.examples):
+        for n in first_of(ranked, request.examples):
             name = f"{kind}: held-out text from character {starts[n]}, {means[n]:.2f} bits a character"
             found.setdefault(int(starts[n]), (name, np.asarray(held_out[starts[n] : starts[n] + size + 1])))
     return list(found.values())
