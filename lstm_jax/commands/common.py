@@ -62,9 +62,9 @@ def warn(notes: Iterable[str]) -> None:
 def say(console: Console, line: str) -> None:
     """Print a line on a console of the library Rich. Brackets in the line are not read as markup.
 
-    A long line is wrapped between words on a terminal, and not at all elsewhere.
+    On a terminal a long line is wrapped between words, except a command that the user may copy. Elsewhere no line is wrapped.
     """
-    console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+    console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal or line.startswith("lstm-jax "))
 
 
 def load_run(task: str, folder: Path) -> Any:
