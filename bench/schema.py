@@ -193,7 +193,7 @@ def rows_of(path: Path, *measurements: str, git: str | None = None, series: str 
         path: result file.
         *measurements: kinds of measurements to keep, as keys of `MEASUREMENTS`.
         git: commit whose rows are kept. If None, the rows of all commits are kept.
-        series: name of the series whose rows are kept. If "", only rows that belong to no series are kept.
+        series: label of the rows that are kept. `bench throughput --series` gives rows a label. If "", only rows without a label are kept.
 
     Raises:
         InputError: if a row of the file violates the schema.

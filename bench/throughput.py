@@ -61,7 +61,7 @@ class Process:
         work: workload, that is, a kind of step with its sizes.
         candidate: candidate.
         round: number of the round.
-        series: name of a series of results that are kept apart from others. If "", the results belong to no series.
+        series: label of the result rows, from the flag `--series`, which keeps them apart from other rows. If "", they have no label.
         tries: number of earlier measurements, all of them noisy.
     """
 
@@ -95,7 +95,7 @@ def noise(row: Row, fastest: float = 0.0) -> str:
 
     Args:
         row: result row with the time.
-        fastest: highest speed that a probe has measured on this machine, in GFLOP/s. If 0, the probes in the row are ignored.
+        fastest: highest CPU speed that `bench.machine.probe` has measured on this machine, in GFLOP/s. If 0, the speed is not considered.
     """
     low, middle, high = np.quantile(row["samples"], [0.25, 0.5, 0.75])
     if (high - low) / middle > SPREAD:
@@ -114,7 +114,8 @@ class Sweep:
         sha: commit of this checkout, which the result rows record.
         seconds: duration of each measurement in seconds.
         most: largest number of measurements of one process. A process is measured again only if its result was noisy.
-        distances: dict from `row_key` to the largest relative error that the check of the results has found. Unchecked keys are absent.
+        distances: dict from the key of a candidate on a workload (see `row_key`) to the largest relative error of its results. The dict has
+            no entry for a candidate whose results have not been checked on the workload.
         fastest: highest speed that a probe has measured so far, in GFLOP/s.
         references: dict from the name of a workload to the file with its reference results.
     """

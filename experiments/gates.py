@@ -72,7 +72,7 @@ GENERATION = GenerationConfig(
 
 @dataclass(frozen=True)
 class Cost:
-    """Config of a run that measures the time of a recurrent cell."""
+    """Config of the run that measures the time of each recurrent cell."""
 
     batch: int = 32
     length: int = 80

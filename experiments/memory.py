@@ -214,8 +214,8 @@ def batch_loss(config: Config, params: Params, batch: Batch) -> jax.Array:
 def gradient_sizes(config: Config, params: Params, key: jax.Array) -> dict[int, float]:
     """Return a dict from distances to gradient sizes, for the gradient of the loss with respect to the state h.
 
-    A distance is the number of steps from the step of the state h to the first step that has a target. In the task "copy", that is the
-    first of the last ten steps. In the other tasks, it is the last step.
+    If s is the first step that has a target, the gradient with respect to the state h at step t has the distance s - t. In the task "copy",
+    s is the first of the last ten steps. In the other tasks, s is the last step.
 
     Args:
         config: config of the run.

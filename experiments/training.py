@@ -16,7 +16,7 @@ CHUNK = 100
 
 
 def fit(loss: Callable[[Any, Any], jax.Array], params: Any, batch: Callable[[Any], Any], updates: int, rate: float, clip: float = 1.0):
-    """Minimize a loss with gradient clipping and Adam, in the form that Keras uses.
+    """Minimize a loss by Keras' form of Adam, with gradient clipping.
 
     Args:
         loss: loss(params, batch) returns the loss of one batch.

@@ -149,7 +149,10 @@ class Candidate:
         return [self.peer, *(text for name, value in named.items() if value is not None for text in (name, str(value)))]
 
     def key(self, work: Workload) -> tuple:
-        """Return the key of this candidate on a workload. `row_key` returns the same key for its result rows."""
+        """Return a key that identifies this candidate on a workload: a tuple of the peer, the workload and all options.
+
+        `row_key` returns the same key for the result rows of this candidate on this workload.
+        """
         dropout = work.dropout if self.dropout is None else self.dropout
         recurrent = work.recurrent_dropout if self.recurrent is None else self.recurrent
         return (self.peer, work.name, self.backend, dropout, recurrent, self.dtype, self.slower)

@@ -47,7 +47,14 @@ class Completion:
 
 
 def script(shell: str, commands: dict[str, Any]) -> str:
-    """Return the script of a shell, "bash" or "zsh". A flag without choices is followed by the names of files."""
+    """Return the script that makes a shell complete the commands of `lstm-jax`.
+
+    After a flag without choices, the script completes the names of files.
+
+    Args:
+        shell: "bash" or "zsh".
+        commands: dict from the name of each command to its class.
+    """
     cases = []
     for name, command in sorted(commands.items(), key=lambda item: -len(item[0])):  # "data shard-reviews" before "data shard"
         found = dict(flags(command))

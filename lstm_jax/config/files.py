@@ -67,7 +67,10 @@ def read_task(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Read a config from a JSON file as a dict. Under the key "task" it has the name of its task, which is a key of `CONFIGS`."""
+    """Read a config from a JSON file, and return it as a dict.
+
+    The dict has the name of the config's task, which is a key of `CONFIGS`, under the key "task".
+    """
     try:
         raw = with_current_names(json.loads(path.read_text()))
     except (OSError, ValueError, RecursionError) as error:

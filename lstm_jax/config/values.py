@@ -9,7 +9,10 @@ written, so that a new config still equals the stored one."""
 
 
 def config_values(config: Any) -> dict[str, Any]:
-    """Return the values of a config as a dict, like `dataclasses.asdict`. Fields marked `ADDED` are left out if they have their default."""
+    """Return the values of a config as a dict, like `dataclasses.asdict`, but without some fields.
+
+    A field with the metadata `ADDED`, which was added in a later version, is left out if it has its default value.
+    """
     values = dataclasses.asdict(config)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

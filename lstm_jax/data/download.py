@@ -37,7 +37,7 @@ def download(url: str, path: Path, check: Callable[[Path], None], remedy: str, o
         url: http or https address.
         path: the file to create.
         check: function that is called with the temporary path and raises InputError if the file is not the expected one.
-        remedy: advice to the user at the end of the error message about a failed download.
+        remedy: advice for the user, with which the error message ends if the download fails.
         on_bytes: function that is called after each MiB with two numbers: the number of bytes received so far, and the size of the file in
             bytes. If the size is unknown, the second number is 0.
 

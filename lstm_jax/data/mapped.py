@@ -25,7 +25,8 @@ class MappedIds:
     `itemsize` and `nbytes`.
 
     Args:
-        shards: the shards in their order.
+        shards: one pair for each shard: its ids, which belong to its own vocabulary, and an array that maps these ids to the ids of the
+            joint vocabulary of all shards.
         dtype: dtype of the ids in the joint vocabulary.
         begin: index of the first id of this array, counted over the ids of all shards.
         end: index after the last id of this array, counted in the same way. If None, the array ends with the last shard.
@@ -69,7 +70,10 @@ class MappedIds:
         return found.reshape(np.shape(places))
 
     def _read(self, at: np.ndarray, found: np.ndarray) -> None:
-        """Write ids to the array `found`. `at` has their indices, counted over the ids of all shards."""
+        """Read ids from the shards, and write them to the array `found`.
+
+        `at` has the indices of these ids, counted over the ids of all shards.
+        """
         owner = np.searchsorted(self.offsets, at, side="right") - 1
         for number in np.unique(owner):
             ids, joint = self.shards[number]

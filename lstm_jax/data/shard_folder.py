@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 
 
 def shard_path(folder: Path, number: int, ending: str) -> Path:
-    """Return the path of the file of a shard whose name has the given ending."""
+    """Return the path of one file of a shard, such as 00012.json for the number 12 and the ending "json"."""
     return folder / f"{number:05}.{ending}"
 
 
@@ -38,12 +38,12 @@ def write_missing(
 
     Args:
         folder: the folder, which is created if it does not exist.
-        parts: the part of the input that each shard holds, as an instance of a dataclass.
+        parts: one dataclass instance for each shard. It describes the part of the input that the shard holds, for example a file.
         write: function write(folder, parts, number) that writes the shard of one part, calls `write_record`, and returns the number.
         intact: function intact(folder, number, record) that reads the data files of a shard, and returns whether their checksums are those
             in its record.
         workers: number of processes that write shards at the same time.
-        on_progress: function that is called after each shard; see `Progress`. None if it is not needed.
+        on_progress: function that is called after each shard with the number of finished shards and the number of all shards, or None.
 
     Raises:
         InputError: if the folder cannot be written, if it holds shards of other parts, or if `write` raises an error.
@@ -64,7 +64,10 @@ def write_missing(
 
 
 def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Sequence[int], workers: int) -> Iterator[int]:
-    """Write the shards with the given numbers, and yield the number of each shard when it is finished."""
+    """Write the shards with the given numbers, and yield the number of each shard when it is finished.
+
+    The arguments are those of `write_missing`, except for `numbers`.
+    """
     if workers <= 1 or len(numbers) <= 1:
         for number in numbers:
             yield write(folder, parts, number)
@@ -80,7 +83,14 @@ def _written(folder: Path, parts: Sequence[Any], write: Callable, numbers: Seque
 
 
 def write_record(folder: Path, number: int, part: Any, content: dict[str, Any]) -> None:
-    """Write the record of a shard. All data files of the shard must have been written before."""
+    """Write the record of a shard. All data files of the shard must have been written before.
+
+    Args:
+        folder: folder of the shards.
+        number: number of the shard.
+        part: dataclass instance that describes the part of the input that the shard holds.
+        content: dict of further entries of the record, such as the checksums of the data files.
+    """
     write_atomically(shard_path(folder, number, "json"), summed_json({"part": asdict(part)} | content))
 
 
@@ -93,16 +103,19 @@ def record(folder: Path, number: int) -> dict[str, Any] | None:
 
 
 def write_index(folder: Path, content: dict[str, Any]) -> None:
-    """Write the index of a folder. All shards must have been written before."""
+    """Write the index of a folder, the file index.json with facts about all shards. All shards must have been written before.
+
+    `content` is the index as a dict. Its entry "format" names the format of the shards.
+    """
     write_atomically(folder / INDEX, summed_json(content))
 
 
 def read_index(folder: Path, kind: str, command: str) -> tuple[dict[str, Any], bytes]:
-    """Return the index of a folder, and its bytes.
+    """Read the index of a folder, which is the file index.json, and return a pair of its content and the bytes of the file.
 
     Args:
         folder: the folder.
-        kind: expected value of the field "format" in the index.
+        kind: expected value of the entry "format" in the index, which names the format of the shards.
         command: command that writes such a folder, for error messages.
 
     Raises:
@@ -124,7 +137,7 @@ def verify(folder: Path, ending: str, intact: Callable[[Path, int, dict[str, Any
     Args:
         folder: the folder.
         ending: ending of the name of the file that holds the ids of a shard.
-        intact: function as in `write_missing`.
+        intact: function intact(folder, number, record), which returns whether a shard is intact; see `write_missing`.
         command: command that writes such a folder, for error messages.
 
     Raises:

@@ -116,9 +116,9 @@ def _mark(folder: Path, made: dict[str, str] | None) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the paths of all files, links and empty folders below the folder of a demo, except the marker file and the lock file.
+    """Return the paths of everything below the folder of a demo: files, links and empty folders.
 
-    The marker file lists the files of the demo (see `MARK`).
+    Two files are left out: the marker file (see `MARK`), which lists the files that the demo wrote, and the lock file of the folder.
     """
     own = {folder / MARK, RunFolder(folder).lock}
     below = [path for path in folder.rglob("*") if path not in own]
@@ -137,8 +137,8 @@ def _clear(folder: Path) -> None:
     """Remove all files that an earlier demo wrote to the folder.
 
     Raises:
-        InputError: if the folder holds a file that no demo wrote or that has changed, or if it holds files of an earlier demo that was
-            killed before it listed its files in the marker file. In these cases no file is removed.
+        InputError: if the folder holds a file that no demo wrote or that has changed, or if an earlier demo was killed before it listed
+            its files in the marker file (see `MARK`). In these cases no file is removed.
     """
     remedy = "name a new one with --run"
     try:

@@ -318,9 +318,9 @@ class Trained(base.Trained[ForecastConfig, Scale]):
         return make_predictions(self.rebuild, mesh_of(self.config))(self.params, part)
 
     def end_of(self, series: data.Series, times: np.ndarray | None = None) -> tuple[Part, np.ndarray]:
-        """Return the last window of a series, whose targets are unknown, and the times (K,) of the K entries to forecast.
+        """Return the input from which the K entries after the end of a series are forecast, and the times (K,) of these entries.
 
-        The arguments and errors are those of `ahead`.
+        The input is a `Part` with one window, which has no true targets. The arguments and errors are those of `ahead`.
         """
         context, horizon = self.config.data.context, self.config.data.horizon
         require(len(series) >= context, f"series of {len(series)} entries", "too short", f"give {context} or more, the context of the run")

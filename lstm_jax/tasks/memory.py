@@ -82,7 +82,7 @@ def require_free(needed: int, mesh: Mesh, remedy: str) -> None:
     Args:
         needed: number of bytes.
         mesh: devices whose memory is checked.
-        remedy: advice for the user at the end of the error message.
+        remedy: advice for the user, with which the error message ends.
 
     Raises:
         InputError: if fewer than `needed` bytes are free.

@@ -102,7 +102,9 @@ def pack_reviews(split: data.EncodedSplit, length: int, truncating: str = "pre")
 
 
 def weight_of_reviews(labels: jax.Array, weight: jax.Array) -> jax.Array:
-    """Return the weights of the reviews in a batch of B rows, as an array (B, M). They are equal and sum to 1; missing reviews have 0.
+    """Return the weight of each review in a batch of B rows, as an array (B, M).
+
+    The weights of all reviews in the batch are equal and sum to 1. An entry without a review has weight 0.
 
     Args:
         labels: int (B, M): labels of the reviews, `NONE` where a review is missing.

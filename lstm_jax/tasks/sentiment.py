@@ -193,7 +193,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def logits_of(rebuild: Callable, mesh: jax.sharding.Mesh) -> Callable[[Any, Split | np.ndarray], np.ndarray]:
-    """Return a function logits(params, reviews) that computes N logits. `reviews` is a `Split`, or the ids (N, T) of padded reviews."""
+    """Return a function logits(params, reviews) that computes N logits from `Rows`, `PackedRows` or the ids (N, T) of padded reviews."""
     padded, packed = make_logits(rebuild, mesh), make_packed_logits(rebuild, mesh)
 
     def logits(params: Any, rows: Split | np.ndarray) -> np.ndarray:

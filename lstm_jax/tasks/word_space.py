@@ -19,10 +19,14 @@ COMMON = 50
 
 
 def write_words(reviews: data.Reviews, file: IO[bytes]) -> None:
-    """Write two arrays, `share` and `count`, to an .npz file. Each array has one entry for each id of the vocabulary.
+    """Write word statistics of the training reviews to an .npz file, as two arrays `share` and `count`.
 
-    The entry of `count` is the number of training reviews that contain the id. The entry of `share` is the share of positive reviews among
-    these reviews.
+    Each array has one entry for each id of the vocabulary. The entry of `count` is the number of training reviews that contain the id. The
+    entry of `share` is the share of positive reviews among these reviews.
+
+    Args:
+        reviews: the reviews.
+        file: the .npz file, opened for writing bytes.
     """
     from lstm_jax.inspection import embedding_space
 

@@ -108,7 +108,10 @@ def _widths(metrics: list[str]) -> list[int]:
 
 
 def _number(value: Any) -> str:
-    """Return a number with four decimals, or with fewer if it would have more than six characters."""
+    """Format a metric as text with four decimals, or with fewer if the text would be longer than six characters.
+
+    If `value` is not a number, the text is "-".
+    """
     if not isinstance(value, (int, float)):
         return "-"
     texts = [f"{value:.{decimals}f}" for decimals in (4, 3, 2, 1, 0)]

@@ -105,9 +105,14 @@ def step_rows(rates: Rates, name: str, table, m, v, lag: Lag, ids, rows):
 
 @dataclass(frozen=True)
 class _Rows(ForwardOperation):
-    """Operation that calls the compiled function `target` for some rows of the table with the name `name`.
+    """Call of a compiled function on some rows of a table, as an operation with a twin in JAX; see `primitives.operation`.
 
     If the compiled function is not available, each step updates all rows in JAX, so that no row ever misses a step.
+
+    Args:
+        target: name of the compiled function.
+        rates: constants of Adam.
+        name: name of the table among the parameters.
     """
 
     target: str

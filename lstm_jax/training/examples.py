@@ -85,7 +85,12 @@ class Examples:
     memory. If None, `order` is used."""
 
     def plan(self, key: jax.Array, batch_size: int) -> Plan:
-        """Return the order of an epoch as a `Plan`."""
+        """Return the order of an epoch in parts: a function that takes a range of steps and returns the `Order` of these steps; see `Plan`.
+
+        Args:
+            key: random key from which the order is drawn.
+            batch_size: number of examples in a batch.
+        """
         if self.plans is not None:
             return self.plans(key, self.count, batch_size)
         rows, weight, examples = (np.asarray(part) for part in self.order(key, self.count, batch_size)[:3])

@@ -27,7 +27,11 @@ AHEAD = 2
 
 
 class Source(ABC):
-    """Source of the batches of an epoch. `arrays` and `order` are arguments of the compiled training steps; see `step.steps_program`."""
+    """Source of the batches of an epoch.
+
+    The epoch is divided into chunks of consecutive steps. One compiled call takes all steps of a chunk. The method `at` returns two
+    arguments of this call: the arrays that contain the examples, and their order; see `step.steps_program`.
+    """
 
     gather: Callable[[Any, jax.Array], Any]
     """Function gather(arrays, numbers) that returns a batch. It is compiled as a part of the training step."""
@@ -40,15 +44,15 @@ class Source(ABC):
 
     @abstractmethod
     def end(self, step: int) -> int:
-        """Return the index after the last step that one compiled call can take if the call begins at `step`."""
+        """Return the largest index at which a chunk that begins at `step` can end. The chunk does not contain the step with this index."""
 
     @abstractmethod
     def at(self, step: int) -> tuple[Any, Order]:
-        """Return the arrays and the order for a chunk of steps that begins at `step`."""
+        """Return a pair for the chunk that begins at `step`: arrays that contain its examples, and an `Order` that contains its steps."""
 
     @abstractmethod
     def ahead(self, step: int) -> None:
-        """Place the arrays for the chunk that begins at `step`, if they are not on the devices yet."""
+        """Place the arrays for the chunk that begins at `step` on the devices, unless they are there already."""
 
 
 class OnDevices(Source):
@@ -112,9 +116,15 @@ class FromHost(Source):
         self.group, self.placed, self.waited = -1, None, 0.0
 
     def _read(self, orders: Callable[[int, int], Order], group: int) -> tuple[Any, Order]:
-        """Return a pair of the batches of a group, as a pytree of arrays (S, b, ...), and their order.
+        """Read the batches of a group, which consists of S consecutive steps.
 
-        S is the number of steps of the group, and b the number of rows of a batch that this process reads.
+        Args:
+            orders: function orders(first, stop) that returns the `Order` of the steps first .. stop - 1.
+            group: index of the group in the epoch.
+
+        Returns:
+            A pair of a pytree of arrays (S, b, ...) and the `Order` in which the steps read them. b is the number of rows of a batch that
+            this process reads.
         """
         first = group * self.size
         order = orders(first, min(first + self.size, self.steps))

@@ -123,10 +123,15 @@ def _mode(equation: Any) -> _Mode:
 
 
 def _row_indices(indices: Any, equation: Any, rows: int) -> jax.Array:
-    """Return the row indices of a lookup in a table of `rows` rows.
+    """Return the row indices of one lookup in a table.
 
     If the lookup clips indices to the table, the returned indices are clipped. Otherwise an index outside the table is replaced by `rows`,
     so that it gets no gradient.
+
+    Args:
+        indices: indices as the equation reads them.
+        equation: the equation of the jaxpr that looks up the rows.
+        rows: number of rows of the table.
     """
     ids = indices if equation.primitive.name == "dynamic_slice" else indices[..., 0]
     ids = ids.astype(jnp.int32)  # in a smaller type, such as uint8, the number of rows would wrap around
@@ -177,9 +182,12 @@ class FoundLookups:
         return [sharding.gather_columns(table, ids, mode=mode) for ids, mode in zip(indices, modes, strict=True)]
 
     def loss_of(self, params: dict[str, Any], vectors: Sequence[jax.Array], *args: Any) -> Any:
-        """Return the results of the loss function, computed with the given row vectors as the results of the lookups.
+        """Return the results of the loss function, computed with given row vectors instead of rows that are looked up in the table.
 
-        `vectors` has one array for each lookup, as the method `vectors` returns them.
+        Args:
+            params: parameters. The table among them is not read.
+            vectors: one array for each lookup, as the method `vectors` returns them.
+            args: further arguments of the loss function.
         """
         pairs, given = iter(zip(vectors, self.batch_axes, strict=True)), []
         known = {name: _Table(name) if name == self.table else param for name, param in params.items()}
@@ -242,12 +250,18 @@ def find_lookups(loss: Callable, params: dict[str, Any], *args: Any, table: str 
 
 
 def _batch_axes(found: FoundLookups, loss: Callable, params: dict[str, Any], args: tuple) -> tuple[int, ...]:
-    """Return the index of the batch axis of each array of row indices.
+    """Find the batch axis of the row indices of each lookup, and return the indices of these axes.
 
     The loss function is also traced with a batch of twice the size. The batch axis is the axis whose size doubles.
 
     If no axis or several axes double, or if the loss function cannot be traced with the larger batch, the last axis is returned. A wrong
     axis does not change the results, but the devices of a mesh may exchange more data.
+
+    Args:
+        found: the traced loss function.
+        loss: the loss function itself.
+        params: parameters.
+        args: further arguments of the loss function.
     """
 
     def doubled(leaf: Any) -> jax.ShapeDtypeStruct:

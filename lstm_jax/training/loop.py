@@ -245,7 +245,10 @@ class _Fit:
 
     @staticmethod
     def agreed(asked: Asked) -> int:
-        """Return the number of the signal that has asked any of the processes to end, or 0 if there is none."""
+        """Return the number of the signal (SIGINT or SIGTERM) that has asked this or another process to end, or 0 if there is none.
+
+        All processes of the run get the same number.
+        """
         return processes.largest(asked.number)[0]
 
     def _row(self, epoch: int, seconds: float, earlier: float) -> Metrics:

@@ -30,7 +30,10 @@ class Manifest:
 
 
 def accepting(folder: Path) -> str:
-    """Return the remedy with which error messages about a changed file end: restore the file, or accept it with `lstm-jax run accept`."""
+    """Return advice for the user if a file of a run has changed: restore the file, or accept the change with `lstm-jax run accept`.
+
+    Error messages end with this advice.
+    """
     return f"bring the old one back, or if this is meant: lstm-jax run accept --run {folder}"
 
 

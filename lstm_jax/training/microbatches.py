@@ -32,9 +32,17 @@ def joined(tree: Any) -> Any:
 
 
 def for_each(function: Callable[..., Any], count: int, batch: Any, weight: Any, key: Any, carry: Any) -> Any:
-    """Call function(batch, weight, key, carry) for each microbatch, and stack the results along a new first axis.
+    """Call a function for each microbatch, and stack its results along a new first axis.
 
     If `count` is 1, the function is called once for the whole batch, and its result has no new axis.
+
+    Args:
+        function: function(batch, weight, key, carry) that returns a pytree of arrays.
+        count: number of microbatches.
+        batch: pytree of arrays (B, ...).
+        weight: weights (B,) of the examples.
+        key: random key. Each of several microbatches gets a key of its own.
+        carry: pytree of arrays (B, ...).
     """
     if count == 1:
         return function(batch, weight, key, carry)

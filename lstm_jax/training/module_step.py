@@ -51,9 +51,13 @@ def split_model(model: Any) -> Parts:
 
 
 def _kept(model: nnx.Module, variables: Any) -> Any:
-    """Return the values of a module's variables after a call, in the structure of `variables`, the variables before the call.
+    """Return the variables that a module has after a call, but only those that it had before the call.
 
     Variables that the call has added, such as values that layers `sow`, are left out.
+
+    Args:
+        model: module after the call.
+        variables: variables before the call. The result has the same structure.
     """
     found = dict(nnx.to_flat_state(split_module(model).variables))
     return nnx.from_flat_state([(path, found[path]) for path, _ in nnx.to_flat_state(variables)])
@@ -170,7 +174,10 @@ class TrainStep:
             return program(*self._prepared(axis, state, batch))
 
     def _prepared(self, axis: int, state: TrainState, batch: tuple) -> tuple[TrainState, tuple]:
-        """Return the arguments of the compiled step: the state, prepared for a row-sparse or a dense update, and the batch on the mesh."""
+        """Return the arguments of the compiled step: the state, prepared for a row-sparse or a dense update, and the batch on the mesh.
+
+        `axis` is the batch axis of the arrays in `batch`: 0 for one batch, and 1 if a first axis counts several batches.
+        """
         if self._mesh.size > 1:
             for leaf in jax.tree.leaves(batch):
                 require(

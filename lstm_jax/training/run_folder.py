@@ -111,8 +111,8 @@ class RunFolder:
     def verify(self) -> tuple[str, ...]:
         """Check that the files on which predictions depend are unchanged since the run wrote them, and return a tuple of warnings.
 
-        If the run has no manifest, a warning says that a change of its files cannot be noticed. Older versions wrote no manifest. If the
-        run has a manifest, the tuple is empty.
+        The files are compared with their checksums in the manifest of the run. Older versions wrote no manifest. If the run has none, a
+        warning says that changes of its files cannot be noticed. Otherwise the tuple is empty.
 
         Raises:
             InputError: if a file has changed. The error names the file.
@@ -148,13 +148,13 @@ class RunFolder:
             return ()
 
     def seal(self, environments: tuple[dict[str, Any], ...]) -> None:
-        """Write the manifest and environment.json.
+        """Write the two files that record the state of a run: its manifest and environment.json.
 
         The manifest contains the checksums of the files as they are now, and all environments. environment.json contains the first
         environment and, under the key "resumed", a list of the later ones.
 
         Args:
-            environments: environments that the run was trained in, oldest first.
+            environments: environments that the run was trained in, oldest first; see the function `environment`.
         """
         manifest.write(self.path, environments)
         if environments:

@@ -190,9 +190,19 @@ def steps_program(
 def dense_update(objective: Objective, optimizer: Any, carries: bool, microbatches: int, state: TrainState, lag, batch, weight, key):
     """Take one step that updates whole parameters.
 
+    Args:
+        objective: function that returns the loss and the metrics of a batch; see `Objective`.
+        optimizer: optimiser with a dense update.
+        carries: whether the objective has the carry as its last argument.
+        microbatches: number of parts into which the batch is divided.
+        state: training state before the step.
+        lag: any value, which is returned unchanged.
+        batch: the batch.
+        weight: weights (B,) of the examples in the batch.
+        key: random key of the step.
+
     Returns:
-        Five values after the step: the `Lag` (which a dense step does not change), the state of the optimiser, the parameters, the metrics,
-        and the carry.
+        Five values after the step: `lag`, the state of the optimiser, the parameters, the metrics, and the carry.
     """
 
     def loss(params, batch, weight, key, carry):
@@ -224,6 +234,17 @@ def row_sparse_update(
     """Take one step that updates only those rows of the table that the batch looks up, and all other parameters as a whole.
 
     The gradient of the table is computed only for the rows that are looked up.
+
+    Args:
+        lookup: objective that uses the table only to look up rows.
+        rows_only: row-sparse update of the optimiser.
+        carries: whether the objective has the carry as its last argument.
+        microbatches: number of parts into which the batch is divided.
+        state: training state before the step.
+        lag: `Lag` before the step, which records how many steps each row of the table has taken.
+        batch: the batch.
+        weight: weights (B,) of the examples in the batch.
+        key: random key of the step.
 
     Returns:
         Five values after the step: the `Lag`, the state of the optimiser, the parameters, the metrics, and the carry.
@@ -267,8 +288,15 @@ def _take_step(
 ) -> tuple[Any, TrainState]:
     """Take step n of the epoch, add its metrics to the totals, and return a pair of the new `Lag` and the new training state.
 
-    `carried` is the pair of `Lag` and training state before the step. `update` is the function that computes the step: `dense_update` or
-    `row_sparse_update`, whose arguments before `state` are bound by `partial`.
+    Args:
+        gather: function gather(arrays, numbers) that returns the batch of the examples with the indices `numbers`.
+        arrays: pytree of arrays that hold the examples.
+        order: order in which the epoch reads the examples.
+        key: random key of the run.
+        update: function that computes the step: `dense_update` or `row_sparse_update`, whose arguments before `state` are bound by
+            `partial`.
+        n: index of the step in the epoch.
+        carried: pair of the `Lag` and the training state before the step. For a dense update, () takes the place of the `Lag`.
     """
     lag, state = carried
     at = n - order.first
@@ -281,6 +309,14 @@ def _take_step(
 
 def catch_up_if(due: jax.Array, rows: RowUpdate, table: str, lag, opt_state: Any, params: Any) -> tuple[Any, Any, Any]:
     """If `due` is true, let all rows of the table take the steps that they missed. Otherwise change nothing.
+
+    Args:
+        due: scalar of dtype bool.
+        rows: row-sparse update of the optimiser.
+        table: name of the table among the parameters.
+        lag: `Lag` of the table, which records how many steps each row has taken.
+        opt_state: state of the optimiser.
+        params: parameters.
 
     Returns:
         The `Lag`, the state of the optimiser and the parameters.
@@ -295,7 +331,17 @@ def _row_sparse_steps(body: Callable, table: str, rows: RowUpdate, lag, state: T
     """Take steps start .. stop - 1 of an epoch with row-sparse updates, and return the new training state.
 
     At each multiple of `CATCH_UP_INTERVAL` and at the end of the epoch, all rows of the table take the steps that they missed. If
-    `state.behind` is (), they also do so after step stop - 1. `last` is the number of steps of the epoch.
+    `state.behind` is (), all rows also take their missed steps after step stop - 1.
+
+    Args:
+        body: function body(n, (lag, state)) that takes step n; see `_take_step`.
+        table: name of the table among the parameters.
+        rows: row-sparse update of the optimiser.
+        lag: `Lag` before step `start`, which records how many steps each row of the table has taken.
+        state: training state before step `start`.
+        last: number of steps of the epoch.
+        start: index of the first step.
+        stop: index after the last step.
     """
     keeps = bool(jax.tree.leaves(state.behind))
 

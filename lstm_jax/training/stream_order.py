@@ -20,6 +20,14 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
     `index_shuffle`, a permutation that is computed index by index. Then each window of 256 consecutive shuffled blocks is permuted example
     by example. A batch therefore has examples from all parts of the data. The examples at the end that do not fill a block belong to the
     last window.
+
+    Args:
+        key: random key from which the order is drawn.
+        count: number of examples.
+        batch_size: number of examples in a batch.
+
+    Returns:
+        A function plan(first, stop), which returns the `Order` of the steps first .. stop - 1.
     """
     import grain
 
@@ -29,7 +37,7 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
 
     @lru_cache(2)
     def window(number: int) -> np.ndarray:
-        """Return the indices of the examples of a window of blocks, permuted."""
+        """Return the indices of the examples in the window with the index `number`, permuted."""
         places = range(number * WINDOW, min((number + 1) * WINDOW, blocks))
         chosen = [grain.experimental.index_shuffle(place, blocks - 1, seed[-1], 4) for place in places] if blocks > 1 else list(places)
         examples = (np.asarray(chosen, np.int64)[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
@@ -60,10 +68,18 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
 
 
 def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
-    """Return the order in which `batch_size` streams of a text are read in chunks of `length` characters; see `data.stream_chunks`.
+    """Return the order in which streams of a text are read, chunk by chunk; see `data.stream_chunks`.
 
-    The beginnings of all streams are shifted forward by the same random number of characters, from 0 to `length` - 1. `count` is the number
-    of chunks.
+    The beginnings of all streams are shifted forward by the same random number of characters, from 0 to `length` - 1.
+
+    Args:
+        key: random key from which the shift is drawn.
+        count: number of chunks of all streams.
+        batch_size: number of streams. A batch has one chunk of each stream.
+        length: number of characters of a chunk.
+
+    Returns:
+        A function plan(first, stop), which returns the `Order` of the steps first .. stop - 1.
     """
     steps, shift = count // batch_size, int(jax.random.randint(key, (), 0, length))
 

@@ -129,7 +129,13 @@ def _digests(folder: Path, number: int) -> list[str]:
 
 
 def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
-    """Return whether the data files of a shard exist and have the SHA-256 checksums in its record `found`."""
+    """Return whether the two data files of a shard exist and have the expected SHA-256 checksums.
+
+    Args:
+        folder: folder of the shards.
+        number: number of the shard.
+        found: content of the shard's .json file, which has the checksums.
+    """
     try:
         return _digests(folder, number) == found["sha256"]
     except (OSError, InputError):
@@ -137,7 +143,13 @@ def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
 
 
 def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
-    """Write one shard, and return its number."""
+    """Write the three files of one shard, and return the number of the shard.
+
+    Args:
+        folder: folder of the shards.
+        parts: tables of all shards.
+        number: number of the shard. The reviews are those of the table `parts[number]`.
+    """
     part, words, counts, movies = parts[number], dict[bytes, int](), Counter[bytes](), dict[str, int]()
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("lengths", "labels", "groups", "hashes")}
 
@@ -255,7 +267,7 @@ class PaddedReviews:
 
 @dataclass(frozen=True)
 class ShardedReviews:
-    """Data set of reviews in shards; see `EncodedReviews`."""
+    """Data set of encoded reviews whose ids stay in shards. `EncodedReviews` is the same for ids in memory."""
 
     train: ShardedSplit
     test: ShardedSplit | None
@@ -311,7 +323,12 @@ def read_review_shards(folder: str | Path, num_words: int | None = None) -> Shar
 
 
 def _rows_of(path: Path, remedy: str) -> dict[str, np.ndarray]:
-    """Return the arrays in the .npz file of a shard, which have one entry for each review."""
+    """Return the arrays in the .npz file of a shard, which have one entry for each review.
+
+    Args:
+        path: path of the .npz file.
+        remedy: advice for the user, with which the error message ends if the file cannot be read.
+    """
     try:
         return read_npz(path)
     except InputError as error:
@@ -319,7 +336,13 @@ def _rows_of(path: Path, remedy: str) -> dict[str, np.ndarray]:
 
 
 def _split(values: MappedIds, rows: Sequence[tuple[str, int, dict[str, np.ndarray]]], name: str) -> ShardedSplit | None:
-    """Return the reviews of one split, from all shards of this split, or None if there is no such shard."""
+    """Return the reviews of one split, or None if no shard belongs to this split.
+
+    Args:
+        values: the ids of all shards.
+        rows: one tuple for each shard: the name of its split, the index in `values` of its first id, and the arrays of its .npz file.
+        name: name of the split, "train" or "test".
+    """
     own = [(begin, columns) for split, begin, columns in rows if split == name]
     if not own:
         return None

@@ -67,7 +67,7 @@ def find_imdb(explicit: str = "") -> Path:
 
 
 def find_source(data: str = "", test_data: str = "") -> Source:
-    """Return the source that a user names.
+    """Find the reviews that a user names, recognise their form, and return them as a `Source`. The reviews are not read.
 
     Args:
         data: path of the reviews, or "tfds" for the data set that `build_tfds` made. If empty, the path is `$LSTM_JAX_DATA/imdb`.
@@ -84,7 +84,7 @@ def find_source(data: str = "", test_data: str = "") -> Source:
 
 
 def recognise(path: Path, test_path: str = "") -> Source:
-    """Return the source at `path`.
+    """Recognise the form of the reviews at `path`, and return them as a `Source`. The reviews are not read.
 
     Args:
         path: path of a source that has one of the forms in `FORMS`.

@@ -114,7 +114,13 @@ def _parts(path: Path, recipe: str, unit: str, shard_bytes: int) -> list[Part]:
 
 
 def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
-    """Write one shard, and return its number."""
+    """Write the two files of one shard, and return the number of the shard.
+
+    Args:
+        folder: folder of the shards.
+        parts: parts of the text, one for each shard.
+        number: number of the shard, which holds the text of `parts[number]`.
+    """
     part = parts[number]
     text = _cleaned(part)
     characters = Characters.all_bytes() if part.unit == "byte" else Characters.of(text)
@@ -125,7 +131,13 @@ def _write_shard(folder: Path, parts: Sequence[Part], number: int) -> int:
 
 
 def _is_intact(folder: Path, number: int, found: dict[str, Any]) -> bool:
-    """Return whether the file of ids of a shard exists and has the SHA-256 checksum in its record `found`."""
+    """Return whether the file of ids of a shard exists, and whether the ids have the expected SHA-256 checksum.
+
+    Args:
+        folder: folder of the shards.
+        number: number of the shard.
+        found: content of the shard's .json file, which has the checksum.
+    """
     try:
         return _digest(np.load(shard_path(folder, number, "npy"), mmap_mode="r", allow_pickle=False)) == found["sha256"]
     except (OSError, ValueError):
@@ -161,6 +173,11 @@ def _division(file: Any, place: int, size: int) -> int:
     """Return the first position, from `place` on, at which a text file can be divided.
 
     This is the position after the next white space. If there is no white space nearby, it is the next position between two characters.
+
+    Args:
+        file: the text file, opened for reading bytes.
+        place: position at which the search begins, in bytes.
+        size: size of the file in bytes. If `place` is 0 or `size`, the result is `place`.
     """
     if place in (0, size):
         return place
@@ -185,8 +202,8 @@ class ShardedText(MappedIds):
     """Ids of a text, or of a part of it, in mapped shards. They are read from the files when they are used.
 
     Args:
-        shards: the shards in their order.
-        characters: joint vocabulary.
+        shards: one pair for each shard, its ids and an array that maps them to ids of the joint vocabulary; see `MappedIds`.
+        characters: joint vocabulary of all shards.
         index: facts about the whole text.
         begin: index of the first id of the part, counted in the whole text.
         end: index after the last id of the part, counted in the whole text. If None, the part ends with the text.

@@ -22,9 +22,9 @@ _ORDER = ("input", "forget", "update", "reset", "candidate", "output", "c", "h")
 
 @dataclass(frozen=True)
 class Request:
-    """Request for a page: the examples and the epochs that it shows.
+    """Examples and epochs that a page should show.
 
-    If neither texts nor a file are given, the examples are chosen from the run's own held-out data.
+    If neither texts nor a file are given, the page shows examples from the held-out data of the run.
     """
 
     texts: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class Tracer:
         Args:
             params: parameters of the model.
             args: arguments of the model, with a batch axis of size 1.
-            steps: the steps to return.
+            steps: slice or indices of the steps whose gates and states are returned.
         """
         found = self._arrays(params, *args)
         layers = []
@@ -120,5 +120,5 @@ class Tracer:
 
 
 def first_of(order: Sequence[int] | np.ndarray, count: int) -> list[int]:
-    """Return the first `count` members of an order of indices, as Python numbers."""
+    """Return the first `count` entries of `order`, a sequence or array of indices, as a list of Python integers."""
     return [int(n) for n in order[:count]]

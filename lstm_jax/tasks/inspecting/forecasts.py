@@ -38,7 +38,7 @@ class _Network:
 
 
 def forecast_window(trained: forecast.Trained, request: Request) -> Window:
-    """Return the page of a forecasting run; see `inspecting.make_window`."""
+    """Return the content of the page about a forecasting run; see `inspecting.make_window`."""
     require(not request.texts, "text", next(iter(request.texts), ""), "a forecasting run reads a series: give --file")
     series = trained.series(request.file)
     epochs, network = kept_epochs(trained, request.epochs), _Network(trained)
@@ -60,9 +60,18 @@ def forecast_window(trained: forecast.Trained, request: Request) -> Window:
 
 
 def _chosen(trained: forecast.Trained, part: Part, count: int) -> dict[int, str]:
-    """Choose the windows whose forecasts are surest, most wrong and least sure, `count` of each kind.
+    """Choose windows of three kinds, `count` of each.
 
-    Return a dict from the index of each chosen window to its kind.
+    The kinds are "surest" (smallest predicted standard deviations), "most wrong" (largest errors of the predicted means) and "least sure"
+    (largest predicted standard deviations).
+
+    Args:
+        trained: the trained model.
+        part: windows of a split.
+        count: number of windows of each kind.
+
+    Returns:
+        A dict from the index of each chosen window to its kind.
     """
     predicted = trained.predict(part)
     spreads, off = predicted[:, 1].mean(-1), np.abs(predicted[:, 0] - part.target).mean(-1)
@@ -102,7 +111,11 @@ def _frame(network: _Network, params: Any, part: Part, n: int, known: bool) -> F
 
 
 def _replaced(network: _Network, params: Any, entries: jax.Array, ahead: jax.Array) -> list[float]:
-    """Return, for each of the C entries, by how much the average forecast falls if this entry is replaced by the mean of its neighbours."""
+    """Measure how much each of the C entries of a window matters to the forecast.
+
+    Returns:
+        C numbers: by how much the average of the K predicted means falls if the entry is replaced by the mean of its neighbours.
+    """
     whole = np.asarray(entries)
     before, after = whole[np.maximum(np.arange(len(whole)) - 1, 0)], whole[np.minimum(np.arange(1, len(whole) + 1), len(whole) - 1)]
     rows = np.broadcast_to(whole, (len(whole), *whole.shape)).copy()

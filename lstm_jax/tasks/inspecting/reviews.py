@@ -55,7 +55,7 @@ class _Network:
     def _logits(self) -> Any:
         """Compiled function from parameters and ids (N, T) to logits (N,).
 
-        Its third argument has the positions of the reviews in the rows if the run packs reviews, else None.
+        If the run packs reviews, its third argument has the positions of the reviews in the rows; otherwise this argument is None.
         """
 
         def logits(params: Any, ids: jax.Array, packed: PackedPlaces | None) -> jax.Array:
@@ -70,13 +70,14 @@ class _Network:
         return jax.jit(lambda params, ids: self.rebuild(params).embedding(ids[:, None], 1)[:, 0])
 
     def verdict(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
-        """Return the logit of a review from its word vectors (T, E) and its ids (T,)."""
+        """Return the logit of one review. `vectors` (T, E) are its word vectors, and `ids` (T,) its word ids."""
         return self.rebuild(params)(ids[None], vectors=vectors[:, None], deterministic=True)[0]
 
     def outputs(self, vectors: jax.Array, params: Any, ids: jax.Array) -> jax.Array:
-        """Return the logits (T,) after each word.
+        """Return the logits (T,) that the model gives after each of the T ids of a review.
 
-        A model that needs the whole review, such as a bidirectional one, gives only the logit (1,) of the whole review.
+        A model that needs the whole review, such as a bidirectional one, gives only the logit (1,) of the whole review. `vectors` (T, E)
+        are the word vectors of the review, and `ids` (T,) its word ids.
         """
         if not self.stepwise:
             return self.verdict(vectors, params, ids)[None]
@@ -113,7 +114,7 @@ class _Network:
 
 
 def review_window(trained: sentiment.Trained, request: Request) -> Window:
-    """Return the page of a sentiment run; see `inspecting.make_window`."""
+    """Return the content of the page about a sentiment run; see `inspecting.make_window`."""
     reviews = _given(trained, request) or _chosen(trained, request.examples)
     epochs, network = kept_epochs(trained, request.epochs), _Network(trained)
     examples, seen = [], set[str]()
@@ -131,7 +132,7 @@ def _words(trained: sentiment.Trained, review: _Review) -> list[str]:
 
 
 def _rows(trained: sentiment.Trained, split: data.EncodedSplit) -> np.ndarray:
-    """Return the ids (N, T) of the reviews of a split, padded or cut as the run does it.
+    """Return the ids (N, T) of the reviews of a split, padded or cut to the length that the run uses.
 
     If the run packs reviews, T is the length of the longest review, but at most the length of a row.
     """
@@ -154,7 +155,10 @@ def _given(trained: sentiment.Trained, request: Request) -> list[_Review]:
 
 
 def _chosen(trained: sentiment.Trained, count: int) -> list[_Review]:
-    """Choose held-out reviews about which the network was surest and right, surest and wrong, and least sure, `count` of each kind."""
+    """Choose held-out reviews of three kinds, `count` of each.
+
+    The network was surest and right about the first kind, surest and wrong about the second, and least sure about the third.
+    """
     reviews = sentiment.load_reviews(trained.config)
     check_own_data(trained.run, reviews.fingerprint)
     parts = sentiment.padded_rows(reviews, trained.config).held_out()
@@ -206,7 +210,10 @@ def _frame(network: _Network, params: Any, review: _Review) -> Frame:
 
 
 def _neighbours(trained: sentiment.Trained, words: set[str]) -> dict[str, Sequence[tuple[str, float]]]:
-    """Return a dict from each of the given words to the words nearest to it, with the cosine similarities of their vectors."""
+    """Return the nearest neighbours of given words, as a dict from each word to a list of pairs, nearest first.
+
+    A pair consists of a neighbour and the cosine similarity of the two word vectors. Words without a vector are left out.
+    """
     space = trained.words
     least = min(LEAST_REVIEWS, max(1, int(space.statistics[1].max()) // 20))
     found = {}

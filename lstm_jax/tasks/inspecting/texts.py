@@ -36,7 +36,13 @@ class _Network:
         return model.logits(hidden)[:, 0]
 
     def outputs(self, vectors: jax.Array, params: Any, following: jax.Array) -> jax.Array:
-        """Return the negative log-probabilities (N,), in nats, of the next characters `following` (N,), one after each step."""
+        """Return the surprise (N,) of N characters, which is their negative log-probability in nats.
+
+        Args:
+            vectors: input features (N, E) of the characters that the model reads.
+            params: parameters of the model.
+            following: ids (N,) of the characters to score. Each one follows the input character with the same index.
+        """
         return -jnp.take_along_axis(jax.nn.log_softmax(self._logits(vectors, params)), following[:, None], axis=-1)[:, 0]
 
     @cached_property
@@ -56,7 +62,7 @@ class _Network:
 
 
 def text_window(trained: generation.Trained, request: Request) -> Window:
-    """Return the page of a text-generation run; see `inspecting.make_window`."""
+    """Return the content of the page about a text-generation run; see `inspecting.make_window`."""
     texts = _given(trained, request) or _chosen(trained, request)
     epochs, network = kept_epochs(trained, request.epochs), _Network(trained)
     characters = trained.characters.characters
@@ -82,7 +88,13 @@ def _given(trained: generation.Trained, request: Request) -> list[tuple[str, np.
 
 
 def _chosen(trained: generation.Trained, request: Request) -> list[tuple[str, np.ndarray]]:
-    """Choose parts of the held-out text that the network predicts best, worst and about as well as the median part."""
+    """Choose parts of the held-out text that the network predicts best, worst, and about as well as the median part.
+
+    `request.examples` parts of each of these three kinds are chosen.
+
+    Returns:
+        A list of pairs (title of the part, its character ids).
+    """
     held_out = generation.read_ids(trained, most=READ)
     size = min(request.chars, len(held_out) - 1)
     require(size >= 2, "held-out text", f"{len(held_out)} characters", "give --text or --file")

@@ -163,7 +163,7 @@ def _named(tree: PyTree) -> dict[str, Any]:
 
 
 def _free_name(folder: Path, step: int) -> str:
-    """Return a name for the folder that will hold the arrays of a step. No existing folder has this name."""
+    """Return a name for the new folder of the arrays of step `step`, such as "1200" or, if that name is taken, "1200.1"."""
     names = [str(step), *(f"{step}.{again}" for again in range(1, 1000))]
     return next(name for name in names if not (folder / name).exists())
 
@@ -192,7 +192,10 @@ def _load(folder: Path, wanted: dict[str, Any], saved: dict[str, Any]) -> tuple[
 
 
 def _unfinished(folder: Path, step: int) -> tuple[int, ...]:
-    """Return the steps after `step`, newest first, for which the folder holds arrays, but no manifest."""
+    """Return the steps of all unfinished checkpoints after `step`, newest first.
+
+    A checkpoint is unfinished if the folder holds its arrays, but no manifest of it.
+    """
     matches = (_ARRAYS.fullmatch(entry.name) for entry in folder.iterdir() if entry.is_dir())
     there = {int(match[1]) for match in matches if match} - {*steps(folder)}
     return tuple(sorted((one for one in there if one > step), reverse=True))

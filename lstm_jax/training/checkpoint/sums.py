@@ -16,7 +16,7 @@ _MANIFEST = re.compile(r"(0|[1-9][0-9]*)\.manifest\.json")
 
 
 def manifest_path(folder: Path, step: int) -> Path:
-    """Return the path of the manifest of the checkpoint of a step."""
+    """Return the path of the manifest that belongs to the checkpoint of step `step`."""
     return folder / f"{step}.manifest.json"
 
 
@@ -31,7 +31,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def leaf_record(leaf: Any) -> dict[str, Any]:
-    """Return a dict with the dtype, the shape and the checksum of an array, as it is written to the manifest."""
+    """Return what a manifest says about an array: a dict with the dtype, the shape and the checksum of the array."""
     array = processes.on_host(leaf)
     digest = hashlib.sha256(f"{array.dtype.name} {list(array.shape)}\n".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -56,9 +56,9 @@ def file_records(arrays: Path, sync: bool = False) -> dict[str, dict[str, Any]]:
 
 
 def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
-    """Write the manifest of the checkpoint of a step, which is the file with the checksums of the checkpoint.
+    """Write the manifest that belongs to the checkpoint of step `step`, with the dict `content` as JSON.
 
-    The file is first written under a temporary name. Once it is complete on disk, it is renamed.
+    The manifest is first written under a temporary name. Once it is complete on disk, it is renamed.
     """
     path = manifest_path(folder, step)
     temporary = path.with_name(path.name + ".tmp")
@@ -70,7 +70,10 @@ def write_manifest(folder: Path, step: int, content: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
-    """Return the manifest of a step, or None if the manifest is damaged or cannot be read."""
+    """Read the manifest that belongs to the checkpoint of step `step`, and return its content.
+
+    If the manifest is damaged or cannot be read, return None.
+    """
     try:
         manifest = read_summed(manifest_path(folder, step).read_bytes())
     except OSError:
@@ -79,9 +82,11 @@ def read_manifest(folder: Path, step: int) -> dict[str, Any] | None:
 
 
 def read_verified(folder: Path, step: int) -> tuple[dict[str, Any], str]:
-    """Return a pair of the manifest of a step, and a description of the damage to the manifest or to the files that it lists.
+    """Read the manifest that belongs to the checkpoint of step `step`, and check the files that it lists against their checksums.
 
-    If nothing is damaged, the description is "". If the manifest is damaged, the first member of the pair is {}.
+    Returns:
+        A pair of the content of the manifest, and a description of the damage. The description is "" if neither the manifest nor a file
+        is damaged. If the manifest is damaged, the content is {}.
     """
     manifest = read_manifest(folder, step)
     if manifest is None:
