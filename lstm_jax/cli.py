@@ -35,7 +35,9 @@ def _usage() -> str:
 
 
 def _parse(arguments: list[str]) -> Callable[..., None]:
-    """Parse the command-line arguments, and return an instance of the class of the command, whose fields have the values of the flags.
+    """Parse the command-line arguments, and return the command, an object that runs the command when it is called.
+
+    The object is an instance of the command's class, and its fields have the values of the flags.
 
     Raises:
         InputError: if the command, a flag or a value is invalid.
@@ -63,13 +65,15 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
 
 
 def _complaint(name: str, stop: BaseException, box: str) -> InputError:
-    """Convert an error of the argument parser tyro to an `InputError`.
+    """Convert an exception of the argument parser tyro to an `InputError`.
+
+    If a config raised an `InputError` while tyro parsed the flags, the result is a copy of this error whose subject is the flag. Otherwise
+    the result is made from the text that tyro printed.
 
     Args:
         name: name of the command.
-        stop: exception that tyro raised. If it was raised because of an `InputError` of a config, the returned error is a copy of this
-            `InputError`, except that its subject is the flag.
-        box: error text that tyro printed. If there was no such `InputError`, the returned error is made from this text.
+        stop: exception that tyro raised.
+        box: error text that tyro printed.
     """
     cause = stop.__context__
     while cause is not None:

@@ -102,7 +102,13 @@ def _can_compile(key: jax.Array, dtype) -> bool:
 
 @dataclass(frozen=True)
 class _DrawMask(ForwardOperation):
-    """Operation that draws a dropout mask from the key data (two uint32) of a threefry key."""
+    """Operation that draws a dropout mask from the key data (two uint32) of a threefry key.
+
+    Attributes:
+        keep: probability that an entry is kept.
+        shape: shape of the mask.
+        platforms: platforms on which the compiled code draws the mask. On other platforms JAX draws it.
+    """
 
     keep: float
     shape: tuple[int, ...]
@@ -122,7 +128,11 @@ class _DrawMask(ForwardOperation):
     def mapped(self, dims, size):
         """Return the version of this operation for `jax.vmap`, which draws one mask for each of `size` keys.
 
-        The returned operation is computed by functions of JAX instead of the C++ library. `dims` is described in `Operation.mapped`.
+        The returned operation is computed by functions of JAX instead of the C++ library.
+
+        Args:
+            dims: one entry for each argument array: 0 if the keys are stacked along its first axis, else None; see `Operation.mapped`.
+            size: number of keys.
         """
         return Vmapped(replace(self, platforms=()), dims, size)
 

@@ -131,7 +131,12 @@ class SentimentClassifier(nnx.Module):
         return self.head(h if self.pooling == "last" else self._pooled(h, steps_first))[:, 0]
 
     def _last_of_each(self, h: Float[Array, "T B D"], packed: PackedPlaces) -> Float[Array, "B M D"]:
-        """Return the last output of each packed text. A layer that reads in reverse has its last output at the first step of the text."""
+        """Return the last output of each packed text: the output of the last recurrent layer when it has read the whole text.
+
+        A backward layer reads in reverse, so that its last output is at the first step of the text.
+
+        `packed` contains the first and the last step of each text in the outputs `h`.
+        """
         rows = jnp.arange(h.shape[1])[:, None]
         last = h[packed.last, rows]
         layer = self.recurrent.layers[-1]

@@ -80,7 +80,7 @@ def pack(sequences: Sequence[Any], length: int) -> Packed:
 
 
 def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
-    """Choose a row and a first step for each of N sequences, and return them as an array `Packed.where`.
+    """Choose a row and a first step for each of N sequences.
 
     The longest sequences are placed first. Each one is put into the fullest row that has room for it ("best fit decreasing"). Sequences of
     equal length keep their order.
@@ -88,6 +88,9 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
     Args:
         lengths: int (N,), the number of steps of each sequence.
         length: number of steps L of a row.
+
+    Returns:
+        An int32 array (N, 3): the row, the first step and the number of steps of each sequence, as in `Packed.where`.
 
     Raises:
         InputError: if a sequence is empty or longer than `length`.
@@ -114,7 +117,13 @@ def assign_rows(lengths: np.ndarray, length: int) -> np.ndarray:
 
 
 def make_segment_ids(where: np.ndarray, rows: int, length: int) -> np.ndarray:
-    """Return `Packed.segment_ids` (R, L) for N sequences in R rows of L steps. `where` (N, 3) contains their positions; see `Packed`."""
+    """Return the argument `segment_ids` of a recurrent layer for packed sequences, an int32 array (R, L); see `Packed.segment_ids`.
+
+    Args:
+        where: int (N, 3): the row, the first step and the number of steps of each sequence.
+        rows: number of rows R.
+        length: number of steps L of a row.
+    """
     ids = np.zeros((rows, length), np.int32)
     count = np.zeros(rows, np.int32)
     for row, start, steps in where[np.lexsort((where[:, 1], where[:, 0]))]:
@@ -130,7 +139,7 @@ def unpack(outputs: Any, where: np.ndarray) -> list[np.ndarray]:
 
     Args:
         outputs: array (R, L, ...), for example the outputs of a recurrent layer for `Packed.x`.
-        where: `Packed.where`.
+        where: int (N, 3): the row, the first step and the number of steps of each sequence, as in `Packed.where`.
 
     Raises:
         InputError: if `outputs` has fewer rows or steps than `where` names.
@@ -148,7 +157,7 @@ def last_outputs(outputs: jax.Array, where: Any) -> jax.Array:
 
     Args:
         outputs: array (R, L, ...), for example the outputs of a recurrent layer for `Packed.x`.
-        where: `Packed.where`, as an array of NumPy or JAX.
+        where: array (N, 3) of NumPy or JAX: the row, the first step and the number of steps of each sequence, as in `Packed.where`.
 
     Raises:
         InputError: if `where` is a NumPy array that names more rows or steps than `outputs` has.

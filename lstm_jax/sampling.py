@@ -36,7 +36,10 @@ FEW = 256
 
 
 class Drawing(NamedTuple):
-    """State of the sampler between two calls of `Sampler.advance`, for B texts and a vocabulary of V characters."""
+    """State of the sampler, from which it draws the next characters of B texts. `Sampler.advance` takes a state and returns a new one.
+
+    The vocabulary has V characters.
+    """
 
     key: jax.Array
     """Random key of all draws."""
@@ -133,10 +136,10 @@ def draw(uniform: Float[Array, "B"], logits: Float[Array, "B V"], rules: Rules, 
 
 
 def _cumulated(p: jax.Array) -> jax.Array:
-    """Return cumulative sums along the last axis.
+    """Return the cumulative sums of `p` along its last axis.
 
-    For at most `FEW` characters the sums are computed as a product with a triangular matrix of ones. On a CPU this is faster than
-    `jnp.cumsum`.
+    If this axis has at most `FEW` entries, the sums are computed as a product with a triangular matrix of ones. On a CPU this is faster
+    than `jnp.cumsum`.
     """
     size = p.shape[-1]
     if size > FEW:
@@ -182,7 +185,7 @@ class Sampler:
             return Drawing(key, jnp.zeros((), jnp.int32), first_logits(model, state, batch), state)
 
         def shifted(part):
-            """Remove the oldest window of each text from a state array, and append a new window with a zero state."""
+            """Remove the oldest window of each text from the state array `part`, and append a new window with a zero state."""
             rows = part.reshape(-1, length, part.shape[-1])
             return jnp.concatenate([rows[:, 1:], jnp.zeros_like(rows[:, :1])], axis=1).reshape(part.shape)
 

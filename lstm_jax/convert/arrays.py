@@ -25,7 +25,13 @@ PROJECTED = "lstm_projected"  # the cell of a layer with a recurrent projection
 
 
 class Layout(NamedTuple):
-    """Layout of a cell's weights in lstm_jax: the name of the cell in error messages, its number of gates and the names of its arrays."""
+    """Layout of a cell's weights in lstm_jax.
+
+    Attributes:
+        title: name of the cell in error messages, such as "LSTM".
+        gates: number of gates.
+        names: names of the arrays, such as "kernel".
+    """
 
     title: str
     gates: int
@@ -33,7 +39,7 @@ class Layout(NamedTuple):
 
     @property
     def phrase(self) -> str:
-        """Title with its article, such as "an LSTM"."""
+        """Name of the cell with its article, such as "an LSTM"."""
         return f"{'an' if self.title.startswith('LSTM') else 'a'} {self.title}"
 
     @property
@@ -101,12 +107,15 @@ def shaped(name: str, value: object, *expected: int | str) -> np.ndarray:
 
 
 def cell_arrays(cell: str, arrays: Mapping[str, object], where: str = "") -> Arrays:
-    """Return a dict of copies of the arrays of a cell with G gates, after checking their shapes.
+    """Check the arrays of a cell, and return copies of them as a dict.
+
+    E is the number of input features, H the number of units and G the number of gates.
 
     Args:
         cell: name of the cell, a key of `LAYOUTS`.
-        arrays: input kernel (E, GH), recurrent kernel (H, GH), and biases (GH,), with the names of the layout. A bias that is None becomes
-            zeros. With a projection (H, P) the recurrent kernel is (P, GH).
+        arrays: dict from the names of the arrays to the arrays: "kernel" (E, GH), "recurrent_kernel" (H, GH), and each bias (GH,). A bias
+            may be None, which means zeros. A cell with a projection to P outputs also has "projection" (H, P), and its recurrent kernel is
+            (P, GH).
         where: prefix of the names of the arrays in error messages.
 
     Raises:
@@ -131,7 +140,13 @@ def cell_arrays(cell: str, arrays: Mapping[str, object], where: str = "") -> Arr
 
 
 def lstm_arrays(kernel: object, recurrent_kernel: object, bias: object | None, where: str = "") -> Arrays:
-    """Return {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}, the result of `cell_arrays` for an LSTM.
+    """Check the arrays of an LSTM, and return copies of them as a dict with the keys "kernel", "recurrent_kernel" and "bias".
+
+    Args:
+        kernel: array (E, 4H).
+        recurrent_kernel: array (H, 4H).
+        bias: array (4H,), or None, which means zeros.
+        where: prefix of the names of the arrays in error messages.
 
     Raises:
         InputError: if an argument is not an array of floats, or the shapes are not those of an LSTM.

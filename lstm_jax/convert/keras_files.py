@@ -224,7 +224,10 @@ def _kind(name: str) -> str:
 def _take(rest: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
     """Remove the arrays of one group of a Keras file from the dict `rest`, and return them in the order of their numbers.
 
-    The arrays of the group "layers/dense", for example, have the keys "layers/dense/vars/0", "layers/dense/vars/1" and so on.
+    Args:
+        rest: dict from the path of an array in the file to the array.
+        group: path of the group, for example "layers/dense", whose arrays have the paths "layers/dense/vars/0", "layers/dense/vars/1" and
+            so on.
     """
     taken: list[np.ndarray] = []
     while f"{group}/vars/{len(taken)}" in rest:

@@ -30,12 +30,12 @@ These are the layers whose activations PyTorch has, too.
 
 
 class Given(NamedTuple):
-    """Weights for one layer.
+    """Weights that are to be loaded into one layer.
 
     Attributes:
         arrays: the weights in the layout of lstm_jax.
         cell: name of the cell.
-        allowed: values that the attribute `cell` of the layer may have. This attribute also names the activations, as in
+        allowed: values that the attribute `cell` of the layer may have. Such a value names the cell and its activations, for example
             "simple_rnn(relu)". None means that the activations of the weights are not known, so that the layer may have any activations.
     """
 
@@ -110,7 +110,10 @@ def _given(weights: Any, prefix: str) -> list[Given]:
 def _from_torch(state: Mapping[str, Any], prefix: str, nonlinearity: Any) -> list[Given]:
     """Return the weights of each layer in a PyTorch state dict, lowest layer first.
 
-    `nonlinearity` is the activation of an nn.RNN or nn.RNNCell, "tanh" or "relu", or None if it is not known.
+    Args:
+        state: state dict of a recurrent PyTorch module, or of a model that contains it.
+        prefix: prefix of the names of the recurrent module's arrays in the state dict, for example "rnn.".
+        nonlinearity: activation of an nn.RNN or nn.RNNCell, "tanh" or "relu", or None if it is not known.
     """
     cell = find_torch_cell(state, prefix)
     allowed = TORCH_CELLS[cell]
@@ -149,7 +152,7 @@ def _find_cell(layer: Mapping[str, Any], where: str) -> str:
 
 
 def _matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
-    """Return pairs (parameter of a layer, array to which it is to be set), after checking that the weights fit the layer.
+    """Check that weights fit a layer, and return pairs of a parameter of the layer and the array to which it is to be set.
 
     Args:
         layer: a `Recurrent` or `Bidirectional` layer.
@@ -169,7 +172,10 @@ def _matched(layer: Any, given: Given, at: str) -> list[tuple[Any, Any]]:
 
 
 def _matched_cell(layer: Any, given: Given, arrays: Arrays, at: str) -> list[tuple[Any, Any]]:
-    """Return the pairs that `_matched` describes, for one `Recurrent` layer. `arrays` are its weights, one direction of `given.arrays`."""
+    """Check that weights fit one `Recurrent` layer, and return pairs of a parameter and the array to which it is to be set.
+
+    `arrays` are the weights of the layer, that is one direction of `given.arrays`. `at` is explained in `_matched`.
+    """
     cell = layer.cell.partition("(")[0]  # "lstm(relu, sigmoid)" is an LSTM with these activations
     outputs, columns = arrays["recurrent_kernel"].shape
     remedy = f"projection={outputs}" if given.cell == PROJECTED else "this cell"

@@ -155,7 +155,13 @@ def _float32(name: str, value: Any) -> np.ndarray:
 
 
 def _check_stack(cell: str, layers: Sequence[Mapping[str, Any]], merge: str) -> tuple[list[Layer], int]:
-    """Return copies of the weights of stacked layers and the number of output features, after checking that the layers fit together."""
+    """Check that the weights of stacked layers fit together, and return copies of them and the number of output features of the last layer.
+
+    Args:
+        cell: name of the cell of all layers.
+        layers: weights of the layers, lowest layer first.
+        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
+    """
     check_operator(cell)
     require(len(layers) > 0, "recurrent/ layers", "none", "give at least one layer")
     checked, below = [], 0
@@ -208,7 +214,13 @@ def _split(params: Mapping[str, Any], cell: str, merge: str, kind: Kind) -> tupl
 
 
 def _swapped(graph: Graph, value: str, axes: int = 3) -> str:
-    """Exchange the first two axes, batch and time, of a value with `axes` axes, and return the name of the result."""
+    """Add a node that exchanges the batch axis and the time axis of an array, and return the name of the result.
+
+    Args:
+        graph: the graph.
+        value: name of the array, whose first two axes are exchanged.
+        axes: number of axes of the array, 2 or 3.
+    """
     return graph.node("Transpose", value, perm=[1, 0, 2][:axes])
 
 
@@ -218,15 +230,24 @@ def _dense(graph: Graph, x: str, kernel: np.ndarray, bias: np.ndarray) -> str:
 
 
 def _is_word(graph: Graph, ids: str) -> str:
-    """Return the name of a bool value (B, T) that is True where an id is not padding."""
+    """Return the name of a bool value (B, T) that is True where an id is not 0, the id of padding.
+
+    Args:
+        graph: graph to which the nodes that compute this value are added.
+        ids: name of the word ids (B, T).
+    """
     return graph.node("Not", graph.node("Equal", ids, graph.integers(0)))
 
 
 def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
     """Move the padding of each row behind its words, and count the words.
 
-    ONNX's operators have no mask. They take a length for each row, and read only so many steps from the start of the row. A padded step
-    leaves the state unchanged, so that moving it to the end does not change the final state.
+    ONNX's operators have no mask. They take a length for each row, and read only this number of steps from the start of the row. A padded
+    step leaves the state unchanged, so that moving it to the end does not change the final state.
+
+    Args:
+        graph: graph to which the nodes are added.
+        ids: name of the word ids (B, T).
 
     Returns:
         the names of the new ids (B, T), and of the number of words (B,) as int32.
@@ -242,7 +263,14 @@ def _without_padding(graph: Graph, ids: str) -> tuple[str, str]:
 
 
 def _pooled(graph: Graph, outputs: str, ids: str, pooling: str) -> str:
-    """Pool outputs (T, B, F) over the words of each row, as `SentimentClassifier` does, and return the name of the result."""
+    """Pool outputs over the words of each row, as `SentimentClassifier` does, and return the name of the result.
+
+    Args:
+        graph: graph to which the nodes are added.
+        outputs: name of the outputs (T, B, F) of the last layer.
+        ids: name of the word ids (B, T), padded with 0.
+        pooling: "mean", "max" or "mean+max".
+    """
     word = graph.node("Unsqueeze", _swapped(graph, _is_word(graph, ids), axes=2), graph.integers(2))
     words = graph.node("ReduceSum", graph.node("Cast", word, to=graph.onnx.TensorProto.FLOAT), graph.integers(0), keepdims=0)
     zero, one = graph.constant("float/zero", np.float32(0)), graph.constant("float/one", np.float32(1))

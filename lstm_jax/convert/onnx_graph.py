@@ -25,7 +25,7 @@ LARGEST = 2**31 - 2**20
 
 
 class Operator(NamedTuple):
-    """Recurrent operator of ONNX that computes a cell of lstm_jax."""
+    """Description of ONNX's operator for a recurrent cell: its name, its gate order, the names of its states, and its attributes."""
 
     name: str
     gates: tuple[int, ...]
@@ -102,7 +102,7 @@ class Graph:
         return self.onnx.helper.make_tensor_value_info(name, getattr(self.onnx.TensorProto, dtype), shape)
 
     def constant(self, name: str, array: Any) -> str:
-        """Add an array as a constant, and return its name."""
+        """Add an array as a constant with the given name, and return the name."""
         self.constants[name] = np.asarray(array)
         return name
 
@@ -111,11 +111,17 @@ class Graph:
         return self.constant(f"integers/{'_'.join(map(str, numbers))}", np.array(numbers, np.int64))
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node with one output, and return the name of the output. An input that is an empty string is left out."""
+        """Add a node with one output, and return the name of the output.
+
+        Args:
+            operator: name of the ONNX operator, such as "MatMul".
+            inputs: names of the inputs. An empty string stands for an optional input that is left out.
+            attributes: attributes of the node.
+        """
         return self.many(operator, 1, *inputs, **attributes)[0]
 
     def many(self, operator: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
-        """Add a node with `count` outputs, and return their names."""
+        """Add a node with `count` outputs, and return their names. The other arguments are those of `node`."""
         name = f"{operator}/{len(self.nodes)}"
         outputs = [f"{name}/{place}" for place in range(count)]
         self.nodes.append(self.onnx.helper.make_node(operator, inputs, outputs, name=name, **attributes))
@@ -151,7 +157,7 @@ def _version() -> str:
 
 
 class Outputs(NamedTuple):
-    """Names of the values that a recurrent layer or stack returns."""
+    """Names of the values in an ONNX graph that are the outputs of a recurrent layer or stack."""
 
     sequence: str
     """Outputs of all steps, (T, B, features)."""
@@ -210,7 +216,10 @@ def _add_layer(graph: Graph, cell: str, layer: Layer, number: int, x: str, lengt
 
 
 def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the operands W (GH, E), R (GH, H) and B (2GH,) of ONNX's operator for one direction, where G is the number of gates."""
+    """Return the weights of one direction of a layer as the operands W (GH, E), R (GH, H) and B (2GH,) of ONNX's operator.
+
+    G is the number of gates. `arrays` are the weights in the layout of lstm_jax.
+    """
     order, gates = OPERATORS[cell].gates, LAYOUTS[cell].gates
 
     def reordered(array: np.ndarray) -> np.ndarray:
@@ -224,14 +233,14 @@ def _operands(cell: str, arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _merge(graph: Graph, merge: str, value: str, pair: bool, axis: int) -> str:
-    """Combine the directions, which are the axis before the last two, and return the name of the result.
+    """Combine the outputs of the directions of a layer, and return the name of the result.
 
     Args:
         graph: the graph.
-        merge: how the outputs of two directions are combined.
+        merge: how the outputs of two directions are combined: "concat", "sum", "ave" or "mul".
         value: name of the outputs (T, D, B, H) of all steps, or of the last outputs (D, B, H).
         pair: whether there are two directions.
-        axis: axis of the directions, 1 or 0.
+        axis: index of the axis D in `value`: 1 for the outputs of all steps, 0 for the last outputs.
     """
     if not pair:
         return graph.node("Squeeze", value, graph.integers(axis))

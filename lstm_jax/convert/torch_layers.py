@@ -102,12 +102,12 @@ def layers_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = ""
         a list with a dict for each layer. For an LSTM the dict is {"kernel": (E, 4H), "recurrent_kernel": (H, 4H), "bias": (4H,)}. For
         "gru" and "simple_rnn" it has GH columns instead of 4H, and for "gru" also the key "recurrent_bias". For "lstm_projected" it also
         has the key "projection" (H, P), and the recurrent kernel is (P, 4H). If the module is bidirectional, the dict is {"forward": dict,
-        "backward": dict}. If the module has no biases, they are zeros.
+        "backward": dict}. If the module has no biases, the biases are zeros.
 
     Raises:
-        InputError: if `cell` is none of these names, no name begins with `prefix`, the rest of a name that begins with `prefix` is not the
-            name of an array of such a module, the module has a projection and `cell` is not "lstm_projected", an array is missing, or a
-            shape is wrong.
+        InputError: if `cell` is none of these names, an array is missing, or a shape is wrong. Also if no name in the state dict begins
+            with `prefix`, or a name that begins with `prefix` does not belong to an array of such a module. Also if the module has a
+            projection and `cell` is not "lstm_projected".
     """
     module = _peer(cell).module
     found = _grouped(state_dict, prefix, module)
@@ -161,13 +161,13 @@ def cell_from_torch(cell: str, state_dict: Mapping[str, Any], prefix: str = "") 
 
     Args:
         cell: "lstm", "gru" or "simple_rnn", or "lstm_projected" for an nn.LSTM with `proj_size`.
-        state_dict: state dict of the cell, or of a model that contains it, or of an nn.LSTM, nn.GRU or nn.RNN with one layer and one
-            direction. Its values are arrays or tensors.
+        state_dict: state dict of the cell, or of a model that contains the cell. It may also be that of an nn.LSTM, nn.GRU or nn.RNN with
+            one layer and one direction. Its values are arrays or tensors.
         prefix: prefix of the names of the cell's arrays in the state dict, for example "cell.".
 
     Returns:
-        a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias", and if it is
-        "lstm_projected", the key "projection".
+        a dict with the keys "kernel", "recurrent_kernel" and "bias". If `cell` is "gru", it also has the key "recurrent_bias", and if
+        `cell` is "lstm_projected", the key "projection".
 
     Raises:
         InputError: if there is more than one layer or direction, or if `layers_from_torch` does not accept the arguments.
@@ -217,9 +217,16 @@ def _end(number: int | None, direction: str) -> str:
 
 
 def _grouped(state_dict: Mapping[str, Any], prefix: str, module: str) -> dict[tuple[int | None, str], dict[str, object]]:
-    """Return the arrays of a PyTorch module as a dict with the keys (number of the layer, direction) and the values {name: array}.
+    """Group the arrays of a PyTorch module by layer and direction.
 
-    The names are "weight_ih", "weight_hh", "weight_hr", "bias_ih" and "bias_hh". The number of the layer is None for a PyTorch cell.
+    Args:
+        state_dict: state dict of the module, or of a model that contains it.
+        prefix: prefix of the names of the module's arrays in the state dict.
+        module: class of the module in error messages, such as "nn.LSTM".
+
+    Returns:
+        a dict from (number of the layer, direction) to the arrays of this layer and direction, which are a dict with keys such as
+        "weight_ih" and "bias_hh". The number is None for a PyTorch cell, and the direction is "forward" or "backward".
     """
     found: dict[tuple[int | None, str], dict[str, object]] = {}
     for name, value in state_dict.items():

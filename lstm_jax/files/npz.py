@@ -22,7 +22,7 @@ _ENCRYPTED = 1  # the bit of a member's flags that marks it as encrypted
 
 
 class Header(NamedTuple):
-    """Header of a .npy file."""
+    """Header of a .npy file: the shape, the memory order and the dtype of the array, and the offset at which its values begin."""
 
     shape: tuple[int, ...]
     fortran: bool

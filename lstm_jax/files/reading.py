@@ -182,7 +182,10 @@ def _read_all(file: IO[bytes] | io.BufferedIOBase, subject: str, remedy: str) ->
 
 
 class _Bounded(io.RawIOBase):
-    """Stream that reads from another stream, and raises `InputError` once more than `most` bytes have been read."""
+    """Stream that reads from another stream, and raises `InputError` once more than `most` bytes have been read.
+
+    `subject` is the name of the file in the error message.
+    """
 
     def __init__(self, stream: io.BufferedIOBase, most: int, subject: str):
         self.stream, self.most, self.subject, self.left = stream, most, subject, most

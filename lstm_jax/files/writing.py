@@ -54,15 +54,15 @@ def check_output(path: Path, inputs: Iterable[Path | str] = (), force: bool = Fa
     """Check that a command may write its output to the file that the user has named.
 
     Args:
-        path: path of the new or existing file.
-        inputs: files and folders that the command reads; "-" stands for standard input. The output must not be one of these files. An
-            existing file in one of these folders is allowed only if it has the mark of lstm-jax, even if `force` is true.
-        force: whether to allow an existing file without the mark of lstm-jax, which is the text `MARK`. An existing file with the mark that
-            is not one of the inputs is always allowed.
+        path: path of the output, which may exist.
+        inputs: files and folders that the command reads; "-" stands for standard input. An existing output must not be one of these files.
+            If it is inside one of these folders, it must have the mark of lstm-jax (the text `MARK`), even if `force` is true.
+        force: whether an existing file without the mark may be replaced. A file with the mark may always be replaced, unless it is one of
+            the inputs.
 
     Raises:
-        InputError: if the path is a link, a folder, a device, a pipe or a socket, if `inputs` does not allow the file, if the file exists
-            without the mark and `force` is false, or if the folder of the file cannot be written.
+        InputError: if the path is a link, a folder, a device, a pipe or a socket, if the command reads the existing file (see `inputs`), if
+            the file exists without the mark and `force` is false, or if the folder of the file cannot be written.
     """
     subject = f"writing {path}"
     try:
@@ -96,10 +96,10 @@ def _marked(path: Path) -> bool:
 
 
 def _reads(given: Path | str, path: Path, marked: bool) -> bool:
-    """Return whether a command that reads `given` also reads the existing file `path`.
+    """Return whether the existing file `path` is an input of a command that reads `given`.
 
-    The command reads the file `path` if `given` is the same file. It also reads the file if `given` is a folder above the file and the file
-    does not have the mark of lstm-jax.
+    The file is an input if `given` is the file itself. If `given` is a folder that contains the file, the file is an input unless it has
+    the mark of lstm-jax.
 
     Args:
         given: file or folder that the command reads, or "-" for standard input.

@@ -22,9 +22,9 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Attribution:
-    """Attribution of the difference between the outputs of a model for an input and for a baseline.
+    """Result of integrated gradients: the contribution of each step of an input to the output of a model, relative to a baseline.
 
-    The sum of `values` is `difference`, up to `error`.
+    The sum of `values` is `difference`, the output for the input minus the output for the baseline, up to `error`.
     """
 
     values: np.ndarray
@@ -75,9 +75,14 @@ def integrated_gradients(
 
 @partial(jax.jit, static_argnums=0)
 def _shares(function: Callable[..., jax.Array], start: jax.Array, step: jax.Array, places: jax.Array, *args: Any) -> jax.Array:
-    """Return the integrand (P, T) of integrated gradients at P points of the line from the baseline to the input.
+    """Return the integrand of integrated gradients at P points of the line from the baseline to the input, an array (P, T).
 
-    `places` (P,) are the positions of the points on the line: 0 is the baseline `start`, and 1 is the input `start + step`.
+    Args:
+        function: function that is called as function(inputs, *args) and returns a scalar.
+        start: the baseline (T, E).
+        step: the input minus the baseline, (T, E).
+        places: positions (P,) of the points on the line: 0 is the baseline, and 1 is the input.
+        args: further arguments of the function.
     """
     gradient = jax.grad(function)
     return jax.lax.map(lambda place: (gradient(start + place * step, *args) * step).sum(-1), places, batch_size=_AT_ONCE)
@@ -108,15 +113,15 @@ def _norms(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) ->
 def reach(norms: np.ndarray | jax.Array, share: float = 0.9) -> np.ndarray:
     """Return how many steps back each output depends on its input, measured by the norms of its gradients.
 
-    The step of an output is the last step that the model has read when it computes the output. The result for an output is the smallest n
-    for which its step and the n steps before it have at least the given share of the sum of the norms up to its step.
+    When the model computes output k, the last step that it has read is step s = T - K + k. The result for output k is the smallest n for
+    which the norms of output k for the steps s - n to s add up to at least `share` times the sum of its norms for the steps 0 to s.
 
     Args:
-        norms: norms (K, T) of the gradients of K outputs, as `gradient_norms` returns them. The step of output k is T - K + k.
+        norms: norms (K, T) of the gradients of K outputs with respect to T steps, as `gradient_norms` returns them.
         share: share of the sum of the norms, above 0 and at most 1.
 
     Returns:
-        An int array (K,) with the number n for each output. It is 0 if the step of the output alone has the share.
+        An int array (K,) with the number n for each output. It is 0 if step s alone has the share.
     """
     count, steps = norms.shape
     reached = np.zeros(count, int)

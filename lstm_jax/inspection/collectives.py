@@ -12,7 +12,7 @@ _WITH_OPERAND = ("all-gather", "collective-permute", "reduce-scatter", "all-to-a
 
 
 class Collective(NamedTuple):
-    """One collective of a program."""
+    """Collective operation in a compiled program, such as an all-reduce."""
 
     kind: str
     """Name in HLO: "all-reduce", "all-gather", "all-to-all", "reduce-scatter" or "collective-permute"."""

@@ -115,9 +115,10 @@ def _layers(model: nnx.Module) -> Iterator[tuple[str, Recurrent]]:
 
 
 def _name(layer: Recurrent, path: str, running: list[str]) -> None:
-    """Make a layer append its path to the list `running` at the start of each call, and remove it at the end.
+    """Change a layer so that the last entry of the list `running` is the path of the layer while a call of the layer runs.
 
-    For this, the class of the layer object is replaced by a new subclass.
+    At the start of each call the layer appends `path` to the list, and at the end it removes it. For this, the class of the layer object is
+    replaced by a new subclass.
     """
     kind = type(layer)
 

@@ -57,7 +57,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Frame:
-    """Results for one example of the network with the parameters of one epoch."""
+    """Results of the network for one example, computed with the parameters of one epoch."""
 
     verdict: str
     """Sentence with the result of the network."""
@@ -76,7 +76,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Example:
-    """An example: its name, its steps as texts, and one frame for each epoch that the page shows."""
+    """Example that the page shows: its name, its steps as texts, and its results (a `Frame`) for each epoch."""
 
     name: str
     steps: Sequence[str]
@@ -85,7 +85,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Window:
-    """Content of a page."""
+    """Content of a page, which shows the results of a recurrent network for some examples at some epochs of its training."""
 
     title: str
     about: str
@@ -101,9 +101,13 @@ class Window:
 
 
 def page(window: Window, most_bytes: int = MOST_BYTES) -> str:
-    """Return the page that shows the content `window`, as HTML text.
+    """Return the HTML text of a page.
 
-    If not all units of a layer fit, those whose outputs vary most are shown.
+    If the page has no room for all units of a layer, the units whose outputs vary most are shown.
+
+    Args:
+        window: content of the page.
+        most_bytes: largest allowed size of the page in bytes.
 
     Raises:
         InputError: if a value is not finite, or if the page would be larger than `most_bytes` even with `LEAST_UNITS` units of each layer.
@@ -178,12 +182,18 @@ def _text(window: Window, kept: list[np.ndarray]) -> str:
 
 
 def _sizes(window: Window) -> list[int]:
-    """Return the number of units of each layer."""
+    """Return the number of units of each recurrent layer in the content `window` of a page."""
     return [next(iter(layer.arrays.values())).shape[1] for layer in window.examples[0].frames[0].layers]
 
 
 def _units_that_fit(window: Window, most_bytes: int) -> list[np.ndarray]:
-    """Return the indices of the units of each layer that fit on a page."""
+    """Choose the units of each layer that a page of at most `most_bytes` bytes has room for, and return their indices.
+
+    If not all units of a layer fit, those whose outputs vary most are chosen.
+
+    Raises:
+        InputError: if there is no room for `LEAST_UNITS` units of each layer.
+    """
     layers, sizes = window.examples[0].frames[0].layers, _sizes(window)
     steps = sum(len(example.steps) for example in window.examples) * len(window.epochs)
     frames = len(window.examples) * len(window.epochs)

@@ -110,7 +110,7 @@ class Bidirectional(nnx.Module):
         """Return the states of both directions as one state, whose arrays (B, 2 H) have the units of the forward layer first.
 
         It is an initial state for a decoder with 2 H units, as in encoder-decoder models (Cho et al. 2014; Bahdanau et al. 2015). If the
-        layers have a projection to P outputs, the decoder needs one to 2 P outputs.
+        layers have a projection to P outputs, the decoder needs a projection to 2 P outputs.
 
         Args:
             states: the pair (forward state, backward state) that the layer returns.

@@ -110,7 +110,8 @@ class LayerState(nnx.Module):
     def _reset_state(self, given: Any) -> Any:
         """Return the state after a reset, or None, which stands for zeros.
 
-        This is `given` if it is not None, else the learned initial state with arrays (H,), if the layer has one.
+        The result is `given`, the reset state that the caller of the layer gave, if this is not None. Otherwise it is the learned initial
+        state with arrays (H,), if the layer has one.
         """
         if given is not None or not self.learned_state:
             return given
@@ -118,11 +119,11 @@ class LayerState(nnx.Module):
         return type(like)(*(getattr(self, INITIAL + name)[...] for name in like._fields))
 
     def _start(self, batch: int, initial_state: Any, reset_state: Any) -> Any:
-        """Return the argument `initial_state` of `unroll` for a call of the layer, or None to let `unroll` choose it.
+        """Return the state that a call of the layer gives to `unroll` as the argument `initial_state`.
 
-        This is `initial_state` if it is not None, else the state carried from the previous call, if there is one. Otherwise it is the
-        learned initial state, if the layer has one and `reset_state` is None. If the result is None, `unroll` starts from the state after
-        a reset, or from zeros.
+        It is the first of these that exists: the argument `initial_state`; the state that the layer carries from the previous call; and,
+        unless `reset_state` is given, the learned initial state. If there is none of them, None is returned, and `unroll` starts from the
+        state after a reset, or from zeros.
         """
         if self.carried is None:
             fresh = self.learned_state and initial_state is None and reset_state is None

@@ -52,7 +52,12 @@ class TiedHead(nnx.Module):
     """Dense output layer with tied weights: its kernel is the transposed table of an embedding layer (Press & Wolf 2017).
 
     A call takes features x (..., D) and a table (classes, D). It returns the logits x table^T + b, an array (..., classes). The bias b is
-    the only parameter of this layer.
+    the only parameter of this layer, and is initialised to zeros.
+
+    Args:
+        classes: number of classes, which is the number of logits.
+        param_dtype: dtype of the bias.
+        rngs: random streams, as in other layers.
 
     Raises:
         InputError: if `classes` is below 1.

@@ -10,14 +10,14 @@ Source = nnx.Rngs | nnx.RngStream | jax.Array | None
 
 
 def dropout_key(own: nnx.RngStream | None, given: Source) -> jax.Array:
-    """Return a key from a source of random numbers.
+    """Return a random key from the source `given` or, if this is None, from the layer's own stream.
 
     Args:
         own: random stream of the layer, or None if it has none.
-        given: source that the caller gave, or None.
+        given: source that the caller gave: `Rngs` with a stream `dropout`, a random stream, a key, which is returned unchanged, or None.
 
     Raises:
-        InputError: if there is neither a stream of the layer nor a given source.
+        InputError: if both sources are None.
     """
     source = own if given is None else given
     if source is None:

@@ -14,10 +14,11 @@ class LSTM(Recurrent):
 
         z = x W + h U + b, split into i, f, g, o;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
 
-    Here h and c are the state before a step, and h' and c' are the state after it. The state is an `LSTMState`. The arguments and errors
-    are those of `Recurrent`, except that there is no argument `cell`; `Recurrent.__call__` lists the arguments of a call, such as `mask`,
-    `lengths` and `resets`. With the argument `projection` the layer equals `torch.nn.LSTM` with
-    `proj_size`; see `lstm_jax.cells.projected_lstm`.
+    Here h and c are the state before a step, and h' and c' are the state after it. The state is an `LSTMState`.
+
+    The arguments and errors are those of `Recurrent`, except that there is no argument `cell`. `Recurrent.__call__` lists the arguments of
+    a call, such as `mask`, `lengths` and `resets`. With the argument `projection` the layer equals `torch.nn.LSTM` with `proj_size`; see
+    `lstm_jax.cells.projected_lstm`.
     """
 
     def __init__(self, features: int, units: int, *, rngs: nnx.Rngs, **options):

@@ -25,10 +25,12 @@ def call_on_single(
 ):
     """Call a recurrent layer on a single sequence, and return its results without a batch axis.
 
+    The layer is called on a batch of one row, which is the sequence.
+
     Args:
         layer: a `Recurrent` layer.
         x: floats (T, E) or int ids (T,).
-        time_major: argument of the layer, which is called on a batch of one row.
+        time_major: value of the layer's argument `time_major`.
         sequences: whether to return the outputs of all steps.
         per_step: dict from the names of arguments of the layer to their values, each an array (T,) or None.
         per_row: dict from the names of arguments of the layer to their values, each a number, a state with arrays (H,), or None.
@@ -46,7 +48,10 @@ def call_on_single(
 
 
 def _expanded(value: Any, axis: int) -> Any:
-    """Add an axis to an array or a list; None stays None. NumPy arrays stay NumPy arrays, which keep 64 bits until they are checked."""
+    """Add an axis with the index `axis` to an array or a list, and return the array. None stays None.
+
+    A NumPy array or a list becomes a NumPy array, not a JAX array, so that 64-bit values are not truncated before they are checked.
+    """
     if value is None or isinstance(value, jax.Array):
         return None if value is None else jnp.expand_dims(value, axis)
     return np.expand_dims(np.asarray(value), axis)

@@ -150,11 +150,17 @@ class RecurrentStack(nnx.Module):
         return y if not states else (y, states if self.all_states else states[0])
 
     def _connect(self, n: int, given: Any, y: Any) -> Any:
-        """Return the outputs of layer n, to which its inputs are added if the stack has residual connections."""
+        """Return the outputs `y` of layer n, plus its inputs if the stack has residual connections and n is above 0.
+
+        `given` are the inputs before the dropout between layers.
+        """
         return y + given if self.residual and n > 0 else y
 
     def _drop(self, y: jax.Array, rngs: Source) -> jax.Array:
-        """Return the outputs of a layer with dropout applied, as the next layer reads them."""
+        """Return the outputs `y` of a layer after the dropout between layers has been applied.
+
+        `rngs` is the source of random numbers that the caller gave, or None for the random streams of the stack.
+        """
         key = jax.random.fold_in(dropout_key(self.rngs, rngs), 3)  # a layer folds in the smaller numbers
         return y * draw_mask(key, self.dropout, y.shape, y.dtype)
 

@@ -129,7 +129,7 @@ def _register(library: ctypes.CDLL) -> None:
 
 
 class Library(NamedTuple):
-    """Compiled library that this process uses, if any."""
+    """Choice of a compiled library: the library that this process uses, if any, and the reasons why others cannot be used."""
 
     path: Path | None
     """Path of the library, or None if the process can use no library."""

@@ -71,9 +71,13 @@ def missing_level() -> str:
 
 
 def _targets(level: str, command: list[str]) -> list[list[str]]:
-    """Return lists of compiler flags for a level, in the order in which they are tried.
+    """Return lists of compiler flags for a level. The compiler is called with the first list and, if it fails, with the second, if any.
 
     For x86-64 there are two lists, since compilers from before 2021 reject the first. For other machines and for zig there is one list.
+
+    Args:
+        level: name of the level, such as "x86-64-v3".
+        command: command of the compiler.
     """
     if level not in EXTENSIONS:
         return [["-mcpu=generic"]]

@@ -116,7 +116,13 @@ def _sharding(mesh, axis: Any, names: tuple[str, ...]) -> NamedSharding:
 def _rule(arg_axes, result_axes, args, results) -> tuple[str, dict[str, tuple[str, ...]]]:
     """Return the sharding rule of `partitioned` for Shardy, the partitioner of XLA: a pair (text of the rule, dict of its options).
 
-    The sharded axes, whose indices are in `arg_axes` and `result_axes`, all get the name "rows". All other axes must be replicated.
+    In the rule, the sharded axes of all arrays have the name "rows". All other axes must be replicated.
+
+    Args:
+        arg_axes: one entry for each argument, as in `partitioned`.
+        result_axes: one entry for each result, as in `partitioned`.
+        args: arguments, of which only the shapes are read.
+        results: results, of which only the shapes are read.
     """
     numbers = count()
     unsplit: list[str] = []

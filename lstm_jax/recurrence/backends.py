@@ -51,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Backend:
-    """Implementation of the recurrence over time, with its capabilities."""
+    """Backend of `unroll`: a function that computes the recurrence over time, and a description of the calls that it supports."""
 
     name: str
     run: Callable

@@ -65,6 +65,10 @@ class CompiledCell(RecurrentOperation):
     """Operation that runs a cell over time in C++.
 
     Its arguments are (params, x, state, valid, dropout, resets, tokens) of the function `run`.
+
+    Attributes:
+        cell: the cell.
+        sequences: whether to return h of all steps.
     """
 
     cell: Cell
@@ -158,12 +162,18 @@ def _with_axes(valid, dropout: DropoutMasks, resets: Resets | None, tokens) -> l
 
 
 def _further(params) -> list[jax.Array]:
-    """Return a list of one vector, the concatenated parameters of a cell other than its kernels and its bias, or [] if there are none."""
+    """Concatenate the parameters of a cell other than its kernels and its bias, such as peepholes, to one vector.
+
+    The result is a list that contains this vector, or [] if the cell has no such parameters.
+    """
     return [jnp.concatenate(params[3:])] if len(params) > 3 else []
 
 
 def _split_further(params, gradient) -> list[jax.Array]:
-    """Split the gradient with respect to the vector of `_further` into one gradient for each of the concatenated parameters."""
+    """Split the vector `gradient` into the gradients with respect to the parameters that `_further` concatenates.
+
+    `params` are the parameters of the cell.
+    """
     return jnp.split(gradient, np.cumsum([len(part) for part in params[3:]])[:-1])
 
 
@@ -211,7 +221,10 @@ def _call_backward(cell: Cell, by_x: bool, params, x, residuals: Residuals, d_h,
 
 
 def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, dropout: DropoutMasks, resets, tokens):
-    """Return the results of the C++ forward pass (`_call_forward`), computed in JAX."""
+    """Run a cell over time in JAX, with the same results as the forward pass in C++, and return ((h of all steps, final state), residuals).
+
+    h of all steps is None if `sequences` is false, and the residuals are None if `keep` is false. The other arguments are those of `run`.
+    """
     del tokens  # tokens save time in C++ but do not change the results
     z = cell.project(params, x, dropout.input)
     of_x = z if cell.project is project else multiplied(params.kernel, x, dropout.input)
@@ -237,7 +250,7 @@ def _scan(cell: Cell, sequences: bool, keep: bool, params, x, state, valid, drop
 
 
 def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LSTMState, valid, dropout: DropoutMasks, resets, tokens):
-    """Return the results of the C++ forward pass (`_call_forward`) of the LSTM, computed in JAX."""
+    """Run the LSTM over time in JAX, with the same results as the forward pass in C++. The arguments and results are those of `_scan`."""
     del tokens  # tokens save time in C++ but do not change the results
     z = project(params, x, dropout.input)
     h, final, residuals = forward_twin(sequences, keep, None, params.recurrent_kernel, z, state, dropout.recurrent, valid, resets)
@@ -247,9 +260,10 @@ def _twin_forward(sequences: bool, keep: bool, params: LSTMParams, x, state: LST
 
 
 def _twin_gradients(params: LSTMParams, x, residuals: Residuals, d_h, d_final: LSTMState, valid, dropout, resets, tokens):
-    """Return the gradients with respect to the parameters, x, the initial state, the dropout masks and the resets of an LSTM, in JAX.
+    """Compute the gradients of an LSTM in JAX.
 
-    The arguments are the results of `_operands`.
+    The result contains the gradients with respect to the parameters, x, the initial state, the dropout masks and the resets. The arguments
+    are the results of `_operands`.
     """
     split = GATES in (_kinds(dropout.input), _kinds(dropout.recurrent))
     residuals = residuals._replace(gates=tuple(jnp.split(residuals.gates, GATES, axis=-1))) if split else residuals

@@ -23,7 +23,9 @@ that has its own function `project`, z is x W.
 
 
 def _keep_lstm(gates: str, linear_input: bool = False, peepholes: bool = False) -> Kept:
-    """Return the function `Kept` of the LSTM or of a variant. This function returns the gates after their activation functions.
+    """Return the function (see `Kept`) that computes the values that a step of the LSTM or of a variant keeps for the backward pass.
+
+    These values are the gates after their activation functions.
 
     Args:
         gates: letters of the gates that have weights, in the order of the kernel's columns.
@@ -44,7 +46,10 @@ def _keep_lstm(gates: str, linear_input: bool = False, peepholes: bool = False) 
 
 
 def _keep_gru(params, state, new, z, mask):
-    """Return the values that a step of the GRU keeps: the gates u, r and n, and the product h U_n plus its bias."""
+    """Return the values that a step of the GRU keeps: the gates u, r and n, and the product h U_n plus its bias.
+
+    `state` and `new` are the states before and after the step. The other arguments are those of `Cell.step`.
+    """
     del new
     inner = masked_matmul(state.h, params.recurrent_kernel, mask)
     inner = inner + jnp.broadcast_to(params.recurrent_bias, inner.shape)
@@ -54,7 +59,10 @@ def _keep_gru(params, state, new, z, mask):
 
 
 def _keep_reset_before(params, state, new, z, mask):
-    """Return the values that a step of the GRU with `reset_after=False` keeps: the gates u, r and n."""
+    """Return the values that a step of the GRU with `reset_after=False` keeps: the gates u, r and n.
+
+    `state` and `new` are the states before and after the step. The other arguments are those of `Cell.step`.
+    """
     del new
     mask_gates, mask_n = (mask[:2], mask[2]) if is_per_gate(mask) else (mask, mask)
     both, kernel = jnp.split(params.recurrent_kernel, [2 * state.h.shape[-1]], axis=-1)
@@ -65,7 +73,10 @@ def _keep_reset_before(params, state, new, z, mask):
 
 
 def _keep_layernorm(params, state, new, z, mask):
-    """Return the values that a step of the LSTM with layer normalisation keeps: the four gates, followed by x W and h U."""
+    """Return the values that a step of the LSTM with layer normalisation keeps: the four gates, followed by x W and h U.
+
+    `state` and `new` are the states before and after the step, and z is x W. The other arguments are those of `Cell.step`.
+    """
     del new
     inner = masked_matmul(state.h, params.recurrent_kernel, mask)
     total = normalised(z, params.input_gain) + normalised(inner, params.recurrent_gain) + jnp.broadcast_to(params.bias, z.shape)
@@ -83,7 +94,7 @@ class CompiledRow(NamedTuple):
     Attributes:
         number: number of the cell in the table of native/cells.h.
         kept: number of arrays (B, H) that a step keeps for the backward pass in addition to the state.
-        keep: function that computes these arrays in JAX.
+        keep: function keep(params, state, new, z, mask) that computes these arrays in JAX; see `Kept`.
     """
 
     number: int

@@ -117,6 +117,14 @@ def _forward(sizes: tuple[int, int], x, h, c, weights, lengths):
     """Run the forward pass of cuDNN, and return a pair: its results and its residuals.
 
     The results are a tuple of three arrays: the outputs (B, T, H), the final h (1, B, H) and the final c (1, B, H).
+
+    Args:
+        sizes: number of input features E and number of units H.
+        x: inputs (B, T, E).
+        h: initial h (1, B, H).
+        c: initial c (1, B, H).
+        weights: weights of cuDNN, one flat array; see `pack`.
+        lengths: int32 (B,), the number of steps of each row.
     """
     return rnn.lstm_fwd(x, h, c, weights, lengths, sizes[0], sizes[1], LAYERS, DROPOUT, BIDIRECTIONAL, _precision())
 

@@ -111,6 +111,11 @@ class HoistedLSTM(RecurrentOperation):
     """Operation that runs the LSTM with given loops over time.
 
     Its arguments are (params, x, state, valid, dropout, resets) of `reference.run`.
+
+    Attributes:
+        loops: the two loops.
+        compute_dtype: dtype of the matrix products; None means the dtype of the arrays.
+        sequences: whether to return h of all steps.
     """
 
     loops: Loops

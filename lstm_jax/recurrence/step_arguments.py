@@ -33,7 +33,7 @@ def _of_steps(name: str, value, kinds: tuple, remedy: str, steps: int, batch: in
 
 
 def _numbered(array: np.ndarray) -> np.ndarray:
-    """Replace the distinct entries of an array by the int32 numbers 0, 1, 2, ..., and return it. Equal entries get equal numbers."""
+    """Return an int32 array in which the numbers 0, 1, 2, ... replace the distinct entries of `array`. Equal entries get equal numbers."""
     return np.unique(array, return_inverse=True)[1].reshape(array.shape).astype(np.int32)
 
 

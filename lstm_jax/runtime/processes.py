@@ -84,10 +84,10 @@ def _from_environment(place: Processes) -> Processes:
 
 
 def _manager() -> tuple[str, str] | None:
-    """Return the row of `MANAGERS` whose environment variables are set, or None if this process was not started by Slurm or Open MPI.
+    """Return the names of two environment variables that Slurm or Open MPI has set, or None if neither of them started this process.
 
-    Slurm also sets these variables in a batch script. A process that a batch script starts directly, without srun, is not counted as
-    started by Slurm.
+    The first variable contains the number of processes of the run, and the second contains the index of this process. Slurm also sets these
+    variables in a batch script. A process that a batch script starts directly, without srun, is not counted as started by Slurm.
     """
     found = next((names for names in MANAGERS if all(name in os.environ for name in names)), None)
     return None if found and found[0].startswith("SLURM") and "SLURM_STEP_NODELIST" not in os.environ else found
@@ -102,9 +102,10 @@ def _require_whole(place: Processes) -> None:
 
 
 def _require_free_port(place: Processes) -> None:
-    """Check that process 0 can listen at the port of the coordinator.
+    """Check in process 0, the coordinator, that it can listen at its port. In other processes, do nothing.
 
-    Without this check, JAX would end the process without an error message if the port is in use.
+    `place` describes the run and this process. Without this check, JAX would end the process without an error message if the port is in
+    use.
     """
     if place.process:
         return
@@ -117,7 +118,13 @@ def _require_free_port(place: Processes) -> None:
 
 
 def _wait_for_coordinator(place: Processes) -> None:
-    """Wait until process 0 listens at its port. Without this function, JAX would abort this process if process 0 does not listen."""
+    """Wait until process 0, the coordinator, listens at its port. `place` describes the run and this process.
+
+    Without this function, JAX would abort this process if process 0 does not listen.
+
+    Raises:
+        InputError: if process 0 does not listen within `CONNECT_SECONDS`.
+    """
     host, _, port = place.coordinator.rpartition(":")
     until = time.monotonic() + CONNECT_SECONDS
     while place.process:

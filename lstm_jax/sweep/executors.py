@@ -186,7 +186,10 @@ def _slices(keys: list[str], size: int) -> Iterator[list[str]]:
 
 
 def _row_of_job(job: Any, config: Any) -> Row:
-    """Return the row of a finished submitit job. If the job was killed, or ran out of time or memory, the row has the status "failed"."""
+    """Return the row of a finished submitit job, which ran the run of `config`.
+
+    If the job was killed, or ran out of time or memory, the row has the status "failed".
+    """
     try:
         return job.result()
     except Exception as error:

@@ -26,15 +26,16 @@ def run(
 ) -> list[dict[str, Any]]:
     """Run the configs that have no row yet, and return the rows of all configs, in the order of the configs.
 
-    A warning is given if there are rows that an edited version of the function would not repeat, or rows of runs that have failed.
+    A config that already has a row is skipped, unless its run has failed and `retry` is true. A warning is given if a skipped run has
+    failed, or if the source code of the function has changed since the row of a skipped run was written.
 
     Args:
         function: function that takes a config, executes its run and returns a dict from the name of each result to its value. It needs a
             name, by which its rows are found again.
         configs: instances of a frozen dataclass. Equal configs count as one run.
         path: file with one row (a JSON object) per line. Rows are only appended. The file is created if it does not exist.
-        where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A
-            terminal shows how many runs are running, waiting, done and failed.
+        where: executor of the runs: "here" (in this process), "processes" (in fresh processes) or "slurm" (in Slurm jobs). A terminal shows
+            how many runs are running, waiting, done and failed.
         workers: number of processes that run at the same time. The cores are divided among these processes. 0 means the number of cores.
             Only "processes" uses this argument.
         retry: whether to repeat runs that have failed.
@@ -69,7 +70,16 @@ def run(
 
 
 def _warn(path: Path, function: Run, code: str, rows: Collection[Mapping[str, Any]], retry: bool) -> None:
-    """Warn about existing rows that the user may want to repeat: those of failed runs, and those of other source code of the function."""
+    """Warn about existing rows that the user may want to repeat: rows of failed runs, and rows from another version of the function.
+
+    Args:
+        path: file of rows, for the message.
+        function: function of the sweep.
+        code: digest of the function's source code; see `source_digest`. A row with another digest is from another version. If it is "", the
+            versions are not compared.
+        rows: the existing rows.
+        retry: whether failed runs will be repeated. If true, failed rows give no warning.
+    """
     failed = sum(row["status"] == FAILED for row in rows)
     if failed and not retry:
         warnings.warn(f"{path}: {failed} of {len(rows)} runs have failed before; retry=True repeats them", stacklevel=3)
@@ -92,8 +102,8 @@ def existing_rows(function: Run, configs: Iterable[Any], path: str | Path) -> li
 def _summary(key: str, row: Mapping[str, Any]) -> str:
     """Return the line that is printed when a run ends.
 
-    The line has the id, the status and the duration of the run. It ends with the error of the run or, if the run did not fail, with those
-    results that are not lists.
+    The line has the id `key` of the run, its status and its duration. It ends with the error of the run or, if the run did not fail, with
+    those results that are not lists.
     """
     if row["status"] == FAILED:
         text = row["error"]

@@ -12,7 +12,10 @@ from rich.text import Text
 
 @dataclass
 class Tally:
-    """Numbers of the runs of a sweep that are running, done and failed. Executors and the planner update it."""
+    """Counts of the runs of a sweep: all runs, and those that are running, done and failed.
+
+    The executor updates `running`, and the function `planner.run` updates `done` and `failed`.
+    """
 
     total: int
     running: int = 0

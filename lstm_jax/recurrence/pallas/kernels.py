@@ -111,7 +111,10 @@ class Tiling:
 
 
 class Tile:
-    """Rectangular block of entries along the last two axes of an array. The block may reach beyond the end of an axis."""
+    """Rectangular block of entries along the last two axes of an array. The block may reach beyond the end of an axis.
+
+    `rows` and `columns` are the indices of the block along these two axes; see `AxisIndices`.
+    """
 
     def __init__(self, rows: AxisIndices, columns: AxisIndices):
         (row, row_mask), (column, column_mask) = rows, columns
@@ -232,7 +235,11 @@ def _choose(valid: jax.Array | None, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _restart(starts: jax.Array | None, part: Part, resets, before: Carry) -> Carry:
-    """Return the state before a step, in which the rows with True in `starts` have the state `resets.state`."""
+    """Return the state before a step: the state `resets.state` in the rows that are reset, and `before` in all other rows.
+
+    `starts` is True in the rows that are reset, or None without resets. `part` reads the arrays of `resets.state`, which are refs. `before`
+    is the state after the previous step.
+    """
     if starts is None:
         return before
     pairs = ((part.read(resets.state.h), before.h), (part.read(resets.state.c), before.c))
@@ -240,7 +247,11 @@ def _restart(starts: jax.Array | None, part: Part, resets, before: Carry) -> Car
 
 
 def _split_gradient(starts: jax.Array | None, carry: Carry, d_reset: Carry | None) -> tuple[Carry, Carry | None]:
-    """Return (gradient of the state after the previous step, gradient of the reset state); see `resets.split_gradient`."""
+    """Return (gradient of the state after the previous step, gradient of the reset state); see `resets.split_gradient`.
+
+    `starts` is True in the rows that are reset. `carry` is the gradient of the state before the step, and `d_reset` that of the reset
+    state.
+    """
     if starts is None or d_reset is None:
         return carry, d_reset
     added = jax.tree.map(lambda total, value: total + jnp.where(starts, value, 0.0), d_reset, carry)
