@@ -151,14 +151,17 @@ def runs_of(cells: Sequence[Cell], peers: Sequence[str], seeds: int, epochs: dic
             yield Run(cell, peer, seed, epochs[cell.task])
 
 
-def cell_key(row: Row) -> tuple:
-    """Return the key (task, peer, epochs, *sizes) of a result row. Rows that differ only in the seed or the epoch have the same key."""
+def setting_key(row: Row) -> tuple:
+    """Return a tuple (task, peer, epochs, *sizes) that identifies the setting of a result row.
+
+    Rows that differ only in the seed or the epoch have the same setting.
+    """
     return (row["task"], row["peer"], row["epochs"], *(row.get(letter) for letter in FLAGS))
 
 
 def run_key(row: Row) -> tuple:
-    """Return the key (*cell_key(row), seed) of the training run that a result row belongs to."""
-    return (*cell_key(row), row["seed"])
+    """Return a tuple that identifies the training run of a result row: its setting, which is `setting_key(row)`, followed by its seed."""
+    return (*setting_key(row), row["seed"])
 
 
 def sweep(runs: Iterable[Run], path: Path, sha: str, cores: int) -> None:
@@ -215,7 +218,7 @@ def summarize(rows: Iterable[Row]) -> list[Row]:
     """
     groups: dict[tuple, dict[tuple, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        groups[cell_key(row)][run_key(row)].append(row)
+        groups[setting_key(row)][run_key(row)].append(row)
     lines = []
     for (task, peer, planned, *values), runs in groups.items():
         name, best = ("test_accuracy", max) if task == "sentiment" else ("validation_bits", min)

@@ -75,7 +75,7 @@ def report(rows: Iterable[Row], units: int, samples: Sequence[int]) -> None:
         samples: numbers of texts in one call. For each number with results, the time relative to one text is printed.
 
     Raises:
-        InputError: if there are no results of Keras' loop, or no results of one of our two sampling modes.
+        InputError: if the results of Keras' loop or of one of the two `MODES` of this project are missing.
     """
     times: dict[str, list[float]] = {}
     for row in rows:

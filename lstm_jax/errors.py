@@ -1,6 +1,7 @@
 """Exceptions of the library, for bad input and for interrupted runs."""
 
 import signal
+from typing import Any
 
 RESTART = 75
 """Exit code of a run that SIGTERM has ended, with its state saved. It is EX_TEMPFAIL of sysexits.h, by which a scheduler can tell that the
@@ -22,6 +23,10 @@ class InputError(ValueError):
         message = f"{subject}: {shown if len(shown) <= 80 else shown[:77] + '...'}; {remedy}"
         super().__init__(" ".join(message.splitlines()))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the error by its arguments, with the value as text, so that a worker process can send the error to its parent."""
+        return type(self), (self.subject, str(self.value), self.remedy)
+
 
 class Interrupted(RuntimeError):
     """Error that ends a run after SIGINT or SIGTERM. The command line then exits with the code `code`.
@@ -33,7 +38,12 @@ class Interrupted(RuntimeError):
 
     def __init__(self, step: int, number: int = signal.SIGINT):
         self.step, self.code = step, RESTART if number == signal.SIGTERM else 130
+        self.number = number
         super().__init__(f"interrupted after step {step}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the error by its arguments."""
+        return type(self), (self.step, self.number)
 
 
 def require(condition: bool, subject: str, value: object, remedy: str) -> None:

@@ -1,8 +1,11 @@
 """The one error: thing, value, remedy, one line."""
 
+import pickle
+import signal
+
 import pytest
 
-from lstm_jax.errors import InputError, require
+from lstm_jax.errors import InputError, Interrupted, require
 
 
 def test_the_message_names_thing_value_and_remedy():
@@ -20,6 +23,14 @@ def test_long_values_are_cut_and_the_remedy_is_not(length, shown):
 def test_always_one_line():
     message = str(InputError("file a\nb", "one\n\ttwo\r\n three\u2028four", "do\nthis"))
     assert message == "file a b: one two three four; do this"
+
+
+def test_errors_can_be_sent_between_processes():
+    error = pickle.loads(pickle.dumps(InputError("file a", ValueError("no such column"), "name another")))
+    assert isinstance(error, InputError)
+    assert str(error) == "file a: no such column; name another"
+    ended = pickle.loads(pickle.dumps(Interrupted(7, signal.SIGTERM)))
+    assert (str(ended), ended.step, ended.code) == ("interrupted after step 7", 7, 75)
 
 
 def test_require():

@@ -79,7 +79,13 @@ def project(
 def step(params: LayerNormParams, state: LSTMState, z: Float[Array, "B Z"], mask: Array | None = None, compute_dtype=None) -> LSTMState:
     """Return the state of the LSTM with layer normalisation after one step.
 
-    The class `Cell` describes the arguments. `mask` is (B, H) if all gates share it, or (4, B, H) with one mask per gate.
+    Args:
+        params: parameters of the cell.
+        state: state before the step.
+        z: result of `project` for the step, (B, 4 H): the part of the module's z that does not depend on the state.
+        mask: mask of recurrent dropout, by which h is multiplied before the product h U: (B, H) if all gates share it, or (4, B, H) with
+            one mask per gate. None means no dropout.
+        compute_dtype: dtype of the product h U, or None for the dtype of the arrays.
     """
     z = z + normalised(masked_matmul(state.h, params.recurrent_kernel, mask, compute_dtype), params.recurrent_gain)
     i, f, g, o = jnp.split(z, GATES, axis=-1)

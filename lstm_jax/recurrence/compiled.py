@@ -104,9 +104,10 @@ class CompiledCell(RecurrentOperation):
 
 @dataclass(frozen=True)
 class CompiledLSTM(CompiledCell):
-    """Operation that runs the LSTM over time in C++.
+    """Operation that runs the LSTM over time in C++. `CompiledCell` is the same for the other cells.
 
-    Its twin computes the gradients from the residuals, while the twin of `CompiledCell` runs the forward pass again.
+    When the gradients are computed in JAX instead of in C++ (see `Operation.plain_backward`), they are computed from the residuals, which
+    are the values that the forward pass has stored. `CompiledCell` runs the forward pass again instead.
     """
 
     def plain_forward(self, keep, *args):

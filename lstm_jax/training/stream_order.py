@@ -1,4 +1,7 @@
-"""Orders of an epoch for streamed examples, computed part by part, since the order of all examples may be too large for the memory."""
+"""Orders in which the examples of an epoch are read, computed for a few steps at a time.
+
+The order of a whole epoch may be too large for the memory, if the examples are in files that are larger than the memory.
+"""
 
 from functools import lru_cache
 
@@ -68,13 +71,14 @@ def shuffled(key: jax.Array, count: int, batch_size: int) -> Plan:
 
 
 def streams(key: jax.Array, count: int, batch_size: int, length: int) -> Plan:
-    """Return the order in which streams of a text are read, chunk by chunk; see `data.stream_chunks`.
+    """Return a function that gives the order in which a text is read in parallel streams; see `data.stream_chunks`.
 
-    The beginnings of all streams are shifted forward by the same random number of characters, from 0 to `length` - 1.
+    A stream is a continuous section of the text, and is read chunk by chunk. The beginnings of all streams are shifted forward by the same
+    random number of characters, from 0 to `length` - 1.
 
     Args:
         key: random key from which the shift is drawn.
-        count: number of chunks of all streams.
+        count: total number of chunks, summed over all streams.
         batch_size: number of streams. A batch has one chunk of each stream.
         length: number of characters of a chunk.
 

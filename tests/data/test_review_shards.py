@@ -199,3 +199,11 @@ def test_the_labels_have_the_types_of_memory(mapped) -> None:
     sharded, memory = mapped
     assert dataclasses.asdict(sharded)["train"]["labels"].dtype == memory.train.labels.dtype
     assert sharded.train.row(0).dtype == memory.train.values.dtype
+
+
+def test_bad_tables_in_several_processes(tmp_path: Path) -> None:
+    """An error of a worker process is the error of the caller."""
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("words,label\ngood,1\n")
+    with pytest.raises(InputError, match=r"column 'text'"):
+        data.write_review_shards([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")], tmp_path / "shards", workers=2)
