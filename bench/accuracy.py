@@ -67,7 +67,8 @@ class Preset:
     """Default settings of the accuracy benchmark, which trains models at every combination of the given sizes.
 
     Attributes:
-        axes: dict from each task to a dict from the letter of each size to its values, such as {"sentiment": {"T": (80,), "H": (32, 128)}}.
+        axes: for each task, the values of each size that is varied: the length T, the step S between windows and the number of units H. For
+            example, {"sentiment": {"T": (80,), "H": (32, 128)}}.
         seeds: number of seeds.
         epochs: dict from each task to its number of epochs.
     """
@@ -130,7 +131,8 @@ def cells_of(tasks: Iterable[str], axes: dict[str, dict[str, tuple[int, ...]]]) 
 
     Args:
         tasks: names of the tasks.
-        axes: dict from each task to a dict from the letter of each size to its values, such as {"sentiment": {"T": (80,), "H": (32, 128)}}.
+        axes: for each task, the values of each size that is varied: the length T, the step S between windows and the number of units H. For
+            example, {"sentiment": {"T": (80,), "H": (32, 128)}}.
     """
     return [Cell(task, dict(zip(axes[task], values, strict=True))) for task in tasks for values in product(*axes[task].values())]
 

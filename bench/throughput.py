@@ -73,7 +73,10 @@ class Process:
 
     @property
     def key(self) -> tuple:
-        """Key of the process. It equals the key that `key_of` returns for the result rows of the process."""
+        """Tuple that identifies the measurement of this process: the library, workload, options and round.
+
+        `key_of` returns the same tuple for the result rows of the process, so that a process whose rows exist is not run again.
+        """
         return (*self.candidate.key(self.work), self.round)
 
     def __str__(self) -> str:

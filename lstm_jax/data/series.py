@@ -92,8 +92,8 @@ def read_series(path: Path, time: str = "time", value: str = "value") -> Series:
 
     Raises:
         InputError: if a column is missing, a time is neither a number nor an ISO date, the times do not increase, the times are partly
-            numbers and partly dates, a value is not a finite number, the gaps differ too much for float64, or fewer than two rows have a
-            value. The message names the line with the error.
+            numbers and partly dates, a value is not a finite number, float64 cannot represent the gaps in units of their median, or fewer
+            than two rows have a value. The message names the line with the error.
     """
     times: list[float] = []
     values: list[float] = []

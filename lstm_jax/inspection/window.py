@@ -131,7 +131,8 @@ def write_page(window: Window, path: Path, force: bool = True) -> None:
     Args:
         window: content of the page.
         path: path of the page.
-        force: whether an existing file without the mark of lstm-jax may be replaced; see `files.writing.check_output`.
+        force: whether an existing file that lstm-jax did not write may be replaced. Its own files may always be
+            replaced; see `files.writing.check_output`.
 
     Raises:
         InputError: if the page would be too large, or if the file cannot be written.

@@ -75,7 +75,7 @@ def on_mesh(function: Callable, batch: int, in_specs: tuple, out_specs, *args):
 
 
 def _reset_spec(resets: Resets | None) -> Any:
-    """Return the sharding of resets on a mesh, or None if there are none."""
+    """Return the partition specs of the members of `resets`, or None if `resets` is None."""
     return None if resets is None else Resets(TIME_FIRST, BATCH_FIRST)
 
 

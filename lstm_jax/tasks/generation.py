@@ -161,7 +161,10 @@ class Generation(base.Task[GenerationConfig, data.Corpus]):
         return self.scorer.windows(params, np.column_stack([X, Y])).metrics("validation_")
 
     def _score_held_out(self, params: Any) -> dict[str, Any]:
-        """Return the metrics of the whole held-out text, read in the mode of the training."""
+        """Return the metrics of the whole held-out text.
+
+        The text is read as in training: in windows, or in one pass that carries the state.
+        """
         starts = self.data.validation_starts if self.config.data.article_resets else None
         return self.scorer.text(params, self.data.validation, starts).metrics("validation_")
 

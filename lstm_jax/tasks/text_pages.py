@@ -24,7 +24,8 @@ def draw_surprise(characters: data.Characters, ids: np.ndarray, scores: Scores, 
         scores: result of `Scorer.text` for this text. It holds the negative log-probabilities of the last N - 1 characters.
         path: path of the page.
         title: title of the page.
-        force: whether an existing file without the mark of lstm-jax may be replaced; see `files.writing.check_output`.
+        force: whether an existing file that lstm-jax did not write may be replaced. Its own files may always be
+            replaced; see `files.writing.check_output`.
     """
     from lstm_jax.inspection import text_map
 
@@ -42,7 +43,8 @@ def draw_units(characters: data.Characters, ids: np.ndarray, activations: np.nda
         activations: outputs (N, H) of the H hidden units after each character.
         path: path of the page.
         count: number of hidden units to show.
-        force: whether an existing file without the mark of lstm-jax may be replaced; see `files.writing.check_output`.
+        force: whether an existing file that lstm-jax did not write may be replaced. Its own files may always be
+            replaced; see `files.writing.check_output`.
 
     Raises:
         InputError: if `count` is below 1, or if the file cannot be written.

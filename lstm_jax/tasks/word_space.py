@@ -96,7 +96,8 @@ class WordSpace:
             words: largest number of words on the map. The common words with the highest scores are drawn. A word has the score
                 |s - 1/2| sqrt(n), where n is the number of training reviews that contain the word, and s is the share of positive reviews
                 among them.
-            force: whether an existing file without the mark of lstm-jax may be replaced; see `files.writing.check_output`.
+            force: whether an existing file that lstm-jax did not write may be replaced. Its own files may always be
+                replaced; see `files.writing.check_output`.
 
         Raises:
             InputError: if there are fewer than 3 common words, or if the vectors have fewer than 2 entries.
@@ -146,7 +147,8 @@ class WordSpace:
             out: path of the file if `form` is "word2vec", or of the folder if `form` is "projector".
             form: "word2vec" for a file in the text format of word2vec, or "projector" for a folder that the TensorBoard projector reads. In
                 the second case, the `statistics` of each word are written, too.
-            force: whether existing files without the mark of lstm-jax may be replaced; see `files.writing.check_output`.
+            force: whether existing files that lstm-jax did not write may be replaced. Its own files may always be
+                replaced; see `files.writing.check_output`.
         """
         from lstm_jax.inspection import embedding_space
 

@@ -75,7 +75,10 @@ class Vocabulary:
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """Dict from each word in `words` to its id, which may be `num_words` or more."""
+        """Dict from each word in `words` to its id.
+
+        A word whose id is `num_words` or more is outside the vocabulary. It is encoded as the id 2.
+        """
         return {word: FIRST_WORD + rank for rank, word in enumerate(self.words)}
 
     @cached_property
