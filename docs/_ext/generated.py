@@ -4,6 +4,7 @@
 quick.
 """
 
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,10 +39,23 @@ def write(folder: Path = FOLDER) -> None:
             path.write_text(text)
 
 
+def write_report(app: Sphinx, error: Exception | None) -> None:
+    """Write the interactive page of the benchmark rows to the folder `report` of the site, for the commit whose table is in README.md."""
+    if error is not None or app.builder.format != "html":
+        return
+    from bench import accuracy, report, throughput
+
+    table = report.TABLE.search((report.ROOT / "README.md").read_text())
+    assert table is not None
+    folder = Path(app.outdir) / "report"
+    report.write_report(Namespace(commit=table[3], results=throughput.PATH, accuracy=accuracy.PATH, out=folder, force=True))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write the generated files before Sphinx looks for its pages, and prepare the docstrings that autodoc shows."""
     app.connect("builder-inited", lambda _: write())
     app.connect("source-read", outside.read)
+    app.connect("build-finished", write_report)
     app.connect("autodoc-skip-member", api.skip)
     app.connect("autodoc-process-signature", api.signature)
     app.connect("autodoc-process-docstring", api.to_rst, priority=400)  # before napoleon
