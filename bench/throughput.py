@@ -73,10 +73,7 @@ class Process:
 
     @property
     def key(self) -> tuple:
-        """Tuple that identifies the measurement of this process: the library, workload, options and round.
-
-        `key_of` returns the same tuple for the result rows of the process, so that a process whose rows exist is not run again.
-        """
+        """Tuple of library, workload, options and round, by which the result rows of this process are found; see `key_of`."""
         return (*self.candidate.key(self.work), self.round)
 
     def __str__(self) -> str:
