@@ -13,7 +13,11 @@ os.environ["KERAS_BACKEND"] = "jax"
 # pages share what XLA compiles: most of their time is compilation
 os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(DOCS / "_build" / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 os.environ |= {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-
+# a kernel warns that its messages are not encrypted; they do not leave this machine
+PROFILE = DOCS / "_build" / "ipython" / "profile_default"
+PROFILE.mkdir(parents=True, exist_ok=True)
+(PROFILE / "ipython_kernel_config.py").write_text('get_config().IPKernelApp.log_level = "ERROR"\n')
+os.environ["IPYTHONDIR"] = str(PROFILE.parent)
 
 from lstm_jax.runtime.processes import code_digest  # noqa: E402
 

@@ -46,6 +46,7 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
     import tyro
 
     from lstm_jax.commands import COMMANDS
+    from lstm_jax.commands.help import set_help
 
     require(not any("\0" in word for word in arguments), "arguments", "a null character", "leave it out")
     for size in (1, 2):
@@ -54,6 +55,7 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
             break
     else:
         raise InputError("command", name or "none", f"give one of {', '.join(COMMANDS)}")
+    set_help(COMMANDS[name])
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -122,6 +122,19 @@ def test_every_field_is_a_flag_with_a_help_line(name, ask):
             assert "".join(documented[field.name].split()) in squeezed, field.name
 
 
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_help_fits_in_80_columns(name, ask, monkeypatch):
+    """No line is longer but the usage, which tyro does not fold, and the help lines have no line breaks of the source."""
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = ask(*name.split(), "--help")
+    assert [line for line in out.splitlines()[1:] if len(line) > 80] == []
+    hints, texts = get_type_hints(COMMANDS[name], include_extras=True), help_lines(COMMANDS[name])
+    for field in dataclasses.fields(COMMANDS[name]):
+        if field.name in texts:
+            given = [mark.help for mark in hints[field.name].__metadata__ if getattr(mark, "help", None)]
+            assert given == [" ".join(texts[field.name].split())]
+
+
 def test_starts_without_what_takes_time_to_import():
     """An interrupt during imports would be a traceback; `lstm-jax --help` and errors in flags answer at once, without JAX."""
     code = "import sys; from lstm_jax import cli; print({'tyro', 'rich', 'numpy', 'jax'} & set(sys.modules)); "

@@ -14,7 +14,7 @@ from bench.report.tables import accuracy_records
 from bench.scaling import Curve, exponent
 from bench.schema import FAILED, STEP, select
 from bench.summary import Line, mean_speedup, peaks, speedups_over_sizes
-from lstm_jax.files.writing import MARK
+from lstm_jax.inspection.offline import fill_template
 
 Row = dict[str, Any]
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -89,6 +89,4 @@ def page(lines: Sequence[Line], rows: Sequence[Row], curves: Sequence[Curve], co
         "rows": [[row.get(name) for name in COLUMNS] for row in tried],
         "environments": [(json.loads(machine), count) for machine, count in machines.most_common()],
     }
-    # "<" is escaped, because "</script" in the data would end the script and "<!--<script" would prevent its end
-    template = TEMPLATE.read_text().replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
-    return template.replace("DATA</script>", json.dumps(data, allow_nan=False).replace("<", "\\u003c") + "</script>", 1)
+    return fill_template(TEMPLATE, data)

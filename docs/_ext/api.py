@@ -23,6 +23,18 @@ _TRAINING = (
     "predict",
     "checkpoint",
 )
+_INSPECTION = (
+    "plots",
+    "figures",
+    "embedding_space",
+    "embedding_map",
+    "text_map",
+    "trace",
+    "attribution",
+    "window",
+    "offline",
+    "collectives",
+)
 PACKAGES: dict[str, list[str]] = {
     "lstm_jax": [],
     "layers": ["lstm_jax.layers"],
@@ -37,10 +49,7 @@ PACKAGES: dict[str, list[str]] = {
     "config": ["lstm_jax.config"],
     "data": ["lstm_jax.data"],
     "sweep": ["lstm_jax.sweep", "lstm_jax.sweep.stats"],
-    "inspection": [
-        f"lstm_jax.inspection.{name}"
-        for name in ("plots", "figures", "embedding_space", "embedding_map", "text_map", "trace", "attribution", "window", "collectives")
-    ],
+    "inspection": [f"lstm_jax.inspection.{name}" for name in _INSPECTION],
     "convert": ["lstm_jax.convert"],
     "integrations": ["lstm_jax.integrations.keras"],
     "runtime": [f"lstm_jax.runtime.{name}" for name in ("sharding", "processes", "machine", "compilation_cache")],

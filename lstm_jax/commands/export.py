@@ -12,7 +12,10 @@ from lstm_jax.files.writing import check_output
 
 @dataclass(frozen=True)
 class ExportOnnx:
-    """Write the model of a sentiment or text-generation run to an ONNX file, with the vocabulary of the run in its metadata."""
+    """Write the model of a sentiment or text-generation run to an ONNX file.
+
+    The vocabulary of the run is in the metadata of the file.
+    """
 
     run: Path
     """Folder of a trained run."""

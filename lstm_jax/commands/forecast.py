@@ -15,7 +15,7 @@ from lstm_jax.config import ForecastConfig
 
 @dataclass(frozen=True)
 class TrainForecast(Train):
-    """Train an LSTM to forecast the next entries of a time series with prediction intervals."""
+    """Train an LSTM to forecast a time series, with prediction intervals."""
 
     config: Flat[ForecastConfig] = field(default_factory=ForecastConfig)
     run: Path = Path("runs/forecast")
@@ -29,7 +29,10 @@ class TrainForecast(Train):
 
 @dataclass(frozen=True)
 class Forecast(Checked):
-    """With a trained model, forecast the entries after the end of a time series, and print the time, mean and interval of each entry."""
+    """Forecast the entries after the end of a time series with a trained model.
+
+    The time, the mean and the prediction interval of each entry are printed.
+    """
 
     run: Path = Path("runs/forecast")
     """Folder of a trained run."""

@@ -20,7 +20,10 @@ Mode = Literal["auto", "carried", "window"]
 
 @dataclass(frozen=True)
 class TrainGeneration(Train):
-    """Train the LSTM of the Keras example lstm_text_generation on a text: one-hot characters -> LSTM -> softmax."""
+    """Train the LSTM of the Keras example lstm_text_generation on a text.
+
+    The model is one-hot characters -> LSTM -> softmax.
+    """
 
     config: Flat[GenerationConfig] = field(default_factory=GenerationConfig)
     run: Path = Path("runs/generation")
@@ -87,7 +90,10 @@ class Generate(Checked):
 
 @dataclass(frozen=True)
 class Score:
-    """Print the bits per character that a trained model needs for a text. If no text is given, the held-out text of the run is used."""
+    """Print the bits per character that a trained model needs for a text.
+
+    If no text is given, the held-out text of the run is used.
+    """
 
     data: Positional[tuple[str, ...]] = ()
     """Text files, folders, tables, or - for standard input. If no text is given, the held-out text of the run is read."""
@@ -135,7 +141,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Units(Checked):
-    """Write an HTML page that shows a text coloured by the activations of hidden units of a trained model."""
+    """Write an HTML page of a text that is coloured by activations of hidden units."""
 
     data: Positional[tuple[str, ...]] = ()
     """Text files, folders, tables, or - for standard input. If no text is given, the held-out text of the run is read."""

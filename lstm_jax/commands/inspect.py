@@ -12,7 +12,10 @@ from lstm_jax.files.writing import check_output
 
 @dataclass(frozen=True)
 class Inspect(Checked):
-    """Write an HTML page with the gates, the states and the output of a trained network at each step of some examples."""
+    """Write an HTML page of what a trained network does at each step of examples.
+
+    It shows gates, states, outputs, and what the outputs depend on.
+    """
 
     run: Path = Path("runs/sentiment")
     """Folder of a trained run of any task."""

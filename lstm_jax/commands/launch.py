@@ -24,7 +24,10 @@ GRACE = 45.0
 
 @dataclass(frozen=True)
 class Launch(Checked):
-    """Run a training command in several processes on this machine: lstm-jax launch -n 2 -- train sentiment --run runs/two."""
+    """Run a training command in several processes on this machine.
+
+    For example: lstm-jax launch -n 2 -- train sentiment --run runs/two
+    """
 
     command: Positional[tuple[str, ...]]
     """Command and flags of lstm-jax, after --."""

@@ -21,7 +21,10 @@ from lstm_jax.files.writing import check_output
 
 @dataclass(frozen=True)
 class TrainSentiment(Train):
-    """Train the LSTM of the Keras example imdb_lstm on reviews: Embedding -> LSTM -> Dense(1, sigmoid)."""
+    """Train the LSTM of the Keras example imdb_lstm on reviews.
+
+    The model is Embedding -> LSTM -> Dense(1, sigmoid).
+    """
 
     config: Flat[SentimentConfig] = field(default_factory=SentimentConfig)
     run: Path = Path("runs/sentiment")
@@ -38,7 +41,7 @@ class TrainSentiment(Train):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Print loss, accuracy, AUC, confusion matrix and calibration of a trained sentiment model."""
+    """Print loss, accuracy, AUC and further metrics of a trained sentiment model."""
 
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
@@ -66,7 +69,10 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Print the probability that a review is positive, one line for each review from --text, --file or standard input."""
+    """Print the probability that a review is positive, one line for each review.
+
+    The reviews are those of --text, --file or standard input.
+    """
 
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
@@ -125,7 +131,10 @@ class Neighbours(Checked):
 
 @dataclass(frozen=True)
 class PlotEmbedding(Checked):
-    """Draw the learned word vectors in two dimensions. A word's colour shows how often the reviews with this word are positive."""
+    """Draw the learned word vectors in two dimensions.
+
+    The colour of a word is the share of positive reviews among those with it.
+    """
 
     run: Path = Path("runs/sentiment")
     """Folder of a trained run."""
@@ -148,7 +157,7 @@ class PlotEmbedding(Checked):
 
 @dataclass(frozen=True)
 class ExportEmbedding:
-    """Write the learned word vectors to a file in word2vec's text format, or to two files for TensorBoard's embedding projector."""
+    """Write the learned word vectors to files for other programs."""
 
     out: Positional[Path]
     """File to write if the format is word2vec, or folder to write to if the format is projector."""

@@ -18,7 +18,7 @@ from lstm_jax.config import DataConfig
 
 @dataclass(frozen=True)
 class PrepareData:
-    """Read, tokenise and cache reviews. With --tfds, the reviews are first converted to the format of TensorFlow Datasets."""
+    """Read, tokenise and cache reviews."""
 
     config: Flat[DataConfig] = field(default_factory=DataConfig)
     tfds: bool = False
@@ -32,7 +32,9 @@ class PrepareData:
 
 @dataclass(frozen=True)
 class ShardText(Checked):
-    """Write a text as ids in shards, from which train generation --input stream reads a text that is larger than the memory.
+    """Write a text as ids in shards, for a text that is larger than the memory.
+
+    It is then read with train generation --input stream.
 
     The same command continues after an interrupt.
     """
@@ -59,7 +61,9 @@ class ShardText(Checked):
 
 @dataclass(frozen=True)
 class ShardReviews(Checked):
-    """Write reviews as ids in shards, from which train sentiment --input stream reads reviews that are larger than the memory.
+    """Write reviews as ids in shards, for reviews that are larger than the memory.
+
+    They are then read with train sentiment --input stream.
 
     The same command continues after an interrupt.
     """
@@ -107,7 +111,7 @@ def _shard_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 @dataclass(frozen=True)
 class AcceptRun:
-    """Accept changes that were made to the files of a run, for example to its config, so that the run can be loaded again."""
+    """Accept changes of the files of a run, so that the run can be loaded again."""
 
     run: Path
     """Folder of a run."""
@@ -123,7 +127,7 @@ class AcceptRun:
 
 @dataclass(frozen=True)
 class Backends:
-    """Print the capabilities of each recurrence backend, and whether the backend is available on this machine."""
+    """Print the capabilities of each recurrence backend, and whether it is available."""
 
     json: bool = False
     """Print one JSON object per line."""
@@ -155,7 +159,10 @@ class Backends:
 
 @dataclass(frozen=True)
 class Demo(Checked):
-    """Train a sentiment model and a character model without any download, in about two minutes, and print what they predict."""
+    """Train two small models without any download, in about two minutes.
+
+    It ends with what the models predict, and with what to do next.
+    """
 
     run: Path = Path("runs/demo")
     """Folder in which the two runs are stored. The files of an earlier demo in this folder are replaced."""

@@ -61,7 +61,7 @@ def integrated_gradients(
     start = jnp.zeros_like(inputs) if baseline is None else baseline
     require(start.shape == inputs.shape, "baseline", f"shape {start.shape}", f"give the shape of the inputs, {inputs.shape}")
     step = inputs - start
-    difference = float(function(inputs, *args)) - float(function(start, *args))
+    difference = float(_output(function, inputs, *args)) - float(_output(function, start, *args))
     points = _AT_ONCE
     while True:
         places, weights = np.polynomial.legendre.leggauss(points)
@@ -71,6 +71,11 @@ def integrated_gradients(
         if error <= tolerance or points >= MOST_POINTS:
             return Attribution(values, difference, error, points)
         points *= 2
+
+
+@partial(jax.jit, static_argnums=0)
+def _output(function: Callable[..., jax.Array], inputs: jax.Array, *args: Any) -> jax.Array:
+    return function(inputs, *args)
 
 
 @partial(jax.jit, static_argnums=0)

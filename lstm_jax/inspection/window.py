@@ -6,7 +6,6 @@ T is the number of steps of an example, H the number of units of a layer, and K 
 """
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.errors import require
-from lstm_jax.files.writing import MARK, write_atomically
+from lstm_jax.files.writing import write_atomically
+from lstm_jax.inspection.offline import fill_template
 
 MOST_BYTES = 5_000_000
 """Largest size of a page in bytes."""
@@ -176,10 +176,7 @@ def _text(window: Window, kept: list[np.ndarray]) -> str:
         "examples": [_example(example, kept) for example in window.examples],
         "neighbours": dict(window.neighbours),
     }
-    # "<" is escaped, because "</script" in the data would end the script and "<!--<script" would prevent its end
-    encoded = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
-    template = _TEMPLATE.read_text().replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
-    return template.replace("DATA</script>", encoded + "</script>", 1)
+    return fill_template(_TEMPLATE, content)
 
 
 def _sizes(window: Window) -> list[int]:

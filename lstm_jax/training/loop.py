@@ -122,8 +122,7 @@ def fit(
     check_batch_size(config, mesh)
     require(mode in ("min", "max"), "mode", mode, "give min or max")
     console = console or Console(quiet=True)
-    run = _Fit(params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, checkpoints)
-    run.largest = mode == "max"
+    run = _Fit(params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, mode == "max", checkpoints)
     if resume:
         run.resume(console)
     run.begin()
@@ -142,8 +141,9 @@ def fit(
 class _Fit:
     """State of one call of `fit`, with methods that train epoch by epoch."""
 
-    def __init__(self, params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, checkpoints):
-        self.examples, self.config, self.mesh, self.metrics, self.monitor = examples, config, mesh, metrics, monitor
+    def __init__(self, params, objective, optimizer, examples, config, mesh, carry, metrics, monitor, largest, checkpoints):
+        self.examples, self.config, self.mesh, self.metrics = examples, config, mesh, metrics
+        self.monitor, self.largest = monitor, largest
         self.per_epoch = steps_per_epoch(examples.count, config.batch_size)
         self.source = make_source(examples, mesh, config.batch_size)
         self.carry = jax.tree.map(np.asarray, carry)  # in host memory, since a step reuses the memory of device arrays in its state
@@ -156,7 +156,6 @@ class _Fit:
         self.best_params = self._params() if monitor else None
         self.latest, self.best, self.each = (checkpoints and checkpoints / name for name in ("latest", "best", "epochs"))
         self.began = 0.0
-        self.largest = False
 
     def _copied(self, tree: Any) -> Any:
         """Return the arrays of a pytree, replicated on every device."""

@@ -84,7 +84,8 @@ def fit(
 
     Raises:
         InputError: if the model has no parameters, if it has variables that are neither parameters nor random streams, if the arrays have
-            different numbers of rows, if the shape of the losses is not (B,), or if `loop.fit` raises an error.
+            different numbers of rows, if the shape of the losses is not (B,), if `keep_epochs` is true without `checkpoints`, or if
+            `loop.fit` raises an error.
         Interrupted: if SIGINT or SIGTERM arrives. If `checkpoints` is given, the state has been saved before this error is raised.
     """
     parts = split_model(model)
@@ -95,6 +96,7 @@ def fit(
     given = tuple(array if isinstance(array, jax.Array) else np.asarray(array) for array in arrays)
     counts = sorted({len(array) for array in given})
     require(len(counts) == 1, "arrays", f"{counts} rows", "give arrays with the same number of rows")
+    require(checkpoints is not None or not keep_epochs, "keep_epochs", keep_epochs, "give the folder checkpoints, in which they are kept")
     mesh = checked_mesh(mesh)
 
     def gather(arrays, numbers):

@@ -125,8 +125,10 @@ def test_chosen_reviews(run) -> None:
     logits = run.logits(rows)
     number = int(window.examples[2].name.split("review ")[1].split(",")[0])
     assert abs(logits[number]) == np.abs(logits).min()
-    word, near = next(iter(window.neighbours.items()))
-    assert near[0][0] == run.words.neighbours(word, 1, min_reviews=1)[0][0] or near
+    least = min(100, int(run.words.statistics[1].max()) // 20)
+    assert window.neighbours.keys() == {word for example in window.examples for word in example.steps} & run.words.index.keys()
+    for word, near in window.neighbours.items():
+        assert list(near) == [(other, round(score, 2)) for other, score in run.words.neighbours(word, 8, min_reviews=least)]
     assert page(window)
 
 
@@ -227,27 +229,47 @@ def test_written_ratings(run, measures) -> None:
     rows = sentiment.padded_rows(sentiment.load_reviews(run.config), run.config).test
     assert isinstance(rows, sentiment.Rows)
     words = dataclasses.replace(run.vocabulary, words=("7", "10", "11", *run.vocabulary.words[3:]))
-    ids = np.asarray(rows.ids).copy()
+    ids, quarter = np.asarray(rows.ids).copy(), rows.count // 4
     ids[:, -2:] = [6, 5]  # "11 10"
-    ids[: rows.count // 4, -2:] = [4, 5]  # "7 10"
+    ids[:quarter, -2:] = [4, 5]  # "7 10"
     changed = sentiment.Rows(ids, rows.labels)
     found = measures.ratings(dataclasses.replace(run, own=words), changed)
-    right = (run.logits(changed) > 0) == (rows.labels == 1)
-    assert found["share"] == pytest.approx(0.25)
-    assert found["accuracy with"] == pytest.approx(right[: rows.count // 4].mean())
-    assert found["accuracy without"] == pytest.approx(right[rows.count // 4 :].mean())
-    sums = measures.evidence(run, rows, 4)
-    assert 0 <= sums["median reach in words"] < 20
-    assert all(0 < sums[f"agreement, {half}"] <= 1 for half in ("least sure half", "surest half"))
+    logits = run.logits(changed)
+    right = (logits > 0) == (rows.labels == 1)
+    assert found["rated reviews"] == pytest.approx(0.25)
+    assert found["accuracy, rated"] == pytest.approx(right[:quarter].mean())
+    assert found["accuracy, others"] == pytest.approx(right[quarter:].mean())
+    assert found[f"mean probability, 7/10 ({quarter} reviews)"] == pytest.approx(expit(logits[:quarter]).mean(), abs=1e-6)
+    worst = np.argsort(np.where(rows.labels == 1, logits, -logits))[:50]
+    assert found["rated among the worst errors"] == pytest.approx((worst < quarter).mean())
+    assert found["of these, labels that contradict the rating"] == pytest.approx((rows.labels[worst[worst < quarter]] == 0).mean())
 
 
-def test_constant_units_and_entries(a_text, a_series, measures) -> None:
-    found = measures.characters(a_text, 70, 2)
-    assert 0 <= found["median reach in characters"] <= 69
-    params = {name: array.copy() for name, array in a_text.params.items()}
-    for name in ("kernel", "recurrent_kernel"):
-        params[f"recurrent/0/{name}"][:] = 0  # all gates are constant, so that all cell states converge
-    assert measures.characters(dataclasses.replace(a_text, params=params), 70, 2)["constant units"] == 8
+def test_evidence(run, measures) -> None:
+    """Two reviews: their reach, and the sums of their attributions, are those of their pages."""
+    rows = sentiment.padded_rows(sentiment.load_reviews(run.config), run.config).test
+    assert isinstance(rows, sentiment.Rows)
+    two = sentiment.Rows(np.asarray(rows.ids)[:2], rows.labels[:2])
+    found = measures.evidence(run, two)
+    texts = tuple(" ".join(run.vocabulary.word(int(i)) for i in ids if i > 3) for ids in two.ids)
+    window = make_window(run, Request(texts=texts))
+    frames = [example.frames[window.shown] for example in window.examples]
+    assert found["median reach in words"] == np.mean([frame.reach[-1] for frame in frames])
+    ratios = [np.abs(frame.strips[0].values).sum() / np.abs(frame.strips[1].values).sum() for frame in frames]
+    torn, sure = np.argsort([abs(logit(run, text)) for text in texts])
+    assert found["integrated gradients / leaving out, least sure half"] == pytest.approx(ratios[torn], rel=1e-3)
+    assert found["integrated gradients / leaving out, surest half"] == pytest.approx(ratios[sure], rel=1e-3)
+
+
+def test_characters_and_entries(a_text, a_series, measures) -> None:
+    params = kept_epochs(a_text, 1).params[0]
+    found = measures.characters(a_text, params, 70, 2)
+    held_out = generation.read_ids(a_text, most=142)
+    texts = tuple("".join(a_text.characters.characters[i] for i in held_out[at : at + 71]) for at in (0, 71))
+    examples = make_window(a_text, Request(texts=texts, chars=70)).examples
+    assert found["median reach in characters"] == np.median([example.frames[0].reach[60:] for example in examples])
+    still = {name: jnp.zeros_like(array) if name.endswith("kernel") else array for name, array in params.items()}
+    assert measures.characters(a_text, still, 70, 2)["constant units"] == 8  # all gates are constant, so that all cell states converge
     found = measures.entries(a_series)
     assert 0 < found["share of the oldest sixth"] + found["share of the newest sixth"] < 1
-    assert found["R2 of the position"] <= 1
+    assert 0.5 < found["R2 of the position"] <= 1

@@ -375,5 +375,7 @@ def test_fit_monitors_a_metric_that_should_be_large(tmp_path: Path) -> None:
     assert len(list((tmp_path / "epochs").glob("*.manifest.json"))) == 4
     resumed = lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="max", resume=True, **options)
     assert (resumed.best_epoch, len(resumed.rows)) == (2, 4)
+    with pytest.raises(InputError, match=r"^keep_epochs: True; give the folder checkpoints"):
+        lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, keep_epochs=True)
     with pytest.raises(InputError, match=r"^mode: highest; give min or max"):
         lstm_jax.fit(Classifier(), losses, lstm_jax.adam(1e-2), arrays, mode="highest", **options)

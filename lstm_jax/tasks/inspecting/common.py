@@ -59,8 +59,8 @@ class Epochs(NamedTuple):
 def kept_epochs(trained: base.Trained, most: int) -> Epochs:
     """Return the parameters of the epochs that the run has kept, or those of its best epoch if it has kept none.
 
-    If the run has kept more than `most` epochs, `most` epochs are selected: the best one, and others that are evenly spaced from the first
-    to the last epoch.
+    If the run has kept more than `most` epochs, `most` epochs are selected, in this order: the best one, the last one, the first one, and
+    others that are evenly spaced.
 
     Raises:
         InputError: if the parameters of an epoch are damaged.
@@ -69,14 +69,13 @@ def kept_epochs(trained: base.Trained, most: int) -> Epochs:
     steps = checkpoint.steps(folder) if folder.is_dir() else ()
     if not steps:
         return Epochs((_best_epoch(trained),), (jax.device_put(trained.params),), 0)
-    last = History.from_json(checkpoint.restore(folder, trained.params, step=steps[-1]).extra)
-    best = min(last.best_epoch or len(last.rows), len(steps))
-    chosen = {round(n) - 1 for n in np.linspace(1, len(steps), min(most, len(steps)))}
-    if best - 1 not in chosen:
-        chosen = chosen - {min(chosen - {0, len(steps) - 1} or chosen, key=lambda n: abs(n - best + 1))} | {best - 1}
-    order = sorted(chosen)
-    found = tuple(jax.device_put(checkpoint.restore(folder, trained.params, step=steps[n]).state) for n in order)
-    return Epochs(tuple(n + 1 for n in order), found, order.index(best - 1))
+    end = len(steps) - 1
+    last = checkpoint.restore(folder, trained.params, step=steps[end])
+    best = min(History.from_json(last.extra).best_epoch or len(steps), len(steps)) - 1
+    spaced = np.linspace(0, end, min(most, len(steps))).round().astype(int).tolist()
+    order = sorted(list(dict.fromkeys([best, end, 0, *spaced]))[:most])
+    states = [last.state if n == end else checkpoint.restore(folder, trained.params, step=steps[n]).state for n in order]
+    return Epochs(tuple(n + 1 for n in order), tuple(map(jax.device_put, states)), order.index(best))
 
 
 def _best_epoch(trained: base.Trained) -> int:

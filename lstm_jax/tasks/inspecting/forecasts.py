@@ -17,7 +17,7 @@ from lstm_jax.tasks.forecast_windows import Part, parts_of
 from lstm_jax.tasks.inspecting.common import Request, Tracer, first_of, kept_epochs
 
 
-class _Network:
+class SeriesNetwork:
     """Model of a forecasting run, as functions of the parameters and of one window.
 
     A window is given by its features `entries` (C, F) and times `ahead` (K,); see `forecast_windows.Part`.
@@ -41,7 +41,7 @@ def forecast_window(trained: forecast.Trained, request: Request) -> Window:
     """Return the content of the page about a forecasting run; see `inspecting.make_window`."""
     require(not request.texts, "text", next(iter(request.texts), ""), "a forecasting run reads a series: give --file")
     series = trained.series(request.file)
-    epochs, network = kept_epochs(trained, request.epochs), _Network(trained)
+    epochs, network = kept_epochs(trained, request.epochs), SeriesNetwork(trained)
     if request.file is None:
         require(trained.is_own(series), "series", "changed since the run was trained", "give it back, or name a series with --file")
         part = parts_of(series, trained.config)[0]["test"]
@@ -82,7 +82,7 @@ def _chosen(trained: forecast.Trained, part: Part, count: int) -> dict[int, str]
     return found
 
 
-def _frame(network: _Network, params: Any, part: Part, n: int, known: bool) -> Frame:
+def _frame(network: SeriesNetwork, params: Any, part: Part, n: int, known: bool) -> Frame:
     entries, ahead = jnp.asarray(part.entries[n]), jnp.asarray(part.ahead[n])
     predicted = np.asarray(network.predict(params, entries[None], ahead[None]))
     mean, low, high = (bound[0].tolist() for bound in forecast.interval(predicted, part.last[n : n + 1], network.scale, forecast.LEVEL))
@@ -99,18 +99,20 @@ def _frame(network: _Network, params: Any, part: Part, n: int, known: bool) -> F
             Strip(
                 "integrated gradients",
                 path.values.tolist(),
-                "Shares of the entries in the mean of the forecast, against a series that never changes. "
+                "Shares of the entries in the mean of the forecast, against an input of zeros. "
                 f"They sum to {path.values.sum():+.4g}; the difference is {path.difference:+.4g}.",
             ),
             Strip(
-                "replacing the entry", _replaced(network, params, entries, ahead), "Mean forecast minus that with the entry interpolated."
+                "replacing the entry",
+                _replaced(network, params, entries, ahead),
+                "Mean of the forecast minus its mean with the entry replaced by the average of its neighbours.",
             ),
         ),
         np.asarray(gradient_norms(network.means, entries, params, ahead)),
     )
 
 
-def _replaced(network: _Network, params: Any, entries: jax.Array, ahead: jax.Array) -> list[float]:
+def _replaced(network: SeriesNetwork, params: Any, entries: jax.Array, ahead: jax.Array) -> list[float]:
     """Measure how much each of the C entries of a window matters to the forecast.
 
     Returns:

@@ -30,8 +30,11 @@ LEAST_REVIEWS = 100
 
 
 @dataclass(frozen=True)
-class _Review:
+class Review:
+    """Review as the model of a run reads it."""
+
     name: str
+    """Title of the review on the page."""
     ids: np.ndarray
     """Word ids (T,) of the review, padding included."""
 
@@ -41,7 +44,7 @@ class _Review:
         return np.flatnonzero(self.ids)
 
 
-class _Network:
+class ReviewNetwork:
     """Model of a sentiment run, as functions of the parameters and of one review."""
 
     def __init__(self, trained: sentiment.Trained):
@@ -85,16 +88,16 @@ class _Network:
         options: dict[str, Any] = {"return_sequences": True, "deterministic": True, "time_major": True}
         return model.head(model.recurrent(vectors[:, None], mask=model.embedding.mask(ids[:, None]), **options))[:, 0, 0]
 
-    def whole(self, params: Any, review: _Review) -> float:
+    def whole(self, params: Any, review: Review) -> float:
         """Return the logit of the review."""
         return float(self._batch(params, [review.ids[review.words]], len(review.ids))[0])
 
-    def without_each(self, params: Any, review: _Review) -> np.ndarray:
+    def without_each(self, params: Any, review: Review) -> np.ndarray:
         """Return W logits: entry n is the logit of the review without its word n."""
         words = review.ids[review.words]
         return self._batch(params, [np.delete(words, n) for n in range(len(words))], len(review.ids))
 
-    def after_each(self, params: Any, review: _Review) -> np.ndarray:
+    def after_each(self, params: Any, review: Review) -> np.ndarray:
         """Return W logits: entry n is the logit of a review that consists of the words 0 to n only, with the usual padding."""
         words = review.ids[review.words]
         return self._batch(params, [words[: n + 1] for n in range(len(words))], len(review.ids))
@@ -116,7 +119,7 @@ class _Network:
 def review_window(trained: sentiment.Trained, request: Request) -> Window:
     """Return the content of the page about a sentiment run; see `inspecting.make_window`."""
     reviews = _given(trained, request) or _chosen(trained, request.examples)
-    epochs, network = kept_epochs(trained, request.epochs), _Network(trained)
+    epochs, network = kept_epochs(trained, request.epochs), ReviewNetwork(trained)
     examples, seen = [], set[str]()
     for review in reviews:
         frames = [_frame(network, params, review) for params in epochs.params]
@@ -127,7 +130,7 @@ def review_window(trained: sentiment.Trained, request: Request) -> Window:
     return Window("Sentiment, word by word", about, "word", epochs.numbers, epochs.shown, examples, _neighbours(trained, seen))
 
 
-def _words(trained: sentiment.Trained, review: _Review) -> list[str]:
+def _words(trained: sentiment.Trained, review: Review) -> list[str]:
     return [trained.vocabulary.word(int(identity)) for identity in review.ids[review.words]]
 
 
@@ -141,7 +144,7 @@ def _rows(trained: sentiment.Trained, split: data.EncodedSplit) -> np.ndarray:
     return split.padded(length, config.padding, config.truncating)
 
 
-def _given(trained: sentiment.Trained, request: Request) -> list[_Review]:
+def _given(trained: sentiment.Trained, request: Request) -> list[Review]:
     texts: list[str | bytes] = list(request.texts)
     if request.file is not None:
         texts += [line for line in read_input(request.file).splitlines() if line.strip()]
@@ -150,11 +153,11 @@ def _given(trained: sentiment.Trained, request: Request) -> list[_Review]:
     for number, text in enumerate(texts, 1):
         values, offsets = trained.vocabulary.encode_all([text])
         one = np.zeros(1, np.int32)
-        found.append(_Review(f"text {number}", _rows(trained, data.EncodedSplit(values, offsets, one, one))[0]))
+        found.append(Review(f"text {number}", _rows(trained, data.EncodedSplit(values, offsets, one, one))[0]))
     return found
 
 
-def _chosen(trained: sentiment.Trained, count: int) -> list[_Review]:
+def _chosen(trained: sentiment.Trained, count: int) -> list[Review]:
     """Choose held-out reviews of three kinds, `count` of each.
 
     The network was surest and right about the first kind, surest and wrong about the second, and least sure about the third.
@@ -171,7 +174,7 @@ def _chosen(trained: sentiment.Trained, count: int) -> list[_Review]:
     orders = {"surest and right": np.argsort(-margin), "most wrong": np.argsort(margin), "most torn": np.argsort(np.abs(logits))}
     for kind, order in orders.items():
         for n in first_of(order, count):
-            found.append(_Review(f"{kind}: {name} review {n}, {names[labels[n]]}", _ids(rows, n)))
+            found.append(Review(f"{kind}: {name} review {n}, {names[labels[n]]}", _ids(rows, n)))
     return found
 
 
@@ -183,7 +186,7 @@ def _ids(rows: sentiment.Split, number: int) -> np.ndarray:
     return rows.review(number)
 
 
-def _frame(network: _Network, params: Any, review: _Review) -> Frame:
+def _frame(network: ReviewNetwork, params: Any, review: Review) -> Frame:
     ids, words = jnp.asarray(review.ids), review.words
     vectors = network.vectors(params, ids)
     logits = np.asarray(network.outputs(vectors, params, ids), np.float64)

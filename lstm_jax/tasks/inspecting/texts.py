@@ -22,7 +22,7 @@ READ = 20_000
 """Number of held-out characters from which the examples are chosen."""
 
 
-class _Network:
+class TextNetwork:
     """Model of a text-generation run, as functions of the parameters and of one text, which is read from a zero state."""
 
     def __init__(self, trained: generation.Trained):
@@ -64,7 +64,7 @@ class _Network:
 def text_window(trained: generation.Trained, request: Request) -> Window:
     """Return the content of the page about a text-generation run; see `inspecting.make_window`."""
     texts = _given(trained, request) or _chosen(trained, request)
-    epochs, network = kept_epochs(trained, request.epochs), _Network(trained)
+    epochs, network = kept_epochs(trained, request.epochs), TextNetwork(trained)
     characters = trained.characters.characters
     examples = [
         Example(name, [characters[i] for i in ids[:-1]], [_frame(network, params, ids, characters) for params in epochs.params])
@@ -111,7 +111,7 @@ def _chosen(trained: generation.Trained, request: Request) -> list[tuple[str, np
     return list(found.values())
 
 
-def _frame(network: _Network, params: Any, ids: np.ndarray, characters: tuple[str, ...]) -> Frame:
+def _frame(network: TextNetwork, params: Any, ids: np.ndarray, characters: tuple[str, ...]) -> Frame:
     ids = ids.astype(np.int32)
     read, following = jnp.asarray(ids[:-1]), jnp.asarray(ids[1:])
     vectors = network.vectors(params, read)

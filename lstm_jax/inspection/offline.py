@@ -1,0 +1,24 @@
+"""Self-contained HTML pages that open without a network connection, made from a template and data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.files.writing import MARK
+
+
+def fill_template(template: Path, data: Any) -> str:
+    """Return the HTML text of a page: a template with data, and with the style and the functions that all pages share.
+
+    In the template, `SHARED_STYLE` stands for the content of offline.css, `SHARED_SCRIPT` for that of offline.js, and `DATA` for the data.
+    The page has the mark of lstm-jax; see `files.writing.MARK`.
+
+    Args:
+        template: path of the template.
+        data: data that JSON can represent, without numbers that are not finite.
+    """
+    text = template.read_text().replace("<!doctype html>", f"<!doctype html>\n<!-- {MARK} -->", 1)
+    for name, file in (("SHARED_STYLE", "offline.css"), ("SHARED_SCRIPT", "offline.js")):
+        text = text.replace(name, Path(__file__).with_name(file).read_text().rstrip(), 1)
+    # "<" is escaped, because "</script" in the data would end the script and "<!--<script" would prevent its end
+    return text.replace("DATA</script>", json.dumps(data, allow_nan=False).replace("<", "\\u003c") + "</script>", 1)
