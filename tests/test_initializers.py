@@ -60,10 +60,10 @@ def test_the_layers_start_as_keras_layers_do(keras, peer_rules) -> None:
     """Same shapes; equal biases; kernels with the same bounds and spread; orthogonal recurrent kernels."""
     units, features = 24, 40
     ours = LSTM(features, units, rngs=nnx.Rngs(0))
-    dense = ClassifierHead(features, 7, rngs=nnx.Rngs(0))
+    dense = ClassifierHead(features, 70, rngs=nnx.Rngs(0))
     table = Embedding(500, features, rngs=nnx.Rngs(0))
     with peer_rules():
-        layer, head, embedding = keras.layers.LSTM(units), keras.layers.Dense(7), keras.layers.Embedding(500, features)
+        layer, head, embedding = keras.layers.LSTM(units), keras.layers.Dense(70), keras.layers.Embedding(500, features)
         layer.build((None, None, features))
         head.build((None, features))
         embedding.build()
