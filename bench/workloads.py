@@ -2,7 +2,7 @@
 
 A workload is selected by name, optionally with other sizes or another cell:
 
-    workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32,cell=gru"), workload("evaluation")
+    workload("A"), workload("B:H=64"), workload("recurrence:H=128,T=80,B=32,cell=gru"), workload("inference:B=8,T=200")
 
 - "A" is a training step of the Keras example imdb_lstm: Embedding(20000, 128), LSTM(128, dropout 0.2, recurrent dropout 0.2), Dense(1). It
   trains on 80 words of each review, with batch size 32 and Adam.
@@ -10,6 +10,8 @@ A workload is selected by name, optionally with other sizes or another cell:
   40 characters with the softmax cross-entropy of the next character, batch size 128 and Adam.
 - "evaluation" runs the model of A without dropout on the 25,000 IMDB test reviews, in batches of 512. The reviews are read from
   `$LSTM_JAX_DATA` or the download cache.
+- "inference" runs the model of A without dropout on one batch of B random reviews of T words, in one call. By default it is one review of
+  80 words.
 - "recurrence" is the forward and backward pass of a recurrent layer alone. From inputs x (B, T, E) and a zero initial state, it computes
   the outputs h (B, T, H). From a given cotangent of h, it computes the gradients of the kernel, the recurrent kernel, the bias and x.
 - "resets" is like "recurrence", but the state is reset to zeros before 3 % of all steps, which are drawn at random. The default sizes are
@@ -55,6 +57,7 @@ class Workload:
         vocabulary: number of distinct word or character ids V. For the recurrence it is 0.
         cell: name of the recurrent cell.
         resets: percentage of the steps before which the state of a row is reset to zeros, for the kind "recurrence".
+        one_call: whether an evaluation is one call on one batch of random reviews, instead of all IMDB test reviews in batches.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Workload:
     vocabulary: int
     cell: str = "lstm"
     resets: int = 0
+    one_call: bool = False
 
     @property
     def gates(self) -> int:
@@ -93,13 +97,13 @@ class Workload:
 
     @property
     def examples(self) -> int:
-        """Number of examples in a step. For an evaluation, one step is the evaluation of all test reviews."""
-        return EVALUATED if self.kind == "evaluation" else self.batch
+        """Number of examples in a step. In the workload "evaluation", one step is the evaluation of all test reviews."""
+        return EVALUATED if self.kind == "evaluation" and not self.one_call else self.batch
 
     @property
     def batches(self) -> int:
         """Number of distinct batches, which training repeats. For sentiment, it is so large that they contain nearly all words."""
-        return 128 if self.kind == "sentiment" else 8
+        return {"sentiment": 128, "evaluation": 1}.get(self.kind, 8)
 
     @property
     def dropout(self) -> float:
@@ -118,6 +122,7 @@ WORKLOADS = {
     "A": Workload("A", "sentiment", 32, 80, 128, 128, 20_000),
     "B": Workload("B", "characters", 128, 40, 128, 33, 33),
     "evaluation": Workload("evaluation", "evaluation", 512, 80, 128, 128, 20_000),
+    "inference": Workload("inference", "evaluation", 1, 80, 128, 128, 20_000, one_call=True),
     "recurrence": Workload("recurrence", "recurrence", 32, 80, 128, 128, 0),
     "resets": Workload("resets", "recurrence", 128, 128, 256, 256, 0, resets=3),
 }
@@ -129,7 +134,8 @@ def workload(name: str) -> Workload:
     """Parse the name of a workload, and return the workload.
 
     Args:
-        name: "A", "B", "evaluation", "recurrence" or "resets", optionally with sizes and a cell, as in "A:B=4,T=5,H=8,E=8,V=30,cell=gru".
+        name: "A", "B", "evaluation", "inference", "recurrence" or "resets", optionally with sizes and a cell, as in
+            "A:B=4,T=5,H=8,E=8,V=30,cell=gru".
 
     Raises:
         ValueError: if the workload, the letter of a size or the cell does not exist, or if a size is not an integer.
@@ -232,7 +238,7 @@ def make_arrays(work: Workload, seed: int = 0) -> Arrays:
     count = work.batches * B
     if work.words:
         weights["embedding/embedding"] = uniform(0.05, V, E)
-    if work.kind == "evaluation":
+    if work.kind == "evaluation" and not work.one_call:
         from bench.peers.task_data import imdb_rows  # imported here because only this workload needs it
 
         _, _, ids, labels = imdb_rows()
@@ -305,8 +311,8 @@ def read_workloads(names: Iterable[str], axes: dict[str, tuple[int, ...]], cells
 def _resized(name: str, sizes: dict[str, int], cell: str) -> Workload:
     """Return the named workload with the given sizes and recurrent cell.
 
-    If the name already contains sizes, it is used unchanged, and `sizes` and `cell` have no effect. If the result equals the default
-    workload "A", "B" or "evaluation", it gets that name without sizes.
+    If the name already contains sizes, it is used unchanged, and `sizes` and `cell` have no effect. If the result equals a
+    workload with its default sizes other than "recurrence", it gets that name without sizes.
     """
     changes = ",".join([f"{letter}={size}" for letter, size in sizes.items()] + [f"cell={cell}"] * (cell != "lstm"))
     try:

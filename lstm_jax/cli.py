@@ -16,6 +16,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from lstm_jax.errors import InputError, Interrupted, require
 from lstm_jax.runtime.interrupts import end_on_second_signal, interrupted, keep_interrupts
@@ -55,11 +56,14 @@ def _parse(arguments: list[str]) -> Callable[..., None]:
             break
     else:
         raise InputError("command", name or "none", f"give one of {', '.join(COMMANDS)}")
-    set_help(COMMANDS[name])
+    command: Any = COMMANDS[name]
+    set_help(command)
+    default = command.with_preset(arguments[size:]) if hasattr(command, "preset") else None
+    chosen: dict[str, Any] = {} if default is None else {"default": default}
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(COMMANDS[name], args=arguments[size:], prog=f"lstm-jax {name}")
+            return tyro.cli(command, args=arguments[size:], prog=f"lstm-jax {name}", **chosen)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -20,14 +20,17 @@ def lacking(backend: str, **request: Any) -> str:
     return lacks(BACKEND_TABLE[backend], Request(**request), jax.default_backend())
 
 
+HELD = tuple(name for name in BACKEND_TABLE if name != "parallel")  # test_parallel.py holds parallel, which iterates, to the reference
+
+
 def serving(dtype: str = "float32", **request: Any) -> tuple[str, ...]:
     """Backends that serve here."""
-    return tuple(name for name in BACKEND_TABLE if not lacking(name, dtype=dtype, compute_dtype=dtype, **request))
+    return tuple(name for name in HELD if not lacking(name, dtype=dtype, compute_dtype=dtype, **request))
 
 
 BACKENDS = serving()
 EVERY_CASE = serving(dropout=DROPOUT_KINDS, mask="mask")  # those of them that refuse no dropout and no mask
-EVERY_BACKEND = tuple(name for name in BACKEND_TABLE if not all(lacking(name, cell=cell) for cell in CELLS))  # those that have a cell here
+EVERY_BACKEND = tuple(name for name in HELD if not all(lacking(name, cell=cell) for cell in CELLS))  # those that have a cell here
 FAST = tuple(name for name in BACKENDS if name != "reference")
 
 

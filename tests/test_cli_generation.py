@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from command_line import assert_error
 from made_texts import SENTENCES, shown
 
 from lstm_jax import cli
-from lstm_jax.config import SentimentConfig, to_json
+from lstm_jax.config import PRESETS, GenerationConfig, SentimentConfig, get_preset, to_json
+from lstm_jax.errors import InputError
 from lstm_jax.tasks import generation
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -55,6 +57,35 @@ def test_train_and_resume(ask, run):
     assert "1 articles, 568 characters (18 distinct), 63 held out; 280 windows every 2" in " ".join(out.split())
     assert f"held-out text: {result['validation_bits']:.4f} bits a character (epoch 2)\n" in out
     assert out.endswith(f"run in {run}: lstm-jax generate --run {run} --prompt '...'\n")  # neither wrapped nor read as markup
+
+
+def test_a_preset_replaces_the_defaults_of_the_other_flags(ask, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    sizes = {"units": 4, "layers": 1, "embed": 0, "length": 4, "batch-size": 2, "epochs": 1, "sample-chars": 0}
+    small = ["--no-figures", *(f"--{name}={value}" for name, value in sizes.items())]
+    code, _, err = ask("train", "generation", "--preset", "shakespeare", "--data", tmp_path / "text.txt", "--run", tmp_path / "run", *small)
+    assert (code, err) == (0, "")
+    preset = PRESETS["generation"]["shakespeare"]
+    assert isinstance(preset, GenerationConfig)
+    wanted = replace(
+        preset,
+        data=replace(preset.data, data=(str(tmp_path / "text.txt"),), length=4),
+        model=replace(preset.model, units=4, layers=1, embed=0),
+        train=replace(preset.train, batch_size=2, epochs=1),
+        sample=replace(preset.sample, sample_chars=0),
+    )
+    assert generation.load(tmp_path / "run").config == wanted
+    assert_error(ask("train", "generation", "--preset=best"), "--preset: best; give one of 'none', 'shakespeare'")
+    assert_error(ask("train", "generation", "--preset"), "--preset")
+
+
+def test_presets_of_the_library() -> None:
+    for task, presets in PRESETS.items():
+        assert {name: get_preset(task, name) for name in presets} == presets
+    with pytest.raises(InputError, match=r"^preset: best; give one of shakespeare$"):
+        get_preset("generation", "best")
+    with pytest.raises(InputError, match=r"^preset: best; the task forecast has none$"):
+        get_preset("forecast", "best")
 
 
 # what a run writes

@@ -92,11 +92,11 @@ def slowed(run: Callable[[int], None], share: float) -> Callable[[int], None]:
 
 
 def evaluation(work: Workload, evaluate: Callable[[], np.ndarray], devices: list[str], note: str = "", backend: str = "") -> Built:
-    """Build the workload "evaluation", which evaluates all test reviews, from a function that returns their logits.
+    """Build a workload of the kind "evaluation", which evaluates reviews without training, from a function that returns their logits.
 
     Args:
-        work: workload "evaluation" with its sizes.
-        evaluate: evaluate() returns the logits of all reviews.
+        work: workload.
+        evaluate: evaluate() returns the logits of all reviews of the workload.
         devices: names of the devices that run the workload.
         note: what this library computes differently from this project, or "".
         backend: name of the backend that runs, or "".

@@ -21,6 +21,7 @@ from lstm_jax.models import functional
 from lstm_jax.recurrence import cpu_devices, resolve_backend
 from lstm_jax.runtime import sharding
 from lstm_jax.tasks import generation, sentiment
+from lstm_jax.tasks.serving import make_server
 from lstm_jax.tasks.text_examples import window_examples, window_objective
 from lstm_jax.training.examples import Examples, Order
 from lstm_jax.training.optimizers import keras_adam
@@ -57,8 +58,9 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     if work.kind == "recurrence":
         return _recurrence(work, arrays, mesh, backend, options.dtype)
     if work.kind == "evaluation":
-        evaluate = _logits(work, arrays, options, mesh)
-        return evaluation(work, evaluate, _devices(mesh), "embedding and projection multiplied first", backend)
+        evaluate = _served(work, arrays, options) if work.one_call else _logits(work, arrays, options, mesh)
+        devices = _devices(mesh)[:1] if work.one_call else _devices(mesh)
+        return evaluation(work, evaluate, devices, "embedding and projection multiplied first", backend)
     training = _Training(work, arrays, options, mesh, keras_adam(1e-3))
 
     def after_one_step() -> dict[str, np.ndarray]:
@@ -204,6 +206,13 @@ def _outputs(work: Workload, arrays: Arrays, options: Options, mesh: jax.shardin
 
     params = {name: jnp.asarray(array) for name, array in arrays.weights.items()}
     return comparable(work, make_predict(forward, mesh)(params, arrays.inputs[: work.batch]))
+
+
+def _served(work: Workload, arrays: Arrays, options: Options) -> Callable[[], np.ndarray]:
+    """Return a function without arguments that computes the logits of one batch of reviews as a server does."""
+    rebuild, _ = _model(work, options)
+    serve = make_server(rebuild({name: jnp.asarray(array) for name, array in arrays.weights.items()}))
+    return lambda: serve(arrays.inputs)
 
 
 def _logits(work: Workload, arrays: Arrays, options: Options, mesh: jax.sharding.Mesh) -> Callable[[], np.ndarray]:

@@ -34,12 +34,13 @@ _INSPECTION = (
     "window",
     "offline",
     "collectives",
+    "lyapunov",
 )
 PACKAGES: dict[str, list[str]] = {
     "lstm_jax": [],
     "layers": ["lstm_jax.layers"],
     "cells": ["lstm_jax.cells", "lstm_jax.cells.products"],
-    "recurrence": ["lstm_jax.recurrence"],
+    "recurrence": ["lstm_jax.recurrence", "lstm_jax.recurrence.parallel"],
     "dropout": ["lstm_jax.dropout"],
     "initializers": ["lstm_jax.initializers"],
     "models": ["lstm_jax.models", "lstm_jax.sampling"],

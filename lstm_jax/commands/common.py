@@ -1,9 +1,11 @@
 """The base class of the training commands, and the functions with which commands start JAX, load a run and print lines."""
 
+import argparse
+import dataclasses
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from lstm_jax.config import RecurrentConfig
+from lstm_jax.config import PRESETS, RecurrentConfig
 from lstm_jax.config.processes import Processes
 
 Flat = tyro.conf.OmitArgPrefixes
@@ -98,6 +100,17 @@ class Train(ABC):
     """Print nothing but the content of the run's result.json, on one line, when the training ends."""
     group: Flat[Processes] = field(default_factory=Processes)
     """Place of this process in a run of several processes."""
+
+    @classmethod
+    def with_preset(cls, arguments: Sequence[str]) -> "Train | None":
+        """Return the command with the config of the preset that the arguments name after `--preset`, or None if they name none."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--preset", nargs="?")
+        name = parser.parse_known_args(arguments)[0].preset
+        fields = {part.name: part for part in dataclasses.fields(cls)}
+        presets = PRESETS.get(fields["config"].default_factory.task, {})  # pyright: ignore[reportAttributeAccessIssue]
+        values: dict[str, Any] = {"config": presets.get(name), "run": fields["run"].default, "preset": name}
+        return cls(**values) if name in presets else None
 
     @abstractmethod
     def report(self, result: dict[str, Any]) -> Iterable[str]:

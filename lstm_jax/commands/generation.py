@@ -28,6 +28,9 @@ class TrainGeneration(Train):
     config: Flat[GenerationConfig] = field(default_factory=GenerationConfig)
     run: Path = Path("runs/generation")
     """Folder in which the run stores its config, environment, metrics.jsonl, samples.jsonl, TensorBoard events, figures, checkpoints."""
+    preset: Literal["none", "shakespeare"] = "none"
+    """Named set of values that replaces the defaults of the other flags, which can still be given. 'shakespeare' is the recipe for tiny
+    Shakespeare, whose text is given by --data."""
 
     def report(self, result: dict[str, Any]) -> Iterator[str]:
         if "validation_bits" in result:

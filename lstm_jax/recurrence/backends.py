@@ -16,7 +16,7 @@ from lstm_jax.cells import CELLS, Cell
 from lstm_jax.cells.products import is_per_gate
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
-from lstm_jax.recurrence import associative, compiled, cudnn, hoisted, pallas, reference
+from lstm_jax.recurrence import associative, compiled, cudnn, hoisted, pallas, parallel, reference
 from lstm_jax.recurrence.compiled_cells import is_compiled
 from lstm_jax.recurrence.operands import compute_dtype_name
 
@@ -108,6 +108,10 @@ def _is_linear(cell: Cell) -> bool:
     return cell.linear is not None
 
 
+def _is_newton(cell: Cell) -> bool:
+    return cell.name in parallel.NEWTON_CELLS and CELLS.get(cell.name) is cell
+
+
 def _any(cell: Cell) -> bool:
     del cell
     return True
@@ -181,7 +185,18 @@ _REFERENCE = Backend(
     what="lax.scan and autodiff",
     dropouts=(*DROPOUTS, ZONEOUT),
 )
-BACKENDS = {row.name: row for row in (_COMPILED, _HOISTED, _CUDNN, _PALLAS, _ASSOCIATIVE, _REFERENCE)}
+# parallel comes after reference and therefore runs only if the user names it: on few cores it is slower than a loop over the steps
+_PARALLEL = Backend(
+    name="parallel",
+    run=parallel.run,
+    serves=_is_newton,
+    platforms=_EVERYWHERE,
+    compute_dtypes=("float32", "float64"),
+    forward_mode=True,
+    what="all steps at once, by Newton's method",
+    mixed=False,
+)
+BACKENDS = {row.name: row for row in (_COMPILED, _HOISTED, _CUDNN, _PALLAS, _ASSOCIATIVE, _REFERENCE, _PARALLEL)}
 
 
 def lacks(backend: Backend, request: Request, platform: str) -> str:

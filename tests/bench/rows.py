@@ -21,7 +21,7 @@ from bench.workloads import workload  # noqa: E402
 FAILED_FIELDS = ("schema", "git", "cores", "load", "peer", "candidate", "round", "workload", "backend", "dropout", "recurrent_dropout")
 
 TINY = ("A:B=4,T=5,H=8,E=6,V=30", "B:B=4,T=5,H=8,V=7", "recurrence:B=4,T=5,H=8")
-"""Small sizes of one workload of each kind."""
+"""Small sizes of one workload of each kind but an evaluation."""
 
 
 def run_python(arguments: Sequence[str], first: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:

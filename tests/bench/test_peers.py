@@ -80,12 +80,15 @@ for folder, peers, names in json.loads(sys.argv[2]):
 """
 
 
+EVERY_KIND = (*TINY, "inference:B=3,T=5,H=4,E=3,V=20")
+
+
 class Work(NamedTuple):
     """Peers that compute workloads, against references in a folder, which has one for each kind of workload."""
 
     folder: Path
     peers: Sequence[str]
-    names: Sequence[str] = TINY
+    names: Sequence[str] = EVERY_KIND
 
 
 def _check(*works: Work) -> list[dict[tuple[str, str], dict]]:

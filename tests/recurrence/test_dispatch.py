@@ -70,6 +70,10 @@ COMPILED = (
     "lstm gru gru_reset_before simple_rnn lstm_layernorm lstm_peephole lstm_no_input_gate lstm_no_forget_gate lstm_no_output_gate "
     "lstm_coupled lstm_no_input_activation lstm_no_output_activation min_lstm min_gru"
 )
+NEWTON = (
+    "lstm gru simple_rnn lstm_peephole lstm_no_input_gate lstm_no_forget_gate lstm_no_output_gate lstm_coupled lstm_no_input_activation "
+    "lstm_no_output_activation"
+)
 PAIRS = [("float32", "float32"), ("float32", "bfloat16"), ("float64", "float64"), ("bfloat16", "bfloat16")]
 SERVED_ON_A_CPU = {  # of the backends that are held to a list: backend -> (dtype of parameters, of products) -> cells
     "compiled": {("float32", "float32"): COMPILED, ("float64", "float64"): COMPILED},
@@ -78,6 +82,7 @@ SERVED_ON_A_CPU = {  # of the backends that are held to a list: backend -> (dtyp
     "pallas": {},
     "associative": dict.fromkeys(PAIRS, "min_lstm min_gru"),
     "reference": dict.fromkeys(PAIRS, EVERY_CELL),
+    "parallel": {("float32", "float32"): NEWTON, ("float64", "float64"): NEWTON},
 }
 
 
@@ -126,9 +131,17 @@ CAPABILITIES = [
         "any",
         "reverse and forward",
     ),
+    ("parallel", NEWTON, "cpu gpu tpu", "float32 float64", ALL, "yes", "yes", "any", "reverse and forward"),
 ]
 COLUMNS = ("backend", "cells", "platforms", "products in", "dropout", "mask, lengths", "resets", "units", "derivatives")
-HERE = {"hoisted": "yes", "cudnn": "does not run on cpu", "pallas": "does not run on cpu", "associative": "yes", "reference": "yes"}
+HERE = {
+    "hoisted": "yes",
+    "cudnn": "does not run on cpu",
+    "pallas": "does not run on cpu",
+    "associative": "yes",
+    "reference": "yes",
+    "parallel": "yes",
+}
 
 
 def test_capability_rows() -> None:

@@ -1,4 +1,4 @@
-"""JAX's transformations on every backend that is chosen by default, and the page that says so."""
+"""JAX's transformations on every backend that is chosen by default and on `parallel`, and the page that says so."""
 
 import jax
 import pytest
@@ -19,7 +19,7 @@ def test_row(name: str) -> None:
     """Each cell is what the page says, which is "exact", "exact through reference" or "its own path"."""
     if jax.device_count() < 2 and ROWS[name][0] == "2":
         pytest.skip(f"needs two devices, JAX shows {jax.device_count()}")
-    here = tuple(column for column in COLUMNS if column.backend == "associative" or column.backend in SERVING)
+    here = tuple(column for column in COLUMNS if column.backend in ("associative", "parallel", *SERVING))
     want = next(line for line in LINES if line.startswith(f"| {name} |")).split("|")
     for got, wanted, column in zip(row(name, here).split("|"), want, ("", "", "", *COLUMNS, ""), strict=True):
         if column in here or column == "":

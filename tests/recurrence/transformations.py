@@ -46,6 +46,7 @@ COLUMNS = tuple(
             ("hoisted", "lstm"),
             ("reference", "lstm"),
             ("associative", "min_gru"),
+            ("parallel", "lstm"),
         ],
     )
 )

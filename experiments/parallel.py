@@ -1,0 +1,290 @@
+"""Study of Newton's method over time (DEER): how many iterations it needs instead of a loop over the steps, and where it would be faster.
+
+    python -m experiments.parallel --preset toy                     # seconds
+    LSTM_JAX_DATA=... python -m experiments.parallel                # 40 minutes on one core
+
+The backend `parallel` computes the states of all steps at once by Newton's method, see `lstm_jax.recurrence.parallel`. An LSTM and a GRU
+read articles, character by character, in one row and in float64. Four settings are varied:
+
+- Length: 100 to 100,000 characters.
+- Method: the full Jacobian of a step (DEER, 8 units), its diagonal blocks (quasi-DEER, 8 and 64 units), and both with damping (ELK).
+- Gain: the initial recurrent kernel is multiplied by 0.5 to 8, which makes the network less or more chaotic.
+- Training: the network is measured before it is trained, and after 100, 1,000 and 5,000 updates.
+
+A run ends when no equation of a step is violated by more than 1e-8 of the largest state (or of 1), or at a limit of iterations. The
+largest Lyapunov exponent of each network is measured, too.
+
+Expected: With a negative exponent the number of iterations grows at most with the logarithm of the length. With a positive exponent it
+grows in proportion to the length, so that nothing is gained. Diagonal blocks need several times as many iterations as the full Jacobian.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.stats import spearmanr
+
+from bench.peers.task_data import articles
+from experiments import runs, study
+from experiments.training import fit
+from lstm_jax import DropoutMasks, data, unroll
+from lstm_jax.cells import CELLS
+from lstm_jax.config import GenerationConfig, TextConfig
+from lstm_jax.initializers import glorot_uniform
+from lstm_jax.inspection.figures import log_axis, write_figure
+from lstm_jax.inspection.lyapunov import largest_lyapunov_exponent
+from lstm_jax.recurrence import reference
+from lstm_jax.recurrence.parallel import Newton, solve
+from lstm_jax.tasks import generation
+
+TOLERANCE = 1e-8
+STEP_DEPTH = 10
+"""Assumed number of dependent operations of a step apart from the sums of its matrix product: additions, activations, products."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Config of one run: a network, a text, and a method that computes the states."""
+
+    cell: str = "lstm"
+    units: int = 8
+    jacobian: Literal["full", "diagonal"] = "full"
+    damping: float = 0.0
+    steps: int = 1000
+    gain: float = 1.0
+    """Factor of the initial recurrent kernel."""
+    updates: int = 0
+    """Number of training updates before the measurement."""
+    limit: int = 1000
+    """Largest number of iterations."""
+    text: str = runs.ARTICLES
+    seed: int = 0
+
+
+def _after(before: Any, z: jax.Array, after: Any) -> Any:
+    del before, z
+    return after
+
+
+@cache
+def characters(text: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the ids of the characters to train on, the ids of the held-out characters, and the number of distinct characters."""
+    config = TextConfig(validation=0.1)
+    corpus = generation.load_corpus(GenerationConfig(articles(config) if text == runs.ARTICLES else config))
+    return np.asarray(corpus.train[:]), np.asarray(corpus.validation), corpus.characters.size
+
+
+@cache
+def network(cell: str, units: int, gain: float, updates: int, text: str, seed: int) -> Any:
+    """Return the parameters of a cell that is trained to predict the next character, as arrays of float32."""
+    ids, _, size = characters(text)
+    of_cell, of_head, of_rows = jax.random.split(jax.random.key(seed), 3)
+    params = CELLS[cell].init(of_cell, size, units)
+    params = params._replace(recurrent_kernel=gain * params.recurrent_kernel)
+    if not updates:
+        return params
+    x, y = (jnp.asarray(part) for part in data.windows(ids.astype(np.int32), 64, 16))
+
+    def loss(both: Any, batch: Any) -> jax.Array:
+        of_cell, kernel = both
+        h, _ = unroll(CELLS[cell], of_cell, batch[0])
+        targets = jnp.concatenate([batch[0][:, 1:], batch[1][:, None]], axis=1)
+        return optax.softmax_cross_entropy_with_integer_labels(h @ kernel, targets).mean()
+
+    def batch(number: Any) -> Any:
+        rows = jax.random.randint(jax.random.fold_in(of_rows, number), (32,), 0, len(y))
+        return x[rows], y[rows]
+
+    return fit(loss, (params, glorot_uniform(of_head, (units, size))), batch, updates, 3e-3)[0][0]
+
+
+@cache
+def programs(cell: str, options: Newton, steps: int) -> tuple[Callable, Callable, Callable]:
+    """Return three compiled functions, each of the parameters, the ids (T, 1) and, except for the last one, the initial state.
+
+    They return the solution of Newton's method, the states that are computed step by step, and the largest Lyapunov exponent.
+
+    Args:
+        cell: name of the cell.
+        options: options of Newton's method.
+        steps: number of steps T.
+    """
+    return (
+        jax.jit(partial(solve, CELLS[cell], options=options)),
+        jax.jit(partial(reference.run, CELLS[cell], valid=None, dropout=DropoutMasks(), record=_after)),
+        jax.jit(partial(largest_lyapunov_exponent, CELLS[cell], skip=steps // 10)),
+    )
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Compute the states of a network over a text by Newton's method and step by step, and return what it took.
+
+    Returns:
+        A dict with these keys:
+
+        - "iterations": number of iterations.
+        - "converged": whether the last residual is at most the tolerance.
+        - "residual": largest violation of an equation of a step.
+        - "error": largest difference of a state from the sequential computation.
+        - "exponent": largest Lyapunov exponent of the network on this text, in nats per step.
+    """
+    _, held, _ = characters(config.text)
+    trained = network(config.cell, config.units, config.gain, config.updates, config.text, config.seed)
+    cell = CELLS[config.cell]
+    by_newton, by_steps, exponent_of = programs(config.cell, Newton(config.jacobian, config.damping, TOLERANCE, config.limit), config.steps)
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), trained)
+        ids = jnp.asarray(np.resize(held, config.steps)[:, None])
+        state = cell.initial_state(1, config.units, jnp.float64)
+        found, (want, _) = by_newton(params, ids, state), by_steps(params, ids, state)
+        error = max(float(jnp.abs(a - b).max()) for a, b in zip(found.states, want, strict=True))
+        exponent = exponent_of(params, ids)
+        return {
+            "iterations": int(found.iterations),
+            "converged": bool(found.residual <= TOLERANCE * max(1.0, *(float(jnp.abs(part).max()) for part in found.states))),
+            "residual": float(found.residual),
+            "error": error,
+            "exponent": float(exponent[0]),
+        }
+
+
+def lanes(cell: str, units: int, jacobian: str, steps: int, iterations: int) -> int | None:
+    """Return the number of lanes from which Newton's method would take less time than the loop over the steps, or None.
+
+    A lane does one multiplication and one addition at a time. The time of a phase is the longer of two times: its work divided by the
+    number of lanes, and the number of operations that depend on each other (its depth). Memory, communication and damping are left out. For
+    H units, G gates and K arrays in the state, the phases and their works are:
+
+    - A step of the loop: G H^2, with a depth of log2(H) + `STEP_DEPTH`. The loop has T of them.
+    - The evaluation of all steps and of their Jacobians: 2 T G H^2 for diagonal blocks, T (1 + K H) G H^2 for the full Jacobian.
+    - The scan: 2 T compositions, each (K^3 + K^2) H for diagonal blocks and (K H)^3 + (K H)^2 for the full Jacobian, with a depth of
+      2 log2(T) times that of a product.
+
+    Args:
+        cell: name of the cell.
+        units: number of units H.
+        jacobian: "full" or "diagonal".
+        steps: number of steps T.
+        iterations: number of iterations that Newton's method needs.
+
+    Returns:
+        The smallest sufficient power of 2 up to 2^40, or None if there is none.
+    """
+    gates, arrays = CELLS[cell].gates, len(CELLS[cell].initial_state(1, 1))
+    size, copies = (arrays * units, 1) if jacobian == "full" else (arrays, units)
+    product, depth = gates * units**2, math.log2(units) + STEP_DEPTH
+    evaluation = steps * product * (1 + size if jacobian == "full" else 2)
+    scan, scan_depth = 2 * steps * copies * (size**3 + size**2), 2 * math.log2(steps) * (math.log2(size) + 1)
+    for power in range(41):
+        count = 2**power
+        loop = steps * max(product / count, depth)
+        newton = iterations * (max(evaluation / count, depth) + max(scan / count, scan_depth))
+        if newton < loop:
+            return count
+    return None
+
+
+def methods(rows: study.Rows) -> dict[str, list[Any]]:
+    """Group rows by cell, method and number of units. The keys are readable names, such as "lstm, full, 8 units"."""
+    groups: dict[str, list[Any]] = {}
+    for row in rows:
+        damped = f", damping {row['damping']:g}" if row["damping"] else ""
+        groups.setdefault(f"{row['cell']}, {row['jacobian']}{damped}, {row['units']} units", []).append(row)
+    return groups
+
+
+def _untrained(rows: study.Rows) -> list[Any]:
+    return [row for row in rows if not row["updates"]]
+
+
+def _median(rows: study.Rows) -> str:
+    found = float(np.median([row["iterations"] for row in rows]))
+    return f"{found:g}" + "+" * (not all(row["converged"] for row in rows))
+
+
+def verdict(rows: study.Rows) -> str:
+    """Return the conclusion: iterations by length, gain and training, and the number of lanes from which Newton's method would be faster.
+
+    "+" marks medians of which at least one run has reached the limit of iterations.
+    """
+    lines = []
+    for name, group in methods(rows).items():
+        parts = []
+        for title, chosen, field in (
+            ("T", [row for row in _untrained(group) if row["gain"] == 1], "steps"),
+            ("gain", [row for row in _untrained(group) if row["gain"] != 1], "gain"),
+            ("updates", [row for row in group if row["updates"]], "updates"),
+        ):
+            values = sorted({row[field] for row in chosen})
+            told = [f"{value:g}: {_median([row for row in chosen if row[field] == value])}" for value in values]
+            parts += [f"{title} {', '.join(told)}"] if told else []
+        lines.append(f"{name}: iterations by {'; by '.join(parts)}")
+    exponents, shares = zip(*((row["exponent"], row["iterations"] / row["steps"]) for row in rows if row["steps"] == 1000), strict=True)
+    if len(set(exponents)) > 2:
+        correlation: Any = spearmanr(exponents, shares)
+        lines.append(f"T 1000: rank correlation of exponent and iterations {correlation.statistic:.2f}")
+    fewest = [(lanes(*(row[k] for k in ("cell", "units", "jacobian", "steps", "iterations"))), row) for row in rows if row["converged"]]
+    wins = [(count, row) for count, row in fewest if count is not None]
+    lines.append(f"faster than the loop on some number of lanes: {len(wins)} of {len(rows)} runs")
+    if wins:
+        count, row = min(wins, key=lambda pair: pair[0])
+        lines.append(f"fewest lanes: {count} ({row['cell']}, {row['jacobian']}, {row['units']} units, T {row['steps']})")
+    return "\n".join(lines)
+
+
+def draw(rows: study.Rows, path: Path) -> object:
+    """Draw the iterations by length, by exponent and by training updates, and the lanes that Newton's method needs."""
+
+    def fill(figure: Any) -> None:
+        by_length, by_exponent, by_updates, by_lanes = figure.subplots(2, 2).ravel()
+        for name, group in methods(rows).items():
+            plain = [row for row in _untrained(group) if row["gain"] == 1]
+            _line(by_length, plain, "steps", name)
+            _line(by_updates, [row for row in group if row["steps"] == 1000 and row["gain"] == 1], "updates", name, shift=1)
+            here = [row for row in group if row["steps"] == 1000]
+            by_exponent.plot([row["exponent"] for row in here], [row["iterations"] for row in here], "o", markersize=3, alpha=0.7)
+            needed = [row | {"lanes": lanes(row["cell"], row["units"], row["jacobian"], row["steps"], row["iterations"])} for row in plain]
+            _line(by_lanes, [row for row in needed if row["lanes"]], "steps", name, "lanes")
+        by_exponent.axvline(0, color="#222222", linestyle=":")
+        by_exponent.set(yscale="log", xlabel="largest Lyapunov exponent, nats a step (T 1000)", ylabel="iterations")
+        by_length.set(xlabel="steps T, untrained", ylabel="iterations")
+        by_updates.set(xlabel="training updates + 1 (T 1000)", ylabel="iterations")
+        by_lanes.set(xlabel="steps T, untrained", ylabel="lanes from which it would be faster")
+        for axes in (by_length, by_updates, by_lanes):
+            if axes.lines:  # the toy preset leaves some empty, and a logarithm needs values
+                log_axis(axes, "x")
+                axes.set(yscale="log")
+        by_length.legend(fontsize=7)
+
+    return write_figure(path, (11.0, 8.0), fill)
+
+
+def _line(axes: Any, rows: study.Rows, field: str, label: str, value: str = "iterations", shift: int = 0) -> None:
+    """Draw the median of a value over the values of a field as a line. `shift` is added to the field, so that 0 has a place."""
+    places = sorted({row[field] for row in rows})
+    if not places:
+        return
+    medians = [float(np.median([row[value] for row in rows if row[field] == place])) for place in places]
+    axes.plot([place + shift for place in places], medians, "o-", markersize=4, label=label)
+
+
+KINDS = [kind for cell in ("lstm", "gru") for kind in (Config(cell), Config(cell, 8, "diagonal"), Config(cell, 64, "diagonal"))]
+DAMPED = [replace(kind, damping=0.01) for kind in KINDS if kind.units == 8]
+LENGTHS = [replace(kind, steps=steps, limit=min(1000, 10_000_000 // steps)) for kind in KINDS for steps in (100, 1000, 10_000, 100_000)]
+GAINS = [replace(kind, gain=gain) for kind in KINDS + DAMPED for gain in (0.5, 2.0, 4.0, 8.0)]
+STAGES = [replace(kind, updates=updates) for kind in KINDS for updates in (100, 1000, 5000)]
+SMALL = Config(units=4, steps=40, text="")
+TOY = [SMALL, replace(SMALL, steps=1000, jacobian="diagonal", cell="gru", gain=2.0), replace(SMALL, updates=2, damping=0.1)]
+FULL = [replace(config, seed=seed) for config in LENGTHS + DAMPED + GAINS + STAGES for seed in range(2)]
+STUDY = study.Study("parallel", run, {"toy": TOY, "full": FULL}, draw, verdict)
+
+if __name__ == "__main__":
+    sys.exit(study.main(STUDY))

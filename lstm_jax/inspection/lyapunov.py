@@ -1,0 +1,58 @@
+"""Largest Lyapunov exponent of a recurrent cell: how fast two states that are close to each other separate or approach."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from lstm_jax.cells import Cell
+from lstm_jax.errors import require
+
+
+def largest_lyapunov_exponent(
+    cell: Cell, params: Any, x: Float[Array, "T B E"] | Int[Array, "T B"], initial_state: Any = None, *, skip: int = 0, seed: int = 0
+) -> jax.Array:
+    """Return the largest Lyapunov exponent (B,) of a cell that is driven by given inputs, in nats per step.
+
+    The distance of two states that are close to each other grows or shrinks as exp(exponent * steps). Below 0 the cell forgets its initial
+    state, and above 0 it is chaotic. A random small difference of the states is propagated by the derivative of each step and scaled back
+    to length 1 (Benettin et al. 1980); the exponent is the mean logarithm of its growth. Dropout is not supported.
+
+    Args:
+        cell: the cell.
+        params: parameters of the cell.
+        x: inputs (T, B, E), or int ids (T, B), which stand for one-hot vectors.
+        initial_state: initial state of the cell, with arrays (B, H). None means zeros.
+        skip: number of steps at the beginning that are left out of the mean.
+        seed: seed of the random difference.
+
+    Raises:
+        InputError: if `skip` is not in 0..T - 1.
+    """
+    require(0 <= skip < len(x), "skip", skip, f"give 0 to {len(x) - 1}")
+    z = cell.project(params, x, None, None)
+    rows, units = x.shape[1], params.kernel.shape[1] // cell.gates
+    state = cell.initial_state(rows, units, z.dtype) if initial_state is None else initial_state
+    leaves, tree = jax.tree.flatten(state)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    drawn = jax.tree.unflatten(tree, [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)])
+
+    def scaled(difference: Any) -> tuple[Any, jax.Array]:
+        leaves = jax.tree.leaves(difference)
+        largest = jnp.stack([jnp.abs(leaf).max(-1) for leaf in leaves]).max(0)
+        largest = jnp.maximum(largest, jnp.finfo(z.dtype).tiny)  # a difference that has vanished stays 0
+        parts = jax.tree.map(lambda leaf: leaf / largest[:, None], difference)  # their squares neither overflow nor vanish
+        length = jnp.sqrt(jnp.stack([(part**2).sum(-1) for part in jax.tree.leaves(parts)]).sum(0))
+        length = jnp.where(length == 0, 1, length)
+        return jax.tree.map(lambda part: part / length[:, None], parts), jnp.log(largest) + jnp.log(length)
+
+    def step(carry: Any, z_t: jax.Array) -> tuple[Any, jax.Array]:
+        state, difference = carry
+        after, difference = jax.jvp(lambda state: cell.step(params, state, z_t, None, None), (state,), (difference,))
+        difference, growth = scaled(difference)
+        return (after, difference), growth
+
+    _, growth = lax.scan(step, (state, scaled(drawn)[0]), z)
+    return growth[skip:].mean(0)

@@ -1,0 +1,354 @@
+"""Newton's method for the states of a nonlinear cell (DEER, Lim et al. 2024, "Parallelizing non-linear sequential models").
+
+The steps of a cell are equations s[t] = f(s[t - 1], x[t]) for the states s. Newton's method solves the equations of all steps together.
+An iteration evaluates f and its Jacobian at the current guess of all states, which needs no loop over time, and then solves a linear
+recurrence with a parallel scan. With the full Jacobian of a step, the work of a scan grows with the cube of the number of state
+components. With the blocks on its diagonal alone, one for each unit, it is proportional to the number of units, and more iterations are
+needed (quasi-DEER, Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs"). Each iteration makes one more
+state exact, or several, so that T iterations always suffice.
+
+Gradients follow from the implicit function theorem: they are the solution of a linear recurrence, and the iterations are not
+differentiated.
+
+B is the batch size, T the number of steps and H the number of units. A cell has K arrays (B, H) in its state: two for an LSTM, h and c, and
+one for a GRU or a simple RNN. All K arrays together are one array (B, H, K) here.
+"""
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lstm_jax.cells import CELLS, Cell
+from lstm_jax.cells.products import masked_matmul
+from lstm_jax.dropout import DropoutMasks
+from lstm_jax.errors import require
+from lstm_jax.primitives.partition import vary_together
+from lstm_jax.recurrence.parallel import scans
+from lstm_jax.recurrence.resets import Resets, restart
+
+_EXCLUDED = ("gru_reset_before", "lstm_layernorm", "lstm_full_gate_recurrence")
+NEWTON_CELLS = tuple(name for name, cell in CELLS.items() if cell.linear is None and name not in _EXCLUDED)
+"""Names of the cells that the backend supports: those in which each column of h U enters one gate of one unit.
+
+`_own_units` relies on this.
+"""
+_LARGEST_FULL = 16
+"""Largest number of state components, H * K, for which the full Jacobian is the default."""
+_ROUNDINGS = 16
+"""Default tolerance, in units of the machine epsilon of the dtype."""
+_NEARLY = 64
+"""Factor of the tolerance below which the iteration also ends if the residual does not shrink any more, because of rounding."""
+
+
+class Newton(NamedTuple):
+    """Options of Newton's method.
+
+    Attributes:
+        jacobian: "full" or "diagonal". "diagonal" keeps only the derivatives of each unit's state with respect to this unit's own previous
+            state, a matrix K x K. None means "full" if H * K is at most 16, else "diagonal".
+        damping: weight of the damping (ELK, Gonzalez et al. 2024), see `scans.damped`; 0 means none. Damping makes the changes of an
+            iteration smaller.
+        tolerance: the iteration ends when no equation is violated by more than this number times max(1, largest absolute value of a
+            state). None means 16 times the machine epsilon, or up to 64 times as much if the residual does not shrink any more.
+        limit: largest number of iterations. None means T.
+    """
+
+    jacobian: Literal["full", "diagonal"] | None = None
+    damping: float = 0.0
+    tolerance: float | None = None
+    limit: int | None = None
+
+
+DEFAULTS = Newton()
+NO_DROPOUT = DropoutMasks()
+
+
+class Solution(NamedTuple):
+    """Result of `solve`.
+
+    Attributes:
+        states: the state of the cell after each step, with arrays (T, B, H).
+        iterations: number of iterations, an int32 scalar.
+        residual: largest absolute difference between the two sides of an equation s[t] = f(s[t - 1], x[t]) for these states.
+    """
+
+    states: Any
+    iterations: jax.Array
+    residual: jax.Array
+
+
+class _Operands(NamedTuple):
+    """Arrays that determine the equations.
+
+    Attributes:
+        params: parameters of the cell.
+        z: projected inputs (T, B, gates * H).
+        start: initial state (B, H, K).
+        valid: bool (T, B), False at padded steps, or None.
+        mask: mask of recurrent dropout, or None.
+        resets: resets of the state, or None.
+    """
+
+    params: Any
+    z: jax.Array
+    start: jax.Array
+    valid: jax.Array | None
+    mask: jax.Array | None
+    resets: Resets | None
+
+
+def run(
+    cell: Cell,
+    params,
+    x,
+    state,
+    valid: jax.Array | None,
+    dropout: DropoutMasks,
+    resets: Resets | None = None,
+    compute_dtype=None,
+    sequences: bool = True,
+):
+    """Run a cell with Newton's method with its default options. The arguments and results are those of `reference.run`."""
+    operands = _operands(cell, params, x, state, valid, dropout, resets, compute_dtype)
+    states = _unpack(_solved(cell, DEFAULTS, operands)[0], state)
+    return states.h if sequences else None, jax.tree.map(lambda part: part[-1], states)
+
+
+def solve(
+    cell: Cell,
+    params,
+    x,
+    state,
+    valid: jax.Array | None = None,
+    dropout: DropoutMasks = NO_DROPOUT,
+    resets: Resets | None = None,
+    options: Newton = DEFAULTS,
+) -> Solution:
+    """Compute the states of a cell with Newton's method, and return them with the number of iterations.
+
+    Only the states are differentiable. The arguments up to `resets` are those of `reference.run`.
+
+    Args:
+        cell: a cell in the dict `CELLS` whose name is in `NEWTON_CELLS`.
+        params: parameters of the cell.
+        x: inputs (T, B, E), or int ids (T, B).
+        state: initial state of the cell, with arrays (B, H).
+        valid: bool (T, B), False at padded steps, or None.
+        dropout: dropout masks without zoneout.
+        resets: resets of the state within the sequence, or None.
+        options: options of Newton's method.
+
+    Raises:
+        InputError: if the cell is not supported, there is zoneout, or an option is wrong.
+    """
+    require(CELLS.get(cell.name) is cell and cell.name in NEWTON_CELLS, "cell", cell.name, f"give one of {', '.join(NEWTON_CELLS)}")
+    require(not dropout.zoneout, "dropout", "with zoneout", "leave zoneout out")
+    jacobian, damping, tolerance, limit = options
+    require(jacobian in (None, "full", "diagonal"), "jacobian", jacobian, "give full, diagonal or None")
+    require(damping >= 0, "damping", damping, "give 0 or more")
+    require(tolerance is None or tolerance > 0, "tolerance", tolerance, "give a positive number, or None")
+    require(limit is None or limit >= 1, "limit", limit, "give 1 or more, or None")
+    operands = _operands(cell, params, x, state, valid, dropout, resets, None)
+    states, iterations, residual = _solved(cell, options, operands)
+    return Solution(_unpack(states, state), iterations, residual)
+
+
+def _operands(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets, compute_dtype) -> _Operands:
+    z = cell.project(params, x, dropout.input, compute_dtype)
+    return _Operands(params, z, jnp.stack(state, axis=-1), valid, dropout.recurrent, resets)
+
+
+def _unpack(stacked: jax.Array, like: Any) -> Any:
+    """Return a state of the same class as `like` from one array (..., H, K)."""
+    return type(like)(*(stacked[..., k] for k in range(stacked.shape[-1])))
+
+
+def _own_units(params: Any, h: jax.Array, z: jax.Array, mask: jax.Array | None) -> tuple[Any, jax.Array]:
+    """Change the parameters and the projected input of a step such that units no longer read each other, but the result is the same.
+
+    Only the diagonal of the recurrent kernel of each gate is kept. The contribution of the rest is added to z, or to the bias that a GRU
+    adds to h U, as a constant. The derivative of the changed step with respect to h is therefore diagonal.
+
+    Args:
+        params: parameters of the cell.
+        h: output (B, H) before the step.
+        z: projected input (B, gates * H).
+        mask: mask of recurrent dropout, or None.
+    """
+    kernel = params.recurrent_kernel
+    own = kernel * jnp.tile(jnp.eye(len(kernel), dtype=kernel.dtype), (1, kernel.shape[1] // len(kernel)))
+    others = masked_matmul(lax.stop_gradient(h), kernel - own, mask)
+    params = params._replace(recurrent_kernel=own)
+    if not hasattr(params, "recurrent_bias"):
+        return params, z + others
+    return params._replace(recurrent_bias=jnp.broadcast_to(params.recurrent_bias, others.shape) + others), z
+
+
+def _steps(cell: Cell, operands: _Operands, before: jax.Array, own: bool = False) -> jax.Array:
+    """Return the states (T, B, H, K) after each step, all steps at once.
+
+    Args:
+        cell: the cell.
+        operands: arrays of the equations.
+        before: states (T, B, H, K) before each step. Resets are not yet applied.
+        own: whether the parameters are changed by `_own_units` first.
+    """
+    params, z, _, valid, mask, resets = operands
+    names = cell.initial_state(1, 1)
+
+    def step(before, z, valid, at):
+        state = _unpack(before, names)
+        first = restart(state, at, resets)
+        used = _own_units(params, first.h, z, mask) if own else (params, z)
+        new = cell.step(used[0], first, used[1], mask, None)
+        if valid is not None:
+            new = jax.tree.map(lambda a, b: jnp.where(valid[:, None], a, b), new, first)
+        return jnp.stack(new, axis=-1)
+
+    return jax.vmap(step)(before, z, valid, None if resets is None else resets.at)
+
+
+def _before(states: jax.Array, start: jax.Array) -> jax.Array:
+    """Return the states before each step, given the states (T, B, H, K) after each step and the initial state."""
+    return jnp.concatenate([start[None], states[:-1]])
+
+
+def _is_full(options: Newton, states: jax.Array) -> bool:
+    small = states.shape[-2] * states.shape[-1] <= _LARGEST_FULL
+    return options.jacobian == "full" or (options.jacobian is None and small)
+
+
+def _blocks(cell: Cell, operands: _Operands, before: jax.Array, full: bool) -> jax.Array:
+    """Return the Jacobians of all steps, or their diagonal blocks.
+
+    Returns:
+        An array (T, B, 1, HK, HK) if `full` is true, else (T, B, H, K, K).
+    """
+    units, count = before.shape[2:]
+    if full:
+        flat = units * count
+        directions = jnp.eye(flat, dtype=before.dtype).reshape(flat, units, count)
+        push = jax.vmap(lambda v: jax.jvp(lambda s: _steps(cell, operands, s), (before,), (jnp.broadcast_to(v, before.shape),))[1])
+        return jnp.moveaxis(push(directions).reshape(flat, *before.shape[:2], flat), 0, -1)[:, :, None]
+    directions = jnp.eye(count, dtype=before.dtype)
+    own = partial(_steps, cell, operands, own=True)
+    return jnp.stack([jax.jvp(own, (before,), (jnp.broadcast_to(v, before.shape),))[1] for v in directions], axis=-1)
+
+
+def _in_blocks(vectors: jax.Array, blocks: jax.Array) -> jax.Array:
+    """Return an array (T, B, H, K) in the shape of the vectors that the matrices `blocks` multiply."""
+    return vectors.reshape(blocks.shape[:-1])
+
+
+def _has_nan(tree: Any) -> jax.Array:
+    """Return whether a float array of a pytree contains NaN."""
+    found = [jnp.isnan(leaf).any() for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack(found).any()
+
+
+def _largest(array: jax.Array, ignore: jax.Array) -> jax.Array:
+    """Return the largest absolute value of an array. NaN counts as infinity, or is ignored if `ignore` is true."""
+    return jnp.where(jnp.isnan(array), jnp.where(ignore, 0, jnp.inf).astype(array.dtype), jnp.abs(array)).max()
+
+
+def _iterate(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Run Newton's method, from states that are all zeros.
+
+    Returns:
+        The states (T, B, H, K), the number of iterations, and the largest absolute residual.
+    """
+    start = operands.start
+    steps = len(operands.z)
+    shape = (steps, *start.shape)
+    tolerance = _ROUNDINGS * jnp.finfo(start.dtype).eps if options.tolerance is None else options.tolerance
+    limit = steps if options.limit is None else options.limit
+    given_nan = _has_nan((operands.params, operands.z, start))  # then NaN is a result; else it comes from a guess that is far off
+
+    def evaluate(states):
+        after = _steps(cell, operands, _before(states, start))
+        return after, _largest(after - states, given_nan)
+
+    def goes_on(carry):
+        states, _, residual, previous, count = carry
+        allowed = tolerance * jnp.maximum(1, _largest(states, jnp.bool_(True)))
+        stalls = (residual <= _NEARLY * allowed) & (residual >= previous) if options.tolerance is None else False
+        return (residual > allowed) & ~jnp.asarray(stalls) & (count < limit)
+
+    def iteration(carry):
+        states, after, residual, _, count = carry
+        blocks = _blocks(cell, operands, _before(states, start), _is_full(options, states))
+        violated = _in_blocks(after - states, blocks)
+        change = scans.damped(blocks, violated, options.damping) if options.damping else scans.linear(blocks, violated)
+        new = states + change.reshape(shape)
+        # the step after an exact state is exact; elsewhere, products of large Jacobians may overflow
+        exact = jnp.arange(steps, dtype=jnp.int32)[:, None, None, None] <= count
+        new = jnp.where(jnp.isfinite(new) & ~exact, new, after)
+        return new, *evaluate(new), residual, count + 1
+
+    guess, _ = vary_together(jnp.zeros(shape, start.dtype), operands)
+    after, residual = evaluate(guess)
+    states, _, residual, _, count = lax.while_loop(
+        goes_on, iteration, (guess, after, residual, jnp.full_like(residual, jnp.inf), jnp.int32(0))
+    )
+    return states, count, residual
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _solved(cell: Cell, options: Newton, operands: _Operands) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return what `_iterate` returns. The derivatives of the states are those of the exact solution of the equations."""
+    return _iterate(cell, options, operands)
+
+
+@_solved.defjvp
+def _solved_jvp(cell: Cell, options: Newton, primals, tangents):
+    """Return the states and their tangents d, which satisfy d[t] = J[t] d[t - 1] + (tangent of f by all other arguments)."""
+    (operands,), (d_operands,) = primals, tangents
+    states, count, residual = _solved(cell, options, operands)
+
+    def all_steps(states, operands):
+        return _steps(cell, operands, _before(states, operands.start))
+
+    _, direct = jax.jvp(partial(all_steps, states), (operands,), (d_operands,))
+    _, push = jax.linearize(partial(all_steps, operands=operands), states)
+    fixed, at = lax.stop_gradient((operands, states))
+    blocks = _blocks(cell, fixed, _before(at, fixed.start), _is_full(options, states))
+    back = jnp.concatenate([scans.transposed(blocks)[1:], jnp.zeros_like(blocks[:1])])
+    forwards = partial(_solve_linear, lambda b: scans.linear(blocks, _in_blocks(b, blocks)))
+    backwards = partial(_solve_linear, lambda b: scans.linear(back, _in_blocks(b, blocks), reverse=True))
+    d_states = lax.custom_linear_solve(lambda d: d - push(d), direct, forwards, backwards)
+    no_tangent = np.zeros((), jax.dtypes.float0)
+    return (states, count, residual), (d_states, no_tangent, jnp.zeros_like(residual))
+
+
+def _solve_linear(scan, matvec, b: jax.Array) -> jax.Array:
+    """Solve matvec(d) = b for d (T, B, H, K).
+
+    With diagonal blocks a scan solves the equations only approximately, and it is repeated with what is left of b. With full Jacobians the
+    repetition removes rounding errors.
+
+    Args:
+        scan: function scan(b) that returns the approximate solution, from a parallel scan.
+        matvec: linear function of d.
+        b: right-hand side (T, B, H, K).
+    """
+    tolerance = _ROUNDINGS * jnp.finfo(b.dtype).eps
+    largest = partial(_largest, ignore=_has_nan(b))
+
+    def goes_on(carry):
+        d, rest, previous, count = carry
+        size, allowed = largest(rest), tolerance * jnp.maximum(largest(b), largest(d))
+        stalls = (size <= _NEARLY * allowed) & (size >= previous)
+        return (size > allowed) & ~stalls & (count < len(b))
+
+    def repeat(carry):
+        d, rest, _, count = carry
+        new, simple = d + scan(rest).reshape(b.shape), d + rest  # simple needs no products of Jacobians, which may overflow
+        new = jnp.where(jnp.isfinite(new), new, jnp.where(jnp.isfinite(simple), simple, b))
+        return new, b - matvec(new), largest(rest), count + 1
+
+    first = (jnp.zeros_like(b), b, jnp.full_like(largest(b), jnp.inf), jnp.int32(0))
+    return lax.while_loop(goes_on, repeat, first)[0]

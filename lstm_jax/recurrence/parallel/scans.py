@@ -1,0 +1,116 @@
+"""Parallel scans over time for linear recurrences whose matrices are block diagonal.
+
+All arrays have time as their first axis. A vector is an array (T, ..., n), and a matrix is an array (T, ..., n, n). Each index in the
+middle axes is a recurrence of its own, with n components.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_SMALL = 4
+"""Largest n for which products are computed elementwise, which XLA computes faster than a batched matrix product."""
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the matrix products a @ b, both (..., n, n)."""
+    if a.shape[-1] > _SMALL:
+        return a @ b
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
+
+
+def apply(a: jax.Array, v: jax.Array) -> jax.Array:
+    """Return the products a v of matrices (..., n, n) and vectors (..., n)."""
+    return (a * v[..., None, :]).sum(-1)
+
+
+def transposed(a: jax.Array) -> jax.Array:
+    """Return the transposes of matrices (..., n, n)."""
+    return jnp.swapaxes(a, -1, -2)
+
+
+def _eye(like: jax.Array) -> jax.Array:
+    """Return unit matrices of the shape and dtype of `like` (..., n, n)."""
+    return jnp.broadcast_to(jnp.eye(like.shape[-1], dtype=like.dtype), like.shape)
+
+
+def _inverse(a: jax.Array) -> jax.Array:
+    """Return the inverses of matrices (..., n, n)."""
+    if a.shape[-1] == 1:
+        return 1 / a
+    if a.shape[-1] == 2:
+        p, q, r, s = a[..., 0, 0], a[..., 0, 1], a[..., 1, 0], a[..., 1, 1]
+        adjugate = jnp.stack([jnp.stack([s, -q], -1), jnp.stack([-r, p], -1)], -2)
+        return adjugate / (p * s - q * r)[..., None, None]
+    return jnp.linalg.inv(a)
+
+
+def linear(a: jax.Array, b: jax.Array, reverse: bool = False) -> jax.Array:
+    """Return the solution v (T, ..., n) of the linear recurrence v[t] = a[t] v[t - 1] + b[t], where v[-1] = 0.
+
+    Args:
+        a: matrices (T, ..., n, n). The first one has no effect.
+        b: vectors (T, ..., n).
+        reverse: whether the recurrence runs backwards: v[t] = a[t] v[t + 1] + b[t], where v[T] = 0. The last matrix has no effect then.
+    """
+
+    def compose(first, second):
+        return dot(second[0], first[0]), apply(second[0], first[1]) + second[1]
+
+    return lax.associative_scan(compose, (a, b), reverse=reverse)[1]
+
+
+class _Filtered(NamedTuple):
+    """Element of the parallel Kalman filter of Särkkä & García-Fernández (2021), for some consecutive steps.
+
+    `a` and `c` are matrices and `b` is a vector: given the state s before these steps and their observations, the state after them has
+    the mean a s + b and the covariance c. The matrix `j` and the vector `eta` say how likely these observations are, given s.
+    """
+
+    a: jax.Array
+    b: jax.Array
+    c: jax.Array
+    eta: jax.Array
+    j: jax.Array
+
+
+def _compose(first: _Filtered, second: _Filtered) -> _Filtered:
+    """Return the element of the steps of `first` followed by those of `second` (lemma 8 of the paper)."""
+    gain = _inverse(_eye(first.c) + dot(first.c, second.j))
+    forward, back = dot(second.a, gain), transposed(dot(gain, first.a))
+    return _Filtered(
+        dot(forward, first.a),
+        apply(forward, first.b + apply(first.c, second.eta)) + second.b,
+        dot(dot(forward, first.c), transposed(second.a)) + second.c,
+        apply(back, second.eta - apply(second.j, first.b)) + first.eta,
+        dot(dot(back, second.j), first.a) + first.j,
+    )
+
+
+def damped(a: jax.Array, b: jax.Array, damping: float) -> jax.Array:
+    """Return the vectors v that satisfy the recurrence of `linear` approximately, and are small.
+
+    They minimise the sum over t of |v[t] - a[t] v[t - 1] - b[t]|^2 + damping |v[t]|^2, where v[-1] = 0. This is a step of the
+    Levenberg-Marquardt method. The minimum is the mean of a Kalman smoother (Gonzalez et al. 2024, "Towards scalable and stable
+    parallelization of nonlinear RNNs"), which is computed by parallel scans (Särkkä & García-Fernández 2021, "Temporal parallelization of
+    Bayesian smoothers").
+
+    Args:
+        a: matrices (T, ..., n, n). The first one has no effect.
+        b: vectors (T, ..., n).
+        damping: positive weight of the size of v.
+    """
+    a = a.at[0].set(0)
+    gain = damping / (1 + damping)  # of a Kalman filter that observes v[t] = 0 with variance 1 / damping, where each step adds variance 1
+    eye = _eye(a)
+    back = transposed(a) * gain
+    elements = _Filtered((1 - gain) * a, (1 - gain) * b, (1 - gain) * eye, -apply(back, b), dot(back, a))
+    filtered = lax.associative_scan(_compose, elements)
+    mean, covariance = filtered.b, filtered.c
+    after = jnp.concatenate([a[1:], jnp.zeros_like(a[:1])])
+    b_after = jnp.concatenate([b[1:], jnp.zeros_like(b[:1])])
+    cross = dot(covariance, transposed(after))
+    smoothing = dot(cross, _inverse(dot(after, cross) + eye))
+    return linear(smoothing, mean - apply(smoothing, apply(after, mean) + b_after), reverse=True)

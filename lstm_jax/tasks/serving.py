@@ -1,0 +1,29 @@
+"""Fast predictions of a trained sentiment model for a few reviews at a time, as a server needs them."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from flax import nnx
+
+from lstm_jax.models import SentimentClassifier, functional
+
+
+def make_server(model: SentimentClassifier) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function logits(ids) that computes the logits (B,) of the word ids (B, T) of B reviews in one compiled call.
+
+        trained = sentiment.load("runs/sentiment")
+        logits = make_server(trained.rebuild(trained.params))
+
+    The vectors of all words are multiplied by the kernel of the first layer once, in advance (see `SentimentClassifier.fold`), so that each
+    call only looks the products up. This table needs memory for V * gates * H numbers per direction, for V words and H units. The first
+    call with a new shape of `ids` compiles. To classify many reviews, `Trained.logits` runs them in batches.
+
+    Args:
+        model: the trained model, which is not changed.
+    """
+    folded = nnx.clone(model)
+    folded.eval()
+    params, rebuild = functional(folded.fold())
+    compiled = jax.jit(lambda params, ids: rebuild(params)(ids, deterministic=True))
+    return lambda ids: np.asarray(compiled(params, np.asarray(ids, np.int32)))

@@ -1,0 +1,230 @@
+"""Newton's method over time against the sequential computation: values, gradients, iterations; and its scans against dense equations."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import Case, covering_cases, differentiate_case, make_arrays, refused, run_case, weigh
+from hypothesis import given
+from hypothesis import strategies as st
+from tables import Shape, assert_close, precision
+
+from lstm_jax import CELLS, DropoutMasks, InputError, unroll
+from lstm_jax.inspection.lyapunov import largest_lyapunov_exponent
+from lstm_jax.recurrence import reference
+from lstm_jax.recurrence.parallel import NEWTON_CELLS, Newton, newton, scans, solve
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@pytest.fixture(params=["full", "diagonal"])
+def jacobian(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each kind of Jacobian as the default, whatever the size."""
+    monkeypatch.setattr(newton, "_LARGEST_FULL", 10_000 if request.param == "full" else 0)
+    return request.param
+
+
+@pytest.mark.parametrize(("turn", "cell"), list(enumerate(["lstm", "gru", "simple_rnn", "lstm_peephole", "lstm_coupled"])))
+def test_equals_the_reference(jacobian: str, turn: int, cell: str) -> None:
+    del jacobian
+    for case, double in covering_cases(turn):
+        dtype = "float64" if double else "float32"
+        if refused(case, "parallel", dtype, cell=cell):
+            continue
+        with precision(dtype):
+            arrays = make_arrays(case, dtype, cell)
+            got, want = (differentiate_case(case, arrays, backend, cell) for backend in ("parallel", "reference"))
+            assert_close(got, want, dtype, f"{cell} {case}")
+
+
+@pytest.mark.parametrize("cell", NEWTON_CELLS)
+def test_every_cell(x64: None, jacobian: str, cell: str) -> None:
+    del jacobian
+    case = Case(Shape(2, 9, 3, 4), mask="gaps")
+    arrays = make_arrays(case, "float64", cell)
+    assert_close(*(differentiate_case(case, arrays, backend, cell) for backend in ("parallel", "reference")), "float64")
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_resets(x64: None, jacobian: str, backwards: bool) -> None:
+    del jacobian
+    case = Case(Shape(3, 8, 2, 4), mask="gaps", dropout="both, per gate", backwards=backwards)
+    arrays = make_arrays(case, "float64")
+    at = jnp.asarray(np.random.default_rng(1).random((3, 8)) < 0.3)
+
+    def results(backend: str) -> Any:
+        def loss(reset_state: Any, start: Any) -> jax.Array:
+            return weigh(run_case(case, arrays._replace(state=start), backend, resets=at, reset_state=reset_state))
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(make_arrays(case._replace(seed=2), "float64").state, arrays.state)
+
+    assert_close(results("parallel"), results("reference"), "float64")
+
+
+def test_transformations(x64: None, jacobian: str) -> None:
+    """Forward mode, second derivatives and `vmap` over parameters."""
+    del jacobian
+    case = Case(Shape(2, 6, 2, 3), mask="gaps", dropout="both, per gate")
+    at = jnp.eye(2, 6, dtype=bool)
+    arrays, directions = (make_arrays(case._replace(seed=seed), "float64") for seed in (0, 1))
+
+    def loss(backend: str, params: Any, x: jax.Array) -> jax.Array:
+        return weigh(run_case(case, arrays._replace(params=params, x=x), backend, resets=at))
+
+    def all_of_them(backend: str) -> Any:
+        of = partial(loss, backend)
+        point, ahead = (arrays.params, arrays.x), (directions.params, directions.x)
+        many = jax.tree.map(lambda a, b: jnp.stack([a, b]), arrays.params, directions.params)
+        return (
+            jax.jvp(of, point, ahead)[1],
+            jax.jvp(jax.grad(of, (0, 1)), point, ahead)[1],
+            jax.vmap(jax.grad(of), (0, None))(many, arrays.x),
+            jax.grad(lambda many: jax.vmap(of, (0, None))(many, arrays.x).sum())(many),
+        )
+
+    assert_close(jax.jit(partial(all_of_them, "parallel"))(), jax.jit(partial(all_of_them, "reference"))(), "float64")
+
+
+def network(cell: str, units: int, steps: int, gain: float = 1.0, dtype: str = "float64") -> tuple[Any, Any, jax.Array, Any]:
+    """A cell whose recurrent kernel is multiplied by `gain`, with normal inputs (T, 1, 3)."""
+    row = CELLS[cell]
+    of_params, of_x = jax.random.split(jax.random.key(0))
+    params = row.init(of_params, 3, units, dtype)
+    params = params._replace(recurrent_kernel=gain * params.recurrent_kernel)
+    return row, params, jax.random.normal(of_x, (steps, 1, 3), dtype), row.initial_state(1, units, dtype)
+
+
+def by_steps(*problem: Any) -> Any:
+    """The states after all steps, computed one by one."""
+    return reference.run(*problem, None, DropoutMasks(), record=lambda before, z, after: after)[0]
+
+
+def test_iterations(x64: None) -> None:
+    """Newton's method with the full Jacobian needs a few, the diagonal more, and both far fewer than there are steps."""
+    problem = network("lstm", 8, 400)
+    full, diagonal = (solve(*problem, options=Newton(jacobian)) for jacobian in ("full", "diagonal"))
+    assert 2 <= full.iterations <= 10
+    assert full.iterations < diagonal.iterations <= 60
+    for solution in (full, diagonal):
+        assert solution.residual <= 1024 * np.finfo(np.float64).eps
+        assert_close(solution.states, by_steps(*problem), "float64")
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_k_iterations_make_k_states_exact(x64: None, jacobian: str, cell: str) -> None:
+    problem = network(cell, 6, 40, gain=8.0)  # a chaotic network, in which the later states are far off
+    want = by_steps(*problem)
+    solution = solve(*problem, options=Newton(jacobian, limit=7))  # pyright: ignore[reportArgumentType]
+    assert solution.iterations == 7
+    assert solution.residual > 1e-3
+    assert_close(jax.tree.map(lambda part: part[:7], solution.states), jax.tree.map(lambda part: part[:7], want), "float64")
+
+
+def test_as_many_iterations_as_steps_make_all_states_exact(x64: None, jacobian: str) -> None:
+    """Rounding errors that grow by many powers of ten do not matter then."""
+    problem = network("gru", 6, 250, gain=8.0)
+    solution = solve(*problem, options=Newton(jacobian))  # pyright: ignore[reportArgumentType]
+    assert_close(solution.states, by_steps(*problem), "float64")
+
+
+def test_large_recurrent_kernels_need_more_iterations(x64: None) -> None:
+    """A network that forgets its initial state fast needs a few iterations, one that forgets it slowly needs more."""
+    found = []
+    for gain, low, high in ((1.0, -5.0, -0.5), (4.0, -0.2, -0.05)):
+        problem = network("gru", 6, 500, gain=gain)
+        assert low < float(largest_lyapunov_exponent(*problem[:3])[0]) < high
+        found.append(int(solve(*problem, options=Newton("full")).iterations))
+    assert 2 * found[0] < found[1] < 250
+
+
+def test_a_chaotic_network_in_single_precision(jacobian: str) -> None:
+    """Where products of Jacobians overflow, too, each step follows from the one before it."""
+    del jacobian
+    cell, params, x, state = network("gru", 6, 120, gain=20.0, dtype="float32")
+    h, _ = unroll(cell, params, x, state, time_major=True, backend="parallel")
+    before, z = jnp.concatenate([state.h[None], h[:-1]]), cell.project(params, x, None, None)
+    after = jax.vmap(lambda h, z: cell.step(params, type(state)(h), z, None, None).h)(before, z)
+    np.testing.assert_allclose(h, after, atol=1e-5)
+
+
+def test_gradients_of_a_chaotic_network(jacobian: str) -> None:
+    """The loss sees early steps alone, so that the gradient is finite although products of all Jacobians overflow."""
+    del jacobian
+    cell, params, x, state = network("gru", 6, 300, gain=20.0, dtype="float32")
+
+    def gradients(backend: str, remat: Any = None) -> Any:
+        def loss(params: Any) -> jax.Array:
+            return unroll(cell, params, x, state, time_major=True, backend=backend, remat=remat)[0][:4].sum()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    want = gradients("reference")
+    for remat in (None, "sqrt"):
+        assert_close(gradients("parallel", remat), want, 1e-4)
+
+
+@pytest.mark.parametrize("jacobian", ["full", "diagonal"])
+def test_damping_finds_the_same_states(x64: None, jacobian: Any) -> None:
+    problem = network("gru", 6, 60, gain=2.0)
+    plain, damped = (solve(*problem, options=Newton(jacobian, damping, limit=2000)) for damping in (0.0, 0.3))
+    assert damped.iterations > plain.iterations
+    assert_close(damped.states, plain.states, "float64")
+    assert_close(plain.states, by_steps(*problem), "float64")
+
+
+def problem_of(seed: int, size: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(steps, 2, size, size)), rng.normal(size=(steps, 2, size))
+
+
+def dense(a: np.ndarray, row: int) -> np.ndarray:
+    """The matrix M of the equations M v = b of one recurrence."""
+    steps, size = a.shape[0], a.shape[2]
+    whole = np.eye(steps * size)
+    for t in range(1, steps):
+        whole[t * size : (t + 1) * size, (t - 1) * size : t * size] = -a[t, row]
+    return whole
+
+
+@given(st.integers(0, 99), st.sampled_from([1, 2, 3, 6]), st.booleans())
+def test_linear_scan(seed: int, size: int, reverse: bool) -> None:
+    with precision("float64"):
+        a, b = problem_of(seed, size, 5)
+        got = np.asarray(scans.linear(jnp.asarray(a), jnp.asarray(b), reverse))
+    turn = slice(None, None, -1 if reverse else 1)
+    for row in range(2):
+        want = np.linalg.solve(dense(a[turn], row), b[turn, row].ravel()).reshape(5, size)
+        np.testing.assert_allclose(got[turn, row], want, rtol=1e-9, atol=1e-9)
+
+
+@given(st.integers(0, 99), st.sampled_from([1, 2, 3, 6]), st.sampled_from([1e-3, 0.5, 20.0]))
+def test_damped_scan_minimises_its_sum_of_squares(seed: int, size: int, damping: float) -> None:
+    with precision("float64"):
+        a, b = problem_of(seed, size, 5)
+        got = np.asarray(scans.damped(jnp.asarray(a), jnp.asarray(b), damping))
+    for row in range(2):
+        m = dense(a, row)
+        normal = m.T @ m + damping * np.eye(len(m))
+        want = np.linalg.solve(normal, m.T @ b[:, row].ravel())
+        np.testing.assert_allclose(got[:, row].ravel(), want, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": Newton("half")}, "jacobian: half; give full, diagonal or None"),  # pyright: ignore[reportArgumentType]
+        ({"options": Newton(damping=-1)}, "damping: -1; give 0 or more"),
+        ({"options": Newton(tolerance=0)}, "tolerance: 0; give a positive number, or None"),
+        ({"options": Newton(limit=0)}, "limit: 0; give 1 or more, or None"),
+        ({"dropout": DropoutMasks(zoneout={"h": jnp.float32(0.1)})}, "dropout: with zoneout; leave zoneout out"),
+        ({"cell": CELLS["min_gru"]}, f"cell: min_gru; give one of {', '.join(NEWTON_CELLS)}"),
+    ],
+)
+def test_what_solve_refuses(change: dict[str, Any], message: str) -> None:
+    cell, params, x, state = network("lstm", 2, 3, dtype="float32")
+    with pytest.raises(InputError) as error:
+        solve(**({"cell": cell, "params": params, "x": x, "state": state} | change))
+    assert str(error.value) == message

@@ -1,0 +1,34 @@
+"""The server's function gives the logits of the model itself, for any kind of model and any number of reviews."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lstm_jax.config import SentimentModelConfig
+from lstm_jax.models import SentimentClassifier, functional
+from lstm_jax.tasks.serving import make_server
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SentimentModelConfig(embed=5, units=6, dropout=0.5, recurrent_dropout=0.5),
+        SentimentModelConfig(embed=5, units=6, layers=2, bidirectional=True, pooling="mean+max"),
+        SentimentModelConfig(embed=5, units=6, cell="gru", mask_zero=True, word_dropout=0.5),
+    ],
+)
+def test_logits(config: SentimentModelConfig) -> None:
+    model = SentimentClassifier(config, 30, rngs=nnx.Rngs(0))
+    before = jax.tree.map(np.asarray, functional(model).params)
+    serve = make_server(model)
+    ids = np.random.default_rng(0).integers(0, 30, (3, 7))
+    for rows in (ids, ids[:1], ids[:, 3:]):
+        want = model(jnp.asarray(rows, jnp.int32), deterministic=True)
+        np.testing.assert_allclose(serve(rows), want, rtol=2e-5, atol=2e-6)
+        assert serve(rows).shape == (len(rows),)
+    jax.tree.map(np.testing.assert_array_equal, functional(model).params, before)
+    assert not model.folded
