@@ -3,8 +3,8 @@
     python -m experiments.parallel --preset toy                     # seconds
     LSTM_JAX_DATA=... python -m experiments.parallel                # 40 minutes on one core
 
-The backend `parallel` computes the states of all steps at once by Newton's method, see `lstm_jax.recurrence.parallel`. An LSTM and a GRU
-read articles, character by character, in one row and in float64. Four settings are varied:
+The backend `parallel` computes the states of all steps at once by Newton's method, see `lstm_jax.recurrence.solve_states`. An LSTM and a
+GRU read articles, character by character, in one row and in float64. Four settings are varied:
 
 - Length: 100 to 100,000 characters.
 - Method: the full Jacobian of a step (DEER, 8 units), its diagonal blocks (quasi-DEER, 8 and 64 units), and both with damping (ELK).
@@ -30,19 +30,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from scipy.stats import spearmanr
 
 from bench.peers.task_data import articles
 from experiments import runs, study
 from experiments.training import fit
-from lstm_jax import DropoutMasks, data, unroll
-from lstm_jax.cells import CELLS
+from lstm_jax import data, unroll
+from lstm_jax.cells import CELLS, Cell
 from lstm_jax.config import GenerationConfig, TextConfig
 from lstm_jax.initializers import glorot_uniform
 from lstm_jax.inspection.figures import log_axis, write_figure
-from lstm_jax.inspection.lyapunov import largest_lyapunov_exponent
-from lstm_jax.recurrence import reference
-from lstm_jax.recurrence.parallel import Newton, solve
+from lstm_jax.recurrence import Newton, largest_lyapunov_exponent, solve_states
 from lstm_jax.tasks import generation
 
 TOLERANCE = 1e-8
@@ -69,9 +68,15 @@ class Config:
     seed: int = 0
 
 
-def _after(before: Any, z: jax.Array, after: Any) -> Any:
-    del before, z
-    return after
+def states_by_steps(cell: Cell, params: Any, ids: jax.Array, state: Any) -> tuple[Any, Any]:
+    """Return the states after all steps, with arrays (T, B, H), and the final state, computed by a loop over the steps."""
+
+    def step(state: Any, z: jax.Array) -> tuple[Any, Any]:
+        new = cell.step(params, state, z, None, None)
+        return new, new
+
+    final, states = lax.scan(step, state, cell.project(params, ids, None, None))
+    return states, final
 
 
 @cache
@@ -79,7 +84,7 @@ def characters(text: str) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the ids of the characters to train on, the ids of the held-out characters, and the number of distinct characters."""
     config = TextConfig(validation=0.1)
     corpus = generation.load_corpus(GenerationConfig(articles(config) if text == runs.ARTICLES else config))
-    return np.asarray(corpus.train[:]), np.asarray(corpus.validation), corpus.characters.size
+    return np.asarray(corpus.train[:], np.int32), np.asarray(corpus.validation, np.int32), corpus.characters.size
 
 
 @cache
@@ -91,7 +96,7 @@ def network(cell: str, units: int, gain: float, updates: int, text: str, seed: i
     params = params._replace(recurrent_kernel=gain * params.recurrent_kernel)
     if not updates:
         return params
-    x, y = (jnp.asarray(part) for part in data.windows(ids.astype(np.int32), 64, 16))
+    x, y = (jnp.asarray(part) for part in data.windows(ids, 64, 16))
 
     def loss(both: Any, batch: Any) -> jax.Array:
         of_cell, kernel = both
@@ -118,8 +123,8 @@ def programs(cell: str, options: Newton, steps: int) -> tuple[Callable, Callable
         steps: number of steps T.
     """
     return (
-        jax.jit(partial(solve, CELLS[cell], options=options)),
-        jax.jit(partial(reference.run, CELLS[cell], valid=None, dropout=DropoutMasks(), record=_after)),
+        jax.jit(partial(solve_states, CELLS[cell], options=options)),
+        jax.jit(partial(states_by_steps, CELLS[cell])),
         jax.jit(partial(largest_lyapunov_exponent, CELLS[cell], skip=steps // 10)),
     )
 

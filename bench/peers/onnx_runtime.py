@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnxruntime  # pyright: ignore[reportMissingImports]
@@ -20,7 +21,7 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     batches = np.split(arrays.inputs.astype(np.int64), range(work.batch, len(arrays.inputs), work.batch))
 
-    def call() -> list[np.ndarray]:
+    def call() -> list[Any]:
         return [session.run(None, {"ids": batch})[0] for batch in batches]
 
     def run(count: int) -> None:

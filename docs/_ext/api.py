@@ -34,19 +34,21 @@ _INSPECTION = (
     "window",
     "offline",
     "collectives",
-    "lyapunov",
 )
+_TASKS = ("sentiment", "generation", "forecast", "base", "inspecting", "serving", "onnx_models", "demo")
 PACKAGES: dict[str, list[str]] = {
     "lstm_jax": [],
     "layers": ["lstm_jax.layers"],
     "cells": ["lstm_jax.cells", "lstm_jax.cells.products"],
-    "recurrence": ["lstm_jax.recurrence", "lstm_jax.recurrence.parallel"],
+    "recurrence": ["lstm_jax.recurrence"],
     "dropout": ["lstm_jax.dropout"],
     "initializers": ["lstm_jax.initializers"],
     "models": ["lstm_jax.models", "lstm_jax.sampling"],
     "packing": ["lstm_jax.packing"],
     "training": [f"lstm_jax.training.{name}" for name in (*_TRAINING, "run_folder")],
-    "tasks": [f"lstm_jax.tasks.{name}" for name in ("sentiment", "generation", "forecast", "base", "inspecting", "onnx_models", "demo")],
+    "tasks": [
+        f"lstm_jax.tasks.{name}" for name in ("sentiment", "generation", "forecast", "base", "inspecting", "serving", "onnx_models", "demo")
+    ],
     "config": ["lstm_jax.config"],
     "data": ["lstm_jax.data"],
     "sweep": ["lstm_jax.sweep", "lstm_jax.sweep.stats"],

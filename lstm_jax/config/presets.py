@@ -9,8 +9,8 @@ PRESETS: dict[str, dict[str, RunConfig]] = {
         # tiny Shakespeare on the split of nanoGPT, in half an hour on two cores; the results are in docs/tutorials/characters.md
         "shakespeare": GenerationConfig(
             data=TextConfig(clean="exact", regime="stream", length=64, validation=0.1),
-            model=GenerationModelConfig(units=512, layers=2, embed=64, dropout=0.3, recurrent_dropout=0.3),
-            train=TrainConfig(epochs=8, batch_size=32, learning_rate=2.5e-3, schedule="cosine", clip_norm=1.0),
+            model=GenerationModelConfig(units=416, layers=2, embed=64, dropout=0.25, recurrent_dropout=0.25),
+            train=TrainConfig(epochs=12, batch_size=32, learning_rate=3e-3, schedule="cosine", clip_norm=1.0),
         )
     }
 }

@@ -17,7 +17,9 @@ from lstm_jax.recurrence.backends import (
     lacks,
     resolve_backend,
 )
+from lstm_jax.recurrence.lyapunov import largest_lyapunov_exponent
 from lstm_jax.recurrence.operands import check_zoneout
+from lstm_jax.recurrence.parallel import Newton, Solution, solve_states
 from lstm_jax.recurrence.segments import Remat, check_remat
 
 __all__ = [
@@ -26,14 +28,18 @@ __all__ = [
     "MASKS",
     "ZONEOUT",
     "Backend",
+    "Newton",
     "Remat",
     "Request",
+    "Solution",
     "capability_rows",
     "check_remat",
     "check_zoneout",
     "cpu_devices",
     "dropout_kinds",
     "lacks",
+    "largest_lyapunov_exponent",
     "resolve_backend",
+    "solve_states",
     "unroll",
 ]

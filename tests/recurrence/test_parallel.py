@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from tables import Shape, assert_close, precision
 
 from lstm_jax import CELLS, DropoutMasks, InputError, unroll
-from lstm_jax.inspection.lyapunov import largest_lyapunov_exponent
-from lstm_jax.recurrence import reference
-from lstm_jax.recurrence.parallel import NEWTON_CELLS, Newton, newton, scans, solve
+from lstm_jax.recurrence import Newton, largest_lyapunov_exponent, reference, solve_states
+from lstm_jax.recurrence.parallel import NEWTON_CELLS, newton, scans
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -105,7 +104,7 @@ def by_steps(*problem: Any) -> Any:
 def test_iterations(x64: None) -> None:
     """Newton's method with the full Jacobian needs a few, the diagonal more, and both far fewer than there are steps."""
     problem = network("lstm", 8, 400)
-    full, diagonal = (solve(*problem, options=Newton(jacobian)) for jacobian in ("full", "diagonal"))
+    full, diagonal = (solve_states(*problem, options=Newton(jacobian)) for jacobian in ("full", "diagonal"))
     assert 2 <= full.iterations <= 10
     assert full.iterations < diagonal.iterations <= 60
     for solution in (full, diagonal):
@@ -117,7 +116,7 @@ def test_iterations(x64: None) -> None:
 def test_k_iterations_make_k_states_exact(x64: None, jacobian: str, cell: str) -> None:
     problem = network(cell, 6, 40, gain=8.0)  # a chaotic network, in which the later states are far off
     want = by_steps(*problem)
-    solution = solve(*problem, options=Newton(jacobian, limit=7))  # pyright: ignore[reportArgumentType]
+    solution = solve_states(*problem, options=Newton(jacobian, limit=7))  # pyright: ignore[reportArgumentType]
     assert solution.iterations == 7
     assert solution.residual > 1e-3
     assert_close(jax.tree.map(lambda part: part[:7], solution.states), jax.tree.map(lambda part: part[:7], want), "float64")
@@ -126,7 +125,7 @@ def test_k_iterations_make_k_states_exact(x64: None, jacobian: str, cell: str) -
 def test_as_many_iterations_as_steps_make_all_states_exact(x64: None, jacobian: str) -> None:
     """Rounding errors that grow by many powers of ten do not matter then."""
     problem = network("gru", 6, 250, gain=8.0)
-    solution = solve(*problem, options=Newton(jacobian))  # pyright: ignore[reportArgumentType]
+    solution = solve_states(*problem, options=Newton(jacobian))  # pyright: ignore[reportArgumentType]
     assert_close(solution.states, by_steps(*problem), "float64")
 
 
@@ -136,7 +135,7 @@ def test_large_recurrent_kernels_need_more_iterations(x64: None) -> None:
     for gain, low, high in ((1.0, -5.0, -0.5), (4.0, -0.2, -0.05)):
         problem = network("gru", 6, 500, gain=gain)
         assert low < float(largest_lyapunov_exponent(*problem[:3])[0]) < high
-        found.append(int(solve(*problem, options=Newton("full")).iterations))
+        found.append(int(solve_states(*problem, options=Newton("full")).iterations))
     assert 2 * found[0] < found[1] < 250
 
 
@@ -169,7 +168,7 @@ def test_gradients_of_a_chaotic_network(jacobian: str) -> None:
 @pytest.mark.parametrize("jacobian", ["full", "diagonal"])
 def test_damping_finds_the_same_states(x64: None, jacobian: Any) -> None:
     problem = network("gru", 6, 60, gain=2.0)
-    plain, damped = (solve(*problem, options=Newton(jacobian, damping, limit=2000)) for damping in (0.0, 0.3))
+    plain, damped = (solve_states(*problem, options=Newton(jacobian, damping, limit=2000)) for damping in (0.0, 0.3))
     assert damped.iterations > plain.iterations
     assert_close(damped.states, plain.states, "float64")
     assert_close(plain.states, by_steps(*problem), "float64")
@@ -226,5 +225,5 @@ def test_damped_scan_minimises_its_sum_of_squares(seed: int, size: int, damping:
 def test_what_solve_refuses(change: dict[str, Any], message: str) -> None:
     cell, params, x, state = network("lstm", 2, 3, dtype="float32")
     with pytest.raises(InputError) as error:
-        solve(**({"cell": cell, "params": params, "x": x, "state": state} | change))
+        solve_states(**({"cell": cell, "params": params, "x": x, "state": state} | change))
     assert str(error.value) == message

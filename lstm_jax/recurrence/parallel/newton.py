@@ -68,7 +68,7 @@ NO_DROPOUT = DropoutMasks()
 
 
 class Solution(NamedTuple):
-    """Result of `solve`.
+    """Result of `solve_states`.
 
     Attributes:
         states: the state of the cell after each step, with arrays (T, B, H).
@@ -118,7 +118,7 @@ def run(
     return states.h if sequences else None, jax.tree.map(lambda part: part[-1], states)
 
 
-def solve(
+def solve_states(
     cell: Cell,
     params,
     x,

@@ -11,7 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from lstm_jax import CELLS, InputError, unroll
-from lstm_jax.inspection.lyapunov import largest_lyapunov_exponent
+from lstm_jax.recurrence import largest_lyapunov_exponent
 
 
 def drawn(cell: Any, gain: float, steps: int, rows: int = 2, units: int = 5) -> tuple[Any, jax.Array]:
