@@ -1,7 +1,7 @@
 """Study of Newton's method over time (DEER): how many iterations it needs instead of a loop over the steps, and where it would be faster.
 
     python -m experiments.parallel --preset toy                     # seconds
-    LSTM_JAX_DATA=... python -m experiments.parallel                # 40 minutes on one core
+    LSTM_JAX_DATA=... python -m experiments.parallel                # 20 minutes on two cores
 
 The backend `parallel` computes the states of all steps at once by Newton's method, see `lstm_jax.recurrence.solve_states`. An LSTM and a
 GRU read articles, character by character, in one row and in float64. Four settings are varied:
@@ -259,15 +259,17 @@ def draw(rows: study.Rows, path: Path) -> object:
             needed = [row | {"lanes": lanes(row["cell"], row["units"], row["jacobian"], row["steps"], row["iterations"])} for row in plain]
             _line(by_lanes, [row for row in needed if row["lanes"]], "steps", name, "lanes")
         by_exponent.axvline(0, color="#222222", linestyle=":")
-        by_exponent.set(yscale="log", xlabel="largest Lyapunov exponent, nats a step (T 1000)", ylabel="iterations")
+        by_exponent.set(xlabel="largest Lyapunov exponent (T 1000)", ylabel="iterations")
         by_length.set(xlabel="steps T, untrained", ylabel="iterations")
         by_updates.set(xlabel="training updates + 1 (T 1000)", ylabel="iterations")
         by_lanes.set(xlabel="steps T, untrained", ylabel="lanes from which it would be faster")
         for axes in (by_length, by_updates, by_lanes):
             if axes.lines:  # the toy preset leaves some empty, and a logarithm needs values
                 log_axis(axes, "x")
-                axes.set(yscale="log")
-        by_length.legend(fontsize=7)
+        for axes in (by_length, by_exponent, by_updates, by_lanes):
+            if axes.lines:
+                log_axis(axes, "y")
+        figure.legend(*by_length.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
 
     return write_figure(path, (11.0, 8.0), fill)
 
