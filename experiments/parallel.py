@@ -123,9 +123,9 @@ def programs(cell: str, options: Newton, steps: int) -> tuple[Callable, Callable
         steps: number of steps T.
     """
     return (
-        jax.jit(partial(solve_states, CELLS[cell], options=options)),
+        jax.jit(partial(solve_states, CELLS[cell], options=options, time_major=True)),
         jax.jit(partial(states_by_steps, CELLS[cell])),
-        jax.jit(partial(largest_lyapunov_exponent, CELLS[cell], skip=steps // 10)),
+        jax.jit(partial(largest_lyapunov_exponent, CELLS[cell], skip=steps // 10, time_major=True)),
     )
 
 

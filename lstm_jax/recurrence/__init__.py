@@ -19,8 +19,9 @@ from lstm_jax.recurrence.backends import (
 )
 from lstm_jax.recurrence.lyapunov import largest_lyapunov_exponent
 from lstm_jax.recurrence.operands import check_zoneout
-from lstm_jax.recurrence.parallel import Newton, Solution, solve_states
+from lstm_jax.recurrence.parallel import Newton
 from lstm_jax.recurrence.segments import Remat, check_remat
+from lstm_jax.recurrence.solving import Solution, solve_states
 
 __all__ = [
     "BACKENDS",

@@ -5,36 +5,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
 
 from lstm_jax.cells import Cell
 from lstm_jax.errors import require
+from lstm_jax.recurrence.operands import read_operands
 
 
 def largest_lyapunov_exponent(
-    cell: Cell, params: Any, x: Float[Array, "T B E"] | Int[Array, "T B"], initial_state: Any = None, *, skip: int = 0, seed: int = 0
+    cell: Cell, params: Any, x: Any, initial_state: Any = None, *, time_major: bool = False, skip: int = 0, seed: int = 0
 ) -> jax.Array:
     """Return the largest Lyapunov exponent (B,) of a cell that is driven by given inputs, in nats per step.
 
     The distance of two states that are close to each other grows or shrinks as exp(exponent * steps). Below 0 the cell forgets its initial
     state, and above 0 it is chaotic. A random small difference of the states is propagated by the derivative of each step and scaled back
-    to length 1 (Benettin et al. 1980); the exponent is the mean logarithm of its growth. Dropout is not supported.
+    to length 1 (Benettin et al. 1980); the exponent is the mean logarithm of its growth. Dropout and masks are not supported.
 
     Args:
         cell: the cell.
         params: parameters of the cell.
-        x: inputs (T, B, E), or int ids (T, B), which stand for one-hot vectors.
+        x: inputs (B, T, E), or int ids (B, T), which stand for one-hot vectors; time is the first axis if `time_major` is true.
         initial_state: initial state of the cell, with arrays (B, H). None means zeros.
+        time_major: whether time is the first axis of x.
         skip: number of steps at the beginning that are left out of the mean.
         seed: seed of the random difference.
 
     Raises:
-        InputError: if `skip` is not in 0..T - 1.
+        InputError: if an argument is wrong, see `unroll`, or if `skip` is not in 0..T - 1.
     """
+    params, x, state, *_ = read_operands(cell, params, x, initial_state, time_major=time_major)
     require(0 <= skip < len(x), "skip", skip, f"give 0 to {len(x) - 1}")
     z = cell.project(params, x, None, None)
-    rows, units = x.shape[1], params.kernel.shape[1] // cell.gates
-    state = cell.initial_state(rows, units, z.dtype) if initial_state is None else initial_state
     leaves, tree = jax.tree.flatten(state)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     drawn = jax.tree.unflatten(tree, [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)])

@@ -17,7 +17,7 @@ from lstm_jax.recurrence import largest_lyapunov_exponent
 def drawn(cell: Any, gain: float, steps: int, rows: int = 2, units: int = 5) -> tuple[Any, jax.Array]:
     params = cell.init(jax.random.key(0), 2, units, jnp.float64)
     params = params._replace(recurrent_kernel=gain * params.recurrent_kernel)
-    return params, jax.random.normal(jax.random.key(1), (steps, rows, 2), jnp.float64)
+    return params, jax.random.normal(jax.random.key(1), (rows, steps, 2), jnp.float64)
 
 
 def test_a_linear_network(x64: None) -> None:
@@ -35,7 +35,7 @@ def test_growth_of_the_product_of_jacobians(x64: None, cell: str) -> None:
     params, x = drawn(row, 3.0, 400, rows=1)
     state = row.initial_state(1, 5, jnp.float64)
     flat, rebuild = ravel_pytree(state)
-    z = row.project(params, x, None, None)
+    z = row.project(params, jnp.swapaxes(x, 0, 1), None, None)
 
     @jax.jit
     def advance(flat: jax.Array, z_t: jax.Array) -> Any:
@@ -64,9 +64,7 @@ def test_chaos_and_order(x64: None) -> None:
     for gain, sign in ((0.5, -1), (3.0, 1)):
         params, x = drawn(row, gain, 200, units=30)
         start = row.initial_state(2, 30, jnp.float64)
-        ends = [
-            unroll(row, params, x, start._replace(h=start.h + shift), time_major=True, return_sequences=False)[0] for shift in (0, 1e-9)
-        ]
+        ends = [unroll(row, params, x, start._replace(h=start.h + shift), return_sequences=False)[0] for shift in (0, 1e-9)]
         distance = np.linalg.norm(ends[1] - ends[0])
         assert (distance > 1e-3) == (sign > 0)
         assert (np.sign(largest_lyapunov_exponent(row, params, x, skip=50)) == sign).all()
@@ -75,7 +73,7 @@ def test_chaos_and_order(x64: None) -> None:
 def test_ids_and_vanished_differences(x64: None) -> None:
     row = CELLS["lstm"]
     params, _ = drawn(row, 1.0, 1)
-    ids = jnp.arange(12).reshape(6, 2) % 2
+    ids = jnp.arange(12).reshape(2, 6) % 2
     got = largest_lyapunov_exponent(row, params, ids, seed=3)
     np.testing.assert_allclose(got, largest_lyapunov_exponent(row, params, jax.nn.one_hot(ids, 2, dtype=jnp.float64), seed=3))
     gone = params._replace(recurrent_kernel=0 * params.recurrent_kernel, bias=params.bias - 1e4)
@@ -87,4 +85,4 @@ def test_skip(skip: int) -> None:
     row = CELLS["lstm"]
     params = row.init(jax.random.key(0), 2, 3)
     with pytest.raises(InputError, match=rf"^skip: {skip}; give 0 to 5$"):
-        largest_lyapunov_exponent(row, params, jnp.zeros((6, 1, 2)), skip=skip)
+        largest_lyapunov_exponent(row, params, jnp.zeros((1, 6, 2)), skip=skip)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tables import Shape, assert_close, precision
 
 from lstm_jax import CELLS, DropoutMasks, InputError, unroll
-from lstm_jax.recurrence import Newton, largest_lyapunov_exponent, reference, solve_states
+from lstm_jax.recurrence import Newton, Solution, largest_lyapunov_exponent, reference, solve_states
 from lstm_jax.recurrence.parallel import NEWTON_CELLS, newton, scans
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -44,7 +44,8 @@ def test_every_cell(x64: None, jacobian: str, cell: str) -> None:
     del jacobian
     case = Case(Shape(2, 9, 3, 4), mask="gaps")
     arrays = make_arrays(case, "float64", cell)
-    assert_close(*(differentiate_case(case, arrays, backend, cell) for backend in ("parallel", "reference")), "float64")
+    got, want = (differentiate_case(case, arrays, backend, cell) for backend in ("parallel", "reference"))
+    assert_close(got, want, "float64")
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -96,27 +97,32 @@ def network(cell: str, units: int, steps: int, gain: float = 1.0, dtype: str = "
     return row, params, jax.random.normal(of_x, (steps, 1, 3), dtype), row.initial_state(1, units, dtype)
 
 
-def by_steps(*problem: Any) -> Any:
+def solved(problem: Any, options: Newton = Newton()) -> Solution:  # noqa: B008
+    return solve_states(*problem, time_major=True, options=options)
+
+
+def by_steps(problem: Any) -> Any:
     """The states after all steps, computed one by one."""
-    return reference.run(*problem, None, DropoutMasks(), record=lambda before, z, after: after)[0]
+    cell, params, x, state = problem
+    return reference.run(cell, params, x, state, None, DropoutMasks(), record=lambda before, z, after: after)[0]
 
 
 def test_iterations(x64: None) -> None:
     """Newton's method with the full Jacobian needs a few, the diagonal more, and both far fewer than there are steps."""
     problem = network("lstm", 8, 400)
-    full, diagonal = (solve_states(*problem, options=Newton(jacobian)) for jacobian in ("full", "diagonal"))
+    full, diagonal = (solved(problem, Newton(jacobian)) for jacobian in ("full", "diagonal"))
     assert 2 <= full.iterations <= 10
     assert full.iterations < diagonal.iterations <= 60
     for solution in (full, diagonal):
         assert solution.residual <= 1024 * np.finfo(np.float64).eps
-        assert_close(solution.states, by_steps(*problem), "float64")
+        assert_close(solution.states, by_steps(problem), "float64")
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_k_iterations_make_k_states_exact(x64: None, jacobian: str, cell: str) -> None:
     problem = network(cell, 6, 40, gain=8.0)  # a chaotic network, in which the later states are far off
-    want = by_steps(*problem)
-    solution = solve_states(*problem, options=Newton(jacobian, limit=7))  # pyright: ignore[reportArgumentType]
+    want = by_steps(problem)
+    solution = solved(problem, Newton(jacobian, limit=7))  # pyright: ignore[reportArgumentType]
     assert solution.iterations == 7
     assert solution.residual > 1e-3
     assert_close(jax.tree.map(lambda part: part[:7], solution.states), jax.tree.map(lambda part: part[:7], want), "float64")
@@ -125,8 +131,8 @@ def test_k_iterations_make_k_states_exact(x64: None, jacobian: str, cell: str) -
 def test_as_many_iterations_as_steps_make_all_states_exact(x64: None, jacobian: str) -> None:
     """Rounding errors that grow by many powers of ten do not matter then."""
     problem = network("gru", 6, 250, gain=8.0)
-    solution = solve_states(*problem, options=Newton(jacobian))  # pyright: ignore[reportArgumentType]
-    assert_close(solution.states, by_steps(*problem), "float64")
+    solution = solved(problem, Newton(jacobian))  # pyright: ignore[reportArgumentType]
+    assert_close(solution.states, by_steps(problem), "float64")
 
 
 def test_large_recurrent_kernels_need_more_iterations(x64: None) -> None:
@@ -134,8 +140,8 @@ def test_large_recurrent_kernels_need_more_iterations(x64: None) -> None:
     found = []
     for gain, low, high in ((1.0, -5.0, -0.5), (4.0, -0.2, -0.05)):
         problem = network("gru", 6, 500, gain=gain)
-        assert low < float(largest_lyapunov_exponent(*problem[:3])[0]) < high
-        found.append(int(solve_states(*problem, options=Newton("full")).iterations))
+        assert low < float(largest_lyapunov_exponent(*problem[:3], time_major=True)[0]) < high
+        found.append(int(solved(problem, Newton("full")).iterations))
     assert 2 * found[0] < found[1] < 250
 
 
@@ -168,10 +174,10 @@ def test_gradients_of_a_chaotic_network(jacobian: str) -> None:
 @pytest.mark.parametrize("jacobian", ["full", "diagonal"])
 def test_damping_finds_the_same_states(x64: None, jacobian: Any) -> None:
     problem = network("gru", 6, 60, gain=2.0)
-    plain, damped = (solve_states(*problem, options=Newton(jacobian, damping, limit=2000)) for damping in (0.0, 0.3))
+    plain, damped = (solved(problem, Newton(jacobian, damping, limit=2000)) for damping in (0.0, 0.3))
     assert damped.iterations > plain.iterations
     assert_close(damped.states, plain.states, "float64")
-    assert_close(plain.states, by_steps(*problem), "float64")
+    assert_close(plain.states, by_steps(problem), "float64")
 
 
 def problem_of(seed: int, size: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -212,18 +218,43 @@ def test_damped_scan_minimises_its_sum_of_squares(seed: int, size: int, damping:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("option", "message"),
     [
-        ({"options": Newton("half")}, "jacobian: half; give full, diagonal or None"),  # pyright: ignore[reportArgumentType]
-        ({"options": Newton(damping=-1)}, "damping: -1; give 0 or more"),
-        ({"options": Newton(tolerance=0)}, "tolerance: 0; give a positive number, or None"),
-        ({"options": Newton(limit=0)}, "limit: 0; give 1 or more, or None"),
-        ({"dropout": DropoutMasks(zoneout={"h": jnp.float32(0.1)})}, "dropout: with zoneout; leave zoneout out"),
-        ({"cell": CELLS["min_gru"]}, f"cell: min_gru; give one of {', '.join(NEWTON_CELLS)}"),
+        ({"jacobian": "half"}, "jacobian: half; give full, diagonal or None"),
+        ({"damping": -1}, "damping: -1; give 0 or more"),
+        ({"tolerance": 0}, "tolerance: 0; give a positive number, or None"),
+        ({"limit": 0}, "limit: 0; give 1 or more, or None"),
     ],
 )
-def test_what_solve_refuses(change: dict[str, Any], message: str) -> None:
-    cell, params, x, state = network("lstm", 2, 3, dtype="float32")
+def test_wrong_options(unchecked: None, option: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
-        solve_states(**({"cell": cell, "params": params, "x": x, "state": state} | change))
+        Newton(**option)
     assert str(error.value) == message
+
+
+def test_what_solve_states_refuses() -> None:
+    cell, params, x, state = network("lstm", 2, 3, dtype="float32")
+    zoneout = DropoutMasks(zoneout={"h": jnp.float32(0.1)})
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"dropout": zoneout}, "^backend parallel: no zoneout"),
+        ({"x": x[0]}, "^x: "),
+        ({"mask": jnp.ones((2, 2), bool)}, "^mask: "),
+        ({"params": jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)}, "^backend parallel: no products in bfloat16"),
+    ]
+    for change, message in changes:
+        with pytest.raises(InputError, match=message):
+            solve_states(**({"cell": cell, "params": params, "x": x, "initial_state": state, "time_major": True} | change))
+    linear = CELLS["min_gru"]
+    with pytest.raises(InputError, match=r"^backend parallel: no cell min_gru; "):
+        solve_states(linear, linear.init(jax.random.key(0), 3, 2), x)
+
+
+def test_axes_and_masks() -> None:
+    """Rows first by default, as in `unroll`; a mask and resets act as there."""
+    cell, params, x, _ = network("gru", 4, 6, dtype="float32")
+    rows = jnp.concatenate([jnp.swapaxes(x, 0, 1), jnp.ones((1, 6, 3))])
+    options: dict[str, Any] = {"lengths": jnp.array([6, 4]), "resets": jnp.eye(2, 6, dtype=bool)}
+    want, final = unroll(cell, params, rows, **options)
+    states = solve_states(cell, params, rows, **options).states
+    np.testing.assert_allclose(states.h[:, -1], final.h, atol=1e-6)
+    np.testing.assert_allclose(states.h[:, :4], want[:, :4], atol=1e-6)

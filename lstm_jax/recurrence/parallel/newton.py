@@ -14,6 +14,7 @@ B is the batch size, T the number of steps and H the number of units. A cell has
 one for a GRU or a simple RNN. All K arrays together are one array (B, H, K) here.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -44,7 +45,8 @@ _NEARLY = 64
 """Factor of the tolerance below which the iteration also ends if the residual does not shrink any more, because of rounding."""
 
 
-class Newton(NamedTuple):
+@dataclass(frozen=True)
+class Newton:
     """Options of Newton's method.
 
     Attributes:
@@ -55,6 +57,9 @@ class Newton(NamedTuple):
         tolerance: the iteration ends when no equation is violated by more than this number times max(1, largest absolute value of a
             state). None means 16 times the machine epsilon, or up to 64 times as much if the residual does not shrink any more.
         limit: largest number of iterations. None means T.
+
+    Raises:
+        InputError: if an option is not one of these values.
     """
 
     jacobian: Literal["full", "diagonal"] | None = None
@@ -62,23 +67,14 @@ class Newton(NamedTuple):
     tolerance: float | None = None
     limit: int | None = None
 
+    def __post_init__(self) -> None:
+        require(self.jacobian in (None, "full", "diagonal"), "jacobian", self.jacobian, "give full, diagonal or None")
+        require(self.damping >= 0, "damping", self.damping, "give 0 or more")
+        require(self.tolerance is None or self.tolerance > 0, "tolerance", self.tolerance, "give a positive number, or None")
+        require(self.limit is None or self.limit >= 1, "limit", self.limit, "give 1 or more, or None")
+
 
 DEFAULTS = Newton()
-NO_DROPOUT = DropoutMasks()
-
-
-class Solution(NamedTuple):
-    """Result of `solve_states`.
-
-    Attributes:
-        states: the state of the cell after each step, with arrays (T, B, H).
-        iterations: number of iterations, an int32 scalar.
-        residual: largest absolute difference between the two sides of an equation s[t] = f(s[t - 1], x[t]) for these states.
-    """
-
-    states: Any
-    iterations: jax.Array
-    residual: jax.Array
 
 
 class _Operands(NamedTuple):
@@ -113,53 +109,33 @@ def run(
     sequences: bool = True,
 ):
     """Run a cell with Newton's method with its default options. The arguments and results are those of `reference.run`."""
-    operands = _operands(cell, params, x, state, valid, dropout, resets, compute_dtype)
-    states = _unpack(_solved(cell, DEFAULTS, operands)[0], state)
+    states, _, _ = solve(cell, params, x, state, valid, dropout, resets, compute_dtype)
     return states.h if sequences else None, jax.tree.map(lambda part: part[-1], states)
 
 
-def solve_states(
+def solve(
     cell: Cell,
     params,
     x,
     state,
-    valid: jax.Array | None = None,
-    dropout: DropoutMasks = NO_DROPOUT,
+    valid: jax.Array | None,
+    dropout: DropoutMasks,
     resets: Resets | None = None,
+    compute_dtype=None,
     options: Newton = DEFAULTS,
-) -> Solution:
-    """Compute the states of a cell with Newton's method, and return them with the number of iterations.
+) -> tuple[Any, jax.Array, jax.Array]:
+    """Compute the states of a cell with Newton's method.
 
-    Only the states are differentiable. The arguments up to `resets` are those of `reference.run`.
+    The arguments up to `compute_dtype` are those of `reference.run`.
 
-    Args:
-        cell: a cell in the dict `CELLS` whose name is in `NEWTON_CELLS`.
-        params: parameters of the cell.
-        x: inputs (T, B, E), or int ids (T, B).
-        state: initial state of the cell, with arrays (B, H).
-        valid: bool (T, B), False at padded steps, or None.
-        dropout: dropout masks without zoneout.
-        resets: resets of the state within the sequence, or None.
-        options: options of Newton's method.
-
-    Raises:
-        InputError: if the cell is not supported, there is zoneout, or an option is wrong.
+    Returns:
+        The states with arrays (T, B, H), which alone are differentiable; the number of iterations, an int32 scalar; and the largest
+        absolute difference between the two sides of an equation.
     """
-    require(CELLS.get(cell.name) is cell and cell.name in NEWTON_CELLS, "cell", cell.name, f"give one of {', '.join(NEWTON_CELLS)}")
-    require(not dropout.zoneout, "dropout", "with zoneout", "leave zoneout out")
-    jacobian, damping, tolerance, limit = options
-    require(jacobian in (None, "full", "diagonal"), "jacobian", jacobian, "give full, diagonal or None")
-    require(damping >= 0, "damping", damping, "give 0 or more")
-    require(tolerance is None or tolerance > 0, "tolerance", tolerance, "give a positive number, or None")
-    require(limit is None or limit >= 1, "limit", limit, "give 1 or more, or None")
-    operands = _operands(cell, params, x, state, valid, dropout, resets, None)
-    states, iterations, residual = _solved(cell, options, operands)
-    return Solution(_unpack(states, state), iterations, residual)
-
-
-def _operands(cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets, compute_dtype) -> _Operands:
     z = cell.project(params, x, dropout.input, compute_dtype)
-    return _Operands(params, z, jnp.stack(state, axis=-1), valid, dropout.recurrent, resets)
+    operands = _Operands(params, z, jnp.stack(state, axis=-1), valid, dropout.recurrent, resets)
+    states, iterations, residual = _solved(cell, options, operands)
+    return _unpack(states, state), iterations, residual
 
 
 def _unpack(stacked: jax.Array, like: Any) -> Any:

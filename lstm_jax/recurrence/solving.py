@@ -1,0 +1,67 @@
+"""The function `solve_states`, which computes the states of all steps at once and says how many iterations that took."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.cells import Cell
+from lstm_jax.recurrence import parallel
+from lstm_jax.recurrence.backends import dropout_kinds, resolve_backend
+from lstm_jax.recurrence.operands import read_operands
+from lstm_jax.recurrence.parallel import Newton
+
+
+class Solution(NamedTuple):
+    """Result of `solve_states`.
+
+    Attributes:
+        states: the state of the cell after each step, with arrays (B, T, H), or (T, B, H) if time is the first axis.
+        iterations: number of iterations, an int32 scalar.
+        residual: largest absolute difference between the two sides of an equation s[t] = f(s[t - 1], x[t]) for these states.
+    """
+
+    states: Any
+    iterations: jax.Array
+    residual: jax.Array
+
+
+def solve_states(
+    cell: Cell,
+    params: Any,
+    x: Any,
+    initial_state: Any = None,
+    *,
+    mask: Any = None,
+    lengths: Any = None,
+    resets: Any = None,
+    reset_state: Any = None,
+    dropout: Any = None,
+    time_major: bool = False,
+    options: Newton = parallel.DEFAULTS,
+) -> Solution:
+    """Compute the states of a cell after all steps of a batch of sequences by Newton's method, as the backend `parallel` does.
+
+    Only the states are differentiable. The arguments up to `time_major` are those of `unroll`.
+
+    Args:
+        cell: a cell that the backend `parallel` supports.
+        params: parameters of the cell.
+        x: inputs (B, T, E), or int ids (B, T); time is the first axis if `time_major` is true.
+        initial_state: initial state of the cell. None means zeros.
+        mask: bool (B, T), False at padded steps.
+        lengths: int (B,), number of valid steps of each row.
+        resets: bool (B, T), True where the state is replaced before a step.
+        reset_state: the state after a reset. None means zeros.
+        dropout: dropout masks without zoneout.
+        time_major: whether time is the first axis of arrays.
+        options: options of Newton's method.
+
+    Raises:
+        InputError: if an argument is wrong, see `unroll`, or if the backend `parallel` does not support the call.
+    """
+    cuts = {"resets": resets, "reset_state": reset_state}
+    operands = read_operands(cell, params, x, initial_state, mask=mask, lengths=lengths, dropout=dropout, time_major=time_major, **cuts)
+    resolve_backend("parallel", cell, operands.params.kernel.dtype, dropout=dropout_kinds(operands.dropout))
+    states, iterations, residual = parallel.solve(cell, *operands[:-1], options=options)
+    return Solution(states if time_major else jax.tree.map(lambda part: jnp.swapaxes(part, 0, 1), states), iterations, residual)
