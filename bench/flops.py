@@ -58,17 +58,17 @@ def least_bytes(work: Workload) -> int:
     It is assumed that all intermediate values stay in cache.
 
     A training step reads the ids and each parameter, and writes each gradient. Adam then reads the gradient, and reads and writes the
-    parameter and both moments. Only the rows of the embedding table that can occur in the batch are counted. An evaluation reads the
-    parameters and the ids, and writes the logits. The recurrent layer alone reads its parameters, its inputs and the cotangent of its
-    outputs, and writes its outputs and the gradients.
+    parameter and both moments. An evaluation reads the parameters and the ids, and writes the logits. In both cases, only the rows of the
+    embedding table that can occur in the batch are counted. The recurrent layer alone reads its parameters, its inputs and the cotangent
+    of its outputs, and writes its outputs and the gradients.
     """
     counts, rows = parameters(work), work.examples * work.length
     if work.kind == "recurrence":
         return FLOAT * (2 * counts["recurrent"] + 2 * rows * work.features + 2 * rows * work.units)
-    small = counts["recurrent"] + counts["head"]
+    small, looked_up = counts["recurrent"] + counts["head"], min(rows, work.vocabulary) * work.features
     if work.kind == "evaluation":
-        return FLOAT * (small + counts["embedding"] + rows + work.examples)
+        return FLOAT * (small + looked_up + rows + work.examples)
     moved = 9 * small  # 1 read of the parameter, 1 write and 1 read of the gradient, 3 reads and 3 writes by Adam
     if work.words:
-        moved += 9 * min(rows, work.vocabulary) * work.features
+        moved += 9 * looked_up
     return FLOAT * (moved + rows + work.batch)

@@ -1,7 +1,7 @@
 """Study of Newton's method over time (DEER): how many iterations it needs instead of a loop over the steps, and where it would be faster.
 
     python -m experiments.parallel --preset toy                     # seconds
-    LSTM_JAX_DATA=... python -m experiments.parallel                # 20 minutes on two cores
+    LSTM_JAX_DATA=... python -m experiments.parallel --where here   # 20 minutes; programs are compiled once for all runs
 
 The backend `parallel` computes the states of all steps at once by Newton's method, see `lstm_jax.recurrence.solve_states`. An LSTM and a
 GRU read articles, character by character, in one row and in float64. Four settings are varied:

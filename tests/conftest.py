@@ -45,8 +45,11 @@ def pytest_sessionstart() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
         pytest.skip(f"needs a GPU, JAX runs on {jax.default_backend()}")
-    if keras := sys.modules.get("keras"):  # else the weights that Keras draws, or PyTorch, would differ from run to run
+    # else the weights that peers draw would differ from run to run; Keras seeds PyTorch only where PyTorch is its backend
+    if keras := sys.modules.get("keras"):
         keras.utils.set_random_seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -58,9 +58,10 @@ def build(work: Workload, arrays: Arrays, options: Options) -> Built:
     if work.kind == "recurrence":
         return _recurrence(work, arrays, mesh, backend, options.dtype)
     if work.kind == "evaluation":
-        evaluate = _served(work, arrays, options) if work.one_call else _logits(work, arrays, options, mesh)
-        devices = _devices(mesh)[:1] if work.one_call else _devices(mesh)
-        return evaluation(work, evaluate, devices, "embedding and projection multiplied first", backend)
+        note = "embedding and projection multiplied first"
+        if work.one_call:
+            return evaluation(work, _served(work, arrays, options), _devices(mesh)[:1], f"{note}, which is not timed", backend)
+        return evaluation(work, _logits(work, arrays, options, mesh), _devices(mesh), note, backend)
     training = _Training(work, arrays, options, mesh, keras_adam(1e-3))
 
     def after_one_step() -> dict[str, np.ndarray]:

@@ -46,9 +46,7 @@ PACKAGES: dict[str, list[str]] = {
     "models": ["lstm_jax.models", "lstm_jax.sampling"],
     "packing": ["lstm_jax.packing"],
     "training": [f"lstm_jax.training.{name}" for name in (*_TRAINING, "run_folder")],
-    "tasks": [
-        f"lstm_jax.tasks.{name}" for name in ("sentiment", "generation", "forecast", "base", "inspecting", "serving", "onnx_models", "demo")
-    ],
+    "tasks": [f"lstm_jax.tasks.{name}" for name in _TASKS],
     "config": ["lstm_jax.config"],
     "data": ["lstm_jax.data"],
     "sweep": ["lstm_jax.sweep", "lstm_jax.sweep.stats"],

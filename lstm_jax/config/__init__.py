@@ -6,7 +6,7 @@ The docstring of a field is the help line of the flag with the same name.
 from lstm_jax.config.files import CONFIGS, read_config, read_task, to_json, with_task
 from lstm_jax.config.forecast import ForecastConfig, ForecastModelConfig, SeriesConfig
 from lstm_jax.config.generation import GenerationConfig, GenerationModelConfig, SampleConfig, TextConfig
-from lstm_jax.config.presets import PRESETS, get_preset
+from lstm_jax.config.presets import PRESETS
 from lstm_jax.config.sentiment import DataConfig, SentimentConfig, SentimentModelConfig
 from lstm_jax.config.shared import RecurrentConfig, RunConfig, TrainConfig
 
@@ -26,7 +26,6 @@ __all__ = [
     "SeriesConfig",
     "TextConfig",
     "TrainConfig",
-    "get_preset",
     "read_config",
     "read_task",
     "to_json",

@@ -2,11 +2,10 @@
 
 from lstm_jax.config.generation import GenerationConfig, GenerationModelConfig, TextConfig
 from lstm_jax.config.shared import RunConfig, TrainConfig
-from lstm_jax.errors import require
 
 PRESETS: dict[str, dict[str, RunConfig]] = {
     "generation": {
-        # tiny Shakespeare on the split of nanoGPT, in half an hour on two cores; the results are in docs/tutorials/characters.md
+        # tiny Shakespeare on the split of nanoGPT, in about half an hour on two cores; the results are in docs/tutorials/characters.md
         "shakespeare": GenerationConfig(
             data=TextConfig(clean="exact", regime="stream", length=64, validation=0.1),
             model=GenerationModelConfig(units=416, layers=2, embed=64, dropout=0.25, recurrent_dropout=0.25),
@@ -15,18 +14,3 @@ PRESETS: dict[str, dict[str, RunConfig]] = {
     }
 }
 """Dict from the name of a task to its presets: a dict from the name of each preset to its config."""
-
-
-def get_preset(task: str, name: str) -> RunConfig:
-    """Return the config of a preset.
-
-    Args:
-        task: name of the task, such as "generation".
-        name: name of the preset, such as "shakespeare".
-
-    Raises:
-        InputError: if the task has no such preset.
-    """
-    found = PRESETS.get(task, {})
-    require(name in found, "preset", name, f"give one of {', '.join(found)}" if found else f"the task {task} has none")
-    return found[name]

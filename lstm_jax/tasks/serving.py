@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from lstm_jax.errors import require
 from lstm_jax.models import SentimentClassifier, functional
 
 
@@ -21,9 +22,19 @@ def make_server(model: SentimentClassifier) -> Callable[[np.ndarray], np.ndarray
 
     Args:
         model: the trained model, which is not changed.
+
+    Returns:
+        the function. It raises `InputError` unless `ids` are ints (B, T), where T is at least 1.
     """
     folded = nnx.clone(model)
     folded.eval()
     params, rebuild = functional(folded.fold())
     compiled = jax.jit(lambda params, ids: rebuild(params)(ids, deterministic=True))
-    return lambda ids: np.asarray(compiled(params, np.asarray(ids, np.int32)))
+
+    def logits(ids: np.ndarray) -> np.ndarray:
+        ids = np.asarray(ids)
+        fits = ids.ndim == 2 and ids.shape[1] > 0 and np.issubdtype(ids.dtype, np.integer)
+        require(fits, "ids", f"{ids.dtype} {ids.shape}", "give ints (B, T), where T is 1 or more")
+        return np.asarray(compiled(params, ids.astype(np.int32)))
+
+    return logits

@@ -40,6 +40,11 @@ def test_flops_by_hand() -> None:
     assert flops.step_flops(b) == 3 * (768 + 2 * 4 * 7 * 2)
     evaluation = workload("evaluation:T=3,H=4,E=5,V=7")
     assert flops.step_flops(evaluation) == 25_000 * (3 * 80 * 2 + 3 * 64 * 2 + 8)
+    inference = workload("inference:B=2,T=3,H=4,E=5,V=7")
+    assert flops.step_flops(inference) == 2 * (3 * 80 * 2 + 3 * 64 * 2 + 8)
+    # 165 small parameters, 6 rows of 5 of the table (7 at most), 6 ids, 2 logits
+    assert flops.least_bytes(inference) == 4 * (165 + 30 + 6 + 2)
+    assert flops.least_bytes(evaluation) == 4 * (165 + 35 + 75_000 + 25_000)
     cell = recurrence(4, 3, 2)
     assert flops.step_flops(cell) == 3 * (6 * 64 * 2 + 6 * 64 * 2)
     assert flops.least_bytes(cell) == 4 * (2 * (64 + 64 + 16) + 4 * 24)

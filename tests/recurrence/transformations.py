@@ -30,7 +30,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "transformations.md"
 
 
 class Column(NamedTuple):
-    """A column of the page: a backend that is chosen by default on a CPU, with the compiled code built or not, and a cell."""
+    """A column of the page: a backend and a cell. All but `parallel` are chosen by default on a CPU, with or without compiled code."""
 
     backend: str
     cell: str

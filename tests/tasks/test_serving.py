@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lstm_jax import InputError
 from lstm_jax.config import SentimentModelConfig
 from lstm_jax.models import SentimentClassifier, functional
 from lstm_jax.tasks.serving import make_server
@@ -32,3 +33,6 @@ def test_logits(config: SentimentModelConfig) -> None:
         assert serve(rows).shape == (len(rows),)
     jax.tree.map(np.testing.assert_array_equal, functional(model).params, before)
     assert not model.folded
+    for wrong in (ids[0], ids[:, :0], ids.astype(float)):
+        with pytest.raises(InputError, match=r"^ids: .*; give ints \(B, T\)"):
+            serve(wrong)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lstm_jax.cells import CELLS, Cell
+from lstm_jax.cells import Cell
 from lstm_jax.cells.products import masked_matmul
 from lstm_jax.dropout import DropoutMasks
 from lstm_jax.errors import require
@@ -31,12 +31,19 @@ from lstm_jax.primitives.partition import vary_together
 from lstm_jax.recurrence.parallel import scans
 from lstm_jax.recurrence.resets import Resets, restart
 
-_EXCLUDED = ("gru_reset_before", "lstm_layernorm", "lstm_full_gate_recurrence")
-NEWTON_CELLS = tuple(name for name, cell in CELLS.items() if cell.linear is None and name not in _EXCLUDED)
-"""Names of the cells that the backend supports: those in which each column of h U enters one gate of one unit.
-
-`_own_units` relies on this.
-"""
+NEWTON_CELLS = (
+    "lstm",
+    "gru",
+    "simple_rnn",
+    "lstm_peephole",
+    "lstm_no_input_gate",
+    "lstm_no_forget_gate",
+    "lstm_no_output_gate",
+    "lstm_coupled",
+    "lstm_no_input_activation",
+    "lstm_no_output_activation",
+)
+"""Names of the cells that the backend supports: cells in which each column of h U enters one gate of one unit, as `_own_units` needs it."""
 _LARGEST_FULL = 16
 """Largest number of state components, H * K, for which the full Jacobian is the default."""
 _ROUNDINGS = 16
@@ -109,30 +116,23 @@ def run(
     sequences: bool = True,
 ):
     """Run a cell with Newton's method with its default options. The arguments and results are those of `reference.run`."""
-    states, _, _ = solve(cell, params, x, state, valid, dropout, resets, compute_dtype)
+    del compute_dtype  # it is that of the arrays
+    states, _, _ = solve(cell, params, x, state, valid, dropout, resets)
     return states.h if sequences else None, jax.tree.map(lambda part: part[-1], states)
 
 
 def solve(
-    cell: Cell,
-    params,
-    x,
-    state,
-    valid: jax.Array | None,
-    dropout: DropoutMasks,
-    resets: Resets | None = None,
-    compute_dtype=None,
-    options: Newton = DEFAULTS,
+    cell: Cell, params, x, state, valid, dropout: DropoutMasks, resets: Resets | None, options: Newton = DEFAULTS
 ) -> tuple[Any, jax.Array, jax.Array]:
     """Compute the states of a cell with Newton's method.
 
-    The arguments up to `compute_dtype` are those of `reference.run`.
+    The arguments up to `resets` are those of `reference.run`.
 
     Returns:
         The states with arrays (T, B, H), which alone are differentiable; the number of iterations, an int32 scalar; and the largest
         absolute difference between the two sides of an equation.
     """
-    z = cell.project(params, x, dropout.input, compute_dtype)
+    z = cell.project(params, x, dropout.input, None)
     operands = _Operands(params, z, jnp.stack(state, axis=-1), valid, dropout.recurrent, resets)
     states, iterations, residual = _solved(cell, options, operands)
     return _unpack(states, state), iterations, residual
