@@ -185,7 +185,7 @@ _REFERENCE = Backend(
     what="lax.scan and autodiff",
     dropouts=(*DROPOUTS, ZONEOUT),
 )
-# parallel comes after reference and therefore runs only if the user names it: on few cores it is slower than a loop over the steps
+# parallel comes after reference and therefore runs only if the user names it: on two cores it is slower than a loop over the steps
 _PARALLEL = Backend(
     name="parallel",
     run=parallel.run,
